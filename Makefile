@@ -1,0 +1,124 @@
+# minikvm - build, test, install. `make help` lists the targets.
+
+VERSION := 0.1.0
+BUILD ?= release
+B := build/$(BUILD)
+PREFIX ?= /usr/local
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+LUA_PC := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,\
+	$(if $(shell pkg-config --exists '$(p) >= 5.4' '$(p) < 5.5' 2>/dev/null && echo yes),$(p))))
+LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
+LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
+EDIT_LIBS = $(shell pkg-config --libs libedit)
+LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
+
+CC ?= gcc
+WARN := -Wall -Wextra -Wshadow -Wundef -Wwrite-strings -Wmissing-prototypes -Wvla $(if $(CI),-Werror)
+OPT_release := -O2 -g
+OPT_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer
+OPT_tsan := -O1 -g -fsanitize=thread
+OPT_cov := -O0 -g --coverage
+OPT := $(OPT_$(BUILD))
+ifeq ($(OPT),)
+$(error BUILD=$(BUILD): there are release, asan, tsan and cov)
+endif
+CPPFLAGS += -D_GNU_SOURCE -Iinclude -DMK_VERSION='"$(VERSION)"'
+ALL_CFLAGS = -std=gnu11 -fPIC -fvisibility=hidden -pthread $(WARN) $(OPT) $(CFLAGS)
+
+PROGRAM_SRC := src/main.c src/repl.c
+GLUE_SRC := $(wildcard src/lua_*.c)
+CORE_SRC := $(filter-out $(PROGRAM_SRC) $(GLUE_SRC),$(wildcard src/*.c))
+obj = $(patsubst src/%.c,$(B)/%.o,$(1))
+MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC)) $(B)/embed.o
+LUA_PARTS := $(wildcard lua/minikvm/*.lua) $(B)/abi.lua
+
+.PHONY: all demo test bench lint format install clean help deps guests
+.DELETE_ON_ERROR:
+
+all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests ## build everything
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo "  BUILD=release|asan|tsan|cov chooses the build folder and its flags"
+
+deps: ## install the packages that are missing (Debian), or name them
+	@./tools/deps
+
+demo: deps ## build, then run four guests in parallel
+	@$(MAKE) all
+	@./minikvm scripts/multi_vm.lua
+
+test: deps ## build, then run every test
+	@$(MAKE) all
+	@BUILD=$(BUILD) ./tools/test
+
+bench: deps ## measure, as ratios in one run
+	@$(MAKE) all
+	@./tools/bench
+
+# --- the program and the module ---
+
+# The links at the root serve whoever works in the checkout; they follow the last build.
+minikvm: $(B)/minikvm
+	@ln -sfn $< $@
+minikvm.so: $(B)/minikvm.so
+	@ln -sfn $< $@
+
+$(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ)
+	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(LDFLAGS)
+
+# Not linked against liblua: a second copy of it in the process would not share its state.
+$(B)/minikvm.so: $(MODULE_OBJ)
+	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(LDFLAGS)
+
+$(B)/%.o: src/%.c Makefile | $(B)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) -MMD -MP -c -o $@ $<
+
+$(B):
+	@mkdir -p $@
+
+# The Lua parts, byte for byte, with a table of their names.
+$(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
+	@{ echo '.section .rodata'; \
+	for f in $(LUA_PARTS); do n=$$(basename $$f .lua); \
+	echo "name_$$n: .asciz \"$$n\""; echo "start_$$n: .incbin \"$$f\""; echo "end_$$n: .byte 0"; done; \
+	echo '.section .data.rel.ro,"aw"'; echo '.balign 8'; \
+	echo '.globl mk_embedded'; echo '.hidden mk_embedded'; echo 'mk_embedded:'; \
+	for f in $(LUA_PARTS); do n=$$(basename $$f .lua); echo ".quad name_$$n, start_$$n, end_$$n"; done; \
+	echo '.quad 0, 0, 0'; echo '.section .note.GNU-stack,"",@progbits'; } > $@
+
+$(B)/embed.o: $(B)/embed.S
+	$(CC) -c -o $@ $<
+
+# The same numbers for Lua as for C and assembly.
+$(B)/abi.lua: src/abi.h | $(B)
+	@{ echo '-- made from src/abi.h'; echo 'return {'; \
+	sed -n 's/^#define MK_\([A-Z0-9_]*\) \([0-9a-fx]*\).*/  \1 = \2,/p' $<; echo '}'; } > $@
+
+-include $(wildcard $(B)/*.d)
+
+# --- guests ---
+
+guests:
+	@$(MAKE) -s -C guests
+
+# --- care ---
+
+lint: ## luacheck, layer check, compiler warnings as errors
+	@./tools/lint
+
+format: ## clang-format over src and bench
+	clang-format -i src/*.[ch] include/*.h bench/*.c
+
+install: all ## program, module, header and scripts below PREFIX
+	install -D -m 755 $(B)/minikvm $(DESTDIR)$(PREFIX)/bin/minikvm
+	install -D -m 755 $(B)/minikvm.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/minikvm.so
+	install -D -m 644 include/minikvm.h $(DESTDIR)$(PREFIX)/include/minikvm.h
+	install -d $(DESTDIR)$(PREFIX)/share/minikvm/scripts
+	install -m 644 scripts/*.lua $(DESTDIR)$(PREFIX)/share/minikvm/scripts
+
+clean: ## remove what was built
+	rm -rf build minikvm minikvm.so
+	@$(MAKE) -s -C guests clean
+

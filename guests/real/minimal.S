@@ -1,0 +1,4 @@
+/* minimal.S - the smallest guest there is: one byte, one exit. */
+#include "real.inc"
+
+    hlt

@@ -1,0 +1,60 @@
+-- console.lua - the console's listeners, on top of the core's one (src/lua_console.c).
+
+local core = require "minikvm.core"
+
+---@class minikvm.console
+local console = core.methods "minikvm.console"
+
+---@class minikvm.listener  what on_line returns; may be closed by a to-be-closed variable
+---@field hits integer  lines seen
+local Listener = {}
+Listener.__index = Listener
+Listener.__name = "minikvm.handle"
+
+-- Listeners by console; weak, so that a console takes its own along.
+local listeners = setmetatable({}, { __mode = "k" })
+
+local function share_out(list)
+  return function(line, cpu)
+    for _, listener in ipairs(table.move(list, 1, #list, 1, {})) do -- one may remove itself
+      listener.hits = listener.hits + 1
+      listener.fn(line, cpu)
+    end
+  end
+end
+
+---Takes the listener off again.
+function Listener:remove()
+  for i, other in ipairs(self.list) do
+    if other == self then table.remove(self.list, i) break end
+  end
+end
+
+Listener.__close = Listener.remove
+
+---Calls fn(line, cpu) for every line the guest prints, without its newline; the last one when the
+---run ends, finished or not. From then on output does not go to stdout by itself.
+---@param fn fun(line: string, cpu: integer)
+---@return minikvm.listener
+function console:on_line(fn)
+  if type(fn) ~= "function" then
+    error(("on_line: expected a function, got %s"):format(type(fn)), 2)
+  end
+  local list = listeners[self]
+  if not list then
+    list = {}
+    self:listen(share_out(list))
+    self:echo(false)
+    listeners[self] = list
+  end
+  local listener = setmetatable({ fn = fn, list = list, hits = 0 }, Listener)
+  list[#list + 1] = listener
+  return listener
+end
+
+---Sends text and a newline.
+---@param text string
+---@return minikvm.console
+function console:sendline(text)
+  return self:send(text .. "\n")
+end

@@ -1,0 +1,49 @@
+-- init.lua - what require "minikvm" returns. The C core arrives as the chunk's argument.
+
+local core = ...
+
+package.loaded["minikvm.core"] = core
+
+local options = require "minikvm.options"
+require "minikvm.vm"
+require "minikvm.console"
+
+---@class minikvm
+local M = { _VERSION = core.version }
+
+---What this host's KVM is and can do, found out by running tiny guests. Never raises.
+---@return { ok: boolean, why: string?, code: string?, host: string, api: integer, paging32: string,
+---  int_n: string, iret: string, caps: table<string, boolean> }
+M.probe = core.probe
+
+---Lets `seconds` pass; other VMs' handlers run meanwhile. An error inside a handler.
+---@type fun(seconds: number)
+M.sleep = core.sleep
+
+---Creates a virtual machine: see lua/minikvm/vm.lua for the options.
+---@return minikvm.vm? vm
+---@return string? why  "what: why" when the host fails
+---@return string? code  such as "ENOENT"
+function M.vm(opts)
+  return require("minikvm.vm").new(opts)
+end
+
+---Waits for several started VMs to end.
+---@param vms minikvm.vm[]
+---@param opts? { timeout: number? }  seconds; those that still run then have reason nil
+---@return { vm: minikvm.vm, reason: string?, info: table|string }[]  in the order of `vms`
+function M.wait(vms, opts)
+  if type(vms) ~= "table" then
+    error(("kvm.wait: expected a list of vms, got a %s"):format(type(vms)), 2)
+  end
+  local timeout = options.check("kvm.wait", opts, { timeout = "seconds" }, 2).timeout
+  local until_then = timeout and core.now() + timeout
+  local results = {}
+  for i, vm in ipairs(vms) do
+    local reason, info = core.wait(vm, until_then and math.max(0, until_then - core.now()))
+    results[i] = { vm = vm, reason = reason, info = info }
+  end
+  return results
+end
+
+return M

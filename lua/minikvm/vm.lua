@@ -1,0 +1,137 @@
+-- vm.lua - the VM's option tables, on top of the core's functions (src/lua_vm.c).
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+---@class minikvm.vm
+---@field name string
+---@field state "idle"|"running"|"ended"|"closed"
+---@field cpu table<integer, minikvm.cpu>  from 0
+---@field memory minikvm.memory
+---@field ports minikvm.ports
+---@field hypercalls minikvm.hypercalls
+---@field console minikvm.console
+local vm = core.methods "minikvm.vm"
+
+local PAGE <const> = 4096
+
+local function check_memory(value)
+  local bytes, why = options.size(value)
+  if not bytes then return nil, why end
+  if bytes % PAGE ~= 0 then return nil, ("%d bytes is not a multiple of 4096"):format(bytes) end
+  return bytes
+end
+
+local function positive(what)
+  return function(value)
+    if math.type(value) == "integer" and value > 0 then return value end
+    return nil, ("expected %s, got %s"):format(what, tostring(value))
+  end
+end
+
+local function address(value)
+  if math.type(value) == "integer" and value >= 0 then return value end
+  return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
+end
+
+local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
+                 output = "size" }
+
+local NEW = {
+  name = "string", memory = check_memory, cpus = "integer", mode = { "real" }, limits = LIMITS,
+  unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
+}
+
+---Creates a VM.
+---  name       for messages ("vm")
+---  memory     bytes, or "1M" (the default)
+---  cpus       1 to 4; in real mode each has a window of 256 KiB of its own
+---  mode       "real"
+---  limits     { exits=, seconds=, output= } of every run
+---  unhandled  "ignore": ports nobody serves read all ones; "fault": they end the VM
+---  coalesce   false: every output byte is an exit of its own, so that counts are exact
+---  echo       whether guest output goes to stdout (true)
+---  trace      function(line), called for every exit
+---@param opts? table
+---@return minikvm.vm? vm
+---@return string? why
+---@return string? code
+function M.new(opts)
+  local o = options.check("kvm.vm", opts, NEW, 3)
+  local trace = o.trace
+  o.memory = o.memory or 1 << 20
+  o.coalesce = o.coalesce ~= false
+  o.echo = o.echo ~= false
+  o.fatal = o.unhandled == "fault"
+  for key, value in pairs(o.limits or {}) do o[key] = value end
+  local new, why, code = core.new_vm(o)
+  if new and trace then core.trace(new, trace) end
+  return new, why, code
+end
+
+local LOAD = { bytes = "string", at = address, entry = address, segment = address, cpu = "integer",
+               format = { "auto", "flat" } }
+
+---Loads an image and points a vCPU at it.
+---@param source string|{ bytes: string, name: string? }  a path, or the image itself
+---@param opts? { cpu: integer?, at: integer?, segment: integer?, entry: integer? }  which vCPU (0);
+---  physical address (its window); segment and instruction pointer in real mode (at // 16, 0)
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+function vm:load(source, opts)
+  local o = options.check("vm:load", opts, LOAD, 2)
+  if type(source) == "table" then
+    local s = options.check("vm:load", source, { bytes = "string", name = "string" }, 2)
+    if not s.bytes then error("vm:load: the table has no 'bytes'", 2) end
+    o.bytes, o.name = s.bytes, s.name
+  elseif type(source) == "string" then
+    o.path = source
+  else
+    error(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)), 2)
+  end
+  return core.load(self, o)
+end
+
+local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }
+
+local function run_options(where, opts)
+  local o = options.check(where, opts, RUN, 3)
+  o.seconds = o.deadline
+  return o
+end
+
+---Runs the VM to its end, one of one vCPU on this thread.
+---@param opts? { deadline: number?, exits: integer?, output: integer|string? }  seconds; exits of a
+---  vCPU; bytes printed: instead of the VM's limits
+---@return string reason  "halt", "exit", "shutdown", "deadline", "limit", "stopped", "fault", "error"
+---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
+function vm:run(opts)
+  return core.run(self, run_options("vm:run", opts))
+end
+
+---Starts the VM on threads of its own and returns it at once.
+---@param opts? table  as for run
+---@return minikvm.vm
+function vm:start(opts)
+  return core.start(self, run_options("vm:start", opts))
+end
+
+---Waits for a started VM to end.
+---@param timeout? number  seconds
+---@return string? reason  nil, text, "ETIMEDOUT" when it still runs
+---@return table|string info
+function vm:wait(timeout)
+  return core.wait(self, timeout)
+end
+
+---Calls fn(line) for every exit; nil ends it.
+---@param fn fun(line: string)?
+function vm:trace(fn)
+  if fn ~= nil and type(fn) ~= "function" then
+    error(("vm:trace: expected a function or nil, got %s"):format(type(fn)), 2)
+  end
+  core.trace(self, fn)
+end
+
+return M

@@ -1,0 +1,42 @@
+-- Every guest that has a NAME.expect is a test: its output, its end, and where it is exact, its exits.
+
+local lfs = require "lfs"
+local support = require "support.guest"
+
+local function guests(mode)
+  local names = {}
+  for file in lfs.dir("guests/" .. mode) do
+    local name = file:match "^(.*)%.expect$"
+    if name then names[#names + 1] = mode .. "/" .. name end
+  end
+  table.sort(names)
+  return names
+end
+
+local function run(name, opts, want)
+  local vm = support.guest(name, opts)
+  if want.input then vm.console:send(want.input) end
+  vm.console:eof()
+  return vm, vm:run{ deadline = tonumber(want.deadline) or 20 }
+end
+
+describe("guests/real", function()
+  if support.without_kvm(pending) then return end
+  for _, name in ipairs(guests "real") do
+    local want = support.expectation(name)
+
+    it(name .. " does what its .expect says", function()
+      local vm, reason, info = run(name, {}, want)
+      assert.equal(want.reason, reason, info.text)
+      if want.code then assert.equal(tonumber(want.code), info.code) end
+      if want.output ~= "any" then assert.equal(want.output_text, (vm.console:text())) end
+    end)
+
+    if want.exits then
+      it(name .. " takes exactly " .. want.exits .. " exits when nothing is coalesced", function()
+        local _, _, info = run(name, { coalesce = false }, want)
+        assert.equal(tonumber(want.exits), info.exits)
+      end)
+    end
+  end
+end)

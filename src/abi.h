@@ -1,0 +1,54 @@
+/* abi.h - every number a guest can see, in one place.
+ *
+ * Only #defines of plain integers, so that C, preprocessed assembly (.S) and, through the build,
+ * Lua (`require "minikvm.abi"`) read the same table. docs/abi.md explains them. */
+#ifndef MK_ABI_H
+#define MK_ABI_H
+
+/* I/O ports */
+#define MK_PORT_PIC1 0x20
+#define MK_PORT_PIC2 0xa0
+#define MK_PORT_PIT 0x40
+#define MK_PORT_SYSB 0x61
+#define MK_PORT_KBD_DATA 0x60
+#define MK_PORT_KBD_STATUS 0x64
+#define MK_PORT_DEBUGCON 0xe9
+#define MK_PORT_EXIT 0xf4
+#define MK_PORT_UART 0x3f8
+#define MK_PORT_HYPERCALL 0x500
+
+/* Hypercall numbers: in AL of `out 0x500, al` */
+#define MK_HC_EXIT 0x00
+#define MK_HC_PUTCHAR 0x01
+#define MK_HC_GETCHAR 0x02
+#define MK_HC_WRITE 0x10
+#define MK_HC_READ 0x11
+
+/* Status in AH after `in ax, 0x500` that answers GETCHAR */
+#define MK_GETCHAR_BYTE 0
+#define MK_GETCHAR_NONE 1
+#define MK_GETCHAR_EOF 2
+
+/* Result of READ in EAX when no byte was stored */
+#define MK_READ_EOF 0xffffffff
+#define MK_READ_NONE 0xfffffffe
+
+/* Real mode: vCPU i owns the window [i * size, (i + 1) * size) */
+#define MK_REAL_WINDOW 0x40000
+#define MK_REAL_MAX_CPUS 4
+#define MK_REAL_SP 0xfff0
+
+/* Protected, paged and long mode */
+#define MK_GDT_BASE 0x500
+#define MK_IDT_BASE 0x600 /* 256 gates of 8 bytes, 128 of 16 */
+#define MK_BOOT_INFO 0xe00
+#define MK_LOAD_BASE 0x1000
+#define MK_PAGE_DIR 0x100000
+#define MK_HIGH_BASE 0x80000000
+#define MK_SEL_KCODE 0x08
+#define MK_SEL_KDATA 0x10
+#define MK_SEL_UCODE 0x18
+#define MK_SEL_UDATA 0x20
+#define MK_SEL_TSS 0x28
+
+#endif

@@ -1,0 +1,110 @@
+/* dev_hypercall.c - see dev_hypercall.h. */
+#include "dev_hypercall.h"
+
+#include "abi.h"
+
+#include <string.h>
+
+void mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console, struct mk_mem *mem)
+{
+    *hc = (struct mk_hypercall){ .console = console, .mem = mem };
+}
+
+void mk_hypercall_reset(struct mk_hypercall *hc)
+{
+    memset(hc->answer, 0, sizeof(hc->answer));
+}
+
+static void answer(struct mk_hypercall *hc, struct mk_io *io, uint32_t value)
+{
+    hc->answer[io->cpu->index].pending = true;
+    hc->answer[io->cpu->index].value = value;
+}
+
+static void call_getchar(struct mk_hypercall *hc, struct mk_io *io)
+{
+    int c = mk_console_getc_idle(hc->console, io->cpu);
+    uint32_t status = c >= 0               ? MK_GETCHAR_BYTE
+                      : c == MK_INPUT_NONE ? MK_GETCHAR_NONE
+                                           : MK_GETCHAR_EOF;
+    answer(hc, io, status << 8 | (c >= 0 ? (uint32_t)c : 0xff));
+}
+
+/* EBX and ECX of the guest: an address and a length to be checked. NULL ends the vCPU. */
+static void *buffer(struct mk_hypercall *hc, struct mk_io *io, const char *name, uint32_t *len)
+{
+    uint32_t gpa = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RBX);
+    *len = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RCX);
+    void *at = mk_mem_at(hc->mem, gpa, *len);
+    if (!at)
+        io->cpu->ops->end(io->cpu, MK_FAULT, 0, false,
+                          "hypercall %s: 0x%x bytes at 0x%x are not all in RAM", name, *len, gpa);
+    return at;
+}
+
+static void call_write(struct mk_hypercall *hc, struct mk_io *io)
+{
+    uint32_t len;
+    const char *bytes = buffer(hc, io, "WRITE", &len);
+    if (!bytes)
+        return;
+    mk_console_write(hc->console, io->cpu, bytes, len);
+    answer(hc, io, len);
+}
+
+static void call_read(struct mk_hypercall *hc, struct mk_io *io)
+{
+    uint32_t len, got = 0;
+    uint8_t *bytes = buffer(hc, io, "READ", &len);
+    if (!bytes)
+        return;
+    int c = len ? mk_console_getc_idle(hc->console, io->cpu) : 0;
+    while (got < len && c >= 0) {
+        bytes[got++] = (uint8_t)c;
+        if (got < len)
+            c = mk_console_getc(hc->console);
+    }
+    if (got == 0 && len)
+        got = c == MK_INPUT_EOF ? MK_READ_EOF : MK_READ_NONE;
+    answer(hc, io, got);
+}
+
+static void hypercall_out(void *self, struct mk_io *io, uint32_t value)
+{
+    struct mk_hypercall *hc = self;
+    struct mk_cpu *cpu = io->cpu;
+    uint8_t number = (uint8_t)value;
+    uint32_t result = 0;
+    hc->answer[cpu->index].pending = false;
+    if (hc->other && hc->other(hc->ctx, io, number, &result)) {
+        answer(hc, io, result);
+        return;
+    }
+    uint8_t bl = (uint8_t)cpu->ops->reg(cpu, MK_RBX);
+    switch (number) {
+    case MK_HC_EXIT:
+        cpu->ops->end(cpu, MK_EXIT, bl, false, "the guest exited with code %u", bl);
+        break;
+    case MK_HC_PUTCHAR: mk_console_putc(hc->console, cpu, bl); break;
+    case MK_HC_GETCHAR: call_getchar(hc, io); break;
+    case MK_HC_WRITE: call_write(hc, io); break;
+    case MK_HC_READ: call_read(hc, io); break;
+    default:
+        cpu->ops->end(cpu, MK_FAULT, 0, false, "unknown hypercall 0x%02x: define it with "
+                      "vm.hypercalls:define(0x%02x, name, fn)", number, number);
+    }
+}
+
+/* An 8-bit IN takes the original convention (0xff: none), a wider one has the status in AH. A
+ * GETCHAR answer is never wider than AX. */
+static uint32_t hypercall_in(void *self, struct mk_io *io)
+{
+    struct mk_hypercall *hc = self;
+    if (!hc->answer[io->cpu->index].pending)
+        return 0;
+    hc->answer[io->cpu->index].pending = false;
+    return hc->answer[io->cpu->index].value;
+}
+
+const struct mk_port_ops mk_hypercall_ops = {
+    .name = "hypercall port", .in = hypercall_in, .out = hypercall_out, .width = 4 };

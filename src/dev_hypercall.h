@@ -1,0 +1,29 @@
+/* dev_hypercall.h - the hypercall port 0x500 (docs/abi.md).
+ *
+ * `out 0x500, al` makes the call whose number is AL, with its argument in BL; an IN that follows
+ * fetches the answer. Answers are kept per vCPU, so vCPUs do not disturb each other and no lock is
+ * needed. Numbers that are not built in go to `other`. */
+#ifndef MK_DEV_HYPERCALL_H
+#define MK_DEV_HYPERCALL_H
+
+#include "console.h"
+#include "mem.h"
+
+struct mk_hypercall {
+    struct mk_console *console;
+    struct mk_mem *mem;
+    struct {
+        bool pending;
+        uint32_t value;
+    } answer[MK_MAX_CPUS];
+    /* A call by its number before the built-in ones are looked at: true when it was taken, with the
+     * answer for the next IN in *value. May be NULL. */
+    bool (*other)(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
+    void *ctx;
+};
+
+void mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console, struct mk_mem *mem);
+void mk_hypercall_reset(struct mk_hypercall *hc);
+extern const struct mk_port_ops mk_hypercall_ops;
+
+#endif

@@ -1,0 +1,167 @@
+/* lua_console.c - vm.console: what goes into a guest's console and what comes out. */
+#include "lua_core.h"
+#include "tty.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Core side: one whole line, on the printing vCPU's thread. */
+void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length)
+{
+    struct mk_lua_vm *v = ctx;
+    lua_State *co = v->vm.cpu[cpu->index].end.reason == MK_ERROR ? NULL
+                                                                 : mk_lua_enter(v, cpu->index);
+    if (!co)
+        return;
+    if (v->line_ref) {
+        mk_lua_push_handler(co, v->line_ref);
+        lua_pushlstring(co, line, length);
+        lua_pushinteger(co, cpu->index);
+        mk_lua_call(v, cpu->index, 2, 0);
+    }
+    mk_lua_exit(v, cpu->index);
+}
+
+static struct mk_lua_vm *check_console(lua_State *L)
+{
+    return mk_check_child(L, 1, MK_CONSOLE);
+}
+
+/* console:send(bytes) -> console: queues input; it may be called before and while the guest runs. */
+static int console_send(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    struct mk_err err;
+    if (mk_console_send(&v->vm.m.console, bytes, length, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* console:eof() -> console: nothing follows what is queued. */
+static int console_eof(lua_State *L)
+{
+    mk_console_eof(&check_console(L)->vm.m.console);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* console:text([cpu]) -> what was printed (the newest MiB of it) and how many bytes in all. */
+static int console_text(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    lua_Integer cpu = luaL_optinteger(L, 2, 0);
+    luaL_argcheck(L, cpu >= 0 && cpu < v->vm.cpus, 2, "no such cpu");
+    struct mk_console *con = &v->vm.m.console;
+    struct mk_stream *s = &con->stream[cpu];
+    luaL_Buffer b;
+    pthread_mutex_lock(&con->lock);
+    size_t length = s->history.length;
+    pthread_mutex_unlock(&con->lock);
+    char *to = luaL_buffinitsize(L, &b, length ? length : 1); /* may raise: not under the lock */
+    pthread_mutex_lock(&con->lock);
+    if (length > s->history.length)
+        length = s->history.length;
+    if (length)
+        memcpy(to, s->history.data + s->history.start, length);
+    lua_Integer total = (lua_Integer)s->total;
+    pthread_mutex_unlock(&con->lock);
+    luaL_pushresultsize(&b, length);
+    lua_pushinteger(L, total);
+    return 2;
+}
+
+/* console:echo(on) -> console: whether output goes to the process's stdout. */
+static int console_echo(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    luaL_checktype(L, 2, LUA_TBOOLEAN);
+    pthread_mutex_lock(&v->vm.m.console.lock);
+    v->vm.m.console.out_fd = lua_toboolean(L, 2) ? STDOUT_FILENO : -1;
+    pthread_mutex_unlock(&v->vm.m.console.lock);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* console:listen(fn(line, cpu) | nil): the one line listener; on_line (in Lua) shares it out. */
+static int console_listen(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    lua_settop(L, 2);
+    lua_getiuservalue(L, 1, 1);
+    if (v->line_ref)
+        mk_lua_unref(L, 3, v->line_ref);
+    v->line_ref = 0;
+    if (!lua_isnil(L, 2)) {
+        luaL_checktype(L, 2, LUA_TFUNCTION);
+        v->line_ref = mk_lua_ref(L, 3, 2);
+    }
+    pthread_mutex_lock(&v->vm.m.console.lock);
+    v->vm.m.console.lines = v->line_ref != 0;
+    pthread_mutex_unlock(&v->vm.m.console.lock);
+    return 0;
+}
+
+static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
+{
+    struct mk_console *con = &v->vm.m.console;
+    pthread_mutex_lock(&con->lock);
+    if (con->in_fd > STDERR_FILENO)
+        close(con->in_fd);
+    con->in_fd = fd;
+    con->in_pipe = fd >= 0 && !terminal;
+    con->escape = terminal;
+    con->escaped = false;
+    pthread_mutex_unlock(&con->lock);
+    v->terminal = terminal;
+}
+
+/* console:attach() -> console: input from stdin, output to stdout. When stdin is a terminal it is
+ * raw while the guest runs, and Ctrl-A x leaves. */
+static int console_attach(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    set_input(v, STDIN_FILENO, isatty(STDIN_FILENO));
+    lua_settop(L, 1);
+    lua_pushboolean(L, true);
+    return console_echo(L);
+}
+
+/* console:detach() -> console: input only by send(), output only by text() and on_line(). */
+static int console_detach(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    set_input(v, -1, false);
+    lua_settop(L, 1);
+    lua_pushboolean(L, false);
+    return console_echo(L);
+}
+
+/* console:input(path) -> console: input from a file, to its end. */
+static int console_input(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    const char *path = luaL_checkstring(L, 2);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        struct mk_err err;
+        mk_fail_errno(&err, errno, "%s", path);
+        return mk_push_err(L, &err);
+    }
+    set_input(v, fd, false);
+    lua_settop(L, 1);
+    return 1;
+}
+
+void mk_open_console(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        { "send", console_send }, { "eof", console_eof }, { "text", console_text },
+        { "echo", console_echo }, { "listen", console_listen }, { "attach", console_attach },
+        { "detach", console_detach }, { "input", console_input }, { NULL, NULL } };
+    mk_new_type(L, MK_CONSOLE, NULL, methods);
+}

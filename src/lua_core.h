@@ -1,0 +1,129 @@
+/* lua_core.h - what the glue files share: the Lua lock, boxes, and the one way into Lua.
+ *
+ * The Lua lock: code of one Lua state never runs in parallel with itself. The script's thread holds
+ * the lock whenever it executes Lua and gives it up only inside blocking calls; a vCPU's thread
+ * takes it for the time of a handler. Handlers run in a coroutine that belongs to their vCPU. */
+#ifndef MK_LUA_CORE_H
+#define MK_LUA_CORE_H
+
+#include "vm.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#define MK_VM "minikvm.vm"
+#define MK_CPU "minikvm.cpu"
+#define MK_MEMORY "minikvm.memory"
+#define MK_PORTS "minikvm.ports"
+#define MK_HYPERCALLS "minikvm.hypercalls"
+#define MK_CONSOLE "minikvm.console"
+#define MK_HANDLE "minikvm.handle"
+
+/* One per Lua state, in its registry. */
+struct mk_lua {
+    pthread_mutex_t mutex;
+    pthread_cond_t script_turn, handler_turn;
+    bool held;
+    unsigned script_waits, handler_waits;
+    struct mk_lua_vm *handler_of; /* whose handler runs; only for the holder of the lock */
+    lua_State *main;
+    struct mk_kvm kvm;
+    bool kvm_open;
+};
+
+/* One handler call in progress. */
+struct mk_frame {
+    struct mk_io *io;
+    bool in;
+    uint32_t value; /* of an OUT */
+    struct mk_frame *above;
+};
+
+struct mk_lua_cpu {
+    lua_State *co;
+    unsigned depth; /* handlers in progress, one inside the other */
+    struct mk_frame *frame;
+    char *traceback; /* of the handler that failed */
+};
+
+struct mk_lua_vm {
+    struct mk_vm vm; /* first */
+    struct mk_lua *lua;
+    bool open;
+    _Atomic bool closing; /* handlers do not start any more */
+    bool close_later;     /* closed from inside: when the run is over */
+    bool in_run;          /* the script's thread is inside vm:run() */
+    unsigned busy;        /* and other calls that will look at the VM when they come back */
+    lua_Hook hook_before;
+    struct mk_limits limits; /* defaults of its runs */
+    struct mk_lua_cpu cpu[MK_MAX_CPUS];
+    int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
+    uint64_t call_hits[256];
+    int line_ref, trace_ref;
+    bool terminal;   /* attached: raw while it runs */
+};
+
+/* The user value of a VM: handlers by reference, children by name. */
+enum { MK_CO_VM = 1, MK_CO_HANDLERS, MK_CO_NEXT }; /* what lies on a handler coroutine's stack */
+
+struct mk_lua *mk_lua_get(lua_State *L);
+
+/* Script side: around everything that may block. */
+void mk_lua_release(struct mk_lua *lua);
+void mk_lua_acquire(struct mk_lua *lua);
+/* Raises when called inside a handler. */
+void mk_lua_no_handler(lua_State *L, const char *what);
+
+/* Handler side. NULL when the VM is being closed: then there is nothing to do. */
+lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu);
+/* Pushes handler `ref`. */
+void mk_lua_push_handler(lua_State *co, int ref);
+/* Calls; an error ends the VM with message and traceback and returns false. */
+bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results);
+void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu);
+/* Ends the VM because a handler answered with nonsense. */
+void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PRINTF(3, 4);
+
+/* Argument checks: the object itself, and that it is still open. */
+struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
+struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
+/* nil, text, name: the world failed. */
+int mk_push_err(lua_State *L, const struct mk_err *err);
+/* Keeps a function in the VM's handler table; returns its reference. */
+int mk_lua_ref(lua_State *L, int vm_index, int function_index);
+void mk_lua_unref(lua_State *L, int vm_index, int ref);
+/* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */
+void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
+
+/* Each opens its kinds of objects and leaves the methods in the table on top. */
+void mk_open_vm(lua_State *L);
+void mk_open_cpu(lua_State *L);
+void mk_open_memory(lua_State *L);
+void mk_open_ports(lua_State *L);
+void mk_open_hypercalls(lua_State *L);
+void mk_open_console(lua_State *L);
+/* Pushes the children of the VM at the top of the stack. */
+void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
+
+/* Pushes the function that handlers get as `next`. */
+void mk_push_next(lua_State *L, struct mk_lua_vm *v, unsigned cpu);
+/* The core's callbacks into hypercall and line handlers. */
+bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
+void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
+
+/* Handles: what hooks return. */
+struct mk_handle {
+    void (*remove)(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index);
+    uint64_t (*count)(struct mk_lua_vm *v, struct mk_handle *h);
+    uint64_t hits; /* after its removal */
+    bool removed;
+    void *target;
+    int number;
+};
+struct mk_handle *mk_new_handle(lua_State *L, int vm_index);
+void mk_open_handle(lua_State *L);
+
+/* Defines a kind of userdata: metatable with methods reachable through __index. */
+void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods);
+
+#endif

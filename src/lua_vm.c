@@ -1,0 +1,518 @@
+/* lua_vm.c - the VM object: life, loading, running, results. Option tables are checked in Lua
+ * (lua/minikvm/vm.lua); these functions take tables that are known to be right. */
+#include "lua_core.h"
+#include "tty.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WAIT_NS 20000000u /* how often a waiting script looks for Ctrl-C */
+
+/* --- checked tables --- */
+
+static lua_Integer integer_field(lua_State *L, int index, const char *key, lua_Integer absent)
+{
+    lua_Integer value = lua_getfield(L, index, key) == LUA_TNIL ? absent : lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static bool true_field(lua_State *L, int index, const char *key)
+{
+    lua_getfield(L, index, key);
+    bool value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+/* A string that lives as long as the table. */
+static const char *string_field(lua_State *L, int index, const char *key, size_t *length)
+{
+    lua_getfield(L, index, key);
+    const char *value = lua_tolstring(L, -1, length);
+    lua_pop(L, 1);
+    return value;
+}
+
+static uint64_t seconds_to_ns(lua_Number seconds)
+{
+    return seconds < 0 || seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
+}
+
+/* limits of table `index`, or those of `base` where it has none. */
+static struct mk_limits limits_field(lua_State *L, int index, const struct mk_limits *base)
+{
+    struct mk_limits limits = *base;
+    if (lua_getfield(L, index, "seconds") != LUA_TNIL)
+        limits.ns = seconds_to_ns(lua_tonumber(L, -1));
+    lua_pop(L, 1);
+    limits.exits = (uint64_t)integer_field(L, index, "exits", (lua_Integer)base->exits);
+    limits.output = (uint64_t)integer_field(L, index, "output", (lua_Integer)base->output);
+    return limits;
+}
+
+/* --- callbacks of the core --- */
+
+static bool interrupted(void *ctx)
+{
+    const struct mk_lua_vm *v = ctx;
+    return v->in_run && lua_gethook(v->lua->main) != v->hook_before;
+}
+
+static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)
+{
+    struct mk_lua_vm *v = ctx;
+    lua_State *co = cpu->end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu->cpu.index);
+    if (!co)
+        return;
+    mk_lua_push_handler(co, v->trace_ref);
+    lua_pushstring(co, line);
+    mk_lua_call(v, cpu->cpu.index, 1, 0);
+    mk_lua_exit(v, cpu->cpu.index);
+}
+
+static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .trace = trace };
+
+/* --- life --- */
+
+static bool in_own_handler(const struct mk_lua_vm *v)
+{
+    return v->lua->handler_of == v;
+}
+
+/* Frees what the box holds. The Lua lock stays ours: handlers that wait for it give up. */
+static void close_box(struct mk_lua_vm *v)
+{
+    if (!v->open)
+        return;
+    pthread_mutex_lock(&v->lua->mutex);
+    v->closing = true;
+    pthread_cond_broadcast(&v->lua->handler_turn);
+    pthread_mutex_unlock(&v->lua->mutex);
+    if (v->vm.m.console.in_fd > STDERR_FILENO)
+        close(v->vm.m.console.in_fd);
+    mk_vm_close(&v->vm);
+    if (v->terminal)
+        mk_tty_restore();
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        free(v->cpu[i].traceback);
+    v->open = false;
+}
+
+static int vm_close(lua_State *L)
+{
+    struct mk_lua_vm *v = luaL_testudata(L, 1, MK_VM);
+    if (!v)
+        mk_check_vm(L, 1); /* raises */
+    if (v->open && (v->busy || in_own_handler(v))) {
+        v->close_later = true; /* its guest is waiting for the handler that called us */
+        mk_vm_stop(&v->vm, MK_STOPPED);
+    } else {
+        close_box(v);
+    }
+    return 0;
+}
+
+/* A collection may start inside a handler of the very VM that is garbage. Then it is only stopped,
+ * and marked to be finalized again. */
+static int vm_gc(lua_State *L)
+{
+    struct mk_lua_vm *v = lua_touserdata(L, 1);
+    if (v->open && in_own_handler(v)) {
+        mk_vm_stop(&v->vm, MK_STOPPED);
+        luaL_setmetatable(L, MK_VM);
+    } else {
+        close_box(v);
+    }
+    return 0;
+}
+
+/* A coroutine for each vCPU's handlers, with what they need at the bottom of its stack. It is kept
+ * alive by the VM's user value, not by the registry, so that a VM nobody knows can be collected. */
+static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
+{
+    lua_getiuservalue(L, vm_index, 1);
+    for (unsigned i = 0; i < v->vm.cpus; i++) {
+        lua_State *co = lua_newthread(L);
+        luaL_ref(L, -2);
+        lua_pushvalue(L, vm_index);
+        lua_pushvalue(L, -2);
+        lua_xmove(L, co, 2);
+        mk_push_next(co, v, i);
+        v->cpu[i].co = co;
+    }
+    lua_pop(L, 1);
+}
+
+static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
+{
+    static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS },
+        { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE } };
+    lua_getiuservalue(L, vm_index, 1);
+    for (size_t i = 0; i < MK_COUNT(kinds); i++) {
+        mk_new_child(L, vm_index, 0, kinds[i][1]);
+        lua_setfield(L, -2, kinds[i][0]);
+    }
+    lua_createtable(L, (int)v->vm.cpus, 1);
+    for (unsigned i = 0; i < v->vm.cpus; i++) {
+        mk_push_cpu(L, vm_index, i);
+        lua_rawseti(L, -2, i);
+    }
+    lua_setfield(L, -2, "cpu");
+    lua_pop(L, 1);
+}
+
+static int open_kvm(struct mk_lua *lua, struct mk_err *err)
+{
+    if (!lua->kvm_open && mk_kvm_open(&lua->kvm, err) < 0)
+        return -1;
+    lua->kvm_open = true;
+    return 0;
+}
+
+static void connect(struct mk_lua_vm *v, bool echo)
+{
+    v->vm.m.ops = &machine_ops;
+    v->vm.m.ctx = v;
+    v->vm.m.console.out_fd = echo ? STDOUT_FILENO : -1;
+    v->vm.m.console.on_line = mk_lua_line;
+    v->vm.m.console.line_ctx = v;
+    v->vm.hypercall.other = mk_lua_hypercall;
+    v->vm.hypercall.ctx = v;
+}
+
+/* new_vm(options) -> vm | nil, text, name */
+static int new_vm(lua_State *L)
+{
+    static const struct mk_limits none = { MK_FOREVER, MK_FOREVER, MK_FOREVER };
+    struct mk_err err;
+    struct mk_lua *lua = mk_lua_get(L);
+    struct mk_vm_config config = {
+        .name = string_field(L, 1, "name", NULL), .mode = MK_MODE_REAL,
+        .memory = (uint64_t)integer_field(L, 1, "memory", 0),
+        .cpus = (unsigned)integer_field(L, 1, "cpus", 1),
+        .coalesce = true_field(L, 1, "coalesce"), .unhandled_fault = true_field(L, 1, "fatal") };
+    if (open_kvm(lua, &err) < 0)
+        return mk_push_err(L, &err);
+    struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
+    int vm_index = lua_gettop(L);
+    memset(v, 0, sizeof(*v));
+    v->lua = lua;
+    v->limits = limits_field(L, 1, &none);
+    lua_createtable(L, 4, 6);
+    lua_setiuservalue(L, vm_index, 1);
+    luaL_setmetatable(L, MK_VM);
+    if (mk_vm_open(&v->vm, &lua->kvm, &config, &err) < 0)
+        return mk_push_err(L, &err);
+    v->open = true;
+    make_coroutines(L, v, vm_index);
+    make_children(L, v, vm_index);
+    connect(v, true_field(L, 1, "echo"));
+    lua_settop(L, vm_index);
+    return 1;
+}
+
+/* --- loading --- */
+
+static void need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
+{
+    if (!mk_vm_wait(&v->vm, 0))
+        luaL_error(L, "%s: vm \"%s\" is running", what, v->vm.name);
+}
+
+/* load(vm, { path= | bytes=, name=, cpu=, at=, segment=, entry= }) -> vm | nil, text, name */
+static int load(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    need_stopped(L, v, "load");
+    struct mk_load place = { .cpu = (unsigned)integer_field(L, 2, "cpu", 0),
+                             .at = integer_field(L, 2, "at", -1),
+                             .segment = integer_field(L, 2, "segment", -1),
+                             .entry = integer_field(L, 2, "entry", -1) };
+    size_t size = 0;
+    const char *path = string_field(L, 2, "path", NULL);
+    const char *bytes = string_field(L, 2, "bytes", &size);
+    const char *name = string_field(L, 2, "name", NULL);
+    struct mk_err err = { 0 };
+    struct mk_image *image = path ? mk_image_read(path, &err)
+                                  : mk_image_copy(name ? name : "image", bytes, size, &err);
+    if (!image || mk_vm_load(&v->vm, image, &place, &err) < 0) {
+        v->vm.load_error = err;
+        return mk_push_err(L, &err);
+    }
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* --- results --- */
+
+static void set_integer(lua_State *L, const char *key, uint64_t value)
+{
+    lua_pushinteger(L, (lua_Integer)value);
+    lua_setfield(L, -2, key);
+}
+
+static void set_string(lua_State *L, const char *key, const char *value)
+{
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, key);
+}
+
+static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
+{
+    sum->exits += c->exits;
+    for (unsigned i = 0; i < MK_EXIT_KINDS; i++)
+        sum->by[i] += c->by[i];
+    sum->c += c->c;
+    sum->lua += c->lua;
+    sum->none += c->none;
+    sum->coalesced += c->coalesced;
+}
+
+static void push_counters(lua_State *L, const struct mk_counters *c)
+{
+    set_integer(L, "exits", c->exits);
+    lua_newtable(L);
+    for (unsigned i = 0; i < MK_EXIT_KINDS; i++)
+        if (c->by[i])
+            set_integer(L, mk_exit_name(i) ? mk_exit_name(i) : "other", c->by[i]);
+    lua_setfield(L, -2, "by");
+    lua_createtable(L, 0, 4);
+    set_integer(L, "c", c->c);
+    set_integer(L, "lua", c->lua);
+    set_integer(L, "none", c->none);
+    set_integer(L, "coalesced", c->coalesced);
+    lua_setfield(L, -2, "served");
+}
+
+static void set_code(lua_State *L, const struct mk_vcpu *c)
+{
+    char hex[3 * sizeof(c->code) + 1] = "";
+    for (unsigned i = 0; i < c->code_length; i++)
+        snprintf(hex + 3 * i, 4, "%02x ", c->code[i]);
+    if (c->code_length)
+        hex[3 * c->code_length - 1] = 0;
+    set_string(L, "bytes", hex);
+}
+
+static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
+{
+    set_string(L, "reason", mk_reason_name(c->end.reason));
+    set_string(L, "text", c->end.text);
+    set_integer(L, "rip", mk_vcpu_regs(&v->vm.cpu[c->cpu.index])->rip);
+    if (c->end.reason == MK_EXIT)
+        set_integer(L, "code", (uint64_t)c->end.code);
+    if (c->end.reason == MK_FAULT || c->end.reason == MK_SHUTDOWN)
+        set_code(L, c);
+    if (v->cpu[c->cpu.index].traceback)
+        set_string(L, "traceback", v->cpu[c->cpu.index].traceback);
+}
+
+static int push_result(lua_State *L, struct mk_lua_vm *v)
+{
+    const struct mk_vcpu *verdict = mk_vm_verdict(&v->vm);
+    struct mk_counters sum = { 0 };
+    lua_pushstring(L, mk_reason_name(verdict->end.reason));
+    lua_createtable(L, 0, 12);
+    push_end(L, v, verdict);
+    lua_createtable(L, (int)v->vm.cpus, 1);
+    for (unsigned i = 0; i < v->vm.cpus; i++) {
+        add_counters(&sum, &v->vm.cpu[i].counters);
+        lua_createtable(L, 0, 8);
+        push_end(L, v, &v->vm.cpu[i]);
+        push_counters(L, &v->vm.cpu[i].counters);
+        lua_rawseti(L, -2, i);
+    }
+    lua_setfield(L, -2, "cpu");
+    push_counters(L, &sum);
+    lua_pushnumber(L, (lua_Number)(v->vm.ended - v->vm.began) / 1e9);
+    lua_setfield(L, -2, "seconds");
+    return 2;
+}
+
+/* --- running --- */
+
+/* After a run: the terminal as it was, a close() that was put off, and the answer. */
+static int finish(lua_State *L, struct mk_lua_vm *v)
+{
+    if (v->terminal)
+        mk_tty_restore();
+    int pushed = push_result(L, v);
+    if (v->close_later && v->busy == 0)
+        close_box(v);
+    return pushed;
+}
+
+/* Returns false with nil, text, name pushed. */
+static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct mk_limits *limits)
+{
+    struct mk_err err;
+    need_stopped(L, v, what);
+    *limits = limits_field(L, 2, &v->limits);
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
+        free(v->cpu[i].traceback);
+        v->cpu[i].traceback = NULL;
+    }
+    if (v->terminal && mk_tty_raw(STDIN_FILENO, &err) < 0) {
+        mk_push_err(L, &err);
+        return false;
+    }
+    return true;
+}
+
+/* run(vm, { seconds=, exits=, output= }) -> reason, info. Raises when there is nothing to run. */
+static int run(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_limits limits;
+    struct mk_err err;
+    mk_lua_no_handler(L, "run()");
+    if (!prepare(L, v, "run", &limits))
+        return 3;
+    v->hook_before = lua_gethook(v->lua->main);
+    v->in_run = true;
+    v->busy++;
+    mk_lua_release(v->lua);
+    int rc = mk_vm_run(&v->vm, &limits, &err);
+    mk_lua_acquire(v->lua);
+    v->in_run = false;
+    v->busy--;
+    if (rc < 0) {
+        mk_tty_restore();
+        return luaL_error(L, "%s", err.text);
+    }
+    return finish(L, v);
+}
+
+/* start(vm, { seconds=, exits=, output= }) -> vm */
+static int start(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_limits limits;
+    struct mk_err err;
+    if (!prepare(L, v, "start", &limits))
+        return 3;
+    fflush(stdout);
+    if (mk_vm_start(&v->vm, &limits, &err) < 0) {
+        mk_tty_restore();
+        return luaL_error(L, "%s", err.text);
+    }
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* Gives the lock up until the VM has ended or `ns` have passed or Ctrl-C came; true when it ended. */
+static bool wait_for(struct mk_lua_vm *v, uint64_t ns)
+{
+    struct mk_lua *lua = v->lua;
+    lua_Hook before = lua_gethook(lua->main);
+    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
+    v->busy++;
+    mk_lua_release(lua);
+    bool over = mk_vm_wait(&v->vm, 0);
+    while (!over && (now = mk_now()) < until && lua_gethook(lua->main) == before)
+        over = mk_vm_wait(&v->vm, until - now < WAIT_NS ? until - now : WAIT_NS);
+    mk_lua_acquire(lua);
+    v->busy--;
+    return over;
+}
+
+/* wait(vm, seconds | nil) -> reason, info; or nil, "still running", "ETIMEDOUT" */
+static int wait(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : seconds_to_ns(luaL_checknumber(L, 2));
+    mk_lua_no_handler(L, "wait()");
+    if (v->vm.state == MK_VM_IDLE)
+        return luaL_error(L, "wait: vm \"%s\" was never started", v->vm.name);
+    if (wait_for(v, ns))
+        return finish(L, v);
+    luaL_pushfail(L);
+    lua_pushfstring(L, "vm \"%s\" is still running", v->vm.name);
+    lua_pushstring(L, "ETIMEDOUT");
+    return 3;
+}
+
+/* vm:stop() -> reason, info. Inside a handler it only asks: the run ends when the handler is done. */
+static int vm_stop(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_vm_stop(&v->vm, MK_STOPPED);
+    if (v->lua->handler_of || v->vm.state == MK_VM_IDLE)
+        return 0;
+    wait_for(v, MK_FOREVER);
+    return finish(L, v);
+}
+
+/* vm:reset() -> vm: as after its load() calls. */
+static int vm_reset(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_err err;
+    need_stopped(L, v, "reset");
+    if (mk_vm_reset(&v->vm, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* trace(vm, fn(line) | nil) */
+static int set_trace(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    need_stopped(L, v, "trace");
+    lua_settop(L, 2);
+    if (v->trace_ref)
+        mk_lua_unref(L, 1, v->trace_ref);
+    v->trace_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
+    v->vm.m.tracing = v->trace_ref != 0;
+    return 0;
+}
+
+/* --- the object --- */
+
+static int vm_index(lua_State *L)
+{
+    static const char *const states[] = { "idle", "running", "ended" };
+    struct mk_lua_vm *v = luaL_checkudata(L, 1, MK_VM);
+    const char *key = luaL_checkstring(L, 2);
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+        return 1;
+    if (strcmp(key, "name") == 0) {
+        lua_pushstring(L, v->vm.name);
+    } else if (strcmp(key, "state") == 0) {
+        lua_pushstring(L, !v->open ? "closed" : states[mk_vm_wait(&v->vm, 0) ? v->vm.state
+                                                                             : MK_VM_RUNNING]);
+    } else {
+        lua_getiuservalue(L, 1, 1);
+        lua_pushvalue(L, 2);
+        lua_rawget(L, -2);
+        if (lua_isnil(L, -1) || lua_type(L, 2) != LUA_TSTRING)
+            return luaL_error(L, "a vm has no '%s'", key);
+    }
+    return 1;
+}
+
+static int vm_tostring(lua_State *L)
+{
+    struct mk_lua_vm *v = luaL_checkudata(L, 1, MK_VM);
+    lua_pushfstring(L, MK_VM " \"%s\"%s", v->vm.name, v->open ? "" : " (closed)");
+    return 1;
+}
+
+void mk_open_vm(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__index", vm_index }, { "__gc", vm_gc },
+                                     { "__close", vm_close }, { "__tostring", vm_tostring },
+                                     { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop },
+                                        { "reset", vm_reset }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "new_vm", new_vm }, { "load", load }, { "run", run },
+                                     { "start", start }, { "wait", wait }, { "trace", set_trace },
+                                     { NULL, NULL } };
+    mk_new_type(L, MK_VM, meta, methods);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}

@@ -1,0 +1,42 @@
+/* machine.h - what the vCPUs of one VM share: memory, ports, console, clock, limits.
+ *
+ * The VM (vm.h) owns it and fills it in; vCPUs (vcpu.h) read it. What changes while they run is
+ * atomic or has a lock of its own. */
+#ifndef MK_MACHINE_H
+#define MK_MACHINE_H
+
+#include "bus.h"
+#include "clock.h"
+#include "console.h"
+#include "kvm.h"
+#include "mem.h"
+
+struct mk_vcpu;
+
+/* Called by a vCPU's thread on what only the upper layers know. All may be NULL. */
+struct mk_machine_ops {
+    /* The script wants its thread back (a signal such as Ctrl-C): end the run. */
+    bool (*interrupted)(void *ctx);
+    /* One line for every exit. */
+    void (*trace)(void *ctx, struct mk_vcpu *cpu, const char *line);
+};
+
+struct mk_machine {
+    const struct mk_kvm *kvm;
+    int fd; /* of the KVM VM */
+    struct mk_mem mem;
+    struct mk_bus bus;
+    struct mk_clock clock;
+    struct mk_console console;
+    bool unhandled_fault;  /* an access that nobody serves ends the vCPU */
+    bool tracing;
+    uint64_t deadline;     /* mk_now() time, UINT64_MAX: none */
+    uint64_t exit_limit;   /* per vCPU and run, UINT64_MAX: none */
+    uint64_t output_limit; /* bytes per vCPU, UINT64_MAX: none */
+    /* This vCPU ended and takes its siblings along. */
+    void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu);
+    const struct mk_machine_ops *ops;
+    void *ctx; /* for ops */
+};
+
+#endif

@@ -1,0 +1,489 @@
+/* main.c - the minikvm program: an interpreter like lua 5.4 with the module built in.
+ *
+ * Options, the arg table, LUA_INIT, exit statuses and messages are those of lua (Lua 5.4 manual,
+ * section 7), except that a wrong option exits with 2. When the first argument is the name of a
+ * sub-command, the arguments go to lua/minikvm/cli.lua; a script of that name runs as ./run.
+ * Everything here belongs to the main thread. SIGINT raises "interrupted!" in the running code at
+ * the next instruction, a second one ends the process; its handler needs the static `target`. */
+#include "minikvm.h"
+#include "repl.h"
+#include "tty.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef MK_VERSION
+#error "MK_VERSION comes from the Makefile: -DMK_VERSION='\"1.2.3\"'"
+#endif
+
+enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_INTERRUPTED = 130 };
+
+struct options {
+    int script; /* index of the script in argv, argc when there is none */
+    bool interactive, version, execute, no_env;
+};
+
+static const char *program = "minikvm";
+
+/* ---- messages ---- */
+
+static void complain(const char *message)
+{
+    fprintf(stderr, "%s: %s\n", program, message);
+    fflush(stderr);
+}
+
+/* Reports and pops the message of a failed call. */
+static bool succeeded(lua_State *L, int status)
+{
+    if (status == LUA_OK)
+        return true;
+    const char *message = lua_tostring(L, -1);
+    complain(message ? message : "(error message is not a string)");
+    lua_pop(L, 1);
+    return false;
+}
+
+static void print_version(void)
+{
+    printf("%s\nminikvm %s\n", LUA_COPYRIGHT, MK_VERSION);
+    fflush(stdout);
+}
+
+/* Edits (insert, remove, replace) that turn a into b; words longer than 15 letters are far. */
+static size_t distance(const char *a, const char *b)
+{
+    size_t row[16], n = strlen(b);
+    if (n > 15)
+        return n;
+    for (size_t j = 0; j <= n; j++)
+        row[j] = j;
+    for (size_t i = 1; a[i - 1]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            best = row[j] + 1 < best ? row[j] + 1 : best;
+            row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+        }
+    }
+    return row[n];
+}
+
+/* The word meant by somebody who wrote something close to it; NULL when nothing is close. */
+static const char *nearest(const char *word, const char *const *known)
+{
+    for (; *known; known++)
+        if (distance(word, *known) <= 2 && strlen(word) > 2)
+            return *known;
+    return NULL;
+}
+
+static int usage_error(const char *option)
+{
+    static const char *const known[] = {"--help", "--version", NULL};
+    const char *meant = nearest(option, known);
+    if (option[1] == 'e' || option[1] == 'l')
+        fprintf(stderr, "%s: '%s' needs argument\n", program, option);
+    else if (meant)
+        fprintf(stderr, "%s: unrecognized option '%s' (did you mean '%s'?)\n", program, option,
+                meant);
+    else
+        fprintf(stderr, "%s: unrecognized option '%s'\n", program, option);
+    fprintf(stderr,
+            "usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--] [-] [script [args]]\n"
+            "       %s run [options] guest.bin ... | doctor | --help | --version\n",
+            program, program);
+    return STATUS_USAGE;
+}
+
+/* ---- calling Lua ---- */
+
+static lua_State *target; /* what SIGINT interrupts */
+static volatile sig_atomic_t interrupted;
+
+static void interrupt_hook(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    lua_sethook(L, NULL, 0, 0);
+    luaL_error(L, "interrupted!");
+}
+
+static void on_interrupt(int number)
+{
+    if (interrupted) {
+        mk_tty_restore();
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
+    interrupted = 1;
+    lua_sethook(target, interrupt_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
+                1);
+}
+
+/* No SA_RESTART: calls of the module that wait shall return and see the hook. */
+static void handle_interrupts(void (*handler)(int))
+{
+    struct sigaction action = {.sa_handler = handler};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+static int add_traceback(lua_State *L)
+{
+    const char *message = lua_tostring(L, 1);
+    if (!message) {
+        if (luaL_callmeta(L, 1, "__tostring") && lua_type(L, -1) == LUA_TSTRING)
+            return 1;
+        message = lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
+    }
+    luaL_traceback(L, L, message, 1);
+    return 1;
+}
+
+static int call(lua_State *L, int nargs, int nresults)
+{
+    int handler = lua_gettop(L) - nargs;
+    lua_pushcfunction(L, add_traceback);
+    lua_insert(L, handler);
+    target = L;
+    interrupted = 0;
+    handle_interrupts(on_interrupt);
+    int status = lua_pcall(L, nargs, nresults, handler);
+    handle_interrupts(SIG_DFL);
+    lua_remove(L, handler);
+    return status;
+}
+
+static bool run_chunk(lua_State *L, int load_status)
+{
+    return succeeded(L, load_status == LUA_OK ? call(L, 0, 0) : load_status);
+}
+
+static bool run_string(lua_State *L, const char *code, const char *name)
+{
+    return run_chunk(L, luaL_loadbuffer(L, code, strlen(code), name));
+}
+
+/* ---- options ---- */
+
+/* True when argv[*i] is a valid option; *i moves over its argument. */
+static bool read_option(struct options *o, char **argv, int *i)
+{
+    const char *option = argv[*i];
+    bool exact = option[2] == '\0';
+    switch (option[1]) {
+    case 'i':
+        o->interactive = o->version = true;
+        return exact;
+    case 'v':
+        o->version = true;
+        return exact;
+    case 'E':
+        o->no_env = true;
+        return exact;
+    case 'W':
+        return exact;
+    case 'e':
+        o->execute = true;
+        /* fall through */
+    case 'l':
+        if (exact)
+            ++*i;
+        return argv[*i] && !(exact && argv[*i][0] == '-');
+    default:
+        return false;
+    }
+}
+
+/* Returns the wrong option, NULL when all are right. */
+static const char *read_options(struct options *o, int argc, char **argv)
+{
+    int i = 1;
+    while (i < argc && argv[i][0] == '-' && argv[i][1] != '\0') {
+        const char *option = argv[i];
+        if (strcmp(option, "--") == 0) {
+            i++;
+            break;
+        }
+        if (!read_option(o, argv, &i))
+            return option;
+        i++;
+    }
+    o->script = i < argc ? i : argc;
+    return NULL;
+}
+
+/* -l mod, -l global=mod */
+static bool require_into_global(lua_State *L, const char *spec)
+{
+    const char *equals = strchr(spec, '=');
+    lua_getglobal(L, "require");
+    lua_pushstring(L, equals ? equals + 1 : spec);
+    if (!succeeded(L, call(L, 1, 1)))
+        return false;
+    lua_pushglobaltable(L);
+    lua_pushlstring(L, spec, equals ? (size_t)(equals - spec) : strlen(spec));
+    lua_pushvalue(L, -3);
+    lua_settable(L, -3);
+    lua_pop(L, 2);
+    return true;
+}
+
+/* The options that act: -e, -l and -W, in the order given. */
+static bool act_on_options(lua_State *L, const struct options *o, char **argv)
+{
+    for (int i = 1; i < o->script; i++) {
+        char letter = argv[i][1];
+        bool fine = true;
+        if (letter == 'W')
+            lua_warning(L, "@on", 0);
+        if (letter != 'e' && letter != 'l')
+            continue;
+        const char *value = argv[i][2] ? argv[i] + 2 : argv[++i];
+        if (letter == 'e')
+            fine = run_string(L, value, "=(command line)");
+        else
+            fine = require_into_global(L, value);
+        if (!fine)
+            return false;
+    }
+    return true;
+}
+
+static bool run_init(lua_State *L)
+{
+    static const char *const names[] = {"=LUA_INIT_" LUA_VERSION_MAJOR "_" LUA_VERSION_MINOR,
+                                        "=LUA_INIT"};
+    for (size_t i = 0; i < MK_COUNT(names); i++) {
+        const char *code = getenv(names[i] + 1);
+        if (code && code[0] == '@')
+            return run_chunk(L, luaL_loadfile(L, code + 1));
+        if (code)
+            return run_string(L, code, names[i]);
+    }
+    return true;
+}
+
+/* ---- scripts ---- */
+
+/* arg[0] is the script (the program when there is none), options have negative indices. */
+static void set_arg_table(lua_State *L, int argc, char **argv, int script)
+{
+    int origin = script == argc ? 0 : script;
+    lua_createtable(L, argc, 0);
+    for (int i = 0; i < argc; i++) {
+        lua_pushstring(L, argv[i]);
+        lua_rawseti(L, -2, i - origin);
+    }
+    lua_setglobal(L, "arg");
+}
+
+static int push_args(lua_State *L)
+{
+    if (lua_getglobal(L, "arg") != LUA_TTABLE)
+        luaL_error(L, "'arg' is not a table");
+    int count = (int)luaL_len(L, -1);
+    luaL_checkstack(L, count + 3, "too many arguments to script");
+    for (int i = 1; i <= count; i++)
+        lua_rawgeti(L, -i, i);
+    lua_remove(L, -count - 1);
+    return count;
+}
+
+static bool ends_with(const char *text, const char *tail)
+{
+    size_t n = strlen(text), t = strlen(tail);
+    return n >= t && strcmp(text + n - t, tail) == 0;
+}
+
+/* What a newcomer may have meant by something that does not load as a script. */
+static void hint(const char *name, int load_status)
+{
+    static const char *const commands[] = {"run", "doctor", NULL};
+    const char *meant = load_status == LUA_ERRFILE ? nearest(name, commands) : NULL;
+    if (meant)
+        fprintf(stderr, "%s: did you mean '%s %s'?\n", program, program, meant);
+    else if (load_status == LUA_ERRSYNTAX && (ends_with(name, ".bin") || ends_with(name, ".elf")))
+        fprintf(stderr, "%s: a guest image runs with '%s run %s'\n", program, program, name);
+}
+
+static bool run_script(lua_State *L, char **argv)
+{
+    bool from_stdin = strcmp(argv[0], "-") == 0 && strcmp(argv[-1], "--") != 0;
+    int status = luaL_loadfile(L, from_stdin ? NULL : argv[0]);
+    if (status != LUA_OK) {
+        succeeded(L, status);
+        if (!from_stdin)
+            hint(argv[0], status);
+        return false;
+    }
+    return succeeded(L, call(L, push_args(L), LUA_MULTRET));
+}
+
+static void run_prompt(lua_State *L)
+{
+    if (lua_getglobal(L, "kvm") == LUA_TNIL)
+        require_into_global(L, "kvm=minikvm");
+    lua_settop(L, 0);
+    mk_repl(L, call);
+}
+
+/* ---- sub-commands ---- */
+
+static bool is_command(const char *word)
+{
+    static const char *const commands[] = {"run", "doctor", "--help", "-h", "--version"};
+    for (size_t i = 0; word && i < MK_COUNT(commands); i++)
+        if (strcmp(word, commands[i]) == 0)
+            return true;
+    return false;
+}
+
+/* cli.main(arguments, host): what Lua cannot find out about the host by itself is in `host`. */
+static void push_command(lua_State *L, int argc, char **argv)
+{
+    lua_getfield(L, -1, "main");
+    lua_createtable(L, argc - 1, 0);
+    for (int i = 1; i < argc; i++) {
+        lua_pushstring(L, argv[i]);
+        lua_rawseti(L, -2, i);
+    }
+    lua_createtable(L, 0, 3);
+    lua_pushboolean(L, isatty(STDIN_FILENO) && isatty(STDOUT_FILENO));
+    lua_setfield(L, -2, "terminal");
+    lua_pushliteral(L, MK_VERSION);
+    lua_setfield(L, -2, "version");
+}
+
+static int run_command(lua_State *L, int argc, char **argv)
+{
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "minikvm.cli");
+    int status = call(L, 1, 1);
+    if (status == LUA_OK) {
+        push_command(L, argc, argv);
+        status = call(L, 2, 1);
+    }
+    if (status != LUA_OK && interrupted)
+        return STATUS_INTERRUPTED; /* the user knows: no traceback */
+    if (!succeeded(L, status))
+        return STATUS_FAILED;
+    return (int)lua_tointeger(L, -1);
+}
+
+/* ---- the whole ---- */
+
+/* The module's Lua files stand beside the program: in the source tree (the program at its root or
+ * in build/NAME/) or, installed, in ../share. They go first, to match the program. */
+static void find_lua_files(lua_State *L)
+{
+    static const char *const places[] = {"lua", "../../lua",
+                                         "../share/lua/" LUA_VERSION_MAJOR "." LUA_VERSION_MINOR};
+    char self[4096];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[length > 0 ? length : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    if (!slash || strpbrk(self, ";?"))
+        return;
+    *slash = '\0';
+    for (size_t i = 0; i < MK_COUNT(places); i++) {
+        const char *dir = lua_pushfstring(L, "%s/%s", self, places[i]);
+        bool found = access(lua_pushfstring(L, "%s/minikvm/cli.lua", dir), R_OK) == 0;
+        if (found) {
+            lua_getglobal(L, "package");
+            lua_getfield(L, -1, "path");
+            lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s", dir, dir, lua_tostring(L, -1));
+            lua_setfield(L, -3, "path");
+        }
+        lua_settop(L, 0);
+        if (found)
+            return;
+    }
+}
+
+static void open_libraries(lua_State *L, const struct options *o)
+{
+    if (o->no_env) {
+        lua_pushboolean(L, 1);
+        lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+    }
+    luaL_checkversion(L);
+    luaL_openlibs(L);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_pushcfunction(L, luaopen_minikvm);
+    lua_setfield(L, -2, "minikvm");
+    lua_settop(L, 0);
+    lua_gc(L, LUA_GCGEN, 0, 0);
+}
+
+static int interpret(lua_State *L, const struct options *o, int argc, char **argv)
+{
+    if (!o->no_env && !run_init(L))
+        return STATUS_FAILED;
+    if (!act_on_options(L, o, argv))
+        return STATUS_FAILED;
+    if (o->script < argc && !run_script(L, argv + o->script))
+        return STATUS_FAILED;
+    lua_settop(L, 0);
+    if (o->interactive) {
+        run_prompt(L);
+    } else if (o->script == argc && !o->execute && !o->version) {
+        if (!isatty(STDIN_FILENO))
+            return run_chunk(L, luaL_loadfile(L, NULL)) ? STATUS_OK : STATUS_FAILED;
+        print_version();
+        run_prompt(L);
+    }
+    return STATUS_OK;
+}
+
+/* Runs in protected mode, so that running out of memory is a message too. */
+static int protected_main(lua_State *L)
+{
+    int argc = (int)lua_tointeger(L, 1), status;
+    char **argv = lua_touserdata(L, 2);
+    struct options o = {.script = argc};
+    bool command = argc > 1 && is_command(argv[1]);
+    const char *wrong = command ? NULL : read_options(&o, argc, argv);
+    lua_settop(L, 0);
+    if (wrong) {
+        status = usage_error(wrong);
+    } else {
+        if (o.version)
+            print_version();
+        open_libraries(L, &o);
+        find_lua_files(L);
+        set_arg_table(L, argc, argv, o.script);
+        status = command ? run_command(L, argc, argv) : interpret(L, &o, argc, argv);
+    }
+    lua_pushinteger(L, status);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 0 && argv[0][0])
+        program = argv[0];
+    lua_State *L = luaL_newstate();
+    if (!L) {
+        complain("not enough memory for a Lua state");
+        return STATUS_FAILED;
+    }
+    lua_pushcfunction(L, protected_main);
+    lua_pushinteger(L, argc);
+    lua_pushlightuserdata(L, argv);
+    int status = STATUS_FAILED;
+    if (succeeded(L, lua_pcall(L, 2, 1, 0)))
+        status = (int)lua_tointeger(L, -1);
+    lua_close(L);
+    return status;
+}

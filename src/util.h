@@ -1,0 +1,37 @@
+/* util.h - checked arithmetic and the small tools every layer uses. */
+#ifndef MK_UTIL_H
+#define MK_UTIL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#define MK_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define MK_EXPORT __attribute__((visibility("default")))
+#define MK_COUNT(a) (sizeof(a) / sizeof((a)[0]))
+#define MK_CONTAINER(ptr, type, field) ((type *)((char *)(ptr) - offsetof(type, field)))
+
+#define MK_PAGE 4096u
+
+/* True when [at, at + len) lies inside [0, size); never overflows. */
+static inline bool mk_inside(uint64_t at, uint64_t len, uint64_t size)
+{
+    return at <= size && len <= size - at;
+}
+
+/* The largest value that `bytes` (1..8) bytes hold. */
+static inline uint64_t mk_mask(unsigned bytes)
+{
+    return bytes >= 8 ? UINT64_MAX : (UINT64_C(1) << (bytes * 8)) - 1;
+}
+
+/* Monotonic time in nanoseconds. */
+static inline uint64_t mk_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,368 @@
+/* vcpu.c - see vcpu.h. The run loop is mk_vcpu_run(). */
+#include "vcpu.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* --- kick ---
+ *
+ * Whoever wants a vCPU's attention sets a request, sets kvm_run->immediate_exit and signals the
+ * thread. In the guest, the signal ends KVM_RUN; on the way into it, immediate_exit does. The vCPU
+ * clears immediate_exit before it looks at the requests, so none is lost in between. The tick timer
+ * signals the same thread without a request: there the handler itself sets immediate_exit, which is
+ * why it must find the kvm_run of its thread. */
+
+static __thread struct kvm_run *my_run;
+
+static void set_immediate_exit(struct kvm_run *run, uint8_t value)
+{
+    __atomic_store_n(&run->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
+
+static void on_kick(int signal_number)
+{
+    (void)signal_number;
+    struct kvm_run *run = my_run;
+    if (run)
+        set_immediate_exit(run, 1);
+}
+
+int mk_kick_setup(struct mk_err *err)
+{
+    struct sigaction old, kick = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
+    sigaction(MK_KICK_SIGNAL, NULL, &old);
+    if (old.sa_handler != SIG_DFL && old.sa_handler != on_kick)
+        return mk_fail(err, EBUSY, "signal %d is in use by this program: minikvm needs it to "
+                                   "interrupt guests", MK_KICK_SIGNAL);
+    sigaction(MK_KICK_SIGNAL, &kick, NULL);
+    return 0;
+}
+
+void mk_vcpu_request(struct mk_vcpu *c, uint32_t request)
+{
+    atomic_fetch_or(&c->requests, request);
+    pthread_mutex_lock(&c->lock);
+    if (c->running) {
+        set_immediate_exit(c->run, 1);
+        if (!pthread_equal(c->thread, pthread_self()))
+            pthread_kill(c->thread, MK_KICK_SIGNAL);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+void mk_vcpu_stop(struct mk_vcpu *c, enum mk_reason reason)
+{
+    int none = MK_RUNNING;
+    atomic_compare_exchange_strong(&c->stop_reason, &none, (int)reason);
+    mk_vcpu_request(c, MK_REQ_STOP);
+}
+
+/* --- what devices may ask --- */
+
+static struct mk_vcpu *vcpu_of(struct mk_cpu *cpu)
+{
+    return MK_CONTAINER(cpu, struct mk_vcpu, cpu);
+}
+
+static uint64_t cpu_reg(struct mk_cpu *cpu, enum mk_reg reg)
+{
+    const struct kvm_regs *r = mk_vcpu_regs(vcpu_of(cpu));
+    switch (reg) {
+    case MK_RAX: return r->rax;
+    case MK_RBX: return r->rbx;
+    case MK_RCX: return r->rcx;
+    case MK_RDX: return r->rdx;
+    case MK_RSI: return r->rsi;
+    case MK_RDI: return r->rdi;
+    case MK_RIP: return r->rip;
+    }
+    return 0;
+}
+
+static void end_va(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
+                   const char *fmt, va_list ap)
+{
+    if (c->end.reason != MK_RUNNING)
+        return;
+    c->end.reason = reason;
+    c->end.code = code;
+    c->end.whole_vm = whole_vm;
+    vsnprintf(c->end.text, sizeof(c->end.text), fmt, ap);
+    if (whole_vm && c->machine->end_all)
+        c->machine->end_all(c->machine, c);
+}
+
+void mk_vcpu_end(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
+                 const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    end_va(c, reason, code, whole_vm, fmt, ap);
+    va_end(ap);
+}
+
+static void cpu_end(struct mk_cpu *cpu, enum mk_reason reason, int64_t code, bool whole_vm,
+                    const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    end_va(vcpu_of(cpu), reason, code, whole_vm, fmt, ap);
+    va_end(ap);
+}
+
+static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
+{
+    mk_vcpu_sleep(vcpu_of(cpu), mk_now() + ms * UINT64_C(1000000));
+}
+
+static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg, .end = cpu_end, .idle = cpu_idle };
+
+/* --- life --- */
+
+int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
+                 struct mk_err *err)
+{
+    const struct mk_kvm *kvm = machine->kvm;
+    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = &cpu_ops }, .machine = machine };
+    pthread_mutex_init(&c->lock, NULL);
+    c->fd = mk_kvm_create_vcpu(machine->fd, index, err);
+    if (c->fd < 0)
+        return -1;
+    c->run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
+    if (c->run == MAP_FAILED) {
+        c->run = NULL;
+        mk_fail_errno(err, errno, "cannot map vCPU %u", index);
+        mk_vcpu_close(c);
+        return -1;
+    }
+    if (kvm->sync_regs)
+        c->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
+    if (kvm->coalesced_pio)
+        c->ring = (void *)((char *)c->run + kvm->coalesced_at);
+    return 0;
+}
+
+void mk_vcpu_close(struct mk_vcpu *c)
+{
+    if (c->run)
+        munmap(c->run, c->machine->kvm->run_size);
+    if (c->fd >= 0)
+        close(c->fd);
+    c->run = NULL;
+    c->fd = -1;
+    pthread_mutex_destroy(&c->lock);
+}
+
+/* --- registers --- */
+
+struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c)
+{
+    if (!c->regs_known && mk_ioctl(c->fd, KVM_GET_REGS, &c->regs) == 0)
+        c->regs_known = true;
+    return &c->regs;
+}
+
+int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs)
+{
+    struct kvm_regs copy = *regs;
+    if (mk_ioctl(c->fd, KVM_SET_REGS, &copy) < 0)
+        return -1;
+    c->regs = copy;
+    c->regs_known = true;
+    return 0;
+}
+
+int mk_vcpu_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
+{
+    return mk_ioctl(c->fd, KVM_GET_SREGS, sregs);
+}
+
+int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
+{
+    struct kvm_sregs copy = *sregs;
+    return mk_ioctl(c->fd, KVM_SET_SREGS, &copy);
+}
+
+void mk_vcpu_complete(struct mk_vcpu *c)
+{
+    if (!c->incomplete)
+        return;
+    c->incomplete = c->regs_known = false;
+    set_immediate_exit(c->run, 1);
+    ioctl(c->fd, KVM_RUN, NULL);
+    set_immediate_exit(c->run, 0);
+}
+
+/* --- coalesced output --- */
+
+void mk_vcpu_drain(struct mk_vcpu *c)
+{
+    struct kvm_coalesced_mmio_ring *ring = c->ring;
+    if (!ring)
+        return;
+    const uint32_t slots = (MK_PAGE - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
+    while (ring->first != __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE)) {
+        const struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
+        struct mk_served served = { 0 };
+        if (entry->pio && entry->len == 1)
+            mk_bus_out(&c->machine->bus, &c->cpu, (uint16_t)entry->phys_addr, 1, entry->data[0],
+                       &served);
+        c->counters.coalesced++;
+        __atomic_store_n(&ring->first, (ring->first + 1) % slots, __ATOMIC_RELEASE);
+    }
+}
+
+/* --- the run loop --- */
+
+static void set_ticks(struct mk_vcpu *c, long ns)
+{
+    struct itimerspec every = { .it_value.tv_nsec = ns, .it_interval.tv_nsec = ns };
+    timer_settime(c->tick, 0, &every, NULL);
+}
+
+/* Sleeping with the kick signal blocked except inside ppoll(): a kick between the look at the
+ * requests and the sleep is not lost. */
+void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
+{
+    struct mk_machine *m = c->machine;
+    sigset_t kick, before, inside;
+    sigemptyset(&kick);
+    sigaddset(&kick, MK_KICK_SIGNAL);
+    mk_console_flush(&m->console);
+    pthread_sigmask(SIG_BLOCK, &kick, &before);
+    inside = before;
+    sigdelset(&inside, MK_KICK_SIGNAL);
+    set_immediate_exit(c->run, 0);
+    if (until > m->deadline)
+        until = m->deadline;
+    uint64_t now = mk_now();
+    if (now < until && !atomic_load(&c->requests)) {
+        uint64_t ns = until - now;
+        struct timespec ts = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+        struct pollfd fds[2] = {
+            { .fd = mk_console_source(&m->console), .events = POLLIN },
+            { .fd = mk_console_blocked(&m->console), .events = POLLOUT } };
+        set_ticks(c, 0);
+        if (ppoll(fds, 2, &ts, &inside) > 0 && fds[0].revents)
+            mk_console_poll(&m->console);
+        set_ticks(c, MK_TICK_NS);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    set_immediate_exit(c->run, 1); /* whatever woke us, the loop looks around */
+}
+
+static void stop_requested(struct mk_vcpu *c)
+{
+    enum mk_reason reason = (enum mk_reason)atomic_load(&c->stop_reason);
+    const char *text = reason == MK_DEADLINE ? "the deadline passed" : "stopped from outside";
+    mk_vcpu_end(c, reason ? reason : MK_STOPPED, 0, false, "%s", text);
+}
+
+/* Everything that is not an exit: output, input, timers, limits, requests. */
+static void look_around(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    set_immediate_exit(c->run, 0);
+    uint32_t requests = atomic_exchange(&c->requests, 0);
+    uint64_t now = mk_now();
+    mk_console_flush(&m->console);
+    mk_console_poll(&m->console);
+    if (c->cpu.index == 0)
+        mk_clock_run(&m->clock, now);
+    if (requests & MK_REQ_STOP)
+        stop_requested(c);
+    else if (now >= m->deadline)
+        mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
+    else if (m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))
+        mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
+}
+
+static void check_limits(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    if (c->counters.exits - c->exits_before >= m->exit_limit)
+        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
+                    (unsigned long long)m->exit_limit);
+    if (m->console.stream[c->cpu.index].total > m->output_limit)
+        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
+                    (unsigned long long)m->output_limit);
+    while (m->console.full && !atomic_load(&c->requests) && mk_now() < m->deadline) {
+        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
+        mk_console_flush(&m->console);
+    }
+}
+
+static void entry_failed(struct mk_vcpu *c, int code)
+{
+    if (code == EFAULT)
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM cannot reach the memory the guest uses");
+    else
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM refuses to run the vCPU: %s", strerror(code));
+}
+
+/* One trip into the guest and back. */
+static void trip(struct mk_vcpu *c)
+{
+    int rc = ioctl(c->fd, KVM_RUN, NULL);
+    int code = errno;
+    c->regs_known = c->incomplete = false;
+    mk_vcpu_drain(c);
+    if (rc == 0) {
+        if (c->machine->kvm->sync_regs) {
+            c->regs = c->run->s.regs.regs;
+            c->regs_known = true;
+        }
+        mk_vcpu_exit(c);
+    } else if (code == EINTR || code == EAGAIN) {
+        look_around(c);
+    } else {
+        entry_failed(c, code);
+    }
+    check_limits(c);
+}
+
+static void start_ticks(struct mk_vcpu *c)
+{
+    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = MK_KICK_SIGNAL };
+    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    if (timer_create(CLOCK_MONOTONIC, &event, &c->tick) < 0)
+        mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
+    else
+        set_ticks(c, MK_TICK_NS);
+}
+
+static void publish(struct mk_vcpu *c, bool running)
+{
+    pthread_mutex_lock(&c->lock);
+    c->thread = pthread_self();
+    c->running = running;
+    my_run = running ? c->run : NULL;
+    pthread_mutex_unlock(&c->lock);
+}
+
+void mk_vcpu_run(struct mk_vcpu *c)
+{
+    c->end = (struct mk_end){ 0 };
+    c->exits_before = c->counters.exits;
+    publish(c, true);
+    start_ticks(c);
+    bool ticking = c->end.reason == MK_RUNNING;
+    set_immediate_exit(c->run, 1); /* look around before the first instruction */
+    while (c->end.reason == MK_RUNNING)
+        trip(c);
+    if (ticking)
+        timer_delete(c->tick);
+    publish(c, false);
+    mk_vcpu_complete(c);
+    mk_vcpu_drain(c);
+    mk_console_end_lines(&c->machine->console, &c->cpu);
+    mk_console_flush(&c->machine->console);
+}

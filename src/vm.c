@@ -1,0 +1,438 @@
+/* vm.c - see vm.h. */
+#include "vm.h"
+
+#include "abi.h"
+#include "dev_debugcon.h"
+#include "dev_exit.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define KVM_TSS_ADDRESS 0xfffbd000 /* three pages that VMX wants for real mode; above any RAM here */
+#define THREAD_STACK (1u << 20)
+#define REKICK_NS 20000000u
+
+static const char *const reasons[MK_REASONS] = {
+    [MK_RUNNING] = "running", [MK_HALT] = "halt", [MK_EXIT] = "exit", [MK_STOPPED] = "stopped",
+    [MK_BREAK] = "break", [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
+    [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
+};
+
+const char *mk_reason_name(enum mk_reason reason)
+{
+    return reasons[reason];
+}
+
+/* Graver reasons come later in the enum; what ended the whole VM goes before what it caused. */
+static int64_t gravity(const struct mk_end *end)
+{
+    return (end->whole_vm ? 1000 : 0) + end->reason * 2 + (end->reason == MK_EXIT && end->code != 0);
+}
+
+const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm)
+{
+    const struct mk_vcpu *worst = &vm->cpu[0];
+    for (unsigned i = 1; i < vm->cpus; i++)
+        if (gravity(&vm->cpu[i].end) > gravity(&worst->end))
+            worst = &vm->cpu[i];
+    return worst;
+}
+
+static void end_all(struct mk_machine *m, struct mk_vcpu *cause)
+{
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    for (unsigned i = 0; i < vm->cpus; i++)
+        if (&vm->cpu[i] != cause)
+            mk_vcpu_stop(&vm->cpu[i], MK_STOPPED);
+}
+
+/* --- coalesced ports --- */
+
+static int set_zone(struct mk_vm *vm, uint16_t port, bool on)
+{
+    struct kvm_coalesced_mmio_zone zone = { .addr = port, .size = 1, .pio = 1 };
+    return mk_ioctl(vm->m.fd, on ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO,
+                    &zone);
+}
+
+/* Bus callback: whether bytes written to this port may be collected by KVM depends on who is on top
+ * of it. With several vCPUs the ring would mix their output, so each byte exits. */
+static void choose_coalescing(void *ctx, uint16_t port, const struct mk_port_ops *top)
+{
+    struct mk_vm *vm = ctx;
+    bool want = vm->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio && top && top->coalesce;
+    unsigned i = 0;
+    while (i < vm->coalesced_count && vm->coalesced[i] != port)
+        i++;
+    bool have = i < vm->coalesced_count;
+    if (want && !have && i < MK_COALESCED_PORTS && set_zone(vm, port, true) == 0)
+        vm->coalesced[vm->coalesced_count++] = port;
+    else if (!want && have && set_zone(vm, port, false) == 0)
+        vm->coalesced[i] = vm->coalesced[--vm->coalesced_count];
+}
+
+/* --- life --- */
+
+static void wake_all(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE);
+}
+
+static void leave(void *ctx)
+{
+    mk_vm_stop(ctx, MK_STOPPED);
+}
+
+static int attach_devices(struct mk_vm *vm, struct mk_err *err)
+{
+    const struct { uint16_t first, last; const struct mk_port_ops *ops; void *self; } map[] = {
+        { MK_PORT_DEBUGCON, MK_PORT_DEBUGCON, &mk_debugcon_ops, &vm->m.console },
+        { MK_PORT_EXIT, MK_PORT_EXIT, &mk_exit_ops, vm },
+        { MK_PORT_UART, MK_PORT_UART, &mk_uart_data_ops, &vm->uart },
+        { MK_PORT_UART + 1, MK_PORT_UART + 7, &mk_uart_ops, &vm->uart },
+        { MK_PORT_HYPERCALL, MK_PORT_HYPERCALL, &mk_hypercall_ops, &vm->hypercall },
+    };
+    for (unsigned i = 0; i < MK_COUNT(map); i++)
+        if (!mk_bus_hook(&vm->m.bus, map[i].first, map[i].last, map[i].ops, map[i].self))
+            return mk_fail_errno(err, ENOMEM, "vm \"%s\": devices", vm->name);
+    return 0;
+}
+
+/* The part of a VM that KVM holds; made anew by a reset, so that nothing can be left over. */
+static int open_hardware(struct mk_vm *vm, struct mk_err *err)
+{
+    vm->m.fd = mk_kvm_create_vm(vm->m.kvm, err);
+    if (vm->m.fd < 0)
+        return -1;
+    mk_ioctl(vm->m.fd, KVM_SET_TSS_ADDR, (void *)(unsigned long)KVM_TSS_ADDRESS);
+    if (mk_mem_register(&vm->m.mem, vm->m.fd, err) < 0)
+        return -1;
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        if (mk_vcpu_open(&vm->cpu[i], &vm->m, i, err) < 0 ||
+            mk_kvm_set_cpuid(vm->m.kvm, vm->cpu[i].fd, err) < 0)
+            return -1;
+    }
+    for (unsigned i = 0; i < vm->coalesced_count; i++)
+        set_zone(vm, vm->coalesced[i], true);
+    return 0;
+}
+
+static void close_hardware(struct mk_vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpus; i++)
+        mk_vcpu_close(&vm->cpu[i]);
+    if (vm->m.fd >= 0)
+        close(vm->m.fd);
+    vm->m.fd = -1;
+}
+
+static int check_config(const struct mk_vm_config *config, struct mk_err *err)
+{
+    if (config->cpus < 1 || config->cpus > MK_MAX_CPUS)
+        return mk_fail(err, EINVAL, "cpus = %u: a VM has 1 to %d", config->cpus, MK_MAX_CPUS);
+    uint64_t windows = (uint64_t)config->cpus * MK_REAL_WINDOW;
+    if (config->mode == MK_MODE_REAL && config->memory < windows && config->cpus > 1)
+        return mk_fail(err, EINVAL, "memory of %llu bytes: %u real-mode vCPUs need %llu "
+                       "(256 KiB each)", (unsigned long long)config->memory, config->cpus,
+                       (unsigned long long)windows);
+    return 0;
+}
+
+static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
+                       const struct mk_vm_config *config)
+{
+    *vm = (struct mk_vm){ .mode = config->mode, .cpus = config->cpus };
+    snprintf(vm->name, sizeof(vm->name), "%s", config->name ? config->name : "vm");
+    vm->coalesce = config->coalesce;
+    vm->m.kvm = kvm;
+    vm->m.fd = -1;
+    vm->m.unhandled_fault = config->unhandled_fault;
+    vm->m.end_all = end_all;
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        vm->cpu[i].fd = -1;
+    pthread_mutex_init(&vm->lock, NULL);
+    pthread_cond_init(&vm->changed, NULL);
+    mk_bus_init(&vm->m.bus);
+    vm->m.bus.on_top = choose_coalescing;
+    vm->m.bus.ctx = vm;
+    mk_clock_init(&vm->m.clock);
+    mk_console_init(&vm->m.console);
+    vm->m.console.on_input = wake_all;
+    vm->m.console.on_leave = leave;
+    vm->m.console.ctx = vm;
+    mk_uart_init(&vm->uart, &vm->m.console);
+    mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
+}
+
+int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
+               struct mk_err *err)
+{
+    if (check_config(config, err) < 0 || mk_kick_setup(err) < 0)
+        return -1;
+    init_parts(vm, kvm, config);
+    if (mk_mem_open(&vm->m.mem, config->memory, err) < 0 || open_hardware(vm, err) < 0 ||
+        attach_devices(vm, err) < 0) {
+        mk_vm_close(vm);
+        return -1;
+    }
+    return 0;
+}
+
+static void join(struct mk_vm *vm)
+{
+    for (unsigned i = 0; vm->threaded && i < vm->cpus; i++)
+        pthread_join(vm->thread[i], NULL);
+    vm->threaded = false;
+}
+
+void mk_vm_close(struct mk_vm *vm)
+{
+    while (!mk_vm_wait(vm, 0)) {
+        mk_vm_stop(vm, MK_STOPPED);
+        mk_vm_wait(vm, REKICK_NS);
+    }
+    join(vm);
+    mk_bus_free(&vm->m.bus);
+    close_hardware(vm);
+    mk_mem_close(&vm->m.mem);
+    mk_console_free(&vm->m.console);
+    mk_uart_free(&vm->uart);
+    mk_clock_free(&vm->m.clock);
+    while (vm->images) {
+        struct mk_image *image = vm->images;
+        vm->images = image->next;
+        mk_image_free(image);
+    }
+    pthread_cond_destroy(&vm->changed);
+    pthread_mutex_destroy(&vm->lock);
+}
+
+/* --- loading --- */
+
+/* Fills in the defaults and checks the sums; all addresses end up inside RAM. */
+static int place_real(const struct mk_vm *vm, const struct mk_image *image, struct mk_load *load,
+                      struct mk_err *err)
+{
+    bool window = load->at < 0;
+    if (window)
+        load->at = (int64_t)load->cpu * MK_REAL_WINDOW;
+    uint64_t room = window && vm->cpus > 1 ? MK_REAL_WINDOW : vm->m.mem.size - (uint64_t)load->at;
+    if (window && room > MK_REAL_WINDOW)
+        room = MK_REAL_WINDOW;
+    if ((uint64_t)load->at >= vm->m.mem.size || image->size > room)
+        return mk_fail(err, EFBIG, "%s: %zu bytes do not fit at 0x%llx: there is room for %llu",
+                       image->name, image->size, (unsigned long long)load->at,
+                       (unsigned long long)((uint64_t)load->at >= vm->m.mem.size ? 0 : room));
+    if (load->segment < 0 && (load->at & 15 || load->at >> 4 > 0xffff))
+        return mk_fail(err, EINVAL, "%s: at = 0x%llx is no segment's start: give segment= and "
+                       "entry=", image->name, (unsigned long long)load->at);
+    if (load->segment < 0)
+        load->segment = load->at >> 4;
+    if (load->entry < 0)
+        load->entry = 0;
+    if (load->segment > 0xffff || load->entry > 0xffff ||
+        (uint64_t)(load->segment * 16 + load->entry) >= vm->m.mem.size)
+        return mk_fail(err, EINVAL, "%s: entry 0x%llx:0x%llx is outside RAM or not a real-mode "
+                       "address", image->name, (unsigned long long)load->segment,
+                       (unsigned long long)load->entry);
+    return 0;
+}
+
+/* Puts vCPU load->cpu at the start of its program. */
+static int aim(struct mk_vm *vm, const struct mk_load *load, struct mk_err *err)
+{
+    struct mk_vcpu *c = &vm->cpu[load->cpu];
+    struct mk_start start;
+    if (mk_vcpu_sregs(c, &start.sregs) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, load->cpu);
+    mk_real_start(&start, (uint16_t)load->segment, (uint16_t)load->entry);
+    if (mk_vcpu_set_sregs(c, &start.sregs) < 0 || mk_vcpu_set_regs(c, &start.regs) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the start state",
+                             vm->name, load->cpu);
+    vm->start[load->cpu] = *load;
+    vm->ready[load->cpu] = true;
+    return 0;
+}
+
+int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
+               struct mk_err *err)
+{
+    struct mk_load place = *load;
+    int rc = -1;
+    if (place.cpu >= vm->cpus)
+        mk_fail(err, EINVAL, "%s: cpu %u: vm \"%s\" has %u", image->name, place.cpu, vm->name,
+                vm->cpus);
+    else if (place_real(vm, image, &place, err) == 0)
+        rc = aim(vm, &place, err);
+    if (rc < 0) {
+        mk_image_free(image);
+        return -1;
+    }
+    image->at = (uint64_t)place.at;
+    mk_mem_write(&vm->m.mem, image->at, image->bytes, image->size);
+    struct mk_image **at = &vm->images; /* in order: a reset loads them again */
+    while (*at)
+        at = &(*at)->next;
+    *at = image;
+    return 0;
+}
+
+void mk_vm_touch(struct mk_vm *vm, unsigned cpu)
+{
+    vm->ready[cpu] = true;
+}
+
+int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
+{
+    join(vm);
+    close_hardware(vm);
+    mk_mem_clear(&vm->m.mem);
+    mk_console_reset(&vm->m.console);
+    mk_uart_reset(&vm->uart);
+    mk_hypercall_reset(&vm->hypercall);
+    vm->state = MK_VM_IDLE;
+    if (open_hardware(vm, err) < 0)
+        return -1;
+    for (struct mk_image *i = vm->images; i; i = i->next)
+        mk_mem_write(&vm->m.mem, i->at, i->bytes, i->size);
+    for (unsigned i = 0; vm->images && i < vm->cpus; i++)
+        if (vm->ready[i] && aim(vm, &vm->start[i], err) < 0)
+            return -1;
+    return 0;
+}
+
+/* --- running --- */
+
+static bool dead(enum mk_reason reason)
+{
+    return reason == MK_SHUTDOWN || reason == MK_FAULT || reason == MK_ERROR;
+}
+
+static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
+{
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        const struct mk_end *end = &vm->cpu[i].end;
+        if (vm->state == MK_VM_ENDED && dead(end->reason))
+            return mk_fail(err, EINVAL, "vm \"%s\" ended by %s: reset() it before it can run again",
+                           vm->name, mk_reason_name(end->reason));
+        if (!vm->ready[i])
+            return mk_fail(err, EINVAL, "vm \"%s\": cpu %u has nothing to run%s%s", vm->name, i,
+                           vm->load_error.code ? "; the last load failed: " : "",
+                           vm->load_error.code ? vm->load_error.text : "");
+    }
+    return 0;
+}
+
+static void begin(struct mk_vm *vm, const struct mk_limits *limits)
+{
+    vm->began = mk_now();
+    vm->m.deadline = limits->ns > MK_FOREVER - vm->began ? MK_FOREVER : vm->began + limits->ns;
+    vm->m.exit_limit = limits->exits;
+    vm->m.output_limit = limits->output;
+    vm->live = vm->cpus;
+    vm->state = MK_VM_RUNNING;
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        atomic_store(&vm->cpu[i].requests, 0);
+        atomic_store(&vm->cpu[i].stop_reason, MK_RUNNING);
+    }
+}
+
+static void one_ended(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    if (--vm->live == 0) {
+        vm->ended = mk_now();
+        vm->state = MK_VM_ENDED;
+        pthread_cond_broadcast(&vm->changed);
+    }
+    pthread_mutex_unlock(&vm->lock);
+}
+
+static void *vcpu_thread(void *arg)
+{
+    struct mk_vcpu *c = arg;
+    mk_vcpu_run(c);
+    one_ended(MK_CONTAINER(c->machine, struct mk_vm, m));
+    return NULL;
+}
+
+/* All signals but the kick belong to the program's own threads. */
+static int spawn(struct mk_vm *vm, unsigned i, struct mk_err *err)
+{
+    sigset_t all, before;
+    pthread_attr_t attr;
+    sigfillset(&all);
+    sigdelset(&all, MK_KICK_SIGNAL);
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&vm->thread[i], &attr, vcpu_thread, &vm->cpu[i]);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    return code ? mk_fail_errno(err, code, "vm \"%s\": thread for cpu %u", vm->name, i) : 0;
+}
+
+int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
+{
+    if (check_runnable(vm, err) < 0)
+        return -1;
+    join(vm);
+    begin(vm, limits);
+    for (unsigned i = 0; i < vm->cpus; i++)
+        if (spawn(vm, i, err) < 0) {
+            mk_vm_stop(vm, MK_STOPPED);
+            for (unsigned j = 0; j < i; j++)
+                pthread_join(vm->thread[j], NULL);
+            vm->live = 0;
+            vm->state = MK_VM_ENDED;
+            return -1;
+        }
+    vm->threaded = true;
+    return 0;
+}
+
+int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
+{
+    if (vm->cpus == 1) {
+        if (check_runnable(vm, err) < 0)
+            return -1;
+        begin(vm, limits);
+        vcpu_thread(&vm->cpu[0]);
+        return 0;
+    }
+    if (mk_vm_start(vm, limits, err) < 0)
+        return -1;
+    while (!mk_vm_wait(vm, MK_TICK_NS))
+        if (vm->m.ops && vm->m.ops->interrupted && vm->m.ops->interrupted(vm->m.ctx))
+            mk_vm_stop(vm, MK_STOPPED);
+    return 0;
+}
+
+bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    uint64_t nsec = (uint64_t)until.tv_nsec + ns % 1000000000u;
+    until.tv_sec += (time_t)(ns / 1000000000u + nsec / 1000000000u);
+    until.tv_nsec = (long)(nsec % 1000000000u);
+    int rc = 0;
+    pthread_mutex_lock(&vm->lock);
+    while (vm->state == MK_VM_RUNNING && rc == 0)
+        rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+    bool over = vm->state != MK_VM_RUNNING;
+    pthread_mutex_unlock(&vm->lock);
+    return over;
+}
+
+void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)
+{
+    for (unsigned i = 0; i < vm->cpus; i++)
+        mk_vcpu_stop(&vm->cpu[i], reason);
+}

@@ -1,0 +1,89 @@
+/* vm.h - a virtual machine: its life-cycle, devices, threads and results.
+ *
+ * One owner calls these functions, from one thread at a time, except mk_vm_stop(), which any thread
+ * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), the console and the bus may be used. */
+#ifndef MK_VM_H
+#define MK_VM_H
+
+#include "cpu_mode.h"
+#include "dev_hypercall.h"
+#include "dev_uart.h"
+#include "image.h"
+#include "vcpu.h"
+
+#define MK_FOREVER UINT64_MAX
+#define MK_COALESCED_PORTS 16
+
+struct mk_vm_config {
+    const char *name; /* NULL: "vm" */
+    enum mk_mode mode;
+    uint64_t memory;
+    unsigned cpus;
+    bool coalesce, unhandled_fault;
+};
+
+/* Where an image goes and where it starts; -1 means the mode's own default. */
+struct mk_load {
+    unsigned cpu;
+    int64_t at, segment, entry;
+};
+
+/* What ends a run; MK_FOREVER for no limit. */
+struct mk_limits {
+    uint64_t ns, exits, output;
+};
+
+enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
+
+struct mk_vm {
+    struct mk_machine m; /* first */
+    char name[64];
+    enum mk_mode mode;
+    unsigned cpus;
+    struct mk_vcpu cpu[MK_MAX_CPUS];
+    struct mk_uart uart;
+    struct mk_hypercall hypercall;
+    struct mk_image *images;
+    bool ready[MK_MAX_CPUS];  /* has something to run */
+    struct mk_load start[MK_MAX_CPUS]; /* for reset */
+    struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
+    bool coalesce;
+    uint16_t coalesced[MK_COALESCED_PORTS];
+    unsigned coalesced_count;
+
+    pthread_mutex_t lock; /* state, live */
+    pthread_cond_t changed;
+    enum mk_vm_state state;
+    unsigned live;   /* vCPUs still running */
+    bool threaded;   /* threads wait to be joined */
+    pthread_t thread[MK_MAX_CPUS];
+    uint64_t began, ended; /* mk_now() of the last run */
+};
+
+int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
+               struct mk_err *err);
+/* Stops it if need be, joins its threads, frees everything. */
+void mk_vm_close(struct mk_vm *vm);
+
+/* Takes the image over (also on failure), copies it into RAM and points vCPU load->cpu at it. */
+int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
+               struct mk_err *err);
+/* The script wrote memory or registers itself: the vCPU has something to run. */
+void mk_vm_touch(struct mk_vm *vm, unsigned cpu);
+
+/* Runs to the end of all vCPUs, the only one of a VM on the calling thread. */
+int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
+/* The same on threads of the VM's own; returns at once. */
+int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
+/* Waits at most `ns`; true when the VM does not run (any more). */
+bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
+/* Asks a running VM to end with this reason. */
+void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
+/* Back to the state after loading: memory, vCPUs, devices, console. */
+int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
+
+/* The vCPU whose end speaks for the VM: the gravest, and of those the first. */
+const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm);
+const char *mk_reason_name(enum mk_reason reason);
+
+#endif
