@@ -33,10 +33,10 @@ obj = $(patsubst src/%.c,$(B)/%.o,$(1))
 MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC)) $(B)/embed.o
 LUA_PARTS := $(wildcard lua/minikvm/*.lua) $(B)/abi.lua
 
-.PHONY: all demo test bench lint format install clean help deps guests
+.PHONY: all demo test bench lint format install clean help deps guests os-1k
 .DELETE_ON_ERROR:
 
-all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests ## build everything
+all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests os-1k ## build everything
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -103,6 +103,9 @@ $(B)/abi.lua: src/abi.h | $(B)
 guests:
 	@$(MAKE) -s -C guests
 
+os-1k:
+	@$(MAKE) -s -C os-1k
+
 # --- care ---
 
 lint: ## luacheck, layer check, compiler warnings as errors
@@ -121,4 +124,5 @@ install: all ## program, module, header and scripts below PREFIX
 clean: ## remove what was built
 	rm -rf build minikvm minikvm.so
 	@$(MAKE) -s -C guests clean
+	@$(MAKE) -s -C os-1k clean
 

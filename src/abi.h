@@ -41,7 +41,9 @@
 /* Protected, paged and long mode */
 #define MK_GDT_BASE 0x500
 #define MK_IDT_BASE 0x600 /* 256 gates of 8 bytes, 128 of 16 */
+#define MK_TSS_BASE 0x580
 #define MK_BOOT_INFO 0xe00
+#define MK_COMMAND_LINE 0xe40 /* to 0xfff */
 #define MK_LOAD_BASE 0x1000
 #define MK_PAGE_DIR 0x100000
 #define MK_HIGH_BASE 0x80000000
@@ -50,5 +52,15 @@
 #define MK_SEL_UCODE 0x18
 #define MK_SEL_UDATA 0x20
 #define MK_SEL_TSS 0x28
+
+/* Boot information at MK_BOOT_INFO, physical address in EBX: magic, size of the block, bytes of RAM,
+ * features, physical address of the NUL-terminated command line (0: none); five u32 */
+#define MK_BOOT_MAGIC 0x49424b4d /* "MKBI" */
+#define MK_BOOT_PAGING_NATIVE 0x01
+#define MK_BOOT_INT_NATIVE 0x02
+#define MK_BOOT_IRET_NATIVE 0x04
+#define MK_BOOT_PIC 0x08
+#define MK_BOOT_UART 0x10
+#define MK_BOOT_DEBUGCON 0x20 /* bytes to port 0xe9 reach the console and are coalesced */
 
 #endif

@@ -13,14 +13,16 @@ void mk_clock_free(struct mk_clock *clock)
 }
 
 /* Caller holds the lock. */
-static void unlink_timer(struct mk_clock *clock, struct mk_timer *timer)
+static bool unlink_timer(struct mk_clock *clock, struct mk_timer *timer)
 {
+    bool armed = timer->at != 0;
     for (struct mk_timer **at = &clock->first; *at; at = &(*at)->next)
         if (*at == timer) {
             *at = timer->next;
             break;
         }
     timer->at = 0;
+    return armed;
 }
 
 void mk_clock_arm(struct mk_clock *clock, struct mk_timer *timer, uint64_t when)
@@ -39,11 +41,12 @@ void mk_clock_arm(struct mk_clock *clock, struct mk_timer *timer, uint64_t when)
         clock->on_earlier(clock->ctx);
 }
 
-void mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer)
+bool mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer)
 {
     pthread_mutex_lock(&clock->lock);
-    unlink_timer(clock, timer);
+    bool armed = unlink_timer(clock, timer);
     pthread_mutex_unlock(&clock->lock);
+    return armed;
 }
 
 uint64_t mk_clock_next(struct mk_clock *clock)
@@ -58,10 +61,12 @@ static struct mk_timer *take_due(struct mk_clock *clock, uint64_t now)
 {
     pthread_mutex_lock(&clock->lock);
     struct mk_timer *timer = clock->first;
-    if (timer && timer->at <= now)
+    if (timer && timer->at <= now) {
+        timer->due = timer->at;
         unlink_timer(clock, timer);
-    else
+    } else {
         timer = NULL;
+    }
     pthread_mutex_unlock(&clock->lock);
     return timer;
 }

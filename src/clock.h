@@ -10,7 +10,8 @@
 #include <pthread.h>
 
 struct mk_timer {
-    uint64_t at; /* 0: not armed */
+    uint64_t at;  /* 0: not armed */
+    uint64_t due; /* when it last fired, or fires now: what `at` was */
     void (*fire)(void *ctx, uint64_t now);
     void *ctx;
     struct mk_timer *next;
@@ -27,7 +28,8 @@ void mk_clock_init(struct mk_clock *clock);
 void mk_clock_free(struct mk_clock *clock);
 /* (Re-)arms; `at` in the past fires at once. */
 void mk_clock_arm(struct mk_clock *clock, struct mk_timer *timer, uint64_t at);
-void mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer);
+/* False when it was not armed: never, or it fires this moment. */
+bool mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer);
 /* When the next timer is due; UINT64_MAX when none is armed. */
 uint64_t mk_clock_next(struct mk_clock *clock);
 /* Fires what is due at `now`. */

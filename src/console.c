@@ -93,6 +93,8 @@ void mk_console_reset(struct mk_console *con)
     buffer_free(&con->input);
     streams_free(con);
     con->eof = con->escaped = false;
+    if (con->in_fd > STDERR_FILENO) /* a file begins anew; stdin is not ours to rewind */
+        lseek(con->in_fd, 0, SEEK_SET);
     pthread_mutex_unlock(&con->lock);
 }
 
@@ -335,7 +337,10 @@ void mk_console_putc(struct mk_console *con, struct mk_cpu *cpu, uint8_t byte)
 void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu)
 {
     struct mk_buffer *line = &con->stream[cpu->index].line;
-    if (con->lines && line->length > 0) {
+    pthread_mutex_lock(&con->lock);
+    bool lines = con->lines;
+    pthread_mutex_unlock(&con->lock);
+    if (lines && line->length > 0) {
         con->on_line(con->line_ctx, cpu, line->data + line->start, line->length);
         buffer_drop(line, line->length);
     }

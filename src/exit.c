@@ -3,6 +3,10 @@
  * Follows Documentation/virt/kvm/api.rst, section 5 (the kvm_run structure). */
 #include "vcpu.h"
 
+#include "assist.h"
+#include "cpu_mode.h"
+#include "interrupt.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -89,6 +93,8 @@ static void serve_io(struct mk_vcpu *c)
 /* Nobody lives outside RAM: reads see all ones, writes go nowhere. */
 static void serve_mmio(struct mk_vcpu *c)
 {
+    if (mk_assist_mmio(c))
+        return;
     struct kvm_run *run = c->run;
     unsigned long long gpa = run->mmio.phys_addr;
     trace(c, "mmio %s 0x%llx size=%u", run->mmio.is_write ? "write" : "read", gpa, run->mmio.len);
@@ -151,11 +157,13 @@ static void emulation_failed(struct mk_vcpu *c)
 
 static void internal_error(struct mk_vcpu *c)
 {
-    if (c->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)
-        emulation_failed(c);
-    else
+    if (c->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
+        if (!mk_assist_failure(c))
+            emulation_failed(c);
+    } else {
         mk_vcpu_end(c, MK_FAULT, 0, false, "KVM internal error, suberror %u",
                     c->run->internal.suberror);
+    }
 }
 
 static void shut_down(struct mk_vcpu *c)
@@ -167,12 +175,23 @@ static void shut_down(struct mk_vcpu *c)
                 "nor the double fault that followed; look at the IDT and the stack", where);
 }
 
+/* HLT: with interrupts on it lasts until one comes, without burning a core. */
 static void halted(struct mk_vcpu *c)
 {
+    struct mk_machine *m = c->machine;
     trace(c, "hlt");
-    bool enabled = mk_vcpu_regs(c)->rflags & 0x200;
-    mk_vcpu_end(c, MK_HALT, 0, false, "HLT with interrupts %s and nothing to wake it",
-                enabled ? "on" : "off");
+    bool enabled = mk_vcpu_regs(c)->rflags & MK_RFLAGS_IF;
+    while (c->end.reason == MK_RUNNING) {
+        if (atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_waiting(c)))
+            return;
+        if (!enabled || !m->can_wake || !m->can_wake(m)) {
+            mk_vcpu_end(c, MK_HALT, 0, false, "HLT with interrupts %s and nothing to wake it",
+                        enabled ? "on" : "off");
+            return;
+        }
+        mk_vcpu_sleep(c, UINT64_MAX);
+        mk_vcpu_look_around(c);
+    }
 }
 
 void mk_vcpu_exit(struct mk_vcpu *c)
@@ -185,6 +204,7 @@ void mk_vcpu_exit(struct mk_vcpu *c)
     case KVM_EXIT_IO: serve_io(c); break;
     case KVM_EXIT_MMIO: serve_mmio(c); break;
     case KVM_EXIT_HLT: halted(c); break;
+    case KVM_EXIT_IRQ_WINDOW_OPEN: break; /* what waits is offered before the next entry */
     case KVM_EXIT_SHUTDOWN: shut_down(c); break;
     case KVM_EXIT_INTERNAL_ERROR: internal_error(c); break;
     case KVM_EXIT_FAIL_ENTRY:

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Core side: one whole line, on the printing vCPU's thread. */
@@ -147,9 +148,15 @@ static int console_input(lua_State *L)
     struct mk_lua_vm *v = check_console(L);
     const char *path = luaL_checkstring(L, 2);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        struct mk_err err;
+    struct stat st;
+    struct mk_err err = { 0 };
+    if (fd < 0 || fstat(fd, &st) < 0)
         mk_fail_errno(&err, errno, "%s", path);
+    else if (S_ISDIR(st.st_mode))
+        mk_fail_errno(&err, EISDIR, "%s", path);
+    if (err.code) {
+        if (fd >= 0)
+            close(fd);
         return mk_push_err(L, &err);
     }
     set_input(v, fd, false);

@@ -100,6 +100,12 @@ static bool acquire_for_handler(struct mk_lua_vm *v)
 
 /* --- into Lua --- */
 
+/* A script can get hold of a handler's coroutine, and resume or close it when it is idle. */
+static bool intact(lua_State *co)
+{
+    return lua_status(co) == LUA_OK && lua_gettop(co) >= MK_CO_NEXT;
+}
+
 lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
@@ -107,9 +113,10 @@ lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
         return NULL;
     if (lc->depth++ == 0)
         v->lua->handler_of = v;
-    if (lua_checkstack(lc->co, 20))
+    if (intact(lc->co) && lua_checkstack(lc->co, 20))
         return lc->co;
-    mk_lua_blame(v, cpu, "out of Lua stack");
+    mk_lua_blame(v, cpu, intact(lc->co) ? "out of Lua stack"
+                                        : "the script resumed or closed the handlers' coroutine");
     mk_lua_exit(v, cpu);
     return NULL;
 }
@@ -119,7 +126,8 @@ void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu)
     struct mk_lua_cpu *lc = &v->cpu[cpu];
     if (--lc->depth > 0)
         return;
-    lua_settop(lc->co, MK_CO_NEXT);
+    if (intact(lc->co))
+        lua_settop(lc->co, MK_CO_NEXT);
     v->lua->handler_of = NULL;
     give_up(v->lua);
 }
@@ -206,6 +214,13 @@ struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type)
     return v;
 }
 
+uint64_t mk_check_seconds(lua_State *L, int index)
+{
+    lua_Number seconds = luaL_checknumber(L, index);
+    luaL_argcheck(L, seconds >= 0, index, "seconds are 0 or more");
+    return seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
+}
+
 int mk_push_err(lua_State *L, const struct mk_err *err)
 {
     luaL_pushfail(L);
@@ -269,7 +284,9 @@ void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const lua
 /* The VM of a handle, or NULL when it is closed; pushes the VM. */
 static struct mk_lua_vm *handle_vm(lua_State *L, struct mk_handle **h)
 {
-    *h = luaL_checkudata(L, 1, MK_HANDLE);
+    *h = luaL_testudata(L, 1, MK_HANDLE);
+    if (!*h)
+        need_colon(L, 1, MK_HANDLE);
     lua_settop(L, 2);
     lua_getiuservalue(L, 1, 1);
     struct mk_lua_vm *v = lua_touserdata(L, -1);

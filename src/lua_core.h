@@ -6,6 +6,7 @@
 #ifndef MK_LUA_CORE_H
 #define MK_LUA_CORE_H
 
+#include "probe.h"
 #include "vm.h"
 
 #include <lauxlib.h>
@@ -17,7 +18,12 @@
 #define MK_PORTS "minikvm.ports"
 #define MK_HYPERCALLS "minikvm.hypercalls"
 #define MK_CONSOLE "minikvm.console"
+#define MK_CLOCK "minikvm.clock"
+#define MK_TIMER "minikvm.timer"
+#define MK_KEYBOARD "minikvm.keyboard"
 #define MK_HANDLE "minikvm.handle"
+
+#define MK_LOOK_NS 20000000u /* how often a blocking call looks for Ctrl-C */
 
 /* One per Lua state, in its registry. */
 struct mk_lua {
@@ -29,6 +35,7 @@ struct mk_lua {
     lua_State *main;
     struct mk_kvm kvm;
     bool kvm_open;
+    struct mk_probe probe; /* ok: what was found out */
 };
 
 /* One handler call in progress. */
@@ -87,6 +94,8 @@ void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PR
 /* Argument checks: the object itself, and that it is still open. */
 struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
+/* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
+uint64_t mk_check_seconds(lua_State *L, int index);
 /* nil, text, name: the world failed. */
 int mk_push_err(lua_State *L, const struct mk_err *err);
 /* Keeps a function in the VM's handler table; returns its reference. */
@@ -102,11 +111,13 @@ void mk_open_memory(lua_State *L);
 void mk_open_ports(lua_State *L);
 void mk_open_hypercalls(lua_State *L);
 void mk_open_console(lua_State *L);
+void mk_open_clock(lua_State *L);
+void mk_open_keyboard(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 
-/* Pushes the function that handlers get as `next`. */
-void mk_push_next(lua_State *L, struct mk_lua_vm *v, unsigned cpu);
+/* Pushes onto a handlers' coroutine the function that they get as `next`. */
+void mk_push_next(lua_State *co, unsigned cpu);
 /* The core's callbacks into hypercall and line handlers. */
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);

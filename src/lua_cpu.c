@@ -1,6 +1,7 @@
 /* lua_cpu.c - vm.cpu[i]: registers both ways.
  *
  * Registers may be used while the VM does not run, and inside a handler of the same vCPU. */
+#include "interrupt.h"
 #include "lua_core.h"
 
 #include <string.h>
@@ -67,6 +68,7 @@ static void read_sregs(lua_State *L, struct mk_vcpu *c, struct kvm_sregs *s)
 {
     if (mk_vcpu_sregs(c, s) < 0)
         luaL_error(L, "KVM does not tell the system registers");
+    mk_assist_believed(c, s);
 }
 
 static uint64_t load(const void *base, const struct field *f)
@@ -125,6 +127,15 @@ static void store_segment(lua_State *L, struct kvm_sregs *s, const struct field 
     segment->base = (value & 0xffff) << 4;
 }
 
+/* Where the assist does the paging, KVM must not hear of it. */
+static int set_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
+{
+    const struct mk_assist *assist = c->machine->assist;
+    if (assist && assist->paging)
+        s->cr0 &= ~(uint64_t)MK_CR0_PG;
+    return mk_vcpu_set_sregs(c, s);
+}
+
 static int cpu_newindex(lua_State *L)
 {
     struct mk_lua_vm *v;
@@ -146,7 +157,7 @@ static int cpu_newindex(lua_State *L)
             store_segment(L, &s, f, value);
         else
             return luaL_error(L, "cpu has no register '%s' that can be set", name);
-        rc = mk_vcpu_set_sregs(c, &s);
+        rc = set_sregs(c, &s);
     }
     if (rc < 0)
         return luaL_error(L, "KVM refuses %s = %I", name, (lua_Integer)value);
@@ -214,6 +225,47 @@ static int cpu_sregs(lua_State *L)
     return 1;
 }
 
+/* cpu:translate(linear) -> physical address, page size; or nil when it is not mapped. */
+static int cpu_translate(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct kvm_sregs s;
+    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
+    read_sregs(L, check_cpu(L, &v), &s);
+    struct mk_walk w = mk_walk(&v->vm.m.mem, &s, linear);
+    if (!w.present) {
+        luaL_pushfail(L);
+        return 1;
+    }
+    lua_pushinteger(L, (lua_Integer)w.address);
+    lua_pushinteger(L, (lua_Integer)w.page_size);
+    return 2;
+}
+
+/* The vCPU for what any thread may ask for at any time. */
+static struct mk_vcpu *any_cpu(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPU);
+    return &v->vm.cpu[((const struct box *)lua_touserdata(L, 1))->index];
+}
+
+/* cpu:interrupt(vector): delivered as soon as the guest's flags let it in. */
+static int cpu_interrupt(lua_State *L)
+{
+    struct mk_vcpu *c = any_cpu(L);
+    lua_Integer vector = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, vector >= 0 && vector <= 255, 2, "a vector is 0 to 255");
+    mk_interrupt_request(c, (uint8_t)vector);
+    return 0;
+}
+
+/* cpu:nmi() */
+static int cpu_nmi(lua_State *L)
+{
+    mk_interrupt_nmi(any_cpu(L));
+    return 0;
+}
+
 static int cpu_tostring(lua_State *L)
 {
     const struct box *box = luaL_checkudata(L, 1, MK_CPU);
@@ -235,6 +287,7 @@ void mk_open_cpu(lua_State *L)
     static const luaL_Reg meta[] = { { "__index", cpu_index }, { "__newindex", cpu_newindex },
                                      { "__tostring", cpu_tostring }, { NULL, NULL } };
     static const luaL_Reg methods[] = { { "regs", cpu_regs }, { "sregs", cpu_sregs },
-                                        { NULL, NULL } };
+                                        { "translate", cpu_translate }, { "nmi", cpu_nmi },
+                                        { "interrupt", cpu_interrupt }, { NULL, NULL } };
     mk_new_type(L, MK_CPU, meta, methods);
 }

@@ -8,7 +8,6 @@
 
 #include "minikvm.h"
 
-#include <errno.h>
 #include <string.h>
 #include <time.h>
 
@@ -62,22 +61,22 @@ static int methods(lua_State *L)
 /* sleep(seconds): other VMs' handlers run meanwhile. Ctrl-C ends it. */
 static int sleep_seconds(lua_State *L)
 {
-    lua_Number seconds = luaL_checknumber(L, 1);
+    uint64_t ns = mk_check_seconds(L, 1);
     struct mk_lua *lua = mk_lua_get(L);
     mk_lua_no_handler(L, "sleep()");
     lua_Hook before = lua_gethook(lua->main);
-    uint64_t until = mk_now() + (seconds > 0 ? (uint64_t)(seconds * 1e9) : 0);
-    struct timespec ts = { (time_t)(until / 1000000000u), (long)(until % 1000000000u) };
+    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
     mk_lua_release(lua);
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR &&
-           lua_gethook(lua->main) == before)
-        continue;
+    for (; now < until && lua_gethook(lua->main) == before; now = mk_now()) {
+        struct timespec ts = { 0, (long)(until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS) };
+        nanosleep(&ts, NULL); /* short: a signal just before it would go unseen */
+    }
     mk_lua_acquire(lua);
     return 0;
 }
 
 /* now() -> seconds of a clock that only goes forward */
-static int now(lua_State *L)
+static int time_now(lua_State *L)
 {
     lua_pushnumber(L, (lua_Number)mk_now() / 1e9);
     return 1;
@@ -117,7 +116,7 @@ static int probe(lua_State *L)
 static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods }, { "sleep", sleep_seconds },
-                                          { "probe", probe }, { "now", now }, { NULL, NULL } };
+                                          { "probe", probe }, { "now", time_now }, { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);
     lua_setfield(L, -2, "version");
@@ -127,6 +126,8 @@ static void push_core(lua_State *L)
     mk_open_ports(L);
     mk_open_hypercalls(L);
     mk_open_console(L);
+    mk_open_clock(L);
+    mk_open_keyboard(L);
     mk_open_handle(L);
 }
 

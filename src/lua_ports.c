@@ -53,14 +53,17 @@ static uint32_t take_value(struct lua_hook *h, struct mk_io *io, lua_State *co)
 {
     uint64_t limit = mk_mask(io->size);
     uint64_t value = (uint64_t)lua_tointeger(co, -1);
-    if (!lua_isinteger(co, -1))
-        mk_lua_blame(h->v, io->cpu->index, "read handler of port 0x%x answered %s (%s): it must "
-                     "return an integer of 0 to 0x%llx", io->port, luaL_tolstring(co, -1, NULL),
-                     luaL_typename(co, -2), (unsigned long long)limit);
-    else if (value > limit)
+    if (!lua_isinteger(co, -1)) {
+        const char *type = luaL_typename(co, -1);
+        const char *text = lua_tostring(co, -1); /* no metamethod may run here: it could raise */
+        mk_lua_blame(h->v, io->cpu->index, "read handler of port 0x%x answered %s%s%s: it must "
+                     "return an integer of 0 to 0x%llx", io->port, type, text ? " " : "",
+                     text ? text : "", (unsigned long long)limit);
+    } else if (value > limit) {
         mk_lua_blame(h->v, io->cpu->index, "read handler of port 0x%x answered %lld: it does not "
                      "fit in %u byte%s", io->port, (long long)value, io->size,
                      io->size > 1 ? "s" : "");
+    }
     return (uint32_t)value;
 }
 
@@ -106,7 +109,7 @@ static const struct mk_port_ops lua_ops = { .name = "a Lua handler", .in = hook_
  * vCPU's frame, so that calling it allocates nothing. */
 static int call_next(lua_State *L)
 {
-    struct mk_lua_vm *v = lua_touserdata(L, lua_upvalueindex(1));
+    struct mk_lua_vm *v = lua_touserdata(L, lua_upvalueindex(1)); /* kept by the closure */
     unsigned cpu = (unsigned)lua_tointeger(L, lua_upvalueindex(2));
     struct mk_frame *frame = v->cpu[cpu].frame;
     if (!frame || !v->cpu[cpu].depth)
@@ -125,11 +128,11 @@ static int call_next(lua_State *L)
     return 1;
 }
 
-void mk_push_next(lua_State *L, struct mk_lua_vm *v, unsigned cpu)
+void mk_push_next(lua_State *co, unsigned cpu)
 {
-    lua_pushlightuserdata(L, v);
-    lua_pushinteger(L, cpu);
-    lua_pushcclosure(L, call_next, 2);
+    lua_pushvalue(co, MK_CO_VM);
+    lua_pushinteger(co, cpu);
+    lua_pushcclosure(co, call_next, 2);
 }
 
 /* --- the Lua side --- */

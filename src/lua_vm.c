@@ -1,14 +1,13 @@
 /* lua_vm.c - the VM object: life, loading, running, results. Option tables are checked in Lua
  * (lua/minikvm/vm.lua); these functions take tables that are known to be right. */
 #include "lua_core.h"
+#include "abi.h"
 #include "tty.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define WAIT_NS 20000000u /* how often a waiting script looks for Ctrl-C */
 
 /* --- checked tables --- */
 
@@ -34,6 +33,16 @@ static const char *string_field(lua_State *L, int index, const char *key, size_t
     const char *value = lua_tolstring(L, -1, length);
     lua_pop(L, 1);
     return value;
+}
+
+static enum mk_mode mode_field(lua_State *L, int index)
+{
+    static const char *const modes[MK_MODES] = { "real", "protected", "paged" };
+    const char *name = string_field(L, index, "mode", NULL);
+    for (int i = 0; name && i < MK_MODES; i++)
+        if (strcmp(modes[i], name) == 0)
+            return (enum mk_mode)i;
+    return MK_MODE_REAL;
 }
 
 static uint64_t seconds_to_ns(lua_Number seconds)
@@ -91,9 +100,10 @@ static void close_box(struct mk_lua_vm *v)
     v->closing = true;
     pthread_cond_broadcast(&v->lua->handler_turn);
     pthread_mutex_unlock(&v->lua->mutex);
-    if (v->vm.m.console.in_fd > STDERR_FILENO)
-        close(v->vm.m.console.in_fd);
+    int in_fd = v->vm.m.console.in_fd;
     mk_vm_close(&v->vm);
+    if (in_fd > STDERR_FILENO)
+        close(in_fd);
     if (v->terminal)
         mk_tty_restore();
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
@@ -140,7 +150,7 @@ static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
         lua_pushvalue(L, vm_index);
         lua_pushvalue(L, -2);
         lua_xmove(L, co, 2);
-        mk_push_next(co, v, i);
+        mk_push_next(co, i);
         v->cpu[i].co = co;
     }
     lua_pop(L, 1);
@@ -149,7 +159,8 @@ static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
 static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
     static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS },
-        { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE } };
+        { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE },
+        { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD } };
     lua_getiuservalue(L, vm_index, 1);
     for (size_t i = 0; i < MK_COUNT(kinds); i++) {
         mk_new_child(L, vm_index, 0, kinds[i][1]);
@@ -172,6 +183,19 @@ static int open_kvm(struct mk_lua *lua, struct mk_err *err)
     return 0;
 }
 
+/* What a kernel is told of the host, found out once. Real mode does not need to know. */
+static uint32_t boot_features(struct mk_lua *lua, enum mk_mode mode)
+{
+    if (mode == MK_MODE_REAL)
+        return 0;
+    if (!lua->probe.ok)
+        mk_probe(&lua->probe);
+    const struct mk_probe *p = &lua->probe;
+    return (strcmp(p->paging32, "native") == 0 ? MK_BOOT_PAGING_NATIVE : 0) |
+           (strcmp(p->int_n, "native") == 0 ? MK_BOOT_INT_NATIVE : 0) |
+           (strcmp(p->iret, "native") == 0 ? MK_BOOT_IRET_NATIVE : 0);
+}
+
 static void connect(struct mk_lua_vm *v, bool echo)
 {
     v->vm.m.ops = &machine_ops;
@@ -190,12 +214,15 @@ static int new_vm(lua_State *L)
     struct mk_err err;
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_vm_config config = {
-        .name = string_field(L, 1, "name", NULL), .mode = MK_MODE_REAL,
+        .name = string_field(L, 1, "name", NULL), .mode = mode_field(L, 1),
         .memory = (uint64_t)integer_field(L, 1, "memory", 0),
         .cpus = (unsigned)integer_field(L, 1, "cpus", 1),
-        .coalesce = true_field(L, 1, "coalesce"), .unhandled_fault = true_field(L, 1, "fatal") };
+        .coalesce = true_field(L, 1, "coalesce"), .unhandled_fault = true_field(L, 1, "fatal"),
+        .pic = true_field(L, 1, "pic"), .assist = true_field(L, 1, "assist"),
+        .command_line = string_field(L, 1, "cmdline", NULL) };
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
+    config.boot_features = boot_features(lua, config.mode);
     struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
     int vm_index = lua_gettop(L);
     memset(v, 0, sizeof(*v));
@@ -269,11 +296,13 @@ static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
     sum->lua += c->lua;
     sum->none += c->none;
     sum->coalesced += c->coalesced;
+    sum->assists += c->assists;
 }
 
 static void push_counters(lua_State *L, const struct mk_counters *c)
 {
     set_integer(L, "exits", c->exits);
+    set_integer(L, "assists", c->assists);
     lua_newtable(L);
     for (unsigned i = 0; i < MK_EXIT_KINDS; i++)
         if (c->by[i])
@@ -413,19 +442,25 @@ static bool wait_for(struct mk_lua_vm *v, uint64_t ns)
     mk_lua_release(lua);
     bool over = mk_vm_wait(&v->vm, 0);
     while (!over && (now = mk_now()) < until && lua_gethook(lua->main) == before)
-        over = mk_vm_wait(&v->vm, until - now < WAIT_NS ? until - now : WAIT_NS);
+        over = mk_vm_wait(&v->vm, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
     mk_lua_acquire(lua);
     v->busy--;
     return over;
+}
+
+/* Its state is a vCPU thread's business while it runs. */
+static bool never_ran(struct mk_lua_vm *v)
+{
+    return mk_vm_wait(&v->vm, 0) && v->vm.state == MK_VM_IDLE;
 }
 
 /* wait(vm, seconds | nil) -> reason, info; or nil, "still running", "ETIMEDOUT" */
 static int wait(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : seconds_to_ns(luaL_checknumber(L, 2));
+    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
     mk_lua_no_handler(L, "wait()");
-    if (v->vm.state == MK_VM_IDLE)
+    if (never_ran(v))
         return luaL_error(L, "wait: vm \"%s\" was never started", v->vm.name);
     if (wait_for(v, ns))
         return finish(L, v);
@@ -440,10 +475,27 @@ static int vm_stop(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     mk_vm_stop(&v->vm, MK_STOPPED);
-    if (v->lua->handler_of || v->vm.state == MK_VM_IDLE)
+    if (v->lua->handler_of || never_ran(v))
         return 0;
     wait_for(v, MK_FOREVER);
     return finish(L, v);
+}
+
+/* vm:irq(line [, level]): sets an input of the PIC; without a level it goes up and, when the guest
+ * has taken the interrupt, down again. */
+static int vm_irq(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    lua_Integer line = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, line >= 0 && line <= 15 && line != 2, 2, "an interrupt line is 0 to 15, not 2");
+    if (!v->vm.has_pic)
+        return luaL_error(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
+                          v->vm.name);
+    if (lua_isnoneornil(L, 3))
+        mk_pic_pulse(&v->vm.pic, (unsigned)line);
+    else
+        mk_pic_set_line(&v->vm.pic, (unsigned)line, lua_toboolean(L, 3));
+    return 0;
 }
 
 /* vm:reset() -> vm: as after its load() calls. */
@@ -509,7 +561,8 @@ void mk_open_vm(lua_State *L)
                                      { "__close", vm_close }, { "__tostring", vm_tostring },
                                      { NULL, NULL } };
     static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop },
-                                        { "reset", vm_reset }, { NULL, NULL } };
+                                        { "reset", vm_reset }, { "irq", vm_irq },
+                                        { NULL, NULL } };
     static const luaL_Reg core[] = { { "new_vm", new_vm }, { "load", load }, { "run", run },
                                      { "start", start }, { "wait", wait }, { "trace", set_trace },
                                      { NULL, NULL } };

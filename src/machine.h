@@ -11,6 +11,8 @@
 #include "kvm.h"
 #include "mem.h"
 
+struct mk_assist;
+struct mk_pic;
 struct mk_vcpu;
 
 /* Called by a vCPU's thread on what only the upper layers know. All may be NULL. */
@@ -33,8 +35,12 @@ struct mk_machine {
     uint64_t deadline;     /* mk_now() time, UINT64_MAX: none */
     uint64_t exit_limit;   /* per vCPU and run, UINT64_MAX: none */
     uint64_t output_limit; /* bytes per vCPU, UINT64_MAX: none */
-    /* This vCPU ended and takes its siblings along. */
-    void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu);
+    struct mk_pic *pic;       /* NULL: none */
+    struct mk_assist *assist; /* NULL: this host needs none, or it is not wanted */
+    /* The VM's answers: */
+    void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu); /* `cpu` takes its siblings along */
+    bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
+    void (*look)(struct mk_machine *m);     /* a vCPU looks around: input may have arrived */
     const struct mk_machine_ops *ops;
     void *ctx; /* for ops */
 };

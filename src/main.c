@@ -1,10 +1,11 @@
 /* main.c - the minikvm program: an interpreter like lua 5.4 with the module built in.
  *
  * Options, the arg table, LUA_INIT, exit statuses and messages are those of lua (Lua 5.4 manual,
- * section 7), except that a wrong option exits with 2. When the first argument is the name of a
- * sub-command, the arguments go to lua/minikvm/cli.lua; a script of that name runs as ./run.
- * Everything here belongs to the main thread. SIGINT raises "interrupted!" in the running code at
- * the next instruction, a second one ends the process; its handler needs the static `target`. */
+ * section 7), except that a wrong option exits with 2, a failing script on stdin with 1. When the
+ * first argument is the name of a sub-command, the arguments go to lua/minikvm/cli.lua; a script of
+ * that name runs as ./run. Everything here belongs to the main thread. SIGINT raises "interrupted!"
+ * in the running code at the next instruction, a second one ends the process; its handler needs the
+ * static variables `target` and `interrupted`. */
 #include "minikvm.h"
 #include "repl.h"
 #include "tty.h"
@@ -164,6 +165,13 @@ static int call(lua_State *L, int nargs, int nresults)
     return status;
 }
 
+static int require_module(lua_State *L, const char *name)
+{
+    lua_getglobal(L, "require");
+    lua_pushstring(L, name);
+    return call(L, 1, 1);
+}
+
 static bool run_chunk(lua_State *L, int load_status)
 {
     return succeeded(L, load_status == LUA_OK ? call(L, 0, 0) : load_status);
@@ -227,9 +235,7 @@ static const char *read_options(struct options *o, int argc, char **argv)
 static bool require_into_global(lua_State *L, const char *spec)
 {
     const char *equals = strchr(spec, '=');
-    lua_getglobal(L, "require");
-    lua_pushstring(L, equals ? equals + 1 : spec);
-    if (!succeeded(L, call(L, 1, 1)))
+    if (!succeeded(L, require_module(L, equals ? equals + 1 : spec)))
         return false;
     lua_pushglobaltable(L);
     lua_pushlstring(L, spec, equals ? (size_t)(equals - spec) : strlen(spec));
@@ -358,8 +364,8 @@ static void push_command(lua_State *L, int argc, char **argv)
         lua_pushstring(L, argv[i]);
         lua_rawseti(L, -2, i);
     }
-    lua_createtable(L, 0, 3);
-    lua_pushboolean(L, isatty(STDIN_FILENO) && isatty(STDOUT_FILENO));
+    lua_createtable(L, 0, 2);
+    lua_pushboolean(L, isatty(STDIN_FILENO));
     lua_setfield(L, -2, "terminal");
     lua_pushliteral(L, MK_VERSION);
     lua_setfield(L, -2, "version");
@@ -367,9 +373,9 @@ static void push_command(lua_State *L, int argc, char **argv)
 
 static int run_command(lua_State *L, int argc, char **argv)
 {
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "minikvm.cli");
-    int status = call(L, 1, 1);
+    int status = require_module(L, "minikvm"); /* brings the parts written in Lua */
+    if (status == LUA_OK)
+        status = require_module(L, "minikvm.cli");
     if (status == LUA_OK) {
         push_command(L, argc, argv);
         status = call(L, 2, 1);
@@ -382,34 +388,6 @@ static int run_command(lua_State *L, int argc, char **argv)
 }
 
 /* ---- the whole ---- */
-
-/* The module's Lua files stand beside the program: in the source tree (the program at its root or
- * in build/NAME/) or, installed, in ../share. They go first, to match the program. */
-static void find_lua_files(lua_State *L)
-{
-    static const char *const places[] = {"lua", "../../lua",
-                                         "../share/lua/" LUA_VERSION_MAJOR "." LUA_VERSION_MINOR};
-    char self[4096];
-    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    self[length > 0 ? length : 0] = '\0';
-    char *slash = strrchr(self, '/');
-    if (!slash || strpbrk(self, ";?"))
-        return;
-    *slash = '\0';
-    for (size_t i = 0; i < MK_COUNT(places); i++) {
-        const char *dir = lua_pushfstring(L, "%s/%s", self, places[i]);
-        bool found = access(lua_pushfstring(L, "%s/minikvm/cli.lua", dir), R_OK) == 0;
-        if (found) {
-            lua_getglobal(L, "package");
-            lua_getfield(L, -1, "path");
-            lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s", dir, dir, lua_tostring(L, -1));
-            lua_setfield(L, -3, "path");
-        }
-        lua_settop(L, 0);
-        if (found)
-            return;
-    }
-}
 
 static void open_libraries(lua_State *L, const struct options *o)
 {
@@ -461,7 +439,6 @@ static int protected_main(lua_State *L)
         if (o.version)
             print_version();
         open_libraries(L, &o);
-        find_lua_files(L);
         set_arg_table(L, argc, argv, o.script);
         status = command ? run_command(L, argc, argv) : interpret(L, &o, argc, argv);
     }

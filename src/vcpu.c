@@ -1,6 +1,9 @@
 /* vcpu.c - see vcpu.h. The run loop is mk_vcpu_run(). */
 #include "vcpu.h"
 
+#include "assist.h"
+#include "interrupt.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -220,12 +223,27 @@ void mk_vcpu_drain(struct mk_vcpu *c)
     }
 }
 
-/* --- the run loop --- */
+/* --- sleeping and looking around --- */
 
 static void set_ticks(struct mk_vcpu *c, long ns)
 {
     struct itimerspec every = { .it_value.tv_nsec = ns, .it_interval.tv_nsec = ns };
     timer_settime(c->tick, 0, &every, NULL);
+}
+
+/* A timer that is due sooner than the next tick gets an alarm of its own. */
+static void set_alarm(struct mk_vcpu *c)
+{
+    uint64_t at = c->cpu.index == 0 ? mk_clock_next(&c->machine->clock) : UINT64_MAX;
+    if (at == c->alarm_at)
+        return;
+    c->alarm_at = at;
+    struct itimerspec once = { 0 };
+    if (at != UINT64_MAX) {
+        once.it_value.tv_sec = (time_t)(at / 1000000000u);
+        once.it_value.tv_nsec = (long)(at % 1000000000u);
+    }
+    timer_settime(c->alarm, TIMER_ABSTIME, &once, NULL);
 }
 
 /* Sleeping with the kick signal blocked except inside ppoll(): a kick between the look at the
@@ -243,6 +261,9 @@ void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
     set_immediate_exit(c->run, 0);
     if (until > m->deadline)
         until = m->deadline;
+    uint64_t timer = c->cpu.index == 0 ? mk_clock_next(&m->clock) : UINT64_MAX;
+    if (until > timer)
+        until = timer;
     uint64_t now = mk_now();
     if (now < until && !atomic_load(&c->requests)) {
         uint64_t ns = until - now;
@@ -267,7 +288,7 @@ static void stop_requested(struct mk_vcpu *c)
 }
 
 /* Everything that is not an exit: output, input, timers, limits, requests. */
-static void look_around(struct mk_vcpu *c)
+void mk_vcpu_look_around(struct mk_vcpu *c)
 {
     struct mk_machine *m = c->machine;
     set_immediate_exit(c->run, 0);
@@ -277,6 +298,9 @@ static void look_around(struct mk_vcpu *c)
     mk_console_poll(&m->console);
     if (c->cpu.index == 0)
         mk_clock_run(&m->clock, now);
+    set_alarm(c);
+    if (m->look)
+        m->look(m);
     if (requests & MK_REQ_STOP)
         stop_requested(c);
     else if (now >= m->deadline)
@@ -284,6 +308,8 @@ static void look_around(struct mk_vcpu *c)
     else if (m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))
         mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
 }
+
+/* --- the run loop --- */
 
 static void check_limits(struct mk_vcpu *c)
 {
@@ -311,6 +337,7 @@ static void entry_failed(struct mk_vcpu *c, int code)
 /* One trip into the guest and back. */
 static void trip(struct mk_vcpu *c)
 {
+    mk_interrupt_offer(c);
     int rc = ioctl(c->fd, KVM_RUN, NULL);
     int code = errno;
     c->regs_known = c->incomplete = false;
@@ -321,22 +348,40 @@ static void trip(struct mk_vcpu *c)
             c->regs_known = true;
         }
         mk_vcpu_exit(c);
+        if (c->machine->assist)
+            mk_assist_follow(c);
     } else if (code == EINTR || code == EAGAIN) {
-        look_around(c);
+        mk_vcpu_look_around(c);
     } else {
         entry_failed(c, code);
     }
     check_limits(c);
 }
 
-static void start_ticks(struct mk_vcpu *c)
+static bool make_timer(timer_t *timer)
 {
     struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = MK_KICK_SIGNAL };
     event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
-    if (timer_create(CLOCK_MONOTONIC, &event, &c->tick) < 0)
-        mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
-    else
-        set_ticks(c, MK_TICK_NS);
+    return timer_create(CLOCK_MONOTONIC, &event, timer) == 0;
+}
+
+static bool start_ticks(struct mk_vcpu *c)
+{
+    c->alarm_at = UINT64_MAX;
+    if (!make_timer(&c->tick))
+        return false;
+    if (!make_timer(&c->alarm)) {
+        timer_delete(c->tick);
+        return false;
+    }
+    set_ticks(c, MK_TICK_NS);
+    return true;
+}
+
+static void stop_ticks(struct mk_vcpu *c)
+{
+    timer_delete(c->tick);
+    timer_delete(c->alarm);
 }
 
 static void publish(struct mk_vcpu *c, bool running)
@@ -353,13 +398,14 @@ void mk_vcpu_run(struct mk_vcpu *c)
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
     publish(c, true);
-    start_ticks(c);
-    bool ticking = c->end.reason == MK_RUNNING;
-    set_immediate_exit(c->run, 1); /* look around before the first instruction */
-    while (c->end.reason == MK_RUNNING)
-        trip(c);
-    if (ticking)
-        timer_delete(c->tick);
+    if (start_ticks(c)) {
+        set_immediate_exit(c->run, 1); /* look around before the first instruction */
+        while (c->end.reason == MK_RUNNING)
+            trip(c);
+        stop_ticks(c);
+    } else {
+        mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
+    }
     publish(c, false);
     mk_vcpu_complete(c);
     mk_vcpu_drain(c);

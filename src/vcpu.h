@@ -31,6 +31,7 @@ struct mk_counters {
     uint64_t by[MK_EXIT_KINDS];   /* the same by KVM_EXIT_* */
     uint64_t c, lua, none;        /* accesses answered in C, in Lua, by nobody */
     uint64_t coalesced;           /* OUTs that cost no exit */
+    uint64_t assists;             /* what the host's KVM could not do itself (assist.h) */
 };
 
 struct mk_vcpu {
@@ -47,9 +48,17 @@ struct mk_vcpu {
     pthread_mutex_t lock;
     bool running;
     pthread_t thread;
-    timer_t tick;
+    timer_t tick, alarm; /* signal the thread: every MK_TICK_NS, and when a timer is due */
+    uint64_t alarm_at;
     _Atomic uint32_t requests;
     _Atomic int stop_reason; /* enum mk_reason of MK_REQ_STOP */
+
+    struct { /* interrupts (interrupt.h) */
+        _Atomic uint64_t queued[4]; /* requested vectors */
+        _Atomic bool any, nmi;
+        uint8_t last[8]; /* ring of those delivered, for explanations */
+        uint64_t delivered;
+    } irq;
 
     bool incomplete;       /* the last exit's access is completed by the next KVM_RUN */
     bool regs_known;       /* `regs` is what the vCPU has */
@@ -86,6 +95,9 @@ int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
 /* Lets a port or memory read whose data was supplied take effect, so that the registers are those
  * after the instruction. */
 void mk_vcpu_complete(struct mk_vcpu *c);
+
+/* Flushes output, takes input, fires due timers, heeds requests and the deadline. */
+void mk_vcpu_look_around(struct mk_vcpu *c);
 
 /* Sleeps until `until`, input on the console, or a request. */
 void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until);

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define KVM_TSS_ADDRESS 0xfffbd000 /* three pages that VMX wants for real mode; above any RAM here */
@@ -85,9 +84,64 @@ static void wake_all(void *ctx)
         mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE);
 }
 
+static void wake_first(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    mk_vcpu_request(&vm->cpu[0], MK_REQ_WAKE);
+}
+
 static void leave(void *ctx)
 {
     mk_vm_stop(ctx, MK_STOPPED);
+}
+
+/* A halted vCPU with interrupts on waits while something may still come: a timer; and with a PIC,
+ * input, or a script that runs beside it. */
+static bool can_wake(struct mk_machine *m)
+{
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    return mk_clock_next(&m->clock) != UINT64_MAX ||
+           (vm->has_pic && (vm->threaded || mk_console_source(&m->console) >= 0));
+}
+
+static void look(struct mk_machine *m)
+{
+    mk_uart_input(&MK_CONTAINER(m, struct mk_vm, m)->uart);
+}
+
+/* PIC, PIT and keyboard, wired as in a PC. */
+static void init_interrupts(struct mk_vm *vm)
+{
+    mk_pic_init(&vm->pic);
+    mk_pit_init(&vm->pit, &vm->m.clock, (struct mk_irq){ mk_pic_set_line, &vm->pic, 0 });
+    mk_i8042_init(&vm->keyboard, (struct mk_irq){ mk_pic_set_line, &vm->pic, 1 });
+    vm->uart.irq = (struct mk_irq){ mk_pic_set_line, &vm->pic, 4 };
+    vm->pic.on_int = wake_first;
+    vm->pic.int_ctx = vm;
+    vm->pic.on_ack = mk_pit_on_ack;
+    vm->pic.ack_ctx = &vm->pit;
+    vm->pit.masked = mk_pic_masked;
+    vm->pit.masked_ctx = &vm->pic;
+    vm->m.pic = &vm->pic;
+    vm->has_pic = true;
+}
+
+static int attach_interrupts(struct mk_vm *vm, struct mk_err *err)
+{
+    if (!vm->has_pic)
+        return 0;
+    struct mk_bus *bus = &vm->m.bus;
+    return mk_pic_attach(&vm->pic, bus, err) < 0 || mk_pit_attach(&vm->pit, bus, err) < 0 ||
+                   mk_i8042_attach(&vm->keyboard, bus, err) < 0 ? -1 : 0;
+}
+
+static void free_interrupts(struct mk_vm *vm)
+{
+    if (!vm->has_pic)
+        return;
+    mk_pit_free(&vm->pit);
+    mk_i8042_free(&vm->keyboard);
+    mk_pic_free(&vm->pic);
 }
 
 static int attach_devices(struct mk_vm *vm, struct mk_err *err)
@@ -102,7 +156,7 @@ static int attach_devices(struct mk_vm *vm, struct mk_err *err)
     for (unsigned i = 0; i < MK_COUNT(map); i++)
         if (!mk_bus_hook(&vm->m.bus, map[i].first, map[i].last, map[i].ops, map[i].self))
             return mk_fail_errno(err, ENOMEM, "vm \"%s\": devices", vm->name);
-    return 0;
+    return attach_interrupts(vm, err);
 }
 
 /* The part of a VM that KVM holds; made anew by a reset, so that nothing can be left over. */
@@ -137,6 +191,8 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
 {
     if (config->cpus < 1 || config->cpus > MK_MAX_CPUS)
         return mk_fail(err, EINVAL, "cpus = %u: a VM has 1 to %d", config->cpus, MK_MAX_CPUS);
+    if (config->mode != MK_MODE_REAL && config->cpus > 1)
+        return mk_fail(err, EINVAL, "cpus = %u: several vCPUs are for real mode", config->cpus);
     uint64_t windows = (uint64_t)config->cpus * MK_REAL_WINDOW;
     if (config->mode == MK_MODE_REAL && config->memory < windows && config->cpus > 1)
         return mk_fail(err, EINVAL, "memory of %llu bytes: %u real-mode vCPUs need %llu "
@@ -150,6 +206,10 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
 {
     *vm = (struct mk_vm){ .mode = config->mode, .cpus = config->cpus };
     snprintf(vm->name, sizeof(vm->name), "%s", config->name ? config->name : "vm");
+    snprintf(vm->command_line, sizeof(vm->command_line), "%s",
+             config->command_line ? config->command_line : "");
+    vm->boot_features = config->boot_features | (config->pic ? MK_BOOT_PIC : 0) |
+                        (config->coalesce ? MK_BOOT_DEBUGCON : 0);
     vm->coalesce = config->coalesce;
     vm->m.kvm = kvm;
     vm->m.fd = -1;
@@ -163,12 +223,22 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.bus.on_top = choose_coalescing;
     vm->m.bus.ctx = vm;
     mk_clock_init(&vm->m.clock);
+    vm->m.clock.on_earlier = wake_first;
+    vm->m.clock.ctx = vm;
     mk_console_init(&vm->m.console);
     vm->m.console.on_input = wake_all;
     vm->m.console.on_leave = leave;
     vm->m.console.ctx = vm;
     mk_uart_init(&vm->uart, &vm->m.console);
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
+    vm->assist.transfers = vm->assist.slots = true;
+    mk_assist_forget(&vm->assist);
+    vm->m.assist = config->assist ? &vm->assist : NULL;
+    vm->m.can_wake = can_wake;
+    if (config->pic) {
+        init_interrupts(vm);
+        vm->m.look = look;
+    }
 }
 
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
@@ -178,7 +248,7 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
         return -1;
     init_parts(vm, kvm, config);
     if (mk_mem_open(&vm->m.mem, config->memory, err) < 0 || open_hardware(vm, err) < 0 ||
-        attach_devices(vm, err) < 0) {
+        attach_devices(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0) {
         mk_vm_close(vm);
         return -1;
     }
@@ -204,6 +274,8 @@ void mk_vm_close(struct mk_vm *vm)
     mk_mem_close(&vm->m.mem);
     mk_console_free(&vm->m.console);
     mk_uart_free(&vm->uart);
+    free_interrupts(vm);
+    mk_assist_free(&vm->assist);
     mk_clock_free(&vm->m.clock);
     while (vm->images) {
         struct mk_image *image = vm->images;
@@ -214,79 +286,20 @@ void mk_vm_close(struct mk_vm *vm)
     pthread_mutex_destroy(&vm->lock);
 }
 
-/* --- loading --- */
-
-/* Fills in the defaults and checks the sums; all addresses end up inside RAM. */
-static int place_real(const struct mk_vm *vm, const struct mk_image *image, struct mk_load *load,
-                      struct mk_err *err)
-{
-    bool window = load->at < 0;
-    if (window)
-        load->at = (int64_t)load->cpu * MK_REAL_WINDOW;
-    uint64_t room = window && vm->cpus > 1 ? MK_REAL_WINDOW : vm->m.mem.size - (uint64_t)load->at;
-    if (window && room > MK_REAL_WINDOW)
-        room = MK_REAL_WINDOW;
-    if ((uint64_t)load->at >= vm->m.mem.size || image->size > room)
-        return mk_fail(err, EFBIG, "%s: %zu bytes do not fit at 0x%llx: there is room for %llu",
-                       image->name, image->size, (unsigned long long)load->at,
-                       (unsigned long long)((uint64_t)load->at >= vm->m.mem.size ? 0 : room));
-    if (load->segment < 0 && (load->at & 15 || load->at >> 4 > 0xffff))
-        return mk_fail(err, EINVAL, "%s: at = 0x%llx is no segment's start: give segment= and "
-                       "entry=", image->name, (unsigned long long)load->at);
-    if (load->segment < 0)
-        load->segment = load->at >> 4;
-    if (load->entry < 0)
-        load->entry = 0;
-    if (load->segment > 0xffff || load->entry > 0xffff ||
-        (uint64_t)(load->segment * 16 + load->entry) >= vm->m.mem.size)
-        return mk_fail(err, EINVAL, "%s: entry 0x%llx:0x%llx is outside RAM or not a real-mode "
-                       "address", image->name, (unsigned long long)load->segment,
-                       (unsigned long long)load->entry);
-    return 0;
-}
-
-/* Puts vCPU load->cpu at the start of its program. */
-static int aim(struct mk_vm *vm, const struct mk_load *load, struct mk_err *err)
-{
-    struct mk_vcpu *c = &vm->cpu[load->cpu];
-    struct mk_start start;
-    if (mk_vcpu_sregs(c, &start.sregs) < 0)
-        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, load->cpu);
-    mk_real_start(&start, (uint16_t)load->segment, (uint16_t)load->entry);
-    if (mk_vcpu_set_sregs(c, &start.sregs) < 0 || mk_vcpu_set_regs(c, &start.regs) < 0)
-        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the start state",
-                             vm->name, load->cpu);
-    vm->start[load->cpu] = *load;
-    vm->ready[load->cpu] = true;
-    return 0;
-}
-
-int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
-               struct mk_err *err)
-{
-    struct mk_load place = *load;
-    int rc = -1;
-    if (place.cpu >= vm->cpus)
-        mk_fail(err, EINVAL, "%s: cpu %u: vm \"%s\" has %u", image->name, place.cpu, vm->name,
-                vm->cpus);
-    else if (place_real(vm, image, &place, err) == 0)
-        rc = aim(vm, &place, err);
-    if (rc < 0) {
-        mk_image_free(image);
-        return -1;
-    }
-    image->at = (uint64_t)place.at;
-    mk_mem_write(&vm->m.mem, image->at, image->bytes, image->size);
-    struct mk_image **at = &vm->images; /* in order: a reset loads them again */
-    while (*at)
-        at = &(*at)->next;
-    *at = image;
-    return 0;
-}
-
 void mk_vm_touch(struct mk_vm *vm, unsigned cpu)
 {
     vm->ready[cpu] = true;
+}
+
+static void reset_devices(struct mk_vm *vm)
+{
+    mk_uart_reset(&vm->uart);
+    mk_hypercall_reset(&vm->hypercall);
+    if (vm->has_pic) {
+        mk_pit_reset(&vm->pit);
+        mk_i8042_reset(&vm->keyboard);
+        mk_pic_reset(&vm->pic);
+    }
 }
 
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
@@ -295,15 +308,15 @@ int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
     close_hardware(vm);
     mk_mem_clear(&vm->m.mem);
     mk_console_reset(&vm->m.console);
-    mk_uart_reset(&vm->uart);
-    mk_hypercall_reset(&vm->hypercall);
+    reset_devices(vm);
+    mk_assist_forget(&vm->assist);
     vm->state = MK_VM_IDLE;
-    if (open_hardware(vm, err) < 0)
+    if (open_hardware(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0)
         return -1;
     for (struct mk_image *i = vm->images; i; i = i->next)
         mk_mem_write(&vm->m.mem, i->at, i->bytes, i->size);
-    for (unsigned i = 0; vm->images && i < vm->cpus; i++)
-        if (vm->ready[i] && aim(vm, &vm->start[i], err) < 0)
+    for (unsigned i = 0; i < vm->cpus; i++)
+        if (vm->aimed[i] && mk_vm_aim(vm, &vm->start[i], err) < 0)
             return -1;
     return 0;
 }

@@ -5,8 +5,12 @@
 #ifndef MK_VM_H
 #define MK_VM_H
 
+#include "assist.h"
 #include "cpu_mode.h"
 #include "dev_hypercall.h"
+#include "dev_i8042.h"
+#include "dev_pic.h"
+#include "dev_pit.h"
 #include "dev_uart.h"
 #include "image.h"
 #include "vcpu.h"
@@ -20,6 +24,10 @@ struct mk_vm_config {
     uint64_t memory;
     unsigned cpus;
     bool coalesce, unhandled_fault;
+    bool pic;    /* 8259A pair, 8254 and i8042 */
+    bool assist; /* may minikvm do what this host's KVM cannot (assist.h) */
+    uint32_t boot_features;   /* MK_BOOT_* bits that the caller knows */
+    const char *command_line; /* NULL: none */
 };
 
 /* Where an image goes and where it starts; -1 means the mode's own default. */
@@ -43,8 +51,16 @@ struct mk_vm {
     struct mk_vcpu cpu[MK_MAX_CPUS];
     struct mk_uart uart;
     struct mk_hypercall hypercall;
+    bool has_pic;
+    struct mk_pic pic;
+    struct mk_pit pit;
+    struct mk_i8042 keyboard;
+    struct mk_assist assist;
+    uint32_t boot_features;
+    char command_line[448];
     struct mk_image *images;
     bool ready[MK_MAX_CPUS];  /* has something to run */
+    bool aimed[MK_MAX_CPUS];  /* by a load: a reset aims it again */
     struct mk_load start[MK_MAX_CPUS]; /* for reset */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     bool coalesce;
@@ -81,6 +97,10 @@ bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
 /* Back to the state after loading: memory, vCPUs, devices, console. */
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
+
+/* For vm.c: the tables of the mode; a vCPU at the start of its program (vm_load.c). */
+int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
+int mk_vm_aim(struct mk_vm *vm, const struct mk_load *load, struct mk_err *err);
 
 /* The vCPU whose end speaks for the VM: the gravest, and of those the first. */
 const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm);

@@ -63,7 +63,7 @@ M.run_spec = {
     { "--unhandled", value = "WHAT", type = { "ignore", "fault" },
       help = "ports that nobody serves: ignore (default) or fault, which ends the VM" },
     { "--no-coalesce", help = "every output byte is an exit of its own, counted exactly" },
-    { "--trace", "-t", help = "every exit as a line on stderr" },
+    { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
            help = "image: flat binary, or what its mode can load" },
@@ -129,7 +129,7 @@ end
 local function new_vm(kvm, opts, i)
   local name, several = opts.names[i], #opts.guests > 1
   local coalesce, trace
-  if opts.no_coalesce then coalesce = false end
+  if opts.no_coalesce or opts.trace then coalesce = false end
   if opts.trace then
     trace = function(line) io.stderr:write("[", name, "] ", line, "\n") end
   end
@@ -275,7 +275,7 @@ local COMMANDS = {
 ---Carries out a command line whose first word is a sub-command.
 ---@param argv string[]
 ---@param host? { terminal: boolean?, version: string?, doctor: minikvm.doctor.host? }  what the
----program knows: stdin and stdout are terminals; its version
+---program knows: stdin is a terminal; its version
 ---@return integer status  for the process
 function M.main(argv, host)
   local command = COMMANDS[argv[1]]

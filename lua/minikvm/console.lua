@@ -23,8 +23,15 @@ local function share_out(list)
   end
 end
 
+local function check_self(self, kind, method, object)
+  if type(self) ~= kind then
+    error(("call %s with ':' (%s:%s(...))"):format(method, object, method), 3)
+  end
+end
+
 ---Takes the listener off again.
 function Listener:remove()
+  check_self(self, "table", "remove", "listener")
   for i, other in ipairs(self.list) do
     if other == self then table.remove(self.list, i) break end
   end
@@ -37,14 +44,15 @@ Listener.__close = Listener.remove
 ---@param fn fun(line: string, cpu: integer)
 ---@return minikvm.listener
 function console:on_line(fn)
+  check_self(self, "userdata", "on_line", "console")
   if type(fn) ~= "function" then
     error(("on_line: expected a function, got %s"):format(type(fn)), 2)
   end
+  self:echo(false) -- raises when the VM is closed
   local list = listeners[self]
   if not list then
     list = {}
     self:listen(share_out(list))
-    self:echo(false)
     listeners[self] = list
   end
   local listener = setmetatable({ fn = fn, list = list, hits = 0 }, Listener)
@@ -56,5 +64,6 @@ end
 ---@param text string
 ---@return minikvm.console
 function console:sendline(text)
+  check_self(self, "userdata", "sendline", "console")
   return self:send(text .. "\n")
 end

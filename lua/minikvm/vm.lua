@@ -36,19 +36,31 @@ local function address(value)
   return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
 end
 
+local function between(low, high)
+  return function(value)
+    local integer = type(value) == "number" and math.tointeger(value)
+    if integer and low <= integer and integer <= high then return integer end
+    return nil, ("expected an integer of %d to %d, got %s"):format(low, high, tostring(value))
+  end
+end
+
 local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
                  output = "size" }
 
 local NEW = {
-  name = "string", memory = check_memory, cpus = "integer", mode = { "real" }, limits = LIMITS,
+  name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
+  irqchip = { "none", "pic" }, assist = "boolean", cmdline = "string",
 }
 
 ---Creates a VM.
 ---  name       for messages ("vm")
----  memory     bytes, or "1M" (the default)
----  cpus       1 to 4; in real mode each has a window of 256 KiB of its own
----  mode       "real"
+---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
+---  mode       "real" (16-bit), "protected" (flat 32-bit) or "paged" (32-bit with 4 MiB pages)
+---  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
+---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
+---  cmdline    text for the guest's boot information
+---  assist     false: never do for a weak KVM what it cannot do itself
 ---  limits     { exits=, seconds=, output= } of every run
 ---  unhandled  "ignore": ports nobody serves read all ones; "fault": they end the VM
 ---  coalesce   false: every output byte is an exit of its own, so that counts are exact
@@ -61,7 +73,9 @@ local NEW = {
 function M.new(opts)
   local o = options.check("kvm.vm", opts, NEW, 3)
   local trace = o.trace
-  o.memory = o.memory or 1 << 20
+  o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
+  o.pic = o.irqchip == "pic"
+  o.assist = o.assist ~= false
   o.coalesce = o.coalesce ~= false
   o.echo = o.echo ~= false
   o.fatal = o.unhandled == "fault"
@@ -71,7 +85,7 @@ function M.new(opts)
   return new, why, code
 end
 
-local LOAD = { bytes = "string", at = address, entry = address, segment = address, cpu = "integer",
+local LOAD = { bytes = "string", at = address, entry = address, segment = address, cpu = between(0, 3),
                format = { "auto", "flat" } }
 
 ---Loads an image and points a vCPU at it.
@@ -80,6 +94,7 @@ local LOAD = { bytes = "string", at = address, entry = address, segment = addres
 ---  physical address (its window); segment and instruction pointer in real mode (at // 16, 0)
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:load(source, opts)
+  if type(self) ~= "userdata" then error("call load with ':' (vm:load(...))", 2) end
   local o = options.check("vm:load", opts, LOAD, 2)
   if type(source) == "table" then
     local s = options.check("vm:load", source, { bytes = "string", name = "string" }, 2)

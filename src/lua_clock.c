@@ -1,0 +1,138 @@
+/* lua_clock.c - vm.clock: functions called at a time, on vCPU 0's thread, while the VM runs.
+ *
+ * A timer object is its own handle. It is anchored in the VM's handler table from when it is armed
+ * until it fired for the last time or was removed, so the core never sees a collected one. */
+#include "lua_core.h"
+
+#include <string.h>
+
+struct timer {
+    struct mk_timer core; /* first */
+    struct mk_lua_vm *v;
+    int self_ref, function_ref;
+    uint64_t period; /* 0: once */
+    lua_Integer hits;
+    bool dead;
+};
+
+#define SHORTEST_NS 10000u /* a period below this would leave the guest no time */
+
+/* Lets go of the anchors; under the Lua lock. `table` is the handler table's stack index. */
+static void release(lua_State *L, int table, struct timer *t)
+{
+    luaL_unref(L, table, t->function_ref);
+    luaL_unref(L, table, t->self_ref);
+    t->function_ref = t->self_ref = LUA_NOREF;
+}
+
+static void call(struct timer *t, lua_State *co)
+{
+    t->hits++;
+    mk_lua_push_handler(co, t->function_ref);
+    mk_lua_call(t->v, 0, 0, 0);
+}
+
+/* Core side. A tick that is late does not make the following ones early: they keep to the grid. */
+static void fire(void *ctx, uint64_t now)
+{
+    struct timer *t = ctx;
+    struct mk_lua_vm *v = t->v;
+    uint64_t due = t->core.due;
+    lua_State *co = mk_lua_enter(v, 0);
+    if (!co)
+        return;
+    if (!t->dead)
+        call(t, co);
+    if (t->dead || t->period == 0) {
+        t->dead = true;
+        release(co, MK_CO_HANDLERS, t);
+    } else {
+        uint64_t missed = (now - due) / t->period;
+        mk_clock_arm(&v->vm.m.clock, &t->core, due + (missed + 1) * t->period);
+    }
+    mk_lua_exit(v, 0);
+}
+
+static int new_timer(lua_State *L, bool repeat)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_CLOCK);
+    lua_Number seconds = luaL_checknumber(L, 2);
+    luaL_argcheck(L, seconds >= 0 && seconds < 1e9, 2, "seconds are 0 to 1e9");
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    uint64_t ns = (uint64_t)(seconds * 1e9);
+    luaL_argcheck(L, !repeat || ns >= SHORTEST_NS, 2, "a period is 10 microseconds at least");
+    lua_getiuservalue(L, 1, 1);
+    int vm_index = lua_gettop(L);
+    struct timer *t = mk_new_child(L, vm_index, sizeof(*t), MK_TIMER);
+    t->v = v;
+    t->core.fire = fire;
+    t->core.ctx = t;
+    t->period = repeat ? ns : 0;
+    t->function_ref = mk_lua_ref(L, vm_index, 3);
+    t->self_ref = mk_lua_ref(L, vm_index, -1);
+    mk_clock_arm(&v->vm.m.clock, &t->core, mk_now() + ns);
+    return 1;
+}
+
+/* clock:after(seconds, fn) -> handle */
+static int clock_after(lua_State *L)
+{
+    return new_timer(L, false);
+}
+
+/* clock:every(seconds, fn) -> handle */
+static int clock_every(lua_State *L)
+{
+    return new_timer(L, true);
+}
+
+/* timer:remove(). One that fires this moment releases itself when it sees that it is dead. */
+static int timer_remove(lua_State *L)
+{
+    struct timer *t = luaL_checkudata(L, 1, MK_TIMER);
+    if (!t->dead && t->v->open) {
+        t->dead = true;
+        if (mk_clock_disarm(&t->v->vm.m.clock, &t->core)) {
+            lua_getiuservalue(L, 1, 1);
+            lua_getiuservalue(L, -1, 1);
+            release(L, lua_gettop(L), t);
+        }
+    }
+    return 0;
+}
+
+static int timer_index(lua_State *L)
+{
+    const struct timer *t = luaL_checkudata(L, 1, MK_TIMER);
+    if (strcmp(luaL_checkstring(L, 2), "hits") == 0) {
+        lua_pushinteger(L, t->hits);
+    } else {
+        lua_pushvalue(L, 2);
+        lua_rawget(L, lua_upvalueindex(1));
+    }
+    return 1;
+}
+
+/* clock.now: the seconds of the clock that timers go by. */
+static int clock_index(lua_State *L)
+{
+    if (strcmp(luaL_checkstring(L, 2), "now") == 0) {
+        lua_pushnumber(L, (lua_Number)mk_now() / 1e9);
+    } else {
+        lua_pushvalue(L, 2);
+        lua_rawget(L, lua_upvalueindex(1));
+    }
+    return 1;
+}
+
+void mk_open_clock(lua_State *L)
+{
+    static const luaL_Reg clock_meta[] = { { "__index", clock_index }, { NULL, NULL } };
+    static const luaL_Reg clock_methods[] = { { "after", clock_after }, { "every", clock_every },
+                                              { NULL, NULL } };
+    static const luaL_Reg timer_meta[] = { { "__index", timer_index }, { "__close", timer_remove },
+                                           { NULL, NULL } };
+    static const luaL_Reg timer_methods[] = { { "remove", timer_remove }, { NULL, NULL } };
+    mk_new_type(L, MK_CLOCK, clock_meta, clock_methods);
+    mk_new_type(L, MK_TIMER, timer_meta, timer_methods);
+}
