@@ -10,6 +10,8 @@ LUA_PC := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,\
 	$(if $(shell pkg-config --exists '$(p) >= 5.4' '$(p) < 5.5' 2>/dev/null && echo yes),$(p))))
 LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
 LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
+CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
+CAPSTONE_LIBS = $(shell pkg-config --libs capstone)
 EDIT_LIBS = $(shell pkg-config --libs libedit)
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 
@@ -66,14 +68,14 @@ minikvm.so: $(B)/minikvm.so
 	@ln -sfn $< $@
 
 $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ)
-	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(CAPSTONE_LIBS) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
 $(B)/minikvm.so: $(MODULE_OBJ)
-	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(CAPSTONE_LIBS) $(LDFLAGS)
 
 $(B)/%.o: src/%.c Makefile | $(B)
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) $(if $(filter lua_disasm,$*),$(CAPSTONE_CFLAGS)) -MMD -MP -c -o $@ $<
 
 $(B):
 	@mkdir -p $@

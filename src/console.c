@@ -26,7 +26,7 @@ static bool buffer_reserve(struct mk_buffer *b, size_t more)
 {
     if (b->start + b->length + more <= b->capacity)
         return true;
-    if (b->start >= b->length) { /* at least half is free at the front: move, do not grow */
+    if (b->data && b->start >= b->length) { /* at least half is free at the front: move, do not grow */
         memmove(b->data, b->data + b->start, b->length);
         b->start = 0;
         if (b->length + more <= b->capacity)

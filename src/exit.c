@@ -107,17 +107,20 @@ static void serve_mmio(struct mk_vcpu *c)
                     "(unhandled=\"fault\")", run->mmio.is_write ? "write to" : "read from", gpa);
 }
 
-/* The bytes at CS:RIP, as far as they can be found without page tables. */
+/* The bytes at CS:RIP, as far as they are mapped to RAM. */
 static void fetch_code(struct mk_vcpu *c)
 {
-    struct kvm_sregs sregs;
-    if (mk_vcpu_sregs(c, &sregs) < 0)
-        return;
-    uint64_t at = sregs.cs.base + mk_vcpu_regs(c)->rip;
+    struct kvm_sregs s;
     c->code_length = 0;
-    while (c->code_length < sizeof(c->code) &&
-           mk_mem_read(&c->machine->mem, at + c->code_length, &c->code[c->code_length], 1))
-        c->code_length++;
+    if (mk_vcpu_sregs(c, &s) < 0)
+        return;
+    mk_assist_believed(c, &s);
+    uint64_t at = s.cs.base + mk_vcpu_regs(c)->rip;
+    for (unsigned i = 0; i < sizeof(c->code); i++, c->code_length++) {
+        struct mk_walk w = mk_walk(&c->machine->mem, &s, s.cs.l ? at + i : (uint32_t)(at + i));
+        if (!w.present || !mk_mem_read(&c->machine->mem, w.address, &c->code[i], 1))
+            return;
+    }
 }
 
 static void hex(char *to, size_t size, const uint8_t *bytes, unsigned length)
@@ -136,7 +139,7 @@ static void describe_code(struct mk_vcpu *c, char *text, size_t size)
     if (c->code_length)
         snprintf(text, size, "at rip 0x%llx (bytes %s)", rip, bytes);
     else
-        snprintf(text, size, "at rip 0x%llx, which is outside RAM", rip);
+        snprintf(text, size, "at rip 0x%llx, where no RAM is", rip);
 }
 
 static void emulation_failed(struct mk_vcpu *c)

@@ -122,6 +122,8 @@ void mk_push_next(lua_State *co, unsigned cpu);
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
 
+int mk_lua_disassemble(lua_State *L);
+
 /* Handles: what hooks return. */
 struct mk_handle {
     void (*remove)(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index);

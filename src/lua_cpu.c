@@ -242,6 +242,34 @@ static int cpu_translate(lua_State *L)
     return 2;
 }
 
+/* cpu:walk(linear) -> { present=, writable=, user=, address=, page_size=, entries = { … } } */
+static int cpu_walk(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct kvm_sregs s;
+    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
+    read_sregs(L, check_cpu(L, &v), &s);
+    struct mk_walk w = mk_walk(&v->vm.m.mem, &s, linear);
+    const struct { const char *name; bool value; } flags[] = {
+        { "present", w.present }, { "writable", w.writable }, { "user", w.user } };
+    lua_createtable(L, 0, 6);
+    for (size_t i = 0; i < MK_COUNT(flags); i++) {
+        lua_pushboolean(L, flags[i].value);
+        lua_setfield(L, -2, flags[i].name);
+    }
+    lua_pushinteger(L, (lua_Integer)w.address);
+    lua_setfield(L, -2, "address");
+    lua_pushinteger(L, (lua_Integer)w.page_size);
+    lua_setfield(L, -2, "page_size");
+    lua_createtable(L, (int)w.levels, 0);
+    for (unsigned i = 0; i < w.levels; i++) {
+        lua_pushinteger(L, (lua_Integer)w.entry[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, "entries");
+    return 1;
+}
+
 /* The vCPU for what any thread may ask for at any time. */
 static struct mk_vcpu *any_cpu(lua_State *L)
 {
@@ -287,7 +315,8 @@ void mk_open_cpu(lua_State *L)
     static const luaL_Reg meta[] = { { "__index", cpu_index }, { "__newindex", cpu_newindex },
                                      { "__tostring", cpu_tostring }, { NULL, NULL } };
     static const luaL_Reg methods[] = { { "regs", cpu_regs }, { "sregs", cpu_sregs },
-                                        { "translate", cpu_translate }, { "nmi", cpu_nmi },
+                                        { "translate", cpu_translate }, { "walk", cpu_walk },
+                                        { "nmi", cpu_nmi },
                                         { "interrupt", cpu_interrupt }, { NULL, NULL } };
     mk_new_type(L, MK_CPU, meta, methods);
 }

@@ -116,7 +116,8 @@ static int probe(lua_State *L)
 static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods }, { "sleep", sleep_seconds },
-                                          { "probe", probe }, { "now", time_now }, { NULL, NULL } };
+                                          { "probe", probe }, { "now", time_now },
+                                          { "disassemble", mk_lua_disassemble }, { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);
     lua_setfield(L, -2, "version");

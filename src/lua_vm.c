@@ -326,6 +326,19 @@ static void set_code(lua_State *L, const struct mk_vcpu *c)
     set_string(L, "bytes", hex);
 }
 
+/* The vectors delivered last, newest last. */
+static void push_interrupts(lua_State *L, const struct mk_vcpu *c)
+{
+    uint64_t kept = MK_COUNT(c->irq.last);
+    uint64_t first = c->irq.delivered > kept ? c->irq.delivered - kept : 0;
+    lua_newtable(L);
+    for (uint64_t i = first; i < c->irq.delivered; i++) {
+        lua_pushinteger(L, c->irq.last[i % kept]);
+        lua_rawseti(L, -2, (lua_Integer)(i - first + 1));
+    }
+    lua_setfield(L, -2, "interrupts");
+}
+
 static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
 {
     set_string(L, "reason", mk_reason_name(c->end.reason));
@@ -333,8 +346,10 @@ static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
     set_integer(L, "rip", mk_vcpu_regs(&v->vm.cpu[c->cpu.index])->rip);
     if (c->end.reason == MK_EXIT)
         set_integer(L, "code", (uint64_t)c->end.code);
-    if (c->end.reason == MK_FAULT || c->end.reason == MK_SHUTDOWN)
+    if (c->end.reason == MK_FAULT || c->end.reason == MK_SHUTDOWN) {
         set_code(L, c);
+        push_interrupts(L, c);
+    }
     if (v->cpu[c->cpu.index].traceback)
         set_string(L, "traceback", v->cpu[c->cpu.index].traceback);
 }

@@ -50,7 +50,7 @@ M.run_spec = {
   summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
-    { "--mode", "-m", value = "MODE", help = "CPU mode a guest starts in (default: real)" },
+    { "--mode", "-m", value = "MODE", help = "CPU mode a guest starts in: real, protected or paged" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
     { "--entry", value = "ADDR", type = parse_address, help = "start it at this address" },
@@ -63,6 +63,10 @@ M.run_spec = {
     { "--unhandled", value = "WHAT", type = { "ignore", "fault" },
       help = "ports that nobody serves: ignore (default) or fault, which ends the VM" },
     { "--no-coalesce", help = "every output byte is an exit of its own, counted exactly" },
+    { "--irqchip", value = "WHAT", type = { "none", "pic" },
+      help = "pic: interrupt controllers, timer and keyboard of a PC (default: none)" },
+    { "--cmdline", value = "TEXT", help = "command line, for guests that read one" },
+    { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
@@ -136,6 +140,7 @@ local function new_vm(kvm, opts, i)
   return kvm.vm{
     name = name, mode = opts.mode or "real", memory = opts.memory, limits = opts.limit,
     unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
+    irqchip = opts.irqchip, cmdline = opts.cmdline, assist = not opts.no_assist,
   }
 end
 
@@ -166,8 +171,12 @@ local function prepare(kvm, opts, i, host)
   return nil, status
 end
 
----Reports an end that is not clean; returns its status.
-local function conclude(name, reason, info)
+---Reports on stderr an end that is not clean; returns the process's exit status for it.
+---@param name string  of the VM
+---@param reason string?  what vm:run() returned
+---@param info table|string
+---@return integer
+function M.conclude(name, reason, info)
   if not reason then
     complain(name, tostring(info))
     return 1
@@ -178,6 +187,8 @@ local function conclude(name, reason, info)
     status = code >= 0 and math.min(code, 255) or 255
   end
   if status ~= 0 or reason == "stopped" then complain(name, reason, info.text or "") end
+  if info.report then io.stderr:write(info.report, "\n") end
+  if info.traceback then io.stderr:write(info.traceback, "\n") end
   return status
 end
 
@@ -187,7 +198,7 @@ local function run_one(vm, opts)
   vm:close() -- the terminal is itself again before we write
   if not reason then return info end
   io.stdout:flush()
-  return conclude(name, reason, info)
+  return M.conclude(name, reason, info)
 end
 
 local function run_several(kvm, vms, opts)
@@ -197,7 +208,7 @@ local function run_several(kvm, vms, opts)
     if ok then started[#started + 1] = vm else status = math.max(status, why) end
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
-    status = math.max(status, conclude(r.vm.name, r.reason, r.info))
+    status = math.max(status, M.conclude(r.vm.name, r.reason, r.info))
   end
   return status
 end

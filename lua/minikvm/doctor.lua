@@ -88,7 +88,9 @@ local function check_cpu(host, probe)
   local flags = cpu_flags(host)
   if flags.vmx then return "ok", "Intel VT-x (vmx)" end
   if flags.svm then return "ok", "AMD-V (svm)" end
-  if probe.ok then return "ok", "no vmx or svm flag; this KVM does without" end
+  if probe.ok or host.exists("/sys/module/kvm_pvm") then
+    return "ok", "no vmx or svm flag; this KVM does without"
+  end
   local remedy = flags.hypervisor
     and "this machine is a VM itself: its host must allow nested virtualization"
       .. " (kvm_intel or kvm_amd with nested=1, CPU model \"host\")"
@@ -159,20 +161,20 @@ end
 
 local function check_api(_, probe)
   if probe.api == 12 then return "ok", "version 12" end
-  if probe.api then
+  if (probe.api or 0) > 0 then
     return "FAIL", ("version %s instead of 12"):format(probe.api), "a kernel of 2007 or later"
   end
   return "warn", "cannot be asked"
 end
 
 local function check_capabilities(_, probe)
+  if (probe.api or 0) == 0 then return "warn", "cannot be asked" end
   local missing, count = {}, 0
   for name, present in pairs(probe.caps or {}) do
     count = count + 1
     if not present then missing[#missing + 1] = name end
   end
   table.sort(missing)
-  if count == 0 then return "warn", "cannot be asked" end
   if #missing == 0 then return "ok", ("all %d that minikvm can use"):format(count) end
   return "warn", "missing: " .. table.concat(missing, ", "),
     "a newer kernel; minikvm does without, slower or with less"

@@ -20,6 +20,10 @@ M.probe = core.probe
 ---@type fun(seconds: number)
 M.sleep = core.sleep
 
+---Machine code as text, in Intel syntax.
+---@type fun(bytes: string, bits: 16|32|64, address?: integer): { address: integer, size: integer, text: string }[]
+M.disassemble = core.disassemble
+
 ---Creates a virtual machine: see lua/minikvm/vm.lua for the options.
 ---@return minikvm.vm? vm
 ---@return string? why  "what: why" when the host fails
@@ -40,7 +44,7 @@ function M.wait(vms, opts)
   local until_then = timeout and core.now() + timeout
   local results = {}
   for i, vm in ipairs(vms) do
-    local reason, info = core.wait(vm, until_then and math.max(0, until_then - core.now()))
+    local reason, info = vm:wait(until_then and math.max(0, until_then - core.now()))
     results[i] = { vm = vm, reason = reason, info = info }
   end
   return results

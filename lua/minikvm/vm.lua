@@ -1,6 +1,7 @@
 -- vm.lua - the VM's option tables, on top of the core's functions (src/lua_vm.c).
 
 local core = require "minikvm.core"
+local explain = require "minikvm.explain"
 local options = require "minikvm.options"
 
 local M = {}
@@ -122,7 +123,7 @@ end
 ---@return string reason  "halt", "exit", "shutdown", "deadline", "limit", "stopped", "fault", "error"
 ---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
 function vm:run(opts)
-  return core.run(self, run_options("vm:run", opts))
+  return explain.add(self, core.run(self, run_options("vm:run", opts)))
 end
 
 ---Starts the VM on threads of its own and returns it at once.
@@ -137,7 +138,7 @@ end
 ---@return string? reason  nil, text, "ETIMEDOUT" when it still runs
 ---@return table|string info
 function vm:wait(timeout)
-  return core.wait(self, timeout)
+  return explain.add(self, core.wait(self, timeout))
 end
 
 ---Calls fn(line) for every exit; nil ends it.

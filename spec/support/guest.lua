@@ -23,14 +23,60 @@ function M.vm(opts)
   return assert(kvm.vm(o))
 end
 
----A VM that holds these bytes of machine code.
----@param code string  bytes, or their hexadecimal digits
-function M.code(code, opts)
+---The bytes of machine code written as hexadecimal digits; a ';' starts a comment, as in assembly.
+---@param listing string
+function M.bytes(listing)
+  local digits = listing:gsub(";[^\n]*", ""):gsub("%s", "")
+  assert(digits:find "^%x+$" and #digits % 2 == 0, "not a listing in hexadecimal")
+  return (digits:gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end))
+end
+
+-- Accesses to ports as machine code, for guests that are a list of them.
+
+---OUT of 1, 2 or 4 bytes: mov dx, port; mov al/ax/eax, value; out dx, al/ax/eax
+function M.out(port, value, size)
+  local dx = string.pack("<BI2", 0xba, port)
+  if size == 4 then return dx .. string.pack("<I2I4I2", 0xb866, value, 0xef66) end
+  if size == 2 then return dx .. string.pack("<BI2B", 0xb8, value, 0xef) end
+  return dx .. string.pack("<BBB", 0xb0, value, 0xee)
+end
+
+---IN of 1, 2 or 4 bytes, kept at `address`: mov dx, port; xor eax, eax; in al/ax/eax, dx;
+---mov [address], eax
+function M.into(address, port, size)
+  local read = size == 4 and "\x66\xed" or size == 2 and "\xed" or "\xec"
+  return string.pack("<BI2", 0xba, port) .. "\x66\x31\xc0" .. read
+    .. string.pack("<I2I2", 0xa366, address)
+end
+
+---A hypercall: mov ebx, argument; mov dx, 0x500; mov al, number; out dx, al
+function M.call(number, argument)
+  return string.pack("<I2I4", 0xbb66, argument or 0) .. M.out(0x500, number)
+end
+
+---A VM whose guest does these things, then HLT.
+---@param parts string[]  of out(), into(), call() and bytes()
+function M.program(parts, opts)
   local vm = M.vm(opts)
-  if code:find "^[%x%s]+$" then
-    code = code:gsub("%s", ""):gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end)
+  local code = table.concat(parts) .. "\xf4"
+  for cpu = 0, (opts and opts.cpus or 1) - 1 do
+    assert(vm:load({ bytes = code }, { cpu = cpu }))
   end
-  assert(vm:load{ bytes = code })
+  return vm
+end
+
+---Runs a VM to its end, which is near.
+function M.run(vm)
+  return vm:run{ deadline = 20 }
+end
+
+---A VM that holds this machine code.
+---@param listing string  hexadecimal digits, with comments
+function M.code(listing, opts)
+  local vm = M.vm(opts)
+  for cpu = 0, (opts and opts.cpus or 1) - 1 do
+    assert(vm:load({ bytes = M.bytes(listing) }, { cpu = cpu }))
+  end
   return vm
 end
 

@@ -1,0 +1,257 @@
+-- explain.lua - why a guest died: registers, instruction, page walk, and the likeliest cause.
+--
+-- Works on a VM that has ended; what it says follows the Intel SDM, volume 3: chapter 4 for page
+-- tables, 6.13 for error codes, 6.15 for the exceptions.
+
+local core = require "minikvm.core"
+
+local M = {}
+
+local EXCEPTION = {
+  [0] = "#DE divide error", "#DB debug", "NMI", "#BP breakpoint", "#OF overflow",
+  "#BR bound range", "#UD invalid opcode", "#NM no FPU", "#DF double fault", nil, "#TS invalid TSS",
+  "#NP segment not present", "#SS stack fault", "#GP general protection", "#PF page fault",
+}
+
+---What is needed more than once: registers and how code is to be read.
+local function gather(vm, index)
+  local cpu = vm.cpu[index]
+  local s = cpu:sregs()
+  local bits = s.cs.l == 1 and 64 or s.cs.db == 1 and 32 or 16
+  return { vm = vm, cpu = cpu, r = cpu:regs(), s = s, bits = bits,
+           protected = s.cr0 & 1 == 1, paged = s.cr0 >> 31 & 1 == 1,
+           mask = bits == 64 and -1 or 0xffffffff }
+end
+
+---Bytes at a linear address, as many of `length` as are mapped to RAM.
+local function read(c, linear, length)
+  local bytes = {}
+  for i = 0, length - 1 do
+    local at = c.cpu:translate((linear + i) & c.mask)
+    if not at or at < 0 or at >= #c.vm.memory then break end
+    bytes[#bytes + 1] = c.vm.memory:read(at, 1)
+  end
+  return table.concat(bytes)
+end
+
+local function hex(bytes)
+  return (bytes:gsub(".", function(b) return ("%02x "):format(b:byte()) end):gsub(" $", ""))
+end
+
+-- ---- sections of the report ----
+
+local function registers(c)
+  local lines, names = {}, { "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp" }
+  if c.bits == 64 then for i = 8, 15 do names[#names + 1] = "r" .. i end end
+  local width = c.bits == 64 and 16 or 8
+  for i = 1, #names, 4 do
+    local row = {}
+    for j = i, math.min(i + 3, #names) do
+      local name = names[j]
+      if width == 8 then name = name:gsub("^r", "e") end
+      row[#row + 1] = ("%-3s %0" .. width .. "x"):format(name, c.r[names[j]] & c.mask)
+    end
+    lines[#lines + 1] = "  " .. table.concat(row, "  ")
+  end
+  return table.concat(lines, "\n")
+end
+
+local FLAGS = { { 0, "CF" }, { 2, "PF" }, { 4, "AF" }, { 6, "ZF" }, { 7, "SF" }, { 8, "TF" },
+                { 9, "IF" }, { 10, "DF" }, { 11, "OF" }, { 14, "NT" }, { 17, "VM" } }
+local CR0 = { { 0, "PE" }, { 2, "EM" }, { 3, "TS" }, { 5, "NE" }, { 16, "WP" }, { 31, "PG" } }
+local CR4 = { { 4, "PSE" }, { 5, "PAE" }, { 7, "PGE" }, { 9, "OSFXSR" }, { 10, "OSXMMEXCPT" } }
+
+local function bits_of(value, table_)
+  local set = {}
+  for _, bit in ipairs(table_) do
+    if value >> bit[1] & 1 == 1 then set[#set + 1] = bit[2] end
+  end
+  return #set > 0 and table.concat(set, " ") or "none"
+end
+
+local function system(c)
+  local s = c.s
+  local function segment(name)
+    local x = s[name]
+    return ("%s %04x base %08x"):format(name, x.selector, x.base)
+  end
+  return ("  %s, ring %d; %s; %s\n  flags %08x (%s)\n  cr0 %08x (%s)  cr4 %08x (%s)\n"
+    .. "  cr2 %08x  cr3 %08x  efer %x\n  gdt %08x limit %04x  idt %08x limit %04x"):format(
+    c.bits .. "-bit " .. (c.protected and "protected" or "real") .. " mode"
+      .. (c.paged and ", paging" or ""), c.protected and s.cs.selector & 3 or 0,
+    segment "cs", segment "ss",
+    c.r.rflags, bits_of(c.r.rflags, FLAGS), s.cr0, bits_of(s.cr0, CR0), s.cr4,
+    bits_of(s.cr4, CR4), s.cr2, s.cr3, s.efer, s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit)
+end
+
+local function code(c)
+  local linear = (c.s.cs.base + c.r.rip) & c.mask
+  local bytes = read(c, linear, 16)
+  if bytes == "" then return ("  %08x  (no memory there)"):format(linear) end
+  local lines = {}
+  for i, insn in ipairs(core.disassemble(bytes, c.bits, linear)) do
+    if i > 3 then break end
+    local at = insn.address - linear
+    lines[i] = ("%s %08x  %-24s %s"):format(i == 1 and ">" or " ", insn.address,
+                                          hex(bytes:sub(at + 1, at + insn.size)), insn.text)
+  end
+  return #lines > 0 and table.concat(lines, "\n")
+    or ("> %08x  %s  (no instruction)"):format(linear, hex(bytes))
+end
+
+local function walk(c, linear)
+  local w = c.cpu:walk(linear)
+  local levels = {}
+  for i, entry in ipairs(w.entries) do
+    levels[i] = ("%x%s"):format(entry, entry & 1 == 0 and " (not present)" or "")
+  end
+  return ("  %08x: %s -> %s"):format(linear, table.concat(levels, " / "),
+    w.present and ("%08x%s%s"):format(w.address, w.writable and "" or " read-only",
+                                     w.user and " user" or " supervisor")
+    or "not mapped")
+end
+
+-- ---- the likeliest cause ----
+
+---The gate of a vector: present or not, and where it leads; nil when the IDT does not reach it.
+local function gate(c, vector)
+  local size = c.bits == 64 and 16 or 8
+  if vector * size + size - 1 > c.s.idt.limit then return nil end
+  local bytes = read(c, c.s.idt.base + vector * size, 8)
+  if #bytes < 8 then return nil end
+  local low, selector, kind, high = ("<I2I2xBI2"):unpack(bytes)
+  return { present = kind & 0x80 ~= 0, kind = kind & 0x1f, selector = selector,
+           offset = high << 16 | low }
+end
+
+local GATES = { [5] = true, [6] = true, [7] = true, [14] = true, [15] = true }
+
+---What is wrong with the handler of a vector; nil when it looks right.
+local function gate_trouble(c, vector)
+  local name = EXCEPTION[vector]
+  local g = gate(c, vector)
+  if not g then
+    return ("the IDT (limit 0x%x at 0x%x) has no gate for %s"):format(c.s.idt.limit,
+                                                                   c.s.idt.base, name)
+  elseif not g.present then
+    return ("the IDT's gate for %s is absent"):format(name)
+  elseif not GATES[g.kind] then
+    return ("the IDT's gate for %s has type 0x%x, which is no interrupt, trap or task gate")
+      :format(name, g.kind)
+  elseif (g.selector | 7) > c.s.gdt.limit then
+    return ("the IDT's gate for %s names selector 0x%x, beyond the GDT"):format(name, g.selector)
+  elseif c.bits ~= 64 and not c.cpu:translate(g.offset) then
+    return ("the handler of %s at 0x%x is not mapped"):format(name, g.offset)
+  end
+end
+
+local function stack_trouble(c)
+  local size = c.bits == 64 and 8 or 4
+  local linear = ((c.s.cs.l == 1 and 0 or c.s.ss.base) + c.r.rsp - size) & c.mask
+  if #read(c, linear, size) < size then
+    return ("the stack at 0x%x is not in mapped memory, so no exception can be delivered")
+      :format(linear)
+  end
+end
+
+local function paging_trouble(c)
+  if c.paged and c.s.cr3 & 0xfffff000 >= #c.vm.memory then
+    return ("CR3 points to 0x%x, outside RAM"):format(c.s.cr3)
+  end
+  local linear = (c.s.cs.base + c.r.rip) & c.mask
+  if read(c, linear, 1) == "" then
+    return ("execution went to 0x%x, where %s"):format(linear, c.paged and "nothing is mapped"
+                                                     or "there is no RAM")
+  end
+end
+
+---The exception that the instruction at CS:RIP most likely raised.
+local function vector_of(c)
+  local linear = (c.s.cs.base + c.r.rip) & c.mask
+  local insn = core.disassemble(read(c, linear, 16), c.bits, linear)[1]
+  if not insn then return 6 end
+  return insn.text:find "^i?div" and 0 or insn.text:find "^ud2" and 6
+    or insn.text:find "^int3" and 3 or nil
+end
+
+local function shutdown_cause(c)
+  if not c.protected then
+    return c.s.idt.limit < 3 and "there is no interrupt table (IDT limit below 3)"
+      or "an exception in real mode could not be delivered"
+  end
+  local trouble = paging_trouble(c) or stack_trouble(c)
+  if c.paged and c.s.cr2 ~= 0 and not c.cpu:translate(c.s.cr2 & c.mask) then
+    trouble = (trouble or ("a page fault at 0x%x"):format(c.s.cr2 & c.mask))
+    local handler = gate_trouble(c, 14)
+    return handler and trouble .. "; " .. handler or trouble
+  end
+  local vector = vector_of(c)
+  if vector and not trouble then
+    local handler = gate_trouble(c, vector)
+    trouble = handler and ("%s; %s"):format(EXCEPTION[vector], handler)
+  end
+  return trouble or gate_trouble(c, 13) or gate_trouble(c, 8)
+    or "an exception's handler faulted itself: look at its stack and segments"
+end
+
+-- Groups of instructions that the in-kernel emulator of a paravirtual KVM does not know.
+local UNKNOWN = { "^f", "xmm", "mm%d", "xsave", "xrstor", "xgetbv", "ldmxcsr", "popcnt", "movbe",
+                  "cmpxchg16b", "^bound", "^daa", "^das", "^aaa", "^aas" }
+
+local function fault_cause(c)
+  local linear = (c.s.cs.base + c.r.rip) & c.mask
+  local bytes = read(c, linear, 16)
+  if bytes == "" then return paging_trouble(c) end
+  if bytes:find "^%z%z%z%z" then
+    return "it executes zeros: it ran past its end, or jumped into memory nothing was loaded to"
+  end
+  local insn = core.disassemble(bytes, c.bits, linear)[1]
+  if not insn then return "these bytes are no instruction: a wild jump, or code of another mode" end
+  for _, pattern in ipairs(UNKNOWN) do
+    if insn.text:find(pattern) then
+      return "this KVM's emulator does not know the instruction; build the guest with "
+        .. "-mgeneral-regs-only, or use a host with VT-x or AMD-V"
+    end
+  end
+  if insn.text:find "^int" or insn.text:find "^iret" then
+    return "this KVM cannot run it itself, and the assist is off or could not complete it"
+  end
+  return nil
+end
+
+---A report for people on a VM that ended with "shutdown" or "fault".
+---@param vm minikvm.vm  ended, not reset
+---@param info table  what run() or wait() returned
+---@param index? integer  the vCPU, 0 by default
+---@return string
+function M.report(vm, info, index)
+  local c = gather(vm, index or 0)
+  local parts = { "registers:", registers(c), system(c), "code:", code(c) }
+  local function add(...) for _, part in ipairs { ... } do parts[#parts + 1] = part end end
+  if c.paged then
+    add("page walk:", walk(c, (c.s.cs.base + c.r.rip) & c.mask))
+    if c.s.cr2 ~= 0 then add(walk(c, c.s.cr2 & c.mask)) end
+  end
+  local delivered = {}
+  for i, vector in ipairs(info.interrupts or {}) do delivered[i] = ("0x%02x"):format(vector) end
+  if #delivered > 0 then add("last interrupts: " .. table.concat(delivered, " ")) end
+  local cause = (info.reason == "shutdown" and shutdown_cause or fault_cause)(c)
+  if cause then add("likeliest cause: " .. cause) end
+  return table.concat(parts, "\n")
+end
+
+---Adds info.report where there is something to explain.
+---@param vm minikvm.vm
+---@param reason string?
+---@param info table|string
+function M.add(vm, reason, info)
+  if (reason == "shutdown" or reason == "fault") and vm.state == "ended" then
+    for i = 0, #info.cpu do
+      local one = info.cpu[i]
+      if one.reason == reason and not info.report then info.report = M.report(vm, one, i) end
+    end
+  end
+  return reason, info
+end
+
+return M
