@@ -41,6 +41,7 @@
 /* Protected, paged and long mode */
 #define MK_GDT_BASE 0x500
 #define MK_IDT_BASE 0x600 /* 256 gates of 8 bytes, 128 of 16 */
+#define MK_IDT_LONG_GATES 128
 #define MK_TSS_BASE 0x580
 #define MK_BOOT_INFO 0xe00
 #define MK_COMMAND_LINE 0xe40 /* to 0xfff */

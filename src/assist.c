@@ -255,12 +255,13 @@ void mk_assist_believed(const struct mk_vcpu *c, struct kvm_sregs *s)
 struct access {
     struct mk_vcpu *c;
     struct kvm_sregs s; /* as the guest believes them */
+    uint64_t mask;      /* of a linear address and RIP in this mode */
 };
 
 static bool copy(struct access *x, uint64_t linear, void *data, size_t length, bool write)
 {
     for (size_t i = 0; i < length; i++) {
-        struct mk_walk w = mk_walk(&x->c->machine->mem, &x->s, (uint32_t)(linear + i));
+        struct mk_walk w = mk_walk(&x->c->machine->mem, &x->s, (linear + i) & x->mask);
         uint8_t *at = w.present ? mk_mem_at(&x->c->machine->mem, w.address, 1) : NULL;
         if (!at)
             return false;
@@ -322,7 +323,7 @@ static void set_rip(struct mk_vcpu *c, uint64_t rip)
 static bool software_interrupt(struct access *x, const uint8_t *code, uint64_t length)
 {
     uint8_t vector = code[0] == 0xcc ? 3 : code[1];
-    set_rip(x->c, (uint32_t)(mk_vcpu_regs(x->c)->rip + length));
+    set_rip(x->c, (mk_vcpu_regs(x->c)->rip + length) & x->mask);
     set_interrupt(x->c, vector);
     return true;
 }
@@ -448,6 +449,7 @@ static bool begin(struct access *x, struct mk_vcpu *c)
     if (!c->machine->assist || mk_vcpu_sregs(c, &x->s) < 0)
         return false;
     mk_assist_believed(c, &x->s);
+    x->mask = x->s.cs.l && x->s.efer & MK_EFER_LMA ? UINT64_MAX : UINT32_MAX;
     return true;
 }
 
@@ -456,13 +458,12 @@ static bool transfer(struct access *x, uint64_t rip)
 {
     uint8_t code[3];
     bool prefixed, wide = x->s.cs.db;
-    if (!(x->s.cr0 & MK_CR0_PE) || x->s.efer & MK_EFER_LMA ||
-        !copy(x, rip, code, 1, false))
+    if (!(x->s.cr0 & MK_CR0_PE) || !copy(x, rip, code, 1, false))
         return false;
     prefixed = code[0] == 0x66;
     if (prefixed && !copy(x, rip + 1, code, 1, false))
         return false;
-    if (code[0] == 0xcf)
+    if (code[0] == 0xcf && !(x->s.efer & MK_EFER_LMA))
         return iret(x, wide != prefixed);
     if (code[0] == 0xcc)
         return software_interrupt(x, code, 1u + prefixed);
@@ -477,7 +478,7 @@ bool mk_assist_failure(struct mk_vcpu *c)
     struct mk_assist *a = c->machine->assist;
     if (!begin(&x, c))
         return false;
-    uint64_t rip = (uint32_t)(x.s.cs.base + mk_vcpu_regs(c)->rip);
+    uint64_t rip = (x.s.cs.base + mk_vcpu_regs(c)->rip) & x.mask;
     c->counters.assists++;
     if (a->paging && follow(c, &x.s)) {
         set_events(c, -1, false, 0);

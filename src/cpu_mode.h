@@ -9,7 +9,7 @@
 
 #include <linux/kvm.h>
 
-enum mk_mode { MK_MODE_REAL, MK_MODE_PROTECTED, MK_MODE_PAGED, MK_MODES };
+enum mk_mode { MK_MODE_REAL, MK_MODE_PROTECTED, MK_MODE_PAGED, MK_MODE_LONG, MK_MODES };
 
 #define MK_CR0_PE 0x00000001u
 #define MK_CR0_ET 0x00000010u
@@ -42,6 +42,26 @@ void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, uint32_t en
 /* Writes the tables and the boot information into guest RAM below 0x1000 and, with `paged`, a page
  * directory of 4 MiB pages at 0x100000. False when RAM is too small for them. */
 bool mk_prot_tables(struct mk_mem *mem, bool paged, const struct mk_boot *boot);
+
+/* How RAM appears in long mode: at its own addresses, all of it or the first `size` bytes (0: all);
+ * and, when `base` is not 0, all of it once more from there, for high-half kernels. */
+struct mk_mapping {
+    bool large; /* pages of 2 MiB instead of 4 KiB */
+    uint64_t size, base;
+};
+
+/* Writes GDT, TSS, IDT space, boot information and, at the top of RAM, the page tables. Returns where
+ * the tables begin, 0 when RAM is too small. */
+uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
+                        const struct mk_boot *boot);
+/* The top of the stack: below the tables, or below the end of what is mapped. */
+uint64_t mk_long_stack(const struct mk_mapping *mapping, uint64_t tables);
+/* 64-bit mode at `entry` with those tables, SSE enabled. */
+void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
+                   const struct mk_mapping *mapping, uint64_t tables, uint64_t entry);
+
+/* The boot-information block, for all modes but real. */
+void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot);
 /* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
 struct kvm_segment mk_descriptor(uint16_t selector, uint64_t bytes);
 

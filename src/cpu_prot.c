@@ -66,7 +66,7 @@ static void write_directory(struct mk_mem *mem)
     }
 }
 
-static void write_boot(struct mk_mem *mem, const struct mk_boot *boot)
+void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot)
 {
     uint32_t info[5] = { MK_BOOT_MAGIC, sizeof(info), (uint32_t)(mem->size > UINT32_MAX
                          ? UINT32_MAX : mem->size), boot->features, 0 };
@@ -91,7 +91,7 @@ bool mk_prot_tables(struct mk_mem *mem, bool paged, const struct mk_boot *boot)
     memset(mk_mem_at(mem, MK_IDT_BASE, 256 * 8), 0, 256 * 8);
     if (paged)
         write_directory(mem);
-    write_boot(mem, boot);
+    mk_boot_write(mem, boot);
     return true;
 }
 

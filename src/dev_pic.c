@@ -422,11 +422,9 @@ void mk_pic_load(struct mk_pic *pic, const struct mk_pic_state *state)
     for (unsigned i = 0; i < 2; i++) {
         struct mk_pic_chip *chip = &pic->state.chip[i];
         chip->master = i == MASTER;
-        chip->lowest &= 7;
         chip->base &= 0xf8;
         chip->edge &= chip->line;
         chip->elcr &= elcr_writable[i];
-        chip->ready = chip->ready && chip->step == 0;
     }
     finish(pic, -1);
 }

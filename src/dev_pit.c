@@ -154,7 +154,7 @@ static uint64_t ticks_at(const struct mk_pit_channel *ch, uint64_t e)
 }
 
 /* When ticks_at() next grows; 0: never. A waiting count needs no event of its own: it is loaded
- * less than MIN_TICK_CLOCKS before the old count's next tick, and its first tick comes after that. */
+ * less than MIN_TICK_CLOCKS before the old one's next tick, and its first comes after that. */
 static uint64_t next_event(const struct mk_pit_channel *ch)
 {
     uint64_t e = 0;

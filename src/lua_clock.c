@@ -25,10 +25,10 @@ static void release(lua_State *L, int table, struct timer *t)
     t->function_ref = t->self_ref = LUA_NOREF;
 }
 
-static void call(struct timer *t, lua_State *co)
+static void call(struct timer *t)
 {
     t->hits++;
-    mk_lua_push_handler(co, t->function_ref);
+    mk_lua_push_handler(t->v, 0, t->function_ref);
     mk_lua_call(t->v, 0, 0, 0);
 }
 
@@ -38,14 +38,13 @@ static void fire(void *ctx, uint64_t now)
     struct timer *t = ctx;
     struct mk_lua_vm *v = t->v;
     uint64_t due = t->core.due;
-    lua_State *co = mk_lua_enter(v, 0);
-    if (!co)
+    if (!mk_lua_enter(v, 0))
         return;
     if (!t->dead)
-        call(t, co);
+        call(t);
     if (t->dead || t->period == 0) {
         t->dead = true;
-        release(co, MK_CO_HANDLERS, t);
+        release(v->anchor, MK_AT_HANDLERS, t);
     } else {
         uint64_t missed = (now - due) / t->period;
         mk_clock_arm(&v->vm.m.clock, &t->core, due + (missed + 1) * t->period);

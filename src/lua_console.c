@@ -17,7 +17,7 @@ void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length)
     if (!co)
         return;
     if (v->line_ref) {
-        mk_lua_push_handler(co, v->line_ref);
+        mk_lua_push_handler(v, cpu->index, v->line_ref);
         lua_pushlstring(co, line, length);
         lua_pushinteger(co, cpu->index);
         mk_lua_call(v, cpu->index, 2, 0);

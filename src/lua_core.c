@@ -100,12 +100,6 @@ static bool acquire_for_handler(struct mk_lua_vm *v)
 
 /* --- into Lua --- */
 
-/* A script can get hold of a handler's coroutine, and resume or close it when it is idle. */
-static bool intact(lua_State *co)
-{
-    return lua_status(co) == LUA_OK && lua_gettop(co) >= MK_CO_NEXT;
-}
-
 lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
@@ -113,10 +107,9 @@ lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
         return NULL;
     if (lc->depth++ == 0)
         v->lua->handler_of = v;
-    if (intact(lc->co) && lua_checkstack(lc->co, 20))
+    if (lua_checkstack(lc->co, 20))
         return lc->co;
-    mk_lua_blame(v, cpu, intact(lc->co) ? "out of Lua stack"
-                                        : "the script resumed or closed the handlers' coroutine");
+    mk_lua_blame(v, cpu, "out of Lua stack");
     mk_lua_exit(v, cpu);
     return NULL;
 }
@@ -126,15 +119,15 @@ void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu)
     struct mk_lua_cpu *lc = &v->cpu[cpu];
     if (--lc->depth > 0)
         return;
-    if (intact(lc->co))
-        lua_settop(lc->co, MK_CO_NEXT);
+    lua_settop(lc->co, 0); /* so that a script that got hold of it finds it dead */
     v->lua->handler_of = NULL;
     give_up(v->lua);
 }
 
-void mk_lua_push_handler(lua_State *co, int ref)
+void mk_lua_push_handler(struct mk_lua_vm *v, unsigned cpu, int ref)
 {
-    lua_rawgeti(co, MK_CO_HANDLERS, ref);
+    lua_rawgeti(v->anchor, MK_AT_HANDLERS, ref);
+    lua_xmove(v->anchor, v->cpu[cpu].co, 1);
 }
 
 void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)

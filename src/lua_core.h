@@ -63,6 +63,7 @@ struct mk_lua_vm {
     unsigned busy;        /* and other calls that will look at the VM when they come back */
     lua_Hook hook_before;
     struct mk_limits limits; /* defaults of its runs */
+    lua_State *anchor;
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
     int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
     uint64_t call_hits[256];
@@ -71,7 +72,9 @@ struct mk_lua_vm {
 };
 
 /* The user value of a VM: handlers by reference, children by name. */
-enum { MK_CO_VM = 1, MK_CO_HANDLERS, MK_CO_NEXT }; /* what lies on a handler coroutine's stack */
+/* What lies on the stack of the anchor, which runs nothing: there it has the same index however deep
+ * in calls the handlers' coroutines are, and out of a script's reach. */
+enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_NEXT /* one for each vCPU */ };
 
 struct mk_lua *mk_lua_get(lua_State *L);
 
@@ -83,8 +86,8 @@ void mk_lua_no_handler(lua_State *L, const char *what);
 
 /* Handler side. NULL when the VM is being closed: then there is nothing to do. */
 lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu);
-/* Pushes handler `ref`. */
-void mk_lua_push_handler(lua_State *co, int ref);
+/* Pushes handler `ref`, onto the coroutine that mk_lua_enter() gave. */
+void mk_lua_push_handler(struct mk_lua_vm *v, unsigned cpu, int ref);
 /* Calls; an error ends the VM with message and traceback and returns false. */
 bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results);
 void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu);
@@ -116,8 +119,8 @@ void mk_open_keyboard(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 
-/* Pushes onto a handlers' coroutine the function that they get as `next`. */
-void mk_push_next(lua_State *co, unsigned cpu);
+/* Pushes the function that the handlers of one vCPU get as `next`. */
+void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
 /* The core's callbacks into hypercall and line handlers. */
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);

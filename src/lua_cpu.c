@@ -136,10 +136,19 @@ static int set_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
     return mk_vcpu_set_sregs(c, s);
 }
 
+/* KVM has yet to carry out the IN that a handler answers: it would lose the answer, or the change. */
+static void check_settable(lua_State *L, const struct mk_lua_vm *v, const struct mk_vcpu *c)
+{
+    if (v->cpu[c->cpu.index].depth > 0 && c->run->exit_reason == KVM_EXIT_IO &&
+        c->run->io.direction == KVM_EXIT_IO_IN)
+        luaL_error(L, "registers cannot be set while an IN waits for its answer");
+}
+
 static int cpu_newindex(lua_State *L)
 {
     struct mk_lua_vm *v;
     struct mk_vcpu *c = check_cpu(L, &v);
+    check_settable(L, v, c);
     const char *name = luaL_checkstring(L, 2);
     uint64_t value = (uint64_t)luaL_checkinteger(L, 3);
     const struct field *f = FIND(registers, name);

@@ -14,7 +14,7 @@ bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *val
         return false;
     }
     v->call_hits[number]++;
-    mk_lua_push_handler(co, v->calls[number]);
+    mk_lua_push_handler(v, cpu, v->calls[number]);
     lua_pushinteger(co, (lua_Integer)io->cpu->ops->reg(io->cpu, MK_RBX));
     lua_pushinteger(co, cpu);
     if (mk_lua_call(v, cpu, 2, 1)) {

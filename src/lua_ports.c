@@ -7,6 +7,7 @@
  * is the handler beneath. A direction without a function passes to what lies beneath. */
 #include "lua_core.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,13 +33,15 @@ static bool enter(struct lua_hook *h, struct mk_io *io, int ref, struct mk_frame
     }
     frame->above = h->v->cpu[io->cpu->index].frame;
     h->v->cpu[io->cpu->index].frame = frame;
-    mk_lua_push_handler(co, ref);
+    mk_lua_push_handler(h->v, io->cpu->index, ref);
     lua_pushinteger(co, io->port);
     if (!frame->in)
         lua_pushinteger(co, frame->value);
     lua_pushinteger(co, io->size);
-    if (h->with_next)
-        lua_pushvalue(co, MK_CO_NEXT);
+    if (h->with_next) {
+        lua_pushvalue(h->v->anchor, MK_AT_NEXT + (int)io->cpu->index);
+        lua_xmove(h->v->anchor, co, 1);
+    }
     return true;
 }
 
@@ -128,11 +131,11 @@ static int call_next(lua_State *L)
     return 1;
 }
 
-void mk_push_next(lua_State *co, unsigned cpu)
+void mk_push_next(lua_State *L, int vm_index, unsigned cpu)
 {
-    lua_pushvalue(co, MK_CO_VM);
-    lua_pushinteger(co, cpu);
-    lua_pushcclosure(co, call_next, 2);
+    lua_pushvalue(L, vm_index);
+    lua_pushinteger(L, cpu);
+    lua_pushcclosure(L, call_next, 2);
 }
 
 /* --- the Lua side --- */
@@ -198,9 +201,12 @@ static int add_hook(lua_State *L, bool override)
     luaL_argcheck(L, last >= first, 3, "the last port comes before the first");
     check_handlers(L, table);
     int owned = override ? -1 : mk_bus_owned(&v->vm.m.bus, first, last, &owner);
-    if (owned >= 0)
-        return luaL_error(L, "port 0x%x belongs to %s: use override() to go on top of it",
-                          (unsigned)owned, owner);
+    if (owned >= 0) {
+        char number[16]; /* luaL_error() knows no %x */
+        snprintf(number, sizeof(number), "0x%x", (unsigned)owned);
+        return luaL_error(L, "port %s belongs to %s: use override() to go on top of it", number,
+                          owner);
+    }
     lua_getiuservalue(L, 1, 1);
     int vm_index = lua_gettop(L);
     struct mk_handle *handle = mk_new_handle(L, vm_index);

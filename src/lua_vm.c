@@ -37,7 +37,7 @@ static const char *string_field(lua_State *L, int index, const char *key, size_t
 
 static enum mk_mode mode_field(lua_State *L, int index)
 {
-    static const char *const modes[MK_MODES] = { "real", "protected", "paged" };
+    static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
     const char *name = string_field(L, index, "mode", NULL);
     for (int i = 0; name && i < MK_MODES; i++)
         if (strcmp(modes[i], name) == 0)
@@ -76,7 +76,7 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)
     lua_State *co = cpu->end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu->cpu.index);
     if (!co)
         return;
-    mk_lua_push_handler(co, v->trace_ref);
+    mk_lua_push_handler(v, cpu->cpu.index, v->trace_ref);
     lua_pushstring(co, line);
     mk_lua_call(v, cpu->cpu.index, 1, 0);
     mk_lua_exit(v, cpu->cpu.index);
@@ -139,19 +139,27 @@ static int vm_gc(lua_State *L)
     return 0;
 }
 
-/* A coroutine for each vCPU's handlers, with what they need at the bottom of its stack. It is kept
- * alive by the VM's user value, not by the registry, so that a VM nobody knows can be collected. */
+static lua_State *new_thread(lua_State *L, int table)
+{
+    lua_State *thread = lua_newthread(L);
+    luaL_ref(L, table);
+    return thread;
+}
+
+/* A coroutine for each vCPU's handlers, and the anchor with what they need. They are kept alive by
+ * the VM's user value, not by the registry, so that a VM nobody knows can be collected. */
 static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
     lua_getiuservalue(L, vm_index, 1);
+    int handlers = lua_gettop(L);
+    v->anchor = new_thread(L, handlers);
+    lua_pushvalue(L, vm_index);
+    lua_pushvalue(L, handlers);
+    lua_xmove(L, v->anchor, 2);
     for (unsigned i = 0; i < v->vm.cpus; i++) {
-        lua_State *co = lua_newthread(L);
-        luaL_ref(L, -2);
-        lua_pushvalue(L, vm_index);
-        lua_pushvalue(L, -2);
-        lua_xmove(L, co, 2);
-        mk_push_next(co, i);
-        v->cpu[i].co = co;
+        v->cpu[i].co = new_thread(L, handlers);
+        mk_push_next(L, vm_index, i);
+        lua_xmove(L, v->anchor, 1);
     }
     lua_pop(L, 1);
 }
@@ -219,6 +227,9 @@ static int new_vm(lua_State *L)
         .cpus = (unsigned)integer_field(L, 1, "cpus", 1),
         .coalesce = true_field(L, 1, "coalesce"), .unhandled_fault = true_field(L, 1, "fatal"),
         .pic = true_field(L, 1, "pic"), .assist = true_field(L, 1, "assist"),
+        .mapping = { .large = true_field(L, 1, "large"),
+                     .size = (uint64_t)integer_field(L, 1, "map_size", 0),
+                     .base = (uint64_t)integer_field(L, 1, "map_base", 0) },
         .command_line = string_field(L, 1, "cmdline", NULL) };
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
@@ -255,9 +266,9 @@ static int load(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     need_stopped(L, v, "load");
     struct mk_load place = { .cpu = (unsigned)integer_field(L, 2, "cpu", 0),
-                             .at = integer_field(L, 2, "at", -1),
-                             .segment = integer_field(L, 2, "segment", -1),
-                             .entry = integer_field(L, 2, "entry", -1) };
+                             .at = integer_field(L, 2, "at", MK_DEFAULT),
+                             .segment = integer_field(L, 2, "segment", MK_DEFAULT),
+                             .entry = integer_field(L, 2, "entry", MK_DEFAULT) };
     size_t size = 0;
     const char *path = string_field(L, 2, "path", NULL);
     const char *bytes = string_field(L, 2, "bytes", &size);

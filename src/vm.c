@@ -193,6 +193,13 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
         return mk_fail(err, EINVAL, "cpus = %u: a VM has 1 to %d", config->cpus, MK_MAX_CPUS);
     if (config->mode != MK_MODE_REAL && config->cpus > 1)
         return mk_fail(err, EINVAL, "cpus = %u: several vCPUs are for real mode", config->cpus);
+    const struct mk_mapping *map = &config->mapping;
+    uint64_t page = map->large ? 2u << 20 : MK_PAGE;
+    if (config->mode == MK_MODE_LONG && (config->memory % page || map->size % page ||
+                                         map->base % page))
+        return mk_fail(err, EINVAL, "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
+                       "and map_base must be multiples", (unsigned long long)config->memory,
+                       (unsigned long long)page);
     uint64_t windows = (uint64_t)config->cpus * MK_REAL_WINDOW;
     if (config->mode == MK_MODE_REAL && config->memory < windows && config->cpus > 1)
         return mk_fail(err, EINVAL, "memory of %llu bytes: %u real-mode vCPUs need %llu "
@@ -210,6 +217,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
              config->command_line ? config->command_line : "");
     vm->boot_features = config->boot_features | (config->pic ? MK_BOOT_PIC : 0) |
                         (config->coalesce ? MK_BOOT_DEBUGCON : 0);
+    vm->mapping = config->mapping;
     vm->coalesce = config->coalesce;
     vm->m.kvm = kvm;
     vm->m.fd = -1;

@@ -26,11 +26,14 @@ struct mk_vm_config {
     bool coalesce, unhandled_fault;
     bool pic;    /* 8259A pair, 8254 and i8042 */
     bool assist; /* may minikvm do what this host's KVM cannot (assist.h) */
+    struct mk_mapping mapping; /* long mode */
     uint32_t boot_features;   /* MK_BOOT_* bits that the caller knows */
     const char *command_line; /* NULL: none */
 };
 
-/* Where an image goes and where it starts; -1 means the mode's own default. */
+#define MK_DEFAULT INT64_MIN /* what the mode does by itself */
+
+/* Where an image goes and where it starts; MK_DEFAULT or an address. */
 struct mk_load {
     unsigned cpu;
     int64_t at, segment, entry;
@@ -56,6 +59,8 @@ struct mk_vm {
     struct mk_pit pit;
     struct mk_i8042 keyboard;
     struct mk_assist assist;
+    struct mk_mapping mapping;
+    uint64_t tables; /* long mode: where the page tables begin */
     uint32_t boot_features;
     char command_line[448];
     struct mk_image *images;

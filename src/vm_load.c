@@ -21,7 +21,7 @@ static int place_real(const struct mk_vm *vm, const struct mk_image *image, stru
                       struct mk_err *err)
 {
     uint64_t ram = vm->m.mem.size;
-    bool window = load->at < 0;
+    bool window = load->at == MK_DEFAULT;
     if (window)
         load->at = (int64_t)load->cpu * MK_REAL_WINDOW;
     uint64_t room = (uint64_t)load->at < ram ? ram - (uint64_t)load->at : 0;
@@ -29,27 +29,28 @@ static int place_real(const struct mk_vm *vm, const struct mk_image *image, stru
         room = MK_REAL_WINDOW;
     if (image->size > room)
         return no_room(image, load, room, err);
-    if (load->segment < 0 && (load->at & 15 || load->at >> 4 > 0xffff))
+    if (load->segment == MK_DEFAULT && (load->at & 15 || load->at >> 4 > 0xffff))
         return mk_fail(err, EINVAL, "%s: at = 0x%llx is no segment's start: give segment= and "
                        "entry=", image->name, (ull)load->at);
-    if (load->segment < 0)
+    if (load->segment == MK_DEFAULT)
         load->segment = load->at >> 4;
-    if (load->entry < 0)
+    if (load->entry == MK_DEFAULT)
         load->entry = 0;
-    if (load->segment > 0xffff || load->entry > 0xffff ||
+    if ((uint64_t)load->segment > 0xffff || (uint64_t)load->entry > 0xffff ||
         (uint64_t)(load->segment * 16 + load->entry) >= ram)
         return mk_fail(err, EINVAL, "%s: entry 0x%llx:0x%llx is outside RAM or not a real-mode "
                        "address", image->name, (ull)load->segment, (ull)load->entry);
     return 0;
 }
 
-/* Above the tables, and in paged mode clear of the page directory. */
-static int place_prot(const struct mk_vm *vm, const struct mk_image *image, struct mk_load *load,
+/* Above the tables below 0x1000, and clear of those above: the page directory in paged mode, the
+ * page tables and a page of stack in long mode. */
+static int place_flat(const struct mk_vm *vm, const struct mk_image *image, struct mk_load *load,
                       struct mk_err *err)
 {
     bool paged = vm->mode == MK_MODE_PAGED;
-    uint64_t end = vm->m.mem.size;
-    if (load->at < 0)
+    uint64_t end = vm->mode == MK_MODE_LONG ? vm->tables - MK_PAGE : vm->m.mem.size;
+    if (load->at == MK_DEFAULT)
         load->at = MK_LOAD_BASE;
     uint64_t at = (uint64_t)load->at;
     if (at < MK_LOAD_BASE)
@@ -59,13 +60,8 @@ static int place_prot(const struct mk_vm *vm, const struct mk_image *image, stru
         end = at < MK_PAGE_DIR ? MK_PAGE_DIR : at; /* the directory is in the way */
     if (!mk_inside(at, image->size, end))
         return no_room(image, load, at < end ? end - at : 0, err);
-    if (load->entry < 0)
+    if (load->entry == MK_DEFAULT)
         load->entry = paged ? load->at + MK_HIGH_BASE : load->at;
-    uint64_t entry = (uint64_t)load->entry;
-    uint64_t physical = paged && entry >= MK_HIGH_BASE ? entry - MK_HIGH_BASE : entry;
-    if (physical >= vm->m.mem.size)
-        return mk_fail(err, EINVAL, "%s: entry 0x%llx is %s", image->name, (ull)entry,
-                       paged ? "not mapped: RAM appears at 0 and at 0x80000000" : "outside RAM");
     return 0;
 }
 
@@ -75,10 +71,10 @@ static int place(const struct mk_vm *vm, const struct mk_image *image, struct mk
     if (load->cpu >= vm->cpus)
         return mk_fail(err, EINVAL, "%s: cpu %u: vm \"%s\" has %u", image->name, load->cpu,
                        vm->name, vm->cpus);
-    if (vm->mode != MK_MODE_REAL && load->segment >= 0)
+    if (vm->mode != MK_MODE_REAL && load->segment != MK_DEFAULT)
         return mk_fail(err, EINVAL, "%s: segment= is for real mode", image->name);
     return vm->mode == MK_MODE_REAL ? place_real(vm, image, load, err)
-                                    : place_prot(vm, image, load, err);
+                                    : place_flat(vm, image, load, err);
 }
 
 /* --- the start state --- */
@@ -87,22 +83,43 @@ int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_boot boot = { .features = vm->boot_features,
                             .command_line = vm->command_line[0] ? vm->command_line : NULL };
-    if (vm->mode == MK_MODE_REAL ||
-        mk_prot_tables(&vm->m.mem, vm->mode == MK_MODE_PAGED, &boot))
-        return 0;
-    return mk_fail(err, EINVAL, "vm \"%s\": memory of %llu bytes is too small for this mode",
-                   vm->name, (ull)vm->m.mem.size);
+    bool fits = true;
+    if (vm->mode == MK_MODE_LONG)
+        fits = (vm->tables = mk_long_tables(&vm->m.mem, &vm->mapping, &boot)) != 0;
+    else if (vm->mode != MK_MODE_REAL)
+        fits = mk_prot_tables(&vm->m.mem, vm->mode == MK_MODE_PAGED, &boot);
+    return fits ? 0 : mk_fail(err, EINVAL, "vm \"%s\": memory of %llu bytes is too small for this "
+                              "mode", vm->name, (ull)vm->m.mem.size);
 }
 
 static struct mk_start start_state(const struct mk_vm *vm, const struct mk_load *load,
                                    const struct kvm_sregs *fresh)
 {
+    const struct mk_mem *mem = &vm->m.mem;
+    uint64_t entry = (uint64_t)load->entry;
     struct mk_start start = { .sregs = *fresh };
-    if (vm->mode == MK_MODE_REAL)
-        mk_real_start(&start, (uint16_t)load->segment, (uint16_t)load->entry);
-    else
-        mk_prot_start(&start, &vm->m.mem, (uint32_t)load->entry, vm->mode == MK_MODE_PAGED);
+    switch (vm->mode) {
+    case MK_MODE_LONG: mk_long_start(&start, mem, &vm->mapping, vm->tables, entry); break;
+    case MK_MODE_PAGED: mk_prot_start(&start, mem, (uint32_t)entry, true); break;
+    case MK_MODE_PROTECTED: mk_prot_start(&start, mem, (uint32_t)entry, false); break;
+    default: mk_real_start(&start, (uint16_t)load->segment, (uint16_t)load->entry); break;
+    }
     return start;
+}
+
+/* Where the first instruction would be fetched from, as the page tables stand. */
+static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
+                       const struct mk_load *load, struct mk_err *err)
+{
+    uint64_t entry = (uint64_t)load->entry;
+    struct mk_walk w = mk_walk(&vm->m.mem, &start->sregs, start->sregs.cs.base + start->regs.rip);
+    if (start->regs.rip == (vm->mode == MK_MODE_REAL ? (uint16_t)entry : entry) && w.present &&
+        mk_mem_at(&vm->m.mem, w.address, 1))
+        return 0;
+    return mk_fail(err, EINVAL, "entry 0x%llx is %s", (ull)entry,
+                   vm->mode == MK_MODE_PAGED ? "not mapped: RAM appears at 0 and at 0x80000000"
+                   : w.present               ? "outside RAM"
+                                             : "not mapped");
 }
 
 /* A KVM that does not run 32-bit paging is not even asked: to be told CR0.PG and to drop it leaves
@@ -124,7 +141,7 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
                      struct mk_err *err)
 {
     struct kvm_sregs have;
-    if (want->cr0 & MK_CR0_PG && !(vm->boot_features & MK_BOOT_PAGING_NATIVE))
+    if (vm->mode == MK_MODE_PAGED && !(vm->boot_features & MK_BOOT_PAGING_NATIVE))
         return take_over_paging(vm, c, want, err);
     if (mk_vcpu_set_sregs(c, want) < 0 || mk_vcpu_sregs(c, &have) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the start state", vm->name,
@@ -144,6 +161,8 @@ int mk_vm_aim(struct mk_vm *vm, const struct mk_load *load, struct mk_err *err)
     if (mk_vcpu_sregs(c, &fresh) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, load->cpu);
     struct mk_start start = start_state(vm, load, &fresh);
+    if (check_entry(vm, &start, load, err) < 0)
+        return -1;
     if (set_sregs(vm, c, &start.sregs, err) < 0)
         return -1;
     if (mk_vcpu_set_regs(c, &start.regs) < 0)
@@ -158,7 +177,10 @@ int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *l
                struct mk_err *err)
 {
     struct mk_load where = *load;
-    if (place(vm, image, &where, err) < 0 || mk_vm_aim(vm, &where, err) < 0) {
+    struct mk_err why = { 0 };
+    if (place(vm, image, &where, err) < 0 || mk_vm_aim(vm, &where, &why) < 0) {
+        if (why.code)
+            mk_fail(err, why.code, "%s: %.300s", image->name, why.text);
         mk_image_free(image);
         return -1;
     }

@@ -45,19 +45,30 @@ local function between(low, high)
   end
 end
 
+local function page_size(value)
+  local bytes = options.size(value)
+  if bytes == PAGE or bytes == 2 << 20 then return bytes end
+  return nil, ("expected \"4K\" or \"2M\", got %s"):format(tostring(value))
+end
+
 local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
                  output = "size" }
 
 local NEW = {
-  name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged" }, limits = LIMITS,
+  name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
+  page_size = page_size, map_size = "size", map_base = "integer",
   irqchip = { "none", "pic" }, assist = "boolean", cmdline = "string",
 }
 
 ---Creates a VM.
 ---  name       for messages ("vm")
 ---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
----  mode       "real" (16-bit), "protected" (flat 32-bit) or "paged" (32-bit with 4 MiB pages)
+---  mode       "real" (16-bit), "protected" (flat 32-bit), "paged" (32-bit with 4 MiB pages), "long"
+---             (64-bit)
+---  page_size  long mode: "4K" (default) or "2M"
+---  map_size   long mode: only the first bytes of RAM appear at their own address
+---  map_base   long mode: RAM appears once more from this address (high-half kernels)
 ---  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
 ---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
 ---  cmdline    text for the guest's boot information
@@ -75,6 +86,7 @@ function M.new(opts)
   local o = options.check("kvm.vm", opts, NEW, 3)
   local trace = o.trace
   o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
+  o.large = o.page_size == 2 << 20
   o.pic = o.irqchip == "pic"
   o.assist = o.assist ~= false
   o.coalesce = o.coalesce ~= false
@@ -86,7 +98,7 @@ function M.new(opts)
   return new, why, code
 end
 
-local LOAD = { bytes = "string", at = address, entry = address, segment = address, cpu = between(0, 3),
+local LOAD = { bytes = "string", at = address, entry = "integer", segment = address, cpu = between(0, 3),
                format = { "auto", "flat" } }
 
 ---Loads an image and points a vCPU at it.
