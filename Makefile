@@ -37,6 +37,9 @@ LUA_PARTS := $(wildcard lua/minikvm/*.lua) $(B)/abi.lua
 
 .PHONY: all demo test bench lint format install clean help deps guests os-1k
 .DELETE_ON_ERROR:
+.SECONDEXPANSION:
+
+TESTS := $(patsubst spec/c/%.c,$(B)/%,$(wildcard spec/c/*.c))
 
 all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests os-1k ## build everything
 
@@ -52,7 +55,7 @@ demo: deps ## build, then run four guests in parallel
 	@./minikvm scripts/multi_vm.lua
 
 test: deps ## build, then run every test
-	@$(MAKE) all
+	@$(MAKE) all $(TESTS)
 	@BUILD=$(BUILD) ./tools/test
 
 bench: deps ## measure, as ratios in one run
@@ -79,6 +82,10 @@ $(B)/%.o: src/%.c Makefile | $(B)
 
 $(B):
 	@mkdir -p $@
+
+# Unit tests of the core in C: no Lua, and most need no KVM.
+$(B)/test_% $(B)/fuzz_%: spec/c/$$(notdir $$@).c $(call obj,$(CORE_SRC)) Makefile
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Isrc -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(LDFLAGS)
 
 # The Lua parts, byte for byte, with a table of their names.
 $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)

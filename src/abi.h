@@ -8,6 +8,7 @@
 /* I/O ports */
 #define MK_PORT_PIC1 0x20
 #define MK_PORT_PIC2 0xa0
+#define MK_PORT_ELCR 0x4d0
 #define MK_PORT_PIT 0x40
 #define MK_PORT_SYSB 0x61
 #define MK_PORT_KBD_DATA 0x60

@@ -3,47 +3,29 @@
  * Some hosts (a paravirtual KVM) drop CR0.PG outside long mode and fail to emulate `int n`, `int3`
  * and protected-mode `iret`. Two helpers make 32-bit kernels run there nevertheless:
  *
- * 1. Paging by memory slots. CR0.PG stays clear in the vCPU; instead every mapped run of the guest's
- *    page tables becomes a memory slot at its linear address over the same host memory. The tables
- *    are walked again when CR3 or their contents changed, which is noticed at exits. An access that
+ * 1. Paging by memory slots (shadow.h). Changed tables and CR3 are noticed at exits. An access that
  *    leaves the slots exits to us and becomes a page fault.
  * 2. Control transfers. After an emulation failure at `int n`, `int3` or `iret` the transfer is
  *    completed on the registers (SDM volume 2, INT n and IRET).
  *
  * Limits: user/supervisor is not enforced, accessed and dirty bits are not set, and the saved EIP of
  * a page fault on a write is that of the next instruction (the write is made up for when the handler
- * returns). Each vCPU thread serves itself; only one-vCPU VMs are paged. */
+ * returns). Used by the vCPU's thread; paging only in VMs of one vCPU. */
 #ifndef MK_ASSIST_H
 #define MK_ASSIST_H
 
+#include "shadow.h"
 #include "vcpu.h"
 
-struct mk_run {
-    uint64_t linear, physical, length;
-    bool writable;
-    uint32_t slot;
-};
-
 struct mk_assist {
-    bool transfers; /* this host needs 2. */
-    bool slots;     /* this host needs 1. */
-    bool paging;    /* the guest believes that paging is on */
-    uint64_t cr3;
-    uint32_t cr4;
-    struct mk_run *runs;
-    size_t run_count;
-    uint8_t *copies; /* the tables as they were walked, a page each, the directory first */
-    uint32_t *tables; /* where they lie */
-    size_t table_count;
-    uint32_t next_slot;
+    struct mk_shadow shadow;
     /* A write that faulted: made up for when the handler returns to where it was. */
     struct { bool pending; uint64_t linear, rip; uint32_t length; uint8_t data[8]; } late;
 };
 
-void mk_assist_free(struct mk_assist *a);
-/* The VM's KVM half is new: no slot exists but that of RAM. */
+/* The VM's KVM half is new. */
 void mk_assist_forget(struct mk_assist *a);
-/* Paging begins with these control registers. -1 with *err when memory or slots run out. */
+/* Paging begins, or goes on, with these control registers. */
 int mk_assist_paging(struct mk_assist *a, struct mk_machine *m, const struct kvm_sregs *s,
                      struct mk_err *err);
 

@@ -12,7 +12,6 @@
 
 #include <pthread.h>
 
-#define MK_PORT_ELCR 0x4d0
 
 struct mk_bus;
 

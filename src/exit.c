@@ -172,6 +172,8 @@ static void internal_error(struct mk_vcpu *c)
 static void shut_down(struct mk_vcpu *c)
 {
     char where[100];
+    if (mk_assist_shutdown(c))
+        return;
     fetch_code(c);
     describe_code(c, where, sizeof(where));
     mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault %s: an exception could not be delivered, "

@@ -79,7 +79,10 @@ int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
     int page = mk_kvm_capability(kvm, KVM_CAP_COALESCED_MMIO);
     kvm->coalesced_pio = page > 0 && mk_kvm_capability(kvm, KVM_CAP_COALESCED_PIO) > 0;
     kvm->coalesced_at = page > 0 ? (size_t)page * MK_PAGE : 0;
-    kvm->sync_regs = mk_kvm_capability(kvm, KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS;
+    int synced = mk_kvm_capability(kvm, KVM_CAP_SYNC_REGS);
+    kvm->sync_regs = synced > 0 && synced & KVM_SYNC_X86_REGS;
+    kvm->sync_state = synced > 0 && (synced & 7) == (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS |
+                                                     KVM_SYNC_X86_EVENTS);
     return 0;
 }
 

@@ -14,6 +14,7 @@ struct mk_kvm {
     size_t run_size;     /* bytes to mmap of a vCPU descriptor */
     bool coalesced_pio;  /* KVM_CAP_COALESCED_PIO */
     bool sync_regs;      /* registers appear in kvm_run with every exit */
+    bool sync_state;     /* and system registers and events can be had and set there */
     struct kvm_cpuid2 *cpuid; /* what guests see of the processor: all that KVM supports */
     size_t coalesced_at; /* page of the coalescing ring in the vCPU mapping */
 };

@@ -131,7 +131,7 @@ static void store_segment(lua_State *L, struct kvm_sregs *s, const struct field 
 static int set_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
 {
     const struct mk_assist *assist = c->machine->assist;
-    if (assist && assist->paging)
+    if (assist && assist->shadow.on)
         s->cr0 &= ~(uint64_t)MK_CR0_PG;
     return mk_vcpu_set_sregs(c, s);
 }

@@ -173,9 +173,59 @@ struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c)
     return &c->regs;
 }
 
+int mk_vcpu_state(struct mk_vcpu *c, struct kvm_sync_regs *state)
+{
+    const uint64_t all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+    if (c->synced == all || c->run->kvm_dirty_regs == all) { /* what was set counts already */
+        *state = c->run->s.regs;
+        return 0;
+    }
+    if (c->machine->kvm->sync_state)
+        c->run->kvm_valid_regs = all; /* from the next exit on */
+    state->regs = *mk_vcpu_regs(c);
+    if (mk_vcpu_sregs(c, &state->sregs) < 0)
+        return -1;
+    return mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &state->events);
+}
+
+int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state)
+{
+    struct kvm_sync_regs copy = *state;
+    c->regs = state->regs;
+    c->regs_known = true;
+    if (c->machine->kvm->sync_state) {
+        c->run->s.regs = copy;
+        c->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+        c->incomplete = true; /* until the next entry */
+        return 0;
+    }
+    if (mk_ioctl(c->fd, KVM_SET_SREGS, &copy.sregs) < 0 ||
+        mk_ioctl(c->fd, KVM_SET_REGS, &copy.regs) < 0)
+        return -1;
+    return mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &copy.events);
+}
+
+int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete)
+{
+    if (only_complete)
+        set_immediate_exit(c->run, 1);
+    c->incomplete = false;
+    c->regs_known = false;
+    int rc = ioctl(c->fd, KVM_RUN, NULL);
+    int code = errno;
+    c->synced = c->run->kvm_valid_regs;
+    if (rc == 0 && c->machine->kvm->sync_regs) {
+        c->regs = c->run->s.regs.regs;
+        c->regs_known = true;
+    }
+    errno = code;
+    return rc;
+}
+
 int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs)
 {
     struct kvm_regs copy = *regs;
+    c->synced = 0;
     if (mk_ioctl(c->fd, KVM_SET_REGS, &copy) < 0)
         return -1;
     c->regs = copy;
@@ -191,6 +241,7 @@ int mk_vcpu_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
 int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
 {
     struct kvm_sregs copy = *sregs;
+    c->synced = 0;
     return mk_ioctl(c->fd, KVM_SET_SREGS, &copy);
 }
 
@@ -198,9 +249,7 @@ void mk_vcpu_complete(struct mk_vcpu *c)
 {
     if (!c->incomplete)
         return;
-    c->incomplete = c->regs_known = false;
-    set_immediate_exit(c->run, 1);
-    ioctl(c->fd, KVM_RUN, NULL);
+    mk_vcpu_enter(c, true);
     set_immediate_exit(c->run, 0);
 }
 
@@ -338,15 +387,10 @@ static void entry_failed(struct mk_vcpu *c, int code)
 static void trip(struct mk_vcpu *c)
 {
     mk_interrupt_offer(c);
-    int rc = ioctl(c->fd, KVM_RUN, NULL);
+    int rc = mk_vcpu_enter(c, false);
     int code = errno;
-    c->regs_known = c->incomplete = false;
     mk_vcpu_drain(c);
     if (rc == 0) {
-        if (c->machine->kvm->sync_regs) {
-            c->regs = c->run->s.regs.regs;
-            c->regs_known = true;
-        }
         mk_vcpu_exit(c);
         if (c->machine->assist)
             mk_assist_follow(c);

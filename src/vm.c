@@ -239,7 +239,6 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.console.ctx = vm;
     mk_uart_init(&vm->uart, &vm->m.console);
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
-    vm->assist.transfers = vm->assist.slots = true;
     mk_assist_forget(&vm->assist);
     vm->m.assist = config->assist ? &vm->assist : NULL;
     vm->m.can_wake = can_wake;
@@ -283,7 +282,7 @@ void mk_vm_close(struct mk_vm *vm)
     mk_console_free(&vm->m.console);
     mk_uart_free(&vm->uart);
     free_interrupts(vm);
-    mk_assist_free(&vm->assist);
+    mk_assist_forget(&vm->assist);
     mk_clock_free(&vm->m.clock);
     while (vm->images) {
         struct mk_image *image = vm->images;
