@@ -15,6 +15,8 @@
 #define MK_PORT_KBD_STATUS 0x64
 #define MK_PORT_DEBUGCON 0xe9
 #define MK_PORT_EXIT 0xf4
+#define MK_PORT_FILE 0x278
+#define MK_PORT_FILE_BLOCK 0x27c
 #define MK_PORT_UART 0x3f8
 #define MK_PORT_HYPERCALL 0x500
 
@@ -33,6 +35,23 @@
 /* Result of READ in EAX when no byte was stored */
 #define MK_READ_EOF 0xffffffff
 #define MK_READ_NONE 0xfffffffe
+
+/* File port: operations, flags of OPEN, whence of SEEK, bytes of a request block */
+#define MK_FILE_OP_OPEN 1
+#define MK_FILE_OP_CLOSE 2
+#define MK_FILE_OP_READ 3
+#define MK_FILE_OP_WRITE 4
+#define MK_FILE_OP_SEEK 5
+#define MK_FILE_OP_STAT 6
+#define MK_FILE_READ 0x01
+#define MK_FILE_WRITE 0x02
+#define MK_FILE_CREATE 0x04
+#define MK_FILE_TRUNC 0x08
+#define MK_FILE_APPEND 0x10
+#define MK_FILE_SET 0
+#define MK_FILE_CUR 1
+#define MK_FILE_END 2
+#define MK_FILE_BLOCK 40
 
 /* Real mode: vCPU i owns the window [i * size, (i + 1) * size) */
 #define MK_REAL_WINDOW 0x40000

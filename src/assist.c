@@ -13,6 +13,9 @@ enum { NP = 11, SS_FAULT = 12, GP = 13, PF = 14 };
 #define PF_USER 4u
 #define FLAG_NT 0x4000u
 #define FLAG_VM 0x20000u
+#define TASK_GATE 5
+#define INTERRUPT_GATE 6 /* bit 0: trap gate; bit 3: of 32 or 64 bits */
+#define LONGEST_INSTRUCTION 15
 
 /* The vCPU at an exit, with its registers as the guest believes them. Nothing is changed until
  * commit(). */
@@ -44,6 +47,7 @@ static bool commit(struct access *x)
 {
     if (x->a->shadow.on)
         x->s.sregs.cr0 &= ~(uint64_t)MK_CR0_PG;
+    x->c->run->ready_for_interrupt_injection = 0; /* it would be overwritten by this state's events */
     return mk_vcpu_set_state(x->c, &x->s) == 0;
 }
 
@@ -224,9 +228,53 @@ bool mk_assist_shutdown(struct mk_vcpu *c)
 
 /* --- control transfers --- */
 
-/* Delivered like an interrupt: to KVM, vectors above 31, and 2, are not exceptions. */
+/* The gate of `int n`, with the checks of SDM volume 2, INT n: the exception, 0 when it is right, -1
+ * when the IDT is not in memory. */
+static int check_gate(const struct access *x, uint8_t vector, uint8_t gate[8])
+{
+    const struct kvm_sregs *s = &x->s.sregs;
+    unsigned size = s->efer & MK_EFER_LMA ? 16 : 8;
+    if ((vector + 1u) * size - 1 > s->idt.limit)
+        return GP;
+    if (!copy(x, s->idt.base + vector * size, gate, 8, false))
+        return -1;
+    unsigned type = gate[5] & 0x1f, dpl = gate[5] >> 5 & 3;
+    if ((type != TASK_GATE && (type & 0x16) != INTERRUPT_GATE) || dpl < (s->cs.selector & 3u))
+        return GP;
+    return gate[5] & 0x80 ? 0 : NP;
+}
+
+/* The same for the code segment that the gate leads to, whose selector goes into *code. */
+static int check_target(const struct access *x, const uint8_t gate[8], uint32_t *code)
+{
+    const struct kvm_sregs *s = &x->s.sregs;
+    uint32_t selector = gate[2] | (uint32_t)gate[3] << 8;
+    uint64_t bytes, limit = selector & 4 ? s->ldt.limit : s->gdt.limit;
+    *code = selector & 0xfffc;
+    if (!*code || (selector | 7) > limit ||
+        !copy(x, (selector & 4 ? s->ldt.base : s->gdt.base) + (selector & ~7u), &bytes, 8, false))
+        return GP;
+    struct kvm_segment cs = mk_descriptor((uint16_t)selector, bytes);
+    if (!cs.s || !(cs.type & 8) || cs.dpl > (s->cs.selector & 3))
+        return GP;
+    return cs.present ? 0 : NP;
+}
+
+/* Delivered like an interrupt: to KVM, vectors above 31, and 2, are not exceptions. Where it raises
+ * an exception itself, RIP stays at the instruction. */
 static bool software_interrupt(struct access *x, uint8_t vector, uint64_t length)
 {
+    uint8_t gate[8];
+    uint32_t code = vector * 8u + 2;
+    int exception = check_gate(x, vector, gate);
+    if (!exception && (gate[5] & 0x1f) != TASK_GATE)
+        exception = check_target(x, gate, &code);
+    if (exception < 0)
+        return false;
+    if (exception) {
+        raise_exception(x, (uint8_t)exception, code);
+        return true;
+    }
     clear_exception(x);
     x->s.regs.rip = (x->s.regs.rip + length) & x->mask;
     x->s.events.interrupt.injected = 1;
@@ -348,6 +396,7 @@ static bool iret(struct access *x, bool wide)
     x->s.sregs.ss = ss;
     if (outward)
         drop_inner(&x->s.sregs, f.cs & 3);
+    x->s.events.nmi.masked = 0; /* an iret lets the next NMI in (SDM 6.7.1) */
     clear_exception(x);
     return commit(x);
 }
@@ -370,6 +419,17 @@ static bool transfer(struct access *x, uint64_t rip)
            software_interrupt(x, code[0], 2 + prefix);
 }
 
+/* An instruction whose end is on a page that is not mapped. */
+static bool fault_on_end(struct access *x, uint64_t rip)
+{
+    uint64_t next = (rip | (MK_PAGE - 1)) + 1;
+    if (!x->a->shadow.on || next - rip >= LONGEST_INSTRUCTION ||
+        mk_walk(&x->c->machine->mem, &x->s.sregs, next & x->mask).present)
+        return false;
+    page_fault(x, next, 0);
+    return true;
+}
+
 /* New tables first: the failure may have been a fetch from where no slot was. */
 static bool deal_with_failure(struct access *x)
 {
@@ -383,7 +443,7 @@ static bool deal_with_failure(struct access *x)
         page_fault(x, rip, 0);
         return true;
     }
-    return transfer(x, rip);
+    return transfer(x, rip) || fault_on_end(x, rip);
 }
 
 bool mk_assist_failure(struct mk_vcpu *c)

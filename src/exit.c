@@ -169,11 +169,26 @@ static void internal_error(struct mk_vcpu *c)
     }
 }
 
+/* AMD's SVM leaves the state undefined after a shutdown, and KVM resets the vCPU: what is left is
+ * the reset vector (Intel SDM volume 3, table 10-1). */
+static bool state_lost(struct mk_vcpu *c)
+{
+    struct kvm_sregs s;
+    return mk_vcpu_sregs(c, &s) == 0 && mk_vcpu_regs(c)->rip == 0xfff0 &&
+           s.cs.base == 0xffff0000 && !(s.cr0 & MK_CR0_PE);
+}
+
 static void shut_down(struct mk_vcpu *c)
 {
     char where[100];
     if (mk_assist_shutdown(c))
         return;
+    if (state_lost(c)) {
+        mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault after rip 0x%llx, the last place it was "
+                    "seen at: this KVM resets the vCPU then, its registers are lost",
+                    (unsigned long long)c->last_rip);
+        return;
+    }
     fetch_code(c);
     describe_code(c, where, sizeof(where));
     mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault %s: an exception could not be delivered, "

@@ -62,6 +62,15 @@ static void remember(struct mk_vcpu *c, uint8_t vector)
     c->irq.last[c->irq.delivered++ % MK_COUNT(c->irq.last)] = vector;
 }
 
+/* Events that wait in the shared memory replace KVM's at the entry. */
+static void inject_nmi(struct mk_vcpu *c)
+{
+    if (c->run->kvm_dirty_regs & KVM_SYNC_X86_EVENTS)
+        c->run->s.regs.events.nmi.pending = 1;
+    else
+        mk_ioctl(c->fd, KVM_NMI, NULL);
+}
+
 static void inject(struct mk_vcpu *c)
 {
     int vector = take(c);
@@ -75,12 +84,41 @@ static void inject(struct mk_vcpu *c)
     c->run->ready_for_interrupt_injection = 0;
 }
 
+/* --- storms ---
+ *
+ * When one interrupt follows upon the other, each at the moment the guest can take it, the
+ * interrupted program would never run. After ROW of them it gets half the time they took. */
+
+#define ROW 32
+
+static bool held(struct mk_vcpu *c)
+{
+    if (c->irq.hold_until && (c->run->exit_reason == KVM_EXIT_HLT || mk_now() >= c->irq.hold_until))
+        c->irq.hold_until = 0;
+    return c->irq.hold_until != 0;
+}
+
+/* An interrupt is about to be injected: false when it has to wait. */
+static bool in_turn(struct mk_vcpu *c)
+{
+    if (c->run->exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN)
+        c->irq.row = 0;
+    if (c->irq.row++ == 0)
+        c->irq.row_began = mk_now();
+    if (c->irq.row <= ROW)
+        return true;
+    uint64_t now = mk_now();
+    c->irq.hold_until = now + (now - c->irq.row_began) / 2;
+    c->irq.row = 0;
+    return false;
+}
+
 void mk_interrupt_offer(struct mk_vcpu *c)
 {
     if (atomic_load_explicit(&c->irq.nmi, memory_order_relaxed) &&
         atomic_exchange(&c->irq.nmi, false))
-        mk_ioctl(c->fd, KVM_NMI, NULL);
-    if (mk_interrupt_waiting(c) && c->run->ready_for_interrupt_injection)
+        inject_nmi(c);
+    if (!held(c) && mk_interrupt_waiting(c) && c->run->ready_for_interrupt_injection && in_turn(c))
         inject(c);
-    c->run->request_interrupt_window = mk_interrupt_waiting(c);
+    c->run->request_interrupt_window = mk_interrupt_waiting(c) && !c->irq.hold_until;
 }

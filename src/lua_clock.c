@@ -15,7 +15,8 @@ struct timer {
     bool dead;
 };
 
-#define SHORTEST_NS 10000u /* a period below this would leave the guest no time */
+#define SHORTEST_NS 10000u
+#define GUEST_NS 200000u /* the guest has at least this long between two calls */
 
 /* Lets go of the anchors; under the Lua lock. `table` is the handler table's stack index. */
 static void release(lua_State *L, int table, struct timer *t)
@@ -32,12 +33,22 @@ static void call(struct timer *t)
     mk_lua_call(t->v, 0, 0, 0);
 }
 
-/* Core side. A tick that is late does not make the following ones early: they keep to the grid. */
+/* A tick that is late does not make the following ones early: they keep to the grid. Those that
+ * would leave the guest no time are skipped. */
+static void arm_next(struct timer *t)
+{
+    uint64_t next = t->core.due + t->period, earliest = mk_now() + GUEST_NS;
+    if (next < earliest)
+        next += (earliest - next + t->period - 1) / t->period * t->period;
+    mk_clock_arm(&t->v->vm.m.clock, &t->core, next);
+}
+
+/* Core side. */
 static void fire(void *ctx, uint64_t now)
 {
+    (void)now;
     struct timer *t = ctx;
     struct mk_lua_vm *v = t->v;
-    uint64_t due = t->core.due;
     if (!mk_lua_enter(v, 0))
         return;
     if (!t->dead)
@@ -46,8 +57,7 @@ static void fire(void *ctx, uint64_t now)
         t->dead = true;
         release(v->anchor, MK_AT_HANDLERS, t);
     } else {
-        uint64_t missed = (now - due) / t->period;
-        mk_clock_arm(&v->vm.m.clock, &t->core, due + (missed + 1) * t->period);
+        arm_next(t);
     }
     mk_lua_exit(v, 0);
 }

@@ -9,13 +9,42 @@ static const char registry_key;
 
 /* --- the Lua lock --- */
 
+static void *free_nothing(void *ud, void *block, size_t old_size, size_t new_size)
+{
+    (void)ud, (void)block, (void)old_size, (void)new_size;
+    return NULL;
+}
+
+/* The last of our objects to go, with the state. os.exit(code, true) in a handler closes the state
+ * while other threads still use what it holds: then it stays, and the process ends next. */
 static int lua_state_gc(lua_State *L)
 {
     struct mk_lua *lua = lua_touserdata(L, 1);
+    if (lua->handler_of) {
+        lua_setallocf(L, free_nothing, NULL);
+        return 0;
+    }
     if (lua->kvm_open)
         mk_kvm_close(&lua->kvm);
     lua->kvm_open = false;
     return 0;
+}
+
+/* What lua_gethook() answers for a hook that a script has set itself; NULL without debug library. */
+static lua_Hook find_script_hook(lua_State *L)
+{
+    lua_Hook hook = NULL;
+    lua_State *co = lua_newthread(L);
+    if (lua_getglobal(co, "debug") == LUA_TTABLE &&
+        lua_getfield(co, -1, "sethook") == LUA_TFUNCTION) {
+        lua_pushvalue(co, -1);
+        lua_pushliteral(co, "c");
+        if (lua_pcall(co, 2, 0, 0) == LUA_OK)
+            hook = lua_gethook(co);
+        lua_sethook(co, NULL, 0, 0);
+    }
+    lua_pop(L, 1);
+    return hook;
 }
 
 static struct mk_lua *lua_new(lua_State *L)
@@ -33,6 +62,7 @@ static struct mk_lua *lua_new(lua_State *L)
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
     lua->main = lua_tothread(L, -1);
     lua_pop(L, 1);
+    lua->script_hook = find_script_hook(L);
     return lua;
 }
 
@@ -72,6 +102,17 @@ void mk_lua_acquire(struct mk_lua *lua)
     lua->held = true;
     lua->handler_of = NULL;
     pthread_mutex_unlock(&lua->mutex);
+}
+
+/* Interpreters turn Ctrl-C into a hook on every event, which raises at the script's next step. It
+ * may have been set when the call had begun but not yet looked at `before`. */
+bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before)
+{
+    const int every = LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT;
+    lua_Hook hook = lua_gethook(lua->main);
+    return hook != before || (hook && hook != lua->script_hook &&
+                              lua_gethookmask(lua->main) == every &&
+                              lua_gethookcount(lua->main) == 1);
 }
 
 void mk_lua_no_handler(lua_State *L, const char *what)
@@ -137,6 +178,7 @@ void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
+    v->vm.cpu[cpu].end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
     mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s", text);
 }
 

@@ -21,6 +21,8 @@
 #define MK_CLOCK "minikvm.clock"
 #define MK_TIMER "minikvm.timer"
 #define MK_KEYBOARD "minikvm.keyboard"
+#define MK_FILES "minikvm.files"       /* a policy */
+#define MK_VM_FILES "minikvm.vmfiles" /* vm.files */
 #define MK_HANDLE "minikvm.handle"
 
 #define MK_LOOK_NS 20000000u /* how often a blocking call looks for Ctrl-C */
@@ -33,6 +35,7 @@ struct mk_lua {
     unsigned script_waits, handler_waits;
     struct mk_lua_vm *handler_of; /* whose handler runs; only for the holder of the lock */
     lua_State *main;
+    lua_Hook script_hook; /* the C side of debug.sethook() */
     struct mk_kvm kvm;
     bool kvm_open;
     struct mk_probe probe; /* ok: what was found out */
@@ -67,7 +70,7 @@ struct mk_lua_vm {
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
     int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
     uint64_t call_hits[256];
-    int line_ref, trace_ref;
+    int line_ref, trace_ref, decide_ref;
     bool terminal;   /* attached: raw while it runs */
 };
 
@@ -81,6 +84,8 @@ struct mk_lua *mk_lua_get(lua_State *L);
 /* Script side: around everything that may block. */
 void mk_lua_release(struct mk_lua *lua);
 void mk_lua_acquire(struct mk_lua *lua);
+/* Has Ctrl-C come, now or before the blocking call began with hook `before`? */
+bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before);
 /* Raises when called inside a handler. */
 void mk_lua_no_handler(lua_State *L, const char *what);
 
@@ -99,6 +104,8 @@ struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);
+/* The reason and the information table of a VM that ended: 2. */
+int mk_push_result(lua_State *L, struct mk_lua_vm *v);
 /* nil, text, name: the world failed. */
 int mk_push_err(lua_State *L, const struct mk_err *err);
 /* Keeps a function in the VM's handler table; returns its reference. */
@@ -116,6 +123,7 @@ void mk_open_hypercalls(lua_State *L);
 void mk_open_console(lua_State *L);
 void mk_open_clock(lua_State *L);
 void mk_open_keyboard(lua_State *L);
+void mk_open_files(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 
@@ -124,6 +132,11 @@ void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
 /* The core's callbacks into hypercall and line handlers. */
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
+
+/* The policy in field `files` of an options table, or NULL; and its decide function as a handler of
+ * the new VM. */
+struct mk_policy *mk_files_field(lua_State *L, int options);
+void mk_lua_connect_files(lua_State *L, struct mk_lua_vm *v, int vm_index, int options);
 
 int mk_lua_disassemble(lua_State *L);
 

@@ -67,7 +67,7 @@ static int sleep_seconds(lua_State *L)
     lua_Hook before = lua_gethook(lua->main);
     uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
     mk_lua_release(lua);
-    for (; now < until && lua_gethook(lua->main) == before; now = mk_now()) {
+    for (; now < until && !mk_lua_interrupted(lua, before); now = mk_now()) {
         struct timespec ts = { 0, (long)(until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS) };
         nanosleep(&ts, NULL); /* short: a signal just before it would go unseen */
     }
@@ -129,6 +129,7 @@ static void push_core(lua_State *L)
     mk_open_console(L);
     mk_open_clock(L);
     mk_open_keyboard(L);
+    mk_open_files(L);
     mk_open_handle(L);
 }
 

@@ -67,7 +67,7 @@ static struct mk_limits limits_field(lua_State *L, int index, const struct mk_li
 static bool interrupted(void *ctx)
 {
     const struct mk_lua_vm *v = ctx;
-    return v->in_run && lua_gethook(v->lua->main) != v->hook_before;
+    return v->in_run && mk_lua_interrupted(v->lua, v->hook_before);
 }
 
 static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)
@@ -126,11 +126,11 @@ static int vm_close(lua_State *L)
 }
 
 /* A collection may start inside a handler of the very VM that is garbage. Then it is only stopped,
- * and marked to be finalized again. */
+ * and marked to be finalized again. One that the script waits for is garbage only at os.exit(). */
 static int vm_gc(lua_State *L)
 {
     struct mk_lua_vm *v = lua_touserdata(L, 1);
-    if (v->open && in_own_handler(v)) {
+    if (v->open && (in_own_handler(v) || v->busy)) {
         mk_vm_stop(&v->vm, MK_STOPPED);
         luaL_setmetatable(L, MK_VM);
     } else {
@@ -168,7 +168,7 @@ static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
     static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS },
         { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE },
-        { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD } };
+        { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD }, { "files", MK_VM_FILES } };
     lua_getiuservalue(L, vm_index, 1);
     for (size_t i = 0; i < MK_COUNT(kinds); i++) {
         mk_new_child(L, vm_index, 0, kinds[i][1]);
@@ -230,7 +230,7 @@ static int new_vm(lua_State *L)
         .mapping = { .large = true_field(L, 1, "large"),
                      .size = (uint64_t)integer_field(L, 1, "map_size", 0),
                      .base = (uint64_t)integer_field(L, 1, "map_base", 0) },
-        .command_line = string_field(L, 1, "cmdline", NULL) };
+        .command_line = string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
     config.boot_features = boot_features(lua, config.mode);
@@ -248,6 +248,7 @@ static int new_vm(lua_State *L)
     make_coroutines(L, v, vm_index);
     make_children(L, v, vm_index);
     connect(v, true_field(L, 1, "echo"));
+    mk_lua_connect_files(L, v, vm_index, 1);
     lua_settop(L, vm_index);
     return 1;
 }
@@ -284,109 +285,6 @@ static int load(lua_State *L)
     return 1;
 }
 
-/* --- results --- */
-
-static void set_integer(lua_State *L, const char *key, uint64_t value)
-{
-    lua_pushinteger(L, (lua_Integer)value);
-    lua_setfield(L, -2, key);
-}
-
-static void set_string(lua_State *L, const char *key, const char *value)
-{
-    lua_pushstring(L, value);
-    lua_setfield(L, -2, key);
-}
-
-static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
-{
-    sum->exits += c->exits;
-    for (unsigned i = 0; i < MK_EXIT_KINDS; i++)
-        sum->by[i] += c->by[i];
-    sum->c += c->c;
-    sum->lua += c->lua;
-    sum->none += c->none;
-    sum->coalesced += c->coalesced;
-    sum->assists += c->assists;
-}
-
-static void push_counters(lua_State *L, const struct mk_counters *c)
-{
-    set_integer(L, "exits", c->exits);
-    set_integer(L, "assists", c->assists);
-    lua_newtable(L);
-    for (unsigned i = 0; i < MK_EXIT_KINDS; i++)
-        if (c->by[i])
-            set_integer(L, mk_exit_name(i) ? mk_exit_name(i) : "other", c->by[i]);
-    lua_setfield(L, -2, "by");
-    lua_createtable(L, 0, 4);
-    set_integer(L, "c", c->c);
-    set_integer(L, "lua", c->lua);
-    set_integer(L, "none", c->none);
-    set_integer(L, "coalesced", c->coalesced);
-    lua_setfield(L, -2, "served");
-}
-
-static void set_code(lua_State *L, const struct mk_vcpu *c)
-{
-    char hex[3 * sizeof(c->code) + 1] = "";
-    for (unsigned i = 0; i < c->code_length; i++)
-        snprintf(hex + 3 * i, 4, "%02x ", c->code[i]);
-    if (c->code_length)
-        hex[3 * c->code_length - 1] = 0;
-    set_string(L, "bytes", hex);
-}
-
-/* The vectors delivered last, newest last. */
-static void push_interrupts(lua_State *L, const struct mk_vcpu *c)
-{
-    uint64_t kept = MK_COUNT(c->irq.last);
-    uint64_t first = c->irq.delivered > kept ? c->irq.delivered - kept : 0;
-    lua_newtable(L);
-    for (uint64_t i = first; i < c->irq.delivered; i++) {
-        lua_pushinteger(L, c->irq.last[i % kept]);
-        lua_rawseti(L, -2, (lua_Integer)(i - first + 1));
-    }
-    lua_setfield(L, -2, "interrupts");
-}
-
-static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
-{
-    set_string(L, "reason", mk_reason_name(c->end.reason));
-    set_string(L, "text", c->end.text);
-    set_integer(L, "rip", mk_vcpu_regs(&v->vm.cpu[c->cpu.index])->rip);
-    if (c->end.reason == MK_EXIT)
-        set_integer(L, "code", (uint64_t)c->end.code);
-    if (c->end.reason == MK_FAULT || c->end.reason == MK_SHUTDOWN) {
-        set_code(L, c);
-        push_interrupts(L, c);
-    }
-    if (v->cpu[c->cpu.index].traceback)
-        set_string(L, "traceback", v->cpu[c->cpu.index].traceback);
-}
-
-static int push_result(lua_State *L, struct mk_lua_vm *v)
-{
-    const struct mk_vcpu *verdict = mk_vm_verdict(&v->vm);
-    struct mk_counters sum = { 0 };
-    lua_pushstring(L, mk_reason_name(verdict->end.reason));
-    lua_createtable(L, 0, 12);
-    push_end(L, v, verdict);
-    lua_createtable(L, (int)v->vm.cpus, 1);
-    for (unsigned i = 0; i < v->vm.cpus; i++) {
-        add_counters(&sum, &v->vm.cpu[i].counters);
-        lua_createtable(L, 0, 8);
-        push_end(L, v, &v->vm.cpu[i]);
-        push_counters(L, &v->vm.cpu[i].counters);
-        lua_rawseti(L, -2, i);
-    }
-    lua_setfield(L, -2, "cpu");
-    push_counters(L, &sum);
-    lua_pushnumber(L, (lua_Number)(v->vm.ended - v->vm.began) / 1e9);
-    lua_setfield(L, -2, "seconds");
-    return 2;
-}
-
 /* --- running --- */
 
 /* After a run: the terminal as it was, a close() that was put off, and the answer. */
@@ -394,7 +292,7 @@ static int finish(lua_State *L, struct mk_lua_vm *v)
 {
     if (v->terminal)
         mk_tty_restore();
-    int pushed = push_result(L, v);
+    int pushed = mk_push_result(L, v);
     if (v->close_later && v->busy == 0)
         close_box(v);
     return pushed;
@@ -467,7 +365,7 @@ static bool wait_for(struct mk_lua_vm *v, uint64_t ns)
     v->busy++;
     mk_lua_release(lua);
     bool over = mk_vm_wait(&v->vm, 0);
-    while (!over && (now = mk_now()) < until && lua_gethook(lua->main) == before)
+    while (!over && (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
         over = mk_vm_wait(&v->vm, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
     mk_lua_acquire(lua);
     v->busy--;

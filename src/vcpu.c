@@ -281,9 +281,11 @@ static void set_ticks(struct mk_vcpu *c, long ns)
 }
 
 /* A timer that is due sooner than the next tick gets an alarm of its own. */
-static void set_alarm(struct mk_vcpu *c)
+static void set_alarm(struct mk_vcpu *c, uint64_t earliest)
 {
     uint64_t at = c->cpu.index == 0 ? mk_clock_next(&c->machine->clock) : UINT64_MAX;
+    if (at < earliest)
+        at = earliest;
     if (at == c->alarm_at)
         return;
     c->alarm_at = at;
@@ -347,9 +349,10 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
     mk_console_poll(&m->console);
     if (c->cpu.index == 0)
         mk_clock_run(&m->clock, now);
-    set_alarm(c);
     if (m->look)
         m->look(m);
+    uint64_t end = mk_now();
+    set_alarm(c, end + 2 * (end - now));
     if (requests & MK_REQ_STOP)
         stop_requested(c);
     else if (now >= m->deadline)
@@ -387,6 +390,7 @@ static void entry_failed(struct mk_vcpu *c, int code)
 static void trip(struct mk_vcpu *c)
 {
     mk_interrupt_offer(c);
+    c->last_rip = c->regs.rip;
     int rc = mk_vcpu_enter(c, false);
     int code = errno;
     mk_vcpu_drain(c);

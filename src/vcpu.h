@@ -58,8 +58,11 @@ struct mk_vcpu {
         _Atomic bool any, nmi;
         uint8_t last[8]; /* ring of those delivered, for explanations */
         uint64_t delivered;
+        unsigned row;                  /* taken one upon the other */
+        uint64_t row_began, hold_until; /* mk_now() times */
     } irq;
 
+    uint64_t last_rip;     /* at the exit before this one */
     bool incomplete;       /* the last exit's access is completed by the next KVM_RUN */
     bool regs_known;       /* `regs` is what the vCPU has */
     uint64_t synced;       /* KVM_SYNC_X86_* parts of run->s.regs that KVM filled in last */

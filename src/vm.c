@@ -152,6 +152,8 @@ static int attach_devices(struct mk_vm *vm, struct mk_err *err)
         { MK_PORT_UART, MK_PORT_UART, &mk_uart_data_ops, &vm->uart },
         { MK_PORT_UART + 1, MK_PORT_UART + 7, &mk_uart_ops, &vm->uart },
         { MK_PORT_HYPERCALL, MK_PORT_HYPERCALL, &mk_hypercall_ops, &vm->hypercall },
+        { MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &vm->file },
+        { MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &mk_file_block_ops, &vm->file },
     };
     for (unsigned i = 0; i < MK_COUNT(map); i++)
         if (!mk_bus_hook(&vm->m.bus, map[i].first, map[i].last, map[i].ops, map[i].self))
@@ -239,6 +241,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.console.ctx = vm;
     mk_uart_init(&vm->uart, &vm->m.console);
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
+    mk_file_init(&vm->file, &vm->fsbox, &vm->m.mem);
     mk_assist_forget(&vm->assist);
     vm->m.assist = config->assist ? &vm->assist : NULL;
     vm->m.can_wake = can_wake;
@@ -254,7 +257,8 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
     if (check_config(config, err) < 0 || mk_kick_setup(err) < 0)
         return -1;
     init_parts(vm, kvm, config);
-    if (mk_mem_open(&vm->m.mem, config->memory, err) < 0 || open_hardware(vm, err) < 0 ||
+    if (mk_fsbox_init(&vm->fsbox, vm->name, config->files, err) < 0 ||
+        mk_mem_open(&vm->m.mem, config->memory, err) < 0 || open_hardware(vm, err) < 0 ||
         attach_devices(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0) {
         mk_vm_close(vm);
         return -1;
@@ -281,6 +285,8 @@ void mk_vm_close(struct mk_vm *vm)
     mk_mem_close(&vm->m.mem);
     mk_console_free(&vm->m.console);
     mk_uart_free(&vm->uart);
+    mk_file_free(&vm->file);
+    mk_fsbox_free(&vm->fsbox);
     free_interrupts(vm);
     mk_assist_forget(&vm->assist);
     mk_clock_free(&vm->m.clock);
@@ -302,6 +308,8 @@ static void reset_devices(struct mk_vm *vm)
 {
     mk_uart_reset(&vm->uart);
     mk_hypercall_reset(&vm->hypercall);
+    mk_file_reset(&vm->file);
+    mk_fsbox_reset(&vm->fsbox);
     if (vm->has_pic) {
         mk_pit_reset(&vm->pit);
         mk_i8042_reset(&vm->keyboard);
@@ -375,11 +383,15 @@ static void one_ended(struct mk_vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
+/* A guest that is interrupted goes on in the middle of its file command; one that ended does not. */
 static void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;
+    struct mk_vm *vm = MK_CONTAINER(c->machine, struct mk_vm, m);
     mk_vcpu_run(c);
-    one_ended(MK_CONTAINER(c->machine, struct mk_vm, m));
+    if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
+        mk_file_drop(&vm->file, c->cpu.index);
+    one_ended(vm);
     return NULL;
 }
 

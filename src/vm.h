@@ -7,6 +7,7 @@
 
 #include "assist.h"
 #include "cpu_mode.h"
+#include "dev_file.h"
 #include "dev_hypercall.h"
 #include "dev_i8042.h"
 #include "dev_pic.h"
@@ -29,6 +30,7 @@ struct mk_vm_config {
     struct mk_mapping mapping; /* long mode */
     uint32_t boot_features;   /* MK_BOOT_* bits that the caller knows */
     const char *command_line; /* NULL: none */
+    struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
 };
 
 #define MK_DEFAULT INT64_MIN /* what the mode does by itself */
@@ -54,6 +56,8 @@ struct mk_vm {
     struct mk_vcpu cpu[MK_MAX_CPUS];
     struct mk_uart uart;
     struct mk_hypercall hypercall;
+    struct mk_fsbox fsbox;
+    struct mk_file_port file;
     bool has_pic;
     struct mk_pic pic;
     struct mk_pit pit;

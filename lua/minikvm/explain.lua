@@ -111,14 +111,28 @@ local function walk(c, linear)
     or "not mapped")
 end
 
+---The vectors delivered last, or nil.
+local function last_interrupts(info)
+  local delivered = {}
+  for i, vector in ipairs(info.interrupts or {}) do delivered[i] = ("0x%02x"):format(vector) end
+  return #delivered > 0 and "last interrupts: " .. table.concat(delivered, " ") or nil
+end
+
 -- ---- the likeliest cause ----
 
----The gate of a vector: present or not, and where it leads; nil when the IDT does not reach it.
+local function name_of(vector)
+  return EXCEPTION[vector] or ("interrupt 0x%02x"):format(vector)
+end
+
+---The gate of a vector: present or not, and where it leads; nil and why when there is none.
 local function gate(c, vector)
-  local size = c.bits == 64 and 16 or 8
-  if vector * size + size - 1 > c.s.idt.limit then return nil end
-  local bytes = read(c, c.s.idt.base + vector * size, 8)
-  if #bytes < 8 then return nil end
+  local idt, size = c.s.idt, c.bits == 64 and 16 or 8
+  if vector * size + size - 1 > idt.limit then
+    return nil, ("the IDT (limit 0x%x at 0x%x) has no gate for %s"):format(idt.limit, idt.base,
+                                                                          name_of(vector))
+  end
+  local bytes = read(c, idt.base + vector * size, 8)
+  if #bytes < 8 then return nil, ("the IDT at 0x%x is not in mapped memory"):format(idt.base) end
   local low, selector, kind, high = ("<I2I2xBI2"):unpack(bytes)
   return { present = kind & 0x80 ~= 0, kind = kind & 0x1f, selector = selector,
            offset = high << 16 | low }
@@ -128,11 +142,10 @@ local GATES = { [5] = true, [6] = true, [7] = true, [14] = true, [15] = true }
 
 ---What is wrong with the handler of a vector; nil when it looks right.
 local function gate_trouble(c, vector)
-  local name = EXCEPTION[vector]
-  local g = gate(c, vector)
+  local name = name_of(vector)
+  local g, why = gate(c, vector)
   if not g then
-    return ("the IDT (limit 0x%x at 0x%x) has no gate for %s"):format(c.s.idt.limit,
-                                                                   c.s.idt.base, name)
+    return why
   elseif not g.present then
     return ("the IDT's gate for %s is absent"):format(name)
   elseif not GATES[g.kind] then
@@ -140,9 +153,16 @@ local function gate_trouble(c, vector)
       :format(name, g.kind)
   elseif (g.selector | 7) > c.s.gdt.limit then
     return ("the IDT's gate for %s names selector 0x%x, beyond the GDT"):format(name, g.selector)
-  elseif c.bits ~= 64 and not c.cpu:translate(g.offset) then
-    return ("the handler of %s at 0x%x is not mapped"):format(name, g.offset)
+  elseif c.bits ~= 64 and read(c, g.offset, 1) == "" then
+    return ("the handler of %s at 0x%x is not in mapped memory"):format(name, g.offset)
   end
+end
+
+---What is wrong with the handler of the interrupt that was delivered last.
+local function delivery_trouble(c, info)
+  local last = info.interrupts and info.interrupts[#info.interrupts]
+  local trouble = last and gate_trouble(c, last)
+  return trouble and ("interrupt 0x%02x was delivered; %s"):format(last, trouble)
 end
 
 local function stack_trouble(c)
@@ -154,10 +174,27 @@ local function stack_trouble(c)
   end
 end
 
-local function paging_trouble(c)
+---What is wrong with the stack that a program in an outer ring enters the kernel with.
+local function tss_trouble(c)
+  if c.s.cs.selector & 3 == 0 or c.bits == 64 then return nil end
+  local bytes = read(c, c.s.tr.base + 4, 8)
+  if #bytes < 8 then return ("the TSS at 0x%x is not in mapped memory"):format(c.s.tr.base) end
+  local esp, ss = ("<I4I2"):unpack(bytes)
+  if ss & ~3 == 0 or (ss | 7) > c.s.gdt.limit then
+    return ("the TSS names no stack segment for ring 0 (SS0 is 0x%x)"):format(ss)
+  elseif #read(c, (esp - 4) & c.mask, 4) < 4 then
+    return ("the TSS's ring-0 stack at 0x%x is not in mapped memory, so no exception can be "
+      .. "delivered"):format(esp)
+  end
+end
+
+local function cr3_trouble(c)
   if c.paged and c.s.cr3 & 0xfffff000 >= #c.vm.memory then
     return ("CR3 points to 0x%x, outside RAM"):format(c.s.cr3)
   end
+end
+
+local function jump_trouble(c)
   local linear = (c.s.cs.base + c.r.rip) & c.mask
   if read(c, linear, 1) == "" then
     return ("execution went to 0x%x, where %s"):format(linear, c.paged and "nothing is mapped"
@@ -165,21 +202,31 @@ local function paging_trouble(c)
   end
 end
 
----The exception that the instruction at CS:RIP most likely raised.
+---Bytes of zeros are `add [eax], al`: harmless, and never meant.
+local function zeros_trouble(bytes)
+  if bytes:find "^%z%z%z%z" or bytes:find "^%z+$" then
+    return "it executes zeros: it ran past its end, or jumped into memory nothing was loaded to"
+  end
+end
+
+---The vector that the instruction at CS:RIP most likely raised.
 local function vector_of(c)
   local linear = (c.s.cs.base + c.r.rip) & c.mask
   local insn = core.disassemble(read(c, linear, 16), c.bits, linear)[1]
   if not insn then return 6 end
   return insn.text:find "^i?div" and 0 or insn.text:find "^ud2" and 6
-    or insn.text:find "^int3" and 3 or nil
+    or insn.text:find "^int3" and 3 or tonumber(insn.text:match "^int (%w+)$")
 end
 
-local function shutdown_cause(c)
+local function shutdown_cause(c, info)
   if not c.protected then
     return c.s.idt.limit < 3 and "there is no interrupt table (IDT limit below 3)"
       or "an exception in real mode could not be delivered"
   end
-  local trouble = paging_trouble(c) or stack_trouble(c)
+  local trouble = cr3_trouble(c) or delivery_trouble(c, info)
+    or zeros_trouble(read(c, (c.s.cs.base + c.r.rip) & c.mask, 16))
+  if trouble then return trouble end
+  trouble = jump_trouble(c) or tss_trouble(c) or stack_trouble(c)
   if c.paged and c.s.cr2 ~= 0 and not c.cpu:translate(c.s.cr2 & c.mask) then
     trouble = (trouble or ("a page fault at 0x%x"):format(c.s.cr2 & c.mask))
     local handler = gate_trouble(c, 14)
@@ -188,7 +235,7 @@ local function shutdown_cause(c)
   local vector = vector_of(c)
   if vector and not trouble then
     local handler = gate_trouble(c, vector)
-    trouble = handler and ("%s; %s"):format(EXCEPTION[vector], handler)
+    trouble = handler and ("%s; %s"):format(name_of(vector), handler)
   end
   return trouble or gate_trouble(c, 13) or gate_trouble(c, 8)
     or "an exception's handler faulted itself: look at its stack and segments"
@@ -201,12 +248,14 @@ local UNKNOWN = { "^f", "xmm", "mm%d", "xsave", "xrstor", "xgetbv", "ldmxcsr", "
 local function fault_cause(c)
   local linear = (c.s.cs.base + c.r.rip) & c.mask
   local bytes = read(c, linear, 16)
-  if bytes == "" then return paging_trouble(c) end
-  if bytes:find "^%z%z%z%z" then
-    return "it executes zeros: it ran past its end, or jumped into memory nothing was loaded to"
-  end
+  if bytes == "" then return cr3_trouble(c) or jump_trouble(c) end
+  local zeros = zeros_trouble(bytes)
+  if zeros then return zeros end
   local insn = core.disassemble(bytes, c.bits, linear)[1]
   if not insn then return "these bytes are no instruction: a wild jump, or code of another mode" end
+  local vector = c.protected and vector_of(c)
+  local trouble = vector and (gate_trouble(c, vector) or tss_trouble(c) or stack_trouble(c))
+  if trouble then return trouble end
   for _, pattern in ipairs(UNKNOWN) do
     if insn.text:find(pattern) then
       return "this KVM's emulator does not know the instruction; build the guest with "
@@ -219,6 +268,14 @@ local function fault_cause(c)
   return nil
 end
 
+---On AMD processors KVM resets a vCPU that shuts down: nothing of its state is left.
+local function lost(c, info)
+  return info.reason == "shutdown" and c.r.rip == 0xfff0 and c.s.cs.base == 0xffff0000
+end
+
+local LOST <const> = "registers: lost, because KVM resets an AMD processor at a triple fault;\n"
+  .. "  a trace (--trace) shows the last exits before it"
+
 ---A report for people on a VM that ended with "shutdown" or "fault".
 ---@param vm minikvm.vm  ended, not reset
 ---@param info table  what run() or wait() returned
@@ -226,16 +283,20 @@ end
 ---@return string
 function M.report(vm, info, index)
   local c = gather(vm, index or 0)
+  if lost(c, info) then return table.concat({ LOST, last_interrupts(info) }, "\n") end
   local parts = { "registers:", registers(c), system(c), "code:", code(c) }
   local function add(...) for _, part in ipairs { ... } do parts[#parts + 1] = part end end
   if c.paged then
     add("page walk:", walk(c, (c.s.cs.base + c.r.rip) & c.mask))
     if c.s.cr2 ~= 0 then add(walk(c, c.s.cr2 & c.mask)) end
   end
-  local delivered = {}
-  for i, vector in ipairs(info.interrupts or {}) do delivered[i] = ("0x%02x"):format(vector) end
-  if #delivered > 0 then add("last interrupts: " .. table.concat(delivered, " ")) end
-  local cause = (info.reason == "shutdown" and shutdown_cause or fault_cause)(c)
+  if last_interrupts(info) then add(last_interrupts(info)) end
+  local cause
+  if info.reason == "shutdown" then
+    cause = shutdown_cause(c, info)
+  elseif info.bytes ~= "" or info.text:find "instruction" then
+    cause = fault_cause(c)
+  end
   if cause then add("likeliest cause: " .. cause) end
   return table.concat(parts, "\n")
 end

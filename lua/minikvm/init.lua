@@ -32,6 +32,14 @@ function M.vm(opts)
   return require("minikvm.vm").new(opts)
 end
 
+---Creates a file policy: see lua/minikvm/files.lua for the options.
+---@return minikvm.files? policy
+---@return string? why  "what: why" when a directory cannot be used
+---@return string? code  such as "ENOENT"
+function M.files(opts)
+  return require("minikvm.files").new(opts)
+end
+
 ---Waits for several started VMs to end.
 ---@param vms minikvm.vm[]
 ---@param opts? { timeout: number? }  seconds; those that still run then have reason nil

@@ -2,7 +2,9 @@
 
 local core = require "minikvm.core"
 local explain = require "minikvm.explain"
+local files = require "minikvm.files"
 local options = require "minikvm.options"
+require "minikvm.screen" -- vm:screen()
 
 local M = {}
 
@@ -14,6 +16,7 @@ local M = {}
 ---@field ports minikvm.ports
 ---@field hypercalls minikvm.hypercalls
 ---@field console minikvm.console
+---@field files minikvm.vmfiles
 local vm = core.methods "minikvm.vm"
 
 local PAGE <const> = 4096
@@ -58,7 +61,7 @@ local NEW = {
   name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = "integer",
-  irqchip = { "none", "pic" }, assist = "boolean", cmdline = "string",
+  irqchip = { "none", "pic" }, files = files.check, assist = "boolean", cmdline = "string",
 }
 
 ---Creates a VM.
@@ -71,6 +74,7 @@ local NEW = {
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
 ---  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
 ---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
+---  files      which files the guest may use, from kvm.files; only its own by default
 ---  cmdline    text for the guest's boot information
 ---  assist     false: never do for a weak KVM what it cannot do itself
 ---  limits     { exits=, seconds=, output= } of every run
