@@ -189,6 +189,21 @@ static struct mk_node *node_at(const struct mk_io *from, uint16_t port)
     return lookup(from->bus, port);
 }
 
+/* Handlers without a function for this direction leave it to what lies beneath. */
+static struct mk_node *reader(struct mk_node *node)
+{
+    while (node && !node->hook->ops->in)
+        node = atomic_load(&node->next);
+    return node;
+}
+
+static struct mk_node *writer(struct mk_node *node)
+{
+    while (node && !node->hook->ops->out)
+        node = atomic_load(&node->next);
+    return node;
+}
+
 static bool takes_whole(const struct mk_node *node, uint8_t size)
 {
     return size == 1 || (node && node->hook->ops->width >= size);
@@ -197,7 +212,7 @@ static bool takes_whole(const struct mk_node *node, uint8_t size)
 static uint32_t node_in(struct mk_node *node, struct mk_io io, struct mk_served *served)
 {
     count(served, node);
-    if (!node || !node->hook->ops->in)
+    if (!node)
         return (uint32_t)mk_mask(io.size);
     io.node = node;
     atomic_fetch_add_explicit(&node->hook->hits, 1, memory_order_relaxed);
@@ -208,7 +223,7 @@ static void node_out(struct mk_node *node, struct mk_io io, uint32_t value,
                      struct mk_served *served)
 {
     count(served, node);
-    if (!node || !node->hook->ops->out)
+    if (!node)
         return;
     io.node = node;
     atomic_fetch_add_explicit(&node->hook->hits, 1, memory_order_relaxed);
@@ -218,14 +233,14 @@ static void node_out(struct mk_node *node, struct mk_io io, uint32_t value,
 static uint32_t serve_in(const struct mk_io *from, struct mk_served *served)
 {
     struct mk_io io = *from;
-    struct mk_node *node = node_at(from, from->port);
+    struct mk_node *node = reader(node_at(from, from->port));
     if (takes_whole(node, io.size))
         return node_in(node, io, served);
     uint32_t value = 0;
     for (unsigned i = 0; i < from->size; i++) {
         io.size = 1;
         io.port = (uint16_t)(from->port + i);
-        value |= node_in(node_at(from, io.port), io, served) << (8 * i);
+        value |= node_in(reader(node_at(from, io.port)), io, served) << (8 * i);
     }
     return value;
 }
@@ -233,7 +248,7 @@ static uint32_t serve_in(const struct mk_io *from, struct mk_served *served)
 static void serve_out(const struct mk_io *from, uint32_t value, struct mk_served *served)
 {
     struct mk_io io = *from;
-    struct mk_node *node = node_at(from, from->port);
+    struct mk_node *node = writer(node_at(from, from->port));
     if (takes_whole(node, io.size)) {
         node_out(node, io, value, served);
         return;
@@ -241,7 +256,7 @@ static void serve_out(const struct mk_io *from, uint32_t value, struct mk_served
     for (unsigned i = 0; i < from->size; i++) {
         io.size = 1;
         io.port = (uint16_t)(from->port + i);
-        node_out(node_at(from, io.port), io, value >> (8 * i), served);
+        node_out(writer(node_at(from, io.port)), io, value >> (8 * i), served);
     }
 }
 

@@ -42,6 +42,8 @@ static int open_failed(int code, struct mk_err *err)
 static int check(struct mk_kvm *kvm, struct mk_err *err)
 {
     int version = mk_ioctl(kvm->fd, KVM_GET_API_VERSION, NULL);
+    if (version < 0)
+        return mk_fail(err, ENOTSUP, "/dev/kvm: it is not KVM's device");
     if (version != KVM_API_VERSION)
         return mk_fail(err, ENOTSUP, "/dev/kvm: speaks API version %d, not %d", version,
                        KVM_API_VERSION);

@@ -88,10 +88,12 @@ static int console_echo(lua_State *L)
     return 1;
 }
 
-/* console:listen(fn(line, cpu) | nil): the one line listener; on_line (in Lua) shares it out. */
+/* listen(console, fn(line, cpu) | nil): the one line listener, which on_line (in Lua) shares out.
+ * While there is one, output does not go to stdout by itself. */
 static int console_listen(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
+    bool had = v->line_ref != 0;
     lua_settop(L, 2);
     lua_getiuservalue(L, 1, 1);
     if (v->line_ref)
@@ -102,7 +104,14 @@ static int console_listen(lua_State *L)
         v->line_ref = mk_lua_ref(L, 3, 2);
     }
     pthread_mutex_lock(&v->vm.m.console.lock);
-    v->vm.m.console.lines = v->line_ref != 0;
+    struct mk_console *con = &v->vm.m.console;
+    con->lines = v->line_ref != 0;
+    if (con->lines && !had) {
+        v->echo_before = con->out_fd;
+        con->out_fd = -1;
+    } else if (had && !con->lines && con->out_fd < 0) {
+        con->out_fd = v->echo_before;
+    }
     pthread_mutex_unlock(&v->vm.m.console.lock);
     return 0;
 }
@@ -168,7 +177,9 @@ void mk_open_console(lua_State *L)
 {
     static const luaL_Reg methods[] = {
         { "send", console_send }, { "eof", console_eof }, { "text", console_text },
-        { "echo", console_echo }, { "listen", console_listen }, { "attach", console_attach },
+        { "echo", console_echo }, { "attach", console_attach },
         { "detach", console_detach }, { "input", console_input }, { NULL, NULL } };
     mk_new_type(L, MK_CONSOLE, NULL, methods);
+    lua_pushcfunction(L, console_listen);
+    lua_setfield(L, -2, "listen"); /* into the core table on top */
 }

@@ -118,7 +118,7 @@ bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before)
 void mk_lua_no_handler(lua_State *L, const char *what)
 {
     if (mk_lua_get(L)->handler_of)
-        luaL_error(L, "%s would block inside a handler: a guest is waiting for its answer; set a "
+        mk_misuse(L, "%s would block inside a handler: a guest is waiting for its answer; set a "
                       "variable here and do it after the run, or in another thread's turn", what);
 }
 
@@ -218,6 +218,24 @@ bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results)
 }
 
 /* --- checks --- */
+
+int mk_misuse(lua_State *L, const char *fmt, ...)
+{
+    char text[500];
+    lua_Debug ar;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    int level = 1;
+    while (lua_getstack(L, level, &ar) && lua_getinfo(L, "Sl", &ar) &&
+           (ar.currentline < 0 || strncmp(ar.source, "@minikvm/", 9) == 0))
+        level++;
+    luaL_where(L, level);
+    lua_pushstring(L, text);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
 
 static void need_colon(lua_State *L, int index, const char *type)
 {

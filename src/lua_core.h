@@ -71,6 +71,7 @@ struct mk_lua_vm {
     int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
     uint64_t call_hits[256];
     int line_ref, trace_ref, decide_ref;
+    int echo_before; /* out_fd while nobody listened */
     bool terminal;   /* attached: raw while it runs */
 };
 
@@ -104,11 +105,14 @@ struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);
+/* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */
+int mk_misuse(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
 /* The reason and the information table of a VM that ended: 2. */
 int mk_push_result(lua_State *L, struct mk_lua_vm *v);
 /* nil, text, name: the world failed. */
 int mk_push_err(lua_State *L, const struct mk_err *err);
-/* Keeps a function in the VM's handler table; returns its reference. */
+/* Keeps a function in the VM's handler table, its user value, which also holds the children by name;
+ * returns its reference. */
 int mk_lua_ref(lua_State *L, int vm_index, int function_index);
 void mk_lua_unref(lua_State *L, int vm_index, int ref);
 /* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */

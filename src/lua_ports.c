@@ -14,7 +14,7 @@
 struct lua_hook {
     struct mk_lua_vm *v;
     struct mk_hook *hook;
-    int read_ref, write_ref; /* LUA_NOREF: pass on */
+    int read_ref, write_ref; /* LUA_NOREF: none */
     bool with_next;
     bool removed; /* under the Lua lock */
 };
@@ -74,7 +74,7 @@ static uint32_t hook_in(void *self, struct mk_io *io)
 {
     struct lua_hook *h = self;
     struct mk_frame frame = { .io = io, .in = true };
-    if (h->read_ref == LUA_NOREF || !enter(h, io, h->read_ref, &frame))
+    if (!enter(h, io, h->read_ref, &frame))
         return mk_bus_next_in(io);
     uint32_t value = (uint32_t)mk_mask(io->size);
     unsigned cpu = io->cpu->index;
@@ -92,7 +92,7 @@ static void hook_out(void *self, struct mk_io *io, uint32_t value)
 {
     struct lua_hook *h = self;
     struct mk_frame frame = { .io = io, .value = value };
-    if (h->write_ref == LUA_NOREF || !enter(h, io, h->write_ref, &frame)) {
+    if (!enter(h, io, h->write_ref, &frame)) {
         mk_bus_next_out(io, value);
         return;
     }
@@ -105,8 +105,16 @@ static void hook_retire(void *self)
     free(self);
 }
 
-static const struct mk_port_ops lua_ops = { .name = "a Lua handler", .in = hook_in,
-    .out = hook_out, .width = 4, .script = true, .retire = hook_retire };
+#define LUA_OPS .name = "a Lua handler", .width = 4, .script = true, .retire = hook_retire
+
+static const struct mk_port_ops read_ops = { LUA_OPS, .in = hook_in };
+static const struct mk_port_ops write_ops = { LUA_OPS, .out = hook_out };
+static const struct mk_port_ops both_ops = { LUA_OPS, .in = hook_in, .out = hook_out };
+
+static const struct mk_port_ops *ops_for(int read_ref, int write_ref)
+{
+    return read_ref == LUA_NOREF ? &write_ops : write_ref == LUA_NOREF ? &read_ops : &both_ops;
+}
 
 /* next([value]): the handler beneath. One closure per vCPU; which access it stands for is in the
  * vCPU's frame, so that calling it allocates nothing. */
@@ -217,7 +225,7 @@ static int add_hook(lua_State *L, bool override)
     if (h) {
         *h = (struct lua_hook){ .v = v, .read_ref = read_ref, .write_ref = write_ref,
                                 .with_next = override };
-        h->hook = mk_bus_hook(&v->vm.m.bus, first, last, &lua_ops, h);
+        h->hook = mk_bus_hook(&v->vm.m.bus, first, last, ops_for(read_ref, write_ref), h);
     }
     if (!h || !h->hook) {
         free(h);

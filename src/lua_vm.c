@@ -233,7 +233,8 @@ static int new_vm(lua_State *L)
         .command_line = string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
-    config.boot_features = boot_features(lua, config.mode);
+    config.boot_features = boot_features(lua, config.mode) |
+                           (true_field(L, 1, "uart") ? MK_BOOT_UART : 0);
     struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
     int vm_index = lua_gettop(L);
     memset(v, 0, sizeof(*v));
@@ -258,7 +259,7 @@ static int new_vm(lua_State *L)
 static void need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
     if (!mk_vm_wait(&v->vm, 0))
-        luaL_error(L, "%s: vm \"%s\" is running", what, v->vm.name);
+        mk_misuse(L, "%s: vm \"%s\" is running", what, v->vm.name);
 }
 
 /* load(vm, { path= | bytes=, name=, cpu=, at=, segment=, entry= }) -> vm | nil, text, name */
@@ -334,7 +335,7 @@ static int run(lua_State *L)
     v->busy--;
     if (rc < 0) {
         mk_tty_restore();
-        return luaL_error(L, "%s", err.text);
+        return mk_misuse(L, "%s", err.text);
     }
     return finish(L, v);
 }
@@ -350,7 +351,7 @@ static int start(lua_State *L)
     fflush(stdout);
     if (mk_vm_start(&v->vm, &limits, &err) < 0) {
         mk_tty_restore();
-        return luaL_error(L, "%s", err.text);
+        return mk_misuse(L, "%s", err.text);
     }
     lua_settop(L, 1);
     return 1;
@@ -385,7 +386,7 @@ static int wait(lua_State *L)
     uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
     mk_lua_no_handler(L, "wait()");
     if (never_ran(v))
-        return luaL_error(L, "wait: vm \"%s\" was never started", v->vm.name);
+        return mk_misuse(L, "wait: vm \"%s\" was never started", v->vm.name);
     if (wait_for(v, ns))
         return finish(L, v);
     luaL_pushfail(L);

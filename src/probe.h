@@ -11,7 +11,7 @@ struct mk_probe {
     struct mk_err err;
     int api;            /* 12 */
     const char *host;   /* "vmx", "svm", "pvm" or "unknown" */
-    /* "native", "assist" (minikvm helps out), "no" (not at all) or "unknown" (not ok) */
+    /* "native", "assist" (minikvm helps out) or "unknown" (not ok) */
     const char *paging32, *int_n, *iret;
     size_t cap_count;
     struct { const char *name; bool present; } caps[MK_PROBE_CAPS];

@@ -441,6 +441,19 @@ static void publish(struct mk_vcpu *c, bool running)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* A run that ended by itself waits for a slow reader of its output, until a stop or the deadline. */
+static void finish_output(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    mk_console_flush(&m->console);
+    while (mk_console_blocked(&m->console) >= 0 && mk_now() < m->deadline &&
+           !(atomic_fetch_and(&c->requests, MK_REQ_STOP) & MK_REQ_STOP) &&
+           !(m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))) {
+        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
+        mk_console_flush(&m->console);
+    }
+}
+
 void mk_vcpu_run(struct mk_vcpu *c)
 {
     c->end = (struct mk_end){ 0 };
@@ -450,13 +463,14 @@ void mk_vcpu_run(struct mk_vcpu *c)
         set_immediate_exit(c->run, 1); /* look around before the first instruction */
         while (c->end.reason == MK_RUNNING)
             trip(c);
+        if (c->end.reason != MK_STOPPED)
+            finish_output(c);
         stop_ticks(c);
     } else {
         mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
     }
     publish(c, false);
     mk_vcpu_complete(c);
-    mk_vcpu_drain(c);
     mk_console_end_lines(&c->machine->console, &c->cpu);
     mk_console_flush(&c->machine->console);
 }

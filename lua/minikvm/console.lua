@@ -35,12 +35,16 @@ function Listener:remove()
   for i, other in ipairs(self.list) do
     if other == self then table.remove(self.list, i) break end
   end
+  if #self.list == 0 and listeners[self.console] == self.list then
+    listeners[self.console] = nil
+    core.listen(self.console, nil)
+  end
 end
 
 Listener.__close = Listener.remove
 
 ---Calls fn(line, cpu) for every line the guest prints, without its newline; the last one when the
----run ends, finished or not. From then on output does not go to stdout by itself.
+---run ends, finished or not. Until it is removed output does not go to stdout by itself.
 ---@param fn fun(line: string, cpu: integer)
 ---@return minikvm.listener
 function console:on_line(fn)
@@ -48,14 +52,10 @@ function console:on_line(fn)
   if type(fn) ~= "function" then
     error(("on_line: expected a function, got %s"):format(type(fn)), 2)
   end
-  self:echo(false) -- raises when the VM is closed
-  local list = listeners[self]
-  if not list then
-    list = {}
-    self:listen(share_out(list))
-    listeners[self] = list
-  end
-  local listener = setmetatable({ fn = fn, list = list, hits = 0 }, Listener)
+  local list = listeners[self] or {}
+  core.listen(self, share_out(list)) -- raises when the VM is closed
+  listeners[self] = list
+  local listener = setmetatable({ fn = fn, list = list, console = self, hits = 0 }, Listener)
   list[#list + 1] = listener
   return listener
 end

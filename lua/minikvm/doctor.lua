@@ -205,7 +205,6 @@ local FEATURES = {
 local MEANING = {
   native = { "ok", "native" },
   assist = { "ok", "assisted: this KVM cannot, minikvm does it instead (same results, slower)" },
-  no = { "warn", "not on this host", "guests that use it need Intel VMX or AMD SVM" },
 }
 
 local function check_feature(feature)

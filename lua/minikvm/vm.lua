@@ -16,6 +16,8 @@ local M = {}
 ---@field ports minikvm.ports
 ---@field hypercalls minikvm.hypercalls
 ---@field console minikvm.console
+---@field clock minikvm.clock
+---@field keyboard minikvm.keyboard
 ---@field files minikvm.vmfiles
 local vm = core.methods "minikvm.vm"
 
@@ -61,7 +63,7 @@ local NEW = {
   name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = "integer",
-  irqchip = { "none", "pic" }, files = files.check, assist = "boolean", cmdline = "string",
+  irqchip = { "none", "pic" }, console = { "hypercall", "uart" }, files = files.check, assist = "boolean", cmdline = "string",
 }
 
 ---Creates a VM.
@@ -75,6 +77,7 @@ local NEW = {
 ---  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
 ---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
 ---  files      which files the guest may use, from kvm.files; only its own by default
+---  console    what the guest is told to print to: "hypercall" (the default) or "uart"; all work
 ---  cmdline    text for the guest's boot information
 ---  assist     false: never do for a weak KVM what it cannot do itself
 ---  limits     { exits=, seconds=, output= } of every run
@@ -91,6 +94,7 @@ function M.new(opts)
   local trace = o.trace
   o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
   o.large = o.page_size == 2 << 20
+  o.uart = o.console == "uart"
   o.pic = o.irqchip == "pic"
   o.assist = o.assist ~= false
   o.coalesce = o.coalesce ~= false
