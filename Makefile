@@ -11,7 +11,6 @@ LUA_PC := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,\
 LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
 LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
-CAPSTONE_LIBS = $(shell pkg-config --libs capstone)
 EDIT_LIBS = $(shell pkg-config --libs libedit)
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 
@@ -37,7 +36,6 @@ LUA_PARTS := $(wildcard lua/minikvm/*.lua) $(B)/abi.lua
 
 .PHONY: all demo test bench lint format install clean help deps guests os-1k
 .DELETE_ON_ERROR:
-.SECONDEXPANSION:
 
 TESTS := $(patsubst spec/c/%.c,$(B)/%,$(wildcard spec/c/*.c))
 
@@ -58,9 +56,18 @@ test: deps ## build, then run every test
 	@$(MAKE) all $(TESTS)
 	@BUILD=$(BUILD) ./tools/test
 
+.PHONY: test-stock
+test-stock: deps ## the same tests in an emulated machine with a stock KVM (kvm_amd)
+	@$(MAKE) all $(TESTS)
+	@BUILD=$(BUILD) ./tools/stock
+
 bench: deps ## measure, as ratios in one run
 	@$(MAKE) all
-	@./tools/bench
+	@BUILD=$(BUILD) ./tools/bench
+
+$(B)/bench/%: bench/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $<
 
 # --- the program and the module ---
 
@@ -71,11 +78,11 @@ minikvm.so: $(B)/minikvm.so
 	@ln -sfn $< $@
 
 $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ)
-	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(CAPSTONE_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
 $(B)/minikvm.so: $(MODULE_OBJ)
-	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(CAPSTONE_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(LDFLAGS)
 
 $(B)/%.o: src/%.c Makefile | $(B)
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) $(if $(filter lua_disasm,$*),$(CAPSTONE_CFLAGS)) -MMD -MP -c -o $@ $<
@@ -84,7 +91,7 @@ $(B):
 	@mkdir -p $@
 
 # Unit tests of the core in C: no Lua, and most need no KVM.
-$(B)/test_% $(B)/fuzz_%: spec/c/$$(notdir $$@).c $(call obj,$(CORE_SRC)) Makefile
+$(TESTS): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Isrc -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(LDFLAGS)
 
 # The Lua parts, byte for byte, with a table of their names.

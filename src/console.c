@@ -46,6 +46,8 @@ static bool buffer_reserve(struct mk_buffer *b, size_t more)
 /* Output is dropped when memory runs out: a guest must not be able to end the process by talking. */
 static bool buffer_append(struct mk_buffer *b, const char *bytes, size_t length)
 {
+    if (length == 0)
+        return true;
     if (!buffer_reserve(b, length))
         return false;
     memcpy(b->data + b->start + b->length, bytes, length);

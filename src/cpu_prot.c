@@ -9,6 +9,7 @@
 #define PAGE_4M (UINT64_C(4) << 20)
 #define PDE_LARGE 0x87 /* present, writable, user, 4 MiB */
 #define STACK_GAP 16
+#define MAPPED_PAGES 256 /* of 4 MiB, in paged mode */
 
 /* A descriptor with a 4 GiB or byte-granular limit (SDM 3.4.5). */
 static uint64_t descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags)
@@ -40,10 +41,11 @@ static void gdt(uint64_t table[6])
     table[MK_SEL_TSS / 8] = descriptor(MK_TSS_BASE, TSS_SIZE - 1, 0x8b, 0);
 }
 
+/* Below the end of RAM, and of what the page directory maps. */
 static uint32_t stack_top(const struct mk_mem *mem)
 {
-    uint64_t top = mem->size < UINT64_C(0x80000000) ? mem->size : UINT64_C(0x80000000);
-    return (uint32_t)top - STACK_GAP;
+    uint64_t mapped = MAPPED_PAGES * PAGE_4M;
+    return (uint32_t)(mem->size < mapped ? mem->size : mapped) - STACK_GAP;
 }
 
 static void write_tss(struct mk_mem *mem)
@@ -55,12 +57,12 @@ static void write_tss(struct mk_mem *mem)
     mk_mem_write(mem, MK_TSS_BASE + 102, &io_map, sizeof(io_map));
 }
 
-/* All RAM, at its own address and once more at 0x80000000. */
+/* All RAM (1 GiB of it at the most), at its own address and once more at 0x80000000. */
 static void write_directory(struct mk_mem *mem)
 {
     uint32_t *directory = mk_mem_at(mem, MK_PAGE_DIR, MK_PAGE);
     memset(directory, 0, MK_PAGE);
-    for (uint32_t i = 0; i < 256 && i * PAGE_4M < mem->size; i++) {
+    for (uint32_t i = 0; i < MAPPED_PAGES && i * PAGE_4M < mem->size; i++) {
         directory[i] = i << 22 | PDE_LARGE;
         directory[(MK_HIGH_BASE >> 22) + i] = i << 22 | PDE_LARGE;
     }

@@ -219,6 +219,7 @@ static uint32_t uart_in(void *self, struct mk_io *io)
     unsigned reg = io->port & 7;
     pthread_mutex_lock(&uart->lock);
     uint8_t value = read_register(uart, reg);
+    mk_irq_set(&uart->irq, line_level(&uart->state)); /* drops before the next byte raises it */
     refill(uart);
     bool level = line_level(&uart->state);
     bool vain = reg == LSR && !(value & LSR_READY) && ++uart->polls > FREE_POLLS;

@@ -85,6 +85,8 @@ static void serve_io(struct mk_vcpu *c)
     }
     account(c, &served);
     c->incomplete = true;
+    if (!in && size == 1 && c->machine->note_out && served.c)
+        c->machine->note_out(c->machine, port);
     if (served.none && c->machine->unhandled_fault)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s port 0x%x: nobody serves it (unhandled=\"fault\")",
                     in ? "IN from" : "OUT to", port);

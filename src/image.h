@@ -56,7 +56,7 @@ struct mk_plan {
 struct mk_image {
     uint8_t *bytes;
     size_t size;
-    uint64_t at; /* guest-physical address it was loaded to */
+    uint64_t at; /* guest-physical address it was loaded to; of ELF in real mode: the window's */
     struct mk_image *next;
     struct mk_plan plan;
     struct mk_image *modules; /* Multiboot: in order, linked by next; each with its place in `at` */

@@ -196,7 +196,7 @@ int mk_image_plan(struct mk_image *image, const struct mk_plan_want *want, struc
         plan->format = mk_image_detect(image, want->bits, want->paging);
     if (format_plan(image, want, plan, err) == 0 && mk_plan_check(image, want, plan, err) == 0 &&
         choose_entry(image, want, err) == 0) {
-        image->at = plan->count ? plan->segment[0].at : 0;
+        image->at = want->bits == 16 && plan->cs < 0 ? want->at : plan->segment[0].at;
         return 0;
     }
     free(plan->info);

@@ -2,6 +2,7 @@
 #include "lua_core.h"
 
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,7 +77,8 @@ struct mk_lua *mk_lua_get(lua_State *L)
 
 static void give_up(struct mk_lua *lua)
 {
-    fflush(stdout); /* what the script printed comes before what guests print now */
+    if (__fpending(stdout))
+        fflush(stdout); /* what the script printed comes before what guests print now */
     pthread_mutex_lock(&lua->mutex);
     lua->held = false;
     if (lua->script_waits)
@@ -280,6 +282,31 @@ int mk_push_err(lua_State *L, const struct mk_err *err)
     lua_pushstring(L, err->text);
     lua_pushstring(L, mk_err_name(err->code));
     return 3;
+}
+
+/* --- fields of checked tables --- */
+
+lua_Integer mk_integer_field(lua_State *L, int index, const char *key, lua_Integer absent)
+{
+    lua_Integer value = lua_getfield(L, index, key) == LUA_TNIL ? absent : lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+bool mk_true_field(lua_State *L, int index, const char *key)
+{
+    lua_getfield(L, index, key);
+    bool value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+const char *mk_string_field(lua_State *L, int index, const char *key, size_t *length)
+{
+    lua_getfield(L, index, key);
+    const char *value = lua_tolstring(L, -1, length);
+    lua_pop(L, 1);
+    return value;
 }
 
 /* --- handlers and children --- */

@@ -23,6 +23,7 @@
 #define MK_KEYBOARD "minikvm.keyboard"
 #define MK_FILES "minikvm.files"       /* a policy */
 #define MK_VM_FILES "minikvm.vmfiles" /* vm.files */
+#define MK_SYMBOLS "minikvm.symbols"
 #define MK_HANDLE "minikvm.handle"
 
 #define MK_LOOK_NS 20000000u /* how often a blocking call looks for Ctrl-C */
@@ -111,6 +112,12 @@ int mk_misuse(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
 int mk_push_result(lua_State *L, struct mk_lua_vm *v);
 /* nil, text, name: the world failed. */
 int mk_push_err(lua_State *L, const struct mk_err *err);
+/* Fields of an option table that was checked in Lua. A string lives as long as the table. */
+lua_Integer mk_integer_field(lua_State *L, int index, const char *key, lua_Integer absent);
+bool mk_true_field(lua_State *L, int index, const char *key);
+const char *mk_string_field(lua_State *L, int index, const char *key, size_t *length);
+/* Raises when the VM runs; `what` was called. */
+void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
 /* Keeps a function in the VM's handler table, its user value, which also holds the children by name;
  * returns its reference. */
 int mk_lua_ref(lua_State *L, int vm_index, int function_index);
@@ -125,6 +132,7 @@ void mk_open_memory(lua_State *L);
 void mk_open_ports(lua_State *L);
 void mk_open_hypercalls(lua_State *L);
 void mk_open_console(lua_State *L);
+void mk_open_load(lua_State *L);
 void mk_open_clock(lua_State *L);
 void mk_open_keyboard(lua_State *L);
 void mk_open_files(lua_State *L);

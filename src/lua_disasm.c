@@ -1,7 +1,36 @@
-/* lua_disasm.c - kvm.disassemble: machine code as text, by the capstone library. */
+/* lua_disasm.c - kvm.disassemble: machine code as text, by the capstone library.
+ *
+ * The library is loaded when it is first needed: it is large, and few scripts disassemble. */
 #include "lua_core.h"
 
 #include <capstone/capstone.h>
+#include <dlfcn.h>
+
+#define STRING(x) #x
+#define NAME(major) "libcapstone.so." STRING(major)
+
+struct capstone {
+    __typeof__(cs_open) *open;
+    __typeof__(cs_close) *close;
+    __typeof__(cs_malloc) *malloc;
+    __typeof__(cs_free) *free;
+    __typeof__(cs_disasm_iter) *disasm_iter;
+};
+
+/* Loading it again costs a look-up; it stays in the process. */
+static bool load_library(struct capstone *cs)
+{
+    void *library = dlopen(NAME(CS_API_MAJOR), RTLD_LAZY | RTLD_NODELETE);
+    if (!library)
+        return false;
+    *(void **)&cs->open = dlsym(library, "cs_open");
+    *(void **)&cs->close = dlsym(library, "cs_close");
+    *(void **)&cs->malloc = dlsym(library, "cs_malloc");
+    *(void **)&cs->free = dlsym(library, "cs_free");
+    *(void **)&cs->disasm_iter = dlsym(library, "cs_disasm_iter");
+    dlclose(library);
+    return cs->open && cs->close && cs->malloc && cs->free && cs->disasm_iter;
+}
 
 static cs_mode mode_of(lua_State *L, int index)
 {
@@ -33,16 +62,17 @@ int mk_lua_disassemble(lua_State *L)
     cs_mode mode = mode_of(L, 2);
     uint64_t address = (uint64_t)luaL_optinteger(L, 3, 0);
     csh handle;
+    struct capstone cs;
     lua_newtable(L);
     luaL_checkstack(L, 4, NULL);
-    if (cs_open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
-        return luaL_error(L, "capstone, the disassembler, does not start");
-    cs_insn *insn = cs_malloc(handle);
-    for (lua_Integer i = 1; insn && cs_disasm_iter(handle, &bytes, &length, &address, insn); i++) {
+    if (!load_library(&cs) || cs.open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
+        return luaL_error(L, "%s, the disassembler, cannot be loaded", NAME(CS_API_MAJOR));
+    cs_insn *insn = cs.malloc(handle);
+    for (lua_Integer i = 1; insn && cs.disasm_iter(handle, &bytes, &length, &address, insn); i++) {
         push_instruction(L, insn);
         lua_rawseti(L, -2, i);
     }
-    cs_free(insn, insn ? 1 : 0);
-    cs_close(&handle);
+    cs.free(insn, insn ? 1 : 0);
+    cs.close(&handle);
     return 1;
 }

@@ -127,6 +127,7 @@ static void push_core(lua_State *L)
     mk_open_ports(L);
     mk_open_hypercalls(L);
     mk_open_console(L);
+    mk_open_load(L);
     mk_open_clock(L);
     mk_open_keyboard(L);
     mk_open_files(L);

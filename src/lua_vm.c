@@ -11,34 +11,10 @@
 
 /* --- checked tables --- */
 
-static lua_Integer integer_field(lua_State *L, int index, const char *key, lua_Integer absent)
-{
-    lua_Integer value = lua_getfield(L, index, key) == LUA_TNIL ? absent : lua_tointeger(L, -1);
-    lua_pop(L, 1);
-    return value;
-}
-
-static bool true_field(lua_State *L, int index, const char *key)
-{
-    lua_getfield(L, index, key);
-    bool value = lua_toboolean(L, -1);
-    lua_pop(L, 1);
-    return value;
-}
-
-/* A string that lives as long as the table. */
-static const char *string_field(lua_State *L, int index, const char *key, size_t *length)
-{
-    lua_getfield(L, index, key);
-    const char *value = lua_tolstring(L, -1, length);
-    lua_pop(L, 1);
-    return value;
-}
-
 static enum mk_mode mode_field(lua_State *L, int index)
 {
     static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
-    const char *name = string_field(L, index, "mode", NULL);
+    const char *name = mk_string_field(L, index, "mode", NULL);
     for (int i = 0; name && i < MK_MODES; i++)
         if (strcmp(modes[i], name) == 0)
             return (enum mk_mode)i;
@@ -57,8 +33,8 @@ static struct mk_limits limits_field(lua_State *L, int index, const struct mk_li
     if (lua_getfield(L, index, "seconds") != LUA_TNIL)
         limits.ns = seconds_to_ns(lua_tonumber(L, -1));
     lua_pop(L, 1);
-    limits.exits = (uint64_t)integer_field(L, index, "exits", (lua_Integer)base->exits);
-    limits.output = (uint64_t)integer_field(L, index, "output", (lua_Integer)base->output);
+    limits.exits = (uint64_t)mk_integer_field(L, index, "exits", (lua_Integer)base->exits);
+    limits.output = (uint64_t)mk_integer_field(L, index, "output", (lua_Integer)base->output);
     return limits;
 }
 
@@ -168,7 +144,8 @@ static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
     static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS },
         { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE },
-        { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD }, { "files", MK_VM_FILES } };
+        { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD }, { "symbols", MK_SYMBOLS },
+        { "files", MK_VM_FILES } };
     lua_getiuservalue(L, vm_index, 1);
     for (size_t i = 0; i < MK_COUNT(kinds); i++) {
         mk_new_child(L, vm_index, 0, kinds[i][1]);
@@ -222,19 +199,19 @@ static int new_vm(lua_State *L)
     struct mk_err err;
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_vm_config config = {
-        .name = string_field(L, 1, "name", NULL), .mode = mode_field(L, 1),
-        .memory = (uint64_t)integer_field(L, 1, "memory", 0),
-        .cpus = (unsigned)integer_field(L, 1, "cpus", 1),
-        .coalesce = true_field(L, 1, "coalesce"), .unhandled_fault = true_field(L, 1, "fatal"),
-        .pic = true_field(L, 1, "pic"), .assist = true_field(L, 1, "assist"),
-        .mapping = { .large = true_field(L, 1, "large"),
-                     .size = (uint64_t)integer_field(L, 1, "map_size", 0),
-                     .base = (uint64_t)integer_field(L, 1, "map_base", 0) },
-        .command_line = string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
+        .name = mk_string_field(L, 1, "name", NULL), .mode = mode_field(L, 1),
+        .memory = (uint64_t)mk_integer_field(L, 1, "memory", 0),
+        .cpus = (unsigned)mk_integer_field(L, 1, "cpus", 1),
+        .coalesce = mk_true_field(L, 1, "coalesce"), .unhandled_fault = mk_true_field(L, 1, "fatal"),
+        .pic = mk_true_field(L, 1, "pic"), .assist = mk_true_field(L, 1, "assist"),
+        .mapping = { .large = mk_true_field(L, 1, "large"),
+                     .size = (uint64_t)mk_integer_field(L, 1, "map_size", 0),
+                     .base = (uint64_t)mk_integer_field(L, 1, "map_base", 0) },
+        .command_line = mk_string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
     config.boot_features = boot_features(lua, config.mode) |
-                           (true_field(L, 1, "uart") ? MK_BOOT_UART : 0);
+                           (mk_true_field(L, 1, "uart") ? MK_BOOT_UART : 0);
     struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
     int vm_index = lua_gettop(L);
     memset(v, 0, sizeof(*v));
@@ -248,42 +225,16 @@ static int new_vm(lua_State *L)
     v->open = true;
     make_coroutines(L, v, vm_index);
     make_children(L, v, vm_index);
-    connect(v, true_field(L, 1, "echo"));
+    connect(v, mk_true_field(L, 1, "echo"));
     mk_lua_connect_files(L, v, vm_index, 1);
     lua_settop(L, vm_index);
     return 1;
 }
 
-/* --- loading --- */
-
-static void need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
+void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
     if (!mk_vm_wait(&v->vm, 0))
         mk_misuse(L, "%s: vm \"%s\" is running", what, v->vm.name);
-}
-
-/* load(vm, { path= | bytes=, name=, cpu=, at=, segment=, entry= }) -> vm | nil, text, name */
-static int load(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_vm(L, 1);
-    need_stopped(L, v, "load");
-    struct mk_load place = { .cpu = (unsigned)integer_field(L, 2, "cpu", 0),
-                             .at = integer_field(L, 2, "at", MK_DEFAULT),
-                             .segment = integer_field(L, 2, "segment", MK_DEFAULT),
-                             .entry = integer_field(L, 2, "entry", MK_DEFAULT) };
-    size_t size = 0;
-    const char *path = string_field(L, 2, "path", NULL);
-    const char *bytes = string_field(L, 2, "bytes", &size);
-    const char *name = string_field(L, 2, "name", NULL);
-    struct mk_err err = { 0 };
-    struct mk_image *image = path ? mk_image_read(path, &err)
-                                  : mk_image_copy(name ? name : "image", bytes, size, &err);
-    if (!image || mk_vm_load(&v->vm, image, &place, &err) < 0) {
-        v->vm.load_error = err;
-        return mk_push_err(L, &err);
-    }
-    lua_settop(L, 1);
-    return 1;
 }
 
 /* --- running --- */
@@ -303,7 +254,7 @@ static int finish(lua_State *L, struct mk_lua_vm *v)
 static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct mk_limits *limits)
 {
     struct mk_err err;
-    need_stopped(L, v, what);
+    mk_need_stopped(L, v, what);
     *limits = limits_field(L, 2, &v->limits);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
         free(v->cpu[i].traceback);
@@ -428,7 +379,7 @@ static int vm_reset(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
-    need_stopped(L, v, "reset");
+    mk_need_stopped(L, v, "reset");
     if (mk_vm_reset(&v->vm, &err) < 0)
         return mk_push_err(L, &err);
     lua_settop(L, 1);
@@ -439,7 +390,7 @@ static int vm_reset(lua_State *L)
 static int set_trace(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    need_stopped(L, v, "trace");
+    mk_need_stopped(L, v, "trace");
     lua_settop(L, 2);
     if (v->trace_ref)
         mk_lua_unref(L, 1, v->trace_ref);
@@ -488,7 +439,7 @@ void mk_open_vm(lua_State *L)
     static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop },
                                         { "reset", vm_reset }, { "irq", vm_irq },
                                         { NULL, NULL } };
-    static const luaL_Reg core[] = { { "new_vm", new_vm }, { "load", load }, { "run", run },
+    static const luaL_Reg core[] = { { "new_vm", new_vm }, { "run", run },
                                      { "start", start }, { "wait", wait }, { "trace", set_trace },
                                      { NULL, NULL } };
     mk_new_type(L, MK_VM, meta, methods);

@@ -146,8 +146,6 @@ int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
         mk_vcpu_close(c);
         return -1;
     }
-    if (kvm->sync_regs)
-        c->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
     if (kvm->coalesced_pio)
         c->ring = (void *)((char *)c->run + kvm->coalesced_at);
     return 0;
@@ -166,9 +164,15 @@ void mk_vcpu_close(struct mk_vcpu *c)
 
 /* --- registers --- */
 
+/* A guest whose exits need registers (hypercalls) gets them with every exit from the second on; others
+ * do not pay for that. */
 struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c)
 {
-    if (!c->regs_known && mk_ioctl(c->fd, KVM_GET_REGS, &c->regs) == 0)
+    if (c->regs_known)
+        return &c->regs;
+    if (c->machine->kvm->sync_regs)
+        c->run->kvm_valid_regs |= KVM_SYNC_X86_REGS;
+    if (mk_ioctl(c->fd, KVM_GET_REGS, &c->regs) == 0)
         c->regs_known = true;
     return &c->regs;
 }
@@ -214,7 +218,7 @@ int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete)
     int rc = ioctl(c->fd, KVM_RUN, NULL);
     int code = errno;
     c->synced = c->run->kvm_valid_regs;
-    if (rc == 0 && c->machine->kvm->sync_regs) {
+    if (rc == 0 && c->synced & KVM_SYNC_X86_REGS) {
         c->regs = c->run->s.regs.regs;
         c->regs_known = true;
     }
@@ -369,7 +373,7 @@ static void check_limits(struct mk_vcpu *c)
     if (c->counters.exits - c->exits_before >= m->exit_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
                     (unsigned long long)m->exit_limit);
-    if (m->console.stream[c->cpu.index].total > m->output_limit)
+    if (m->console.stream[c->cpu.index].total - c->output_before > m->output_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
                     (unsigned long long)m->output_limit);
     while (m->console.full && !atomic_load(&c->requests) && mk_now() < m->deadline) {
@@ -458,6 +462,7 @@ void mk_vcpu_run(struct mk_vcpu *c)
 {
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
+    c->output_before = c->machine->console.stream[c->cpu.index].total;
     publish(c, true);
     if (start_ticks(c)) {
         set_immediate_exit(c->run, 1); /* look around before the first instruction */

@@ -43,6 +43,7 @@ struct mk_vcpu {
     struct mk_counters counters;
     struct mk_end end;
     uint64_t exits_before; /* counters.exits when this run began */
+    uint64_t output_before; /* bytes printed until then */
 
     /* Kick: `thread` is valid while `running`. */
     pthread_mutex_t lock;

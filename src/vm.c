@@ -52,11 +52,19 @@ static void end_all(struct mk_machine *m, struct mk_vcpu *cause)
 
 /* --- coalesced ports --- */
 
-static int set_zone(struct mk_vm *vm, uint16_t port, bool on)
+static bool set_zone(struct mk_vm *vm, uint16_t port, bool on)
 {
     struct kvm_coalesced_mmio_zone zone = { .addr = port, .size = 1, .pio = 1 };
     return mk_ioctl(vm->m.fd, on ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO,
-                    &zone);
+                    &zone) == 0;
+}
+
+static struct mk_zone *find_zone(struct mk_vm *vm, uint16_t port)
+{
+    for (unsigned i = 0; i < vm->zone_count; i++)
+        if (vm->zones[i].port == port)
+            return &vm->zones[i];
+    return NULL;
 }
 
 /* Bus callback: whether bytes written to this port may be collected by KVM depends on who is on top
@@ -65,14 +73,30 @@ static void choose_coalescing(void *ctx, uint16_t port, const struct mk_port_ops
 {
     struct mk_vm *vm = ctx;
     bool want = vm->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio && top && top->coalesce;
-    unsigned i = 0;
-    while (i < vm->coalesced_count && vm->coalesced[i] != port)
-        i++;
-    bool have = i < vm->coalesced_count;
-    if (want && !have && i < MK_COALESCED_PORTS && set_zone(vm, port, true) == 0)
-        vm->coalesced[vm->coalesced_count++] = port;
-    else if (!want && have && set_zone(vm, port, false) == 0)
-        vm->coalesced[i] = vm->coalesced[--vm->coalesced_count];
+    struct mk_zone *zone = find_zone(vm, port);
+    if (want && !zone && vm->zone_count < MK_COALESCED_PORTS) {
+        vm->zones[vm->zone_count++] = (struct mk_zone){ .port = port };
+    } else if (!want && zone && (!zone->on || set_zone(vm, port, false))) {
+        *zone = vm->zones[--vm->zone_count];
+    }
+}
+
+/* The vCPU's callback: an OUT to a port that may be coalesced cost an exit. */
+static void note_out(struct mk_machine *m, uint16_t port)
+{
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    pthread_mutex_lock(&m->bus.lock);
+    struct mk_zone *zone = find_zone(vm, port);
+    if (zone && !zone->on && ++zone->outs >= MK_ZONE_OUTS)
+        zone->on = set_zone(vm, port, true);
+    pthread_mutex_unlock(&m->bus.lock);
+}
+
+/* KVM forgot the zones; ports must earn them again. */
+static void forget_zones(struct mk_vm *vm)
+{
+    for (unsigned i = 0; i < vm->zone_count; i++)
+        vm->zones[i] = (struct mk_zone){ .port = vm->zones[i].port };
 }
 
 /* --- life --- */
@@ -175,8 +199,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
             mk_kvm_set_cpuid(vm->m.kvm, vm->cpu[i].fd, err) < 0)
             return -1;
     }
-    for (unsigned i = 0; i < vm->coalesced_count; i++)
-        set_zone(vm, vm->coalesced[i], true);
+    forget_zones(vm);
     return 0;
 }
 
@@ -210,6 +233,13 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
     return 0;
 }
 
+/* Nothing to assist with; real mode does not ask, and is assisted only after a failure. */
+static bool all_native(const struct mk_vm_config *config)
+{
+    const uint32_t all = MK_BOOT_PAGING_NATIVE | MK_BOOT_INT_NATIVE | MK_BOOT_IRET_NATIVE;
+    return (config->boot_features & all) == all;
+}
+
 static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
                        const struct mk_vm_config *config)
 {
@@ -225,6 +255,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.fd = -1;
     vm->m.unhandled_fault = config->unhandled_fault;
     vm->m.end_all = end_all;
+    vm->m.note_out = vm->coalesce && vm->cpus == 1 ? note_out : NULL;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         vm->cpu[i].fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
@@ -243,7 +274,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
     mk_file_init(&vm->file, &vm->fsbox, &vm->m.mem);
     mk_assist_forget(&vm->assist);
-    vm->m.assist = config->assist ? &vm->assist : NULL;
+    vm->m.assist = config->assist && !all_native(config) ? &vm->assist : NULL;
     vm->m.can_wake = can_wake;
     if (config->pic) {
         init_interrupts(vm);
@@ -329,7 +360,7 @@ int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
     if (open_hardware(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0)
         return -1;
     for (struct mk_image *i = vm->images; i; i = i->next)
-        mk_mem_write(&vm->m.mem, i->at, i->bytes, i->size);
+        mk_image_apply(i, &vm->m.mem);
     for (unsigned i = 0; i < vm->cpus; i++)
         if (vm->aimed[i] && mk_vm_aim(vm, &vm->start[i], err) < 0)
             return -1;

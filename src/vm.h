@@ -35,15 +35,37 @@ struct mk_vm_config {
 
 #define MK_DEFAULT INT64_MIN /* what the mode does by itself */
 
-/* Where an image goes and where it starts; MK_DEFAULT or an address. */
+/* How an image is to be loaded; MK_DEFAULT or an address. */
 struct mk_load {
-    unsigned cpu;
+    unsigned cpu; /* that is pointed at it */
+    enum mk_format format;
     int64_t at, segment, entry;
+    const char *entry_symbol; /* instead of `entry`; NULL: none */
+    const char *command_line; /* Multiboot; NULL: that of the VM */
+};
+
+/* Where a vCPU starts. */
+struct mk_aim {
+    unsigned cpu;
+    uint16_t segment; /* real mode */
+    uint64_t entry;
+    bool has_regs;    /* the image's format says what these hold */
+    uint32_t eax, ebx, edx;
 };
 
 /* What ends a run; MK_FOREVER for no limit. */
 struct mk_limits {
     uint64_t ns, exits, output;
+};
+
+/* A port whose one-byte OUTs KVM may collect; it does from the MK_ZONE_OUTS-th on, because closing
+ * a VM soon after a zone was made costs more than so many exits. Under the bus lock. */
+#define MK_ZONE_OUTS 32
+
+struct mk_zone {
+    uint16_t port;
+    bool on;
+    unsigned outs;
 };
 
 enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
@@ -70,11 +92,11 @@ struct mk_vm {
     struct mk_image *images;
     bool ready[MK_MAX_CPUS];  /* has something to run */
     bool aimed[MK_MAX_CPUS];  /* by a load: a reset aims it again */
-    struct mk_load start[MK_MAX_CPUS]; /* for reset */
+    struct mk_aim start[MK_MAX_CPUS]; /* for reset */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     bool coalesce;
-    uint16_t coalesced[MK_COALESCED_PORTS];
-    unsigned coalesced_count;
+    struct mk_zone zones[MK_COALESCED_PORTS];
+    unsigned zone_count;
 
     pthread_mutex_t lock; /* state, live */
     pthread_cond_t changed;
@@ -90,7 +112,7 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
 /* Stops it if need be, joins its threads, frees everything. */
 void mk_vm_close(struct mk_vm *vm);
 
-/* Takes the image over (also on failure), copies it into RAM and points vCPU load->cpu at it. */
+/* Takes the image over (also on failure), puts it into RAM and points vCPU load->cpu at it. */
 int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
                struct mk_err *err);
 /* The script wrote memory or registers itself: the vCPU has something to run. */
@@ -109,7 +131,7 @@ int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
 
 /* For vm.c: the tables of the mode; a vCPU at the start of its program (vm_load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
-int mk_vm_aim(struct mk_vm *vm, const struct mk_load *load, struct mk_err *err);
+int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err);
 
 /* The vCPU whose end speaks for the VM: the gravest, and of those the first. */
 const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm);

@@ -8,73 +8,91 @@
 
 typedef unsigned long long ull;
 
-/* --- placement: fills in the defaults and checks the sums --- */
+/* --- what the mode wants of an image --- */
 
-static int no_room(const struct mk_image *image, const struct mk_load *load, uint64_t room,
-                   struct mk_err *err)
-{
-    return mk_fail(err, EFBIG, "%s: %zu bytes do not fit at 0x%llx: there is room for %llu",
-                   image->name, image->size, (ull)load->at, (ull)room);
-}
+/* Of the modes with tables; the directory in paged mode only. */
+static const struct mk_keep keeps[] = {
+    { 0, MK_LOAD_BASE, "the GDT, the IDT and the boot information" },
+    { MK_PAGE_DIR, MK_PAGE, "the page directory" } };
 
-static int place_real(const struct mk_vm *vm, const struct mk_image *image, struct mk_load *load,
-                      struct mk_err *err)
+/* A vCPU's window in real mode: where its image goes unless another place is asked for. */
+static void want_real(const struct mk_vm *vm, const struct mk_load *load, struct mk_plan_want *want)
 {
-    uint64_t ram = vm->m.mem.size;
-    bool window = load->at == MK_DEFAULT;
-    if (window)
-        load->at = (int64_t)load->cpu * MK_REAL_WINDOW;
-    uint64_t room = (uint64_t)load->at < ram ? ram - (uint64_t)load->at : 0;
-    if (window && room > MK_REAL_WINDOW)
-        room = MK_REAL_WINDOW;
-    if (image->size > room)
-        return no_room(image, load, room, err);
-    if (load->segment == MK_DEFAULT && (load->at & 15 || load->at >> 4 > 0xffff))
-        return mk_fail(err, EINVAL, "%s: at = 0x%llx is no segment's start: give segment= and "
-                       "entry=", image->name, (ull)load->at);
-    if (load->segment == MK_DEFAULT)
-        load->segment = load->at >> 4;
-    if (load->entry == MK_DEFAULT)
-        load->entry = 0;
-    if ((uint64_t)load->segment > 0xffff || (uint64_t)load->entry > 0xffff ||
-        (uint64_t)(load->segment * 16 + load->entry) >= ram)
-        return mk_fail(err, EINVAL, "%s: entry 0x%llx:0x%llx is outside RAM or not a real-mode "
-                       "address", image->name, (ull)load->segment, (ull)load->entry);
-    return 0;
+    uint64_t window = (uint64_t)load->cpu * MK_REAL_WINDOW;
+    want->bits = 16;
+    want->limit = vm->m.mem.size;
+    want->at = window;
+    if (load->at == MK_DEFAULT && want->limit > window + MK_REAL_WINDOW)
+        want->limit = window + MK_REAL_WINDOW;
 }
 
 /* Above the tables below 0x1000, and clear of those above: the page directory in paged mode, the
  * page tables and a page of stack in long mode. */
-static int place_flat(const struct mk_vm *vm, const struct mk_image *image, struct mk_load *load,
-                      struct mk_err *err)
+static void want_flat(const struct mk_vm *vm, struct mk_plan_want *want)
 {
-    bool paged = vm->mode == MK_MODE_PAGED;
-    uint64_t end = vm->mode == MK_MODE_LONG ? vm->tables - MK_PAGE : vm->m.mem.size;
-    if (load->at == MK_DEFAULT)
-        load->at = MK_LOAD_BASE;
-    uint64_t at = (uint64_t)load->at;
-    if (at < MK_LOAD_BASE)
-        return mk_fail(err, EINVAL, "%s: at = 0x%llx: the GDT, the IDT and the boot information lie "
-                       "below 0x%x", image->name, (ull)at, MK_LOAD_BASE);
-    if (paged && at < MK_PAGE_DIR + MK_PAGE)
-        end = at < MK_PAGE_DIR ? MK_PAGE_DIR : at; /* the directory is in the way */
-    if (!mk_inside(at, image->size, end))
-        return no_room(image, load, at < end ? end - at : 0, err);
-    if (load->entry == MK_DEFAULT)
-        load->entry = paged ? load->at + MK_HIGH_BASE : load->at;
+    bool paged = vm->mode == MK_MODE_PAGED, wide = vm->mode == MK_MODE_LONG;
+    want->bits = wide ? 64 : 32;
+    want->paging = paged || wide;
+    want->limit = wide ? vm->tables - MK_PAGE : vm->m.mem.size;
+    want->high = paged ? MK_HIGH_BASE : vm->mapping.base;
+    want->at = MK_LOAD_BASE;
+    want->keep = keeps;
+    want->keeps = paged ? 2 : 1;
+}
+
+static struct mk_plan_want want_for(const struct mk_vm *vm, const struct mk_load *load)
+{
+    struct mk_plan_want want = { .format = load->format, .info_at = MK_LOAD_BASE,
+                                 .entry_symbol = load->entry_symbol };
+    if (vm->mode == MK_MODE_REAL)
+        want_real(vm, load, &want);
+    else
+        want_flat(vm, &want);
+    want.has_at = load->at != MK_DEFAULT;
+    want.at = want.has_at ? (uint64_t)load->at : want.at;
+    want.has_entry = load->entry != MK_DEFAULT;
+    want.entry = want.has_entry ? (uint64_t)load->entry : 0;
+    want.command_line = load->command_line ? load->command_line : vm->command_line;
+    return want;
+}
+
+/* Real mode: the segment that was asked for, or that the format says, or that of the place. */
+static int aim_real(const struct mk_image *image, const struct mk_load *load, struct mk_aim *aim,
+                    struct mk_err *err)
+{
+    uint64_t segment = load->segment != MK_DEFAULT ? (uint64_t)load->segment : image->at >> 4;
+    if (load->segment == MK_DEFAULT && image->plan.cs >= 0)
+        segment = (uint64_t)image->plan.cs;
+    else if (load->segment == MK_DEFAULT && (image->at & 15 || segment > 0xffff))
+        return mk_fail(err, EINVAL, "%s: at = 0x%llx is no segment's start: give segment= and "
+                       "entry=", image->name, (ull)image->at);
+    if (segment > 0xffff || aim->entry > 0xffff)
+        return mk_fail(err, EINVAL, "%s: entry 0x%llx:0x%llx is not a real-mode address",
+                       image->name, (ull)segment, (ull)aim->entry);
+    aim->segment = (uint16_t)segment;
     return 0;
 }
 
-static int place(const struct mk_vm *vm, const struct mk_image *image, struct mk_load *load,
-                 struct mk_err *err)
+/* Checks the image against the mode; what comes out says where the vCPU starts. */
+static int plan(const struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
+                struct mk_aim *aim, struct mk_err *err)
 {
     if (load->cpu >= vm->cpus)
         return mk_fail(err, EINVAL, "%s: cpu %u: vm \"%s\" has %u", image->name, load->cpu,
                        vm->name, vm->cpus);
     if (vm->mode != MK_MODE_REAL && load->segment != MK_DEFAULT)
         return mk_fail(err, EINVAL, "%s: segment= is for real mode", image->name);
-    return vm->mode == MK_MODE_REAL ? place_real(vm, image, load, err)
-                                    : place_flat(vm, image, load, err);
+    struct mk_plan_want want = want_for(vm, load);
+    if (mk_image_plan(image, &want, err) < 0)
+        return -1;
+    const struct mk_plan *p = &image->plan;
+    *aim = (struct mk_aim){ .cpu = load->cpu, .entry = p->entry, .has_regs = p->has_regs,
+                            .eax = p->eax, .ebx = p->ebx, .edx = p->edx };
+    if (vm->mode == MK_MODE_REAL)
+        return aim_real(image, load, aim, err);
+    if (vm->mode == MK_MODE_PAGED && p->format == MK_FORMAT_FLAT && !want.has_entry)
+        aim->entry += MK_HIGH_BASE; /* where kernels of this mode are linked */
+    return 0;
 }
 
 /* --- the start state --- */
@@ -92,26 +110,30 @@ int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
                               "mode", vm->name, (ull)vm->m.mem.size);
 }
 
-static struct mk_start start_state(const struct mk_vm *vm, const struct mk_load *load,
+static struct mk_start start_state(const struct mk_vm *vm, const struct mk_aim *aim,
                                    const struct kvm_sregs *fresh)
 {
     const struct mk_mem *mem = &vm->m.mem;
-    uint64_t entry = (uint64_t)load->entry;
+    uint64_t entry = aim->entry;
     struct mk_start start = { .sregs = *fresh };
     switch (vm->mode) {
     case MK_MODE_LONG: mk_long_start(&start, mem, &vm->mapping, vm->tables, entry); break;
     case MK_MODE_PAGED: mk_prot_start(&start, mem, (uint32_t)entry, true); break;
     case MK_MODE_PROTECTED: mk_prot_start(&start, mem, (uint32_t)entry, false); break;
-    default: mk_real_start(&start, (uint16_t)load->segment, (uint16_t)load->entry); break;
+    default: mk_real_start(&start, aim->segment, (uint16_t)entry); break;
+    }
+    if (aim->has_regs) {
+        start.regs.rax = aim->eax;
+        start.regs.rbx = aim->ebx;
+        start.regs.rdx = aim->edx;
     }
     return start;
 }
 
 /* Where the first instruction would be fetched from, as the page tables stand. */
 static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
-                       const struct mk_load *load, struct mk_err *err)
+                       uint64_t entry, struct mk_err *err)
 {
-    uint64_t entry = (uint64_t)load->entry;
     struct mk_walk w = mk_walk(&vm->m.mem, &start->sregs, start->sregs.cs.base + start->regs.rip);
     if (start->regs.rip == (vm->mode == MK_MODE_REAL ? (uint16_t)entry : entry) && w.present &&
         mk_mem_at(&vm->m.mem, w.address, 1))
@@ -154,38 +176,37 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
     return 0;
 }
 
-int mk_vm_aim(struct mk_vm *vm, const struct mk_load *load, struct mk_err *err)
+int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err)
 {
-    struct mk_vcpu *c = &vm->cpu[load->cpu];
+    struct mk_vcpu *c = &vm->cpu[aim->cpu];
     struct kvm_sregs fresh;
     if (mk_vcpu_sregs(c, &fresh) < 0)
-        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, load->cpu);
-    struct mk_start start = start_state(vm, load, &fresh);
-    if (check_entry(vm, &start, load, err) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, aim->cpu);
+    struct mk_start start = start_state(vm, aim, &fresh);
+    if (check_entry(vm, &start, aim->entry, err) < 0)
         return -1;
     if (set_sregs(vm, c, &start.sregs, err) < 0)
         return -1;
     if (mk_vcpu_set_regs(c, &start.regs) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the registers", vm->name,
-                             load->cpu);
-    vm->start[load->cpu] = *load;
-    vm->aimed[load->cpu] = vm->ready[load->cpu] = true;
+                             aim->cpu);
+    vm->start[aim->cpu] = *aim;
+    vm->aimed[aim->cpu] = vm->ready[aim->cpu] = true;
     return 0;
 }
 
 int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
                struct mk_err *err)
 {
-    struct mk_load where = *load;
+    struct mk_aim aim;
     struct mk_err why = { 0 };
-    if (place(vm, image, &where, err) < 0 || mk_vm_aim(vm, &where, &why) < 0) {
+    if (plan(vm, image, load, &aim, err) < 0 || mk_vm_aim(vm, &aim, &why) < 0) {
         if (why.code)
             mk_fail(err, why.code, "%s: %.300s", image->name, why.text);
         mk_image_free(image);
         return -1;
     }
-    image->at = (uint64_t)where.at;
-    mk_mem_write(&vm->m.mem, image->at, image->bytes, image->size);
+    mk_image_apply(image, &vm->m.mem);
     struct mk_image **at = &vm->images; /* in order: a reset loads them again */
     while (*at)
         at = &(*at)->next;

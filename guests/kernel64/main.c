@@ -42,8 +42,8 @@ _Noreturn void kernel_halt(void)
 
 _Noreturn void panic(const struct frame *f)
 {
-    print("\nPANIC: trap %ld, error 0x%lx, at 0x%lx in thread \"%s\"\n", f->vector, f->error, f->rip,
-          current->name);
+    print("\nPANIC: trap %ld, error 0x%lx, at 0x%lx in thread \"%s\"\n", f->vector, f->error,
+          f->rip, current->name);
     kernel_halt();
 }
 

@@ -15,7 +15,8 @@ static void show_threads(void)
 static void show_uptime(void)
 {
     uint64_t now = ticks;
-    print("%ld.%02ld s, %ld timer interrupts\n", now / TICKS_PER_SECOND, now % TICKS_PER_SECOND, now);
+    print("%ld.%02ld s, %ld timer interrupts\n", now / TICKS_PER_SECOND, now % TICKS_PER_SECOND,
+          now);
 }
 
 static void halt(void)

@@ -1,7 +1,7 @@
 /* thread.c - kernel threads, switched by the timer whether they like it or not.
  *
- * A thread that does not run is a frame on its own stack (struct frame): all its registers, pushed by
- * the interrupt that took the processor from it. To switch is to return from the interrupt with
+ * A thread that does not run is a frame on its own stack (struct frame): all its registers, pushed
+ * by the interrupt that took the processor from it. To switch is to return from the interrupt with
  * another thread's frame. Thread 0 is what booted; the others begin with a frame made by hand. */
 #include "kernel.h"
 
@@ -19,8 +19,8 @@ void threads_init(void)
     threads[0].slices = 1;
 }
 
-/* `run` finds its argument in RDI and must not return: there is nobody to return to. The stack is as
- * after a call, 8 below a multiple of 16. */
+/* `run` finds its argument in RDI and must not return: there is nobody to return to. The stack is
+ * as after a call, 8 below a multiple of 16. */
 void thread_start(unsigned number, const char *name, void (*run)(struct thread *self))
 {
     struct thread *t = &threads[number];

@@ -1,8 +1,8 @@
 /* traps.S - the way into the kernel and out of it, and with it the switch between threads.
  *
  * Every vector has a stub that pushes its number; exceptions without an error code get a 0 in its
- * place, so that all frames look alike (struct frame in kernel.h). trap() returns the frame to go on
- * with: that of the thread that was interrupted, or of another. Intel SDM volume 3, 6.14. */
+ * place, so that all frames look alike (struct frame in kernel.h). trap() returns the frame to go
+ * on with: that of the thread that was interrupted, or of another. Intel SDM volume 3, 6.14. */
 .intel_syntax noprefix
 #include "kernel.h"
 
@@ -23,8 +23,8 @@ stub_\vector:
     .set n, n + 1
 .endr
 
-/* void thread_yield(void): makes the frame that an interrupt would have made. Call it with interrupts
- * off: what comes first is another thread, with interrupts as they were there. */
+/* void thread_yield(void): makes the frame that an interrupt would have made. Call it with
+ * interrupts off: what comes first is another thread, with interrupts as they were there. */
 .global thread_yield
 thread_yield:
     pop rcx                         /* where to return to */

@@ -1,5 +1,5 @@
 /* cow_writer.c - changes a file that others read (cow_reader.c): with the verdict "cow" it gets a
- * copy of its own when it first opens it for writing, and whoever reads here goes on in that copy. */
+ * copy of its own when it first opens it for writing, and who reads here goes on in that copy. */
 #include "minikvm.h"
 
 static char text[64];

@@ -1,7 +1,7 @@
 /* idt.c - exceptions and timer interrupts in 64-bit mode.
  *
- * Each fault is made on purpose; its handler reports it and lets the guest go on behind it. Then five
- * ticks of the timer, one shot each, which the guest sleeps through. Needs irqchip = "pic". */
+ * Each fault is made on purpose; its handler reports it and lets the guest go on behind it. Then
+ * five ticks of the timer, one shot each, which the guest sleeps through. Needs irqchip = "pic". */
 #include "minikvm.h"
 
 #define NOWHERE 0x40000000 /* above all RAM: mapped by none of the page tables */

@@ -128,8 +128,8 @@ enum file_error {
     ENOSPC = 28, EROFS = 30, ENAMETOOLONG = 36, EOVERFLOW = 75
 };
 
-/* The two protocols do the same: a block of memory that holds the request, in one exit; or its bytes
- * one by one, for a guest as simple as can be. file_open() and so on use the first one. */
+/* The two protocols do the same: a block of memory that holds the request, in one exit; or its
+ * bytes one by one, for a guest as simple as can be. file_open() and so on use the first one. */
 struct file_protocol {
     const char *name;
     int64_t (*open)(const char *name, size_t length, unsigned flags); /* a descriptor, 0 to 15 */
@@ -187,8 +187,8 @@ enum {
     TRAPS = 48
 };
 
-/* Who is called for a vector below TRAPS. A trap without a handler is reported, and ends the VM with
- * code 100 + vector. The first call loads an IDT. */
+/* Who is called for a vector below TRAPS. A trap without a handler is reported, and ends the VM
+ * with code 100 + vector. The first call loads an IDT. */
 void trap_handler(unsigned vector, void (*handler)(struct trap *trap));
 
 /* The 8259A pair: IRQs go to TRAP_IRQ and up, all masked but those in `enabled` (bit n: IRQ n).
@@ -208,7 +208,7 @@ static inline void interrupts_on_and_halt(void)
 }
 
 /* Runs fn(argument) at CPL 3 on a stack of 64 KiB and returns its result. Where the KVM is
- * paravirtual this code runs at full speed, and may use SSE, unlike that at CPL 0. No ports there. */
+ * paravirtual this code runs at full speed, and may use SSE, unlike that at CPL 0. No ports. */
 uint64_t user_call(uint64_t (*fn)(uint64_t), uint64_t argument);
 
 #endif

@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-/* The first 8 digits behind the point: atan(1) as the mean of neighbouring sums of Leibniz's series,
- * which converges faster than the sums. */
+/* The first 8 digits behind the point: atan(1) as the mean of neighbouring sums of Leibniz's
+ * series, which converges faster than the sums. */
 static uint64_t pi(uint64_t terms)
 {
     double sum = 0, before = 0, sign = 4;

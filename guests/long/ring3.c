@@ -1,7 +1,7 @@
 /* ring3.c - a computation at CPL 3, whose result comes back to CPL 0; then what CPL 3 must not do.
  *
- * The checksum runs at the host's own speed on every KVM, the paravirtual ones among them, where the
- * same at CPL 0 would be a hundred times slower. */
+ * The checksum runs at the host's own speed on every KVM, the paravirtual ones among them, where
+ * the same at CPL 0 would be a hundred times slower. */
 #include "minikvm.h"
 
 #define SIZE (64u << 10)

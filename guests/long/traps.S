@@ -1,7 +1,7 @@
 /* traps.S - the way into trap() and back, and the way to CPL 3 and back.
  *
- * Every vector has a stub that pushes its number; those without an error code push a 0 in its place,
- * so that all frames look alike (struct trap). Intel SDM volume 3, 6.14. */
+ * Every vector has a stub that pushes its number; those without an error code push a 0 in its
+ * place, so that all frames look alike (struct trap). Intel SDM volume 3, 6.14. */
 .intel_syntax noprefix
 #include "abi.h"
 
@@ -91,7 +91,7 @@ user_start:
     call rax
     int SYSTEM_CALL                 /* with the result in RAX; it does not come back */
 
-/* void user_return(result): returns from the last user_enter, dropping the trap that got us here. */
+/* void user_return(result): returns from the last user_enter, dropping the trap that came here. */
 .global user_return
 user_return:
     mov rax, rdi

@@ -41,7 +41,10 @@ function Listener:remove()
   end
 end
 
-Listener.__close = Listener.remove
+---Nothing is left to take off when the VM is closed already.
+function Listener:__close()
+  pcall(Listener.remove, self)
+end
 
 ---Calls fn(line, cpu) for every line the guest prints, without its newline; the last one when the
 ---run ends, finished or not. Until it is removed output does not go to stdout by itself.

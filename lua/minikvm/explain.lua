@@ -305,14 +305,15 @@ end
 ---@param vm minikvm.vm
 ---@param reason string?
 ---@param info table|string
-function M.add(vm, reason, info)
+---@param code string?  passed on
+function M.add(vm, reason, info, code)
   if (reason == "shutdown" or reason == "fault") and vm.state == "ended" then
     for i = 0, #info.cpu do
       local one = info.cpu[i]
       if one.reason == reason and not info.report then info.report = M.report(vm, one, i) end
     end
   end
-  return reason, info
+  return reason, info, code
 end
 
 return M

@@ -1,10 +1,7 @@
 -- vm.lua - the VM's option tables, on top of the core's functions (src/lua_vm.c).
 
 local core = require "minikvm.core"
-local explain = require "minikvm.explain"
-local files = require "minikvm.files"
 local options = require "minikvm.options"
-require "minikvm.screen" -- vm:screen()
 
 local M = {}
 
@@ -50,6 +47,10 @@ local function between(low, high)
   end
 end
 
+local function check_files(value)
+  return require("minikvm.files").check(value)
+end
+
 local function page_size(value)
   local bytes = options.size(value)
   if bytes == PAGE or bytes == 2 << 20 then return bytes end
@@ -63,7 +64,7 @@ local NEW = {
   name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = "integer",
-  irqchip = { "none", "pic" }, console = { "hypercall", "uart" }, files = files.check, assist = "boolean", cmdline = "string",
+  irqchip = { "none", "pic" }, console = { "hypercall", "uart" }, files = check_files, assist = "boolean", cmdline = "string",
 }
 
 ---Creates a VM.
@@ -106,17 +107,49 @@ function M.new(opts)
   return new, why, code
 end
 
-local LOAD = { bytes = "string", at = address, entry = "integer", segment = address, cpu = between(0, 3),
-               format = { "auto", "flat" } }
+local MODULE = { path = "string", bytes = "string", name = "string", text = "string" }
+
+---A Multiboot module: a path, or { path= | bytes=, name=, text= }.
+local function check_module(value, i)
+  if type(value) == "string" then return { path = value } end
+  local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
+  if (o.path == nil) == (o.bytes == nil) then
+    error(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i), 0)
+  end
+  return o
+end
+
+local function modules(value)
+  if type(value) ~= "table" then return nil, "expected a list of modules" end
+  local list = {}
+  for i, module in ipairs(value) do list[i] = check_module(module, i) end
+  return list
+end
+
+local function entry(value)
+  if math.type(value) == "integer" or type(value) == "string" then return value end
+  return nil, ("expected an address or the name of a symbol, got %s"):format(tostring(value))
+end
+
+local LOAD = { at = address, entry = entry, segment = address, cpu = between(0, 3),
+               format = { "auto", "flat", "boot", "elf", "multiboot" }, cmdline = "string",
+               modules = modules }
 
 ---Loads an image and points a vCPU at it.
+---  cpu      which vCPU (0)
+---  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot"
+---  at       flat images: physical address (real mode: the vCPU's window; else 0x1000)
+---  entry    address, or the name of a symbol, instead of the image's own
+---  segment  real mode: CS and the others (at // 16)
+---  cmdline  Multiboot: command line (that of the VM)
+---  modules  Multiboot: list of paths or { path= | bytes=, name=, text= }
 ---@param source string|{ bytes: string, name: string? }  a path, or the image itself
----@param opts? { cpu: integer?, at: integer?, segment: integer?, entry: integer? }  which vCPU (0);
----  physical address (its window); segment and instruction pointer in real mode (at // 16, 0)
+---@param opts? table
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:load(source, opts)
   if type(self) ~= "userdata" then error("call load with ':' (vm:load(...))", 2) end
   local o = options.check("vm:load", opts, LOAD, 2)
+  if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
   if type(source) == "table" then
     local s = options.check("vm:load", source, { bytes = "string", name = "string" }, 2)
     if not s.bytes then error("vm:load: the table has no 'bytes'", 2) end
@@ -129,6 +162,21 @@ function vm:load(source, opts)
   return core.load(self, o)
 end
 
+---The text screen at 0xb8000: see lua/minikvm/screen.lua, which takes this function's place.
+---@return minikvm.screen
+function vm:screen()
+  require "minikvm.screen"
+  return self:screen()
+end
+
+---The function or label that a linear address lies in, when the image has symbols.
+---@param where integer
+---@return string? name
+---@return integer? offset
+function vm:symbol_at(where)
+  return core.symbol_at(self, where)
+end
+
 local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }
 
 local function run_options(where, opts)
@@ -137,13 +185,21 @@ local function run_options(where, opts)
   return o
 end
 
+---Adds a report to what is worth one; its module is loaded when a guest died first.
+local function explained(self, reason, ...)
+  if reason == "shutdown" or reason == "fault" then
+    return require("minikvm.explain").add(self, reason, ...)
+  end
+  return reason, ...
+end
+
 ---Runs the VM to its end, one of one vCPU on this thread.
 ---@param opts? { deadline: number?, exits: integer?, output: integer|string? }  seconds; exits of a
 ---  vCPU; bytes printed: instead of the VM's limits
 ---@return string reason  "halt", "exit", "shutdown", "deadline", "limit", "stopped", "fault", "error"
 ---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
 function vm:run(opts)
-  return explain.add(self, core.run(self, run_options("vm:run", opts)))
+  return explained(self, core.run(self, run_options("vm:run", opts)))
 end
 
 ---Starts the VM on threads of its own and returns it at once.
@@ -158,7 +214,7 @@ end
 ---@return string? reason  nil, text, "ETIMEDOUT" when it still runs
 ---@return table|string info
 function vm:wait(timeout)
-  return explain.add(self, core.wait(self, timeout))
+  return explained(self, core.wait(self, timeout))
 end
 
 ---Calls fn(line) for every exit; nil ends it.

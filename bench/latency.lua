@@ -1,0 +1,100 @@
+-- latency.lua - how soon things happen: the coalesced output of a guest that spins appears; and, on
+-- a machine whose every processor is taken twice, a stop, a deadline and Ctrl-C end a guest.
+
+local kvm = require "minikvm"
+local report = require "report"
+local now = require "minikvm.core".now
+
+local ROUNDS <const>, MS <const> = 20, 50
+local MARK_PORT <const> = 0x80
+
+local GUESTS <const> = {
+  { name = "spins", image = "spin" },
+  { name = "floods the console", image = "flood" },
+  { name = "floods by hypercall", image = "flood_hypercall" },
+}
+
+local function processors()
+  local pipe <close> = assert(io.popen "nproc")
+  return pipe:read "n"
+end
+
+---Keeps the machine busy while fn runs.
+local function while_busy(fn)
+  local pipes = {}
+  for i = 1, 2 * processors() do
+    pipes[i] = assert(io.popen(("exec %s busy"):format(report.bare), "w"))
+  end
+  local ok, why = pcall(fn)
+  for _, pipe in ipairs(pipes) do pipe:close() end
+  assert(ok, why)
+end
+
+local function guest(image)
+  local vm = assert(kvm.vm{ echo = false })
+  assert(vm:load(("guests/real/%s.bin"):format(image)))
+  return vm
+end
+
+local function stop(image)
+  local vm <close> = guest(image):start()
+  kvm.sleep(MS / 1e3)
+  local began = now()
+  assert(vm:stop() == "stopped")
+  return now() - began
+end
+
+local function deadline(image)
+  local vm <close> = guest(image)
+  local reason, info = vm:run{ deadline = MS / 1e3 }
+  assert(reason == "deadline", reason)
+  return info.seconds - MS / 1e3
+end
+
+local function ctrl_c(image)
+  return report.numbers(("%s signal 1 %d 2 %s run guests/real/%s.bin"):format(
+    report.bare, 4 * MS, report.minikvm, image))[1]
+end
+
+---The guest marks the moment, prints a byte and spins.
+local function appearance()
+  local vm <close> = assert(kvm.vm{ echo = false })
+  local printed
+  vm.ports:on(MARK_PORT, { write = function() printed = now() end })
+  assert(vm:load{ bytes = "\xe6\x80\xb0x\xe6\xe9\xeb\xfe" }) -- out 0x80, al; out 0xe9, 'x'; jmp $
+  vm:start()
+  while vm.console:text() == "" do kvm.sleep(0.0002) end
+  local seen = now()
+  vm:stop()
+  return seen - printed
+end
+
+---HLT with interrupts off: nothing can wake it, so it ends by itself.
+local function halted()
+  local vm <close> = guest "halt_cli"
+  local reason, info = vm:run{ deadline = 5 }
+  assert(reason == "halt", reason)
+  return info.seconds
+end
+
+local cases = {}
+local function add(name, target, fn, image)
+  cases[#cases + 1] = { name = name, target = target, run = function() return fn(image) end }
+end
+for _, g in ipairs(GUESTS) do
+  add("stop, a guest that " .. g.name, 50, stop, g.image)
+  add("deadline, a guest that " .. g.name, 50, deadline, g.image)
+  add("Ctrl-C to the end, a guest that " .. g.name, 50, ctrl_c, g.image)
+end
+add("HLT with interrupts off: end by itself", 50, halted)
+add("coalesced output of a spinning guest, busy", nil, appearance)
+
+report.title(("latency: %d rounds, median and quartiles"):format(ROUNDS))
+local quiet = report.interleave(ROUNDS, { { name = "output", run = appearance } })
+report.line("coalesced output of a spinning guest, not busy", quiet.output, "ms", 1e3, 20)
+local seconds
+while_busy(function() seconds = report.interleave(ROUNDS, cases) end)
+for _, case in ipairs(cases) do
+  report.line(case.name, seconds[case.name], "ms", 1e3, case.target)
+end
+os.exit(report.missed == 0, true)

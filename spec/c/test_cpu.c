@@ -1,0 +1,464 @@
+/* test_cpu.c - the state a vCPU begins in and the walk of page tables, as data: no KVM, no Lua.
+ *
+ * cc -Isrc spec/c/test_cpu.c src/cpu_*.c src/mem.c src/kvm.c src/err.c
+ * Expected values are written out from the Intel SDM, volume 3, not computed like the code does. */
+#include "abi.h"
+#include "cpu_mode.h"
+#include "tap.h"
+
+#include <stdlib.h>
+
+#define MIB (UINT64_C(1) << 20)
+#define P 1u  /* present */
+#define W 2u  /* writable */
+#define U 4u  /* user */
+#define L 0x80u /* large */
+
+static struct mk_mem open_memory(uint64_t size)
+{
+    struct mk_mem mem;
+    struct mk_err err;
+    if (mk_mem_open(&mem, size, &err) < 0) {
+        printf("Bail out! %s\n", err.text);
+        exit(1);
+    }
+    return mem;
+}
+
+static uint32_t get32(const struct mk_mem *mem, uint64_t at)
+{
+    uint32_t value = 0xdeadbeef;
+    mk_mem_read(mem, at, &value, sizeof(value));
+    return value;
+}
+
+static uint64_t get64(const struct mk_mem *mem, uint64_t at)
+{
+    return get32(mem, at) | (uint64_t)get32(mem, at + 4) << 32;
+}
+
+static void put32(struct mk_mem *mem, uint64_t at, uint32_t value)
+{
+    mk_mem_write(mem, at, &value, sizeof(value));
+}
+
+static void put64(struct mk_mem *mem, uint64_t at, uint64_t value)
+{
+    mk_mem_write(mem, at, &value, sizeof(value));
+}
+
+/* Is every byte of the range this one? */
+static bool all(const struct mk_mem *mem, uint64_t from, uint64_t to, uint8_t byte)
+{
+    const uint8_t *at = mk_mem_at(mem, from, to - from);
+    for (uint64_t i = 0; at && i < to - from; i++)
+        if (at[i] != byte)
+            return false;
+    return at != NULL;
+}
+
+/* What KVM may create a vCPU with; fields that no mode sets must stay. */
+static struct mk_start fresh(void)
+{
+    struct mk_start start;
+    memset(&start.regs, 0x5a, sizeof(start.regs));
+    memset(&start.sregs, 0, sizeof(start.sregs));
+    start.sregs.apic_base = 0xfee00900;
+    start.sregs.cr8 = 7;
+    start.sregs.ldt.unusable = 1;
+    return start;
+}
+
+static void is_segment(const struct kvm_segment *s, struct kvm_segment want, const char *name)
+{
+    bool same = s->base == want.base && s->limit == want.limit && s->selector == want.selector &&
+                s->type == want.type && s->present == want.present && s->dpl == want.dpl &&
+                s->db == want.db && s->s == want.s && s->l == want.l && s->g == want.g &&
+                s->avl == want.avl && s->unusable == want.unusable;
+    if (!tap_ok(same, name))
+        printf("# %04x base %llx limit %x type %x dpl %u db %u s %u l %u g %u p %u\n", s->selector,
+               (unsigned long long)s->base, s->limit, s->type, s->dpl, s->db, s->s, s->l, s->g,
+               s->present);
+}
+
+static bool same_regs(const struct kvm_regs *have, const struct kvm_regs *want)
+{
+    return memcmp(have, want, sizeof(*have)) == 0;
+}
+
+/* --- real mode --- */
+
+static void test_real_start(void)
+{
+    struct mk_start start = fresh();
+    struct kvm_regs want = { .rip = 0x1234, .rsp = 0xfff0, .rflags = 2 };
+    struct kvm_segment code = { .base = 0x80000, .limit = 0xffff, .selector = 0x8000, .type = 0xb,
+                                .present = 1, .s = 1 };
+    struct kvm_segment data = code;
+    data.type = 3;
+    mk_real_start(&start, 0x8000, 0x1234);
+    tap_ok(same_regs(&start.regs, &want), "real: IP and SP, the rest zero");
+    is_segment(&start.sregs.cs, code, "real: CS is the window");
+    is_segment(&start.sregs.ds, data, "real: DS");
+    is_segment(&start.sregs.es, data, "real: ES");
+    is_segment(&start.sregs.fs, data, "real: FS");
+    is_segment(&start.sregs.gs, data, "real: GS");
+    is_segment(&start.sregs.ss, data, "real: SS");
+    tap_is((long long)start.sregs.cr0, 0, "real: control registers stay as KVM made them");
+    tap_is((long long)start.sregs.apic_base, 0xfee00900, "real: and so does the rest");
+    mk_real_start(&start, 0xffff, 0xffff);
+    tap_is((long long)start.sregs.cs.base, 0xffff0, "real: the highest segment");
+    tap_is((long long)start.regs.rip, 0xffff, "real: the highest IP");
+}
+
+/* --- descriptors --- */
+
+static void test_descriptor(void)
+{
+    is_segment(&(struct kvm_segment){ 0 }, mk_descriptor(0, 0), "descriptor: the null one");
+    struct kvm_segment got = mk_descriptor(0x08, 0x00cf9b000000ffff);
+    is_segment(&got, (struct kvm_segment){ .limit = 0xffffffff, .selector = 8, .type = 0xb, .s = 1,
+               .present = 1, .db = 1, .g = 1 }, "descriptor: flat 32-bit code");
+    got = mk_descriptor(0x23, 0xfedc73123456789a & ~UINT64_C(0x0080000000000000));
+    is_segment(&got, (struct kvm_segment){ .base = 0xfe123456, .limit = 0xc789a, .selector = 0x23,
+               .type = 3, .s = 1, .dpl = 3, .db = 1, .avl = 1 },
+               "descriptor: base and limit in pieces, ring 3, available, absent, limit in bytes");
+    got = mk_descriptor(0x30, 0x00af9a0000000000);
+    is_segment(&got, (struct kvm_segment){ .limit = 0xf0000fff, .selector = 0x30, .type = 0xa,
+               .s = 1, .present = 1, .l = 1, .g = 1 },
+               "descriptor: 64-bit code, limit in pages");
+    got = mk_descriptor(0x28, 0x00008b0005800067);
+    is_segment(&got, (struct kvm_segment){ .base = 0x580, .limit = 0x67, .selector = 0x28,
+               .type = 0xb, .present = 1 }, "descriptor: a busy TSS is a system segment");
+}
+
+/* --- protected mode --- */
+
+static void test_prot_start(bool paged)
+{
+    struct mk_mem mem = open_memory(4 * MIB);
+    struct mk_start start = fresh();
+    struct kvm_regs want = { .rip = 0x80001000, .rsp = 4 * MIB - 16, .rflags = 2, .rbx = 0xe00 };
+    struct kvm_segment code = { .limit = 0xffffffff, .selector = 0x08, .type = 0xb, .present = 1,
+                                .s = 1, .db = 1, .g = 1 };
+    struct kvm_segment data = code;
+    data.selector = 0x10;
+    data.type = 3;
+    start.sregs.cr4 = 0x40; /* something of KVM's own */
+    mk_prot_start(&start, &mem, 0x80001000, paged);
+    const struct kvm_sregs *s = &start.sregs;
+    tap_ok(same_regs(&start.regs, &want), "prot: EIP, ESP below the top, EBX, the rest zero");
+    is_segment(&s->cs, code, "prot: CS");
+    is_segment(&s->ds, data, "prot: DS");
+    is_segment(&s->es, data, "prot: ES");
+    is_segment(&s->fs, data, "prot: FS");
+    is_segment(&s->gs, data, "prot: GS");
+    is_segment(&s->ss, data, "prot: SS");
+    is_segment(&s->tr, (struct kvm_segment){ .base = 0x580, .limit = 0x67, .selector = 0x28,
+               .type = 0xb, .present = 1 }, "prot: TR");
+    tap_is(s->ldt.unusable, 1, "prot: no LDT");
+    tap_is((long long)s->gdt.base, 0x500, "prot: GDTR base");
+    tap_is(s->gdt.limit, 47, "prot: GDTR limit");
+    tap_is((long long)s->idt.base, 0x600, "prot: IDTR base");
+    tap_is(s->idt.limit, 2047, "prot: IDTR limit");
+    tap_is((long long)s->cr0, paged ? 0x80010031 : 0x31, "prot: CR0");
+    tap_is((long long)s->cr3, paged ? 0x100000 : 0, "prot: CR3");
+    tap_is((long long)s->cr4, paged ? 0x50 : 0x40, "prot: CR4");
+    tap_is((long long)s->efer, 0, "prot: EFER");
+    mk_mem_close(&mem);
+}
+
+static void test_prot_gdt(void)
+{
+    static const struct { unsigned selector; uint64_t bytes; const char *name; } table[] = {
+        { 0, 0, "GDT: null" },
+        { MK_SEL_KCODE, 0x00cf9b000000ffff, "GDT: kernel code" },
+        { MK_SEL_KDATA, 0x00cf93000000ffff, "GDT: kernel data" },
+        { MK_SEL_UCODE, 0x00cffb000000ffff, "GDT: user code" },
+        { MK_SEL_UDATA, 0x00cff3000000ffff, "GDT: user data" },
+        { MK_SEL_TSS, 0x00008b0005800067, "GDT: TSS" },
+    };
+    struct mk_mem mem = open_memory(64 * 1024);
+    mk_prot_tables(&mem, false, &(struct mk_boot){ 0 });
+    for (size_t i = 0; i < MK_COUNT(table); i++)
+        tap_is((long long)get64(&mem, 0x500 + table[i].selector), (long long)table[i].bytes,
+               table[i].name);
+    mk_mem_close(&mem);
+}
+
+static void test_prot_tables(void)
+{
+    struct mk_mem mem = open_memory(64 * 1024);
+    memset(mem.ram, 0xaa, mem.size);
+    tap_ok(mk_prot_tables(&mem, false, &(struct mk_boot){ .features = 0x2a }), "tables: written");
+    tap_ok(all(&mem, 0, 0x500, 0xaa), "tables: nothing below the GDT");
+    tap_ok(all(&mem, 0x500 + 48, 0x580, 0xaa), "tables: the GDT ends before the TSS");
+    tap_is(get32(&mem, 0x584), 0xfff0, "TSS: ESP0 is the stack's top");
+    tap_is(get32(&mem, 0x588), 0x10, "TSS: SS0 is kernel data");
+    tap_ok(all(&mem, 0x58c, 0x580 + 100, 0), "TSS: the rest is zero");
+    tap_is(get32(&mem, 0x580 + 100), 104 << 16, "TSS: no trap, and no I/O map");
+    tap_ok(all(&mem, 0x580 + 104, 0x600, 0xaa), "tables: the TSS ends before the IDT");
+    tap_ok(all(&mem, 0x600, 0xe00, 0), "IDT: 256 absent gates");
+    tap_is(get32(&mem, 0xe00), 0x49424b4d, "boot: magic");
+    tap_ok(memcmp(mem.ram + 0xe00, "MKBI", 4) == 0, "boot: which spells MKBI");
+    tap_is(get32(&mem, 0xe04), 20, "boot: its size");
+    tap_is(get32(&mem, 0xe08), 64 * 1024, "boot: RAM");
+    tap_is(get32(&mem, 0xe0c), 0x2a, "boot: features");
+    tap_is(get32(&mem, 0xe10), 0, "boot: no command line");
+    tap_ok(all(&mem, 0xe14, mem.size, 0xaa), "tables: nothing behind the boot information");
+    mk_mem_close(&mem);
+}
+
+static void is_command_line(size_t length, size_t kept, const char *name)
+{
+    struct mk_mem mem = open_memory(64 * 1024);
+    char *text = malloc(length + 1);
+    memset(text, 'x', length);
+    text[length] = 0;
+    memset(mem.ram, 0xaa, mem.size);
+    mk_prot_tables(&mem, false, &(struct mk_boot){ .command_line = text });
+    tap_ok(get32(&mem, 0xe10) == 0xe40 && all(&mem, 0xe40, 0xe40 + kept, 'x') &&
+               mem.ram[0xe40 + kept] == 0 && all(&mem, 0xe40 + kept + 1, mem.size, 0xaa), name);
+    free(text);
+    mk_mem_close(&mem);
+}
+
+static void test_boot_command_line(void)
+{
+    is_command_line(0, 0, "boot: an empty command line");
+    is_command_line(5, 5, "boot: a command line");
+    is_command_line(447, 447, "boot: the longest command line");
+    is_command_line(448, 447, "boot: one byte more is cut off");
+    is_command_line(100000, 447, "boot: and so is much more");
+}
+
+static void test_prot_sizes(void)
+{
+    static const struct { uint64_t size; bool paged, fits; } sizes[] = {
+        { MK_PAGE, false, false }, { 2 * MK_PAGE, false, true }, { 2 * MK_PAGE, true, false },
+        { MIB, true, false }, { MIB + MK_PAGE, true, true } };
+    for (size_t i = 0; i < MK_COUNT(sizes); i++) {
+        struct mk_mem mem = open_memory(sizes[i].size);
+        bool fits = mk_prot_tables(&mem, sizes[i].paged, &(struct mk_boot){ 0 });
+        tap_is(fits, sizes[i].fits, "tables: RAM is large enough for them or not");
+        if (!fits)
+            tap_ok(all(&mem, 0, mem.size, 0), "tables: nothing is written when they do not fit");
+        mk_mem_close(&mem);
+    }
+}
+
+static void test_directory(uint64_t size, unsigned entries)
+{
+    struct mk_mem mem = open_memory(size);
+    unsigned wrong = 0;
+    memset(mem.ram + MK_PAGE_DIR, 0xaa, MK_PAGE);
+    mk_prot_tables(&mem, true, &(struct mk_boot){ 0 });
+    for (unsigned i = 0; i < 1024; i++) {
+        uint32_t want = i % 512 < entries ? (i % 512) << 22 | L | U | W | P : 0;
+        wrong += get32(&mem, MK_PAGE_DIR + i * 4) != want;
+    }
+    tap_is(wrong, 0, "directory: RAM at 0 and at 0x80000000 in 4 MiB pages, nothing else");
+    mk_mem_close(&mem);
+}
+
+static void test_huge(void)
+{
+    struct mk_mem mem = open_memory(UINT64_C(8) << 30); /* few of its pages are touched */
+    struct mk_start start = fresh();
+    tap_ok(mk_prot_tables(&mem, false, &(struct mk_boot){ 0 }), "8 GiB: tables");
+    mk_prot_start(&start, &mem, 0x1000, false);
+    tap_is(get32(&mem, 0xe08), 0xffffffff, "8 GiB: a u32 in the boot information is at its end");
+    tap_is((long long)start.regs.rsp, 0x7ffffff0, "8 GiB: the stack is below 2 GiB");
+    mk_mem_close(&mem);
+}
+
+/* --- page walks --- */
+
+static struct mk_mem tables;
+
+static struct kvm_sregs paging(uint64_t cr3, uint64_t cr4, uint64_t efer)
+{
+    return (struct kvm_sregs){ .cr0 = MK_CR0_PG | MK_CR0_PE, .cr3 = cr3, .cr4 = cr4,
+                               .efer = efer };
+}
+
+static void walks_to(const struct kvm_sregs *s, uint64_t linear, uint64_t address, uint64_t size,
+                     unsigned levels, const char *rights, const char *name)
+{
+    struct mk_walk w = mk_walk(&tables, s, linear);
+    char have[3] = { w.writable ? 'w' : '-', w.user ? 'u' : '-', 0 };
+    bool right = w.present && w.address == address && w.page_size == size && w.levels == levels &&
+                 strcmp(have, rights) == 0;
+    if (!tap_ok(right, name))
+        printf("# present %d, 0x%llx, page of 0x%llx, %u levels, %s\n", w.present,
+               (unsigned long long)w.address, (unsigned long long)w.page_size, w.levels, have);
+}
+
+static void walks_nowhere(const struct kvm_sregs *s, uint64_t linear, unsigned levels,
+                          const char *name)
+{
+    struct mk_walk w = mk_walk(&tables, s, linear);
+    if (!tap_ok(!w.present && w.levels == levels, name))
+        printf("# present %d, 0x%llx, %u levels\n", w.present, (unsigned long long)w.address,
+               w.levels);
+}
+
+static void test_walk_off(void)
+{
+    struct kvm_sregs s = { .cr0 = MK_CR0_PE, .cr3 = 0x1000 };
+    walks_to(&s, 0x12345678, 0x12345678, 4096, 0, "wu", "no paging: addresses are their own");
+    s.cr0 = MK_CR0_PG | MK_CR0_PE;
+    s.cr3 = 0xfff00000;
+    walks_nowhere(&s, 0x1000, 0, "directory outside RAM: nothing is present");
+}
+
+/* Directory at 0x1000, a table at 0x2000. */
+static void test_walk_32(void)
+{
+    struct kvm_sregs s = paging(0x1000, MK_CR4_PSE, 0);
+    put32(&tables, 0x1000, 0x2000 | U | W | P);
+    put32(&tables, 0x2000 + 5 * 4, 0x7000 | U | W | P);
+    put32(&tables, 0x2000 + 6 * 4, 0x8000 | U | P);
+    put32(&tables, 0x2000 + 7 * 4, 0x9000 | W | P);
+    put32(&tables, 0x2000 + 8 * 4, 0xa000 | U | W);
+    put32(&tables, 0x2000 + 1023 * 4, 0xfffff000 | L | W | P);
+    walks_to(&s, 0x5abc, 0x7abc, 4096, 2, "wu", "4K: a page");
+    walks_to(&s, 0x6000, 0x8000, 4096, 2, "-u", "4K: read-only by its entry");
+    walks_to(&s, 0x7fff, 0x9fff, 4096, 2, "w-", "4K: the supervisor's by its entry");
+    walks_nowhere(&s, 0x8000, 2, "4K: absent, whatever its other bits say");
+    walks_nowhere(&s, 0x400000, 1, "4K: absent table");
+    walks_to(&s, 0x3fffff, 0xffffffff, 4096, 2, "w-",
+             "4K: a page outside RAM is still mapped; bit 7 is no size there");
+    put32(&tables, 0x1000, 0x2000 | P);
+    walks_to(&s, 0x5abc, 0x7abc, 4096, 2, "--", "4K: rights are those of both levels");
+    s.cr3 = 0x1018;
+    walks_to(&s, 0x5abc, 0x7abc, 4096, 2, "--", "4K: the low bits of CR3 are no address");
+    struct mk_walk w = mk_walk(&tables, &s, 0x6000);
+    tap_is((long long)w.entry[0], 0x2001, "4K: the directory's entry is told");
+    tap_is((long long)w.entry[1], 0x8005, "4K: and the table's");
+}
+
+static void test_walk_32_large(void)
+{
+    struct kvm_sregs s = paging(0x1000, MK_CR4_PSE, 0);
+    put32(&tables, 0x1000 + 0x200 * 4, 0x00400000 | L | W | U | P);
+    put32(&tables, 0x1000 + 0x201 * 4, 0x00800000 | 3 << 13 | L | P);
+    put32(&tables, 0x1000 + 0x202 * 4, 0x00003000 | L | W | U | P);
+    walks_to(&s, 0x80123456, 0x523456, 4 * MIB, 1, "wu", "4M: a page");
+    walks_to(&s, 0x80400000, 0x300800000, 4 * MIB, 1, "--", "4M: PSE-36, above 4 GiB");
+    s.cr4 = 0;
+    put32(&tables, 0x3000, 0x5000 | W | U | P);
+    walks_to(&s, 0x80800123, 0x5123, 4096, 2, "wu", "without CR4.PSE bit 7 means nothing");
+}
+
+static void test_walk_bad_tables(void)
+{
+    struct kvm_sregs s = paging(0x1000, MK_CR4_PSE, 0);
+    put32(&tables, 0x1000 + 0x300 * 4, 0x7ffff000 | W | U | P);
+    walks_nowhere(&s, 0xc0000000, 1, "a table outside RAM: not present");
+    put32(&tables, 0x1000 + 0x3ff * 4, 0x1000 | W | P);
+    walks_to(&s, 0xfffffabc, 0x1abc, 4096, 2, "w-", "a directory that maps itself");
+    walks_to(&s, 0xffc00010, 0x2010, 4096, 2, "--", "through itself to its tables");
+    s.cr3 = tables.size - MK_PAGE;
+    put32(&tables, s.cr3 + 1023 * 4, (uint32_t)s.cr3 | W | P);
+    walks_to(&s, 0xffffffff, tables.size - 1, 4096, 2, "w-", "tables in the last page of RAM");
+}
+
+/* Pointers at 0x10020, directory at 0x11000, table at 0x12000. */
+static void test_walk_pae(void)
+{
+    struct kvm_sregs s = paging(0x10020, MK_CR4_PAE, 0);
+    put64(&tables, 0x10020, 0x11000 | P);
+    put64(&tables, 0x10020 + 3 * 8, 0x11000 | P);
+    put64(&tables, 0x11000, 0x12000 | U | W | P);
+    put64(&tables, 0x11000 + 511 * 8, UINT64_C(0x3ffe00000) | L | U | W | P);
+    put64(&tables, 0x12000 + 511 * 8, UINT64_C(1) << 63 | 0x77000 | U | P);
+    walks_to(&s, 0x1ff123, 0x77123, 4096, 3, "-u", "PAE: a page; NX is no address");
+    walks_to(&s, 0xffe12345, 0x3ffe12345, 2 * MIB, 2, "wu", "PAE: 2 MiB, above 4 GiB");
+    walks_nowhere(&s, 0x40000000, 1, "PAE: absent pointer");
+    walks_nowhere(&s, 0x200000, 2, "PAE: absent directory entry");
+    s.cr3 = 0x1003f;
+    walks_to(&s, 0x1ff123, 0x77123, 4096, 3, "-u", "PAE: CR3 is aligned to 32 bytes");
+    put64(&tables, 0x10020, UINT64_C(1) << 40 | P);
+    walks_nowhere(&s, 0x1ff123, 1, "PAE: directory outside RAM");
+}
+
+/* Levels at 0x20000, 0x21000, 0x22000, 0x23000. */
+static void test_walk_4_level(void)
+{
+    struct kvm_sregs s = paging(0x20000, MK_CR4_PAE, MK_EFER_LME | MK_EFER_LMA);
+    put64(&tables, 0x20000 + 256 * 8, 0x21000 | U | W | P);
+    put64(&tables, 0x21000, 0x22000 | U | W | P);
+    put64(&tables, 0x21000 + 8, UINT64_C(0x80000000) | L | W | P);
+    put64(&tables, 0x22000, 0x23000 | U | W | P);
+    put64(&tables, 0x22000 + 8, 0x400000 | L | U | P);
+    put64(&tables, 0x23000 + 3 * 8, 0x99000 | U | W | P);
+    walks_to(&s, 0xffff800000003456, 0x99456, 4096, 4, "wu", "4-level: a page");
+    walks_to(&s, 0xffff800000212345, 0x412345, 2 * MIB, 3, "-u", "4-level: 2 MiB");
+    walks_to(&s, 0xffff800052345678, 0x92345678, 1024 * MIB, 2, "w-", "4-level: 1 GiB");
+    walks_nowhere(&s, 0x3456, 1, "4-level: the other half is another entry");
+    put64(&tables, 0x20000 + 256 * 8, 0x21000 | P);
+    walks_to(&s, 0xffff800000003456, 0x99456, 4096, 4, "--",
+             "4-level: the outermost level has rights too");
+    put64(&tables, 0x20000 + 511 * 8, 0x20000 | W | P);
+    walks_to(&s, 0xfffffffffffff800, 0x20800, 4096, 4, "w-", "4-level: a table that maps itself");
+    put64(&tables, 0x22000 + 16, UINT64_C(0x000ffffffffff000) | W | P);
+    walks_nowhere(&s, 0xffff800000400000, 3, "4-level: a table at the end of the address space");
+    struct mk_walk w = mk_walk(&tables, &s, 0xffff800000003456);
+    tap_is((long long)w.entry[3], 0x99007, "4-level: all four entries are told");
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* Any bits at all: the walk ends, stays in RAM, and says what it looked at. */
+static void test_walk_random(void)
+{
+    struct mk_mem small = open_memory(8 * MK_PAGE);
+    uint64_t seed = 1;
+    unsigned bad = 0;
+    for (unsigned i = 0; i < 200000; i++) {
+        uint64_t at = next_random(&seed) % (small.size - 8);
+        uint64_t value = next_random(&seed);
+        put64(&small, at, i & 1 ? value & 0xf0ff : value); /* half of them stay near RAM */
+        struct kvm_sregs s = paging(next_random(&seed) & 0xffff, value >> 8 & MK_CR4_PAE,
+                                    value >> 16 & MK_EFER_LMA);
+        s.cr4 |= value >> 24 & MK_CR4_PSE;
+        struct mk_walk w = mk_walk(&small, &s, next_random(&seed));
+        bad += w.levels > 4 || (w.present && (w.levels == 0 || w.page_size < MK_PAGE));
+    }
+    tap_is(bad, 0, "random tables: every walk ends within four levels");
+    mk_mem_close(&small);
+}
+
+int main(void)
+{
+    test_real_start();
+    test_descriptor();
+    test_prot_start(false);
+    test_prot_start(true);
+    test_prot_gdt();
+    test_prot_tables();
+    test_boot_command_line();
+    test_prot_sizes();
+    test_directory(MIB + MK_PAGE, 1);
+    test_directory(4 * MIB, 1);
+    test_directory(4 * MIB + MK_PAGE, 2);
+    test_directory(64 * MIB, 16);
+    test_huge();
+    tables = open_memory(4 * MIB);
+    test_walk_off();
+    test_walk_32();
+    test_walk_32_large();
+    test_walk_bad_tables();
+    test_walk_pae();
+    test_walk_4_level();
+    test_walk_random();
+    mk_mem_close(&tables);
+    return tap_done();
+}

@@ -1,0 +1,571 @@
+/* test_fsbox.c - file policies, containment, copies and the file port without a guest: what is hard
+ * to bring about from inside one. No KVM, no Lua.
+ *
+ * The system calls that make copies are replaced by wrappers that can fail, so that every way of
+ * copying and every failure is taken. Prints TAP. Arguments: random accesses to the port and their
+ * seed. */
+#include "abi.h"
+#include "bus.h"
+#include "dev_file.h"
+#include "fsbox.h"
+#include "tap.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BIG (3u << 20)
+#define THREADS 4
+
+/* --- system calls that fail when told to --- */
+
+static bool no_tmpfile, no_range;
+static _Atomic int writes_left = -1;  /* pwrite() fails with ENOSPC after so many; -1: never */
+static _Atomic int ranges_left = -1;  /* copy_file_range() likewise */
+static bool die;                      /* instead of failing, the process is killed */
+
+static bool used_up(_Atomic int *left)
+{
+    if (*left < 0 || --*left >= 0)
+        return false;
+    if (die)
+        raise(SIGKILL);
+    *left = 0;
+    return true;
+}
+
+int openat(int dir, const char *name, int flags, ...)
+{
+    va_list ap;
+    va_start(ap, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(ap, mode_t) : 0;
+    va_end(ap);
+    if (no_tmpfile && (flags & O_TMPFILE) == O_TMPFILE) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return (int)syscall(SYS_openat, dir, name, flags, mode);
+}
+
+ssize_t copy_file_range(int from, off_t *source, int to, off_t *target, size_t n, unsigned flags)
+{
+    if (no_range || used_up(&ranges_left)) {
+        errno = no_range ? EXDEV : ENOSPC;
+        return -1;
+    }
+    if (n > 1000000) /* short ones are allowed */
+        n = 1000000;
+    return syscall(SYS_copy_file_range, from, source, to, target, n, flags);
+}
+
+ssize_t pwrite(int fd, const void *from, size_t n, off_t at)
+{
+    if (used_up(&writes_left)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_pwrite64, fd, from, n, at);
+}
+
+/* --- folders --- */
+
+static char base[] = "/tmp/test_fsbox-XXXXXX";
+static char root_path[64], keep_path[64];
+static struct mk_err err;
+
+static char *path_of(const char *format, ...)
+{
+    static char path[4][512];
+    static unsigned turn;
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(path[++turn % 4], sizeof(path[0]), format, ap);
+    va_end(ap);
+    return path[turn % 4];
+}
+
+static void put(const char *path, size_t size)
+{
+    FILE *f = fopen(path, "wb");
+    for (size_t i = 0; f && i < size; i++)
+        fputc((int)(i * 7 + i / 4096), f);
+    if (!f || fclose(f) != 0)
+        perror(path);
+}
+
+/* Whether it is what put() makes. */
+static bool intact(const char *path, size_t size)
+{
+    FILE *f = fopen(path, "rb");
+    bool good = f != NULL;
+    for (size_t i = 0; good && i < size; i++)
+        good = fgetc(f) == (uint8_t)(i * 7 + i / 4096);
+    good = good && fgetc(f) == EOF;
+    if (f)
+        fclose(f);
+    return good;
+}
+
+/* Entries of a folder; hidden ones are those that begin with '~'. */
+static unsigned entries(const char *path, bool hidden)
+{
+    DIR *list = opendir(path);
+    unsigned n = 0;
+    for (struct dirent *e; list && (e = readdir(list));)
+        n += e->d_name[0] != '.' && (e->d_name[0] == '~') == hidden;
+    if (list)
+        closedir(list);
+    return n;
+}
+
+static unsigned descriptors(void)
+{
+    DIR *list = opendir("/proc/self/fd");
+    unsigned n = 0;
+    while (list && readdir(list))
+        n++;
+    if (list)
+        closedir(list);
+    return n;
+}
+
+static int open_folder(const char *path)
+{
+    mkdir(path, 0777);
+    return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+static void remove_folder(const char *path)
+{
+    int fd = open_folder(path);
+    mk_path_empty(fd);
+    close(fd);
+    rmdir(path);
+}
+
+/* --- names and patterns --- */
+
+static void test_names(void)
+{
+    static const struct { const char *name; size_t length; int want; } names[] = {
+        { "a", 1, 0 }, { "a/b", 3, 0 }, { "A-z_0.9", 7, 0 }, { "...", 3, 0 }, { ".a", 2, 0 },
+        { "", 0, -EINVAL }, { ".", 1, -EINVAL }, { "..", 2, -EINVAL }, { "a/..", 4, -EINVAL },
+        { "../a", 4, -EINVAL }, { "a/./b", 5, -EINVAL }, { "/", 1, -EINVAL }, { "/a", 2, -EINVAL },
+        { "a/", 2, -EINVAL }, { "a//b", 4, -EINVAL }, { "a\0b", 3, -EINVAL }, { "a", 2, -EINVAL },
+        { "a b", 3, -EINVAL }, { "~a", 2, -EINVAL }, { "\xff", 1, -EINVAL } };
+    char longest[257];
+    bool good = true;
+    memset(longest, 'n', sizeof(longest));
+    for (size_t i = 0; i < MK_COUNT(names); i++)
+        good &= mk_path_check(names[i].name, names[i].length) == names[i].want;
+    tap_ok(good, "names");
+    tap_is(mk_path_check(longest, 255), 0, "a name of 255 bytes");
+    tap_is(mk_path_check(longest, 256), -ENAMETOOLONG, "a name of 256 bytes");
+    tap_is(mk_path_check(longest, SIZE_MAX), -ENAMETOOLONG, "a name of all bytes there are");
+}
+
+static void test_patterns(void)
+{
+    static const struct { const char *pattern, *name; bool want; } cases[] = {
+        { "a", "a", true }, { "a", "b", false }, { "a", "ab", false }, { "ab", "a", false },
+        { "*", "abc", true }, { "*", "a/b", false }, { "**", "a/b/c", true }, { "a*", "a", true },
+        { "*c", "abc", true }, { "*b", "abc", false }, { "a*c*e", "abcde", true },
+        { "a*c*e", "abcd", false }, { "?", "a", true }, { "?", "/", false }, { "??", "a", false },
+        { "a/*", "a/b", true }, { "a/*", "a/b/c", false }, { "a/**", "a/b/c", true },
+        { "**/c", "a/b/c", true }, { "**/c", "c", false }, { "**c", "c", true },
+        { "*/**/x", "a/b/c/x", true }, { "*/**/x", "a/x", false }, { "**.txt", "a/b.txt", true },
+        { "**/*.t", "a/b/c.t", true }, { "**/*.t/d", "a/b.t/c.t/d", true }, { "a**b", "ab", true },
+        { "*.png", "x.png.png", true }, { "*.png", "x.png/y", false }, { "***", "a/b", true } };
+    bool good = true;
+    for (size_t i = 0; i < MK_COUNT(cases); i++)
+        if (mk_pattern_match(cases[i].pattern, cases[i].name) != cases[i].want) {
+            printf("# %s on %s\n", cases[i].pattern, cases[i].name);
+            good = false;
+        }
+    tap_ok(good, "patterns");
+    char name[256], pattern[256];
+    memset(name, 'a', 255);
+    name[255] = pattern[254] = 0;
+    for (unsigned i = 0; i < 254; i += 2)
+        memcpy(pattern + i, i % 4 ? "*a" : "a*", 2);
+    pattern[253] = 'b';
+    uint64_t from = mk_now();
+    tap_ok(!mk_pattern_match(pattern, name) && mk_now() - from < 1000000000u,
+           "a pattern of many stars takes no time");
+}
+
+/* --- copies --- */
+
+static void copy_by(const char *how, bool tmpfile, bool range)
+{
+    char title[100];
+    no_tmpfile = !tmpfile;
+    no_range = !range;
+    int dir = open_folder(keep_path);
+    int from = open(path_of("%s/big", root_path), O_RDONLY | O_CLOEXEC);
+    int fd = mk_path_copy(dir, "x/copy", from);
+    snprintf(title, sizeof(title), "copy: %s", how);
+    tap_ok(fd >= 0 && intact(path_of("%s/x/copy", keep_path), BIG) &&
+           entries(path_of("%s/x", keep_path), true) == 0, title);
+    snprintf(title, sizeof(title), "copy: %s, does not replace a file", how);
+    tap_is(mk_path_copy(dir, "x/copy", from), -EEXIST, title);
+    close(fd);
+    close(from);
+    close(dir);
+    remove_folder(keep_path);
+    no_tmpfile = no_range = false;
+}
+
+/* Fails (or is killed) at the first step, then at the second, until it passes. */
+static void copy_fails(const char *how, bool tmpfile, bool range)
+{
+    char title[100];
+    bool good = true;
+    int step = 0;
+    no_tmpfile = !tmpfile;
+    no_range = !range;
+    unsigned before = descriptors();
+    for (int fd = -1; fd < 0; step++) {
+        int dir = open_folder(keep_path);
+        int from = open(path_of("%s/big", root_path), O_RDONLY | O_CLOEXEC);
+        *(range ? &ranges_left : &writes_left) = step;
+        fd = mk_path_copy(dir, "copy", from);
+        ranges_left = writes_left = -1;
+        good &= fd >= 0 || (fd == -ENOSPC && entries(keep_path, false) == 0 &&
+                            entries(keep_path, true) == 0);
+        if (fd >= 0)
+            close(fd);
+        close(from);
+        close(dir);
+        remove_folder(keep_path);
+    }
+    snprintf(title, sizeof(title), "copy: %s, disk full at each of %d steps", how, step);
+    tap_ok(good && step > 2 && descriptors() == before, title);
+    no_tmpfile = no_range = false;
+}
+
+static int copy_in_child(int step, bool range)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        die = true;
+        *(range ? &ranges_left : &writes_left) = step;
+        int dir = open_folder(keep_path);
+        int from = open(path_of("%s/big", root_path), O_RDONLY | O_CLOEXEC);
+        _exit(mk_path_copy(dir, "copy", from) < 0);
+    }
+    waitpid(pid, &status, 0);
+    return status;
+}
+
+static void copy_killed(const char *how, bool tmpfile, bool range)
+{
+    char title[100];
+    bool good = true;
+    int step = 0, status = 1;
+    no_tmpfile = !tmpfile;
+    no_range = !range;
+    for (; status != 0; step++) {
+        status = copy_in_child(step, range);
+        good &= status == 0 || (WIFSIGNALED(status) && entries(keep_path, false) == 0 &&
+                                entries(keep_path, true) == !tmpfile);
+        if (status == 0)
+            good &= intact(path_of("%s/copy", keep_path), BIG);
+        remove_folder(keep_path);
+    }
+    snprintf(title, sizeof(title), "copy: %s, killed at each of %d steps", how, step);
+    tap_ok(good && step > 2, title);
+    no_tmpfile = no_range = false;
+}
+
+static void test_copies(void)
+{
+    static const struct { const char *how; bool tmpfile, range; } ways[] = {
+        { "unnamed file, in the kernel", true, true }, { "unnamed file, by hand", true, false },
+        { "hidden name, in the kernel", false, true }, { "hidden name, by hand", false, false } };
+    for (size_t i = 0; i < MK_COUNT(ways); i++) {
+        copy_by(ways[i].how, ways[i].tmpfile, ways[i].range);
+        copy_fails(ways[i].how, ways[i].tmpfile, ways[i].range);
+        copy_killed(ways[i].how, ways[i].tmpfile, ways[i].range);
+    }
+}
+
+/* --- boxes --- */
+
+static struct mk_policy *make_policy(const char *pattern, enum mk_verdict verdict)
+{
+    struct mk_policy *p = mk_policy_new(root_path, keep_path, &err);
+    if (!p || mk_policy_add(p, pattern, verdict, &err) < 0)
+        printf("# %s\n", err.text);
+    return p;
+}
+
+static int64_t open_name(struct mk_fsbox *box, const char *name, unsigned flags)
+{
+    return mk_fsbox_open(box, NULL, name, strlen(name), flags);
+}
+
+/* What was written before the disk was full stays; the error comes with the next write. */
+static void test_full(void)
+{
+    struct mk_fsbox box;
+    char bytes[1000];
+    memset(bytes, 'x', sizeof(bytes));
+    mk_fsbox_init(&box, "full", NULL, &err);
+    open_name(&box, "f", MK_FILE_READ | MK_FILE_WRITE);
+    writes_left = 2;
+    tap_is(mk_fsbox_write(&box, 0, bytes, 1000), 1000, "room for two writes: the first");
+    tap_is(mk_fsbox_write(&box, 0, bytes, 1000), 1000, "the second");
+    tap_is(mk_fsbox_write(&box, 0, bytes, 1000), -ENOSPC, "and no more");
+    writes_left = -1;
+    tap_is(mk_fsbox_size(&box, 0), 2000, "what was written stays");
+    tap_is(mk_fsbox_seek(&box, 0, 0, MK_FILE_CUR, INT64_MAX), 2000, "and the position");
+    mk_fsbox_free(&box);
+}
+
+/* A copy that cannot be made leaves the descriptor on the original. */
+static void test_failed_cow(void)
+{
+    struct mk_policy *p = make_policy("*", MK_FILE_COW);
+    struct mk_fsbox box;
+    uint8_t byte;
+    mk_fsbox_init(&box, "cow", p, &err);
+    tap_is(open_name(&box, "big", MK_FILE_READ), 0, "cow: open for reading");
+    ranges_left = writes_left = 1;
+    tap_is(open_name(&box, "big", MK_FILE_WRITE), -ENOSPC, "cow: no room for the copy");
+    ranges_left = writes_left = -1;
+    tap_ok(mk_fsbox_read(&box, 0, &byte, 1) == 1 && byte == 0, "cow: still on the original");
+    tap_is(open_name(&box, "big", MK_FILE_WRITE), 1, "cow: room again");
+    byte = 77;
+    tap_is(mk_fsbox_write(&box, 1, &byte, 1), 1, "cow: write");
+    tap_is(mk_fsbox_seek(&box, 0, 0, MK_FILE_SET, INT64_MAX), 0, "cow: back to the start");
+    tap_ok(mk_fsbox_read(&box, 0, &byte, 1) == 1 && byte == 77, "cow: both are on the copy");
+    tap_ok(intact(path_of("%s/big", root_path), BIG), "cow: the original is untouched");
+    mk_fsbox_free(&box);
+    mk_policy_drop(p);
+    remove_folder(keep_path);
+}
+
+/* The file behind a name is another one when it is opened for writing. */
+static void test_replaced(void)
+{
+    struct mk_policy *p = make_policy("*", MK_FILE_RW);
+    struct mk_fsbox box;
+    mk_fsbox_init(&box, "rw", p, &err);
+    put(path_of("%s/f", root_path), 10);
+    tap_is(open_name(&box, "f", MK_FILE_READ), 0, "rw: open");
+    put(path_of("%s/g", root_path), 20);
+    rename(path_of("%s/g", root_path), path_of("%s/f", root_path));
+    tap_is(open_name(&box, "f", MK_FILE_WRITE), -ESTALE, "rw: it is another file by now");
+    tap_is(mk_fsbox_close(&box, 0), 0, "rw: close");
+    tap_is(open_name(&box, "f", MK_FILE_WRITE), 0, "rw: and is opened afresh");
+    mk_fsbox_free(&box);
+    mk_policy_drop(p);
+    unlink(path_of("%s/f", root_path));
+    remove_folder(keep_path);
+}
+
+static uint32_t next_random(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 8;
+}
+
+static void *use_box(void *arg)
+{
+    struct mk_fsbox *box = arg;
+    uint32_t state = (uint32_t)(uintptr_t)&state;
+    char bytes[200] = "";
+    for (unsigned i = 0; i < 2000; i++) {
+        char name[] = { (char)('a' + next_random(&state) % 5), 0 };
+        int32_t fd = (int32_t)(next_random(&state) % 18) - 1;
+        switch (next_random(&state) % 8) {
+        case 0: case 1: open_name(box, name, next_random(&state) % 32); break;
+        case 2: mk_fsbox_close(box, fd); break;
+        case 3: mk_fsbox_read(box, fd, bytes, sizeof(bytes)); break;
+        case 4: mk_fsbox_write(box, fd, "0123456789", 1 + next_random(&state) % 10); break;
+        case 5: mk_fsbox_seek(box, fd, next_random(&state) % 100, next_random(&state) % 4, 1000);
+            break;
+        case 6: mk_fsbox_size(box, fd); break;
+        default: free(mk_fsbox_directory(box));
+        }
+    }
+    return NULL;
+}
+
+static void test_threads(void)
+{
+    struct mk_policy *p = make_policy("a", MK_FILE_COW);
+    struct mk_fsbox box[2];
+    pthread_t thread[2][THREADS];
+    put(path_of("%s/a", root_path), 100);
+    put(path_of("%s/b", root_path), 100);
+    mk_policy_add(p, "b", MK_FILE_SHARED_RW, &err);
+    p->audit = true;
+    unsigned before = descriptors();
+    for (unsigned b = 0; b < 2; b++)
+        mk_fsbox_init(&box[b], "threads", p, &err);
+    for (unsigned i = 0; i < 2 * THREADS; i++)
+        pthread_create(&thread[i % 2][i / 2], NULL, use_box, &box[i % 2]);
+    for (unsigned i = 0; i < 2 * THREADS; i++)
+        pthread_join(thread[i % 2][i / 2], NULL);
+    for (unsigned b = 0; b < 2; b++)
+        mk_fsbox_free(&box[b]);
+    tap_is(descriptors(), before, "threads on two boxes leave no descriptor open");
+    tap_ok(intact(path_of("%s/a", root_path), 100), "and the original as it was");
+    mk_policy_drop(p);
+    remove_folder(keep_path);
+}
+
+/* --- the port, by chance --- */
+
+static uint64_t cpu_reg(struct mk_cpu *cpu, enum mk_reg reg)
+{
+    return (void)cpu, (void)reg, 0;
+}
+
+static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg };
+
+/* Numbers that are likely to matter. */
+static uint32_t interesting(uint32_t *state, uint32_t ram)
+{
+    static const uint32_t numbers[] = { 0, 1, 2, 3, 4, 5, 6, 7, 15, 16, 40, 255, 256, 0x7fffffff,
+                                        0x80000000, 0xfffffff0, 0xffffffff };
+    uint32_t n = numbers[next_random(state) % MK_COUNT(numbers)];
+    switch (next_random(state) % 4) {
+    case 0: return ram - n;
+    case 1: return next_random(state) % ram;
+    default: return n;
+    }
+}
+
+static void random_block(struct mk_mem *mem, uint32_t at, uint32_t *state)
+{
+    uint32_t ram = (uint32_t)mem->size, block[10];
+    for (unsigned i = 0; i < 10; i++)
+        block[i] = interesting(state, ram);
+    block[0] = next_random(state) % 8;
+    block[1] = next_random(state) % 32;
+    block[2] = next_random(state) % 4 ? next_random(state) % 4 : block[2];
+    block[5] = next_random(state) % 8 ? 0 : block[5];
+    if (block[0] == MK_FILE_OP_OPEN && next_random(state) % 2) {
+        block[3] = 1;
+        block[4] = 0x100;
+        mk_mem_write(mem, 0x100, &(char){ (char)('a' + next_random(state) % 3) }, 1);
+    }
+    mk_mem_write(mem, at, block, sizeof(block));
+}
+
+/* A command of more bytes than are kept takes them all, and no more memory than is kept. */
+static void test_long_commands(void)
+{
+    static const uint8_t write_head[] = { 4, 0, 0, 0, 0, 0, 0, 0x10, 1 }; /* 17 MiB */
+    static const uint8_t read_head[] = { 3, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f };
+    struct mk_fsbox box;
+    struct mk_file_port port;
+    struct mk_bus bus;
+    struct mk_mem mem = { 0 };
+    struct mk_cpu cpu = { 0, &cpu_ops };
+    int32_t n = 0;
+    mk_bus_init(&bus);
+    mk_fsbox_init(&box, "long", NULL, &err);
+    mk_file_init(&port, &box, &mem);
+    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port);
+    open_name(&box, "f", MK_FILE_READ | MK_FILE_WRITE);
+    for (unsigned i = 0; i < sizeof(write_head) + (17u << 20); i++)
+        mk_bus_out(&bus, &cpu, MK_PORT_FILE, 1, i < sizeof(write_head) ? write_head[i] : i, NULL);
+    for (unsigned i = 0; i < 4; i++)
+        n |= (int32_t)mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) << (8 * i);
+    tap_is(n, MK_FILE_WIRE_MAX, "a WRITE of 17 MiB writes what is kept");
+    tap_is(mk_fsbox_size(&box, 0), MK_FILE_WIRE_MAX, "and that is in the file");
+    tap_is(mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL), 0, "all its data were taken");
+    mk_fsbox_write(&box, 0, "more", 4);
+    mk_fsbox_seek(&box, 0, 9, MK_FILE_SET, INT64_MAX);
+    for (unsigned i = 0; i < sizeof(read_head); i++)
+        mk_bus_out(&bus, &cpu, MK_PORT_FILE, 1, read_head[i], NULL);
+    n = 0;
+    for (unsigned i = 0; i < 4; i++)
+        n |= (int32_t)mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) << (8 * i);
+    tap_is(n, MK_FILE_WIRE_MAX - 9 + 4, "a READ of 2 GiB reads what is there");
+    bool same = true;
+    for (unsigned i = 9; i < MK_FILE_WIRE_MAX && same; i++)
+        same = mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) ==
+               (uint8_t)(i + sizeof(write_head));
+    tap_ok(same && mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) == 'm', "its data are the file's");
+    mk_bus_free(&bus);
+    mk_file_free(&port);
+    mk_fsbox_free(&box);
+}
+
+static void test_random(unsigned accesses, uint32_t state)
+{
+    struct mk_mem mem = { 0 };
+    struct mk_bus bus;
+    struct mk_fsbox box;
+    struct mk_file_port port;
+    struct mk_policy *p = mk_policy_new(NULL, NULL, &err);
+    struct mk_cpu cpu[2] = { { 0, &cpu_ops }, { 1, &cpu_ops } };
+    p->limits.bytes = p->limits.file = 1 << 20;
+    p->audit = true;
+    mk_mem_open(&mem, 64 << 10, &err);
+    mk_bus_init(&bus);
+    mk_fsbox_init(&box, "random", p, &err);
+    mk_file_init(&port, &box, &mem);
+    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port);
+    mk_bus_hook(&bus, MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &mk_file_block_ops, &port);
+    unsigned before = descriptors();
+    for (unsigned i = 0; i < accesses; i++) {
+        struct mk_cpu *c = &cpu[next_random(&state) % 2];
+        uint32_t at = next_random(&state) % 4 ? 0x1000 : interesting(&state, (uint32_t)mem.size);
+        switch (next_random(&state) % 8) {
+        case 0:
+            random_block(&mem, at, &state);
+            mk_bus_out(&bus, c, MK_PORT_FILE_BLOCK, 4, at, NULL);
+            break;
+        case 1: mk_bus_in(&bus, c, (uint16_t)(MK_PORT_FILE + next_random(&state) % 8), 4, NULL); break;
+        case 2: mk_bus_in(&bus, c, MK_PORT_FILE, 1, NULL); break;
+        case 3: if (next_random(&state) % 64 == 0) mk_file_drop(&port, c->index); break;
+        default:
+            mk_bus_out(&bus, c, MK_PORT_FILE, 1, next_random(&state) % 3
+                       ? next_random(&state) % 8 : next_random(&state), NULL);
+        }
+    }
+    bool bounded = box.bytes <= p->limits.bytes && box.files <= p->limits.files;
+    mk_bus_free(&bus);
+    mk_file_free(&port);
+    mk_fsbox_free(&box);
+    mk_policy_drop(p);
+    mk_mem_close(&mem);
+    tap_ok(bounded, "random accesses stay within the quotas");
+    tap_is(descriptors(), before, "and leave no descriptor open");
+}
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (!mkdtemp(base))
+        return 1;
+    snprintf(root_path, sizeof(root_path), "%s/root", base);
+    snprintf(keep_path, sizeof(keep_path), "%s/keep", base);
+    mkdir(root_path, 0777);
+    put(path_of("%s/big", root_path), BIG);
+    test_names();
+    test_patterns();
+    test_copies();
+    test_full();
+    test_failed_cow();
+    test_replaced();
+    test_threads();
+    test_long_commands();
+    test_random(argc > 1 ? (unsigned)atoi(argv[1]) : 100000, argc > 2 ? (uint32_t)atoi(argv[2]) : 1);
+    remove_folder(base);
+    return tap_done();
+}

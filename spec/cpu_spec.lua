@@ -1,0 +1,178 @@
+-- vm.cpu[i]: the state a real-mode cpu starts in, and its registers both ways.
+
+local support = require "support.guest"
+
+local run = support.run
+
+describe("a real-mode cpu", function()
+  if support.without_kvm(pending) then return end
+
+  it("starts in a window of its own with everything else zero", function()
+    local vm <close> = support.code("f4", { cpus = 4 })
+    for i = 0, 3 do
+      local cpu, window = vm.cpu[i], i * 0x4000
+      assert.same({ i, window, window, window, window },
+                  { cpu.index, cpu.cs, cpu.ds, cpu.es, cpu.ss })
+      assert.same({ rax = 0, rbx = 0, rcx = 0, rdx = 0, rsi = 0, rdi = 0, rbp = 0, r8 = 0, r9 = 0,
+                    r10 = 0, r11 = 0, r12 = 0, r13 = 0, r14 = 0, r15 = 0, rip = 0, rsp = 0xfff0,
+                    rflags = 2 }, cpu:regs())
+      assert.equal(0, cpu.cr0 & 1)
+    end
+  end)
+
+  it("computes with the registers it is given", function()
+    local vm <close> = support.code "66 01 d8 f4" -- add eax, ebx; hlt
+    vm.cpu[0].eax = 0x70000000
+    vm.cpu[0].ebx = 0x70000001
+    run(vm)
+    assert.equal(0xe0000001, vm.cpu[0].rax)
+    assert.equal(0x800, vm.cpu[0].flags & 0x801) -- overflow, no carry
+  end)
+
+  it("starts where ip and cs say", function()
+    local vm <close> = support.code "f4 90 f4"
+    vm.cpu[0].ip = 1
+    assert.equal(3, select(2, run(vm)).rip)
+    vm.memory:write(0x54321, "\x90\xf4")
+    vm.cpu[0].cs = 0x5432
+    vm.cpu[0].rip = 1
+    assert.equal(3, select(2, run(vm)).rip)
+  end)
+
+  it("sees segment registers with their real-mode bases", function()
+    local vm <close> = support.code "a0 05 00 26 8a 26 05 00 f4" -- mov al, [5]; mov ah, es:[5]; hlt
+    vm.memory:write(0x12345, "D")
+    vm.memory:write(0x23455, "E")
+    vm.cpu[0].ds = 0x1234
+    vm.cpu[0].es = 0x2345
+    run(vm)
+    assert.equal("DE", string.pack("<I2", vm.cpu[0].ax))
+    assert.equal(0x12340, vm.cpu[0]:sregs().ds.base)
+  end)
+
+  it("takes flags", function()
+    local vm <close> = support.code "72 01 f4 f4" -- jc over one hlt
+    vm.cpu[0].flags = 3
+    assert.equal(4, select(2, run(vm)).rip)
+  end)
+end)
+
+describe("registers by name", function()
+  if support.without_kvm(pending) then return end
+
+  it("overlap as in the processor", function()
+    local vm <close> = support.vm()
+    local cpu = vm.cpu[0]
+    for _, letter in ipairs{ "a", "b", "c", "d" } do
+      local x, l, h = letter .. "x", letter .. "l", letter .. "h"
+      local r, e = "r" .. x, "e" .. x
+      cpu[r] = 0x1122334455667788
+      assert.same({ 0x55667788, 0x7788, 0x88, 0x77 }, { cpu[e], cpu[x], cpu[l], cpu[h] })
+      cpu[h] = 0xaa
+      cpu[l] = 0xbb
+      assert.equal(0x112233445566aabb, cpu[r])
+      cpu[x] = 0xcccc
+      assert.equal(0x112233445566cccc, cpu[r])
+      cpu[e] = 1
+      assert.equal(1, cpu[r])
+    end
+  end)
+
+  it("hold 64 bits", function()
+    local vm <close> = support.vm()
+    local cpu = vm.cpu[0]
+    local names = { "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10",
+                    "r11", "r12", "r13", "r14", "r15" }
+    for i, name in ipairs(names) do cpu[name] = ~i end
+    local regs = cpu:regs()
+    for i, name in ipairs(names) do assert.same({ ~i, ~i }, { cpu[name], regs[name] }) end
+  end)
+
+  it("drop the bits that do not fit", function()
+    local vm <close> = support.vm()
+    local cpu = vm.cpu[0]
+    cpu.al = 0x1ff
+    cpu.si = -1
+    cpu.ebx = 1 << 32 | 5
+    assert.same({ 0xff, 0xffff, 5 }, { cpu.rax, cpu.rsi, cpu.rbx })
+  end)
+
+  it("that do not exist, or cannot be set, are errors", function()
+    local vm <close> = support.code "f4"
+    local cpu = vm.cpu[0]
+    assert.error_matches(function() return cpu.eaxx end, "no register or method 'eaxx'")
+    assert.error_matches(function() cpu.eaxx = 1 end, "no register 'eaxx'")
+    assert.error_matches(function() cpu.index = 1 end, "no register 'index'")
+    assert.error_matches(function() cpu.regs = 1 end, "no register 'regs'")
+    assert.error_matches(function() cpu.rax = "x" end, "number expected")
+    assert.error_matches(function() cpu.rax = 1.5 end, "integer")
+    assert.error_matches(function() cpu.rax = nil end, "number expected")
+    assert.error(function() cpu[{}] = 1 end)
+    assert.error(function() return cpu[{}] end)
+    assert.equal("halt", (run(vm)))
+  end)
+
+  it("come as tables too", function()
+    local vm <close> = support.code "f4"
+    local sregs = vm.cpu[0]:sregs()
+    assert.same({ selector = 0, base = 0, limit = 0xffff, type = 11, dpl = 0, present = 1, s = 1,
+                  db = 0, l = 0, g = 0 }, sregs.cs)
+    for _, name in ipairs{ "cr0", "cr2", "cr3", "cr4", "cr8", "efer" } do
+      assert.equal(vm.cpu[0][name], sregs[name])
+    end
+    assert.is_number(sregs.gdt.base)
+    assert.is_number(sregs.idt.limit)
+  end)
+
+  it("name the cpu and its VM when printed", function()
+    local vm <close> = support.vm{ name = "a" }
+    assert.equal('minikvm.cpu 0 of "a"', tostring(vm.cpu[0]))
+  end)
+end)
+
+describe("registers in a handler", function()
+  if support.without_kvm(pending) then return end
+
+  it("are those at the access, and can be changed", function()
+    local vm <close> = support.code [[
+      bb 34 12   ; mov bx, 0x1234
+      e6 80      ; out 0x80, al
+      89 d8      ; mov ax, bx
+      f4         ; hlt
+    ]]
+    local seen
+    vm.ports:on(0x80, { write = function()
+      seen = vm.cpu[0].bx
+      vm.cpu[0].bx = 0x5678
+    end })
+    local reason = run(vm)
+    assert.same({ "halt", 0x1234, 0x5678 }, { reason, seen, vm.cpu[0].ax })
+  end)
+
+  it("of an IN can be looked at only, for the answer comes after them", function()
+    local vm <close> = support.code "b8 34 12 e4 80 f4" -- mov ax, 0x1234; in al, 0x80; hlt
+    local seen, why
+    vm.ports:on(0x80, { read = function()
+      seen = vm.cpu[0].ax
+      why = select(2, pcall(function() vm.cpu[0].cx = 1 end))
+      return 0x56
+    end })
+    run(vm)
+    assert.same({ 0x1234, 0x1256, 0 }, { seen, vm.cpu[0].ax, vm.cpu[0].cx })
+    assert.matches("while an IN waits", why)
+    vm.cpu[0].cx = 1
+  end)
+
+  it("of another cpu that runs are out of reach", function()
+    local vm <close> = support.vm{ cpus = 2 }
+    assert(vm:load{ bytes = support.out(0x80, 1) .. "\xf4" })
+    assert(vm:load({ bytes = "\xeb\xfe" }, { cpu = 1 }))
+    local why
+    vm.ports:on(0x80, { write = function()
+      why = select(2, pcall(function() return vm.cpu[1].rip end))
+      vm:stop()
+    end })
+    run(vm)
+    assert.matches("cpu 1 of vm \"vm\" is running", why)
+  end)
+end)

@@ -1,0 +1,163 @@
+-- The documentation is true: every listing runs, in a process of its own; the commands of README.md
+-- do; what docs/ says of names and numbers is what there is.
+--
+--   ```lua             a whole script: exits with 0; a ```text output behind it is what it prints
+--   ```lua fragment    is only compiled
+--   ```sh              lines that begin with ./minikvm, minikvm, printf or lua5.4 (README.md only)
+
+local lfs = require "lfs"
+local kvm = require "minikvm" -- first: it brings the parts
+local core = require "minikvm.core"
+local program = require "support.program"
+local process = require "support.process"
+local support = require "support.guest"
+
+local SECONDS <const> = 60 -- the longest that a listing may take
+
+local function documents()
+  local paths = { "README.md" }
+  for file in lfs.dir "docs" do
+    if file:find "%.md$" then paths[#paths + 1] = "docs/" .. file end
+  end
+  table.sort(paths)
+  return paths
+end
+
+---The fenced blocks of a text, in order: { kind = "lua fragment", line = 12, text = "…" }.
+local function blocks(text)
+  local list, open, number = {}, nil, 0
+  for line in (text .. "\n"):gmatch "(.-)\n" do
+    number = number + 1
+    local fence = line:match "^%s*```%s*(.-)%s*$"
+    if not fence and open then
+      open.text = open.text .. line .. "\n"
+    elseif fence and not open then
+      open = { kind = fence, line = number, text = "" }
+    elseif fence then
+      list[#list + 1] = open
+      open = nil
+    end
+  end
+  assert(not open, "a block is not closed")
+  return list
+end
+
+---The command as it runs here: the program that is tested, and an end to it.
+local function command_of(line)
+  line = line:gsub("%./minikvm%f[%s]", "minikvm")
+  return (line:gsub("%f[%w]minikvm%f[%s%z]", ("timeout %d P"):format(SECONDS)))
+end
+
+---A stock lua cannot load a module with a sanitizer in it.
+local function is_command(line)
+  return line:find "^%.?/?minikvm" or line:find "^printf"
+    or (line:find "^lua5%.4 " and not process.sanitized())
+end
+
+local function show(r)
+  return ("status %d\n%s%s"):format(r.status, r.out, r.err)
+end
+
+local function run_listing(block)
+  local path = program.file(block.text)
+  local r = program.run(("timeout %d P %s"):format(SECONDS, path))
+  os.remove(path)
+  return r
+end
+
+local function has_listing(list)
+  for _, block in ipairs(list) do
+    if block.kind == "lua" then return true end
+  end
+  return false
+end
+
+local function check_listing(block, output)
+  assert(load(block.text, "=listing"))
+  local r = run_listing(block)
+  assert.equal(0, r.status, show(r))
+  if output then assert.equal(output.text, r.out) end
+end
+
+describe("listings and commands of", function()
+  for _, path in ipairs(documents()) do
+    local list = blocks(assert(support.read_file(path)))
+
+    it(path .. ": fragments compile", function()
+      for _, block in ipairs(list) do
+        if block.kind == "lua fragment" then assert(load(block.text, "=line " .. block.line)) end
+      end
+    end)
+
+    describe(path .. ":", function()
+      if not has_listing(list) or support.without_kvm(pending) then return end
+      for i, block in ipairs(list) do
+        local next_block = list[i + 1]
+        if block.kind == "lua" then
+          it("the listing in line " .. block.line, function()
+            check_listing(block, next_block and next_block.kind == "text output" and next_block)
+          end)
+        elseif block.kind == "sh" and path == "README.md" then
+          for line in block.text:gmatch "[^\n]+" do
+            if is_command(line) then
+              it(line, function()
+                local r = program.run(command_of(line))
+                assert.equal(0, r.status, show(r))
+              end)
+            end
+          end
+        end
+      end
+    end)
+  end
+end)
+
+describe("docs", function()
+  it("have links that lead somewhere", function()
+    for _, path in ipairs(documents()) do
+      local folder = path:match "^(.*/)" or ""
+      for target in support.read_file(path):gmatch "%]%(([^)#%s]+)" do
+        if not target:find "^%a+://" then
+          assert(lfs.attributes(folder .. target), ("%s links to %s"):format(path, target))
+        end
+      end
+    end
+  end)
+
+  it("lua-api.md has every method there is", function()
+    local text = support.read_file "docs/lua-api.md"
+    local kinds = { vm = "vm", cpu = "cpu", memory = "memory", ports = "ports", clock = "clock",
+                    hypercalls = "hypercalls", console = "console", timer = "handle",
+                    keyboard = "keyboard", handle = "handle", files = "policy",
+                    vmfiles = "files" }
+    for kind, object in pairs(kinds) do
+      for name in pairs(core.methods("minikvm." .. kind)) do
+        local found = text:find(object .. ":" .. name .. "(", 1, true)
+          or kind == "memory" and text:find("`" .. name .. "`", 1, true)
+        assert(found, ("%s:%s is not in docs/lua-api.md"):format(object, name))
+      end
+    end
+    for name, value in pairs(kvm) do
+      if type(value) == "function" then
+        assert(text:find("kvm." .. name .. "(", 1, true), "kvm." .. name .. " is missing")
+      end
+    end
+  end)
+
+  it("abi.md has every number of src/abi.h", function()
+    local text = support.read_file "docs/abi.md"
+    for name, value in support.read_file("src/abi.h"):gmatch "#define (MK_[%w_]+) (%w+)" do
+      local row = ("| `%s` | %s |"):format(name, value)
+      assert(text:find(row, 1, true), "docs/abi.md has no row " .. row)
+    end
+  end)
+
+  it("architecture.md names every file of src/", function()
+    local text = support.read_file "docs/architecture.md"
+    for file in lfs.dir "src" do
+      local stem = file:match "^([%w_]+)%.[ch]$"
+      assert(not stem or text:find("`" .. stem .. "`", 1, true)
+             or text:find("`" .. file .. "`", 1, true), file .. " is missing")
+    end
+  end)
+end)

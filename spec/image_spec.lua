@@ -1,0 +1,391 @@
+-- Image formats as guests see them: what is in RAM, where they start, what they are told. The files
+-- are made here, byte by byte; every bad field has its test in spec/c/test_image.c.
+
+local kvm = require "minikvm"
+local lfs = require "lfs"
+local process = require "support.process"
+local support = require "support.guest"
+
+local CODE <const>, DATA <const>, BSS <const> = 0x2000, 0x3000, 0x800
+local HIGH <const> = 0xffffffff80000000 -- a negative integer, as addresses up there are
+
+-- mov al, 'A'; out 0xe9, al; hlt; mov al, 'B'; out 0xe9, al; hlt: the same in 16, 32 and 64 bits
+local PROGRAM <const> = support.bytes "b0 41 e6 e9 f4  b0 42 e6 e9 f4"
+local OTHER <const> = 5 -- offset of the second half
+
+local function narrow_elf(p)
+  return string.pack("<c4BBBc9I2I2I4I4I4I4I4I2I2I2I2I2I2", "\x7fELF", 1, 1, 1, ("\0"):rep(9),
+                     p.type, 3, 1, p.entry & 0xffffffff, 52, p.sections, 0, 52, 32, 2, 40, 3, 0)
+end
+
+local function wide_elf(p)
+  return string.pack("<c4BBBc9I2I2I4i8I8I8I4I2I2I2I2I2I2", "\x7fELF", 2, 1, 1, ("\0"):rep(9),
+                     p.type, 62, 1, p.entry, 64, p.sections, 0, 64, 56, 2, 64, 3, 0)
+end
+
+local function segment(wide, offset, linear, at, file, memory)
+  if wide then
+    return string.pack("<I4I4I8i8i8I8I8I8", 1, 7, offset, linear, at, file, memory, 1)
+  end
+  return string.pack("<I4I4I4I4I4I4I4I4", 1, offset, linear & 0xffffffff, at & 0xffffffff, file,
+                     memory, 7, 1)
+end
+
+local function section(wide, kind, offset, size, link, entry)
+  local format = wide and "<I4I4I8I8I8I8I4I4I8I8" or "<I4I4I4I4I4I4I4I4I4I4"
+  return string.pack(format, 0, kind, 0, 0, offset, size, link, 0, 1, entry)
+end
+
+local function symbol(wide, name, value, info)
+  if wide then return string.pack("<I4BBI2i8I8", name, info, 0, 1, value, 0) end
+  return string.pack("<I4I4I4BBI2", name, value & 0xffffffff, 0, info, 0, 1)
+end
+
+---An executable: the program at CODE, "data" and bss at DATA, symbols start, other and data.
+---@param opts { wide: boolean?, high: integer?, physical: boolean?, type: integer?, code: string? }
+---  linked at `high` + address, with physical addresses of its own or the same ones
+local function elf(opts)
+  local wide, high = opts.wide, opts.high or 0
+  local physical = opts.physical and 0 or high
+  local code = opts.code or PROGRAM
+  local names = "\0start\0other\0data\0"
+  local symbols = symbol(wide, 0, 0, 0) .. symbol(wide, 1, high + CODE, 0x10)
+    .. symbol(wide, 7, high + CODE + OTHER, 0x10) .. symbol(wide, 13, high + DATA, 0x11)
+  local head = wide and 64 + 2 * 56 or 52 + 2 * 32
+  local at = { data = head + #code }
+  at.symbols = at.data + 4
+  at.names = at.symbols + #symbols
+  local header = (wide and wide_elf or narrow_elf){ type = opts.type or 2, entry = high + CODE,
+                                                    sections = at.names + #names }
+  return table.concat{ header, segment(wide, head, high + CODE, physical + CODE, #code, #code),
+    segment(wide, at.data, high + DATA, physical + DATA, 4, 4 + BSS), code, "data", symbols, names,
+    section(wide, 0, 0, 0, 0, 0), section(wide, 2, at.symbols, #symbols, 2, wide and 24 or 16),
+    section(wide, 3, at.names, #names, 0, 0) }
+end
+
+---A Multiboot kernel of this code, loaded whole at `at` by address fields.
+local function multiboot(code, at)
+  local flags, head = 0x10003, 32
+  local function address(offset) return at + offset end
+  return string.pack("<I4I4I4I4I4I4I4I4", 0x1badb002, flags, -(0x1badb002 + flags) & 0xffffffff,
+                     address(0), address(0), 0, 0, address(head)) .. code
+end
+
+local function run(vm)
+  local reason = vm:run{ deadline = 20 }
+  return vm.console:text(), reason
+end
+
+local function load_bytes(vm, bytes, opts)
+  assert(vm:load({ bytes = bytes, name = "kernel" }, opts))
+  return vm
+end
+
+describe("an ELF file", function()
+  if support.without_kvm(pending) then return end
+
+  local WAYS <const> = {
+    ["real mode"] = { { mode = "real" }, {} },
+    ["protected mode"] = { { mode = "protected" }, {} },
+    ["paged mode"] = { { mode = "paged" }, {} },
+    ["paged mode, linked high"] = { { mode = "paged" }, { high = 0x80000000 } },
+    ["paged mode, linked high, loaded low"] = { { mode = "paged" },
+                                                { high = 0x80000000, physical = true } },
+    ["protected mode, linked high, loaded low"] = { { mode = "protected" },
+                                                    { high = 0xc0000000, physical = true } },
+    ["long mode"] = { { mode = "long" }, { wide = true } },
+    ["long mode, pages of 2 MiB"] = { { mode = "long", page_size = "2M" }, { wide = true } },
+    ["long mode, linked high"] = { { mode = "long", map_base = HIGH },
+                                   { wide = true, high = HIGH } },
+    ["long mode, linked high, loaded low"] = { { mode = "long", map_base = HIGH },
+                                               { wide = true, high = HIGH, physical = true } },
+  }
+
+  for name, way in pairs(WAYS) do
+    it("runs in " .. name, function()
+      local vm <close> = support.vm(way[1])
+      vm.memory:fill(0x2800, 0x2000, 0xcc)
+      load_bytes(vm, elf(way[2]))
+      assert.equal("data" .. ("\0"):rep(BSS) .. "\xcc", vm.memory:read(DATA, 4 + BSS + 1))
+      assert.equal("\xcc", vm.memory:read(DATA - 1, 1))
+      local output, reason = run(vm)
+      assert.equal("halt", reason)
+      assert.equal("A", output)
+    end)
+  end
+
+  it("starts at a symbol, an address or its own entry", function()
+    for entry, output in pairs{ other = "B", start = "A", [CODE + OTHER] = "B" } do
+      local vm <close> = support.vm{ mode = "protected" }
+      load_bytes(vm, elf{}, { entry = entry })
+      assert.equal(output, (run(vm)))
+    end
+    local vm <close> = support.vm{ mode = "protected" }
+    local ok, why, code = vm:load({ bytes = elf{}, name = "kernel" }, { entry = "othr" })
+    assert.is_nil(ok)
+    assert.matches('kernel: entry="othr": it has no such symbol', why)
+    assert.equal("ENOENT", code)
+  end)
+
+  it("starts at a symbol of a program that was linked elsewhere than it runs", function()
+    local vm <close> = support.vm{ mode = "protected" }
+    load_bytes(vm, elf{ high = 0xc0000000, physical = true }, { entry = "other" })
+    assert.equal("B", (run(vm)))
+  end)
+
+  it("has each real-mode vCPU's window to itself", function()
+    local vm <close> = support.vm{ mode = "real", cpus = 2 }
+    load_bytes(vm, elf{}, { cpu = 0 })
+    load_bytes(vm, elf{}, { cpu = 1, entry = "other" })
+    assert.equal("data", vm.memory:read(0x40000 + DATA, 4))
+    run(vm)
+    assert.same({ "A", "B" }, { (vm.console:text(0)), (vm.console:text(1)) })
+  end)
+
+  it("comes back with a reset, whatever happened to its file", function()
+    local path = process.temporary(elf{ wide = true })
+    local vm <close> = support.vm{ mode = "long" }
+    assert(vm:load(path))
+    assert.equal("A", (run(vm)))
+    assert(io.open(path, "wb")):close() -- truncated
+    vm.memory:fill(CODE, 0x2000, 0xcc)
+    assert(vm:reset())
+    assert.equal("data" .. ("\0"):rep(BSS), vm.memory:read(DATA, 4 + BSS))
+    assert.equal("A", (run(vm)))
+    os.remove(path)
+  end)
+
+  it("is refused with a reason, and leaves the VM as it was", function()
+    local vm <close> = support.vm{ mode = "protected" }
+    for words, bytes in pairs{ ["ends within the ELF header"] = elf{}:sub(1, 51),
+                               ["program headers: 0x34: 2 of them do not fit"] = elf{}:sub(1, 60),
+                               ["lies beyond the file's"] = elf{}:sub(1, 120),
+                               ["is it cut short"] = elf{}:sub(1, -2),
+                               ["link it with %-static %-no%-pie"] = elf{ type = 3 },
+                               ['runs in mode="long" only'] = elf{ wide = true } } do
+      local ok, why = vm:load{ bytes = bytes, name = "kernel" }
+      assert.is_nil(ok)
+      assert.matches("^kernel: ", why)
+      assert.matches(words, why)
+    end
+    assert.equal(("\0"):rep(16), vm.memory:read(CODE, 16))
+    assert.error_matches(function() vm:run() end, "the last load failed: kernel: ")
+    load_bytes(vm, elf{})
+    assert.equal("A", (run(vm)))
+  end)
+
+  it("stays clear of what the mode needs", function()
+    local function refused(words, opts, bytes)
+      local vm <close> = support.vm(opts)
+      local ok, why = vm:load{ bytes = bytes, name = "kernel" }
+      assert.is_nil(ok)
+      assert.matches(words, why)
+    end
+    refused("lie below 0x1000", { mode = "long" }, elf{ wide = true, high = -0x1800 })
+    refused("room for 0 before the page directory", { mode = "paged" }, elf{ high = 0xfe000 })
+    refused("do not fit", { mode = "long", memory = "2M" }, elf{ wide = true, high = 0x1fb000 })
+  end)
+
+  it("does not take at=, except in real mode", function()
+    local vm <close> = support.vm{ mode = "protected" }
+    local ok, why = vm:load({ bytes = elf{} }, { at = 0x5000 })
+    assert.is_nil(ok)
+    assert.matches("at= is for flat images", why)
+    local real <close> = support.vm{ mode = "real" }
+    load_bytes(real, elf{}, { at = 0x10000 })
+    assert.equal("data", real.memory:read(0x10000 + DATA, 4))
+    assert.equal("A", (run(real)))
+  end)
+
+  it("can be loaded as the bytes it is", function()
+    local vm <close> = support.vm{ mode = "protected" }
+    load_bytes(vm, elf{}, { format = "flat", entry = 0x1000 + 52 + 64 })
+    assert.equal("\x7fELF", vm.memory:read(0x1000, 4))
+    assert.equal("A", (run(vm)))
+  end)
+end)
+
+describe("symbols", function()
+  if support.without_kvm(pending) then return end
+
+  it("are found by name, by address and one after the other", function()
+    local vm <close> = support.vm{ mode = "long", map_base = HIGH }
+    load_bytes(vm, elf{ wide = true, high = HIGH })
+    assert.equal(HIGH + CODE, vm.symbols.start)
+    assert.equal(HIGH + DATA, vm.symbols["data"])
+    assert.is_nil(vm.symbols.nothing)
+    local all = {}
+    for name, value in pairs(vm.symbols) do all[name] = value end
+    assert.same({ start = HIGH + CODE, other = HIGH + CODE + OTHER, data = HIGH + DATA }, all)
+    local name, offset = vm:symbol_at(HIGH + CODE + OTHER + 2)
+    assert.equal("other", name)
+    assert.equal(2, offset)
+    assert.is_nil(vm:symbol_at(HIGH + CODE - 1))
+    assert.is_nil(vm:symbol_at(0))
+  end)
+
+  it("of later images come first", function()
+    local vm <close> = support.vm{ mode = "real", cpus = 2 }
+    assert.is_nil(vm.symbols.start)
+    load_bytes(vm, "\xf4", { cpu = 0 })
+    assert.is_nil(vm.symbols.start)
+    load_bytes(vm, elf{}, { cpu = 1 })
+    assert.equal(CODE, vm.symbols.start)
+  end)
+
+  it("are gone with their VM", function()
+    local vm = support.vm{ mode = "protected" }
+    load_bytes(vm, elf{})
+    local symbols = vm.symbols
+    vm:close()
+    assert.error_matches(function() return symbols.start end, "is closed")
+    assert.error_matches(function() return pairs(symbols) end, "is closed")
+  end)
+end)
+
+describe("a Multiboot kernel", function()
+  if support.without_kvm(pending) then return end
+
+  -- cmp eax, 0x2badb002; jne end; mov esi, [ebx+16]; again: lodsb; test al, al; jz end;
+  -- out 0xe9, al; jmp again; end: hlt
+  local LINE <const> = support.bytes
+    "3d 02b0ad2b  75 0c  8b 73 10  ac  84 c0  74 04  e6 e9  eb f7  f4"
+  -- mov esi, [ebx+24]; mov ecx, [esi+4+16]; mov esi, [esi+16]; sub ecx, esi; again: lodsb;
+  -- out 0xe9, al; loop again; hlt
+  local SECOND_MODULE <const> = support.bytes
+    "8b 73 18  8b 4e 14  8b 76 10  29 f1  ac  e6 e9  e2 fb  f4"
+
+  local function u32(vm, at) return vm.memory:u32(at) end
+
+  it("gets its command line: the VM's or that of the load", function()
+    local vm <close> = support.vm{ mode = "protected", cmdline = "verbose" }
+    load_bytes(vm, multiboot(LINE, 0x10000))
+    assert.equal("verbose", (run(vm)))
+    local other <close> = support.vm{ mode = "protected", cmdline = "verbose" }
+    load_bytes(other, multiboot(LINE, 0x10000), { cmdline = "quiet" })
+    assert.equal("quiet", (run(other)))
+    assert(other:reset())
+    other.console:text()
+    assert.matches("quiet$", (run(other)))
+  end)
+
+  it("gets modules", function()
+    local path = process.temporary "from a file"
+    local vm <close> = support.vm{ mode = "protected" }
+    load_bytes(vm, multiboot(SECOND_MODULE, 0x200000),
+               { modules = { { bytes = "first", name = "one", text = "a b" }, path } })
+    assert.equal("from a file", (run(vm)))
+    local mods = u32(vm, vm.cpu[0].rbx + 24)
+    assert.equal("a b", vm.memory:cstring(u32(vm, mods + 8)))
+    assert.equal(path, vm.memory:cstring(u32(vm, mods + 24)))
+    os.remove(path)
+  end)
+
+  it("gets a map of memory", function()
+    local vm <close> = support.vm{ mode = "protected", memory = "8M" }
+    load_bytes(vm, multiboot("\xf4", 0x100000))
+    local info = vm.cpu[0].rbx
+    assert.equal(640, u32(vm, info + 4))
+    assert.equal(7 << 10, u32(vm, info + 8))
+    local map, seen = u32(vm, info + 48), {}
+    for entry = map, map + u32(vm, info + 44) - 1, 24 do
+      assert.equal(20, u32(vm, entry))
+      seen[#seen + 1] = { vm.memory:u64(entry + 4), vm.memory:u64(entry + 12), u32(vm, entry + 20) }
+    end
+    assert.same({ { 0, 0xa0000, 1 }, { 0xa0000, 0x60000, 2 }, { 0x100000, 7 << 20, 1 } }, seen)
+  end)
+
+  it("can be an ELF file, with symbols", function()
+    local header = multiboot("", 0):sub(1, 12)
+    header = string.pack("<I4I4I4", 0x1badb002, 0, -0x1badb002 & 0xffffffff) .. header:sub(13)
+    local vm <close> = support.vm{ mode = "protected" }
+    local code = LINE .. ("\0"):rep(-#LINE & 3)
+    load_bytes(vm, elf{ code = code .. header }, { cmdline = "elf" })
+    assert.equal("elf", (run(vm)))
+    assert.equal(CODE, vm.symbols.start)
+  end)
+
+  it("is refused in modes with paging, and modules for anything else", function()
+    for _, mode in ipairs{ "real", "paged", "long" } do
+      local vm <close> = support.vm{ mode = mode }
+      local ok, why = vm:load({ bytes = multiboot("\xf4", 0x10000) }, { format = "multiboot" })
+      assert.is_nil(ok)
+      assert.matches('mode="protected"', why)
+    end
+    local vm <close> = support.vm{ mode = "protected" }
+    local ok, why = vm:load({ bytes = elf{} }, { modules = { { bytes = "x" } } })
+    assert.is_nil(ok)
+    assert.matches("modules= are for Multiboot", why)
+    ok, why = vm:load({ bytes = multiboot("\xf4", 0x10000) }, { modules = { "/no/such/file" } })
+    assert.is_nil(ok)
+    assert.matches("/no/such/file", why)
+    for _, modules in ipairs{ 1, { 1 }, { {} }, { { bites = "x" } } } do
+      assert.error(function() vm:load({ bytes = "x" }, { modules = modules }) end)
+    end
+  end)
+end)
+
+describe("a boot sector", function()
+  if support.without_kvm(pending) then return end
+
+  -- mov al, dl; out 0xe9, al; mov ax, cs; out 0xe9, al; call next; next: pop ax; out 0xe9, al;
+  -- mov al, ah; out 0xe9, al; hlt
+  local CODE_16 <const> = support.bytes
+    "88 d0 e6 e9  8c c8 e6 e9  e8 0000 58 e6 e9  88 e0 e6 e9  f4"
+  local SECTOR <const> = CODE_16 .. ("\0"):rep(510 - #CODE_16) .. "\x55\xaa"
+
+  it("starts at 0:0x7c00 with the drive in DL", function()
+    local vm <close> = support.vm{ mode = "real" }
+    load_bytes(vm, SECTOR)
+    assert.equal("\x80\0\x0b\x7c", (run(vm)))
+  end)
+
+  it("is the first sector of a disk image, when asked for", function()
+    local disk = SECTOR .. ("x"):rep(512)
+    local vm <close> = support.vm{ mode = "real" }
+    load_bytes(vm, disk, { format = "boot" })
+    assert.equal(("\0"):rep(512), vm.memory:read(0x7e00, 512))
+    assert.equal("\x80\0\x0b\x7c", (run(vm)))
+    local flat <close> = support.vm{ mode = "real" }
+    load_bytes(flat, disk)
+    assert.equal("\0\0\x0b\0", (run(flat)))
+  end)
+
+  it("needs its signature", function()
+    local vm <close> = support.vm{ mode = "real" }
+    local ok, why, code = vm:load({ bytes = SECTOR:sub(1, 511) .. "\0" }, { format = "boot" })
+    assert.is_nil(ok)
+    assert.matches("no signature", why)
+    assert.equal("ENOEXEC", code)
+  end)
+end)
+
+describe("1K OS", function()
+  if support.without_kvm(pending) then return end
+  local KERNEL <const> = "os-1k/build/kernel.elf"
+  if not lfs.attributes(KERNEL) then
+    pending("needs " .. KERNEL)
+    return
+  end
+
+  it("boots from its ELF file as from its flat image", function()
+    local output = {}
+    for i, path in ipairs{ KERNEL, "os-1k/kernel.bin" } do
+      local vm <close> = support.vm{ mode = "paged" }
+      assert(vm:load(path))
+      vm.console:eof()
+      run(vm)
+      output[i] = vm.console:text()
+    end
+    assert.is_truthy(#output[1] > 10)
+    assert.equal(output[2], output[1])
+  end)
+end)
+
+it("an unknown format is refused", function()
+  local ok, vm = pcall(kvm.vm, { echo = false })
+  if not ok or not vm then return end
+  assert.error_matches(function() vm:load({ bytes = "x" }, { format = "elff" }) end,
+                       'did you mean "elf"')
+  vm:close()
+end)

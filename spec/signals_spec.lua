@@ -1,0 +1,142 @@
+-- Signals in every call that blocks: the script gets its thread back, and the process ends in time.
+
+local support = require "support.guest"
+local process = require "support.process"
+
+local PROLOGUE <const> = [[
+  local function ready()
+    ready = function() end
+    io.stderr:write "ready\n"
+  end
+  -- A guest that calls a handler and then spins: what is ready is the call that blocks.
+  local spin = support.code "e6 80 eb fe" -- out 0x80, al; jmp $
+  local function watch()
+    spin.ports:on(0x80, { write = function() ready() end })
+  end
+  local function attempt(fn)
+    local ok, why = pcall(fn)
+    print("returned", ok, why)
+    print("state", spin.state)
+  end
+]]
+
+-- Ends of the PROLOGUE, by the call that blocks. Whoever reads "ready" may send the signal.
+local CALLS = {
+  ["vm:run"] = "watch() attempt(function() spin:run() end)",
+  ["vm:run of four cpus"] = [[
+    spin = support.code("e6 80 eb fe", { cpus = 4 })
+    watch() attempt(function() spin:run() end)]],
+  ["vm:run that waits for input"] = [[
+    spin = support.guest "real/echo"
+    spin.ports:override(0x500, { read = function(_, _, next) ready() return next() end })
+    attempt(function() spin:run() end)]],
+  ["vm:wait"] = "watch() spin:start() attempt(function() spin:wait() end)",
+  ["kvm.wait"] = "watch() spin:start() attempt(function() kvm.wait{ spin } end)",
+  ["kvm.sleep"] = "watch() spin:start() attempt(function() kvm.sleep(1000) end)",
+  ["what comes before vm:run"] = "attempt(function() ready() spin:run() end)",
+  ["what comes before vm:wait"] = "spin:start() attempt(function() ready() spin:wait() end)",
+  ["what comes before kvm.sleep"] = "attempt(function() ready() kvm.sleep(1000) end)",
+}
+
+---Starts the child, sends the signal when it is ready; its output after that, and how it ended.
+local function signalled(code, signal)
+  local pipe, pid, path = process.child(PROLOGUE .. code)
+  pipe:read "l"
+  assert.equal("ready", pipe:read "l")
+  assert(os.execute(("kill -%s %d"):format(signal, pid)))
+  local output, how, status
+  local seconds = process.took(function() output, how, status = process.finish(pipe) end)
+  os.remove(path)
+  return output, how, status, seconds
+end
+
+describe("SIGINT", function()
+  if support.without_kvm(pending) then return end
+
+  for call, code in pairs(CALLS) do
+    it("is an error out of " .. call, function()
+      local output, how, status, seconds = signalled(code, "INT")
+      assert.matches("returned\tfalse\t.*interrupted!", output)
+      assert.same({ "exit", 0 }, { how, status })
+      assert.is_true(seconds < process.SOON, ("%.3f s"):format(seconds))
+    end)
+  end
+
+  it("leaves a VM of its own thread running, and stops the one it ran", function()
+    assert.matches("state\trunning", (signalled(CALLS["vm:wait"], "INT")))
+    assert.matches("state\tended", (signalled(CALLS["vm:run"], "INT")))
+  end)
+
+  it("nobody catches ends the program", function()
+    local output, how, status, seconds = signalled("watch() spin:run()", "INT")
+    assert.matches("interrupted!", output)
+    assert.same({ "exit", true }, { how, status ~= 0 })
+    assert.is_true(seconds < process.SOON, ("%.3f s"):format(seconds))
+  end)
+
+  it("twice ends a handler that never does", function()
+    local pipe, pid, path = process.child [[
+      local vm = support.program{ support.out(0x80, 1) }
+      vm.ports:on(0x80, { write = function()
+        io.stderr:write "ready\n"
+        while true do end
+      end })
+      vm:start()
+      vm:wait()
+    ]]
+    pipe:read "l"
+    assert.equal("ready", pipe:read "l")
+    -- Two signals of one kind may become one while the first is pending.
+    os.execute(("for i in $(seq 200); do kill -INT %d 2>/dev/null || break; sleep 0.02; done")
+      :format(pid))
+    local _, how, number = process.finish(pipe)
+    os.remove(path)
+    assert.same({ "signal", 2 }, { how, number })
+  end)
+end)
+
+describe("SIGTERM", function()
+  if support.without_kvm(pending) then return end
+
+  for call, code in pairs(CALLS) do
+    it("ends the process in " .. call, function()
+      local _, how, number, seconds = signalled(code, "TERM")
+      assert.same({ "signal", 15 }, { how, number })
+      assert.is_true(seconds < process.SOON, ("%.3f s"):format(seconds))
+    end)
+  end
+end)
+
+describe("os.exit", function()
+  if support.without_kvm(pending) then return end
+
+  for _, close in ipairs{ "false", "true" } do
+    it("in a handler ends the process with its status, closing the state: " .. close, function()
+      local _, how, status = process.run(([[
+        local other = support.code("eb fe"):start()
+        local vm = support.code("eb fe", { cpus = 4 })
+        vm:load{ bytes = support.out(0x80, 1) }
+        vm.ports:on(0x80, { write = function() os.exit(3, %s) end })
+        vm:start()
+        vm:wait()
+        other:stop()
+      ]]):format(close), "env ASAN_OPTIONS=detect_leaks=0") -- what other threads use stays
+      assert.same({ "exit", 3 }, { how, status })
+    end)
+  end
+
+  it("in the script ends running VMs", function()
+    local _, _, status = process.run [[
+      support.code("eb fe"):start()
+      os.exit(4, true)
+    ]]
+    assert.equal(4, status)
+  end)
+
+  it("is not needed: a script that comes to its end takes its VMs along", function()
+    local _, how, status = process.run [[
+      for cpus = 1, 4 do support.code("e6 80 eb fc", { cpus = cpus }):start() end
+    ]]
+    assert.same({ "exit", 0 }, { how, status })
+  end)
+end)
