@@ -16,7 +16,7 @@ LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(
 
 CC ?= gcc
 WARN := -Wall -Wextra -Wshadow -Wundef -Wwrite-strings -Wmissing-prototypes -Wvla $(if $(CI),-Werror)
-OPT_release := -O2 -g
+OPT_release := -O2 -g -flto=auto -fno-plt
 OPT_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer
 OPT_tsan := -O1 -g -fsanitize=thread
 OPT_cov := -O0 -g --coverage

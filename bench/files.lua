@@ -179,8 +179,8 @@ if reflink then
   shell("rm -rf '%s'", folder)
 end
 
--- Many at once. Rates depend on what else the machine does; processor time a megabyte does not: while
--- it stays the same, rates grow with the processors.
+-- Many at once. Rates depend on what else the machine does; processor time a megabyte does not:
+-- while it stays the same, rates grow with the processors.
 
 local rates_of = {}
 

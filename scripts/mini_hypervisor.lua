@@ -1,8 +1,8 @@
 -- mini_hypervisor.lua - the command line of the older 64-bit teaching hypervisor: one VM per image,
 -- each on its own thread; named files shared copy-on-write, created files private to each VM.
 --
---   minikvm scripts/mini_hypervisor.lua -m 4 -p 2 -g guests/long/hello.bin guests/long/files.bin
---                                       -f guests/long/data/notes.txt --out results
+--   minikvm scripts/mini_hypervisor.lua -m 4 -p 2 -g guests/long/cow_writer.bin guests/long/cow_reader.bin
+--                                       -f guests/long/data/shared.txt --out results
 
 local kvm = require "minikvm"
 local args = require "minikvm.args"

@@ -1,7 +1,7 @@
 /* dev_file.h - the file port: byte protocol on 0x278, request blocks on 0x27c (docs/files.md).
  *
- * Both are ways to say the same six operations to the VM's fsbox. A command that is being sent and an
- * answer that is being fetched belong to one vCPU and are touched by its thread only, so no vCPU
+ * Both are ways to say the same six operations to the VM's fsbox. A command that is being sent and
+ * an answer that is being fetched belong to one vCPU and are touched by its thread only, so no vCPU
  * waits for another one's stalled command. Nothing a guest sends is trusted: a request block is
  * copied in once; buffers are checked against RAM and then read and written in place. */
 #ifndef MK_DEV_FILE_H
@@ -11,7 +11,7 @@
 #include "fsbox.h"
 #include "mem.h"
 
-/* Data of one byte-protocol command that are kept; a longer READ or WRITE is done to this length. */
+/* Data of one byte-protocol command that are kept; a longer READ or WRITE is done this far. */
 #define MK_FILE_WIRE_MAX (16u << 20)
 
 /* One vCPU's side of the byte protocol. */

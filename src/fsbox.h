@@ -1,13 +1,13 @@
 /* fsbox.h - the files of one VM: its descriptors, its private directory, its quotas and its log.
  *
- * What a guest may do is the policy's matter (fsbox_policy.h), that nothing leads out of a directory
- * is the kernel's (fsbox_path.h). Descriptors are the VM's own small integers. All descriptors that
- * a VM has on one name share one host descriptor, so that all of them go on with the copy when the
- * VM writes to a `cow` file; each has a position of its own.
+ * What a guest may do is the policy's matter (fsbox_policy.h); that nothing leads out of a
+ * directory is the kernel's (fsbox_path.h). Descriptors are the VM's own small integers. All
+ * descriptors that a VM has on one name share one host descriptor, so that all of them go on with
+ * the copy when the VM writes to a `cow` file; each has a position of its own.
  *
- * Results are >= 0, or a negated errno for the guest. Functions may be called from any thread, except
- * init, free and reset, which the owner of the stopped VM calls. One lock a box; decide() is called
- * without it. */
+ * Results are >= 0, or a negated errno for the guest. Functions may be called from any thread,
+ * except init, free and reset, which the owner of the stopped VM calls. One lock a box, held while
+ * a file is read, written or copied; decide() is called without it. */
 #ifndef MK_FSBOX_H
 #define MK_FSBOX_H
 

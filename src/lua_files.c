@@ -1,5 +1,5 @@
-/* lua_files.c - file policies as objects, and vm.files: what a VM did with its files. The tables are
- * checked in Lua (lua/minikvm/files.lua). */
+/* lua_files.c - file policies as objects, and vm.files: what a VM did with its files. The tables
+ * are checked in Lua (lua/minikvm/files.lua). */
 #include "lua_core.h"
 
 #include <errno.h>

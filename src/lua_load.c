@@ -77,7 +77,7 @@ static int symbols_index(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_SYMBOLS);
     const char *name = luaL_checkstring(L, 2);
-    struct mk_symbol s, found = { 0 };
+    struct mk_symbol s = { 0 }, found = { 0 };
     for (const struct mk_image *i = v->vm.images; i; i = i->next)
         if (mk_symbol_find(i, name, &s))
             found = s;
@@ -124,7 +124,7 @@ static int symbol_at(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     uint64_t address = (uint64_t)luaL_checkinteger(L, 2);
-    struct mk_symbol s, found = { 0 };
+    struct mk_symbol s = { 0 }, found = { 0 };
     for (const struct mk_image *i = v->vm.images; i; i = i->next)
         if (mk_symbol_at(i, address, &s))
             found = s;

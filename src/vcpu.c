@@ -75,9 +75,14 @@ static struct mk_vcpu *vcpu_of(struct mk_cpu *cpu)
     return MK_CONTAINER(cpu, struct mk_vcpu, cpu);
 }
 
+/* A guest whose exits need registers (hypercalls) gets them with every exit from the second on; others
+ * do not pay for that. */
 static uint64_t cpu_reg(struct mk_cpu *cpu, enum mk_reg reg)
 {
-    const struct kvm_regs *r = mk_vcpu_regs(vcpu_of(cpu));
+    struct mk_vcpu *c = vcpu_of(cpu);
+    const struct kvm_regs *r = mk_vcpu_regs(c);
+    if (c->machine->kvm->sync_regs)
+        c->run->kvm_valid_regs |= KVM_SYNC_X86_REGS;
     switch (reg) {
     case MK_RAX: return r->rax;
     case MK_RBX: return r->rbx;
@@ -164,14 +169,10 @@ void mk_vcpu_close(struct mk_vcpu *c)
 
 /* --- registers --- */
 
-/* A guest whose exits need registers (hypercalls) gets them with every exit from the second on; others
- * do not pay for that. */
 struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c)
 {
     if (c->regs_known)
         return &c->regs;
-    if (c->machine->kvm->sync_regs)
-        c->run->kvm_valid_regs |= KVM_SYNC_X86_REGS;
     if (mk_ioctl(c->fd, KVM_GET_REGS, &c->regs) == 0)
         c->regs_known = true;
     return &c->regs;
@@ -216,13 +217,11 @@ int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete)
     c->incomplete = false;
     c->regs_known = false;
     int rc = ioctl(c->fd, KVM_RUN, NULL);
-    int code = errno;
     c->synced = c->run->kvm_valid_regs;
     if (rc == 0 && c->synced & KVM_SYNC_X86_REGS) {
         c->regs = c->run->s.regs.regs;
         c->regs_known = true;
     }
-    errno = code;
     return rc;
 }
 
@@ -395,12 +394,11 @@ static void trip(struct mk_vcpu *c)
 {
     mk_interrupt_offer(c);
     c->last_rip = c->regs.rip;
-    int rc = mk_vcpu_enter(c, false);
-    int code = errno;
+    int code = mk_vcpu_enter(c, false) < 0 ? errno : 0;
     mk_vcpu_drain(c);
-    if (rc == 0) {
+    if (code == 0) {
         mk_vcpu_exit(c);
-        if (c->machine->assist)
+        if (c->machine->assist && c->machine->assist->shadow.on)
             mk_assist_follow(c);
     } else if (code == EINTR || code == EAGAIN) {
         mk_vcpu_look_around(c);

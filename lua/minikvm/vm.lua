@@ -64,7 +64,8 @@ local NEW = {
   name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = "integer",
-  irqchip = { "none", "pic" }, console = { "hypercall", "uart" }, files = check_files, assist = "boolean", cmdline = "string",
+  irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
+  files = check_files, assist = "boolean", cmdline = "string",
 }
 
 ---Creates a VM.

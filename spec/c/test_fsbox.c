@@ -530,7 +530,9 @@ static void test_random(unsigned accesses, uint32_t state)
             random_block(&mem, at, &state);
             mk_bus_out(&bus, c, MK_PORT_FILE_BLOCK, 4, at, NULL);
             break;
-        case 1: mk_bus_in(&bus, c, (uint16_t)(MK_PORT_FILE + next_random(&state) % 8), 4, NULL); break;
+        case 1:
+            mk_bus_in(&bus, c, (uint16_t)(MK_PORT_FILE + next_random(&state) % 8), 4, NULL);
+            break;
         case 2: mk_bus_in(&bus, c, MK_PORT_FILE, 1, NULL); break;
         case 3: if (next_random(&state) % 64 == 0) mk_file_drop(&port, c->index); break;
         default:
@@ -565,7 +567,8 @@ int main(int argc, char **argv)
     test_replaced();
     test_threads();
     test_long_commands();
-    test_random(argc > 1 ? (unsigned)atoi(argv[1]) : 100000, argc > 2 ? (uint32_t)atoi(argv[2]) : 1);
+    test_random(argc > 1 ? (unsigned)atoi(argv[1]) : 100000,
+                argc > 2 ? (uint32_t)atoi(argv[2]) : 1);
     remove_folder(base);
     return tap_done();
 }
