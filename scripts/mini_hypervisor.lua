@@ -1,8 +1,8 @@
 -- mini_hypervisor.lua - the command line of the older 64-bit teaching hypervisor: one VM per image,
 -- each on its own thread; named files shared copy-on-write, created files private to each VM.
 --
---   minikvm scripts/mini_hypervisor.lua -m 4 -p 2 -g guests/long/cow_writer.bin guests/long/cow_reader.bin
---                                       -f guests/long/data/shared.txt --out results
+--   minikvm scripts/mini_hypervisor.lua -m 4 -p 2 -f guests/long/data/shared.txt
+--                      -g guests/long/cow_writer.bin guests/long/cow_reader.bin --out results
 
 local kvm = require "minikvm"
 local args = require "minikvm.args"
@@ -12,7 +12,7 @@ local spec = {
   program = "mini_hypervisor.lua",
   summary = "Runs 64-bit guests, each in a VM of its own.",
   options = {
-    { "--memory", "-m", value = "MB", type = { "2", "4", "8" }, help = "RAM of each VM: 2, 4 or 8" },
+    { "--memory", "-m", value = "MB", type = { "2", "4", "8" }, help = "RAM of each VM" },
     { "--page", "-p", value = "SIZE", type = { "4", "2" }, help = "pages of 4 (KB) or 2 (MB)" },
     { "--guest", "-g", value = "IMAGE", many = true, help = "guest images, one VM each" },
     { "--file", "-f", value = "FILE", many = true,

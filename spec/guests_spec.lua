@@ -1,4 +1,5 @@
--- Every guest that has a NAME.expect is a test: its output, its end, and where it is exact, its exits.
+-- Every guest that has a NAME.expect is a test: its output, its end, and where they are exact, its
+-- exits.
 
 local lfs = require "lfs"
 local support = require "support.guest"

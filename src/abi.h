@@ -74,8 +74,8 @@
 #define MK_SEL_UDATA 0x20
 #define MK_SEL_TSS 0x28
 
-/* Boot information at MK_BOOT_INFO, physical address in EBX: magic, size of the block, bytes of RAM,
- * features, physical address of the NUL-terminated command line (0: none); five u32 */
+/* Boot information at MK_BOOT_INFO, physical address in EBX: magic, size of the block, bytes of
+ * RAM, features, physical address of the NUL-terminated command line (0: none); five u32 */
 #define MK_BOOT_MAGIC 0x49424b4d /* "MKBI" */
 #define MK_BOOT_PAGING_NATIVE 0x01
 #define MK_BOOT_INT_NATIVE 0x02

@@ -47,7 +47,7 @@ static bool commit(struct access *x)
 {
     if (x->a->shadow.on)
         x->s.sregs.cr0 &= ~(uint64_t)MK_CR0_PG;
-    x->c->run->ready_for_interrupt_injection = 0; /* it would be overwritten by this state's events */
+    x->c->run->ready_for_interrupt_injection = 0; /* this state's events would overwrite it */
     return mk_vcpu_set_state(x->c, &x->s) == 0;
 }
 
@@ -130,8 +130,8 @@ static void page_fault(struct access *x, uint64_t linear, uint32_t code)
     raise_exception(x, PF, code | (x->s.sregs.cs.selector & 3 ? PF_USER : 0));
 }
 
-/* Lets KVM finish the instruction whose access faults, so that it can be forgotten: what it reads is
- * zero, what it writes outside the slots is dropped. */
+/* Lets KVM finish the instruction whose access faults, so that it can be forgotten: what it reads
+ * is zero, what it writes outside the slots is dropped. */
 static void abandon(struct mk_vcpu *c)
 {
     for (int i = 0; i < 64; i++) {
@@ -200,8 +200,8 @@ static uint64_t general(const struct kvm_regs *r, unsigned number)
 }
 
 /* `mov cr0, reg` with PG: a KVM without 32-bit paging answers with #GP, and the guest, which rarely
- * has an IDT that early, triple-faults there. On other hosts this instruction with these values does
- * not fault, so a shutdown at it means just that. */
+ * has an IDT that early, triple-faults there. On other hosts this instruction with these values
+ * does not fault, so a shutdown at it means just that. */
 bool mk_assist_shutdown(struct mk_vcpu *c)
 {
     struct access x;
@@ -228,8 +228,8 @@ bool mk_assist_shutdown(struct mk_vcpu *c)
 
 /* --- control transfers --- */
 
-/* The gate of `int n`, with the checks of SDM volume 2, INT n: the exception, 0 when it is right, -1
- * when the IDT is not in memory. */
+/* The gate of `int n`, with the checks of SDM volume 2, INT n: the exception, 0 when it is right,
+ * -1 when the IDT is not in memory. */
 static int check_gate(const struct access *x, uint8_t vector, uint8_t gate[8])
 {
     const struct kvm_sregs *s = &x->s.sregs;

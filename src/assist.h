@@ -8,9 +8,9 @@
  * 2. Control transfers. After an emulation failure at `int n`, `int3` or `iret` the transfer is
  *    completed on the registers (SDM volume 2, INT n and IRET).
  *
- * Limits: user/supervisor is not enforced, accessed and dirty bits are not set, and the saved EIP of
- * a page fault on a write is that of the next instruction (the write is made up for when the handler
- * returns). Used by the vCPU's thread; paging only in VMs of one vCPU. */
+ * Limits: user/supervisor is not enforced, accessed and dirty bits are not set, and the saved EIP
+ * of a page fault on a write is that of the next instruction (the write is made up for when the
+ * handler returns). Used by the vCPU's thread; paging only in VMs of one vCPU. */
 #ifndef MK_ASSIST_H
 #define MK_ASSIST_H
 

@@ -1,9 +1,10 @@
 /* bus.c - see bus.h.
  *
- * Reclamation: a reader stores the current generation in its `inside` slot before it looks a node up
- * and 0 when it is done. Unhooking unlinks the nodes, then advances the generation; a retired hook is
- * freed once no reader's slot holds a generation from before its removal. Both sides use sequentially
- * consistent atomics: either the reader sees the unlinked table, or the remover sees the reader. */
+ * Reclamation: a reader stores the current generation in its `inside` slot before it looks a node
+ * up and 0 when it is done. Unhooking unlinks the nodes, then advances the generation; a retired
+ * hook is freed once no reader's slot holds a generation from before its removal. Both sides use
+ * sequentially consistent atomics: either the reader sees the unlinked table, or the remover sees
+ * the reader. */
 #include "bus.h"
 
 #include <stdlib.h>

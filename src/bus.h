@@ -1,9 +1,10 @@
 /* bus.h - who answers which port.
  *
- * Every port has a stack of nodes; the topmost answers and may pass the access to node->next. A hook
- * puts one node on each port of its range. Lookup is two loads, without a lock: vCPUs announce that
- * they are inside the bus, and a removed hook is freed only when none of them can still hold it, so
- * hooks may be added and removed while the guest runs, even by the handler that is being called. */
+ * Every port has a stack of nodes; the topmost answers and may pass the access to node->next. A
+ * hook puts one node on each port of its range. Lookup is two loads, without a lock: vCPUs announce
+ * that they are inside the bus, and a removed hook is freed only when none of them can still hold
+ * it, so hooks may be added and removed while the guest runs, even by the handler that is being
+ * called. */
 #ifndef MK_BUS_H
 #define MK_BUS_H
 

@@ -26,7 +26,7 @@ static bool buffer_reserve(struct mk_buffer *b, size_t more)
 {
     if (b->start + b->length + more <= b->capacity)
         return true;
-    if (b->data && b->start >= b->length) { /* at least half is free at the front: move, do not grow */
+    if (b->data && b->start >= b->length) { /* half is free at the front: move, do not grow */
         memmove(b->data, b->data + b->start, b->length);
         b->start = 0;
         if (b->length + more <= b->capacity)
@@ -43,7 +43,8 @@ static bool buffer_reserve(struct mk_buffer *b, size_t more)
     return true;
 }
 
-/* Output is dropped when memory runs out: a guest must not be able to end the process by talking. */
+/* Output is dropped when memory runs out: a guest must not be able to end the process by
+ * talking. */
 static bool buffer_append(struct mk_buffer *b, const char *bytes, size_t length)
 {
     if (length == 0)
@@ -306,7 +307,8 @@ static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *by
         bytes += part + (newline != NULL);
         length -= part + (newline != NULL);
         if (newline || line->length >= LINE_LIMIT) {
-            con->on_line(con->line_ctx, cpu, line->data ? line->data + line->start : "", line->length);
+            const char *start = line->data ? line->data + line->start : "";
+            con->on_line(con->line_ctx, cpu, start, line->length);
             buffer_drop(line, line->length);
         }
     }

@@ -71,7 +71,8 @@ void mk_console_eof(struct mk_console *con);
 void mk_console_poll(struct mk_console *con);
 /* Writes what is pending to out_fd, without waiting for a reader that does not read. */
 void mk_console_flush(struct mk_console *con);
-/* The descriptor to wait on for input (-1: none, or waiting is pointless), and for room to write. */
+/* The descriptor to wait on for input (-1: none, or waiting is pointless), and for room to
+ * write. */
 int mk_console_source(struct mk_console *con);
 int mk_console_blocked(struct mk_console *con);
 /* Ends the vCPU's unfinished line, so that a listener sees the last one too. */

@@ -131,7 +131,7 @@ void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
     s->efer = MK_EFER_LME | MK_EFER_LMA | EFER_SCE;
     uint64_t stack = mk_long_stack(mapping, tables);
     if (mapping->base && entry >= mapping->base)
-        stack += mapping->base; /* a high-half kernel gets a stack it keeps when it drops the low map */
+        stack += mapping->base; /* one that a high-half kernel keeps without the low map */
     start->regs = (struct kvm_regs){ .rip = entry, .rsp = stack, .rflags = 2,
                                      .rbx = MK_BOOT_INFO };
 }

@@ -50,8 +50,8 @@ struct mk_mapping {
     uint64_t size, base;
 };
 
-/* Writes GDT, TSS, IDT space, boot information and, at the top of RAM, the page tables. Returns where
- * the tables begin, 0 when RAM is too small. */
+/* Writes GDT, TSS, IDT space, boot information and, at the top of RAM, the page tables. Returns
+ * where the tables begin, 0 when RAM is too small. */
 uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
                         const struct mk_boot *boot);
 /* The top of the stack: below the tables, or below the end of what is mapped. */

@@ -57,7 +57,7 @@ struct mk_port_ops {
     const char *name;
     uint32_t (*in)(void *self, struct mk_io *io);
     void (*out)(void *self, struct mk_io *io, uint32_t value);
-    uint8_t width;   /* the widest access taken whole (1, 2, 4); wider ones touch consecutive ports */
+    uint8_t width;   /* the widest access taken whole: 1, 2, 4; wider ones touch more ports */
     bool coalesce;   /* one-byte OUTs may be collected by KVM and arrive later, in order */
     bool script;     /* served in Lua: only for the counters */
     void (*retire)(void *self); /* called once when the bus lets go of the hook; may be NULL */

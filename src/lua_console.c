@@ -30,7 +30,8 @@ static struct mk_lua_vm *check_console(lua_State *L)
     return mk_check_child(L, 1, MK_CONSOLE);
 }
 
-/* console:send(bytes) -> console: queues input; it may be called before and while the guest runs. */
+/* console:send(bytes) -> console: queues input; it may be called before and while the guest
+ * runs. */
 static int console_send(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);

@@ -31,7 +31,8 @@ static int lua_state_gc(lua_State *L)
     return 0;
 }
 
-/* What lua_gethook() answers for a hook that a script has set itself; NULL without debug library. */
+/* What lua_gethook() answers for a hook that a script has set itself; NULL without debug
+ * library. */
 static lua_Hook find_script_hook(lua_State *L)
 {
     lua_Hook hook = NULL;

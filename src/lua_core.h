@@ -77,8 +77,8 @@ struct mk_lua_vm {
 };
 
 /* The user value of a VM: handlers by reference, children by name. */
-/* What lies on the stack of the anchor, which runs nothing: there it has the same index however deep
- * in calls the handlers' coroutines are, and out of a script's reach. */
+/* What lies on the stack of the anchor, which runs nothing: there it has the same index however
+ * deep in calls the handlers' coroutines are, and out of a script's reach. */
 enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_NEXT /* one for each vCPU */ };
 
 struct mk_lua *mk_lua_get(lua_State *L);
@@ -118,8 +118,8 @@ bool mk_true_field(lua_State *L, int index, const char *key);
 const char *mk_string_field(lua_State *L, int index, const char *key, size_t *length);
 /* Raises when the VM runs; `what` was called. */
 void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
-/* Keeps a function in the VM's handler table, its user value, which also holds the children by name;
- * returns its reference. */
+/* Keeps a function in the VM's handler table, its user value, which also holds the children by
+ * name; returns its reference. */
 int mk_lua_ref(lua_State *L, int vm_index, int function_index);
 void mk_lua_unref(lua_State *L, int vm_index, int ref);
 /* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */

@@ -136,7 +136,8 @@ static int set_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
     return mk_vcpu_set_sregs(c, s);
 }
 
-/* KVM has yet to carry out the IN that a handler answers: it would lose the answer, or the change. */
+/* KVM has yet to carry out the IN that a handler answers: it would lose the answer, or the
+ * change. */
 static void check_settable(lua_State *L, const struct mk_lua_vm *v, const struct mk_vcpu *c)
 {
     if (v->cpu[c->cpu.index].depth > 0 && c->run->exit_reason == KVM_EXIT_IO &&

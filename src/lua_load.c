@@ -23,8 +23,8 @@ static struct mk_image *image_field(lua_State *L, int index, struct mk_err *err)
                 : mk_image_copy(name ? name : "image", bytes, size, err);
 }
 
-/* modules = { { path= | bytes=, name=, text= }, … }: for Multiboot kernels. Nothing here raises: the
- * tables were checked. */
+/* modules = { { path= | bytes=, name=, text= }, … }: for Multiboot kernels. Nothing here raises:
+ * the tables were checked. */
 static int add_modules(lua_State *L, int index, struct mk_image *image, struct mk_err *err)
 {
     int rc = 0;
@@ -118,8 +118,8 @@ static int symbols_pairs(lua_State *L)
     return 2;
 }
 
-/* symbol_at(vm, address) -> name, offset: the function or label an address lies in; or nil. The image
- * loaded last counts here too. */
+/* symbol_at(vm, address) -> name, offset: the function or label an address lies in; or nil. The
+ * image loaded last counts here too. */
 static int symbol_at(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);

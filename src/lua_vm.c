@@ -308,7 +308,8 @@ static int start(lua_State *L)
     return 1;
 }
 
-/* Gives the lock up until the VM has ended or `ns` have passed or Ctrl-C came; true when it ended. */
+/* Gives the lock up until the VM has ended or `ns` have passed or Ctrl-C came; true when it
+ * ended. */
 static bool wait_for(struct mk_lua_vm *v, uint64_t ns)
 {
     struct mk_lua *lua = v->lua;
@@ -346,7 +347,8 @@ static int wait(lua_State *L)
     return 3;
 }
 
-/* vm:stop() -> reason, info. Inside a handler it only asks: the run ends when the handler is done. */
+/* vm:stop() -> reason, info. Inside a handler it only asks: the run ends when the handler is
+ * done. */
 static int vm_stop(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
@@ -363,7 +365,7 @@ static int vm_irq(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     lua_Integer line = luaL_checkinteger(L, 2);
-    luaL_argcheck(L, line >= 0 && line <= 15 && line != 2, 2, "an interrupt line is 0 to 15, not 2");
+    luaL_argcheck(L, line >= 0 && line <= 15 && line != 2, 2, "a line is 0 to 15, not 2");
     if (!v->vm.has_pic)
         return luaL_error(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
                           v->vm.name);

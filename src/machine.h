@@ -39,7 +39,7 @@ struct mk_machine {
     struct mk_assist *assist; /* NULL: this host needs none, or it is not wanted */
     /* The VM's answers: */
     void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu); /* `cpu` takes its siblings along */
-    void (*note_out)(struct mk_machine *m, uint16_t port); /* an OUT that might have been coalesced */
+    void (*note_out)(struct mk_machine *m, uint16_t port); /* an OUT that could be coalesced */
     bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
     void (*look)(struct mk_machine *m);     /* a vCPU looks around: input may have arrived */
     const struct mk_machine_ops *ops;

@@ -104,7 +104,7 @@ static int ask(struct mk_probe *out, const struct mk_kvm *kvm)
 {
     static const uint8_t int_n[] = { 0xcd, GATE };                      /* int 0x40 */
     static const uint8_t iret[] = { 0x9c, 0x0e, 0x68, HANDLER & 0xff, HANDLER >> 8, 0, 0, 0xcf };
-    bool answer[3] = { false };                                         /* pushf, push cs, push, iret */
+    bool answer[3] = { false };                                    /* pushf, push cs, push, iret */
     for (int i = 0; i < 3; i++) {
         struct probe_vm p;
         bool opened = open_vm(&p, kvm, &out->err);

@@ -109,8 +109,8 @@ static bool same(const struct mk_run *x, const struct mk_run *y)
            x->writable == y->writable;
 }
 
-/* Both lists are sorted by linear address. What is in the old one only is removed first, since slots
- * must not overlap; `pass` 0 removes, 1 adds. */
+/* Both lists are sorted by linear address. What is in the old one only is removed first, since
+ * slots must not overlap; `pass` 0 removes, 1 adds. */
 static int replace(struct mk_shadow *s, int vm_fd, struct collection *k, int pass)
 {
     size_t i = 0;

@@ -3,9 +3,9 @@
  * A process has one controlling terminal, and a signal handler gets no argument of ours: therefore
  * this file keeps process-wide state (`tty`), the only place of the core that does. Handlers are
  * installed only while the terminal is raw, only over default dispositions (an ignored signal stays
- * ignored, a program's own handler stays in charge and may call mk_tty_restore), and restored after.
- * Fatal faults are the exception: those are taken over in any case and handed on.
- * SIGKILL cannot be caught: `stty sane` remains. References: termios(3), signal-safety(7). */
+ * ignored, a program's own handler stays in charge and may call mk_tty_restore), and restored
+ * after. Fatal faults are the exception: those are taken over in any case and handed on. SIGKILL
+ * cannot be caught: `stty sane` remains. References: termios(3), signal-safety(7). */
 #include "tty.h"
 
 #include <errno.h>

@@ -75,8 +75,8 @@ static struct mk_vcpu *vcpu_of(struct mk_cpu *cpu)
     return MK_CONTAINER(cpu, struct mk_vcpu, cpu);
 }
 
-/* A guest whose exits need registers (hypercalls) gets them with every exit from the second on; others
- * do not pay for that. */
+/* A guest whose exits need registers (hypercalls) gets them with every exit from the second on;
+ * others do not pay for that. */
 static uint64_t cpu_reg(struct mk_cpu *cpu, enum mk_reg reg)
 {
     struct mk_vcpu *c = vcpu_of(cpu);
@@ -443,7 +443,8 @@ static void publish(struct mk_vcpu *c, bool running)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* A run that ended by itself waits for a slow reader of its output, until a stop or the deadline. */
+/* A run that ended by itself waits for a slow reader of its output, until a stop or the
+ * deadline. */
 static void finish_output(struct mk_vcpu *c)
 {
     struct mk_machine *m = c->machine;

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define KVM_TSS_ADDRESS 0xfffbd000 /* three pages that VMX wants for real mode; above any RAM here */
+#define KVM_TSS_ADDRESS 0xfffbd000 /* three pages that VMX wants for real mode */
 #define THREAD_STACK (1u << 20)
 #define REKICK_NS 20000000u
 
@@ -30,7 +30,8 @@ const char *mk_reason_name(enum mk_reason reason)
 /* Graver reasons come later in the enum; what ended the whole VM goes before what it caused. */
 static int64_t gravity(const struct mk_end *end)
 {
-    return (end->whole_vm ? 1000 : 0) + end->reason * 2 + (end->reason == MK_EXIT && end->code != 0);
+    bool failed = end->reason == MK_EXIT && end->code != 0;
+    return (end->whole_vm ? 1000 : 0) + end->reason * 2 + failed;
 }
 
 const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm)
@@ -414,7 +415,8 @@ static void one_ended(struct mk_vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
-/* A guest that is interrupted goes on in the middle of its file command; one that ended does not. */
+/* A guest that is interrupted goes on in the middle of its file command; one that ended does
+ * not. */
 static void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;

@@ -1,7 +1,8 @@
 /* vm.h - a virtual machine: its life-cycle, devices, threads and results.
  *
  * One owner calls these functions, from one thread at a time, except mk_vm_stop(), which any thread
- * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), the console and the bus may be used. */
+ * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), the console and the bus may be
+ * used. */
 #ifndef MK_VM_H
 #define MK_VM_H
 

@@ -50,7 +50,8 @@ M.run_spec = {
   summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
-    { "--mode", "-m", value = "MODE", help = "CPU mode a guest starts in: real, protected, paged or long" },
+    { "--mode", "-m", value = "MODE", 
+      help = "CPU mode a guest starts in: real, protected, paged or long" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
@@ -141,7 +142,8 @@ local function new_vm(kvm, opts, i)
   return kvm.vm{
     name = name, mode = opts.mode or "real", memory = opts.memory, limits = opts.limit,
     unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
-    irqchip = opts.irqchip, page_size = opts.page_size, cmdline = opts.cmdline, assist = not opts.no_assist,
+    irqchip = opts.irqchip, page_size = opts.page_size,
+    cmdline = opts.cmdline, assist = not opts.no_assist,
   }
 end
 

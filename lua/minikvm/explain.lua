@@ -305,15 +305,15 @@ end
 ---@param vm minikvm.vm
 ---@param reason string?
 ---@param info table|string
----@param code string?  passed on
-function M.add(vm, reason, info, code)
+---@param ename string?  passed on
+function M.add(vm, reason, info, ename)
   if (reason == "shutdown" or reason == "fault") and vm.state == "ended" then
     for i = 0, #info.cpu do
       local one = info.cpu[i]
       if one.reason == reason and not info.report then info.report = M.report(vm, one, i) end
     end
   end
-  return reason, info, code
+  return reason, info, ename
 end
 
 return M

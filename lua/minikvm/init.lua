@@ -20,8 +20,13 @@ M.probe = core.probe
 ---@type fun(seconds: number)
 M.sleep = core.sleep
 
+---@class minikvm.instruction
+---@field address integer
+---@field size integer
+---@field text string
+
 ---Machine code as text, in Intel syntax.
----@type fun(bytes: string, bits: 16|32|64, address?: integer): { address: integer, size: integer, text: string }[]
+---@type fun(bytes: string, bits: 16|32|64, address?: integer): minikvm.instruction[]
 M.disassemble = core.disassemble
 
 ---Creates a virtual machine: see lua/minikvm/vm.lua for the options.

@@ -61,7 +61,8 @@ local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
                  output = "size" }
 
 local NEW = {
-  name = "string", memory = check_memory, cpus = between(1, 4), mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
+  name = "string", memory = check_memory, cpus = between(1, 4),
+  mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = "integer",
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
@@ -71,8 +72,8 @@ local NEW = {
 ---Creates a VM.
 ---  name       for messages ("vm")
 ---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
----  mode       "real" (16-bit), "protected" (flat 32-bit), "paged" (32-bit with 4 MiB pages), "long"
----             (64-bit)
+---  mode       "real" (16-bit), "protected" (flat 32-bit), "paged" (32-bit with 4 MiB pages),
+---             "long" (64-bit)
 ---  page_size  long mode: "4K" (default) or "2M"
 ---  map_size   long mode: only the first bytes of RAM appear at their own address
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
@@ -197,7 +198,8 @@ end
 ---Runs the VM to its end, one of one vCPU on this thread.
 ---@param opts? { deadline: number?, exits: integer?, output: integer|string? }  seconds; exits of a
 ---  vCPU; bytes printed: instead of the VM's limits
----@return string reason  "halt", "exit", "shutdown", "deadline", "limit", "stopped", "fault", "error"
+---@return string reason  "halt", "exit", "shutdown", "deadline", "limit", "stopped", "fault" or
+---  "error"
 ---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
 function vm:run(opts)
   return explained(self, core.run(self, run_options("vm:run", opts)))

@@ -57,6 +57,6 @@ function M.on_terminal(command, typist)
   return r
 end
 
-M.has_terminal = os.execute "command -v script >/dev/null 2>&1" == true
+M.has_terminal = os.execute "script -qec true /dev/null </dev/null >/dev/null 2>&1" == true
 
 return M
