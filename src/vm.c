@@ -450,16 +450,17 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
         return -1;
     join(vm);
     begin(vm, limits);
+    vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
     for (unsigned i = 0; i < vm->cpus; i++)
         if (spawn(vm, i, err) < 0) {
             mk_vm_stop(vm, MK_STOPPED);
             for (unsigned j = 0; j < i; j++)
                 pthread_join(vm->thread[j], NULL);
+            vm->threaded = false;
             vm->live = 0;
             vm->state = MK_VM_ENDED;
             return -1;
         }
-    vm->threaded = true;
     return 0;
 }
 
