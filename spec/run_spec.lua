@@ -62,8 +62,12 @@ describe("a run ends by", function()
     local vm <close> = support.guest "real/triple"
     local reason, info = run(vm)
     assert.equal("shutdown", reason)
-    assert.matches("triple fault at rip 0x%x+", info.text)
-    assert.matches("^%x%x", info.bytes)
+    if info.text:find "registers are lost" then -- AMD: KVM resets the vCPU
+      assert.matches("triple fault after rip 0x%x+", info.text)
+    else
+      assert.matches("triple fault at rip 0x%x+", info.text)
+      assert.matches("^%x%x", info.bytes)
+    end
   end)
 
   it("fault: a hypercall that nobody knows", function()
