@@ -77,14 +77,26 @@ static int console_text(lua_State *L)
     return 2;
 }
 
+/* Output goes to `fd` from now on; what is pending still goes where it went. `owned`: a file that
+ * output() opened, closed when it is replaced. */
+static void set_output(struct mk_lua_vm *v, int fd, bool owned)
+{
+    struct mk_console *con = &v->vm.m.console;
+    mk_console_flush(con);
+    pthread_mutex_lock(&con->lock);
+    con->out_fd = v->echo_before = fd;
+    if (v->output_file)
+        close(v->output_file);
+    v->output_file = owned ? fd : 0;
+    pthread_mutex_unlock(&con->lock);
+}
+
 /* console:echo(on) -> console: whether output goes to the process's stdout. */
 static int console_echo(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
     luaL_checktype(L, 2, LUA_TBOOLEAN);
-    pthread_mutex_lock(&v->vm.m.console.lock);
-    v->vm.m.console.out_fd = lua_toboolean(L, 2) ? STDOUT_FILENO : -1;
-    pthread_mutex_unlock(&v->vm.m.console.lock);
+    set_output(v, lua_toboolean(L, 2) ? STDOUT_FILENO : -1, false);
     lua_settop(L, 1);
     return 1;
 }
@@ -174,12 +186,29 @@ static int console_input(lua_State *L)
     return 1;
 }
 
+/* console:output(path) -> console: output to a file, which is emptied first, instead of stdout. */
+static int console_output(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    const char *path = luaL_checkstring(L, 2);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        struct mk_err err;
+        mk_fail_errno(&err, errno, "%s", path);
+        return mk_push_err(L, &err);
+    }
+    set_output(v, fd, true);
+    lua_settop(L, 1);
+    return 1;
+}
+
 void mk_open_console(lua_State *L)
 {
     static const luaL_Reg methods[] = {
         { "send", console_send }, { "eof", console_eof }, { "text", console_text },
         { "echo", console_echo }, { "attach", console_attach },
-        { "detach", console_detach }, { "input", console_input }, { NULL, NULL } };
+        { "detach", console_detach }, { "input", console_input },
+        { "output", console_output }, { NULL, NULL } };
     mk_new_type(L, MK_CONSOLE, NULL, methods);
     lua_pushcfunction(L, console_listen);
     lua_setfield(L, -2, "listen"); /* into the core table on top */

@@ -72,6 +72,7 @@ struct mk_lua_vm {
     int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
     uint64_t call_hits[256];
     int line_ref, trace_ref, decide_ref;
+    int output_file; /* opened by console:output(); 0: none */
     int echo_before; /* out_fd while nobody listened */
     bool terminal;   /* attached: raw while it runs */
 };

@@ -80,6 +80,8 @@ static void close_box(struct mk_lua_vm *v)
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);
+    if (v->output_file)
+        close(v->output_file);
     if (v->terminal)
         mk_tty_restore();
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
