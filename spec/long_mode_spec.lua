@@ -38,7 +38,7 @@ describe("long mode", function()
     assert.equal(1, #vm.console:text())
   end)
 
-  it("refuses an entry that is not mapped, tables in the way, and sizes that are no pages", function()
+  it("refuses entries that are not mapped, tables in the way, and sizes of no pages", function()
     local vm <close> = support.vm{ mode = "long", memory = "4M", map_size = "2M" }
     local loaded, why, code = vm:load({ bytes = "\xf4" }, { at = 0x300000, entry = 0x300000 })
     assert.same({ nil, "EINVAL" }, { loaded, code })

@@ -91,7 +91,7 @@ describe("scripts/mini_hypervisor.lua", function()
     end
   end)
 
-  it("gives each VM its own copies, keeps them where it is told, and spares the original", function()
+  it("gives each VM its own copies, keeps them where told, and spares the original", function()
     local out, shared = os.tmpname(), "guests/long/data/shared.txt"
     os.remove(out)
     local before = support.read_file(shared)

@@ -50,7 +50,7 @@ M.run_spec = {
   summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
-    { "--mode", "-m", value = "MODE", 
+    { "--mode", "-m", value = "MODE",
       help = "CPU mode a guest starts in: real, protected, paged or long" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
