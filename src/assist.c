@@ -45,8 +45,7 @@ static void clear_exception(struct access *x)
 
 static bool commit(struct access *x)
 {
-    if (x->a->shadow.on)
-        x->s.sregs.cr0 &= ~(uint64_t)MK_CR0_PG;
+    mk_assist_actual(x->c, &x->s.sregs);
     x->c->run->ready_for_interrupt_injection = 0; /* this state's events would overwrite it */
     return mk_vcpu_set_state(x->c, &x->s) == 0;
 }
@@ -92,6 +91,13 @@ void mk_assist_believed(const struct mk_vcpu *c, struct kvm_sregs *s)
     const struct mk_assist *a = c->machine->assist;
     if (a && a->shadow.on)
         s->cr0 |= MK_CR0_PG;
+}
+
+void mk_assist_actual(const struct mk_vcpu *c, struct kvm_sregs *s)
+{
+    const struct mk_assist *a = c->machine->assist;
+    if (a && a->shadow.on)
+        s->cr0 &= ~(uint64_t)MK_CR0_PG;
 }
 
 int mk_assist_paging(struct mk_assist *a, struct mk_machine *m, const struct kvm_sregs *s,

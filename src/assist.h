@@ -38,5 +38,7 @@ bool mk_assist_shutdown(struct mk_vcpu *c); /* perhaps the guest switched paging
 
 /* The control registers as the guest believes them to be. */
 void mk_assist_believed(const struct mk_vcpu *c, struct kvm_sregs *s);
+/* And as KVM is to have them. */
+void mk_assist_actual(const struct mk_vcpu *c, struct kvm_sregs *s);
 
 #endif

@@ -79,10 +79,16 @@ static bool make_pages(struct mk_bus *bus, uint16_t first, uint16_t last)
     return true;
 }
 
+static const struct mk_port_ops *top_of(struct mk_bus *bus, uint16_t port)
+{
+    struct mk_node *node = lookup(bus, port);
+    return node ? node->hook->ops : NULL;
+}
+
 static void tell(struct mk_bus *bus, uint16_t port)
 {
     if (bus->on_top)
-        bus->on_top(bus->ctx, port, mk_bus_top(bus, port));
+        bus->on_top(bus->ctx, port, top_of(bus, port));
 }
 
 static void link_nodes(struct mk_bus *bus, struct mk_hook *hook)
@@ -151,16 +157,10 @@ void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook)
     pthread_mutex_unlock(&bus->lock);
 }
 
-const struct mk_port_ops *mk_bus_top(struct mk_bus *bus, uint16_t port)
-{
-    struct mk_node *node = lookup(bus, port);
-    return node ? node->hook->ops : NULL;
-}
-
 int mk_bus_owned(struct mk_bus *bus, uint16_t first, uint16_t last, const char **owner)
 {
     for (uint32_t port = first; port <= last; port++) {
-        const struct mk_port_ops *ops = mk_bus_top(bus, (uint16_t)port);
+        const struct mk_port_ops *ops = top_of(bus, (uint16_t)port);
         if (ops) {
             *owner = ops->name;
             return (int)port;

@@ -62,9 +62,6 @@ struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint16_t first, uint16_t last,
 void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook);
 /* The lowest port of [first, last] that somebody serves, or -1. */
 int mk_bus_owned(struct mk_bus *bus, uint16_t first, uint16_t last, const char **owner);
-/* The ops on top of a port; NULL when nobody serves it. */
-const struct mk_port_ops *mk_bus_top(struct mk_bus *bus, uint16_t port);
-
 /* One access by vCPU cpu->index. IN of an unserved port reads all ones. */
 uint32_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint16_t port, uint8_t size,
                    struct mk_served *served);

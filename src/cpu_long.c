@@ -11,7 +11,6 @@
 #define LARGE 0x80u
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 #define PAGE_2M (UINT64_C(2) << 20)
-#define TSS_SIZE 104
 #define CR0_MP 0x2u
 #define CR4_OSFXSR 0x200u
 #define CR4_OSXMMEXCPT 0x400u
@@ -69,22 +68,25 @@ static void map(struct builder *b, uint64_t linear, uint64_t length, bool large)
 
 static void gdt(uint64_t table[7])
 {
-    const uint64_t flat = UINT64_C(0x000f00000000ffff), code = UINT64_C(1) << 53,
-                   data = UINT64_C(1) << 54, pages = UINT64_C(1) << 55;
+    const uint8_t code = 0xa, data = 0xc; /* limits in pages; 64-bit code, 32-bit data */
     memset(table, 0, 7 * sizeof(*table));
-    table[MK_SEL_KCODE / 8] = flat | pages | code | UINT64_C(0x9b) << 40;
-    table[MK_SEL_KDATA / 8] = flat | pages | data | UINT64_C(0x93) << 40;
-    table[MK_SEL_UCODE / 8] = flat | pages | code | UINT64_C(0xfb) << 40;
-    table[MK_SEL_UDATA / 8] = flat | pages | data | UINT64_C(0xf3) << 40;
-    table[MK_SEL_TSS / 8] = (TSS_SIZE - 1) | (uint64_t)MK_TSS_BASE << 16 | UINT64_C(0x8b) << 40;
+    table[MK_SEL_KCODE / 8] = mk_make_descriptor(0, 0xfffff, 0x9b, code);
+    table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, data);
+    table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, code);
+    table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, data);
+    table[MK_SEL_TSS / 8] = mk_make_descriptor(MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
 static void write_tss(struct mk_mem *mem, uint64_t stack)
 {
-    uint16_t io_map = TSS_SIZE; /* beyond the limit: no port is open to CPL 3 */
-    memset(mk_mem_at(mem, MK_TSS_BASE, TSS_SIZE), 0, TSS_SIZE);
+    mk_empty_tss(mem);
     mk_mem_write(mem, MK_TSS_BASE + 4, &stack, sizeof(stack)); /* RSP0 */
-    mk_mem_write(mem, MK_TSS_BASE + 102, &io_map, sizeof(io_map));
+}
+
+/* The top of the stack: below the tables, or below the end of what is mapped. */
+static uint64_t stack_top(const struct mk_mapping *mapping, uint64_t tables)
+{
+    return mapping->size && mapping->size < tables && !mapping->base ? mapping->size : tables;
 }
 
 uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
@@ -104,14 +106,9 @@ uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
     gdt(table);
     mk_mem_write(mem, MK_GDT_BASE, table, sizeof(table));
     memset(mk_mem_at(mem, MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0, MK_IDT_LONG_GATES * 16);
-    write_tss(mem, mk_long_stack(mapping, b.lowest));
+    write_tss(mem, stack_top(mapping, b.lowest));
     mk_boot_write(mem, boot);
     return b.lowest;
-}
-
-uint64_t mk_long_stack(const struct mk_mapping *mapping, uint64_t tables)
-{
-    return mapping->size && mapping->size < tables && !mapping->base ? mapping->size : tables;
 }
 
 void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
@@ -129,7 +126,7 @@ void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
     s->cr3 = (mem->size & ~(uint64_t)(MK_PAGE - 1)) - MK_PAGE;
     s->cr4 = MK_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
     s->efer = MK_EFER_LME | MK_EFER_LMA | EFER_SCE;
-    uint64_t stack = mk_long_stack(mapping, tables);
+    uint64_t stack = stack_top(mapping, tables);
     if (mapping->base && entry >= mapping->base)
         stack += mapping->base; /* one that a high-half kernel keeps without the low map */
     start->regs = (struct kvm_regs){ .rip = entry, .rsp = stack, .rflags = 2,

@@ -20,6 +20,7 @@ enum mk_mode { MK_MODE_REAL, MK_MODE_PROTECTED, MK_MODE_PAGED, MK_MODE_LONG, MK_
 #define MK_CR4_PAE 0x20u
 #define MK_EFER_LME 0x100u
 #define MK_EFER_LMA 0x400u
+#define MK_TSS_SIZE 104u
 #define MK_RFLAGS_IF 0x200u
 
 struct mk_start {
@@ -54,14 +55,16 @@ struct mk_mapping {
  * where the tables begin, 0 when RAM is too small. */
 uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
                         const struct mk_boot *boot);
-/* The top of the stack: below the tables, or below the end of what is mapped. */
-uint64_t mk_long_stack(const struct mk_mapping *mapping, uint64_t tables);
 /* 64-bit mode at `entry` with those tables, SSE enabled. */
 void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
                    const struct mk_mapping *mapping, uint64_t tables, uint64_t entry);
 
 /* The boot-information block, for all modes but real. */
 void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot);
+/* The 8 bytes of a segment descriptor (SDM 3.4.5); `flags` are its bits 52 to 55. */
+uint64_t mk_make_descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
+/* A TSS with no stacks and no open ports at MK_TSS_BASE; alike in 32 and 64 bits (SDM 8.2.1, 8.7). */
+void mk_empty_tss(struct mk_mem *mem);
 /* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
 struct kvm_segment mk_descriptor(uint16_t selector, uint64_t bytes);
 

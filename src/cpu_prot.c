@@ -5,14 +5,12 @@
 
 #include <string.h>
 
-#define TSS_SIZE 104 /* SDM 8.2.1 */
 #define PAGE_4M (UINT64_C(4) << 20)
 #define PDE_LARGE 0x87 /* present, writable, user, 4 MiB */
 #define STACK_GAP 16
 #define MAPPED_PAGES 256 /* of 4 MiB, in paged mode */
 
-/* A descriptor with a 4 GiB or byte-granular limit (SDM 3.4.5). */
-static uint64_t descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags)
+uint64_t mk_make_descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags)
 {
     return (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 | (uint64_t)access << 40 |
            (uint64_t)(limit >> 16 & 0xf) << 48 | (uint64_t)(flags & 0xf) << 52 |
@@ -34,11 +32,11 @@ struct kvm_segment mk_descriptor(uint16_t selector, uint64_t d)
 static void gdt(uint64_t table[6])
 {
     table[0] = 0;
-    table[MK_SEL_KCODE / 8] = descriptor(0, 0xfffff, 0x9b, 0xc);
-    table[MK_SEL_KDATA / 8] = descriptor(0, 0xfffff, 0x93, 0xc);
-    table[MK_SEL_UCODE / 8] = descriptor(0, 0xfffff, 0xfb, 0xc);
-    table[MK_SEL_UDATA / 8] = descriptor(0, 0xfffff, 0xf3, 0xc);
-    table[MK_SEL_TSS / 8] = descriptor(MK_TSS_BASE, TSS_SIZE - 1, 0x8b, 0);
+    table[MK_SEL_KCODE / 8] = mk_make_descriptor(0, 0xfffff, 0x9b, 0xc);
+    table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, 0xc);
+    table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, 0xc);
+    table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, 0xc);
+    table[MK_SEL_TSS / 8] = mk_make_descriptor(MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
 /* Below the end of RAM, and of what the page directory maps. */
@@ -48,13 +46,18 @@ static uint32_t stack_top(const struct mk_mem *mem)
     return (uint32_t)(mem->size < mapped ? mem->size : mapped) - STACK_GAP;
 }
 
+void mk_empty_tss(struct mk_mem *mem)
+{
+    uint16_t io_map = MK_TSS_SIZE; /* beyond the limit: no port is open to CPL 3 */
+    memset(mk_mem_at(mem, MK_TSS_BASE, MK_TSS_SIZE), 0, MK_TSS_SIZE);
+    mk_mem_write(mem, MK_TSS_BASE + 102, &io_map, sizeof(io_map));
+}
+
 static void write_tss(struct mk_mem *mem)
 {
     struct { uint32_t back, esp0, ss0; } head = { 0, stack_top(mem), MK_SEL_KDATA };
-    uint16_t io_map = TSS_SIZE; /* beyond the limit: no port is open to CPL 3 */
-    memset(mk_mem_at(mem, MK_TSS_BASE, TSS_SIZE), 0, TSS_SIZE);
+    mk_empty_tss(mem);
     mk_mem_write(mem, MK_TSS_BASE, &head, sizeof(head));
-    mk_mem_write(mem, MK_TSS_BASE + 102, &io_map, sizeof(io_map));
 }
 
 /* All RAM (1 GiB of it at the most), at its own address and once more at 0x80000000. */

@@ -127,15 +127,6 @@ static void store_segment(lua_State *L, struct kvm_sregs *s, const struct field 
     segment->base = (value & 0xffff) << 4;
 }
 
-/* Where the assist does the paging, KVM must not hear of it. */
-static int set_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
-{
-    const struct mk_assist *assist = c->machine->assist;
-    if (assist && assist->shadow.on)
-        s->cr0 &= ~(uint64_t)MK_CR0_PG;
-    return mk_vcpu_set_sregs(c, s);
-}
-
 /* KVM has yet to carry out the IN that a handler answers: it would lose the answer, or the
  * change. */
 static void check_settable(lua_State *L, const struct mk_lua_vm *v, const struct mk_vcpu *c)
@@ -167,7 +158,8 @@ static int cpu_newindex(lua_State *L)
             store_segment(L, &s, f, value);
         else
             return luaL_error(L, "cpu has no register '%s' that can be set", name);
-        rc = set_sregs(c, &s);
+        mk_assist_actual(c, &s);
+        rc = mk_vcpu_set_sregs(c, &s);
     }
     if (rc < 0)
         return luaL_error(L, "KVM refuses %s = %I", name, (lua_Integer)value);
@@ -235,14 +227,20 @@ static int cpu_sregs(lua_State *L)
     return 1;
 }
 
-/* cpu:translate(linear) -> physical address, page size; or nil when it is not mapped. */
-static int cpu_translate(lua_State *L)
+/* The walk of the linear address that is argument 2. */
+static struct mk_walk check_walk(lua_State *L)
 {
     struct mk_lua_vm *v;
     struct kvm_sregs s;
     uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
     read_sregs(L, check_cpu(L, &v), &s);
-    struct mk_walk w = mk_walk(&v->vm.m.mem, &s, linear);
+    return mk_walk(&v->vm.m.mem, &s, linear);
+}
+
+/* cpu:translate(linear) -> physical address, page size; or nil when it is not mapped. */
+static int cpu_translate(lua_State *L)
+{
+    struct mk_walk w = check_walk(L);
     if (!w.present) {
         luaL_pushfail(L);
         return 1;
@@ -255,11 +253,7 @@ static int cpu_translate(lua_State *L)
 /* cpu:walk(linear) -> { present=, writable=, user=, address=, page_size=, entries = { … } } */
 static int cpu_walk(lua_State *L)
 {
-    struct mk_lua_vm *v;
-    struct kvm_sregs s;
-    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
-    read_sregs(L, check_cpu(L, &v), &s);
-    struct mk_walk w = mk_walk(&v->vm.m.mem, &s, linear);
+    struct mk_walk w = check_walk(L);
     const struct { const char *name; bool value; } flags[] = {
         { "present", w.present }, { "writable", w.writable }, { "user", w.user } };
     lua_createtable(L, 0, 6);
