@@ -195,6 +195,16 @@ bool mk_assist_mmio(struct mk_vcpu *c)
     return true;
 }
 
+uint64_t mk_assist_address(struct mk_vcpu *c, uint64_t address)
+{
+    struct kvm_sync_regs s;
+    const struct mk_assist *a = c->machine->assist;
+    if (!a || !a->shadow.on || mk_vcpu_state(c, &s) < 0)
+        return address;
+    mk_assist_believed(c, &s.sregs);
+    return mk_walk(&c->machine->mem, &s.sregs, address).address;
+}
+
 /* --- a guest that switches paging on itself --- */
 
 /* The general register of a ModRM byte's low bits. */

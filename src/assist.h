@@ -36,6 +36,9 @@ bool mk_assist_failure(struct mk_vcpu *c);  /* emulation failure */
 bool mk_assist_mmio(struct mk_vcpu *c);     /* access outside the slots */
 bool mk_assist_shutdown(struct mk_vcpu *c); /* perhaps the guest switched paging on itself */
 
+/* The guest-physical address of an access that mk_assist_mmio() left alone. */
+uint64_t mk_assist_address(struct mk_vcpu *c, uint64_t address);
+
 /* The control registers as the guest believes them to be. */
 void mk_assist_believed(const struct mk_vcpu *c, struct kvm_sregs *s);
 /* And as KVM is to have them. */

@@ -1,7 +1,7 @@
-/* dev.h - the device interface: what a port handler is, and what it may ask of the vCPU it serves.
+/* dev.h - the device interface: what serves an access, and what it may ask of the vCPU it serves.
  *
- * A device is a struct of its own plus one or more `mk_port_ops` tables; the bus (bus.h) maps port
- * ranges to them. Handlers run on the thread of the vCPU that made the access. A device whose state
+ * A device is a struct of its own plus one or more `mk_io_ops` tables; a bus (bus.h) maps ranges of
+ * ports, of guest-physical memory or of MSRs to them. Handlers run on the thread of the vCPU that made the access. A device whose state
  * more than one thread reaches takes a lock of its own and never calls out while it holds it. */
 #ifndef MK_DEV_H
 #define MK_DEV_H
@@ -44,22 +44,23 @@ struct mk_cpu_ops {
     void (*idle)(struct mk_cpu *cpu, unsigned ms);
 };
 
-/* One access to a port. */
+/* One access. */
 struct mk_io {
     struct mk_cpu *cpu;
     struct mk_bus *bus;
     struct mk_node *node; /* whose turn it is; node->next lies beneath (bus.h) */
-    uint16_t port;
-    uint8_t size; /* 1, 2 or 4 bytes */
+    uint64_t address;     /* port, guest-physical address or number of the MSR */
+    uint8_t size;         /* in bytes: ports 1, 2, 4; memory 1 to 8; MSRs 8 */
 };
 
-struct mk_port_ops {
+struct mk_io_ops {
     const char *name;
-    uint32_t (*in)(void *self, struct mk_io *io);
-    void (*out)(void *self, struct mk_io *io, uint32_t value);
-    uint8_t width;   /* the widest access taken whole: 1, 2, 4; wider ones touch more ports */
+    uint64_t (*in)(void *self, struct mk_io *io);
+    void (*out)(void *self, struct mk_io *io, uint64_t value);
+    uint8_t width;   /* the widest access taken whole; wider ones are served byte by byte */
     bool coalesce;   /* one-byte OUTs may be collected by KVM and arrive later, in order */
     bool script;     /* served in Lua: only for the counters */
+    void (*reset)(void *self);  /* the VM is reset; may be NULL */
     void (*retire)(void *self); /* called once when the bus lets go of the hook; may be NULL */
 };
 

@@ -5,6 +5,6 @@
 
 #include "console.h"
 
-extern const struct mk_port_ops mk_debugcon_ops;
+extern const struct mk_io_ops mk_debugcon_ops;
 
 #endif

@@ -5,6 +5,6 @@
 
 #include "dev.h"
 
-extern const struct mk_port_ops mk_exit_ops;
+extern const struct mk_io_ops mk_exit_ops;
 
 #endif

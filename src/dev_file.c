@@ -157,7 +157,7 @@ static void take_argument(struct mk_file_wire *w, uint8_t byte)
         w->need += variable_part(w);
 }
 
-static void byte_out(void *self, struct mk_io *io, uint32_t value)
+static void byte_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_file_port *port = self;
     struct mk_file_wire *w = &port->wire[io->cpu->index];
@@ -177,7 +177,7 @@ static void byte_out(void *self, struct mk_io *io, uint32_t value)
         answer(w, run_command(port, io->cpu, w));
 }
 
-static uint32_t byte_in(void *self, struct mk_io *io)
+static uint64_t byte_in(void *self, struct mk_io *io)
 {
     struct mk_file_port *port = self;
     struct mk_file_wire *w = &port->wire[io->cpu->index];
@@ -227,7 +227,7 @@ static int64_t run_block(struct mk_file_port *port, struct mk_cpu *cpu, const st
     }
 }
 
-static void block_out(void *self, struct mk_io *io, uint32_t gpa)
+static void block_out(void *self, struct mk_io *io, uint64_t gpa)
 {
     struct mk_file_port *port = self;
     struct block b;
@@ -242,7 +242,7 @@ static void block_out(void *self, struct mk_io *io, uint32_t gpa)
     port->answer[io->cpu->index].value = result > INT32_MAX ? -EOVERFLOW : (int32_t)result;
 }
 
-static uint32_t block_in(void *self, struct mk_io *io)
+static uint64_t block_in(void *self, struct mk_io *io)
 {
     struct mk_file_port *port = self;
     if (!port->answer[io->cpu->index].pending)
@@ -280,7 +280,7 @@ void mk_file_free(struct mk_file_port *port)
     mk_file_reset(port);
 }
 
-const struct mk_port_ops mk_file_byte_ops = {
+const struct mk_io_ops mk_file_byte_ops = {
     .name = "the file port", .in = byte_in, .out = byte_out, .width = 1 };
-const struct mk_port_ops mk_file_block_ops = {
+const struct mk_io_ops mk_file_block_ops = {
     .name = "the file port", .in = block_in, .out = block_out, .width = 4 };

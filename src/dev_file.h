@@ -42,6 +42,6 @@ void mk_file_reset(struct mk_file_port *port);
 /* The vCPU stopped by its own doing: a command it had begun is dropped. */
 void mk_file_drop(struct mk_file_port *port, unsigned cpu);
 
-extern const struct mk_port_ops mk_file_byte_ops, mk_file_block_ops;
+extern const struct mk_io_ops mk_file_byte_ops, mk_file_block_ops;
 
 #endif

@@ -69,7 +69,7 @@ static void call_read(struct mk_hypercall *hc, struct mk_io *io)
     answer(hc, io, got);
 }
 
-static void hypercall_out(void *self, struct mk_io *io, uint32_t value)
+static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_hypercall *hc = self;
     struct mk_cpu *cpu = io->cpu;
@@ -97,7 +97,7 @@ static void hypercall_out(void *self, struct mk_io *io, uint32_t value)
 
 /* An 8-bit IN takes the original convention (0xff: none), a wider one has the status in AH. A
  * GETCHAR answer is never wider than AX. */
-static uint32_t hypercall_in(void *self, struct mk_io *io)
+static uint64_t hypercall_in(void *self, struct mk_io *io)
 {
     struct mk_hypercall *hc = self;
     if (!hc->answer[io->cpu->index].pending)
@@ -106,5 +106,5 @@ static uint32_t hypercall_in(void *self, struct mk_io *io)
     return hc->answer[io->cpu->index].value;
 }
 
-const struct mk_port_ops mk_hypercall_ops = {
+const struct mk_io_ops mk_hypercall_ops = {
     .name = "hypercall port", .in = hypercall_in, .out = hypercall_out, .width = 4 };

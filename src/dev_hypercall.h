@@ -24,6 +24,6 @@ struct mk_hypercall {
 
 void mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console, struct mk_mem *mem);
 void mk_hypercall_reset(struct mk_hypercall *hc);
-extern const struct mk_port_ops mk_hypercall_ops;
+extern const struct mk_io_ops mk_hypercall_ops;
 
 #endif

@@ -425,12 +425,12 @@ static bool to_data(struct mk_i8042_state *s, uint8_t value)
     return false;
 }
 
-static void i8042_out(void *self, struct mk_io *io, uint32_t value)
+static void i8042_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_i8042 *kbd = self;
     bool reset;
     pthread_mutex_lock(&kbd->lock);
-    kbd->state.to_command = io->port == MK_PORT_KBD_STATUS;
+    kbd->state.to_command = io->address == MK_PORT_KBD_STATUS;
     if (kbd->state.to_command)
         reset = controller_command(&kbd->state, (uint8_t)value);
     else
@@ -446,12 +446,12 @@ static uint8_t status(const struct mk_i8042_state *s)
                      (s->to_command ? STATUS_COMMAND : 0) | STATUS_UNLOCKED);
 }
 
-static uint32_t i8042_in(void *self, struct mk_io *io)
+static uint64_t i8042_in(void *self, struct mk_io *io)
 {
     struct mk_i8042 *kbd = self;
     uint8_t value;
     pthread_mutex_lock(&kbd->lock);
-    if (io->port == MK_PORT_KBD_STATUS) {
+    if (io->address == MK_PORT_KBD_STATUS) {
         value = status(&kbd->state);
     } else {
         value = kbd->state.output; /* the old byte again when there is no new one */
@@ -463,7 +463,7 @@ static uint32_t i8042_in(void *self, struct mk_io *io)
     return value;
 }
 
-const struct mk_port_ops mk_i8042_ops = {
+const struct mk_io_ops mk_i8042_ops = {
     .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1,
 };
 
@@ -501,8 +501,8 @@ void mk_i8042_reset(struct mk_i8042 *kbd)
 
 int mk_i8042_attach(struct mk_i8042 *kbd, struct mk_bus *bus, struct mk_err *err)
 {
-    if (mk_bus_hook(bus, MK_PORT_KBD_DATA, MK_PORT_KBD_DATA, &mk_i8042_ops, kbd) &&
-        mk_bus_hook(bus, MK_PORT_KBD_STATUS, MK_PORT_KBD_STATUS, &mk_i8042_ops, kbd))
+    if (mk_bus_hook(bus, MK_PORT_KBD_DATA, MK_PORT_KBD_DATA, &mk_i8042_ops, kbd, NULL) &&
+        mk_bus_hook(bus, MK_PORT_KBD_STATUS, MK_PORT_KBD_STATUS, &mk_i8042_ops, kbd, NULL))
         return 0;
     return mk_fail_errno(err, ENOMEM, "i8042");
 }

@@ -47,7 +47,7 @@ struct mk_i8042 {
     void *room_ctx;
 };
 
-extern const struct mk_port_ops mk_i8042_ops; /* 0x60 and 0x64 */
+extern const struct mk_io_ops mk_i8042_ops; /* 0x60 and 0x64 */
 
 void mk_i8042_init(struct mk_i8042 *kbd, struct mk_irq irq);
 void mk_i8042_free(struct mk_i8042 *kbd);

@@ -259,16 +259,16 @@ static struct mk_pic_chip *chip_at(struct mk_pic *pic, uint16_t port)
     return &pic->state.chip[(port & ~1u) == MK_PORT_PIC2 ? SLAVE : MASTER];
 }
 
-static uint32_t pic_in(void *self, struct mk_io *io)
+static uint64_t pic_in(void *self, struct mk_io *io)
 {
     struct mk_pic *pic = self;
     int taken = -1;
     uint8_t value;
     pthread_mutex_lock(&pic->lock);
-    struct mk_pic_chip *chip = chip_at(pic, io->port);
+    struct mk_pic_chip *chip = chip_at(pic, io->address);
     if (chip->poll)
         value = read_poll(chip, &taken);
-    else if (io->port & 1)
+    else if (io->address & 1)
         value = chip->imr;
     else
         value = chip->read_isr ? chip->isr : irr(chip);
@@ -278,23 +278,23 @@ static uint32_t pic_in(void *self, struct mk_io *io)
     return value;
 }
 
-static void pic_out(void *self, struct mk_io *io, uint32_t value)
+static void pic_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_pic *pic = self;
     pthread_mutex_lock(&pic->lock);
-    struct mk_pic_chip *chip = chip_at(pic, io->port);
-    if (io->port & 1)
+    struct mk_pic_chip *chip = chip_at(pic, io->address);
+    if (io->address & 1)
         write_odd(chip, (uint8_t)value);
     else
         write_even(chip, (uint8_t)value);
     finish(pic, -1);
 }
 
-static uint32_t elcr_in(void *self, struct mk_io *io)
+static uint64_t elcr_in(void *self, struct mk_io *io)
 {
     struct mk_pic *pic = self;
     pthread_mutex_lock(&pic->lock);
-    uint8_t value = pic->state.chip[io->port & 1].elcr;
+    uint8_t value = pic->state.chip[io->address & 1].elcr;
     pthread_mutex_unlock(&pic->lock);
     return value;
 }
@@ -302,20 +302,20 @@ static uint32_t elcr_in(void *self, struct mk_io *io)
 /* Lines 0, 1, 2, 8 and 13 are edge-triggered on every PC. */
 static const uint8_t elcr_writable[2] = { 0xf8, 0xde };
 
-static void elcr_out(void *self, struct mk_io *io, uint32_t value)
+static void elcr_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_pic *pic = self;
-    unsigned which = io->port & 1;
+    unsigned which = io->address & 1;
     pthread_mutex_lock(&pic->lock);
     pic->state.chip[which].elcr = (uint8_t)value & elcr_writable[which];
     finish(pic, -1);
 }
 
-const struct mk_port_ops mk_pic_ops = {
+const struct mk_io_ops mk_pic_ops = {
     .name = "pic", .in = pic_in, .out = pic_out, .width = 1,
 };
 
-const struct mk_port_ops mk_elcr_ops = {
+const struct mk_io_ops mk_elcr_ops = {
     .name = "pic", .in = elcr_in, .out = elcr_out, .width = 1,
 };
 
@@ -346,9 +346,9 @@ void mk_pic_reset(struct mk_pic *pic)
 
 int mk_pic_attach(struct mk_pic *pic, struct mk_bus *bus, struct mk_err *err)
 {
-    if (mk_bus_hook(bus, MK_PORT_PIC1, MK_PORT_PIC1 + 1, &mk_pic_ops, pic) &&
-        mk_bus_hook(bus, MK_PORT_PIC2, MK_PORT_PIC2 + 1, &mk_pic_ops, pic) &&
-        mk_bus_hook(bus, MK_PORT_ELCR, MK_PORT_ELCR + 1, &mk_elcr_ops, pic))
+    if (mk_bus_hook(bus, MK_PORT_PIC1, MK_PORT_PIC1 + 1, &mk_pic_ops, pic, NULL) &&
+        mk_bus_hook(bus, MK_PORT_PIC2, MK_PORT_PIC2 + 1, &mk_pic_ops, pic, NULL) &&
+        mk_bus_hook(bus, MK_PORT_ELCR, MK_PORT_ELCR + 1, &mk_elcr_ops, pic, NULL))
         return 0;
     return mk_fail_errno(err, ENOMEM, "pic");
 }

@@ -47,8 +47,8 @@ struct mk_pic {
     void *ack_ctx;
 };
 
-extern const struct mk_port_ops mk_pic_ops;  /* 0x20, 0x21, 0xa0, 0xa1 */
-extern const struct mk_port_ops mk_elcr_ops; /* 0x4d0, 0x4d1 */
+extern const struct mk_io_ops mk_pic_ops;  /* 0x20, 0x21, 0xa0, 0xa1 */
+extern const struct mk_io_ops mk_elcr_ops; /* 0x4d0, 0x4d1 */
 
 /* Hooks may be set afterwards, before the first vCPU runs. */
 void mk_pic_init(struct mk_pic *pic);

@@ -442,10 +442,10 @@ void mk_pit_on_ack(void *self, unsigned line)
 
 /* --- ports --- */
 
-static uint32_t pit_in(void *self, struct mk_io *io)
+static uint64_t pit_in(void *self, struct mk_io *io)
 {
     struct mk_pit *pit = self;
-    unsigned which = io->port & 3;
+    unsigned which = io->address & 3;
     if (which == 3)
         return 0xff; /* the control word cannot be read */
     uint64_t now = enter(pit);
@@ -454,10 +454,10 @@ static uint32_t pit_in(void *self, struct mk_io *io)
     return value;
 }
 
-static void pit_out(void *self, struct mk_io *io, uint32_t value)
+static void pit_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_pit *pit = self;
-    unsigned which = io->port & 3;
+    unsigned which = io->address & 3;
     uint64_t now = enter(pit);
     if (which == 3)
         write_control(&pit->state, (uint8_t)value, now);
@@ -468,7 +468,7 @@ static void pit_out(void *self, struct mk_io *io, uint32_t value)
     settle(pit);
 }
 
-static uint32_t sysb_in(void *self, struct mk_io *io)
+static uint64_t sysb_in(void *self, struct mk_io *io)
 {
     struct mk_pit *pit = self;
     (void)io;
@@ -480,7 +480,7 @@ static uint32_t sysb_in(void *self, struct mk_io *io)
     return value;
 }
 
-static void sysb_out(void *self, struct mk_io *io, uint32_t value)
+static void sysb_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_pit *pit = self;
     (void)io;
@@ -490,11 +490,11 @@ static void sysb_out(void *self, struct mk_io *io, uint32_t value)
     settle(pit);
 }
 
-const struct mk_port_ops mk_pit_ops = {
+const struct mk_io_ops mk_pit_ops = {
     .name = "pit", .in = pit_in, .out = pit_out, .width = 1,
 };
 
-const struct mk_port_ops mk_sysb_ops = {
+const struct mk_io_ops mk_sysb_ops = {
     .name = "pit", .in = sysb_in, .out = sysb_out, .width = 1,
 };
 
@@ -533,8 +533,8 @@ void mk_pit_reset(struct mk_pit *pit)
 
 int mk_pit_attach(struct mk_pit *pit, struct mk_bus *bus, struct mk_err *err)
 {
-    if (mk_bus_hook(bus, MK_PORT_PIT, MK_PORT_PIT + 3, &mk_pit_ops, pit) &&
-        mk_bus_hook(bus, MK_PORT_SYSB, MK_PORT_SYSB, &mk_sysb_ops, pit))
+    if (mk_bus_hook(bus, MK_PORT_PIT, MK_PORT_PIT + 3, &mk_pit_ops, pit, NULL) &&
+        mk_bus_hook(bus, MK_PORT_SYSB, MK_PORT_SYSB, &mk_sysb_ops, pit, NULL))
         return 0;
     return mk_fail_errno(err, ENOMEM, "pit");
 }

@@ -64,8 +64,8 @@ struct mk_pit {
     void *masked_ctx;
 };
 
-extern const struct mk_port_ops mk_pit_ops;  /* 0x40-0x43 */
-extern const struct mk_port_ops mk_sysb_ops; /* 0x61 */
+extern const struct mk_io_ops mk_pit_ops;  /* 0x40-0x43 */
+extern const struct mk_io_ops mk_sysb_ops; /* 0x61 */
 
 void mk_pit_init(struct mk_pit *pit, struct mk_clock *clock, struct mk_irq irq);
 /* Disarms the timer. No vCPU may be running. */

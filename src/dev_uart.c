@@ -213,10 +213,10 @@ static void refill(struct mk_uart *uart)
         receive(uart);
 }
 
-static uint32_t uart_in(void *self, struct mk_io *io)
+static uint64_t uart_in(void *self, struct mk_io *io)
 {
     struct mk_uart *uart = self;
-    unsigned reg = io->port & 7;
+    unsigned reg = io->address & 7;
     pthread_mutex_lock(&uart->lock);
     uint8_t value = read_register(uart, reg);
     mk_irq_set(&uart->irq, line_level(&uart->state)); /* drops before the next byte raises it */
@@ -232,12 +232,12 @@ static uint32_t uart_in(void *self, struct mk_io *io)
     return value;
 }
 
-static void uart_out(void *self, struct mk_io *io, uint32_t value)
+static void uart_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_uart *uart = self;
     pthread_mutex_lock(&uart->lock);
     uart->polls = 0;
-    bool print = write_register(&uart->state, io->port & 7, (uint8_t)value);
+    bool print = write_register(&uart->state, io->address & 7, (uint8_t)value);
     refill(uart);
     bool level = line_level(&uart->state);
     mk_irq_set(&uart->irq, level);
@@ -276,7 +276,7 @@ void mk_uart_free(struct mk_uart *uart)
     pthread_mutex_destroy(&uart->lock);
 }
 
-const struct mk_port_ops mk_uart_data_ops = {
+const struct mk_io_ops mk_uart_data_ops = {
     .name = "16550A UART", .in = uart_in, .out = uart_out, .width = 1, .coalesce = true };
-const struct mk_port_ops mk_uart_ops = {
+const struct mk_io_ops mk_uart_ops = {
     .name = "16550A UART", .in = uart_in, .out = uart_out, .width = 1 };

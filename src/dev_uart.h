@@ -34,7 +34,7 @@ void mk_uart_reset(struct mk_uart *uart);
 /* The console may have input: fill the FIFO, raise the interrupt. */
 void mk_uart_input(struct mk_uart *uart);
 
-extern const struct mk_port_ops mk_uart_data_ops; /* the first port: its output is coalesced */
-extern const struct mk_port_ops mk_uart_ops;      /* the seven others */
+extern const struct mk_io_ops mk_uart_data_ops; /* the first port: its output is coalesced */
+extern const struct mk_io_ops mk_uart_ops;      /* the seven others */
 
 #endif

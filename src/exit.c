@@ -52,9 +52,9 @@ static void account(struct mk_vcpu *c, const struct mk_served *served)
 static void in_item(struct mk_vcpu *c, uint16_t port, uint8_t size, uint8_t *data,
                     struct mk_served *served)
 {
-    uint32_t value = mk_bus_in(&c->machine->bus, &c->cpu, port, size, served);
+    uint64_t value = mk_bus_in(&c->machine->bus, &c->cpu, port, size, served);
     memcpy(data, &value, size);
-    trace(c, "in   port=0x%03x size=%u value=0x%x", port, size, value);
+    trace(c, "in   port=0x%03x size=%u value=0x%x", port, size, (unsigned)value);
 }
 
 static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8_t *data,
@@ -64,6 +64,14 @@ static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8
     memcpy(&value, data, size);
     trace(c, "out  port=0x%03x size=%u value=0x%x", port, size, value);
     mk_bus_out(&c->machine->bus, &c->cpu, port, size, value, served);
+}
+
+static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what,
+                      unsigned long long address)
+{
+    if (served->none && c->machine->unhandled_fault)
+        mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")", what,
+                    address, c->run->exit_reason == KVM_EXIT_MMIO ? "it is outside RAM and " : "");
 }
 
 /* String I/O may bring several items at once. The run ends after the item that asked for it. */
@@ -87,26 +95,53 @@ static void serve_io(struct mk_vcpu *c)
     c->incomplete = true;
     if (!in && size == 1 && c->machine->note_out && served.c)
         c->machine->note_out(c->machine, port);
-    if (served.none && c->machine->unhandled_fault)
-        mk_vcpu_end(c, MK_FAULT, 0, false, "%s port 0x%x: nobody serves it (unhandled=\"fault\")",
-                    in ? "IN from" : "OUT to", port);
+    unhandled(c, &served, in ? "IN from port" : "OUT to port", port);
 }
 
-/* Nobody lives outside RAM: reads see all ones, writes go nowhere. */
+/* An access outside RAM, or to a page that is not RAM in the guest's own tables. */
 static void serve_mmio(struct mk_vcpu *c)
 {
     if (mk_assist_mmio(c))
         return;
     struct kvm_run *run = c->run;
-    unsigned long long gpa = run->mmio.phys_addr;
-    trace(c, "mmio %s 0x%llx size=%u", run->mmio.is_write ? "write" : "read", gpa, run->mmio.len);
-    if (!run->mmio.is_write)
-        memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
-    c->counters.none++;
+    struct mk_bus *bus = &c->machine->mmio;
+    struct mk_served served = { 0 };
+    uint64_t gpa = mk_assist_address(c, run->mmio.phys_addr), value = 0;
+    uint8_t size = run->mmio.len <= 8 ? (uint8_t)run->mmio.len : 8;
+    if (run->mmio.is_write) {
+        memcpy(&value, run->mmio.data, size);
+        trace(c, "mmio write 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
+              (unsigned long long)value);
+        mk_bus_out(bus, &c->cpu, gpa, size, value, &served);
+    } else {
+        value = mk_bus_in(bus, &c->cpu, gpa, size, &served);
+        memcpy(run->mmio.data, &value, size);
+        trace(c, "mmio read 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
+              (unsigned long long)value);
+    }
+    account(c, &served);
     c->incomplete = true;
-    if (c->machine->unhandled_fault)
-        mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: it is outside RAM and nobody serves it "
-                    "(unhandled=\"fault\")", run->mmio.is_write ? "write to" : "read from", gpa);
+    unhandled(c, &served, run->mmio.is_write ? "write to" : "read from", gpa);
+}
+
+/* An MSR that a script hooked, or that KVM does not know (api.rst 5, KVM_EXIT_X86_RDMSR). */
+static void serve_msr(struct mk_vcpu *c, bool write)
+{
+    struct kvm_run *run = c->run;
+    struct mk_bus *bus = &c->machine->msrs;
+    struct mk_served served = { 0 };
+    uint32_t index = run->msr.index;
+    c->msr_refused = false;
+    if (write)
+        mk_bus_out(bus, &c->cpu, index, 8, run->msr.data, &served);
+    else
+        run->msr.data = mk_bus_in(bus, &c->cpu, index, 8, &served);
+    trace(c, "%s 0x%x value=0x%llx", write ? "wrmsr" : "rdmsr", index,
+          (unsigned long long)run->msr.data);
+    account(c, &served);
+    run->msr.error = c->msr_refused || served.none;
+    c->incomplete = true;
+    unhandled(c, &served, write ? "WRMSR to" : "RDMSR of", index);
 }
 
 /* The bytes at CS:RIP, as far as they are mapped to RAM. */
@@ -202,6 +237,7 @@ static void halted(struct mk_vcpu *c)
 {
     struct mk_machine *m = c->machine;
     trace(c, "hlt");
+    m->look(m, c); /* a doorbell may have been rung */
     bool enabled = mk_vcpu_regs(c)->rflags & MK_RFLAGS_IF;
     while (c->end.reason == MK_RUNNING) {
         if (atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_waiting(c)))
@@ -225,6 +261,8 @@ void mk_vcpu_exit(struct mk_vcpu *c)
     switch (kind) {
     case KVM_EXIT_IO: serve_io(c); break;
     case KVM_EXIT_MMIO: serve_mmio(c); break;
+    case KVM_EXIT_X86_RDMSR: serve_msr(c, false); break;
+    case KVM_EXIT_X86_WRMSR: serve_msr(c, true); break;
     case KVM_EXIT_HLT: halted(c); break;
     case KVM_EXIT_IRQ_WINDOW_OPEN: break; /* what waits is offered before the next entry */
     case KVM_EXIT_SHUTDOWN: shut_down(c); break;

@@ -113,9 +113,9 @@ int mk_kvm_create_vcpu(int vm_fd, unsigned index, struct mk_err *err)
     return fd;
 }
 
-int mk_kvm_set_cpuid(const struct mk_kvm *kvm, int vcpu_fd, struct mk_err *err)
+int mk_kvm_set_cpuid(int vcpu_fd, const struct kvm_cpuid2 *cpuid, struct mk_err *err)
 {
-    if (mk_ioctl(vcpu_fd, KVM_SET_CPUID2, kvm->cpuid) < 0)
-        return mk_fail_errno(err, errno, "KVM refuses its own list of processor features");
+    if (mk_ioctl(vcpu_fd, KVM_SET_CPUID2, (void *)(uintptr_t)cpuid) < 0)
+        return mk_fail_errno(err, errno, "KVM refuses these processor features (CPUID)");
     return 0;
 }

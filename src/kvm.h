@@ -35,7 +35,7 @@ int mk_kvm_create_vm(const struct mk_kvm *kvm, struct mk_err *err);
 /* Creates vCPU `index` of a VM; returns its descriptor. */
 int mk_kvm_create_vcpu(int vm_fd, unsigned index, struct mk_err *err);
 
-/* Gives a vCPU the processor's features. */
-int mk_kvm_set_cpuid(const struct mk_kvm *kvm, int vcpu_fd, struct mk_err *err);
+/* Gives a vCPU the features of this list; before it runs for the first time. */
+int mk_kvm_set_cpuid(int vcpu_fd, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
 
 #endif

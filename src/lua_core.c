@@ -1,5 +1,6 @@
 /* lua_core.c - see lua_core.h. */
 #include "lua_core.h"
+#include "lua_hooks.h"
 
 #include <stdio.h>
 #include <stdio_ext.h>
@@ -310,6 +311,18 @@ const char *mk_string_field(lua_State *L, int index, const char *key, size_t *le
     return value;
 }
 
+void mk_set_integer(lua_State *L, const char *key, uint64_t value)
+{
+    lua_pushinteger(L, (lua_Integer)value);
+    lua_setfield(L, -2, key);
+}
+
+void mk_set_string(lua_State *L, const char *key, const char *value)
+{
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, key);
+}
+
 /* --- handlers and children --- */
 
 int mk_lua_ref(lua_State *L, int vm_index, int function_index)
@@ -426,4 +439,8 @@ void mk_open_handle(lua_State *L)
                                      { "__tostring", handle_tostring }, { NULL, NULL } };
     static const luaL_Reg methods[] = { { "remove", handle_remove }, { NULL, NULL } };
     mk_new_type(L, MK_HANDLE, meta, methods);
+    luaL_getmetatable(L, MK_HANDLE);
+    lua_getfield(L, -1, "methods");
+    luaL_setfuncs(L, mk_prim_handle_methods, 0);
+    lua_pop(L, 2);
 }

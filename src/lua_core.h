@@ -16,6 +16,9 @@
 #define MK_CPU "minikvm.cpu"
 #define MK_MEMORY "minikvm.memory"
 #define MK_PORTS "minikvm.ports"
+#define MK_MMIO "minikvm.mmio"
+#define MK_MSRS "minikvm.msrs"
+#define MK_CPUID "minikvm.cpuid"
 #define MK_HYPERCALLS "minikvm.hypercalls"
 #define MK_CONSOLE "minikvm.console"
 #define MK_CLOCK "minikvm.clock"
@@ -46,7 +49,7 @@ struct mk_lua {
 struct mk_frame {
     struct mk_io *io;
     bool in;
-    uint32_t value; /* of an OUT */
+    uint64_t value; /* of an OUT */
     struct mk_frame *above;
 };
 
@@ -71,7 +74,8 @@ struct mk_lua_vm {
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
     int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
     uint64_t call_hits[256];
-    int line_ref, trace_ref, decide_ref;
+    int line_ref, trace_ref, decide_ref, none_ref;
+    uint64_t none_hits;
     int output_file; /* opened by console:output(); 0: none */
     int echo_before; /* out_fd while nobody listened */
     bool terminal;   /* attached: raw while it runs */
@@ -117,6 +121,9 @@ int mk_push_err(lua_State *L, const struct mk_err *err);
 lua_Integer mk_integer_field(lua_State *L, int index, const char *key, lua_Integer absent);
 bool mk_true_field(lua_State *L, int index, const char *key);
 const char *mk_string_field(lua_State *L, int index, const char *key, size_t *length);
+/* Sets a field of the table on top. */
+void mk_set_integer(lua_State *L, const char *key, uint64_t value);
+void mk_set_string(lua_State *L, const char *key, const char *value);
 /* Raises when the VM runs; `what` was called. */
 void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
 /* Keeps a function in the VM's handler table, its user value, which also holds the children by
@@ -130,7 +137,10 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 void mk_open_vm(lua_State *L);
 void mk_open_cpu(lua_State *L);
 void mk_open_memory(lua_State *L);
-void mk_open_ports(lua_State *L);
+void mk_open_hooks(lua_State *L);
+void mk_open_unhandled(lua_State *L);
+void mk_open_stats(lua_State *L);
+void mk_open_cpuid(lua_State *L);
 void mk_open_hypercalls(lua_State *L);
 void mk_open_console(lua_State *L);
 void mk_open_load(lua_State *L);
@@ -159,6 +169,7 @@ struct mk_handle {
     uint64_t (*count)(struct mk_lua_vm *v, struct mk_handle *h);
     uint64_t hits; /* after its removal */
     bool removed;
+    struct mk_prim *prim; /* has a value (lua_prims.c) */
     void *target;
     int number;
 };

@@ -124,7 +124,10 @@ static void push_core(lua_State *L)
     mk_open_vm(L);
     mk_open_cpu(L);
     mk_open_memory(L);
-    mk_open_ports(L);
+    mk_open_hooks(L);
+    mk_open_unhandled(L);
+    mk_open_stats(L);
+    mk_open_cpuid(L);
     mk_open_hypercalls(L);
     mk_open_console(L);
     mk_open_load(L);

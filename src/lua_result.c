@@ -3,18 +3,6 @@
 
 #include <stdio.h>
 
-static void set_integer(lua_State *L, const char *key, uint64_t value)
-{
-    lua_pushinteger(L, (lua_Integer)value);
-    lua_setfield(L, -2, key);
-}
-
-static void set_string(lua_State *L, const char *key, const char *value)
-{
-    lua_pushstring(L, value);
-    lua_setfield(L, -2, key);
-}
-
 static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
 {
     sum->exits += c->exits;
@@ -29,18 +17,18 @@ static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
 
 static void push_counters(lua_State *L, const struct mk_counters *c)
 {
-    set_integer(L, "exits", c->exits);
-    set_integer(L, "assists", c->assists);
+    mk_set_integer(L, "exits", c->exits);
+    mk_set_integer(L, "assists", c->assists);
     lua_newtable(L);
     for (unsigned i = 0; i < MK_EXIT_KINDS; i++)
         if (c->by[i])
-            set_integer(L, mk_exit_name(i) ? mk_exit_name(i) : "other", c->by[i]);
+            mk_set_integer(L, mk_exit_name(i) ? mk_exit_name(i) : "other", c->by[i]);
     lua_setfield(L, -2, "by");
     lua_createtable(L, 0, 4);
-    set_integer(L, "c", c->c);
-    set_integer(L, "lua", c->lua);
-    set_integer(L, "none", c->none);
-    set_integer(L, "coalesced", c->coalesced);
+    mk_set_integer(L, "c", c->c);
+    mk_set_integer(L, "lua", c->lua);
+    mk_set_integer(L, "none", c->none);
+    mk_set_integer(L, "coalesced", c->coalesced);
     lua_setfield(L, -2, "served");
 }
 
@@ -51,7 +39,7 @@ static void set_code(lua_State *L, const struct mk_vcpu *c)
         snprintf(hex + 3 * i, 4, "%02x ", c->code[i]);
     if (c->code_length)
         hex[3 * c->code_length - 1] = 0;
-    set_string(L, "bytes", hex);
+    mk_set_string(L, "bytes", hex);
 }
 
 /* The vectors delivered last, newest last. */
@@ -69,17 +57,17 @@ static void push_interrupts(lua_State *L, const struct mk_vcpu *c)
 
 static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
 {
-    set_string(L, "reason", mk_reason_name(c->end.reason));
-    set_string(L, "text", c->end.text);
-    set_integer(L, "rip", mk_vcpu_regs(&v->vm.cpu[c->cpu.index])->rip);
+    mk_set_string(L, "reason", mk_reason_name(c->end.reason));
+    mk_set_string(L, "text", c->end.text);
+    mk_set_integer(L, "rip", mk_vcpu_regs(&v->vm.cpu[c->cpu.index])->rip);
     if (c->end.reason == MK_EXIT)
-        set_integer(L, "code", (uint64_t)c->end.code);
+        mk_set_integer(L, "code", (uint64_t)c->end.code);
     if (c->end.reason == MK_FAULT || c->end.reason == MK_SHUTDOWN) {
         set_code(L, c);
         push_interrupts(L, c);
     }
     if (v->cpu[c->cpu.index].traceback)
-        set_string(L, "traceback", v->cpu[c->cpu.index].traceback);
+        mk_set_string(L, "traceback", v->cpu[c->cpu.index].traceback);
 }
 
 int mk_push_result(lua_State *L, struct mk_lua_vm *v)

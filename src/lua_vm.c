@@ -144,7 +144,8 @@ static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
 
 static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
-    static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS },
+    static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS }, { "mmio", MK_MMIO }, { "msrs", MK_MSRS },
+        { "cpuid", MK_CPUID },
         { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE },
         { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD }, { "symbols", MK_SYMBOLS },
         { "files", MK_VM_FILES } };

@@ -27,7 +27,9 @@ struct mk_machine {
     const struct mk_kvm *kvm;
     int fd; /* of the KVM VM */
     struct mk_mem mem;
-    struct mk_bus bus;
+    struct mk_bus bus;  /* ports */
+    struct mk_bus mmio; /* guest-physical addresses outside RAM */
+    struct mk_bus msrs; /* those that KVM hands to us (vm_hooks.c) */
     struct mk_clock clock;
     struct mk_console console;
     bool unhandled_fault;  /* an access that nobody serves ends the vCPU */
@@ -41,7 +43,8 @@ struct mk_machine {
     void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu); /* `cpu` takes its siblings along */
     void (*note_out)(struct mk_machine *m, uint16_t port); /* an OUT that could be coalesced */
     bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
-    void (*look)(struct mk_machine *m);     /* a vCPU looks around: input may have arrived */
+    /* A vCPU looks around: input may have arrived. */
+    void (*look)(struct mk_machine *m, struct mk_vcpu *c);
     const struct mk_machine_ops *ops;
     void *ctx; /* for ops */
 };

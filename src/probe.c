@@ -42,7 +42,7 @@ static bool open_vm(struct probe_vm *p, const struct mk_kvm *kvm, struct mk_err 
     struct kvm_userspace_memory_region region = {
         .memory_size = MK_PAGE, .userspace_addr = (uint64_t)(uintptr_t)p->page };
     mk_ioctl(p->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
-    return p->run != MAP_FAILED && mk_kvm_set_cpuid(kvm, p->cpu, err) == 0 &&
+    return p->run != MAP_FAILED && mk_kvm_set_cpuid(p->cpu, kvm->cpuid, err) == 0 &&
            mk_ioctl(p->vm, KVM_SET_USER_MEMORY_REGION, &region) == 0;
 }
 

@@ -266,7 +266,7 @@ void mk_vcpu_drain(struct mk_vcpu *c)
     const uint32_t slots = (MK_PAGE - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
     while (ring->first != __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE)) {
         const struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
-        struct mk_served served = { 0 };
+        struct mk_served served = { .quiet = true };
         if (entry->pio && entry->len == 1)
             mk_bus_out(&c->machine->bus, &c->cpu, (uint16_t)entry->phys_addr, 1, entry->data[0],
                        &served);
@@ -352,8 +352,7 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
     mk_console_poll(&m->console);
     if (c->cpu.index == 0)
         mk_clock_run(&m->clock, now);
-    if (m->look)
-        m->look(m);
+    m->look(m, c);
     uint64_t end = mk_now();
     set_alarm(c, end + 2 * (end - now));
     if (requests & MK_REQ_STOP)

@@ -63,6 +63,7 @@ struct mk_vcpu {
         uint64_t row_began, hold_until; /* mk_now() times */
     } irq;
 
+    bool msr_refused;      /* the access being served raises #GP in the guest */
     uint64_t last_rip;     /* at the exit before this one */
     bool incomplete;       /* the last exit's access is completed by the next KVM_RUN */
     bool regs_known;       /* `regs` is what the vCPU has */

@@ -70,7 +70,7 @@ static struct mk_zone *find_zone(struct mk_vm *vm, uint16_t port)
 
 /* Bus callback: whether bytes written to this port may be collected by KVM depends on who is on top
  * of it. With several vCPUs the ring would mix their output, so each byte exits. */
-static void choose_coalescing(void *ctx, uint16_t port, const struct mk_port_ops *top)
+static void choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *top)
 {
     struct mk_vm *vm = ctx;
     bool want = vm->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio && top && top->coalesce;
@@ -129,9 +129,13 @@ static bool can_wake(struct mk_machine *m)
            (vm->has_pic && (vm->threaded || mk_console_source(&m->console) >= 0));
 }
 
-static void look(struct mk_machine *m)
+static void look(struct mk_machine *m, struct mk_vcpu *c)
 {
-    mk_uart_input(&MK_CONTAINER(m, struct mk_vm, m)->uart);
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    if (vm->has_pic)
+        mk_uart_input(&vm->uart);
+    if (vm->doorbells && c->cpu.index == 0)
+        mk_vm_answer_doorbells(vm, &c->cpu);
 }
 
 /* PIC, PIT and keyboard, wired as in a PC. */
@@ -171,7 +175,7 @@ static void free_interrupts(struct mk_vm *vm)
 
 static int attach_devices(struct mk_vm *vm, struct mk_err *err)
 {
-    const struct { uint16_t first, last; const struct mk_port_ops *ops; void *self; } map[] = {
+    const struct { uint16_t first, last; const struct mk_io_ops *ops; void *self; } map[] = {
         { MK_PORT_DEBUGCON, MK_PORT_DEBUGCON, &mk_debugcon_ops, &vm->m.console },
         { MK_PORT_EXIT, MK_PORT_EXIT, &mk_exit_ops, vm },
         { MK_PORT_UART, MK_PORT_UART, &mk_uart_data_ops, &vm->uart },
@@ -181,7 +185,8 @@ static int attach_devices(struct mk_vm *vm, struct mk_err *err)
         { MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &mk_file_block_ops, &vm->file },
     };
     for (unsigned i = 0; i < MK_COUNT(map); i++)
-        if (!mk_bus_hook(&vm->m.bus, map[i].first, map[i].last, map[i].ops, map[i].self))
+        if (!mk_bus_hook(&vm->m.bus, map[i].first, map[i].last, map[i].ops, map[i].self,
+                         NULL))
             return mk_fail_errno(err, ENOMEM, "vm \"%s\": devices", vm->name);
     return attach_interrupts(vm, err);
 }
@@ -197,11 +202,11 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
         return -1;
     for (unsigned i = 0; i < vm->cpus; i++) {
         if (mk_vcpu_open(&vm->cpu[i], &vm->m, i, err) < 0 ||
-            mk_kvm_set_cpuid(vm->m.kvm, vm->cpu[i].fd, err) < 0)
+            mk_kvm_set_cpuid(vm->cpu[i].fd, mk_vm_cpuid(vm), err) < 0)
             return -1;
     }
     forget_zones(vm);
-    return 0;
+    return mk_vm_hooks_apply(vm, err);
 }
 
 static void close_hardware(struct mk_vm *vm)
@@ -261,7 +266,11 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
         vm->cpu[i].fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_cond_init(&vm->changed, NULL);
-    mk_bus_init(&vm->m.bus);
+    mk_bus_init(&vm->m.bus, MK_SPACE_PORTS);
+    mk_bus_init(&vm->m.mmio, MK_SPACE_MMIO);
+    mk_bus_init(&vm->m.msrs, MK_SPACE_MSRS);
+    vm->m.msrs.on_none = mk_vm_msr;
+    vm->m.msrs.none_ctx = vm;
     vm->m.bus.on_top = choose_coalescing;
     vm->m.bus.ctx = vm;
     mk_clock_init(&vm->m.clock);
@@ -277,10 +286,9 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     mk_assist_forget(&vm->assist);
     vm->m.assist = config->assist && !all_native(config) ? &vm->assist : NULL;
     vm->m.can_wake = can_wake;
-    if (config->pic) {
+    vm->m.look = look;
+    if (config->pic)
         init_interrupts(vm);
-        vm->m.look = look;
-    }
 }
 
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
@@ -312,7 +320,10 @@ void mk_vm_close(struct mk_vm *vm)
         mk_vm_wait(vm, REKICK_NS);
     }
     join(vm);
+    mk_vm_hooks_free(vm);
     mk_bus_free(&vm->m.bus);
+    mk_bus_free(&vm->m.mmio);
+    mk_bus_free(&vm->m.msrs);
     close_hardware(vm);
     mk_mem_close(&vm->m.mem);
     mk_console_free(&vm->m.console);
@@ -342,6 +353,9 @@ static void reset_devices(struct mk_vm *vm)
     mk_hypercall_reset(&vm->hypercall);
     mk_file_reset(&vm->file);
     mk_fsbox_reset(&vm->fsbox);
+    mk_bus_reset(&vm->m.bus);
+    mk_bus_reset(&vm->m.mmio);
+    mk_bus_reset(&vm->m.msrs);
     if (vm->has_pic) {
         mk_pit_reset(&vm->pit);
         mk_i8042_reset(&vm->keyboard);

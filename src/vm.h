@@ -17,6 +17,9 @@
 #include "image.h"
 #include "vcpu.h"
 
+struct kvm_cpuid2;
+struct mk_doorbell;
+
 #define MK_FOREVER UINT64_MAX
 #define MK_COALESCED_PORTS 16
 
@@ -98,6 +101,13 @@ struct mk_vm {
     bool coalesce;
     struct mk_zone zones[MK_COALESCED_PORTS];
     unsigned zone_count;
+    struct kvm_cpuid2 *cpuid;      /* NULL: all that KVM supports */
+    bool msr_exits;                /* KVM hands some MSRs to us */
+    bool unknown_msrs;             /* a script wants those that KVM does not know */
+    /* An MSR that KVM does not know either; as the bus's on_none. */
+    bool (*other_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
+    void *other_ctx;
+    struct mk_doorbell *doorbells; /* under `lock` */
 
     pthread_mutex_t lock; /* state, live */
     pthread_cond_t changed;
@@ -133,6 +143,36 @@ int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
 /* For vm.c: the tables of the mode; a vCPU at the start of its program (vm_load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err);
+
+/* What KVM has to be told of hooks (vm_hooks.c). */
+const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm);
+int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err); /* the KVM VM is new */
+void mk_vm_hooks_free(struct mk_vm *vm);
+/* The hooks of bus `msrs` changed. */
+int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);
+/* The bus's callback for an MSR that no script serves: KVM's own, when it has one. */
+bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
+/* Changes what CPUID answers (SDM volume 2, CPUID), before the VM runs for the first time. */
+int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
+
+/* A doorbell is a write that nobody waits for: KVM counts it in an eventfd and the guest goes on at
+ * once; vCPU 0 hands the count over when it next looks around. */
+struct mk_doorbell {
+    struct mk_doorbell *link;
+    bool mmio, any;   /* any: whatever value is written */
+    uint8_t size;     /* of the writes that ring; 0: all */
+    bool lone;        /* not known to KVM: each write exits */
+    uint64_t address, value;
+    int fd;
+    struct mk_hook *hook; /* for writes that KVM does not catch */
+    _Atomic uint64_t rung; /* through the hook */
+    void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);
+    void *ctx;
+};
+int mk_vm_add_doorbell(struct mk_vm *vm, struct mk_doorbell *bell, const char *owner,
+                       struct mk_err *err);
+void mk_vm_remove_doorbell(struct mk_vm *vm, struct mk_doorbell *bell);
+void mk_vm_answer_doorbells(struct mk_vm *vm, struct mk_cpu *cpu);
 
 /* The vCPU whose end speaks for the VM: the gravest, and of those the first. */
 const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm);

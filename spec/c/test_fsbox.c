@@ -475,10 +475,10 @@ static void test_long_commands(void)
     struct mk_mem mem = { 0 };
     struct mk_cpu cpu = { 0, &cpu_ops };
     int32_t n = 0;
-    mk_bus_init(&bus);
+    mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_fsbox_init(&box, "long", NULL, &err);
     mk_file_init(&port, &box, &mem);
-    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port);
+    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port, NULL);
     open_name(&box, "f", MK_FILE_READ | MK_FILE_WRITE);
     for (unsigned i = 0; i < sizeof(write_head) + (17u << 20); i++)
         mk_bus_out(&bus, &cpu, MK_PORT_FILE, 1, i < sizeof(write_head) ? write_head[i] : i, NULL);
@@ -516,11 +516,11 @@ static void test_random(unsigned accesses, uint32_t state)
     p->limits.bytes = p->limits.file = 1 << 20;
     p->audit = true;
     mk_mem_open(&mem, 64 << 10, &err);
-    mk_bus_init(&bus);
+    mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_fsbox_init(&box, "random", p, &err);
     mk_file_init(&port, &box, &mem);
-    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port);
-    mk_bus_hook(&bus, MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &mk_file_block_ops, &port);
+    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port, NULL);
+    mk_bus_hook(&bus, MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &mk_file_block_ops, &port, NULL);
     unsigned before = descriptors();
     for (unsigned i = 0; i < accesses; i++) {
         struct mk_cpu *c = &cpu[next_random(&state) % 2];

@@ -1,0 +1,189 @@
+/* prim.c - see prim.h. */
+#include "prim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct mk_prim *mk_prim_new(void)
+{
+    struct mk_prim *p = calloc(1, sizeof(*p));
+    if (p)
+        pthread_mutex_init(&p->lock, NULL);
+    return p;
+}
+
+void mk_prim_free(struct mk_prim *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_destroy(&p->lock);
+    free(p->bytes);
+    free(p);
+}
+
+static void retire(void *self)
+{
+    struct mk_prim *p = self;
+    if (p->on_retire)
+        p->on_retire(p->ctx);
+    mk_prim_free(p);
+}
+
+/* --- const and sink --- */
+
+static uint64_t const_in(void *self, struct mk_io *io)
+{
+    (void)io;
+    return ((const struct mk_prim *)self)->value;
+}
+
+static void drop(void *self, struct mk_io *io, uint64_t value)
+{
+    (void)self, (void)io, (void)value;
+}
+
+const struct mk_io_ops mk_const_ops = {
+    .name = "const", .in = const_in, .out = drop, .width = 8, .retire = retire };
+const struct mk_io_ops mk_sink_ops = {
+    .name = "sink", .out = drop, .width = 8, .coalesce = true, .retire = retire };
+
+/* --- latch: a byte of storage for each address --- */
+
+static void latch_reset(void *self)
+{
+    struct mk_prim *p = self;
+    memset(p->bytes, 0, p->length);
+    for (size_t i = 0; i < p->length && i < 8; i++)
+        p->bytes[i] = (uint8_t)(p->value >> 8 * i);
+}
+
+struct mk_prim *mk_prim_new_latch(uint64_t first, uint64_t last, unsigned stride, uint64_t value)
+{
+    struct mk_prim *p = mk_prim_new();
+    if (!p)
+        return NULL;
+    p->first = first;
+    p->stride = stride;
+    p->value = value;
+    p->length = (size_t)(last - first + 1) * stride + 8; /* a wide access to the last port */
+    p->bytes = malloc(p->length);
+    if (!p->bytes) {
+        mk_prim_free(p);
+        return NULL;
+    }
+    latch_reset(p);
+    return p;
+}
+
+static uint8_t *storage(struct mk_prim *p, const struct mk_io *io)
+{
+    return p->bytes + (io->address - p->first) * p->stride;
+}
+
+static uint64_t latch_in(void *self, struct mk_io *io)
+{
+    struct mk_prim *p = self;
+    uint64_t value = 0;
+    pthread_mutex_lock(&p->lock);
+    memcpy(&value, storage(p, io), io->size);
+    pthread_mutex_unlock(&p->lock);
+    return value;
+}
+
+static void latch_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_prim *p = self;
+    pthread_mutex_lock(&p->lock);
+    memcpy(storage(p, io), &value, io->size);
+    pthread_mutex_unlock(&p->lock);
+}
+
+const struct mk_io_ops mk_latch_ops = {
+    .name = "latch", .in = latch_in, .out = latch_out, .width = 8,
+    .reset = latch_reset, .retire = retire };
+
+/* --- fifo --- */
+
+static bool push(struct mk_prim *p, uint8_t byte)
+{
+    if (p->length == p->capacity) {
+        size_t capacity = p->capacity ? 2 * p->capacity : 256;
+        uint8_t *bytes = realloc(p->bytes, capacity);
+        if (!bytes)
+            return false; /* dropped: a guest must not end the process by writing */
+        p->bytes = bytes;
+        p->capacity = capacity;
+    }
+    p->bytes[p->length++] = byte;
+    return true;
+}
+
+/* The record that is complete with this byte is the caller's to free; NULL: not yet. */
+static uint8_t *add(struct mk_prim *p, uint8_t byte, size_t *length)
+{
+    uint8_t *record = NULL;
+    pthread_mutex_lock(&p->lock);
+    bool ends = p->on >= 0 && byte == p->on;
+    if (ends || push(p, byte))
+        ends |= p->length >= p->record_size;
+    if (ends) {
+        record = p->bytes ? p->bytes : malloc(1);
+        *length = p->length;
+        p->bytes = NULL;
+        p->length = p->capacity = 0;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return record;
+}
+
+static void fifo_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_prim *p = self;
+    for (unsigned i = 0; i < io->size; i++) {
+        size_t length;
+        uint8_t *record = add(p, (uint8_t)(value >> 8 * i), &length);
+        if (record)
+            p->on_record(p->ctx, io->cpu, (const char *)record, length);
+        free(record);
+    }
+}
+
+static void fifo_reset(void *self)
+{
+    struct mk_prim *p = self;
+    pthread_mutex_lock(&p->lock);
+    p->length = 0;
+    pthread_mutex_unlock(&p->lock);
+}
+
+size_t mk_prim_take(struct mk_prim *p, void *to, size_t size)
+{
+    pthread_mutex_lock(&p->lock);
+    if (size > p->length)
+        size = p->length;
+    if (size)
+        memcpy(to, p->bytes, size);
+    p->length -= size;
+    if (size)
+        memmove(p->bytes, p->bytes + size, p->length);
+    pthread_mutex_unlock(&p->lock);
+    return size;
+}
+
+const struct mk_io_ops mk_fifo_ops = {
+    .name = "fifo", .out = fifo_out, .width = 8, .coalesce = true,
+    .reset = fifo_reset, .retire = retire };
+
+/* --- match --- */
+
+static void match_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_prim *p = self;
+    if (value == p->value)
+        p->on_match(p->ctx, io);
+    else
+        mk_bus_next_out(io, value);
+}
+
+const struct mk_io_ops mk_match_ops = {
+    .name = "match", .out = match_out, .width = 8, .retire = retire };
