@@ -32,7 +32,8 @@ GLUE_SRC := $(wildcard src/lua_*.c)
 CORE_SRC := $(filter-out $(PROGRAM_SRC) $(GLUE_SRC),$(wildcard src/*.c))
 obj = $(patsubst src/%.c,$(B)/%.o,$(1))
 MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC)) $(B)/embed.o
-LUA_PARTS := $(wildcard lua/minikvm/*.lua) $(B)/abi.lua
+LUA_PARTS := $(wildcard lua/minikvm/*.lua lua/minikvm/*/*.lua) $(B)/abi.lua
+part = $(subst /,.,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1)))))
 
 .PHONY: all demo test bench lint format install clean help deps guests os-1k
 .DELETE_ON_ERROR:
@@ -97,11 +98,11 @@ $(TESTS): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
 # The Lua parts, byte for byte, with a table of their names.
 $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
 	@{ echo '.section .rodata'; \
-	for f in $(LUA_PARTS); do n=$$(basename $$f .lua); \
-	echo "name_$$n: .asciz \"$$n\""; echo "start_$$n: .incbin \"$$f\""; echo "end_$$n: .byte 0"; done; \
+	$(foreach f,$(LUA_PARTS),n=$(call part,$(f)); \
+	echo "name_$$n: .asciz \"$$n\""; echo "start_$$n: .incbin \"$(f)\""; echo "end_$$n: .byte 0";) \
 	echo '.section .data.rel.ro,"aw"'; echo '.balign 8'; \
 	echo '.globl mk_embedded'; echo '.hidden mk_embedded'; echo 'mk_embedded:'; \
-	for f in $(LUA_PARTS); do n=$$(basename $$f .lua); echo ".quad name_$$n, start_$$n, end_$$n"; done; \
+	$(foreach f,$(LUA_PARTS),n=$(call part,$(f)); echo ".quad name_$$n, start_$$n, end_$$n";) \
 	echo '.quad 0, 0, 0'; echo '.section .note.GNU-stack,"",@progbits'; } > $@
 
 $(B)/embed.o: $(B)/embed.S

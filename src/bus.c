@@ -240,12 +240,12 @@ static struct mk_node *writer(const struct mk_io *from, uint64_t address)
     return node;
 }
 
-/* An access to memory must lie within its hook; a port's width is all its own. */
+/* An access to memory must lie within its hook; the width of a port or an MSR is its own. */
 static bool takes_whole(const struct mk_bus *bus, const struct mk_node *node, uint64_t address,
                         uint8_t size)
 {
     return node && node->hook->ops->width >= size &&
-           (bus->space == MK_SPACE_PORTS || node->hook->last - address >= size - 1u);
+           (bus->space != MK_SPACE_MMIO || node->hook->last - address >= size - 1u);
 }
 
 /* Byte i of an access: ports come round at 64 KiB. */

@@ -101,6 +101,8 @@ uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
     map(&b, 0, size, mapping->large);
     if (mapping->base)
         map(&b, mapping->base, mem->size, mapping->large);
+    if (mapping->io)
+        map_page(&b, mapping->io & ~(PAGE_2M - 1), mapping->io & ~(PAGE_2M - 1), true);
     if (b.full)
         return 0;
     gdt(table);

@@ -44,11 +44,15 @@ void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, uint32_t en
  * directory of 4 MiB pages at 0x100000. False when RAM is too small for them. */
 bool mk_prot_tables(struct mk_mem *mem, bool paged, const struct mk_boot *boot);
 
+/* After that, the 4 MiB page around `address` appears at itself, for devices. */
+void mk_prot_map_io(struct mk_mem *mem, uint32_t address);
+
 /* How RAM appears in long mode: at its own addresses, all of it or the first `size` bytes (0: all);
  * and, when `base` is not 0, all of it once more from there, for high-half kernels. */
 struct mk_mapping {
     bool large; /* pages of 2 MiB instead of 4 KiB */
     uint64_t size, base;
+    uint64_t io; /* not 0: the large page with this address appears at itself, for devices */
 };
 
 /* Writes GDT, TSS, IDT space, boot information and, at the top of RAM, the page tables. Returns

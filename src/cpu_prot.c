@@ -71,6 +71,12 @@ static void write_directory(struct mk_mem *mem)
     }
 }
 
+void mk_prot_map_io(struct mk_mem *mem, uint32_t address)
+{
+    uint32_t *directory = mk_mem_at(mem, MK_PAGE_DIR, MK_PAGE);
+    directory[address >> 22] = (address >> 22 << 22) | PDE_LARGE;
+}
+
 void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot)
 {
     uint32_t info[5] = { MK_BOOT_MAGIC, sizeof(info), (uint32_t)(mem->size > UINT32_MAX

@@ -74,7 +74,8 @@ struct mk_lua_vm {
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
     int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
     uint64_t call_hits[256];
-    int line_ref, trace_ref, decide_ref, none_ref;
+    int line_ref, trace_ref, decide_ref;
+    _Atomic int none_ref; /* on_unhandled */
     uint64_t none_hits;
     int output_file; /* opened by console:output(); 0: none */
     int echo_before; /* out_fd while nobody listened */
@@ -160,6 +161,9 @@ void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length)
  * the new VM. */
 struct mk_policy *mk_files_field(lua_State *L, int options);
 void mk_lua_connect_files(lua_State *L, struct mk_lua_vm *v, int vm_index, int options);
+
+/* Lets the VM show the script what nobody serves (lua_unhandled.c). */
+void mk_lua_connect_unhandled(struct mk_lua_vm *v);
 
 int mk_lua_disassemble(lua_State *L);
 

@@ -27,10 +27,11 @@ static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bo
     struct mk_lua_vm *v = ctx;
     unsigned cpu = io->cpu->index;
     bool served = false;
-    lua_State *co = v->vm.cpu[cpu].end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu);
+    bool wanted = v->none_ref && v->vm.cpu[cpu].end.reason != MK_ERROR;
+    lua_State *co = wanted ? mk_lua_enter(v, cpu) : NULL;
     if (!co)
         return false;
-    if (v->none_ref) {
+    if (v->none_ref) { /* not removed while we waited for the lock */
         v->none_hits++;
         mk_lua_push_handler(v, cpu, v->none_ref);
         lua_pushstring(co, what[io->bus->space][in]);
@@ -47,12 +48,11 @@ static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bo
     return served;
 }
 
-static void connect(struct mk_lua_vm *v, bool on)
+void mk_lua_connect_unhandled(struct mk_lua_vm *v)
 {
     struct mk_machine *m = &v->vm.m;
-    m->bus.on_none = m->mmio.on_none = v->vm.other_msr = on ? ask_script : NULL;
+    m->bus.on_none = m->mmio.on_none = v->vm.other_msr = ask_script;
     m->bus.none_ctx = m->mmio.none_ctx = v->vm.other_ctx = v;
-    v->vm.unknown_msrs = on;
 }
 
 static uint64_t none_hits(struct mk_lua_vm *v, struct mk_handle *h)
@@ -85,7 +85,7 @@ static int vm_on_unhandled(lua_State *L)
     *handle = (struct mk_handle){ .removed = true };
     v->none_hits = 0;
     v->none_ref = mk_lua_ref(L, 1, 2);
-    connect(v, true);
+    v->vm.unknown_msrs = true;
     mk_vm_filter_msrs(&v->vm, &err); /* an old kernel keeps its MSRs to itself */
     *handle = (struct mk_handle){ .remove = none_remove, .count = none_hits };
     return 1;

@@ -193,6 +193,7 @@ static void connect(struct mk_lua_vm *v, bool echo)
     v->vm.m.console.line_ctx = v;
     v->vm.hypercall.other = mk_lua_hypercall;
     v->vm.hypercall.ctx = v;
+    mk_lua_connect_unhandled(v);
 }
 
 /* new_vm(options) -> vm | nil, text, name */
@@ -209,7 +210,8 @@ static int new_vm(lua_State *L)
         .pic = mk_true_field(L, 1, "pic"), .assist = mk_true_field(L, 1, "assist"),
         .mapping = { .large = mk_true_field(L, 1, "large"),
                      .size = (uint64_t)mk_integer_field(L, 1, "map_size", 0),
-                     .base = (uint64_t)mk_integer_field(L, 1, "map_base", 0) },
+                     .base = (uint64_t)mk_integer_field(L, 1, "map_base", 0),
+                     .io = (uint64_t)mk_integer_field(L, 1, "map_io", 0) },
         .command_line = mk_string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);

@@ -231,6 +231,10 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
         return mk_fail(err, EINVAL, "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
                        "and map_base must be multiples", (unsigned long long)config->memory,
                        (unsigned long long)page);
+    bool low = map->io < config->memory || (config->mode == MK_MODE_PAGED && map->io > UINT32_MAX);
+    if (map->io && (low || (config->mode != MK_MODE_LONG && config->mode != MK_MODE_PAGED)))
+        return mk_fail(err, EINVAL, "map_io = 0x%llx: it is for paged and long mode, and lies outside "
+                       "RAM", (unsigned long long)map->io);
     uint64_t windows = (uint64_t)config->cpus * MK_REAL_WINDOW;
     if (config->mode == MK_MODE_REAL && config->memory < windows && config->cpus > 1)
         return mk_fail(err, EINVAL, "memory of %llu bytes: %u real-mode vCPUs need %llu "

@@ -106,6 +106,8 @@ int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
         fits = (vm->tables = mk_long_tables(&vm->m.mem, &vm->mapping, &boot)) != 0;
     else if (vm->mode != MK_MODE_REAL)
         fits = mk_prot_tables(&vm->m.mem, vm->mode == MK_MODE_PAGED, &boot);
+    if (fits && vm->mode == MK_MODE_PAGED && vm->mapping.io)
+        mk_prot_map_io(&vm->m.mem, (uint32_t)vm->mapping.io);
     return fits ? 0 : mk_fail(err, EINVAL, "vm \"%s\": memory of %llu bytes is too small for this "
                               "mode", vm->name, (ull)vm->m.mem.size);
 }

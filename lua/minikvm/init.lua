@@ -45,6 +45,12 @@ function M.files(opts)
   return require("minikvm.files").new(opts)
 end
 
+---Describes a device, to be attached with vm:attach(): see lua/minikvm/device.lua for the options.
+---@return minikvm.definition
+function M.device(def)
+  return require("minikvm.device").define(def)
+end
+
 ---Waits for several started VMs to end.
 ---@param vms minikvm.vm[]
 ---@param opts? { timeout: number? }  seconds; those that still run then have reason nil

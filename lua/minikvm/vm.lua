@@ -66,7 +66,12 @@ local NEW = {
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = "integer",
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
-  files = check_files, assist = "boolean", cmdline = "string",
+  files = check_files, assist = "boolean", cmdline = "string", stats = "boolean",
+  map_io = address,
+  cpuid = function(value)
+    if type(value) == "table" then return value end
+    return nil, "expected a table: { vendor=, hide=, [leaf] = { eax= } }"
+  end,
 }
 
 ---Creates a VM.
@@ -77,6 +82,8 @@ local NEW = {
 ---  page_size  long mode: "4K" (default) or "2M"
 ---  map_size   long mode: only the first bytes of RAM appear at their own address
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
+---  map_io     paged and long mode: an address outside RAM whose large page (4 MiB, 2 MiB) appears at
+---             itself, for devices
 ---  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
 ---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
 ---  files      which files the guest may use, from kvm.files; only its own by default
@@ -87,6 +94,8 @@ local NEW = {
 ---  unhandled  "ignore": ports nobody serves read all ones; "fault": they end the VM
 ---  coalesce   false: every output byte is an exit of its own, so that counts are exact
 ---  echo       whether guest output goes to stdout (true)
+---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
+---  stats      true: measure the time that accesses take, for vm:stats()
 ---  trace      function(line), called for every exit
 ---@param opts? table
 ---@return minikvm.vm? vm
@@ -106,6 +115,14 @@ function M.new(opts)
   for key, value in pairs(o.limits or {}) do o[key] = value end
   local new, why, code = core.new_vm(o)
   if new and trace then core.trace(new, trace) end
+  if new and o.stats then core.timing(new, true) end
+  if new and o.cpuid then
+    local ok, what = pcall(require("minikvm.cpuid").apply, new, o.cpuid)
+    if not ok then
+      new:close()
+      error((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")), 3)
+    end
+  end
   return new, why, code
 end
 
@@ -169,6 +186,32 @@ end
 function vm:screen()
   require "minikvm.screen"
   return self:screen()
+end
+
+---Attaches a device: see lua/minikvm/device.lua, which takes this function's place.
+---@param def minikvm.definition  from kvm.device
+---@param opts { ports: integer?, mmio: integer?, irq: integer?, name: string? }
+---@return minikvm.device
+function vm:attach(def, opts)
+  return require("minikvm.device").attach(self, def, opts)
+end
+
+local reset_core = vm.reset
+
+---Back to how it was after its load() calls; devices in Lua are reset too.
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+function vm:reset()
+  local done, why, code = reset_core(self)
+  local devices = package.loaded["minikvm.device"]
+  if done and devices then devices.reset_all(self) end
+  return done, why, code
+end
+
+---What was accessed so far, and who served it: see lua/minikvm/stats.lua.
+---@param opts? { timing: boolean?, all: boolean? }
+---@return minikvm.stats.row[]
+function vm:stats(opts)
+  return require("minikvm.stats").of(self, opts)
 end
 
 ---The function or label that a linear address lies in, when the image has symbols.

@@ -1,0 +1,176 @@
+-- cpuid.lua - vm.cpuid: what the guest is told of its processor.
+--
+-- KVM answers CPUID itself, from a list that can be changed until the VM runs for the first time
+-- (api.rst, KVM_SET_CPUID2); nothing exits, so nothing is counted. Leaves and feature bits: Intel SDM
+-- volume 2, CPUID; AMD APM volume 3, appendix E.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+---@class minikvm.cpuid
+local cpuid = core.methods "minikvm.cpuid"
+
+local SIGNIFICANT_INDEX <const> = 1 -- KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+
+---Feature names as in /proc/cpuinfo: leaf, subleaf, register, bit.
+local FEATURES <const> = {
+  fpu = { 1, 0, "edx", 0 }, pse = { 1, 0, "edx", 3 }, tsc = { 1, 0, "edx", 4 },
+  msr = { 1, 0, "edx", 5 }, pae = { 1, 0, "edx", 6 }, cx8 = { 1, 0, "edx", 8 },
+  apic = { 1, 0, "edx", 9 }, sep = { 1, 0, "edx", 11 }, pge = { 1, 0, "edx", 13 },
+  cmov = { 1, 0, "edx", 15 }, pat = { 1, 0, "edx", 16 }, pse36 = { 1, 0, "edx", 17 },
+  clflush = { 1, 0, "edx", 19 }, mmx = { 1, 0, "edx", 23 }, fxsr = { 1, 0, "edx", 24 },
+  sse = { 1, 0, "edx", 25 }, sse2 = { 1, 0, "edx", 26 },
+  sse3 = { 1, 0, "ecx", 0 }, pclmulqdq = { 1, 0, "ecx", 1 }, ssse3 = { 1, 0, "ecx", 9 },
+  fma = { 1, 0, "ecx", 12 }, cx16 = { 1, 0, "ecx", 13 }, sse4_1 = { 1, 0, "ecx", 19 },
+  sse4_2 = { 1, 0, "ecx", 20 }, x2apic = { 1, 0, "ecx", 21 }, movbe = { 1, 0, "ecx", 22 },
+  popcnt = { 1, 0, "ecx", 23 }, aes = { 1, 0, "ecx", 25 }, xsave = { 1, 0, "ecx", 26 },
+  avx = { 1, 0, "ecx", 28 }, f16c = { 1, 0, "ecx", 29 }, rdrand = { 1, 0, "ecx", 30 },
+  hypervisor = { 1, 0, "ecx", 31 },
+  fsgsbase = { 7, 0, "ebx", 0 }, bmi1 = { 7, 0, "ebx", 3 }, avx2 = { 7, 0, "ebx", 5 },
+  smep = { 7, 0, "ebx", 7 }, bmi2 = { 7, 0, "ebx", 8 }, erms = { 7, 0, "ebx", 9 },
+  invpcid = { 7, 0, "ebx", 10 }, avx512f = { 7, 0, "ebx", 16 }, rdseed = { 7, 0, "ebx", 18 },
+  smap = { 7, 0, "ebx", 20 }, umip = { 7, 0, "ecx", 2 }, la57 = { 7, 0, "ecx", 16 },
+  syscall = { 0x80000001, 0, "edx", 11 }, nx = { 0x80000001, 0, "edx", 20 },
+  pdpe1gb = { 0x80000001, 0, "edx", 26 }, rdtscp = { 0x80000001, 0, "edx", 27 },
+  lm = { 0x80000001, 0, "edx", 29 }, svm = { 0x80000001, 0, "ecx", 2 }, vmx = { 1, 0, "ecx", 5 },
+}
+
+local REGISTERS <const> = { eax = "integer", ebx = "integer", ecx = "integer", edx = "integer" }
+
+local function find(list, leaf, subleaf)
+  for _, e in ipairs(list) do
+    if e.leaf == leaf and (e.flags & SIGNIFICANT_INDEX == 0 or e.subleaf == subleaf) then return e end
+  end
+end
+
+local function check_number(value, what)
+  if math.type(value) == "integer" and value >= 0 and value <= 0xffffffff then return value end
+  error(("vm.cpuid: %s: expected an integer of 0 to 0xffffffff, got %s"):format(what,
+                                                                              tostring(value)), 3)
+end
+
+local function check_registers(values)
+  local o = options.check("vm.cpuid", values, REGISTERS, 3)
+  for name, value in pairs(o) do check_number(value, name) end
+  return o
+end
+
+---What the guest's CPUID answers for a leaf; nil when the list has none.
+---@param leaf integer
+---@param subleaf? integer  ECX (0)
+---@return { eax: integer, ebx: integer, ecx: integer, edx: integer }?
+function cpuid:get(leaf, subleaf)
+  local e = find(core.cpuid(self), check_number(leaf, "leaf"), subleaf or 0)
+  return e and { eax = e.eax, ebx = e.ebx, ecx = e.ecx, edx = e.edx }
+end
+
+local function store(self, list)
+  local ok, why = core.set_cpuid(self, list)
+  if not ok then
+    error("vm.cpuid: " .. why .. ": it can be changed until the vm runs for the first time, and "
+          .. "again after vm:reset()", 3)
+  end
+end
+
+---@class minikvm.cpuid.handle
+local Handle = {}
+Handle.__index = Handle
+Handle.__name = "minikvm.handle"
+
+---Puts back what the leaf answered before.
+function Handle:remove()
+  if self.removed then return end
+  self.removed = true
+  store(self.cpuid, self.before)
+end
+
+---A VM that has run keeps its processor, a closed one needs none.
+function Handle:__close() pcall(Handle.remove, self) end
+
+---Sets registers of a leaf; those not given stay, a new leaf's are 0. Returns a handle: KVM answers
+---CPUID by itself, so it has no hits.
+---@param leaf integer
+---@param subleaf integer|table  ECX, or the registers when there is one
+---@param registers? { eax: integer?, ebx: integer?, ecx: integer?, edx: integer? }
+---@return minikvm.cpuid.handle
+function cpuid:set(leaf, subleaf, registers)
+  if type(subleaf) == "table" then subleaf, registers = nil, subleaf end
+  check_number(leaf, "leaf")
+  local values = check_registers(registers)
+  local list, before = core.cpuid(self), core.cpuid(self)
+  local e = find(list, leaf, subleaf or 0)
+  if not e then
+    e = { leaf = leaf, subleaf = subleaf or 0, flags = subleaf and SIGNIFICANT_INDEX or 0,
+          eax = 0, ebx = 0, ecx = 0, edx = 0 }
+    list[#list + 1] = e
+  end
+  for name, value in pairs(values) do e[name] = value end
+  store(self, list)
+  return setmetatable({ cpuid = self, before = before }, Handle)
+end
+
+local function feature(name)
+  local f = FEATURES[name]
+  if f then return f end
+  local known = {}
+  for word in pairs(FEATURES) do known[#known + 1] = word end
+  table.sort(known)
+  error(("vm.cpuid: unknown feature %q%s"):format(tostring(name),
+                                                  options.hint(tostring(name), known, "%q")), 3)
+end
+
+---Whether the guest is told of a feature, by its name in /proc/cpuinfo.
+---@param name string
+---@return boolean
+function cpuid:has(name)
+  local f = feature(name)
+  local e = find(core.cpuid(self), f[1], f[2])
+  return e ~= nil and e[f[3]] >> f[4] & 1 == 1
+end
+
+---Hides features, by their names in /proc/cpuinfo. The instructions may still work: CPUID only tells.
+---@param ... string
+---@return minikvm.cpuid.handle
+function cpuid:hide(...)
+  local list, before = core.cpuid(self), core.cpuid(self)
+  for _, name in ipairs{ ... } do
+    local f = feature(name)
+    local e = find(list, f[1], f[2])
+    if e then e[f[3]] = e[f[3]] & ~(1 << f[4]) end
+  end
+  store(self, list)
+  return setmetatable({ cpuid = self, before = before }, Handle)
+end
+
+---Sets the twelve letters of leaf 0, such as "GenuineIntel".
+---@param text string
+---@return minikvm.cpuid.handle
+function cpuid:vendor(text)
+  if type(text) ~= "string" or #text ~= 12 then
+    error("vm.cpuid: a vendor has 12 bytes", 2)
+  end
+  local ebx, edx, ecx = ("<I4I4I4"):unpack(text)
+  return self:set(0, { ebx = ebx, ecx = ecx, edx = edx })
+end
+
+---The cpuid option of kvm.vm: { vendor=, hide={...}, [leaf] = { eax=, ... } }.
+---@param vm minikvm.vm
+---@param o table
+function M.apply(vm, o)
+  for key, value in pairs(o) do
+    if key == "vendor" then
+      vm.cpuid:vendor(value)
+    elseif key == "hide" then
+      vm.cpuid:hide(table.unpack(type(value) == "table" and value or { value }))
+    elseif math.type(key) == "integer" then
+      vm.cpuid:set(key, value)
+    else
+      error(("kvm.vm: option 'cpuid': unknown key %s; there are vendor, hide and numbers of leaves")
+        :format(tostring(key)), 0)
+    end
+  end
+end
+
+return M

@@ -1,0 +1,532 @@
+-- device.lua - devices written in Lua: kvm.device{...}, vm:attach(), and what their handlers get.
+--
+-- A device is described once and attached as often as one likes; each attachment is an instance with
+-- a state of its own. Its registers lie in ports or in guest-physical memory outside RAM; the hooks
+-- beneath are those of vm.ports and vm.mmio. Handlers run on the vCPU's thread under the Lua lock.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+---@class minikvm.register
+---@field name string
+---@field offset integer  bytes from the device's base
+---@field width integer  bytes: 1, 2, 4 or 8
+---@field reset integer  its value after a reset
+---@field access "rw"|"ro"|"wo"
+
+---@class minikvm.definition  what kvm.device returns: see M.define
+local Definition = {}
+Definition.__index = Definition
+Definition.__name = "minikvm.definition"
+
+---@class minikvm.device  an attached instance: what handlers get as their first argument
+---@field name string
+---@field vm minikvm.vm
+---@field state table  the device's own; empty after a reset, before its reset function
+---@field reg table<string, integer>  the registers' values: what was written last, or put there
+---@field irq integer?  its interrupt line
+local Device = {}
+Device.__index = Device
+Device.__name = "minikvm.device"
+
+-- ---- describing a device ----
+
+local WIDTHS <const> = { [1] = true, [2] = true, [4] = true, [8] = true }
+local ACCESS <const> = { rw = true, ro = true, wo = true }
+
+local REGISTER <const> = { name = "string", width = "integer", reset = "integer",
+                           access = { "rw", "ro", "wo" } }
+
+local function problem(where, text, ...)
+  return nil, ("%s: " .. text):format(where, ...)
+end
+
+---One entry of `registers`: a name, or { name=, width=, reset=, access= }.
+local function read_register(offset, entry)
+  local where = ("register at %s"):format(tostring(offset))
+  if math.type(offset) ~= "integer" or offset < 0 or offset > 0xffffff then
+    return problem(where, "an offset is an integer of 0 to 0xffffff")
+  end
+  if type(entry) == "string" then entry = { name = entry } end
+  if type(entry) ~= "table" then return problem(where, "expected a name or { name=, width= }") end
+  local ok, checked = pcall(options.check, "", entry, REGISTER)
+  if not ok then return problem(where, "%s", (checked:gsub("^.-: : ", ""))) end
+  local width = checked.width
+  if not checked.name or checked.name == "" then return problem(where, "it has no name") end
+  if width and not WIDTHS[width] then return problem(where, "a width is 1, 2, 4 or 8 bytes") end
+  return { name = checked.name, offset = offset, width = width, reset = checked.reset or 0,
+           access = checked.access or "rw" }
+end
+
+local function by_offset(a, b) return a.offset < b.offset end
+
+---Registers without a width are as wide as the smallest distance between two of them.
+local function default_width(list)
+  local gap = 8
+  for i = 2, #list do gap = math.min(gap, list[i].offset - list[i - 1].offset) end
+  if #list < 2 then return 1 end
+  return gap >= 8 and 8 or gap >= 4 and 4 or gap >= 2 and 2 or 1
+end
+
+---The registers in order, checked: nil and what is wrong otherwise.
+local function read_registers(given, width)
+  local list, names = {}, {}
+  for offset, entry in pairs(given) do
+    local r, why = read_register(offset, entry)
+    if not r then return nil, why end
+    if names[r.name] then return nil, ("register %s is there twice"):format(r.name) end
+    names[r.name] = r
+    list[#list + 1] = r
+  end
+  table.sort(list, by_offset)
+  local default = width or default_width(list)
+  for i, r in ipairs(list) do
+    r.width = r.width or default
+    local before = list[i - 1]
+    if before and before.offset + before.width > r.offset then
+      return nil, ("registers %s and %s overlap"):format(before.name, r.name)
+    end
+    if r.width < 8 and (r.reset < 0 or r.reset >> (8 * r.width) ~= 0) then
+      return nil, ("register %s: its reset value does not fit in %d bytes"):format(r.name, r.width)
+    end
+  end
+  return list, names
+end
+
+local function handler(value)
+  if type(value) == "function" then return value end
+  if type(value) ~= "table" then return nil, "expected a function, or functions by register" end
+  for name, fn in pairs(value) do
+    if type(fn) ~= "function" then
+      return nil, ("%s: expected a function, got a %s"):format(tostring(name), type(fn))
+    end
+  end
+  return value
+end
+
+local function width(value)
+  if WIDTHS[value] then return value end
+  return nil, "a width is 1, 2, 4 or 8 bytes"
+end
+
+local DEVICE <const> = {
+  name = "string", width = width, size = "integer", irq = "boolean",
+  registers = function(value)
+    if type(value) == "table" then return value end
+    return nil, "expected a table of offsets and names"
+  end,
+  read = handler, write = handler, reset = "function", save = "function", load = "function",
+  attach = "function", detach = "function",
+}
+
+local function check_names(where, handlers, names)
+  if type(handlers) ~= "table" then return end
+  for name in pairs(handlers) do
+    if not names[name] then
+      error(("kvm.device: %s: there is no register %s"):format(where, tostring(name)), 4)
+    end
+  end
+end
+
+---Describes a device.
+---  name       for messages and statistics
+---  registers  { [offset] = "NAME" | { name=, width=, reset=, access="rw"|"ro"|"wo" } }, in bytes
+---             from the base; without registers, handlers get offset and size instead
+---  width      bytes of a register that says none: the smallest distance between two otherwise
+---  size       bytes the device occupies: to the end of its last register otherwise
+---  irq        true: it needs an interrupt line
+---  read       function(device, register, size) -> integer, or such functions by register; a
+---             register without one reads as device.reg[register]
+---  write      function(device, register, value, size), or such functions by register;
+---             device.reg[register] has the value already
+---  reset      function(device): after attach() and vm:reset(), with an empty device.state
+---  save       function(device) -> value of nil, booleans, numbers, strings and tables of them; a
+---             copy of device.state and device.reg otherwise
+---  load       function(device, value): what save gave
+---  attach     function(device), detach function(device): when it comes and goes
+---@param def table
+---@return minikvm.definition
+function M.define(def)
+  local o = options.check("kvm.device", def, DEVICE, 3)
+  o.name = o.name or "device"
+  local list, names = read_registers(o.registers or {}, o.width)
+  if not list then error("kvm.device: " .. names, 3) end
+  o.list, o.names, o.has_registers = list, names, o.registers ~= nil
+  local last = list[#list]
+  o.size = o.size or (last and last.offset + last.width) or 1
+  if o.size < 1 then error("kvm.device: a size is 1 byte or more", 3) end
+  if last and last.offset + last.width > o.size then
+    error(("kvm.device: register %s lies behind its %d bytes"):format(last.name, o.size), 3)
+  end
+  check_names("read", o.read, names)
+  check_names("write", o.write, names)
+  return setmetatable(o, Definition)
+end
+
+-- ---- registers: what an access of any size means ----
+
+local function mask(bytes) return bytes == 8 and -1 or (1 << 8 * bytes) - 1 end
+
+---The register's value as the guest sees it.
+local function read_whole(d, r, size)
+  if r.access == "wo" then return 0 end
+  local fn = d.readers and d.readers[r.name] or d.read_any
+  if not fn then return d.reg[r.name] end
+  local value = fn(d, r.name, size)
+  if math.type(value) ~= "integer" then
+    error(("device %s: reading %s answered %s: it must return an integer")
+      :format(d.name, r.name, value == nil and "nil" or type(value) .. " " .. tostring(value)), 0)
+  end
+  if r.width < 8 and (value < 0 or value > mask(r.width)) then
+    error(("device %s: reading %s answered %d: it does not fit in %d byte%s")
+      :format(d.name, r.name, value, r.width, r.width > 1 and "s" or ""), 0)
+  end
+  return value
+end
+
+local function write_whole(d, r, value, size)
+  if r.access == "ro" then return end
+  d.reg[r.name] = value
+  local fn = d.writers and d.writers[r.name] or d.write_any
+  if fn then fn(d, r.name, value, size) end
+end
+
+---The bytes of registers that an access of `size` bytes at `offset` touches: calls
+---fn(register, first byte in it, bytes, first byte in the access) for each.
+local function each_register(d, offset, size, fn)
+  for _, r in ipairs(d.list) do
+    local from = math.max(offset, r.offset)
+    local to = math.min(offset + size, r.offset + r.width)
+    if from < to then fn(r, from - r.offset, to - from, from - offset) end
+  end
+end
+
+---A part of a register reads as those bytes of it; between registers lie ones.
+local function read_parts(d, offset, size)
+  local value = mask(size)
+  each_register(d, offset, size, function(r, first, bytes, at)
+    local part = read_whole(d, r, bytes) >> 8 * first & mask(bytes)
+    value = value & ~(mask(bytes) << 8 * at) | part << 8 * at
+  end)
+  return value & mask(size)
+end
+
+---A part of a register that is written is the whole one with these bytes changed.
+local function write_parts(d, offset, value, size)
+  each_register(d, offset, size, function(r, first, bytes, at)
+    local part = value >> 8 * at & mask(bytes)
+    local whole = d.reg[r.name] & ~(mask(bytes) << 8 * first) | part << 8 * first
+    write_whole(d, r, whole & mask(r.width), bytes)
+  end)
+end
+
+---The bus's handlers for a device with registers: an access of exactly one is the quick case.
+local function register_handlers(d, base)
+  local exact = {}
+  for _, r in ipairs(d.list) do exact[r.offset] = r end
+  return {
+    read = function(address, size)
+      local r = exact[address - base]
+      if r and r.width == size then return read_whole(d, r, size) end
+      return read_parts(d, address - base, size)
+    end,
+    write = function(address, value, size)
+      local r = exact[address - base]
+      if r and r.width == size then return write_whole(d, r, value, size) end
+      return write_parts(d, address - base, value, size)
+    end,
+  }
+end
+
+---And for one without: it sees offsets.
+local function plain_handlers(d, base)
+  local read, write = d.read_any, d.write_any
+  return {
+    read = read and function(address, size) return read(d, address - base, size) end,
+    write = write and function(address, value, size) write(d, address - base, value, size) end,
+  }
+end
+
+-- ---- interrupt lines: one may be shared ----
+
+---Which devices raise which line: [vm][line][device] = true.
+local raised = setmetatable({}, { __mode = "k" })
+
+local function lines_of(vm)
+  raised[vm] = raised[vm] or {}
+  return raised[vm]
+end
+
+local function set_line(d, level)
+  if not d.irq then
+    error(("device %s has no interrupt line: attach it with irq = LINE"):format(d.name), 3)
+  end
+  local lines = lines_of(d.vm)
+  lines[d.irq] = lines[d.irq] or {}
+  if (lines[d.irq][d] ~= nil) == level then return end
+  lines[d.irq][d] = level or nil
+  d.vm:irq(d.irq, next(lines[d.irq]) ~= nil)
+end
+
+---Raises the device's interrupt line; it stays up until lower().
+function Device:raise() set_line(self, true) end
+
+---Lowers the device's interrupt line; one that others raise too stays up.
+function Device:lower() set_line(self, false) end
+
+-- ---- what handlers may use ----
+
+---Calls fn(device) after some seconds, unless the device is reset or detached before.
+---@param seconds number
+---@param fn fun(device: minikvm.device)
+---@return minikvm.handle
+function Device:after(seconds, fn)
+  local timer
+  timer = self.vm.clock:after(seconds, function()
+    self.timers[timer] = nil
+    fn(self)
+  end)
+  self.timers[timer] = true
+  return timer
+end
+
+---Calls fn(device) every so many seconds, until the device is reset or detached.
+---@param seconds number
+---@param fn fun(device: minikvm.device)
+---@return minikvm.handle
+function Device:every(seconds, fn)
+  local timer = self.vm.clock:every(seconds, function() fn(self) end)
+  self.timers[timer] = true
+  return timer
+end
+
+---Keeps a further hook of the device, such as one from vm.ports:on(), which goes with it.
+---@param handle minikvm.handle
+---@return minikvm.handle
+function Device:keep(handle)
+  self.handles[#self.handles + 1] = handle
+  return handle
+end
+
+---Whether a guest-physical range lies in RAM, as DMA must.
+---@param address integer  as the guest gave it: any 64 bits
+---@param length integer  bytes
+---@return boolean
+function Device:is_ram(address, length)
+  local size = self.vm.memory:size()
+  return length >= 0 and math.ult(address, size + 1) and length <= size - address
+end
+
+---Reads guest memory, as a device does on its own.
+---@param address integer
+---@param length integer  bytes
+---@return string? bytes  nil when the range is not all RAM
+---@return string? why
+function Device:dma_read(address, length)
+  if self:is_ram(address, length) then return self.vm.memory:read(address, length) end
+  return nil, ("device %s: DMA of %d bytes from 0x%x is not all in RAM"):format(self.name, length,
+                                                                             address)
+end
+
+---Writes guest memory.
+---@param address integer
+---@param bytes string
+---@return boolean? done  nil when the range is not all RAM: then nothing was written
+---@return string? why
+function Device:dma_write(address, bytes)
+  if self:is_ram(address, #bytes) then
+    self.vm.memory:write(address, bytes)
+    return true
+  end
+  return nil, ("device %s: DMA of %d bytes to 0x%x is not all in RAM"):format(self.name, #bytes,
+                                                                           address)
+end
+
+-- ---- life ----
+
+---The devices of a VM, in the order in which they came.
+local attached = setmetatable({}, { __mode = "k" })
+
+---@param vm minikvm.vm
+---@return minikvm.device[]
+function M.of(vm) return attached[vm] or {} end
+
+local function drop_timers(d)
+  for timer in pairs(d.timers) do timer:remove() end
+  d.timers = {}
+end
+
+local function reset(d)
+  drop_timers(d)
+  if d.irq then set_line(d, false) end
+  d.state, d.reg = {}, {}
+  for _, r in ipairs(d.list) do d.reg[r.name] = r.reset end
+  if d.definition.reset then d.definition.reset(d) end
+end
+
+---vm:reset() does this when the VM itself is as new.
+---@param vm minikvm.vm
+function M.reset_all(vm)
+  for line in pairs(raised[vm] or {}) do raised[vm][line] = nil end -- the PIC forgot them
+  for _, d in ipairs(M.of(vm)) do reset(d) end
+end
+
+---Takes the device off its VM, which may be running.
+function Device:detach()
+  if self.gone then return end
+  self.gone = true
+  for _, handle in ipairs(self.handles) do handle:remove() end
+  drop_timers(self)
+  if self.irq then set_line(self, false) end
+  local list = M.of(self.vm)
+  for i, other in ipairs(list) do
+    if other == self then table.remove(list, i) break end
+  end
+  if self.definition.detach then self.definition.detach(self) end
+end
+
+---Nothing is left to take off when the VM is closed already.
+function Device:__close()
+  if not self.gone and self.vm.state ~= "closed" then self:detach() end
+end
+
+---Accesses that its registers served so far.
+function Device:hits()
+  local sum = 0
+  for _, handle in ipairs(self.handles) do sum = sum + handle.hits end
+  return sum
+end
+
+local function new_instance(vm, def, o)
+  local read, write = def.read, def.write
+  return setmetatable({
+    name = o.name or def.name, vm = vm, definition = def, list = def.list, irq = o.irq,
+    readers = type(read) == "table" and read or nil, read_any = type(read) == "function" and read
+      or nil,
+    writers = type(write) == "table" and write or nil, write_any = type(write) == "function"
+      and write or nil,
+    state = {}, reg = {}, handles = {}, timers = {},
+  }, Device)
+end
+
+local function place(d, def, o)
+  local base = o.ports or o.mmio
+  if not base then return end
+  local handlers = def.has_registers and register_handlers(d, base) or plain_handlers(d, base)
+  if not (handlers.read or handlers.write) then
+    error(("device %s has neither registers nor handlers"):format(d.name), 0)
+  end
+  handlers.name = ("device %s"):format(d.name)
+  if o.ports then
+    d:keep(d.vm.ports:on(base, base + def.size - 1, handlers))
+  else
+    d:keep(d.vm.mmio:on(base, def.size, handlers))
+  end
+end
+
+local ATTACH <const> = { ports = "integer", mmio = "integer", irq = "integer", name = "string" }
+
+local function check_attach(def, opts)
+  local o = options.check("vm:attach", opts, ATTACH, 4)
+  if o.ports and o.mmio then error("vm:attach: give either 'ports' or 'mmio'", 4) end
+  if not (o.ports or o.mmio) and def.has_registers then
+    error(("vm:attach: device %s has registers: say where, with 'ports' or 'mmio'")
+      :format(def.name), 4)
+  end
+  if def.irq and not o.irq then
+    error(("vm:attach: device %s needs an interrupt line: irq = LINE"):format(def.name), 4)
+  end
+  return o
+end
+
+---Attaches an instance of a device; the VM may be running.
+---@param vm minikvm.vm
+---@param def minikvm.definition
+---@param opts { ports: integer?, mmio: integer?, irq: integer?, name: string? }  first port or
+---  guest-physical address; interrupt line of the PIC; a name for this instance
+---@return minikvm.device
+function M.attach(vm, def, opts)
+  if getmetatable(def) ~= Definition then
+    error("vm:attach: expected a device made by kvm.device{...}", 3)
+  end
+  local o = check_attach(def, opts)
+  local d = new_instance(vm, def, o)
+  if o.irq then vm:irq(o.irq, false) end -- raises when there is no such line
+  local ok, why = pcall(place, d, def, o)
+  if not ok then error((tostring(why):gsub("^[^\n]-%.lua:%d+: ", "")), 3) end
+  attached[vm] = attached[vm] or {}
+  table.insert(attached[vm], d)
+  reset(d)
+  if def.attach then def.attach(d) end
+  return d
+end
+
+-- ---- save and load ----
+
+local function copy(value)
+  if type(value) ~= "table" then return value end
+  local new = {}
+  for key, entry in pairs(value) do new[key] = copy(entry) end
+  return new
+end
+
+---The states of all devices of a VM, in their order.
+---@param vm minikvm.vm
+---@return table
+function M.save_all(vm)
+  local list = {}
+  for i, d in ipairs(M.of(vm)) do
+    local def = d.definition
+    local value
+    if def.save then value = def.save(d) else value = { state = copy(d.state) } end
+    list[i] = { name = d.name, reg = copy(d.reg), value = value,
+                raised = d.irq and lines_of(d.vm)[d.irq] and lines_of(d.vm)[d.irq][d] or false }
+  end
+  return list
+end
+
+---Whether save_all()'s list is one of these devices: nil and what differs otherwise.
+---@param vm minikvm.vm
+---@param list table
+---@return boolean?
+---@return string?
+function M.fits(vm, list)
+  local devices = M.of(vm)
+  if #devices ~= #list then
+    return nil, ("it has %d devices in Lua, the vm %d"):format(#list, #devices)
+  end
+  for i, saved in ipairs(list) do
+    if saved.name ~= devices[i].name then
+      return nil, ("its device %d is %q, the vm's %q"):format(i, saved.name, devices[i].name)
+    end
+  end
+  return true
+end
+
+---Gives every device back what save_all() took.
+---@param vm minikvm.vm
+---@param list table
+function M.load_all(vm, list)
+  for i, d in ipairs(M.of(vm)) do
+    local saved, def = list[i], d.definition
+    d.reg = copy(saved.reg)
+    if def.load then
+      def.load(d, copy(saved.value))
+    else
+      d.state = copy(saved.value and saved.value.state or {})
+    end
+    if d.irq then
+      lines_of(vm)[d.irq] = lines_of(vm)[d.irq] or {}
+      lines_of(vm)[d.irq][d] = saved.raised or nil
+    end
+  end
+end
+
+core.methods "minikvm.vm".attach = function(vm, def, opts)
+  if type(vm) ~= "userdata" then error("call attach with ':' (vm:attach(...))", 2) end
+  return M.attach(vm, def, opts)
+end
+
+return M

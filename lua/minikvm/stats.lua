@@ -1,0 +1,77 @@
+-- stats.lua - vm:stats(): what each port, range and MSR cost, and the table that shows it.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+---@class minikvm.stats.row
+---@field kind "port"|"mmio"|"msr"
+---@field first integer
+---@field last integer
+---@field owner string  who serves it; "nobody"
+---@field accesses integer
+---@field no_exit integer  of these, those that cost no exit to minikvm
+---@field c integer  of the others, those answered in C
+---@field lua integer  and those answered in Lua
+---@field seconds number  spent in the handler and in what it passed on, while timing was on
+
+local Stats = {}
+Stats.__index = Stats
+Stats.__name = "minikvm.stats"
+
+local function row(kind, r)
+  local exits = r.hits - r.quiet
+  return {
+    kind = kind, first = r.first, last = r.last, owner = r.owner or "nobody", accesses = r.hits,
+    no_exit = r.quiet, c = r.owner and not r.script and exits or 0, lua = r.script and exits or 0,
+    seconds = r.seconds,
+  }
+end
+
+local function busiest(a, b)
+  if a.accesses ~= b.accesses then return a.accesses > b.accesses end
+  if a.kind ~= b.kind then return a.kind < b.kind end
+  if a.first ~= b.first then return a.first < b.first end
+  return a.owner < b.owner
+end
+
+local function where(r)
+  local kind = r.kind == "mmio" and "" or r.kind .. " "
+  if r.first == r.last then return ("%s0x%x"):format(kind, r.first) end
+  return ("%s0x%x-0x%x"):format(kind, r.first, r.last)
+end
+
+---The rows as lines of a table, the busiest first.
+---@return string
+function Stats:__tostring()
+  local lines = { ("%-22s %10s %10s %10s %10s %10s  %s"):format("where", "accesses", "no exit", "in C",
+                                                               "in Lua", "ms", "served by") }
+  for _, r in ipairs(self) do
+    lines[#lines + 1] = ("%-22s %10d %10d %10d %10d %10.3f  %s"):format(
+      where(r), r.accesses, r.no_exit, r.c, r.lua, r.seconds * 1e3, r.owner)
+  end
+  return table.concat(lines, "\n")
+end
+
+local OPTIONS <const> = { timing = "boolean", all = "boolean" }
+
+---What was accessed so far, the busiest first; tostring() makes it a table to read. Times are
+---measured while timing is on: `kvm.vm{ stats = true }`, or `timing` here from now on.
+---@param vm minikvm.vm
+---@param opts? { timing: boolean?, all: boolean? }  all: rows without accesses too
+---@return minikvm.stats.row[]
+function M.of(vm, opts)
+  local o = options.check("vm:stats", opts, OPTIONS, 3)
+  local rows = setmetatable({}, Stats)
+  for _, kind in ipairs{ "port", "mmio", "msr" } do
+    for _, r in ipairs(core.stats(vm, kind)) do
+      if r.hits > 0 or o.all then rows[#rows + 1] = row(kind, r) end
+    end
+  end
+  if o.timing ~= nil then core.timing(vm, o.timing) end
+  table.sort(rows, busiest)
+  return rows
+end
+
+return M
