@@ -247,7 +247,7 @@ describe("minikvm doctor", function()
 
   local GROUPS = "root:x:0:\nkvm:x:104:alice\n"
   local WORKS = { ok = true, api = 12, host = "vmx", paging32 = "native", int_n = "native",
-                  iret = "native", caps = { coalesced_pio = true } }
+                  iret = "native", cpuid = "shaped", caps = { coalesced_pio = true } }
 
   ---A host of these files; `denied` ones exist but cannot be read.
   local function host(files, probe, env, owner)
@@ -341,7 +341,7 @@ describe("minikvm doctor", function()
 
   it("explains a paravirtual host", function()
     local probe = { ok = true, api = 12, host = "pvm", paging32 = "assist", int_n = "assist",
-                    iret = "assist", caps = { coalesced_pio = true, sync_regs = false } }
+                    iret = "assist", cpuid = "host", caps = { coalesced_pio = true, sync_regs = false } }
     local text, status = diagnose({ ["/sys/module/kvm_pvm"] = "" }, probe)
     assert.equal(0, status)
     assert.match("ok    processor      no vmx or svm flag; this KVM does without", text)

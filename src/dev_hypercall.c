@@ -69,17 +69,10 @@ static void call_read(struct mk_hypercall *hc, struct mk_io *io)
     answer(hc, io, got);
 }
 
-static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
+/* Carries out a built-in call, whose answer waits for the next IN. */
+static void call_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number)
 {
-    struct mk_hypercall *hc = self;
     struct mk_cpu *cpu = io->cpu;
-    uint8_t number = (uint8_t)value;
-    uint32_t result = 0;
-    hc->answer[cpu->index].pending = false;
-    if (hc->other && hc->other(hc->ctx, io, number, &result)) {
-        answer(hc, io, result);
-        return;
-    }
     uint8_t bl = (uint8_t)cpu->ops->reg(cpu, MK_RBX);
     switch (number) {
     case MK_HC_EXIT:
@@ -95,15 +88,36 @@ static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
     }
 }
 
+static uint32_t take_pending(struct mk_hypercall *hc, unsigned cpu)
+{
+    if (!hc->answer[cpu].pending)
+        return 0;
+    hc->answer[cpu].pending = false;
+    return hc->answer[cpu].value;
+}
+
+uint32_t mk_hypercall_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number)
+{
+    call_builtin(hc, io, number);
+    return take_pending(hc, io->cpu->index);
+}
+
+static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_hypercall *hc = self;
+    uint32_t result = 0;
+    hc->answer[io->cpu->index].pending = false;
+    if (hc->other && hc->other(hc->ctx, io, (uint8_t)value, &result))
+        answer(hc, io, result);
+    else
+        call_builtin(hc, io, (uint8_t)value);
+}
+
 /* An 8-bit IN takes the original convention (0xff: none), a wider one has the status in AH. A
  * GETCHAR answer is never wider than AX. */
 static uint64_t hypercall_in(void *self, struct mk_io *io)
 {
-    struct mk_hypercall *hc = self;
-    if (!hc->answer[io->cpu->index].pending)
-        return 0;
-    hc->answer[io->cpu->index].pending = false;
-    return hc->answer[io->cpu->index].value;
+    return take_pending(self, io->cpu->index);
 }
 
 const struct mk_io_ops mk_hypercall_ops = {

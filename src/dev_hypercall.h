@@ -24,6 +24,8 @@ struct mk_hypercall {
 
 void mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console, struct mk_mem *mem);
 void mk_hypercall_reset(struct mk_hypercall *hc);
+/* Carries out a built-in call and returns its answer; an unknown one ends the vCPU. */
+uint32_t mk_hypercall_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number);
 extern const struct mk_io_ops mk_hypercall_ops;
 
 #endif

@@ -50,6 +50,9 @@ struct mk_frame {
     struct mk_io *io;
     bool in;
     uint64_t value; /* of an OUT */
+    bool call;       /* a hypercall: */
+    uint8_t number;
+    uint64_t order;  /* of the handler whose turn it is */
     struct mk_frame *above;
 };
 
@@ -72,8 +75,7 @@ struct mk_lua_vm {
     struct mk_limits limits; /* defaults of its runs */
     lua_State *anchor;
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
-    int calls[256];  /* hypercall handlers, refs into the handler table; 0: none */
-    uint64_t call_hits[256];
+    struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
     int line_ref, trace_ref, decide_ref;
     _Atomic int none_ref; /* on_unhandled */
     uint64_t none_hits;
@@ -154,6 +156,8 @@ void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 /* Pushes the function that the handlers of one vCPU get as `next`. */
 void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
 /* The core's callbacks into hypercall and line handlers. */
+uint32_t mk_lua_next_call(struct mk_lua_vm *v, const struct mk_frame *frame);
+void mk_lua_free_calls(struct mk_lua_vm *v);
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
 

@@ -51,6 +51,9 @@ static int set_cpuid(lua_State *L)
         list->entries[i] = cpuid_entry(L, lua_gettop(L));
         lua_pop(L, 1);
     }
+    if (v->vm.state != MK_VM_IDLE)
+        return mk_misuse(L, "vm \"%s\" has run: its CPUID can be changed before that, or after "
+                         "reset()", v->vm.name);
     if (mk_vm_set_cpuid(&v->vm, list, &err) < 0)
         return mk_push_err(L, &err);
     lua_pushboolean(L, true);

@@ -180,7 +180,9 @@ static int call_next(lua_State *L)
     struct mk_frame *frame = v->cpu[cpu].frame;
     if (!frame || !v->cpu[cpu].depth)
         return luaL_error(L, "next() belongs to an access that is over: call it inside the handler");
-    if (frame->in) {
+    if (frame->call) {
+        lua_pushinteger(L, mk_lua_next_call(v, frame));
+    } else if (frame->in) {
         lua_pushinteger(L, (lua_Integer)mk_bus_next_in(frame->io));
     } else {
         lua_Integer value = luaL_optinteger(L, 1, (lua_Integer)frame->value);

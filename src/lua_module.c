@@ -91,7 +91,8 @@ static int probe(lua_State *L)
     lua_pushboolean(L, p.ok);
     lua_setfield(L, -2, "ok");
     const char *const texts[][2] = {
-        { "host", p.host }, { "paging32", p.paging32 }, { "int_n", p.int_n }, { "iret", p.iret } };
+        { "host", p.host }, { "paging32", p.paging32 }, { "int_n", p.int_n }, { "iret", p.iret },
+        { "cpuid", p.cpuid } };
     for (size_t i = 0; i < MK_COUNT(texts); i++) {
         lua_pushstring(L, texts[i][1]);
         lua_setfield(L, -2, texts[i][0]);

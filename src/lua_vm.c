@@ -84,6 +84,7 @@ static void close_box(struct mk_lua_vm *v)
         close(v->output_file);
     if (v->terminal)
         mk_tty_restore();
+    mk_lua_free_calls(v);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         free(v->cpu[i].traceback);
     v->open = false;

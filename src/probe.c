@@ -4,6 +4,7 @@
 #include "kvm.h"
 
 #include <linux/kvm.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -94,6 +95,29 @@ static bool keeps_paging(struct probe_vm *p)
            mk_ioctl(p->cpu, KVM_GET_SREGS, &s) == 0 && s.cr0 & 0x80000000;
 }
 
+#define SSE2 (1u << 26) /* of EDX in CPUID leaf 1 */
+
+/* Does a guest see the feature bits it is told, or the host's own? */
+static bool hides_features(struct probe_vm *p, const struct mk_kvm *kvm)
+{
+    static const uint8_t code[] = { 0xb8, 1, 0, 0, 0, 0x0f, 0xa2,      /* mov eax, 1; cpuid */
+                                    0xf7, 0xc2, 0, 0, 0, SSE2 >> 24,   /* test edx, SSE2 */
+                                    0x74, 1, 0xf4, 0xf4 };             /* jz over one of two hlt */
+    size_t size = sizeof(*kvm->cpuid) + kvm->cpuid->nent * sizeof(kvm->cpuid->entries[0]);
+    struct kvm_cpuid2 *list = malloc(size);
+    struct mk_err err;
+    if (!list)
+        return false;
+    memcpy(list, kvm->cpuid, size);
+    for (unsigned i = 0; i < list->nent; i++)
+        if (list->entries[i].function == 1)
+            list->entries[i].edx &= ~SSE2;
+    bool hidden = mk_kvm_set_cpuid(p->cpu, list, &err) == 0 &&
+                  reaches(p, code, sizeof(code), CODE + sizeof(code));
+    free(list);
+    return hidden;
+}
+
 static const char *word(bool native)
 {
     return native ? "native" : "assist";
@@ -104,13 +128,14 @@ static int ask(struct mk_probe *out, const struct mk_kvm *kvm)
 {
     static const uint8_t int_n[] = { 0xcd, GATE };                      /* int 0x40 */
     static const uint8_t iret[] = { 0x9c, 0x0e, 0x68, HANDLER & 0xff, HANDLER >> 8, 0, 0, 0xcf };
-    bool answer[3] = { false };                                    /* pushf, push cs, push, iret */
-    for (int i = 0; i < 3; i++) {
+    bool answer[4] = { false };                                    /* pushf, push cs, push, iret */
+    for (int i = 0; i < 4; i++) {
         struct probe_vm p;
         bool opened = open_vm(&p, kvm, &out->err);
         if (opened)
             answer[i] = i == 0   ? keeps_paging(&p)
                         : i == 1 ? reaches(&p, int_n, sizeof(int_n), HANDLER + 1)
+                        : i == 2 ? hides_features(&p, kvm)
                                  : reaches(&p, iret, sizeof(iret), HANDLER + 1);
         close_vm(&p);
         if (!opened)
@@ -118,7 +143,8 @@ static int ask(struct mk_probe *out, const struct mk_kvm *kvm)
     }
     out->paging32 = word(answer[0]);
     out->int_n = word(answer[1]);
-    out->iret = word(answer[2]);
+    out->iret = word(answer[3]);
+    out->cpuid = answer[2] ? "shaped" : "host";
     return 0;
 }
 
@@ -156,7 +182,7 @@ void mk_probe(struct mk_probe *out)
 {
     struct mk_kvm kvm;
     *out = (struct mk_probe){ .host = host_kind(), .paging32 = "unknown", .int_n = "unknown",
-                              .iret = "unknown" };
+                              .iret = "unknown", .cpuid = "unknown" };
     if (mk_kvm_open(&kvm, &out->err) < 0)
         return;
     out->api = KVM_API_VERSION;

@@ -13,6 +13,7 @@ struct mk_probe {
     const char *host;   /* "vmx", "svm", "pvm" or "unknown" */
     /* "native", "assist" (minikvm helps out) or "unknown" (not ok) */
     const char *paging32, *int_n, *iret;
+    const char *cpuid; /* feature bits: "shaped" as told, the "host"'s own, or "unknown" */
     size_t cap_count;
     struct { const char *name; bool present; } caps[MK_PROBE_CAPS];
 };

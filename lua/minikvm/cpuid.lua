@@ -68,10 +68,7 @@ end
 
 local function store(self, list)
   local ok, why = core.set_cpuid(self, list)
-  if not ok then
-    error("vm.cpuid: " .. why .. ": it can be changed until the vm runs for the first time, and "
-          .. "again after vm:reset()", 3)
-  end
+  if not ok then error("vm.cpuid: " .. why, 3) end
 end
 
 ---@class minikvm.cpuid.handle
@@ -130,13 +127,26 @@ function cpuid:has(name)
   return e ~= nil and e[f[3]] >> f[4] & 1 == 1
 end
 
+local shaped -- what kvm.probe() says of the host, asked once
+
+---Some KVMs show guests the host's own feature bits, whatever they are told.
+local function need_shaping(f, name)
+  shaped = shaped or core.probe().cpuid
+  if shaped == "host" and (f[1] == 1 or f[1] == 7) then
+    error(("vm.cpuid: %q cannot be hidden: this host's KVM shows guests its own feature bits in "
+           .. "leaves 1 and 7 (kvm.probe().cpuid)"):format(name), 3)
+  end
+end
+
 ---Hides features, by their names in /proc/cpuinfo. The instructions may still work: CPUID only tells.
+---An error on hosts where CPUID is not KVM's to answer.
 ---@param ... string
 ---@return minikvm.cpuid.handle
 function cpuid:hide(...)
   local list, before = core.cpuid(self), core.cpuid(self)
   for _, name in ipairs{ ... } do
     local f = feature(name)
+    need_shaping(f, name)
     local e = find(list, f[1], f[2])
     if e then e[f[3]] = e[f[3]] & ~(1 << f[4]) end
   end

@@ -200,10 +200,13 @@ local FEATURES = {
   { key = "paging32", name = "32-bit paging" },
   { key = "int_n", name = "INT n" },
   { key = "iret", name = "IRET" },
+  { key = "cpuid", name = "CPUID features" },
 }
 
 local MEANING = {
   native = { "ok", "native" },
+  shaped = { "ok", "guests see what they are told" },
+  host = { "ok", "guests see this processor's own feature bits: they cannot be hidden" },
   assist = { "ok", "assisted: this KVM cannot, minikvm does it instead (same results, slower)" },
 }
 

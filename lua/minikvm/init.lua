@@ -13,7 +13,7 @@ local M = { _VERSION = core.version }
 
 ---What this host's KVM is and can do, found out by running tiny guests. Never raises.
 ---@return { ok: boolean, why: string?, code: string?, host: string, api: integer, paging32: string,
----  int_n: string, iret: string, caps: table<string, boolean> }
+---  int_n: string, iret: string, cpuid: "shaped"|"host"|"unknown", caps: table<string, boolean> }
 M.probe = core.probe
 
 ---Lets `seconds` pass; other VMs' handlers run meanwhile. An error inside a handler.

@@ -214,6 +214,15 @@ function vm:stats(opts)
   return require("minikvm.stats").of(self, opts)
 end
 
+-- vm.cpuid: lua/minikvm/cpuid.lua, loaded when first used, takes these functions' place.
+local cpuid = core.methods "minikvm.cpuid"
+for _, name in ipairs{ "get", "set", "has", "hide", "vendor" } do
+  cpuid[name] = function(...)
+    require "minikvm.cpuid"
+    return cpuid[name](...)
+  end
+end
+
 ---The function or label that a linear address lies in, when the image has symbols.
 ---@param where integer
 ---@return string? name

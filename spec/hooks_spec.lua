@@ -1,0 +1,477 @@
+-- vm.mmio, vm.msrs, taps, unhandled accesses, hypercalls on top of one another, vm.cpuid.
+
+local support = require "support.guest"
+
+local out, into, program, run = support.out, support.into, support.program, support.run
+
+local BASE <const> = 0xfeb00000
+
+-- The same bytes do the same in 32-bit and 64-bit code: ebx = BASE + offset, then accesses to [ebx].
+local function at(offset) return "\xbb" .. ("<I4"):pack(BASE + offset) end
+local READ <const> = { [1] = "\x8a\x03", [2] = "\x66\x8b\x03", [4] = "\x8b\x03", [8] = "\x48\x8b\x03" }
+local WRITE <const> = { [1] = "\x88\x03", [2] = "\x66\x89\x03", [4] = "\x89\x03", [8] = "\x48\x89\x03" }
+
+---xor eax, eax; mov al/ax/eax/rax, [BASE + offset]; mov [keep], eax or rax
+local function read(keep, offset, size)
+  local wide = size == 8 and "\x48" or ""
+  return "\x31\xc0" .. at(offset) .. READ[size]
+    .. "\xbb" .. ("<I4"):pack(keep) .. wide .. "\x89\x03"
+end
+
+---mov eax, value; mov [BASE + offset], al/ax/eax/rax
+local function write(offset, size, value)
+  local load = size == 8 and "\x48\xb8" .. ("<I8"):pack(value) or "\xb8" .. ("<I4"):pack(value)
+  return load .. at(offset) .. WRITE[size]
+end
+
+local function guest(mode, parts, opts)
+  local o = { mode = mode, memory = "4M" }
+  if mode ~= "protected" then o.map_io = BASE end
+  for key, value in pairs(opts or {}) do o[key] = value end
+  local vm = support.vm(o)
+  assert(vm:load{ bytes = table.concat(parts) .. "\xf4" })
+  return vm
+end
+
+---Records calls as text.
+local function recorder()
+  local log = {}
+  return {
+    read = function(address, size)
+      log[#log + 1] = ("r%x/%d"):format(address - BASE, size)
+      return 0x8877665544332211 & (size == 8 and -1 or (1 << 8 * size) - 1)
+    end,
+    write = function(address, value, size)
+      log[#log + 1] = ("w%x=%x/%d"):format(address - BASE, value, size)
+    end,
+  }, log
+end
+
+describe("vm.mmio", function()
+  if support.without_kvm(pending) then return end
+
+  for _, mode in ipairs{ "protected", "paged", "long" } do
+    it("serves reads and writes of all sizes in mode " .. mode, function()
+      local vm <close> = guest(mode, { read(0x20000, 0, 1), read(0x20008, 0x12, 2),
+                                       read(0x20010, 0x24, 4), write(0x30, 1, 0xab),
+                                       write(0x31, 2, 0xabcd), write(0x43, 4, 0x12345678) })
+      local handlers, log = recorder()
+      local handle = vm.mmio:on(BASE, 0x100, handlers)
+      local reason, info = run(vm)
+      assert.equal("halt", reason, info.text)
+      assert.same({ "r0/1", "r12/2", "r24/4", "w30=ab/1", "w31=abcd/2", "w43=12345678/4" }, log)
+      assert.same({ 0x11, 0x2211, 0x44332211 }, { vm.memory:u32(0x20000), vm.memory:u32(0x20008),
+                                                  vm.memory:u32(0x20010) })
+      assert.equal(6, handle.hits)
+      assert.equal(6, info.served.lua)
+    end)
+  end
+
+  it("serves eight bytes at once in long mode, all 64 bits of them", function()
+    local vm <close> = guest("long", { read(0x20000, 0, 8), write(8, 8, 0x8899aabbccddeeff) })
+    local handlers, log = recorder()
+    vm.mmio:on(BASE, 0x100, handlers)
+    assert.equal("halt", (run(vm)))
+    assert.same({ "r0/8", "w8=8899aabbccddeeff/8" }, log)
+    assert.equal(0x8877665544332211, vm.memory:u64(0x20000))
+  end)
+
+  for size = 2, 8, 2 do
+    if READ[size] then
+      it(("gives an access of %d bytes across two devices to both, byte by byte"):format(size),
+        function()
+          for first = 1, size - 1 do -- bytes that the first device gets
+            local vm <close> = guest("long", { read(0x20000, 0x10 - first, size),
+                                               write(0x10 - first, size, 0x0807060504030201
+                                                     & (size == 8 and -1 or (1 << 8 * size) - 1)) })
+            local a, b = {}, {}
+            local function device(list, base, answer)
+              return { read = function(address, bytes)
+                list[#list + 1] = ("r%d/%d"):format(address - base, bytes)
+                return answer
+              end, write = function(address, value, bytes)
+                list[#list + 1] = ("w%d=%d/%d"):format(address - base, value, bytes)
+              end }
+            end
+            vm.mmio:on(BASE, 0x10, device(a, BASE, 0xaa))
+            vm.mmio:on(BASE + 0x10, 0x10, device(b, BASE + 0x10, 0xbb))
+            assert.equal("halt", (run(vm)))
+            assert.equal(("\xaa"):rep(first) .. ("\xbb"):rep(size - first),
+                         vm.memory:read(0x20000, size))
+            assert.equal(2 * first, #a)
+            assert.equal(2 * (size - first), #b)
+            assert.equal(("r%d/1"):format(0x10 - first), a[1])
+            assert.equal(("w%d=%d/1"):format(0, first + 1), b[size - first + 1])
+          end
+        end)
+    end
+  end
+
+  it("lets an access run over the end of a device into nothing", function()
+    local vm <close> = guest("long", { read(0x20000, 0xe, 4), write(0xe, 4, 0x04030201) })
+    local handlers, log = recorder()
+    vm.mmio:on(BASE, 0x10, handlers)
+    local _, info = run(vm)
+    assert.equal(0xffff1111, vm.memory:u32(0x20000))
+    assert.same({ "re/1", "rf/1", "we=1/1", "wf=2/1" }, log)
+    assert.equal(4, info.served.none)
+  end)
+
+  it("chains override through next, and reads ones beneath everything", function()
+    local vm <close> = guest("long", { read(0x20000, 0, 4), read(0x20008, 0x10, 4) })
+    vm.mmio:const(BASE, 4, 0x1000)
+    vm.mmio:override(BASE, 0x20, { read = function(_, _, next) return next() ~ 1 end })
+    assert.equal("halt", (run(vm)))
+    assert.same({ 0x1001, 0xfffffffe }, { vm.memory:u32(0x20000), vm.memory:u32(0x20008) })
+  end)
+
+  it("lets a range be hooked and unhooked from inside its own handler", function()
+    local vm <close> = guest("protected", { read(0x20000, 0, 4), read(0x20004, 0, 4),
+                                            read(0x20008, 0, 4) })
+    local first
+    first = vm.mmio:on(BASE, 4, { read = function()
+      first:remove()
+      vm.mmio:on(BASE, 4, { read = function() return 2 end })
+      return 1
+    end })
+    assert.equal("halt", (run(vm)))
+    assert.same({ 1, 2, 2 }, { vm.memory:u32(0x20000), vm.memory:u32(0x20004),
+                               vm.memory:u32(0x20008) })
+    assert.equal(1, first.hits)
+  end)
+
+  it("ends the VM when a handler fails or answers nonsense", function()
+    for answer, text in pairs{ [{}] = "answered nil", [1.5] = "answered number 1.5",
+                               ["7"] = "answered string 7", [256] = "answered 256: it does not fit",
+                               [-1] = "answered %-1: it does not fit" } do
+      local vm <close> = guest("protected", { read(0x20000, 0, 1) })
+      if type(answer) == "table" then answer = nil end
+      vm.mmio:on(BASE, 4, { read = function() return answer end })
+      local reason, info = run(vm)
+      assert.equal("error", reason)
+      assert.matches("read handler of address 0xfeb00000 " .. text, info.text)
+    end
+    local vm <close> = guest("protected", { write(0, 4, 1) })
+    vm.mmio:on(BASE, 4, { write = function() error "broken" end })
+    local reason, info = run(vm)
+    assert.equal("error", reason)
+    assert.matches("hooks_spec.lua:%d+: broken", info.text)
+    assert.matches("stack traceback", info.traceback)
+  end)
+
+  it("refuses ranges over RAM, past the end, empty, and owned by others, whom it names", function()
+    local vm <close> = support.vm{ mode = "long", memory = "4M" }
+    local handlers = { read = function() return 0 end, name = "first" }
+    local function refused(text, ...)
+      local ok, why = pcall(vm.mmio.on, vm.mmio, ...)
+      assert.is_false(ok)
+      assert.matches(text, why)
+    end
+    refused("0x3ff000%-0x400fff lie over RAM, which ends at 0x400000", 0x3ff000, 0x2000, handlers)
+    refused("a size is 1 or more", BASE, 0, handlers)
+    refused("0 or more", -8, 4, handlers)
+    refused("behind the last address", math.maxinteger - 1, 4, handlers)
+    refused("unknown handler 'reed'", BASE, 4, { reed = print })
+    refused("neither read nor write", BASE, 4, {})
+    vm.mmio:on(BASE, 0x10, handlers)
+    refused("address 0xfeb00008 belongs to first.*wanted: addresses 0xfeb00008%-0xfeb00017 for second",
+            BASE + 8, 0x10, { read = print, name = "second" })
+    refused("belongs to first", BASE - 4, 0x100, handlers)
+  end)
+
+  it("reaches only what paging maps there", function()
+    local vm <close> = support.vm{ mode = "long", memory = "4M" }
+    vm:load{ bytes = read(0x20000, 0, 4) .. "\xf4" }
+    local handle = vm.mmio:on(BASE, 4, { read = function() return 0 end })
+    assert.equal("shutdown", (run(vm))) -- a page fault, and no IDT
+    assert.equal(0, handle.hits)
+  end)
+end)
+
+describe("a tap", function()
+  if support.without_kvm(pending) then return end
+
+  it("sees what the guest sees and changes nothing", function()
+    local vm <close> = program({ out(0xe9, 0x41), into(0x1000, 0x80), out(0x80, 7), into(0x1004, 0x81) },
+                               { coalesce = false })
+    local log = {}
+    vm.ports:on(0x80, { read = function() return 0x55 end, write = function() end })
+    local function tap(...) log[#log + 1] = table.concat({ ... }, " ") return 99 end
+    local handle = vm.ports:tap({ 0x80, 0x81 }, tap)
+    vm.ports:tap(0xe9, tap)
+    local reason = run(vm)
+    assert.equal("halt", reason)
+    assert.equal("A", (vm.console:text()))
+    assert.same({ "write 233 65 1", "read 128 85 1", "write 128 7 1", "read 129 255 1" }, log)
+    assert.same({ 0x55, 0xff }, { vm.memory:u32(0x1000), vm.memory:u32(0x1004) })
+    assert.equal(3, handle.hits)
+    handle:remove()
+    assert.equal(3, handle.hits)
+  end)
+
+  it("that fails ends the VM", function()
+    local vm <close> = program{ out(0x80, 1) }
+    vm.ports:tap(0x80, function() error "no" end)
+    assert.equal("error", (run(vm)))
+  end)
+end)
+
+describe("vm.msrs", function()
+  if support.without_kvm(pending) then return end
+
+  ---mov ecx, index; rdmsr; mov [keep], eax; mov [keep + 4], edx (32-bit and 64-bit code)
+  local function rdmsr(keep, index)
+    return "\xb9" .. ("<I4"):pack(index) .. "\x0f\x32"
+      .. "\xbb" .. ("<I4"):pack(keep) .. "\x89\x03\x89\x53\x04"
+  end
+  local function wrmsr(index, value)
+    return "\xb9" .. ("<I4"):pack(index) .. "\xb8" .. ("<I4"):pack(value & 0xffffffff)
+      .. "\xba" .. ("<I4"):pack(value >> 32) .. "\x0f\x30"
+  end
+  local OURS <const> = 0x4b564d80 -- one that no processor has
+
+  for _, mode in ipairs{ "protected", "long" } do
+    it("serves reads and writes in mode " .. mode, function()
+      local vm <close> = guest(mode, { rdmsr(0x20000, OURS), wrmsr(OURS, 0x8877665544332211) })
+      local wrote
+      local handle = vm.msrs:on(OURS, { read = function(index, size)
+        assert.same({ OURS, 8 }, { index, size })
+        return 0x8000000000000001
+      end, write = function(_, value) wrote = value end })
+      local reason, info = run(vm)
+      assert.equal("halt", reason, info.text)
+      assert.equal(0x8000000000000001, vm.memory:u64(0x20000))
+      assert.equal(0x8877665544332211, wrote)
+      assert.same({ 2, 1, 1 }, { handle.hits, info.by.rdmsr, info.by.wrmsr })
+    end)
+  end
+
+  it("overrides what KVM has, which next() asks", function()
+    local SYSENTER_ESP <const> = 0x175
+    local vm <close> = guest("long", { wrmsr(SYSENTER_ESP, 0x1000), rdmsr(0x20000, SYSENTER_ESP) })
+    local log = {}
+    vm.msrs:override(SYSENTER_ESP, {
+      write = function(_, value, _, next)
+        log[#log + 1] = value
+        return next(value + 0x234)
+      end,
+      read = function(_, _, next) return next() + 1 end,
+    })
+    local reason, info = run(vm)
+    assert.equal("halt", reason, info.text)
+    assert.same({ 0x1000 }, log)
+    assert.equal(0x1235, vm.memory:u64(0x20000))
+  end)
+
+  it("raises #GP in the guest for a handler that answers false", function()
+    for _, parts in ipairs{ { rdmsr(0x20000, OURS) }, { wrmsr(OURS, 1) } } do
+      local vm <close> = guest("long", parts)
+      vm.msrs:on(OURS, { read = function() return false end, write = function() return false end })
+      assert.equal("shutdown", (run(vm))) -- there is no IDT
+    end
+  end)
+
+  it("forgets a hook that was removed", function()
+    local vm <close> = guest("long", { rdmsr(0x20000, 0x175), "\xf4", rdmsr(0x20008, 0x175) })
+    local handle = vm.msrs:override(0x175, { read = function() return 7 end })
+    run(vm)
+    handle:remove()
+    local _, info = run(vm)
+    assert.same({ 7, 0, 1 }, { vm.memory:u64(0x20000), vm.memory:u64(0x20008), info.by.rdmsr })
+  end)
+
+  it("come back with a reset, latches empty", function()
+    local vm <close> = guest("long", { rdmsr(0x20000, OURS), wrmsr(OURS, 5) })
+    vm.msrs:latch(OURS, 3)
+    for _ = 1, 2 do
+      assert.equal("halt", (run(vm)))
+      assert.equal(3, vm.memory:u64(0x20000))
+      vm:reset()
+    end
+  end)
+
+  it("refuses numbers that are none, and more than KVM's filter holds", function()
+    local vm <close> = support.vm{ mode = "long" }
+    local handlers = { read = function() return 0 end }
+    assert.has_error(function() vm.msrs:on(-1, handlers) end)
+    assert.has_error(function() vm.msrs:on(1 << 32, handlers) end)
+    for i = 1, 16 do vm.msrs:on(i << 20, handlers) end
+    local ok, why = pcall(vm.msrs.on, vm.msrs, 17 << 20, handlers)
+    assert.is_false(ok)
+    assert.matches("too many MSRs far apart", why)
+    vm.msrs:on((16 << 20) + 1, handlers) -- near one that is there
+  end)
+end)
+
+describe("vm:on_unhandled", function()
+  if support.without_kvm(pending) then return end
+
+  it("is shown what nobody serves, and may serve it", function()
+    local vm <close> = guest("long", { read(0x20000, 0, 4), write(4, 4, 9), read(0x20008, 8, 2),
+      "\xb9" .. ("<I4"):pack(0x4b564d81) .. "\x0f\x32\xbb\x10\x00\x02\x00\x89\x03" })
+    local log = {}
+    local handle <close> = vm:on_unhandled(function(what, address, value, size)
+      log[#log + 1] = ("%s %x %s %d"):format(what, address, value, size)
+      if what == "rdmsr" then return 0x77 end
+      if address == BASE then return 0x1234 end
+      return what == "write" and true or nil
+    end)
+    local reason, info = run(vm)
+    assert.equal("halt", reason, info.text)
+    assert.same({ "read feb00000 nil 4", "write feb00004 9 4", "read feb00008 nil 2",
+                  "rdmsr 4b564d81 nil 8" }, log)
+    assert.same({ 0x1234, 0xffff, 0x77 }, { vm.memory:u32(0x20000), vm.memory:u16(0x20008),
+                                            vm.memory:u32(0x20010) })
+    assert.equal(4, handle.hits)
+    assert.same({ 3, 1 }, { info.served.lua, info.served.none })
+  end)
+
+  it("is asked before unhandled=\"fault\" ends the VM", function()
+    local vm <close> = program({ out(0x80, 1), out(0x81, 2) }, { unhandled = "fault" })
+    vm:on_unhandled(function(_, port) return port == 0x80 end)
+    local reason, info = run(vm)
+    assert.equal("fault", reason)
+    assert.matches("OUT to port 0x81: nobody serves it", info.text)
+  end)
+
+  it("ends the VM when its answer makes no sense, and is one at a time", function()
+    local vm <close> = program{ into(0x1000, 0x80) }
+    local handle = vm:on_unhandled(function() return 256 end)
+    assert.has_error(function() vm:on_unhandled(print) end)
+    local reason, info = run(vm)
+    assert.equal("error", reason)
+    assert.matches("on_unhandled handler answered a number", info.text)
+    handle:remove()
+    vm:reset()
+    assert.equal("halt", (run(vm)))
+  end)
+end)
+
+describe("vm.hypercalls", function()
+  if support.without_kvm(pending) then return end
+
+  it("overrides a built-in call by name or number, with next", function()
+    local vm <close> = program{ support.call(1, 0x41), support.call(1, 0x42), support.call(2),
+                                into(0x1000, 0x500, 2) }
+    local seen = {}
+    vm.hypercalls:override("PUTCHAR", function(argument, cpu, next)
+      seen[#seen + 1] = ("%x@%d"):format(argument, cpu)
+      if argument == 0x41 then next() end
+    end)
+    local get = vm.hypercalls:override(2, function(_, _, next) return next() + 1 end)
+    vm.console:send "x"
+    assert.equal("halt", (run(vm)))
+    assert.equal("A", (vm.console:text()))
+    assert.same({ "41@0", "42@0" }, seen)
+    assert.equal(("y"):byte(), vm.memory:u16(0x1000))
+    assert.equal(1, get.hits)
+  end)
+
+  it("stacks handlers, and a tap among them changes nothing", function()
+    local vm <close> = program{ support.call(0x40, 5), into(0x1000, 0x500, 4) }
+    local order = {}
+    vm.hypercalls:define(0x40, "ADD", function(n) order[#order + 1] = "define" return n + 1 end)
+    vm.hypercalls:tap("ADD", function(n) order[#order + 1] = "tap " .. n return 99 end)
+    vm.hypercalls:override("ADD", function(_, _, next) order[#order + 1] = "override" return next() * 2 end)
+    assert.equal("halt", (run(vm)))
+    assert.equal(12, vm.memory:u32(0x1000))
+    assert.same({ "override", "tap 5", "define" }, order)
+  end)
+
+  it("lets handlers remove themselves and those beneath", function()
+    local vm <close> = program{ support.call(0x40, 1), into(0x1000, 0x500, 4), support.call(0x40, 1) }
+    local define = vm.hypercalls:define(0x40, "ONE", function() return 1 end)
+    local over
+    over = vm.hypercalls:override("ONE", function(_, _, next)
+      over:remove()
+      define:remove()
+      return pcall(next) and 7 or 8
+    end)
+    local reason, info = run(vm)
+    assert.equal("fault", reason) -- nobody knows it any more: next() finds that first
+    assert.matches("unknown hypercall 0x40", info.text)
+  end)
+
+  it("refuses names that nobody has", function()
+    local vm <close> = support.vm()
+    local ok, why = pcall(vm.hypercalls.override, vm.hypercalls, "PUTCHR", print)
+    assert.is_false(ok)
+    assert.matches('there is no hypercall "PUTCHR"', why)
+    vm.hypercalls:define(0x40, "X", print)
+    ok, why = pcall(vm.hypercalls.define, vm.hypercalls, 0x40, "Y", print)
+    assert.is_false(ok)
+    assert.matches('defined already, as "X"', why)
+  end)
+end)
+
+describe("vm.cpuid", function()
+  if support.without_kvm(pending) then return end
+
+  ---mov eax, leaf; xor ecx, ecx; cpuid; and the four registers to [keep]
+  local function cpuid(keep, leaf)
+    return "\xb8" .. ("<I4"):pack(leaf) .. "\x31\xc9\x0f\xa2\xbf" .. ("<I4"):pack(keep)
+      .. "\x89\x07\x89\x5f\x04\x89\x4f\x08\x89\x57\x0c"
+  end
+
+  it("is what the guest sees", function()
+    local vm <close> = guest("long", { cpuid(0x20000, 0), cpuid(0x20010, 0x80000001), cpuid(0x20020, 0x40000000) },
+      { cpuid = { vendor = "MinikvmTest!", hide = { "syscall" },
+                  [0x40000000] = { eax = 0x40000000, ebx = 0x6b6e696d } } })
+    assert.is_false(vm.cpuid:has "syscall")
+    local reason, info = run(vm)
+    assert.equal("halt", reason, info.text)
+    assert.equal("MinikvmTest!", vm.memory:read(0x20004, 4) .. vm.memory:read(0x2000c, 4)
+                 .. vm.memory:read(0x20008, 4))
+    assert.equal(0, vm.memory:u32(0x2001c) >> 11 & 1)
+    assert.equal(0x6b6e696d, vm.memory:u32(0x20024))
+    assert.equal(vm.cpuid:get(0x80000001).edx, vm.memory:u32(0x2001c))
+  end)
+
+  it("hides a feature bit, or says that this host shows its own", function()
+    local vm <close> = guest("long", { cpuid(0x20000, 1) })
+    if support.host.cpuid == "host" then
+      local ok, why = pcall(vm.cpuid.hide, vm.cpuid, "sse2")
+      assert.is_false(ok)
+      assert.matches('"sse2" cannot be hidden: this host', why)
+    else
+      vm.cpuid:hide "sse2"
+      run(vm)
+      assert.equal(0, vm.memory:u32(0x2000c) >> 26 & 1)
+    end
+  end)
+
+  it("can be put back, until the vm has run; and again after a reset", function()
+    local vm <close> = guest("long", { cpuid(0x20000, 0) })
+    local before = vm.cpuid:get(0)
+    local handle = vm.cpuid:vendor "ABCDEFGHIJKL"
+    handle:remove()
+    assert.same(before, vm.cpuid:get(0))
+    run(vm)
+    local ok, why = pcall(vm.cpuid.vendor, vm.cpuid, "ABCDEFGHIJKL")
+    assert.is_false(ok)
+    assert.matches("has run: its CPUID can be changed before that, or after reset", why)
+    vm:reset()
+    vm.cpuid:vendor "ABCDEFGHIJKL"
+    run(vm)
+    assert.equal("ABCD", vm.memory:read(0x20004, 4))
+    vm:reset()
+    run(vm)
+    assert.equal("ABCD", vm.memory:read(0x20004, 4))
+  end)
+
+  it("names what is wrong", function()
+    local vm <close> = support.vm()
+    for text, fn in pairs{
+      ['unknown feature "sse22" %(did you mean "sse2"%?%)'] = function() vm.cpuid:hide "sse22" end,
+      ["a vendor has 12 bytes"] = function() vm.cpuid:vendor "Intel" end,
+      ["unknown option 'eaxx'"] = function() vm.cpuid:set(1, { eaxx = 1 }) end,
+      ["ecx: expected an integer"] = function() vm.cpuid:set(1, { ecx = 1 << 32 }) end,
+      ["leaf: expected an integer"] = function() vm.cpuid:get(-1) end,
+      ["unknown key vender"] = function() support.vm{ cpuid = { vender = "x" } } end,
+    } do
+      local ok, why = pcall(fn)
+      assert.is_false(ok)
+      assert.matches(text, why)
+    end
+  end)
+end)
