@@ -121,7 +121,7 @@ static uint32_t run(struct guest *g)
         call(g->cpu, KVM_RUN, NULL);
         if (g->run->exit_reason == KVM_EXIT_HLT)
             return exits;
-        if (g->run->exit_reason != KVM_EXIT_IO)
+        if (g->run->exit_reason != KVM_EXIT_IO && g->run->exit_reason != KVM_EXIT_MMIO)
             errx(1, "exit %u", g->run->exit_reason);
     }
 }

@@ -84,6 +84,14 @@ describe("minikvm run", function()
     assert.same({ status = 0, out = "Hi\n", err = "" }, run_images("P run IMAGE1", { SAY_HI }))
   end)
 
+  it("shows with --stats what each port cost", function()
+    local r = run_images("P run --stats IMAGE1", { SAY_HI })
+    assert.equal("Hi\n", r.out)
+    assert.match("^where +accesses +no exit +in C +in Lua +ms +served by\n[^\n]*port 0x%x+ ", r.err)
+    r = run_images("P run --stats IMAGE1 IMAGE2", { SAY_HI, SAY_HI })
+    assert.equal(2, select(2, r.err:gsub("%[[^%]]+%]\nwhere", "")), r.err)
+  end)
+
   for code, status in pairs{ [0] = 0, [3] = 3, [255] = 255, [256] = 255, [1000] = 255 } do
     it(("ends with %d when the guest exits with %d"):format(status, code), function()
       local r = run_images("P run --name g IMAGE1", { exit_with(code) })
@@ -341,7 +349,8 @@ describe("minikvm doctor", function()
 
   it("explains a paravirtual host", function()
     local probe = { ok = true, api = 12, host = "pvm", paging32 = "assist", int_n = "assist",
-                    iret = "assist", cpuid = "host", caps = { coalesced_pio = true, sync_regs = false } }
+                    iret = "assist", cpuid = "host",
+                    caps = { coalesced_pio = true, sync_regs = false } }
     local text, status = diagnose({ ["/sys/module/kvm_pvm"] = "" }, probe)
     assert.equal(0, status)
     assert.match("ok    processor      no vmx or svm flag; this KVM does without", text)

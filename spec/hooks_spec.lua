@@ -6,10 +6,10 @@ local out, into, program, run = support.out, support.into, support.program, supp
 
 local BASE <const> = 0xfeb00000
 
--- The same bytes do the same in 32-bit and 64-bit code: ebx = BASE + offset, then accesses to [ebx].
+-- The same bytes do the same in 32-bit and 64-bit code: ebx = BASE + offset, accesses to [ebx].
 local function at(offset) return "\xbb" .. ("<I4"):pack(BASE + offset) end
-local READ <const> = { [1] = "\x8a\x03", [2] = "\x66\x8b\x03", [4] = "\x8b\x03", [8] = "\x48\x8b\x03" }
-local WRITE <const> = { [1] = "\x88\x03", [2] = "\x66\x89\x03", [4] = "\x89\x03", [8] = "\x48\x89\x03" }
+local READ <const> = { "\x8a\x03", "\x66\x8b\x03", [4] = "\x8b\x03", [8] = "\x48\x8b\x03" }
+local WRITE <const> = { "\x88\x03", "\x66\x89\x03", [4] = "\x89\x03", [8] = "\x48\x89\x03" }
 
 ---xor eax, eax; mov al/ax/eax/rax, [BASE + offset]; mov [keep], eax or rax
 local function read(keep, offset, size)
@@ -174,8 +174,9 @@ describe("vm.mmio", function()
     refused("unknown handler 'reed'", BASE, 4, { reed = print })
     refused("neither read nor write", BASE, 4, {})
     vm.mmio:on(BASE, 0x10, handlers)
-    refused("address 0xfeb00008 belongs to first.*wanted: addresses 0xfeb00008%-0xfeb00017 for second",
-            BASE + 8, 0x10, { read = print, name = "second" })
+    refused("address 0xfeb00008 belongs to first.*wanted: "
+            .. "addresses 0xfeb00008%-0xfeb00017 for second", BASE + 8, 0x10,
+            { read = print, name = "second" })
     refused("belongs to first", BASE - 4, 0x100, handlers)
   end)
 
@@ -192,8 +193,8 @@ describe("a tap", function()
   if support.without_kvm(pending) then return end
 
   it("sees what the guest sees and changes nothing", function()
-    local vm <close> = program({ out(0xe9, 0x41), into(0x1000, 0x80), out(0x80, 7), into(0x1004, 0x81) },
-                               { coalesce = false })
+    local vm <close> = program({ out(0xe9, 0x41), into(0x1000, 0x80), out(0x80, 7),
+                                 into(0x1004, 0x81) }, { coalesce = false })
     local log = {}
     vm.ports:on(0x80, { read = function() return 0x55 end, write = function() end })
     local function tap(...) log[#log + 1] = table.concat({ ... }, " ") return 99 end
@@ -372,14 +373,18 @@ describe("vm.hypercalls", function()
     local order = {}
     vm.hypercalls:define(0x40, "ADD", function(n) order[#order + 1] = "define" return n + 1 end)
     vm.hypercalls:tap("ADD", function(n) order[#order + 1] = "tap " .. n return 99 end)
-    vm.hypercalls:override("ADD", function(_, _, next) order[#order + 1] = "override" return next() * 2 end)
+    vm.hypercalls:override("ADD", function(_, _, next)
+      order[#order + 1] = "override"
+      return next() * 2
+    end)
     assert.equal("halt", (run(vm)))
     assert.equal(12, vm.memory:u32(0x1000))
     assert.same({ "override", "tap 5", "define" }, order)
   end)
 
   it("lets handlers remove themselves and those beneath", function()
-    local vm <close> = program{ support.call(0x40, 1), into(0x1000, 0x500, 4), support.call(0x40, 1) }
+    local vm <close> = program{ support.call(0x40, 1), into(0x1000, 0x500, 4),
+                                support.call(0x40, 1) }
     local define = vm.hypercalls:define(0x40, "ONE", function() return 1 end)
     local over
     over = vm.hypercalls:override("ONE", function(_, _, next)
@@ -414,7 +419,8 @@ describe("vm.cpuid", function()
   end
 
   it("is what the guest sees", function()
-    local vm <close> = guest("long", { cpuid(0x20000, 0), cpuid(0x20010, 0x80000001), cpuid(0x20020, 0x40000000) },
+    local vm <close> = guest("long",
+      { cpuid(0x20000, 0), cpuid(0x20010, 0x80000001), cpuid(0x20020, 0x40000000) },
       { cpuid = { vendor = "MinikvmTest!", hide = { "syscall" },
                   [0x40000000] = { eax = 0x40000000, ebx = 0x6b6e696d } } })
     assert.is_false(vm.cpuid:has "syscall")

@@ -54,7 +54,8 @@ describe("latch", function()
 
   it("reads as what was written last, and begins anew with a reset", function()
     local vm <close> = program{ into(0x1000, 0x80), out(0x80, 0x5a), into(0x1004, 0x80),
-                                out(0x90, 0x44332211, 4), into(0x1008, 0x91), into(0x100c, 0x90, 4) }
+                                out(0x90, 0x44332211, 4), into(0x1008, 0x91),
+                                into(0x100c, 0x90, 4) }
     local handle = vm.ports:latch(0x80, 3)
     vm.ports:latch{ 0x90, 0x93 }
     for _ = 1, 2 do
@@ -99,7 +100,8 @@ describe("sink", function()
   if support.without_kvm(pending) then return end
 
   it("swallows writes, most of them without an exit, and leaves reads alone", function()
-    local vm <close> = support.code("b9 e8 03 ba 80 00 ee e2 fd ec a2 00 10 f4") -- 1000 times out dx, al
+    -- 1000 times out dx, al
+    local vm <close> = support.code("b9 e8 03 ba 80 00 ee e2 fd ec a2 00 10 f4")
     vm.ports:const(0x80, 9)
     local handle = vm.ports:sink(0x80)
     local _, info = run(vm)
@@ -285,7 +287,7 @@ end)
 describe("vm:stats", function()
   if support.without_kvm(pending) then return end
 
-  it("tells for each range what was served without an exit, in C and in Lua, and how long", function()
+  it("tells for each range what was served without an exit, in C, in Lua, how long", function()
     local vm <close> = program({ out(0x80, 1), into(0x1000, 0x81), into(0x1000, 0x90), out(0xa0, 1),
                                  out(0xa0, 2) }, { stats = true })
     vm.ports:on(0x80, 0x8f, { name = "my device", read = function() return 0 end,
@@ -297,7 +299,8 @@ describe("vm:stats", function()
                 { mine.owner, mine.last, mine.accesses, mine.no_exit, mine.c, mine.lua })
     assert.is_true(mine.seconds > 0 and mine.seconds < 5)
     assert.same({ "const", 1, 1, 0 }, { const.owner, const.accesses, const.c, const.lua })
-    assert.same({ "nobody", 2, 0, 0, 0 }, { none.owner, none.accesses, none.c, none.lua, none.seconds })
+    assert.same({ "nobody", 2, 0, 0, 0 },
+                { none.owner, none.accesses, none.c, none.lua, none.seconds })
     local lines = tostring(vm:stats())
     assert.matches("port 0x80%-0x8f +2 +0 +0 +2 +[%d.]+  my device", lines)
     assert.is_nil(lines:find("hypercall", 1, true)) -- nobody called one

@@ -69,6 +69,7 @@ M.run_spec = {
       help = "pic: interrupt controllers, timer and keyboard of a PC (default: none)" },
     { "--cmdline", value = "TEXT", help = "command line, for guests that read one" },
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
+    { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
@@ -143,7 +144,7 @@ local function new_vm(kvm, opts, i)
     name = name, mode = opts.mode or "real", memory = opts.memory, limits = opts.limit,
     unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
     irqchip = opts.irqchip, page_size = opts.page_size,
-    cmdline = opts.cmdline, assist = not opts.no_assist,
+    cmdline = opts.cmdline, assist = not opts.no_assist, stats = opts.stats,
   }
 end
 
@@ -195,9 +196,15 @@ function M.conclude(name, reason, info)
   return status
 end
 
+local function show_stats(vm, opts)
+  if not opts.stats then return end
+  io.stderr:write(#opts.guests > 1 and ("[%s]\n"):format(vm.name) or "", tostring(vm:stats()), "\n")
+end
+
 local function run_one(vm, opts)
   local reason, info = attempt(vm.name, vm.run, vm, { deadline = opts.deadline })
   local name = vm.name
+  show_stats(vm, opts)
   vm:close() -- the terminal is itself again before we write
   if not reason then return info end
   io.stdout:flush()
@@ -212,6 +219,7 @@ local function run_several(kvm, vms, opts)
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
     status = math.max(status, M.conclude(r.vm.name, r.reason, r.info))
+    show_stats(r.vm, opts)
   end
   return status
 end

@@ -1,8 +1,8 @@
 -- cpuid.lua - vm.cpuid: what the guest is told of its processor.
 --
 -- KVM answers CPUID itself, from a list that can be changed until the VM runs for the first time
--- (api.rst, KVM_SET_CPUID2); nothing exits, so nothing is counted. Leaves and feature bits: Intel SDM
--- volume 2, CPUID; AMD APM volume 3, appendix E.
+-- (api.rst, KVM_SET_CPUID2); nothing exits, so nothing is counted. Leaves and feature bits: Intel
+-- SDM volume 2, CPUID; AMD APM volume 3, appendix E.
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
@@ -41,7 +41,8 @@ local REGISTERS <const> = { eax = "integer", ebx = "integer", ecx = "integer", e
 
 local function find(list, leaf, subleaf)
   for _, e in ipairs(list) do
-    if e.leaf == leaf and (e.flags & SIGNIFICANT_INDEX == 0 or e.subleaf == subleaf) then return e end
+    local any = e.flags & SIGNIFICANT_INDEX == 0
+    if e.leaf == leaf and (any or e.subleaf == subleaf) then return e end
   end
 end
 
@@ -138,8 +139,8 @@ local function need_shaping(f, name)
   end
 end
 
----Hides features, by their names in /proc/cpuinfo. The instructions may still work: CPUID only tells.
----An error on hosts where CPUID is not KVM's to answer.
+---Hides features, by their names in /proc/cpuinfo. The instructions may still work: CPUID only
+---tells. An error on hosts where CPUID is not KVM's to answer.
 ---@param ... string
 ---@return minikvm.cpuid.handle
 function cpuid:hide(...)

@@ -1,8 +1,9 @@
 -- device.lua - devices written in Lua: kvm.device{...}, vm:attach(), and what their handlers get.
 --
--- A device is described once and attached as often as one likes; each attachment is an instance with
--- a state of its own. Its registers lie in ports or in guest-physical memory outside RAM; the hooks
--- beneath are those of vm.ports and vm.mmio. Handlers run on the vCPU's thread under the Lua lock.
+-- A device is described once and attached as often as one likes; each attachment is an instance
+-- with a state of its own. Its registers lie in ports or in guest-physical memory outside RAM; the
+-- hooks beneath are those of vm.ports and vm.mmio. Handlers run on the vCPU's thread under the Lua
+-- lock.
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
@@ -34,7 +35,6 @@ Device.__name = "minikvm.device"
 -- ---- describing a device ----
 
 local WIDTHS <const> = { [1] = true, [2] = true, [4] = true, [8] = true }
-local ACCESS <const> = { rw = true, ro = true, wo = true }
 
 local REGISTER <const> = { name = "string", width = "integer", reset = "integer",
                            access = { "rw", "ro", "wo" } }

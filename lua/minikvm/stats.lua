@@ -45,8 +45,8 @@ end
 ---The rows as lines of a table, the busiest first.
 ---@return string
 function Stats:__tostring()
-  local lines = { ("%-22s %10s %10s %10s %10s %10s  %s"):format("where", "accesses", "no exit", "in C",
-                                                               "in Lua", "ms", "served by") }
+  local lines = { ("%-22s %10s %10s %10s %10s %10s  %s"):format(
+    "where", "accesses", "no exit", "in C", "in Lua", "ms", "served by") }
   for _, r in ipairs(self) do
     lines[#lines + 1] = ("%-22s %10d %10d %10d %10d %10.3f  %s"):format(
       where(r), r.accesses, r.no_exit, r.c, r.lua, r.seconds * 1e3, r.owner)

@@ -82,8 +82,8 @@ local NEW = {
 ---  page_size  long mode: "4K" (default) or "2M"
 ---  map_size   long mode: only the first bytes of RAM appear at their own address
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
----  map_io     paged and long mode: an address outside RAM whose large page (4 MiB, 2 MiB) appears at
----             itself, for devices
+---  map_io     paged and long mode: an address outside RAM whose large page (4 MiB, 2 MiB) appears
+---             at itself, for devices
 ---  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
 ---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
 ---  files      which files the guest may use, from kvm.files; only its own by default
