@@ -76,6 +76,27 @@ describe("vm.mmio", function()
     assert.equal(0x8877665544332211, vm.memory:u64(0x20000))
   end)
 
+  for _, size in ipairs{ 1, 2, 4, 8 } do
+    it(("takes %d bytes at every alignment as one access"):format(size), function()
+      local parts, expected = {}, {}
+      for offset = 0, 7 do
+        parts[#parts + 1] = read(0x20000 + 8 * offset, offset, size)
+        parts[#parts + 1] = write(0x10 + offset, size, offset)
+        expected[#expected + 1] = ("r%x/%d"):format(offset, size)
+        expected[#expected + 1] = ("w%x=%x/%d"):format(0x10 + offset, offset, size)
+      end
+      local vm <close> = guest("long", parts)
+      local handlers, log = recorder()
+      vm.mmio:on(BASE, 0x100, handlers)
+      assert.equal("halt", (run(vm)))
+      assert.same(expected, log)
+      for offset = 0, 7 do
+        assert.equal(("<I8"):pack(0x8877665544332211):sub(1, size),
+                     vm.memory:read(0x20000 + 8 * offset, size))
+      end
+    end)
+  end
+
   for size = 2, 8, 2 do
     if READ[size] then
       it(("gives an access of %d bytes across two devices to both, byte by byte"):format(size),
