@@ -34,7 +34,7 @@ int mk_verdict_of(const char *word)
 
 /* Remembers the last `*` and the last `**`: when the rest does not fit, the star takes one more
  * character, and when that is a '/', the double one does. No exponential case. */
-bool mk_pattern_match(const char *pattern, const char *name)
+bool mk_glob_match(const char *pattern, const char *name)
 {
     const char *star = NULL, *star_name = NULL, *wide = NULL, *wide_name = NULL;
     while (*name || *pattern) {
@@ -77,7 +77,7 @@ static bool can_match(const char *pattern)
 enum mk_verdict mk_policy_match(const struct mk_policy *p, const char *name)
 {
     for (size_t i = 0; i < p->rule_count; i++)
-        if (mk_pattern_match(p->rules[i].pattern, name))
+        if (mk_glob_match(p->rules[i].pattern, name))
             return p->rules[i].verdict;
     return MK_FILE_OWN;
 }

@@ -63,6 +63,6 @@ struct mk_policy *mk_policy_hold(struct mk_policy *p);
 void mk_policy_drop(struct mk_policy *p); /* NULL is fine */
 
 enum mk_verdict mk_policy_match(const struct mk_policy *p, const char *name);
-bool mk_pattern_match(const char *pattern, const char *name);
+bool mk_glob_match(const char *pattern, const char *name);
 
 #endif
