@@ -3,6 +3,7 @@
  * The parts written in Lua are inside this object (embed.S, made by the Makefile from lua/minikvm),
  * so that one file is the whole module. They appear as minikvm.NAME in package.preload; the part
  * called init builds what require "minikvm" returns. */
+#include "lua_copy.h"
 #include "lua_core.h"
 #include "probe.h"
 
@@ -118,7 +119,9 @@ static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods }, { "sleep", sleep_seconds },
                                           { "probe", probe }, { "now", time_now },
-                                          { "disassemble", mk_lua_disassemble }, { NULL, NULL } };
+                                          { "disassemble", mk_lua_disassemble },
+                                          { "pack", mk_lua_pack }, { "unpack", mk_lua_unpack },
+                                          { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);
     lua_setfield(L, -2, "version");
