@@ -12,6 +12,7 @@ LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
 LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
 EDIT_LIBS = $(shell pkg-config --libs libedit)
+ZLIB_LIBS = $(shell pkg-config --libs zlib)
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 
 CC ?= gcc
@@ -79,11 +80,11 @@ minikvm.so: $(B)/minikvm.so
 	@ln -sfn $< $@
 
 $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ)
-	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(ZLIB_LIBS) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
 $(B)/minikvm.so: $(MODULE_OBJ)
-	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
 
 $(B)/%.o: src/%.c Makefile | $(B)
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) $(if $(filter lua_disasm,$*),$(CAPSTONE_CFLAGS)) -MMD -MP -c -o $@ $<
@@ -93,7 +94,7 @@ $(B):
 
 # Unit tests of the core in C: no Lua, and most need no KVM.
 $(TESTS): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Isrc -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Isrc -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(ZLIB_LIBS) $(LDFLAGS)
 
 # The Lua parts, byte for byte, with a table of their names.
 $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)

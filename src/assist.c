@@ -64,16 +64,13 @@ static void raise_exception(struct access *x, uint8_t vector, uint32_t code)
 
 static bool copy(const struct access *x, uint64_t linear, void *data, size_t length, bool write)
 {
-    const struct mk_mem *mem = &x->c->machine->mem;
+    struct mk_mem *mem = &x->c->machine->mem;
     for (size_t i = 0; i < length; i++) {
         struct mk_walk w = mk_walk(mem, &x->s.sregs, (linear + i) & x->mask);
-        uint8_t *at = w.present ? mk_mem_at(mem, w.address, 1) : NULL;
-        if (!at)
+        uint8_t *byte = (uint8_t *)data + i;
+        if (!w.present || !(write ? mk_mem_write(mem, w.address, byte, 1)
+                                  : mk_mem_read(mem, w.address, byte, 1)))
             return false;
-        if (write)
-            *at = ((uint8_t *)data)[i];
-        else
-            ((uint8_t *)data)[i] = *at;
     }
     return true;
 }

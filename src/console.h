@@ -78,4 +78,27 @@ int mk_console_blocked(struct mk_console *con);
 /* Ends the vCPU's unfinished line, so that a listener sees the last one too. */
 void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu);
 
+/* console_save.c: what a snapshot keeps. */
+struct mk_text {
+    char *bytes;
+    size_t length;
+};
+
+struct mk_console_state {
+    struct mk_text input;
+    bool eof;
+    int in_fd;      /* a file that was attached, and how far it was read; -1: none */
+    int64_t in_at;
+    struct {
+        struct mk_text history, line;
+        uint64_t total;
+        uint32_t polls;
+    } stream[MK_MAX_CPUS];
+};
+
+/* False when there is no memory; then nothing was taken, or changed. */
+bool mk_console_save(struct mk_console *con, struct mk_console_state *state);
+bool mk_console_load(struct mk_console *con, const struct mk_console_state *state);
+void mk_console_state_free(struct mk_console_state *state);
+
 #endif

@@ -29,13 +29,13 @@ static uint64_t new_table(struct builder *b)
         return b->root;
     }
     b->lowest -= MK_PAGE;
-    memset(mk_mem_at(b->mem, b->lowest, MK_PAGE), 0, MK_PAGE);
+    memset(mk_mem_edit(b->mem, b->lowest, MK_PAGE), 0, MK_PAGE);
     return b->lowest;
 }
 
 static uint64_t *entry_at(struct builder *b, uint64_t table, uint64_t linear, unsigned shift)
 {
-    return (uint64_t *)mk_mem_at(b->mem, table, MK_PAGE) + (linear >> shift & 511);
+    return (uint64_t *)mk_mem_edit(b->mem, table, MK_PAGE) + (linear >> shift & 511);
 }
 
 /* The table below `table` that `linear` goes through; made when there is none. */
@@ -107,7 +107,7 @@ uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
         return 0;
     gdt(table);
     mk_mem_write(mem, MK_GDT_BASE, table, sizeof(table));
-    memset(mk_mem_at(mem, MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0, MK_IDT_LONG_GATES * 16);
+    memset(mk_mem_edit(mem, MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0, MK_IDT_LONG_GATES * 16);
     write_tss(mem, stack_top(mapping, b.lowest));
     mk_boot_write(mem, boot);
     return b.lowest;

@@ -49,7 +49,7 @@ static uint32_t stack_top(const struct mk_mem *mem)
 void mk_empty_tss(struct mk_mem *mem)
 {
     uint16_t io_map = MK_TSS_SIZE; /* beyond the limit: no port is open to CPL 3 */
-    memset(mk_mem_at(mem, MK_TSS_BASE, MK_TSS_SIZE), 0, MK_TSS_SIZE);
+    memset(mk_mem_edit(mem, MK_TSS_BASE, MK_TSS_SIZE), 0, MK_TSS_SIZE);
     mk_mem_write(mem, MK_TSS_BASE + 102, &io_map, sizeof(io_map));
 }
 
@@ -63,7 +63,7 @@ static void write_tss(struct mk_mem *mem)
 /* All RAM (1 GiB of it at the most), at its own address and once more at 0x80000000. */
 static void write_directory(struct mk_mem *mem)
 {
-    uint32_t *directory = mk_mem_at(mem, MK_PAGE_DIR, MK_PAGE);
+    uint32_t *directory = mk_mem_edit(mem, MK_PAGE_DIR, MK_PAGE);
     memset(directory, 0, MK_PAGE);
     for (uint32_t i = 0; i < MAPPED_PAGES && i * PAGE_4M < mem->size; i++) {
         directory[i] = i << 22 | PDE_LARGE;
@@ -73,7 +73,7 @@ static void write_directory(struct mk_mem *mem)
 
 void mk_prot_map_io(struct mk_mem *mem, uint32_t address)
 {
-    uint32_t *directory = mk_mem_at(mem, MK_PAGE_DIR, MK_PAGE);
+    uint32_t *directory = mk_mem_edit(mem, MK_PAGE_DIR, MK_PAGE);
     directory[address >> 22] = (address >> 22 << 22) | PDE_LARGE;
 }
 
@@ -85,7 +85,7 @@ void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot)
         size_t room = MK_LOAD_BASE - MK_COMMAND_LINE - 1;
         size_t length = strnlen(boot->command_line, room);
         mk_mem_write(mem, MK_COMMAND_LINE, boot->command_line, length);
-        *(uint8_t *)mk_mem_at(mem, MK_COMMAND_LINE + length, 1) = 0;
+        *(uint8_t *)mk_mem_edit(mem, MK_COMMAND_LINE + length, 1) = 0;
         info[4] = MK_COMMAND_LINE;
     }
     mk_mem_write(mem, MK_BOOT_INFO, info, sizeof(info));
@@ -99,7 +99,7 @@ bool mk_prot_tables(struct mk_mem *mem, bool paged, const struct mk_boot *boot)
     gdt(table);
     mk_mem_write(mem, MK_GDT_BASE, table, sizeof(table));
     write_tss(mem);
-    memset(mk_mem_at(mem, MK_IDT_BASE, 256 * 8), 0, 256 * 8);
+    memset(mk_mem_edit(mem, MK_IDT_BASE, 256 * 8), 0, 256 * 8);
     if (paged)
         write_directory(mem);
     mk_boot_write(mem, boot);

@@ -197,11 +197,12 @@ static int64_t transfer(struct mk_file_port *port, const struct block *b)
 {
     if (b->count > INT32_MAX)
         return -EINVAL;
-    void *at = mk_mem_at(port->mem, b->address, b->count);
-    if (!at)
+    if (!mk_mem_at(port->mem, b->address, b->count))
         return -EFAULT;
-    return b->op == MK_FILE_OP_READ ? mk_fsbox_read(port->box, b->fd, at, b->count)
-                                    : mk_fsbox_write(port->box, b->fd, at, b->count);
+    if (b->op == MK_FILE_OP_READ)
+        return mk_fsbox_read(port->box, b->fd, mk_mem_edit(port->mem, b->address, b->count),
+                             b->count);
+    return mk_fsbox_write(port->box, b->fd, mk_mem_at(port->mem, b->address, b->count), b->count);
 }
 
 /* The name is copied in: another vCPU must not change it after the check. */
@@ -249,6 +250,56 @@ static uint64_t block_in(void *self, struct mk_io *io)
         return 0;
     port->answer[io->cpu->index].pending = false;
     return (uint32_t)port->answer[io->cpu->index].value;
+}
+
+/* --- snapshots --- */
+
+static size_t data_used(const struct mk_file_wire *w)
+{
+    size_t read = w->at < w->end && w->end > sizeof(w->result) ? w->end - sizeof(w->result) : 0;
+    return w->op ? w->kept : read;
+}
+
+static bool copy_wire(struct mk_file_wire *to, const struct mk_file_wire *from)
+{
+    size_t used = data_used(from);
+    *to = *from;
+    to->data = used ? malloc(used) : NULL;
+    to->capacity = used;
+    if (used && to->data)
+        memcpy(to->data, from->data, used);
+    return !used || to->data;
+}
+
+bool mk_file_save(const struct mk_file_port *port, unsigned cpu, struct mk_file_wire *wire)
+{
+    return copy_wire(wire, &port->wire[cpu]);
+}
+
+/* What take_argument() and byte_in() rely on. */
+static bool plausible(const struct mk_file_wire *w)
+{
+    uint64_t fixed = fixed_part(w->op);
+    if (w->at > w->end || data_used(w) > w->capacity || data_used(w) > MK_FILE_WIRE_MAX)
+        return false;
+    if (!w->op)
+        return true;
+    uint64_t need = w->have >= fixed ? fixed + variable_part(w) : fixed;
+    return fixed && w->have < need && w->need == need && w->at == w->end &&
+           w->kept <= (w->op == MK_FILE_OP_WRITE && w->have > 8 ? w->have - 8 : 0);
+}
+
+int mk_file_load(struct mk_file_port *port, unsigned cpu, const struct mk_file_wire *wire,
+                 struct mk_err *err)
+{
+    struct mk_file_wire copy;
+    if (!plausible(wire))
+        return mk_fail(err, EINVAL, "file port: saved state of cpu %u is damaged", cpu);
+    if (!copy_wire(&copy, wire))
+        return mk_fail_errno(err, ENOMEM, "file port");
+    free(port->wire[cpu].data);
+    port->wire[cpu] = copy;
+    return 0;
 }
 
 /* --- life --- */

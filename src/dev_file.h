@@ -42,6 +42,13 @@ void mk_file_reset(struct mk_file_port *port);
 /* The vCPU stopped by its own doing: a command it had begun is dropped. */
 void mk_file_drop(struct mk_file_port *port, unsigned cpu);
 
+/* A copy of one vCPU's side, with `data` to be freed: false when there is no memory. */
+bool mk_file_save(const struct mk_file_port *port, unsigned cpu, struct mk_file_wire *wire);
+/* Takes a copy of what was saved. -1, and nothing changed, for one that mk_file_save() cannot have
+ * written, or when there is no memory. */
+int mk_file_load(struct mk_file_port *port, unsigned cpu, const struct mk_file_wire *wire,
+                 struct mk_err *err);
+
 extern const struct mk_io_ops mk_file_byte_ops, mk_file_block_ops;
 
 #endif

@@ -30,34 +30,34 @@ static void call_getchar(struct mk_hypercall *hc, struct mk_io *io)
     answer(hc, io, status << 8 | (c >= 0 ? (uint32_t)c : 0xff));
 }
 
-/* EBX and ECX of the guest: an address and a length to be checked. NULL ends the vCPU. */
-static void *buffer(struct mk_hypercall *hc, struct mk_io *io, const char *name, uint32_t *len)
+/* EBX and ECX of the guest: an address and a length to be checked. False ends the vCPU. */
+static bool buffer(struct mk_hypercall *hc, struct mk_io *io, const char *name, uint32_t *gpa,
+                   uint32_t *len)
 {
-    uint32_t gpa = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RBX);
+    *gpa = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RBX);
     *len = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RCX);
-    void *at = mk_mem_at(hc->mem, gpa, *len);
-    if (!at)
-        io->cpu->ops->end(io->cpu, MK_FAULT, 0, false,
-                          "hypercall %s: 0x%x bytes at 0x%x are not all in RAM", name, *len, gpa);
-    return at;
+    if (mk_mem_at(hc->mem, *gpa, *len))
+        return true;
+    io->cpu->ops->end(io->cpu, MK_FAULT, 0, false,
+                      "hypercall %s: 0x%x bytes at 0x%x are not all in RAM", name, *len, *gpa);
+    return false;
 }
 
 static void call_write(struct mk_hypercall *hc, struct mk_io *io)
 {
-    uint32_t len;
-    const char *bytes = buffer(hc, io, "WRITE", &len);
-    if (!bytes)
+    uint32_t gpa, len;
+    if (!buffer(hc, io, "WRITE", &gpa, &len))
         return;
-    mk_console_write(hc->console, io->cpu, bytes, len);
+    mk_console_write(hc->console, io->cpu, mk_mem_at(hc->mem, gpa, len), len);
     answer(hc, io, len);
 }
 
 static void call_read(struct mk_hypercall *hc, struct mk_io *io)
 {
-    uint32_t len, got = 0;
-    uint8_t *bytes = buffer(hc, io, "READ", &len);
-    if (!bytes)
+    uint32_t gpa, len, got = 0;
+    if (!buffer(hc, io, "READ", &gpa, &len))
         return;
+    uint8_t *bytes = mk_mem_edit(hc->mem, gpa, len);
     int c = len ? mk_console_getc_idle(hc->console, io->cpu) : 0;
     while (got < len && c >= 0) {
         bytes[got++] = (uint8_t)c;

@@ -264,6 +264,25 @@ void mk_uart_reset(struct mk_uart *uart)
     pthread_mutex_unlock(&uart->lock);
 }
 
+void mk_uart_save(struct mk_uart *uart, struct mk_uart_state *state)
+{
+    pthread_mutex_lock(&uart->lock);
+    *state = uart->state;
+    pthread_mutex_unlock(&uart->lock);
+}
+
+void mk_uart_load(struct mk_uart *uart, const struct mk_uart_state *state)
+{
+    pthread_mutex_lock(&uart->lock);
+    uart->state = *state;
+    uart->state.fifo_start %= MK_UART_FIFO;
+    if (uart->state.fifo_count > MK_UART_FIFO)
+        uart->state.fifo_count = MK_UART_FIFO;
+    uart->polls = 0;
+    mk_irq_set(&uart->irq, line_level(&uart->state));
+    pthread_mutex_unlock(&uart->lock);
+}
+
 void mk_uart_init(struct mk_uart *uart, struct mk_console *console)
 {
     *uart = (struct mk_uart){ .console = console };

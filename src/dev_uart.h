@@ -34,6 +34,10 @@ void mk_uart_reset(struct mk_uart *uart);
 /* The console may have input: fill the FIFO, raise the interrupt. */
 void mk_uart_input(struct mk_uart *uart);
 
+/* All that a guest can see. Any content is safe: fields are cut to their range. */
+void mk_uart_save(struct mk_uart *uart, struct mk_uart_state *state);
+void mk_uart_load(struct mk_uart *uart, const struct mk_uart_state *state);
+
 extern const struct mk_io_ops mk_uart_data_ops; /* the first port: its output is coalesced */
 extern const struct mk_io_ops mk_uart_ops;      /* the seven others */
 

@@ -246,7 +246,7 @@ bool mk_image_apply(const struct mk_image *image, struct mk_mem *mem)
         return false;
     for (unsigned i = 0; i < plan->count; i++) {
         const struct mk_segment *s = &plan->segment[i];
-        uint8_t *to = mk_mem_at(mem, s->at, s->mem_bytes);
+        uint8_t *to = mk_mem_edit(mem, s->at, s->mem_bytes);
         expect(to, s->file_bytes);
         memcpy(to, image->bytes + s->offset, s->file_bytes);
         zero(to + s->file_bytes, s->mem_bytes - s->file_bytes);

@@ -69,6 +69,23 @@ static int read_cpuid(struct mk_kvm *kvm, struct mk_err *err)
     return 0;
 }
 
+/* EPT or NPT, unless a parameter of the module says that there is none. */
+static bool nested_paging(void)
+{
+    static const char *const files[] = { "/sys/module/kvm_intel/parameters/ept",
+                                         "/sys/module/kvm_amd/parameters/npt" };
+    for (size_t i = 0; i < MK_COUNT(files); i++) {
+        char c = 0;
+        int fd = open(files[i], O_RDONLY | O_CLOEXEC);
+        bool got = fd >= 0 && read(fd, &c, 1) == 1;
+        if (fd >= 0)
+            close(fd);
+        if (got)
+            return c == 'Y' || c == '1';
+    }
+    return false;
+}
+
 int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
 {
     *kvm = (struct mk_kvm){ .fd = open("/dev/kvm", O_RDWR | O_CLOEXEC) };
@@ -85,6 +102,11 @@ int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
     kvm->sync_regs = synced > 0 && synced & KVM_SYNC_X86_REGS;
     kvm->sync_state = synced > 0 && (synced & 7) == (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS |
                                                      KVM_SYNC_X86_EVENTS);
+    kvm->shadow_paging = !nested_paging();
+    int xsave = mk_kvm_capability(kvm, KVM_CAP_XSAVE2);
+    if (mk_kvm_capability(kvm, KVM_CAP_XSAVE) > 0)
+        kvm->xsave_size = xsave > (int)sizeof(struct kvm_xsave) ? (size_t)xsave
+                                                                : sizeof(struct kvm_xsave);
     return 0;
 }
 

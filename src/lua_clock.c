@@ -13,6 +13,7 @@ struct timer {
     uint64_t period; /* 0: once */
     lua_Integer hits;
     bool dead;
+    bool removed; /* by the script */
 };
 
 #define SHORTEST_NS 10000u
@@ -99,6 +100,7 @@ static int clock_every(lua_State *L)
 static int timer_remove(lua_State *L)
 {
     struct timer *t = luaL_checkudata(L, 1, MK_TIMER);
+    t->removed = true;
     if (!t->dead && t->v->open) {
         t->dead = true;
         if (mk_clock_disarm(&t->v->vm.m.clock, &t->core)) {
@@ -132,6 +134,78 @@ static int clock_index(lua_State *L)
         lua_rawget(L, lua_upvalueindex(1));
     }
     return 1;
+}
+
+/* --- snapshots: the VM does not run, so the list of timers does not change --- */
+
+static struct timer *next_of(struct mk_timer *core)
+{
+    while (core && core->fire != fire)
+        core = core->next; /* a device's */
+    return (struct timer *)core;
+}
+
+/* An entry: { timer, nanoseconds left, function }. */
+void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index)
+{
+    uint64_t now = mk_now();
+    lua_getiuservalue(L, vm_index, 1);
+    int table = lua_gettop(L);
+    lua_pushnil(L);
+    int count = 0;
+    for (struct timer *t = next_of(v->vm.m.clock.first); t; t = next_of(t->core.next)) {
+        if (count++ == 0)
+            lua_newtable(L);
+        lua_createtable(L, 3, 0);
+        lua_rawgeti(L, table, t->self_ref);
+        lua_rawseti(L, -2, 1);
+        lua_pushinteger(L, t->core.at > now ? (lua_Integer)(t->core.at - now) : 0);
+        lua_rawseti(L, -2, 2);
+        lua_rawgeti(L, table, t->function_ref);
+        lua_rawseti(L, -2, 3);
+        lua_rawseti(L, -2, count);
+    }
+    lua_replace(L, table);
+    lua_settop(L, table);
+}
+
+static void end_all(lua_State *L, struct mk_lua_vm *v, int table)
+{
+    struct timer *t;
+    while ((t = next_of(v->vm.m.clock.first))) {
+        mk_clock_disarm(&v->vm.m.clock, &t->core);
+        t->dead = true;
+        release(L, table, t);
+    }
+}
+
+/* The entry on top; those of another VM, or removed since, are passed over. */
+static void arm_again(lua_State *L, struct mk_lua_vm *v, int vm_index, uint64_t now)
+{
+    int entry = lua_gettop(L);
+    lua_rawgeti(L, entry, 1);
+    lua_rawgeti(L, entry, 2);
+    lua_rawgeti(L, entry, 3);
+    struct timer *t = lua_touserdata(L, entry + 1);
+    if (t->v == v && !t->removed) {
+        t->dead = false;
+        t->function_ref = mk_lua_ref(L, vm_index, entry + 3);
+        t->self_ref = mk_lua_ref(L, vm_index, entry + 1);
+        mk_clock_arm(&v->vm.m.clock, &t->core, now + (uint64_t)lua_tointeger(L, entry + 2));
+    }
+    lua_settop(L, entry);
+}
+
+void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list)
+{
+    uint64_t now = mk_now();
+    lua_getiuservalue(L, vm_index, 1);
+    end_all(L, v, lua_gettop(L));
+    lua_pop(L, 1);
+    for (lua_Integer i = 1; lua_istable(L, list) && lua_rawgeti(L, list, i) == LUA_TTABLE; i++) {
+        arm_again(L, v, vm_index, now);
+        lua_pop(L, 1);
+    }
 }
 
 void mk_open_clock(lua_State *L)

@@ -7,6 +7,7 @@
 #define MK_LUA_CORE_H
 
 #include "probe.h"
+#include "snapshot.h"
 #include "vm.h"
 
 #include <lauxlib.h>
@@ -28,6 +29,7 @@
 #define MK_VM_FILES "minikvm.vmfiles" /* vm.files */
 #define MK_SYMBOLS "minikvm.symbols"
 #define MK_HANDLE "minikvm.handle"
+#define MK_SNAPSHOT "minikvm.snapshot"
 
 #define MK_LOOK_NS 20000000u /* how often a blocking call looks for Ctrl-C */
 
@@ -150,6 +152,7 @@ void mk_open_load(lua_State *L);
 void mk_open_clock(lua_State *L);
 void mk_open_keyboard(lua_State *L);
 void mk_open_files(lua_State *L);
+void mk_open_snapshot(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 
@@ -168,6 +171,13 @@ void mk_lua_connect_files(lua_State *L, struct mk_lua_vm *v, int vm_index, int o
 
 /* Lets the VM show the script what nobody serves (lua_unhandled.c). */
 void mk_lua_connect_unhandled(struct mk_lua_vm *v);
+/* Pushes a list of the script's timers that are armed, to arm them again; nil when there are none.
+ * Putting it back ends those that are not in it, and leaves those that the script removed. */
+void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index);
+void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list);
+
+/* The snapshot in field `snapshot` of an options table, or NULL. */
+struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);
 
 int mk_lua_disassemble(lua_State *L);
 

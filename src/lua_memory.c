@@ -5,16 +5,24 @@
 #include <string.h>
 
 /* The range [address, address + length) as host memory; raises when it is not all RAM. */
-static uint8_t *range(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
+static const uint8_t *range(lua_State *L, struct mk_lua_vm *v, lua_Integer address,
+                            lua_Integer length)
 {
     if (length < 0)
         luaL_error(L, "a length of %I bytes", length);
-    void *at = address < 0 ? NULL
-                           : mk_mem_at(&v->vm.m.mem, (uint64_t)address, (uint64_t)length);
+    const void *at = address < 0 ? NULL
+                                 : mk_mem_at(&v->vm.m.mem, (uint64_t)address, (uint64_t)length);
     if (!at)
         luaL_error(L, "%I bytes at address %I are not all in RAM of %I bytes", length, address,
                    (lua_Integer)v->vm.m.mem.size);
     return at;
+}
+
+/* The same to write to. */
+static uint8_t *writable(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
+{
+    range(L, v, address, length);
+    return mk_mem_edit(&v->vm.m.mem, (uint64_t)address, (uint64_t)length);
 }
 
 static void touch_all(struct mk_lua_vm *v)
@@ -39,7 +47,7 @@ static int memory_write(lua_State *L)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     size_t length;
     const char *bytes = luaL_checklstring(L, 3, &length);
-    memcpy(range(L, v, luaL_checkinteger(L, 2), (lua_Integer)length), bytes, length);
+    memcpy(writable(L, v, luaL_checkinteger(L, 2), (lua_Integer)length), bytes, length);
     touch_all(v);
     return 0;
 }
@@ -48,7 +56,8 @@ static int memory_write(lua_State *L)
 static int number(lua_State *L, unsigned bytes)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
-    uint8_t *at = range(L, v, luaL_checkinteger(L, 2), bytes);
+    lua_Integer address = luaL_checkinteger(L, 2);
+    const uint8_t *at = range(L, v, address, bytes);
     uint64_t value = 0;
     if (lua_isnoneornil(L, 3)) {
         memcpy(&value, at, bytes);
@@ -57,7 +66,7 @@ static int number(lua_State *L, unsigned bytes)
     }
     value = (uint64_t)luaL_checkinteger(L, 3);
     luaL_argcheck(L, bytes == 8 || value <= mk_mask(bytes), 3, "value is too large for its width");
-    memcpy(at, &value, bytes);
+    memcpy(writable(L, v, address, bytes), &value, bytes);
     touch_all(v);
     return 0;
 }
@@ -87,7 +96,7 @@ static int memory_fill(lua_State *L)
     lua_Integer length = luaL_checkinteger(L, 3);
     lua_Integer byte = luaL_optinteger(L, 4, 0);
     luaL_argcheck(L, byte >= 0 && byte <= 255, 4, "not a byte");
-    memset(range(L, v, luaL_checkinteger(L, 2), length), (int)byte, (size_t)length);
+    memset(writable(L, v, luaL_checkinteger(L, 2), length), (int)byte, (size_t)length);
     touch_all(v);
     return 0;
 }

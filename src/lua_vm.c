@@ -214,6 +214,7 @@ static int new_vm(lua_State *L)
                      .base = (uint64_t)mk_integer_field(L, 1, "map_base", 0),
                      .io = (uint64_t)mk_integer_field(L, 1, "map_io", 0) },
         .command_line = mk_string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
+    struct mk_snapshot *snap = mk_snapshot_field(L, 1);
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
     config.boot_features = boot_features(lua, config.mode) |
@@ -226,6 +227,11 @@ static int new_vm(lua_State *L)
     lua_createtable(L, 4, 6);
     lua_setiuservalue(L, vm_index, 1);
     luaL_setmetatable(L, MK_VM);
+    if (snap) {
+        config.ram = snap->ram;
+        config.mapping = snap->shape.mapping;
+        config.command_line = snap->shape.command_line;
+    }
     if (mk_vm_open(&v->vm, &lua->kvm, &config, &err) < 0)
         return mk_push_err(L, &err);
     v->open = true;
@@ -234,6 +240,11 @@ static int new_vm(lua_State *L)
     connect(v, mk_true_field(L, 1, "echo"));
     mk_lua_connect_files(L, v, vm_index, 1);
     lua_settop(L, vm_index);
+    if (snap && ((snap->cpuid && mk_vm_set_cpuid(&v->vm, snap->cpuid, &err) < 0) ||
+                 mk_snapshot_restore(snap, &v->vm, true, &err) < 0)) {
+        close_box(v);
+        return mk_push_err(L, &err);
+    }
     return 1;
 }
 

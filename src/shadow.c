@@ -19,16 +19,24 @@ void mk_shadow_forget(struct mk_shadow *s)
     *s = (struct mk_shadow){ .next_slot = 1 };
 }
 
-static int set_slot(const struct mk_mem *mem, int vm_fd, uint32_t slot, const struct mk_run *run)
+static struct mk_slot slot_of(const struct mk_run *run)
 {
-    struct kvm_userspace_memory_region region = { .slot = slot };
-    if (run) {
-        region.flags = run->writable ? 0 : KVM_MEM_READONLY;
-        region.guest_phys_addr = run->linear;
-        region.memory_size = run->length;
-        region.userspace_addr = (uint64_t)(uintptr_t)(mem->ram + run->physical);
-    }
-    return mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
+    return (struct mk_slot){ run->slot, run->linear, run->physical, run->length, !run->writable };
+}
+
+static int add_slot(const struct mk_mem *mem, int vm_fd, const struct mk_run *run)
+{
+    struct mk_slot slot = slot_of(run);
+    return mk_mem_slot(mem, vm_fd, &slot);
+}
+
+/* What was written through it is noted first: the log goes with the slot. */
+static int remove_slot(const struct mk_mem *mem, int vm_fd, struct mk_slot slot)
+{
+    if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+        return -1;
+    slot.length = 0;
+    return mk_mem_slot(mem, vm_fd, &slot);
 }
 
 /* Collects what the tables map, adjacent pages merged. */
@@ -121,13 +129,13 @@ static int replace(struct mk_shadow *s, int vm_fd, struct collection *k, int pas
             new->slot = old->slot;
             i++, j++;
         } else if (old && (!new || old->linear <= new->linear)) {
-            if (pass == 0 && set_slot(k->mem, vm_fd, old->slot, NULL) < 0)
+            if (pass == 0 && remove_slot(k->mem, vm_fd, slot_of(old)) < 0)
                 return -1;
             i++;
         } else {
             if (pass == 1) {
                 new->slot = s->next_slot++;
-                if (set_slot(k->mem, vm_fd, new->slot, new) < 0)
+                if (add_slot(k->mem, vm_fd, new) < 0)
                     return -1;
             }
             j++;
@@ -140,7 +148,7 @@ static int replace(struct mk_shadow *s, int vm_fd, struct collection *k, int pas
 static void renumber(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
 {
     for (size_t i = 0; i < s->run_count; i++)
-        set_slot(mem, vm_fd, s->runs[i].slot, NULL);
+        remove_slot(mem, vm_fd, slot_of(&s->runs[i]));
     s->run_count = 0;
     s->next_slot = 1;
 }
@@ -186,7 +194,8 @@ out:
 int mk_shadow_set(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
                   bool large, struct mk_err *err)
 {
-    if (!s->on && set_slot(mem, vm_fd, 0, NULL) < 0) /* RAM appears where the tables say */
+    if (!s->on && remove_slot(mem, vm_fd, (struct mk_slot){ .length = mem->size }) < 0)
+        /* from now on RAM appears where the tables say */
         return mk_fail_errno(err, errno, "paging assist: memory slot 0");
     s->on = true;
     s->cr3 = cr3;
@@ -202,4 +211,31 @@ bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64
         if (memcmp(s->copies + i * MK_PAGE, mem->ram + s->tables[i], MK_PAGE) != 0)
             return true;
     return false;
+}
+
+int mk_shadow_leave(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err)
+{
+    if (!s->on)
+        return 0;
+    renumber(s, mem, vm_fd);
+    mk_shadow_forget(s);
+    return mk_mem_register(mem, vm_fd, err);
+}
+
+int mk_shadow_collect(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+{
+    for (size_t i = 0; i < s->run_count; i++) {
+        struct mk_slot slot = slot_of(&s->runs[i]);
+        if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int mk_shadow_register(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+{
+    for (size_t i = 0; i < s->run_count; i++)
+        if (add_slot(mem, vm_fd, &s->runs[i]) < 0)
+            return -1;
+    return 0;
 }

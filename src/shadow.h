@@ -35,4 +35,10 @@ int mk_shadow_set(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint
 /* True when mk_shadow_set() would find other tables than last time. */
 bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64_t cr3, bool large);
 
+/* Paging ends: RAM as it is, slot 0, takes the place of the slots. */
+int mk_shadow_leave(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err);
+/* Notes what was written through the slots (mem.h); makes them anew, with a log. -1 with errno. */
+int mk_shadow_collect(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
+int mk_shadow_register(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
+
 #endif

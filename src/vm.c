@@ -4,6 +4,7 @@
 #include "abi.h"
 #include "dev_debugcon.h"
 #include "dev_exit.h"
+#include "ram.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -295,6 +296,14 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
         init_interrupts(vm);
 }
 
+static int open_memory(struct mk_vm *vm, const struct mk_vm_config *config, struct mk_err *err)
+{
+    if (!config->ram)
+        return mk_mem_open(&vm->m.mem, config->memory, err);
+    vm->base = mk_ram_hold(config->ram);
+    return mk_ram_open(config->ram, &vm->m.mem, err);
+}
+
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
                struct mk_err *err)
 {
@@ -302,15 +311,15 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
         return -1;
     init_parts(vm, kvm, config);
     if (mk_fsbox_init(&vm->fsbox, vm->name, config->files, err) < 0 ||
-        mk_mem_open(&vm->m.mem, config->memory, err) < 0 || open_hardware(vm, err) < 0 ||
-        attach_devices(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0) {
+        open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
+        attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
         mk_vm_close(vm);
         return -1;
     }
     return 0;
 }
 
-static void join(struct mk_vm *vm)
+void mk_vm_join(struct mk_vm *vm)
 {
     for (unsigned i = 0; vm->threaded && i < vm->cpus; i++)
         pthread_join(vm->thread[i], NULL);
@@ -323,13 +332,14 @@ void mk_vm_close(struct mk_vm *vm)
         mk_vm_stop(vm, MK_STOPPED);
         mk_vm_wait(vm, REKICK_NS);
     }
-    join(vm);
+    mk_vm_join(vm);
     mk_vm_hooks_free(vm);
     mk_bus_free(&vm->m.bus);
     mk_bus_free(&vm->m.mmio);
     mk_bus_free(&vm->m.msrs);
     close_hardware(vm);
     mk_mem_close(&vm->m.mem);
+    mk_ram_drop(vm->base);
     mk_console_free(&vm->m.console);
     mk_uart_free(&vm->uart);
     mk_file_free(&vm->file);
@@ -369,7 +379,7 @@ static void reset_devices(struct mk_vm *vm)
 
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
 {
-    join(vm);
+    mk_vm_join(vm);
     close_hardware(vm);
     mk_mem_clear(&vm->m.mem);
     mk_console_reset(&vm->m.console);
@@ -466,7 +476,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
 {
     if (check_runnable(vm, err) < 0)
         return -1;
-    join(vm);
+    mk_vm_join(vm);
     begin(vm, limits);
     vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
     for (unsigned i = 0; i < vm->cpus; i++)

@@ -35,6 +35,7 @@ struct mk_vm_config {
     uint32_t boot_features;   /* MK_BOOT_* bits that the caller knows */
     const char *command_line; /* NULL: none */
     struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
+    struct mk_ram *ram;       /* RAM begins with these contents (snapshot.h); NULL: as after load */
 };
 
 #define MK_DEFAULT INT64_MIN /* what the mode does by itself */
@@ -89,6 +90,7 @@ struct mk_vm {
     struct mk_pit pit;
     struct mk_i8042 keyboard;
     struct mk_assist assist;
+    struct mk_ram *base; /* what RAM was a copy of, but for pages written since; NULL: none */
     struct mk_mapping mapping;
     uint64_t tables; /* long mode: where the page tables begin */
     uint32_t boot_features;
@@ -139,6 +141,9 @@ bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
 /* Back to the state after loading: memory, vCPUs, devices, console. */
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
+
+/* For what follows the end of a run: its threads are gone, too. */
+void mk_vm_join(struct mk_vm *vm);
 
 /* For vm.c: the tables of the mode; a vCPU at the start of its program (vm_load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);

@@ -51,6 +51,18 @@ function M.device(def)
   return require("minikvm.device").define(def)
 end
 
+---Reads a snapshot from a file that snapshot:save() wrote.
+---@param path string
+---@return minikvm.snapshot? snapshot
+---@return string? why  "path: why" when it cannot be read, is no snapshot, or is damaged
+---@return string? code  such as "ENOENT"
+function M.load_snapshot(path)
+  if type(path) ~= "string" then
+    error(("kvm.load_snapshot: expected a path, got a %s"):format(type(path)), 2)
+  end
+  return core.load_snapshot(path)
+end
+
 ---Waits for several started VMs to end.
 ---@param vms minikvm.vm[]
 ---@param opts? { timeout: number? }  seconds; those that still run then have reason nil

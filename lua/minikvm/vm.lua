@@ -2,6 +2,7 @@
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local snapshots = require "minikvm.snapshot"
 
 local M = {}
 
@@ -74,6 +75,20 @@ local NEW = {
   end,
 }
 
+---Checked options as the core takes them.
+local function for_core(o)
+  o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
+  o.large = o.page_size == 2 << 20
+  o.uart = o.console == "uart"
+  o.pic = o.irqchip == "pic"
+  o.assist = o.assist ~= false
+  o.coalesce = o.coalesce ~= false
+  o.echo = o.echo ~= false
+  o.fatal = o.unhandled == "fault"
+  for key, value in pairs(o.limits or {}) do o[key] = value end
+  return o
+end
+
 ---Creates a VM.
 ---  name       for messages ("vm")
 ---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
@@ -102,19 +117,9 @@ local NEW = {
 ---@return string? why
 ---@return string? code
 function M.new(opts)
-  local o = options.check("kvm.vm", opts, NEW, 3)
-  local trace = o.trace
-  o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
-  o.large = o.page_size == 2 << 20
-  o.uart = o.console == "uart"
-  o.pic = o.irqchip == "pic"
-  o.assist = o.assist ~= false
-  o.coalesce = o.coalesce ~= false
-  o.echo = o.echo ~= false
-  o.fatal = o.unhandled == "fault"
-  for key, value in pairs(o.limits or {}) do o[key] = value end
+  local o = for_core(options.check("kvm.vm", opts, NEW, 3))
   local new, why, code = core.new_vm(o)
-  if new and trace then core.trace(new, trace) end
+  if new and o.trace then core.trace(new, o.trace) end
   if new and o.stats then core.timing(new, true) end
   if new and o.cpuid then
     local ok, what = pcall(require("minikvm.cpuid").apply, new, o.cpuid)
@@ -123,7 +128,28 @@ function M.new(opts)
       error((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")), 3)
     end
   end
+  if new then snapshots.remember(new, o) end
   return new, why, code
+end
+
+local FROM_SNAPSHOT = { setup = "function" }
+for _, key in ipairs { "name", "echo", "limits", "files", "unhandled", "coalesce", "trace",
+                       "assist" } do
+  FROM_SNAPSHOT[key] = NEW[key]
+end
+
+---What the core makes a VM of a snapshot from, and the script's setup function.
+---@param snap minikvm.snapshot
+---@param opts? table
+---@return table options
+---@return function? setup
+function M.from_snapshot(snap, opts)
+  local o = options.check("snapshot:vm", opts, FROM_SNAPSHOT, 4)
+  local setup = o.setup
+  o.mode, o.memory, o.cpus, o.irqchip = snap.mode, snap.memory, snap.cpus, snap.irqchip
+  o.name = o.name or snap.name
+  o.snapshot, o.setup = snap, nil
+  return for_core(o), setup
 end
 
 local MODULE = { path = "string", bytes = "string", name = "string", text = "string" }
@@ -198,9 +224,11 @@ end
 
 local reset_core = vm.reset
 
----Back to how it was after its load() calls; devices in Lua are reset too.
+---Back to how it was after its load() calls; devices in Lua are reset too. A VM that was made from
+---a snapshot goes back to that.
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:reset()
+  if snapshots.origin(self) then return snapshots.restore(self, snapshots.origin(self)) end
   local done, why, code = reset_core(self)
   local devices = package.loaded["minikvm.device"]
   if done and devices then devices.reset_all(self) end
