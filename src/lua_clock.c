@@ -29,7 +29,10 @@ static void release(lua_State *L, int table, struct timer *t)
 
 static void call(struct timer *t)
 {
+    if (t->v->vm.cpu[0].end.reason == MK_ERROR)
+        return; /* of a timer that was due at the same time */
     t->hits++;
+    t->v->cpu[0].what = "a timer's function";
     mk_lua_push_handler(t->v, 0, t->function_ref);
     mk_lua_call(t->v, 0, 0, 0);
 }

@@ -17,6 +17,7 @@ void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length)
     if (!co)
         return;
     if (v->line_ref) {
+        v->cpu[cpu->index].what = "the line handler";
         mk_lua_push_handler(v, cpu->index, v->line_ref);
         lua_pushlstring(co, line, length);
         lua_pushinteger(co, cpu->index);

@@ -63,7 +63,7 @@ static struct mk_lua *lua_new(lua_State *L)
     lua_setmetatable(L, -2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &registry_key);
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-    lua->main = lua_tothread(L, -1);
+    lua->main = lua->running = lua_tothread(L, -1);
     lua_pop(L, 1);
     lua->script_hook = find_script_hook(L);
     return lua;
@@ -204,20 +204,26 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
     if (!v->cpu[cpu].traceback)
         v->cpu[cpu].traceback = strdup(trace);
     const char *end = strstr(trace, "\nstack traceback:");
-    mk_lua_blame(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
+    if (!mk_limit_blame(v, cpu))
+        mk_lua_blame(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
     lua_pop(co, 1);
 }
 
 bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results)
 {
-    lua_State *co = v->cpu[cpu].co;
+    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    lua_State *co = lc->co;
+    struct mk_guarded before;
     int handler = lua_gettop(co) - arguments;
     lua_pushcfunction(co, describe_error);
     lua_insert(co, handler);
+    mk_guard_enter(v->lua, &lc->guard, co, &before);
     int rc = lua_pcall(co, arguments, results, handler);
+    mk_guard_leave(v->lua, &lc->guard, co, &before);
     lua_remove(co, handler);
     if (rc != LUA_OK)
         handler_failed(v, cpu);
+    lc->what = NULL;
     return rc == LUA_OK;
 }
 

@@ -6,6 +6,7 @@
 #ifndef MK_LUA_CORE_H
 #define MK_LUA_CORE_H
 
+#include "lua_limit.h"
 #include "probe.h"
 #include "snapshot.h"
 #include "vm.h"
@@ -38,9 +39,12 @@ struct mk_lua {
     pthread_mutex_t mutex;
     pthread_cond_t script_turn, handler_turn;
     bool held;
-    unsigned script_waits, handler_waits;
+    _Atomic unsigned script_waits;
+    unsigned handler_waits;
     struct mk_lua_vm *handler_of; /* whose handler runs; only for the holder of the lock */
     lua_State *main;
+    lua_State *volatile running;     /* the coroutine that runs; only for the holder of the lock */
+    struct mk_guard *volatile guard; /* of the call that is in progress; NULL: it has no limit */
     lua_Hook script_hook; /* the C side of debug.sethook() */
     struct mk_kvm kvm;
     bool kvm_open;
@@ -62,6 +66,8 @@ struct mk_lua_cpu {
     lua_State *co;
     unsigned depth; /* handlers in progress, one inside the other */
     struct mk_frame *frame;
+    struct mk_guard guard;
+    const char *what; /* "the trace function": before mk_lua_call(); NULL: as the exit says */
     char *traceback; /* of the handler that failed */
 };
 
@@ -75,6 +81,7 @@ struct mk_lua_vm {
     unsigned busy;        /* and other calls that will look at the VM when they come back */
     lua_Hook hook_before;
     struct mk_limits limits; /* defaults of its runs */
+    uint64_t handler_ns;     /* a handler's time */
     lua_State *anchor;
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
     struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
@@ -180,6 +187,9 @@ void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list
 struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);
 
 int mk_lua_disassemble(lua_State *L);
+/* The first instruction of `bytes` as text; false when it is none, or without capstone. */
+bool mk_disassemble(const uint8_t *bytes, size_t length, unsigned bits, uint64_t address,
+                    char *text, size_t size);
 
 /* Handles: what hooks return. */
 struct mk_handle {

@@ -5,6 +5,7 @@
 
 #include <capstone/capstone.h>
 #include <dlfcn.h>
+#include <stdio.h>
 
 #define STRING(x) #x
 #define NAME(major) "libcapstone.so." STRING(major)
@@ -51,6 +52,23 @@ static void push_instruction(lua_State *L, const cs_insn *insn)
     lua_setfield(L, -2, "size");
     lua_pushfstring(L, insn->op_str[0] ? "%s %s" : "%s", insn->mnemonic, insn->op_str);
     lua_setfield(L, -2, "text");
+}
+
+bool mk_disassemble(const uint8_t *bytes, size_t length, unsigned bits, uint64_t address,
+                    char *text, size_t size)
+{
+    csh handle;
+    struct capstone cs;
+    cs_mode mode = bits == 64 ? CS_MODE_64 : bits == 32 ? CS_MODE_32 : CS_MODE_16;
+    if (!load_library(&cs) || cs.open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
+        return false;
+    cs_insn *insn = cs.malloc(handle);
+    bool known = insn && cs.disasm_iter(handle, &bytes, &length, &address, insn);
+    if (known)
+        snprintf(text, size, insn->op_str[0] ? "%s %s" : "%s", insn->mnemonic, insn->op_str);
+    cs.free(insn, insn ? 1 : 0);
+    cs.close(&handle);
+    return known;
 }
 
 /* disassemble(bytes, bits [, address = 0]) -> list of { address=, size=, text= }, in Intel syntax,

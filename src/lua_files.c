@@ -46,6 +46,7 @@ static enum mk_verdict decide(void *ctx, void *caller, const char *name, unsigne
     enum mk_verdict verdict = MK_FILE_DENY;
     if (!co)
         return verdict;
+    v->cpu[cpu].what = "the decide function";
     mk_lua_push_handler(v, cpu, v->decide_ref);
     lua_pushstring(co, name);
     lua_pushstring(co, mode_of(flags));

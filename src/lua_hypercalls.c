@@ -67,6 +67,7 @@ static void run_call(struct mk_lua_vm *v, struct mk_io *io, struct mk_call *call
                               .above = v->cpu[cpu].frame };
     v->cpu[cpu].frame = &frame;
     call->hits++;
+    v->cpu[cpu].what = "a hypercall's handler";
     mk_lua_push_handler(v, cpu, call->ref);
     lua_pushinteger(co, (lua_Integer)io->cpu->ops->reg(io->cpu, MK_RBX));
     lua_pushinteger(co, cpu);

@@ -145,7 +145,7 @@ static void push_core(lua_State *L)
 int luaopen_minikvm(lua_State *L)
 {
     luaL_checkversion(L);
-    mk_lua_get(L);
+    mk_limit_open(L);
     preload_all(L);
     push_core(L);
     const struct embedded *e = mk_embedded;

@@ -38,6 +38,16 @@ static struct mk_limits limits_field(lua_State *L, int index, const struct mk_li
     return limits;
 }
 
+/* A handler's time: seconds, or false for as long as it likes. */
+static uint64_t handler_field(lua_State *L, int index)
+{
+    int type = lua_getfield(L, index, "handler");
+    uint64_t ns = type == LUA_TNUMBER ? seconds_to_ns(lua_tonumber(L, -1))
+                  : type == LUA_TNIL  ? MK_HANDLER_NS : MK_FOREVER;
+    lua_pop(L, 1);
+    return ns;
+}
+
 /* --- callbacks of the core --- */
 
 static bool interrupted(void *ctx)
@@ -52,13 +62,15 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)
     lua_State *co = cpu->end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu->cpu.index);
     if (!co)
         return;
+    v->cpu[cpu->cpu.index].what = "the trace function";
     mk_lua_push_handler(v, cpu->cpu.index, v->trace_ref);
     lua_pushstring(co, line);
     mk_lua_call(v, cpu->cpu.index, 1, 0);
     mk_lua_exit(v, cpu->cpu.index);
 }
 
-static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .trace = trace };
+static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .trace = trace,
+                                                   .tick = mk_lua_tick };
 
 /* --- life --- */
 
@@ -224,6 +236,7 @@ static int new_vm(lua_State *L)
     memset(v, 0, sizeof(*v));
     v->lua = lua;
     v->limits = limits_field(L, 1, &none);
+    v->handler_ns = handler_field(L, 1);
     lua_createtable(L, 4, 6);
     lua_setiuservalue(L, vm_index, 1);
     luaL_setmetatable(L, MK_VM);

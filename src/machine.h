@@ -21,6 +21,8 @@ struct mk_machine_ops {
     bool (*interrupted)(void *ctx);
     /* One line for every exit. */
     void (*trace)(void *ctx, struct mk_vcpu *cpu, const char *line);
+    /* At every signal to the vCPU's thread, in the signal's handler. */
+    void (*tick)(void *ctx, struct mk_vcpu *cpu);
 };
 
 struct mk_machine {

@@ -21,9 +21,9 @@
  * thread. In the guest, the signal ends KVM_RUN; on the way into it, immediate_exit does. The vCPU
  * clears immediate_exit before it looks at the requests, so none is lost in between. The tick timer
  * signals the same thread without a request: there the handler itself sets immediate_exit, which is
- * why it must find the kvm_run of its thread. */
+ * why it must find the vCPU of its thread. */
 
-static __thread struct kvm_run *my_run;
+static __thread struct mk_vcpu *volatile my_vcpu;
 
 static void set_immediate_exit(struct kvm_run *run, uint8_t value)
 {
@@ -33,9 +33,14 @@ static void set_immediate_exit(struct kvm_run *run, uint8_t value)
 static void on_kick(int signal_number)
 {
     (void)signal_number;
-    struct kvm_run *run = my_run;
-    if (run)
-        set_immediate_exit(run, 1);
+    struct mk_vcpu *c = my_vcpu;
+    if (!c)
+        return;
+    int saved = errno;
+    set_immediate_exit(c->run, 1);
+    if (c->machine->ops && c->machine->ops->tick)
+        c->machine->ops->tick(c->machine->ctx, c);
+    errno = saved;
 }
 
 int mk_kick_setup(struct mk_err *err)
@@ -423,6 +428,7 @@ static bool start_ticks(struct mk_vcpu *c)
         timer_delete(c->tick);
         return false;
     }
+    my_vcpu = c;
     set_ticks(c, MK_TICK_NS);
     return true;
 }
@@ -431,6 +437,7 @@ static void stop_ticks(struct mk_vcpu *c)
 {
     timer_delete(c->tick);
     timer_delete(c->alarm);
+    my_vcpu = NULL;
 }
 
 static void publish(struct mk_vcpu *c, bool running)
@@ -438,7 +445,6 @@ static void publish(struct mk_vcpu *c, bool running)
     pthread_mutex_lock(&c->lock);
     c->thread = pthread_self();
     c->running = running;
-    my_run = running ? c->run : NULL;
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -462,18 +468,20 @@ void mk_vcpu_run(struct mk_vcpu *c)
     c->exits_before = c->counters.exits;
     c->output_before = c->machine->console.stream[c->cpu.index].total;
     publish(c, true);
-    if (start_ticks(c)) {
+    bool ticks = start_ticks(c);
+    if (ticks) {
         set_immediate_exit(c->run, 1); /* look around before the first instruction */
         while (c->end.reason == MK_RUNNING)
             trip(c);
         if (c->end.reason != MK_STOPPED)
             finish_output(c);
-        stop_ticks(c);
     } else {
         mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
     }
     publish(c, false);
     mk_vcpu_complete(c);
-    mk_console_end_lines(&c->machine->console, &c->cpu);
+    mk_console_end_lines(&c->machine->console, &c->cpu); /* its listener may be one for the tick */
     mk_console_flush(&c->machine->console);
+    if (ticks)
+        stop_ticks(c);
 }

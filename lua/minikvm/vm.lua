@@ -58,8 +58,16 @@ local function page_size(value)
   return nil, ("expected \"4K\" or \"2M\", got %s"):format(tostring(value))
 end
 
+---Seconds, or false for no limit.
+local function handler_limit(value)
+  if value == false or type(value) == "number" and value > 0 and value < math.huge then
+    return value
+  end
+  return nil, ("expected seconds (more than 0) or false, got %s"):format(tostring(value))
+end
+
 local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
-                 output = "size" }
+                 output = "size", handler = handler_limit }
 
 local NEW = {
   name = "string", memory = check_memory, cpus = between(1, 4),
@@ -105,7 +113,8 @@ end
 ---  console    what the guest is told to print to: "hypercall" (the default) or "uart"; all work
 ---  cmdline    text for the guest's boot information
 ---  assist     false: never do for a weak KVM what it cannot do itself
----  limits     { exits=, seconds=, output= } of every run
+---  limits     { exits=, seconds=, output=, handler= } of every run; handler: seconds that one of
+---             its handlers may take (10), false for as long as it likes
 ---  unhandled  "ignore": ports nobody serves read all ones; "fault": they end the VM
 ---  coalesce   false: every output byte is an exit of its own, so that counts are exact
 ---  echo       whether guest output goes to stdout (true)

@@ -1,0 +1,416 @@
+/* lua_limit.c - see lua_limit.h. */
+#include "lua_limit.h"
+
+#include "lua_core.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* As interpreters do at Ctrl-C: mk_lua_interrupted() knows it by these. */
+#define EVERY (LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT)
+
+/* --- the hook --- */
+
+/* "script.lua:12", the innermost line of the script's own. */
+static void where_is(lua_State *L, char *text, size_t size)
+{
+    lua_Debug ar;
+    snprintf(text, size, "?");
+    for (int level = 0; lua_getstack(L, level, &ar) && lua_getinfo(L, "Sl", &ar); level++)
+        if (ar.currentline > 0 && strncmp(ar.source, "@minikvm/", 9) != 0) {
+            snprintf(text, size, "%s:%d", ar.short_src, ar.currentline);
+            return;
+        }
+}
+
+static const char *reason_of(enum mk_due due)
+{
+    switch (due) {
+    case MK_DUE_DEADLINE: return "the run's deadline passed";
+    case MK_DUE_STOP: return "stopped from outside";
+    default: return "it took too long";
+    }
+}
+
+static void raise_due(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    struct mk_guard *g = mk_lua_get(L)->guard;
+    if (!g || !g->due) { /* left over in a coroutine from a call that has ended */
+        lua_sethook(L, NULL, 0, 0);
+        return;
+    }
+    if (!g->raised)
+        where_is(L, g->text, sizeof(g->text));
+    g->raised = true;
+    lua_pushfstring(L, "%s: %s", g->text, reason_of(g->due));
+    lua_error(L);
+}
+
+void mk_guard_arm(lua_State *L)
+{
+    lua_sethook(L, raise_due, EVERY, 1);
+}
+
+/* --- guards --- */
+
+void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co, struct mk_guarded *before)
+{
+    before->running = lua->running;
+    before->guard = lua->guard;
+    if (g->depth == 0) {
+        g->since = g->asked = 0;
+        g->due = MK_DUE_NOT;
+        g->raised = false;
+    }
+    lua->running = co;
+    lua->guard = g;
+    g->depth++;
+}
+
+void mk_guard_leave(struct mk_lua *lua, struct mk_guard *g, lua_State *co,
+                    const struct mk_guarded *before)
+{
+    g->depth--;
+    lua->running = before->running;
+    lua->guard = before->guard;
+    if (g->depth == 0 && g->due)
+        lua_sethook(co, NULL, 0, 0);
+}
+
+/* --- handlers --- */
+
+static enum mk_due wish(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t now)
+{
+    const struct mk_lua *lua = v->lua;
+    if (atomic_load(&c->requests) & MK_REQ_STOP)
+        return MK_DUE_STOP;
+    if (now >= v->vm.m.deadline)
+        return MK_DUE_DEADLINE;
+    bool waits = v->in_run || atomic_load(&lua->script_waits);
+    return waits && mk_lua_interrupted(lua, v->in_run ? v->hook_before : lua_gethook(lua->main))
+               ? MK_DUE_STOP : MK_DUE_NOT;
+}
+
+static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_guard *g,
+                        uint64_t now)
+{
+    if (now - g->since >= v->handler_ns)
+        return MK_DUE_HANDLER;
+    enum mk_due due = wish(v, c, now);
+    if (due && !g->asked)
+        g->asked = now;
+    return due && now - g->asked >= MK_GRACE_NS ? due : MK_DUE_NOT;
+}
+
+void mk_lua_tick(void *ctx, struct mk_vcpu *c)
+{
+    struct mk_lua_vm *v = ctx;
+    struct mk_guard *g = &v->cpu[c->cpu.index].guard;
+    if (g->depth == 0)
+        return;
+    uint64_t now = mk_now();
+    if (g->since == 0)
+        g->since = now;
+    if (!g->due) {
+        g->ran = now - g->since;
+        g->due = look(v, c, g, now);
+    }
+    if (g->due)
+        mk_guard_arm(v->lua->running);
+}
+
+/* --- what is said about it --- */
+
+static bool moves_port(uint8_t opcode)
+{
+    return (opcode >= 0x6c && opcode <= 0x6f) || (opcode >= 0xe4 && opcode <= 0xe7) ||
+           (opcode >= 0xec && opcode <= 0xef);
+}
+
+/* KVM may have moved RIP behind an OUT already: then its bytes are just before. */
+static uint64_t find_access(struct mk_vcpu *c, uint64_t rip, const uint8_t *before,
+                            const uint8_t *code, unsigned length)
+{
+    unsigned i = 0;
+    if (c->run->exit_reason != KVM_EXIT_IO)
+        return rip;
+    while (i < length && (code[i] == 0x66 || code[i] == 0xf3 || code[i] == 0xf2))
+        i++;
+    if ((i < length && moves_port(code[i])) || rip < 3)
+        return rip;
+    if (moves_port(before[2]) && (before[2] & 0xfc) != 0xe4)
+        return rip - 1 - (before[1] == 0x66 || before[1] == 0xf3);
+    if (moves_port(before[1]) && (before[1] & 0xfc) == 0xe4)
+        return rip - 2 - (before[0] == 0x66);
+    return rip;
+}
+
+/* The bytes at a linear address, as far as they are mapped to RAM. */
+static unsigned fetch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
+                      unsigned length)
+{
+    for (unsigned i = 0; i < length; i++) {
+        struct mk_walk w = mk_walk(&c->machine->mem, s, s->cs.l ? at + i : (uint32_t)(at + i));
+        if (!w.present || !mk_mem_read(&c->machine->mem, w.address, &bytes[i], 1))
+            return i;
+    }
+    return length;
+}
+
+static void instruction(const uint8_t *code, unsigned length, unsigned bits, uint64_t rip,
+                        char *text, size_t size)
+{
+    if (mk_disassemble(code, length, bits, rip, text, size))
+        return;
+    int used = snprintf(text, size, length ? "bytes" : "no RAM there");
+    for (unsigned i = 0; i < length && i < 8; i++)
+        used += snprintf(text + used, size - (size_t)used, " %02x", code[i]);
+}
+
+/* "rip 0x1004: in al, dx" */
+static void describe_guest(struct mk_vcpu *c, char *text, size_t size)
+{
+    struct kvm_sregs s;
+    uint8_t before[3] = { 0 }, code[15];
+    char insn[100];
+    uint64_t rip = mk_vcpu_regs(c)->rip;
+    if (mk_vcpu_sregs(c, &s) < 0) {
+        snprintf(text, size, "rip 0x%llx", (unsigned long long)rip);
+        return;
+    }
+    mk_assist_believed(c, &s);
+    unsigned length = fetch(c, &s, s.cs.base + rip, code, sizeof(code));
+    if (rip >= 3 && fetch(c, &s, s.cs.base + rip - 3, before, 3) == 3)
+        rip = find_access(c, rip, before, code, length);
+    length = fetch(c, &s, s.cs.base + rip, code, sizeof(code));
+    instruction(code, length, s.cs.l ? 64 : s.cs.db ? 32 : 16, rip, insn, sizeof(insn));
+    snprintf(text, size, "rip 0x%llx: %s", (unsigned long long)rip, insn);
+}
+
+/* What the handler answered: as its glue said, or else the exit that is being served. */
+static void describe_handler(const struct mk_lua_vm *v, unsigned cpu, char *text, size_t size)
+{
+    const struct kvm_run *run = v->vm.cpu[cpu].run;
+    if (v->cpu[cpu].what)
+        snprintf(text, size, "%s", v->cpu[cpu].what);
+    else if (run->exit_reason == KVM_EXIT_IO)
+        snprintf(text, size, "the handler of port 0x%x", run->io.port);
+    else if (run->exit_reason == KVM_EXIT_MMIO)
+        snprintf(text, size, "the handler of address 0x%llx",
+                 (unsigned long long)run->mmio.phys_addr);
+    else if (run->exit_reason == KVM_EXIT_X86_RDMSR || run->exit_reason == KVM_EXIT_X86_WRMSR)
+        snprintf(text, size, "the handler of MSR 0x%x", run->msr.index);
+    else
+        snprintf(text, size, "a handler");
+}
+
+static enum mk_reason verdict(enum mk_due due, struct mk_vcpu *c)
+{
+    enum mk_reason asked = (enum mk_reason)atomic_load(&c->stop_reason);
+    if (due == MK_DUE_DEADLINE)
+        return MK_DEADLINE;
+    return due == MK_DUE_STOP ? (asked ? asked : MK_STOPPED) : MK_ERROR;
+}
+
+bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu)
+{
+    struct mk_vcpu *c = &v->vm.cpu[cpu];
+    const struct mk_guard *g = &v->cpu[cpu].guard;
+    char handler[60], guest[140], why[60];
+    if (!g->due || !g->raised)
+        return false;
+    describe_handler(v, cpu, handler, sizeof(handler));
+    describe_guest(c, guest, sizeof(guest));
+    if (g->due == MK_DUE_HANDLER)
+        snprintf(why, sizeof(why), "its limit is %g s", (double)v->handler_ns / 1e9);
+    else
+        snprintf(why, sizeof(why), "%s", reason_of(g->due));
+    c->end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
+    mk_vcpu_end(c, verdict(g->due, c), 0, true,
+                "%s: %s was ended after %.1f s: %s; the guest waits at %s", g->text, handler,
+                (double)g->ran / 1e9, why, guest);
+    return true;
+}
+
+/* --- coroutines and xpcall that know of guards --- */
+
+static struct mk_lua *lua_of(lua_State *L)
+{
+    return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+static bool is_due(const struct mk_lua *lua)
+{
+    return lua->guard && lua->guard->due;
+}
+
+static lua_State *check_coroutine(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, 1);
+    luaL_argexpected(L, co, 1, "coroutine");
+    return co;
+}
+
+/* As in lcorolib.c: the number of results moved to L, or -1 with a message. */
+static int resume(lua_State *L, lua_State *co, int arguments)
+{
+    struct mk_lua *lua = lua_of(L);
+    int count;
+    if (!lua_checkstack(co, arguments)) {
+        lua_pushliteral(L, "too many arguments to resume");
+        return -1;
+    }
+    lua_xmove(L, co, arguments);
+    lua_State *before = lua->running;
+    lua->running = co;
+    if (is_due(lua))
+        mk_guard_arm(co);
+    int status = lua_resume(co, L, arguments, &count);
+    lua->running = before;
+    if (is_due(lua))
+        mk_guard_arm(L);
+    if (status != LUA_OK && status != LUA_YIELD) {
+        lua_xmove(co, L, 1);
+        return -1;
+    }
+    if (!lua_checkstack(L, count + 1)) {
+        lua_pop(co, count);
+        lua_pushliteral(L, "too many results to resume");
+        return -1;
+    }
+    lua_xmove(co, L, count);
+    return count;
+}
+
+static int co_resume(lua_State *L)
+{
+    lua_State *co = check_coroutine(L);
+    int count = resume(L, co, lua_gettop(L) - 1);
+    lua_pushboolean(L, count >= 0);
+    lua_insert(L, count >= 0 ? -(count + 1) : -2);
+    return count >= 0 ? count + 1 : 2;
+}
+
+/* Runs the pending __close methods of a coroutine; false with a message on it when one failed. */
+static bool reset(lua_State *L, lua_State *co)
+{
+    struct mk_lua *lua = lua_of(L);
+    lua_State *before = lua->running;
+    lua->running = co;
+    if (is_due(lua))
+        mk_guard_arm(co);
+    bool fine = lua_resetthread(co) == LUA_OK;
+    lua->running = before;
+    if (is_due(lua))
+        mk_guard_arm(L);
+    return fine;
+}
+
+/* One that was ended by us is not closed: in there hooks are off. */
+static int wrapped(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, lua_upvalueindex(2));
+    int count = resume(L, co, lua_gettop(L));
+    if (count >= 0)
+        return count;
+    int status = lua_status(co);
+    if (status != LUA_OK && status != LUA_YIELD && !is_due(lua_of(L)) && !reset(L, co))
+        lua_xmove(co, L, 1);
+    if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
+        luaL_where(L, 1);
+        lua_insert(L, -2);
+        lua_concat(L, 2);
+    }
+    return lua_error(L);
+}
+
+static int co_wrap(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_State *co = lua_newthread(L);
+    lua_pushvalue(L, 1);
+    lua_xmove(L, co, 1);
+    lua_pushcclosure(L, wrapped, 2);
+    return 1;
+}
+
+/* The state of a coroutine other than that which calls: can it be closed? */
+static const char *busy_state(lua_State *L, lua_State *co)
+{
+    lua_Debug ar;
+    if (L == co)
+        return "running";
+    return lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar) ? "normal" : NULL;
+}
+
+static int co_close(lua_State *L)
+{
+    lua_State *co = check_coroutine(L);
+    const char *busy = busy_state(L, co);
+    if (busy)
+        return luaL_error(L, "cannot close a %s coroutine", busy);
+    bool fine = reset(L, co);
+    lua_pushboolean(L, fine);
+    if (fine)
+        return 1;
+    lua_xmove(co, L, 1);
+    return 2;
+}
+
+/* upvalue 2: the script's message handler */
+static int handle_message(lua_State *L)
+{
+    if (is_due(lua_of(L)))
+        return 1;
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, 1);
+    return 1;
+}
+
+static int finish_xpcall(lua_State *L, int status, lua_KContext extra)
+{
+    if (status != LUA_OK && status != LUA_YIELD) {
+        lua_pushboolean(L, 0);
+        lua_pushvalue(L, -2);
+        return 2;
+    }
+    return lua_gettop(L) - (int)extra;
+}
+
+/* As in lbaselib.c. */
+static int limited_xpcall(lua_State *L)
+{
+    int count = lua_gettop(L);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushvalue(L, 2);
+    lua_pushcclosure(L, handle_message, 2);
+    lua_replace(L, 2);
+    lua_pushboolean(L, 1);
+    lua_pushvalue(L, 1);
+    lua_rotate(L, 3, 2);
+    int status = lua_pcallk(L, count - 2, LUA_MULTRET, 2, 2, finish_xpcall);
+    return finish_xpcall(L, status, 2);
+}
+
+static void replace(lua_State *L, const char *library, const luaL_Reg *functions)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    if (lua_getfield(L, -1, library) == LUA_TTABLE) {
+        lua_pushlightuserdata(L, mk_lua_get(L));
+        luaL_setfuncs(L, functions, 1);
+    }
+    lua_pop(L, 2);
+}
+
+void mk_limit_open(lua_State *L)
+{
+    static const luaL_Reg coroutines[] = { { "resume", co_resume }, { "wrap", co_wrap },
+                                           { "close", co_close }, { NULL, NULL } };
+    static const luaL_Reg base[] = { { "xpcall", limited_xpcall }, { NULL, NULL } };
+    replace(L, "coroutine", coroutines);
+    replace(L, LUA_GNAME, base);
+}
