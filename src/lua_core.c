@@ -92,6 +92,7 @@ static void give_up(struct mk_lua *lua)
 
 void mk_lua_release(struct mk_lua *lua)
 {
+    lua->away = true;
     give_up(lua);
 }
 
@@ -106,12 +107,15 @@ void mk_lua_acquire(struct mk_lua *lua)
     lua->held = true;
     lua->handler_of = NULL;
     pthread_mutex_unlock(&lua->mutex);
+    lua->away = false;
 }
 
 /* Interpreters turn Ctrl-C into a hook on every event, which raises at the script's next step. It
  * may have been set when the call had begun but not yet looked at `before`. */
 bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before)
 {
+    if (atomic_load(&lua->ending))
+        return true;
     const int every = LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT;
     lua_Hook hook = lua_gethook(lua->main);
     return hook != before || (hook && hook != lua->script_hook &&

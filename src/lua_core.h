@@ -44,6 +44,8 @@ struct mk_lua {
     struct mk_lua_vm *handler_of; /* whose handler runs; only for the holder of the lock */
     lua_State *main;
     lua_State *volatile running;     /* the coroutine that runs; only for the holder of the lock */
+    volatile bool away;  /* the script's thread gave up the lock; for that thread's signals */
+    _Atomic bool ending; /* the script shall end: mk_guard_end_script() */
     struct mk_guard *volatile guard; /* of the call that is in progress; NULL: it has no limit */
     lua_Hook script_hook; /* the C side of debug.sethook() */
     struct mk_kvm kvm;
@@ -160,6 +162,7 @@ void mk_open_clock(lua_State *L);
 void mk_open_keyboard(lua_State *L);
 void mk_open_files(lua_State *L);
 void mk_open_snapshot(lua_State *L);
+void mk_open_worker(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 

@@ -52,6 +52,14 @@ void mk_guard_arm(lua_State *L)
     lua_sethook(L, raise_due, EVERY, 1);
 }
 
+void mk_guard_end_script(struct mk_lua *lua)
+{
+    atomic_store(&lua->ending, true);
+    mk_guard_arm(lua->main);
+    if (!lua->away)
+        mk_guard_arm(lua->running);
+}
+
 /* --- guards --- */
 
 void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co, struct mk_guarded *before)

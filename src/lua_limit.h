@@ -55,6 +55,9 @@ void mk_guard_leave(struct mk_lua *lua, struct mk_guard *g, lua_State *co,
 /* In a signal handler, on the thread that runs Lua: the call ends at its next instruction. */
 void mk_guard_arm(lua_State *L);
 
+/* The same for the whole script of a state, whose guard is due: blocking calls return, too. */
+void mk_guard_end_script(struct mk_lua *lua);
+
 /* The core's tick (machine.h): in a signal handler on the vCPU's thread. */
 void mk_lua_tick(void *ctx, struct mk_vcpu *c);
 /* After a handler's call failed: ends the VM when that was because it was due. */

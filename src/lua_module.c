@@ -139,6 +139,7 @@ static void push_core(lua_State *L)
     mk_open_keyboard(L);
     mk_open_files(L);
     mk_open_snapshot(L);
+    mk_open_worker(L);
     mk_open_handle(L);
 }
 

@@ -53,7 +53,8 @@ static uint64_t handler_field(lua_State *L, int index)
 static bool interrupted(void *ctx)
 {
     const struct mk_lua_vm *v = ctx;
-    return v->in_run && mk_lua_interrupted(v->lua, v->hook_before);
+    return atomic_load(&v->lua->ending) ||
+           (v->in_run && mk_lua_interrupted(v->lua, v->hook_before));
 }
 
 static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)

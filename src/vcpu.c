@@ -24,6 +24,10 @@
  * why it must find the vCPU of its thread. */
 
 static __thread struct mk_vcpu *volatile my_vcpu;
+static __thread struct {
+    void (*volatile fn)(void *ctx);
+    void *volatile ctx;
+} my_watch;
 
 static void set_immediate_exit(struct kvm_run *run, uint8_t value)
 {
@@ -34,13 +38,22 @@ static void on_kick(int signal_number)
 {
     (void)signal_number;
     struct mk_vcpu *c = my_vcpu;
-    if (!c)
-        return;
     int saved = errno;
-    set_immediate_exit(c->run, 1);
-    if (c->machine->ops && c->machine->ops->tick)
-        c->machine->ops->tick(c->machine->ctx, c);
+    if (my_watch.fn)
+        my_watch.fn(my_watch.ctx);
+    if (c) {
+        set_immediate_exit(c->run, 1);
+        if (c->machine->ops && c->machine->ops->tick)
+            c->machine->ops->tick(c->machine->ctx, c);
+    }
     errno = saved;
+}
+
+void mk_kick_watch(void (*fn)(void *ctx), void *ctx)
+{
+    my_watch.fn = NULL; /* before what goes with it */
+    my_watch.ctx = ctx;
+    my_watch.fn = fn;
 }
 
 int mk_kick_setup(struct mk_err *err)

@@ -76,6 +76,10 @@ struct mk_vcpu {
 /* Prepares the process for kicks: a handler for MK_KICK_SIGNAL, once. */
 int mk_kick_setup(struct mk_err *err);
 
+/* For a thread that wants to hear of signals whether it runs a vCPU or not: fn(ctx) is called in
+ * their handler. NULL ends it. */
+void mk_kick_watch(void (*fn)(void *ctx), void *ctx);
+
 int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
                  struct mk_err *err);
 void mk_vcpu_close(struct mk_vcpu *c);

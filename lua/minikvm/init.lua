@@ -29,6 +29,18 @@ M.sleep = core.sleep
 ---@type fun(bytes: string, bits: 16|32|64, address?: integer): minikvm.instruction[]
 M.disassemble = core.disassemble
 
+---@class minikvm.worker
+---@field send fun(self, ...): true?, string?, string?  a message: values, the first one not nil
+---@field receive fun(self, timeout: number?): ...  the values of a message; nil, why, code
+---@field wait fun(self, timeout: number?): true?, ...  true and its results; nil, why, code
+---@field close fun(self): true?, string?, string?  always returns, after a second at the latest
+
+---Runs a function, or a script, on a thread and in a Lua state of its own. Its first argument is its
+---end of the line: me:send(...), me:receive(timeout). Values are copied: nil, booleans, numbers,
+---strings, tables of these.
+---@type fun(fn: function|string, ...): minikvm.worker?, string?, string?
+M.worker = core.worker
+
 ---Creates a virtual machine: see lua/minikvm/vm.lua for the options.
 ---@return minikvm.vm? vm
 ---@return string? why  "what: why" when the host fails

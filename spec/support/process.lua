@@ -62,6 +62,15 @@ function M.sanitized()
   return M.program:find "[at]san" ~= nil
 end
 
+---Skips the current block where signals do not get into Lua code that makes no system call: the
+---thread sanitizer puts them off.
+---@param pending function  busted's
+function M.without_signals(pending)
+  if not M.program:find "tsan" then return false end
+  pending "the thread sanitizer puts signals off"
+  return true
+end
+
 ---A path nobody else uses; the caller removes the file.
 ---@param content string?  written to it
 function M.temporary(content)
