@@ -239,6 +239,86 @@ describe("a handler's time", function()
   end)
 end)
 
+describe("a script's memory", function()
+  local EAT <const> = [[
+    local function eat() local t = {} while true do t[#t + 1] = {} end end
+    local function hog() return ("x"):rep(1 << 30) end
+    local function text(s) return (tostring(s):gsub("^[^\n]*/", ""):gsub("\n.*", "")) end
+    kvm.limit{ memory = "16M" }
+  ]]
+
+  it("is capped, and the script goes on", function()
+    local output, how, status = process.run(EAT .. [[
+      print(pcall(eat))
+      print(text(kvm.limit().refused))
+      print(pcall(hog))
+      print(pcall(string.rep, "x", 1 << 30))
+      print(coroutine.resume(coroutine.create(eat)))
+      print(kvm.limit().memory, kvm.limit().used < 16 << 20, pcall(string.rep, "x", 1 << 22))
+      print(pcall(kvm.limit, { memory = 4096 }))
+      print(#("x"):rep(1 << 22), kvm.limit{ memory = "1G" }.memory)
+      print(#hog() == 1 << 30)
+    ]], "env ASAN_OPTIONS=allocator_may_return_null=1")
+    output = output:gsub("x+", "x"):gsub("/[^\n]-lua_%w+", "S")
+    assert.same({ "exit", 1 }, { how, status }) -- by the last line
+    local lines = {}
+    for line in output:gmatch "[^\n]+" do lines[#lines + 1] = line end
+    assert.equal("false\tnot enough memory", lines[1])
+    assert.matches("^lua_%w+:5$", lines[2])
+    assert.equal("false\tnot enough memory", lines[3])
+    assert.equal("false\tnot enough memory", lines[4])
+    assert.equal("false\tnot enough memory", lines[5])
+    assert.equal("16777216\ttrue\ttrue\tx", lines[6])
+    assert.matches("kvm.limit: %d+ bytes are in use already, more than the 4096", lines[7])
+    assert.equal("4194304\t1073741824", lines[8])
+    assert.matches("not enough memory: the script may have 1048576 KiB %(kvm.limit%)", lines[9])
+  end)
+
+  it("that runs out ends the program with the line", function()
+    local output, how, status = process.run(EAT .. "eat()")
+    assert.matches("^\n[^\n]*minikvm: [^\n]*:5: not enough memory: the script may have 16384 KiB "
+      .. "%(kvm.limit%)\n$", output)
+    assert.same({ "exit", 1 }, { how, status })
+  end)
+
+  it("can be capped by an option of the program", function()
+    local path = process.temporary "print(require 'minikvm'.limit().memory, ...)"
+    local program = require "support.program"
+    assert.equal("1048576\ta\n", program.run(("P --memory-limit 1M %s a"):format(path)).out)
+    assert.equal("1048576\n", program.run(
+      [[P --memory-limit 1M -e 'print(require "minikvm".limit().memory)']]).out)
+    os.remove(path)
+    for option, why in pairs{ ["--memory-limit 1X -e ''"] = "expected a size",
+                              ["--memory-limit"] = "needs argument",
+                              ["--memory-limt 1M"] = "did you mean '%-%-memory%-limit'",
+                              ["--memory-limit 4K -e ''"] = "in use already" } do
+      local r = program.run("P " .. option)
+      assert.equal(2, r.status)
+      assert.matches(why, r.err)
+    end
+  end)
+
+  if support.without_kvm(pending) then return end
+
+  for name, code in pairs{ ["a handler"] = "eat()", ["a coroutine"] = "coroutine.wrap(eat)()",
+                           ["a handler with a string"] = "hog()" } do
+    it(("that runs out in %s ends the VM, and says where"):format(name), function()
+      local output, how, status = process.run(EAT .. [[
+        local vm = support.program{ support.out(0x80, 1) }
+        local hook = vm.ports:on(0x80, { write = function() ]] .. code .. [[ end })
+        local reason, info = vm:run()
+        print(reason, text(info.text))
+        hook:remove()
+        print((vm:reset():run()))
+      ]])
+      assert.matches("\nerror\t[^\n]*lua_%w+:%d+: not enough memory: the script may have 16384 KiB "
+        .. "%(kvm.limit%); the handler of port 0x80 was ended, the guest waits at rip 0x5: "
+        .. "out dx, al\nhalt\n$", output)
+      assert.same({ "exit", 0 }, { how, status })
+    end)
+  end
+end)
+
 describe("coroutines and xpcall, replaced,", function()
   it("do what they did", function()
     local co = coroutine.create(function(a, b)

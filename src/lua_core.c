@@ -208,7 +208,7 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
     if (!v->cpu[cpu].traceback)
         v->cpu[cpu].traceback = strdup(trace);
     const char *end = strstr(trace, "\nstack traceback:");
-    if (!mk_limit_blame(v, cpu))
+    if (!mk_limit_blame(v, cpu, trace))
         mk_lua_blame(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
     lua_pop(co, 1);
 }

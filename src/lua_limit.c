@@ -1,6 +1,7 @@
 /* lua_limit.c - see lua_limit.h. */
 #include "lua_limit.h"
 
+#include "lua_alloc.h"
 #include "lua_core.h"
 
 #include <stdio.h>
@@ -11,8 +12,7 @@
 
 /* --- the hook --- */
 
-/* "script.lua:12", the innermost line of the script's own. */
-static void where_is(lua_State *L, char *text, size_t size)
+void mk_lua_where(lua_State *L, char *text, size_t size)
 {
     lua_Debug ar;
     snprintf(text, size, "?");
@@ -41,7 +41,7 @@ static void raise_due(lua_State *L, lua_Debug *ar)
         return;
     }
     if (!g->raised)
-        where_is(L, g->text, sizeof(g->text));
+        mk_lua_where(L, g->text, sizeof(g->text));
     g->raised = true;
     lua_pushfstring(L, "%s: %s", g->text, reason_of(g->due));
     lua_error(L);
@@ -221,11 +221,34 @@ static enum mk_reason verdict(enum mk_due due, struct mk_vcpu *c)
     return due == MK_DUE_STOP ? (asked ? asked : MK_STOPPED) : MK_ERROR;
 }
 
-bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu)
+/* What was refused came through as a message, at the end of one or by itself. */
+static bool ran_out(lua_State *L, const char *message)
+{
+    static const char mark[] = "not enough memory";
+    size_t length = strcspn(message, "\n"), tail = sizeof(mark) - 1;
+    return length >= tail && strncmp(message + length - tail, mark, tail) == 0 &&
+           mk_alloc_refusal(L);
+}
+
+static void blame_memory(struct mk_lua_vm *v, unsigned cpu)
+{
+    char handler[60], guest[140];
+    describe_handler(v, cpu, handler, sizeof(handler));
+    describe_guest(&v->vm.cpu[cpu], guest, sizeof(guest));
+    mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s; %s was ended, the guest waits at %s",
+                mk_alloc_refusal(v->cpu[cpu].co), handler, guest);
+}
+
+bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message)
 {
     struct mk_vcpu *c = &v->vm.cpu[cpu];
     const struct mk_guard *g = &v->cpu[cpu].guard;
     char handler[60], guest[140], why[60];
+    if (!g->raised && ran_out(v->cpu[cpu].co, message)) {
+        c->end.reason = MK_RUNNING;
+        blame_memory(v, cpu);
+        return true;
+    }
     if (!g->due || !g->raised)
         return false;
     describe_handler(v, cpu, handler, sizeof(handler));

@@ -60,8 +60,11 @@ void mk_guard_end_script(struct mk_lua *lua);
 
 /* The core's tick (machine.h): in a signal handler on the vCPU's thread. */
 void mk_lua_tick(void *ctx, struct mk_vcpu *c);
-/* After a handler's call failed: ends the VM when that was because it was due. */
-bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu);
+/* After a handler's call failed: ends the VM when that was because it was due, or because the
+ * script's memory was used up. */
+bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message);
+/* "script.lua:12": the innermost line of the script's own. Allocates nothing. */
+void mk_lua_where(lua_State *L, char *text, size_t size);
 
 /* Replaces coroutine.resume, wrap, close and xpcall of this state. */
 void mk_limit_open(lua_State *L);

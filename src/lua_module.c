@@ -4,6 +4,7 @@
  * so that one file is the whole module. They appear as minikvm.NAME in package.preload; the part
  * called init builds what require "minikvm" returns. */
 #include "lua_copy.h"
+#include "lua_alloc.h"
 #include "lua_core.h"
 #include "probe.h"
 
@@ -119,6 +120,7 @@ static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods }, { "sleep", sleep_seconds },
                                           { "probe", probe }, { "now", time_now },
+                                          { "limit", mk_lua_limit },
                                           { "disassemble", mk_lua_disassemble },
                                           { "pack", mk_lua_pack }, { "unpack", mk_lua_unpack },
                                           { NULL, NULL } };

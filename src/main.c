@@ -6,6 +6,7 @@
  * that name runs as ./run. Everything here belongs to the main thread. SIGINT raises "interrupted!"
  * in the running code at the next instruction, a second one ends the process; its handler needs the
  * static variables `target` and `interrupted`. */
+#include "lua_alloc.h"
 #include "minikvm.h"
 #include "repl.h"
 #include "tty.h"
@@ -28,6 +29,7 @@ enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_INTERRUPTED = 
 
 struct options {
     int script; /* index of the script in argv, argc when there is none */
+    const char *memory; /* the cap on it, NULL: none */
     bool interactive, version, execute, no_env;
 };
 
@@ -90,9 +92,9 @@ static const char *nearest(const char *word, const char *const *known)
 
 static int usage_error(const char *option)
 {
-    static const char *const known[] = {"--help", "--version", NULL};
+    static const char *const known[] = {"--help", "--version", "--safe", "--memory-limit", NULL};
     const char *meant = nearest(option, known);
-    if (option[1] == 'e' || option[1] == 'l')
+    if (option[1] == 'e' || option[1] == 'l' || strcmp(option, "--memory-limit") == 0)
         fprintf(stderr, "%s: '%s' needs argument\n", program, option);
     else if (meant)
         fprintf(stderr, "%s: unrecognized option '%s' (did you mean '%s'?)\n", program, option,
@@ -100,8 +102,10 @@ static int usage_error(const char *option)
     else
         fprintf(stderr, "%s: unrecognized option '%s'\n", program, option);
     fprintf(stderr,
-            "usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--] [-] [script [args]]\n"
-            "       %s run [options] guest.bin ... | doctor | --help | --version\n",
+            "usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]\n"
+            "       [script [args]]\n"
+            "       %s run [options] guest.bin ... | --safe [options] script | doctor | --help |\n"
+            "       --version\n",
             program, program);
     return STATUS_USAGE;
 }
@@ -162,6 +166,10 @@ static int call(lua_State *L, int nargs, int nresults)
     int status = lua_pcall(L, nargs, nresults, handler);
     handle_interrupts(SIG_DFL);
     lua_remove(L, handler);
+    if (status == LUA_ERRMEM && mk_alloc_refusal(L)) {
+        lua_pop(L, 1); /* it says less */
+        lua_pushstring(L, mk_alloc_refusal(L));
+    }
     return status;
 }
 
@@ -190,6 +198,11 @@ static bool read_option(struct options *o, char **argv, int *i)
     const char *option = argv[*i];
     bool exact = option[2] == '\0';
     switch (option[1]) {
+    case '-':
+        if (strcmp(option, "--memory-limit") != 0 || !argv[*i + 1])
+            return false;
+        o->memory = argv[++*i];
+        return true;
     case 'i':
         o->interactive = o->version = true;
         return exact;
@@ -251,6 +264,8 @@ static bool act_on_options(lua_State *L, const struct options *o, char **argv)
     for (int i = 1; i < o->script; i++) {
         char letter = argv[i][1];
         bool fine = true;
+        if (letter == '-')
+            i++; /* the value of --memory-limit */
         if (letter == 'W')
             lua_warning(L, "@on", 0);
         if (letter != 'e' && letter != 'l')
@@ -404,8 +419,23 @@ static void open_libraries(lua_State *L, const struct options *o)
     lua_gc(L, LUA_GCGEN, 0, 0);
 }
 
+static bool limit_memory(lua_State *L, const char *size)
+{
+    if (!succeeded(L, require_module(L, "minikvm")))
+        return false;
+    lua_getfield(L, -1, "limit");
+    lua_createtable(L, 0, 1);
+    lua_pushstring(L, size);
+    lua_setfield(L, -2, "memory");
+    bool done = succeeded(L, lua_pcall(L, 1, 0, 0));
+    lua_settop(L, 0);
+    return done;
+}
+
 static int interpret(lua_State *L, const struct options *o, int argc, char **argv)
 {
+    if (o->memory && !limit_memory(L, o->memory))
+        return STATUS_USAGE;
     if (!o->no_env && !run_init(L))
         return STATUS_FAILED;
     if (!act_on_options(L, o, argv))

@@ -29,6 +29,14 @@ M.sleep = core.sleep
 ---@type fun(bytes: string, bits: 16|32|64, address?: integer): minikvm.instruction[]
 M.disassemble = core.disassemble
 
+---Caps the memory of this Lua state, and tells what is used. Beyond the cap Lua raises
+---"not enough memory"; `refused` is the line where that was last.
+---@param opts? { memory: integer|string? }  bytes, or text such as "64M"
+---@return { memory: integer?, used: integer, refused: string? }
+function M.limit(opts)
+  return core.limit(options.check("kvm.limit", opts, { memory = "size" }, 2))
+end
+
 ---@class minikvm.worker
 ---@field send fun(self, ...): true?, string?, string?  a message: values, the first one not nil
 ---@field receive fun(self, timeout: number?): ...  the values of a message; nil, why, code
