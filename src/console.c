@@ -1,6 +1,8 @@
 /* console.c - see console.h. */
 #include "console.h"
 
+#include "watch.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -10,6 +12,7 @@
 #define WRITE_CHUNK 4096    /* a pipe that poll() calls writable takes this much without blocking */
 #define PENDING_FULL 65536  /* then the guest waits for the reader */
 #define LINE_LIMIT 65536    /* a longer line is handed to the listener in pieces */
+#define PIECE 65536         /* written under the lock at once */
 #define CTRL_A 1
 #define FREE_POLLS 3        /* empty polls before a polling vCPU is made to wait */
 #define IDLE_MS 100
@@ -69,7 +72,7 @@ static void buffer_drop(struct mk_buffer *b, size_t length)
 void mk_console_init(struct mk_console *con)
 {
     *con = (struct mk_console){
-        .in_fd = -1, .out_fd = -1, .history_limit = MK_CONSOLE_HISTORY };
+        .in_fd = -1, .out_fd = -1, .log_fd = -1, .history_limit = MK_CONSOLE_HISTORY };
     pthread_mutex_init(&con->lock, NULL);
 }
 
@@ -79,14 +82,21 @@ static void streams_free(struct mk_console *con)
         buffer_free(&con->stream[i].history);
         buffer_free(&con->stream[i].line);
         buffer_free(&con->stream[i].pending);
-        con->stream[i].total = con->stream[i].polls = 0;
+        con->stream[i].total = con->stream[i].consumed = con->stream[i].polls = 0;
     }
 }
 
 void mk_console_free(struct mk_console *con)
 {
+    mk_console_log(con, -1, NULL);
     buffer_free(&con->input);
+    buffer_free(&con->log);
     streams_free(con);
+    while (con->watches) {
+        struct mk_watch *w = con->watches;
+        mk_watch_disarm(con, w);
+        mk_watch_free(w);
+    }
     pthread_mutex_destroy(&con->lock);
 }
 
@@ -95,6 +105,8 @@ void mk_console_reset(struct mk_console *con)
     pthread_mutex_lock(&con->lock);
     buffer_free(&con->input);
     streams_free(con);
+    mk_watch_restart(con);
+    con->sent.length = 0;
     con->eof = con->escaped = false;
     if (con->in_fd > STDERR_FILENO) /* a file begins anew; stdin is not ours to rewind */
         lseek(con->in_fd, 0, SEEK_SET);
@@ -212,6 +224,11 @@ int mk_console_send(struct mk_console *con, const char *bytes, size_t length, st
                      con->input.length);
     else if (!buffer_append(&con->input, bytes, length))
         rc = mk_fail_errno(err, ENOMEM, "console input");
+    if (rc == 0) { /* its end, if it is long */
+        size_t kept = length < MK_CONSOLE_SENT ? length : MK_CONSOLE_SENT;
+        memcpy(con->sent.bytes, bytes + length - kept, kept);
+        con->sent.length = kept;
+    }
     pthread_mutex_unlock(&con->lock);
     if (rc == 0 && con->on_input)
         con->on_input(con->ctx);
@@ -265,6 +282,34 @@ static void write_some(struct mk_console *con, struct mk_stream *s)
     }
 }
 
+/* A log that cannot be written ends; the guest does not learn of it. */
+static void write_log(struct mk_console *con)
+{
+    while (con->log.length > 0 && !con->log_error) {
+        ssize_t put = write(con->log_fd, con->log.data + con->log.start, con->log.length);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            con->log_error = put < 0 ? errno : EIO;
+        else
+            buffer_drop(&con->log, (size_t)put);
+    }
+    buffer_drop(&con->log, con->log.length);
+}
+
+int mk_console_log(struct mk_console *con, int fd, struct mk_err *err)
+{
+    pthread_mutex_lock(&con->lock);
+    write_log(con);
+    int failed = con->log_error;
+    if (con->log_fd >= 0)
+        close(con->log_fd);
+    con->log_fd = fd;
+    con->log_error = 0;
+    pthread_mutex_unlock(&con->lock);
+    return failed ? mk_fail_errno(err, failed, "the console's log was not written to its end") : 0;
+}
+
 static void note_full(struct mk_console *con)
 {
     bool full = false;
@@ -278,6 +323,7 @@ void mk_console_flush(struct mk_console *con)
     pthread_mutex_lock(&con->lock);
     for (unsigned i = 0; con->out_fd >= 0 && i < MK_MAX_CPUS; i++)
         write_some(con, &con->stream[i]);
+    write_log(con);
     note_full(con);
     pthread_mutex_unlock(&con->lock);
 }
@@ -314,10 +360,11 @@ static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *by
     }
 }
 
-void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
+/* A piece that is short beside the history, so that watches see all of it. Caller holds the lock;
+ * true when a watch was decided. */
+static bool write_piece(struct mk_console *con, unsigned cpu, const char *bytes, size_t length)
 {
-    struct mk_stream *s = &con->stream[cpu->index];
-    pthread_mutex_lock(&con->lock);
+    struct mk_stream *s = &con->stream[cpu];
     s->total += length;
     remember(con, s, bytes, length);
     if (con->out_fd >= 0) {
@@ -326,8 +373,28 @@ void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *by
             write_some(con, s);
         note_full(con);
     }
-    bool lines = con->lines;
-    pthread_mutex_unlock(&con->lock);
+    if (con->log_fd >= 0) {
+        buffer_append(&con->log, bytes, length);
+        if (con->log.length >= WRITE_CHUNK)
+            write_log(con);
+    }
+    return con->watched && mk_watch_feed(con, cpu, length);
+}
+
+void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
+{
+    bool decided = false, lines;
+    size_t done = 0;
+    do {
+        size_t piece = length - done < PIECE ? length - done : PIECE;
+        pthread_mutex_lock(&con->lock);
+        decided |= write_piece(con, cpu->index, bytes + done, piece);
+        lines = con->lines;
+        pthread_mutex_unlock(&con->lock);
+        done += piece;
+    } while (done < length);
+    if (decided && con->on_watch)
+        con->on_watch(con->ctx);
     if (lines)
         cut_lines(con, cpu, bytes, length);
 }

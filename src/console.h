@@ -14,6 +14,9 @@
 
 #define MK_CONSOLE_HISTORY (1u << 20) /* bytes kept per stream unless told otherwise */
 #define MK_CONSOLE_INPUT (16u << 20)  /* bytes of queued input at the most */
+#define MK_CONSOLE_SENT 160           /* bytes remembered of what was sent last */
+
+struct mk_watch;
 
 enum { MK_INPUT_NONE = -1, MK_INPUT_EOF = -2 };
 
@@ -27,6 +30,7 @@ struct mk_stream {
     struct mk_buffer line;    /* the unfinished line, when somebody listens */
     struct mk_buffer pending; /* not yet written to the descriptor */
     uint64_t total;           /* bytes ever printed */
+    uint64_t consumed;        /* so many of them have been waited for (watch.h) */
     unsigned polls;           /* times in a row that its vCPU asked for input in vain */
 };
 
@@ -42,12 +46,19 @@ struct mk_console {
     _Atomic bool full; /* so much is pending that the guest should wait until out_fd takes it */
     size_t history_limit;
     struct mk_stream stream[MK_MAX_CPUS];
+    struct mk_buffer log; /* not yet written to log_fd */
+    int log_fd;           /* -1: none; all streams go there, too */
+    int log_error;        /* errno of the first write that failed */
+    struct { char bytes[MK_CONSOLE_SENT]; size_t length; } sent; /* by the last send() */
+    struct mk_watch *watches;
+    _Atomic bool watched; /* there are some */
+    void (*on_watch)(void *ctx); /* one was decided; called without the lock */
     bool lines; /* listener wanted */
     /* A whole line (without its newline); called on the printing vCPU's thread. */
     void (*on_line)(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
     void (*on_input)(void *ctx); /* input arrived from another thread: wake sleeping vCPUs */
     void (*on_leave)(void *ctx); /* Ctrl-A x */
-    void *ctx;      /* of on_input and on_leave */
+    void *ctx;      /* of on_input, on_leave and on_watch */
     void *line_ctx; /* of on_line */
 };
 
@@ -75,6 +86,9 @@ void mk_console_flush(struct mk_console *con);
  * write. */
 int mk_console_source(struct mk_console *con);
 int mk_console_blocked(struct mk_console *con);
+/* Everything printed from now on goes to `fd`, too, which the console closes; -1: not any more.
+ * Fails when the log up to now could not be written; `fd` counts all the same. */
+int mk_console_log(struct mk_console *con, int fd, struct mk_err *err);
 /* Ends the vCPU's unfinished line, so that a listener sees the last one too. */
 void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu);
 

@@ -21,6 +21,7 @@ enum mk_reason {
     MK_BREAK,
     MK_DEADLINE,
     MK_LIMIT,
+    MK_FORBIDDEN, /* it printed what the script forbids */
     MK_SHUTDOWN, /* triple fault */
     MK_FAULT,    /* emulation or entry failure, bad hypercall, fatal unhandled access */
     MK_ERROR,    /* a Lua handler raised */

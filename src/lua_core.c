@@ -233,19 +233,24 @@ bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results)
 
 /* --- checks --- */
 
-int mk_misuse(lua_State *L, const char *fmt, ...)
+void mk_lua_where(lua_State *L)
 {
-    char text[500];
     lua_Debug ar;
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
     int level = 1;
     while (lua_getstack(L, level, &ar) && lua_getinfo(L, "Sl", &ar) &&
            (ar.currentline < 0 || strncmp(ar.source, "@minikvm/", 9) == 0))
         level++;
     luaL_where(L, level);
+}
+
+int mk_misuse(lua_State *L, const char *fmt, ...)
+{
+    char text[500];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    mk_lua_where(L);
     lua_pushstring(L, text);
     lua_concat(L, 2);
     return lua_error(L);

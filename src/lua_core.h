@@ -31,6 +31,7 @@
 #define MK_SYMBOLS "minikvm.symbols"
 #define MK_HANDLE "minikvm.handle"
 #define MK_SNAPSHOT "minikvm.snapshot"
+#define MK_WATCH "minikvm.watch"
 
 #define MK_LOOK_NS 20000000u /* how often a blocking call looks for Ctrl-C */
 
@@ -125,6 +126,8 @@ struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);
+/* Pushes the script's place, "file:line: ", below minikvm's own Lua parts. */
+void mk_lua_where(lua_State *L);
 /* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */
 int mk_misuse(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
 /* The reason and the information table of a VM that ended: 2. */
@@ -163,6 +166,7 @@ void mk_open_keyboard(lua_State *L);
 void mk_open_files(lua_State *L);
 void mk_open_snapshot(lua_State *L);
 void mk_open_worker(lua_State *L);
+void mk_open_watch(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 

@@ -142,6 +142,7 @@ static void push_core(lua_State *L)
     mk_open_files(L);
     mk_open_snapshot(L);
     mk_open_worker(L);
+    mk_open_watch(L);
     mk_open_handle(L);
 }
 

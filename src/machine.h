@@ -47,6 +47,8 @@ struct mk_machine {
     bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
     /* A vCPU looks around: input may have arrived. */
     void (*look)(struct mk_machine *m, struct mk_vcpu *c);
+    void (*heed)(struct mk_machine *m, struct mk_vcpu *cpu); /* after a trip, while somebody waits
+                                                                for output (vm_watch.c) */
     const struct mk_machine_ops *ops;
     void *ctx; /* for ops */
 };

@@ -366,6 +366,8 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
     set_immediate_exit(c->run, 0);
     uint32_t requests = atomic_exchange(&c->requests, 0);
     uint64_t now = mk_now();
+    if (requests & MK_REQ_WHERE)
+        c->where = mk_vcpu_regs(c)->rip;
     mk_console_flush(&m->console);
     mk_console_poll(&m->console);
     if (c->cpu.index == 0)
@@ -379,6 +381,8 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
         mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
     else if (m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))
         mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
+    if (m->console.watched)
+        m->heed(m, c);
 }
 
 /* --- the run loop --- */
@@ -386,6 +390,8 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
 static void check_limits(struct mk_vcpu *c)
 {
     struct mk_machine *m = c->machine;
+    if (m->console.watched)
+        m->heed(m, c);
     if (c->counters.exits - c->exits_before >= m->exit_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
                     (unsigned long long)m->exit_limit);

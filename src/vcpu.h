@@ -17,6 +17,7 @@
 enum { /* requests */
     MK_REQ_STOP = 1, /* end the run; the reason is in `stop` */
     MK_REQ_WAKE = 2, /* input, a timer or an interrupt arrived: look again */
+    MK_REQ_WHERE = 4, /* put RIP into `where` */
 };
 
 struct mk_end {
@@ -43,6 +44,7 @@ struct mk_vcpu {
     struct mk_counters counters;
     struct mk_end end;
     uint64_t exits_before; /* counters.exits when this run began */
+    uint64_t exits_marked; /* and when they were asked about last */
     uint64_t output_before; /* bytes printed until then */
 
     /* Kick: `thread` is valid while `running`. */
@@ -64,6 +66,7 @@ struct mk_vcpu {
     } irq;
 
     bool msr_refused;      /* the access being served raises #GP in the guest */
+    _Atomic uint64_t where; /* answer to MK_REQ_WHERE */
     uint64_t last_rip;     /* at the exit before this one */
     bool incomplete;       /* the last exit's access is completed by the next KVM_RUN */
     bool regs_known;       /* `regs` is what the vCPU has */

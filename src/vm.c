@@ -20,7 +20,7 @@
 static const char *const reasons[MK_REASONS] = {
     [MK_RUNNING] = "running", [MK_HALT] = "halt", [MK_EXIT] = "exit", [MK_STOPPED] = "stopped",
     [MK_BREAK] = "break", [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
-    [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
+    [MK_FORBIDDEN] = "forbidden", [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
 };
 
 const char *mk_reason_name(enum mk_reason reason)
@@ -89,9 +89,19 @@ static void note_out(struct mk_machine *m, uint16_t port)
     struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
     pthread_mutex_lock(&m->bus.lock);
     struct mk_zone *zone = find_zone(vm, port);
-    if (zone && !zone->on && ++zone->outs >= MK_ZONE_OUTS)
+    if (zone && !zone->on && !vm->exact && ++zone->outs >= MK_ZONE_OUTS)
         zone->on = set_zone(vm, port, true);
     pthread_mutex_unlock(&m->bus.lock);
+}
+
+void mk_vm_exact(struct mk_vm *vm, bool on)
+{
+    pthread_mutex_lock(&vm->m.bus.lock);
+    vm->exact = on;
+    for (unsigned i = 0; on && i < vm->zone_count; i++)
+        if (vm->zones[i].on && set_zone(vm, vm->zones[i].port, false))
+            vm->zones[i] = (struct mk_zone){ .port = vm->zones[i].port };
+    pthread_mutex_unlock(&vm->m.bus.lock);
 }
 
 /* KVM forgot the zones; ports must earn them again. */
@@ -139,6 +149,14 @@ static void look(struct mk_machine *m, struct mk_vcpu *c)
         mk_vm_answer_doorbells(vm, &c->cpu);
 }
 
+static void acknowledged(void *ctx, unsigned line)
+{
+    struct mk_vm *vm = ctx;
+    mk_pit_on_ack(&vm->pit, line);
+    if (line == 0)
+        mk_vm_ticked(vm);
+}
+
 /* PIC, PIT and keyboard, wired as in a PC. */
 static void init_interrupts(struct mk_vm *vm)
 {
@@ -148,8 +166,8 @@ static void init_interrupts(struct mk_vm *vm)
     vm->uart.irq = (struct mk_irq){ mk_pic_set_line, &vm->pic, 4 };
     vm->pic.on_int = wake_first;
     vm->pic.int_ctx = vm;
-    vm->pic.on_ack = mk_pit_on_ack;
-    vm->pic.ack_ctx = &vm->pit;
+    vm->pic.on_ack = acknowledged;
+    vm->pic.ack_ctx = vm;
     vm->pit.masked = mk_pic_masked;
     vm->pit.masked_ctx = &vm->pic;
     vm->m.pic = &vm->pic;
@@ -285,6 +303,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.console.on_input = wake_all;
     vm->m.console.on_leave = leave;
     vm->m.console.ctx = vm;
+    mk_vm_watch_init(vm);
     mk_uart_init(&vm->uart, &vm->m.console);
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
     mk_file_init(&vm->file, &vm->fsbox, &vm->m.mem);
@@ -425,6 +444,8 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     vm->m.exit_limit = limits->exits;
     vm->m.output_limit = limits->output;
     vm->live = vm->cpus;
+    mk_watch_resume(&vm->m.console);
+    mk_vm_exact(vm, mk_watch_exact(&vm->m.console));
     vm->state = MK_VM_RUNNING;
     for (unsigned i = 0; i < vm->cpus; i++) {
         atomic_store(&vm->cpu[i].requests, 0);

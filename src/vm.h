@@ -16,6 +16,7 @@
 #include "dev_uart.h"
 #include "image.h"
 #include "vcpu.h"
+#include "watch.h"
 
 struct kvm_cpuid2;
 struct mk_doorbell;
@@ -101,6 +102,7 @@ struct mk_vm {
     struct mk_aim start[MK_MAX_CPUS]; /* for reset */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     bool coalesce;
+    bool exact;      /* but not for now: somebody waits for a byte. Under the bus lock */
     struct mk_zone zones[MK_COALESCED_PORTS];
     unsigned zone_count;
     struct kvm_cpuid2 *cpuid;      /* NULL: all that KVM supports */
@@ -144,6 +146,18 @@ int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
 
 /* For what follows the end of a run: its threads are gone, too. */
 void mk_vm_join(struct mk_vm *vm);
+/* Waiting for output (vm_watch.c). Between mk_vm_watch() and mk_vm_unwatch() a decision of the watch
+ * ends the run, if it `stops`, and wakes mk_vm_watch_wait(). Both may be called while it runs. */
+void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w);
+void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w);
+/* Waits at most `ns`; true when the watch is decided or the VM does not run any more. */
+bool mk_vm_watch_wait(struct mk_vm *vm, const struct mk_watch *w, uint64_t ns);
+/* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
+bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
+/* For vm.c: hooks the watches in; a timer tick was delivered; every OUT is an exit from now on. */
+void mk_vm_watch_init(struct mk_vm *vm);
+void mk_vm_ticked(struct mk_vm *vm);
+void mk_vm_exact(struct mk_vm *vm, bool on);
 
 /* For vm.c: the tables of the mode; a vCPU at the start of its program (vm_load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);

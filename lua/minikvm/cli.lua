@@ -13,7 +13,8 @@ local USAGE = 2
 
 ---By reason; "exit" is the guest's own code.
 local STATUS = {
-  halt = 0, stopped = 0, error = 1, deadline = 124, limit = 124, shutdown = 134, fault = 134,
+  halt = 0, stopped = 0, error = 1, deadline = 124, limit = 124,
+  forbidden = 124, shutdown = 134, fault = 134,
 }
 
 local function complain(...)

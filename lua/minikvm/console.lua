@@ -70,3 +70,74 @@ function console:sendline(text)
   check_self(self, "userdata", "sendline", "console")
   return self:send(text .. "\n")
 end
+
+-- Waiting: in expect.lua, which the first wait loads.
+
+---Waits for the guest to print what a pattern matches, and takes the stream up to the match's end:
+---the next wait begins behind it. What was printed before and not waited for counts. A VM that was
+---not started runs on this thread meanwhile, and is stopped at the byte that completed the match.
+---  timeout  seconds (10)
+---  budget   exits, or { exits = n, ticks = n }: also of the guest's timer
+---  plain    no character of the pattern has a meaning
+---  stop     a started VM is stopped at the byte, too; false: one that was not started is stopped
+---           some time later, which lets output be collected
+---  cpu      whose output (0)
+---A wait that fails raises an error that says what came instead.
+---@param patterns string|string[]  Lua patterns; of several the match that ends first counts
+---@param opts? table
+---@return integer index  of the pattern
+---@return string|integer ...  captures, or the whole match
+function console:expect(patterns, opts)
+  return require("minikvm.expect").expect(self, patterns, opts)
+end
+
+---The same; a wait that fails returns nil, what expect() raises, and "ETIMEDOUT", "EDQUOT" (the
+---budget), "ESHUTDOWN" (the VM ended), "ECANCELED" (forbidden output) or "E2BIG" (the pattern needs
+---too much work).
+---@param patterns string|string[]
+---@param opts? table
+---@return integer? index
+---@return string|integer ...
+function console:try_expect(patterns, opts)
+  return require("minikvm.expect").try_expect(self, patterns, opts)
+end
+
+---From now on output that the pattern matches ends the run, with reason "forbidden", and fails the
+---wait.
+---  plain  no character of the pattern has a meaning
+---  stop   at the very byte: output is not collected
+---  cpu    whose output (that of all)
+---@param pattern string
+---@param opts? table
+---@return minikvm.handle
+function console:forbid(pattern, opts)
+  return require("minikvm.expect").forbid(self, pattern, opts)
+end
+
+---Types a text one character after the other, as a person does.
+---  echo     wait for the guest to print each (true)
+---  delay    seconds between two characters
+---  timeout, budget, cpu  of the wait for an echo, as in expect
+---@param text string
+---@param opts? table
+---@return minikvm.console
+function console:type(text, opts)
+  return require("minikvm.expect").type(self, text, opts)
+end
+
+---Everything printed from now on goes to this file, too; nil ends that.
+---@param path string?
+---@return minikvm.console? console
+---@return string? why
+---@return string? code
+function console:log(path)
+  return core.set_log(self, path)
+end
+
+---Hands the terminal to the user: input from stdin, output to stdout, until Ctrl-A x stops the VM
+---or it ends.
+---@return string reason  as of vm:run
+---@return table info
+function console:interact()
+  return require("minikvm.expect").interact(self)
+end

@@ -77,6 +77,18 @@ end
 
 Screen.__tostring = Screen.text
 
+---Waits until the screen shows what a pattern matches, in the text that text() gives: looked at
+---after every exit and every tick (10 ms) of the guest. Otherwise as console:expect, to whose
+---options `timeout`, `budget`, `plain` and `stop` are the same.
+---@param patterns string|string[]
+---@param opts? table
+---@return integer index
+---@return string|integer ...  captures, or the whole match
+function Screen:expect(patterns, opts)
+  check_self(self, "expect")
+  return require("minikvm.expect").screen_expect(self, self.vm, patterns, opts)
+end
+
 ---@class minikvm.screen.cell
 ---@field char string  UTF-8
 ---@field code integer  the same in code page 437
