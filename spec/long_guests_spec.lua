@@ -2,14 +2,18 @@
 -- exits in RAM of 2, 4 and 8 MiB with pages of 4 KiB and 2 MiB. Then the kernel in guests/kernel64,
 -- and vm:screen(). Headers of an .expect, besides those that guests/real has:
 --   irqchip   option of the VM
+--   device    edu: lua/minikvm/devices/edu.lua at 0xfeb00000, line 10
 --   files     its policy over guests/long/data: NAME=VERDICT ...
 --   maxfile, maxbytes  the policy's limits max_file and max_bytes
 --   output    pattern: the text below is a Lua pattern, for figures that differ from run to run
 --   host      native: a paravirtual KVM cannot run it, and says so: reason "fault"
 
 local kvm = require "minikvm"
+local edu = require "minikvm.devices.edu"
 local lfs = require "lfs"
 local support = require "support.guest"
+
+local EDU <const> = 0xfeb00000
 
 local COMBINATIONS = {}
 for _, memory in ipairs{ "2M", "4M", "8M" } do
@@ -39,7 +43,8 @@ end
 local function new_vm(name, want, combination, files)
   local vm = support.guest("long/" .. name, {
     mode = "long", memory = combination[1], page_size = combination[2], coalesce = false,
-    irqchip = want.irqchip, files = files })
+    irqchip = want.irqchip, files = files, map_io = want.device and EDU })
+  if want.device == "edu" then vm:attach(edu.new(), { mmio = EDU, irq = 10 }) end
   if want.input then vm.console:send(want.input) end
   vm.console:eof()
   return vm

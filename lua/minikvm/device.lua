@@ -28,6 +28,7 @@ Definition.__name = "minikvm.definition"
 ---@field state table  the device's own; empty after a reset, before its reset function
 ---@field reg table<string, integer>  the registers' values: what was written last, or put there
 ---@field irq integer?  its interrupt line
+---@field refused integer  accesses that its `accepts` function turned away
 local Device = {}
 Device.__index = Device
 Device.__name = "minikvm.device"
@@ -117,7 +118,8 @@ local DEVICE <const> = {
     if type(value) == "table" then return value end
     return nil, "expected a table of offsets and names"
   end,
-  read = handler, write = handler, reset = "function", save = "function", load = "function",
+  read = handler, write = handler, accepts = "function",
+  reset = "function", save = "function", load = "function",
   attach = "function", detach = "function",
 }
 
@@ -141,10 +143,12 @@ end
 ---             register without one reads as device.reg[register]
 ---  write      function(device, register, value, size), or such functions by register;
 ---             device.reg[register] has the value already
+---  accepts    function(device, offset, size, is_write) -> boolean: whether it answers such an access;
+---             what it does not reads all ones, goes nowhere, and counts in device.refused
 ---  reset      function(device): after attach() and vm:reset(), with an empty device.state
 ---  save       function(device) -> value of nil, booleans, numbers, strings and tables of them; a
 ---             copy of device.state and device.reg otherwise
----  load       function(device, value): what save gave
+---  load       function(device, value): what save gave; the device's timers are gone
 ---  attach     function(device), detach function(device): when it comes and goes
 ---@param def table
 ---@return minikvm.definition
@@ -223,29 +227,47 @@ local function write_parts(d, offset, value, size)
 end
 
 ---The bus's handlers for a device with registers: an access of exactly one is the quick case.
-local function register_handlers(d, base)
+local function register_handlers(d)
   local exact = {}
   for _, r in ipairs(d.list) do exact[r.offset] = r end
   return {
-    read = function(address, size)
-      local r = exact[address - base]
+    read = function(offset, size)
+      local r = exact[offset]
       if r and r.width == size then return read_whole(d, r, size) end
-      return read_parts(d, address - base, size)
+      return read_parts(d, offset, size)
     end,
-    write = function(address, value, size)
-      local r = exact[address - base]
+    write = function(offset, value, size)
+      local r = exact[offset]
       if r and r.width == size then return write_whole(d, r, value, size) end
-      return write_parts(d, address - base, value, size)
+      return write_parts(d, offset, value, size)
     end,
   }
 end
 
 ---And for one without: it sees offsets.
-local function plain_handlers(d, base)
+local function plain_handlers(d)
   local read, write = d.read_any, d.write_any
   return {
-    read = read and function(address, size) return read(d, address - base, size) end,
-    write = write and function(address, value, size) write(d, address - base, value, size) end,
+    read = read and function(offset, size) return read(d, offset, size) end,
+    write = write and function(offset, value, size) return write(d, offset, value, size) end,
+  }
+end
+
+---The same handlers for addresses, and only for what the device accepts.
+local function bus_handlers(d, base)
+  local inner = d.definition.has_registers and register_handlers(d) or plain_handlers(d)
+  local accepts = d.definition.accepts or function() return true end
+  local read, write = inner.read, inner.write
+  return {
+    read = read and function(address, size)
+      if accepts(d, address - base, size, false) then return read(address - base, size) end
+      d.refused = d.refused + 1
+      return mask(size)
+    end,
+    write = write and function(address, value, size)
+      if accepts(d, address - base, size, true) then return write(address - base, value, size) end
+      d.refused = d.refused + 1
+    end,
   }
 end
 
@@ -259,6 +281,12 @@ local function lines_of(vm)
   return raised[vm]
 end
 
+---Whether one of the devices on a line raises it.
+local function is_raised(vm, line)
+  local devices = lines_of(vm)[line]
+  return devices ~= nil and next(devices) ~= nil
+end
+
 local function set_line(d, level)
   if not d.irq then
     error(("device %s has no interrupt line: attach it with irq = LINE"):format(d.name), 3)
@@ -267,7 +295,7 @@ local function set_line(d, level)
   lines[d.irq] = lines[d.irq] or {}
   if (lines[d.irq][d] ~= nil) == level then return end
   lines[d.irq][d] = level or nil
-  d.vm:irq(d.irq, next(lines[d.irq]) ~= nil)
+  d.vm:irq(d.irq, is_raised(d.vm, d.irq))
 end
 
 ---Raises the device's interrupt line; it stays up until lower().
@@ -407,14 +435,14 @@ local function new_instance(vm, def, o)
       or nil,
     writers = type(write) == "table" and write or nil, write_any = type(write) == "function"
       and write or nil,
-    state = {}, reg = {}, handles = {}, timers = {},
+    state = {}, reg = {}, handles = {}, timers = {}, refused = 0,
   }, Device)
 end
 
 local function place(d, def, o)
   local base = o.ports or o.mmio
   if not base then return end
-  local handlers = def.has_registers and register_handlers(d, base) or plain_handlers(d, base)
+  local handlers = bus_handlers(d, base)
   if not (handlers.read or handlers.write) then
     error(("device %s has neither registers nor handlers"):format(d.name), 0)
   end
@@ -441,6 +469,17 @@ local function check_attach(def, opts)
   return o
 end
 
+---The device's own beginning; when that fails, nothing of it stays.
+local function begin(d)
+  local ok, why = pcall(function()
+    reset(d)
+    if d.definition.attach then d.definition.attach(d) end
+  end)
+  if ok then return end
+  d:detach()
+  error(type(why) == "string" and why:gsub("^[^\n]-minikvm[^\n]-%.lua:%d+: ", "") or why, 4)
+end
+
 ---Attaches an instance of a device; the VM may be running.
 ---@param vm minikvm.vm
 ---@param def minikvm.definition
@@ -453,13 +492,12 @@ function M.attach(vm, def, opts)
   end
   local o = check_attach(def, opts)
   local d = new_instance(vm, def, o)
-  if o.irq then vm:irq(o.irq, false) end -- raises when there is no such line
+  if o.irq then vm:irq(o.irq, is_raised(vm, o.irq)) end -- raises when there is no such line
   local ok, why = pcall(place, d, def, o)
   if not ok then error((tostring(why):gsub("^[^\n]-%.lua:%d+: ", "")), 3) end
   attached[vm] = attached[vm] or {}
   table.insert(attached[vm], d)
-  reset(d)
-  if def.attach then def.attach(d) end
+  begin(d)
   return d
 end
 
@@ -511,6 +549,7 @@ end
 function M.load_all(vm, list)
   for i, d in ipairs(M.of(vm)) do
     local saved, def = list[i], d.definition
+    drop_timers(d) -- those that belong to the saved state are for its load function to start
     d.reg = copy(saved.reg)
     if def.load then
       def.load(d, copy(saved.value))
