@@ -311,11 +311,7 @@ function Device:lower() set_line(self, false) end
 ---@param fn fun(device: minikvm.device)
 ---@return minikvm.handle
 function Device:after(seconds, fn)
-  local timer
-  timer = self.vm.clock:after(seconds, function()
-    self.timers[timer] = nil
-    fn(self)
-  end)
+  local timer = self.vm.clock:after(seconds, function() fn(self) end)
   self.timers[timer] = true
   return timer
 end
@@ -381,9 +377,12 @@ local attached = setmetatable({}, { __mode = "k" })
 ---@return minikvm.device[]
 function M.of(vm) return attached[vm] or {} end
 
+---Timers that are armed are held by the VM; those that are over are not worth a reference.
+local function no_timers() return setmetatable({}, { __mode = "k" }) end
+
 local function drop_timers(d)
   for timer in pairs(d.timers) do timer:remove() end
-  d.timers = {}
+  d.timers = no_timers()
 end
 
 local function reset(d)
@@ -435,7 +434,7 @@ local function new_instance(vm, def, o)
       or nil,
     writers = type(write) == "table" and write or nil, write_any = type(write) == "function"
       and write or nil,
-    state = {}, reg = {}, handles = {}, timers = {}, refused = 0,
+    state = {}, reg = {}, handles = {}, timers = no_timers(), refused = 0,
   }, Device)
 end
 
