@@ -233,7 +233,7 @@ bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results)
 
 /* --- checks --- */
 
-void mk_lua_where(lua_State *L)
+void mk_lua_blame_line(lua_State *L)
 {
     lua_Debug ar;
     int level = 1;
@@ -250,7 +250,7 @@ int mk_misuse(lua_State *L, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    mk_lua_where(L);
+    mk_lua_blame_line(L);
     lua_pushstring(L, text);
     lua_concat(L, 2);
     return lua_error(L);

@@ -127,7 +127,7 @@ struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);
 /* Pushes the script's place, "file:line: ", below minikvm's own Lua parts. */
-void mk_lua_where(lua_State *L);
+void mk_lua_blame_line(lua_State *L);
 /* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */
 int mk_misuse(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
 /* The reason and the information table of a VM that ended: 2. */

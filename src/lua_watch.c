@@ -391,7 +391,7 @@ static int consume(lua_State *L)
 static int blame(lua_State *L)
 {
     luaL_checkstring(L, 1);
-    mk_lua_where(L);
+    mk_lua_blame_line(L);
     lua_pushvalue(L, 1);
     lua_concat(L, 2);
     return lua_error(L);
