@@ -167,6 +167,7 @@ void mk_open_files(lua_State *L);
 void mk_open_snapshot(lua_State *L);
 void mk_open_worker(lua_State *L);
 void mk_open_watch(lua_State *L);
+void mk_open_process(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 

@@ -143,6 +143,7 @@ static void push_core(lua_State *L)
     mk_open_snapshot(L);
     mk_open_worker(L);
     mk_open_watch(L);
+    mk_open_process(L);
     mk_open_handle(L);
 }
 

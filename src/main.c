@@ -104,8 +104,8 @@ static int usage_error(const char *option)
     fprintf(stderr,
             "usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]\n"
             "       [script [args]]\n"
-            "       %s run [options] guest.bin ... | --safe [options] script | doctor | --help |\n"
-            "       --version\n",
+            "       %s run [options] guest.bin ... | test [options] path ... | --safe [options] script |\n"
+            "       doctor | --help | --version\n",
             program, program);
     return STATUS_USAGE;
 }
@@ -330,7 +330,7 @@ static bool ends_with(const char *text, const char *tail)
 /* What a newcomer may have meant by something that does not load as a script. */
 static void hint(const char *name, int load_status)
 {
-    static const char *const commands[] = {"run", "doctor", NULL};
+    static const char *const commands[] = {"run", "test", "doctor", NULL};
     const char *meant = load_status == LUA_ERRFILE ? nearest(name, commands) : NULL;
     if (meant)
         fprintf(stderr, "%s: did you mean '%s %s'?\n", program, program, meant);
@@ -363,7 +363,7 @@ static void run_prompt(lua_State *L)
 
 static bool is_command(const char *word)
 {
-    static const char *const commands[] = {"run", "doctor", "--help", "-h", "--version"};
+    static const char *const commands[] = {"run", "test", "doctor", "--help", "-h", "--version"};
     for (size_t i = 0; word && i < MK_COUNT(commands); i++)
         if (strcmp(word, commands[i]) == 0)
             return true;

@@ -1,4 +1,4 @@
--- cli.lua - the sub-commands of the minikvm program: run, doctor, --help, --version.
+-- cli.lua - the sub-commands of the minikvm program: run, test, doctor, --help, --version.
 --
 -- main() is called by the program (src/main.c) and returns the process's exit status. Guest output
 -- goes to stdout, everything else to stderr. The status of `run` reflects how the guest ended:
@@ -249,6 +249,7 @@ end
 local HELP = [==[
 usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the module "minikvm"
        minikvm run [options] guest.bin ...   runs guest images; more: minikvm run --help
+       minikvm test [options] path ...       runs spec files; more: minikvm test --help
        minikvm doctor                        can this host run VMs, and what to do if not
        minikvm --help | --version
 
@@ -263,7 +264,7 @@ Options of the interpreter, as of lua:
   --        stop handling options
   -         stop handling options and execute stdin
 Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
-"run" or "doctor" is started as ./run.
+"run", "test" or "doctor" is started as ./run.
 ]==]
 
 local function version_text(host)
@@ -290,6 +291,7 @@ end
 local COMMANDS = {
   run = run,
   doctor = doctor,
+  test = function(argv) return require("minikvm.runner").main(argv) end,
   ["--help"] = function() return print_and_succeed(HELP) end,
   ["-h"] = function() return print_and_succeed(HELP) end,
   ["--version"] = function(_, host) return print_and_succeed(version_text(host) .. "\n") end,
@@ -303,7 +305,7 @@ local COMMANDS = {
 function M.main(argv, host)
   local command = COMMANDS[argv[1]]
   if not command then
-    local known = { "run", "doctor", "--help", "--version" }
+    local known = { "run", "test", "doctor", "--help", "--version" }
     complain(("unknown command %q%s"):format(argv[1] or "", options.hint(argv[1] or "", known)))
     return USAGE
   end
