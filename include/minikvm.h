@@ -30,6 +30,9 @@ extern "C" {
 /* Pushes the module's table; raises a Lua error when Lua's version or build does not fit. */
 __attribute__((visibility("default"))) int luaopen_minikvm(lua_State *L);
 
+/* The same for require "minikvm.test"; needed only when that may come before require "minikvm". */
+__attribute__((visibility("default"))) int luaopen_minikvm_test(lua_State *L);
+
 #ifdef __cplusplus
 }
 #endif

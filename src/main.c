@@ -415,6 +415,8 @@ static void open_libraries(lua_State *L, const struct options *o)
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
     lua_pushcfunction(L, luaopen_minikvm);
     lua_setfield(L, -2, "minikvm");
+    lua_pushcfunction(L, luaopen_minikvm_test);
+    lua_setfield(L, -2, "minikvm.test");
     lua_settop(L, 0);
     lua_gc(L, LUA_GCGEN, 0, 0);
 }

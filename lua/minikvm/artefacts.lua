@@ -246,8 +246,8 @@ local function listen_for_errors(file)
   run.minikvm = true
   run.getTrace = function(name, info)
     if now and info.message ~= nil and not is_pending(info.message) then
-      local text = tostring(info.message) .. "\n" .. tostring(info.traceback)
-      pcall(save, text)
+      local trace = tostring(info.traceback):gsub("\n\t%[C%]: in function 'xpcall'.*", "")
+      pcall(save, tostring(info.message) .. "\n" .. trace)
     end
     return get(name, info)
   end
