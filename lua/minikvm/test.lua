@@ -2,7 +2,7 @@
 -- they had booted, one body over several CPU modes, artefacts of what fails.
 --
 -- In a spec file: local t = require "minikvm.test". Where there is no Busted yet, because the file
--- was started as a script, that line runs the file as `minikvm test FILE` does, and ends the process.
+-- was started as a script, that line runs it as `minikvm test FILE` does, and ends the process.
 -- What is kept of a failed test: lua/minikvm/artefacts.lua.
 
 local kvm = require "minikvm" -- first: it brings the parts
