@@ -51,8 +51,8 @@ static void *capped(void *ud, void *block, size_t old_size, size_t new_size)
 {
     struct cap *cap = ud;
     size_t had = block ? old_size : 0; /* without a block it is a type */
-    if (new_size > had && new_size - had > cap->limit - (cap->used < cap->limit ? cap->used
-                                                                               : cap->limit))
+    size_t left = cap->limit - (cap->used < cap->limit ? cap->used : cap->limit);
+    if (new_size > had && new_size - had > left && !cap->lua->in_glue)
         return refuse(cap, new_size);
     void *now = cap->below(cap->ud, block, old_size, new_size);
     if (now || new_size == 0)

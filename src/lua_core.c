@@ -77,17 +77,34 @@ struct mk_lua *mk_lua_get(lua_State *L)
     return lua ? lua : lua_new(L);
 }
 
-static void give_up(struct mk_lua *lua)
+/* --- the Lua lock ---
+ *
+ * Free most of the time: then one exchange takes it and one store gives it back. Who has to wait
+ * counts itself as waiting before it tries again, and who gives up looks for such after that: either
+ * the one sees the lock free, or the other sees somebody wait. */
+
+static bool take(struct mk_lua *lua)
 {
-    if (__fpending(stdout))
-        fflush(stdout); /* what the script printed comes before what guests print now */
+    return !atomic_exchange(&lua->held, true);
+}
+
+static void pass_on(struct mk_lua *lua)
+{
     pthread_mutex_lock(&lua->mutex);
-    lua->held = false;
     if (lua->script_waits)
         pthread_cond_signal(&lua->script_turn);
     else if (lua->handler_waits)
         pthread_cond_signal(&lua->handler_turn);
     pthread_mutex_unlock(&lua->mutex);
+}
+
+static void give_up(struct mk_lua *lua)
+{
+    if (__fpending(stdout))
+        fflush(stdout); /* what the script printed comes before what guests print now */
+    atomic_store(&lua->held, false);
+    if (lua->script_waits || lua->handler_waits)
+        pass_on(lua);
 }
 
 void mk_lua_release(struct mk_lua *lua)
@@ -101,10 +118,9 @@ void mk_lua_acquire(struct mk_lua *lua)
 {
     pthread_mutex_lock(&lua->mutex);
     lua->script_waits++;
-    while (lua->held)
+    while (!take(lua))
         pthread_cond_wait(&lua->script_turn, &lua->mutex);
     lua->script_waits--;
-    lua->held = true;
     lua->handler_of = NULL;
     pthread_mutex_unlock(&lua->mutex);
     lua->away = false;
@@ -130,24 +146,38 @@ void mk_lua_no_handler(lua_State *L, const char *what)
                       "variable here and do it after the run, or in another thread's turn", what);
 }
 
-static bool acquire_for_handler(struct mk_lua_vm *v)
+static bool wait_for_turn(struct mk_lua_vm *v)
 {
     struct mk_lua *lua = v->lua;
+    bool mine = false;
     pthread_mutex_lock(&lua->mutex);
     lua->handler_waits++;
-    while ((lua->held || lua->script_waits) && !v->closing)
+    while (!v->closing && !(mine = !lua->script_waits && take(lua)))
         pthread_cond_wait(&lua->handler_turn, &lua->mutex);
     lua->handler_waits--;
-    bool mine = !v->closing;
-    if (mine)
-        lua->held = true;
-    else if (!lua->held && lua->handler_waits) /* pass on the turn that woke us */
+    if (!mine && !lua->held && lua->handler_waits) /* pass on the turn that woke us */
         pthread_cond_signal(&lua->handler_turn);
     pthread_mutex_unlock(&lua->mutex);
     return mine;
 }
 
+static bool acquire_for_handler(struct mk_lua_vm *v)
+{
+    struct mk_lua *lua = v->lua;
+    if (atomic_load_explicit(&v->closing, memory_order_relaxed))
+        return false;
+    return (!lua->script_waits && take(lua)) || wait_for_turn(v);
+}
+
 /* --- into Lua --- */
+
+/* Between handlers the coroutine keeps the room that it once was given. */
+static bool has_room(struct mk_lua_cpu *lc)
+{
+    if (lc->depth > 1 || !lc->roomy)
+        lc->roomy = lua_checkstack(lc->co, 20);
+    return lc->roomy;
+}
 
 lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
 {
@@ -156,7 +186,8 @@ lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
         return NULL;
     if (lc->depth++ == 0)
         v->lua->handler_of = v;
-    if (lua_checkstack(lc->co, 20))
+    v->lua->in_glue = true;
+    if (has_room(lc))
         return lc->co;
     mk_lua_blame(v, cpu, "out of Lua stack");
     mk_lua_exit(v, cpu);
@@ -166,6 +197,7 @@ lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
 void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
+    v->lua->in_glue = false;
     if (--lc->depth > 0)
         return;
     lua_settop(lc->co, 0); /* so that a script that got hold of it finds it dead */
@@ -173,10 +205,21 @@ void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu)
     give_up(v->lua);
 }
 
+/* Keeps message and traceback of the first failure; runs as the message handler, on the failing
+ * stack. */
+static int describe_error(lua_State *L)
+{
+    const char *text = luaL_tolstring(L, 1, NULL);
+    luaL_traceback(L, L, text, 1);
+    return 1;
+}
+
 void mk_lua_push_handler(struct mk_lua_vm *v, unsigned cpu, int ref)
 {
+    lua_State *co = v->cpu[cpu].co;
+    lua_pushcfunction(co, describe_error); /* mk_lua_call() finds it beneath */
     lua_rawgeti(v->anchor, MK_AT_HANDLERS, ref);
-    lua_xmove(v->anchor, v->cpu[cpu].co, 1);
+    lua_xmove(v->anchor, co, 1);
 }
 
 void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)
@@ -188,15 +231,6 @@ void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)
     va_end(ap);
     v->vm.cpu[cpu].end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
     mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s", text);
-}
-
-/* Keeps message and traceback of the first failure; runs as the message handler, on the failing
- * stack. */
-static int describe_error(lua_State *L)
-{
-    const char *text = luaL_tolstring(L, 1, NULL);
-    luaL_traceback(L, L, text, 1);
-    return 1;
 }
 
 static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
@@ -218,16 +252,18 @@ bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results)
     struct mk_lua_cpu *lc = &v->cpu[cpu];
     lua_State *co = lc->co;
     struct mk_guarded before;
-    int handler = lua_gettop(co) - arguments;
-    lua_pushcfunction(co, describe_error);
-    lua_insert(co, handler);
+    int base = lua_gettop(co) - arguments - 1; /* where describe_error lies */
     mk_guard_enter(v->lua, &lc->guard, co, &before);
-    int rc = lua_pcall(co, arguments, results, handler);
+    v->lua->in_glue = false;
+    int rc = lua_pcall(co, arguments, results, base);
+    v->lua->in_glue = true;
     mk_guard_leave(v->lua, &lc->guard, co, &before);
-    lua_remove(co, handler);
     if (rc != LUA_OK)
         handler_failed(v, cpu);
+    else if (results)
+        lua_copy(co, -1, base); /* there is one at the most */
     lc->what = NULL;
+    lua_settop(co, base - (rc != LUA_OK || !results));
     return rc == LUA_OK;
 }
 

@@ -39,10 +39,10 @@
 struct mk_lua {
     pthread_mutex_t mutex;
     pthread_cond_t script_turn, handler_turn;
-    bool held;
-    _Atomic unsigned script_waits;
-    unsigned handler_waits;
+    _Atomic bool held;
+    _Atomic unsigned script_waits, handler_waits;
     struct mk_lua_vm *handler_of; /* whose handler runs; only for the holder of the lock */
+    bool in_glue; /* a handler's thread is between two protected calls: nothing may be raised there */
     lua_State *main;
     lua_State *volatile running;     /* the coroutine that runs; only for the holder of the lock */
     volatile bool away;  /* the script's thread gave up the lock; for that thread's signals */
@@ -68,6 +68,7 @@ struct mk_frame {
 struct mk_lua_cpu {
     lua_State *co;
     unsigned depth; /* handlers in progress, one inside the other */
+    bool roomy;     /* the stack of `co` has room for a handler's arguments */
     struct mk_frame *frame;
     struct mk_guard guard;
     const char *what; /* "the trace function": before mk_lua_call(); NULL: as the exit says */

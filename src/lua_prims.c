@@ -71,10 +71,8 @@ static void on_record(void *ctx, struct mk_cpu *cpu, const char *bytes, size_t l
     lua_State *co = mk_hook_enter(h, cpu, h->write_ref);
     if (!co)
         return;
-    if (lua_checkstack(co, 4)) {
-        lua_pushlstring(co, bytes, length);
-        mk_lua_call(h->v, cpu->index, 1, 0);
-    }
+    lua_pushlstring(co, bytes, length);
+    mk_lua_call(h->v, cpu->index, 1, 0);
     mk_lua_exit(h->v, cpu->index);
 }
 
@@ -256,17 +254,13 @@ static size_t check_place(lua_State *L, const struct mk_prim *p, int index, lua_
 static int handle_get(lua_State *L)
 {
     struct mk_prim *p = check_prim(L, &mk_latch_ops);
-    uint64_t value = 0;
     lua_Integer size;
     if (!p->bytes) {
         lua_pushinteger(L, (lua_Integer)p->value);
         return 1;
     }
     size_t at = check_place(L, p, 2, &size);
-    pthread_mutex_lock(&p->lock);
-    memcpy(&value, p->bytes + at, (size_t)size);
-    pthread_mutex_unlock(&p->lock);
-    lua_pushinteger(L, (lua_Integer)value);
+    lua_pushinteger(L, (lua_Integer)mk_latch_load(p, at, (unsigned)size));
     return 1;
 }
 
@@ -282,9 +276,7 @@ static int handle_set(lua_State *L)
     }
     size_t at = check_place(L, p, 3, &size);
     luaL_argcheck(L, value <= mk_mask((unsigned)size), 2, "does not fit in its size");
-    pthread_mutex_lock(&p->lock);
-    memcpy(p->bytes + at, &value, (size_t)size);
-    pthread_mutex_unlock(&p->lock);
+    mk_latch_store(p, at, (unsigned)size, value);
     return 0;
 }
 

@@ -38,6 +38,9 @@ extern const struct mk_io_ops mk_match_ops; /* other values go to what lies bene
 struct mk_prim *mk_prim_new(void);
 /* The same with storage for a latch: `stride` bytes for each address. */
 struct mk_prim *mk_prim_new_latch(uint64_t first, uint64_t last, unsigned stride, uint64_t value);
+/* `size` bytes of a latch, `at` bytes into its storage: [at, at + size) lies in `length`. */
+uint64_t mk_latch_load(const struct mk_prim *p, size_t at, unsigned size);
+void mk_latch_store(struct mk_prim *p, size_t at, unsigned size, uint64_t value);
 /* For one that was never hooked. */
 void mk_prim_free(struct mk_prim *p);
 /* Takes at most `size` bytes of a fifo's unfinished record. */
