@@ -66,6 +66,7 @@ struct mk_frame {
 };
 
 struct mk_lua_cpu {
+    struct mk_lua_vm *v;
     lua_State *co;
     unsigned depth; /* handlers in progress, one inside the other */
     bool roomy;     /* the stack of `co` has room for a handler's arguments */

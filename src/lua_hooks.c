@@ -171,35 +171,42 @@ static const struct mk_io_ops *ops_for(const struct mk_lua_hook *h)
     return h->read_ref == LUA_NOREF ? &write_ops : h->write_ref == LUA_NOREF ? &read_ops : &both_ops;
 }
 
+static int next_write(lua_State *L, struct mk_frame *frame)
+{
+    uint64_t value = frame->value;
+    if (!lua_isnoneornil(L, 1)) {
+        value = (uint64_t)luaL_checkinteger(L, 1);
+        luaL_argcheck(L, value <= mk_mask(frame->io->size), 1, "value does not fit the access");
+    }
+    mk_bus_next_out(frame->io, value);
+    return 0;
+}
+
 /* next([value]): the handler beneath. One closure per vCPU; which access it stands for is in the
- * vCPU's frame, so that calling it allocates nothing. */
+ * vCPU's frame, so that calling it allocates nothing. The VM is its other upvalue, to stay alive. */
 static int call_next(lua_State *L)
 {
-    struct mk_lua_vm *v = lua_touserdata(L, lua_upvalueindex(1)); /* kept by the closure */
-    unsigned cpu = (unsigned)lua_tointeger(L, lua_upvalueindex(2));
-    struct mk_frame *frame = v->cpu[cpu].frame;
-    if (!frame || !v->cpu[cpu].depth)
+    struct mk_lua_cpu *lc = lua_touserdata(L, lua_upvalueindex(1));
+    struct mk_frame *frame = lc->frame;
+    if (!frame || !lc->depth)
         return luaL_error(L, "next() belongs to an access that is over: call it inside the handler");
-    if (frame->call) {
-        lua_pushinteger(L, mk_lua_next_call(v, frame));
-    } else if (frame->in) {
+    int results = 1;
+    if (frame->call)
+        lua_pushinteger(L, mk_lua_next_call(lc->v, frame));
+    else if (frame->in)
         lua_pushinteger(L, (lua_Integer)mk_bus_next_in(frame->io));
-    } else {
-        lua_Integer value = luaL_optinteger(L, 1, (lua_Integer)frame->value);
-        luaL_argcheck(L, (uint64_t)value <= mk_mask(frame->io->size), 1,
-                      "value does not fit the access");
-        mk_bus_next_out(frame->io, (uint64_t)value);
-        lua_pushnil(L);
-    }
-    if (v->vm.cpu[cpu].end.reason == MK_ERROR)
+    else
+        results = next_write(L, frame);
+    if (lc->v->vm.cpu[frame->io->cpu->index].end.reason == MK_ERROR)
         return luaL_error(L, "the handler beneath failed");
-    return 1;
+    return results;
 }
 
 void mk_push_next(lua_State *L, int vm_index, unsigned cpu)
 {
+    struct mk_lua_vm *v = lua_touserdata(L, vm_index);
+    lua_pushlightuserdata(L, &v->cpu[cpu]);
     lua_pushvalue(L, vm_index);
-    lua_pushinteger(L, cpu);
     lua_pushcclosure(L, call_next, 2);
 }
 

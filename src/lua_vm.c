@@ -149,6 +149,7 @@ static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
     lua_pushvalue(L, handlers);
     lua_xmove(L, v->anchor, 2);
     for (unsigned i = 0; i < v->vm.cpus; i++) {
+        v->cpu[i].v = v;
         v->cpu[i].co = new_thread(L, handlers);
         mk_push_next(L, vm_index, i);
         lua_xmove(L, v->anchor, 1);
