@@ -18,7 +18,8 @@ struct positions {
     struct position *list;
     unsigned count;
     bool exact;     /* the positions say all that the pattern says */
-    bool mandatory; /* something must be matched */
+    unsigned mandatory; /* so many have to match something */
+    bool loops;
     unsigned captures;
 };
 
@@ -26,7 +27,8 @@ static struct position *add(struct positions *p, bool optional, bool loop)
 {
     struct position *new = &p->list[p->count++];
     *new = (struct position){ .optional = optional, .loop = loop };
-    p->mandatory |= !optional;
+    p->mandatory += !optional;
+    p->loops |= loop;
     return new;
 }
 
@@ -159,6 +161,8 @@ static int compile(struct mk_scan *s, struct positions *p, struct mk_err *err)
     s->whole = count == p->count;
     s->exact = p->exact && s->whole;
     s->captures = p->captures;
+    s->shortest = p->mandatory;
+    s->longest = p->loops ? SIZE_MAX : p->count;
     build(&s->ahead, p->list + p->count - count, count, false);
     build(&s->back, p->list + p->count - count, count, true);
     mk_scan_restart(s);
@@ -263,7 +267,10 @@ enum mk_pattern_result mk_scan_confirm(const struct mk_scan *s, const char *text
 {
     if (s->plain)
         return confirm_plain(s, text, length, match);
-    size_t from = s->anchored || !s->whole ? 0 : length - reach(s, text, length);
+    if (length < s->shortest)
+        return MK_PATTERN_NONE;
+    size_t most = s->whole ? reach(s, text, length) : s->longest;
+    size_t from = s->anchored || most > length ? 0 : length - most;
     if (s->anchored)
         return mk_pattern_at(text, length, 0, s->text, s->length, steps, match);
     if (s->exact && s->captures == 0) {
@@ -271,7 +278,7 @@ enum mk_pattern_result mk_scan_confirm(const struct mk_scan *s, const char *text
         return from < length ? MK_PATTERN_FOUND : MK_PATTERN_NONE;
     }
     enum mk_pattern_result result = MK_PATTERN_NONE;
-    for (; from <= length && result == MK_PATTERN_NONE; from++)
+    for (; from <= length - s->shortest && result == MK_PATTERN_NONE; from++)
         result = mk_pattern_at(text, length, from, s->text, s->length, steps, match);
     return result;
 }

@@ -36,6 +36,7 @@ struct mk_scan {
     char *text; /* of the pattern, without '^' */
     size_t length;
     unsigned captures;
+    size_t shortest, longest; /* bytes of a match; SIZE_MAX: as many as it likes */
 };
 
 /* Fails for a malformed pattern and for one that matches the empty string, which it would find

@@ -144,7 +144,7 @@ static enum mk_reason why(const struct mk_watch *w, char *text, size_t size)
     if (w->state == MK_WATCH_EXPLODED) {
         snprintf(text, size, "pattern \"%.80s\" needs more than %d steps, or a match longer than "
                  "the output that is kept", pattern, MK_WATCH_STEPS);
-        return MK_FORBIDDEN;
+        return w->forbids ? MK_FORBIDDEN : MK_LIMIT;
     }
     if (w->forbids)
         snprintf(text, size, "the output matches the forbidden pattern \"%.80s\": \"%s\"", pattern,

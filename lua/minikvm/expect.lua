@@ -7,7 +7,7 @@ local options = require "minikvm.options"
 local M = {}
 
 local TIMEOUT <const> = 10 -- seconds
-local TAIL_LINES <const>, TAIL_BYTES <const> = 10, 1000
+local TAIL_LINES <const>, TAIL_BYTES <const>, PATTERN_BYTES <const> = 10, 1000, 80
 
 -- ---- options ----
 
@@ -72,7 +72,10 @@ end
 
 local function quoted(list)
   local words = {}
-  for i, pattern in ipairs(list) do words[i] = '"' .. show(pattern) .. '"' end
+  for i, pattern in ipairs(list) do
+    local text = #pattern > PATTERN_BYTES and pattern:sub(1, PATTERN_BYTES) .. "..." or pattern
+    words[i] = '"' .. show(text) .. '"'
+  end
   return table.concat(words, " or ")
 end
 
@@ -174,6 +177,7 @@ local function run(wait)
   local vm, left = wait.vm, wait.deadline - core.now()
   if wait.started then
     core.watch_wait(wait.watch, math.max(0, left))
+    if wait.stop and core.watch_result(wait.watch) ~= "armed" then return vm:wait() end
     if vm.state ~= "running" then return vm:wait(0) end
     return
   end
@@ -210,6 +214,7 @@ local function attempt(wait)
   end
   local result = table.pack(core.watch_result(w))
   if result[1] == "match" and not core.forbidden(w) then
+    if wait.started and wait.stop and wait.vm.state == "running" then wait.vm:stop() end
     return true, table.unpack(result, 2, result.n)
   end
   local why, code = failure(wait, result[1], reason, info)
