@@ -86,6 +86,16 @@ describe("console:expect", function()
     assert.same(found[1], found[3])
   end)
 
+  it("does not cut lines for those who listen to them", function()
+    local vm <close> = echo()
+    local lines = {}
+    vm.console:on_line(function(line) lines[#lines + 1] = line end)
+    vm.console:type "one\nand two"
+    vm.console:send("!"):eof()
+    support.run(vm)
+    assert.same({ "one", "and two!" }, lines)
+  end)
+
   it("takes plain text as it is", function()
     local vm <close> = printer "50% (.*)? [yes]\n"
     assert.same({ 1, "% (.*)? [" }, { vm.console:expect("% (.*)? [", { plain = true }) })
@@ -363,7 +373,8 @@ describe("misuse of a wait", function()
     local empty <close> = support.vm()
     assert.matches("nothing to run", message(empty.console.expect, empty.console, "x"))
     vm:close()
-    assert.matches('^spec/.*console:expect: vm "vm" is closed', message(function() con:expect "x" end))
+    assert.matches('^spec/.*console:expect: vm "vm" is closed',
+                   message(function() con:expect "x" end))
     assert.matches('vm "vm" is closed', message(con.forbid, con, "x"))
     assert.matches("call expect with ':'", message(con.expect, "x"))
   end)
@@ -629,6 +640,38 @@ describe("screen:expect", function()
     assert.is_false(ok)
     assert.matches("not within the budget of 50 exits", why)
     assert.equal(50, spin:expect_exits())
+  end)
+end)
+
+describe("keyboard:type with a timeout", function()
+  if support.without_kvm(pending) then return end
+
+  local TEXT <const> = ("k"):rep(2100) -- 4200 scancode bytes: more than there is room for
+
+  local function keyboard_guest()
+    local vm = support.vm{ mode = "protected", irqchip = "pic" }
+    assert(vm:load "guests/prot/keyboard.bin")
+    return vm
+  end
+
+  it("lets the guest read what does not fit", function()
+    for _, started in ipairs{ false, true } do
+      local vm <close> = keyboard_guest()
+      vm.console:expect "ready\n"
+      if started then vm:start() end
+      assert.equal("ENOBUFS", (select(3, vm.keyboard:type(TEXT))))
+      assert.equal(vm.keyboard, vm.keyboard:type("rest\n", { timeout = 20 }))
+      assert.same({ 1, "k" }, { vm.console:expect("typed: k+(k)\n", { timeout = 20 }) })
+    end
+  end)
+
+  it("gives up", function()
+    local vm <close> = support.program({ CHATTER }, { irqchip = "pic" })
+    local done, _, code, typed = vm.keyboard:type(TEXT, { timeout = 0.02 })
+    assert.same({ nil, "ENOBUFS" }, { done, code })
+    assert.is_true(typed > 1000 and typed < #TEXT)
+    assert.matches("unknown option 'timout'",
+                   message(vm.keyboard.type, vm.keyboard, "x", { timout = 1 }))
   end)
 end)
 

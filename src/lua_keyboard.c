@@ -42,9 +42,19 @@ static int keyboard_press(lua_State *L)
     return 1;
 }
 
+/* vm_of_keyboard(keyboard) -> vm */
+static int vm_of_keyboard(lua_State *L)
+{
+    check_keyboard(L);
+    lua_getiuservalue(L, 1, 1);
+    return 1;
+}
+
 void mk_open_keyboard(lua_State *L)
 {
     static const luaL_Reg methods[] = { { "type", keyboard_type }, { "press", keyboard_press },
                                         { NULL, NULL } };
     mk_new_type(L, MK_KEYBOARD, NULL, methods);
+    lua_pushcfunction(L, vm_of_keyboard);
+    lua_setfield(L, -2, "vm_of_keyboard"); /* into the core table on top */
 }

@@ -24,6 +24,7 @@ struct mk_end {
     enum mk_reason reason;
     int64_t code;
     bool whole_vm;
+    bool goes_on; /* for a wait of the script, which will run it again: its line is not over */
     char text[400];
 };
 

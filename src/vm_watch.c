@@ -22,8 +22,10 @@ static void heed(struct mk_machine *m, struct mk_vcpu *c)
     bool news;
     enum mk_reason reason =
         mk_watch_heed(&m->console, c->cpu.index, c->counters.exits, &news, text, sizeof(text));
-    if (reason != MK_RUNNING)
+    if (reason != MK_RUNNING && c->end.reason == MK_RUNNING) {
         mk_vcpu_end(c, reason, 0, true, "%s", text);
+        c->end.goes_on = reason == MK_STOPPED;
+    }
     if (news)
         decided(vm);
 }

@@ -7,6 +7,7 @@ package.loaded["minikvm.core"] = core
 local options = require "minikvm.options"
 require "minikvm.vm"
 require "minikvm.console"
+require "minikvm.keyboard"
 
 ---@class minikvm
 local M = { _VERSION = core.version }

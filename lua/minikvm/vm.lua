@@ -309,8 +309,8 @@ function vm:wait(timeout)
   return explained(self, core.wait(self, timeout))
 end
 
----How many exits there were since the last call, or since the VM was made or reset; raises when
----they are not as many as expected. Of all vCPUs together, when none runs. Exact with coalesce = false.
+---How many exits there were since the last call, or since the VM was made or reset, of all vCPUs
+---together; raises when they are not as many as expected. Exact with coalesce = false.
 ---@param want? integer|{ min: integer?, max: integer? }
 ---@return integer exits
 function vm:expect_exits(want)
