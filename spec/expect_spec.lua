@@ -191,6 +191,25 @@ describe("the stop of a wait", function()
   end)
 end)
 
+describe("a session with 1K OS", function()
+  if support.without_kvm(pending) then return end
+
+  it("is a dialogue", function()
+    local vm <close> = support.vm{ mode = "paged" }
+    assert(vm:load "os-1k/kernel.bin")
+    local con, wait = vm.console, { timeout = 60 }
+    con:forbid "[Pp]anic"
+    con:expect("Select: ", wait)
+    con:sendline "6"
+    for sum, result in pairs{ ["12 + 5"] = "17", ["100 - 37"] = "63" } do
+      con:expect("Calculate: ", wait)
+      con:type(sum .. "\n", wait)
+      assert.same({ 2, result }, { con:expect({ "[Ee]rror", "^(%d+)\n" }, wait) })
+    end
+    con:expect("Calculate: ", wait)
+  end)
+end)
+
 describe("a wait on a started VM", function()
   if support.without_kvm(pending) then return end
 
@@ -709,6 +728,24 @@ describe("a watch", function()
       local hits = core.scan(text, { "t%w+e\n" }, false, piece)
       assert.equal(piece < 14 and 1000 or hits, hits)
     end
+  end)
+
+  it("matches what string.match does, whatever the pattern", function()
+    local parts = { "a", "b", ".", "%a", "[^a]", "[ab]", "(", ")", "()", "%1", "%b()", "%f[a]", "*",
+                    "+", "-", "?", "$", "^", "%d", "\0" }
+    local letters, compared = { "a", "b", "1", "(", ")", " ", "\0" }, 0
+    for _ = 1, 20000 do
+      local pattern, text = {}, {}
+      for i = 1, math.random(6) do pattern[i] = parts[math.random(#parts)] end
+      for i = 1, math.random(12) do text[i] = letters[math.random(#letters)] end
+      local p, t = table.concat(pattern), table.concat(text)
+      local found = table.pack(pcall(core.search, t, p))
+      if found[1] then
+        compared = compared + 1
+        assert.same({ p, t, t:match(p) }, { p, t, table.unpack(found, 2, found.n) })
+      end
+    end
+    assert.is_true(compared > 1000)
   end)
 
   it("matches text as string.match does", function()

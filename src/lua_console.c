@@ -203,13 +203,42 @@ static int console_output(lua_State *L)
     return 1;
 }
 
+static int open_log(const char *path, struct mk_err *err)
+{
+    struct stat st;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
+    if (fd >= 0 && fstat(fd, &st) == 0 && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
+        return fd;
+    if (fd < 0)
+        return mk_fail_errno(err, errno, "%s", path);
+    close(fd);
+    return mk_fail(err, EINVAL, "%s: a log is a file: a pipe whose reader waits would stop the guest",
+                   path);
+}
+
+/* console:log(path | nil) -> console: all that is printed from now on goes to a file, too, which is
+ * emptied first. Fails also when the log so far could not be written. */
+static int console_log(lua_State *L)
+{
+    struct mk_console *con = &check_console(L)->vm.m.console;
+    const char *path = luaL_optstring(L, 2, NULL);
+    struct mk_err err = { 0 };
+    int fd = path ? open_log(path, &err) : -1;
+    if (path && fd < 0)
+        return mk_push_err(L, &err);
+    if (mk_console_log(con, fd, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
 void mk_open_console(lua_State *L)
 {
     static const luaL_Reg methods[] = {
         { "send", console_send }, { "eof", console_eof }, { "text", console_text },
         { "echo", console_echo }, { "attach", console_attach },
         { "detach", console_detach }, { "input", console_input },
-        { "output", console_output }, { NULL, NULL } };
+        { "output", console_output }, { "log", console_log }, { NULL, NULL } };
     mk_new_type(L, MK_CONSOLE, NULL, methods);
     lua_pushcfunction(L, console_listen);
     lua_setfield(L, -2, "listen"); /* into the core table on top */

@@ -3,10 +3,7 @@
 #include "lua_core.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define SCREEN_AT 0xb8000
 #define SCREEN_SIZE (80 * 25 * 2)
@@ -412,37 +409,6 @@ static int exits_since(lua_State *L)
     return 1;
 }
 
-/* --- a log --- */
-
-static int open_log(const char *path, struct mk_err *err)
-{
-    struct stat st;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
-    if (fd >= 0 && fstat(fd, &st) == 0 && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
-        return fd;
-    if (fd < 0)
-        return mk_fail_errno(err, errno, "%s", path);
-    close(fd);
-    return mk_fail(err, EINVAL, "%s: a log is a file: a pipe whose reader waits would stop the guest",
-                   path);
-}
-
-/* set_log(console, path | nil) -> console, or nil, why, code: also when the log so far could not be
- * written. */
-static int set_log(lua_State *L)
-{
-    struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.m.console;
-    const char *path = luaL_optstring(L, 2, NULL);
-    struct mk_err err = { 0 };
-    int fd = path ? open_log(path, &err) : -1;
-    if (path && fd < 0)
-        return mk_push_err(L, &err);
-    if (mk_console_log(con, fd, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
-}
-
 void mk_open_watch(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__gc", watch_close }, { "__close", watch_close },
@@ -453,7 +419,7 @@ void mk_open_watch(lua_State *L)
         { "forbidden", forbidden }, { "search", search }, { "scan", scan },
         { "input_state", input_state }, { "where", where }, { "last_result", last_result },
         { "vm_of", vm_of }, { "consume", consume }, { "blame", blame },
-        { "exits_since", exits_since }, { "set_log", set_log }, { NULL, NULL } };
+        { "exits_since", exits_since }, { NULL, NULL } };
     mk_new_type(L, MK_WATCH, meta, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -125,15 +125,6 @@ function console:type(text, opts)
   return require("minikvm.expect").type(self, text, opts)
 end
 
----Everything printed from now on goes to this file, too; nil ends that.
----@param path string?
----@return minikvm.console? console
----@return string? why
----@return string? code
-function console:log(path)
-  return core.set_log(self, path)
-end
-
 ---Hands the terminal to the user: input from stdin, output to stdout, until Ctrl-A x stops the VM
 ---or it ends.
 ---@return string reason  as of vm:run
