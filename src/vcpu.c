@@ -499,8 +499,8 @@ void mk_vcpu_run(struct mk_vcpu *c)
     }
     publish(c, false);
     mk_vcpu_complete(c);
-    if (!c->end.goes_on)
-        mk_console_end_lines(&c->machine->console, &c->cpu); /* its listener may be one for the tick */
+    if (!c->end.goes_on) /* before the ticks end: its listener may be one for them */
+        mk_console_end_lines(&c->machine->console, &c->cpu);
     mk_console_flush(&c->machine->console);
     if (ticks)
         stop_ticks(c);
