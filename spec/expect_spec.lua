@@ -619,6 +619,32 @@ describe("console:interact", function()
   end)
 end)
 
+describe("console:interact on a terminal", function()
+  if support.without_kvm(pending) then return end
+  if not program.has_terminal then pending "needs util-linux's script" return end
+
+  it("ends by Ctrl-A x, and the script goes on", function()
+    local log = process.temporary()
+    local path = program.file(([[
+      local vm = require "minikvm".vm{ echo = false }
+      vm:load "guests/real/echo.bin"
+      local con = vm.console
+      con:output %q
+      con:forbid "bad"
+      print((con:interact()))
+      con:send "back"
+      print(con:expect "^(ba)ck")
+      vm:close()
+    ]]):format(log))
+    local r = program.on_terminal("P " .. path, "sleep 0.7; printf user; sleep 0.3;"
+      .. " printf '\\001x'; sleep 0.3")
+    os.remove(path)
+    assert.matches("userstopped\n1\tba\n", r.out, r.err)
+    assert.equal("back", support.read_file(log))
+    os.remove(log)
+  end)
+end)
+
 describe("screen:expect", function()
   if support.without_kvm(pending) then return end
 

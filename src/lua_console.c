@@ -232,6 +232,46 @@ static int console_log(lua_State *L)
     return 1;
 }
 
+/* hand_over(console) -> what take_back() wants: input from stdin, output to stdout for a while. */
+static int hand_over(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    struct mk_console *con = &v->vm.m.console;
+    mk_console_flush(con);
+    pthread_mutex_lock(&con->lock);
+    int in_fd = con->in_fd, out_fd = con->out_fd;
+    bool in_pipe = con->in_pipe, eof = con->eof;
+    v->terminal = con->escape = isatty(STDIN_FILENO);
+    con->in_fd = STDIN_FILENO;
+    con->in_pipe = !con->escape;
+    con->escaped = false;
+    con->out_fd = STDOUT_FILENO;
+    pthread_mutex_unlock(&con->lock);
+    lua_pushinteger(L, in_fd);
+    lua_pushinteger(L, out_fd);
+    lua_pushboolean(L, in_pipe);
+    lua_pushboolean(L, eof);
+    return 4;
+}
+
+/* take_back(console, in_fd, out_fd, in_pipe, eof): the user's turn is over. */
+static int take_back(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    struct mk_console *con = &v->vm.m.console;
+    int in_fd = (int)luaL_checkinteger(L, 2), out_fd = (int)luaL_checkinteger(L, 3);
+    mk_console_flush(con);
+    pthread_mutex_lock(&con->lock);
+    con->in_fd = in_fd;
+    con->out_fd = out_fd;
+    con->in_pipe = lua_toboolean(L, 4);
+    con->eof = lua_toboolean(L, 5);
+    con->escaped = false;
+    v->terminal = con->escape = in_fd == STDIN_FILENO && isatty(STDIN_FILENO);
+    pthread_mutex_unlock(&con->lock);
+    return 0;
+}
+
 void mk_open_console(lua_State *L)
 {
     static const luaL_Reg methods[] = {
@@ -242,4 +282,8 @@ void mk_open_console(lua_State *L)
     mk_new_type(L, MK_CONSOLE, NULL, methods);
     lua_pushcfunction(L, console_listen);
     lua_setfield(L, -2, "listen"); /* into the core table on top */
+    lua_pushcfunction(L, hand_over);
+    lua_setfield(L, -2, "hand_over");
+    lua_pushcfunction(L, take_back);
+    lua_setfield(L, -2, "take_back");
 }

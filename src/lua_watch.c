@@ -402,6 +402,8 @@ static int exits_since(lua_State *L)
     uint64_t sum = 0;
     for (unsigned i = 0; i < v->vm.cpus; i++) {
         struct mk_vcpu *c = &v->vm.cpu[i];
+        if (c->exits_marked > c->counters.exits) /* set back by a snapshot */
+            c->exits_marked = 0;
         sum += c->counters.exits - c->exits_marked;
         c->exits_marked = c->counters.exits;
     }

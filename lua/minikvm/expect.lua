@@ -299,7 +299,7 @@ end
 function M.interact(con)
   check_console(con, "interact")
   local vm = core.vm_of(con)
-  con:attach()
+  local before = table.pack(core.hand_over(con))
   local ok, reason, info
   if vm.state == "running" then
     ok, reason, info = pcall(vm.wait, vm)
@@ -307,7 +307,7 @@ function M.interact(con)
     ok, reason, info = pcall(vm.run, vm)
   end
   if vm.state ~= "closed" then
-    con:detach()
+    core.take_back(con, table.unpack(before, 1, before.n))
     core.consume(con)
   end
   if not ok then error(reason, 0) end
