@@ -13,6 +13,13 @@ local TAIL_LINES <const>, TAIL_BYTES <const>, PATTERN_BYTES <const> = 10, 1000, 
 
 local function count(value)
   if math.type(value) == "integer" and value > 0 then return value end
+  return nil, ("expected a number of 1 or more, got %s"):format(tostring(value))
+end
+
+---Exits may be none.
+local function exits(value)
+  if value == 0 then return 0 end
+  return count(value)
 end
 
 ---A number of exits, or { exits = n, ticks = n }; as a table.
@@ -222,12 +229,13 @@ local function attempt(wait)
 end
 
 ---Raises for anything but the console of a VM that is open.
-local function check_console(con, method)
+local function check_console(con, method, object)
+  object = object or "console"
   if type(con) ~= "userdata" then
-    core.blame(("call %s with ':' (console:%s(...))"):format(method, method))
+    core.blame(("call %s with ':' (%s:%s(...))"):format(method, object, method))
   end
   local ok, why = pcall(core.vm_of, con)
-  if not ok then core.blame(("console:%s: %s"):format(method, why)) end
+  if not ok then core.blame(("%s:%s: %s"):format(object, method, why)) end
 end
 
 local function raise_or_return(ok, ...)
@@ -351,25 +359,22 @@ local function attempt_screen(wait)
   end
 end
 
-local function screen_wait(what, screen, vm, patterns, opts)
-  local o = checked("screen:" .. what, opts, SCREEN)
-  local wait = make("screen:" .. what, vm.console, pattern_list("screen:" .. what, patterns), o)
-  wait.screen = screen
-  return attempt_screen(wait)
-end
-
 function M.screen_expect(screen, vm, patterns, opts)
-  return raise_or_return(screen_wait("expect", screen, vm, patterns, opts))
+  check_console(vm.console, "expect", "screen")
+  local o = checked("screen:expect", opts, SCREEN)
+  local wait = make("screen:expect", vm.console, pattern_list("screen:expect", patterns), o)
+  wait.screen = screen
+  return raise_or_return(attempt_screen(wait))
 end
 
 -- ---- exits ----
 
-local EXITS = { min = count, max = count }
+local EXITS = { min = exits, max = exits }
 
 function M.expect_exits(vm, want)
-  local n = core.exits_since(vm)
   if math.type(want) == "integer" then want = { min = want, max = want } end
   local o = checked("vm:expect_exits", want, EXITS)
+  local n = core.exits_since(vm)
   local wrong = o.min and n < o.min and ("at least %d"):format(o.min)
     or o.max and n > o.max and ("at most %d"):format(o.max)
   if wrong and o.min == o.max then wrong = tostring(o.min) end
