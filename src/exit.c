@@ -242,7 +242,8 @@ static void halted(struct mk_vcpu *c)
     while (c->end.reason == MK_RUNNING) {
         if (atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_waiting(c)))
             return;
-        if (!enabled || !m->can_wake || !m->can_wake(m)) {
+        bool asleep = !enabled || !m->can_wake || !m->can_wake(m);
+        if (asleep && !atomic_load(&c->requests)) { /* a request, such as to stop, comes first */
             mk_vcpu_end(c, MK_HALT, 0, false, "HLT with interrupts %s and nothing to wake it",
                         enabled ? "on" : "off");
             return;
