@@ -86,6 +86,9 @@ struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
 void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook);
 /* The VM is reset: tells every hook. No vCPU may be running. */
 void mk_bus_reset(struct mk_bus *bus);
+/* What hooks hold, for a snapshot (bus_save.c); and back, as far as the same hooks are there. */
+void mk_bus_save(struct mk_bus *bus, struct mk_bytes *out);
+void mk_bus_load(struct mk_bus *bus, const void *bytes, size_t length);
 /* The first address of [first, last] that somebody serves; false when there is none. `owner`, of
  * MK_COUNT(hook->owner) bytes, gets the name of who does. */
 bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *where, char *owner);

@@ -105,7 +105,7 @@ struct mk_console_state {
     int64_t in_at;
     struct {
         struct mk_text history, line;
-        uint64_t total;
+        uint64_t total, consumed;
         uint32_t polls;
     } stream[MK_MAX_CPUS];
 };

@@ -4,6 +4,8 @@
  * its reader. A file that input comes from is set back to where it was. Used while no vCPU runs. */
 #include "console.h"
 
+#include "watch.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,6 +34,7 @@ bool mk_console_save(struct mk_console *con, struct mk_console_state *state)
         const struct mk_stream *s = &con->stream[i];
         ok = take(&state->stream[i].history, &s->history) && take(&state->stream[i].line, &s->line);
         state->stream[i].total = s->total;
+        state->stream[i].consumed = s->consumed;
         state->stream[i].polls = s->polls;
     }
     pthread_mutex_unlock(&con->lock);
@@ -94,8 +97,11 @@ bool mk_console_load(struct mk_console *con, const struct mk_console_state *stat
         put(&s->history, &state->stream[i].history);
         put(&s->line, &state->stream[i].line);
         s->total = state->stream[i].total;
+        s->consumed = state->stream[i].consumed;
         s->polls = state->stream[i].polls;
     }
+    if (ok)
+        mk_watch_restart(con);
     pthread_mutex_unlock(&con->lock);
     return ok;
 }

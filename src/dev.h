@@ -8,6 +8,8 @@
 
 #include "util.h"
 
+struct mk_bytes;
+
 #define MK_MAX_CPUS 4 /* vCPUs of one VM */
 
 enum mk_reg { MK_RAX, MK_RBX, MK_RCX, MK_RDX, MK_RSI, MK_RDI, MK_RIP };
@@ -62,6 +64,9 @@ struct mk_io_ops {
     bool coalesce;   /* one-byte OUTs may be collected by KVM and arrive later, in order */
     bool script;     /* served in Lua: only for the counters */
     void (*reset)(void *self);  /* the VM is reset; may be NULL */
+    /* What a snapshot keeps, written and taken back (any content must be safe); may be NULL. */
+    void (*save)(void *self, struct mk_bytes *out);
+    void (*load)(void *self, const uint8_t *bytes, size_t length);
     void (*retire)(void *self); /* called once when the bus lets go of the hook; may be NULL */
 };
 

@@ -107,6 +107,14 @@ static int spoil(lua_State *L)
     return 0;
 }
 
+/* fill_hooks(vm, snapshot): what latches and fifos held, for those that were made meanwhile. */
+static int fill_hooks(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_state_fill_hooks(&v->vm, &check_snapshot(L, 2)->state);
+    return 0;
+}
+
 /* saved_devices(snapshot) -> the bytes that take() got */
 static int saved_devices(lua_State *L)
 {
@@ -196,7 +204,8 @@ void mk_open_snapshot(lua_State *L)
                                         { NULL, NULL } };
     static const luaL_Reg core[] = { { "take", take }, { "restore", restore },
                                      { "check_idle", check_idle }, { "check_fit", check_fit },
-                                     { "spoil", spoil }, { "saved_devices", saved_devices },
+                                     { "spoil", spoil }, { "fill_hooks", fill_hooks },
+                                     { "saved_devices", saved_devices },
                                      { "load_snapshot", load_snapshot }, { NULL, NULL } };
     mk_new_type(L, MK_SNAPSHOT, meta, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */

@@ -1,6 +1,8 @@
 /* prim.c - see prim.h. */
 #include "prim.h"
 
+#include "bytes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -116,9 +118,21 @@ static void latch_out(void *self, struct mk_io *io, uint64_t value)
     mk_latch_store(self, place_of(self, io), io->size, value);
 }
 
+static void latch_save(void *self, struct mk_bytes *out)
+{
+    const struct mk_prim *p = self;
+    mk_bytes_add(out, p->bytes, p->length);
+}
+
+static void latch_load(void *self, const uint8_t *bytes, size_t length)
+{
+    struct mk_prim *p = self;
+    memcpy(p->bytes, bytes, length < p->length ? length : p->length);
+}
+
 const struct mk_io_ops mk_latch_ops = {
-    .name = "latch", .in = latch_in, .out = latch_out, .width = 8,
-    .reset = latch_reset, .retire = retire };
+    .name = "latch", .in = latch_in, .out = latch_out, .width = 8, .reset = latch_reset,
+    .save = latch_save, .load = latch_load, .retire = retire };
 
 /* --- fifo --- */
 
@@ -174,6 +188,24 @@ static void fifo_reset(void *self)
     pthread_mutex_unlock(&p->lock);
 }
 
+static void fifo_save(void *self, struct mk_bytes *out)
+{
+    struct mk_prim *p = self;
+    pthread_mutex_lock(&p->lock);
+    mk_bytes_add(out, p->bytes, p->length);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void fifo_load(void *self, const uint8_t *bytes, size_t length)
+{
+    struct mk_prim *p = self;
+    pthread_mutex_lock(&p->lock);
+    p->length = 0;
+    while (length-- && p->length + 1 < p->record_size && push(p, *bytes))
+        bytes++;
+    pthread_mutex_unlock(&p->lock);
+}
+
 size_t mk_prim_take(struct mk_prim *p, void *to, size_t size)
 {
     pthread_mutex_lock(&p->lock);
@@ -190,7 +222,7 @@ size_t mk_prim_take(struct mk_prim *p, void *to, size_t size)
 
 const struct mk_io_ops mk_fifo_ops = {
     .name = "fifo", .out = fifo_out, .width = 8, .coalesce = true,
-    .reset = fifo_reset, .retire = retire };
+    .reset = fifo_reset, .save = fifo_save, .load = fifo_load, .retire = retire };
 
 /* --- snapshots --- */
 

@@ -40,6 +40,7 @@ struct mk_state {
     struct mk_i8042_state keyboard;
     struct mk_console_state console;
     struct mk_fsbox_state files;
+    struct mk_bytes hooks[3]; /* what those of ports, memory and MSRs hold */
     bool paging; /* done by the assist, with these: */
     bool large;
     uint64_t cr3;
@@ -80,6 +81,8 @@ const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, s
 int mk_state_capture(struct mk_vm *vm, struct mk_state *state, struct mk_err *err);
 int mk_state_apply(struct mk_vm *vm, const struct mk_state *state, struct mk_err *err);
 void mk_state_free(struct mk_state *state);
+/* Only what hooks hold: for those that were made after a restore. */
+void mk_state_fill_hooks(struct mk_vm *vm, const struct mk_state *state);
 
 /* snapshot_code.c: shape and state as bytes, and back. -1 when they are damaged. */
 bool mk_state_encode(const struct mk_snapshot *snap, struct mk_bytes *out);

@@ -99,6 +99,13 @@ static void blob(struct codec *k, void *pointer, uint64_t *length, uint64_t most
         *length = 0;
 }
 
+static void bytes(struct codec *k, struct mk_bytes *b)
+{
+    uint64_t length = b->length;
+    blob(k, &b->data, &length, UINT32_MAX);
+    b->length = length;
+}
+
 /* --- parts --- */
 
 static void shape(struct codec *k, struct mk_shape *s)
@@ -217,6 +224,9 @@ static void console(struct codec *k, struct mk_console_state *s)
         blob(k, &s->stream[i].line.bytes, &length, UINT32_MAX);
         s->stream[i].line.length = length;
         u64(k, &s->stream[i].total);
+        u64(k, &s->stream[i].consumed);
+        need(k, s->stream[i].consumed <= s->stream[i].total &&
+                    s->stream[i].history.length <= s->stream[i].total);
         u32(k, &s->stream[i].polls);
     }
 }
@@ -325,9 +335,9 @@ static void all(struct codec *k, struct mk_snapshot *snap)
         open_files(k, &s->files);
     paging(k, s);
     cpuid(k, snap);
-    uint64_t length = snap->devices.length;
-    blob(k, &snap->devices.data, &length, UINT32_MAX);
-    snap->devices.length = length;
+    for (unsigned i = 0; i < MK_COUNT(s->hooks); i++)
+        bytes(k, &s->hooks[i]);
+    bytes(k, &snap->devices);
 }
 
 /* --- both ways --- */

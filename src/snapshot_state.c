@@ -26,6 +26,14 @@ static void capture_devices(struct mk_vm *vm, struct mk_state *s)
     mk_pic_save(&vm->pic, &s->pic);
 }
 
+static bool capture_hooks(struct mk_vm *vm, struct mk_state *s)
+{
+    mk_bus_save(&vm->m.bus, &s->hooks[0]);
+    mk_bus_save(&vm->m.mmio, &s->hooks[1]);
+    mk_bus_save(&vm->m.msrs, &s->hooks[2]);
+    return !s->hooks[0].failed && !s->hooks[1].failed && !s->hooks[2].failed;
+}
+
 static void capture_paging(const struct mk_vm *vm, struct mk_state *s)
 {
     const struct mk_assist *a = &vm->assist;
@@ -53,7 +61,7 @@ int mk_state_capture(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
     }
     capture_devices(vm, s);
     capture_paging(vm, s);
-    if (!mk_console_save(&vm->m.console, &s->console)) {
+    if (!mk_console_save(&vm->m.console, &s->console) || !capture_hooks(vm, s)) {
         mk_fail_errno(err, ENOMEM, "vm \"%s\": snapshot", vm->name);
         goto failed;
     }
@@ -73,6 +81,8 @@ void mk_state_free(struct mk_state *s)
     }
     mk_console_state_free(&s->console);
     mk_fsbox_state_free(&s->files);
+    for (unsigned i = 0; i < MK_COUNT(s->hooks); i++)
+        mk_bytes_free(&s->hooks[i]);
 }
 
 /* --- restore --- */
@@ -131,6 +141,13 @@ static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_s
     return mk_assist_paging(&vm->assist, &vm->m, sregs, err);
 }
 
+void mk_state_fill_hooks(struct mk_vm *vm, const struct mk_state *s)
+{
+    mk_bus_load(&vm->m.bus, s->hooks[0].data, s->hooks[0].length);
+    mk_bus_load(&vm->m.mmio, s->hooks[1].data, s->hooks[1].length);
+    mk_bus_load(&vm->m.msrs, s->hooks[2].data, s->hooks[2].length);
+}
+
 int mk_state_apply(struct mk_vm *vm, const struct mk_state *s, struct mk_err *err)
 {
     for (unsigned i = 0; i < vm->cpus; i++) {
@@ -146,6 +163,7 @@ int mk_state_apply(struct mk_vm *vm, const struct mk_state *s, struct mk_err *er
         return mk_fail_errno(err, ENOMEM, "vm \"%s\": restore", vm->name);
     if (mk_fsbox_load(&vm->fsbox, &s->files, err) < 0)
         return -1;
+    mk_state_fill_hooks(vm, s);
     vm->state = s->vm_state;
     return 0;
 }

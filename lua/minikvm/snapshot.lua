@@ -180,6 +180,7 @@ local function new_vm(o, setup, i, what)
     new:close()
     error(problem, setup and not ok and 0 or 4)
   end
+  core.fill_hooks(new, o.snapshot)
   return load_devices(new, values)
 end
 
