@@ -102,6 +102,7 @@ int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
     kvm->sync_regs = synced > 0 && synced & KVM_SYNC_X86_REGS;
     kvm->sync_state = synced > 0 && (synced & 7) == (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS |
                                                      KVM_SYNC_X86_EVENTS);
+    kvm->svm = access("/sys/module/kvm_amd", F_OK) == 0;
     kvm->shadow_paging = !nested_paging();
     int xsave = mk_kvm_capability(kvm, KVM_CAP_XSAVE2);
     if (mk_kvm_capability(kvm, KVM_CAP_XSAVE) > 0)
