@@ -157,7 +157,6 @@ void mk_open_vm(lua_State *L);
 void mk_open_cpu(lua_State *L);
 void mk_open_memory(lua_State *L);
 void mk_open_hooks(lua_State *L);
-void mk_open_prims(lua_State *L);
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);

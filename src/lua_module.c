@@ -131,7 +131,6 @@ static void push_core(lua_State *L)
     mk_open_cpu(L);
     mk_open_memory(L);
     mk_open_hooks(L);
-    mk_open_prims(L);
     mk_open_unhandled(L);
     mk_open_stats(L);
     mk_open_cpuid(L);

@@ -2,7 +2,6 @@
  * vm.ports, vm.mmio and (but for doorbell) vm.msrs; they go on top of whatever is there. */
 #include "lua_hooks.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -293,62 +292,3 @@ static int handle_take(lua_State *L)
 
 const luaL_Reg mk_prim_handle_methods[] = {
     { "get", handle_get }, { "set", handle_set }, { "take", handle_take }, { NULL, NULL } };
-
-/* --- snapshots: the VM does not run, and hooks come and go under the Lua lock, which we hold --- */
-
-/* The n-th latch or fifo of a VM, and its name: "latch at ports 0x80-0x83"; NULL: there are fewer. */
-static struct mk_prim *nth_store(struct mk_lua_vm *v, unsigned n, char *name, size_t size)
-{
-    const struct mk_bus *buses[] = { &v->vm.m.bus, &v->vm.m.mmio, &v->vm.m.msrs };
-    char where[64];
-    for (unsigned i = 0; i < MK_COUNT(buses); i++)
-        for (const struct mk_hook *h = buses[i]->hooks; h; h = h->link)
-            if ((h->ops == &mk_latch_ops || h->ops == &mk_fifo_ops) && n-- == 0) {
-                mk_describe_range(buses[i], h->first, h->last, where, sizeof(where));
-                snprintf(name, size, "%s at %s", h->ops->name, where);
-                return h->self;
-            }
-    return NULL;
-}
-
-/* save_stores(vm) -> { { name=, bytes= }, ... }: what latches and fifos hold. */
-static int save_stores(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_vm(L, 1);
-    struct mk_prim *p;
-    char name[100];
-    lua_newtable(L);
-    for (unsigned n = 0; (p = nth_store(v, n, name, sizeof(name))); n++) {
-        lua_createtable(L, 0, 2);
-        mk_set_string(L, "name", name);
-        lua_pushlstring(L, p->bytes ? (const char *)p->bytes : "", p->length);
-        lua_setfield(L, -2, "bytes");
-        lua_rawseti(L, -2, (lua_Integer)n + 1);
-    }
-    return 1;
-}
-
-/* load_store(vm, name, which, bytes) -> whether there is one of this name (the first, the second …)
- * and it takes them; without bytes, whether there is one. */
-static int load_store(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_vm(L, 1);
-    const char *wanted = luaL_checkstring(L, 2);
-    lua_Integer which = luaL_checkinteger(L, 3);
-    size_t length;
-    const char *bytes = luaL_optlstring(L, 4, NULL, &length);
-    char name[100];
-    struct mk_prim *p;
-    for (unsigned n = 0; (p = nth_store(v, n, name, sizeof(name))); n++)
-        if (strcmp(name, wanted) == 0 && --which == 0)
-            break;
-    lua_pushboolean(L, p && (!bytes || mk_prim_load(p, bytes, length)));
-    return 1;
-}
-
-void mk_open_prims(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "save_stores", save_stores }, { "load_store", load_store },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}

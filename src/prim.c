@@ -224,31 +224,6 @@ const struct mk_io_ops mk_fifo_ops = {
     .name = "fifo", .out = fifo_out, .width = 8, .coalesce = true,
     .reset = fifo_reset, .save = fifo_save, .load = fifo_load, .retire = retire };
 
-/* --- snapshots --- */
-
-static bool is_latch(const struct mk_prim *p)
-{
-    return p->stride != 0;
-}
-
-bool mk_prim_load(struct mk_prim *p, const void *bytes, size_t length)
-{
-    const uint8_t *from = bytes;
-    if (is_latch(p) ? length != p->length : length >= p->record_size)
-        return false;
-    pthread_mutex_lock(&p->lock);
-    bool fits = true;
-    if (is_latch(p)) {
-        memcpy(p->bytes, from, length);
-    } else {
-        p->length = 0;
-        for (size_t i = 0; i < length && fits; i++)
-            fits = push(p, from[i]);
-    }
-    pthread_mutex_unlock(&p->lock);
-    return fits;
-}
-
 /* --- match --- */
 
 static void match_out(void *self, struct mk_io *io, uint64_t value)

@@ -43,8 +43,6 @@ uint64_t mk_latch_load(const struct mk_prim *p, size_t at, unsigned size);
 void mk_latch_store(struct mk_prim *p, size_t at, unsigned size, uint64_t value);
 /* For one that was never hooked. */
 void mk_prim_free(struct mk_prim *p);
-/* Gives a latch or fifo the bytes that one like it held; false when they cannot be its own. */
-bool mk_prim_load(struct mk_prim *p, const void *bytes, size_t length);
 /* Takes at most `size` bytes of a fifo's unfinished record. */
 size_t mk_prim_take(struct mk_prim *p, void *to, size_t size);
 

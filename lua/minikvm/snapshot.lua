@@ -46,53 +46,20 @@ local function pack_devices(self)
     if not bytes then error(why, 3) end
     list[i] = bytes
   end
-  return core.pack({ devices = list, stores = core.save_stores(self) }, "devices")
+  return core.pack(list, "devices")
 end
 
 local function is_state(saved)
   return type(saved) == "table" and type(saved.name) == "string" and type(saved.reg) == "table"
 end
 
-local function is_list_of_stores(list)
-  if type(list) ~= "table" then return false end
-  for _, store in ipairs(list) do
-    if type(store) ~= "table" or type(store.name) ~= "string" or type(store.bytes) ~= "string" then
-      return false
-    end
-  end
-  return true
-end
-
----Calls load_store for each, counting those of one name; the first it fails for, or nil.
-local function each_store(self, stores, with_bytes)
-  local seen = {}
-  for _, store in ipairs(stores) do
-    seen[store.name] = (seen[store.name] or 0) + 1
-    local bytes = with_bytes and store.bytes or nil
-    if not core.load_store(self, store.name, seen[store.name], bytes) then return store end
-  end
-end
-
----Whether the VM has the latches and fifos that were saved, and no others; nil and why not.
-local function same_stores(self, stores)
-  local missing = each_store(self, stores)
-  if missing then return nil, ("it has a %s, the vm has not"):format(missing.name) end
-  local has = #core.save_stores(self)
-  if has == #stores then return true end
-  return nil, ("it has %d latches and fifos, the vm %d"):format(#stores, has)
-end
-
 ---What pack_devices() packed, when these are the VM's devices; nil and why otherwise.
 local function saved_devices(self, snap)
   local packed, list = core.unpack(core.saved_devices(snap)), {}
-  if type(packed) ~= "table" or type(packed.devices) ~= "table" then packed = { devices = {} } end
-  for i, bytes in ipairs(packed.devices) do
+  for i, bytes in ipairs(type(packed) == "table" and packed or {}) do
     list[i] = core.unpack(tostring(bytes))
     if not is_state(list[i]) then return nil, "the states of its devices are damaged" end
   end
-  list.stores = is_list_of_stores(packed.stores) and packed.stores or {}
-  local same, what = same_stores(self, list.stores)
-  if not same then return nil, what end
   if devices() then
     local fits, why = devices().fits(self, list)
     return fits and list, why and ("devices were added or removed: %s"):format(why)
@@ -105,9 +72,7 @@ end
 ---Hands the states to the devices; nil, why, "EINVAL" when one does not take its own.
 local function load_devices(self, list)
   local ok, why = true, nil
-  local bad = each_store(self, list.stores, true)
-  if bad then ok, why = false, bad.name .. " does not take what was saved" end
-  if ok and devices() then ok, why = pcall(devices().load_all, self, list) end
+  if devices() then ok, why = pcall(devices().load_all, self, list) end
   if ok then return self end
   core.spoil(self, tostring(why))
   return nil, ("vm %q: restoring its devices: %s"):format(self.name, tostring(why)), "EINVAL"
