@@ -12,6 +12,7 @@ LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
 LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
 EDIT_LIBS = $(shell pkg-config --libs libedit)
+ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
 ZLIB_LIBS = $(shell pkg-config --libs zlib)
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 
@@ -87,7 +88,7 @@ $(B)/minikvm.so: $(MODULE_OBJ)
 	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
 
 $(B)/%.o: src/%.c Makefile | $(B)
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) $(if $(filter lua_disasm,$*),$(CAPSTONE_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) $(if $(filter lua_disasm,$*),$(CAPSTONE_CFLAGS)) $(if $(filter lua_zlib,$*),$(ZLIB_CFLAGS)) -MMD -MP -c -o $@ $<
 
 $(B):
 	@mkdir -p $@

@@ -160,6 +160,7 @@ void mk_open_hooks(lua_State *L);
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);
+void mk_open_zlib(lua_State *L);
 void mk_open_hypercalls(lua_State *L);
 void mk_open_console(lua_State *L);
 void mk_open_load(lua_State *L);
