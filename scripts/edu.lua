@@ -1,5 +1,5 @@
--- edu.lua - a device in Lua and its driver: QEMU's teaching device "edu" (lua/minikvm/devices/edu.lua)
--- and a 64-bit guest (guests/long/edu.c) that exercises all of it; then what it cost.
+-- edu.lua - a device in Lua and its driver: QEMU's teaching device, lua/minikvm/devices/edu.lua,
+-- and a 64-bit guest, guests/long/edu.c, that exercises all of it; then what it cost.
 --
 --   minikvm scripts/edu.lua [-v]     -v: every access to the device's registers
 

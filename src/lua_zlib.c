@@ -1,11 +1,11 @@
 /* lua_zlib.c - what pictures and fonts need of zlib, for the parts written in Lua: core.deflate,
- * core.gunzip, core.crc32. All memory that a call needs is there before zlib allocates anything, so
+ * core.inflate, core.crc32. All memory that a call needs is there before zlib allocates anything, so
  * that an error of Lua leaves nothing behind. RFC 1950 (zlib), RFC 1952 (gzip). */
 #include "lua_core.h"
 
 #include <zlib.h>
 
-#define GZIP (16 + MAX_WBITS)
+#define EITHER (32 + MAX_WBITS) /* the format is told from the first bytes */
 #define LARGEST (64 << 20) /* of what is to be unpacked */
 
 /* deflate(bytes) -> a zlib stream; nil when memory ran out */
@@ -29,15 +29,15 @@ static long unpack(const char *from, size_t length, char *to, size_t limit)
 {
     z_stream stream = { .next_in = (Bytef *)(uintptr_t)from, .avail_in = (uInt)length,
                         .next_out = (Bytef *)to, .avail_out = (uInt)limit };
-    if (inflateInit2(&stream, GZIP) != Z_OK)
+    if (inflateInit2(&stream, EITHER) != Z_OK)
         return -1;
     int rc = inflate(&stream, Z_FINISH);
     inflateEnd(&stream);
     return rc == Z_STREAM_END ? (long)stream.total_out : -1;
 }
 
-/* gunzip(bytes, limit) -> the bytes; nil when they are damaged or more than `limit` */
-static int gunzip_bytes(lua_State *L)
+/* inflate(bytes, limit), of a zlib or gzip stream -> the bytes; nil when they are damaged or more than `limit` */
+static int inflate_bytes(lua_State *L)
 {
     size_t length;
     luaL_Buffer b;
@@ -66,7 +66,7 @@ static int crc32_bytes(lua_State *L)
 
 void mk_open_zlib(lua_State *L)
 {
-    static const luaL_Reg core[] = { { "deflate", deflate_bytes }, { "gunzip", gunzip_bytes },
+    static const luaL_Reg core[] = { { "deflate", deflate_bytes }, { "inflate", inflate_bytes },
                                      { "crc32", crc32_bytes }, { NULL, NULL } };
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -75,8 +75,8 @@ end
 local function check_sizes(f, size_of_glyph)
   local bytes = (f.width + 7) // 8 * f.height
   if f.width < 1 or f.width > MAX_WIDTH or f.height < 1 or f.height > MAX_HEIGHT then
-    return nil, ("its glyphs of %d x %d pixels are not 1 to %d by 1 to %d"):format(f.width, f.height,
-                                                                             MAX_WIDTH, MAX_HEIGHT)
+    return nil, ("its glyphs of %d x %d pixels are not 1 to %d by 1 to %d"):format(
+      f.width, f.height, MAX_WIDTH, MAX_HEIGHT)
   elseif size_of_glyph ~= bytes then
     return nil, ("it says that a glyph of %d x %d pixels has %d bytes, not %d"):format(
       f.width, f.height, size_of_glyph, bytes)
@@ -122,7 +122,7 @@ end
 ---@return string? why
 function M.parse(bytes)
   if bytes:sub(1, 2) == "\x1f\x8b" then
-    bytes = core.gunzip(bytes, LIMIT)
+    bytes = core.inflate(bytes, LIMIT)
     if not bytes then return nil, "it is damaged, or more than 4 MiB unpacked" end
   end
   if #bytes > LIMIT then return nil, "it has more than 4 MiB" end

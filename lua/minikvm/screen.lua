@@ -227,8 +227,8 @@ end
 ---@param opts? { font: string?, scale: integer?, cursor: boolean? }  a console font (.psf, .psfu,
 ---  .psf.gz) instead of the distribution's own; pixels for each of the font's, 1 to 8 (1); false:
 ---  without the cursor
----@return string|boolean|nil picture  its bytes, or true; nil, why, code when there is no font or the
----  file cannot be written
+---@return string|boolean|nil picture  its bytes, or true; nil, why, code when there is no font, or
+---  the file cannot be written
 ---@return string? why
 ---@return string? code
 function Screen:png(path, opts)
@@ -249,15 +249,16 @@ function Screen:png(path, opts)
   return write_file(path, bytes)
 end
 
----The text screen of a guest that has one (a PC's, at 0xb8000). An error where RAM ends below it and
----the VM has no VGA device.
+---The text screen of a guest that has one (a PC's, at 0xb8000). An error where RAM ends below it
+---and the VM has no VGA device.
 ---@return minikvm.screen
 function vm:screen()
   if type(self) ~= "userdata" then error("call screen with ':' (vm:screen())", 2) end
   local ram = #self.memory
   if ram < BASE + SIZE and not adapter(self) then
-    error(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at 0x%x, and "
-           .. "no minikvm.devices.vga is attached"):format(self.name, BASE, BASE + SIZE - 1, ram), 2)
+    error(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at 0x%x, "
+           .. "no minikvm.devices.vga is attached")
+          :format(self.name, BASE, BASE + SIZE - 1, ram), 2)
   end
   return setmetatable({ vm = self }, Screen)
 end

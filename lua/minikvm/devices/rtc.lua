@@ -26,7 +26,7 @@ local CENTURY <const> = 0x32
 local PM <const> = 0x80
 local ANY <const> = 0xc0 -- an alarm register of 0xc0 to 0xff fits every value
 local OSCILLATOR <const> = 32768
-local UPDATE_SECONDS <const> = 0.002228 -- UIP is up that long: 244 us before, 1984 us during an update
+local UPDATE_SECONDS <const> = 0.002228 -- UIP: 244 us before and 1984 us during an update
 local DAY <const> = 86400
 
 -- Registers 0 to 9: time and alarm alternate, then the date.
@@ -150,7 +150,9 @@ local function next_event(d)
   local s = d.state
   local waiting = s.cmos[B] & ~s.cmos[C]
   local delay
-  if waiting & (UPDATE | ALARM) ~= 0 and not s.frozen then delay = (s.seen + 1 - now(d)) / s.speed end
+  if waiting & (UPDATE | ALARM) ~= 0 and not s.frozen then
+    delay = (s.seen + 1 - now(d)) / s.speed
+  end
   local p = waiting & PERIODIC ~= 0 and period(d)
   if p then
     local periodic = s.started + (s.ticks + 1) * p / s.speed - d.vm.clock.now
@@ -236,6 +238,7 @@ end
 
 ---A state whose times do not depend on the clock of the VM that it is loaded into.
 local function save(d)
+  catch_up(d)
   local copy = {}
   for key, value in pairs(d.state) do copy[key] = value end
   copy.base, copy.since, copy.started = now(d), 0, d.vm.clock.now - d.state.started
@@ -245,6 +248,7 @@ end
 local function load(d, saved)
   local clock = d.vm.clock.now
   d.state, d.timer = saved, nil
+  d.state.seen = math.floor(saved.base)
   d.state.since, d.state.started = clock, clock - saved.started
   update_line(d)
   arm(d)

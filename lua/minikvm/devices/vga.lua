@@ -3,10 +3,10 @@
 --
 --   vm:attach(vga.new(), { ports = 0x3c0 })
 --
--- Video memory is RAM where the VM's RAM covers it, else a latch in C. vm:screen() shows it. Follows
--- IBM's VGA technical reference: mode 3, 80 x 25 characters; no graphics, no other modes, no fonts
--- of the guest's own. Registers that change nothing here keep what is written to them. Handlers run
--- on the vCPU's thread under the Lua lock.
+-- Video memory is RAM where the VM's RAM covers it, else a latch in C; vm:screen() shows it.
+-- Follows IBM's VGA technical reference: mode 3, 80 x 25 characters; no graphics, no other modes,
+-- no fonts of the guest's own. Registers that change nothing here keep what is written to them.
+-- Handlers run on the vCPU's thread under the Lua lock.
 
 local kvm = require "minikvm"
 local options = require "minikvm.options"
@@ -32,7 +32,8 @@ local ATTRIBUTE <const> = "0001020304051407" .. "38393a3b3c3d3e3f" .. "0c000f080
 local SEQUENCER <const>, GRAPHICS <const> = "0300030002", "0000000000100e00ff"
 local MISC <const> = 0x67
 
-local CURSOR_START <const>, CURSOR_END <const>, START <const>, CURSOR <const> = 0x0a, 0x0b, 0x0c, 0x0e
+local CURSOR_START <const>, CURSOR_END <const> = 0x0a, 0x0b
+local START <const>, CURSOR <const> = 0x0c, 0x0e -- each a high and a low byte
 local CURSOR_OFF <const> = 0x20
 local MODE <const>, BLINK <const> = 0x10, 0x08 -- in the attribute controller
 local ENABLED <const> = 0x20 -- in its index: the palette is the screen's, not the processor's
@@ -44,7 +45,7 @@ local function file_of(hex)
   return table.move(values, 1, #values, 0, {}) -- from 0
 end
 
----The 64 colours of an EGA, then black: what a BIOS puts there. Six bits for each of red, green, blue.
+---The 64 colours of an EGA, then black, as a BIOS does; red, green and blue of six bits each.
 local function initial_dac()
   local dac = {}
   for i = 0, 255 do
