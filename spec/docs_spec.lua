@@ -129,7 +129,8 @@ describe("docs", function()
     local kinds = { vm = "vm", cpu = "cpu", memory = "memory", ports = "ports", clock = "clock",
                     hypercalls = "hypercalls", console = "console", timer = "handle",
                     keyboard = "keyboard", handle = "handle", files = "policy",
-                    snapshot = "snapshot", vmfiles = "files", worker = "worker" }
+                    snapshot = "snapshot", vmfiles = "files", cpuid = "cpuid",
+                    worker = "worker" }
     for kind, object in pairs(kinds) do
       for name in pairs(core.methods("minikvm." .. kind)) do
         local found = text:find(object .. ":" .. name .. "(", 1, true)
