@@ -300,7 +300,7 @@ function M.new(opts)
       d.timer = nil
       d.state = { index = 0, nmi_off = false, cmos = initial(o.cmos or {}), speed = o.speed or 1,
                   ticks = 0, started = d.vm.clock.now }
-      set_time(d, o.time or os.time())
+      set_time(d, o.time or os and os.time() or 0) -- a safe script has no os
     end,
     save = save, load = load,
   }
