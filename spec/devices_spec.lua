@@ -1,7 +1,7 @@
 -- The devices of lua/minikvm/devices, as their guests see them. The edu's 64-bit driver is one of
 -- guests/long.
 
-require "minikvm"
+local kvm = require "minikvm"
 local calendar = require "minikvm.calendar"
 local device = require "minikvm.device"
 local edu = require "minikvm.devices.edu"
@@ -90,6 +90,56 @@ describe("edu", function()
     local vm <close> = support.vm{ irqchip = "pic" }
     assert.error_matches(function() vm:attach(edu.new(), { mmio = EDU }) end,
                          "needs an interrupt line")
+  end)
+end)
+
+describe("a device", function()
+  if support.without_kvm(pending) then return end
+
+  it("whose beginning fails leaves nothing behind, and the error is its own", function()
+    local vm <close> = support.program({ support.into(0x8000, 0x300) }, { irqchip = "pic" })
+    local def = kvm.device{ registers = { [0] = "A" }, attach = function(d)
+      d:keep(vm.ports:on(0x400, { read = function() return 1 end }))
+      d:raise()
+      error("no room", 0)
+    end }
+    assert.error_matches(function() vm:attach(def, { ports = 0x300, irq = 5 }) end, "no room$")
+    assert.same({}, device.of(vm))
+    support.run(vm)
+    assert.equal(0xff, vm.memory:u8(0x8000))
+    vm.ports:on(0x400, { read = function() return 2 end }):remove() -- it is free
+  end)
+
+  it("that comes does not lower the line of another", function()
+    -- Line 5 as it is: OCW3 = 0x0a reads the requests of the first PIC
+    local vm <close> = support.program({ support.out(0x20, 0x0a), support.into(0x8000, 0x20) },
+                                       { irqchip = "pic" })
+    local def = kvm.device{ registers = { [0] = "A" } }
+    local first = vm:attach(def, { ports = 0x300, irq = 5 })
+    first:raise()
+    local second = vm:attach(def, { ports = 0x301, irq = 5 })
+    second:raise()
+    second:lower()
+    support.run(vm)
+    assert.equal(0x20, vm.memory:u8(0x8000) & 0x20)
+    vm:reset()
+    support.run(vm)
+    assert.equal(0, vm.memory:u8(0x8000) & 0x20)
+  end)
+
+  it("answers only what it accepts", function()
+    local vm <close> = support.program{
+      support.out(0x300, 0x1234, 2), support.out(0x300, 7), support.into(0x8000, 0x300),
+      support.into(0x8004, 0x300, 2) }
+    local seen = {}
+    local d = vm:attach(kvm.device{ registers = { [0] = "A", "B" },
+      accepts = function(_, offset, size, is_write)
+        seen[#seen + 1] = ("%d/%d%s"):format(offset, size, is_write and "w" or "r")
+        return size == 1
+      end }, { ports = 0x300 })
+    support.run(vm)
+    assert.same({ "0/2w", "0/1w", "0/1r", "0/2r" }, seen)
+    assert.same({ 7, 0xffff, 2 }, { vm.memory:u32(0x8000), vm.memory:u32(0x8004), d.refused })
   end)
 end)
 

@@ -122,6 +122,14 @@ describe("the other scripts", function()
     assert.match("^written by another protocol", r.out)
   end)
 
+  it("edu.lua runs a driver, and with -v shows each access", function()
+    local r = run "edu.lua"
+    assert.equal(0, r.status, r.err)
+    assert.match("\n5! = 120\n.*turned away 4 accesses and 11 transfers", r.out)
+    assert.match("0xfeb00000%-0xfebfffff .* device edu\n", r.out)
+    assert.match("\n  read  ID          4 bytes 0x10000ed\n", run("edu.lua -v").out)
+  end)
+
   it("kernel64.lua shows the screen of a 64-bit kernel", function()
     local r = run("kernel64.lua", { stdin = "help\nhalt\n" })
     assert.equal(0, r.status, r.err)

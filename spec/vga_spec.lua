@@ -310,14 +310,19 @@ describe("vga", function()
   end)
 
   it("is as new after a reset, and keeps its registers over save() and load()", function()
-    local vm <close>, d = card{ crtc(0x0f, 7) }
+    local vm <close>, d = card({ crtc(0x0f, 7), cell(0, 0x0741), cell(0x7ffe, 0x075a) },
+                               { memory = "64K" })
     run(vm)
     local saved = device.save_all(vm)
     assert(vm:reset())
     assert.same({ 0, 0, 13, 14 }, { vm:screen():cursor() })
+    assert.equal("", vm:screen():row(0))
     device.load_all(vm, saved)
     assert.same({ 7, 0, 13, 14 }, { vm:screen():cursor() })
-    d:detach()
-    assert.is_nil((vm:screen():cursor()))
+    assert.equal("A", vm:screen():row(0))
+    assert.equal("Z", vga.video(d, 0x7ffe, 1))
+    local ram <close>, other = card{ crtc(0x0f, 7) }
+    other:detach()
+    assert.is_nil((ram:screen():cursor()))
   end)
 end)

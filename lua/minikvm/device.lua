@@ -376,7 +376,7 @@ function M.save_all(vm)
   for i, d in ipairs(M.of(vm)) do
     local def = d.definition
     local value
-    if def.save then value = def.save(d) else value = { state = copy(d.state) } end
+    if def.save then value = copy(def.save(d)) else value = { state = copy(d.state) } end
     list[i] = { name = d.name, reg = copy(d.reg), value = value,
                 raised = d.irq and lines_of(d.vm)[d.irq] and lines_of(d.vm)[d.irq][d] or false }
   end
