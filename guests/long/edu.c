@@ -2,11 +2,15 @@
  * that the device does: identification, inversion, factorials by polling and by interrupt, interrupts
  * raised and acknowledged, transfers to and from its buffer, and what it refuses.
  *
- * The device's registers lie at 0xfeb00000, its interrupt line is 10. */
+ * The device's registers lie at 0xfeb00000, its interrupt line is 10. A timer ticks as well: a
+ * processor that is emulated badly may let an interrupt in between STI and HLT, and then this is
+ * what ends the sleep. */
 #include "minikvm.h"
 
 #define EDU 0xfeb00000ul
 #define IRQ 10
+#define RATE 0x34        /* channel 0 of the timer, low byte then high byte, again and again */
+#define TEN_MS 11932     /* of 1193182 a second */
 #define BUFFER 0x40000ul /* in the device's own addresses */
 
 enum reg {
@@ -51,6 +55,20 @@ static void on_irq(struct trap *t)
         put(IRQ_ACK, why);
     }
     irq_done(IRQ);
+}
+
+static void on_tick(struct trap *t)
+{
+    (void)t;
+    irq_done(0);
+}
+
+static void start_ticks(void)
+{
+    trap_handler(TRAP_IRQ + 0, on_tick);
+    outb(MK_PORT_PIT + 3, RATE);
+    outb(MK_PORT_PIT, TEN_MS & 0xff);
+    outb(MK_PORT_PIT, TEN_MS >> 8);
 }
 
 static uint32_t wait_irq(void)
@@ -182,7 +200,8 @@ static void refused_accesses(void)
 int main(void)
 {
     trap_handler(TRAP_IRQ + IRQ, on_irq);
-    irq_init(1 << IRQ);
+    start_ticks();
+    irq_init(1 << IRQ | 1 << 0);
     identification();
     factorials();
     raised_interrupts();
