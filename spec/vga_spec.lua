@@ -3,7 +3,6 @@
 
 local kvm = require "minikvm"
 local core = require "minikvm.core"
-local device = require "minikvm.device"
 local font = require "minikvm.font"
 local png = require "minikvm.png"
 local process = require "support.process"
@@ -309,15 +308,15 @@ describe("vga", function()
     end
   end)
 
-  it("is as new after a reset, and keeps its registers over save() and load()", function()
+  it("is as new after a reset, and as it was after going back to a snapshot", function()
     local vm <close>, d = card({ crtc(0x0f, 7), cell(0, 0x0741), cell(0x7ffe, 0x075a) },
                                { memory = "64K" })
     run(vm)
-    local saved = device.save_all(vm)
+    local snapshot = assert(vm:snapshot())
     assert(vm:reset())
     assert.same({ 0, 0, 13, 14 }, { vm:screen():cursor() })
     assert.equal("", vm:screen():row(0))
-    device.load_all(vm, saved)
+    assert(vm:restore(snapshot))
     assert.same({ 7, 0, 13, 14 }, { vm:screen():cursor() })
     assert.equal("A", vm:screen():row(0))
     assert.equal("Z", vga.video(d, 0x7ffe, 1))

@@ -215,38 +215,13 @@ local function attach(d)
   if first < BASE + SIZE then d.video = d:keep(d.vm.mmio:latch(first, BASE + SIZE - first)) end
 end
 
----The latch's addresses, from the first, eight bytes at a time; none where all of it is RAM.
-local function latched(d)
-  local at = math.max(#d.vm.memory, BASE) - 8
-  return function()
-    at = at + 8
-    if at < BASE + SIZE then return at end
-  end
-end
-
----RAM is the VM's to save; the latch is the device's.
-local function save(d)
-  local bytes = {}
-  for at in latched(d) do bytes[#bytes + 1] = ("<i8"):pack(d.video:get(at, 8)) end
-  return { state = d.state, video = table.concat(bytes) }
-end
-
-local function load(d, saved)
-  d.state = saved.state
-  local from = 1
-  for at in latched(d) do
-    d.video:set(("<i8"):unpack(saved.video, from), at, 8)
-    from = from + 8
-  end
-end
-
 ---Describes a VGA's text screen, for vm:attach() with `ports = 0x3c0`.
 ---@param opts? table  there are no options
 ---@return minikvm.definition
 function M.new(opts)
   options.check("vga.new", opts, {}, 2)
   return kvm.device{ name = "vga", registers = REGISTERS, size = PORTS, width = 1, read = READ,
-                     write = WRITE, reset = reset, attach = attach, save = save, load = load }
+                     write = WRITE, reset = reset, attach = attach }
 end
 
 return M
