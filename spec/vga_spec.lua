@@ -245,7 +245,15 @@ describe("vga", function()
     assert.equal(16, #vga.palette(vga.of(vm)))
   end)
 
+  ---Where distributions bring no console font, what needs it is skipped.
+  local function without_font()
+    local f, why = font.load()
+    if not f then pending("needs a console font: " .. why) end
+    return not f
+  end
+
   it("is a picture of characters, 16 colours and a cursor", function()
+    if without_font() then return end
     local vm <close> = card{ crtc(0x0f, 2), crtc(0x0a, 14), crtc(0x0b, 15) }
     vm.memory:fill(BASE, 4000)
     vm.memory:write(BASE, "\xdb\x1e\xdc\x4f \x02") -- full block, lower half, blank under the cursor
@@ -264,6 +272,7 @@ describe("vga", function()
   end)
 
   it("shows the guest's own palette, and bright backgrounds when nothing blinks", function()
+    if without_font() then return end
     local vm <close> = card{
       support.out(0x3c8, 0x3f), support.out(0x3c9, 0x3f), support.out(0x3c9, 0x20),
       support.out(0x3c9, 0), -- white becomes orange
@@ -287,9 +296,9 @@ describe("vga", function()
     local width, height, pixel = decode(support.read_file(out))
     assert.same({ 640, 50, "aaaaaa", "000000", "000000", "aaaaaa" },
                 { width, height, pixel(0, 0), pixel(4, 0), pixel(0, 1), pixel(4, 1) })
-    os.remove(path)
     os.remove(out)
-    local ok, why, code = vm:screen():png(out .. "/no/picture.png")
+    local ok, why, code = vm:screen():png(out .. "/no/picture.png", { font = path })
+    os.remove(path)
     assert.same({ nil, "ENOENT" }, { ok, code })
     assert.matches("picture.png", why)
     assert.same({ nil, "ENOENT" }, { vm:screen():png(nil, { font = out .. ".psf" }), code })
@@ -298,6 +307,7 @@ describe("vga", function()
   end)
 
   it("has a font with all of code page 437", function()
+    if without_font() then return end
     local f = assert(font.load())
     local vm <close> = support.program{}
     for code = 0, 255 do vm.memory:u16(BASE + 2 * code, code) end

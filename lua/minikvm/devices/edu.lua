@@ -73,6 +73,8 @@ local function finish_factorial(d)
   if d.reg.STATUS & FACTORIAL_IRQ ~= 0 then interrupt(d, M.IRQ_FACTORIAL) end
 end
 
+local function begin_factorial(d, o) d:after(o.delay, finish_factorial) end
+
 -- ---- DMA ----
 
 local function in_buffer(at, count)
@@ -114,28 +116,24 @@ local function finish_transfer(d, o)
   if d.reg.COMMAND & DMA_IRQ ~= 0 then interrupt(d, M.IRQ_DMA) end
 end
 
--- ---- the device ----
-
----Starts, or after load() starts again, what takes its time.
-local function go_on(d, o)
-  if d.state.computing ~= 0 then d:after(o.delay, finish_factorial) end
-  if d.reg.COMMAND & START ~= 0 then
-    d:after(o.delay, function() finish_transfer(d, o) end)
-  end
+local function begin_transfer(d, o)
+  d:after(o.delay, function() finish_transfer(d, o) end)
 end
+
+-- ---- the device ----
 
 local function writers(o)
   return {
     ALIVE = function(d, _, value) d.reg.ALIVE = ~value & 0xffffffff end,
     FACTORIAL = function(d)
       d.state.computing = COMPUTING
-      d:after(o.delay, finish_factorial)
+      begin_factorial(d, o)
     end,
     STATUS = function(d, _, value) d.reg.STATUS = value & FACTORIAL_IRQ end,
     IRQ_RAISE = function(d, _, value) interrupt(d, value) end,
     IRQ_ACK = function(d, _, value) set_irq_status(d, d.reg.IRQ_STATUS & ~value) end,
     COMMAND = function(d, _, value)
-      if value & START ~= 0 then d:after(o.delay, function() finish_transfer(d, o) end) end
+      if value & START ~= 0 then begin_transfer(d, o) end
     end,
   }
 end
@@ -159,9 +157,10 @@ function M.new(opts)
     reset = function(d)
       d.state = { buffer = ("\0"):rep(BUFFER_SIZE), computing = 0, errors = 0 }
     end,
-    load = function(d, saved)
+    load = function(d, saved) -- what had begun begins once more
       d.state = saved.state
-      go_on(d, o)
+      if d.state.computing ~= 0 then begin_factorial(d, o) end
+      if d.reg.COMMAND & START ~= 0 then begin_transfer(d, o) end
     end,
   }
 end
