@@ -263,13 +263,13 @@ describe("a failed wait", function()
   it("raises an error that tells all", function()
     local vm <close> = echo()
     vm.console:send "one\ntwo\x1b[m\n"
-    local why = message(function() vm.console:expect({ "three", "fo%u" }, { timeout = 0.1 }) end)
+    local why = message(function() vm.console:expect({ "three", "fo%u" }, { budget = 40 }) end)
     local line = debug.getinfo(1, "l").currentline - 1
     assert.equal(("spec/expect_spec.lua:%d: "):format(line)
-      .. 'expect "three" or "fo%u": not within 0.1 s\n'
+      .. 'expect "three" or "fo%u": not within the budget of 40 exits\n'
       .. "  printed last:\n    | one\n    | two\\x1b[m\n"
       .. '  sent last: "one\\ntwo\\x1b[m\\n", all of it was read\n'
-      .. ("  cpu 0: deadline at rip 0x%x: the deadline passed"):format(vm.cpu[0].rip), why)
+      .. ("  cpu 0: limit at rip 0x%x: the budget of a wait is used up"):format(vm.cpu[0].rip), why)
   end)
 
   it("shows the end of much output, and input that was not read", function()

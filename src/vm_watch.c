@@ -2,7 +2,7 @@
  * to the thread that waits. */
 #include "vm.h"
 
-#define WHERE_TRIES 50 /* milliseconds that a vCPU has to say where it is */
+#define WHERE_TRIES 2000 /* milliseconds that a vCPU has to say where it is: others may run */
 
 /* A watch was decided: wakes who waits. The lock is taken so that the wake-up cannot fall between
  * that thread's look and its sleep. */
