@@ -1,8 +1,7 @@
--- snapshot.lua - vm:snapshot, vm:restore, vm:fork, and VMs made from snapshots, on top of the core's
--- functions (src/lua_snapshot.c): options, and the state of devices that the script made.
+-- snapshot.lua - vm:snapshot, vm:restore, vm:fork, and VMs made from snapshots, on top of the
+-- core's functions (src/lua_snapshot.c): options, and the state of devices that the script made.
 
 local core = require "minikvm.core"
-local options = require "minikvm.options"
 
 local M = {}
 
@@ -31,7 +30,7 @@ local function check_vm(self, method)
   end
 end
 
--- Devices ------------------------------------------------------------------------------------------
+-- ---- devices ----
 
 ---The devices' module, when there can be any.
 local function devices()
@@ -78,7 +77,7 @@ local function load_devices(self, list)
   return nil, ("vm %q: restoring its devices: %s"):format(self.name, tostring(why)), "EINVAL"
 end
 
--- Taking and restoring -----------------------------------------------------------------------------
+-- ---- taking and restoring ----
 
 ---The VM as it is now: CPUs, devices, console, files it made, pending timers, memory. It must not
 ---run. What it is for: vm:restore, snapshot:vm, snapshot:save. Raises while the VM runs, inside one
@@ -106,7 +105,7 @@ end
 ---Handlers, listeners and counters stay as they are. Raises, and changes nothing, when it does not
 ---fit, while the VM runs, inside one of its handlers, and when other devices are there than then.
 ---@param snap minikvm.snapshot
----@return minikvm.vm? vm  or nil, "what: why", "ENAME": then it cannot run until it is restored again
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME": it cannot run until restored again
 ---@return string? why
 ---@return string? code
 function vm:restore(snap)
@@ -126,7 +125,7 @@ function M.restore(self, snap)
   return restore(self, snap, "vm:reset")
 end
 
--- New VMs ------------------------------------------------------------------------------------------
+-- ---- new VMs ----
 
 ---Makes one; setup(vm, i) may give it devices and handlers.
 local function new_vm(o, setup, i, what)
