@@ -7,7 +7,11 @@ local files = require "support.files"
 
 local out, into, call, program = support.out, support.into, support.call, support.program
 
-local unhook = debug.sethook
+-- Globals are looked up by functions of busted: the line would be theirs.
+local unhook, upper, resume, create, wrap, close = debug.sethook, string.upper, coroutine.resume,
+  coroutine.create, coroutine.wrap, coroutine.close
+local yield, pcall, xpcall, error, setmetatable, sort = -- luacheck: ignore
+  coroutine.yield, pcall, xpcall, error, setmetatable, table.sort
 
 local function spin() while true do end end
 
@@ -21,32 +25,32 @@ local RUNAWAYS = {
   ["a loop in a message handler"] = function() while true do xpcall(spin, spin) end end,
   ["a message handler of an error"] = function() xpcall(error, spin) end,
   ["a coroutine"] = function()
-    local co = coroutine.create(spin)
-    while true do coroutine.resume(co) end
+    local co = create(spin)
+    while true do resume(co) end
   end,
   ["a wrapped coroutine behind pcall"] = function()
-    while true do pcall(coroutine.wrap(function() pcall(spin) end)) end
+    while true do pcall(wrap(function() pcall(spin) end)) end
   end,
   ["a coroutine that closes its variables for ever"] = function()
-    coroutine.wrap(function()
+    wrap(function()
       local _ <close> = setmetatable({}, { __close = spin })
       spin()
     end)()
   end,
   ["coroutine.close"] = function()
-    local co = coroutine.create(function()
+    local co = create(function()
       local _ <close> = setmetatable({}, { __close = spin })
-      coroutine.yield()
+      yield()
     end)
-    coroutine.resume(co)
-    coroutine.close(co)
+    resume(co)
+    close(co)
   end,
-  ["a comparison of table.sort"] = function() table.sort({ 3, 2, 1 }, spin) end,
+  ["a comparison of table.sort"] = function() sort({ 3, 2, 1 }, spin) end,
   ["the replacement of string.gsub"] = function() ("x"):gsub("x", spin) end,
   ["a metamethod"] = function() return setmetatable({}, { __index = spin }).x end,
   ["an error's __tostring"] = function() error(setmetatable({}, { __tostring = spin })) end,
   ["C functions that call C functions"] = function()
-    while true do ("x"):rep(1000):gsub(".", string.upper) end
+    while true do ("x"):rep(1000):gsub(".", upper) end
   end,
   ["recursion"] = function() local function f() return f() end f() end,
   ["a script that takes the hook off"] = function() while true do unhook() end end,
@@ -283,16 +287,16 @@ describe("a script's memory", function()
 
   it("can be capped by an option of the program", function()
     local path = process.temporary "print(require 'minikvm'.limit().memory, ...)"
-    local program = require "support.program"
-    assert.equal("1048576\ta\n", program.run(("P --memory-limit 1M %s a"):format(path)).out)
-    assert.equal("1048576\n", program.run(
+    local runner = require "support.program"
+    assert.equal("1048576\ta\n", runner.run(("P --memory-limit 1M %s a"):format(path)).out)
+    assert.equal("1048576\n", runner.run(
       [[P --memory-limit 1M -e 'print(require "minikvm".limit().memory)']]).out)
     os.remove(path)
     for option, why in pairs{ ["--memory-limit 1X -e ''"] = "expected a size",
                               ["--memory-limit"] = "needs argument",
                               ["--memory-limt 1M"] = "did you mean '%-%-memory%-limit'",
                               ["--memory-limit 4K -e ''"] = "in use already" } do
-      local r = program.run("P " .. option)
+      local r = runner.run("P " .. option)
       assert.equal(2, r.status)
       assert.matches(why, r.err)
     end

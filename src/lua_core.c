@@ -26,6 +26,7 @@ static int lua_state_gc(lua_State *L)
         lua_setallocf(L, free_nothing, NULL);
         return 0;
     }
+    mk_script_free(lua);
     if (lua->kvm_open)
         mk_kvm_close(&lua->kvm);
     lua->kvm_open = false;
@@ -242,6 +243,7 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
     if (!v->cpu[cpu].traceback)
         v->cpu[cpu].traceback = strdup(trace);
     const char *end = strstr(trace, "\nstack traceback:");
+    mk_limit_describe(v, cpu);
     if (!mk_limit_blame(v, cpu, trace))
         mk_lua_blame(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
     lua_pop(co, 1);

@@ -47,6 +47,9 @@ struct mk_lua {
     lua_State *volatile running;     /* the coroutine that runs; only for the holder of the lock */
     volatile bool away;  /* the script's thread gave up the lock; for that thread's signals */
     _Atomic bool ending; /* the script shall end: mk_guard_end_script() */
+    bool last_resort;    /* a handler that nothing can end ends the process */
+    struct mk_script *script; /* the script's own time; NULL: it has none */
+    char ended[400];     /* of a handler that was ended because the script shall end */
     struct mk_guard *volatile guard; /* of the call that is in progress; NULL: it has no limit */
     lua_Hook script_hook; /* the C side of debug.sethook() */
     struct mk_kvm kvm;
@@ -74,6 +77,7 @@ struct mk_lua_cpu {
     struct mk_guard guard;
     const char *what; /* "the trace function": before mk_lua_call(); NULL: as the exit says */
     char *traceback; /* of the handler that failed */
+    char waiting[140]; /* the guest's instruction that waited for it: "rip 0x1004: in al, dx" */
 };
 
 struct mk_lua_vm {
@@ -171,6 +175,8 @@ void mk_open_snapshot(lua_State *L);
 void mk_open_worker(lua_State *L);
 void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
+/* find, match, gmatch, gsub and rep with a limit on the work, into the table on top. */
+void mk_lua_bounded_strings(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 

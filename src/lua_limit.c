@@ -26,6 +26,7 @@ void mk_lua_where(lua_State *L, char *text, size_t size)
 static const char *reason_of(enum mk_due due)
 {
     switch (due) {
+    case MK_DUE_SCRIPT: return "the script's time is up";
     case MK_DUE_DEADLINE: return "the run's deadline passed";
     case MK_DUE_STOP: return "stopped from outside";
     default: return "it took too long";
@@ -35,15 +36,19 @@ static const char *reason_of(enum mk_due due)
 static void raise_due(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
-    struct mk_guard *g = mk_lua_get(L)->guard;
+    const struct mk_lua *lua = mk_lua_get(L);
+    struct mk_guard *g = lua->guard;
     if (!g || !g->due) { /* left over in a coroutine from a call that has ended */
         lua_sethook(L, NULL, 0, 0);
         return;
     }
     if (!g->raised)
         mk_lua_where(L, g->text, sizeof(g->text));
+    if (g->text[0] == '?') /* a coroutine of C functions alone */
+        mk_lua_where(g->co, g->text, sizeof(g->text));
     g->raised = true;
-    lua_pushfstring(L, "%s: %s", g->text, reason_of(g->due));
+    lua_pushfstring(L, "%s: %s%s%s", g->text, reason_of(g->due), lua->ended[0] ? "; " : "",
+                    lua->ended);
     lua_error(L);
 }
 
@@ -70,6 +75,7 @@ void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co, struc
         g->since = g->asked = 0;
         g->due = MK_DUE_NOT;
         g->raised = false;
+        g->co = co;
     }
     lua->running = co;
     lua->guard = g;
@@ -111,23 +117,6 @@ static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_
     return due && now - g->asked >= MK_GRACE_NS ? due : MK_DUE_NOT;
 }
 
-void mk_lua_tick(void *ctx, struct mk_vcpu *c)
-{
-    struct mk_lua_vm *v = ctx;
-    struct mk_guard *g = &v->cpu[c->cpu.index].guard;
-    if (g->depth == 0)
-        return;
-    uint64_t now = mk_now();
-    if (g->since == 0)
-        g->since = now;
-    if (!g->due) {
-        g->ran = now - g->since;
-        g->due = look(v, c, g, now);
-    }
-    if (g->due)
-        mk_guard_arm(v->lua->running);
-}
-
 /* --- what is said about it --- */
 
 static bool moves_port(uint8_t opcode)
@@ -166,10 +155,11 @@ static unsigned fetch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at,
     return length;
 }
 
+/* bits 0: a library cannot be asked in a signal's handler. */
 static void instruction(const uint8_t *code, unsigned length, unsigned bits, uint64_t rip,
                         char *text, size_t size)
 {
-    if (mk_disassemble(code, length, bits, rip, text, size))
+    if (bits && mk_disassemble(code, length, bits, rip, text, size))
         return;
     int used = snprintf(text, size, length ? "bytes" : "no RAM there");
     for (unsigned i = 0; i < length && i < 8; i++)
@@ -177,7 +167,7 @@ static void instruction(const uint8_t *code, unsigned length, unsigned bits, uin
 }
 
 /* "rip 0x1004: in al, dx" */
-static void describe_guest(struct mk_vcpu *c, char *text, size_t size)
+static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t size)
 {
     struct kvm_sregs s;
     uint8_t before[3] = { 0 }, code[15];
@@ -192,7 +182,8 @@ static void describe_guest(struct mk_vcpu *c, char *text, size_t size)
     if (rip >= 3 && fetch(c, &s, s.cs.base + rip - 3, before, 3) == 3)
         rip = find_access(c, rip, before, code, length);
     length = fetch(c, &s, s.cs.base + rip, code, sizeof(code));
-    instruction(code, length, s.cs.l ? 64 : s.cs.db ? 32 : 16, rip, insn, sizeof(insn));
+    unsigned bits = in_signal ? 0 : s.cs.l ? 64 : s.cs.db ? 32 : 16;
+    instruction(code, length, bits, rip, insn, sizeof(insn));
     snprintf(text, size, "rip 0x%llx: %s", (unsigned long long)rip, insn);
 }
 
@@ -211,6 +202,42 @@ static void describe_handler(const struct mk_lua_vm *v, unsigned cpu, char *text
         snprintf(text, size, "the handler of MSR 0x%x", run->msr.index);
     else
         snprintf(text, size, "a handler");
+}
+
+void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
+{
+    describe_guest(&v->vm.cpu[cpu], false, v->cpu[cpu].waiting, sizeof(v->cpu[cpu].waiting));
+}
+
+/* In a signal's handler: the process ends, because nothing else gets through. */
+static void die(const struct mk_lua_vm *v, unsigned cpu)
+{
+    char where[100], handler[60], guest[140], text[400];
+    mk_lua_where(v->lua->running, where, sizeof(where));
+    describe_handler(v, cpu, handler, sizeof(handler));
+    describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu], true, guest, sizeof(guest));
+    snprintf(text, sizeof(text), "%s: %s is long over its limit, and goes on where nothing can end it; "
+             "the guest waits at %s", where, handler, guest);
+    mk_limit_die(text);
+}
+
+void mk_lua_tick(void *ctx, struct mk_vcpu *c)
+{
+    struct mk_lua_vm *v = ctx;
+    struct mk_guard *g = &v->cpu[c->cpu.index].guard;
+    if (g->depth == 0)
+        return;
+    uint64_t now = mk_now();
+    if (g->since == 0)
+        g->since = now;
+    if (!g->due) {
+        g->ran = now - g->since;
+        g->due = look(v, c, g, now);
+    }
+    if (g->due)
+        mk_guard_arm(v->lua->running);
+    if (v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns))
+        die(v, c->cpu.index);
 }
 
 static enum mk_reason verdict(enum mk_due due, struct mk_vcpu *c)
@@ -232,18 +259,17 @@ static bool ran_out(lua_State *L, const char *message)
 
 static void blame_memory(struct mk_lua_vm *v, unsigned cpu)
 {
-    char handler[60], guest[140];
+    char handler[60];
     describe_handler(v, cpu, handler, sizeof(handler));
-    describe_guest(&v->vm.cpu[cpu], guest, sizeof(guest));
     mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s; %s was ended, the guest waits at %s",
-                mk_alloc_refusal(v->cpu[cpu].co), handler, guest);
+                mk_alloc_refusal(v->cpu[cpu].co), handler, v->cpu[cpu].waiting);
 }
 
 bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message)
 {
     struct mk_vcpu *c = &v->vm.cpu[cpu];
     const struct mk_guard *g = &v->cpu[cpu].guard;
-    char handler[60], guest[140], why[60];
+    char handler[60], why[60];
     if (!g->raised && ran_out(v->cpu[cpu].co, message)) {
         c->end.reason = MK_RUNNING;
         blame_memory(v, cpu);
@@ -252,7 +278,6 @@ bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message)
     if (!g->due || !g->raised)
         return false;
     describe_handler(v, cpu, handler, sizeof(handler));
-    describe_guest(c, guest, sizeof(guest));
     if (g->due == MK_DUE_HANDLER)
         snprintf(why, sizeof(why), "its limit is %g s", (double)v->handler_ns / 1e9);
     else
@@ -260,188 +285,8 @@ bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message)
     c->end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
     mk_vcpu_end(c, verdict(g->due, c), 0, true,
                 "%s: %s was ended after %.1f s: %s; the guest waits at %s", g->text, handler,
-                (double)g->ran / 1e9, why, guest);
+                (double)g->ran / 1e9, why, v->cpu[cpu].waiting);
+    if (atomic_load(&v->lua->ending)) /* the script's own error shall tell of it */
+        snprintf(v->lua->ended, sizeof(v->lua->ended), "%s", c->end.text);
     return true;
-}
-
-/* --- coroutines and xpcall that know of guards --- */
-
-static struct mk_lua *lua_of(lua_State *L)
-{
-    return lua_touserdata(L, lua_upvalueindex(1));
-}
-
-static bool is_due(const struct mk_lua *lua)
-{
-    return lua->guard && lua->guard->due;
-}
-
-static lua_State *check_coroutine(lua_State *L)
-{
-    lua_State *co = lua_tothread(L, 1);
-    luaL_argexpected(L, co, 1, "coroutine");
-    return co;
-}
-
-/* As in lcorolib.c: the number of results moved to L, or -1 with a message. */
-static int resume(lua_State *L, lua_State *co, int arguments)
-{
-    struct mk_lua *lua = lua_of(L);
-    int count;
-    if (!lua_checkstack(co, arguments)) {
-        lua_pushliteral(L, "too many arguments to resume");
-        return -1;
-    }
-    lua_xmove(L, co, arguments);
-    lua_State *before = lua->running;
-    lua->running = co;
-    if (is_due(lua))
-        mk_guard_arm(co);
-    int status = lua_resume(co, L, arguments, &count);
-    lua->running = before;
-    if (is_due(lua))
-        mk_guard_arm(L);
-    if (status != LUA_OK && status != LUA_YIELD) {
-        lua_xmove(co, L, 1);
-        return -1;
-    }
-    if (!lua_checkstack(L, count + 1)) {
-        lua_pop(co, count);
-        lua_pushliteral(L, "too many results to resume");
-        return -1;
-    }
-    lua_xmove(co, L, count);
-    return count;
-}
-
-static int co_resume(lua_State *L)
-{
-    lua_State *co = check_coroutine(L);
-    int count = resume(L, co, lua_gettop(L) - 1);
-    lua_pushboolean(L, count >= 0);
-    lua_insert(L, count >= 0 ? -(count + 1) : -2);
-    return count >= 0 ? count + 1 : 2;
-}
-
-/* Runs the pending __close methods of a coroutine; false with a message on it when one failed. */
-static bool reset(lua_State *L, lua_State *co)
-{
-    struct mk_lua *lua = lua_of(L);
-    lua_State *before = lua->running;
-    lua->running = co;
-    if (is_due(lua))
-        mk_guard_arm(co);
-    bool fine = lua_resetthread(co) == LUA_OK;
-    lua->running = before;
-    if (is_due(lua))
-        mk_guard_arm(L);
-    return fine;
-}
-
-/* One that was ended by us is not closed: in there hooks are off. */
-static int wrapped(lua_State *L)
-{
-    lua_State *co = lua_tothread(L, lua_upvalueindex(2));
-    int count = resume(L, co, lua_gettop(L));
-    if (count >= 0)
-        return count;
-    int status = lua_status(co);
-    if (status != LUA_OK && status != LUA_YIELD && !is_due(lua_of(L)) && !reset(L, co))
-        lua_xmove(co, L, 1);
-    if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
-        luaL_where(L, 1);
-        lua_insert(L, -2);
-        lua_concat(L, 2);
-    }
-    return lua_error(L);
-}
-
-static int co_wrap(lua_State *L)
-{
-    luaL_checktype(L, 1, LUA_TFUNCTION);
-    lua_pushvalue(L, lua_upvalueindex(1));
-    lua_State *co = lua_newthread(L);
-    lua_pushvalue(L, 1);
-    lua_xmove(L, co, 1);
-    lua_pushcclosure(L, wrapped, 2);
-    return 1;
-}
-
-/* The state of a coroutine other than that which calls: can it be closed? */
-static const char *busy_state(lua_State *L, lua_State *co)
-{
-    lua_Debug ar;
-    if (L == co)
-        return "running";
-    return lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar) ? "normal" : NULL;
-}
-
-static int co_close(lua_State *L)
-{
-    lua_State *co = check_coroutine(L);
-    const char *busy = busy_state(L, co);
-    if (busy)
-        return luaL_error(L, "cannot close a %s coroutine", busy);
-    bool fine = reset(L, co);
-    lua_pushboolean(L, fine);
-    if (fine)
-        return 1;
-    lua_xmove(co, L, 1);
-    return 2;
-}
-
-/* upvalue 2: the script's message handler */
-static int handle_message(lua_State *L)
-{
-    if (is_due(lua_of(L)))
-        return 1;
-    lua_pushvalue(L, lua_upvalueindex(2));
-    lua_insert(L, 1);
-    lua_call(L, lua_gettop(L) - 1, 1);
-    return 1;
-}
-
-static int finish_xpcall(lua_State *L, int status, lua_KContext extra)
-{
-    if (status != LUA_OK && status != LUA_YIELD) {
-        lua_pushboolean(L, 0);
-        lua_pushvalue(L, -2);
-        return 2;
-    }
-    return lua_gettop(L) - (int)extra;
-}
-
-/* As in lbaselib.c. */
-static int limited_xpcall(lua_State *L)
-{
-    int count = lua_gettop(L);
-    luaL_checktype(L, 2, LUA_TFUNCTION);
-    lua_pushvalue(L, lua_upvalueindex(1));
-    lua_pushvalue(L, 2);
-    lua_pushcclosure(L, handle_message, 2);
-    lua_replace(L, 2);
-    lua_pushboolean(L, 1);
-    lua_pushvalue(L, 1);
-    lua_rotate(L, 3, 2);
-    int status = lua_pcallk(L, count - 2, LUA_MULTRET, 2, 2, finish_xpcall);
-    return finish_xpcall(L, status, 2);
-}
-
-static void replace(lua_State *L, const char *library, const luaL_Reg *functions)
-{
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    if (lua_getfield(L, -1, library) == LUA_TTABLE) {
-        lua_pushlightuserdata(L, mk_lua_get(L));
-        luaL_setfuncs(L, functions, 1);
-    }
-    lua_pop(L, 2);
-}
-
-void mk_limit_open(lua_State *L)
-{
-    static const luaL_Reg coroutines[] = { { "resume", co_resume }, { "wrap", co_wrap },
-                                           { "close", co_close }, { NULL, NULL } };
-    static const luaL_Reg base[] = { { "xpcall", limited_xpcall }, { NULL, NULL } };
-    replace(L, "coroutine", coroutines);
-    replace(L, LUA_GNAME, base);
 }

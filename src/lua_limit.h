@@ -40,6 +40,7 @@ struct mk_guard {
     volatile uint64_t asked;  /* of the first tick that saw a wish to end; 0: none */
     volatile enum mk_due due;
     volatile bool raised;     /* the hook has been there; `text` is set */
+    lua_State *co;            /* of the outermost call */
     uint64_t ran;             /* ns, when it was found due */
     char text[200];           /* where it was and why it ended */
 };
@@ -63,10 +64,26 @@ void mk_lua_tick(void *ctx, struct mk_vcpu *c);
 /* After a handler's call failed: ends the VM when that was because it was due, or because the
  * script's memory was used up. */
 bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message);
+/* Notes which instruction of the guest waits for the handler that failed. */
+void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu);
 /* "script.lua:12": the innermost line of the script's own. Allocates nothing. */
 void mk_lua_where(lua_State *L, char *text, size_t size);
 
+/* Twice the time is up, and a second: what still goes on cannot be ended. */
+static inline bool mk_limit_overdue(uint64_t ran, uint64_t limit)
+{
+    return ran / 2 >= limit && ran - limit >= 1000000000u;
+}
+
+/* In a signal's handler: "minikvm: <text>" on stderr, and the end of the process. */
+void mk_limit_die(const char *text);
+
+/* end_after(seconds): the script of this state ends then, and the process after twice that; the
+ * process also ends when a handler goes on after twice its limit. For --safe, once. */
+int mk_lua_end_after(lua_State *L);
+void mk_script_free(struct mk_lua *lua);
+
 /* Replaces coroutine.resume, wrap, close and xpcall of this state. */
-void mk_limit_open(lua_State *L);
+void mk_coroutine_open(lua_State *L);
 
 #endif

@@ -116,11 +116,22 @@ static int probe(lua_State *L)
     return 1;
 }
 
+/* bound_strings(table) */
+static int bound_strings(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    mk_lua_bounded_strings(L);
+    return 0;
+}
+
 static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods }, { "sleep", sleep_seconds },
                                           { "probe", probe }, { "now", time_now },
                                           { "limit", mk_lua_limit },
+                                          { "end_after", mk_lua_end_after },
+                                          { "bound_strings", bound_strings },
                                           { "disassemble", mk_lua_disassemble },
                                           { "pack", mk_lua_pack }, { "unpack", mk_lua_unpack },
                                           { NULL, NULL } };
@@ -166,7 +177,7 @@ int luaopen_minikvm_test(lua_State *L)
 int luaopen_minikvm(lua_State *L)
 {
     luaL_checkversion(L);
-    mk_limit_open(L);
+    mk_coroutine_open(L);
     preload_all(L);
     push_core(L);
     const struct embedded *e = mk_embedded;

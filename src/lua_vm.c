@@ -291,6 +291,7 @@ static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct 
     for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
         free(v->cpu[i].traceback);
         v->cpu[i].traceback = NULL;
+        v->cpu[i].waiting[0] = 0;
     }
     if (v->terminal && mk_tty_raw(STDIN_FILENO, &err) < 0) {
         mk_push_err(L, &err);

@@ -109,7 +109,7 @@ static void open_libraries(lua_State *L, const struct worker *w)
     lua_pushcfunction(L, luaopen_minikvm);
     lua_setfield(L, -2, "minikvm");
     lua_pop(L, 1);
-    mk_limit_open(L);
+    mk_coroutine_open(L);
 }
 
 static void raise_if(lua_State *L, bool failed, const struct mk_err *err)

@@ -363,7 +363,8 @@ static void run_prompt(lua_State *L)
 
 static bool is_command(const char *word)
 {
-    static const char *const commands[] = {"run", "test", "doctor", "--help", "-h", "--version"};
+    static const char *const commands[] = {"run", "test", "doctor", "--safe", "--help", "-h",
+                                           "--version"};
     for (size_t i = 0; word && i < MK_COUNT(commands); i++)
         if (strcmp(word, commands[i]) == 0)
             return true;

@@ -1,4 +1,4 @@
--- cli.lua - the sub-commands of the minikvm program: run, test, doctor, --help, --version.
+-- cli.lua - the sub-commands of the minikvm program: run, test, doctor, --safe, --help, --version.
 --
 -- main() is called by the program (src/main.c) and returns the process's exit status. Guest output
 -- goes to stdout, everything else to stderr. The status of `run` reflects how the guest ended:
@@ -250,6 +250,8 @@ local HELP = [==[
 usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the module "minikvm"
        minikvm run [options] guest.bin ...   runs guest images; more: minikvm run --help
        minikvm test [options] path ...       runs spec files; more: minikvm test --help
+       minikvm --safe [options] script.lua   a script that gets nothing of the host but what is
+                                             named; more: minikvm --safe --help
        minikvm doctor                        can this host run VMs, and what to do if not
        minikvm --help | --version
 
@@ -261,6 +263,7 @@ Options of the interpreter, as of lua:
   -v        show version information
   -E        ignore environment variables
   -W        turn warnings on
+  --memory-limit SIZE   cap the script's memory, such as 64M
   --        stop handling options
   -         stop handling options and execute stdin
 Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
@@ -292,6 +295,7 @@ local COMMANDS = {
   run = run,
   doctor = doctor,
   test = function(argv) return require("minikvm.runner").main(argv) end,
+  ["--safe"] = function(argv) return require("minikvm.safe").main(argv) end,
   ["--help"] = function() return print_and_succeed(HELP) end,
   ["-h"] = function() return print_and_succeed(HELP) end,
   ["--version"] = function(_, host) return print_and_succeed(version_text(host) .. "\n") end,
@@ -305,7 +309,7 @@ local COMMANDS = {
 function M.main(argv, host)
   local command = COMMANDS[argv[1]]
   if not command then
-    local known = { "run", "test", "doctor", "--help", "--version" }
+    local known = { "run", "test", "doctor", "--safe", "--help", "--version" }
     complain(("unknown command %q%s"):format(argv[1] or "", options.hint(argv[1] or "", known)))
     return USAGE
   end

@@ -44,9 +44,9 @@ end
 ---@field wait fun(self, timeout: number?): true?, ...  true and its results; nil, why, code
 ---@field close fun(self): true?, string?, string?  always returns, after a second at the latest
 
----Runs a function, or a script, on a thread and in a Lua state of its own. Its first argument is its
----end of the line: me:send(...), me:receive(timeout). Values are copied: nil, booleans, numbers,
----strings, tables of these.
+---Runs a function, or a script, on a thread and in a Lua state of its own. Its first argument is
+---its end of the line: me:send(...), me:receive(timeout). Values are copied: nil, booleans,
+---numbers, strings, tables of these.
 ---@type fun(fn: function|string, ...): minikvm.worker?, string?, string?
 M.worker = core.worker
 
