@@ -57,9 +57,9 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPU);
     const struct box *box = lua_touserdata(L, 1);
-    if (!mk_vm_wait(&v->vm, 0) && v->cpu[box->index].depth == 0)
-        luaL_error(L, "cpu %d of vm \"%s\" is running: stop the vm first, or look from a handler "
-                      "of this cpu", (int)box->index, v->vm.name);
+    if (!mk_vm_wait(&v->vm, 0) && v->cpu[box->index].depth == 0 && !mk_vm_paused(&v->vm))
+        luaL_error(L, "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
+                      "handler of this cpu", (int)box->index, v->vm.name);
     *vm = v;
     return &v->vm.cpu[box->index];
 }
@@ -298,6 +298,16 @@ static int cpu_nmi(lua_State *L)
     return 0;
 }
 
+/* memory_of(cpu) -> vm.memory of its VM */
+static int memory_of(lua_State *L)
+{
+    mk_check_child(L, 1, MK_CPU);
+    lua_getiuservalue(L, 1, 1);
+    lua_getiuservalue(L, -1, 1);
+    lua_getfield(L, -1, "memory");
+    return 1;
+}
+
 static int cpu_tostring(lua_State *L)
 {
     const struct box *box = luaL_checkudata(L, 1, MK_CPU);
@@ -323,4 +333,6 @@ void mk_open_cpu(lua_State *L)
                                         { "nmi", cpu_nmi },
                                         { "interrupt", cpu_interrupt }, { NULL, NULL } };
     mk_new_type(L, MK_CPU, meta, methods);
+    lua_pushcfunction(L, memory_of);
+    lua_setfield(L, -2, "memory_of"); /* into the core table on top */
 }

@@ -392,6 +392,51 @@ static int vm_stop(lua_State *L)
     return finish(L, v);
 }
 
+/* Gives the lock up until all vCPUs are outside the guest, or Ctrl-C came. */
+static void wait_paused(struct mk_lua_vm *v)
+{
+    lua_Hook before = lua_gethook(v->lua->main);
+    v->busy++;
+    mk_lua_release(v->lua);
+    while (!mk_vm_wait_paused(&v->vm, MK_LOOK_NS) && !mk_lua_interrupted(v->lua, before))
+        ;
+    mk_lua_acquire(v->lua);
+    v->busy--;
+}
+
+/* vm:pause() -> vm | nil, text, name. Inside a handler it only asks. */
+static int vm_pause(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    if (never_ran(v))
+        return mk_misuse(L, "pause: vm \"%s\" was never started", v->vm.name);
+    if (v->in_run)
+        return mk_misuse(L, "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
+                            "it instead", v->vm.name);
+    bool runs = mk_vm_pause(&v->vm);
+    if (runs && !v->lua->handler_of) {
+        wait_paused(v);
+        runs = !mk_vm_wait(&v->vm, 0);
+    }
+    lua_settop(L, 1);
+    if (runs)
+        return 1;
+    luaL_pushfail(L);
+    lua_pushfstring(L, "vm \"%s\" has ended", v->vm.name);
+    lua_pushstring(L, "ESRCH");
+    return 3;
+}
+
+/* vm:resume() -> vm */
+static int vm_resume(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    if (!mk_vm_resume(&v->vm))
+        return mk_misuse(L, "resume: vm \"%s\" is not paused", v->vm.name);
+    lua_settop(L, 1);
+    return 1;
+}
+
 /* vm:irq(line [, level]): sets an input of the PIC; without a level it goes up and, when the guest
  * has taken the interrupt, down again. */
 static int vm_irq(lua_State *L)
@@ -447,7 +492,7 @@ static int vm_index(lua_State *L)
     if (strcmp(key, "name") == 0) {
         lua_pushstring(L, v->vm.name);
     } else if (strcmp(key, "state") == 0) {
-        lua_pushstring(L, !v->open ? "closed" : states[mk_vm_wait(&v->vm, 0) ? v->vm.state
+        lua_pushstring(L, !v->open ? "closed" : mk_vm_paused(&v->vm) ? "paused" : states[mk_vm_wait(&v->vm, 0) ? v->vm.state
                                                                              : MK_VM_RUNNING]);
     } else {
         lua_getiuservalue(L, 1, 1);
@@ -473,6 +518,7 @@ void mk_open_vm(lua_State *L)
                                      { NULL, NULL } };
     static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop },
                                         { "reset", vm_reset }, { "irq", vm_irq },
+                                        { "pause", vm_pause }, { "resume", vm_resume },
                                         { NULL, NULL } };
     static const luaL_Reg core[] = { { "new_vm", new_vm }, { "run", run },
                                      { "start", start }, { "wait", wait }, { "trace", set_trace },

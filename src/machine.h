@@ -36,7 +36,8 @@ struct mk_machine {
     struct mk_console console;
     bool unhandled_fault;  /* an access that nobody serves ends the vCPU */
     bool tracing;
-    uint64_t deadline;     /* mk_now() time, UINT64_MAX: none */
+    _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
+    _Atomic bool paused;       /* vCPUs shall stay outside the guest */
     uint64_t exit_limit;   /* per vCPU and run, UINT64_MAX: none */
     uint64_t output_limit; /* bytes per vCPU, UINT64_MAX: none */
     struct mk_pic *pic;       /* NULL: none */
@@ -45,6 +46,7 @@ struct mk_machine {
     void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu); /* `cpu` takes its siblings along */
     void (*note_out)(struct mk_machine *m, uint16_t port); /* an OUT that could be coalesced */
     bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
+    void (*parked)(struct mk_machine *m, bool in); /* a vCPU stays outside; it goes on */
     /* A vCPU looks around: input may have arrived. */
     void (*look)(struct mk_machine *m, struct mk_vcpu *c);
     void (*heed)(struct mk_machine *m, struct mk_vcpu *cpu); /* after a trip, while somebody waits

@@ -371,6 +371,13 @@ static bool is_command(const char *word)
     return false;
 }
 
+/* prompt(): for the command line's --prompt */
+static int prompt(lua_State *L)
+{
+    run_prompt(L);
+    return 0;
+}
+
 /* cli.main(arguments, host): what Lua cannot find out about the host by itself is in `host`. */
 static void push_command(lua_State *L, int argc, char **argv)
 {
@@ -380,7 +387,9 @@ static void push_command(lua_State *L, int argc, char **argv)
         lua_pushstring(L, argv[i]);
         lua_rawseti(L, -2, i);
     }
-    lua_createtable(L, 0, 2);
+    lua_createtable(L, 0, 3);
+    lua_pushcfunction(L, prompt);
+    lua_setfield(L, -2, "prompt");
     lua_pushboolean(L, isatty(STDIN_FILENO));
     lua_setfield(L, -2, "terminal");
     lua_pushliteral(L, MK_VERSION);

@@ -3,8 +3,9 @@
  * A line is tried as an expression first, its values are printed; else it is a statement, which
  * continues on further lines while Lua finds it incomplete. On a terminal libedit edits the lines;
  * history is kept in $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when
- * MINIKVM_HISTORY is empty. Ctrl-C at the prompt drops the line. Runs on the main thread only; the
+ * MINIKVM_HISTORY is empty. While it waits for a line, handlers of started VMs run. Ctrl-C at the prompt drops the line. Runs on the main thread only; the
  * static variables exist because a signal handler and libedit have nowhere else to look. */
+#include "lua_core.h"
 #include "repl.h"
 
 #include <lauxlib.h>
@@ -116,7 +117,10 @@ static enum reading read_line(lua_State *L, bool first)
 {
     const char *prompt = push_prompt(L, first);
     bool terminal = on_terminal();
+    struct mk_lua *lua = mk_lua_get(L);
+    mk_lua_release(lua); /* handlers of started VMs run meanwhile */
     char *line = terminal ? edit_line(prompt) : plain_line(prompt);
+    mk_lua_acquire(lua);
     lua_pop(L, 1);
     if (terminal && dropped) {
         free(line);

@@ -352,6 +352,28 @@ void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
     set_immediate_exit(c->run, 1); /* whatever woke us, the loop looks around */
 }
 
+/* Outside the guest, with the kick signal blocked except inside ppoll(), until the VM is resumed or
+ * the run shall end. Registers are what they are after the last instruction. */
+static void park(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    sigset_t kick, before, inside;
+    mk_vcpu_complete(c);
+    sigemptyset(&kick);
+    sigaddset(&kick, MK_KICK_SIGNAL);
+    pthread_sigmask(SIG_BLOCK, &kick, &before);
+    inside = before;
+    sigdelset(&inside, MK_KICK_SIGNAL);
+    set_ticks(c, 0);
+    m->parked(m, true);
+    while (atomic_load(&m->paused) && !(atomic_load(&c->requests) & MK_REQ_STOP))
+        ppoll(NULL, 0, NULL, &inside);
+    m->parked(m, false);
+    set_ticks(c, MK_TICK_NS);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    set_immediate_exit(c->run, 1); /* the loop looks around: much may be due */
+}
+
 static void stop_requested(struct mk_vcpu *c)
 {
     enum mk_reason reason = (enum mk_reason)atomic_load(&c->stop_reason);
@@ -383,6 +405,8 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
         mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
     if (m->console.watched)
         m->heed(m, c);
+    if (c->end.reason == MK_RUNNING && atomic_load(&m->paused) && m->parked)
+        park(c);
 }
 
 /* --- the run loop --- */

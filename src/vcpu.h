@@ -119,7 +119,8 @@ int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete);
  * after the instruction. */
 void mk_vcpu_complete(struct mk_vcpu *c);
 
-/* Flushes output, takes input, fires due timers, heeds requests and the deadline. */
+/* Flushes output, takes input, fires due timers, heeds requests and the deadline; stays there while
+ * the VM is paused. */
 void mk_vcpu_look_around(struct mk_vcpu *c);
 
 /* Sleeps until `until`, input on the console, or a request. */

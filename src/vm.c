@@ -140,6 +140,15 @@ static bool can_wake(struct mk_machine *m)
            (vm->has_pic && (vm->threaded || mk_console_source(&m->console) >= 0));
 }
 
+static void parked(struct mk_machine *m, bool in)
+{
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    pthread_mutex_lock(&vm->lock);
+    vm->parked += in ? 1 : -1u;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+}
+
 static void look(struct mk_machine *m, struct mk_vcpu *c)
 {
     struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
@@ -284,6 +293,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.fd = -1;
     vm->m.unhandled_fault = config->unhandled_fault;
     vm->m.end_all = end_all;
+    vm->m.parked = parked;
     vm->m.note_out = vm->coalesce && vm->cpus == 1 ? note_out : NULL;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         vm->cpu[i].fd = -1;
@@ -446,6 +456,7 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     vm->live = vm->cpus;
     mk_watch_resume(&vm->m.console);
     mk_vm_exact(vm, mk_watch_exact(&vm->m.console));
+    vm->m.paused = false;
     vm->state = MK_VM_RUNNING;
     for (unsigned i = 0; i < vm->cpus; i++) {
         atomic_store(&vm->cpu[i].requests, 0);
@@ -459,8 +470,8 @@ static void one_ended(struct mk_vm *vm)
     if (--vm->live == 0) {
         vm->ended = mk_now();
         vm->state = MK_VM_ENDED;
-        pthread_cond_broadcast(&vm->changed);
     }
+    pthread_cond_broadcast(&vm->changed);
     pthread_mutex_unlock(&vm->lock);
 }
 
@@ -530,7 +541,8 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
     return 0;
 }
 
-bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
+/* Waits at most `ns` until done(vm), which is asked under the lock. */
+static bool wait_until(struct mk_vm *vm, uint64_t ns, bool (*done)(const struct mk_vm *vm))
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
@@ -539,11 +551,72 @@ bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
     until.tv_nsec = (long)(nsec % 1000000000u);
     int rc = 0;
     pthread_mutex_lock(&vm->lock);
-    while (vm->state == MK_VM_RUNNING && rc == 0)
+    while (!done(vm) && rc == 0)
         rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-    bool over = vm->state != MK_VM_RUNNING;
+    bool is = done(vm);
     pthread_mutex_unlock(&vm->lock);
-    return over;
+    return is;
+}
+
+static bool is_over(const struct mk_vm *vm)
+{
+    return vm->state != MK_VM_RUNNING;
+}
+
+bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
+{
+    return wait_until(vm, ns, is_over);
+}
+
+/* --- pausing --- */
+
+static bool is_paused(const struct mk_vm *vm)
+{
+    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->parked == vm->live;
+}
+
+static bool paused_or_over(const struct mk_vm *vm)
+{
+    return is_paused(vm) || is_over(vm);
+}
+
+bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns)
+{
+    return wait_until(vm, ns, paused_or_over);
+}
+
+bool mk_vm_paused(struct mk_vm *vm)
+{
+    return wait_until(vm, 0, is_paused);
+}
+
+bool mk_vm_pause(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool runs = !is_over(vm);
+    if (runs && !vm->m.paused) {
+        vm->paused_at = mk_now();
+        vm->m.paused = true;
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (runs)
+        wake_all(vm);
+    return runs;
+}
+
+bool mk_vm_resume(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool was = !is_over(vm) && vm->m.paused;
+    uint64_t deadline = vm->m.deadline;
+    if (was && deadline != MK_FOREVER)
+        vm->m.deadline = deadline + (mk_now() - vm->paused_at);
+    if (was)
+        vm->m.paused = false;
+    pthread_mutex_unlock(&vm->lock);
+    if (was)
+        wake_all(vm);
+    return was;
 }
 
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)

@@ -1,8 +1,8 @@
 /* vm.h - a virtual machine: its life-cycle, devices, threads and results.
  *
  * One owner calls these functions, from one thread at a time, except mk_vm_stop(), which any thread
- * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), the console and the bus may be
- * used. */
+ * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), mk_vm_pause() and what goes with it,
+ * the console and the bus may be used; while it is paused, registers too. */
 #ifndef MK_VM_H
 #define MK_VM_H
 
@@ -117,9 +117,11 @@ struct mk_vm {
     pthread_cond_t changed;
     enum mk_vm_state state;
     unsigned live;   /* vCPUs still running */
+    unsigned parked; /* of those, outside the guest because the VM is paused */
     bool threaded;   /* threads wait to be joined */
     pthread_t thread[MK_MAX_CPUS];
     uint64_t began, ended; /* mk_now() of the last run */
+    uint64_t paused_at;
 };
 
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
@@ -139,6 +141,14 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
 int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
 /* Waits at most `ns`; true when the VM does not run (any more). */
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
+/* A VM that runs on threads of its own: its vCPUs leave the guest and stay outside. False when it
+ * does not run. The run's deadline is put off by the time that it is paused. */
+bool mk_vm_pause(struct mk_vm *vm);
+/* Waits at most `ns`; true when all are outside, or the VM does not run any more. */
+bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns);
+bool mk_vm_paused(struct mk_vm *vm);
+/* False when it was not paused. */
+bool mk_vm_resume(struct mk_vm *vm);
 /* Asks a running VM to end with this reason. */
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
 /* Back to the state after loading: memory, vCPUs, devices, console. */

@@ -71,6 +71,8 @@ M.run_spec = {
     { "--cmdline", value = "TEXT", help = "command line, for guests that read one" },
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
     { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
+    { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
+        .. " global vm (several: in the list vms)" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
@@ -112,6 +114,7 @@ local function parse_run(argv)
     why = ("%d names for %d images"):format(#opts.name, #opts.guests)
   end
   if why then return nil, args.complain(M.run_spec, why) end
+  if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
   opts.names = choose_names(opts)
   return opts
 end
@@ -151,6 +154,7 @@ end
 
 ---Several VMs get no keyboard: a terminal can be typed into by one at a time.
 local function connect(vm, opts, host)
+  if opts.prompt and not opts.input then return true end
   local several = #opts.guests > 1
   if several then
     vm.console:on_line(function(line) print(("[%s] %s"):format(vm.name, line)) end)
@@ -225,6 +229,19 @@ local function run_several(kvm, vms, opts)
   return status
 end
 
+local PROMPT <const> = [[
+minikvm: loaded, not running. vm:start() runs it, vm:pause() and vm:resume() hold it and let it go on;
+meanwhile: vm.cpu[0]:disassemble(), vm.cpu[0].rip, vm.memory:hexdump(0, 64), vm.ports:on(…)
+]]
+
+---The user's own turn, with the VMs in globals.
+local function run_prompt(vms, host)
+  _G.kvm, _G.vm, _G.vms = require "minikvm", vms[1], vms
+  io.stderr:write(PROMPT)
+  host.prompt()
+  return 0
+end
+
 ---All images are loaded before the first one runs: a wrong name stops nothing half way.
 local function run(argv, host)
   local opts, status = parse_run(argv)
@@ -237,7 +254,9 @@ local function run(argv, host)
       break
     end
   end
-  if worst == 0 then
+  if worst == 0 and opts.prompt then
+    worst = run_prompt(vms, host)
+  elseif worst == 0 then
     worst = #vms == 1 and run_one(vms[1], opts) or run_several(kvm, vms, opts)
   end
   for _, vm in ipairs(vms) do vm:close() end

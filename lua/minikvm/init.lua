@@ -8,6 +8,7 @@ local options = require "minikvm.options"
 require "minikvm.vm"
 require "minikvm.console"
 require "minikvm.keyboard"
+require "minikvm.cpu"
 
 ---@class minikvm
 local M = { _VERSION = core.version }

@@ -8,7 +8,9 @@ local M = {}
 
 ---@class minikvm.vm
 ---@field name string
----@field state "idle"|"running"|"ended"|"closed"
+---@field state "idle"|"running"|"paused"|"ended"|"closed"
+---@field pause fun(self): minikvm.vm?, string?, string?  of a started VM: its vCPUs leave the guest
+---@field resume fun(self): minikvm.vm
 ---@field cpu table<integer, minikvm.cpu>  from 0
 ---@field memory minikvm.memory
 ---@field ports minikvm.ports

@@ -1,0 +1,266 @@
+-- A VM that is held and looked at while it runs: pause, resume, and the prompt.
+
+local kvm = require "minikvm"
+local support = require "support.guest"
+local process = require "support.process"
+local runner = require "support.program"
+
+local SPIN <const> = "eb fe"
+local COUNT <const> = "66 40 eb fc"           -- inc eax; jmp to it
+local OUT_FOR_EVER <const> = "e6 80 eb fc"    -- out 0x80, al; jmp to it
+
+describe("a paused VM", function()
+  if support.without_kvm(pending) then return end
+
+  local function started(listing, opts)
+    return support.code(listing, opts):start()
+  end
+
+  it("stands still, can be looked at and changed, and goes on", function()
+    local vm <close> = started(COUNT)
+    process.await(function() return vm:pause() and vm.cpu[0].rax > 0 or not vm:resume() end)
+    assert.equal("paused", vm.state)
+    local count = vm.cpu[0].eax
+    kvm.sleep(0.02)
+    assert.equal(count, vm.cpu[0].eax)
+    assert.is_true(vm.cpu[0].ip == 0 or vm.cpu[0].ip == 2)
+    vm.memory:write(0, "\x90\x90\x90\xf4") -- nop; nop; nop; hlt
+    vm.cpu[0].rip, vm.cpu[0].rbx = 0, 0x1234
+    assert.equal(vm, vm:resume())
+    assert.equal("halt", (vm:wait(20)))
+    assert.same({ 0x1234, count }, { vm.cpu[0].rbx, vm.cpu[0].eax })
+  end)
+
+  it("has all of its cpus outside the guest", function()
+    local vm <close> = started(COUNT, { cpus = 4 })
+    for _ = 1, 20 do
+      assert.equal(vm, vm:pause())
+      local sum = 0
+      for i = 0, 3 do sum = sum + vm.cpu[i].eax end
+      for i = 0, 3 do sum = sum - vm.cpu[i].eax end
+      assert.equal(0, sum)
+      vm:resume()
+    end
+    assert.equal("stopped", (vm:stop()))
+  end)
+
+  it("is paused also when some of its cpus have ended, and when all are halted", function()
+    local vm <close> = support.vm{ cpus = 2 }
+    vm:load{ bytes = "\xf4" }
+    vm:load({ bytes = "\xeb\xfe" }, { cpu = 1 })
+    vm:start()
+    assert.equal(vm, vm:pause())
+    assert.equal("paused", vm.state)
+    vm:stop()
+    local idle <close> = support.code("fb f4 eb fd") -- sti; hlt; jmp to it
+    idle.clock:after(1000, function() end)
+    idle:start()
+    assert.equal(idle, idle:pause())
+    assert.equal("stopped", (idle:stop()))
+  end)
+
+  it("calls no handlers, and hooks can be made and removed", function()
+    local vm <close> = started(OUT_FOR_EVER)
+    local calls = 0
+    local hook = vm.ports:on(0x80, { write = function() calls = calls + 1 end })
+    process.await(function() return calls > 0 end)
+    vm:pause()
+    local before = calls
+    kvm.sleep(0.02)
+    assert.equal(before, calls)
+    hook:remove()
+    local others = 0
+    vm.ports:on(0x80, { write = function() others = others + 1 end })
+    vm:resume()
+    process.await(function() return others > 0 end)
+    assert.equal(before, calls)
+  end)
+
+  it("can be stopped, closed, waited for, paused again and collected", function()
+    local before = process.threads()
+    local vm = started(SPIN)
+    vm:pause()
+    assert.equal(vm, vm:pause())
+    assert.same({ nil, 'vm "vm" is still running', "ETIMEDOUT" }, { vm:wait(0.01) })
+    assert.error_matches(function() vm:load{ bytes = "x" } end, "is running")
+    assert.error_matches(function() vm:run() end, "is running")
+    assert.equal("stopped", (vm:stop()))
+    assert.equal("ended", vm.state)
+    vm:start():pause()
+    vm:close()
+    do support.code(SPIN):start():pause() end
+    collectgarbage()
+    collectgarbage()
+    process.await(function() return process.threads() <= before end)
+  end)
+
+  it("runs again, and from the start after a reset", function()
+    local vm <close> = started(SPIN)
+    vm:pause()
+    vm:stop()
+    vm:start()
+    assert.equal("running", vm.state)
+    vm:pause()
+    vm:stop()
+    assert.equal("deadline", (vm:reset():start{ deadline = 0.02 }:wait(20)))
+  end)
+
+  it("has its deadline put off, and its timers late", function()
+    local vm <close> = support.code(SPIN)
+    local fired = 0
+    vm:start{ deadline = 0.1 }
+    vm:pause()
+    vm.clock:after(0.01, function() fired = fired + 1 end)
+    kvm.sleep(0.15)
+    assert.same({ "paused", 0 }, { vm.state, fired })
+    vm:resume()
+    local reason, info = vm:wait(20)
+    assert.same({ "deadline", 1 }, { reason, fired })
+    assert.is_true(info.seconds > 0.15)
+  end)
+
+  it("is paused from a handler when that is done", function()
+    local vm <close> = support.code(OUT_FOR_EVER)
+    local asked = 0
+    vm.ports:on(0x80, { write = function()
+      if asked < 2 then assert(vm:pause() == vm) end
+      asked = asked + 1
+    end })
+    vm:start()
+    for i = 1, 2 do
+      process.await(function() return vm.state == "paused" end)
+      assert.equal(i, asked)
+      vm:resume()
+    end
+    process.await(function() return asked > 2 end)
+  end)
+
+  it("has to be one that was started", function()
+    local vm <close> = support.program{ support.out(0x80, 1) }
+    assert.error_matches(function() vm:pause() end, "pause: vm \"vm\" was never started")
+    assert.error_matches(function() vm:resume() end, "resume: vm \"vm\" is not paused")
+    local why
+    vm.ports:on(0x80, { write = function() why = select(2, pcall(vm.pause, vm)) end })
+    assert.equal("halt", (support.run(vm)))
+    assert.matches("is inside run%(%), and nobody could resume it", why)
+    assert.same({ nil, 'vm "vm" has ended', "ESRCH" }, { vm:pause() })
+    assert.error_matches(function() vm:resume() end, "is not paused")
+  end)
+
+  it("may be paused and resumed at any time, by the dozen", function()
+    local vms, calls = {}, 0
+    for i = 1, 4 do
+      vms[i] = support.code(OUT_FOR_EVER, { cpus = i })
+      vms[i].ports:on(0x80, { write = function() calls = calls + 1 end })
+      vms[i].clock:every(0.001, function() calls = calls + 1 end)
+      vms[i]:start()
+    end
+    for round = 1, 30 do
+      for i, vm in ipairs(vms) do
+        if (round + i) % 2 == 0 then vm:pause() else pcall(vm.resume, vm) end
+      end
+    end
+    for _, vm in ipairs(vms) do vm:close() end
+    assert.is_true(calls > 0)
+  end)
+end)
+
+describe("cpu:disassemble", function()
+  if support.without_kvm(pending) then return end
+
+  it("lists what comes next", function()
+    local vm <close> = support.code "b8 34 12 e6 80 f4"
+    local list = vm.cpu[0]:disassemble(3)
+    assert.equal("> 00000000  b8 34 12                 mov ax, 0x1234\n"
+      .. "  00000003  e6 80                    out 0x80, al\n"
+      .. "  00000005  f4                       hlt ", (tostring(list):gsub("hlt$", "hlt ")))
+    assert.same({ 3, 0, 3, "\xb8\x34\x12" }, { #list, list[1].address, list[1].size, list[1].bytes })
+    assert.equal("hlt", vm.cpu[0]:disassemble(1, 5)[1].text)
+    assert.equal(0, #vm.cpu[0]:disassemble(1, 0x7fffffff))
+    for _, wrong in ipairs{ 0, -1, 1.5, "x" } do
+      assert.error_matches(function() vm.cpu[0]:disassemble(wrong) end, "1 to 10000")
+    end
+  end)
+
+  it("reads 64-bit code by its page tables", function()
+    local vm <close> = support.code("49 89 c0 f4", { mode = "long", memory = "8M" })
+    assert.equal("mov r8, rax", vm.cpu[0]:disassemble(1)[1].text)
+  end)
+end)
+
+describe("the prompt on a VM", function()
+  if support.without_kvm(pending) then return end
+
+  local function session(lines, arguments)
+    local r = runner.run("P run --prompt " .. (arguments or "guests/real/spin.bin"),
+                         { stdin = table.concat(lines, "\n") .. "\n" })
+    return r.out, r.err, r.status
+  end
+
+  it("holds it, looks, hooks a port, and goes on", function()
+    local out, err, status = session{
+      "vm.state", "vm:start().state", "vm:pause().state", "vm.cpu[0]:disassemble(1)",
+      "vm.memory:hexdump(0, 2)", "vm.memory:write(0, '\\xe6\\x80\\xeb\\xfc')",
+      "hook = vm.ports:on(0x80, { write = function() end })", "vm:resume().state",
+      "while hook.hits == 0 do kvm.sleep(0.001) end", "hook.hits > 0", "(vm:stop())",
+    }
+    assert.equal(0, status)
+    assert.matches("loaded, not running", err)
+    assert.equal([[
+idle
+running
+paused
+00000000  eb fe                    jmp 0
+00000000  eb fe                                            ..
+
+running
+true
+stopped
+
+]], (out:gsub("> ", "")))
+  end)
+
+  it("lets handlers run while it waits for a line", function()
+    local fifo = os.tmpname()
+    assert(os.remove(fifo) and os.execute("mkfifo " .. fifo))
+    local pipe = assert(io.popen(("exec timeout -s KILL 60 %s run --prompt guests/real/spin.bin "
+      .. "<%s 2>&1 >/dev/null"):format(runner.minikvm, fifo)))
+    local typist = assert(io.open(fifo, "w"))
+    os.remove(fifo)
+    typist:write([[vm.memory:write(0, "\xe6\x80\xeb\xfe")
+      vm.ports:on(0x80, { write = function() io.stderr:write "called\n" end })
+      vm:start()
+    ]])
+    typist:flush()
+    local line
+    repeat line = pipe:read "l" until line == nil or line == "called"
+    assert.equal("called", line) -- the prompt has no further line, and no end of input
+    typist:close()
+    assert.is_true((pipe:close()))
+  end)
+
+  it("has several VMs in a list", function()
+    local out = session({ "#vms, vms[1] == vm, vms[2].name" },
+                        "guests/real/spin.bin guests/real/hello.bin")
+    assert.matches("2\ttrue\thello", out)
+  end)
+
+  it("stops what runs when it is left", function()
+    local _, _, status = session{ "vm:start()" }
+    assert.equal(0, status)
+  end)
+
+  it("reports mistakes and goes on", function()
+    local out, err = session{ "vm:resume()", "vm.cpu[0].nope", "1 + 1" }
+    assert.matches("resume: vm \"spin\" is not paused", err)
+    assert.matches("cpu has no register or method 'nope'", err)
+    assert.matches("2\n", out)
+  end)
+
+  it("works on a terminal", function()
+    if not runner.has_terminal then return pending "needs util-linux's script" end
+    local r = runner.on_terminal("MINIKVM_HISTORY= P run --prompt guests/real/spin.bin",
+      "sleep 0.5; printf 'vm:start():pause().state .. 1\\n'; sleep 0.5; printf '\\004'; sleep 0.3")
+    assert.matches("\npaused1\n", r.out)
+  end)
+end)
