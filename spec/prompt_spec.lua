@@ -174,7 +174,8 @@ describe("cpu:disassemble", function()
     assert.equal("> 00000000  b8 34 12                 mov ax, 0x1234\n"
       .. "  00000003  e6 80                    out 0x80, al\n"
       .. "  00000005  f4                       hlt ", (tostring(list):gsub("hlt$", "hlt ")))
-    assert.same({ 3, 0, 3, "\xb8\x34\x12" }, { #list, list[1].address, list[1].size, list[1].bytes })
+    local first = list[1]
+    assert.same({ 3, 0, 3, "\xb8\x34\x12" }, { #list, first.address, first.size, first.bytes })
     assert.equal("hlt", vm.cpu[0]:disassemble(1, 5)[1].text)
     assert.equal(0, #vm.cpu[0]:disassemble(1, 0x7fffffff))
     for _, wrong in ipairs{ 0, -1, 1.5, "x" } do

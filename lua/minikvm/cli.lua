@@ -230,7 +230,7 @@ local function run_several(kvm, vms, opts)
 end
 
 local PROMPT <const> = [[
-minikvm: loaded, not running. vm:start() runs it, vm:pause() and vm:resume() hold it and let it go on;
+minikvm: loaded, not running. vm:start() runs it, vm:pause() holds it, vm:resume() lets it go on;
 meanwhile: vm.cpu[0]:disassemble(), vm.cpu[0].rip, vm.memory:hexdump(0, 64), vm.ports:on(…)
 ]]
 

@@ -27,8 +27,8 @@ end
 ---the VM does not run or is paused, or inside a handler of the vCPU.
 ---@param count? integer  how many (8)
 ---@param linear? integer  where to begin: CS:RIP
----@return minikvm.listing  { { address=, size=, text=, bytes= }, … }, with `rip`, the linear address of
----  the next one
+---@return minikvm.listing  { { address=, size=, text=, bytes= }, … }, with `rip`, the linear
+---  address of the next one
 function cpu:disassemble(count, linear)
   count = count or 8
   if math.type(count) ~= "integer" or count < 1 or count > 10000 then
