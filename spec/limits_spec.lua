@@ -58,12 +58,14 @@ local RUNAWAYS = {
 
 local SHORT <const> = { handler = 0.02 }
 
----A run that must end because its handler did not; `what` names the handler.
+---A run that must end because its handler did not; `what` names the handler, `insn` the instruction
+---(false: a write to memory, of which KVM only tells where it ends).
 local function ends(vm, what, insn)
+  local waits = insn and "rip 0x%x+: " .. insn or "the write before rip 0x100a$"
   local reason, info = support.run(vm)
   assert.equal("error", reason, info.text)
   assert.matches("^[^\n]*limits_spec%.lua:%d+: " .. what .. " was ended after 0%.%d s: "
-    .. "its limit is 0%.02 s; the guest waits at rip 0x%x+: " .. insn, info.text)
+    .. "its limit is 0%.02 s; the guest waits at " .. waits, info.text)
   assert.matches("^[^\n]*limits_spec%.lua:%d+: it took too long\nstack traceback:", info.traceback)
   vm:close()
 end
@@ -117,6 +119,52 @@ describe("a handler that does not end", function()
     vm.console:on_line(spin)
     ends(vm, "the line handler", "")
   end)
+
+  -- mov eax, [0x100008]; mov [0x100008], eax; mov ecx, 0x4b564d80; rdmsr; wrmsr; hlt
+  local PROTECTED <const> = "a1 08 00 10 00 a3 08 00 10 00 b9 80 4d 56 4b 0f 32 0f 30 f4"
+  local MEMORY <const> = "the handler of address 0x100008"
+  local MSR <const> = "the handler of MSR 0x4b564d80"
+
+  for what, case in pairs{
+    ["an MMIO read"] = { MEMORY, "mov eax, dword ptr", function(vm)
+      vm.mmio:on(0x100000, 16, { read = spin })
+    end },
+    ["an MMIO write"] = { MEMORY, false, function(vm)
+      vm.mmio:on(0x100000, 16, { write = spin })
+    end },
+    ["a device in memory"] = { MEMORY, "mov eax, dword ptr", function(vm)
+      vm:attach(kvm.device{ name = "d", registers = { [8] = "X" }, width = 4, read = spin },
+                { mmio = 0x100000 })
+    end },
+    ["an MSR read"] = { MSR, "rdmsr", function(vm) vm.msrs:on(0x4b564d80, { read = spin }) end },
+    ["an MSR write"] = { MSR, "wrmsr", function(vm)
+      vm.msrs:on(0x4b564d80, { read = function() return 0 end, write = spin })
+    end },
+    ["unhandled accesses"] = { MEMORY, "mov eax, dword ptr", function(vm)
+      vm:on_unhandled(spin)
+    end },
+  } do
+    it("of " .. what, function()
+      local vm = support.code(PROTECTED, { mode = "protected", memory = "1M", limits = SHORT })
+      case[3](vm)
+      ends(vm, case[1], case[2])
+    end)
+  end
+
+  for what, hook in pairs{
+    ["a tap"] = function(vm) vm.ports:tap(0x80, spin) end,
+    ["a fifo"] = function(vm) vm.ports:fifo(0x80, { size = 1 }, spin) end,
+    ["a match"] = function(vm) vm.ports:match(0x80, 1, spin) end,
+    ["a device"] = function(vm)
+      vm:attach(kvm.device{ name = "d", registers = { [0] = "X" }, write = spin }, { ports = 0x80 })
+    end,
+  } do
+    it("of " .. what, function()
+      local vm = program({ out(0x80, 1) }, { limits = SHORT, coalesce = false })
+      hook(vm)
+      ends(vm, "the handler of port 0x80", "out dx, al")
+    end)
+  end
 
   it("of a timer", function()
     local vm = support.code("eb fe", { limits = SHORT })

@@ -54,7 +54,7 @@ static lua_Hook find_script_hook(lua_State *L)
 static struct mk_lua *lua_new(lua_State *L)
 {
     struct mk_lua *lua = lua_newuserdatauv(L, sizeof(*lua), 0);
-    *lua = (struct mk_lua){ .held = true, .kvm.fd = -1 };
+    *lua = (struct mk_lua){ .handler_most = MK_FOREVER, .held = true, .kvm.fd = -1 };
     pthread_mutex_init(&lua->mutex, NULL);
     pthread_cond_init(&lua->script_turn, NULL);
     pthread_cond_init(&lua->handler_turn, NULL);

@@ -47,6 +47,7 @@ struct mk_lua {
     lua_State *volatile running;     /* the coroutine that runs; only for the holder of the lock */
     volatile bool away;  /* the script's thread gave up the lock; for that thread's signals */
     _Atomic bool ending; /* the script shall end: mk_guard_end_script() */
+    uint64_t handler_most; /* what limits.handler can be at the most */
     bool last_resort;    /* a handler that nothing can end ends the process */
     struct mk_script *script; /* the script's own time; NULL: it has none */
     char ended[400];     /* of a handler that was ended because the script shall end */

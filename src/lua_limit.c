@@ -173,6 +173,10 @@ static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t
     uint8_t before[3] = { 0 }, code[15];
     char insn[100];
     uint64_t rip = mk_vcpu_regs(c)->rip;
+    if (c->run->exit_reason == KVM_EXIT_MMIO && c->run->mmio.is_write) {
+        snprintf(text, size, "the write before rip 0x%llx", (unsigned long long)rip);
+        return; /* KVM has moved on, and how long the instruction was is anybody's guess */
+    }
     if (mk_vcpu_sregs(c, &s) < 0) {
         snprintf(text, size, "rip 0x%llx", (unsigned long long)rip);
         return;

@@ -78,8 +78,9 @@ static inline bool mk_limit_overdue(uint64_t ran, uint64_t limit)
 /* In a signal's handler: "minikvm: <text>" on stderr, and the end of the process. */
 void mk_limit_die(const char *text);
 
-/* end_after(seconds): the script of this state ends then, and the process after twice that; the
- * process also ends when a handler goes on after twice its limit. For --safe, once. */
+/* end_after(seconds, most): the script of this state ends then, and the process after twice that. No
+ * handler of it may take more than `most` seconds; the process ends when one goes on after twice
+ * its limit. For --safe, once. */
 int mk_lua_end_after(lua_State *L);
 void mk_script_free(struct mk_lua *lua);
 

@@ -67,7 +67,7 @@ static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
         push_interrupts(L, c);
     }
     if (v->cpu[c->cpu.index].waiting[0])
-        set_string(L, "waiting", v->cpu[c->cpu.index].waiting);
+        mk_set_string(L, "waiting", v->cpu[c->cpu.index].waiting);
     if (v->cpu[c->cpu.index].traceback)
         mk_set_string(L, "traceback", v->cpu[c->cpu.index].traceback);
 }

@@ -63,7 +63,7 @@ static bool start_timer(timer_t *timer)
 
 int mk_lua_end_after(lua_State *L)
 {
-    uint64_t ns = mk_check_seconds(L, 1);
+    uint64_t ns = mk_check_seconds(L, 1), handler = mk_check_seconds(L, 2);
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_err err;
     struct mk_script *s = lua->script ? NULL : calloc(1, sizeof(*s));
@@ -77,6 +77,7 @@ int mk_lua_end_after(lua_State *L)
     }
     lua->script = s;
     lua->guard = &s->guard;
+    lua->handler_most = handler;
     lua->last_resort = true;
     return 0;
 }

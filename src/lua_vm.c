@@ -239,6 +239,8 @@ static int new_vm(lua_State *L)
     v->lua = lua;
     v->limits = limits_field(L, 1, &none);
     v->handler_ns = handler_field(L, 1);
+    if (v->handler_ns > lua->handler_most)
+        v->handler_ns = lua->handler_most;
     lua_createtable(L, 4, 6);
     lua_setiuservalue(L, vm_index, 1);
     luaL_setmetatable(L, MK_VM);

@@ -20,23 +20,23 @@ end
 
 ---Methods of any object that a script may call; those that are left out reach files of the host.
 M.METHODS = words [[
-  load run start wait stop reset close irq trace screen symbol_at pause resume attach detach stats
-  snapshot restore fork regs sregs translate walk nmi interrupt step msr disassemble size read write
+  vm load run start wait stop reset close irq trace screen symbol_at pause resume attach detach
+  stats snapshot restore fork regs sregs translate walk nmi interrupt step msr disassemble size read write
   u8 u16 u32 u64 cstring fill find hexdump view on override const latch sink fifo match define send
   sendline eof text on_line echo expect forbid until after every remove type press audit directory
-  usage receive tap raise lower watch break_at clear name on_unhandled
+  usage tap on_unhandled doorbell expect_exits try_expect take set get hide has vendor interact
 ]]
 
 ---The module's functions that a script may call.
-M.FUNCTIONS = words "vm files wait sleep probe disassemble device hexdump"
+M.FUNCTIONS = words "vm files wait sleep probe disassemble device"
 
 ---What is known and refused: it reaches files, or a Lua state without these limits.
-M.REFUSED = words "worker limit input output"
+M.REFUSED = words "worker limit load_snapshot input output log save receive spawn kill next"
 
 ---Options of kvm.vm and kvm.files that a script may use.
 local VM_OPTIONS = words [[
   name memory cpus mode limits unhandled coalesce echo trace page_size map_size map_base irqchip
-  console files assist cmdline cpuid keyboard
+  console files assist cmdline cpuid stats map_io
 ]]
 local FILES_OPTIONS = words "root rules max_open max_bytes max_file max_files audit decide"
 
@@ -183,19 +183,8 @@ local function checked(what, opts, known)
   return copy
 end
 
-local function limited_vm(kvm, seconds)
-  return function(opts)
-    local copy = checked("kvm.vm", opts, VM_OPTIONS) or opts or {}
-    if type(copy) == "table" then
-      local limits = plain(copy.limits) or copy.limits or {}
-      if type(limits) == "table" then
-        local own = limits.handler
-        if not own or type(own) == "number" and own > seconds then limits.handler = seconds end
-      end
-      copy.limits = limits
-    end
-    return kvm.vm(copy)
-  end
+local function limited_vm(kvm)
+  return function(opts) return kvm.vm(checked("kvm.vm", opts, VM_OPTIONS) or opts) end
 end
 
 ---A policy's rules, none of which says more than was granted.
@@ -232,7 +221,7 @@ local function safe_module(kvm, opts)
       module[name] = M.FUNCTIONS[name] and value or refusal("kvm." .. name)
     end
   end
-  module.vm = limited_vm(kvm, opts.handler or 2)
+  module.vm = limited_vm(kvm)
   module.files = limited_files(kvm, opts.files)
   return module
 end
@@ -302,8 +291,8 @@ local function requirer(env, module, folder)
   return function(name)
     if type(name) ~= "string" then error("require: expected a name", 2) end
     if loaded[name] ~= nil then return loaded[name] end
-    if name == "minikvm.abi" then
-      loaded[name] = copy_of(require "minikvm.abi")
+    if name == "minikvm.abi" or name:find "^minikvm%.devices%.%w+$" then
+      loaded[name] = copy_of(require(name))
       return loaded[name]
     end
     if name:find "^minikvm" or name:find "[^%w_.]" or ("." .. name .. "."):find("..", 1, true) then
@@ -369,7 +358,7 @@ function M.main(argv)
   local chunk, why = loadfile(path, "t", env)
   if not chunk then error(why, 0) end
   kvm.limit{ memory = opts.memory or "64M" }
-  core.end_after(opts.seconds or 60)
+  core.end_after(opts.seconds or 60, opts.handler or 2)
   chunk(table.unpack(rest))
   return 0
 end
