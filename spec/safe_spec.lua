@@ -318,7 +318,7 @@ describe("--safe with VMs", function()
       end })
       local reason, info = vm:run()
       print(reason, info.text, info.waiting)
-    ]]))
+    ]], "--handler 60"))
   end)
 
   it("stops VMs that are started when the script's time is up", function()
