@@ -240,12 +240,17 @@ describe("--safe with VMs", function()
       "kvm.files{ root = 'data', rules = { { '*', 'cow' } } }", "kvm.files{ private = '/tmp' }",
       "kvm.files(setmetatable({}, { __pairs = function() return next, { root = '/' } end }).x, 1)"
         .. " kvm.files{ root = 'x' }",
+      "kvm.load_snapshot '/tmp/x'", "vm:snapshot():save '/tmp/minikvm-safe-spec'",
+      "vm.console:log '/tmp/minikvm-safe-spec'",
+      "assert(kvm.vm():screen():png '/tmp/minikvm-safe-spec')",
+      "assert(kvm.vm():screen():png(nil, { font = '/etc/passwd' }))",
       "kvm.worker(function() end)", "kvm.limit{ memory = '1G' }", "kvm.vm{ nonsense = 1 }",
     } do
       local out = prints(VM .. ("print(pcall(function() %s end))"):format(call),
                          HELLO .. " --files data=/etc")
       assert.matches("^false\t", out, call)
     end
+    assert.is_nil(lfs.attributes "/tmp/minikvm-safe-spec")
   end)
 
   it("and takes options for what they are, not for what they pretend to be", function()

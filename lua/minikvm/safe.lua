@@ -3,12 +3,14 @@
 --
 -- The script runs with globals of its own, made here. What it can reach is listed, never what it
 -- cannot: a function or method that is in no list is refused. The parts of minikvm keep Lua's own
--- globals; the string functions behind ("x"):find and so on are replaced for all. Docs:
--- docs/limits.md.
+-- globals, where nothing opens a file any more; the string functions behind ("x"):find and so on are
+-- replaced for all. Docs: docs/limits.md.
 
 local core = require "minikvm.core"
 local args = require "minikvm.args"
 local options = require "minikvm.options"
+
+local loadfile = loadfile
 
 local M = {}
 
@@ -135,6 +137,22 @@ local function plain(value)
   local copy = {}
   for key, field in next, value do copy[key] = field end
   return copy
+end
+
+---minikvm's own parts open no files any more either, whoever may have told them a path. A font for
+---pictures of the screen is read before.
+local function lock_files()
+  pcall(function() require("minikvm.font").default() end)
+  function io.open(path)
+    return nil, ("%s: files cannot be opened with --safe"):format(tostring(path)), 13
+  end
+  for _, name in ipairs{ "popen", "lines", "input", "output", "tmpfile" } do
+    io[name] = refusal("io." .. name)
+  end
+  for _, name in ipairs{ "execute", "remove", "rename", "tmpname", "getenv", "setlocale" } do
+    os[name] = refusal("os." .. name)
+  end
+  _G.loadfile, _G.dofile, package.loadlib = refusal "loadfile", refusal "dofile", refusal "loadlib"
 end
 
 local function given(what, grants, name, option, level)
@@ -357,6 +375,7 @@ function M.main(argv)
   env.arg = { [0] = path, table.unpack(rest) }
   local chunk, why = loadfile(path, "t", env)
   if not chunk then error(why, 0) end
+  lock_files()
   kvm.limit{ memory = opts.memory or "64M" }
   core.end_after(opts.seconds or 60, opts.handler or 2)
   chunk(table.unpack(rest))
