@@ -67,13 +67,13 @@ describe("minikvm test", function()
   it("outlives a file that crashes or leaves", function()
     local s <close> = suites.new{
       ["crash_spec.lua"] = PASS .. 'it("dies", function() print "last words" io.stdout:flush() '
-        .. 'os.execute "kill -SEGV $PPID" end)',
+        .. 'os.execute "kill -ABRT $PPID" end)',
       ["leave_spec.lua"] = PASS .. 'it("leaves", function() os.exit(0) end)',
       ["late_spec.lua"] = PASS .. 'setmetatable({}, { __gc = function() os.exit(7) end })',
       ["good_spec.lua"] = PASS }
     local r = s:test()
     assert.same({ 1, "4 passed, 3 failed, 0 skipped" }, { r.status, r.last })
-    assert.matches("error: dies\n    crash_spec.lua:2: the file's process was ended by SIGSEGV, in "
+    assert.matches("error: dies\n    crash_spec.lua:2: the file's process was ended by SIGABRT, in "
                    .. "the midst of this test; it printed last:\n    last words\n", r.out)
     assert.matches("error: leaves\n    leave_spec.lua:2: the file's process ended with status 0 "
                    .. "before its tests did", r.out)

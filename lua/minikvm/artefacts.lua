@@ -207,6 +207,12 @@ local function save(message)
   for _, vm in ipairs(concerned(test)) do pcall(save_vm, folder, vm) end
 end
 
+---Keeps the artefacts of the running test now; what fails later in it changes nothing.
+---@param message string
+function M.keep(message)
+  if now then pcall(save, message) end
+end
+
 ---Where the last test's artefacts are, if there are any.
 ---@return string?
 function M.saved()
@@ -247,7 +253,7 @@ local function listen_for_errors(file)
   run.getTrace = function(name, info)
     if now and info.message ~= nil and not is_pending(info.message) then
       local trace = tostring(info.traceback):gsub("\n\t%[C%]: in function 'xpcall'.*", "")
-      pcall(save, tostring(info.message) .. "\n" .. trace)
+      M.keep(tostring(info.message) .. "\n" .. trace)
     end
     return get(name, info)
   end

@@ -63,7 +63,8 @@ local function handler(busted, artefacts, report)
   ---Inside a test; what is no test has its own record.
   function h.trouble(element, _, message, trace)
     if element.descriptor == "it" then
-      h.message, h.at = h.message or message, h.at or where(element, trace)
+      h.message = h.message or message
+      h.at = h.at or tostring(message):match "^([^\n:]+:%d+): " or where(element, trace)
     else
       local name = artefacts.full_name(element)
       if name == "" then name = element.name or element.descriptor or "Busted" end

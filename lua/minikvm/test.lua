@@ -11,12 +11,12 @@ local options = require "minikvm.options"
 
 ---The script that the process was started for, when it is its main chunk that wants this module.
 local function main_script()
+  local level, info = 2
+  repeat
+    level, info = level + 1, debug.getinfo(level + 1, "S")
+  until not info or info.what ~= "C"
   local script = arg and arg[0]
-  for level = 2, script and 20 or 0 do
-    local info = debug.getinfo(level, "S")
-    if not info then break end
-    if info.what == "main" and info.source == "@" .. script then return script end
-  end
+  return info and info.what == "main" and info.source == "@" .. tostring(script) and script
 end
 
 local there, busted = pcall(require, "busted")
@@ -60,39 +60,47 @@ Guest.__index = Guest
 
 local guests = setmetatable({}, { __mode = "k" })
 
----The VM before boot(): new, with its image.
+---A new VM with its image.
 local function new_vm(self)
   local vm, why = kvm.vm(self.vm_options)
   if not vm then error(why, 0) end
   if self.trace then artefacts.keep_exits(vm) end
-  local image, loaded = self.image, true
-  if image then loaded, why = vm:load(image, self.load) end
+  local loaded = true
+  if self.image then loaded, why = vm:load(self.image, self.load) end
   if loaded then return vm end
   vm:close()
   error(why, 0)
 end
 
-local function boot(self)
-  self.vm = new_vm(self)
-  artefacts.use(self.vm)
-  self.booted = self.booted + 1
-  if self.boot then self.boot(self.vm) end
-  local why
-  self.ready, why = self.vm:snapshot()
-  if not self.ready then error(why, 0) end
+---Raises what it returned instead of true.
+local function must(done, why)
+  if not done then error(why, 0) end
+  return done
 end
 
----Boots once. What went wrong then is the failure of every test that needs the guest, and is kept
----with the first.
-local function ensure_booted(self)
-  if self.why then error(("the guest %q did not boot: %s"):format(self.name, self.why), 0) end
-  if self.ready and self.vm.state ~= "closed" then return end
-  local function note(why)
-    self.why = tostring(why)
-    return why
+---A branch boots the VM of its trunk, from where the trunk had booted.
+local function boot(self)
+  local machine = self.machine
+  if self.trunk then
+    self.trunk()
+  else
+    machine.vm = new_vm(self)
   end
-  xpcall(boot, note, self)
-  if self.why then error(("the guest %q did not boot: %s"):format(self.name, self.why), 0) end
+  artefacts.use(machine.vm)
+  self.booted = self.booted + 1
+  if self.boot then self.boot(machine.vm) end
+  self.ready, self.of = must(machine.vm:snapshot()), machine.vm
+end
+
+---Boots once. What went wrong then is the failure of every test that needs the guest; the first
+---has the artefacts.
+local function ensure_booted(self)
+  local function note(why)
+    self.why = self.trunk and self.trunk.why or tostring(why)
+    artefacts.keep(self.why)
+  end
+  if not self.why then xpcall(boot, note, self) end
+  if self.why then error(("the guest %q did not boot: %s"):format(self.name, self.why), 3) end
 end
 
 ---The VM, as it was when it had booted: once in each test.
@@ -100,24 +108,41 @@ end
 function Guest:__call()
   need_test "a guest"
   M.needs_kvm()
-  local test = artefacts.test()
-  local fresh = not self.ready or self.vm.state == "closed"
-  ensure_booted(self)
-  artefacts.use(self.vm)
-  if self.test ~= test and not fresh then assert(self.vm:restore(self.ready)) end
-  self.test = test
-  return self.vm
+  local test, machine = artefacts.test(), self.machine
+  if not self.ready or self.of ~= machine.vm or machine.vm.state == "closed" then
+    ensure_booted(self)
+  elseif machine.test ~= test or machine.guest ~= self then
+    must(machine.vm:restore(self.ready))
+  end
+  machine.test, machine.guest = test, self
+  artefacts.use(machine.vm)
+  return machine.vm
 end
 
----Further VMs that begin where this guest had booted; they are closed after the test.
+---A fixture that goes on from where this one had booted, on the same VM: a kernel at its prompt,
+---and further on a program of it that waits for input.
+---@param go_on fun(vm: minikvm.vm)
+---@return minikvm.guest
+function Guest:branch(go_on)
+  if type(go_on) ~= "function" then
+    error(("guest:branch: expected a function, got %s"):format(type(go_on)), 2)
+  end
+  local branch = setmetatable({ trunk = self, machine = self.machine, name = self.name,
+                                boot = go_on, forks = {}, booted = 0 }, Guest)
+  guests[branch] = true
+  return branch
+end
+
+---Further VMs that go on from where this guest stands, which is where it had booted unless the test
+---has run it; they are closed after the test.
 ---@param n? integer  how many, 1 by default
+---@param setup? fun(vm: minikvm.vm, i: integer)  gives each its handlers and devices, as of vm:fork
 ---@return minikvm.vm ...
-function Guest:fork(n)
+function Guest:fork(n, setup)
   need_test "guest:fork"
   M.needs_kvm()
-  local vm = self()
-  local forks = assert(vm:fork(n or 1))
-  for _, one in ipairs(forks) do self.forks[#self.forks + 1] = one end
+  local forks = must(self():fork(n or 1, setup))
+  for _, vm in ipairs(forks) do self.forks[#self.forks + 1] = vm end
   return table.unpack(forks)
 end
 
@@ -139,7 +164,7 @@ function M.guest(opts)
     if GUEST[key] then mine[key] = value else vm_options[key] = value end
   end
   mine = options.check("t.guest", mine, GUEST, 2)
-  local self = setmetatable({ vm_options = vm_options, forks = {}, booted = 0,
+  local self = setmetatable({ vm_options = vm_options, machine = {}, forks = {}, booted = 0,
                               name = opts.name or "vm", image = mine.image, load = mine.load,
                               boot = mine.boot, trace = mine.trace }, Guest)
   guests[self] = true
