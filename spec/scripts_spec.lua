@@ -136,3 +136,17 @@ describe("the other scripts", function()
     assert.match("a 64%-bit kernel in a few hundred lines", r.out)
   end)
 end)
+
+describe("scripts that are tests", function()
+  if support.without_kvm(pending) then return end
+
+  for name, count in pairs{ test_1k_os = 55, test_keyboard = 4, test_two_vms = 4 } do
+    it(name .. ".lua passes, started as a script or by minikvm test", function()
+      for _, line in ipairs{ "P scripts/%s.lua", "P test scripts/%s.lua --seed 1" } do
+        local r = program.run(line:format(name))
+        assert.equal(0, r.status, r.out .. r.err)
+        assert.equal(count .. " passed, 0 failed, 0 skipped", r.out:match "([^\n]*)\n$")
+      end
+    end)
+  end
+end)

@@ -99,6 +99,28 @@ describe("minikvm.test's guests", function()
       it("booted", function() assert.equal(1, counter.booted) end)]])))
   end)
 
+  it("wait for output from where they had booted", function()
+    assert.equal("4 passed, 0 failed, 0 skipped", (ran(T .. [[
+      local letters = t.guest{ -- mov al, 'A'; next: out 0xe9, al; inc al; jmp next
+        image = { bytes = "\xb0\x41\xe6\xe9\xfe\xc0\xeb\xfa" },
+        boot = function(vm) vm.console:forbid "X" vm.console:expect "A" end,
+      }
+      for i = 1, 3 do
+        it("test " .. i, function()
+          local con = letters().console
+          assert.equal("BCD", select(2, con:expect "^.-D"))
+          con:expect "EF"
+        end)
+      end
+      it("and forbid it in each", function()
+        for _ = 1, 2 do
+          local vm = letters()
+          assert.has_error(function() vm.console:expect "Z" end)
+          assert(vm:restore(letters.ready))
+        end
+      end)]])))
+  end)
+
   it("branch", function()
     assert.equal("4 passed, 0 failed, 0 skipped", (ran(COUNTER .. [[
       local at_two = counter:branch(function(vm) vm:run() vm:run() end)
