@@ -1,5 +1,5 @@
--- suite.lua - what a test suite costs: the cases of scripts/test_1k_os.lua, each begun from a booted
--- VM that is restored, or each with a VM of its own that boots and goes to where the case begins.
+-- suite.lua - what a test suite costs: the cases of scripts/test_1k_os.lua, each begun from one
+-- booted VM that is restored, or each with a VM of its own that boots and goes to where it begins.
 
 local kvm = require "minikvm"
 local now = require "minikvm.core".now

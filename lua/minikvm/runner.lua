@@ -13,6 +13,8 @@ local files = require "minikvm.runner_files"
 local M = {}
 
 local TAIL <const> = 64 << 10 -- bytes kept of what a file prints
+local RECORD <const> = 4 << 20 -- bytes of a record; what is longer is nobody's
+local MOST_JOBS <const> = 64 -- src/lua_process.c's limit
 
 -- ---- the command line ----
 
@@ -47,7 +49,7 @@ M.spec = {
   program = "minikvm test",
   summary = "Runs Busted spec files (*_spec.lua, test_*.lua), each in a process of its own.",
   options = {
-    { "--jobs", "-j", value = "N", type = positive("a number of processes", 64),
+    { "--jobs", "-j", value = "N", type = positive("a number of processes", MOST_JOBS),
       help = "files that run at a time (default: one for each processor)" },
     { "--tap", help = "results as TAP on stdout, for prove and others" },
     { "--junit", value = "FILE", help = "results as JUnit XML in this file, too" },
@@ -154,7 +156,7 @@ local function take_report(task, bytes)
     end
     from = after
   end
-  task.report = text:sub(from)
+  task.report = #text - from < RECORD and text:sub(from) or ""
 end
 
 local SIGNALS <const> = { [4] = "SIGILL", [6] = "SIGABRT", [7] = "SIGBUS", [8] = "SIGFPE",
@@ -320,7 +322,7 @@ function M.main(argv)
   if not o then return status end
   local why = check(o)
   if why then return args.complain(M.spec, why) end
-  o.jobs = o.jobs or core.process().cpus
+  o.jobs = o.jobs or math.min(core.process().cpus, MOST_JOBS)
   o["repeat"], o.timeout = o["repeat"] or 1, o.timeout or 600
   local list
   list, why = choose(o)
