@@ -237,7 +237,6 @@ local EVENTS = {
   ended = function(state, number, how, status)
     local task = state.running[number]
     state.running[number], state.count = nil, state.count - 1
-    if state.bailed then return end -- it was killed
     conclude(task, how, status, state.o)
     state.ended[#state.ended + 1] = task
     state.reporter:ended(task, state)
