@@ -260,11 +260,11 @@ describe("a handler's time", function()
   if support.without_kvm(pending) then return end
 
   it("is its own: many short ones may take longer together", function()
-    local vm = support.code("b9 32 00 e6 80 e2 fc f4", { limits = SHORT }) -- 50 times out 0x80
+    local vm = support.code("b9 3c 00 e6 80 e2 fc f4", { limits = { handler = 0.5 } }) -- 60 times
     local core = require "minikvm.core"
     vm.ports:on(0x80, { write = function()
       local from = core.now()
-      while core.now() - from < 0.002 do end
+      while core.now() - from < 0.01 do end
     end })
     local reason, info = support.run(vm)
     assert.equal("halt", reason, info.text)
