@@ -247,6 +247,23 @@ local EVENTS = {
   signal = function(state, name) state.interrupted = name end,
 }
 
+---Ends the files that still run, when all shall stop; what their tests have reported counts.
+local function cut_short(state)
+  for number in pairs(state.running) do state.children:kill(number) end
+  while state.count > 0 do
+    local event, number, a, b = state.children:next(60)
+    local task = state.running[number]
+    if event == "ended" and not task.done then
+      state.running[number], state.count = nil, state.count - 1
+      task.seconds, task.cut = core.now() - task.from, true
+      state.ended[#state.ended + 1] = task
+      state.reporter:ended(task, state)
+    elseif event and event ~= "signal" then
+      EVENTS[event](state, number, a, b)
+    end
+  end
+end
+
 local function loop(state)
   local most = state.o.jobs
   while (state.count > 0 or #state.waiting > 0) and not state.interrupted and not state.bailed do
@@ -255,11 +272,7 @@ local function loop(state)
     if event then EVENTS[event](state, number, a, b) end
     state.reporter:progress(state)
   end
-  for _, task in pairs(state.running) do -- what had been done in those that are not over
-    task.seconds, task.cut = core.now() - task.from, true
-    state.ended[#state.ended + 1] = task
-    if not state.bailed then state.reporter:ended(task, state) end
-  end
+  cut_short(state)
 end
 
 local function plan(list, o)
