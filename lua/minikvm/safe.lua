@@ -3,8 +3,8 @@
 --
 -- The script runs with globals of its own, made here. What it can reach is listed, never what it
 -- cannot: a function or method that is in no list is refused. The parts of minikvm keep Lua's own
--- globals, where nothing opens a file any more; the string functions behind ("x"):find and so on are
--- replaced for all. Docs: docs/limits.md.
+-- globals, where nothing opens a file any more; the string functions behind ("x"):find and so on
+-- are replaced for all. Docs: docs/limits.md.
 
 local core = require "minikvm.core"
 local args = require "minikvm.args"
@@ -23,8 +23,8 @@ end
 ---Methods of any object that a script may call; those that are left out reach files of the host.
 M.METHODS = words [[
   vm load run start wait stop reset close irq trace screen symbol_at pause resume attach detach
-  stats snapshot restore fork regs sregs translate walk nmi interrupt step msr disassemble size read write
-  u8 u16 u32 u64 cstring fill find hexdump view on override const latch sink fifo match define send
+  stats snapshot restore fork regs sregs translate walk nmi interrupt step msr disassemble size
+  read write u8 u16 u32 u64 cstring fill find hexdump view on override const latch sink fifo match define send
   sendline eof text on_line echo expect forbid until after every remove type press audit directory
   usage tap on_unhandled doorbell expect_exits try_expect take set get hide has vendor interact
 ]]
