@@ -24,9 +24,10 @@ end
 M.METHODS = words [[
   vm load run start wait stop reset close irq trace screen symbol_at pause resume attach detach
   stats snapshot restore fork regs sregs translate walk nmi interrupt step msr disassemble size
-  read write u8 u16 u32 u64 cstring fill find hexdump view on override const latch sink fifo match define send
-  sendline eof text on_line echo expect forbid until after every remove type press audit directory
-  usage tap on_unhandled doorbell expect_exits try_expect take set get hide has vendor interact
+  read write u8 u16 u32 u64 cstring fill find hexdump view on override const latch sink fifo match
+  define send sendline eof text on_line echo expect forbid until after every remove type press
+  audit directory usage tap on_unhandled doorbell expect_exits try_expect take set get hide has
+  vendor interact
 ]]
 
 ---The module's functions that a script may call.
