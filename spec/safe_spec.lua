@@ -154,6 +154,7 @@ describe("--safe", function()
       local r = safe(code, "--seconds 0.05")
       assert.equal(1, r.status)
       assert.matches("minikvm: S:1: the script's time is up\nstack traceback:", r.err)
+      assert.equal(1, select(2, r.err:gsub("time is up", ""))) -- said once
     end
   end)
 

@@ -404,6 +404,7 @@ static int run_command(lua_State *L, int argc, char **argv)
     if (status == LUA_OK) {
         push_command(L, argc, argv);
         status = call(L, 2, 1);
+        lua_sethook(L, NULL, 0, 0); /* of a script whose time is up: it would end us, too */
     }
     if (status != LUA_OK && interrupted)
         return STATUS_INTERRUPTED; /* the user knows: no traceback */
