@@ -266,7 +266,8 @@ describe("nothing is left", function()
     assert.same(counts, counts_after)
     assert.is_true(lua_after - lua < 16, lua_after - lua .. " KiB of Lua")
     if not process.sanitized() then
-      assert.is_true(resident_after - resident < 1024, resident_after - resident .. " KiB")
+      -- malloc() grows by steps of more than 1 MiB, once; a page of each VM would be 2 MiB
+      assert.is_true(resident_after - resident < 2000, resident_after - resident .. " KiB")
     end
   end)
 
