@@ -60,7 +60,7 @@ test: deps ## build, then run every test
 	@BUILD=$(BUILD) ./tools/test
 
 .PHONY: test-stock
-test-stock: deps ## the same tests in an emulated machine with a stock KVM (kvm_amd)
+test-stock: deps ## the specs that run guests in an emulated machine with a stock KVM (kvm_amd)
 	@$(MAKE) all $(TESTS)
 	@BUILD=$(BUILD) ./tools/stock
 
