@@ -309,6 +309,13 @@ describe("a failed wait", function()
     end
   end)
 
+  it("of ticks is for a VM with a timer", function()
+    local vm <close> = support.vm()
+    local ok, why = pcall(vm.console.expect, vm.console, "x", { budget = { ticks = 5 } })
+    assert.is_false(ok)
+    assert.matches('a budget of ticks: vm "vm" has no timer that ticks', why)
+  end)
+
   it("counts timer ticks", function()
     if kvm.probe().iret == "unknown" then pending "this host has no IRET" return end
     local vm <close> = support.vm{ mode = "paged", memory = "4M", irqchip = "pic" }

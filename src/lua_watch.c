@@ -89,6 +89,9 @@ static int watch(lua_State *L)
                               .exact = mk_true_field(L, 4, "exact"),
                               .exits = budget_field(L, 4, "exits"),
                               .ticks = budget_field(L, 4, "ticks") };
+    if (lua_getfield(L, 4, "ticks") != LUA_TNIL && !v->vm.has_pic)
+        return mk_misuse(L, "a budget of ticks: vm \"%s\" has no timer that ticks: create it with "
+                         "irqchip = \"pic\", or count exits", v->vm.name);
     lua_getiuservalue(L, 1, 1);
     struct box *box = mk_new_child(L, -1, sizeof(*box), MK_WATCH);
     struct mk_watch *w = mk_watch_new(cpu);
