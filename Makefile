@@ -10,6 +10,10 @@ LUA_PC := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,\
 	$(if $(shell pkg-config --exists '$(p) >= 5.4' '$(p) < 5.5' 2>/dev/null && echo yes),$(p))))
 LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
 LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
+# The program takes Lua in, as lua5.4 itself does, where there is an archive of it: calls into a shared
+# library cost a handler 3 % more. Modules find its functions in the program either way.
+LUA_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=lib$(patsubst -l%,%,$(firstword $(filter -llua%,$(LUA_LIBS)))).a))
+LUA_LINK = $(if $(LUA_ARCHIVE),$(LUA_ARCHIVE) -lm -ldl,$(LUA_LIBS))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
 EDIT_LIBS = $(shell pkg-config --libs libedit)
 ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
@@ -81,7 +85,7 @@ minikvm.so: $(B)/minikvm.so
 	@ln -sfn $< $@
 
 $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ)
-	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LIBS) $(EDIT_LIBS) $(ZLIB_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) $(EDIT_LIBS) $(ZLIB_LIBS) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
 $(B)/minikvm.so: $(MODULE_OBJ)
