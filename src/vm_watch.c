@@ -74,7 +74,7 @@ bool mk_vm_watch_wait(struct mk_vm *vm, const struct mk_watch *w, uint64_t ns)
     int rc = 0;
     bool over;
     pthread_mutex_lock(&vm->lock);
-    while (!(over = vm->state != MK_VM_RUNNING || is_decided(vm, w)) && rc == 0)
+    while (!(over = vm->state != MK_VM_RUNNING || is_decided(vm, w)) && ns && rc == 0)
         rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
     pthread_mutex_unlock(&vm->lock);
     return over;
