@@ -23,11 +23,17 @@
  * signals the same thread without a request: there the handler itself sets immediate_exit, which is
  * why it must find the vCPU of its thread. */
 
-static __thread struct mk_vcpu *volatile my_vcpu;
+/* In the thread's own block from its start to its end: other variables of a thread that a shared
+ * object has come from malloc() at their first use, and the first use may be in the signal's handler,
+ * while the thread is inside malloc() or has given them back (ELF Handling For Thread-Local Storage,
+ * 3.4). */
+#define SIGNAL_SAFE __attribute__((tls_model("initial-exec")))
+
+static __thread struct mk_vcpu *volatile my_vcpu SIGNAL_SAFE;
 static __thread struct {
     void (*volatile fn)(void *ctx);
     void *volatile ctx;
-} my_watch;
+} my_watch SIGNAL_SAFE;
 
 static void set_immediate_exit(struct kvm_run *run, uint8_t value)
 {
