@@ -326,8 +326,8 @@ describe("256 VMs", function()
   end)
 end)
 
--- A kick that came while a thread was being taken down deadlocked in malloc(), which the first use of
--- a thread's variable in a shared object calls.
+-- A kick that came while a thread was being taken down deadlocked in malloc(), which the first use
+-- of a thread's variable in a shared object calls.
 describe("what the kick's handler uses", function()
   it("needs no memory at its first use", function()
     local pipe = assert(io.popen "nm -D ./minikvm.so")

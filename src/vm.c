@@ -1,4 +1,4 @@
-/* vm.c - see vm.h. */
+/* vm.c - what a VM is made of: its parts, how they are wired, and its life. See vm.h. */
 #include "vm.h"
 
 #include "abi.h"
@@ -7,42 +7,13 @@
 #include "ram.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define KVM_TSS_ADDRESS 0xfffbd000 /* three pages that VMX wants for real mode */
-#define THREAD_STACK (1u << 20)
 #define REKICK_NS 20000000u
-
-static const char *const reasons[MK_REASONS] = {
-    [MK_RUNNING] = "running", [MK_HALT] = "halt", [MK_EXIT] = "exit", [MK_STOPPED] = "stopped",
-    [MK_BREAK] = "break", [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
-    [MK_FORBIDDEN] = "forbidden", [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
-};
-
-const char *mk_reason_name(enum mk_reason reason)
-{
-    return reasons[reason];
-}
-
-/* Graver reasons come later in the enum; what ended the whole VM goes before what it caused. */
-static int64_t gravity(const struct mk_end *end)
-{
-    bool failed = end->reason == MK_EXIT && end->code != 0;
-    return (end->whole_vm ? 1000 : 0) + end->reason * 2 + failed;
-}
-
-const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm)
-{
-    const struct mk_vcpu *worst = &vm->cpu[0];
-    for (unsigned i = 1; i < vm->cpus; i++)
-        if (gravity(&vm->cpu[i].end) > gravity(&worst->end))
-            worst = &vm->cpu[i];
-    return worst;
-}
 
 static void end_all(struct mk_machine *m, struct mk_vcpu *cause)
 {
@@ -52,68 +23,7 @@ static void end_all(struct mk_machine *m, struct mk_vcpu *cause)
             mk_vcpu_stop(&vm->cpu[i], MK_STOPPED);
 }
 
-/* --- coalesced ports --- */
-
-static bool set_zone(struct mk_vm *vm, uint16_t port, bool on)
-{
-    struct kvm_coalesced_mmio_zone zone = { .addr = port, .size = 1, .pio = 1 };
-    return mk_ioctl(vm->m.fd, on ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO,
-                    &zone) == 0;
-}
-
-static struct mk_zone *find_zone(struct mk_vm *vm, uint16_t port)
-{
-    for (unsigned i = 0; i < vm->zone_count; i++)
-        if (vm->zones[i].port == port)
-            return &vm->zones[i];
-    return NULL;
-}
-
-/* Bus callback: whether bytes written to this port may be collected by KVM depends on who is on top
- * of it. With several vCPUs the ring would mix their output, so each byte exits. */
-static void choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *top)
-{
-    struct mk_vm *vm = ctx;
-    bool want = vm->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio && top && top->coalesce;
-    struct mk_zone *zone = find_zone(vm, port);
-    if (want && !zone && vm->zone_count < MK_COALESCED_PORTS) {
-        vm->zones[vm->zone_count++] = (struct mk_zone){ .port = port };
-    } else if (!want && zone && (!zone->on || set_zone(vm, port, false))) {
-        *zone = vm->zones[--vm->zone_count];
-    }
-}
-
-/* The vCPU's callback: an OUT to a port that may be coalesced cost an exit. */
-static void note_out(struct mk_machine *m, uint16_t port)
-{
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    pthread_mutex_lock(&m->bus.lock);
-    struct mk_zone *zone = find_zone(vm, port);
-    if (zone && !zone->on && !vm->exact && ++zone->outs >= MK_ZONE_OUTS)
-        zone->on = set_zone(vm, port, true);
-    pthread_mutex_unlock(&m->bus.lock);
-}
-
-void mk_vm_exact(struct mk_vm *vm, bool on)
-{
-    pthread_mutex_lock(&vm->m.bus.lock);
-    vm->exact = on;
-    for (unsigned i = 0; on && i < vm->zone_count; i++)
-        if (vm->zones[i].on && set_zone(vm, vm->zones[i].port, false))
-            vm->zones[i] = (struct mk_zone){ .port = vm->zones[i].port };
-    pthread_mutex_unlock(&vm->m.bus.lock);
-}
-
-/* KVM forgot the zones; ports must earn them again. */
-static void forget_zones(struct mk_vm *vm)
-{
-    for (unsigned i = 0; i < vm->zone_count; i++)
-        vm->zones[i] = (struct mk_zone){ .port = vm->zones[i].port };
-}
-
-/* --- life --- */
-
-static void wake_all(void *ctx)
+void mk_vm_wake(void *ctx)
 {
     struct mk_vm *vm = ctx;
     for (unsigned i = 0; i < vm->cpus; i++)
@@ -233,7 +143,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
             mk_kvm_set_cpuid(vm->cpu[i].fd, mk_vm_cpuid(vm), err) < 0)
             return -1;
     }
-    forget_zones(vm);
+    mk_vm_forget_zones(vm);
     return mk_vm_hooks_apply(vm, err);
 }
 
@@ -294,7 +204,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.unhandled_fault = config->unhandled_fault;
     vm->m.end_all = end_all;
     vm->m.parked = parked;
-    vm->m.note_out = vm->coalesce && vm->cpus == 1 ? note_out : NULL;
+    vm->m.note_out = vm->coalesce && vm->cpus == 1 ? mk_vm_note_out : NULL;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         vm->cpu[i].fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
@@ -304,13 +214,13 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     mk_bus_init(&vm->m.msrs, MK_SPACE_MSRS);
     vm->m.msrs.on_none = mk_vm_msr;
     vm->m.msrs.none_ctx = vm;
-    vm->m.bus.on_top = choose_coalescing;
+    vm->m.bus.on_top = mk_vm_choose_coalescing;
     vm->m.bus.ctx = vm;
     mk_clock_init(&vm->m.clock);
     vm->m.clock.on_earlier = wake_first;
     vm->m.clock.ctx = vm;
     mk_console_init(&vm->m.console);
-    vm->m.console.on_input = wake_all;
+    vm->m.console.on_input = mk_vm_wake;
     vm->m.console.on_leave = leave;
     vm->m.console.ctx = vm;
     mk_vm_watch_init(vm);
@@ -346,13 +256,6 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
         return -1;
     }
     return 0;
-}
-
-void mk_vm_join(struct mk_vm *vm)
-{
-    for (unsigned i = 0; vm->threaded && i < vm->cpus; i++)
-        pthread_join(vm->thread[i], NULL);
-    vm->threaded = false;
 }
 
 void mk_vm_close(struct mk_vm *vm)
@@ -423,204 +326,4 @@ int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
         if (vm->aimed[i] && mk_vm_aim(vm, &vm->start[i], err) < 0)
             return -1;
     return 0;
-}
-
-/* --- running --- */
-
-static bool dead(enum mk_reason reason)
-{
-    return reason == MK_SHUTDOWN || reason == MK_FAULT || reason == MK_ERROR;
-}
-
-static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
-{
-    for (unsigned i = 0; i < vm->cpus; i++) {
-        const struct mk_end *end = &vm->cpu[i].end;
-        if (vm->state == MK_VM_ENDED && dead(end->reason))
-            return mk_fail(err, EINVAL, "vm \"%s\" ended by %s: reset() it before it can run again",
-                           vm->name, mk_reason_name(end->reason));
-        if (!vm->ready[i])
-            return mk_fail(err, EINVAL, "vm \"%s\": cpu %u has nothing to run%s%s", vm->name, i,
-                           vm->load_error.code ? "; the last load failed: " : "",
-                           vm->load_error.code ? vm->load_error.text : "");
-    }
-    return 0;
-}
-
-static void begin(struct mk_vm *vm, const struct mk_limits *limits)
-{
-    vm->began = mk_now();
-    vm->m.deadline = limits->ns > MK_FOREVER - vm->began ? MK_FOREVER : vm->began + limits->ns;
-    vm->m.exit_limit = limits->exits;
-    vm->m.output_limit = limits->output;
-    vm->live = vm->cpus;
-    mk_watch_resume(&vm->m.console);
-    mk_vm_exact(vm, mk_watch_exact(&vm->m.console));
-    vm->m.paused = false;
-    vm->state = MK_VM_RUNNING;
-    for (unsigned i = 0; i < vm->cpus; i++) {
-        atomic_store(&vm->cpu[i].requests, 0);
-        atomic_store(&vm->cpu[i].stop_reason, MK_RUNNING);
-    }
-}
-
-static void one_ended(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    if (--vm->live == 0) {
-        vm->ended = mk_now();
-        vm->state = MK_VM_ENDED;
-    }
-    pthread_cond_broadcast(&vm->changed);
-    pthread_mutex_unlock(&vm->lock);
-}
-
-/* A guest that is interrupted goes on in the middle of its file command; one that ended does
- * not. */
-static void *vcpu_thread(void *arg)
-{
-    struct mk_vcpu *c = arg;
-    struct mk_vm *vm = MK_CONTAINER(c->machine, struct mk_vm, m);
-    mk_vcpu_run(c);
-    if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
-        mk_file_drop(&vm->file, c->cpu.index);
-    one_ended(vm);
-    return NULL;
-}
-
-/* All signals but the kick belong to the program's own threads. */
-static int spawn(struct mk_vm *vm, unsigned i, struct mk_err *err)
-{
-    sigset_t all, before;
-    pthread_attr_t attr;
-    sigfillset(&all);
-    sigdelset(&all, MK_KICK_SIGNAL);
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, THREAD_STACK);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = pthread_create(&vm->thread[i], &attr, vcpu_thread, &vm->cpu[i]);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
-    return code ? mk_fail_errno(err, code, "vm \"%s\": thread for cpu %u", vm->name, i) : 0;
-}
-
-int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
-{
-    if (check_runnable(vm, err) < 0)
-        return -1;
-    mk_vm_join(vm);
-    begin(vm, limits);
-    vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
-    for (unsigned i = 0; i < vm->cpus; i++)
-        if (spawn(vm, i, err) < 0) {
-            mk_vm_stop(vm, MK_STOPPED);
-            for (unsigned j = 0; j < i; j++)
-                pthread_join(vm->thread[j], NULL);
-            vm->threaded = false;
-            vm->live = 0;
-            vm->state = MK_VM_ENDED;
-            return -1;
-        }
-    return 0;
-}
-
-int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
-{
-    if (vm->cpus == 1) {
-        if (check_runnable(vm, err) < 0)
-            return -1;
-        begin(vm, limits);
-        vcpu_thread(&vm->cpu[0]);
-        return 0;
-    }
-    if (mk_vm_start(vm, limits, err) < 0)
-        return -1;
-    while (!mk_vm_wait(vm, MK_TICK_NS))
-        if (vm->m.ops && vm->m.ops->interrupted && vm->m.ops->interrupted(vm->m.ctx))
-            mk_vm_stop(vm, MK_STOPPED);
-    return 0;
-}
-
-/* Waits at most `ns` until done(vm), which is asked under the lock. */
-static bool wait_until(struct mk_vm *vm, uint64_t ns, bool (*done)(const struct mk_vm *vm))
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t nsec = (uint64_t)until.tv_nsec + ns % 1000000000u;
-    until.tv_sec += (time_t)(ns / 1000000000u + nsec / 1000000000u);
-    until.tv_nsec = (long)(nsec % 1000000000u);
-    int rc = 0;
-    pthread_mutex_lock(&vm->lock);
-    while (ns && !done(vm) && rc == 0) /* to wait no time at all takes the kernel 50 microseconds */
-        rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-    bool is = done(vm);
-    pthread_mutex_unlock(&vm->lock);
-    return is;
-}
-
-static bool is_over(const struct mk_vm *vm)
-{
-    return vm->state != MK_VM_RUNNING;
-}
-
-bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
-{
-    return wait_until(vm, ns, is_over);
-}
-
-/* --- pausing --- */
-
-static bool is_paused(const struct mk_vm *vm)
-{
-    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->parked == vm->live;
-}
-
-static bool paused_or_over(const struct mk_vm *vm)
-{
-    return is_paused(vm) || is_over(vm);
-}
-
-bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns)
-{
-    return wait_until(vm, ns, paused_or_over);
-}
-
-bool mk_vm_paused(struct mk_vm *vm)
-{
-    return wait_until(vm, 0, is_paused);
-}
-
-bool mk_vm_pause(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    bool runs = !is_over(vm);
-    if (runs && !vm->m.paused) {
-        vm->paused_at = mk_now();
-        vm->m.paused = true;
-    }
-    pthread_mutex_unlock(&vm->lock);
-    if (runs)
-        wake_all(vm);
-    return runs;
-}
-
-bool mk_vm_resume(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    bool was = !is_over(vm) && vm->m.paused;
-    uint64_t deadline = vm->m.deadline;
-    if (was && deadline != MK_FOREVER)
-        vm->m.deadline = deadline + (mk_now() - vm->paused_at);
-    if (was)
-        vm->m.paused = false;
-    pthread_mutex_unlock(&vm->lock);
-    if (was)
-        wake_all(vm);
-    return was;
-}
-
-void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)
-{
-    for (unsigned i = 0; i < vm->cpus; i++)
-        mk_vcpu_stop(&vm->cpu[i], reason);
 }

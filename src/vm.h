@@ -169,6 +169,15 @@ void mk_vm_watch_init(struct mk_vm *vm);
 void mk_vm_ticked(struct mk_vm *vm);
 void mk_vm_exact(struct mk_vm *vm, bool on);
 
+/* For vm.c: coalesced ports (vm_zones.c). Bus callback: whether bytes written to this port may be
+ * collected depends on who is on top of it. A vCPU's: an OUT that could be, cost an exit. KVM forgot
+ * the zones. */
+void mk_vm_choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *top);
+void mk_vm_note_out(struct mk_machine *m, uint16_t port);
+void mk_vm_forget_zones(struct mk_vm *vm);
+/* All vCPUs look around: input arrived. */
+void mk_vm_wake(void *vm);
+
 /* For vm.c: the tables of the mode; a vCPU at the start of its program (vm_load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err);
