@@ -272,7 +272,7 @@ describe("a run that hit a limit goes on where it was", function()
 
   it("after a deadline, with coalesced output in order", function()
     local vm <close> = support.code(COUNT)
-    for _ = 1, 5 do vm:run{ deadline = 0.005 } end
+    for _ = 1, 5 do vm:run{ deadline = 0.02 } end
     local text, total = vm.console:text()
     if total == #text then assert.equal(counted(total), text) end
     assert.is_true(total > 0)
