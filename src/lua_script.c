@@ -88,6 +88,7 @@ void mk_script_free(struct mk_lua *lua)
         return;
     timer_delete(lua->script->tick);
     mk_kick_watch(NULL, NULL);
+    lua->guard = NULL;
     free(lua->script);
     lua->script = NULL;
 }

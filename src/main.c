@@ -7,6 +7,7 @@
  * in the running code at the next instruction, a second one ends the process; its handler needs the
  * static variables `target` and `interrupted`. */
 #include "lua_alloc.h"
+#include "lua_core.h"
 #include "minikvm.h"
 #include "repl.h"
 #include "tty.h"
@@ -404,7 +405,8 @@ static int run_command(lua_State *L, int argc, char **argv)
     if (status == LUA_OK) {
         push_command(L, argc, argv);
         status = call(L, 2, 1);
-        lua_sethook(L, NULL, 0, 0); /* of a script whose time is up: it would end us, too */
+        mk_script_free(mk_lua_get(L)); /* the time of a script that ran with --safe: its hook */
+        lua_sethook(L, NULL, 0, 0);    /* would raise in what we do now, too */
     }
     if (status != LUA_OK && interrupted)
         return STATUS_INTERRUPTED; /* the user knows: no traceback */
