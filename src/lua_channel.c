@@ -36,11 +36,7 @@ void mk_channel_free(struct mk_channel *c)
 
 void mk_channel_wait(struct mk_channel *c, uint64_t ns)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t nsec = (uint64_t)until.tv_nsec + ns % 1000000000u;
-    until.tv_sec += (time_t)(ns / 1000000000u + nsec / 1000000000u);
-    until.tv_nsec = (long)(nsec % 1000000000u);
+    struct timespec until = mk_time_in(ns);
     pthread_cond_timedwait(&c->changed, &c->lock, &until);
 }
 

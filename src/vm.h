@@ -141,6 +141,10 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
 int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
 /* Waits at most `ns`; true when the VM does not run (any more). */
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
+/* The same for anything that is told by vm->changed: until done(vm, ctx), which is asked under the
+ * lock. True when it is. */
+bool mk_vm_wait_until(struct mk_vm *vm, uint64_t ns,
+                      bool (*done)(struct mk_vm *vm, const void *ctx), const void *ctx);
 /* A VM that runs on threads of its own: its vCPUs leave the guest and stay outside. False when it
  * does not run. The run's deadline is put off by the time that it is paused. */
 bool mk_vm_pause(struct mk_vm *vm);

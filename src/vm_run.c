@@ -159,59 +159,57 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
     return 0;
 }
 
-/* Waits at most `ns` until done(vm), which is asked under the lock. */
-static bool wait_until(struct mk_vm *vm, uint64_t ns, bool (*done)(const struct mk_vm *vm))
+bool mk_vm_wait_until(struct mk_vm *vm, uint64_t ns,
+                      bool (*done)(struct mk_vm *vm, const void *ctx), const void *ctx)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t nsec = (uint64_t)until.tv_nsec + ns % 1000000000u;
-    until.tv_sec += (time_t)(ns / 1000000000u + nsec / 1000000000u);
-    until.tv_nsec = (long)(nsec % 1000000000u);
+    struct timespec until = mk_time_in(ns);
     int rc = 0;
     pthread_mutex_lock(&vm->lock);
-    while (ns && !done(vm) && rc == 0) /* to wait no time at all takes the kernel 50 microseconds */
+    while (ns && !done(vm, ctx) && rc == 0) /* to wait no time at all takes the kernel 50 microseconds */
         rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-    bool is = done(vm);
+    bool is = done(vm, ctx);
     pthread_mutex_unlock(&vm->lock);
     return is;
 }
 
-static bool is_over(const struct mk_vm *vm)
+static bool is_over(struct mk_vm *vm, const void *unused)
 {
+    (void)unused;
     return vm->state != MK_VM_RUNNING;
 }
 
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
 {
-    return wait_until(vm, ns, is_over);
+    return mk_vm_wait_until(vm, ns, is_over, NULL);
 }
 
 /* --- pausing --- */
 
-static bool is_paused(const struct mk_vm *vm)
+static bool is_paused(struct mk_vm *vm, const void *unused)
 {
+    (void)unused;
     return vm->state == MK_VM_RUNNING && vm->m.paused && vm->parked == vm->live;
 }
 
-static bool paused_or_over(const struct mk_vm *vm)
+static bool paused_or_over(struct mk_vm *vm, const void *unused)
 {
-    return is_paused(vm) || is_over(vm);
+    return is_paused(vm, unused) || is_over(vm, unused);
 }
 
 bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns)
 {
-    return wait_until(vm, ns, paused_or_over);
+    return mk_vm_wait_until(vm, ns, paused_or_over, NULL);
 }
 
 bool mk_vm_paused(struct mk_vm *vm)
 {
-    return wait_until(vm, 0, is_paused);
+    return mk_vm_wait_until(vm, 0, is_paused, NULL);
 }
 
 bool mk_vm_pause(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool runs = !is_over(vm);
+    bool runs = !is_over(vm, NULL);
     if (runs && !vm->m.paused) {
         vm->paused_at = mk_now();
         vm->m.paused = true;
@@ -225,7 +223,7 @@ bool mk_vm_pause(struct mk_vm *vm)
 bool mk_vm_resume(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool was = !is_over(vm) && vm->m.paused;
+    bool was = !is_over(vm, NULL) && vm->m.paused;
     uint64_t deadline = vm->m.deadline;
     if (was && deadline != MK_FOREVER)
         vm->m.deadline = deadline + (mk_now() - vm->paused_at);

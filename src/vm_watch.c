@@ -56,28 +56,18 @@ void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w)
     mk_watch_disarm(&vm->m.console, w);
 }
 
-static bool is_decided(struct mk_vm *vm, const struct mk_watch *w)
+static bool over_or_decided(struct mk_vm *vm, const void *watch)
 {
+    const struct mk_watch *w = watch;
     pthread_mutex_lock(&vm->m.console.lock);
-    bool yes = w->state != MK_WATCH_ARMED;
+    bool decided = w->state != MK_WATCH_ARMED;
     pthread_mutex_unlock(&vm->m.console.lock);
-    return yes;
+    return decided || vm->state != MK_VM_RUNNING;
 }
 
 bool mk_vm_watch_wait(struct mk_vm *vm, const struct mk_watch *w, uint64_t ns)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t nsec = (uint64_t)until.tv_nsec + ns % 1000000000u;
-    until.tv_sec += (time_t)(ns / 1000000000u + nsec / 1000000000u);
-    until.tv_nsec = (long)(nsec % 1000000000u);
-    int rc = 0;
-    bool over;
-    pthread_mutex_lock(&vm->lock);
-    while (!(over = vm->state != MK_VM_RUNNING || is_decided(vm, w)) && ns && rc == 0)
-        rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-    pthread_mutex_unlock(&vm->lock);
-    return over;
+    return mk_vm_wait_until(vm, ns, over_or_decided, w);
 }
 
 bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip)
