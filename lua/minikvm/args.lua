@@ -10,8 +10,9 @@
 --     },
 --     rest = { key = "guests", value = "guest.bin", min = 1, max = 4, help = "…" },
 --     notes = "More text at the end of the help." }
--- `type` is "string" (default), "integer" (0x too), "size", "seconds", a list of words, or a
--- function text -> value or nil, message. Results are keyed by the long name, "-" replaced by "_".
+-- `type` is "string" (default), "integer" (0x too), "size", "seconds", "duration" (seconds above
+-- 0), a list of words, or a function text -> value or nil, message. Results are keyed by the long
+-- name, "-" replaced by "_".
 
 local options = require "minikvm.options"
 
@@ -49,6 +50,11 @@ local TYPES = {
     local number = tonumber(text)
     if number and number >= 0 and number < math.huge then return number end
     return nil, ("expected seconds (a number, 0 or more), got %q"):format(text)
+  end,
+  duration = function(text)
+    local number = tonumber(text)
+    if number and number > 0 and number < 1e9 then return number end
+    return nil, ("expected seconds (a number above 0), got %q"):format(text)
   end,
 }
 

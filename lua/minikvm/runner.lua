@@ -39,12 +39,6 @@ local function parse_pattern(text)
   return nil, ("not a Lua pattern: %s"):format(why)
 end
 
-local function parse_seconds(text)
-  local number = tonumber(text)
-  if number and number > 0 and number < 1e9 then return number end
-  return nil, ("expected seconds (a number above 0), got %q"):format(text)
-end
-
 M.spec = {
   program = "minikvm test",
   summary = "Runs Busted spec files (*_spec.lua, test_*.lua), each in a process of its own.",
@@ -65,7 +59,7 @@ M.spec = {
     { "--bail", help = "stop at the first failure" },
     { "--filter", value = "PATTERN", type = parse_pattern,
       help = "only tests whose full name matches this Lua pattern" },
-    { "--timeout", value = "SEC", type = parse_seconds,
+    { "--timeout", value = "SEC", type = "duration",
       help = "end a file that takes longer (default: 600)" },
     { "--artefacts", value = "DIR",
       help = "what is kept of failed tests (default: $ARTEFACTS, else build/artefacts)" },

@@ -70,12 +70,6 @@ local function parse_files(text)
   return grant
 end
 
-local function positive(text)
-  local number = tonumber(text)
-  if number and number > 0 and number < 1e9 then return number end
-  return nil, ("expected seconds (more than 0), got %q"):format(text)
-end
-
 M.spec = {
   program = "minikvm --safe",
   summary = "Runs a script that gets nothing of the host but what is named here.",
@@ -85,9 +79,9 @@ M.spec = {
     { "--files", "-f", value = "NAME=DIR[:VERDICT]", type = parse_files, repeatable = true,
       help = "a directory that kvm.files may have as root by this name, for ro (the default), cow,"
         .. " rw or shared-rw" },
-    { "--seconds", "-s", value = "SEC", type = positive,
+    { "--seconds", "-s", value = "SEC", type = "duration",
       help = "time of the script, its runs included (60)" },
-    { "--handler", value = "SEC", type = positive, help = "time of one call of a handler (2)" },
+    { "--handler", value = "SEC", type = "duration", help = "time of one call of a handler (2)" },
     { "--memory", "-m", value = "SIZE", type = "size", help = "memory of the script (64M)" },
   },
   rest = { key = "script", value = "script.lua", min = 1,
