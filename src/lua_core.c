@@ -273,12 +273,9 @@ bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results)
 
 void mk_lua_blame_line(lua_State *L)
 {
-    lua_Debug ar;
-    int level = 1;
-    while (lua_getstack(L, level, &ar) && lua_getinfo(L, "Sl", &ar) &&
-           (ar.currentline < 0 || strncmp(ar.source, "@minikvm/", 9) == 0))
-        level++;
-    luaL_where(L, level);
+    char where[100];
+    mk_lua_where(L, where, sizeof(where));
+    lua_pushfstring(L, where[0] == '?' ? "" : "%s: ", where);
 }
 
 int mk_misuse(lua_State *L, const char *fmt, ...)
