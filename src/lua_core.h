@@ -95,6 +95,7 @@ struct mk_lua_vm {
     lua_State *anchor;
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
     struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
+    uint64_t call_orders; /* hypercall handlers that were ever made */
     int line_ref, trace_ref, decide_ref;
     _Atomic int none_ref; /* on_unhandled */
     uint64_t none_hits;

@@ -177,7 +177,6 @@ static uint8_t check_number(lua_State *L, const struct mk_lua_vm *v, int index, 
 static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call_kind kind,
                     const char *name, int function)
 {
-    static _Atomic uint64_t orders;
     lua_getiuservalue(L, 1, 1);
     int vm_index = lua_gettop(L);
     struct mk_handle *h = mk_new_handle(L, vm_index);
@@ -186,7 +185,7 @@ static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call
     struct mk_call *call = malloc(sizeof(*call));
     if (!call)
         return luaL_error(L, "out of memory for a hypercall");
-    *call = (struct mk_call){ .beneath = v->calls[number], .order = ++orders, .kind = kind,
+    *call = (struct mk_call){ .beneath = v->calls[number], .order = ++v->call_orders, .kind = kind,
                               .number = number, .ref = ref };
     snprintf(call->name, sizeof(call->name), "%s", name);
     *h = (struct mk_handle){ .remove = call_remove, .count = call_hits, .target = call };
