@@ -177,7 +177,6 @@ static void unlink_nodes(struct mk_bus *bus, struct mk_hook *hook)
 void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook)
 {
     pthread_mutex_lock(&bus->lock);
-    atomic_store(&hook->removed, true);
     unlink_nodes(bus, hook);
     struct mk_hook **at = &bus->hooks;
     while (*at != hook)

@@ -33,7 +33,6 @@ struct mk_hook {
     _Atomic uint64_t hits;    /* accesses served */
     _Atomic uint64_t quiet;   /* of these, those that cost no exit */
     _Atomic uint64_t ns;      /* spent in it, and in what it passed on, while bus->timing */
-    _Atomic bool removed;
     uint64_t retired_at;      /* bus generation of its removal */
     struct mk_hook *link;     /* all hooks, the newest first; or the retired ones */
     struct mk_node nodes[];   /* one a port; one for memory and MSRs */

@@ -212,8 +212,9 @@ void mk_push_next(lua_State *L, int vm_index, unsigned cpu)
 
 /* --- ranges --- */
 
-void mk_describe_range(const struct mk_bus *bus, uint64_t first, uint64_t last, char *to,
-                       size_t size)
+/* "ports 0x300-0x30f" */
+static void describe_range(const struct mk_bus *bus, uint64_t first, uint64_t last, char *to,
+                           size_t size)
 {
     static const char *const kinds[] = { "port", "address", "MSR" };
     static const char *const many[] = { "ports", "addresses", "MSRs" };
@@ -289,14 +290,15 @@ struct mk_range mk_check_range(lua_State *L, bool more_integers)
     return numbers(L, v, &v->vm.m.bus, 0xffff, more_integers);
 }
 
-void mk_check_free(lua_State *L, const struct mk_range *r, const char *owner)
+/* Raises when somebody serves part of the range, naming both. */
+static void check_free(lua_State *L, const struct mk_range *r, const char *owner)
 {
     char other[sizeof(((struct mk_hook *)0)->owner)], wanted[64], taken[64], text[300];
     uint64_t where;
     if (!mk_bus_owned(r->bus, r->first, r->last, &where, other))
         return;
-    mk_describe_range(r->bus, r->first, r->last, wanted, sizeof(wanted));
-    mk_describe_range(r->bus, where, where, taken, sizeof(taken));
+    describe_range(r->bus, r->first, r->last, wanted, sizeof(wanted));
+    describe_range(r->bus, where, where, taken, sizeof(taken));
     snprintf(text, sizeof(text), "%s belongs to %s: use override() to go on top of it (wanted: %s "
              "for %s)", taken, other, wanted, owner);
     mk_misuse(L, "%s", text);
@@ -398,7 +400,7 @@ static int add_hook(lua_State *L, bool override)
     struct mk_range r = mk_check_range(L, false);
     check_handlers(L, r.next, owner, sizeof(owner));
     if (!override)
-        mk_check_free(L, &r, owner);
+        check_free(L, &r, owner);
     lua_settop(L, r.next);
     lua_getiuservalue(L, 1, 1);
     int vm_index = lua_gettop(L);

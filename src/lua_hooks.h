@@ -28,11 +28,6 @@ struct mk_range {
 /* For a method of vm.ports (first [, last] | { first, last }), vm.mmio (base, size) or vm.msrs (as
  * ports): checks them and that the VM is open; raises. */
 struct mk_range mk_check_range(lua_State *L, bool more_integers);
-/* Raises when somebody serves part of the range, naming both. */
-void mk_check_free(lua_State *L, const struct mk_range *r, const char *owner);
-/* "0x300-0x30f", with what it is a range of. */
-void mk_describe_range(const struct mk_bus *bus, uint64_t first, uint64_t last, char *to,
-                       size_t size);
 /* Where the function at `index` was defined, for messages: "a Lua handler (file:line)". */
 void mk_describe_function(lua_State *L, int index, char *to, size_t size);
 

@@ -14,10 +14,8 @@ struct mk_prim *mk_prim_new(void)
     return p;
 }
 
-void mk_prim_free(struct mk_prim *p)
+static void free_prim(struct mk_prim *p)
 {
-    if (!p)
-        return;
     pthread_mutex_destroy(&p->lock);
     free(p->bytes);
     free(p);
@@ -28,7 +26,7 @@ static void retire(void *self)
     struct mk_prim *p = self;
     if (p->on_retire)
         p->on_retire(p->ctx);
-    mk_prim_free(p);
+    free_prim(p);
 }
 
 /* --- const and sink --- */
@@ -70,7 +68,7 @@ struct mk_prim *mk_prim_new_latch(uint64_t first, uint64_t last, unsigned stride
     p->length = (size_t)(last - first + 1) * stride + 8; /* a wide access to the last port */
     p->bytes = malloc(p->length);
     if (!p->bytes) {
-        mk_prim_free(p);
+        free_prim(p);
         return NULL;
     }
     latch_reset(p);

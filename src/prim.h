@@ -41,8 +41,6 @@ struct mk_prim *mk_prim_new_latch(uint64_t first, uint64_t last, unsigned stride
 /* `size` bytes of a latch, `at` bytes into its storage: [at, at + size) lies in `length`. */
 uint64_t mk_latch_load(const struct mk_prim *p, size_t at, unsigned size);
 void mk_latch_store(struct mk_prim *p, size_t at, unsigned size, uint64_t value);
-/* For one that was never hooked. */
-void mk_prim_free(struct mk_prim *p);
 /* Takes at most `size` bytes of a fifo's unfinished record. */
 size_t mk_prim_take(struct mk_prim *p, void *to, size_t size);
 
