@@ -149,7 +149,7 @@ static int snapshot_save(lua_State *L)
 static int snapshot_close(lua_State *L)
 {
     struct box *box = luaL_checkudata(L, 1, MK_SNAPSHOT);
-    mk_snapshot_drop(box->snap);
+    mk_snapshot_free(box->snap);
     box->snap = NULL;
     lua_pushnil(L);
     lua_setiuservalue(L, 1, 1);

@@ -151,14 +151,13 @@ struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
         return NULL;
     }
     mk_vm_join(vm);
-    snap->users = 1;
     snap->shape = shape_of(vm);
     if (mk_state_capture(vm, &snap->state, err) < 0) { /* first: it may complete an access */
         free(snap);
         return NULL;
     }
     if (take_cpuid(vm, snap, err) < 0 || take_ram(vm, snap, err) < 0) {
-        mk_snapshot_drop(snap);
+        mk_snapshot_free(snap);
         return NULL;
     }
     snap->devices = *devices;
@@ -166,15 +165,9 @@ struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
     return snap;
 }
 
-struct mk_snapshot *mk_snapshot_hold(struct mk_snapshot *snap)
+void mk_snapshot_free(struct mk_snapshot *snap)
 {
-    atomic_fetch_add(&snap->users, 1);
-    return snap;
-}
-
-void mk_snapshot_drop(struct mk_snapshot *snap)
-{
-    if (!snap || atomic_fetch_sub(&snap->users, 1) != 1)
+    if (!snap)
         return;
     mk_state_free(&snap->state);
     mk_ram_drop(snap->ram);

@@ -1,9 +1,9 @@
 /* snapshot.h - a VM at one moment, to go back to, to branch from, or to put into a file.
  *
- * A snapshot is never changed once it was taken, so any number of VMs and threads may use it; it is
- * counted. Its RAM is a copy that snapshots of one VM and the VMs made from them share (ram.h),
- * and the pages in which it differs from that copy. A VM knows which pages it has written since it
- * last equalled a copy, so going back copies only those.
+ * A snapshot is never changed once it was taken, so any number of threads may use it; it has
+ * one owner. Its RAM is a copy that snapshots of one VM and the VMs made from them share (ram.h), and
+ * the pages in which it differs from that copy. A VM knows which pages it has written since it last
+ * equalled a copy, so going back copies only those.
  *
  * What belongs to the script is not part of it: handlers, hooks, listeners; nor are counters.
  * VMs that are captured or restored must not run; that is for the caller to check. */
@@ -48,7 +48,6 @@ struct mk_state {
 };
 
 struct mk_snapshot {
-    _Atomic unsigned users;
     struct mk_shape shape;
     struct mk_state state;
     struct mk_ram *ram;
@@ -59,11 +58,10 @@ struct mk_snapshot {
     struct mk_bytes devices; /* what devices of the script saved; for the script */
 };
 
-/* With one user; takes over *devices. NULL with *err, and the VM as it was. */
+/* Takes over *devices. NULL with *err, and the VM as it was. */
 struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
                                      struct mk_err *err);
-struct mk_snapshot *mk_snapshot_hold(struct mk_snapshot *snap);
-void mk_snapshot_drop(struct mk_snapshot *snap); /* NULL is fine */
+void mk_snapshot_free(struct mk_snapshot *snap); /* NULL is fine */
 
 /* -1 when the VM is of another shape. */
 int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, struct mk_err *err);

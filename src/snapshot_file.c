@@ -308,12 +308,11 @@ static struct mk_snapshot *read_file(struct input *in)
         mk_fail_errno(in->err, ENOMEM, "%s", in->path);
         return NULL;
     }
-    snap->users = 1;
     int rc = get_all(in, snap, &state);
     mk_bytes_free(&state);
     if (rc == 0)
         return snap;
-    mk_snapshot_drop(snap);
+    mk_snapshot_free(snap);
     return NULL;
 }
 
