@@ -293,7 +293,7 @@ struct mk_range mk_check_range(lua_State *L, bool more_integers)
 /* Raises when somebody serves part of the range, naming both. */
 static void check_free(lua_State *L, const struct mk_range *r, const char *owner)
 {
-    char other[sizeof(((struct mk_hook *)0)->owner)], wanted[64], taken[64], text[300];
+    char other[sizeof(((struct mk_hook *)0)->owner)], wanted[64], taken[64], text[400];
     uint64_t where;
     if (!mk_bus_owned(r->bus, r->first, r->last, &where, other))
         return;
