@@ -12,6 +12,37 @@ void mk_clock_free(struct mk_clock *clock)
     pthread_mutex_destroy(&clock->lock);
 }
 
+/* --- the VM's time --- */
+
+uint64_t mk_clock_now(const struct mk_clock *clock)
+{
+    int64_t time = atomic_load_explicit(&clock->time, memory_order_acquire);
+    return (uint64_t)(time & 1 ? (int64_t)mk_now() - (time >> 1) : time >> 1);
+}
+
+void mk_clock_start(struct mk_clock *clock)
+{
+    pthread_mutex_lock(&clock->lock);
+    if (clock->running++ == 0)
+        clock->time = (int64_t)(mk_now() - mk_clock_now(clock)) * 2 + 1;
+    pthread_mutex_unlock(&clock->lock);
+}
+
+void mk_clock_stop(struct mk_clock *clock)
+{
+    pthread_mutex_lock(&clock->lock);
+    if (--clock->running == 0)
+        clock->time = (int64_t)mk_clock_now(clock) * 2;
+    pthread_mutex_unlock(&clock->lock);
+}
+
+void mk_clock_set(struct mk_clock *clock, uint64_t now)
+{
+    clock->time = (int64_t)now * 2;
+}
+
+/* --- timers --- */
+
 /* Caller holds the lock. */
 static bool unlink_timer(struct mk_clock *clock, struct mk_timer *timer)
 {
@@ -52,7 +83,8 @@ bool mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer)
 uint64_t mk_clock_next(struct mk_clock *clock)
 {
     pthread_mutex_lock(&clock->lock);
-    uint64_t at = clock->first ? clock->first->at : UINT64_MAX;
+    int64_t time = clock->time;
+    uint64_t at = clock->first && time & 1 ? clock->first->at + (uint64_t)(time >> 1) : UINT64_MAX;
     pthread_mutex_unlock(&clock->lock);
     return at;
 }
@@ -71,8 +103,9 @@ static struct mk_timer *take_due(struct mk_clock *clock, uint64_t now)
     return timer;
 }
 
-void mk_clock_run(struct mk_clock *clock, uint64_t now)
+void mk_clock_run(struct mk_clock *clock)
 {
+    uint64_t now = mk_clock_now(clock);
     struct mk_timer *timer;
     while ((timer = take_due(clock, now)))
         timer->fire(timer->ctx, now);

@@ -406,7 +406,7 @@ static void settle(struct mk_pit *pit)
 /* Locks and catches up; returns the time. */
 static uint64_t enter(struct mk_pit *pit)
 {
-    uint64_t now = pit->now();
+    uint64_t now = mk_clock_now(pit->clock);
     pthread_mutex_lock(&pit->lock);
     catch_up(&pit->state, now);
     return now;
@@ -512,7 +512,7 @@ static void power_up(struct mk_pit_state *s)
 void mk_pit_init(struct mk_pit *pit, struct mk_clock *clock, struct mk_irq irq)
 {
     *pit = (struct mk_pit){
-        .irq = irq, .clock = clock, .timer = { .fire = fire, .ctx = pit }, .now = mk_now,
+        .irq = irq, .clock = clock, .timer = { .fire = fire, .ctx = pit },
     };
     pthread_mutex_init(&pit->lock, NULL);
     power_up(&pit->state);
@@ -561,7 +561,7 @@ int mk_pit_load(struct mk_pit *pit, const struct mk_pit_state *state, struct mk_
     for (unsigned i = 0; i < 3; i++)
         if (!plausible(&state->channel[i]))
             return mk_fail(err, EINVAL, "pit: saved state of channel %u is damaged", i);
-    uint64_t now = pit->now();
+    uint64_t now = mk_clock_now(pit->clock);
     pthread_mutex_lock(&pit->lock);
     uint8_t line = pit->state.line;
     pit->state = *state;

@@ -57,7 +57,6 @@ struct mk_pit {
     struct mk_timer timer;
     uint64_t want_at, armed_at; /* 0: not armed */
     bool settling, drop;
-    uint64_t (*now)(void); /* mk_now unless a test replaces it */
     /* May be NULL. While the line is masked from one tick to the next, ticks are lost as on a PC,
      * and no burst follows the unmasking. Fits mk_pic_masked(). */
     bool (*masked)(void *ctx, unsigned line);

@@ -41,10 +41,11 @@ static void call(struct timer *t)
  * would leave the guest no time are skipped. */
 static void arm_next(struct timer *t)
 {
-    uint64_t next = t->core.due + t->period, earliest = mk_now() + GUEST_NS;
+    struct mk_clock *clock = &t->v->vm.m.clock;
+    uint64_t next = t->core.due + t->period, earliest = mk_clock_now(clock) + GUEST_NS;
     if (next < earliest)
         next += (earliest - next + t->period - 1) / t->period * t->period;
-    mk_clock_arm(&t->v->vm.m.clock, &t->core, next);
+    mk_clock_arm(clock, &t->core, next);
 }
 
 /* Core side. */
@@ -83,7 +84,8 @@ static int new_timer(lua_State *L, bool repeat)
     t->period = repeat ? ns : 0;
     t->function_ref = mk_lua_ref(L, vm_index, 3);
     t->self_ref = mk_lua_ref(L, vm_index, -1);
-    mk_clock_arm(&v->vm.m.clock, &t->core, mk_now() + ns);
+    struct mk_clock *clock = &v->vm.m.clock;
+    mk_clock_arm(clock, &t->core, mk_clock_now(clock) + ns);
     return 1;
 }
 
@@ -127,11 +129,12 @@ static int timer_index(lua_State *L)
     return 1;
 }
 
-/* clock.now: the seconds of the clock that timers go by. */
+/* clock.now: the VM's time in seconds. */
 static int clock_index(lua_State *L)
 {
     if (strcmp(luaL_checkstring(L, 2), "now") == 0) {
-        lua_pushnumber(L, (lua_Number)mk_now() / 1e9);
+        struct mk_lua_vm *v = mk_check_child(L, 1, MK_CLOCK);
+        lua_pushnumber(L, (lua_Number)mk_clock_now(&v->vm.m.clock) / 1e9);
     } else {
         lua_pushvalue(L, 2);
         lua_rawget(L, lua_upvalueindex(1));
@@ -151,7 +154,7 @@ static struct timer *next_of(struct mk_timer *core)
 /* An entry: { timer, nanoseconds left, function }. */
 void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
-    uint64_t now = mk_now();
+    uint64_t now = mk_clock_now(&v->vm.m.clock);
     lua_getiuservalue(L, vm_index, 1);
     int table = lua_gettop(L);
     lua_pushnil(L);
@@ -201,7 +204,7 @@ static void arm_again(lua_State *L, struct mk_lua_vm *v, int vm_index, uint64_t 
 
 void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list)
 {
-    uint64_t now = mk_now();
+    uint64_t now = mk_clock_now(&v->vm.m.clock);
     lua_getiuservalue(L, vm_index, 1);
     end_all(L, v, lua_gettop(L));
     lua_pop(L, 1);

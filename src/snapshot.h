@@ -28,6 +28,7 @@ struct mk_shape {
 
 struct mk_state {
     enum mk_vm_state vm_state;
+    uint64_t time; /* of the VM */
     struct mk_cpu_state cpu[MK_MAX_CPUS];
     struct mk_uart_state uart;
     struct {

@@ -321,6 +321,8 @@ static void all(struct codec *k, struct mk_snapshot *snap)
     uint32_t vm_state = s->vm_state;
     shape(k, &snap->shape);
     u32(k, &vm_state);
+    u64(k, &s->time);
+    need(k, s->time <= MK_CLOCK_MAX);
     need(k, vm_state == MK_VM_IDLE || vm_state == MK_VM_ENDED);
     s->vm_state = vm_state == MK_VM_IDLE ? MK_VM_IDLE : MK_VM_ENDED;
     for (unsigned i = 0; i < snap->shape.cpus && !broken(k); i++)

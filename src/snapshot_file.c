@@ -24,7 +24,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define VERSION 1u
+#define VERSION 2u
 #define CHECKED_FROM 24
 #define CHUNK_PAGES 64u
 

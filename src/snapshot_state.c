@@ -49,7 +49,7 @@ static void capture_paging(const struct mk_vm *vm, struct mk_state *s)
 
 int mk_state_capture(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
 {
-    *s = (struct mk_state){ .vm_state = vm->state };
+    *s = (struct mk_state){ .vm_state = vm->state, .time = mk_clock_now(&vm->m.clock) };
     for (unsigned i = 0; i < vm->cpus; i++) {
         if (mk_cpu_capture(&vm->cpu[i], &s->cpu[i], err) < 0)
             goto failed;
@@ -157,6 +157,7 @@ int mk_state_apply(struct mk_vm *vm, const struct mk_state *s, struct mk_err *er
             return -1;
         vm->ready[i] = s->cpu[i].ready;
     }
+    mk_clock_set(&vm->m.clock, s->time);
     if (apply_devices(vm, s, err) < 0)
         return -1;
     if (!mk_console_load(&vm->m.console, &s->console))

@@ -371,10 +371,12 @@ static void park(struct mk_vcpu *c)
     inside = before;
     sigdelset(&inside, MK_KICK_SIGNAL);
     set_ticks(c, 0);
+    mk_clock_stop(&m->clock);
     m->parked(m, true);
     while (atomic_load(&m->paused) && !(atomic_load(&c->requests) & MK_REQ_STOP))
         ppoll(NULL, 0, NULL, &inside);
     m->parked(m, false);
+    mk_clock_start(&m->clock);
     set_ticks(c, MK_TICK_NS);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     set_immediate_exit(c->run, 1); /* the loop looks around: much may be due */
@@ -399,7 +401,7 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
     mk_console_flush(&m->console);
     mk_console_poll(&m->console);
     if (c->cpu.index == 0)
-        mk_clock_run(&m->clock, now);
+        mk_clock_run(&m->clock);
     m->look(m, c);
     uint64_t end = mk_now();
     set_alarm(c, end + 2 * (end - now));
@@ -520,8 +522,10 @@ void mk_vcpu_run(struct mk_vcpu *c)
     bool ticks = start_ticks(c);
     if (ticks) {
         set_immediate_exit(c->run, 1); /* look around before the first instruction */
+        mk_clock_start(&c->machine->clock);
         while (c->end.reason == MK_RUNNING)
             trip(c);
+        mk_clock_stop(&c->machine->clock);
         if (c->end.reason != MK_STOPPED)
             finish_output(c);
     } else {

@@ -1,0 +1,210 @@
+/* pc.h - the interrupt controllers, the timer and the keyboard controller of a PC, used as a guest
+ * uses them: through ports on a real bus, with a clock that the test moves. No KVM, no Lua. */
+#ifndef PC_H
+#define PC_H
+
+#include "abi.h"
+#include "bus.h"
+#include "clock.h"
+#include "dev_i8042.h"
+#include "dev_pic.h"
+#include "dev_pit.h"
+#include "tap.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#define MS 1000000u
+#define SECOND 1000000000u
+#define BASE1 0x20
+#define BASE2 0x28
+#define EOI 0x20
+
+static struct mk_bus bus;
+static struct mk_clock vm_clock;
+static struct mk_pic pic;
+static struct mk_pit pit;
+static struct mk_i8042 kbd;
+static atomic_uint int_rises, rooms;
+static unsigned ends, acks, acked_line;
+static char end_text[100];
+static enum mk_reason end_reason;
+static bool end_all;
+
+static inline uint64_t cpu_reg(struct mk_cpu *self, enum mk_reg reg)
+{
+    (void)self, (void)reg;
+    return 0;
+}
+
+static inline void MK_PRINTF(5, 6) cpu_end(struct mk_cpu *self, enum mk_reason reason, int64_t code,
+                                    bool whole_vm, const char *fmt, ...)
+{
+    va_list ap;
+    (void)self, (void)code;
+    ends++;
+    end_reason = reason;
+    end_all = whole_vm;
+    va_start(ap, fmt);
+    vsnprintf(end_text, sizeof(end_text), fmt, ap);
+    va_end(ap);
+}
+
+static inline void cpu_idle(struct mk_cpu *self, unsigned polls)
+{
+    (void)self, (void)polls;
+}
+
+static const struct mk_cpu_ops cpu_ops = { cpu_reg, cpu_end, cpu_idle };
+static struct mk_cpu cpu = { 0, &cpu_ops };
+
+static inline void count_rise(void *ctx)
+{
+    atomic_fetch_add((atomic_uint *)ctx, 1);
+}
+
+static inline void pic_acked(void *ctx, unsigned line)
+{
+    acks++;
+    acked_line = line;
+    mk_pit_on_ack(ctx, line);
+}
+
+static inline uint8_t in8(uint16_t port)
+{
+    return (uint8_t)mk_bus_in(&bus, &cpu, port, 1, NULL);
+}
+
+static inline void out8(uint16_t port, unsigned value)
+{
+    mk_bus_out(&bus, &cpu, port, 1, value, NULL);
+}
+
+static inline void machine_on(void)
+{
+    int_rises = 0;
+    rooms = 0;
+    ends = acks = 0;
+    mk_bus_init(&bus, MK_SPACE_PORTS);
+    mk_clock_init(&vm_clock);
+    mk_clock_set(&vm_clock, SECOND);
+    mk_pic_init(&pic);
+    mk_pit_init(&pit, &vm_clock, (struct mk_irq){ mk_pic_set_line, &pic, 0 });
+    mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 });
+    pic.on_int = count_rise;
+    pic.int_ctx = &int_rises;
+    pic.on_ack = pic_acked;
+    pic.ack_ctx = &pit;
+    pit.masked = mk_pic_masked;
+    pit.masked_ctx = &pic;
+    kbd.on_room = count_rise;
+    kbd.room_ctx = &rooms;
+    struct mk_err err;
+    if (mk_pic_attach(&pic, &bus, &err) || mk_pit_attach(&pit, &bus, &err) ||
+        mk_i8042_attach(&kbd, &bus, &err))
+        abort();
+}
+
+static inline void machine_off(void)
+{
+    mk_bus_free(&bus);
+    mk_pit_free(&pit);
+    mk_i8042_free(&kbd);
+    mk_pic_free(&pic);
+    mk_clock_free(&vm_clock);
+}
+
+static inline uint64_t now(void)
+{
+    return mk_clock_now(&vm_clock);
+}
+
+static inline void pass(uint64_t ns)
+{
+    mk_clock_set(&vm_clock, now() + ns);
+}
+
+static inline uint64_t next_due(void)
+{
+    return vm_clock.first ? vm_clock.first->at : UINT64_MAX;
+}
+
+/* Time passes; what is due fires when it is due. */
+static inline void advance(uint64_t ns)
+{
+    uint64_t until = now() + ns;
+    while (next_due() <= until) {
+        if (next_due() > now())
+            mk_clock_set(&vm_clock, next_due());
+        mk_clock_run(&vm_clock);
+    }
+    mk_clock_set(&vm_clock, until);
+}
+
+/* So many input clocks of the 8254, and a little, so that rounding cannot matter. */
+static inline void clocks(uint64_t n)
+{
+    advance((n * SECOND + MK_PIT_HZ - 1) / MK_PIT_HZ + 1);
+}
+
+/* The vCPU takes an interrupt if there is one; -1: none. */
+static inline int take(void)
+{
+    return mk_pic_pending(&pic) ? mk_pic_ack(&pic) : -1;
+}
+
+static inline void pic_program(unsigned icw1, unsigned icw4)
+{
+    out8(0x20, icw1);
+    out8(0x21, BASE1);
+    out8(0x21, 0x04);
+    out8(0x21, icw4);
+    out8(0xa0, icw1);
+    out8(0xa1, BASE2);
+    out8(0xa1, 0x02);
+    out8(0xa1, 0x01);
+}
+
+static inline void pic_start(void)
+{
+    machine_on();
+    pic_program(0x11, 0x01);
+}
+
+/* A guest that takes every interrupt at once. Returns how many it took. */
+static inline unsigned serve(void)
+{
+    unsigned n = 0;
+    for (int vector; n < 100000 && (vector = take()) >= 0; n++) {
+        if (vector != BASE1)
+            return 0;
+        out8(0x20, EOI);
+    }
+    return n;
+}
+
+static inline void raise(unsigned line)
+{
+    mk_pic_set_line(&pic, line, true);
+}
+
+static inline void lower(unsigned line)
+{
+    mk_pic_set_line(&pic, line, false);
+}
+
+static inline uint8_t read_irr(uint16_t port)
+{
+    out8(port, 0x0a);
+    return in8(port);
+}
+
+static inline uint8_t read_isr(uint16_t port)
+{
+    out8(port, 0x0b);
+    return in8(port);
+}
+
+#endif
