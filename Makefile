@@ -30,16 +30,17 @@ OPT := $(OPT_$(BUILD))
 ifeq ($(OPT),)
 $(error BUILD=$(BUILD): there are release, asan, tsan and cov)
 endif
-CPPFLAGS += -D_GNU_SOURCE -Iinclude -DMK_VERSION='"$(VERSION)"'
+CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc -DMK_VERSION='"$(VERSION)"'
 ALL_CFLAGS = -std=gnu11 -fPIC -fvisibility=hidden -pthread $(WARN) $(OPT) $(CFLAGS)
 
-PROGRAM_SRC := src/main.c src/repl.c
-GLUE_SRC := $(wildcard src/lua_*.c)
-CORE_SRC := $(filter-out $(PROGRAM_SRC) $(GLUE_SRC),$(wildcard src/*.c))
+# A folder of src/ is a room (docs/architecture.md). Only src/lua and the program know Lua.
+PROGRAM_SRC := $(wildcard src/*.c)
+GLUE_SRC := $(wildcard src/lua/*.c)
+CORE_SRC := $(filter-out $(GLUE_SRC) $(PROGRAM_SRC),$(sort $(shell find src -name "*.c")))
 obj = $(patsubst src/%.c,$(B)/%.o,$(1))
 MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC)) $(B)/embed.o
-LUA_PARTS := $(wildcard lua/minikvm/*.lua lua/minikvm/*/*.lua) $(B)/abi.lua
-part = $(subst /,.,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1)))))
+LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua
+part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
 .PHONY: all demo test bench lint format install clean help deps guests os-1k
 .DELETE_ON_ERROR:
@@ -91,15 +92,20 @@ $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ)
 $(B)/minikvm.so: $(MODULE_OBJ)
 	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
 
-$(B)/%.o: src/%.c Makefile | $(B)
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(if $(filter lua_% main repl,$*),$(LUA_CFLAGS)) $(if $(filter lua_disasm,$*),$(CAPSTONE_CFLAGS)) $(if $(filter lua_zlib,$*),$(ZLIB_CFLAGS)) -MMD -MP -c -o $@ $<
+$(call obj,$(PROGRAM_SRC) $(GLUE_SRC)): USES = $(LUA_CFLAGS)
+$(B)/lua/disasm.o: USES = $(LUA_CFLAGS) $(CAPSTONE_CFLAGS)
+$(B)/lua/zlib.o: USES = $(LUA_CFLAGS) $(ZLIB_CFLAGS)
+
+$(B)/%.o: src/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(USES) -MMD -MP -c -o $@ $<
 
 $(B):
 	@mkdir -p $@
 
 # Unit tests of the core in C: no Lua, and most need no KVM.
 $(TESTS): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Isrc -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(ZLIB_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(ZLIB_LIBS) $(LDFLAGS)
 
 # The Lua parts, byte for byte, with a table of their names.
 $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
@@ -115,11 +121,11 @@ $(B)/embed.o: $(B)/embed.S
 	$(CC) -c -o $@ $<
 
 # The same numbers for Lua as for C and assembly.
-$(B)/abi.lua: src/abi.h | $(B)
-	@{ echo '-- made from src/abi.h'; echo 'return {'; \
+$(B)/abi.lua: src/base/abi.h | $(B)
+	@{ echo '-- made from src/base/abi.h'; echo 'return {'; \
 	sed -n 's/^#define MK_\([A-Z0-9_]*\) \([0-9a-fx]*\).*/  \1 = \2,/p' $<; echo '}'; } > $@
 
--include $(wildcard $(B)/*.d)
+-include $(wildcard $(B)/*.d $(B)/*/*.d $(B)/*/*/*.d)
 
 # --- guests ---
 
@@ -135,7 +141,7 @@ lint: ## luacheck, layer check, compiler warnings as errors
 	@./tools/lint
 
 format: ## clang-format over src and bench
-	clang-format -i src/*.[ch] include/*.h bench/*.c
+	clang-format -i $$(git ls-files '*.[ch]' ':!guests' ':!os-1k')
 
 install: all ## program, module, header and scripts below PREFIX
 	install -D -m 755 $(B)/minikvm $(DESTDIR)$(PREFIX)/bin/minikvm

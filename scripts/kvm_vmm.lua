@@ -5,7 +5,7 @@
 --   minikvm scripts/kvm_vmm.lua --paging os-1k/kernel.bin        one 32-bit guest with paging
 
 local kvm = require "minikvm"
-local args = require "minikvm.args"
+local args = require "minikvm.cli.args"
 local cli = require "minikvm.cli"
 
 local spec = {

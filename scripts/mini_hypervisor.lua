@@ -5,7 +5,7 @@
 --                      -g guests/long/cow_writer.bin guests/long/cow_reader.bin --out results
 
 local kvm = require "minikvm"
-local args = require "minikvm.args"
+local args = require "minikvm.cli.args"
 local cli = require "minikvm.cli"
 
 local spec = {

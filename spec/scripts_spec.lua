@@ -69,7 +69,7 @@ describe("scripts/mini_hypervisor.lua", function()
       ["-g guests/long/hello.bin nosuch.img"] = "nosuch.img: No such file",
       [HELLO .. "-f README.md README.md"] = "'README.md' is given twice",
       [HELLO .. "-f nosuch.txt"] = "nosuch.txt: No such file",
-      [HELLO .. "-f README.md src/vm.h"] = "one directory",
+      [HELLO .. "-f README.md src/vm/vm.h"] = "one directory",
     } do
       local r = run("mini_hypervisor.lua " .. line)
       assert.is_true(r.status > 0, line)

@@ -5,7 +5,7 @@
  * history is kept in $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when
  * MINIKVM_HISTORY is empty. While it waits for a line, handlers of started VMs run. Ctrl-C at the prompt drops the line. Runs on the main thread only; the
  * static variables exist because a signal handler and libedit have nowhere else to look. */
-#include "lua_core.h"
+#include "lua/core.h"
 #include "repl.h"
 
 #include <lauxlib.h>

@@ -1,5 +1,5 @@
 /* rtc.S - a driver for the real-time clock (lua/minikvm/devices/rtc.lua): the date, an update, an
- * alarm and periodic interrupts on line 8, formats, memory. spec/devices_spec.lua runs it, loaded at
+ * alarm and periodic interrupts on line 8, formats, memory. spec/dev/devices_spec.lua runs it, loaded at
  * 0x1000 so that the vectors below are free, and compares what it prints.
  *
  * MC146818 data sheet; the interrupt controllers are those of docs/abi.md. */

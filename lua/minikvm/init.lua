@@ -7,8 +7,8 @@ package.loaded["minikvm.core"] = core
 local options = require "minikvm.options"
 require "minikvm.vm"
 require "minikvm.console"
-require "minikvm.keyboard"
-require "minikvm.cpu"
+require "minikvm.console.keyboard"
+require "minikvm.vm.cpu"
 
 ---@class minikvm
 local M = { _VERSION = core.version }
@@ -51,7 +51,7 @@ end
 ---@type fun(fn: function|string, ...): minikvm.worker?, string?, string?
 M.worker = core.worker
 
----Creates a virtual machine: see lua/minikvm/vm.lua for the options.
+---Creates a virtual machine: see lua/minikvm/vm/init.lua for the options.
 ---@return minikvm.vm? vm
 ---@return string? why  "what: why" when the host fails
 ---@return string? code  such as "ENOENT"
@@ -59,15 +59,15 @@ function M.vm(opts)
   return require("minikvm.vm").new(opts)
 end
 
----Creates a file policy: see lua/minikvm/files.lua for the options.
+---Creates a file policy: see lua/minikvm/vm/files.lua for the options.
 ---@return minikvm.files? policy
 ---@return string? why  "what: why" when a directory cannot be used
 ---@return string? code  such as "ENOENT"
 function M.files(opts)
-  return require("minikvm.files").new(opts)
+  return require("minikvm.vm.files").new(opts)
 end
 
----Describes a device, to be attached with vm:attach(): see lua/minikvm/device.lua for the options.
+---Describes a device, to be attached with vm:attach(): see lua/minikvm/device/init.lua for the options.
 ---@return minikvm.definition
 function M.device(def)
   return require("minikvm.device").define(def)

@@ -3,10 +3,10 @@
  *
  * With clang's libFuzzer:
  *   clang -D_GNU_SOURCE -DMK_LIBFUZZER -fsanitize=fuzzer,address,undefined -Isrc \
- *       spec/c/fuzz_image.c src/image*.c src/mem.c src/kvm.c src/err.c
+ *       spec/c/fuzz_image.c src/image*.c src/kvm/mem.c src/kvm/kvm.c src/base/err.c
  * Alone (without MK_LIBFUZZER) it changes good images at random and prints TAP. Arguments: the
  * number of images and the seed; a third is a folder to write good images to, as a first corpus. */
-#include "image.h"
+#include "image/image.h"
 #include "image_make.h"
 #include "tap.h"
 

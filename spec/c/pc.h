@@ -3,12 +3,12 @@
 #ifndef PC_H
 #define PC_H
 
-#include "abi.h"
-#include "bus.h"
-#include "clock.h"
-#include "dev_i8042.h"
-#include "dev_pic.h"
-#include "dev_pit.h"
+#include "base/abi.h"
+#include "dev/bus.h"
+#include "io/clock.h"
+#include "dev/i8042.h"
+#include "dev/pic.h"
+#include "dev/pit.h"
 #include "tap.h"
 
 #include <errno.h>

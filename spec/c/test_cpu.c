@@ -1,9 +1,9 @@
 /* test_cpu.c - the state a vCPU begins in and the walk of page tables, as data: no KVM, no Lua.
  *
- * cc -Isrc spec/c/test_cpu.c src/cpu_*.c src/mem.c src/kvm.c src/err.c
+ * cc -Isrc spec/c/test_cpu.c src/cpu_*.c src/kvm/mem.c src/kvm/kvm.c src/base/err.c
  * Expected values are written out from the Intel SDM, volume 3, not computed like the code does. */
-#include "abi.h"
-#include "cpu_mode.h"
+#include "base/abi.h"
+#include "x86/mode.h"
 #include "tap.h"
 
 #include <stdlib.h>

@@ -4,10 +4,10 @@
  * The system calls that make copies are replaced by wrappers that can fail, so that every way of
  * copying and every failure is taken. Prints TAP. Arguments: random accesses to the port and their
  * seed. */
-#include "abi.h"
-#include "bus.h"
-#include "dev_file.h"
-#include "fsbox.h"
+#include "base/abi.h"
+#include "dev/bus.h"
+#include "dev/file.h"
+#include "files/fsbox.h"
 #include "tap.h"
 
 #include <dirent.h>

@@ -1,9 +1,9 @@
 /* test_image.c - good images of every format and bad ones of every kind, made byte by byte, planned
  * and put into RAM. No KVM, no Lua.
  *
- * cc -D_GNU_SOURCE -Isrc spec/c/test_image.c src/image*.c src/mem.c src/kvm.c src/err.c
+ * cc -D_GNU_SOURCE -Isrc spec/c/test_image.c src/image*.c src/kvm/mem.c src/kvm/kvm.c src/base/err.c
  * Prints TAP. With an argument: loads an ELF file of that many MiB and says how fast it went. */
-#include "image.h"
+#include "image/image.h"
 #include "image_make.h"
 #include "tap.h"
 

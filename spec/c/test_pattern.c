@@ -3,7 +3,7 @@
  *
  * With the argument "-" it reads lines of "PATTERN SUBJECT INIT" (the first two in hex, behind an
  * x) and prints what came of each, for a comparison with another implementation. */
-#include "pattern.h"
+#include "io/pattern.h"
 #include "tap.h"
 
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  *
  * Arguments: how many random patterns to compare, and their seed. */
 #include "tap.h"
-#include "watch.h"
+#include "io/watch.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -12,7 +12,7 @@
 
 local kvm = require "minikvm"
 local options = require "minikvm.options"
-local calendar = require "minikvm.calendar"
+local calendar = require "minikvm.device.calendar"
 
 local M = {}
 

@@ -1,0 +1,338 @@
+-- cli.lua - the sub-commands of the minikvm program: run, test, doctor, --safe, --help, --version.
+--
+-- main() is called by the program (src/main.c) and returns the process's exit status. Guest output
+-- goes to stdout, everything else to stderr. The status of `run` reflects how the guest ended:
+-- STATUS below; of several VMs the highest counts.
+
+local args = require "minikvm.cli.args"
+local options = require "minikvm.options"
+
+local M = {}
+
+local USAGE = 2
+
+---By reason; "exit" is the guest's own code.
+local STATUS = {
+  halt = 0, stopped = 0, error = 1, deadline = 124, limit = 124,
+  forbidden = 124, shutdown = 134, fault = 134,
+}
+
+local function complain(...)
+  io.stderr:write("minikvm: ", table.concat({ ... }, ": "), "\n")
+end
+
+-- ---- minikvm run: the command line ----
+
+local LIMITS = { "exits", "seconds", "output" }
+
+local function parse_limit(text)
+  local what, amount = text:match("^([^=]*)=(.*)$")
+  if not what then return nil, ("expected WHAT=N, got %q"):format(text) end
+  local number = tonumber(amount)
+  if what ~= "seconds" then number = options.size(amount) end
+  for _, known in ipairs(LIMITS) do
+    if what == known then
+      if number and number > 0 and number < math.huge then return { what, number } end
+      return nil, ("%s: expected a positive number, got %q"):format(what, amount)
+    end
+  end
+  return nil, ("unknown limit %q%s; there are %s"):format(what, options.hint(what, LIMITS, "%q"),
+                                                          table.concat(LIMITS, ", "))
+end
+
+local function parse_address(text)
+  local number = (text:match("^%d+$") or text:match("^0[xX]%x+$")) and tonumber(text)
+  if math.type(number) == "integer" and number >= 0 then return number end
+  return nil, ("expected an address (0x7c00 or decimal), got %q"):format(text)
+end
+
+M.run_spec = {
+  program = "minikvm run",
+  summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
+    .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
+  options = {
+    { "--mode", "-m", value = "MODE",
+      help = "CPU mode a guest starts in: real, protected, paged or long" },
+    { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
+    { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
+    { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
+    { "--entry", value = "ADDR", type = parse_address, help = "start it at this address" },
+    { "--name", "-n", value = "NAME", repeatable = true,
+      help = "name of the VM in messages, in the order of the images (default: the file's)" },
+    { "--input", "-i", value = "FILE", help = "what is typed, from a file instead of stdin" },
+    { "--deadline", "-d", value = "SEC", type = "seconds", help = "end every VM after this time" },
+    { "--limit", "-l", value = "WHAT=N", type = parse_limit, repeatable = true,
+      help = "end a VM that exceeds: exits=N, seconds=S (of running), output=N (bytes)" },
+    { "--unhandled", value = "WHAT", type = { "ignore", "fault" },
+      help = "ports that nobody serves: ignore (default) or fault, which ends the VM" },
+    { "--no-coalesce", help = "every output byte is an exit of its own, counted exactly" },
+    { "--irqchip", value = "WHAT", type = { "none", "pic" },
+      help = "pic: interrupt controllers, timer and keyboard of a PC (default: none)" },
+    { "--cmdline", value = "TEXT", help = "command line, for guests that read one" },
+    { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
+    { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
+    { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
+        .. " global vm (several: in the list vms)" },
+    { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
+  },
+  rest = { key = "guests", value = "guest.bin", min = 1,
+           help = "image: flat binary, or what its mode can load" },
+  notes = "Exit status: 0 halted, or stopped by Ctrl-A x; the guest's own code (255 at most) if it"
+    .. "\nexited; 1 could not start; 2 wrong command line; 124 deadline or limit; 134 shutdown\n"
+    .. "(triple fault) or fault. Of several VMs the highest.",
+}
+
+---The limits given, by name; nil and a message when one is given twice.
+local function collect_limits(list)
+  local limits = {}
+  for _, limit in ipairs(list or {}) do
+    if limits[limit[1]] then return nil, ("--limit %s is given twice"):format(limit[1]) end
+    limits[limit[1]] = limit[2]
+  end
+  return limits
+end
+
+---A name for each VM: as given, else the file's, numbered where the same file runs twice.
+local function choose_names(opts)
+  local names, seen = {}, {}
+  for i, path in ipairs(opts.guests) do
+    local given = opts.name and opts.name[i]
+    local name = given or path:match("([^/]+)$") or path
+    if not given then name = name:match("^(.+)%.%w+$") or name end
+    seen[name] = (seen[name] or 0) + 1
+    names[i] = seen[name] == 1 and name or ("%s-%d"):format(name, seen[name])
+  end
+  return names
+end
+
+local function parse_run(argv)
+  local opts, status = args.handle(M.run_spec, argv)
+  if not opts then return nil, status end
+  local why
+  opts.limit, why = collect_limits(opts.limit)
+  if opts.name and #opts.name > #opts.guests then
+    why = ("%d names for %d images"):format(#opts.name, #opts.guests)
+  end
+  if why then return nil, args.complain(M.run_spec, why) end
+  if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
+  opts.names = choose_names(opts)
+  return opts
+end
+
+-- ---- minikvm run: the VMs ----
+
+---What is wrong in a call's arguments is raised, and here it is the user's command line: nil, the
+---message without our own file and line, status 2. What the world refuses: status 1.
+local function attempt(what, fn, ...)
+  local results = table.pack(pcall(fn, ...))
+  if not results[1] then
+    local text = tostring(results[2])
+    if text:find("interrupted!", 1, true) then error(results[2], 0) end
+    complain(what, (text:gsub("^[^\n]-%.lua:%d+: ", "")))
+    return nil, USAGE
+  elseif results[2] == nil or results[2] == false then
+    complain(what, tostring(results[3]))
+    return nil, 1
+  end
+  return table.unpack(results, 2, results.n)
+end
+
+local function new_vm(kvm, opts, i)
+  local name, several = opts.names[i], #opts.guests > 1
+  local coalesce, trace
+  if opts.no_coalesce or opts.trace then coalesce = false end
+  if opts.trace then
+    trace = function(line) io.stderr:write("[", name, "] ", line, "\n") end
+  end
+  return kvm.vm{
+    name = name, mode = opts.mode or "real", memory = opts.memory, limits = opts.limit,
+    unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
+    irqchip = opts.irqchip, page_size = opts.page_size,
+    cmdline = opts.cmdline, assist = not opts.no_assist, stats = opts.stats,
+  }
+end
+
+---Several VMs get no keyboard: a terminal can be typed into by one at a time.
+local function connect(vm, opts, host)
+  if opts.prompt and not opts.input then return true end
+  local several = #opts.guests > 1
+  if several then
+    vm.console:on_line(function(line) print(("[%s] %s"):format(vm.name, line)) end)
+  end
+  if opts.input then return vm.console:input(opts.input) end
+  if several then
+    vm.console:eof()
+    return true
+  end
+  if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
+  return vm.console:attach()
+end
+
+local function prepare(kvm, opts, i, host)
+  local name = opts.names[i]
+  local vm, status = attempt(name, new_vm, kvm, opts, i)
+  if not vm then return nil, status end
+  local done
+  done, status = attempt(name, vm.load, vm, opts.guests[i], { at = opts.at, entry = opts.entry })
+  if done then done, status = attempt(name, connect, vm, opts, host) end
+  if done then return vm end
+  vm:close()
+  return nil, status
+end
+
+---Reports on stderr an end that is not clean; returns the process's exit status for it.
+---@param name string  of the VM
+---@param reason string?  what vm:run() returned
+---@param info table|string
+---@return integer
+function M.conclude(name, reason, info)
+  if not reason then
+    complain(name, tostring(info))
+    return 1
+  end
+  local status = STATUS[reason] or 1
+  if reason == "exit" then
+    local code = info.code or 0
+    status = code >= 0 and math.min(code, 255) or 255
+  end
+  if status ~= 0 or reason == "stopped" then complain(name, reason, info.text or "") end
+  if info.report then io.stderr:write(info.report, "\n") end
+  if info.traceback then io.stderr:write(info.traceback, "\n") end
+  return status
+end
+
+local function show_stats(vm, opts)
+  if not opts.stats then return end
+  io.stderr:write(#opts.guests > 1 and ("[%s]\n"):format(vm.name) or "", tostring(vm:stats()), "\n")
+end
+
+local function run_one(vm, opts)
+  local reason, info = attempt(vm.name, vm.run, vm, { deadline = opts.deadline })
+  local name = vm.name
+  show_stats(vm, opts)
+  vm:close() -- the terminal is itself again before we write
+  if not reason then return info end
+  io.stdout:flush()
+  return M.conclude(name, reason, info)
+end
+
+local function run_several(kvm, vms, opts)
+  local status, started = 0, {}
+  for _, vm in ipairs(vms) do
+    local ok, why = attempt(vm.name, vm.start, vm, { deadline = opts.deadline })
+    if ok then started[#started + 1] = vm else status = math.max(status, why) end
+  end
+  for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
+    status = math.max(status, M.conclude(r.vm.name, r.reason, r.info))
+    show_stats(r.vm, opts)
+  end
+  return status
+end
+
+local PROMPT <const> = [[
+minikvm: loaded, not running. vm:start() runs it, vm:pause() holds it, vm:resume() lets it go on;
+meanwhile: vm.cpu[0]:disassemble(), vm.cpu[0].rip, vm.memory:hexdump(0, 64), vm.ports:on(…)
+]]
+
+---The user's own turn, with the VMs in globals.
+local function run_prompt(vms, host)
+  _G.kvm, _G.vm, _G.vms = require "minikvm", vms[1], vms
+  io.stderr:write(PROMPT)
+  host.prompt()
+  return 0
+end
+
+---All images are loaded before the first one runs: a wrong name stops nothing half way.
+local function run(argv, host)
+  local opts, status = parse_run(argv)
+  if not opts then return status end
+  local kvm, vms, worst = require "minikvm", {}, 0
+  for i = 1, #opts.guests do
+    vms[i], status = prepare(kvm, opts, i, host)
+    if not vms[i] then
+      worst = status
+      break
+    end
+  end
+  if worst == 0 and opts.prompt then
+    worst = run_prompt(vms, host)
+  elseif worst == 0 then
+    worst = #vms == 1 and run_one(vms[1], opts) or run_several(kvm, vms, opts)
+  end
+  for _, vm in ipairs(vms) do vm:close() end
+  return worst
+end
+
+-- ---- the other commands ----
+
+local HELP = [==[
+usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the module "minikvm"
+       minikvm run [options] guest.bin ...   runs guest images; more: minikvm run --help
+       minikvm test [options] path ...       runs spec files; more: minikvm test --help
+       minikvm --safe [options] script.lua   a script that gets nothing of the host but what is
+                                             named; more: minikvm --safe --help
+       minikvm doctor                        can this host run VMs, and what to do if not
+       minikvm --help | --version
+
+Options of the interpreter, as of lua:
+  -e stat   execute string 'stat'
+  -i        enter interactive mode after executing 'script'
+  -l mod    require library 'mod' into global 'mod'
+  -l g=mod  require library 'mod' into global 'g'
+  -v        show version information
+  -E        ignore environment variables
+  -W        turn warnings on
+  --memory-limit SIZE   cap the script's memory, such as 64M
+  --        stop handling options
+  -         stop handling options and execute stdin
+Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
+"run", "test" or "doctor" is started as ./run.
+]==]
+
+local function version_text(host)
+  return ("minikvm %s, %s"):format(host.version or require("minikvm")._VERSION or "?", _VERSION)
+end
+
+local DOCTOR = {
+  program = "minikvm doctor",
+  summary = "Tells whether this host can run virtual machines, and what to do if not.",
+  options = {}, notes = "Exit status: 0 when it can, 1 when it cannot.",
+}
+
+local function doctor(argv, host)
+  local opts, status = args.handle(DOCTOR, argv)
+  if not opts then return status end
+  return require("minikvm.cli.doctor").run(host.doctor)
+end
+
+local function print_and_succeed(text)
+  io.stdout:write(text)
+  return 0
+end
+
+local COMMANDS = {
+  run = run,
+  doctor = doctor,
+  test = function(argv) return require("minikvm.test.runner").main(argv) end,
+  ["--safe"] = function(argv) return require("minikvm.cli.safe").main(argv) end,
+  ["--help"] = function() return print_and_succeed(HELP) end,
+  ["-h"] = function() return print_and_succeed(HELP) end,
+  ["--version"] = function(_, host) return print_and_succeed(version_text(host) .. "\n") end,
+}
+
+---Carries out a command line whose first word is a sub-command.
+---@param argv string[]
+---@param host? { terminal: boolean?, version: string?, doctor: minikvm.doctor.host? }  what the
+---program knows: stdin is a terminal; its version
+---@return integer status  for the process
+function M.main(argv, host)
+  local command = COMMANDS[argv[1]]
+  if not command then
+    local known = { "run", "test", "doctor", "--safe", "--help", "--version" }
+    complain(("unknown command %q%s"):format(argv[1] or "", options.hint(argv[1] or "", known)))
+    return USAGE
+  end
+  return command(table.move(argv, 2, #argv, 1, {}), host or {})
+end
+
+return M

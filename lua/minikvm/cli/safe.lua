@@ -1,0 +1,380 @@
+-- safe.lua - minikvm --safe: a script that gets the guests and directories named on the command
+-- line, and nothing else of the host.
+--
+-- The script runs with globals of its own, made here. What it can reach is listed, never what it
+-- cannot: a function or method that is in no list is refused. The parts of minikvm keep Lua's own
+-- globals, where nothing opens a file any more; the string functions behind ("x"):find and so on
+-- are replaced for all. Docs: docs/limits.md.
+
+local core = require "minikvm.core"
+local args = require "minikvm.cli.args"
+local options = require "minikvm.options"
+
+local loadfile = loadfile
+
+local M = {}
+
+local function words(text)
+  local set = {}
+  for word in text:gmatch "%S+" do set[word] = true end
+  return set
+end
+
+---Methods of any object that a script may call; those that are left out reach files of the host.
+M.METHODS = words [[
+  vm load run start wait stop reset close irq trace screen symbol_at pause resume attach detach
+  stats snapshot restore fork regs sregs translate walk nmi interrupt step msr disassemble size
+  read write u8 u16 u32 u64 cstring fill find hexdump view on override const latch sink fifo match
+  define send sendline eof text on_line echo expect forbid until after every remove type press
+  audit directory usage tap on_unhandled doorbell expect_exits try_expect take set get hide has
+  vendor interact
+]]
+
+---The module's functions that a script may call.
+M.FUNCTIONS = words "vm files wait sleep probe disassemble device"
+
+---What is known and refused: it reaches files, or a Lua state without these limits.
+M.REFUSED = words "worker limit load_snapshot input output log save receive spawn kill next"
+
+---Options of kvm.vm and kvm.files that a script may use.
+local VM_OPTIONS = words [[
+  name memory cpus mode limits unhandled coalesce echo trace page_size map_size map_base irqchip
+  console files assist cmdline cpuid stats map_io
+]]
+local FILES_OPTIONS = words "root rules max_open max_bytes max_file max_files audit decide"
+
+---What --files grants, and the verdicts that a policy of the script may have with it.
+local GRANTS = {
+  ro = words "deny ro", cow = words "deny ro cow", rw = words "deny ro cow rw",
+  ["shared-rw"] = words "deny ro cow rw shared-rw",
+}
+
+-- ---- the command line ----
+
+local function named(text, what)
+  local name, path = text:match "^([%w_.-]+)=(.+)$"
+  if not name then return nil, ("expected NAME=%s, got %q"):format(what, text) end
+  return { name = name, path = path }
+end
+
+local function parse_guest(text) return named(text, "PATH") end
+
+local function parse_files(text)
+  local grant, why = named(text, "DIR or NAME=DIR:VERDICT")
+  if not grant then return nil, why end
+  local path, verdict = grant.path:match "^(.+):([%a-]+)$"
+  if verdict and not GRANTS[verdict] then
+    return nil, ("verdict %q is none of ro, cow, rw, shared-rw"):format(verdict)
+  end
+  grant.path, grant.verdict = path or grant.path, verdict or "ro"
+  return grant
+end
+
+M.spec = {
+  program = "minikvm --safe",
+  summary = "Runs a script that gets nothing of the host but what is named here.",
+  options = {
+    { "--guest", "-g", value = "NAME=PATH", type = parse_guest, repeatable = true,
+      help = "an image that vm:load may load by this name" },
+    { "--files", "-f", value = "NAME=DIR[:VERDICT]", type = parse_files, repeatable = true,
+      help = "a directory that kvm.files may have as root by this name, for ro (the default), cow,"
+        .. " rw or shared-rw" },
+    { "--seconds", "-s", value = "SEC", type = "duration",
+      help = "time of the script, its runs included (60)" },
+    { "--handler", value = "SEC", type = "duration", help = "time of one call of a handler (2)" },
+    { "--memory", "-m", value = "SIZE", type = "size", help = "memory of the script (64M)" },
+  },
+  rest = { key = "script", value = "script.lua", min = 1,
+           help = "the script; what follows it are its arguments" },
+  notes = "Exit status: 0; 1 when the script failed or its time or memory was up; that of os.exit;"
+    .. "\n2 wrong command line.",
+}
+
+---Where the script stands: the first word that is neither an option nor an option's value.
+local function split(argv)
+  local takes_value = {}
+  for _, option in ipairs(M.spec.options) do
+    for i = 1, 2 do
+      if option[i] then takes_value[option[i]] = true end
+    end
+  end
+  local i = 1
+  while argv[i] and argv[i]:sub(1, 1) == "-" and argv[i] ~= "-" and argv[i] ~= "--" do
+    i = i + (takes_value[argv[i]] and 2 or 1)
+  end
+  if argv[i] == "--" then i = i + 1 end
+  return table.move(argv, 1, math.min(i, #argv), 1, {}), table.move(argv, i + 1, #argv, 1, {})
+end
+
+-- ---- what a script gets of minikvm ----
+
+local function refusal(what)
+  return function() error(what .. " is not there with --safe", 2) end
+end
+
+---Takes from every kind of object the methods that are not listed.
+local function restrict_methods()
+  for kind, meta in pairs(debug.getregistry()) do
+    if type(kind) == "string" and kind:find "^minikvm%." and type(meta) == "table"
+       and type(meta.methods) == "table" then
+      for name in pairs(meta.methods) do
+        if not M.METHODS[name] then
+          meta.methods[name] = refusal(("%s:%s"):format(kind:sub(9), name))
+        end
+      end
+    end
+  end
+end
+
+---A copy without metatables: what is checked is what is used. nil when it is no table.
+local function plain(value)
+  if type(value) ~= "table" then return nil end
+  local copy = {}
+  for key, field in next, value do copy[key] = field end
+  return copy
+end
+
+---minikvm's own parts open no files any more either, whoever may have told them a path. A font for
+---pictures of the screen is read before.
+local function lock_files()
+  pcall(function() require("minikvm.console.font").default() end)
+  function io.open(path)
+    return nil, ("%s: files cannot be opened with --safe"):format(tostring(path)), 13
+  end
+  for _, name in ipairs{ "popen", "lines", "input", "output", "tmpfile" } do
+    io[name] = refusal("io." .. name)
+  end
+  for _, name in ipairs{ "execute", "remove", "rename", "tmpname", "getenv", "setlocale" } do
+    os[name] = refusal("os." .. name)
+  end
+  _G.loadfile, _G.dofile, package.loadlib = refusal "loadfile", refusal "dofile", refusal "loadlib"
+end
+
+local function given(what, grants, name, option, level)
+  if type(name) ~= "string" then
+    error(("%s: expected a name given by %s, got a %s"):format(what, option, type(name)), level + 1)
+  end
+  local names = {}
+  for i, grant in ipairs(grants or {}) do
+    if grant.name == name then return grant end
+    names[i] = grant.name
+  end
+  error(("%s: no %q was given by %s%s"):format(what, name, option,
+                                              options.hint(name, names, "%q")), level + 1)
+end
+
+---vm:load by name, or of bytes; Multiboot modules the same.
+local function restrict_load(guests)
+  local vm = core.methods "minikvm.vm"
+  local load_image = vm.load
+  local function module_of(module)
+    local m = plain(module)
+    if not m then return given("vm:load", guests, module, "--guest", 3).path end
+    if m.path ~= nil then m.path = given("vm:load", guests, m.path, "--guest", 3).path end
+    return m
+  end
+  function vm.load(self, source, opts)
+    local how = plain(opts) or opts
+    local image = plain(source) or given("vm:load", guests, source, "--guest", 2).path
+    local list = type(how) == "table" and plain(how.modules)
+    if list then
+      how.modules = {}
+      for i = 1, #list do how.modules[i] = module_of(list[i]) end
+    end
+    return load_image(self, image, how)
+  end
+end
+
+---A plain copy of options of which all are known.
+local function checked(what, opts, known)
+  local copy = plain(opts)
+  for key in pairs(copy or {}) do
+    if type(key) == "string" and not known[key] then
+      error(("%s: option '%s' is not there with --safe"):format(what, key), 3)
+    end
+  end
+  return copy
+end
+
+local function limited_vm(kvm)
+  return function(opts) return kvm.vm(checked("kvm.vm", opts, VM_OPTIONS) or opts) end
+end
+
+---A policy's rules, none of which says more than was granted.
+local function narrowed(rules, grant)
+  local list = {}
+  for i, rule in ipairs(rules) do
+    local copy = plain(rule) or rule
+    local verdict = type(copy) == "table" and copy[2]
+    if GRANTS["shared-rw"][verdict] and not GRANTS[grant.verdict][verdict] then
+      error(("kvm.files: rule %d says %q, but --files gives %s for %s"):format(i, verdict,
+        grant.name, grant.verdict), 3)
+    end
+    list[i] = copy
+  end
+  return list
+end
+
+local function limited_files(kvm, grants)
+  return function(opts)
+    local copy = checked("kvm.files", opts, FILES_OPTIONS)
+    if not copy or copy.root == nil then return kvm.files(copy or opts) end
+    local grant = given("kvm.files", grants, copy.root, "--files", 2)
+    copy.root = grant.path
+    local rules = plain(copy.rules)
+    if rules then copy.rules = narrowed(rules, grant) end
+    return kvm.files(copy)
+  end
+end
+
+local function safe_module(kvm, opts)
+  local module = { _VERSION = kvm._VERSION }
+  for name, value in pairs(kvm) do
+    if type(value) == "function" then
+      module[name] = M.FUNCTIONS[name] and value or refusal("kvm." .. name)
+    end
+  end
+  module.vm = limited_vm(kvm)
+  module.files = limited_files(kvm, opts.files)
+  return module
+end
+
+-- ---- what it gets of Lua ----
+
+local function copy_of(library, without)
+  local copy = {}
+  for name, value in pairs(library) do
+    if not (without and without[name]) then copy[name] = value end
+  end
+  return copy
+end
+
+---These loop over what a table says its length is: in Lua, so that they can be ended.
+local function bounded_table()
+  local T = copy_of(table)
+  function T.insert(t, ...)
+    local n, count = #t + 1, select("#", ...)
+    if count == 1 then
+      t[n] = (...)
+      return
+    elseif count ~= 2 then
+      error("wrong number of arguments to 'insert'", 2)
+    end
+    local at, value = ...
+    at = math.tointeger(at) or error("bad argument #2 to 'insert' (integer expected)", 2)
+    if at < 1 or at > n then error("bad argument #2 to 'insert' (position out of bounds)", 2) end
+    for i = n, at + 1, -1 do t[i] = t[i - 1] end
+    t[at] = value
+  end
+  function T.remove(t, at)
+    local n = #t
+    if at == nil then at = n end
+    at = math.tointeger(at) or error("bad argument #2 to 'remove' (integer expected)", 2)
+    if n + 1 ~= at and not (at == n or at >= 1 and at <= n + 1) then
+      error("bad argument #2 to 'remove' (position out of bounds)", 2)
+    end
+    local value = t[at]
+    for i = at, n - 1 do t[i] = t[i + 1] end
+    t[math.max(at, at <= n and n or at)] = nil
+    return value
+  end
+  function T.move(from, first, last, at, to)
+    to = to or from
+    if last >= first then
+      if at > last or at <= first or to ~= from then
+        for i = 0, last - first do to[at + i] = from[first + i] end
+      else
+        for i = last - first, 0, -1 do to[at + i] = from[first + i] end
+      end
+    end
+    return to
+  end
+  return T
+end
+
+local function bounded_string()
+  core.bound_strings(string)
+  getmetatable("").__metatable = "locked" -- its __index is the table that minikvm itself uses
+  return copy_of(string, { dump = true })
+end
+
+---Lua files beside the script, and minikvm.
+local function requirer(env, module, folder)
+  local loaded = { minikvm = module }
+  return function(name)
+    if type(name) ~= "string" then error("require: expected a name", 2) end
+    if loaded[name] ~= nil then return loaded[name] end
+    if name == "minikvm.abi" or name:find "^minikvm%.devices%.%w+$" then
+      loaded[name] = copy_of(require(name))
+      return loaded[name]
+    end
+    if name:find "^minikvm" or name:find "[^%w_.]" or ("." .. name .. "."):find("..", 1, true) then
+      error(("require: module '%s' is not there with --safe: there are minikvm and Lua files "
+        .. "beside the script"):format(name), 2)
+    end
+    local path = folder .. name:gsub("%.", "/") .. ".lua"
+    local chunk, why = loadfile(path, "t", env)
+    if not chunk then error(why, 2) end
+    local value = chunk(name, path)
+    loaded[name] = value == nil and true or value
+    return loaded[name]
+  end
+end
+
+local function environment(module, folder)
+  local env = {}
+  for name in pairs(words [[assert error ipairs pairs next select tonumber tostring type rawequal
+    rawlen rawget rawset getmetatable pcall xpcall print warn _VERSION]]) do
+    env[name] = _G[name]
+  end
+  env._G = env
+  env.math, env.utf8, env.coroutine = copy_of(math), copy_of(utf8), copy_of(coroutine)
+  env.table, env.string = bounded_table(), bounded_string()
+  local exit = os.exit
+  env.os = { time = os.time, clock = os.clock, date = os.date, difftime = os.difftime,
+             exit = function(code) exit(code) end }
+  function env.setmetatable(t, meta)
+    if type(meta) == "table" and rawget(meta, "__gc") ~= nil then
+      error("setmetatable: finalizers (__gc) are not there with --safe", 2)
+    end
+    return setmetatable(t, meta)
+  end
+  function env.load(chunk, name, _, ...)
+    if select("#", ...) > 0 then return load(chunk, name, "t", (...)) end
+    return load(chunk, name, "t", env)
+  end
+  function env.collectgarbage(what)
+    if what == nil or what == "collect" or what == "count" or what == "step" then
+      return collectgarbage(what)
+    end
+    error(("collectgarbage: %q is not there with --safe"):format(tostring(what)), 2)
+  end
+  env.require = requirer(env, module, folder)
+  return env
+end
+
+-- ---- the whole ----
+
+---Carries out the command line behind --safe. Errors of the script are raised.
+---@param argv string[]
+---@return integer status
+function M.main(argv)
+  local own, rest = split(argv)
+  local opts, status = args.handle(M.spec, own)
+  if not opts then return status end
+  local kvm, path = require "minikvm", opts.script[1]
+  local module = safe_module(kvm, opts)
+  restrict_methods()
+  restrict_load(opts.guest)
+  local env = environment(module, path:match "^(.*/)" or "./")
+  env.arg = { [0] = path, table.unpack(rest) }
+  local chunk, why = loadfile(path, "t", env)
+  if not chunk then error(why, 0) end
+  lock_files()
+  kvm.limit{ memory = opts.memory or "64M" }
+  core.end_after(opts.seconds or 60, opts.handler or 2)
+  chunk(table.unpack(rest))
+  return 0
+end
+
+return M

@@ -1,0 +1,388 @@
+-- expect.lua - waiting for what a guest prints or shows, on top of the core's watches
+-- (src/lua/watch.c). Loaded by the first wait.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+local TIMEOUT <const> = 10 -- seconds
+local TAIL_LINES <const>, TAIL_BYTES <const>, PATTERN_BYTES <const> = 10, 1000, 80
+
+-- ---- options ----
+
+local function count(value)
+  if math.type(value) == "integer" and value > 0 then return value end
+  return nil, ("expected a number of 1 or more, got %s"):format(tostring(value))
+end
+
+---Exits may be none.
+local function exits(value)
+  if value == 0 then return 0 end
+  return count(value)
+end
+
+---A number of exits, or { exits = n, ticks = n }; as a table.
+local function budget(value)
+  if count(value) then return { exits = value } end
+  if type(value) ~= "table" then
+    return nil, "expected a number of exits, or { exits = n, ticks = n }"
+  end
+  for key, amount in pairs(value) do
+    if key ~= "exits" and key ~= "ticks" or not count(amount) then
+      return nil, "expected { exits = n, ticks = n }, numbers of 1 or more, got "
+        .. tostring(key) .. " = " .. tostring(amount)
+    end
+  end
+  if next(value) == nil then return nil, "expected { exits = n, ticks = n }, got an empty table" end
+  return value
+end
+
+local EXPECT = { timeout = "seconds", plain = "boolean", stop = "boolean", budget = budget,
+                 cpu = "integer" }
+local SCREEN = { timeout = "seconds", plain = "boolean", stop = "boolean", budget = budget }
+local FORBID = { plain = "boolean", stop = "boolean", cpu = "integer" }
+local TYPE = { echo = "boolean", delay = "seconds", timeout = "seconds", budget = budget,
+               cpu = "integer" }
+
+---options.check() that blames the script's line, however deep in here it is called.
+local function checked(where, opts, schema)
+  local ok, o = pcall(options.check, where, opts, schema, -1)
+  if not ok then core.blame(o) end
+  return o
+end
+
+---A pattern or a list of them, as a list.
+local function pattern_list(what, patterns)
+  if type(patterns) == "string" then return { patterns } end
+  if type(patterns) ~= "table" or #patterns == 0 then
+    core.blame(("%s: expected a pattern or a list of patterns, got %s")
+               :format(what, type(patterns) == "table" and "an empty table" or type(patterns)))
+  end
+  for i, pattern in ipairs(patterns) do
+    if type(pattern) ~= "string" then
+      core.blame(("%s: pattern %d is a %s"):format(what, i, type(pattern)))
+    end
+  end
+  return patterns
+end
+
+-- ---- telling what went wrong ----
+
+---Text for people: on one line, printable.
+local function show(text)
+  return (text:gsub("[%c\\\x7f-\xff]", function(c)
+    return c == "\n" and "\\n" or c == "\r" and "\\r" or c == "\t" and "\\t"
+      or c == "\\" and "\\\\" or ("\\x%02x"):format(c:byte())
+  end))
+end
+
+local function quoted(list)
+  local words = {}
+  for i, pattern in ipairs(list) do
+    local text = #pattern > PATTERN_BYTES and pattern:sub(1, PATTERN_BYTES) .. "..." or pattern
+    words[i] = '"' .. show(text) .. '"'
+  end
+  return table.concat(words, " or ")
+end
+
+---The last lines of a text, indented.
+local function tail(text)
+  local cut = #text > TAIL_BYTES
+  local lines = {}
+  for line in (text:sub(-TAIL_BYTES) .. "\n"):gmatch "(.-)\r?\n" do lines[#lines + 1] = line end
+  if lines[#lines] == "" then lines[#lines] = nil end
+  local first = math.max(1, #lines - TAIL_LINES + 1)
+  local shown = {}
+  for i = first, #lines do shown[#shown + 1] = "    | " .. show(lines[i]) end
+  if cut or first > 1 then table.insert(shown, 1, "    | ...") end
+  return #shown > 0 and table.concat(shown, "\n") or "    (nothing)"
+end
+
+local function input_line(con)
+  local sent, waiting, ended = core.input_state(con)
+  if sent == "" then return "  sent last: nothing" .. (ended and ", input has ended" or "") end
+  return ('  sent last: "%s"%s%s'):format(show(sent),
+    waiting > 0 and (", %d bytes are not read yet"):format(waiting) or ", all of it was read",
+    ended and ", then input ended" or "")
+end
+
+local function place(vm, rip)
+  local name, offset = vm:symbol_at(rip)
+  return ("rip 0x%x%s"):format(rip, name and (" (%s+0x%x)"):format(name, offset) or "")
+end
+
+local function cpu_line(vm, cpu)
+  if vm.state == "closed" then return "  the vm is closed" end
+  local line = ("  cpu %d: "):format(cpu)
+  if vm.state == "running" then
+    local rip = core.where(vm, cpu)
+    if vm.state == "running" then
+      return line .. "running" .. (rip and " at " .. place(vm, rip) or ", busy with an exit")
+    end
+  end
+  local _, info = core.last_result(vm)
+  if not info then return line .. "did not run" end
+  local own = info.cpu[cpu]
+  return line .. ("%s at %s: %s"):format(own.reason, place(vm, own.rip), own.text)
+end
+
+---The whole message of a wait that failed.
+local function report(wait, why)
+  local parts = { ("%s %s: %s"):format(wait.what, quoted(wait.patterns), why) }
+  if wait.vm.state ~= "closed" then
+    parts[#parts + 1] = wait.screen and "  on the screen:" or "  printed last:"
+    parts[#parts + 1] = tail(wait.screen and wait.screen:text() or (wait.con:text(wait.cpu)))
+    parts[#parts + 1] = input_line(wait.con)
+  end
+  parts[#parts + 1] = cpu_line(wait.vm, wait.cpu)
+  return table.concat(parts, "\n")
+end
+
+local function budget_text(b)
+  local parts = {}
+  if b.exits then parts[#parts + 1] = b.exits .. " exits" end
+  if b.ticks then parts[#parts + 1] = b.ticks .. " timer ticks" end
+  return table.concat(parts, " or ")
+end
+
+---Why a wait failed, and the name of the error.
+local function failure(wait, state, reason, info)
+  local forbidden, exploded = core.forbidden(wait.watch)
+  if forbidden then return forbidden, "ECANCELED" end
+  if exploded then
+    return exploded, "E2BIG"
+  elseif state == "budget" then
+    return ("not within the budget of %s"):format(budget_text(wait.budget)), "EDQUOT"
+  elseif reason == nil or reason == "deadline" then
+    return ("not within %g s"):format(wait.timeout), "ETIMEDOUT"
+  end
+  return ("the vm ended: %s, %s"):format(reason, info.text), "ESHUTDOWN"
+end
+
+-- ---- waiting ----
+
+local IF <const> = 1 << 9
+
+local function interruptible(vm)
+  for _, cpu in pairs(vm.cpu) do
+    if cpu.rflags & IF ~= 0 then return true end
+  end
+end
+
+---The result of a vm that cannot go on; after HLT it can where an interrupt may come.
+local function ended_for_good(vm)
+  local reason, info = core.last_result(vm)
+  if reason == "exit" or reason == "shutdown" or reason == "fault" or reason == "error"
+     or reason == "halt" and not interruptible(vm) then
+    return reason, info
+  end
+end
+
+---Lets the VM run until the watch is decided: a VM that was not started on this thread.
+local function run(wait)
+  local vm, left = wait.vm, wait.deadline - core.now()
+  if wait.started then
+    core.watch_wait(wait.watch, math.max(0, left))
+    if wait.stop and core.watch_result(wait.watch) ~= "armed" then return vm:wait() end
+    if vm.state ~= "running" then return vm:wait(0) end
+    return
+  end
+  local reason, info = ended_for_good(vm)
+  if reason then return reason, info end
+  return vm:run{ deadline = math.max(0, left) }
+end
+
+local function make(what, con, patterns, o)
+  local vm = core.vm_of(con)
+  local wait = { what = what, con = con, vm = vm, patterns = patterns, cpu = o.cpu or 0,
+                 timeout = o.timeout or TIMEOUT, budget = o.budget or {},
+                 started = vm.state == "running", stop = o.stop, plain = o.plain }
+  wait.deadline = core.now() + wait.timeout
+  return wait
+end
+
+local function watch(wait, patterns, settings)
+  settings.plain = wait.plain
+  settings.exits, settings.ticks = wait.budget.exits, wait.budget.ticks
+  return core.watch(wait.con, wait.cpu, patterns, settings)
+end
+
+---Waits; true, index, captures; or false, the message, the error's name.
+local function attempt(wait)
+  local stops = not wait.started or wait.stop == true
+  local w <close> = watch(wait, wait.patterns, { stops = stops,
+                                                 exact = wait.started or wait.stop ~= false })
+  wait.watch = w
+  local reason, info
+  if core.watch_result(w) == "armed" and not core.forbidden(w) then reason, info = run(wait) end
+  if wait.vm.state == "closed" then
+    return false, report(wait, "the vm was closed"), "ESHUTDOWN"
+  end
+  local result = table.pack(core.watch_result(w))
+  if result[1] == "match" and not core.forbidden(w) then
+    if wait.started and wait.stop and wait.vm.state == "running" then wait.vm:stop() end
+    return true, table.unpack(result, 2, result.n)
+  end
+  local why, code = failure(wait, result[1], reason, info)
+  return false, report(wait, why), code
+end
+
+---Raises for anything but the console of a VM that is open.
+local function check_console(con, method, object)
+  object = object or "console"
+  if type(con) ~= "userdata" then
+    core.blame(("call %s with ':' (%s:%s(...))"):format(method, object, method))
+  end
+  local ok, why = pcall(core.vm_of, con)
+  if not ok then core.blame(("%s:%s: %s"):format(object, method, why)) end
+end
+
+local function raise_or_return(ok, ...)
+  if ok then return ... end
+  core.blame((...))
+end
+
+local function expect(what, con, patterns, opts)
+  check_console(con, what)
+  local o = checked("console:" .. what, opts, EXPECT)
+  return attempt(make(what, con, pattern_list("console:" .. what, patterns), o))
+end
+
+function M.expect(con, patterns, opts)
+  return raise_or_return(expect("expect", con, patterns, opts))
+end
+
+function M.try_expect(con, patterns, opts)
+  local function nil_for_false(ok, ...)
+    if ok then return ... end
+    return nil, ...
+  end
+  return nil_for_false(expect("try_expect", con, patterns, opts))
+end
+
+function M.forbid(con, pattern, opts)
+  check_console(con, "forbid")
+  local o = checked("console:forbid", opts, FORBID)
+  if type(pattern) ~= "string" then
+    core.blame("console:forbid: expected a pattern, got a " .. type(pattern))
+  end
+  return core.forbid(con, o.cpu, pattern, o.plain, o.stop)
+end
+
+-- ---- typing ----
+
+---Lets the guest run for a while.
+local function pause(vm, seconds)
+  if vm.state == "running" then
+    core.sleep(seconds)
+  elseif not ended_for_good(vm) then
+    vm:run{ deadline = seconds }
+  end
+end
+
+function M.type(con, text, opts)
+  check_console(con, "type")
+  local o = checked("console:type", opts, TYPE)
+  if type(text) ~= "string" then
+    core.blame("console:type: expected a text, got a " .. type(text))
+  end
+  for i = 1, #text do
+    local c = text:sub(i, i)
+    local sent, why = con:send(c)
+    if not sent then core.blame("console:type: " .. why) end
+    if o.echo ~= false then
+      local wait = make(("type: the echo of character %d of %d,"):format(i, #text), con,
+                        { c == "\r" and "[\r\n]" or c }, o)
+      wait.plain = c ~= "\r"
+      raise_or_return(attempt(wait))
+    end
+    if o.delay and i < #text then pause(core.vm_of(con), o.delay) end
+  end
+  return con
+end
+
+-- ---- the user's turn ----
+
+function M.interact(con)
+  check_console(con, "interact")
+  local vm = core.vm_of(con)
+  local before = table.pack(core.hand_over(con))
+  local ok, reason, info
+  if vm.state == "running" then
+    ok, reason, info = pcall(vm.wait, vm)
+  else
+    ok, reason, info = pcall(vm.run, vm)
+  end
+  if vm.state ~= "closed" then
+    core.take_back(con, table.unpack(before, 1, before.n))
+    core.consume(con)
+  end
+  if not ok then error(reason, 0) end
+  return reason, info
+end
+
+-- ---- the screen ----
+
+---The captures of the first pattern that the screen matches, with its index.
+local function look(wait)
+  local text = wait.screen:text()
+  for i, pattern in ipairs(wait.patterns) do
+    local found = table.pack(core.search(text, pattern, wait.plain))
+    if found.n > 0 then return i, table.unpack(found, 1, found.n) end
+  end
+end
+
+---Waits for one change after the other.
+local function attempt_screen(wait)
+  local w <close> = watch(wait, {}, { stops = not wait.started, screen = true })
+  wait.watch = w
+  while true do
+    local found = table.pack(look(wait))
+    if found.n > 0 then
+      if wait.started and wait.stop then wait.vm:stop() end
+      return true, table.unpack(found, 1, found.n)
+    end
+    local reason, info
+    if not core.forbidden(w) then reason, info = run(wait) end
+    if wait.vm.state == "closed" then
+      return false, report(wait, "the vm was closed"), "ESHUTDOWN"
+    end
+    local state = core.watch_result(w)
+    if state ~= "changed" then
+      found = table.pack(look(wait)) -- it may have shown it and ended
+      if found.n > 0 then return true, table.unpack(found, 1, found.n) end
+      local why, code = failure(wait, state, reason, info)
+      return false, report(wait, why), code
+    end
+    core.watch_again(w)
+  end
+end
+
+function M.screen_expect(screen, vm, patterns, opts)
+  check_console(vm.console, "expect", "screen")
+  local o = checked("screen:expect", opts, SCREEN)
+  local wait = make("screen:expect", vm.console, pattern_list("screen:expect", patterns), o)
+  wait.screen = screen
+  return raise_or_return(attempt_screen(wait))
+end
+
+-- ---- exits ----
+
+local EXITS = { min = exits, max = exits }
+
+function M.expect_exits(vm, want)
+  if math.type(want) == "integer" then want = { min = want, max = want } end
+  local o = checked("vm:expect_exits", want, EXITS)
+  local n = core.exits_since(vm)
+  local wrong = o.min and n < o.min and ("at least %d"):format(o.min)
+    or o.max and n > o.max and ("at most %d"):format(o.max)
+  if wrong and o.min == o.max then wrong = tostring(o.min) end
+  if wrong then
+    core.blame(("expected %s exits since the last look, there were %d\n%s")
+               :format(wrong, n, cpu_line(vm, 0)))
+  end
+  return n
+end
+
+return M

@@ -1,0 +1,266 @@
+-- screen.lua - vm:screen(): the PC's text screen of a guest, 80 x 25 cells in RAM at 0xb8000.
+--
+-- Each cell is a character of code page 437 and a byte of colours (IBM VGA, text mode 3). What the
+-- guest has written there is shown, at every look, as text or as a picture. With a VGA device
+-- (devices/vga.lua) the guest has a cursor, a start address and a palette, and needs no RAM there.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+---@class minikvm.vm
+local vm = core.methods "minikvm.vm"
+
+local BASE <const>, COLUMNS <const>, ROWS <const> = 0xb8000, 80, 25
+local SIZE <const> = COLUMNS * ROWS * 2
+
+-- Code page 437: the characters of 0 to 31, 127, and 128 to 255.
+local LOW = " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
+local HIGH = "⌂ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáí"
+  .. "óúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜"
+  .. "╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒"
+  .. "╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥"
+  .. "≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}"
+
+local CP437 = {}
+for code = 32, 126 do CP437[code] = string.char(code) end
+for first, text in pairs{ [0] = LOW, [127] = HIGH } do
+  for _, point in utf8.codes(text) do
+    CP437[first] = utf8.char(point)
+    first = first + 1
+  end
+end
+
+-- The 16 colours of a PC, for VMs whose guest cannot change them.
+local COLOURS <const> = {
+  { 0, 0, 0 }, { 0, 0, 170 }, { 0, 170, 0 }, { 0, 170, 170 },
+  { 170, 0, 0 }, { 170, 0, 170 }, { 170, 85, 0 }, { 170, 170, 170 },
+  { 85, 85, 85 }, { 85, 85, 255 }, { 85, 255, 85 }, { 85, 255, 255 },
+  { 255, 85, 85 }, { 255, 85, 255 }, { 255, 255, 85 }, { 255, 255, 255 },
+}
+
+---@class minikvm.screen  the screen of one VM; looks at it at every call, also while it runs
+---@field private vm minikvm.vm
+local Screen = {}
+Screen.__index = Screen
+Screen.__name = "minikvm.screen"
+
+local function check_self(self, method)
+  if getmetatable(self) ~= Screen then
+    error(("call %s with ':' (screen:%s(...))"):format(method, method), 3)
+  end
+end
+
+local function check_index(method, name, value, count)
+  local index = type(value) == "number" and math.tointeger(value)
+  if index and 0 <= index and index < count then return index end
+  error(("screen:%s: %s is 0 to %d, got %s"):format(method, name, count - 1, tostring(value)), 3)
+end
+
+---The VM's VGA device, when it has one, and the functions that look into it.
+local function adapter(vm_)
+  local vga = package.loaded["minikvm.devices.vga"]
+  return vga and vga.of(vm_), vga
+end
+
+---Bytes of the screen, from the upper left corner.
+local function cells_of(self, at, count)
+  local card, vga = adapter(self.vm)
+  if card then return vga.video(card, vga.start(card) * 2 + at, count) end
+  return self.vm.memory:read(BASE + at, count)
+end
+
+---Whether bit 7 of an attribute makes characters blink, or else their background bright.
+local function blinks(self)
+  local card, vga = adapter(self.vm)
+  return not card or vga.blinks(card)
+end
+
+---A row's characters as UTF-8, without the blanks at its end (NUL is a blank, too).
+local function row_text(cells, y, cursor_x, mark)
+  local characters = {}
+  for x = 1, COLUMNS do
+    characters[x] = CP437[cells:byte((y * COLUMNS + x) * 2 - 1)]
+  end
+  if cursor_x then characters[cursor_x + 1] = mark end
+  return (table.concat(characters):gsub(" +$", ""))
+end
+
+---One row.
+---@param y integer  0 (the top) to 24
+---@return string  UTF-8, without the blanks at its end
+function Screen:row(y)
+  check_self(self, "row")
+  y = check_index("row", "y", y, ROWS)
+  return row_text(cells_of(self, y * COLUMNS * 2, COLUMNS * 2), 0)
+end
+
+---Where the guest's cursor is; nil when it is off or not on the screen, and in a VM without a VGA
+---device (minikvm.devices.vga), whose guest has none.
+---@return integer? x
+---@return integer? y
+---@return integer? first  line of the character in which it begins, from the top, of 16
+---@return integer? last
+function Screen:cursor()
+  check_self(self, "cursor")
+  local card, vga = adapter(self.vm)
+  if not card then return nil end
+  local at, first, last = vga.cursor(card)
+  at = at and (at - vga.start(card)) % (vga.SIZE // 2)
+  if not at or at >= COLUMNS * ROWS then return nil end
+  return at % COLUMNS, at // COLUMNS, first, last
+end
+
+---All of it: 25 lines, each without the blanks at its end and, but for the last, with a newline.
+---@param opts? { cursor: string? }  what stands where the cursor is, instead of what is below it
+---@return string  UTF-8
+function Screen:text(opts)
+  check_self(self, "text")
+  local mark = options.check("screen:text", opts, { cursor = "string" }, 2).cursor
+  local cells, rows, x, y = cells_of(self, 0, SIZE), {}, nil, nil
+  if mark then x, y = self:cursor() end
+  for i = 0, ROWS - 1 do rows[#rows + 1] = row_text(cells, i, i == y and x, mark) end
+  return table.concat(rows, "\n")
+end
+
+function Screen:__tostring() return self:text() end
+
+---Waits until the screen shows what a pattern matches, in the text that text() gives: looked at
+---after every exit and every tick (10 ms) of the guest. Otherwise as console:expect, to whose
+---options `timeout`, `budget`, `plain` and `stop` are the same.
+---@param patterns string|string[]
+---@param opts? table
+---@return integer index
+---@return string|integer ...  captures, or the whole match
+function Screen:expect(patterns, opts)
+  check_self(self, "expect")
+  return require("minikvm.console.expect").screen_expect(self, self.vm, patterns, opts)
+end
+
+---@class minikvm.screen.cell
+---@field char string  UTF-8
+---@field code integer  the same in code page 437
+---@field fg integer  foreground colour, 0 (black) to 15 (white)
+---@field bg integer  background colour, 0 to 7; to 15 where nothing blinks
+---@field blink boolean
+
+---One cell.
+---@param x integer  0 (left) to 79
+---@param y integer  0 (the top) to 24
+---@return minikvm.screen.cell
+function Screen:cell(x, y)
+  check_self(self, "cell")
+  x, y = check_index("cell", "x", x, COLUMNS), check_index("cell", "y", y, ROWS)
+  local code, colours = cells_of(self, (y * COLUMNS + x) * 2, 2):byte(1, 2)
+  local blink = blinks(self)
+  return { char = CP437[code], code = code, fg = colours & 15,
+           bg = colours >> 4 & (blink and 7 or 15), blink = blink and colours >> 7 == 1 }
+end
+
+-- ---- as a picture ----
+
+---The pixels of one line of a character, as places in the palette.
+local function run_of(bits, width, fg, bg, scale)
+  local pixels = {}
+  for i = width - 1, 0, -1 do
+    pixels[#pixels + 1] = string.char(bits >> i & 1 == 1 and fg or bg):rep(scale)
+  end
+  return table.concat(pixels)
+end
+
+---Draws rows of cells: returns lines of pixels.
+local function draw(cells, font, cursor, scale, colour_bits)
+  local runs, lines = {}, {}
+  local function line_of(y, i)
+    local parts = {}
+    for x = 0, COLUMNS - 1 do
+      local code, attribute = cells:byte((y * COLUMNS + x) * 2 + 1, (y * COLUMNS + x) * 2 + 2)
+      local at_cursor = x == cursor.x and y == cursor.y and i >= cursor.first and i <= cursor.last
+      local bits = at_cursor and -1 or font:row(font:glyph(utf8.codepoint(CP437[code]), code), i)
+      local key = (bits & 0xffffffff) << 8 | attribute
+      runs[key] = runs[key] or run_of(bits, font.width, attribute & 15,
+                                      attribute >> 4 & colour_bits, scale)
+      parts[#parts + 1] = runs[key]
+    end
+    return table.concat(parts)
+  end
+  for y = 0, ROWS - 1 do
+    for i = 0, font.height - 1 do
+      local line = line_of(y, i)
+      for _ = 1, scale do lines[#lines + 1] = line end
+    end
+  end
+  return lines
+end
+
+---The cursor in lines of the font, which may be higher or lower than the card's 16.
+local function cursor_for(self, font, wanted)
+  local x, y, first, last = self:cursor()
+  if not x or wanted == false then return {} end
+  return { x = x, y = y, first = first * font.height // 16,
+           last = (last + 1) * font.height // 16 - 1 }
+end
+
+local function between(low, high)
+  return function(value)
+    if math.type(value) == "integer" and low <= value and value <= high then return value end
+    return nil, ("expected an integer of %d to %d, got %s"):format(low, high, tostring(value))
+  end
+end
+
+local PNG <const> = { font = "string", scale = between(1, 8), cursor = "boolean" }
+
+local function write_file(path, bytes)
+  if not io then return nil, path .. ": files cannot be written here", "EACCES" end
+  local file, why, number = io.open(path, "wb")
+  if not file then return nil, why, number == 2 and "ENOENT" or "EACCES" end
+  local ok, what = file:write(bytes)
+  ok, what = file:close() and ok, what
+  if not ok then return nil, ("%s: %s"):format(path, what or "cannot be written"), "EIO" end
+  return true
+end
+
+---The screen as a picture in PNG, of 640 x 400 pixels with the usual font: its 16 colours, its
+---cursor; what blinks is shown.
+---@param path? string  a file to write; without one the picture is returned
+---@param opts? { font: string?, scale: integer?, cursor: boolean? }  a console font (.psf, .psfu,
+---  .psf.gz) instead of the distribution's own; pixels for each of the font's, 1 to 8 (1); false:
+---  without the cursor
+---@return string|boolean|nil picture  its bytes, or true; nil, why, code when there is no font, or
+---  the file cannot be written
+---@return string? why
+---@return string? code
+function Screen:png(path, opts)
+  check_self(self, "png")
+  if path ~= nil and type(path) ~= "string" then
+    error(("screen:png: expected a path or nil, got a %s"):format(type(path)), 2)
+  end
+  local o = options.check("screen:png", opts, PNG, 2)
+  local font, why, code = require("minikvm.console.font").load(o.font)
+  if not font then return nil, why, code end
+  local card, vga = adapter(self.vm)
+  local scale = o.scale or 1
+  local lines = draw(cells_of(self, 0, SIZE), font, cursor_for(self, font, o.cursor), scale,
+                     blinks(self) and 7 or 15)
+  local bytes = require("minikvm.console.png").encode(COLUMNS * font.width * scale, #lines,
+                                              card and vga.palette(card) or COLOURS, lines)
+  if not path then return bytes end
+  return write_file(path, bytes)
+end
+
+---The text screen of a guest that has one (a PC's, at 0xb8000). An error where RAM ends below it
+---and the VM has no VGA device.
+---@return minikvm.screen
+function vm:screen()
+  if type(self) ~= "userdata" then error("call screen with ':' (vm:screen())", 2) end
+  local ram = #self.memory
+  if ram < BASE + SIZE and not adapter(self) then
+    error(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at 0x%x, "
+           .. "no minikvm.devices.vga is attached")
+          :format(self.name, BASE, BASE + SIZE - 1, ram), 2)
+  end
+  return setmetatable({ vm = self }, Screen)
+end
+
+return M

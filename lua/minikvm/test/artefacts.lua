@@ -1,0 +1,308 @@
+-- artefacts.lua - what is kept of a test that failed: a folder with the console's log, the last
+-- exits, the registers and a snapshot of each VM it used, the message, and the command that repeats
+-- it.
+--
+-- Works in Busted, whoever started it. It knows the VMs because it stands in the way of those who
+-- make them (WATCHED), and looks at them when an error is raised, before the stack is unwound and
+-- to-be-closed variables close them: Busted asks for a trace just then.
+
+local core = require "minikvm.core"
+
+local M = {}
+
+local WATCHED <const> = { "new_vm" }
+local LINES <const>, MOST <const> = 200, 8 -- of exits kept; VMs of one test
+
+-- VM -> { test = the test that made it or nil, lines = its last exits or nil, count = of all }
+local vms = setmetatable({}, { __mode = "k" })
+local settings = {}
+local now ---@type table?  the test that runs: { element=, name=, file=, used = {}, folder= }
+local last ---@type table?  the one that ended
+
+-- ---- VMs ----
+
+---Keeps the last exits of a VM from now on, in a ring.
+---@param vm minikvm.vm
+function M.keep_exits(vm)
+  local known = vms[vm]
+  if not known or known.lines then return end
+  local lines, count = {}, 0
+  known.lines = function()
+    local text = {}
+    for i = math.max(0, count - LINES), count - 1 do text[#text + 1] = lines[i % LINES] end
+    return text
+  end
+  core.trace(vm, function(line)
+    lines[count % LINES] = line
+    count = count + 1
+  end)
+end
+
+local function note(vm, ...)
+  if type(vm) == "userdata" then
+    vms[vm] = { test = now }
+    if settings.trace then M.keep_exits(vm) end
+  elseif type(vm) == "table" then
+    for _, one in ipairs(vm) do note(one) end
+  end
+  return vm, ...
+end
+
+local function watch(name)
+  local make = core[name]
+  if make then core[name] = function(...) return note(make(...)) end end
+end
+
+---Says that the running test uses a VM that was there before it.
+---@param vm minikvm.vm
+function M.use(vm)
+  if now then now.used[vm] = true end
+end
+
+---The VMs that concern a test: its own, those it uses, and those of no test; the first ones.
+local function concerned(test)
+  local list = {}
+  for vm, known in pairs(vms) do
+    if vm.state ~= "closed" and (known.test == test or known.test == nil or test.used[vm]) then
+      list[#list + 1] = vm
+    end
+  end
+  table.sort(list, function(a, b)
+    local mine_a = vms[a].test == test or test.used[a] or false
+    local mine_b = vms[b].test == test or test.used[b] or false
+    if mine_a ~= mine_b then return mine_a end
+    return a.name < b.name
+  end)
+  return table.move(list, 1, math.min(#list, MOST), 1, {})
+end
+
+local function running(of_test)
+  local list = {}
+  for vm, known in pairs(vms) do
+    if vm.state == "running" and (not of_test or known.test == last or last.used[vm]) then
+      list[#list + 1] = vm
+    end
+  end
+  return list
+end
+
+---Closes the VMs that the last test, or anybody at all, has left running. One that nobody refers to
+---does not count: the collector ends it, and it is asked to.
+---@param of_test boolean
+---@return string? text  what was left, for people
+function M.left_running(of_test)
+  if #running(of_test) == 0 then return nil end
+  collectgarbage()
+  collectgarbage()
+  local names = {}
+  for i, vm in ipairs(running(of_test)) do
+    names[i] = vm.name
+    vm:close()
+  end
+  if #names == 0 then return nil end
+  table.sort(names)
+  return ("left %s running: %s (stop or close what a test starts)"):format(
+    #names == 1 and "a VM" or #names .. " VMs", table.concat(names, ", "))
+end
+
+-- ---- the folder ----
+
+local function mkdir(path)
+  local lfs = require "lfs"
+  local made, why = lfs.mkdir(path)
+  return made or lfs.attributes(path, "mode") == "directory", why
+end
+
+local function mkdirs(path)
+  for at in path:gmatch "()/" do
+    if at > 1 then mkdir(path:sub(1, at - 1)) end
+  end
+  return mkdir(path)
+end
+
+local function file_name(text)
+  local name = text:gsub("[^%w%-_.]+", "-"):gsub("^[-.]+", ""):sub(1, 80)
+  return name == "" and "x" or name
+end
+
+---A folder of this name that nobody has yet: "name", "name-2", …
+---@param parent string
+---@param name string
+---@return string? path
+---@return string? why
+function M.new_folder(parent, name)
+  local lfs = require "lfs"
+  local made, why = mkdirs(parent)
+  if not made then return nil, ("%s: %s"):format(parent, why) end
+  local base, i = parent .. "/" .. file_name(name), 1
+  local path = base
+  while true do
+    made, why = lfs.mkdir(path)
+    if made then return path end
+    if not lfs.symlinkattributes(path, "mode") then return nil, ("%s: %s"):format(path, why) end
+    i = i + 1
+    path = ("%s-%d"):format(base, i)
+  end
+end
+
+local function write(path, text)
+  local file = io.open(path, "wb")
+  if not file then return end
+  file:write(text)
+  file:close()
+end
+
+local function quote(word)
+  if not word:find "[^%w%-_./=]" then return word end
+  return "'" .. word:gsub("'", "'\\''") .. "'"
+end
+
+local function reproduce(test)
+  local words, file, name = { "minikvm test" }, test.file, test.name
+  if settings.command then words, file = settings.command(name) end
+  local exact = "^" .. name:gsub("%W", function(c)
+    return c:byte() < 128 and not c:find "%c" and c ~= " " and "%" .. c or c
+  end) .. "$"
+  words[#words + 1] = "--trace --filter " .. quote(exact)
+  words[#words + 1] = quote(file)
+  return table.concat(words, " ") .. "\n"
+end
+
+---Registers, code and page walk of every vCPU, as far as they can be had.
+local function registers(vm)
+  local explain, parts = require "minikvm.vm.explain", {}
+  for i = 0, 3 do
+    local there, cpu = pcall(function() return vm.cpu[i] end)
+    if not there or not cpu then break end
+    local fine, text = pcall(explain.report, vm, { reason = "stopped", bytes = "", text = "" }, i)
+    parts[#parts + 1] = ("vCPU %d\n%s\n"):format(i, fine and text or "unknown: " .. tostring(text))
+  end
+  return table.concat(parts, "\n")
+end
+
+local function save_vm(folder, vm)
+  if vm.state == "running" then vm:stop() end
+  local path = M.new_folder(folder, vm.name)
+  if not path then return end
+  write(path .. "/console.log", (vm.console:text()))
+  write(path .. "/registers.txt", registers(vm))
+  local lines = vms[vm].lines
+  if lines then write(path .. "/exits.log", table.concat(lines(), "\n") .. "\n") end
+  local fine, snap, why = pcall(function() return vm:snapshot() end)
+  if fine and snap then fine, snap, why = pcall(snap.save, snap, path .. "/snapshot") end
+  if not fine or not snap then write(path .. "/no-snapshot.txt", tostring(why or snap) .. "\n") end
+end
+
+---Keeps all there is of the test that runs, once.
+local function save(message)
+  local test = now
+  if test.tried then return end
+  test.tried = true
+  local stem = file_name((test.file:gsub("%.lua$", "")))
+  local folder = M.new_folder(settings.folder .. "/" .. stem, test.name)
+  if not folder then return end
+  test.folder = folder
+  write(folder .. "/message.txt", message .. "\n")
+  write(folder .. "/reproduce.sh", reproduce(test))
+  for _, vm in ipairs(concerned(test)) do pcall(save_vm, folder, vm) end
+end
+
+---Keeps the artefacts of the running test now; what fails later in it changes nothing.
+---@param message string
+function M.keep(message)
+  if now then pcall(save, message) end
+end
+
+---Where the last test's artefacts are, if there are any.
+---@return string?
+function M.saved()
+  return last and last.folder
+end
+
+-- ---- Busted ----
+
+---"describe describe it", as Busted's own handlers have it.
+---@param element table  of Busted
+---@return string
+function M.full_name(element)
+  local busted, names = require "busted", {}
+  while element and (element.name or element.descriptor) and element.descriptor ~= "file" do
+    table.insert(names, 1, tostring(element.name or element.descriptor))
+    element = busted.parent(element)
+  end
+  return table.concat(names, " ")
+end
+
+local function file_of(element)
+  local busted = require "busted"
+  while element and element.descriptor ~= "file" do element = busted.parent(element) end
+  return element
+end
+
+local function is_pending(message)
+  local meta = debug.getmetatable(message)
+  return meta ~= nil and meta.__type == "pending"
+end
+
+---Busted asks the file for the trace of an error while the stack is still whole.
+local function listen_for_errors(file)
+  local run = file and file.run
+  if type(run) ~= "table" or not run.getTrace or rawget(run, "minikvm") then return end
+  local get = run.getTrace
+  run.minikvm = true
+  run.getTrace = function(name, info)
+    if now and info.message ~= nil and not is_pending(info.message) then
+      local trace = tostring(info.traceback):gsub("\n\t%[C%]: in function 'xpcall'.*", "")
+      M.keep(tostring(info.message) .. "\n" .. trace)
+    end
+    return get(name, info)
+  end
+end
+
+local function test_start(element)
+  local file = file_of(element)
+  now = { element = element, name = M.full_name(element), file = file and file.name or "?",
+          used = {} }
+  listen_for_errors(file)
+  return nil, true
+end
+
+local function test_end()
+  last, now = now, nil
+  return nil, true
+end
+
+---The reason why the running test ends here: it is reported as skipped.
+---@param why string
+function M.skip(why)
+  if not now then error("only inside a test", 2) end
+  now.element.env.pending(why)
+end
+
+---The test that runs; nil outside of one.
+---@return table?
+function M.test()
+  return now
+end
+
+---Where to, and how a test is repeated.
+---@param o { folder: string, command: function?, trace: boolean? }
+function M.configure(o)
+  settings = o
+end
+
+local installed = false
+
+---Begins to look after tests. Busted must be there.
+function M.install()
+  if installed then return end
+  installed = true
+  local artefacts = os.getenv "ARTEFACTS"
+  settings.folder = settings.folder or artefacts ~= "" and artefacts or "build/artefacts"
+  for _, name in ipairs(WATCHED) do watch(name) end
+  local busted = require "busted"
+  busted.subscribe({ "test", "start" }, test_start, { priority = 1 })
+  busted.subscribe({ "test", "end" }, test_end, { priority = 1 })
+end
+
+return M

@@ -1,0 +1,132 @@
+-- junit.lua - test results as JUnit XML, in the form that Ant's and Jenkins's schemas share
+-- (spec/support/junit.xsd).
+
+local M = {}
+
+-- What XML 1.0 allows: characters as of section 2.2, in UTF-8.
+local function is_character(code)
+  return code >= 0x20 and code <= 0xd7ff or code == 9 or code == 10 or code == 13
+    or code >= 0xe000 and code <= 0xfffd or code >= 0x10000 and code <= 0x10ffff
+end
+
+---UTF-8 and without what XML cannot hold: such bytes appear as \xHH.
+local function legal(text)
+  local parts, at = {}, 1
+  local function show(from, to)
+    return (text:sub(from, to):gsub(".", function(c) return ("\\x%02x"):format(c:byte()) end))
+  end
+  while at <= #text do
+    local good = text:match("^[\t\n\r -~]+", at)
+    if good then
+      parts[#parts + 1], at = good, at + #good
+    else
+      local next_at = utf8.len(text, at, at) and utf8.offset(text, 2, at)
+      if next_at and is_character(utf8.codepoint(text, at)) then
+        parts[#parts + 1] = text:sub(at, next_at - 1)
+      else
+        next_at = next_at or at + 1
+        parts[#parts + 1] = show(at, next_at - 1)
+      end
+      at = next_at
+    end
+  end
+  return table.concat(parts)
+end
+
+local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;",
+                   ["\n"] = "&#10;", ["\r"] = "&#13;", ["\t"] = "&#9;" }
+
+local function escape(text)
+  return (legal(text):gsub('[&<>"\r]', ENTITIES))
+end
+
+---For attributes, where line ends would become spaces.
+local function attribute(text)
+  return (legal(text):gsub('[&<>"\r\n\t]', ENTITIES))
+end
+
+---The first line: what an overview has room for.
+local function headline(text)
+  return text:match "^[^\n]*"
+end
+
+local function outcome(result)
+  if result.status == "skip" then
+    return ('<skipped message="%s"/>'):format(attribute(result.message))
+  elseif result.status == "pass" then
+    return nil
+  end
+  local element = result.status == "fail" and "failure" or "error"
+  local text = (result.where ~= "" and result.where .. "\n" or "") .. result.message
+  if result.folder then text = text .. "\nkept in " .. result.folder end
+  return ('<%s type="%s" message="%s">%s</%s>'):format(
+    element, element, attribute(headline(result.message)), escape(text), element)
+end
+
+local function testcase(result, class)
+  local head = ('    <testcase name="%s" classname="%s" time="%.6f"'):format(
+    attribute(result.name), attribute(class), result.seconds)
+  local inside = outcome(result)
+  return inside and ("%s>%s</testcase>"):format(head, inside) or head .. "/>"
+end
+
+local function suite(task, id, state)
+  local counts, lines = { pass = 0, fail = 0, error = 0, skip = 0 }, {}
+  local class = task.path:gsub("%.lua$", ""):gsub("^%./", ""):gsub("[/.]", "_")
+  local name = task.path .. (state.o["repeat"] > 1 and " (run " .. task.run .. ")" or "")
+  for i, result in ipairs(task.results) do
+    counts[result.status] = counts[result.status] + 1
+    lines[i] = testcase(result, class)
+  end
+  local head = ('  <testsuite name="%s" id="%d" package="%s" timestamp="%s" hostname="%s" '
+    .. 'tests="%d" failures="%d" errors="%d" skipped="%d" time="%.3f">'):format(
+    attribute(name), id, attribute(class), os.date("!%Y-%m-%dT%H:%M:%S", state.time),
+    attribute(M.hostname()), #task.results, counts.fail, counts.error, counts.skip, task.seconds)
+  local bad = counts.fail + counts.error > 0
+  table.insert(lines, 1, head .. "\n    <properties/>")
+  lines[#lines + 1] = ("    <system-out>%s</system-out>\n    <system-err/>\n  </testsuite>"):format(
+    bad and escape(task.tail) or "")
+  return table.concat(lines, "\n")
+end
+
+---@return string
+function M.hostname()
+  local file = io.open "/proc/sys/kernel/hostname"
+  local name = file and file:read "l"
+  if file then file:close() end
+  return name ~= nil and name ~= "" and name or "localhost"
+end
+
+---The whole document, files in the order of their names.
+---@param state table  of the runner, all files ended
+---@return string
+function M.document(state)
+  local tasks = table.move(state.ended, 1, #state.ended, 1, {})
+  table.sort(tasks, function(a, b)
+    if a.path ~= b.path then return a.path < b.path end
+    return a.run < b.run
+  end)
+  local parts = { '<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>" }
+  for i, task in ipairs(tasks) do parts[#parts + 1] = suite(task, i - 1, state) end
+  parts[#parts + 1] = "</testsuites>\n"
+  return table.concat(parts, "\n")
+end
+
+---Writes the document; a reader sees all of it or what was there before.
+---@param path string
+---@param state table
+---@return boolean? done
+---@return string? why
+function M.write(path, state)
+  local beside = ("%s.%d"):format(path, require("minikvm.core").process().pid)
+  local file, why = io.open(beside, "wb")
+  if not file then return nil, why end
+  local done
+  done, why = file:write(M.document(state))
+  done = file:close() and done
+  if done then done, why = os.rename(beside, path) end
+  if not done then os.remove(beside) end
+  return done and true, why
+end
+
+return M

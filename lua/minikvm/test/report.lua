@@ -1,0 +1,224 @@
+-- report.lua - what `minikvm test` shows: lines for people or TAP, a summary, JUnit XML.
+
+local junit = require "minikvm.test.junit"
+
+local M = {}
+
+local SLOWEST <const> = 5
+local INTERRUPTED <const> = { SIGHUP = 129, SIGINT = 130, SIGTERM = 143 } -- as shells have it
+
+local function is_bad(result)
+  return result.status == "fail" or result.status == "error"
+end
+
+---Counts of one file, or of all.
+local function count(tasks)
+  local n = { pass = 0, bad = 0, skip = 0 }
+  for _, task in ipairs(tasks) do
+    for _, result in ipairs(task.results) do
+      local kind = is_bad(result) and "bad" or result.status
+      n[kind] = n[kind] + 1
+    end
+  end
+  return n
+end
+
+local function summary(n)
+  return ("%d passed, %d failed, %d skipped"):format(n.pass, n.bad, n.skip)
+end
+
+local function indented(text, by)
+  return by .. text:gsub("\n+$", ""):gsub("\n", "\n" .. by)
+end
+
+---Control characters that would move the cursor or change colours are shown as dots.
+local function printable(text)
+  return (text:gsub("[\0-\8\11-\31\127]", "."))
+end
+
+-- ---- for people ----
+
+local Plain = {}
+Plain.__index = Plain
+
+function Plain.begin() io.stdout:setvbuf "full" end
+
+function Plain:clear()
+  if self.shown then io.stdout:write "\r\27[K" end
+  self.shown = false
+end
+
+local function details(result)
+  local lines = { ("  %s: %s"):format(result.status == "fail" and "failed" or "error",
+                                      printable(result.name)) }
+  local first = result.where ~= "" and result.where .. ": " or ""
+  if result.message:sub(1, #first) == first then first = "" end
+  lines[#lines + 1] = indented(printable(first .. result.message), "    ")
+  if result.folder then lines[#lines + 1] = "    kept in " .. result.folder end
+  return table.concat(lines, "\n") .. "\n"
+end
+
+function Plain:ended(task)
+  self:clear()
+  local n = count{ task }
+  local word = task.cut and "cut" or n.bad > 0 and "FAIL" or "ok"
+  local parts = { n.pass .. " passed" }
+  if n.bad > 0 then parts[#parts + 1] = n.bad .. " failed" end
+  if n.skip > 0 then parts[#parts + 1] = n.skip .. " skipped" end
+  io.stdout:write(("%-4s %8.2f s  %s (%s)\n"):format(word, task.seconds, task.path,
+                                                     table.concat(parts, ", ")))
+  for _, result in ipairs(task.results) do
+    if is_bad(result) then io.stdout:write(details(result)) end
+  end
+  io.stdout:flush()
+end
+
+---The line that is drawn over itself, on a terminal only.
+function Plain:progress(state)
+  if not self.terminal then return end
+  local now, names = os.time(), {}
+  if now == self.drawn and self.shown then return end
+  for _, task in pairs(state.running) do names[#names + 1] = task.path:match "[^/]*$" end
+  table.sort(names)
+  local line = ("[%d/%d] %s"):format(#state.ended, state.total, table.concat(names, " "))
+  self:clear()
+  io.stdout:write(line:sub(1, 78))
+  io.stdout:flush()
+  self.shown, self.drawn = true, now
+end
+
+local function list_slowest(tasks)
+  local sorted = table.move(tasks, 1, #tasks, 1, {})
+  table.sort(sorted, function(a, b)
+    if a.seconds ~= b.seconds then return a.seconds > b.seconds end
+    return a.path < b.path
+  end)
+  io.stdout:write "\nslowest:\n"
+  for i = 1, math.min(SLOWEST, #sorted) do
+    io.stdout:write(("%13.2f s  %s\n"):format(sorted[i].seconds, sorted[i].path))
+  end
+end
+
+---Tests that passed in some runs and failed in others.
+---@return { name: string, file: string, passed: integer, failed: integer }[]
+local function find_flakes(tasks)
+  local seen, flakes = {}, {}
+  for _, task in ipairs(tasks) do
+    for _, result in ipairs(task.results) do
+      local key = task.path .. "\0" .. result.name
+      local f = seen[key] or { name = result.name, file = task.path, passed = 0, failed = 0 }
+      if is_bad(result) then f.failed = f.failed + 1 end
+      if result.status == "pass" then f.passed = f.passed + 1 end
+      seen[key] = f
+    end
+  end
+  for _, f in pairs(seen) do
+    if f.passed > 0 and f.failed > 0 then flakes[#flakes + 1] = f end
+  end
+  table.sort(flakes, function(a, b)
+    if a.file ~= b.file then return a.file < b.file end
+    return a.name < b.name
+  end)
+  return flakes
+end
+
+local function flake_lines(tasks)
+  local lines = {}
+  for i, f in ipairs(find_flakes(tasks)) do
+    lines[i] = ("flaky: %s: %s (failed in %d of %d runs)"):format(
+      f.file, printable(f.name), f.failed, f.failed + f.passed)
+  end
+  return lines
+end
+
+---Why not everything was run.
+local function stopped(state)
+  local missing = state.total - #state.ended
+  for _, task in ipairs(state.ended) do if task.cut then missing = missing + 1 end end
+  if missing == 0 then return nil end
+  local why = state.interrupted and "interrupted by " .. state.interrupted or "stopped by --bail"
+  return ("%s: %d of %d files not run to their end"):format(why, missing, state.total)
+end
+
+function Plain:finish(state, n)
+  self:clear()
+  if #state.ended > 1 then list_slowest(state.ended) end
+  for _, line in ipairs(flake_lines(state.ended)) do io.stdout:write(line, "\n") end
+  local why = stopped(state)
+  io.stdout:write(("\n%s%.2f s, %d at a time\n"):format(why and why .. "\n" or "", state.seconds,
+                                                        state.o.jobs))
+  io.stdout:write(summary(n), "\n")
+  io.stdout:flush()
+end
+
+-- ---- TAP 12 (testanything.org) ----
+
+local Tap = {}
+Tap.__index = Tap
+
+function Tap:begin() self.number = 0 end
+
+function Tap.progress() end
+
+local function tap_text(text)
+  return (printable(text):gsub("\n", " "):gsub("[\\#]", "\\%0"))
+end
+
+function Tap:line(result)
+  self.number = self.number + 1
+  local directive = result.status == "skip" and " # SKIP " .. tap_text(result.message) or ""
+  io.stdout:write(("%s %d - %s: %s%s\n"):format(is_bad(result) and "not ok" or "ok", self.number,
+    tap_text(result.file), tap_text(result.name), directive))
+  if not is_bad(result) then return end
+  local text = (result.where ~= "" and result.where .. "\n" or "") .. result.message
+  if result.folder then text = text .. "\nkept in " .. result.folder end
+  io.stdout:write(indented(printable(text), "# "), "\n")
+end
+
+function Tap:ended(task)
+  for _, result in ipairs(task.results) do self:line(result) end
+  io.stdout:flush()
+end
+
+function Tap:finish(state, n)
+  for _, line in ipairs(flake_lines(state.ended)) do io.stdout:write("# ", line, "\n") end
+  io.stdout:write("# ", summary(n), "\n")
+  if state.interrupted then
+    io.stdout:write("Bail out! ", stopped(state) or "interrupted", "\n")
+  elseif self.number == 0 then
+    io.stdout:write "1..0 # SKIP no tests here\n"
+  else
+    io.stdout:write(("1..%d\n"):format(self.number))
+  end
+  io.stdout:flush()
+end
+
+-- ---- both ----
+
+---@class minikvm.reporter
+---@field begin fun(self, state: table)
+---@field ended fun(self, task: minikvm.task, state: table)
+---@field progress fun(self, state: table)
+---@field finish fun(self, state: table): integer  the exit status
+---@field tick number?  seconds between two calls of progress
+
+---@param o table  the command line's options
+---@param terminal boolean  stdout is one
+---@return minikvm.reporter
+function M.new(o, terminal)
+  local kind = o.tap and Tap or Plain
+  local reporter = setmetatable({ terminal = terminal and not o.tap }, { __index = kind })
+  if reporter.terminal then reporter.tick = 1 end
+  function reporter.finish(_, state)
+    local n = count(state.ended)
+    local written, why = true, nil
+    if o.junit then written, why = junit.write(o.junit, state) end
+    kind.finish(reporter, state, n)
+    if not written then io.stderr:write("minikvm test: --junit: ", tostring(why), "\n") end
+    if state.interrupted then return INTERRUPTED[state.interrupted] end
+    return n.bad == 0 and written and 0 or 1
+  end
+  return reporter
+end
+
+return M

@@ -1,0 +1,341 @@
+-- runner.lua - `minikvm test`: runs spec files in parallel, each in a process of its own.
+--
+-- Started by lua/minikvm/cli/init.lua. The processes are src/lua/process.c's; what they report is
+-- described in lua/minikvm/test/child.lua. Exit status: 0 all passed, 1 something failed, 2 wrong
+-- command line, 128 + n ended by signal n.
+
+local args = require "minikvm.cli.args"
+local artefacts = require "minikvm.test.artefacts"
+local child = require "minikvm.test.child"
+local core = require "minikvm.core"
+local files = require "minikvm.test.files"
+
+local M = {}
+
+local TAIL <const> = 64 << 10 -- bytes kept of what a file prints
+local RECORD <const> = 4 << 20 -- bytes of a record; what is longer is nobody's
+local MOST_JOBS <const> = 64 -- src/lua/process.c's limit
+
+-- ---- the command line ----
+
+local function positive(what, most)
+  return function(text)
+    local number = text:match "^%d+$" and math.tointeger(tonumber(text))
+    if number and number >= 1 and number <= most then return number end
+    return nil, ("expected %s (1 to %d), got %q"):format(what, most, text)
+  end
+end
+
+local function parse_shard(text)
+  local k, n = text:match "^(%d+)/(%d+)$"
+  k, n = math.tointeger(tonumber(k)), math.tointeger(tonumber(n))
+  if k and n and k >= 1 and k <= n and n <= 10000 then return { k, n } end
+  return nil, ("expected K/N with K from 1 to N, such as 2/4, got %q"):format(text)
+end
+
+local function parse_pattern(text)
+  local fine, why = pcall(string.find, "", text)
+  if fine then return text end
+  return nil, ("not a Lua pattern: %s"):format(why)
+end
+
+M.spec = {
+  program = "minikvm test",
+  summary = "Runs Busted spec files (*_spec.lua, test_*.lua), each in a process of its own.",
+  options = {
+    { "--jobs", "-j", value = "N", type = positive("a number of processes", MOST_JOBS),
+      help = "files that run at a time (default: one for each processor)" },
+    { "--tap", help = "results as TAP on stdout, for prove and others" },
+    { "--junit", value = "FILE", help = "results as JUnit XML in this file, too" },
+    { "--shard", value = "K/N", type = parse_shard,
+      help = "only this part of the files; the parts 1/N to N/N are all, each once" },
+    { "--timings", value = "FILE",
+      help = "balance shards by these seconds (see --save-timings) instead of by sizes" },
+    { "--save-timings", value = "FILE", help = "write how many seconds each file took" },
+    { "--repeat", value = "N", type = positive("a number of times", 100000),
+      help = "run everything N times and tell what passed only sometimes" },
+    { "--seed", value = "S", type = positive("a seed", 0x7fffffff),
+      help = "shuffle files and tests, the same way for the same seed" },
+    { "--bail", help = "stop at the first failure" },
+    { "--filter", value = "PATTERN", type = parse_pattern,
+      help = "only tests whose full name matches this Lua pattern" },
+    { "--timeout", value = "SEC", type = "duration",
+      help = "end a file that takes longer (default: 600)" },
+    { "--artefacts", value = "DIR",
+      help = "what is kept of failed tests (default: $ARTEFACTS, else build/artefacts)" },
+    { "--trace", help = "keep the last exits of every VM, for the artefacts" },
+    { "--list", help = "print the names of the files instead, in their order" },
+  },
+  rest = { key = "paths", value = "path", help = "spec files and folders (default: spec)" },
+  notes = "Exit status: 0 all passed; 1 something failed; 2 wrong command line; 130 interrupted.\n"
+    .. "The last line is N passed, N failed, N skipped. A failed test's console, registers,\n"
+    .. "snapshot and the command that repeats it are in a folder that is named beside it.",
+}
+
+---Options that cannot be together, and what is missing on this machine.
+local function check(o)
+  if o.tap and o.list then return "--tap and --list exclude each other" end
+  if not o.list and not package.searchpath("busted.runner", package.path) then
+    return "Busted is not installed (Debian: lua-busted)"
+  end
+end
+
+---The spec files this run is about, in order; nil and a message.
+local function choose(o)
+  local paths, why = files.find(#o.paths > 0 and o.paths or { "spec" })
+  local seconds
+  if paths and o.timings then seconds, why = files.read_timings(o.timings) end
+  if why then return nil, why end
+  local list = files.weigh(paths, seconds)
+  if o.shard then list = files.shard(list, o.shard[1], o.shard[2]) end
+  files.order(list, o.jobs, o.seed)
+  return list
+end
+
+-- ---- one file ----
+
+---@class minikvm.result
+---@field name string
+---@field where string
+---@field status "pass"|"fail"|"error"|"skip"
+---@field seconds number
+---@field message string
+---@field folder string?  of its artefacts
+---@field file string
+---@field run integer     of --repeat
+
+---@class minikvm.task  a file in one of its runs
+---@field path string
+---@field run integer
+---@field results minikvm.result[]
+---@field tail string  the end of what it printed
+
+local function add(task, name, where, status, seconds, message)
+  local result = { name = name, where = where, status = status, seconds = seconds,
+                   message = message, file = task.path, run = task.run }
+  task.results[#task.results + 1] = result
+  return result
+end
+
+local function is_bad(result)
+  return result.status == "fail" or result.status == "error"
+end
+
+local RECORDS = {
+  start = function(task, name, where) task.test = { name, where } end,
+  test = function(task, name, where, status, seconds, message)
+    task.test = nil
+    add(task, name, where, status, tonumber(seconds) or 0, message)
+  end,
+  error = function(task, name, where, message) add(task, name, where, "error", 0, message) end,
+  left = function(task, text)
+    local result = task.results[#task.results]
+    if result and not is_bad(result) then result.status, result.message = "fail", text end
+  end,
+  saved = function(task, folder)
+    if #task.results > 0 then task.results[#task.results].folder = folder end
+  end,
+  done = function(task) task.done = true end,
+}
+
+---Takes what a child wrote on descriptor 3, which may end in the midst of a record.
+local function take_report(task, bytes)
+  local text = task.report .. bytes
+  local from = 1
+  for line, after in text:gmatch "(.-)\n()" do
+    local fields = child.decode(line)
+    local known = RECORDS[fields[1]]
+    if known and #fields >= debug.getinfo(known, "u").nparams then
+      known(task, table.unpack(fields, 2))
+    end
+    from = after
+  end
+  task.report = #text - from < RECORD and text:sub(from) or ""
+end
+
+local SIGNALS <const> = { [4] = "SIGILL", [6] = "SIGABRT", [7] = "SIGBUS", [8] = "SIGFPE",
+                          [9] = "SIGKILL", [11] = "SIGSEGV", [13] = "SIGPIPE", [15] = "SIGTERM" }
+
+---A process that did not end as it should is a result of its own.
+local function conclude(task, how, status, o)
+  local bad = false
+  for _, result in ipairs(task.results) do bad = bad or is_bad(result) end
+  local why
+  if task.late then
+    why = ("took longer than %g s (--timeout)"):format(o.timeout)
+  elseif how == "signal" then
+    why = "was ended by " .. (SIGNALS[status] or "signal " .. status)
+  elseif not task.done then
+    why = ("ended with status %d before its tests did"):format(status)
+  elseif status ~= 0 and not bad then
+    why = ("ended with status %d after its tests had passed"):format(status)
+  end
+  task.seconds = core.now() - task.from
+  if not why then return end
+  local test = task.test or { task.path, "" }
+  if task.test then why = why .. ", in the midst of this test" end
+  if task.tail ~= "" then why = why .. "; it printed last:\n" .. task.tail:sub(-4000) end
+  add(task, test[1], test[2], "error", 0, "the file's process " .. why)
+end
+
+-- ---- all of them ----
+
+local function source_of(o, task)
+  local fields = { file = task.path, filter = o.filter, artefacts = o.folder,
+                   seed = o.seed and o.seed + task.run - 1 }
+  local parts = {}
+  for key, value in pairs(fields) do parts[#parts + 1] = ("%s = %q"):format(key, value) end
+  if o.bail then parts[#parts + 1] = "bail = true" end
+  if o.trace then parts[#parts + 1] = "trace = true" end
+  return ([[require "minikvm" require("minikvm.test.child").run{ %s }]]):format(
+    table.concat(parts, ", "))
+end
+
+---Starts the next file. A process that cannot be started is an error of that file.
+local function start(state)
+  local task = table.remove(state.waiting, 1)
+  task.from, task.results, task.tail, task.report = core.now(), {}, "", ""
+  local number, why = state.children:spawn(
+    { state.program, "-e", source_of(state.o, task) }, state.environment)
+  if number then
+    state.running[number], state.count = task, state.count + 1
+  else
+    add(task, task.path, "", "error", 0, "its process cannot be started: " .. why)
+    task.seconds = 0
+    state.ended[#state.ended + 1] = task
+    state.reporter:ended(task, state)
+  end
+end
+
+---Ends files that take too long; returns the seconds until the next one would.
+local function hurry(state)
+  local wait, now = state.reporter.tick or 3600, core.now()
+  for number, task in pairs(state.running) do
+    local left = task.from + state.o.timeout - now
+    if left <= 0 and not task.late then
+      task.late = true
+      state.children:kill(number)
+    end
+    wait = math.min(wait, math.max(left, 0.01))
+  end
+  return wait
+end
+
+local EVENTS = {
+  output = function(state, number, bytes)
+    local task = state.running[number]
+    local text = task.tail .. bytes
+    task.tail = #text > 2 * TAIL and text:sub(-TAIL) or text
+  end,
+  report = function(state, number, bytes) take_report(state.running[number], bytes) end,
+  ended = function(state, number, how, status)
+    local task = state.running[number]
+    state.running[number], state.count = nil, state.count - 1
+    conclude(task, how, status, state.o)
+    state.ended[#state.ended + 1] = task
+    state.reporter:ended(task, state)
+    for _, result in ipairs(task.results) do
+      if state.o.bail and is_bad(result) then state.bailed = true end
+    end
+  end,
+  signal = function(state, name) state.interrupted = name end,
+}
+
+---Ends the files that still run, when all shall stop; what their tests have reported counts.
+local function cut_short(state)
+  for number in pairs(state.running) do state.children:kill(number) end
+  while state.count > 0 do
+    local event, number, a, b = state.children:next(60)
+    local task = state.running[number]
+    if event == "ended" and not task.done then
+      state.running[number], state.count = nil, state.count - 1
+      task.seconds, task.cut = core.now() - task.from, true
+      state.ended[#state.ended + 1] = task
+      state.reporter:ended(task, state)
+    elseif event and event ~= "signal" then
+      EVENTS[event](state, number, a, b)
+    end
+  end
+end
+
+local function loop(state)
+  local most = state.o.jobs
+  while (state.count > 0 or #state.waiting > 0) and not state.interrupted and not state.bailed do
+    while state.count < most and #state.waiting > 0 do start(state) end
+    local event, number, a, b = state.children:next(hurry(state))
+    if event then EVENTS[event](state, number, a, b) end
+    state.reporter:progress(state)
+  end
+  cut_short(state)
+end
+
+local function plan(list, o)
+  local waiting = {}
+  for run = 1, o["repeat"] do
+    for _, file in ipairs(list) do waiting[#waiting + 1] = { path = file.path, run = run } end
+  end
+  return waiting
+end
+
+---A folder of this run's own below the one for artefacts: two runs never share one.
+local function new_artefacts_folder(o)
+  local given = os.getenv "ARTEFACTS"
+  local parent = o.artefacts or (given ~= "" and given) or "build/artefacts"
+  return artefacts.new_folder(parent, os.date "%Y%m%d-%H%M%S")
+end
+
+local function save_timings(o, ended)
+  local seconds = {}
+  for _, task in ipairs(ended) do
+    if not task.cut then seconds[task.path] = math.max(seconds[task.path] or 0, task.seconds) end
+  end
+  return files.write_timings(o.save_timings, seconds)
+end
+
+---Runs the files; returns the process's exit status.
+local function run(o, list)
+  local report = require "minikvm.test.report"
+  local why
+  o.folder, why = new_artefacts_folder(o)
+  if not o.folder then return args.complain(M.spec, "--artefacts: " .. why) end
+  local about = core.process()
+  local state = { o = o, waiting = plan(list, o), running = {}, ended = {}, count = 0,
+                  total = #list * o["repeat"], from = core.now(), time = os.time(),
+                  program = about.program, environment = core.environment() }
+  state.reporter = report.new(o, about.terminal)
+  local children <close> = assert(core.children())
+  state.children = children
+  state.reporter:begin(state)
+  loop(state)
+  children:close()
+  state.seconds = core.now() - state.from
+  local lfs = require "lfs"
+  lfs.rmdir(o.folder) -- fails when something is in it, and that is right
+  local status = state.reporter:finish(state)
+  if o.save_timings then
+    local done
+    done, why = save_timings(o, state.ended)
+    if not done then status = args.complain(M.spec, "--save-timings: " .. why) end
+  end
+  return status
+end
+
+---Carries out a command line.
+---@param argv string[]
+---@return integer status
+function M.main(argv)
+  local o, status = args.handle(M.spec, argv)
+  if not o then return status end
+  local why = check(o)
+  if why then return args.complain(M.spec, why) end
+  o.jobs = o.jobs or math.min(core.process().cpus, MOST_JOBS)
+  o["repeat"], o.timeout = o["repeat"] or 1, o.timeout or 600
+  local list
+  list, why = choose(o)
+  if not list then return args.complain(M.spec, why) end
+  if not o.list then return run(o, list) end
+  for _, file in ipairs(list) do print(file.path) end
+  return 0
+end
+
+return M

@@ -1,0 +1,58 @@
+-- cpu.lua - looking at a vCPU's code, on top of the core (src/lua/cpu.c).
+
+local core = require "minikvm.core"
+
+---@class minikvm.cpu
+local cpu = core.methods "minikvm.cpu"
+
+local LONGEST <const> = 15 -- bytes of an instruction
+
+---@class minikvm.listing  a list of instructions; tostring gives lines of text
+local Listing = { __name = "minikvm.listing" }
+
+local function hex(bytes)
+  return (bytes:gsub(".", function(b) return ("%02x "):format(b:byte()) end))
+end
+
+function Listing.__tostring(list)
+  local lines = {}
+  for i, insn in ipairs(list) do
+    lines[i] = ("%s %08x  %-24s %s"):format(insn.address == list.rip and ">" or " ", insn.address,
+                                          hex(insn.bytes), insn.text)
+  end
+  return table.concat(lines, "\n")
+end
+
+---The instructions from the next one on, or from a linear address, as far as they are mapped. While
+---the VM does not run or is paused, or inside a handler of the vCPU.
+---@param count? integer  how many (8)
+---@param linear? integer  where to begin: CS:RIP
+---@return minikvm.listing  { { address=, size=, text=, bytes= }, … }, with `rip`, the linear
+---  address of the next one
+function cpu:disassemble(count, linear)
+  count = count or 8
+  if math.type(count) ~= "integer" or count < 1 or count > 10000 then
+    error(("disassemble: expected a number of instructions, 1 to 10000, got %s")
+      :format(tostring(count)), 2)
+  end
+  local cs, memory = self:sregs().cs, core.memory_of(self)
+  local bits = cs.l == 1 and 64 or cs.db == 1 and 32 or 16
+  local mask = bits == 64 and -1 or 0xffffffff
+  local rip = (cs.base + self.rip) & mask
+  linear = linear or rip
+  local bytes = {}
+  for i = 0, count * LONGEST - 1 do
+    local at = self:translate((linear + i) & mask)
+    if not at or at < 0 or at >= #memory then break end
+    bytes[#bytes + 1] = memory:read(at, 1)
+  end
+  local code = table.concat(bytes)
+  local list = setmetatable({ rip = rip }, Listing)
+  for i, insn in ipairs(core.disassemble(code, bits, linear)) do
+    if i > count then break end
+    local from = insn.address - linear
+    insn.bytes = code:sub(from + 1, from + insn.size)
+    list[i] = insn
+  end
+  return list
+end

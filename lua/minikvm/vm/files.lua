@@ -1,0 +1,115 @@
+-- files.lua - file policies: which files a VM may use, on top of the core (src/lua/files.c).
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+---@class minikvm.files  a policy; may be given to any number of VMs
+---@field close fun(self)  VMs that have it keep it
+
+---@class minikvm.vmfiles  vm.files
+---@field audit fun(self): { op: string, name: string, verdict: string, bytes: integer,
+---  times: integer, error: string? }[], integer  the log, oldest first; how many entries it lost
+---@field directory fun(self): string?  the private directory; nil while it was not needed
+---@field usage fun(self): { open: integer, bytes: integer, files: integer }
+
+local VERDICTS <const> = { "deny", "ro", "cow", "rw", "shared-rw" }
+
+local function check_rule(rule, i)
+  if type(rule) ~= "table" or #rule ~= 2 or type(rule[1]) ~= "string" then
+    return nil, ("rule %d is not { pattern, verdict }"):format(i)
+  end
+  for key in pairs(rule) do
+    if key ~= 1 and key ~= 2 then
+      return nil, ("rule %d has a key '%s': it is { pattern, verdict }"):format(i, tostring(key))
+    end
+  end
+  for _, verdict in ipairs(VERDICTS) do
+    if rule[2] == verdict then return { rule[1], verdict } end
+  end
+  local hint = type(rule[2]) == "string" and options.hint(rule[2], VERDICTS, "%q") or ""
+  return nil, ("rule %d: verdict %s is none of %s%s"):format(i, tostring(rule[2]),
+                                                             table.concat(VERDICTS, ", "), hint)
+end
+
+local function check_rules(rules)
+  if type(rules) ~= "table" then return nil, "expected a list of { pattern, verdict }" end
+  local checked = {}
+  for key in pairs(rules) do
+    if math.type(key) ~= "integer" or key < 1 or key > #rules then
+      return nil, ("expected a list of { pattern, verdict }, found a key %s"):format(tostring(key))
+    end
+  end
+  for i, rule in ipairs(rules) do
+    local good, why = check_rule(rule, i)
+    if not good then return nil, why end
+    checked[i] = good
+  end
+  return checked
+end
+
+---An integer of 0 (or `least`) to `most`.
+local function count(least, most)
+  return function(value)
+    local n = type(value) == "number" and math.tointeger(value)
+    if n and n >= least and n <= most then return n end
+    return nil, ("expected an integer of %d%s, got %s"):format(least,
+      most == math.maxinteger and " or more" or " to " .. most, tostring(value))
+  end
+end
+
+local function path(value)
+  if type(value) == "string" and value ~= "" and not value:find "\0" then return value end
+  return nil, ("expected a directory, got %s"):format(tostring(value))
+end
+
+---Bytes, 0 allowed: a VM that may write nothing.
+local function bytes(value)
+  if value == 0 then return 0 end
+  return options.size(value)
+end
+
+local NEW = {
+  root = path, private = path, rules = check_rules,
+  max_open = count(0, 16), max_bytes = bytes, max_file = bytes,
+  max_files = count(0, math.maxinteger), audit = "boolean", decide = "function",
+}
+
+---Creates a file policy.
+---  root       the directory whose files the rules are about
+---  rules      list of { pattern, verdict }, in order: the first that matches the name counts.
+---             "deny", "ro", "cow" (read; a copy of its own as soon as it writes), "rw" (the file
+---             itself, one VM at a time), "shared-rw" (the file itself). `*` is any run of
+---             characters but '/', `**` any at all, `?` one. No match: only the VM's own files.
+---  private    where VMs keep what they make, a new folder each; by default it vanishes with them
+---  max_open   descriptors at a time (16)       max_bytes  written in all ("1G")
+---  max_file   size of a file it writes ("1G")  max_files  files made or copied (256)
+---  audit      keeps a log: vm.files:audit()
+---  decide     function(name, mode): mode "r", "w" or "rw"; false or a narrower verdict takes away
+---@param opts? table
+---@return minikvm.files? policy
+---@return string? why  "what: why" when a directory cannot be used
+---@return string? code  such as "ENOENT"
+function M.new(opts)
+  local o = options.check("kvm.files", opts, NEW, 3)
+  if not o.root then
+    for i, rule in ipairs(o.rules or {}) do
+      if rule[2] ~= "deny" then
+        error(("kvm.files: rule %d says %q of files, but there is no root= to find them in")
+          :format(i, rule[2]), 3)
+      end
+    end
+  end
+  local policy, why, code = core.new_files(o)
+  if code == "EINVAL" then error("kvm.files: " .. why, 3) end -- a pattern that no name can match
+  return policy, why, code
+end
+
+---For the option `files` of kvm.vm.
+function M.check(value)
+  if core.is_files(value) then return value end
+  return nil, ("expected a file policy, as kvm.files{} makes it, got a %s"):format(type(value))
+end
+
+return M

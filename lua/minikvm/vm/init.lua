@@ -1,0 +1,331 @@
+-- vm.lua - the VM's option tables, on top of the core's functions (src/lua/vm.c).
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+local snapshots = require "minikvm.vm.snapshot"
+
+local M = {}
+
+---@class minikvm.vm
+---@field name string
+---@field state "idle"|"running"|"paused"|"ended"|"closed"
+---@field pause fun(self): minikvm.vm?, string?, string?  of a started VM: its vCPUs leave the guest
+---@field resume fun(self): minikvm.vm
+---@field cpu table<integer, minikvm.cpu>  from 0
+---@field memory minikvm.memory
+---@field ports minikvm.ports
+---@field hypercalls minikvm.hypercalls
+---@field console minikvm.console
+---@field clock minikvm.clock
+---@field keyboard minikvm.keyboard
+---@field files minikvm.vmfiles
+local vm = core.methods "minikvm.vm"
+
+local PAGE <const> = 4096
+
+local function check_memory(value)
+  local bytes, why = options.size(value)
+  if not bytes then return nil, why end
+  if bytes % PAGE ~= 0 then return nil, ("%d bytes is not a multiple of 4096"):format(bytes) end
+  return bytes
+end
+
+local function positive(what)
+  return function(value)
+    if math.type(value) == "integer" and value > 0 then return value end
+    return nil, ("expected %s, got %s"):format(what, tostring(value))
+  end
+end
+
+local function address(value)
+  if math.type(value) == "integer" and value >= 0 then return value end
+  return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
+end
+
+local function between(low, high)
+  return function(value)
+    local integer = type(value) == "number" and math.tointeger(value)
+    if integer and low <= integer and integer <= high then return integer end
+    return nil, ("expected an integer of %d to %d, got %s"):format(low, high, tostring(value))
+  end
+end
+
+local function check_files(value)
+  return require("minikvm.vm.files").check(value)
+end
+
+local function page_size(value)
+  local bytes = options.size(value)
+  if bytes == PAGE or bytes == 2 << 20 then return bytes end
+  return nil, ("expected \"4K\" or \"2M\", got %s"):format(tostring(value))
+end
+
+---Seconds, or false for no limit.
+local function handler_limit(value)
+  if value == false or type(value) == "number" and value > 0 and value < math.huge then
+    return value
+  end
+  return nil, ("expected seconds (more than 0) or false, got %s"):format(tostring(value))
+end
+
+local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
+                 output = "size", handler = handler_limit }
+
+local NEW = {
+  name = "string", memory = check_memory, cpus = between(1, 4),
+  mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
+  unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
+  page_size = page_size, map_size = "size", map_base = "integer",
+  irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
+  files = check_files, assist = "boolean", cmdline = "string", stats = "boolean",
+  map_io = address,
+  cpuid = function(value)
+    if type(value) == "table" then return value end
+    return nil, "expected a table: { vendor=, hide=, [leaf] = { eax= } }"
+  end,
+}
+
+---Checked options as the core takes them.
+local function for_core(o)
+  o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
+  o.large = o.page_size == 2 << 20
+  o.uart = o.console == "uart"
+  o.pic = o.irqchip == "pic"
+  o.assist = o.assist ~= false
+  o.coalesce = o.coalesce ~= false
+  o.echo = o.echo ~= false
+  o.fatal = o.unhandled == "fault"
+  for key, value in pairs(o.limits or {}) do o[key] = value end
+  return o
+end
+
+---Creates a VM.
+---  name       for messages ("vm")
+---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
+---  mode       "real" (16-bit), "protected" (flat 32-bit), "paged" (32-bit with 4 MiB pages),
+---             "long" (64-bit)
+---  page_size  long mode: "4K" (default) or "2M"
+---  map_size   long mode: only the first bytes of RAM appear at their own address
+---  map_base   long mode: RAM appears once more from this address (high-half kernels)
+---  map_io     paged and long mode: an address outside RAM whose large page (4 MiB, 2 MiB) appears
+---             at itself, for devices
+---  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
+---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
+---  files      which files the guest may use, from kvm.files; only its own by default
+---  console    what the guest is told to print to: "hypercall" (the default) or "uart"; all work
+---  cmdline    text for the guest's boot information
+---  assist     false: never do for a weak KVM what it cannot do itself
+---  limits     { exits=, seconds=, output=, handler= } of every run; handler: seconds that one of
+---             its handlers may take (10), false for as long as it likes
+---  unhandled  "ignore": ports nobody serves read all ones; "fault": they end the VM
+---  coalesce   false: every output byte is an exit of its own, so that counts are exact
+---  echo       whether guest output goes to stdout (true)
+---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
+---  stats      true: measure the time that accesses take, for vm:stats()
+---  trace      function(line), called for every exit
+---@param opts? table
+---@return minikvm.vm? vm
+---@return string? why
+---@return string? code
+function M.new(opts)
+  local o = for_core(options.check("kvm.vm", opts, NEW, 3))
+  local new, why, code = core.new_vm(o)
+  if new and o.trace then core.trace(new, o.trace) end
+  if new and o.stats then core.timing(new, true) end
+  if new and o.cpuid then
+    local ok, what = pcall(require("minikvm.vm.cpuid").apply, new, o.cpuid)
+    if not ok then
+      new:close()
+      error((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")), 3)
+    end
+  end
+  if new then snapshots.remember(new, o) end
+  return new, why, code
+end
+
+local FROM_SNAPSHOT = { setup = "function" }
+for _, key in ipairs { "name", "echo", "limits", "files", "unhandled", "coalesce", "trace",
+                       "assist" } do
+  FROM_SNAPSHOT[key] = NEW[key]
+end
+
+---What the core makes a VM of a snapshot from, and the script's setup function.
+---@param snap minikvm.snapshot
+---@param opts? table
+---@return table options
+---@return function? setup
+function M.from_snapshot(snap, opts)
+  local o = options.check("snapshot:vm", opts, FROM_SNAPSHOT, 4)
+  local setup = o.setup
+  o.mode, o.memory, o.cpus, o.irqchip = snap.mode, snap.memory, snap.cpus, snap.irqchip
+  o.name = o.name or snap.name
+  o.snapshot, o.setup = snap, nil
+  return for_core(o), setup
+end
+
+local MODULE = { path = "string", bytes = "string", name = "string", text = "string" }
+
+---A Multiboot module: a path, or { path= | bytes=, name=, text= }.
+local function check_module(value, i)
+  if type(value) == "string" then return { path = value } end
+  local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
+  if (o.path == nil) == (o.bytes == nil) then
+    error(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i), 0)
+  end
+  return o
+end
+
+local function modules(value)
+  if type(value) ~= "table" then return nil, "expected a list of modules" end
+  local list = {}
+  for i, module in ipairs(value) do list[i] = check_module(module, i) end
+  return list
+end
+
+local function entry(value)
+  if math.type(value) == "integer" or type(value) == "string" then return value end
+  return nil, ("expected an address or the name of a symbol, got %s"):format(tostring(value))
+end
+
+local LOAD = { at = address, entry = entry, segment = address, cpu = between(0, 3),
+               format = { "auto", "flat", "boot", "elf", "multiboot" }, cmdline = "string",
+               modules = modules }
+
+---Loads an image and points a vCPU at it.
+---  cpu      which vCPU (0)
+---  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot"
+---  at       flat images: physical address (real mode: the vCPU's window; else 0x1000)
+---  entry    address, or the name of a symbol, instead of the image's own
+---  segment  real mode: CS and the others (at // 16)
+---  cmdline  Multiboot: command line (that of the VM)
+---  modules  Multiboot: list of paths or { path= | bytes=, name=, text= }
+---@param source string|{ bytes: string, name: string? }  a path, or the image itself
+---@param opts? table
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+function vm:load(source, opts)
+  if type(self) ~= "userdata" then error("call load with ':' (vm:load(...))", 2) end
+  local o = options.check("vm:load", opts, LOAD, 2)
+  if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
+  if type(source) == "table" then
+    local s = options.check("vm:load", source, { bytes = "string", name = "string" }, 2)
+    if not s.bytes then error("vm:load: the table has no 'bytes'", 2) end
+    o.bytes, o.name = s.bytes, s.name
+  elseif type(source) == "string" then
+    o.path = source
+  else
+    error(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)), 2)
+  end
+  return core.load(self, o)
+end
+
+---The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's place.
+---@return minikvm.screen
+function vm:screen()
+  require "minikvm.console.screen"
+  return self:screen()
+end
+
+---Attaches a device: see lua/minikvm/device/init.lua, which takes this function's place.
+---@param def minikvm.definition  from kvm.device
+---@param opts { ports: integer?, mmio: integer?, irq: integer?, name: string? }
+---@return minikvm.device
+function vm:attach(def, opts)
+  return require("minikvm.device").attach(self, def, opts)
+end
+
+local reset_core = vm.reset
+
+---Back to how it was after its load() calls; devices in Lua are reset too. A VM that was made from
+---a snapshot goes back to that.
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+function vm:reset()
+  if snapshots.origin(self) then return snapshots.restore(self, snapshots.origin(self)) end
+  local done, why, code = reset_core(self)
+  local devices = package.loaded["minikvm.device"]
+  if done and devices then devices.reset_all(self) end
+  return done, why, code
+end
+
+---What was accessed so far, and who served it: see lua/minikvm/vm/stats.lua.
+---@param opts? { timing: boolean?, all: boolean? }
+---@return minikvm.stats.row[]
+function vm:stats(opts)
+  return require("minikvm.vm.stats").of(self, opts)
+end
+
+-- vm.cpuid: lua/minikvm/vm/cpuid.lua, loaded when first used, takes these functions' place.
+local cpuid = core.methods "minikvm.cpuid"
+for _, name in ipairs{ "get", "set", "has", "hide", "vendor" } do
+  cpuid[name] = function(...)
+    require "minikvm.vm.cpuid"
+    return cpuid[name](...)
+  end
+end
+
+---The function or label that a linear address lies in, when the image has symbols.
+---@param where integer
+---@return string? name
+---@return integer? offset
+function vm:symbol_at(where)
+  return core.symbol_at(self, where)
+end
+
+local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }
+
+local function run_options(where, opts)
+  local o = options.check(where, opts, RUN, 3)
+  o.seconds = o.deadline
+  return o
+end
+
+---Adds a report to what is worth one; its module is loaded when a guest died first.
+local function explained(self, reason, ...)
+  if reason == "shutdown" or reason == "fault" then
+    return require("minikvm.vm.explain").add(self, reason, ...)
+  end
+  return reason, ...
+end
+
+---Runs the VM to its end, one of one vCPU on this thread.
+---@param opts? { deadline: number?, exits: integer?, output: integer|string? }  seconds; exits of a
+---  vCPU; bytes printed: instead of the VM's limits
+---@return string reason  "halt", "exit", "shutdown", "deadline", "limit", "stopped", "fault" or
+---  "error"
+---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
+function vm:run(opts)
+  return explained(self, core.run(self, run_options("vm:run", opts)))
+end
+
+---Starts the VM on threads of its own and returns it at once.
+---@param opts? table  as for run
+---@return minikvm.vm
+function vm:start(opts)
+  return core.start(self, run_options("vm:start", opts))
+end
+
+---Waits for a started VM to end.
+---@param timeout? number  seconds
+---@return string? reason  nil, text, "ETIMEDOUT" when it still runs
+---@return table|string info
+function vm:wait(timeout)
+  return explained(self, core.wait(self, timeout))
+end
+
+---How many exits there were since the last call, or since the VM was made or reset, of all vCPUs
+---together; raises when they are not as many as expected. Exact with coalesce = false.
+---@param want? integer|{ min: integer?, max: integer? }
+---@return integer exits
+function vm:expect_exits(want)
+  return require("minikvm.console.expect").expect_exits(self, want)
+end
+
+---Calls fn(line) for every exit; nil ends it.
+---@param fn fun(line: string)?
+function vm:trace(fn)
+  if fn ~= nil and type(fn) ~= "function" then
+    error(("vm:trace: expected a function or nil, got %s"):format(type(fn)), 2)
+  end
+  core.trace(self, fn)
+end
+
+return M

@@ -1,0 +1,207 @@
+-- snapshot.lua - vm:snapshot, vm:restore, vm:fork, and VMs made from snapshots, on top of the
+-- core's functions (src/lua/snapshot.c): options, and the state of devices that the script made.
+
+local core = require "minikvm.core"
+
+local M = {}
+
+---@class minikvm.vm
+local vm = core.methods "minikvm.vm"
+
+---@class minikvm.snapshot
+---@field name string  of the VM it was taken of
+---@field mode "real"|"protected"|"paged"|"long"
+---@field memory integer  bytes
+---@field cpus integer
+---@field irqchip "none"|"pic"
+local snapshot = core.methods "minikvm.snapshot"
+
+-- By VM, the options it was made with; weak, so that a VM takes them along.
+local made = setmetatable({}, { __mode = "k" })
+
+---For lua/minikvm/vm/init.lua: a fork is made like its parent.
+function M.remember(self, o)
+  made[self] = o
+end
+
+local function check_vm(self, method)
+  if type(self) ~= "userdata" then
+    error(("call %s with ':' (vm:%s(...))"):format(method, method), 3)
+  end
+end
+
+-- ---- devices ----
+
+---The devices' module, when there can be any.
+local function devices()
+  return package.loaded["minikvm.device"]
+end
+
+---The states of the VM's devices as bytes, in their order.
+local function pack_devices(self)
+  local list = {}
+  for i, saved in ipairs(devices() and devices().save_all(self) or {}) do
+    local bytes, why = core.pack(saved, ("vm:snapshot: device %q"):format(saved.name))
+    if not bytes then error(why, 3) end
+    list[i] = bytes
+  end
+  return core.pack(list, "devices")
+end
+
+local function is_state(saved)
+  return type(saved) == "table" and type(saved.name) == "string" and type(saved.reg) == "table"
+end
+
+---What pack_devices() packed, when these are the VM's devices; nil and why otherwise.
+local function saved_devices(self, snap)
+  local packed, list = core.unpack(core.saved_devices(snap)), {}
+  for i, bytes in ipairs(type(packed) == "table" and packed or {}) do
+    list[i] = core.unpack(tostring(bytes))
+    if not is_state(list[i]) then return nil, "the states of its devices are damaged" end
+  end
+  if devices() then
+    local fits, why = devices().fits(self, list)
+    return fits and list, why and ("devices were added or removed: %s"):format(why)
+  elseif #list > 0 then
+    return nil, ("it has %d devices in Lua, the vm none"):format(#list)
+  end
+  return list
+end
+
+---Hands the states to the devices; nil, why, "EINVAL" when one does not take its own.
+local function load_devices(self, list)
+  local ok, why = true, nil
+  if devices() then ok, why = pcall(devices().load_all, self, list) end
+  if ok then return self end
+  core.spoil(self, tostring(why))
+  return nil, ("vm %q: restoring its devices: %s"):format(self.name, tostring(why)), "EINVAL"
+end
+
+-- ---- taking and restoring ----
+
+---The VM as it is now: CPUs, devices, console, files it made, pending timers, memory. It must not
+---run. What it is for: vm:restore, snapshot:vm, snapshot:save. Raises while the VM runs, inside one
+---of its handlers, and when a device's state cannot be copied.
+---@return minikvm.snapshot? snapshot  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+function vm:snapshot()
+  check_vm(self, "snapshot")
+  core.check_idle(self, "vm:snapshot")
+  return core.take(self, pack_devices(self))
+end
+
+local function restore(self, snap, what)
+  core.check_fit(self, snap, what)
+  local values, why = saved_devices(self, snap)
+  if not values then error(("%s: %s"):format(what, why), 3) end
+  local done, code
+  done, why, code = core.restore(self, snap)
+  if not done then return nil, why, code end
+  return load_devices(self, values)
+end
+
+---Back to a snapshot of this VM, or of any other of the same shape (mode, memory, cpus, irqchip).
+---Handlers, listeners and counters stay as they are. Raises, and changes nothing, when it does not
+---fit, while the VM runs, inside one of its handlers, and when other devices are there than then.
+---@param snap minikvm.snapshot
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME": it cannot run until restored again
+---@return string? why
+---@return string? code
+function vm:restore(snap)
+  check_vm(self, "restore")
+  return restore(self, snap, "vm:restore")
+end
+
+---What a VM was made from, if it was.
+---@param self minikvm.vm
+---@return minikvm.snapshot?
+function M.origin(self)
+  return made[self] and made[self].snapshot
+end
+
+---For vm:reset().
+function M.restore(self, snap)
+  return restore(self, snap, "vm:reset")
+end
+
+-- ---- new VMs ----
+
+---Makes one; setup(vm, i) may give it devices and handlers.
+local function new_vm(o, setup, i, what)
+  local new, why, code = core.new_vm(o)
+  if not new then return nil, why, code end
+  made[new] = o
+  if o.trace then core.trace(new, o.trace) end
+  local ok, problem = true, nil
+  if setup then ok, problem = pcall(setup, new, i) end
+  local values
+  if ok then
+    values, problem = saved_devices(new, o.snapshot)
+    problem = problem and ("%s: %s; attach them in setup"):format(what, problem)
+  end
+  if not values then
+    new:close()
+    error(problem, setup and not ok and 0 or 4)
+  end
+  core.fill_hooks(new, o.snapshot)
+  return load_devices(new, values)
+end
+
+local function close_all(list)
+  for _, one in ipairs(list) do one:close() end
+end
+
+---Several VMs that go on from where this one stands, or one when `n` is nil; they share its memory
+---until they write to it. Handlers, listeners and timers of the script are not copied: `setup`
+---makes new ones, and attaches the devices that this VM has. They are called "name#1" and so on.
+---@param n? integer|fun(child: minikvm.vm, i: integer)
+---@param setup? fun(child: minikvm.vm, i: integer)
+---@return minikvm.vm[]|minikvm.vm|nil vms  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+function vm:fork(n, setup)
+  check_vm(self, "fork")
+  if type(n) == "function" and setup == nil then n, setup = nil, n end
+  if n ~= nil and (math.type(n) ~= "integer" or n < 1 or n > 10000) then
+    error(("vm:fork: expected how many (1 to 10000), got %s"):format(tostring(n)), 2)
+  end
+  if setup ~= nil and type(setup) ~= "function" then
+    error(("vm:fork: expected a function for 'setup', got a %s"):format(type(setup)), 2)
+  end
+  core.check_idle(self, "vm:fork")
+  local snap, why, code = core.take(self, pack_devices(self))
+  if not snap then return nil, why, code end
+  local children = {}
+  for i = 1, n or 1 do
+    local o = {}
+    for key, value in pairs(made[self]) do o[key] = value end
+    o.name, o.snapshot, o.trace = ("%s#%d"):format(self.name, i), snap, nil
+    local ok, child, text, name = pcall(new_vm, o, setup, i, "vm:fork")
+    if not ok then
+      close_all(children)
+      error(child, 0)
+    end
+    if not child then
+      close_all(children)
+      return nil, text, name
+    end
+    children[i] = child
+  end
+  return n and children or children[1]
+end
+
+---A VM that goes on from where the snapshot was taken.
+---  name, echo, limits, files, unhandled, coalesce, trace, assist  as for kvm.vm
+---  setup  function(vm): attaches the devices that the snapshotted VM had, hooks, listeners
+---@param opts? table
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+function snapshot:vm(opts)
+  local kvm_vm = require "minikvm.vm"
+  local o, setup = kvm_vm.from_snapshot(self, opts)
+  return new_vm(o, setup, 1, "snapshot:vm")
+end
+
+return M

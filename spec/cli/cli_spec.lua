@@ -1,0 +1,382 @@
+-- The sub-commands: minikvm run (statuses, labels, input, the terminal), doctor, --help, --version.
+
+local program = require "support.program"
+
+local run, image = program.run, program.image
+
+-- Machine code for real mode.
+local HALT = "f4"
+local SAY_HI = "b0 48 e6 e9  b0 69 e6 e9  b0 0a e6 e9  f4" -- "Hi\n" to port 0xe9, hlt
+local SPIN = "eb fe"                                        -- jmp $
+local CHATTER = "b0 78 e6 e9 eb fa"                         -- prints x for ever
+local UNKNOWN_CALL = "ba 00 05 b0 77 ee f4"                 -- hypercall 0x77
+local UNSERVED = "b0 01 e6 77 f4"                           -- out 0x77, al
+local ECHO = "ba 00 05  b0 02 ee  ed  80 fc 01 74 f7  80 fc 02 74 04  e6 e9 eb ee  f4"
+local function exit_with(code) return ("66 b8 %02x %02x 00 00 66 e7 f4")
+  :format(code & 0xff, code >> 8) end                       -- out 0xf4, eax
+
+---Runs `minikvm run` on images made of machine code; IMAGE1, IMAGE2 … stand for them.
+local function run_images(command, codes, stdin)
+  local paths = {}
+  for i, code in ipairs(codes) do paths[i] = image(code) end
+  local r = run((command:gsub("IMAGE(%d)", function(i) return paths[tonumber(i)] end)),
+                { stdin = stdin })
+  for _, path in ipairs(paths) do os.remove(path) end
+  return r
+end
+
+describe("minikvm --help and --version", function()
+  it("print to stdout, status 0", function()
+    for _, option in ipairs{ "--help", "-h" } do
+      local r = run("P " .. option)
+      assert.equal(0, r.status)
+      assert.match("^usage: minikvm ", r.out)
+      assert.match("minikvm doctor", r.out)
+      assert.equal("", r.err)
+    end
+    local r = run("P --version")
+    assert.equal(0, r.status)
+    assert.match("^minikvm %d+%.%d+%.%d+, Lua 5%.4\n$", r.out)
+  end)
+
+  it("explain run and doctor too", function()
+    local r = run("P run --help")
+    assert.equal(0, r.status)
+    assert.match("%-%-deadline", r.out)
+    assert.match("134", r.out)
+    assert.equal(0, run("P doctor --help").status)
+  end)
+end)
+
+describe("minikvm run refuses with status 2", function()
+  for command, message in pairs{
+    ["run"] = "guest.bin is missing",
+    ["run --memroy 1M x"] = "unknown option '--memroy' (did you mean '--memory'?)",
+    ["run --deadlin 1 x"] = "unknown option '--deadlin' (did you mean '--deadline'?)",
+    ["run --memory 4Q x"] = "got \"4Q\"",
+    ["run --memory 0 x"] = "got \"0\"",
+    ["run --memory 1M --memory 2M x"] = "--memory is given twice",
+    ["run --at -1 x"] = "--at: expected an address",
+    ["run --deadline -1 x"] = "expected seconds",
+    ["run --limit exit=3 x"] = "unknown limit \"exit\" (did you mean \"exits\"?)",
+    ["run --limit exits=0 x"] = "expected a positive number, got \"0\"",
+    ["run --limit exits=1 --limit exits=2 x"] = "--limit exits is given twice",
+    ["run --limit exits x"] = "expected WHAT=N",
+    ["run --unhandled fualt x"] = "(did you mean \"fault\"?)",
+    ["run --name a --name b x"] = "2 names for 1 images",
+    ["doctor -x"] = "unknown option '-x'",
+    ["doctor now"] = "unexpected argument \"now\"",
+  } do
+    it(command, function()
+      local r = run("P " .. command)
+      assert.equal(2, r.status)
+      assert.equal("", r.out)
+      assert.truthy(r.err:find(message, 1, true), r.err)
+      assert.match("\nusage: minikvm ", r.err)
+    end)
+  end
+end)
+
+describe("minikvm run", function()
+  if require("support.guest").without_kvm(pending) then return end
+
+  it("passes output on and is silent about a clean end", function()
+    assert.same({ status = 0, out = "Hi\n", err = "" }, run_images("P run IMAGE1", { SAY_HI }))
+  end)
+
+  it("shows with --stats what each port cost", function()
+    local r = run_images("P run --stats IMAGE1", { SAY_HI })
+    assert.equal("Hi\n", r.out)
+    assert.match("^where +accesses +no exit +in C +in Lua +ms +served by\n[^\n]*port 0x%x+ ", r.err)
+    r = run_images("P run --stats IMAGE1 IMAGE2", { SAY_HI, SAY_HI })
+    assert.equal(2, select(2, r.err:gsub("%[[^%]]+%]\nwhere", "")), r.err)
+  end)
+
+  for code, status in pairs{ [0] = 0, [3] = 3, [255] = 255, [256] = 255, [1000] = 255 } do
+    it(("ends with %d when the guest exits with %d"):format(status, code), function()
+      local r = run_images("P run --name g IMAGE1", { exit_with(code) })
+      assert.equal(status, r.status)
+      if code == 0 then
+        assert.equal("", r.err)
+      else
+        assert.match("^minikvm: g: exit: [^\n]+\n$", r.err)
+      end
+    end)
+  end
+
+  for name, case in pairs{
+    ["a deadline"] = { "--deadline 0.1", SPIN, 124, "deadline" },
+    ["a limit of seconds"] = { "--limit seconds=0.1", SPIN, 124, "%l+" },
+    ["a limit of exits"] = { "--no-coalesce --limit exits=50", CHATTER, 124, "limit" },
+    ["a limit of output"] = { "--limit output=4K", CHATTER, 124, "limit" },
+    ["an unknown hypercall"] = { "", UNKNOWN_CALL, 134, "fault" },
+    ["an unserved port"] = { "--unhandled fault", UNSERVED, 134, "fault" },
+    ["an unserved port, ignored"] = { "--unhandled ignore", UNSERVED, 0 },
+  } do
+    it(("ends with %d after %s"):format(case[3], name), function()
+      local r = run_images(("P run --name g %s IMAGE1"):format(case[1]), { case[2] })
+      assert.equal(case[3], r.status, r.err)
+      if case[4] then
+        assert.match("^minikvm: g: " .. case[4] .. ": [^\n]+\n", r.err) -- a report may follow
+      else
+        assert.equal("", r.err)
+      end
+    end)
+  end
+
+  it("could not start: status 1, the image named, nothing run", function()
+    for _, path in ipairs{ "/no/such/image.bin", "/tmp" } do
+      local r = run_images("P run IMAGE1 " .. path, { SAY_HI })
+      assert.equal(1, r.status)
+      assert.equal("", r.out)
+      assert.truthy(r.err:find(path, 1, true), r.err)
+      assert.is_nil(r.err:find("traceback", 1, true))
+    end
+  end)
+
+  it("wrong for the engine: status 2, no traceback", function()
+    local r = run_images("P run --mode rael IMAGE1", { HALT })
+    assert.equal(2, r.status)
+    assert.match("option 'mode': .*did you mean \"real\"", r.err)
+    assert.is_nil(r.err:find("traceback", 1, true))
+  end)
+
+  it("feeds stdin to the guest, to its end", function()
+    local r = run_images("P run IMAGE1", { ECHO }, "abc\0\255z")
+    assert.same({ status = 0, out = "abc\0\255z", err = "" }, r)
+  end)
+
+  it("feeds a file with --input", function()
+    local path = program.file "from a file"
+    local r = run_images("P run --input " .. path .. " IMAGE1", { ECHO }, "from stdin")
+    os.remove(path)
+    assert.same({ status = 0, out = "from a file", err = "" }, r)
+  end)
+
+  it("says when the input file is missing", function()
+    local r = run_images("P run --input /no/such/file IMAGE1", { ECHO })
+    assert.equal(1, r.status)
+    assert.match("/no/such/file: No such file", r.err)
+  end)
+
+  it("labels the output of several, whose input is at its end", function()
+    local r = run_images("P run --name a --name b --name c IMAGE1 IMAGE2 IMAGE3",
+                         { SAY_HI, ECHO, SAY_HI }, "unread")
+    local lines = {}
+    for line in r.out:gmatch "[^\n]+" do lines[#lines + 1] = line end
+    table.sort(lines)
+    assert.same({ "[a] Hi", "[c] Hi" }, lines)
+    assert.equal(0, r.status)
+    assert.equal("", r.err)
+  end)
+
+  it("tells several runs of one image apart", function()
+    local path = image(SAY_HI)
+    os.rename(path, path .. ".bin")
+    local r = run(("P run %s.bin %s.bin"):format(path, path))
+    os.remove(path .. ".bin")
+    local name = path:match "[^/]+$"
+    assert.truthy(r.out:find("[" .. name .. "] Hi\n", 1, true), r.out)
+    assert.truthy(r.out:find("[" .. name .. "-2] Hi\n", 1, true), r.out)
+  end)
+
+  it("ends with the worst of several, and says which", function()
+    local r = run_images("P run --deadline 0.2 --name a --name b --name c IMAGE1 IMAGE2 IMAGE3",
+                         { HALT, SPIN, exit_with(3) })
+    assert.equal(124, r.status)
+    assert.match("minikvm: b: deadline: ", r.err)
+    assert.match("minikvm: c: exit: ", r.err)
+    assert.is_nil(r.err:find("minikvm: a:", 1, true))
+  end)
+
+  it("traces exits to stderr", function()
+    local r = run_images("P run --name g --trace IMAGE1", { SAY_HI })
+    assert.equal("Hi\n", r.out)
+    assert.match("^%[g%] [^\n]+\n%[g%] ", r.err)
+  end)
+
+  it("ends at SIGINT without a traceback", function()
+    local r = run_images("P run IMAGE1 & sleep 0.5; kill -INT $!; wait $!", { SPIN })
+    assert.equal(130, r.status)
+    assert.equal("", r.err)
+  end)
+
+  it("ends several at SIGINT", function()
+    local r = run_images("P run IMAGE1 IMAGE2 & sleep 0.5; kill -INT $!; wait $!", { SPIN, SPIN })
+    assert.equal(130, r.status)
+    assert.equal("", r.err)
+  end)
+end)
+
+describe("minikvm run on a terminal", function()
+  if require("support.guest").without_kvm(pending) then return end
+  if not program.has_terminal then return pending "needs util-linux's script" end
+
+  local MODES = [[stty -a | tr " " "\n" | grep -x -e icanon -e echo -e isig | tr "\n" ,]]
+
+  ---What a terminal shows on which a guest runs, its status in brackets, and then the terminal's
+  ---modes. PIDFILE in `typist` names a file with the program's process id.
+  local function on_terminal(code, typist)
+    local path, pidfile = image(code), program.file ""
+    local r = program.on_terminal(
+      ("sh -c \"echo \\$\\$ >%s; exec P run --name g %s\"; echo \"[$?]\"; %s")
+        :format(pidfile, path, MODES), (typist:gsub("PIDFILE", pidfile)))
+    os.remove(path)
+    os.remove(pidfile)
+    return r.out
+  end
+
+  it("gives the guest its bytes raw, leaves by Ctrl-A x, restores", function()
+    local out = on_terminal(ECHO,
+      "sleep 1; printf 'ab\\003c'; sleep 0.3; printf '\\001x'; sleep 1")
+    assert.match("minikvm: Ctrl%-A x leaves\n", out)
+    assert.match("ab\3c", out)
+    assert.match("%[0%]", out)
+    assert.match("isig,icanon,echo,$", out)
+  end)
+
+  it("restores after a guest that ends by itself", function()
+    local out = on_terminal(SAY_HI, "sleep 1")
+    assert.match("Hi\n%[0%]", out)
+    assert.match("isig,icanon,echo,$", out)
+  end)
+
+  for _, signal in ipairs{ "TERM", "HUP", "SEGV", "INT" } do
+    it("restores after SIG" .. signal, function()
+      local out = on_terminal(SPIN, "sleep 1; kill -" .. signal .. " $(cat PIDFILE); sleep 1")
+      assert.match("isig,icanon,echo,$", out)
+      assert.match("%[[1-9]%d*%]", out) -- 128 + n; a sanitizer makes SEGV a 1
+    end)
+  end
+end)
+
+describe("minikvm doctor", function()
+  local doctor = require "minikvm.cli.doctor"
+
+  local GROUPS = "root:x:0:\nkvm:x:104:alice\n"
+  local WORKS = { ok = true, api = 12, host = "vmx", paging32 = "native", int_n = "native",
+                  iret = "native", cpuid = "shaped", caps = { coalesced_pio = true } }
+
+  ---A host of these files; `denied` ones exist but cannot be read.
+  local function host(files, probe, env, owner)
+    return {
+      read = function(path) return files[path] or nil end,
+      exists = function(path) return files[path] ~= nil end,
+      owner = function() if owner then return table.unpack(owner) end end,
+      getenv = function(name) return (env or {})[name] end,
+      probe = function() return probe end,
+    }
+  end
+
+  local function diagnose(...)
+    local text = {}
+    local status = doctor.run(host(...), function(part) text[#text + 1] = part end)
+    return table.concat(text), status
+  end
+
+  local function intel(more)
+    local files = { ["/proc/cpuinfo"] = "flags\t\t: fpu vmx sse\n", ["/etc/group"] = GROUPS,
+                    ["/sys/module/kvm"] = "", ["/sys/module/kvm_intel"] = "", ["/dev/kvm"] = "",
+                    ["/proc/self/status"] = "Uid:\t1000\t1000\nGroups:\t27 1000 \n" }
+    for path, text in pairs(more or {}) do files[path] = text end
+    return files
+  end
+
+  local function denied(code)
+    return { ok = false, why = "/dev/kvm: no", code = code, caps = {} }
+  end
+
+  it("is content with a host where all is well", function()
+    local text, status = diagnose(intel(), WORKS)
+    assert.equal(0, status)
+    assert.is_nil(text:find("FAIL", 1, true))
+    assert.is_nil(text:find("warn", 1, true))
+    assert.match("Intel VT%-x", text)
+    assert.match("can run on this host", text)
+  end)
+
+  it("names the group to join", function()
+    local text, status = diagnose(intel(), denied "EACCES", { USER = "bob" },
+                                  { 0, 104, "rw-rw----" })
+    assert.equal(1, status)
+    assert.match("FAIL  permission .-\n *%-> sudo usermod %-aG kvm bob, then log in again", text)
+  end)
+
+  it("sees a group that was joined after logging in", function()
+    local text = diagnose(intel(), denied "EACCES", { USER = "alice" }, { 0, 104, "rw-rw----" })
+    assert.match("alice is in group kvm already: log in again", text)
+  end)
+
+  it("sees a device whose group is of no use", function()
+    local text = diagnose(intel(), denied "EACCES", { USER = "bob" }, { 0, 0, "rw-------" })
+    assert.match("FAIL  permission .-sudo chgrp kvm /dev/kvm", text)
+  end)
+
+  it("sees that something else forbids it", function()
+    local files = intel{ ["/proc/self/status"] = "Uid:\t0\t0\n" }
+    local text = diagnose(files, denied "EPERM", {}, { 0, 0, "rw-------" })
+    assert.match("device policy", text)
+  end)
+
+  it("names the module to load", function()
+    local files = intel{ ["/dev/kvm"] = false, ["/sys/module/kvm_intel"] = false }
+    files["/dev/kvm"], files["/sys/module/kvm_intel"], files["/sys/module/kvm"] = nil, nil, nil
+    local text, status = diagnose(files, denied "ENOENT")
+    assert.equal(1, status)
+    assert.match("FAIL  kernel module  no kvm module is loaded\n *%-> sudo modprobe kvm_intel\n",
+                 text)
+    assert.match("FAIL  /dev/kvm", text)
+    files["/proc/cpuinfo"] = "flags : svm\n"
+    assert.match("sudo modprobe kvm_amd\n", (diagnose(files, denied "ENOENT")))
+  end)
+
+  it("knows containers", function()
+    local files = intel{ ["/.dockerenv"] = "" }
+    files["/dev/kvm"] = nil
+    local text = diagnose(files, denied "ENOENT")
+    assert.match("warn  container      Docker\n *%-> start the container with %-%-device /dev/kvm",
+                 text)
+    files["/.dockerenv"], files["/proc/1/cgroup"] = nil, "0::/kubepods/pod1\n"
+    assert.match("container      Kubernetes", (diagnose(files, denied "ENOENT")))
+  end)
+
+  it("tells firmware from nested virtualization", function()
+    local files = { ["/proc/cpuinfo"] = "flags : fpu sse\n" }
+    assert.match("FAIL  processor .-firmware", (diagnose(files, denied "ENOENT")))
+    files["/proc/cpuinfo"] = "flags : fpu hypervisor\n"
+    assert.match("FAIL  processor .-nested", (diagnose(files, denied "ENOENT")))
+  end)
+
+  it("explains a paravirtual host", function()
+    local probe = { ok = true, api = 12, host = "pvm", paging32 = "assist", int_n = "assist",
+                    iret = "assist", cpuid = "host",
+                    caps = { coalesced_pio = true, sync_regs = false } }
+    local text, status = diagnose({ ["/sys/module/kvm_pvm"] = "" }, probe)
+    assert.equal(0, status)
+    assert.match("ok    processor      no vmx or svm flag; this KVM does without", text)
+    assert.match("kind of host   paravirtual", text)
+    assert.match("32%-bit paging  assisted", text)
+    assert.match("IRET           assisted", text)
+    assert.match("warn  capabilities   missing: sync_regs", text)
+  end)
+
+  it("does not ask for vmx where kvm_pvm is loaded but may not be used", function()
+    local probe = { ok = false, why = "no", code = "EACCES", api = 0, caps = { sync_regs = false } }
+    local text = diagnose({ ["/sys/module/kvm_pvm"] = "", ["/dev/kvm"] = "" }, probe)
+    assert.match("ok    processor", text)
+    assert.match("warn  KVM's API      cannot be asked\n", text)
+    assert.match("warn  capabilities   cannot be asked\n", text)
+  end)
+
+  it("refuses another API", function()
+    assert.match("FAIL  KVM's API      version 11 instead of 12",
+                 (diagnose(intel(), { ok = false, why = "old", api = 11, code = "ENOTSUP" })))
+  end)
+
+  it("agrees with the program on this host", function()
+    local r = run("P doctor")
+    assert.equal(require("minikvm").probe().ok and 0 or 1, r.status)
+    assert.match("kind of host", r.out)
+    assert.equal("", r.err)
+  end)
+end)

@@ -1,0 +1,342 @@
+-- minikvm --safe: what a script does not get, and how one ends that does not end by itself.
+
+local lfs = require "lfs"
+local support = require "support.guest"
+local process = require "support.process"
+local program = require "support.program"
+
+---Runs a script with --safe, in a folder where nothing lies beside it.
+---@param code string
+---@param arguments? string  before the script
+local function safe(code, arguments, behind)
+  local folder = os.tmpname()
+  os.remove(folder)
+  assert(lfs.mkdir(folder))
+  local path = folder .. "/script.lua"
+  assert(io.open(path, "w")):write(code):close()
+  local r = program.run(("P --safe %s %s %s"):format(arguments or "", path, behind or ""))
+  os.remove(path)
+  os.remove(folder)
+  r.out, r.err = r.out:gsub(path, "S"), r.err:gsub(path, "S")
+  return r
+end
+
+---What a script prints, which must end well.
+local function prints(code, arguments, behind)
+  local r = safe(code, arguments, behind)
+  assert.equal("", r.err)
+  assert.equal(0, r.status)
+  return r.out
+end
+
+---The message with which `code` fails in the script.
+local function refuses(message, code, arguments)
+  local out = prints(("print(select(2, pcall(function() %s end)))"):format(code), arguments)
+  assert.matches(message, out)
+end
+
+describe("--safe", function()
+  it("runs a script with its arguments", function()
+    assert.equal("a\t--b\n2\tS\n", prints("print(...) print(#arg, arg[0])", "", "a --b"))
+    assert.equal("a\n", prints("print(...)", "--seconds 5 --", "a"))
+  end)
+
+  it("gives no way out of the script", function()
+    assert.equal("nil nil nil nil nil nil nil nil\n", prints [[
+      local t = {}
+      for i, name in ipairs{ "io", "debug", "package", "dofile", "loadfile", "unpack", "kvm" } do
+        t[i] = tostring(_G[name])
+      end
+      t[#t + 1] = tostring(string.dump)
+      print(table.concat(t, " "))
+    ]])
+    assert.equal("clock date difftime exit time\n", prints [[
+      local names = {}
+      for name in pairs(os) do names[#names + 1] = name end
+      table.sort(names)
+      print(table.concat(names, " "))
+    ]])
+    refuses("attempt to load a binary chunk", "assert(load('\\27Lua'))")
+    refuses("attempt to load a binary chunk", "assert(load('\\27Lua', 'x', 'b'))")
+    refuses("nil", "return load('return io')()")
+    refuses("nil", "return load('return print', 'x', 't', {})()")
+    refuses("finalizers %(__gc%)", "setmetatable({}, { __gc = print })")
+    refuses("collectgarbage: \"stop\" is not there", "collectgarbage 'stop'")
+    refuses("^number\n", "error(type(collectgarbage 'count'), 0)")
+    refuses("^locked\n", "error(getmetatable '', 0)")
+    refuses("attempt to index a string value", "('').rep = print")
+    for _, name in ipairs{ "io", "os", "minikvm.core", "minikvm.cli", "minikvm.options", "lfs",
+                           "../x", "..x", "x..y", "/etc/passwd", "", "a b" } do
+      refuses(name:find "^%l+$" and "cannot open" or "is not there with %-%-safe",
+              ("require %q"):format(name))
+    end
+  end)
+
+  it("lets scripts require what lies beside them, as safe as they are", function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    assert(lfs.mkdir(folder))
+    assert(lfs.mkdir(folder .. "/sub"))
+    for name, text in pairs{ ["main.lua"] = "local p = require 'sub.part' print(p.io, p.n, "
+                               .. "require 'sub.part' == p, require 'bad')",
+                             ["sub/part.lua"] = "n = (n or 0) + 1 return { io = io, n = n }",
+                             ["bad.lua"] = "\27Lua" } do
+      local file = assert(io.open(folder .. "/" .. name, "w"))
+      file:write(text)
+      file:close()
+    end
+    local r = program.run(("P --safe %s/main.lua"):format(folder))
+    os.execute("rm -r " .. folder)
+    assert.equal(1, r.status)
+    assert.matches("attempt to load a binary chunk", r.err)
+    assert.matches("main.lua:1: in local 'chunk'", r.err)
+  end)
+
+  it("does with strings and tables what Lua does", function()
+    local code <const> = [[
+      local s = "hello, world = x1 y22 "
+      local function show(...) print(select("#", ...), ...) end
+      for _, p in ipairs{ "o", "l+", "(%w+)", "()o()", "^h", "^e", "%s*$", "%f[%w]%w+", "%bxx", "",
+                          "(h)(e)(l)%3", "x", ".-", "[^%s]+", "=", "^" } do
+        show(s:find(p)) show(s:find(p, 5)) show(s:find(p, -4, true)) show(s:match(p))
+        show(s:match(p, 100)) show(s:gsub(p, "<%0>")) show(s:gsub(p, "%%", 2))
+        show(s:gsub(p, string.upper)) show(s:gsub(p, { o = 0, l = false, hello = "HELLO" }))
+        for a, b in s:gmatch(p) do show(a, b) end
+        for a in s:gmatch(p, -5) do show(a) end
+      end
+      show((""):gsub("", "x")) show(("abc"):gsub("%w", "%0%0")) show(("abc"):gsub("", "-"))
+      show(("x y"):gsub("(%w) (%w)", "%2 %1")) show(string.rep(5, 3, "-")) show(("x"):rep(0))
+      show((""):rep(5)) show(("a,b"):rep(2, ";")) show(("a"):find "") show(("ab"):find("", 9))
+      local t = { 1, 2, 3 }
+      table.insert(t, 4) table.insert(t, 1, 0) table.insert(t, 6, 5)
+      show(table.concat(t, " "), table.remove(t), table.remove(t, 1), table.concat(t, " "))
+      show(table.remove({}), table.remove({}, 0), table.remove({ 1 }, 2), #t)
+      show(table.concat(table.move(t, 1, 3, 2), " "), table.concat(table.move(t, 2, 4, 1), " "))
+      show(table.concat(table.move({ 7, 8 }, 1, 2, 1, {}), " "))
+      for _, f in ipairs{ function() table.insert(t, 99, 1) end, function() table.remove(t, 99) end,
+                          function() table.insert(t) end, function() ("x"):gsub("x", "%2") end,
+                          function() ("x"):gsub("x", "%") end,
+                          function() ("x"):gsub("x", print, {}) end,
+                          function() ("x"):gsub("x", true) end, function() ("x"):find("[") end,
+                          function() ("x"):gsub("x", function() return {} end) end } do
+        show((pcall(f)))
+      end
+    ]]
+    local path = program.file(code)
+    local plain = program.run(("P %s"):format(path))
+    local bounded = program.run(("P --safe %s"):format(path))
+    os.remove(path)
+    assert.equal("", plain.err)
+    assert.equal(plain.out, bounded.out)
+  end)
+
+  it("ends pattern bombs", function()
+    for _, call in ipairs{ "s:find(p)", "s:match(p)", "s:gsub(p, '')", "s:gmatch(p)()" } do
+      refuses("the pattern takes too long: more than 20 million steps",
+              "local s, p = ('a'):rep(40), ('a*'):rep(30) .. 'b' return " .. call)
+    end
+    assert.equal("nil\n", prints [[
+      print((("a"):rep(1 << 22)):find(("a"):rep(1 << 21) .. "b", 1, true))
+    ]])
+  end)
+
+  it("ends whatever else takes long", function()
+    for _, code in ipairs{
+      "while true do end",
+      "while true do pcall(function() while true do end end) end",
+      "local t = setmetatable({}, { __len = function() return 1 << 62 end }) table.insert(t, 1, 1)",
+      "local t = setmetatable({}, { __len = function() return 1 << 62 end }) table.remove(t, 1)",
+      "table.move({}, 1, 1 << 62, 2)",
+      "print(#(''):rep(1 << 62)) while true do (''):rep(1 << 62) end",
+      "coroutine.wrap(function() while true do pcall(coroutine.wrap(error)) end end)()",
+      "require('minikvm').sleep(1000)",
+    } do
+      local r = safe(code, "--seconds 0.05")
+      assert.equal(1, r.status)
+      assert.matches("minikvm: S:1: the script's time is up\nstack traceback:", r.err)
+      assert.equal(1, select(2, r.err:gsub("time is up", ""))) -- said once
+    end
+  end)
+
+  it("ends the process where nothing else gets in", function()
+    local r = safe([[
+      local s, t = ("x"):rep(4000000), {}
+      for i = 1, 20000 do t[i] = s end
+      table.sort(t)
+    ]], "--seconds 0.5")
+    assert.equal(1, r.status)
+    assert.equal("minikvm: S:3: the script's time of 0.5 s is long up, and it goes on where "
+      .. "nothing can end it\n", r.err)
+  end)
+
+  it("caps memory", function()
+    local r = safe("local t = {}\nwhile true do t[#t + 1] = {} end", "--memory 4M")
+    assert.equal(1, r.status)
+    assert.matches("^[^\n]*minikvm: S:2: not enough memory: the script may have 4096 KiB", r.err)
+    refuses("not enough memory", "return ('x'):rep(1 << 30)")
+  end)
+
+  it("has a command line that is checked", function()
+    for arguments, why in pairs{
+      [""] = "script.lua is missing", ["--guest x /dev/null"] = "expected NAME=PATH",
+      ["--files x=/tmp:wr /dev/null"] = "none of ro, cow, rw, shared%-rw",
+      ["--seconds 0 /dev/null"] = "expected seconds", ["--memory 0 /dev/null"] = "expected a size",
+      ["--gest x=y /dev/null"] = "did you mean '%-%-guest'",
+    } do
+      local r = program.run("P --safe " .. arguments)
+      assert.equal(2, r.status)
+      assert.matches(why, r.err)
+    end
+    assert.matches("usage: minikvm %-%-safe", program.run("P --safe --help").out)
+    assert.equal(1, program.run("P --safe /no/such").status)
+    assert.matches("did you mean '%-%-safe'", program.run("P --saf x").err)
+    assert.equal(7, safe("os.exit(7)").status)
+    assert.equal(1, safe("error 'x'").status)
+  end)
+
+  it("has a word on every function and method that there is", function()
+    local kvm = require "minikvm"
+    local lists = require "minikvm.cli.safe"
+    for name, value in pairs(kvm) do
+      assert(type(value) ~= "function" or lists.FUNCTIONS[name] or lists.REFUSED[name],
+             "kvm." .. name .. ": allowed with --safe or not?")
+    end
+    for kind, meta in pairs(debug.getregistry()) do
+      if type(kind) == "string" and kind:find "^minikvm%." and type(meta) == "table" then
+        for name in pairs(meta.methods or {}) do
+          assert(lists.METHODS[name] or lists.REFUSED[name],
+                 kind .. ":" .. name .. ": allowed with --safe or not?")
+        end
+      end
+    end
+  end)
+end)
+
+describe("--safe with VMs", function()
+  if support.without_kvm(pending) then return end
+
+  local HELLO <const> = "--guest hello=guests/real/hello.bin"
+
+  it("loads the guests it was given", function()
+    assert.equal(program.run("P run guests/real/hello.bin").out .. "halt\n", prints([[
+      local kvm = require "minikvm"
+      local vm = kvm.vm()
+      assert(vm:load "hello")
+      local reason = vm:run()
+      print(reason)
+    ]], HELLO))
+  end)
+
+  local VM <const> = "local kvm = require 'minikvm' local vm = kvm.vm{ mode = 'protected' } "
+
+  it("and no others", function()
+    for _, call in ipairs{
+      "vm:load '/etc/passwd'", "vm:load 'guests/real/hello.bin'", "vm:load{ path = 'hello' }",
+      "vm:load({ bytes = 'x' }, { modules = { '/etc/passwd' } })",
+      "vm:load({ bytes = 'x' }, { modules = { { path = '/etc/passwd' } } })",
+      "vm:load(setmetatable({}, { __pairs = function() return next, { path = '/etc/passwd' } "
+        .. "end }))",
+      "vm.console:input '/etc/passwd'", "vm.console:output '/tmp/minikvm-safe-spec'",
+      "kvm.files{ root = '/' }", "kvm.files{ root = 'data', rules = { { '*', 'rw' } } }",
+      "kvm.files{ root = 'data', rules = { { '*', 'cow' } } }", "kvm.files{ private = '/tmp' }",
+      "kvm.files(setmetatable({}, { __pairs = function() return next, { root = '/' } end }).x, 1)"
+        .. " kvm.files{ root = 'x' }",
+      "kvm.load_snapshot '/tmp/x'", "vm:snapshot():save '/tmp/minikvm-safe-spec'",
+      "vm.console:log '/tmp/minikvm-safe-spec'",
+      "assert(kvm.vm():screen():png '/tmp/minikvm-safe-spec')",
+      "assert(kvm.vm():screen():png(nil, { font = '/etc/passwd' }))",
+      "kvm.worker(function() end)", "kvm.limit{ memory = '1G' }", "kvm.vm{ nonsense = 1 }",
+    } do
+      local out = prints(VM .. ("print(pcall(function() %s end))"):format(call),
+                         HELLO .. " --files data=/etc")
+      assert.matches("^false\t", out, call)
+    end
+    assert.is_nil(lfs.attributes "/tmp/minikvm-safe-spec")
+  end)
+
+  it("and takes options for what they are, not for what they pretend to be", function()
+    assert.equal("0\tnil\n", prints(VM .. [[
+      local trick = setmetatable({}, {
+        __pairs = function() return next, { modules = { "/etc/passwd" } } end,
+        __index = { modules = { "/etc/passwd" } } })
+      vm:load({ bytes = "x" }, trick)
+      local files = setmetatable({}, { __pairs = function() return next, { root = "/" } end })
+      print(kvm.vm{ files = kvm.files(files) }.files:usage().open, vm.memory:find "root:")
+    ]], HELLO))
+  end)
+
+  it("gives the directories it was given, as far as they were", function()
+    assert.equal("true\n", prints(VM .. [[
+      local p = assert(kvm.files{ root = "data", rules = { { "x", "deny" }, { "*", "cow" } } })
+      print(kvm.vm{ files = p }.files:usage().open == 0)
+    ]], "--files data=spec:cow"))
+  end)
+
+  it("ends handlers that do not end", function()
+    local r = safe([[
+      local vm = require "minikvm".vm{ limits = { handler = false } }
+      vm:load{ bytes = "\xe4\x80\xf4" }
+      vm.ports:on(0x80, { read = function() while true do end end })
+      local reason, info = vm:run()
+      print(reason, info.text)
+    ]], "--handler 0.05")
+    assert.equal("", r.err)
+    assert.matches("^error\tS:3: the handler of port 0x80 was ended after %d+%.%d s: "
+      .. "its limit is 0%.05 s; the guest waits at rip 0x0: in al, 0x80\n$", r.out)
+  end)
+
+  it("tells of the handler that ran when the script's time was up", function()
+    local r = safe([[
+      local vm = require "minikvm".vm()
+      vm:load{ bytes = "\xe4\x80\xf4" }
+      vm.ports:on(0x80, { read = function() while true do end end })
+      pcall(vm.run, vm)
+      print "not reached"
+    ]], "--seconds 1 --handler 100")
+    assert.same({ 1, "" }, { r.status, r.out })
+    assert.matches("minikvm: S:4: the script's time is up; S:3: the handler of port 0x80 was ended "
+      .. "after %d+%.%d s: stopped from outside; the guest waits at rip 0x0: in al, 0x80\n", r.err)
+  end)
+
+  it("ends the process for a handler where nothing gets in, and says what the guest did", function()
+    local r = safe([[
+      local vm = require "minikvm".vm()
+      vm:load{ bytes = "\xe4\x80\xf4" }
+      local s, t = ("x"):rep(4000000), {}
+      for i = 1, 20000 do t[i] = s end
+      vm.ports:on(0x80, { read = function()
+        table.sort(t)
+      end })
+      vm:run()
+    ]], "--handler 0.05")
+    assert.equal(1, r.status)
+    assert.equal("minikvm: S:6: the handler of port 0x80 is long over its limit, and goes on where "
+      .. "nothing can end it; the guest waits at rip 0x0: bytes e4 80 f4", r.err:match "^(.-) 00")
+  end)
+
+  it("names place and instruction for a pattern bomb in a handler", function()
+    local expected = "^error\tS:4: the pattern takes too long[^\n]*\trip 0x0: in al, 0x80\n$"
+    assert.matches(expected, prints([[
+      local vm = require "minikvm".vm()
+      vm:load{ bytes = "\xe4\x80\xf4" }
+      vm.ports:on(0x80, { read = function()
+        return (("a"):rep(40)):find(("a*"):rep(30) .. "b")
+      end })
+      local reason, info = vm:run()
+      print(reason, info.text, info.waiting)
+    ]], "--handler 60"))
+  end)
+
+  it("stops VMs that are started when the script's time is up", function()
+    local seconds = process.took(function()
+      local r = safe([[
+        local vm = require "minikvm".vm()
+        vm:load{ bytes = "\xeb\xfe" }
+        vm:start()
+        vm:wait()
+      ]], "--seconds 0.05")
+      assert.matches("the script's time is up", r.err)
+    end)
+    assert.is_true(seconds < process.SOON)
+  end)
+end)

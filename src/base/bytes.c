@@ -1,0 +1,113 @@
+/* bytes.c - see bytes.h. x86 hosts only: memory is little-endian as well. */
+#include "base/bytes.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void mk_bytes_free(struct mk_bytes *b)
+{
+    free(b->data);
+    *b = (struct mk_bytes){ 0 };
+}
+
+static bool grow(struct mk_bytes *b, size_t length)
+{
+    if (b->failed || length > SIZE_MAX / 2 - b->length)
+        return false;
+    size_t room = b->room ? b->room : 256;
+    while (room < b->length + length)
+        room *= 2;
+    if (room == b->room)
+        return true;
+    uint8_t *data = realloc(b->data, room);
+    if (!data)
+        return false;
+    b->data = data;
+    b->room = room;
+    return true;
+}
+
+void mk_bytes_add(struct mk_bytes *b, const void *from, size_t length)
+{
+    if (length == 0)
+        return;
+    if (!grow(b, length)) {
+        b->failed = true;
+        return;
+    }
+    memcpy(b->data + b->length, from, length);
+    b->length += length;
+}
+
+void mk_bytes_u8(struct mk_bytes *b, uint8_t value)
+{
+    mk_bytes_add(b, &value, sizeof(value));
+}
+
+void mk_bytes_u32(struct mk_bytes *b, uint32_t value)
+{
+    mk_bytes_add(b, &value, sizeof(value));
+}
+
+void mk_bytes_u64(struct mk_bytes *b, uint64_t value)
+{
+    mk_bytes_add(b, &value, sizeof(value));
+}
+
+static void put(struct mk_bytes *b, size_t at, const void *from, size_t length)
+{
+    if (mk_inside(at, length, b->length))
+        memcpy(b->data + at, from, length);
+}
+
+void mk_bytes_put_u32(struct mk_bytes *b, size_t at, uint32_t value)
+{
+    put(b, at, &value, sizeof(value));
+}
+
+void mk_bytes_put_u64(struct mk_bytes *b, size_t at, uint64_t value)
+{
+    put(b, at, &value, sizeof(value));
+}
+
+const uint8_t *mk_reader_take(struct mk_reader *r, size_t length)
+{
+    if (r->failed || length > r->left) {
+        r->failed = true;
+        return NULL;
+    }
+    const uint8_t *at = r->at;
+    r->at += length;
+    r->left -= length;
+    return at;
+}
+
+void mk_reader_get(struct mk_reader *r, void *to, size_t length)
+{
+    const uint8_t *from = mk_reader_take(r, length);
+    if (from && length)
+        memcpy(to, from, length);
+    else if (length)
+        memset(to, 0, length);
+}
+
+uint8_t mk_reader_u8(struct mk_reader *r)
+{
+    uint8_t value;
+    mk_reader_get(r, &value, sizeof(value));
+    return value;
+}
+
+uint32_t mk_reader_u32(struct mk_reader *r)
+{
+    uint32_t value;
+    mk_reader_get(r, &value, sizeof(value));
+    return value;
+}
+
+uint64_t mk_reader_u64(struct mk_reader *r)
+{
+    uint64_t value;
+    mk_reader_get(r, &value, sizeof(value));
+    return value;
+}

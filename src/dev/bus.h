@@ -1,0 +1,108 @@
+/* bus.h - who answers which port, which address outside RAM, which MSR.
+ *
+ * A bus is one address space. Over every address lies a stack of nodes; the topmost answers and may
+ * pass the access to what lies beneath. Ports are few and hooked by the hundred: each has a stack of
+ * its own, found by two loads. Memory and MSRs are wide and hooked a few times: there the stack is
+ * the list of all hooks, and those that do not cover an address are passed over.
+ *
+ * Readers take no lock: vCPUs announce that they are inside the bus, and a removed hook is freed
+ * only when none of them can still hold it, so hooks may be added and removed while the guest runs,
+ * even by the handler that is being called. */
+#ifndef MK_BUS_H
+#define MK_BUS_H
+
+#include "dev/dev.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum mk_space { MK_SPACE_PORTS, MK_SPACE_MMIO, MK_SPACE_MSRS };
+
+struct mk_hook;
+
+struct mk_node {
+    struct mk_hook *hook;
+    struct mk_node *_Atomic next;
+};
+
+struct mk_hook {
+    uint64_t first, last;
+    const struct mk_io_ops *ops;
+    void *self;
+    char owner[64];           /* for messages and statistics */
+    _Atomic uint64_t hits;    /* accesses served */
+    _Atomic uint64_t quiet;   /* of these, those that cost no exit */
+    _Atomic uint64_t ns;      /* spent in it, and in what it passed on, while bus->timing */
+    uint64_t retired_at;      /* bus generation of its removal */
+    struct mk_hook *link;     /* all hooks, the newest first; or the retired ones */
+    struct mk_node nodes[];   /* one a port; one for memory and MSRs */
+};
+
+struct mk_bus_page {
+    struct mk_node *_Atomic top[256];
+};
+
+/* Accesses that nobody served, by address; more than fit are only counted. */
+#define MK_UNCLAIMED 64
+struct mk_unclaimed {
+    uint64_t address, count;
+};
+
+struct mk_bus {
+    enum mk_space space;
+    struct mk_bus_page *_Atomic pages[256]; /* ports */
+    struct mk_node *_Atomic top;            /* others */
+    pthread_mutex_t lock; /* writers */
+    struct mk_hook *hooks, *retired;
+    _Atomic uint64_t generation;
+    _Atomic uint64_t inside[MK_MAX_CPUS]; /* generation at entry, 0 when outside */
+    _Atomic bool timing;
+    struct mk_unclaimed unclaimed[MK_UNCLAIMED]; /* under the lock */
+    unsigned unclaimed_count;
+    /* An access that nobody serves: true when it did what was to be done, for IN with the answer.
+     * May be NULL. `script`: whether it was done in Lua. */
+    bool (*on_none)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
+    void *none_ctx;
+    /* Told, under the lock, that another node (or none) is now on top of port `port`. */
+    void (*on_top)(void *ctx, uint16_t port, const struct mk_io_ops *top);
+    void *ctx;
+};
+
+/* What came of an access. */
+struct mk_served {
+    uint8_t c, lua, none; /* parts of it answered by C, by Lua, by nobody */
+    bool quiet;           /* set by the caller: it cost no exit */
+};
+
+void mk_bus_init(struct mk_bus *bus, enum mk_space space);
+/* No vCPU may be running. Retires every hook. */
+void mk_bus_free(struct mk_bus *bus);
+
+/* Puts a hook on top of [first, last]; `owner` NULL: ops->name. NULL when memory ran out. */
+struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
+                            const struct mk_io_ops *ops, void *self, const char *owner);
+/* Takes it off again; the memory lives until no vCPU can hold it. Call once. */
+void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook);
+/* The VM is reset: tells every hook. No vCPU may be running. */
+void mk_bus_reset(struct mk_bus *bus);
+/* What hooks hold, for a snapshot (bus_save.c); and back, as far as the same hooks are there. */
+void mk_bus_save(struct mk_bus *bus, struct mk_bytes *out);
+void mk_bus_load(struct mk_bus *bus, const void *bytes, size_t length);
+/* The first address of [first, last] that somebody serves; false when there is none. `owner`, of
+ * MK_COUNT(hook->owner) bytes, gets the name of who does. */
+bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *where, char *owner);
+/* One access by vCPU cpu->index. IN of what nobody serves reads all ones. */
+uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
+                   struct mk_served *served);
+void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
+                uint64_t value, struct mk_served *served);
+
+/* A vCPU that uses what hooks own, outside an access: what is unhooked meanwhile is not freed. */
+void mk_bus_enter(struct mk_bus *bus, struct mk_cpu *cpu);
+void mk_bus_leave(struct mk_bus *bus, struct mk_cpu *cpu);
+
+/* The same for the node beneath `io`'s: what `next` of an override calls. */
+uint64_t mk_bus_next_in(struct mk_io *io);
+void mk_bus_next_out(struct mk_io *io, uint64_t value);
+
+#endif

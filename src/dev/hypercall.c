@@ -1,0 +1,124 @@
+/* hypercall.c - see hypercall.h. */
+#include "dev/hypercall.h"
+
+#include "base/abi.h"
+
+#include <string.h>
+
+void mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console, struct mk_mem *mem)
+{
+    *hc = (struct mk_hypercall){ .console = console, .mem = mem };
+}
+
+void mk_hypercall_reset(struct mk_hypercall *hc)
+{
+    memset(hc->answer, 0, sizeof(hc->answer));
+}
+
+static void answer(struct mk_hypercall *hc, struct mk_io *io, uint32_t value)
+{
+    hc->answer[io->cpu->index].pending = true;
+    hc->answer[io->cpu->index].value = value;
+}
+
+static void call_getchar(struct mk_hypercall *hc, struct mk_io *io)
+{
+    int c = mk_console_getc_idle(hc->console, io->cpu);
+    uint32_t status = c >= 0               ? MK_GETCHAR_BYTE
+                      : c == MK_INPUT_NONE ? MK_GETCHAR_NONE
+                                           : MK_GETCHAR_EOF;
+    answer(hc, io, status << 8 | (c >= 0 ? (uint32_t)c : 0xff));
+}
+
+/* EBX and ECX of the guest: an address and a length to be checked. False ends the vCPU. */
+static bool buffer(struct mk_hypercall *hc, struct mk_io *io, const char *name, uint32_t *gpa,
+                   uint32_t *len)
+{
+    *gpa = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RBX);
+    *len = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RCX);
+    if (mk_mem_at(hc->mem, *gpa, *len))
+        return true;
+    io->cpu->ops->end(io->cpu, MK_FAULT, 0, false,
+                      "hypercall %s: 0x%x bytes at 0x%x are not all in RAM", name, *len, *gpa);
+    return false;
+}
+
+static void call_write(struct mk_hypercall *hc, struct mk_io *io)
+{
+    uint32_t gpa, len;
+    if (!buffer(hc, io, "WRITE", &gpa, &len))
+        return;
+    mk_console_write(hc->console, io->cpu, mk_mem_at(hc->mem, gpa, len), len);
+    answer(hc, io, len);
+}
+
+static void call_read(struct mk_hypercall *hc, struct mk_io *io)
+{
+    uint32_t gpa, len, got = 0;
+    if (!buffer(hc, io, "READ", &gpa, &len))
+        return;
+    uint8_t *bytes = mk_mem_edit(hc->mem, gpa, len);
+    int c = len ? mk_console_getc_idle(hc->console, io->cpu) : 0;
+    while (got < len && c >= 0) {
+        bytes[got++] = (uint8_t)c;
+        if (got < len)
+            c = mk_console_getc(hc->console);
+    }
+    if (got == 0 && len)
+        got = c == MK_INPUT_EOF ? MK_READ_EOF : MK_READ_NONE;
+    answer(hc, io, got);
+}
+
+/* Carries out a built-in call, whose answer waits for the next IN. */
+static void call_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number)
+{
+    struct mk_cpu *cpu = io->cpu;
+    uint8_t bl = (uint8_t)cpu->ops->reg(cpu, MK_RBX);
+    switch (number) {
+    case MK_HC_EXIT:
+        cpu->ops->end(cpu, MK_EXIT, bl, false, "the guest exited with code %u", bl);
+        break;
+    case MK_HC_PUTCHAR: mk_console_putc(hc->console, cpu, bl); break;
+    case MK_HC_GETCHAR: call_getchar(hc, io); break;
+    case MK_HC_WRITE: call_write(hc, io); break;
+    case MK_HC_READ: call_read(hc, io); break;
+    default:
+        cpu->ops->end(cpu, MK_FAULT, 0, false, "unknown hypercall 0x%02x: define it with "
+                      "vm.hypercalls:define(0x%02x, name, fn)", number, number);
+    }
+}
+
+static uint32_t take_pending(struct mk_hypercall *hc, unsigned cpu)
+{
+    if (!hc->answer[cpu].pending)
+        return 0;
+    hc->answer[cpu].pending = false;
+    return hc->answer[cpu].value;
+}
+
+uint32_t mk_hypercall_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number)
+{
+    call_builtin(hc, io, number);
+    return take_pending(hc, io->cpu->index);
+}
+
+static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_hypercall *hc = self;
+    uint32_t result = 0;
+    hc->answer[io->cpu->index].pending = false;
+    if (hc->other && hc->other(hc->ctx, io, (uint8_t)value, &result))
+        answer(hc, io, result);
+    else
+        call_builtin(hc, io, (uint8_t)value);
+}
+
+/* An 8-bit IN takes the original convention (0xff: none), a wider one has the status in AH. A
+ * GETCHAR answer is never wider than AX. */
+static uint64_t hypercall_in(void *self, struct mk_io *io)
+{
+    return take_pending(self, io->cpu->index);
+}
+
+const struct mk_io_ops mk_hypercall_ops = {
+    .name = "hypercall port", .in = hypercall_in, .out = hypercall_out, .width = 4 };

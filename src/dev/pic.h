@@ -1,0 +1,78 @@
+/* pic.h - two cascaded 8259A interrupt controllers, as in a PC (ports 0x20, 0xa0, ELCR 0x4d0).
+ *
+ * Device lines 0..15 come in through mk_pic_set_line(), from any thread; line 2 is the cascade and
+ * not a device's. The vCPU that gets external interrupts looks at mk_pic_pending() before it enters
+ * the guest and takes the vector with mk_pic_ack(). Both hooks are called without the lock held:
+ * on_int on the thread that made INT rise, on_ack on the one that acknowledged. */
+#ifndef MK_DEV_PIC_H
+#define MK_DEV_PIC_H
+
+#include "dev/dev.h"
+#include "base/err.h"
+
+#include <pthread.h>
+
+
+struct mk_bus;
+
+/* One 8259A. Bit n of a register is its input n. */
+struct mk_pic_chip {
+    uint8_t line;    /* input levels */
+    uint8_t edge;    /* rose and not yet acknowledged; drops with the input */
+    uint8_t isr, imr;
+    uint8_t elcr;    /* level-triggered inputs */
+    uint8_t pulse;   /* inputs that go down by themselves when acknowledged */
+    uint8_t lowest;  /* the input of lowest priority; the next one has the highest */
+    uint8_t base;    /* vector of input 0 */
+    uint8_t icw1, icw3, icw4;
+    uint8_t step;    /* which ICW the next write to the odd port is; 0: it is OCW1 */
+    uint8_t master, ready; /* flags from here on; ready: initialisation is complete */
+    uint8_t read_isr, poll, special_mask, rotate_aeoi;
+};
+
+/* All that a guest can see. */
+struct mk_pic_state {
+    struct mk_pic_chip chip[2];
+    uint8_t cause; /* master input that INT rose for; it decides which kind a spurious ack is */
+};
+
+struct mk_pic {
+    pthread_mutex_t lock;
+    struct mk_pic_state state;
+    _Atomic bool intr; /* the INT output */
+    void (*on_int)(void *ctx); /* INT rose: wake or kick the vCPU */
+    void *int_ctx;
+    /* The request on this line was taken, by INTA or by the poll command. */
+    void (*on_ack)(void *ctx, unsigned line);
+    void *ack_ctx;
+};
+
+extern const struct mk_io_ops mk_pic_ops;  /* 0x20, 0x21, 0xa0, 0xa1 */
+extern const struct mk_io_ops mk_elcr_ops; /* 0x4d0, 0x4d1 */
+
+/* Hooks may be set afterwards, before the first vCPU runs. */
+void mk_pic_init(struct mk_pic *pic);
+void mk_pic_free(struct mk_pic *pic);
+/* Power-up: nothing is delivered until the guest sent its ICWs. All inputs are taken to be low. */
+void mk_pic_reset(struct mk_pic *pic);
+/* Puts it on its ports. After a failure free the bus, or unhook, before the pic. */
+int mk_pic_attach(struct mk_pic *pic, struct mk_bus *bus, struct mk_err *err);
+
+/* The level of an input; fits struct mk_irq. Lines above 15 and line 2 are ignored. */
+void mk_pic_set_line(void *pic, unsigned line, bool level);
+/* One request: the line goes up and, when acknowledged, down again. */
+void mk_pic_pulse(struct mk_pic *pic, unsigned line);
+/* True when the guest cannot get this line now because of its masks or a missing initialisation. */
+bool mk_pic_masked(void *pic, unsigned line);
+
+/* The INT output; no lock, cheap enough for every entry. */
+bool mk_pic_pending(struct mk_pic *pic);
+/* The INTA cycle: the vector, 0..255. With no request left it is the spurious one (input 7).
+ * Look at mk_pic_pending() again afterwards: on_int is not called for an INT that stays up. */
+int mk_pic_ack(struct mk_pic *pic);
+
+void mk_pic_save(struct mk_pic *pic, struct mk_pic_state *state);
+/* Any content is safe: fields are cut to their range. */
+void mk_pic_load(struct mk_pic *pic, const struct mk_pic_state *state);
+
+#endif

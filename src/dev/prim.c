@@ -1,0 +1,237 @@
+/* prim.c - see prim.h. */
+#include "dev/prim.h"
+
+#include "base/bytes.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct mk_prim *mk_prim_new(void)
+{
+    struct mk_prim *p = calloc(1, sizeof(*p));
+    if (p)
+        pthread_mutex_init(&p->lock, NULL);
+    return p;
+}
+
+static void free_prim(struct mk_prim *p)
+{
+    pthread_mutex_destroy(&p->lock);
+    free(p->bytes);
+    free(p);
+}
+
+static void retire(void *self)
+{
+    struct mk_prim *p = self;
+    if (p->on_retire)
+        p->on_retire(p->ctx);
+    free_prim(p);
+}
+
+/* --- const and sink --- */
+
+static uint64_t const_in(void *self, struct mk_io *io)
+{
+    (void)io;
+    return __atomic_load_n(&((const struct mk_prim *)self)->value, __ATOMIC_RELAXED);
+}
+
+static void drop(void *self, struct mk_io *io, uint64_t value)
+{
+    (void)self, (void)io, (void)value;
+}
+
+const struct mk_io_ops mk_const_ops = {
+    .name = "const", .in = const_in, .out = drop, .width = 8, .retire = retire };
+const struct mk_io_ops mk_sink_ops = {
+    .name = "sink", .out = drop, .width = 8, .coalesce = true, .retire = retire };
+
+/* --- latch: a byte of storage for each address --- */
+
+static void latch_reset(void *self)
+{
+    struct mk_prim *p = self;
+    memset(p->bytes, 0, p->length);
+    for (size_t i = 0; i < p->length && i < 8; i++)
+        p->bytes[i] = (uint8_t)(p->value >> 8 * i);
+}
+
+struct mk_prim *mk_prim_new_latch(uint64_t first, uint64_t last, unsigned stride, uint64_t value)
+{
+    struct mk_prim *p = mk_prim_new();
+    if (!p)
+        return NULL;
+    p->first = first;
+    p->stride = stride;
+    p->value = value;
+    p->length = (size_t)(last - first + 1) * stride + 8; /* a wide access to the last port */
+    p->bytes = malloc(p->length);
+    if (!p->bytes) {
+        free_prim(p);
+        return NULL;
+    }
+    latch_reset(p);
+    return p;
+}
+
+/* As memory between processors: bytes never tear, nor does what is aligned to its size. */
+uint64_t mk_latch_load(const struct mk_prim *p, size_t at, unsigned size)
+{
+    const uint8_t *from = p->bytes + at;
+    uint64_t value = 0;
+    if (size == 4 && at % 4 == 0)
+        return __atomic_load_n((const uint32_t *)(const void *)from, __ATOMIC_RELAXED);
+    if (size == 8 && at % 8 == 0)
+        return __atomic_load_n((const uint64_t *)(const void *)from, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < size; i++)
+        value |= (uint64_t)__atomic_load_n(from + i, __ATOMIC_RELAXED) << 8 * i;
+    return value;
+}
+
+void mk_latch_store(struct mk_prim *p, size_t at, unsigned size, uint64_t value)
+{
+    uint8_t *to = p->bytes + at;
+    if (size == 4 && at % 4 == 0)
+        __atomic_store_n((uint32_t *)(void *)to, (uint32_t)value, __ATOMIC_RELAXED);
+    else if (size == 8 && at % 8 == 0)
+        __atomic_store_n((uint64_t *)(void *)to, value, __ATOMIC_RELAXED);
+    else
+        for (unsigned i = 0; i < size; i++)
+            __atomic_store_n(to + i, (uint8_t)(value >> 8 * i), __ATOMIC_RELAXED);
+}
+
+static size_t place_of(const struct mk_prim *p, const struct mk_io *io)
+{
+    return (size_t)(io->address - p->first) * p->stride;
+}
+
+static uint64_t latch_in(void *self, struct mk_io *io)
+{
+    return mk_latch_load(self, place_of(self, io), io->size);
+}
+
+static void latch_out(void *self, struct mk_io *io, uint64_t value)
+{
+    mk_latch_store(self, place_of(self, io), io->size, value);
+}
+
+static void latch_save(void *self, struct mk_bytes *out)
+{
+    const struct mk_prim *p = self;
+    mk_bytes_add(out, p->bytes, p->length);
+}
+
+static void latch_load(void *self, const uint8_t *bytes, size_t length)
+{
+    struct mk_prim *p = self;
+    memcpy(p->bytes, bytes, length < p->length ? length : p->length);
+}
+
+const struct mk_io_ops mk_latch_ops = {
+    .name = "latch", .in = latch_in, .out = latch_out, .width = 8, .reset = latch_reset,
+    .save = latch_save, .load = latch_load, .retire = retire };
+
+/* --- fifo --- */
+
+static bool push(struct mk_prim *p, uint8_t byte)
+{
+    if (p->length == p->capacity) {
+        size_t capacity = p->capacity ? 2 * p->capacity : 256;
+        uint8_t *bytes = realloc(p->bytes, capacity);
+        if (!bytes)
+            return false; /* dropped: a guest must not end the process by writing */
+        p->bytes = bytes;
+        p->capacity = capacity;
+    }
+    p->bytes[p->length++] = byte;
+    return true;
+}
+
+/* The record that is complete with this byte is the caller's to free; NULL: not yet. */
+static uint8_t *add(struct mk_prim *p, uint8_t byte, size_t *length)
+{
+    uint8_t *record = NULL;
+    pthread_mutex_lock(&p->lock);
+    bool ends = p->on >= 0 && byte == p->on;
+    if (ends || push(p, byte))
+        ends |= p->length >= p->record_size;
+    if (ends) {
+        record = p->bytes ? p->bytes : malloc(1);
+        *length = p->length;
+        p->bytes = NULL;
+        p->length = p->capacity = 0;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return record;
+}
+
+static void fifo_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_prim *p = self;
+    for (unsigned i = 0; i < io->size; i++) {
+        size_t length;
+        uint8_t *record = add(p, (uint8_t)(value >> 8 * i), &length);
+        if (record)
+            p->on_record(p->ctx, io->cpu, (const char *)record, length);
+        free(record);
+    }
+}
+
+static void fifo_reset(void *self)
+{
+    struct mk_prim *p = self;
+    pthread_mutex_lock(&p->lock);
+    p->length = 0;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void fifo_save(void *self, struct mk_bytes *out)
+{
+    struct mk_prim *p = self;
+    pthread_mutex_lock(&p->lock);
+    mk_bytes_add(out, p->bytes, p->length);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void fifo_load(void *self, const uint8_t *bytes, size_t length)
+{
+    struct mk_prim *p = self;
+    pthread_mutex_lock(&p->lock);
+    p->length = 0;
+    while (length-- && p->length + 1 < p->record_size && push(p, *bytes))
+        bytes++;
+    pthread_mutex_unlock(&p->lock);
+}
+
+size_t mk_prim_take(struct mk_prim *p, void *to, size_t size)
+{
+    pthread_mutex_lock(&p->lock);
+    if (size > p->length)
+        size = p->length;
+    if (size)
+        memcpy(to, p->bytes, size);
+    p->length -= size;
+    if (size)
+        memmove(p->bytes, p->bytes + size, p->length);
+    pthread_mutex_unlock(&p->lock);
+    return size;
+}
+
+const struct mk_io_ops mk_fifo_ops = {
+    .name = "fifo", .out = fifo_out, .width = 8, .coalesce = true,
+    .reset = fifo_reset, .save = fifo_save, .load = fifo_load, .retire = retire };
+
+/* --- match --- */
+
+static void match_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_prim *p = self;
+    if (value == p->value)
+        p->on_match(p->ctx, io);
+    else
+        mk_bus_next_out(io, value);
+}
+
+const struct mk_io_ops mk_match_ops = {
+    .name = "match", .out = match_out, .width = 8, .retire = retire };

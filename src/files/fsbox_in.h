@@ -1,0 +1,21 @@
+/* fsbox_in.h - what the parts of fsbox share. The caller holds the box's lock. */
+#ifndef MK_FSBOX_IN_H
+#define MK_FSBOX_IN_H
+
+#include "files/fsbox.h"
+
+/* fsbox_log.c: notes an operation. `op` and `verdict` are constants. */
+void mk_fsbox_note(struct mk_fsbox *box, const char *op, const char *name, size_t length,
+                   const char *verdict, int64_t result, uint64_t bytes);
+
+/* fsbox_own.c: makes the private directory if it is not there; 0 or a negated errno. */
+int mk_fsbox_need_own(struct mk_fsbox *box);
+/* Closes it, and removes it unless it is to stay. */
+void mk_fsbox_leave_own(struct mk_fsbox *box);
+
+/* fsbox_open.c: one user of an open file less. */
+void mk_fsbox_release(struct mk_file_node *node);
+/* What the guest is told of the host's own reasons. */
+int64_t mk_fsbox_told(int64_t rc);
+
+#endif

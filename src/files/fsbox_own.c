@@ -1,0 +1,88 @@
+/* fsbox_own.c - a VM's private directory: one that vanishes with it, or one that stays. */
+#include "files/fsbox_in.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A guest without files costs the host none: it is made for the first file. */
+static int make_temporary(struct mk_fsbox *box)
+{
+    const char *where = getenv("TMPDIR");
+    if (asprintf(&box->own_path, "%s/minikvm-XXXXXX", where && *where ? where : "/tmp") < 0) {
+        box->own_path = NULL;
+        return -ENOMEM;
+    }
+    if (!mkdtemp(box->own_path))
+        return -errno;
+    box->own = open(box->own_path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (box->own >= 0)
+        return 0;
+    int code = errno;
+    rmdir(box->own_path);
+    return -code;
+}
+
+/* One that is not there yet, named after the VM: what another run left is never touched. */
+static int make_kept(struct mk_fsbox *box)
+{
+    char name[sizeof(box->vm_name) + 12];
+    int rc = -1;
+    for (unsigned i = 1; rc < 0 && i < 1000000; i++) {
+        snprintf(name, sizeof(name), i > 1 ? "%s-%u" : "%s", box->vm_name, i);
+        rc = mkdirat(box->policy->keep, name, 0777);
+        if (rc < 0 && errno != EEXIST)
+            break;
+    }
+    if (rc < 0)
+        return -errno;
+    if (asprintf(&box->own_path, "%s/%s", box->policy->keep_path, name) < 0) {
+        box->own_path = NULL;
+        return -ENOMEM;
+    }
+    box->own = openat(box->policy->keep, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return box->own < 0 ? -errno : 0;
+}
+
+static bool kept(const struct mk_fsbox *box)
+{
+    return box->policy && box->policy->keep >= 0;
+}
+
+int mk_fsbox_need_own(struct mk_fsbox *box)
+{
+    if (box->own >= 0)
+        return 0;
+    int rc = kept(box) ? make_kept(box) : make_temporary(box);
+    if (rc < 0) {
+        free(box->own_path);
+        box->own_path = NULL;
+    }
+    return rc;
+}
+
+void mk_fsbox_leave_own(struct mk_fsbox *box)
+{
+    if (box->own < 0)
+        return;
+    if (!kept(box)) {
+        mk_path_empty(box->own);
+        rmdir(box->own_path);
+    }
+    close(box->own);
+    box->own = -1;
+    free(box->own_path);
+    box->own_path = NULL;
+}
+
+char *mk_fsbox_directory(struct mk_fsbox *box)
+{
+    pthread_mutex_lock(&box->lock);
+    char *path = box->own_path ? strdup(box->own_path) : NULL;
+    pthread_mutex_unlock(&box->lock);
+    return path;
+}

@@ -1,0 +1,296 @@
+/* fsbox_path.c - see fsbox_path.h.
+ *
+ * man 2 openat2, copy_file_range, ioctl_ficlone; for O_TMPFILE and linkat, man 2 open. */
+#include "files/fsbox_path.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BENEATH (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
+#define RETRIES 8             /* openat2 may say "again" when directories are renamed meanwhile */
+#define PIECE (4u << 20)      /* of a copy, per call */
+#define COPY_BUFFER (256u << 10)
+
+/* --- names --- */
+
+static bool allowed(char c)
+{
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+           c == '.' || c == '_' || c == '-';
+}
+
+static bool component_ok(const char *at, size_t length)
+{
+    if (length == 0 || (length == 1 && at[0] == '.') ||
+        (length == 2 && at[0] == '.' && at[1] == '.'))
+        return false;
+    for (size_t i = 0; i < length; i++)
+        if (!allowed(at[i]))
+            return false;
+    return true;
+}
+
+int mk_path_check(const char *name, size_t length)
+{
+    if (length > MK_NAME_MAX)
+        return -ENAMETOOLONG;
+    for (size_t from = 0; from <= length;) {
+        const char *slash = memchr(name + from, '/', length - from);
+        size_t end = slash ? (size_t)(slash - name) : length;
+        if (!component_ok(name + from, end - from))
+            return -EINVAL;
+        from = end + 1;
+    }
+    return 0;
+}
+
+/* --- opening --- */
+
+static int beneath(int dir, const char *name, int flags, mode_t mode)
+{
+    struct open_how how = { .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC), .mode = mode,
+                            .resolve = BENEATH };
+    for (int i = 0; i < RETRIES; i++) {
+        long fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
+        if (fd >= 0)
+            return (int)fd;
+        if (errno != EAGAIN && errno != EINTR)
+            break;
+    }
+    return -errno;
+}
+
+static bool regular(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* Looked at before it is opened, because opening a device or a FIFO may do something; and after,
+ * because it may be another one by then. */
+int mk_path_open(int dir, const char *name, int flags)
+{
+    int fd = beneath(dir, name, O_PATH, 0);
+    if (fd < 0)
+        return fd;
+    bool fine = regular(fd);
+    close(fd);
+    if (!fine)
+        return -EACCES;
+    fd = beneath(dir, name, flags | O_NONBLOCK | O_NOCTTY, 0);
+    if (fd >= 0 && !regular(fd)) {
+        close(fd);
+        return -EACCES;
+    }
+    return fd;
+}
+
+/* The directory that `name` lies in, made where it is missing; *leaf is the last component. */
+static int open_parent(int dir, const char *name, const char **leaf)
+{
+    char part[MK_NAME_MAX + 1];
+    int at = fcntl(dir, F_DUPFD_CLOEXEC, 0);
+    if (at < 0)
+        return -errno;
+    for (const char *slash; (slash = strchr(name, '/')); name = slash + 1) {
+        size_t length = (size_t)(slash - name);
+        memcpy(part, name, length);
+        part[length] = 0;
+        if (mkdirat(at, part, 0777) < 0 && errno != EEXIST) {
+            int code = errno;
+            close(at);
+            return -code;
+        }
+        int next = beneath(at, part, O_PATH | O_DIRECTORY, 0);
+        close(at);
+        if (next < 0)
+            return next;
+        at = next;
+    }
+    *leaf = name;
+    return at;
+}
+
+int mk_path_create(int dir, const char *name)
+{
+    const char *leaf;
+    int parent = open_parent(dir, name, &leaf);
+    if (parent < 0)
+        return parent;
+    int fd = beneath(parent, leaf, O_CREAT | O_EXCL | O_RDWR, 0666);
+    close(parent);
+    return fd;
+}
+
+/* --- copying --- */
+
+/* A file in `parent` without a name, or in hidden[] with one that no guest can say. */
+static int open_nameless(int parent, char hidden[64])
+{
+    hidden[0] = 0;
+    int fd = openat(parent, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL))
+        return fd < 0 ? -errno : fd;
+    snprintf(hidden, 64, "~copy.%ld.%llx", (long)getpid(), (unsigned long long)mk_now());
+    return beneath(parent, hidden, O_CREAT | O_EXCL | O_RDWR, 0666);
+}
+
+/* Gives the finished file its name; never replaces one. */
+static int give_name(int parent, int fd, const char *hidden, const char *leaf)
+{
+    char self[40];
+    if (hidden[0]) {
+        if (linkat(parent, hidden, parent, leaf, 0) == 0)
+            return unlinkat(parent, hidden, 0), 0;
+        if (errno == EEXIST)
+            return -EEXIST;
+        return renameat2(parent, hidden, parent, leaf, RENAME_NOREPLACE) < 0 ? -errno : 0;
+    }
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+    if (linkat(AT_FDCWD, self, parent, leaf, AT_SYMLINK_FOLLOW) == 0)
+        return 0;
+    if (errno == ENOENT && linkat(fd, "", parent, leaf, AT_EMPTY_PATH) == 0) /* no /proc here */
+        return 0;
+    return -errno;
+}
+
+static int write_all(int to, const char *bytes, size_t length, off_t at)
+{
+    while (length) {
+        ssize_t n = pwrite(to, bytes, length, at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        bytes += n;
+        at += n;
+        length -= (size_t)n;
+    }
+    return 0;
+}
+
+static int copy_by_hand(int from, int to, off_t at, off_t end)
+{
+    char *buffer = malloc(COPY_BUFFER);
+    int rc = buffer ? 0 : -ENOMEM;
+    while (rc == 0 && at < end) {
+        size_t want = end - at < (off_t)COPY_BUFFER ? (size_t)(end - at) : COPY_BUFFER;
+        ssize_t n = pread(from, buffer, want, at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            rc = -errno;
+        if (n <= 0) /* 0: it was cut short meanwhile */
+            break;
+        rc = write_all(to, buffer, (size_t)n, at);
+        at += n;
+    }
+    free(buffer);
+    return rc;
+}
+
+static bool not_here(int code)
+{
+    return code == EXDEV || code == EINVAL || code == ENOSYS || code == EOPNOTSUPP ||
+           code == EBADF || code == ETXTBSY || code == EPERM;
+}
+
+/* Copies [at, end) inside the kernel, or by hand where it cannot. */
+static int copy_range(int from, int to, off_t at, off_t end)
+{
+    while (at < end) {
+        off_t source = at, target = at;
+        size_t want = end - at < (off_t)PIECE ? (size_t)(end - at) : PIECE;
+        ssize_t n = copy_file_range(from, &source, to, &target, want, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n == 0 || (n < 0 && not_here(errno)))
+            return copy_by_hand(from, to, at, end);
+        if (n < 0)
+            return -errno;
+        at += n;
+    }
+    return 0;
+}
+
+/* Only what is there: holes stay holes. */
+static int copy_data(int from, int to)
+{
+    struct stat st;
+    if (ioctl(to, FICLONE, from) == 0)
+        return 0;
+    if (fstat(from, &st) < 0)
+        return -errno;
+    for (off_t at = 0; at < st.st_size;) {
+        off_t data = lseek(from, at, SEEK_DATA);
+        if (data < 0 && errno == ENXIO)
+            break;
+        off_t hole = data < 0 ? st.st_size : lseek(from, data, SEEK_HOLE);
+        if (data < 0)
+            data = at; /* no such question on this file system */
+        int rc = copy_range(from, to, data, hole < 0 || hole > st.st_size ? st.st_size : hole);
+        if (rc < 0)
+            return rc;
+        at = hole < 0 ? st.st_size : hole;
+    }
+    return ftruncate(to, st.st_size) < 0 ? -errno : 0;
+}
+
+int mk_path_copy(int dir, const char *name, int from)
+{
+    const char *leaf;
+    char hidden[64];
+    int parent = open_parent(dir, name, &leaf);
+    if (parent < 0)
+        return parent;
+    int fd = open_nameless(parent, hidden);
+    int rc = fd < 0 ? fd : copy_data(from, fd);
+    if (rc >= 0)
+        rc = give_name(parent, fd, hidden, leaf);
+    if (rc < 0 && fd >= 0) {
+        if (hidden[0])
+            unlinkat(parent, hidden, 0);
+        close(fd);
+    }
+    close(parent);
+    return rc < 0 ? rc : fd;
+}
+
+/* --- removing --- */
+
+/* Takes the descriptor over; one a level is open. */
+static void empty(int fd)
+{
+    DIR *list = fdopendir(fd);
+    if (!list) {
+        close(fd);
+        return;
+    }
+    for (struct dirent *e; (e = readdir(list));) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+            unlinkat(fd, e->d_name, 0) == 0 || (errno != EISDIR && errno != EPERM))
+            continue;
+        int below = beneath(fd, e->d_name, O_RDONLY | O_DIRECTORY, 0);
+        if (below >= 0)
+            empty(below);
+        unlinkat(fd, e->d_name, AT_REMOVEDIR);
+    }
+    closedir(list);
+}
+
+void mk_path_empty(int dir)
+{
+    int fd = beneath(dir, ".", O_RDONLY | O_DIRECTORY, 0);
+    if (fd >= 0)
+        empty(fd);
+}

@@ -1,0 +1,279 @@
+/* exit.c - serves what KVM_RUN returned with: one switch over exit reasons.
+ *
+ * Follows Documentation/virt/kvm/api.rst, section 5 (the kvm_run structure). */
+#include "kvm/vcpu.h"
+
+#include "x86/weak/assist.h"
+#include "x86/mode.h"
+#include "kvm/interrupt.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const names[MK_EXIT_KINDS] = {
+    [KVM_EXIT_UNKNOWN] = "unknown", [KVM_EXIT_EXCEPTION] = "exception", [KVM_EXIT_IO] = "io",
+    [KVM_EXIT_HYPERCALL] = "hypercall", [KVM_EXIT_DEBUG] = "debug", [KVM_EXIT_HLT] = "hlt",
+    [KVM_EXIT_MMIO] = "mmio", [KVM_EXIT_IRQ_WINDOW_OPEN] = "irq_window",
+    [KVM_EXIT_SHUTDOWN] = "shutdown", [KVM_EXIT_FAIL_ENTRY] = "fail_entry",
+    [KVM_EXIT_INTR] = "intr", [KVM_EXIT_SET_TPR] = "set_tpr",
+    [KVM_EXIT_INTERNAL_ERROR] = "internal_error", [KVM_EXIT_SYSTEM_EVENT] = "system_event",
+    [KVM_EXIT_X86_RDMSR] = "rdmsr", [KVM_EXIT_X86_WRMSR] = "wrmsr",
+};
+
+const char *mk_exit_name(unsigned kind)
+{
+    return kind < MK_COUNT(names) ? names[kind] : NULL;
+}
+
+static void MK_PRINTF(2, 3) trace(struct mk_vcpu *c, const char *fmt, ...)
+{
+    const struct mk_machine *m = c->machine;
+    if (!m->tracing || !m->ops || !m->ops->trace)
+        return;
+    char what[120], line[200];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof(what), fmt, ap);
+    va_end(ap);
+    snprintf(line, sizeof(line), "cpu%u %8llu rip=%08llx %s", c->cpu.index,
+             (unsigned long long)c->counters.exits,
+             (unsigned long long)mk_vcpu_regs(c)->rip, what);
+    m->ops->trace(m->ctx, c, line);
+}
+
+static void account(struct mk_vcpu *c, const struct mk_served *served)
+{
+    c->counters.c += served->c;
+    c->counters.lua += served->lua;
+    c->counters.none += served->none;
+}
+
+static void in_item(struct mk_vcpu *c, uint16_t port, uint8_t size, uint8_t *data,
+                    struct mk_served *served)
+{
+    uint64_t value = mk_bus_in(&c->machine->bus, &c->cpu, port, size, served);
+    memcpy(data, &value, size);
+    trace(c, "in   port=0x%03x size=%u value=0x%x", port, size, (unsigned)value);
+}
+
+static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8_t *data,
+                     struct mk_served *served)
+{
+    uint32_t value = 0;
+    memcpy(&value, data, size);
+    trace(c, "out  port=0x%03x size=%u value=0x%x", port, size, value);
+    mk_bus_out(&c->machine->bus, &c->cpu, port, size, value, served);
+}
+
+static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what,
+                      unsigned long long address)
+{
+    if (served->none && c->machine->unhandled_fault)
+        mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")", what,
+                    address, c->run->exit_reason == KVM_EXIT_MMIO ? "it is outside RAM and " : "");
+}
+
+/* String I/O may bring several items at once. The run ends after the item that asked for it. */
+static void serve_io(struct mk_vcpu *c)
+{
+    struct kvm_run *run = c->run;
+    uint8_t *data = (uint8_t *)run + run->io.data_offset;
+    uint16_t port = run->io.port;
+    uint8_t size = run->io.size;
+    bool in = run->io.direction == KVM_EXIT_IO_IN;
+    struct mk_served served = { 0 };
+    for (uint32_t i = 0; i < run->io.count; i++, data += size) {
+        if (c->end.reason != MK_RUNNING)
+            memset(data, 0xff, in ? size : 0);
+        else if (in)
+            in_item(c, port, size, data, &served);
+        else
+            out_item(c, port, size, data, &served);
+    }
+    account(c, &served);
+    c->incomplete = true;
+    if (!in && size == 1 && c->machine->note_out && served.c)
+        c->machine->note_out(c->machine, port);
+    unhandled(c, &served, in ? "IN from port" : "OUT to port", port);
+}
+
+/* An access outside RAM, or to a page that is not RAM in the guest's own tables. */
+static void serve_mmio(struct mk_vcpu *c)
+{
+    if (mk_assist_mmio(c))
+        return;
+    struct kvm_run *run = c->run;
+    struct mk_bus *bus = &c->machine->mmio;
+    struct mk_served served = { 0 };
+    uint64_t gpa = mk_assist_address(c, run->mmio.phys_addr), value = 0;
+    uint8_t size = run->mmio.len <= 8 ? (uint8_t)run->mmio.len : 8;
+    if (run->mmio.is_write) {
+        memcpy(&value, run->mmio.data, size);
+        trace(c, "mmio write 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
+              (unsigned long long)value);
+        mk_bus_out(bus, &c->cpu, gpa, size, value, &served);
+    } else {
+        value = mk_bus_in(bus, &c->cpu, gpa, size, &served);
+        memcpy(run->mmio.data, &value, size);
+        trace(c, "mmio read 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
+              (unsigned long long)value);
+    }
+    account(c, &served);
+    c->incomplete = true;
+    unhandled(c, &served, run->mmio.is_write ? "write to" : "read from", gpa);
+}
+
+/* An MSR that a script hooked, or that KVM does not know (api.rst 5, KVM_EXIT_X86_RDMSR). */
+static void serve_msr(struct mk_vcpu *c, bool write)
+{
+    struct kvm_run *run = c->run;
+    struct mk_bus *bus = &c->machine->msrs;
+    struct mk_served served = { 0 };
+    uint32_t index = run->msr.index;
+    c->msr_refused = false;
+    if (write)
+        mk_bus_out(bus, &c->cpu, index, 8, run->msr.data, &served);
+    else
+        run->msr.data = mk_bus_in(bus, &c->cpu, index, 8, &served);
+    trace(c, "%s 0x%x value=0x%llx", write ? "wrmsr" : "rdmsr", index,
+          (unsigned long long)run->msr.data);
+    account(c, &served);
+    run->msr.error = c->msr_refused || served.none;
+    c->incomplete = true;
+    unhandled(c, &served, write ? "WRMSR to" : "RDMSR of", index);
+}
+
+/* The bytes at CS:RIP, as far as they are mapped to RAM. */
+static void fetch_code(struct mk_vcpu *c)
+{
+    struct kvm_sregs s;
+    c->code_length = 0;
+    if (mk_vcpu_sregs(c, &s) < 0)
+        return;
+    mk_assist_believed(c, &s);
+    uint64_t at = s.cs.base + mk_vcpu_regs(c)->rip;
+    for (unsigned i = 0; i < sizeof(c->code); i++, c->code_length++) {
+        struct mk_walk w = mk_walk(&c->machine->mem, &s, s.cs.l ? at + i : (uint32_t)(at + i));
+        if (!w.present || !mk_mem_read(&c->machine->mem, w.address, &c->code[i], 1))
+            return;
+    }
+}
+
+static void hex(char *to, size_t size, const uint8_t *bytes, unsigned length)
+{
+    size_t used = 0;
+    to[0] = 0;
+    for (unsigned i = 0; i < length && used + 4 < size; i++)
+        used += (size_t)snprintf(to + used, size - used, i ? " %02x" : "%02x", bytes[i]);
+}
+
+static void describe_code(struct mk_vcpu *c, char *text, size_t size)
+{
+    char bytes[3 * sizeof(c->code)];
+    hex(bytes, sizeof(bytes), c->code, c->code_length);
+    unsigned long long rip = mk_vcpu_regs(c)->rip;
+    if (c->code_length)
+        snprintf(text, size, "at rip 0x%llx (bytes %s)", rip, bytes);
+    else
+        snprintf(text, size, "at rip 0x%llx, where no RAM is", rip);
+}
+
+static void emulation_failed(struct mk_vcpu *c)
+{
+    char where[100];
+    const struct kvm_run *run = c->run;
+    fetch_code(c);
+    if (run->emulation_failure.ndata >= 3 &&
+        run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) {
+        c->code_length = run->emulation_failure.insn_size;
+        if (c->code_length > sizeof(run->emulation_failure.insn_bytes))
+            c->code_length = sizeof(run->emulation_failure.insn_bytes);
+        memcpy(c->code, run->emulation_failure.insn_bytes, c->code_length);
+    }
+    describe_code(c, where, sizeof(where));
+    mk_vcpu_end(c, MK_FAULT, 0, false, "KVM could not run the instruction %s", where);
+}
+
+static void internal_error(struct mk_vcpu *c)
+{
+    if (c->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
+        if (!mk_assist_failure(c))
+            emulation_failed(c);
+    } else {
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM internal error, suberror %u",
+                    c->run->internal.suberror);
+    }
+}
+
+/* AMD's SVM leaves the state undefined after a shutdown, and KVM resets the vCPU: what is left is
+ * the reset vector (Intel SDM volume 3, table 10-1). */
+static bool state_lost(struct mk_vcpu *c)
+{
+    struct kvm_sregs s;
+    return mk_vcpu_sregs(c, &s) == 0 && mk_vcpu_regs(c)->rip == 0xfff0 &&
+           s.cs.base == 0xffff0000 && !(s.cr0 & MK_CR0_PE);
+}
+
+static void shut_down(struct mk_vcpu *c)
+{
+    char where[100];
+    if (mk_assist_shutdown(c))
+        return;
+    if (state_lost(c)) {
+        mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault after rip 0x%llx, the last place it was "
+                    "seen at: this KVM resets the vCPU then, its registers are lost",
+                    (unsigned long long)c->last_rip);
+        return;
+    }
+    fetch_code(c);
+    describe_code(c, where, sizeof(where));
+    mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault %s: an exception could not be delivered, "
+                "nor the double fault that followed; look at the IDT and the stack", where);
+}
+
+/* HLT: with interrupts on it lasts until one comes, without burning a core. */
+static void halted(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    trace(c, "hlt");
+    m->look(m, c); /* a doorbell may have been rung */
+    bool enabled = mk_vcpu_regs(c)->rflags & MK_RFLAGS_IF;
+    while (c->end.reason == MK_RUNNING) {
+        if (atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_waiting(c)))
+            return;
+        bool asleep = !enabled || !m->can_wake || !m->can_wake(m);
+        if (asleep && !atomic_load(&c->requests)) { /* a request, such as to stop, comes first */
+            mk_vcpu_end(c, MK_HALT, 0, false, "HLT with interrupts %s and nothing to wake it",
+                        enabled ? "on" : "off");
+            return;
+        }
+        mk_vcpu_sleep(c, UINT64_MAX);
+        mk_vcpu_look_around(c);
+    }
+}
+
+void mk_vcpu_exit(struct mk_vcpu *c)
+{
+    const struct kvm_run *run = c->run;
+    unsigned kind = run->exit_reason;
+    c->counters.exits++;
+    c->counters.by[kind < MK_EXIT_KINDS ? kind : KVM_EXIT_UNKNOWN]++;
+    switch (kind) {
+    case KVM_EXIT_IO: serve_io(c); break;
+    case KVM_EXIT_MMIO: serve_mmio(c); break;
+    case KVM_EXIT_X86_RDMSR: serve_msr(c, false); break;
+    case KVM_EXIT_X86_WRMSR: serve_msr(c, true); break;
+    case KVM_EXIT_HLT: halted(c); break;
+    case KVM_EXIT_IRQ_WINDOW_OPEN: break; /* what waits is offered before the next entry */
+    case KVM_EXIT_SHUTDOWN: shut_down(c); break;
+    case KVM_EXIT_INTERNAL_ERROR: internal_error(c); break;
+    case KVM_EXIT_FAIL_ENTRY:
+        mk_vcpu_end(c, MK_FAULT, 0, false, "the processor refuses the vCPU's state, reason 0x%llx",
+                    (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
+        break;
+    default:
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM stopped the vCPU with exit %u (%s)", kind,
+                    mk_exit_name(kind) ? mk_exit_name(kind) : "unknown to minikvm");
+    }
+}

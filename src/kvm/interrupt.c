@@ -1,0 +1,124 @@
+/* interrupt.c - see interrupt.h. */
+#include "kvm/interrupt.h"
+
+#include "dev/pic.h"
+
+#include <errno.h>
+#include <string.h>
+
+void mk_interrupt_request(struct mk_vcpu *c, uint8_t vector)
+{
+    atomic_fetch_or(&c->irq.queued[vector / 64], UINT64_C(1) << vector % 64);
+    atomic_store(&c->irq.any, true);
+    mk_vcpu_request(c, MK_REQ_WAKE);
+}
+
+void mk_interrupt_nmi(struct mk_vcpu *c)
+{
+    atomic_store(&c->irq.nmi, true);
+    mk_vcpu_request(c, MK_REQ_WAKE);
+}
+
+static struct mk_pic *pic_of(const struct mk_vcpu *c)
+{
+    return c->cpu.index == 0 ? c->machine->pic : NULL;
+}
+
+bool mk_interrupt_waiting(struct mk_vcpu *c)
+{
+    struct mk_pic *pic = pic_of(c);
+    return atomic_load_explicit(&c->irq.any, memory_order_relaxed) || (pic && mk_pic_pending(pic));
+}
+
+/* The lowest queued vector, or -1. `any` is cleared first: a request that comes meanwhile sets it
+ * again. */
+static int take_queued(struct mk_vcpu *c)
+{
+    atomic_store(&c->irq.any, false);
+    for (int i = 0; i < 4; i++) {
+        uint64_t word = atomic_load(&c->irq.queued[i]);
+        if (!word)
+            continue;
+        int bit = __builtin_ctzll(word);
+        uint64_t left = atomic_fetch_and(&c->irq.queued[i], ~(UINT64_C(1) << bit));
+        if (left & (left - 1) || i < 3)
+            atomic_store(&c->irq.any, true); /* perhaps more: looked at next time */
+        return i * 64 + bit;
+    }
+    return -1;
+}
+
+static int take(struct mk_vcpu *c)
+{
+    int vector = atomic_load(&c->irq.any) ? take_queued(c) : -1;
+    struct mk_pic *pic = pic_of(c);
+    if (vector < 0 && pic && mk_pic_pending(pic))
+        vector = mk_pic_ack(pic);
+    return vector;
+}
+
+static void remember(struct mk_vcpu *c, uint8_t vector)
+{
+    c->irq.last[c->irq.delivered++ % MK_COUNT(c->irq.last)] = vector;
+}
+
+/* Events that wait in the shared memory replace KVM's at the entry. */
+static void inject_nmi(struct mk_vcpu *c)
+{
+    if (c->run->kvm_dirty_regs & KVM_SYNC_X86_EVENTS)
+        c->run->s.regs.events.nmi.pending = 1;
+    else
+        mk_ioctl(c->fd, KVM_NMI, NULL);
+}
+
+static void inject(struct mk_vcpu *c)
+{
+    int vector = take(c);
+    if (vector < 0)
+        return;
+    struct kvm_interrupt irq = { .irq = (uint32_t)vector };
+    remember(c, (uint8_t)vector);
+    if (mk_ioctl(c->fd, KVM_INTERRUPT, &irq) < 0)
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM refuses interrupt 0x%02x: %s", (unsigned)vector,
+                    strerror(errno));
+    c->run->ready_for_interrupt_injection = 0;
+}
+
+/* --- storms ---
+ *
+ * When one interrupt follows upon the other, each at the moment the guest can take it, the
+ * interrupted program would never run. After ROW of them it gets half the time they took. */
+
+#define ROW 32
+
+static bool held(struct mk_vcpu *c)
+{
+    if (c->irq.hold_until && (c->run->exit_reason == KVM_EXIT_HLT || mk_now() >= c->irq.hold_until))
+        c->irq.hold_until = 0;
+    return c->irq.hold_until != 0;
+}
+
+/* An interrupt is about to be injected: false when it has to wait. */
+static bool in_turn(struct mk_vcpu *c)
+{
+    if (c->run->exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN)
+        c->irq.row = 0;
+    if (c->irq.row++ == 0)
+        c->irq.row_began = mk_now();
+    if (c->irq.row <= ROW)
+        return true;
+    uint64_t now = mk_now();
+    c->irq.hold_until = now + (now - c->irq.row_began) / 2;
+    c->irq.row = 0;
+    return false;
+}
+
+void mk_interrupt_offer(struct mk_vcpu *c)
+{
+    if (atomic_load_explicit(&c->irq.nmi, memory_order_relaxed) &&
+        atomic_exchange(&c->irq.nmi, false))
+        inject_nmi(c);
+    if (!held(c) && mk_interrupt_waiting(c) && c->run->ready_for_interrupt_injection && in_turn(c))
+        inject(c);
+    c->run->request_interrupt_window = mk_interrupt_waiting(c) && !c->irq.hold_until;
+}

@@ -1,0 +1,20 @@
+/* interrupt.h - getting interrupts into a vCPU when KVM has no irqchip of its own.
+ *
+ * Sources are the VM's PIC (vCPU 0 only) and direct requests by vector. What waits is offered
+ * before every entry: injected when the guest can take it (KVM_INTERRUPT), else KVM is asked to
+ * exit as soon as it can (Documentation/virt/kvm/api.rst, request_interrupt_window). */
+#ifndef MK_INTERRUPT_H
+#define MK_INTERRUPT_H
+
+#include "kvm/vcpu.h"
+
+/* Any thread: queues a vector or an NMI and gets the vCPU's attention. */
+void mk_interrupt_request(struct mk_vcpu *c, uint8_t vector);
+void mk_interrupt_nmi(struct mk_vcpu *c);
+
+/* The vCPU's thread. Is something waiting that the guest's flags may or may not let in? */
+bool mk_interrupt_waiting(struct mk_vcpu *c);
+/* Before an entry. */
+void mk_interrupt_offer(struct mk_vcpu *c);
+
+#endif

@@ -1,0 +1,44 @@
+/* kvm.h - the handle on /dev/kvm: the only file that opens it, and what the kernel's KVM offers.
+ *
+ * Follows Linux Documentation/virt/kvm/api.rst. One handle may serve any number of VMs and threads:
+ * after mk_kvm_open() it is only read. */
+#ifndef MK_KVM_H
+#define MK_KVM_H
+
+#include "base/err.h"
+
+struct kvm_cpuid2;
+
+struct mk_kvm {
+    int fd;
+    size_t run_size;     /* bytes to mmap of a vCPU descriptor */
+    bool coalesced_pio;  /* KVM_CAP_COALESCED_PIO */
+    bool sync_regs;      /* registers appear in kvm_run with every exit */
+    bool sync_state;     /* and system registers and events can be had and set there */
+    struct kvm_cpuid2 *cpuid; /* what guests see of the processor: all that KVM supports */
+    bool svm;            /* AMD-V */
+    bool shadow_paging;  /* the processor does not walk guests' page tables: KVM keeps its own */
+    size_t xsave_size;   /* bytes of the FPU's state; 0: only struct kvm_fpu */
+    size_t coalesced_at; /* page of the coalescing ring in the vCPU mapping */
+};
+
+/* Opens /dev/kvm and checks that its API is the one we speak. Errors name the remedy. */
+int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err);
+void mk_kvm_close(struct mk_kvm *kvm);
+
+/* ioctl that is repeated when a signal interrupts it; not for KVM_RUN. */
+int mk_ioctl(int fd, unsigned long request, void *arg);
+
+/* 0 or less: absent. */
+int mk_kvm_capability(const struct mk_kvm *kvm, int capability);
+
+/* Creates a VM; returns its descriptor. */
+int mk_kvm_create_vm(const struct mk_kvm *kvm, struct mk_err *err);
+
+/* Creates vCPU `index` of a VM; returns its descriptor. */
+int mk_kvm_create_vcpu(int vm_fd, unsigned index, struct mk_err *err);
+
+/* Gives a vCPU the features of this list; before it runs for the first time. */
+int mk_kvm_set_cpuid(int vcpu_fd, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
+
+#endif

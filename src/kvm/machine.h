@@ -1,0 +1,58 @@
+/* machine.h - what the vCPUs of one VM share: memory, ports, console, clock, limits.
+ *
+ * The VM (vm.h) owns it and fills it in; vCPUs (vcpu.h) read it. What changes while they run is
+ * atomic or has a lock of its own. */
+#ifndef MK_MACHINE_H
+#define MK_MACHINE_H
+
+#include "dev/bus.h"
+#include "io/clock.h"
+#include "io/console.h"
+#include "kvm/kvm.h"
+#include "kvm/mem.h"
+
+struct mk_assist;
+struct mk_pic;
+struct mk_vcpu;
+
+/* Called by a vCPU's thread on what only the upper layers know. All may be NULL. */
+struct mk_machine_ops {
+    /* The script wants its thread back (a signal such as Ctrl-C): end the run. */
+    bool (*interrupted)(void *ctx);
+    /* One line for every exit. */
+    void (*trace)(void *ctx, struct mk_vcpu *cpu, const char *line);
+    /* At every signal to the vCPU's thread, in the signal's handler. */
+    void (*tick)(void *ctx, struct mk_vcpu *cpu);
+};
+
+struct mk_machine {
+    const struct mk_kvm *kvm;
+    int fd; /* of the KVM VM */
+    struct mk_mem mem;
+    struct mk_bus bus;  /* ports */
+    struct mk_bus mmio; /* guest-physical addresses outside RAM */
+    struct mk_bus msrs; /* those that KVM hands to us (vm/hooks.c) */
+    struct mk_clock clock;
+    struct mk_console console;
+    bool unhandled_fault;  /* an access that nobody serves ends the vCPU */
+    bool tracing;
+    _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
+    _Atomic bool paused;       /* vCPUs shall stay outside the guest */
+    uint64_t exit_limit;   /* per vCPU and run, UINT64_MAX: none */
+    uint64_t output_limit; /* bytes per vCPU, UINT64_MAX: none */
+    struct mk_pic *pic;       /* NULL: none */
+    struct mk_assist *assist; /* NULL: this host needs none, or it is not wanted */
+    /* The VM's answers: */
+    void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu); /* `cpu` takes its siblings along */
+    void (*note_out)(struct mk_machine *m, uint16_t port); /* an OUT that could be coalesced */
+    bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
+    void (*parked)(struct mk_machine *m, bool in); /* a vCPU stays outside; it goes on */
+    /* A vCPU looks around: input may have arrived. */
+    void (*look)(struct mk_machine *m, struct mk_vcpu *c);
+    void (*heed)(struct mk_machine *m, struct mk_vcpu *cpu); /* after a trip, while somebody waits
+                                                                for output (vm/watch.c) */
+    const struct mk_machine_ops *ops;
+    void *ctx; /* for ops */
+};
+
+#endif

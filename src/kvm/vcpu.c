@@ -1,0 +1,541 @@
+/* vcpu.c - see vcpu.h. The run loop is mk_vcpu_run(). */
+#include "kvm/vcpu.h"
+
+#include "x86/weak/assist.h"
+#include "kvm/interrupt.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* --- kick ---
+ *
+ * Whoever wants a vCPU's attention sets a request, sets kvm_run->immediate_exit and signals the
+ * thread. In the guest, the signal ends KVM_RUN; on the way into it, immediate_exit does. The vCPU
+ * clears immediate_exit before it looks at the requests, so none is lost in between. The tick timer
+ * signals the same thread without a request: there the handler itself sets immediate_exit, which is
+ * why it must find the vCPU of its thread. */
+
+/* In the thread's own block from its start to its end: other variables of a thread that a shared
+ * object has come from malloc() at their first use, and the first use may be in the signal's handler,
+ * while the thread is inside malloc() or has given them back (ELF Handling For Thread-Local Storage,
+ * 3.4). */
+#define SIGNAL_SAFE __attribute__((tls_model("initial-exec")))
+
+static __thread struct mk_vcpu *volatile my_vcpu SIGNAL_SAFE;
+static __thread struct {
+    void (*volatile fn)(void *ctx);
+    void *volatile ctx;
+} my_watch SIGNAL_SAFE;
+
+static void set_immediate_exit(struct kvm_run *run, uint8_t value)
+{
+    __atomic_store_n(&run->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
+
+static void on_kick(int signal_number)
+{
+    (void)signal_number;
+    struct mk_vcpu *c = my_vcpu;
+    int saved = errno;
+    if (my_watch.fn)
+        my_watch.fn(my_watch.ctx);
+    if (c) {
+        set_immediate_exit(c->run, 1);
+        if (c->machine->ops && c->machine->ops->tick)
+            c->machine->ops->tick(c->machine->ctx, c);
+    }
+    errno = saved;
+}
+
+void mk_kick_watch(void (*fn)(void *ctx), void *ctx)
+{
+    my_watch.fn = NULL; /* before what goes with it */
+    my_watch.ctx = ctx;
+    my_watch.fn = fn;
+}
+
+int mk_kick_setup(struct mk_err *err)
+{
+    struct sigaction old, kick = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
+    sigaction(MK_KICK_SIGNAL, NULL, &old);
+    if (old.sa_handler != SIG_DFL && old.sa_handler != on_kick)
+        return mk_fail(err, EBUSY, "signal %d is in use by this program: minikvm needs it to "
+                                   "interrupt guests", MK_KICK_SIGNAL);
+    sigaction(MK_KICK_SIGNAL, &kick, NULL);
+    return 0;
+}
+
+void mk_vcpu_request(struct mk_vcpu *c, uint32_t request)
+{
+    atomic_fetch_or(&c->requests, request);
+    pthread_mutex_lock(&c->lock);
+    if (c->running) {
+        set_immediate_exit(c->run, 1);
+        if (!pthread_equal(c->thread, pthread_self()))
+            pthread_kill(c->thread, MK_KICK_SIGNAL);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+void mk_vcpu_stop(struct mk_vcpu *c, enum mk_reason reason)
+{
+    int none = MK_RUNNING;
+    atomic_compare_exchange_strong(&c->stop_reason, &none, (int)reason);
+    mk_vcpu_request(c, MK_REQ_STOP);
+}
+
+/* --- what devices may ask --- */
+
+static struct mk_vcpu *vcpu_of(struct mk_cpu *cpu)
+{
+    return MK_CONTAINER(cpu, struct mk_vcpu, cpu);
+}
+
+/* A guest whose exits need registers (hypercalls) gets them with every exit from the second on;
+ * others do not pay for that. */
+static uint64_t cpu_reg(struct mk_cpu *cpu, enum mk_reg reg)
+{
+    struct mk_vcpu *c = vcpu_of(cpu);
+    const struct kvm_regs *r = mk_vcpu_regs(c);
+    if (c->machine->kvm->sync_regs)
+        c->run->kvm_valid_regs |= KVM_SYNC_X86_REGS;
+    switch (reg) {
+    case MK_RAX: return r->rax;
+    case MK_RBX: return r->rbx;
+    case MK_RCX: return r->rcx;
+    case MK_RDX: return r->rdx;
+    case MK_RSI: return r->rsi;
+    case MK_RDI: return r->rdi;
+    case MK_RIP: return r->rip;
+    }
+    return 0;
+}
+
+static void end_va(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
+                   const char *fmt, va_list ap)
+{
+    if (c->end.reason != MK_RUNNING)
+        return;
+    c->end.reason = reason;
+    c->end.code = code;
+    c->end.whole_vm = whole_vm;
+    vsnprintf(c->end.text, sizeof(c->end.text), fmt, ap);
+    if (whole_vm && c->machine->end_all)
+        c->machine->end_all(c->machine, c);
+}
+
+void mk_vcpu_end(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
+                 const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    end_va(c, reason, code, whole_vm, fmt, ap);
+    va_end(ap);
+}
+
+static void cpu_end(struct mk_cpu *cpu, enum mk_reason reason, int64_t code, bool whole_vm,
+                    const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    end_va(vcpu_of(cpu), reason, code, whole_vm, fmt, ap);
+    va_end(ap);
+}
+
+static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
+{
+    mk_vcpu_sleep(vcpu_of(cpu), mk_now() + ms * UINT64_C(1000000));
+}
+
+static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg, .end = cpu_end, .idle = cpu_idle };
+
+/* --- life --- */
+
+int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
+                 struct mk_err *err)
+{
+    const struct mk_kvm *kvm = machine->kvm;
+    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = &cpu_ops }, .machine = machine };
+    pthread_mutex_init(&c->lock, NULL);
+    c->fd = mk_kvm_create_vcpu(machine->fd, index, err);
+    if (c->fd < 0)
+        return -1;
+    c->run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
+    if (c->run == MAP_FAILED) {
+        c->run = NULL;
+        mk_fail_errno(err, errno, "cannot map vCPU %u", index);
+        mk_vcpu_close(c);
+        return -1;
+    }
+    if (kvm->coalesced_pio)
+        c->ring = (void *)((char *)c->run + kvm->coalesced_at);
+    return 0;
+}
+
+void mk_vcpu_close(struct mk_vcpu *c)
+{
+    if (c->run)
+        munmap(c->run, c->machine->kvm->run_size);
+    if (c->fd >= 0)
+        close(c->fd);
+    c->run = NULL;
+    c->fd = -1;
+    pthread_mutex_destroy(&c->lock);
+}
+
+/* --- registers --- */
+
+struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c)
+{
+    if (c->regs_known)
+        return &c->regs;
+    if (mk_ioctl(c->fd, KVM_GET_REGS, &c->regs) == 0)
+        c->regs_known = true;
+    return &c->regs;
+}
+
+int mk_vcpu_state(struct mk_vcpu *c, struct kvm_sync_regs *state)
+{
+    const uint64_t all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+    if (c->synced == all || c->run->kvm_dirty_regs == all) { /* what was set counts already */
+        *state = c->run->s.regs;
+        return 0;
+    }
+    if (c->machine->kvm->sync_state)
+        c->run->kvm_valid_regs = all; /* from the next exit on */
+    state->regs = *mk_vcpu_regs(c);
+    if (mk_vcpu_sregs(c, &state->sregs) < 0)
+        return -1;
+    return mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &state->events);
+}
+
+int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state)
+{
+    struct kvm_sync_regs copy = *state;
+    c->regs = state->regs;
+    c->regs_known = true;
+    if (c->machine->kvm->sync_state) {
+        c->run->s.regs = copy;
+        c->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+        c->incomplete = true; /* until the next entry */
+        return 0;
+    }
+    if (mk_ioctl(c->fd, KVM_SET_SREGS, &copy.sregs) < 0 ||
+        mk_ioctl(c->fd, KVM_SET_REGS, &copy.regs) < 0)
+        return -1;
+    return mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &copy.events);
+}
+
+int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete)
+{
+    if (only_complete)
+        set_immediate_exit(c->run, 1);
+    c->incomplete = false;
+    c->regs_known = false;
+    int rc = ioctl(c->fd, KVM_RUN, NULL);
+    c->synced = c->run->kvm_valid_regs;
+    if (rc == 0 && c->synced & KVM_SYNC_X86_REGS) {
+        c->regs = c->run->s.regs.regs;
+        c->regs_known = true;
+    }
+    return rc;
+}
+
+int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs)
+{
+    struct kvm_regs copy = *regs;
+    c->synced = 0;
+    if (mk_ioctl(c->fd, KVM_SET_REGS, &copy) < 0)
+        return -1;
+    c->regs = copy;
+    c->regs_known = true;
+    return 0;
+}
+
+int mk_vcpu_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
+{
+    return mk_ioctl(c->fd, KVM_GET_SREGS, sregs);
+}
+
+int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
+{
+    struct kvm_sregs copy = *sregs;
+    c->synced = 0;
+    return mk_ioctl(c->fd, KVM_SET_SREGS, &copy);
+}
+
+void mk_vcpu_complete(struct mk_vcpu *c)
+{
+    if (!c->incomplete)
+        return;
+    c->incomplete = mk_vcpu_enter(c, true) == 0; /* an access in parts has more of them */
+    set_immediate_exit(c->run, 0);
+}
+
+/* --- coalesced output --- */
+
+void mk_vcpu_drain(struct mk_vcpu *c)
+{
+    struct kvm_coalesced_mmio_ring *ring = c->ring;
+    if (!ring)
+        return;
+    const uint32_t slots = (MK_PAGE - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
+    while (ring->first != __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE)) {
+        const struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
+        struct mk_served served = { .quiet = true };
+        if (entry->pio && entry->len == 1)
+            mk_bus_out(&c->machine->bus, &c->cpu, (uint16_t)entry->phys_addr, 1, entry->data[0],
+                       &served);
+        c->counters.coalesced++;
+        __atomic_store_n(&ring->first, (ring->first + 1) % slots, __ATOMIC_RELEASE);
+    }
+}
+
+/* --- sleeping and looking around --- */
+
+static void set_ticks(struct mk_vcpu *c, long ns)
+{
+    struct itimerspec every = { .it_value.tv_nsec = ns, .it_interval.tv_nsec = ns };
+    timer_settime(c->tick, 0, &every, NULL);
+}
+
+/* A timer that is due sooner than the next tick gets an alarm of its own. */
+static void set_alarm(struct mk_vcpu *c, uint64_t earliest)
+{
+    uint64_t at = c->cpu.index == 0 ? mk_clock_next(&c->machine->clock) : UINT64_MAX;
+    if (at < earliest)
+        at = earliest;
+    if (at == c->alarm_at)
+        return;
+    c->alarm_at = at;
+    struct itimerspec once = { 0 };
+    if (at != UINT64_MAX) {
+        once.it_value.tv_sec = (time_t)(at / 1000000000u);
+        once.it_value.tv_nsec = (long)(at % 1000000000u);
+    }
+    timer_settime(c->alarm, TIMER_ABSTIME, &once, NULL);
+}
+
+/* Sleeping with the kick signal blocked except inside ppoll(): a kick between the look at the
+ * requests and the sleep is not lost. */
+void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
+{
+    struct mk_machine *m = c->machine;
+    sigset_t kick, before, inside;
+    sigemptyset(&kick);
+    sigaddset(&kick, MK_KICK_SIGNAL);
+    mk_console_flush(&m->console);
+    pthread_sigmask(SIG_BLOCK, &kick, &before);
+    inside = before;
+    sigdelset(&inside, MK_KICK_SIGNAL);
+    set_immediate_exit(c->run, 0);
+    if (until > m->deadline)
+        until = m->deadline;
+    uint64_t timer = c->cpu.index == 0 ? mk_clock_next(&m->clock) : UINT64_MAX;
+    if (until > timer)
+        until = timer;
+    uint64_t now = mk_now();
+    if (now < until && !atomic_load(&c->requests)) {
+        uint64_t ns = until - now;
+        struct timespec ts = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+        struct pollfd fds[2] = {
+            { .fd = mk_console_source(&m->console), .events = POLLIN },
+            { .fd = mk_console_blocked(&m->console), .events = POLLOUT } };
+        set_ticks(c, 0);
+        if (ppoll(fds, 2, &ts, &inside) > 0 && fds[0].revents)
+            mk_console_poll(&m->console);
+        set_ticks(c, MK_TICK_NS);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    set_immediate_exit(c->run, 1); /* whatever woke us, the loop looks around */
+}
+
+/* Outside the guest, with the kick signal blocked except inside ppoll(), until the VM is resumed or
+ * the run shall end. Registers are what they are after the last instruction. */
+static void park(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    sigset_t kick, before, inside;
+    mk_vcpu_complete(c);
+    sigemptyset(&kick);
+    sigaddset(&kick, MK_KICK_SIGNAL);
+    pthread_sigmask(SIG_BLOCK, &kick, &before);
+    inside = before;
+    sigdelset(&inside, MK_KICK_SIGNAL);
+    set_ticks(c, 0);
+    mk_clock_stop(&m->clock);
+    m->parked(m, true);
+    while (atomic_load(&m->paused) && !(atomic_load(&c->requests) & MK_REQ_STOP))
+        ppoll(NULL, 0, NULL, &inside);
+    m->parked(m, false);
+    mk_clock_start(&m->clock);
+    set_ticks(c, MK_TICK_NS);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    set_immediate_exit(c->run, 1); /* the loop looks around: much may be due */
+}
+
+static void stop_requested(struct mk_vcpu *c)
+{
+    enum mk_reason reason = (enum mk_reason)atomic_load(&c->stop_reason);
+    const char *text = reason == MK_DEADLINE ? "the deadline passed" : "stopped from outside";
+    mk_vcpu_end(c, reason ? reason : MK_STOPPED, 0, false, "%s", text);
+}
+
+/* Everything that is not an exit: output, input, timers, limits, requests. */
+void mk_vcpu_look_around(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    set_immediate_exit(c->run, 0);
+    uint32_t requests = atomic_exchange(&c->requests, 0);
+    uint64_t now = mk_now();
+    if (requests & MK_REQ_WHERE)
+        c->where = mk_vcpu_regs(c)->rip;
+    mk_console_flush(&m->console);
+    mk_console_poll(&m->console);
+    if (c->cpu.index == 0)
+        mk_clock_run(&m->clock);
+    m->look(m, c);
+    uint64_t end = mk_now();
+    set_alarm(c, end + 2 * (end - now));
+    if (requests & MK_REQ_STOP)
+        stop_requested(c);
+    else if (now >= m->deadline)
+        mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
+    else if (m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))
+        mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
+    if (m->console.watched)
+        m->heed(m, c);
+    if (c->end.reason == MK_RUNNING && atomic_load(&m->paused) && m->parked)
+        park(c);
+}
+
+/* --- the run loop --- */
+
+static void check_limits(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    if (m->console.watched)
+        m->heed(m, c);
+    if (c->counters.exits - c->exits_before >= m->exit_limit)
+        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
+                    (unsigned long long)m->exit_limit);
+    if (m->console.stream[c->cpu.index].total - c->output_before > m->output_limit)
+        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
+                    (unsigned long long)m->output_limit);
+    while (m->console.full && !atomic_load(&c->requests) && mk_now() < m->deadline) {
+        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
+        mk_console_flush(&m->console);
+    }
+}
+
+static void entry_failed(struct mk_vcpu *c, int code)
+{
+    if (code == EFAULT)
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM cannot reach the memory the guest uses");
+    else
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM refuses to run the vCPU: %s", strerror(code));
+}
+
+/* One trip into the guest and back. */
+static void trip(struct mk_vcpu *c)
+{
+    mk_interrupt_offer(c);
+    c->last_rip = c->regs.rip;
+    int code = mk_vcpu_enter(c, false) < 0 ? errno : 0;
+    mk_vcpu_drain(c);
+    if (code == 0) {
+        mk_vcpu_exit(c);
+        if (c->machine->assist && c->machine->assist->shadow.on)
+            mk_assist_follow(c);
+    } else if (code == EINTR || code == EAGAIN) {
+        mk_vcpu_look_around(c);
+    } else {
+        entry_failed(c, code);
+    }
+    check_limits(c);
+}
+
+static bool make_timer(timer_t *timer)
+{
+    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = MK_KICK_SIGNAL };
+    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    return timer_create(CLOCK_MONOTONIC, &event, timer) == 0;
+}
+
+static bool start_ticks(struct mk_vcpu *c)
+{
+    c->alarm_at = UINT64_MAX;
+    if (!make_timer(&c->tick))
+        return false;
+    if (!make_timer(&c->alarm)) {
+        timer_delete(c->tick);
+        return false;
+    }
+    my_vcpu = c;
+    set_ticks(c, MK_TICK_NS);
+    return true;
+}
+
+static void stop_ticks(struct mk_vcpu *c)
+{
+    timer_delete(c->tick);
+    timer_delete(c->alarm);
+    my_vcpu = NULL;
+}
+
+static void publish(struct mk_vcpu *c, bool running)
+{
+    pthread_mutex_lock(&c->lock);
+    c->thread = pthread_self();
+    c->running = running;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* A run that ended by itself waits for a slow reader of its output, until a stop or the
+ * deadline. */
+static void finish_output(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    mk_console_flush(&m->console);
+    while (mk_console_blocked(&m->console) >= 0 && mk_now() < m->deadline &&
+           !(atomic_fetch_and(&c->requests, MK_REQ_STOP) & MK_REQ_STOP) &&
+           !(m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))) {
+        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
+        mk_console_flush(&m->console);
+    }
+}
+
+void mk_vcpu_run(struct mk_vcpu *c)
+{
+    c->end = (struct mk_end){ 0 };
+    c->exits_before = c->counters.exits;
+    c->output_before = c->machine->console.stream[c->cpu.index].total;
+    publish(c, true);
+    bool ticks = start_ticks(c);
+    if (ticks) {
+        set_immediate_exit(c->run, 1); /* look around before the first instruction */
+        mk_clock_start(&c->machine->clock);
+        while (c->end.reason == MK_RUNNING)
+            trip(c);
+        mk_clock_stop(&c->machine->clock);
+        if (c->end.reason != MK_STOPPED)
+            finish_output(c);
+    } else {
+        mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
+    }
+    publish(c, false);
+    mk_vcpu_complete(c);
+    if (!c->end.goes_on) /* before the ticks end: its listener may be one for them */
+        mk_console_end_lines(&c->machine->console, &c->cpu);
+    mk_console_flush(&c->machine->console);
+    if (ticks)
+        stop_ticks(c);
+}

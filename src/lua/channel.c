@@ -1,0 +1,174 @@
+/* channel.c - see channel.h. */
+#include "lua/channel.h"
+
+#include "lua/core.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void mk_channel_init(struct mk_channel *c)
+{
+    *c = (struct mk_channel){ 0 };
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->changed, NULL);
+}
+
+static struct mk_message *take(struct mk_queue *q)
+{
+    struct mk_message *m = q->first;
+    if (m) {
+        q->first = m->next;
+        q->bytes -= m->length;
+    }
+    return m;
+}
+
+void mk_channel_free(struct mk_channel *c)
+{
+    for (int i = 0; i < 2; i++)
+        for (struct mk_message *m; (m = take(&c->to[i]));)
+            free(m);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+}
+
+void mk_channel_wait(struct mk_channel *c, uint64_t ns)
+{
+    struct timespec until = mk_time_in(ns);
+    pthread_cond_timedwait(&c->changed, &c->lock, &until);
+}
+
+/* --- rows of values --- */
+
+bool mk_values_write(lua_State *L, int first, int count, const char *what, struct mk_bytes *out,
+                     struct mk_err *err)
+{
+    char name[60];
+    mk_bytes_u32(out, (uint32_t)count);
+    for (int i = 0; i < count; i++) {
+        size_t at = out->length;
+        mk_bytes_u32(out, 0);
+        snprintf(name, sizeof(name), "%s %d", what, i + 1);
+        if (!mk_copy_write(L, first + i, name, out, err))
+            return false;
+        mk_bytes_put_u32(out, at, (uint32_t)(out->length - at - 4));
+    }
+    if (out->length > MK_CHANNEL_MAX) {
+        mk_fail(err, E2BIG, "%ss of more than 64 MiB", what);
+        return false;
+    }
+    return true;
+}
+
+int mk_values_read(lua_State *L, const void *bytes, size_t length, struct mk_err *err)
+{
+    struct mk_reader r = { .at = bytes, .left = length };
+    int count = (int)mk_reader_u32(&r), top = lua_gettop(L);
+    if (!lua_checkstack(L, count + 3)) {
+        mk_fail(err, ENOMEM, "out of Lua stack");
+        return -1;
+    }
+    for (int i = 0; i < count; i++) {
+        uint32_t size = mk_reader_u32(&r);
+        const uint8_t *at = mk_reader_take(&r, size);
+        if (!at || !mk_copy_read(L, at, size, err)) {
+            lua_settop(L, top);
+            return -1;
+        }
+    }
+    return count;
+}
+
+/* --- sending --- */
+
+/* False when the queue is full or nobody will receive it any more. */
+static bool put(struct mk_channel *c, int end, struct mk_message *m, struct mk_err *err)
+{
+    struct mk_queue *q = &c->to[!end];
+    pthread_mutex_lock(&c->lock);
+    bool ended = c->ended, full = q->bytes + m->length > MK_CHANNEL_MAX;
+    if (!ended && !full) {
+        if (q->first)
+            q->last->next = m;
+        else
+            q->first = m;
+        q->last = m;
+        q->bytes += m->length;
+        pthread_cond_broadcast(&c->changed);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (ended)
+        mk_fail(err, EPIPE, "send: the worker has ended");
+    else if (full)
+        mk_fail(err, ENOBUFS, "send: 64 MiB wait to be received already");
+    return !ended && !full;
+}
+
+int mk_channel_send(lua_State *L, struct mk_channel *c, int end)
+{
+    struct mk_err err = { 0 };
+    luaL_argcheck(L, !lua_isnoneornil(L, 2), 2, "the first value of a message is not nil");
+    int count = lua_gettop(L) - 1;
+    struct mk_bytes *b = mk_push_bytes(L);
+    if (!mk_values_write(L, 2, count, "send: argument", b, &err))
+        return err.code == EINVAL ? mk_misuse(L, "%s", err.text) : mk_push_err(L, &err);
+    struct mk_message *m = malloc(sizeof(*m) + b->length);
+    if (!m)
+        return mk_misuse(L, "send: out of memory");
+    m->next = NULL;
+    m->length = b->length;
+    memcpy(m->bytes, b->data, b->length);
+    mk_bytes_free(b);
+    if (!put(c, end, m, &err)) {
+        free(m);
+        return mk_push_err(L, &err);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* --- receiving --- */
+
+/* A message that came within `ns`, or NULL with the reason. */
+static struct mk_message *get(struct mk_channel *c, int end, uint64_t ns, const struct mk_lua *lua,
+                              struct mk_err *err)
+{
+    lua_Hook before = lua_gethook(lua->main);
+    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
+    struct mk_message *m;
+    pthread_mutex_lock(&c->lock);
+    while (!(m = take(&c->to[end])) && !c->ended && !(end == 1 && atomic_load(&c->stop)) &&
+           (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
+        mk_channel_wait(c, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
+    if (!m && c->ended)
+        mk_fail(err, EPIPE, "receive: the worker has ended");
+    else if (!m && end == 1 && atomic_load(&c->stop))
+        mk_fail(err, ECANCELED, "receive: the worker is being closed");
+    else if (!m)
+        mk_fail(err, ETIMEDOUT, "receive: no message came in time");
+    pthread_mutex_unlock(&c->lock);
+    return m;
+}
+
+/* Reads a message in protected mode: upvalues would raise, and the message is ours to free. */
+int mk_channel_receive(lua_State *L, struct mk_channel *c, int end)
+{
+    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
+    struct mk_lua *lua = mk_lua_get(L);
+    struct mk_err err;
+    luaL_checkstack(L, 10, NULL);
+    if (ns > 0) {
+        mk_lua_no_handler(L, "receive()");
+        mk_lua_release(lua);
+    }
+    struct mk_message *m = get(c, end, ns, lua, &err);
+    if (ns > 0)
+        mk_lua_acquire(lua);
+    if (!m)
+        return mk_push_err(L, &err);
+    int count = mk_values_read(L, m->bytes, m->length, &err);
+    free(m);
+    return count >= 0 ? count : mk_push_err(L, &err);
+}

@@ -1,0 +1,52 @@
+/* channel.h - messages between two Lua states: rows of copied values in two queues.
+ *
+ * A channel has two ends, each used by the thread that runs the Lua state of its side; the lock is
+ * held for moments, never while Lua runs. Values are copied as copy.h has it. */
+#ifndef MK_LUA_CHANNEL_H
+#define MK_LUA_CHANNEL_H
+
+#include "lua/copy.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define MK_CHANNEL_MAX (64u << 20) /* bytes that may wait in a queue */
+
+struct mk_message {
+    struct mk_message *next;
+    size_t length;
+    uint8_t bytes[];
+};
+
+struct mk_queue {
+    struct mk_message *first, *last;
+    size_t bytes;
+};
+
+struct mk_channel {
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* a message, or one of the flags */
+    struct mk_queue to[2];  /* messages on their way to end 0 and end 1 */
+    bool ended;             /* end 1 will not send or receive any more */
+    _Atomic bool stop;      /* it shall not */
+};
+
+void mk_channel_init(struct mk_channel *c);
+void mk_channel_free(struct mk_channel *c);
+
+/* Rows of values: `count` of them from stack index `first` on, into bytes; and back onto a stack,
+ * -1 with *err when that failed. `what` names them in errors: "argument", then its number. */
+bool mk_values_write(lua_State *L, int first, int count, const char *what, struct mk_bytes *out,
+                     struct mk_err *err);
+int mk_values_read(lua_State *L, const void *bytes, size_t length, struct mk_err *err);
+
+/* The methods of both ends; `end` is whose call it is, 0 or 1, arguments begin at stack index 2.
+ *   send(...)         -> true | nil, text, name
+ *   receive(timeout)  -> values… | nil, text, name */
+int mk_channel_send(lua_State *L, struct mk_channel *c, int end);
+int mk_channel_receive(lua_State *L, struct mk_channel *c, int end);
+
+/* Waits at most `ns` for a change; the lock is held. */
+void mk_channel_wait(struct mk_channel *c, uint64_t ns);
+
+#endif

@@ -1,0 +1,227 @@
+/* clock.c - vm.clock: functions called at a time, on vCPU 0's thread, while the VM runs.
+ *
+ * A timer object is its own handle. It is anchored in the VM's handler table from when it is armed
+ * until it fired for the last time or was removed, so the core never sees a collected one. */
+#include "lua/core.h"
+
+#include <string.h>
+
+struct timer {
+    struct mk_timer core; /* first */
+    struct mk_lua_vm *v;
+    int self_ref, function_ref;
+    uint64_t period; /* 0: once */
+    lua_Integer hits;
+    bool dead;
+    bool removed; /* by the script */
+};
+
+#define SHORTEST_NS 10000u
+#define GUEST_NS 200000u /* the guest has at least this long between two calls */
+
+/* Lets go of the anchors; under the Lua lock. `table` is the handler table's stack index. */
+static void release(lua_State *L, int table, struct timer *t)
+{
+    luaL_unref(L, table, t->function_ref);
+    luaL_unref(L, table, t->self_ref);
+    t->function_ref = t->self_ref = LUA_NOREF;
+}
+
+static void call(struct timer *t)
+{
+    if (t->v->vm.cpu[0].end.reason == MK_ERROR)
+        return; /* of a timer that was due at the same time */
+    t->hits++;
+    t->v->cpu[0].what = "a timer's function";
+    mk_lua_push_handler(t->v, 0, t->function_ref);
+    mk_lua_call(t->v, 0, 0, 0);
+}
+
+/* A tick that is late does not make the following ones early: they keep to the grid. Those that
+ * would leave the guest no time are skipped. */
+static void arm_next(struct timer *t)
+{
+    struct mk_clock *clock = &t->v->vm.m.clock;
+    uint64_t next = t->core.due + t->period, earliest = mk_clock_now(clock) + GUEST_NS;
+    if (next < earliest)
+        next += (earliest - next + t->period - 1) / t->period * t->period;
+    mk_clock_arm(clock, &t->core, next);
+}
+
+/* Core side. */
+static void fire(void *ctx, uint64_t now)
+{
+    (void)now;
+    struct timer *t = ctx;
+    struct mk_lua_vm *v = t->v;
+    if (!mk_lua_enter(v, 0))
+        return;
+    if (!t->dead)
+        call(t);
+    if (t->dead || t->period == 0) {
+        t->dead = true;
+        release(v->anchor, MK_AT_HANDLERS, t);
+    } else {
+        arm_next(t);
+    }
+    mk_lua_exit(v, 0);
+}
+
+static int new_timer(lua_State *L, bool repeat)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_CLOCK);
+    lua_Number seconds = luaL_checknumber(L, 2);
+    luaL_argcheck(L, seconds >= 0 && seconds < 1e9, 2, "seconds are 0 to 1e9");
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    uint64_t ns = (uint64_t)(seconds * 1e9);
+    luaL_argcheck(L, !repeat || ns >= SHORTEST_NS, 2, "a period is 10 microseconds at least");
+    lua_getiuservalue(L, 1, 1);
+    int vm_index = lua_gettop(L);
+    struct timer *t = mk_new_child(L, vm_index, sizeof(*t), MK_TIMER);
+    t->v = v;
+    t->core.fire = fire;
+    t->core.ctx = t;
+    t->period = repeat ? ns : 0;
+    t->function_ref = mk_lua_ref(L, vm_index, 3);
+    t->self_ref = mk_lua_ref(L, vm_index, -1);
+    struct mk_clock *clock = &v->vm.m.clock;
+    mk_clock_arm(clock, &t->core, mk_clock_now(clock) + ns);
+    return 1;
+}
+
+/* clock:after(seconds, fn) -> handle */
+static int clock_after(lua_State *L)
+{
+    return new_timer(L, false);
+}
+
+/* clock:every(seconds, fn) -> handle */
+static int clock_every(lua_State *L)
+{
+    return new_timer(L, true);
+}
+
+/* timer:remove(). One that fires this moment releases itself when it sees that it is dead. */
+static int timer_remove(lua_State *L)
+{
+    struct timer *t = luaL_checkudata(L, 1, MK_TIMER);
+    t->removed = true;
+    if (!t->dead && t->v->open) {
+        t->dead = true;
+        if (mk_clock_disarm(&t->v->vm.m.clock, &t->core)) {
+            lua_getiuservalue(L, 1, 1);
+            lua_getiuservalue(L, -1, 1);
+            release(L, lua_gettop(L), t);
+        }
+    }
+    return 0;
+}
+
+static int timer_index(lua_State *L)
+{
+    const struct timer *t = luaL_checkudata(L, 1, MK_TIMER);
+    if (strcmp(luaL_checkstring(L, 2), "hits") == 0) {
+        lua_pushinteger(L, t->hits);
+    } else {
+        lua_pushvalue(L, 2);
+        lua_rawget(L, lua_upvalueindex(1));
+    }
+    return 1;
+}
+
+/* clock.now: the VM's time in seconds. */
+static int clock_index(lua_State *L)
+{
+    if (strcmp(luaL_checkstring(L, 2), "now") == 0) {
+        struct mk_lua_vm *v = mk_check_child(L, 1, MK_CLOCK);
+        lua_pushnumber(L, (lua_Number)mk_clock_now(&v->vm.m.clock) / 1e9);
+    } else {
+        lua_pushvalue(L, 2);
+        lua_rawget(L, lua_upvalueindex(1));
+    }
+    return 1;
+}
+
+/* --- snapshots: the VM does not run, so the list of timers does not change --- */
+
+static struct timer *next_of(struct mk_timer *core)
+{
+    while (core && core->fire != fire)
+        core = core->next; /* a device's */
+    return (struct timer *)core;
+}
+
+/* An entry: { timer, nanoseconds left, function }. */
+void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index)
+{
+    uint64_t now = mk_clock_now(&v->vm.m.clock);
+    lua_getiuservalue(L, vm_index, 1);
+    int table = lua_gettop(L);
+    lua_pushnil(L);
+    int count = 0;
+    for (struct timer *t = next_of(v->vm.m.clock.first); t; t = next_of(t->core.next)) {
+        if (count++ == 0)
+            lua_newtable(L);
+        lua_createtable(L, 3, 0);
+        lua_rawgeti(L, table, t->self_ref);
+        lua_rawseti(L, -2, 1);
+        lua_pushinteger(L, t->core.at > now ? (lua_Integer)(t->core.at - now) : 0);
+        lua_rawseti(L, -2, 2);
+        lua_rawgeti(L, table, t->function_ref);
+        lua_rawseti(L, -2, 3);
+        lua_rawseti(L, -2, count);
+    }
+    lua_replace(L, table);
+    lua_settop(L, table);
+}
+
+static void end_all(lua_State *L, struct mk_lua_vm *v, int table)
+{
+    struct timer *t;
+    while ((t = next_of(v->vm.m.clock.first))) {
+        mk_clock_disarm(&v->vm.m.clock, &t->core);
+        t->dead = true;
+        release(L, table, t);
+    }
+}
+
+/* The entry on top; those of another VM, or removed since, are passed over. */
+static void arm_again(lua_State *L, struct mk_lua_vm *v, int vm_index, uint64_t now)
+{
+    int entry = lua_gettop(L);
+    lua_rawgeti(L, entry, 1);
+    lua_rawgeti(L, entry, 2);
+    lua_rawgeti(L, entry, 3);
+    struct timer *t = lua_touserdata(L, entry + 1);
+    if (t->v == v && !t->removed) {
+        t->dead = false;
+        t->function_ref = mk_lua_ref(L, vm_index, entry + 3);
+        t->self_ref = mk_lua_ref(L, vm_index, entry + 1);
+        mk_clock_arm(&v->vm.m.clock, &t->core, now + (uint64_t)lua_tointeger(L, entry + 2));
+    }
+    lua_settop(L, entry);
+}
+
+void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list)
+{
+    uint64_t now = mk_clock_now(&v->vm.m.clock);
+    lua_getiuservalue(L, vm_index, 1);
+    end_all(L, v, lua_gettop(L));
+    lua_pop(L, 1);
+    for (lua_Integer i = 1; lua_istable(L, list) && lua_rawgeti(L, list, i) == LUA_TTABLE; i++) {
+        arm_again(L, v, vm_index, now);
+        lua_pop(L, 1);
+    }
+}
+
+void mk_open_clock(lua_State *L)
+{
+    static const luaL_Reg clock_meta[] = { { "__index", clock_index }, { NULL, NULL } };
+    static const luaL_Reg clock_methods[] = { { "after", clock_after }, { "every", clock_every },
+                                              { NULL, NULL } };
+    static const luaL_Reg timer_meta[] = { { "__index", timer_index }, { "__close", timer_remove },
+                                           { NULL, NULL } };
+    static const luaL_Reg timer_methods[] = { { "remove", timer_remove }, { NULL, NULL } };
+    mk_new_type(L, MK_CLOCK, clock_meta, clock_methods);
+    mk_new_type(L, MK_TIMER, timer_meta, timer_methods);
+}

@@ -1,0 +1,289 @@
+/* console.c - vm.console: what goes into a guest's console and what comes out. */
+#include "lua/core.h"
+#include "io/tty.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Core side: one whole line, on the printing vCPU's thread. */
+void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length)
+{
+    struct mk_lua_vm *v = ctx;
+    lua_State *co = v->vm.cpu[cpu->index].end.reason == MK_ERROR ? NULL
+                                                                 : mk_lua_enter(v, cpu->index);
+    if (!co)
+        return;
+    if (v->line_ref) {
+        v->cpu[cpu->index].what = "the line handler";
+        mk_lua_push_handler(v, cpu->index, v->line_ref);
+        lua_pushlstring(co, line, length);
+        lua_pushinteger(co, cpu->index);
+        mk_lua_call(v, cpu->index, 2, 0);
+    }
+    mk_lua_exit(v, cpu->index);
+}
+
+static struct mk_lua_vm *check_console(lua_State *L)
+{
+    return mk_check_child(L, 1, MK_CONSOLE);
+}
+
+/* console:send(bytes) -> console: queues input; it may be called before and while the guest
+ * runs. */
+static int console_send(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    struct mk_err err;
+    if (mk_console_send(&v->vm.m.console, bytes, length, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* console:eof() -> console: nothing follows what is queued. */
+static int console_eof(lua_State *L)
+{
+    mk_console_eof(&check_console(L)->vm.m.console);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* console:text([cpu]) -> what was printed (the newest MiB of it) and how many bytes in all. */
+static int console_text(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    lua_Integer cpu = luaL_optinteger(L, 2, 0);
+    luaL_argcheck(L, cpu >= 0 && cpu < v->vm.cpus, 2, "no such cpu");
+    struct mk_console *con = &v->vm.m.console;
+    struct mk_stream *s = &con->stream[cpu];
+    luaL_Buffer b;
+    pthread_mutex_lock(&con->lock);
+    size_t length = s->history.length;
+    pthread_mutex_unlock(&con->lock);
+    char *to = luaL_buffinitsize(L, &b, length ? length : 1); /* may raise: not under the lock */
+    pthread_mutex_lock(&con->lock);
+    if (length > s->history.length)
+        length = s->history.length;
+    if (length)
+        memcpy(to, s->history.data + s->history.start, length);
+    lua_Integer total = (lua_Integer)s->total;
+    pthread_mutex_unlock(&con->lock);
+    luaL_pushresultsize(&b, length);
+    lua_pushinteger(L, total);
+    return 2;
+}
+
+/* Output goes to `fd` from now on; what is pending still goes where it went. `owned`: a file that
+ * output() opened, closed when it is replaced. */
+static void set_output(struct mk_lua_vm *v, int fd, bool owned)
+{
+    struct mk_console *con = &v->vm.m.console;
+    mk_console_flush(con);
+    pthread_mutex_lock(&con->lock);
+    con->out_fd = v->echo_before = fd;
+    if (v->output_file)
+        close(v->output_file);
+    v->output_file = owned ? fd : 0;
+    pthread_mutex_unlock(&con->lock);
+}
+
+/* console:echo(on) -> console: whether output goes to the process's stdout. */
+static int console_echo(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    luaL_checktype(L, 2, LUA_TBOOLEAN);
+    set_output(v, lua_toboolean(L, 2) ? STDOUT_FILENO : -1, false);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* listen(console, fn(line, cpu) | nil): the one line listener, which on_line (in Lua) shares out.
+ * While there is one, output does not go to stdout by itself. */
+static int console_listen(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    bool had = v->line_ref != 0;
+    lua_settop(L, 2);
+    lua_getiuservalue(L, 1, 1);
+    if (v->line_ref)
+        mk_lua_unref(L, 3, v->line_ref);
+    v->line_ref = 0;
+    if (!lua_isnil(L, 2)) {
+        luaL_checktype(L, 2, LUA_TFUNCTION);
+        v->line_ref = mk_lua_ref(L, 3, 2);
+    }
+    pthread_mutex_lock(&v->vm.m.console.lock);
+    struct mk_console *con = &v->vm.m.console;
+    con->lines = v->line_ref != 0;
+    if (con->lines && !had) {
+        v->echo_before = con->out_fd;
+        con->out_fd = -1;
+    } else if (had && !con->lines && con->out_fd < 0) {
+        con->out_fd = v->echo_before;
+    }
+    pthread_mutex_unlock(&v->vm.m.console.lock);
+    return 0;
+}
+
+static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
+{
+    struct mk_console *con = &v->vm.m.console;
+    pthread_mutex_lock(&con->lock);
+    if (con->in_fd > STDERR_FILENO)
+        close(con->in_fd);
+    con->in_fd = fd;
+    con->in_pipe = fd >= 0 && !terminal;
+    con->escape = terminal;
+    con->escaped = false;
+    pthread_mutex_unlock(&con->lock);
+    v->terminal = terminal;
+}
+
+/* console:attach() -> console: input from stdin, output to stdout. When stdin is a terminal it is
+ * raw while the guest runs, and Ctrl-A x leaves. */
+static int console_attach(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    set_input(v, STDIN_FILENO, isatty(STDIN_FILENO));
+    lua_settop(L, 1);
+    lua_pushboolean(L, true);
+    return console_echo(L);
+}
+
+/* console:detach() -> console: input only by send(), output only by text() and on_line(). */
+static int console_detach(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    set_input(v, -1, false);
+    lua_settop(L, 1);
+    lua_pushboolean(L, false);
+    return console_echo(L);
+}
+
+/* console:input(path) -> console: input from a file, to its end. */
+static int console_input(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    const char *path = luaL_checkstring(L, 2);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat st;
+    struct mk_err err = { 0 };
+    if (fd < 0 || fstat(fd, &st) < 0)
+        mk_fail_errno(&err, errno, "%s", path);
+    else if (S_ISDIR(st.st_mode))
+        mk_fail_errno(&err, EISDIR, "%s", path);
+    if (err.code) {
+        if (fd >= 0)
+            close(fd);
+        return mk_push_err(L, &err);
+    }
+    set_input(v, fd, false);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* console:output(path) -> console: output to a file, which is emptied first, instead of stdout. */
+static int console_output(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    const char *path = luaL_checkstring(L, 2);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        struct mk_err err;
+        mk_fail_errno(&err, errno, "%s", path);
+        return mk_push_err(L, &err);
+    }
+    set_output(v, fd, true);
+    lua_settop(L, 1);
+    return 1;
+}
+
+static int open_log(const char *path, struct mk_err *err)
+{
+    struct stat st;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
+    if (fd >= 0 && fstat(fd, &st) == 0 && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
+        return fd;
+    if (fd < 0)
+        return mk_fail_errno(err, errno, "%s", path);
+    close(fd);
+    return mk_fail(err, EINVAL, "%s: a log is a file: a pipe whose reader waits would stop the guest",
+                   path);
+}
+
+/* console:log(path | nil) -> console: all that is printed from now on goes to a file, too, which is
+ * emptied first. Fails also when the log so far could not be written. */
+static int console_log(lua_State *L)
+{
+    struct mk_console *con = &check_console(L)->vm.m.console;
+    const char *path = luaL_optstring(L, 2, NULL);
+    struct mk_err err = { 0 };
+    int fd = path ? open_log(path, &err) : -1;
+    if (path && fd < 0)
+        return mk_push_err(L, &err);
+    if (mk_console_log(con, fd, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* hand_over(console) -> what take_back() wants: input from stdin, output to stdout for a while. */
+static int hand_over(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    struct mk_console *con = &v->vm.m.console;
+    mk_console_flush(con);
+    pthread_mutex_lock(&con->lock);
+    int in_fd = con->in_fd, out_fd = con->out_fd;
+    bool in_pipe = con->in_pipe, eof = con->eof;
+    v->terminal = con->escape = isatty(STDIN_FILENO);
+    con->in_fd = STDIN_FILENO;
+    con->in_pipe = !con->escape;
+    con->escaped = false;
+    con->out_fd = STDOUT_FILENO;
+    pthread_mutex_unlock(&con->lock);
+    lua_pushinteger(L, in_fd);
+    lua_pushinteger(L, out_fd);
+    lua_pushboolean(L, in_pipe);
+    lua_pushboolean(L, eof);
+    return 4;
+}
+
+/* take_back(console, in_fd, out_fd, in_pipe, eof): the user's turn is over. */
+static int take_back(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    struct mk_console *con = &v->vm.m.console;
+    int in_fd = (int)luaL_checkinteger(L, 2), out_fd = (int)luaL_checkinteger(L, 3);
+    mk_console_flush(con);
+    pthread_mutex_lock(&con->lock);
+    con->in_fd = in_fd;
+    con->out_fd = out_fd;
+    con->in_pipe = lua_toboolean(L, 4);
+    con->eof = lua_toboolean(L, 5);
+    con->escaped = false;
+    v->terminal = con->escape = in_fd == STDIN_FILENO && isatty(STDIN_FILENO);
+    pthread_mutex_unlock(&con->lock);
+    return 0;
+}
+
+void mk_open_console(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        { "send", console_send }, { "eof", console_eof }, { "text", console_text },
+        { "echo", console_echo }, { "attach", console_attach },
+        { "detach", console_detach }, { "input", console_input },
+        { "output", console_output }, { "log", console_log }, { NULL, NULL } };
+    mk_new_type(L, MK_CONSOLE, NULL, methods);
+    lua_pushcfunction(L, console_listen);
+    lua_setfield(L, -2, "listen"); /* into the core table on top */
+    lua_pushcfunction(L, hand_over);
+    lua_setfield(L, -2, "hand_over");
+    lua_pushcfunction(L, take_back);
+    lua_setfield(L, -2, "take_back");
+}

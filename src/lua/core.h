@@ -1,0 +1,229 @@
+/* core.h - what the glue files share: the Lua lock, boxes, and the one way into Lua.
+ *
+ * The Lua lock: code of one Lua state never runs in parallel with itself. The script's thread holds
+ * the lock whenever it executes Lua and gives it up only inside blocking calls; a vCPU's thread
+ * takes it for the time of a handler. Handlers run in a coroutine that belongs to their vCPU. */
+#ifndef MK_LUA_CORE_H
+#define MK_LUA_CORE_H
+
+#include "lua/limit.h"
+#include "x86/probe.h"
+#include "vm/snapshot.h"
+#include "vm/vm.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#define MK_VM "minikvm.vm"
+#define MK_CPU "minikvm.cpu"
+#define MK_MEMORY "minikvm.memory"
+#define MK_PORTS "minikvm.ports"
+#define MK_MMIO "minikvm.mmio"
+#define MK_MSRS "minikvm.msrs"
+#define MK_CPUID "minikvm.cpuid"
+#define MK_HYPERCALLS "minikvm.hypercalls"
+#define MK_CONSOLE "minikvm.console"
+#define MK_CLOCK "minikvm.clock"
+#define MK_TIMER "minikvm.timer"
+#define MK_KEYBOARD "minikvm.keyboard"
+#define MK_FILES "minikvm.files"       /* a policy */
+#define MK_VM_FILES "minikvm.vmfiles" /* vm.files */
+#define MK_SYMBOLS "minikvm.symbols"
+#define MK_HANDLE "minikvm.handle"
+#define MK_SNAPSHOT "minikvm.snapshot"
+#define MK_WATCH "minikvm.watch"
+
+#define MK_LOOK_NS 20000000u /* how often a blocking call looks for Ctrl-C */
+
+/* One per Lua state, in its registry. */
+struct mk_lua {
+    pthread_mutex_t mutex;
+    pthread_cond_t script_turn, handler_turn;
+    _Atomic bool held;
+    _Atomic unsigned script_waits, handler_waits;
+    struct mk_lua_vm *handler_of; /* whose handler runs; only for the holder of the lock */
+    bool in_glue; /* a handler's thread is between two protected calls: nothing may be raised there */
+    lua_State *main;
+    lua_State *volatile running;     /* the coroutine that runs; only for the holder of the lock */
+    volatile bool away;  /* the script's thread gave up the lock; for that thread's signals */
+    _Atomic bool ending; /* the script shall end: mk_guard_end_script() */
+    uint64_t handler_most; /* what limits.handler can be at the most */
+    bool last_resort;    /* a handler that nothing can end ends the process */
+    struct mk_script *script; /* the script's own time; NULL: it has none */
+    char ended[400];     /* of a handler that was ended because the script shall end */
+    struct mk_guard *volatile guard; /* of the call that is in progress; NULL: it has no limit */
+    lua_Hook script_hook; /* the C side of debug.sethook() */
+    struct mk_kvm kvm;
+    bool kvm_open;
+    struct mk_probe probe; /* ok: what was found out */
+};
+
+/* One handler call in progress. */
+struct mk_frame {
+    struct mk_io *io;
+    bool in;
+    uint64_t value; /* of an OUT */
+    bool call;       /* a hypercall: */
+    uint8_t number;
+    uint64_t order;  /* of the handler whose turn it is */
+    struct mk_frame *above;
+};
+
+struct mk_lua_cpu {
+    struct mk_lua_vm *v;
+    lua_State *co;
+    unsigned depth; /* handlers in progress, one inside the other */
+    bool roomy;     /* the stack of `co` has room for a handler's arguments */
+    struct mk_frame *frame;
+    struct mk_guard guard;
+    const char *what; /* "the trace function": before mk_lua_call(); NULL: as the exit says */
+    char *traceback; /* of the handler that failed */
+    char waiting[140]; /* the guest's instruction that waited for it: "rip 0x1004: in al, dx" */
+};
+
+struct mk_lua_vm {
+    struct mk_vm vm; /* first */
+    struct mk_lua *lua;
+    bool open;
+    _Atomic bool closing; /* handlers do not start any more */
+    bool close_later;     /* closed from inside: when the run is over */
+    bool in_run;          /* the script's thread is inside vm:run() */
+    unsigned busy;        /* and other calls that will look at the VM when they come back */
+    lua_Hook hook_before;
+    struct mk_limits limits; /* defaults of its runs */
+    uint64_t handler_ns;     /* a handler's time */
+    lua_State *anchor;
+    struct mk_lua_cpu cpu[MK_MAX_CPUS];
+    struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
+    uint64_t call_orders; /* hypercall handlers that were ever made */
+    int line_ref, trace_ref, decide_ref;
+    _Atomic int none_ref; /* on_unhandled */
+    uint64_t none_hits;
+    int output_file; /* opened by console:output(); 0: none */
+    int echo_before; /* out_fd while nobody listened */
+    bool terminal;   /* attached: raw while it runs */
+};
+
+/* The user value of a VM: handlers by reference, children by name. */
+/* What lies on the stack of the anchor, which runs nothing: there it has the same index however
+ * deep in calls the handlers' coroutines are, and out of a script's reach. */
+enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_NEXT /* one for each vCPU */ };
+
+struct mk_lua *mk_lua_get(lua_State *L);
+
+/* Script side: around everything that may block. */
+void mk_lua_release(struct mk_lua *lua);
+void mk_lua_acquire(struct mk_lua *lua);
+/* Has Ctrl-C come, now or before the blocking call began with hook `before`? */
+bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before);
+/* Raises when called inside a handler. */
+void mk_lua_no_handler(lua_State *L, const char *what);
+
+/* Handler side. NULL when the VM is being closed: then there is nothing to do. */
+lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu);
+/* Pushes handler `ref`, onto the coroutine that mk_lua_enter() gave. */
+void mk_lua_push_handler(struct mk_lua_vm *v, unsigned cpu, int ref);
+/* Calls; an error ends the VM with message and traceback and returns false. */
+bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results);
+void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu);
+/* Ends the VM because a handler answered with nonsense. */
+void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PRINTF(3, 4);
+
+/* Argument checks: the object itself, and that it is still open. */
+struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
+struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
+/* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
+uint64_t mk_check_seconds(lua_State *L, int index);
+/* Pushes the script's place, "file:line: ", below minikvm's own Lua parts. */
+void mk_lua_blame_line(lua_State *L);
+/* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */
+int mk_misuse(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
+/* The reason and the information table of a VM that ended: 2. */
+int mk_push_result(lua_State *L, struct mk_lua_vm *v);
+/* nil, text, name: the world failed. */
+int mk_push_err(lua_State *L, const struct mk_err *err);
+/* Fields of an option table that was checked in Lua. A string lives as long as the table. */
+lua_Integer mk_integer_field(lua_State *L, int index, const char *key, lua_Integer absent);
+bool mk_true_field(lua_State *L, int index, const char *key);
+const char *mk_string_field(lua_State *L, int index, const char *key, size_t *length);
+/* Sets a field of the table on top. */
+void mk_set_integer(lua_State *L, const char *key, uint64_t value);
+void mk_set_string(lua_State *L, const char *key, const char *value);
+/* Raises when the VM runs; `what` was called. */
+void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
+/* Keeps a function in the VM's handler table, its user value, which also holds the children by
+ * name; returns its reference. */
+int mk_lua_ref(lua_State *L, int vm_index, int function_index);
+void mk_lua_unref(lua_State *L, int vm_index, int ref);
+/* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */
+void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
+
+/* Each opens its kinds of objects and leaves the methods in the table on top. */
+void mk_open_vm(lua_State *L);
+void mk_open_cpu(lua_State *L);
+void mk_open_memory(lua_State *L);
+void mk_open_hooks(lua_State *L);
+void mk_open_unhandled(lua_State *L);
+void mk_open_stats(lua_State *L);
+void mk_open_cpuid(lua_State *L);
+void mk_open_zlib(lua_State *L);
+void mk_open_hypercalls(lua_State *L);
+void mk_open_console(lua_State *L);
+void mk_open_load(lua_State *L);
+void mk_open_clock(lua_State *L);
+void mk_open_keyboard(lua_State *L);
+void mk_open_files(lua_State *L);
+void mk_open_snapshot(lua_State *L);
+void mk_open_worker(lua_State *L);
+void mk_open_watch(lua_State *L);
+void mk_open_process(lua_State *L);
+/* find, match, gmatch, gsub and rep with a limit on the work, into the table on top. */
+void mk_lua_bounded_strings(lua_State *L);
+/* Pushes the children of the VM at the top of the stack. */
+void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
+
+/* Pushes the function that the handlers of one vCPU get as `next`. */
+void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
+/* The core's callbacks into hypercall and line handlers. */
+uint32_t mk_lua_next_call(struct mk_lua_vm *v, const struct mk_frame *frame);
+void mk_lua_free_calls(struct mk_lua_vm *v);
+bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
+void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
+
+/* The policy in field `files` of an options table, or NULL; and its decide function as a handler of
+ * the new VM. */
+struct mk_policy *mk_files_field(lua_State *L, int options);
+void mk_lua_connect_files(lua_State *L, struct mk_lua_vm *v, int vm_index, int options);
+
+/* Lets the VM show the script what nobody serves (unhandled.c). */
+void mk_lua_connect_unhandled(struct mk_lua_vm *v);
+/* Pushes a list of the script's timers that are armed, to arm them again; nil when there are none.
+ * Putting it back ends those that are not in it, and leaves those that the script removed. */
+void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index);
+void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list);
+
+/* The snapshot in field `snapshot` of an options table, or NULL. */
+struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);
+
+int mk_lua_disassemble(lua_State *L);
+/* The first instruction of `bytes` as text; false when it is none, or without capstone. */
+bool mk_disassemble(const uint8_t *bytes, size_t length, unsigned bits, uint64_t address,
+                    char *text, size_t size);
+
+/* Handles: what hooks return. */
+struct mk_handle {
+    void (*remove)(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index);
+    uint64_t (*count)(struct mk_lua_vm *v, struct mk_handle *h);
+    uint64_t hits; /* after its removal */
+    bool removed;
+    struct mk_prim *prim; /* has a value (prims.c) */
+    void *target;
+    int number;
+};
+struct mk_handle *mk_new_handle(lua_State *L, int vm_index);
+void mk_open_handle(lua_State *L);
+
+/* Defines a kind of userdata: metatable with methods reachable through __index. */
+void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods);
+
+#endif

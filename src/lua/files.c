@@ -1,0 +1,259 @@
+/* files.c - file policies as objects, and vm.files: what a VM did with its files. The tables
+ * are checked in Lua (lua/minikvm/vm/files.lua). */
+#include "lua/core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct files {
+    struct mk_policy *policy; /* NULL: closed */
+};
+
+/* --- decide --- */
+
+/* The answer of a decide function: nothing or true leaves the rule as it is. */
+static enum mk_verdict take_answer(struct mk_lua_vm *v, unsigned cpu, lua_State *co,
+                                   enum mk_verdict rule)
+{
+    int verdict = MK_FILE_DENY;
+    if (lua_isnil(co, -1) || (lua_isboolean(co, -1) && lua_toboolean(co, -1)))
+        return rule;
+    if (lua_type(co, -1) == LUA_TSTRING)
+        verdict = mk_verdict_of(lua_tostring(co, -1));
+    else if (!lua_isboolean(co, -1))
+        verdict = -1;
+    if (verdict < 0)
+        mk_lua_blame(v, cpu, "decide answered %s: it must return true, false, a verdict such as "
+                     "\"ro\", or nothing", lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1)
+                                                                           : luaL_typename(co, -1));
+    return verdict < 0 ? MK_FILE_DENY : (enum mk_verdict)verdict;
+}
+
+static const char *mode_of(unsigned flags)
+{
+    bool writes = flags & (MK_FILE_WRITE | MK_FILE_TRUNC);
+    return !writes ? "r" : flags & MK_FILE_READ ? "rw" : "w";
+}
+
+/* Core side: on the vCPU's thread. What goes wrong denies. */
+static enum mk_verdict decide(void *ctx, void *caller, const char *name, unsigned flags,
+                              enum mk_verdict rule)
+{
+    struct mk_lua_vm *v = ctx;
+    unsigned cpu = ((struct mk_cpu *)caller)->index;
+    lua_State *co = v->vm.cpu[cpu].end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu);
+    enum mk_verdict verdict = MK_FILE_DENY;
+    if (!co)
+        return verdict;
+    v->cpu[cpu].what = "the decide function";
+    mk_lua_push_handler(v, cpu, v->decide_ref);
+    lua_pushstring(co, name);
+    lua_pushstring(co, mode_of(flags));
+    if (mk_lua_call(v, cpu, 2, 1)) {
+        verdict = take_answer(v, cpu, co, rule);
+        lua_pop(co, 1);
+    }
+    mk_lua_exit(v, cpu);
+    return verdict;
+}
+
+void mk_lua_connect_files(lua_State *L, struct mk_lua_vm *v, int vm_index, int options)
+{
+    lua_getfield(L, options, "files");
+    if (luaL_testudata(L, -1, MK_FILES) && lua_getiuservalue(L, -1, 1) == LUA_TFUNCTION) {
+        v->decide_ref = mk_lua_ref(L, vm_index, -1);
+        v->vm.fsbox.decide = decide;
+        v->vm.fsbox.ctx = v;
+    }
+    lua_settop(L, vm_index);
+}
+
+struct mk_policy *mk_files_field(lua_State *L, int options)
+{
+    lua_getfield(L, options, "files");
+    struct files *f = luaL_testudata(L, -1, MK_FILES);
+    if (!lua_isnil(L, -1) && (!f || !f->policy))
+        luaL_error(L, "kvm.vm: option 'files': expected a file policy that is open, as kvm.files{} "
+                      "makes it");
+    lua_pop(L, 1);
+    return f ? f->policy : NULL;
+}
+
+/* --- policies --- */
+
+static uint64_t limit_field(lua_State *L, const char *key, uint64_t absent)
+{
+    uint64_t value = absent;
+    if (lua_getfield(L, 1, key) != LUA_TNIL)
+        value = (uint64_t)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static void set_limits(lua_State *L, struct mk_file_limits *limits)
+{
+    limits->open = (unsigned)limit_field(L, "max_open", limits->open);
+    limits->bytes = limit_field(L, "max_bytes", limits->bytes);
+    limits->file = limit_field(L, "max_file", limits->file);
+    limits->files = limit_field(L, "max_files", limits->files);
+}
+
+static int add_rules(lua_State *L, struct mk_policy *p, struct mk_err *err)
+{
+    int rc = 0;
+    lua_getfield(L, 1, "rules");
+    lua_Integer count = lua_isnil(L, -1) ? 0 : luaL_len(L, -1);
+    for (lua_Integer i = 1; rc == 0 && i <= count; i++) {
+        lua_rawgeti(L, -1, i);
+        lua_rawgeti(L, -1, 1);
+        lua_rawgeti(L, -2, 2);
+        rc = mk_policy_add(p, lua_tostring(L, -2),
+                           (enum mk_verdict)mk_verdict_of(lua_tostring(L, -1)), err);
+        lua_pop(L, 3);
+    }
+    lua_pop(L, 1);
+    return rc;
+}
+
+/* A string of table 1 that lives as long as the table; NULL when it has none. */
+static const char *text_field(lua_State *L, const char *key)
+{
+    lua_getfield(L, 1, key);
+    const char *text = lua_tostring(L, -1);
+    lua_pop(L, 1);
+    return text;
+}
+
+/* new_files(options) -> policy | nil, text, name */
+static int new_files(lua_State *L)
+{
+    struct mk_err err = { 0 };
+    struct files *f = lua_newuserdatauv(L, sizeof(*f), 1);
+    f->policy = NULL;
+    luaL_setmetatable(L, MK_FILES);
+    f->policy = mk_policy_new(text_field(L, "root"), text_field(L, "private"), &err);
+    if (!f->policy)
+        return mk_push_err(L, &err);
+    set_limits(L, &f->policy->limits);
+    lua_getfield(L, 1, "audit");
+    f->policy->audit = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    if (add_rules(L, f->policy, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_getfield(L, 1, "decide");
+    lua_setiuservalue(L, -2, 1);
+    return 1;
+}
+
+/* policy:close(): VMs that have it keep it; new ones cannot have it. */
+static int files_close(lua_State *L)
+{
+    struct files *f = luaL_checkudata(L, 1, MK_FILES);
+    mk_policy_drop(f->policy);
+    f->policy = NULL;
+    return 0;
+}
+
+static int files_tostring(lua_State *L)
+{
+    struct files *f = luaL_checkudata(L, 1, MK_FILES);
+    lua_pushfstring(L, MK_FILES "%s", f->policy ? "" : " (closed)");
+    return 1;
+}
+
+static int is_files(lua_State *L)
+{
+    lua_pushboolean(L, luaL_testudata(L, 1, MK_FILES) != NULL);
+    return 1;
+}
+
+/* --- vm.files --- */
+
+static struct mk_fsbox *check_box(lua_State *L)
+{
+    return &mk_check_child(L, 1, MK_VM_FILES)->vm.fsbox;
+}
+
+static void push_entry(lua_State *L, const struct mk_file_entry *e)
+{
+    lua_createtable(L, 0, 6);
+    lua_pushstring(L, e->op);
+    lua_setfield(L, -2, "op");
+    lua_pushlstring(L, e->name, e->name_length);
+    lua_setfield(L, -2, "name");
+    lua_pushstring(L, e->verdict);
+    lua_setfield(L, -2, "verdict");
+    lua_pushinteger(L, (lua_Integer)e->bytes);
+    lua_setfield(L, -2, "bytes");
+    lua_pushinteger(L, (lua_Integer)e->times);
+    lua_setfield(L, -2, "times");
+    if (e->error) {
+        lua_pushstring(L, mk_err_name(e->error));
+        lua_setfield(L, -2, "error");
+    }
+}
+
+/* files:audit() -> list of { op=, name=, verdict=, bytes=, times=, error= }, the oldest first, and
+ * how many entries there were before those */
+static int files_audit(lua_State *L)
+{
+    struct mk_fsbox *box = check_box(L);
+    struct mk_file_entry e;
+    if (!box->audit)
+        return luaL_error(L, "audit: the file policy was made without audit = true");
+    lua_newtable(L);
+    for (uint64_t i = 0; mk_fsbox_entry(box, i, &e); i++) {
+        push_entry(L, &e);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    pthread_mutex_lock(&box->lock);
+    uint64_t made = box->audited;
+    pthread_mutex_unlock(&box->lock);
+    lua_pushinteger(L, made > MK_FILE_AUDIT ? (lua_Integer)(made - MK_FILE_AUDIT) : 0);
+    return 2;
+}
+
+/* files:directory() -> path of the private directory, or nil while the VM has made no file */
+static int files_directory(lua_State *L)
+{
+    char *path = mk_fsbox_directory(check_box(L));
+    lua_pushstring(L, path);
+    free(path);
+    return 1;
+}
+
+/* files:usage() -> { open=, bytes=, files= } as the quotas count */
+static int files_usage(lua_State *L)
+{
+    struct mk_fsbox *box = check_box(L);
+    lua_Integer open = 0;
+    pthread_mutex_lock(&box->lock);
+    for (unsigned i = 0; i < MK_FILES_OPEN; i++)
+        open += box->slot[i].node != NULL;
+    lua_Integer bytes = (lua_Integer)box->bytes, files = (lua_Integer)box->files;
+    pthread_mutex_unlock(&box->lock);
+    lua_createtable(L, 0, 3);
+    lua_pushinteger(L, open);
+    lua_setfield(L, -2, "open");
+    lua_pushinteger(L, bytes);
+    lua_setfield(L, -2, "bytes");
+    lua_pushinteger(L, files);
+    lua_setfield(L, -2, "files");
+    return 1;
+}
+
+void mk_open_files(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__gc", files_close }, { "__close", files_close },
+                                     { "__tostring", files_tostring }, { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "close", files_close }, { NULL, NULL } };
+    static const luaL_Reg vm_methods[] = { { "audit", files_audit },
+                                           { "directory", files_directory },
+                                           { "usage", files_usage }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "new_files", new_files }, { "is_files", is_files },
+                                     { NULL, NULL } };
+    mk_new_type(L, MK_FILES, meta, methods);
+    mk_new_type(L, MK_VM_FILES, NULL, vm_methods);
+    luaL_setfuncs(L, core, 0);
+}

@@ -1,0 +1,455 @@
+/* hooks.c - vm.ports, vm.mmio and vm.msrs: accesses of the guest served in Lua.
+ *
+ *   ports:on(first [, last], { read = fn(port, size), write = fn(port, value, size) })
+ *   ports:override(first [, last], { read = fn(port, size, next), write = fn(port, value, size, next) })
+ *   ports:tap(first [, last], fn(what, port, value, size))
+ *   mmio:on(base, size, ...)    the same, with guest-physical addresses outside RAM
+ *   msrs:on(first [, last], ...)   the same, with numbers of MSRs; a handler that returns false
+ *                                  raises #GP in the guest
+ *
+ * `on` takes what nobody serves yet; `override` goes on top of whatever is there, and `next` is the
+ * handler beneath; a tap sees and changes nothing. A direction without a function passes to what
+ * lies beneath. */
+#include "lua/hooks.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- the vCPU's side --- */
+
+lua_State *mk_hook_enter(struct mk_lua_hook *h, struct mk_cpu *cpu, int ref)
+{
+    if (cpu->index >= h->v->vm.cpus || h->v->vm.cpu[cpu->index].end.reason == MK_ERROR)
+        return NULL;
+    lua_State *co = mk_lua_enter(h->v, cpu->index);
+    if (!co)
+        return NULL;
+    if (h->removed) { /* while we waited for the lock */
+        mk_lua_exit(h->v, cpu->index);
+        return NULL;
+    }
+    mk_lua_push_handler(h->v, cpu->index, ref);
+    return co;
+}
+
+/* Pushes handler and arguments; false when the handler is not to run. */
+static bool enter(struct mk_lua_hook *h, struct mk_io *io, int ref, struct mk_frame *frame)
+{
+    unsigned cpu = io->cpu->index;
+    lua_State *co = mk_hook_enter(h, io->cpu, ref);
+    if (!co)
+        return false;
+    frame->above = h->v->cpu[cpu].frame;
+    h->v->cpu[cpu].frame = frame;
+    if (h->tap)
+        lua_pushstring(co, frame->in ? "read" : "write");
+    lua_pushinteger(co, (lua_Integer)io->address);
+    if (!frame->in || h->tap)
+        lua_pushinteger(co, (lua_Integer)frame->value);
+    lua_pushinteger(co, io->size);
+    if (h->with_next) {
+        lua_pushvalue(h->v->anchor, MK_AT_NEXT + (int)cpu);
+        lua_xmove(h->v->anchor, co, 1);
+    }
+    return true;
+}
+
+static void leave(struct mk_lua_hook *h, struct mk_io *io, const struct mk_frame *frame)
+{
+    h->v->cpu[io->cpu->index].frame = frame->above;
+    mk_lua_exit(h->v, io->cpu->index);
+}
+
+static const char *kind_of(const struct mk_io *io)
+{
+    static const char *const kinds[] = { "port", "address", "MSR" };
+    return kinds[io->bus->space];
+}
+
+static void refuse_msr(struct mk_lua_hook *h, struct mk_io *io)
+{
+    h->v->vm.cpu[io->cpu->index].msr_refused = true;
+}
+
+/* The answer of a read handler: an integer that fits. */
+static uint64_t take_value(struct mk_lua_hook *h, struct mk_io *io, lua_State *co)
+{
+    uint64_t limit = mk_mask(io->size);
+    uint64_t value = (uint64_t)lua_tointeger(co, -1);
+    unsigned long long at = io->address;
+    bool is_false = lua_isboolean(co, -1) && !lua_toboolean(co, -1);
+    if (is_false && io->bus->space == MK_SPACE_MSRS) {
+        refuse_msr(h, io);
+    } else if (!lua_isinteger(co, -1)) {
+        const char *type = luaL_typename(co, -1);
+        const char *text = lua_tostring(co, -1); /* no metamethod may run here: it could raise */
+        mk_lua_blame(h->v, io->cpu->index, "read handler of %s 0x%llx answered %s%s%s: it must "
+                     "return an integer of 0 to 0x%llx", kind_of(io), at, type, text ? " " : "",
+                     text ? text : "", (unsigned long long)limit);
+    } else if (value > limit) {
+        mk_lua_blame(h->v, io->cpu->index, "read handler of %s 0x%llx answered %lld: it does not "
+                     "fit in %u byte%s", kind_of(io), at, (long long)value, io->size,
+                     io->size > 1 ? "s" : "");
+    }
+    return value;
+}
+
+static uint64_t hook_in(void *self, struct mk_io *io)
+{
+    struct mk_lua_hook *h = self;
+    struct mk_frame frame = { .io = io, .in = true };
+    if (!enter(h, io, h->read_ref, &frame))
+        return mk_bus_next_in(io);
+    uint64_t value = mk_mask(io->size);
+    unsigned cpu = io->cpu->index;
+    if (mk_lua_call(h->v, cpu, 2 + h->with_next, 1)) {
+        lua_State *co = h->v->cpu[cpu].co;
+        int top = lua_gettop(co);
+        value = take_value(h, io, co);
+        lua_settop(co, top - 1);
+    }
+    leave(h, io, &frame);
+    return value;
+}
+
+static void hook_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_lua_hook *h = self;
+    struct mk_frame frame = { .io = io, .value = value };
+    bool msr = io->bus->space == MK_SPACE_MSRS;
+    unsigned cpu = io->cpu->index;
+    if (!enter(h, io, h->write_ref, &frame)) {
+        mk_bus_next_out(io, value);
+        return;
+    }
+    if (mk_lua_call(h->v, cpu, 3 + h->with_next, msr) && msr) {
+        lua_State *co = h->v->cpu[cpu].co;
+        if (lua_isboolean(co, -1) && !lua_toboolean(co, -1))
+            refuse_msr(h, io);
+        lua_pop(co, 1);
+    }
+    leave(h, io, &frame);
+}
+
+static void tell_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_t value)
+{
+    struct mk_frame frame = { .io = io, .in = in, .value = value };
+    if (!enter(h, io, h->read_ref, &frame))
+        return;
+    mk_lua_call(h->v, io->cpu->index, 4, 0);
+    leave(h, io, &frame);
+}
+
+static uint64_t tap_in(void *self, struct mk_io *io)
+{
+    uint64_t value = mk_bus_next_in(io);
+    tell_tap(self, io, true, value);
+    return value;
+}
+
+static void tap_out(void *self, struct mk_io *io, uint64_t value)
+{
+    tell_tap(self, io, false, value);
+    mk_bus_next_out(io, value);
+}
+
+static void hook_retire(void *self)
+{
+    free(self);
+}
+
+#define LUA_OPS .name = "a Lua handler", .width = 8, .script = true, .retire = hook_retire
+
+static const struct mk_io_ops read_ops = { LUA_OPS, .in = hook_in };
+static const struct mk_io_ops write_ops = { LUA_OPS, .out = hook_out };
+static const struct mk_io_ops both_ops = { LUA_OPS, .in = hook_in, .out = hook_out };
+static const struct mk_io_ops tap_ops = { LUA_OPS, .in = tap_in, .out = tap_out };
+
+static const struct mk_io_ops *ops_for(const struct mk_lua_hook *h)
+{
+    return h->read_ref == LUA_NOREF ? &write_ops : h->write_ref == LUA_NOREF ? &read_ops : &both_ops;
+}
+
+static int next_write(lua_State *L, struct mk_frame *frame)
+{
+    uint64_t value = frame->value;
+    if (!lua_isnoneornil(L, 1)) {
+        value = (uint64_t)luaL_checkinteger(L, 1);
+        luaL_argcheck(L, value <= mk_mask(frame->io->size), 1, "value does not fit the access");
+    }
+    mk_bus_next_out(frame->io, value);
+    return 0;
+}
+
+/* next([value]): the handler beneath. One closure per vCPU; which access it stands for is in the
+ * vCPU's frame, so that calling it allocates nothing. The VM is its other upvalue, to stay alive. */
+static int call_next(lua_State *L)
+{
+    struct mk_lua_cpu *lc = lua_touserdata(L, lua_upvalueindex(1));
+    struct mk_frame *frame = lc->frame;
+    if (!frame || !lc->depth)
+        return luaL_error(L, "next() belongs to an access that is over: call it inside the handler");
+    int results = 1;
+    if (frame->call)
+        lua_pushinteger(L, mk_lua_next_call(lc->v, frame));
+    else if (frame->in)
+        lua_pushinteger(L, (lua_Integer)mk_bus_next_in(frame->io));
+    else
+        results = next_write(L, frame);
+    if (lc->v->vm.cpu[frame->io->cpu->index].end.reason == MK_ERROR)
+        return luaL_error(L, "the handler beneath failed");
+    return results;
+}
+
+void mk_push_next(lua_State *L, int vm_index, unsigned cpu)
+{
+    struct mk_lua_vm *v = lua_touserdata(L, vm_index);
+    lua_pushlightuserdata(L, &v->cpu[cpu]);
+    lua_pushvalue(L, vm_index);
+    lua_pushcclosure(L, call_next, 2);
+}
+
+/* --- ranges --- */
+
+/* "ports 0x300-0x30f" */
+static void describe_range(const struct mk_bus *bus, uint64_t first, uint64_t last, char *to,
+                           size_t size)
+{
+    static const char *const kinds[] = { "port", "address", "MSR" };
+    static const char *const many[] = { "ports", "addresses", "MSRs" };
+    if (first == last)
+        snprintf(to, size, "%s 0x%llx", kinds[bus->space], (unsigned long long)first);
+    else
+        snprintf(to, size, "%s 0x%llx-0x%llx", many[bus->space], (unsigned long long)first,
+                 (unsigned long long)last);
+}
+
+void mk_describe_function(lua_State *L, int index, char *to, size_t size)
+{
+    lua_Debug ar;
+    lua_pushvalue(L, index);
+    lua_getinfo(L, ">S", &ar);
+    if (ar.linedefined < 0)
+        snprintf(to, size, "a Lua handler");
+    else
+        snprintf(to, size, "a Lua handler (%.40s:%d)", ar.short_src, ar.linedefined);
+}
+
+static struct mk_range numbers(lua_State *L, struct mk_lua_vm *v, struct mk_bus *bus,
+                               lua_Integer limit, bool more_integers)
+{
+    bool pair = lua_istable(L, 2);
+    const char *what = bus->space == MK_SPACE_MSRS ? "an MSR is 0 to 0xffffffff"
+                                                   : "a port is 0 to 0xffff";
+    if (pair) {
+        lua_geti(L, 2, 1);
+        lua_geti(L, 2, 2);
+        luaL_argcheck(L, lua_isinteger(L, -1) && lua_isinteger(L, -2), 2,
+                      "a range is { first, last }");
+    }
+    lua_Integer first = pair ? lua_tointeger(L, -2) : luaL_checkinteger(L, 2);
+    bool two = !pair && !more_integers && lua_isinteger(L, 3);
+    lua_Integer last = pair ? lua_tointeger(L, -1) : two ? lua_tointeger(L, 3) : first;
+    if (pair)
+        lua_pop(L, 2);
+    luaL_argcheck(L, first >= 0 && first <= limit, 2, what);
+    luaL_argcheck(L, last >= 0 && last <= limit, two ? 3 : 2, what);
+    luaL_argcheck(L, last >= first, two ? 3 : 2, "the last comes before the first");
+    return (struct mk_range){ .v = v, .bus = bus, .first = (uint64_t)first, .last = (uint64_t)last,
+                              .next = two ? 4 : 3 };
+}
+
+static struct mk_range addresses(lua_State *L, struct mk_lua_vm *v)
+{
+    uint64_t base = (uint64_t)luaL_checkinteger(L, 2);
+    uint64_t size = (uint64_t)luaL_checkinteger(L, 3), ram = v->vm.m.mem.size;
+    luaL_argcheck(L, size > 0 && size <= INT64_MAX, 3, "a size is 1 or more");
+    luaL_argcheck(L, base <= INT64_MAX, 2, "a guest-physical address is 0 or more");
+    luaL_argcheck(L, size - 1 <= INT64_MAX - base, 3, "the range ends behind the last address");
+    if (base < ram) {
+        char text[200];
+        snprintf(text, sizeof(text), "addresses 0x%llx-0x%llx lie over RAM, which ends at 0x%llx: "
+                 "memory is no device", (unsigned long long)base,
+                 (unsigned long long)(base + size - 1), (unsigned long long)ram);
+        luaL_argerror(L, 2, text);
+    }
+    return (struct mk_range){ .v = v, .bus = &v->vm.m.mmio, .first = base, .last = base + size - 1,
+                              .next = 4 };
+}
+
+struct mk_range mk_check_range(lua_State *L, bool more_integers)
+{
+    if (luaL_testudata(L, 1, MK_MMIO))
+        return addresses(L, mk_check_child(L, 1, MK_MMIO));
+    if (luaL_testudata(L, 1, MK_MSRS)) {
+        struct mk_lua_vm *v = mk_check_child(L, 1, MK_MSRS);
+        return numbers(L, v, &v->vm.m.msrs, UINT32_MAX, more_integers);
+    }
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_PORTS);
+    return numbers(L, v, &v->vm.m.bus, 0xffff, more_integers);
+}
+
+/* Raises when somebody serves part of the range, naming both. */
+static void check_free(lua_State *L, const struct mk_range *r, const char *owner)
+{
+    char other[sizeof(((struct mk_hook *)0)->owner)], wanted[64], taken[64], text[400];
+    uint64_t where;
+    if (!mk_bus_owned(r->bus, r->first, r->last, &where, other))
+        return;
+    describe_range(r->bus, r->first, r->last, wanted, sizeof(wanted));
+    describe_range(r->bus, where, where, taken, sizeof(taken));
+    snprintf(text, sizeof(text), "%s belongs to %s: use override() to go on top of it (wanted: %s "
+             "for %s)", taken, other, wanted, owner);
+    mk_misuse(L, "%s", text);
+}
+
+/* --- handles --- */
+
+static uint64_t hook_hits(struct mk_lua_vm *v, struct mk_handle *handle)
+{
+    (void)v;
+    const struct mk_lua_hook *h = handle->target;
+    return atomic_load(&h->hook->hits);
+}
+
+static void hook_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *handle, int vm_index)
+{
+    struct mk_lua_hook *h = handle->target;
+    struct mk_bus *bus = h->bus;
+    struct mk_err err;
+    h->removed = true;
+    mk_lua_unref(L, vm_index, h->read_ref);
+    if (h->write_ref != h->read_ref)
+        mk_lua_unref(L, vm_index, h->write_ref);
+    mk_bus_unhook(bus, h->hook); /* h may be gone after this */
+    if (bus->space == MK_SPACE_MSRS)
+        mk_vm_filter_msrs(&v->vm, &err);
+}
+
+struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r)
+{
+    struct mk_lua_hook *h = calloc(1, sizeof(*h));
+    if (!h)
+        luaL_error(L, "out of memory for a handler");
+    *h = (struct mk_lua_hook){ .v = r->v, .bus = r->bus, .read_ref = LUA_NOREF,
+                               .write_ref = LUA_NOREF };
+    return h;
+}
+
+int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
+                  const struct mk_io_ops *ops, void *self, const char *owner)
+{
+    struct mk_err err;
+    lua_getiuservalue(L, 1, 1);
+    struct mk_handle *handle = mk_new_handle(L, lua_gettop(L));
+    *handle = (struct mk_handle){ .removed = true };
+    h->hook = mk_bus_hook(r->bus, r->first, r->last, ops, self, owner);
+    if (!h->hook) {
+        ops->retire(self);
+        return luaL_error(L, "out of memory for a handler");
+    }
+    if (r->bus->space == MK_SPACE_MSRS && mk_vm_filter_msrs(&r->v->vm, &err) < 0) {
+        mk_bus_unhook(r->bus, h->hook);
+        return mk_misuse(L, "%s", err.text);
+    }
+    *handle = (struct mk_handle){ .remove = hook_remove, .count = hook_hits, .target = h,
+                                  .prim = h->prim };
+    return 1;
+}
+
+/* --- the script's side --- */
+
+/* A function or nothing under `name` of the table at `index`. */
+static int function_ref(lua_State *L, int vm_index, int index, const char *name)
+{
+    int ref = LUA_NOREF;
+    if (lua_getfield(L, index, name) == LUA_TFUNCTION)
+        ref = mk_lua_ref(L, vm_index, -1);
+    lua_pop(L, 1);
+    return ref;
+}
+
+/* The table has read and write, one at least, and perhaps a name. */
+static void check_handlers(lua_State *L, int index, char *owner, size_t size)
+{
+    bool any = false;
+    luaL_checktype(L, index, LUA_TTABLE);
+    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+        const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+        bool name = strcmp(key, "name") == 0;
+        if (!name && strcmp(key, "read") != 0 && strcmp(key, "write") != 0)
+            luaL_error(L, "unknown handler '%s': there are 'read' and 'write'", key);
+        if (name && lua_type(L, -1) != LUA_TSTRING)
+            luaL_error(L, "'name' is a %s, not a string", luaL_typename(L, -1));
+        if (!name && !lua_isfunction(L, -1))
+            luaL_error(L, "handler '%s' is a %s, not a function", key, luaL_typename(L, -1));
+        if (!name && !any)
+            mk_describe_function(L, -1, owner, size);
+        any |= !name;
+    }
+    luaL_argcheck(L, any, index, "neither read nor write");
+    if (lua_getfield(L, index, "name") == LUA_TSTRING)
+        snprintf(owner, size, "%s", lua_tostring(L, -1));
+    lua_pop(L, 1);
+}
+
+static int add_hook(lua_State *L, bool override)
+{
+    char owner[64] = "";
+    struct mk_range r = mk_check_range(L, false);
+    check_handlers(L, r.next, owner, sizeof(owner));
+    if (!override)
+        check_free(L, &r, owner);
+    lua_settop(L, r.next);
+    lua_getiuservalue(L, 1, 1);
+    int vm_index = lua_gettop(L);
+    int read_ref = function_ref(L, vm_index, r.next, "read");
+    int write_ref = function_ref(L, vm_index, r.next, "write");
+    struct mk_lua_hook *h = mk_hook_new(L, &r);
+    h->read_ref = read_ref;
+    h->write_ref = write_ref;
+    h->with_next = override;
+    return mk_hook_place(L, &r, h, ops_for(h), h, owner);
+}
+
+static int hooks_on(lua_State *L)
+{
+    return add_hook(L, false);
+}
+
+static int hooks_override(lua_State *L)
+{
+    return add_hook(L, true);
+}
+
+/* tap(range, fn(what, address, value, size)): `what` is "read" or "write", `value` what the guest
+ * reads or has written. */
+static int hooks_tap(lua_State *L)
+{
+    char owner[64];
+    struct mk_range r = mk_check_range(L, false);
+    luaL_checktype(L, r.next, LUA_TFUNCTION);
+    mk_describe_function(L, r.next, owner, sizeof(owner));
+    lua_settop(L, r.next);
+    lua_getiuservalue(L, 1, 1);
+    int ref = mk_lua_ref(L, lua_gettop(L), r.next);
+    struct mk_lua_hook *h = mk_hook_new(L, &r);
+    h->read_ref = h->write_ref = ref;
+    h->tap = true;
+    return mk_hook_place(L, &r, h, &tap_ops, h, owner);
+}
+
+void mk_open_hooks(lua_State *L)
+{
+    static const char *const types[] = { MK_PORTS, MK_MMIO, MK_MSRS };
+    static const luaL_Reg methods[] = { { "on", hooks_on }, { "override", hooks_override },
+                                        { "tap", hooks_tap }, { NULL, NULL } };
+    for (size_t i = 0; i < MK_COUNT(types); i++) {
+        mk_new_type(L, types[i], NULL, methods);
+        luaL_getmetatable(L, types[i]);
+        lua_getfield(L, -1, "methods");
+        luaL_setfuncs(L, mk_prim_methods, 0);
+        lua_pop(L, 2);
+    }
+}

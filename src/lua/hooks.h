@@ -1,0 +1,49 @@
+/* hooks.h - what the glue of hooks shares: ranges of ports, memory and MSRs, and the object
+ * that a hook of the script is. */
+#ifndef MK_LUA_HOOKS_H
+#define MK_LUA_HOOKS_H
+
+#include "lua/core.h"
+#include "dev/prim.h"
+
+/* The target of a handle; freed when the bus lets go of the hook. */
+struct mk_lua_hook {
+    struct mk_lua_vm *v;
+    struct mk_bus *bus;
+    struct mk_hook *hook;
+    struct mk_prim *prim; /* const, latch, fifo, match */
+    int read_ref, write_ref; /* LUA_NOREF: none */
+    bool with_next, tap;
+    bool removed; /* under the Lua lock */
+};
+
+/* The arguments that name what is hooked, from `index` on. */
+struct mk_range {
+    struct mk_lua_vm *v;
+    struct mk_bus *bus;
+    uint64_t first, last;
+    int next; /* index of the argument behind them */
+};
+
+/* For a method of vm.ports (first [, last] | { first, last }), vm.mmio (base, size) or vm.msrs (as
+ * ports): checks them and that the VM is open; raises. */
+struct mk_range mk_check_range(lua_State *L, bool more_integers);
+/* Where the function at `index` was defined, for messages: "a Lua handler (file:line)". */
+void mk_describe_function(lua_State *L, int index, char *to, size_t size);
+
+/* Begins a call of handler `ref` on the vCPU's thread; NULL when it is not to run. Ends with
+ * mk_lua_exit(). */
+lua_State *mk_hook_enter(struct mk_lua_hook *h, struct mk_cpu *cpu, int ref);
+/* Puts the hook on its bus and pushes its handle. `h` is the caller's no more; raises when memory
+ * ran out or KVM refuses. The functions' references must be in `h` already. */
+int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
+                  const struct mk_io_ops *ops, void *self, const char *owner);
+/* A new hook of the VM; raises when memory ran out. */
+struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r);
+
+/* const, latch, sink, fifo, match, doorbell (prims.c): for all three tables of methods. */
+extern const luaL_Reg mk_prim_methods[];
+/* Methods of handles that have a value: get, set, take. */
+extern const luaL_Reg mk_prim_handle_methods[];
+
+#endif

@@ -1,0 +1,238 @@
+/* hypercalls.c - vm.hypercalls: calls of the guest by number or name, answered in Lua.
+ *
+ *   hypercalls:define(number, name, fn(argument, cpu))
+ *   hypercalls:override(number or name, fn(argument, cpu, next))
+ *   hypercalls:tap(number or name, fn(argument, cpu))
+ *
+ * The handlers of one number form a stack above the built-in call, if it has one. Under the Lua
+ * lock; a vCPU looks whether there is any without it. */
+#include "lua/core.h"
+
+#include "base/abi.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum call_kind { DEFINED, OVERRIDE, TAP };
+
+struct mk_call {
+    struct mk_call *beneath;
+    uint64_t order; /* newer ones have higher numbers */
+    enum call_kind kind;
+    uint8_t number;
+    int ref;
+    uint64_t hits;
+    char name[32];
+};
+
+static const struct { uint8_t number; const char *name; } builtin[] = {
+    { MK_HC_EXIT, "EXIT" }, { MK_HC_PUTCHAR, "PUTCHAR" }, { MK_HC_GETCHAR, "GETCHAR" },
+    { MK_HC_WRITE, "WRITE" }, { MK_HC_READ, "READ" } };
+
+/* --- the vCPU's side --- */
+
+/* The topmost handler older than `order`: found anew each time, because handlers may remove
+ * themselves and others. */
+static struct mk_call *below(const struct mk_lua_vm *v, uint8_t number, uint64_t order)
+{
+    struct mk_call *call = v->calls[number];
+    while (call && call->order >= order)
+        call = call->beneath;
+    return call;
+}
+
+static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
+                      uint32_t *value);
+
+/* What fn returned is what the guest's next IN reads. */
+static void take_answer(struct mk_lua_vm *v, unsigned cpu, uint8_t number, uint32_t *value)
+{
+    lua_State *co = v->cpu[cpu].co;
+    if (lua_isinteger(co, -1) && (uint64_t)lua_tointeger(co, -1) <= UINT32_MAX)
+        *value = (uint32_t)lua_tointeger(co, -1);
+    else if (!lua_isnil(co, -1))
+        mk_lua_blame(v, cpu, "hypercall 0x%02x answered a %s: it must return an integer of 0 to "
+                     "0xffffffff, or nothing", number, luaL_typename(co, -1));
+    lua_pop(co, 1);
+}
+
+static void run_call(struct mk_lua_vm *v, struct mk_io *io, struct mk_call *call, uint32_t *value)
+{
+    unsigned cpu = io->cpu->index;
+    lua_State *co = v->cpu[cpu].co;
+    uint8_t number = call->number;
+    bool tap = call->kind == TAP, next = call->kind == OVERRIDE;
+    struct mk_frame frame = { .io = io, .call = true, .number = number, .order = call->order,
+                              .above = v->cpu[cpu].frame };
+    v->cpu[cpu].frame = &frame;
+    call->hits++;
+    v->cpu[cpu].what = "a hypercall's handler";
+    mk_lua_push_handler(v, cpu, call->ref);
+    lua_pushinteger(co, (lua_Integer)io->cpu->ops->reg(io->cpu, MK_RBX));
+    lua_pushinteger(co, cpu);
+    if (next) {
+        lua_pushvalue(v->anchor, MK_AT_NEXT + (int)cpu);
+        lua_xmove(v->anchor, co, 1);
+    }
+    if (mk_lua_call(v, cpu, 2 + next, !tap) && !tap)
+        take_answer(v, cpu, number, value);
+    v->cpu[cpu].frame = frame.above;
+    if (tap && v->vm.cpu[cpu].end.reason != MK_ERROR)
+        run_below(v, io, number, frame.order, value);
+}
+
+/* False when the built-in call, or nobody, is to have it. */
+static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
+                      uint32_t *value)
+{
+    struct mk_call *call = below(v, number, order);
+    if (call && lua_checkstack(v->cpu[io->cpu->index].co, 10))
+        run_call(v, io, call, value);
+    else
+        *value = mk_hypercall_builtin(&v->vm.hypercall, io, number);
+    return call != NULL;
+}
+
+bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value)
+{
+    struct mk_lua_vm *v = ctx;
+    unsigned cpu = io->cpu->index;
+    lua_State *co = v->calls[number] ? mk_lua_enter(v, cpu) : NULL;
+    if (!co)
+        return v->closing;
+    bool any = v->calls[number]; /* it may have been removed while we waited for the lock */
+    if (any)
+        run_below(v, io, number, UINT64_MAX, value);
+    mk_lua_exit(v, cpu);
+    return any;
+}
+
+uint32_t mk_lua_next_call(struct mk_lua_vm *v, const struct mk_frame *frame)
+{
+    uint32_t value = 0;
+    run_below(v, frame->io, frame->number, frame->order, &value);
+    return value;
+}
+
+/* --- the script's side --- */
+
+static uint64_t call_hits(struct mk_lua_vm *v, struct mk_handle *h)
+{
+    (void)v;
+    return ((const struct mk_call *)h->target)->hits;
+}
+
+static void call_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
+{
+    struct mk_call *call = h->target, *_Atomic *top = &v->calls[call->number];
+    struct mk_call *above = *top;
+    mk_lua_unref(L, vm_index, call->ref);
+    if (above == call) {
+        *top = call->beneath;
+    } else {
+        while (above->beneath != call)
+            above = above->beneath;
+        above->beneath = call->beneath;
+    }
+    free(call);
+}
+
+void mk_lua_free_calls(struct mk_lua_vm *v)
+{
+    for (unsigned i = 0; i < MK_COUNT(v->calls); i++)
+        while (v->calls[i]) {
+            struct mk_call *call = v->calls[i];
+            v->calls[i] = call->beneath;
+            free(call);
+        }
+}
+
+static int named_call(const struct mk_lua_vm *v, const char *name)
+{
+    for (unsigned i = 0; i < MK_COUNT(v->calls); i++)
+        for (const struct mk_call *call = v->calls[i]; call; call = call->beneath)
+            if (call->kind == DEFINED && strcmp(call->name, name) == 0)
+                return (int)i;
+    for (unsigned i = 0; i < MK_COUNT(builtin); i++)
+        if (strcmp(builtin[i].name, name) == 0)
+            return builtin[i].number;
+    return -1;
+}
+
+static uint8_t check_number(lua_State *L, const struct mk_lua_vm *v, int index, bool or_name)
+{
+    if (or_name && lua_type(L, index) == LUA_TSTRING) {
+        int number = named_call(v, lua_tostring(L, index));
+        if (number < 0)
+            mk_misuse(L, "there is no hypercall \"%.40s\": define() it first, or give its number",
+                      lua_tostring(L, index));
+        return (uint8_t)number;
+    }
+    lua_Integer number = luaL_checkinteger(L, index);
+    luaL_argcheck(L, number >= 0 && number <= 255, index, "a hypercall number is 0 to 255");
+    return (uint8_t)number;
+}
+
+static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call_kind kind,
+                    const char *name, int function)
+{
+    lua_getiuservalue(L, 1, 1);
+    int vm_index = lua_gettop(L);
+    struct mk_handle *h = mk_new_handle(L, vm_index);
+    *h = (struct mk_handle){ .removed = true };
+    int ref = mk_lua_ref(L, vm_index, function);
+    struct mk_call *call = malloc(sizeof(*call));
+    if (!call)
+        return luaL_error(L, "out of memory for a hypercall");
+    *call = (struct mk_call){ .beneath = v->calls[number], .order = ++v->call_orders, .kind = kind,
+                              .number = number, .ref = ref };
+    snprintf(call->name, sizeof(call->name), "%s", name);
+    *h = (struct mk_handle){ .remove = call_remove, .count = call_hits, .target = call };
+    v->calls[number] = call;
+    return 1;
+}
+
+/* hypercalls:define(number, name, fn(argument, cpu)) -> handle. `argument` is RBX; an integer that
+ * fn returns is what the guest's next IN from the port reads. */
+static int hypercalls_define(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_HYPERCALLS);
+    uint8_t number = check_number(L, v, 2, false);
+    const char *name = luaL_checkstring(L, 3);
+    luaL_checktype(L, 4, LUA_TFUNCTION);
+    for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
+        if (call->kind == DEFINED)
+            return luaL_error(L, "hypercall %d is defined already, as \"%s\": remove() its handle "
+                              "first, or override() it", (int)number, call->name);
+    return add_call(L, v, number, DEFINED, name, 4);
+}
+
+static int add_upon(lua_State *L, enum call_kind kind)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_HYPERCALLS);
+    uint8_t number = check_number(L, v, 2, true);
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    return add_call(L, v, number, kind, "", 3);
+}
+
+/* hypercalls:override(number or name, fn(argument, cpu, next)) -> handle: next() is the call
+ * beneath, and returns its answer. */
+static int hypercalls_override(lua_State *L)
+{
+    return add_upon(L, OVERRIDE);
+}
+
+/* hypercalls:tap(number or name, fn(argument, cpu)) -> handle */
+static int hypercalls_tap(lua_State *L)
+{
+    return add_upon(L, TAP);
+}
+
+void mk_open_hypercalls(lua_State *L)
+{
+    static const luaL_Reg methods[] = { { "define", hypercalls_define },
+                                        { "override", hypercalls_override },
+                                        { "tap", hypercalls_tap }, { NULL, NULL } };
+    mk_new_type(L, MK_HYPERCALLS, NULL, methods);
+}

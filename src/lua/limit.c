@@ -1,0 +1,296 @@
+/* limit.c - see limit.h. */
+#include "lua/limit.h"
+
+#include "lua/alloc.h"
+#include "lua/core.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* As interpreters do at Ctrl-C: mk_lua_interrupted() knows it by these. */
+#define EVERY (LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT)
+
+/* --- the hook --- */
+
+void mk_lua_where(lua_State *L, char *text, size_t size)
+{
+    lua_Debug ar;
+    snprintf(text, size, "?");
+    for (int level = 0; lua_getstack(L, level, &ar) && lua_getinfo(L, "Sl", &ar); level++)
+        if (ar.currentline > 0 && strncmp(ar.source, "@minikvm/", 9) != 0) {
+            snprintf(text, size, "%s:%d", ar.short_src, ar.currentline);
+            return;
+        }
+}
+
+static const char *reason_of(enum mk_due due)
+{
+    switch (due) {
+    case MK_DUE_SCRIPT: return "the script's time is up";
+    case MK_DUE_DEADLINE: return "the run's deadline passed";
+    case MK_DUE_STOP: return "stopped from outside";
+    default: return "it took too long";
+    }
+}
+
+static void raise_due(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    const struct mk_lua *lua = mk_lua_get(L);
+    struct mk_guard *g = lua->guard;
+    if (!g || !g->due) { /* left over in a coroutine from a call that has ended */
+        lua_sethook(L, NULL, 0, 0);
+        return;
+    }
+    if (!g->raised)
+        mk_lua_where(L, g->text, sizeof(g->text));
+    if (g->text[0] == '?') /* a coroutine of C functions alone */
+        mk_lua_where(g->co, g->text, sizeof(g->text));
+    g->raised = true;
+    lua_pushfstring(L, "%s: %s%s%s", g->text, reason_of(g->due), lua->ended[0] ? "; " : "",
+                    lua->ended);
+    lua_error(L);
+}
+
+void mk_guard_arm(lua_State *L)
+{
+    lua_sethook(L, raise_due, EVERY, 1);
+}
+
+void mk_guard_end_script(struct mk_lua *lua)
+{
+    atomic_store(&lua->ending, true);
+    mk_guard_arm(lua->main);
+    if (!lua->away)
+        mk_guard_arm(lua->running);
+}
+
+/* --- guards --- */
+
+void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co, struct mk_guarded *before)
+{
+    before->running = lua->running;
+    before->guard = lua->guard;
+    if (g->depth == 0) {
+        g->since = g->asked = 0;
+        g->due = MK_DUE_NOT;
+        g->raised = false;
+        g->co = co;
+    }
+    lua->running = co;
+    lua->guard = g;
+    g->depth++;
+}
+
+void mk_guard_leave(struct mk_lua *lua, struct mk_guard *g, lua_State *co,
+                    const struct mk_guarded *before)
+{
+    g->depth--;
+    lua->running = before->running;
+    lua->guard = before->guard;
+    if (g->depth == 0 && g->due)
+        lua_sethook(co, NULL, 0, 0);
+}
+
+/* --- handlers --- */
+
+static enum mk_due wish(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t now)
+{
+    const struct mk_lua *lua = v->lua;
+    if (atomic_load(&c->requests) & MK_REQ_STOP)
+        return MK_DUE_STOP;
+    if (now >= v->vm.m.deadline)
+        return MK_DUE_DEADLINE;
+    bool waits = v->in_run || atomic_load(&lua->script_waits);
+    return waits && mk_lua_interrupted(lua, v->in_run ? v->hook_before : lua_gethook(lua->main))
+               ? MK_DUE_STOP : MK_DUE_NOT;
+}
+
+static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_guard *g,
+                        uint64_t now)
+{
+    if (now - g->since >= v->handler_ns)
+        return MK_DUE_HANDLER;
+    enum mk_due due = wish(v, c, now);
+    if (due && !g->asked)
+        g->asked = now;
+    return due && now - g->asked >= MK_GRACE_NS ? due : MK_DUE_NOT;
+}
+
+/* --- what is said about it --- */
+
+static bool moves_port(uint8_t opcode)
+{
+    return (opcode >= 0x6c && opcode <= 0x6f) || (opcode >= 0xe4 && opcode <= 0xe7) ||
+           (opcode >= 0xec && opcode <= 0xef);
+}
+
+/* KVM may have moved RIP behind an OUT already: then its bytes are just before. */
+static uint64_t find_access(struct mk_vcpu *c, uint64_t rip, const uint8_t *before,
+                            const uint8_t *code, unsigned length)
+{
+    unsigned i = 0;
+    if (c->run->exit_reason != KVM_EXIT_IO)
+        return rip;
+    while (i < length && (code[i] == 0x66 || code[i] == 0xf3 || code[i] == 0xf2))
+        i++;
+    if ((i < length && moves_port(code[i])) || rip < 3)
+        return rip;
+    if (moves_port(before[2]) && (before[2] & 0xfc) != 0xe4)
+        return rip - 1 - (before[1] == 0x66 || before[1] == 0xf3);
+    if (moves_port(before[1]) && (before[1] & 0xfc) == 0xe4)
+        return rip - 2 - (before[0] == 0x66);
+    return rip;
+}
+
+/* The bytes at a linear address, as far as they are mapped to RAM. */
+static unsigned fetch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
+                      unsigned length)
+{
+    for (unsigned i = 0; i < length; i++) {
+        struct mk_walk w = mk_walk(&c->machine->mem, s, s->cs.l ? at + i : (uint32_t)(at + i));
+        if (!w.present || !mk_mem_read(&c->machine->mem, w.address, &bytes[i], 1))
+            return i;
+    }
+    return length;
+}
+
+/* bits 0: a library cannot be asked in a signal's handler. */
+static void instruction(const uint8_t *code, unsigned length, unsigned bits, uint64_t rip,
+                        char *text, size_t size)
+{
+    if (bits && mk_disassemble(code, length, bits, rip, text, size))
+        return;
+    int used = snprintf(text, size, length ? "bytes" : "no RAM there");
+    for (unsigned i = 0; i < length && i < 8; i++)
+        used += snprintf(text + used, size - (size_t)used, " %02x", code[i]);
+}
+
+/* "rip 0x1004: in al, dx" */
+static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t size)
+{
+    struct kvm_sregs s;
+    uint8_t before[3] = { 0 }, code[15];
+    char insn[100];
+    uint64_t rip = mk_vcpu_regs(c)->rip;
+    if (c->run->exit_reason == KVM_EXIT_MMIO && c->run->mmio.is_write) {
+        snprintf(text, size, "the write before rip 0x%llx", (unsigned long long)rip);
+        return; /* KVM has moved on, and how long the instruction was is anybody's guess */
+    }
+    if (mk_vcpu_sregs(c, &s) < 0) {
+        snprintf(text, size, "rip 0x%llx", (unsigned long long)rip);
+        return;
+    }
+    mk_assist_believed(c, &s);
+    unsigned length = fetch(c, &s, s.cs.base + rip, code, sizeof(code));
+    if (rip >= 3 && fetch(c, &s, s.cs.base + rip - 3, before, 3) == 3)
+        rip = find_access(c, rip, before, code, length);
+    length = fetch(c, &s, s.cs.base + rip, code, sizeof(code));
+    unsigned bits = in_signal ? 0 : s.cs.l ? 64 : s.cs.db ? 32 : 16;
+    instruction(code, length, bits, rip, insn, sizeof(insn));
+    snprintf(text, size, "rip 0x%llx: %s", (unsigned long long)rip, insn);
+}
+
+/* What the handler answered: as its glue said, or else the exit that is being served. */
+static void describe_handler(const struct mk_lua_vm *v, unsigned cpu, char *text, size_t size)
+{
+    const struct kvm_run *run = v->vm.cpu[cpu].run;
+    if (v->cpu[cpu].what)
+        snprintf(text, size, "%s", v->cpu[cpu].what);
+    else if (run->exit_reason == KVM_EXIT_IO)
+        snprintf(text, size, "the handler of port 0x%x", run->io.port);
+    else if (run->exit_reason == KVM_EXIT_MMIO)
+        snprintf(text, size, "the handler of address 0x%llx",
+                 (unsigned long long)run->mmio.phys_addr);
+    else if (run->exit_reason == KVM_EXIT_X86_RDMSR || run->exit_reason == KVM_EXIT_X86_WRMSR)
+        snprintf(text, size, "the handler of MSR 0x%x", run->msr.index);
+    else
+        snprintf(text, size, "a handler");
+}
+
+void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
+{
+    describe_guest(&v->vm.cpu[cpu], false, v->cpu[cpu].waiting, sizeof(v->cpu[cpu].waiting));
+}
+
+/* In a signal's handler: the process ends, because nothing else gets through. */
+static void die(const struct mk_lua_vm *v, unsigned cpu)
+{
+    char where[100], handler[60], guest[140], text[400];
+    mk_lua_where(v->lua->running, where, sizeof(where));
+    describe_handler(v, cpu, handler, sizeof(handler));
+    describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu], true, guest, sizeof(guest));
+    snprintf(text, sizeof(text), "%s: %s is long over its limit, and goes on where nothing can end it; "
+             "the guest waits at %s", where, handler, guest);
+    mk_limit_die(text);
+}
+
+void mk_lua_tick(void *ctx, struct mk_vcpu *c)
+{
+    struct mk_lua_vm *v = ctx;
+    struct mk_guard *g = &v->cpu[c->cpu.index].guard;
+    if (g->depth == 0)
+        return;
+    uint64_t now = mk_now();
+    if (g->since == 0)
+        g->since = now;
+    if (!g->due) {
+        g->ran = now - g->since;
+        g->due = look(v, c, g, now);
+    }
+    if (g->due)
+        mk_guard_arm(v->lua->running);
+    if (v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns))
+        die(v, c->cpu.index);
+}
+
+static enum mk_reason verdict(enum mk_due due, struct mk_vcpu *c)
+{
+    enum mk_reason asked = (enum mk_reason)atomic_load(&c->stop_reason);
+    if (due == MK_DUE_DEADLINE)
+        return MK_DEADLINE;
+    return due == MK_DUE_STOP ? (asked ? asked : MK_STOPPED) : MK_ERROR;
+}
+
+/* What was refused came through as a message, at the end of one or by itself. */
+static bool ran_out(lua_State *L, const char *message)
+{
+    static const char mark[] = "not enough memory";
+    size_t length = strcspn(message, "\n"), tail = sizeof(mark) - 1;
+    return length >= tail && strncmp(message + length - tail, mark, tail) == 0 &&
+           mk_alloc_refusal(L);
+}
+
+static void blame_memory(struct mk_lua_vm *v, unsigned cpu)
+{
+    char handler[60];
+    describe_handler(v, cpu, handler, sizeof(handler));
+    mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s; %s was ended, the guest waits at %s",
+                mk_alloc_refusal(v->cpu[cpu].co), handler, v->cpu[cpu].waiting);
+}
+
+bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message)
+{
+    struct mk_vcpu *c = &v->vm.cpu[cpu];
+    const struct mk_guard *g = &v->cpu[cpu].guard;
+    char handler[60], why[60];
+    if (!g->raised && ran_out(v->cpu[cpu].co, message)) {
+        c->end.reason = MK_RUNNING;
+        blame_memory(v, cpu);
+        return true;
+    }
+    if (!g->due || !g->raised)
+        return false;
+    describe_handler(v, cpu, handler, sizeof(handler));
+    if (g->due == MK_DUE_HANDLER)
+        snprintf(why, sizeof(why), "its limit is %g s", (double)v->handler_ns / 1e9);
+    else
+        snprintf(why, sizeof(why), "%s", reason_of(g->due));
+    c->end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
+    mk_vcpu_end(c, verdict(g->due, c), 0, true,
+                "%s: %s was ended after %.1f s: %s; the guest waits at %s", g->text, handler,
+                (double)g->ran / 1e9, why, v->cpu[cpu].waiting);
+    if (atomic_load(&v->lua->ending)) /* the script's own error shall tell of it */
+        snprintf(v->lua->ended, sizeof(v->lua->ended), "%s", c->end.text);
+    return true;
+}

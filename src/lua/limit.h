@@ -1,0 +1,90 @@
+/* limit.h - what ends Lua code that does not end by itself.
+ *
+ * A guard stands for a call into Lua that has a limit. The thread that makes the call gets a signal
+ * every MK_TICK_NS; when the signal's handler finds that the call is due, it arms a hook on the
+ * coroutine that runs, and the hook raises at the next instruction. It stays armed until the call
+ * is unwound, so that pcall() catches it and is raised at again. Before a call is due this costs
+ * two stores.
+ *
+ * Which coroutine runs is known because coroutine.resume, wrap and close are replaced by equivalents
+ * that note it; xpcall() by one that does not call a message handler with an error of ours, because
+ * hooks are off in there. Code that kept the functions of before is not seen into.
+ * No hook gets into a C function that takes long, or into a finalizer. */
+#ifndef MK_LUA_LIMIT_H
+#define MK_LUA_LIMIT_H
+
+#include "base/util.h"
+
+#include <lua.h>
+#include <stdatomic.h>
+
+#define MK_HANDLER_NS UINT64_C(10000000000) /* a handler's time unless the script says otherwise */
+#define MK_GRACE_NS 300000000u /* a handler has so long after a stop, the deadline or Ctrl-C */
+
+struct mk_lua;
+struct mk_lua_vm;
+struct mk_vcpu;
+
+enum mk_due {
+    MK_DUE_NOT,
+    MK_DUE_HANDLER,  /* its own time is up */
+    MK_DUE_DEADLINE, /* the run's is */
+    MK_DUE_STOP,     /* vm:stop(), Ctrl-C, a worker's close() */
+    MK_DUE_SCRIPT,   /* the script's time is up */
+};
+
+/* Written by the thread whose signals look at it. */
+struct mk_guard {
+    volatile unsigned depth;  /* calls in progress, one inside the other; 0: nothing to end */
+    volatile uint64_t since;  /* mk_now() of the first tick in the call; 0: none yet */
+    volatile uint64_t asked;  /* of the first tick that saw a wish to end; 0: none */
+    volatile enum mk_due due;
+    volatile bool raised;     /* the hook has been there; `text` is set */
+    lua_State *co;            /* of the outermost call */
+    uint64_t ran;             /* ns, when it was found due */
+    char text[200];           /* where it was and why it ended */
+};
+
+/* Around a protected call into `co`. */
+struct mk_guarded {
+    lua_State *running;
+    struct mk_guard *guard;
+};
+void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co, struct mk_guarded *before);
+void mk_guard_leave(struct mk_lua *lua, struct mk_guard *g, lua_State *co,
+                    const struct mk_guarded *before);
+/* In a signal handler, on the thread that runs Lua: the call ends at its next instruction. */
+void mk_guard_arm(lua_State *L);
+
+/* The same for the whole script of a state, whose guard is due: blocking calls return, too. */
+void mk_guard_end_script(struct mk_lua *lua);
+
+/* The core's tick (machine.h): in a signal handler on the vCPU's thread. */
+void mk_lua_tick(void *ctx, struct mk_vcpu *c);
+/* After a handler's call failed: ends the VM when that was because it was due, or because the
+ * script's memory was used up. */
+bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message);
+/* Notes which instruction of the guest waits for the handler that failed. */
+void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu);
+/* "script.lua:12": the innermost line of the script's own. Allocates nothing. */
+void mk_lua_where(lua_State *L, char *text, size_t size);
+
+/* Twice the time is up, and a second: what still goes on cannot be ended. */
+static inline bool mk_limit_overdue(uint64_t ran, uint64_t limit)
+{
+    return ran / 2 >= limit && ran - limit >= 1000000000u;
+}
+
+/* In a signal's handler: "minikvm: <text>" on stderr, and the end of the process. */
+void mk_limit_die(const char *text);
+
+/* end_after(seconds, most): the script of this state ends then, and the process after twice that. No
+ * handler of it may take more than `most` seconds; the process ends when one goes on after twice
+ * its limit. For --safe, once. */
+int mk_lua_end_after(lua_State *L);
+void mk_script_free(struct mk_lua *lua);
+
+/* Replaces coroutine.resume, wrap, close and xpcall of this state. */
+void mk_coroutine_open(lua_State *L);
+
+#endif

@@ -1,0 +1,191 @@
+/* module.c - luaopen_minikvm: puts the module together.
+ *
+ * The parts written in Lua are inside this object (embed.S, made by the Makefile from lua/minikvm),
+ * so that one file is the whole module. They appear as minikvm.NAME in package.preload; the part
+ * called init builds what require "minikvm" returns. */
+#include "lua/copy.h"
+#include "lua/alloc.h"
+#include "lua/core.h"
+#include "x86/probe.h"
+
+#include "minikvm.h"
+
+#include <string.h>
+#include <time.h>
+
+struct embedded {
+    const char *name;
+    const char *start, *end;
+};
+
+extern const struct embedded mk_embedded[]; /* ends with a NULL name */
+
+static int load_embedded(lua_State *L, const struct embedded *e)
+{
+    char chunk[80];
+    strcpy(chunk, "@minikvm/");
+    strncat(chunk, e->name, 50);
+    strcat(chunk, ".lua");
+    return luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "t");
+}
+
+/* package.preload["minikvm.NAME"]: compiled when first required. */
+static int preload(lua_State *L)
+{
+    const struct embedded *e = lua_touserdata(L, lua_upvalueindex(1));
+    if (load_embedded(L, e) != LUA_OK)
+        return lua_error(L);
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, 1);
+    return 1;
+}
+
+static void preload_all(lua_State *L)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    for (const struct embedded *e = mk_embedded; e->name; e++) {
+        lua_pushfstring(L, "minikvm.%s", e->name);
+        lua_pushlightuserdata(L, (void *)e);
+        lua_pushcclosure(L, preload, 1);
+        lua_settable(L, -3);
+    }
+    lua_pop(L, 1);
+}
+
+/* methods(type) -> the table that objects of a type take their methods from */
+static int methods(lua_State *L)
+{
+    luaL_getmetatable(L, luaL_checkstring(L, 1));
+    lua_getfield(L, -1, "methods");
+    return 1;
+}
+
+/* sleep(seconds): other VMs' handlers run meanwhile. Ctrl-C ends it. */
+static int sleep_seconds(lua_State *L)
+{
+    uint64_t ns = mk_check_seconds(L, 1);
+    struct mk_lua *lua = mk_lua_get(L);
+    mk_lua_no_handler(L, "sleep()");
+    lua_Hook before = lua_gethook(lua->main);
+    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
+    mk_lua_release(lua);
+    for (; now < until && !mk_lua_interrupted(lua, before); now = mk_now()) {
+        struct timespec ts = { 0, (long)(until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS) };
+        nanosleep(&ts, NULL); /* short: a signal just before it would go unseen */
+    }
+    mk_lua_acquire(lua);
+    return 0;
+}
+
+/* now() -> seconds of a clock that only goes forward */
+static int time_now(lua_State *L)
+{
+    lua_pushnumber(L, (lua_Number)mk_now() / 1e9);
+    return 1;
+}
+
+/* probe() -> table; never raises because of the host. */
+static int probe(lua_State *L)
+{
+    struct mk_probe p;
+    mk_probe(&p);
+    lua_createtable(L, 0, 10);
+    lua_pushboolean(L, p.ok);
+    lua_setfield(L, -2, "ok");
+    const char *const texts[][2] = {
+        { "host", p.host }, { "paging32", p.paging32 }, { "int_n", p.int_n }, { "iret", p.iret },
+        { "cpuid", p.cpuid } };
+    for (size_t i = 0; i < MK_COUNT(texts); i++) {
+        lua_pushstring(L, texts[i][1]);
+        lua_setfield(L, -2, texts[i][0]);
+    }
+    lua_pushinteger(L, p.api);
+    lua_setfield(L, -2, "api");
+    lua_newtable(L);
+    for (size_t i = 0; i < p.cap_count; i++) {
+        lua_pushboolean(L, p.caps[i].present);
+        lua_setfield(L, -2, p.caps[i].name);
+    }
+    lua_setfield(L, -2, "caps");
+    if (!p.ok) {
+        lua_pushstring(L, p.err.text);
+        lua_setfield(L, -2, "why");
+        lua_pushstring(L, mk_err_name(p.err.code));
+        lua_setfield(L, -2, "code");
+    }
+    return 1;
+}
+
+/* bound_strings(table) */
+static int bound_strings(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    mk_lua_bounded_strings(L);
+    return 0;
+}
+
+static void push_core(lua_State *L)
+{
+    static const luaL_Reg functions[] = { { "methods", methods }, { "sleep", sleep_seconds },
+                                          { "probe", probe }, { "now", time_now },
+                                          { "limit", mk_lua_limit },
+                                          { "end_after", mk_lua_end_after },
+                                          { "bound_strings", bound_strings },
+                                          { "disassemble", mk_lua_disassemble },
+                                          { "pack", mk_lua_pack }, { "unpack", mk_lua_unpack },
+                                          { NULL, NULL } };
+    luaL_newlib(L, functions);
+    lua_pushstring(L, MK_VERSION);
+    lua_setfield(L, -2, "version");
+    mk_open_vm(L);
+    mk_open_cpu(L);
+    mk_open_memory(L);
+    mk_open_hooks(L);
+    mk_open_unhandled(L);
+    mk_open_stats(L);
+    mk_open_cpuid(L);
+    mk_open_zlib(L);
+    mk_open_hypercalls(L);
+    mk_open_console(L);
+    mk_open_load(L);
+    mk_open_clock(L);
+    mk_open_keyboard(L);
+    mk_open_files(L);
+    mk_open_snapshot(L);
+    mk_open_worker(L);
+    mk_open_watch(L);
+    mk_open_process(L);
+    mk_open_handle(L);
+}
+
+/* require "minikvm.test" alone, too: it may be all that a spec file needs. */
+int luaopen_minikvm_test(lua_State *L)
+{
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "minikvm");
+    lua_call(L, 1, 0);
+    const struct embedded *e = mk_embedded;
+    while (strcmp(e->name, "test") != 0)
+        e++;
+    if (load_embedded(L, e) != LUA_OK)
+        return lua_error(L);
+    lua_call(L, 0, 1);
+    return 1;
+}
+
+int luaopen_minikvm(lua_State *L)
+{
+    luaL_checkversion(L);
+    mk_coroutine_open(L);
+    preload_all(L);
+    push_core(L);
+    const struct embedded *e = mk_embedded;
+    while (strcmp(e->name, "init") != 0)
+        e++;
+    if (load_embedded(L, e) != LUA_OK)
+        return lua_error(L);
+    lua_insert(L, -2);
+    lua_call(L, 1, 1);
+    return 1;
+}

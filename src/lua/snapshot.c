@@ -1,0 +1,212 @@
+/* snapshot.c - snapshots as objects. What surrounds them (devices and options of the script) is
+ * in lua/minikvm/vm/snapshot.lua.
+ *
+ * A snapshot's user value is the list of the script's timers that were armed (clock.c), which
+ * also keeps their VM. Used by the thread that runs Lua. */
+#include "lua/core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct box {
+    struct mk_snapshot *snap; /* NULL: closed */
+};
+
+static struct mk_snapshot *check_snapshot(lua_State *L, int index)
+{
+    struct box *box = luaL_testudata(L, index, MK_SNAPSHOT);
+    if (!box)
+        mk_misuse(L, "expected a snapshot, got %s", luaL_typename(L, index));
+    if (!box->snap)
+        mk_misuse(L, "the snapshot is closed");
+    return box->snap;
+}
+
+static struct box *new_box(lua_State *L)
+{
+    struct box *box = lua_newuserdatauv(L, sizeof(*box), 1);
+    box->snap = NULL;
+    luaL_setmetatable(L, MK_SNAPSHOT);
+    return box;
+}
+
+static void need_end(lua_State *L, struct mk_lua_vm *v, const char *what)
+{
+    if (v->lua->handler_of == v)
+        mk_misuse(L, "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "
+                      "variable, call vm:stop(), and do it when the run is over", what, v->vm.name);
+    if (!mk_vm_wait(&v->vm, 0))
+        mk_misuse(L, "%s: vm \"%s\" is running: stop it first (vm:stop(), or wait for its end)",
+                  what, v->vm.name);
+}
+
+/* check_idle(vm, what): raises while the VM runs. */
+static int check_idle(lua_State *L)
+{
+    need_end(L, mk_check_vm(L, 1), luaL_checkstring(L, 2));
+    return 0;
+}
+
+/* take(vm, devices) -> snapshot | nil, text, name. `devices` are bytes, kept as they are. */
+static int take(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_bytes kept = { 0 };
+    struct mk_err err;
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    need_end(L, v, "vm:snapshot");
+    struct box *box = new_box(L);
+    mk_lua_timers_push(L, v, 1);
+    lua_setiuservalue(L, -2, 1);
+    mk_bytes_add(&kept, bytes, length);
+    if (kept.failed)
+        mk_fail(&err, ENOMEM, "snapshot: out of memory");
+    else
+        box->snap = mk_snapshot_take(&v->vm, &kept, &err);
+    mk_bytes_free(&kept);
+    return box->snap ? 1 : mk_push_err(L, &err);
+}
+
+/* check_fit(vm, snapshot, what): raises when it cannot go into this VM now. */
+static int check_fit(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_snapshot *snap = check_snapshot(L, 2);
+    const char *what = luaL_checkstring(L, 3);
+    struct mk_err err;
+    need_end(L, v, what);
+    if (mk_snapshot_fits(snap, &v->vm, &err) < 0)
+        return mk_misuse(L, "%s: %s", what, err.text);
+    return 0;
+}
+
+/* restore(vm, snapshot) -> vm | nil, text, name; after check_fit(). */
+static int restore(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_snapshot *snap = check_snapshot(L, 2);
+    struct mk_err err;
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
+        free(v->cpu[i].traceback);
+        v->cpu[i].traceback = NULL;
+    }
+    if (mk_snapshot_restore(snap, &v->vm, false, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_getiuservalue(L, 2, 1);
+    mk_lua_timers_put(L, v, 1, lua_gettop(L));
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* spoil(vm, why): a device of the script could not take its state: the VM is not to run. */
+static int spoil(lua_State *L)
+{
+    mk_snapshot_spoil(&mk_check_vm(L, 1)->vm, luaL_checkstring(L, 2));
+    return 0;
+}
+
+/* fill_hooks(vm, snapshot): what latches and fifos held, for those that were made meanwhile. */
+static int fill_hooks(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_state_fill_hooks(&v->vm, &check_snapshot(L, 2)->state);
+    return 0;
+}
+
+/* saved_devices(snapshot) -> the bytes that take() got */
+static int saved_devices(lua_State *L)
+{
+    const struct mk_snapshot *snap = check_snapshot(L, 1);
+    lua_pushlstring(L, (const char *)snap->devices.data, snap->devices.length);
+    return 1;
+}
+
+/* load_snapshot(path) -> snapshot | nil, text, name */
+static int load_snapshot(lua_State *L)
+{
+    const char *path = luaL_checkstring(L, 1);
+    struct mk_err err;
+    struct box *box = new_box(L);
+    box->snap = mk_snapshot_load(path, &err);
+    return box->snap ? 1 : mk_push_err(L, &err);
+}
+
+/* snapshot:save(path) -> snapshot | nil, text, name */
+static int snapshot_save(lua_State *L)
+{
+    struct mk_snapshot *snap = check_snapshot(L, 1);
+    const char *path = luaL_checkstring(L, 2);
+    struct mk_err err;
+    if (mk_snapshot_save(snap, path, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* snapshot:close(): VMs that were made from it, or restored to it, go on. */
+static int snapshot_close(lua_State *L)
+{
+    struct box *box = luaL_checkudata(L, 1, MK_SNAPSHOT);
+    mk_snapshot_free(box->snap);
+    box->snap = NULL;
+    lua_pushnil(L);
+    lua_setiuservalue(L, 1, 1);
+    return 0;
+}
+
+static int snapshot_index(lua_State *L)
+{
+    static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
+    const char *key = luaL_checkstring(L, 2);
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+        return 1;
+    const struct mk_snapshot *snap = check_snapshot(L, 1);
+    if (strcmp(key, "name") == 0)
+        lua_pushstring(L, snap->shape.name);
+    else if (strcmp(key, "mode") == 0)
+        lua_pushstring(L, modes[snap->shape.mode]);
+    else if (strcmp(key, "memory") == 0)
+        lua_pushinteger(L, (lua_Integer)snap->shape.memory);
+    else if (strcmp(key, "cpus") == 0)
+        lua_pushinteger(L, snap->shape.cpus);
+    else if (strcmp(key, "irqchip") == 0)
+        lua_pushstring(L, snap->shape.pic ? "pic" : "none");
+    else
+        return luaL_error(L, "a snapshot has no '%s'", key);
+    return 1;
+}
+
+static int snapshot_tostring(lua_State *L)
+{
+    const struct box *box = luaL_checkudata(L, 1, MK_SNAPSHOT);
+    lua_pushfstring(L, MK_SNAPSHOT "%s%s%s", box->snap ? " of \"" : " (closed)",
+                    box->snap ? box->snap->shape.name : "", box->snap ? "\"" : "");
+    return 1;
+}
+
+struct mk_snapshot *mk_snapshot_field(lua_State *L, int options)
+{
+    lua_getfield(L, options, "snapshot");
+    struct mk_snapshot *snap = lua_isnil(L, -1) ? NULL : check_snapshot(L, -1);
+    lua_pop(L, 1);
+    return snap;
+}
+
+void mk_open_snapshot(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__index", snapshot_index }, { "__gc", snapshot_close },
+                                     { "__close", snapshot_close },
+                                     { "__tostring", snapshot_tostring }, { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "save", snapshot_save }, { "close", snapshot_close },
+                                        { NULL, NULL } };
+    static const luaL_Reg core[] = { { "take", take }, { "restore", restore },
+                                     { "check_idle", check_idle }, { "check_fit", check_fit },
+                                     { "spoil", spoil }, { "fill_hooks", fill_hooks },
+                                     { "saved_devices", saved_devices },
+                                     { "load_snapshot", load_snapshot }, { NULL, NULL } };
+    mk_new_type(L, MK_SNAPSHOT, meta, methods);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}

@@ -1,0 +1,90 @@
+/* stats.c - the numbers behind vm:stats() (lua/minikvm/vm/stats.lua): what each hook served. */
+#include "lua/hooks.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What is known of a hook, copied: Lua may raise, and must not while the bus is locked. */
+struct row {
+    uint64_t first, last, hits, quiet, ns;
+    bool script;
+    char owner[64];
+};
+
+static struct row *copy_hooks(struct mk_bus *bus, size_t *count)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&bus->lock);
+    for (const struct mk_hook *h = bus->hooks; h; h = h->link)
+        n++;
+    struct row *rows = calloc(n + bus->unclaimed_count + 1, sizeof(*rows));
+    *count = rows ? n + bus->unclaimed_count : 0;
+    n = 0;
+    for (struct mk_hook *h = bus->hooks; rows && h; h = h->link) {
+        rows[n] = (struct row){ .first = h->first, .last = h->last, .hits = atomic_load(&h->hits),
+            .quiet = atomic_load(&h->quiet), .ns = atomic_load(&h->ns), .script = h->ops->script };
+        memcpy(rows[n++].owner, h->owner, sizeof(h->owner));
+    }
+    for (unsigned i = 0; rows && i < bus->unclaimed_count; i++)
+        rows[n++] = (struct row){ .first = bus->unclaimed[i].address,
+            .last = bus->unclaimed[i].address, .hits = bus->unclaimed[i].count };
+    pthread_mutex_unlock(&bus->lock);
+    return rows;
+}
+
+/* stats(vm, space) -> { { first, last, hits, quiet, seconds, script, owner | nil }, ... } */
+static int stats(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    static const char *const spaces[] = { "port", "mmio", "msr", NULL };
+    struct mk_bus *buses[] = { &v->vm.m.bus, &v->vm.m.mmio, &v->vm.m.msrs };
+    size_t count;
+    struct mk_bus *bus = buses[luaL_checkoption(L, 2, NULL, spaces)];
+    struct row **box = lua_newuserdatauv(L, sizeof(*box), 0); /* freed whatever happens */
+    *box = NULL;
+    luaL_setmetatable(L, "minikvm.rows");
+    *box = copy_hooks(bus, &count);
+    lua_createtable(L, (int)count, 0);
+    for (size_t i = 0; i < count; i++) {
+        const struct row *r = &(*box)[i];
+        lua_createtable(L, 0, 8);
+        mk_set_integer(L, "first", r->first);
+        mk_set_integer(L, "last", r->last);
+        mk_set_integer(L, "hits", r->hits);
+        mk_set_integer(L, "quiet", r->quiet);
+        lua_pushnumber(L, (lua_Number)r->ns / 1e9);
+        lua_setfield(L, -2, "seconds");
+        lua_pushboolean(L, r->script);
+        lua_setfield(L, -2, "script");
+        if (r->owner[0])
+            mk_set_string(L, "owner", r->owner);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int rows_gc(lua_State *L)
+{
+    struct row **box = lua_touserdata(L, 1);
+    free(*box);
+    *box = NULL;
+    return 0;
+}
+
+/* timing(vm, on): whether the time spent in hooks is measured. */
+static int timing(lua_State *L)
+{
+    struct mk_machine *m = &mk_check_vm(L, 1)->vm.m;
+    m->bus.timing = m->mmio.timing = m->msrs.timing = lua_toboolean(L, 2);
+    return 0;
+}
+
+void mk_open_stats(lua_State *L)
+{
+    static const luaL_Reg core[] = { { "stats", stats }, { "timing", timing }, { NULL, NULL } };
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+    luaL_newmetatable(L, "minikvm.rows");
+    lua_pushcfunction(L, rows_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 1);
+}

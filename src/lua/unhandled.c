@@ -1,0 +1,101 @@
+/* unhandled.c - vm:on_unhandled(fn): accesses that no device and no hook serves, shown to the
+ * script, which may serve them. */
+#include "lua/hooks.h"
+
+/* Takes what fn answered: an integer that fits serves a read, true a write. */
+static bool take_answer(struct mk_lua_vm *v, struct mk_io *io, bool in, uint64_t *value)
+{
+    lua_State *co = v->cpu[io->cpu->index].co;
+    bool served = !in && lua_isboolean(co, -1) && lua_toboolean(co, -1);
+    if (in && lua_isinteger(co, -1)) {
+        *value = (uint64_t)lua_tointeger(co, -1);
+        served = *value <= mk_mask(io->size);
+    }
+    bool nothing = lua_isnil(co, -1) || (lua_isboolean(co, -1) && !lua_toboolean(co, -1));
+    if (!served && !nothing)
+        mk_lua_blame(v, io->cpu->index, "the on_unhandled handler answered a %s that does not serve "
+                     "this: an integer that fits for reads, true for writes, or nothing",
+                     luaL_typename(co, -1));
+    lua_pop(co, 1);
+    return served;
+}
+
+static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script)
+{
+    static const char *const what[][2] = { { "out", "in" }, { "write", "read" },
+                                           { "wrmsr", "rdmsr" } };
+    struct mk_lua_vm *v = ctx;
+    unsigned cpu = io->cpu->index;
+    bool served = false;
+    bool wanted = v->none_ref && v->vm.cpu[cpu].end.reason != MK_ERROR;
+    lua_State *co = wanted ? mk_lua_enter(v, cpu) : NULL;
+    if (!co)
+        return false;
+    if (v->none_ref) { /* not removed while we waited for the lock */
+        v->none_hits++;
+        mk_lua_push_handler(v, cpu, v->none_ref);
+        lua_pushstring(co, what[io->bus->space][in]);
+        lua_pushinteger(co, (lua_Integer)io->address);
+        if (in)
+            lua_pushnil(co);
+        else
+            lua_pushinteger(co, (lua_Integer)*value);
+        lua_pushinteger(co, io->size);
+        served = mk_lua_call(v, cpu, 4, 1) && take_answer(v, io, in, value);
+    }
+    mk_lua_exit(v, cpu);
+    *script = served;
+    return served;
+}
+
+void mk_lua_connect_unhandled(struct mk_lua_vm *v)
+{
+    struct mk_machine *m = &v->vm.m;
+    m->bus.on_none = m->mmio.on_none = v->vm.other_msr = ask_script;
+    m->bus.none_ctx = m->mmio.none_ctx = v->vm.other_ctx = v;
+}
+
+static uint64_t none_hits(struct mk_lua_vm *v, struct mk_handle *h)
+{
+    (void)h;
+    return v->none_hits;
+}
+
+static void none_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
+{
+    struct mk_err err;
+    (void)h;
+    mk_lua_unref(L, vm_index, v->none_ref);
+    v->none_ref = 0; /* vCPUs may still be on the way: they find nothing to call */
+    v->vm.unknown_msrs = false;
+    mk_vm_filter_msrs(&v->vm, &err);
+}
+
+/* vm:on_unhandled(fn(what, address, value, size)) -> handle. `what` is "in", "out", "read", "write",
+ * "rdmsr" or "wrmsr"; a read is served by the integer that fn returns, a write by true. */
+static int vm_on_unhandled(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_err err;
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    if (v->none_ref)
+        return mk_misuse(L, "vm \"%s\" has an on_unhandled handler: remove() its handle first",
+                         v->vm.name);
+    struct mk_handle *handle = mk_new_handle(L, 1);
+    *handle = (struct mk_handle){ .removed = true };
+    v->none_hits = 0;
+    v->none_ref = mk_lua_ref(L, 1, 2);
+    v->vm.unknown_msrs = true;
+    mk_vm_filter_msrs(&v->vm, &err); /* an old kernel keeps its MSRs to itself */
+    *handle = (struct mk_handle){ .remove = none_remove, .count = none_hits };
+    return 1;
+}
+
+void mk_open_unhandled(lua_State *L)
+{
+    luaL_getmetatable(L, MK_VM);
+    lua_getfield(L, -1, "methods");
+    lua_pushcfunction(L, vm_on_unhandled);
+    lua_setfield(L, -2, "on_unhandled");
+    lua_pop(L, 2);
+}

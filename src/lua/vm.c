@@ -1,0 +1,530 @@
+/* vm.c - the VM object: life, loading, running, results. Option tables are checked in Lua
+ * (lua/minikvm/vm/init.lua); these functions take tables that are known to be right. */
+#include "lua/core.h"
+#include "base/abi.h"
+#include "io/tty.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- checked tables --- */
+
+static enum mk_mode mode_field(lua_State *L, int index)
+{
+    static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
+    const char *name = mk_string_field(L, index, "mode", NULL);
+    for (int i = 0; name && i < MK_MODES; i++)
+        if (strcmp(modes[i], name) == 0)
+            return (enum mk_mode)i;
+    return MK_MODE_REAL;
+}
+
+static uint64_t seconds_to_ns(lua_Number seconds)
+{
+    return seconds < 0 || seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
+}
+
+/* limits of table `index`, or those of `base` where it has none. */
+static struct mk_limits limits_field(lua_State *L, int index, const struct mk_limits *base)
+{
+    struct mk_limits limits = *base;
+    if (lua_getfield(L, index, "seconds") != LUA_TNIL)
+        limits.ns = seconds_to_ns(lua_tonumber(L, -1));
+    lua_pop(L, 1);
+    limits.exits = (uint64_t)mk_integer_field(L, index, "exits", (lua_Integer)base->exits);
+    limits.output = (uint64_t)mk_integer_field(L, index, "output", (lua_Integer)base->output);
+    return limits;
+}
+
+/* A handler's time: seconds, or false for as long as it likes. */
+static uint64_t handler_field(lua_State *L, int index)
+{
+    int type = lua_getfield(L, index, "handler");
+    uint64_t ns = type == LUA_TNUMBER ? seconds_to_ns(lua_tonumber(L, -1))
+                  : type == LUA_TNIL  ? MK_HANDLER_NS : MK_FOREVER;
+    lua_pop(L, 1);
+    return ns;
+}
+
+/* --- callbacks of the core --- */
+
+static bool interrupted(void *ctx)
+{
+    const struct mk_lua_vm *v = ctx;
+    return atomic_load(&v->lua->ending) ||
+           (v->in_run && mk_lua_interrupted(v->lua, v->hook_before));
+}
+
+static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)
+{
+    struct mk_lua_vm *v = ctx;
+    lua_State *co = cpu->end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu->cpu.index);
+    if (!co)
+        return;
+    v->cpu[cpu->cpu.index].what = "the trace function";
+    mk_lua_push_handler(v, cpu->cpu.index, v->trace_ref);
+    lua_pushstring(co, line);
+    mk_lua_call(v, cpu->cpu.index, 1, 0);
+    mk_lua_exit(v, cpu->cpu.index);
+}
+
+static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .trace = trace,
+                                                   .tick = mk_lua_tick };
+
+/* --- life --- */
+
+static bool in_own_handler(const struct mk_lua_vm *v)
+{
+    return v->lua->handler_of == v;
+}
+
+/* Frees what the box holds. The Lua lock stays ours: handlers that wait for it give up. */
+static void close_box(struct mk_lua_vm *v)
+{
+    if (!v->open)
+        return;
+    pthread_mutex_lock(&v->lua->mutex);
+    v->closing = true;
+    pthread_cond_broadcast(&v->lua->handler_turn);
+    pthread_mutex_unlock(&v->lua->mutex);
+    int in_fd = v->vm.m.console.in_fd;
+    mk_vm_close(&v->vm);
+    if (in_fd > STDERR_FILENO)
+        close(in_fd);
+    if (v->output_file)
+        close(v->output_file);
+    if (v->terminal)
+        mk_tty_restore();
+    mk_lua_free_calls(v);
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        free(v->cpu[i].traceback);
+    v->open = false;
+}
+
+static int vm_close(lua_State *L)
+{
+    struct mk_lua_vm *v = luaL_testudata(L, 1, MK_VM);
+    if (!v)
+        mk_check_vm(L, 1); /* raises */
+    if (v->open && (v->busy || in_own_handler(v))) {
+        v->close_later = true; /* its guest is waiting for the handler that called us */
+        mk_vm_stop(&v->vm, MK_STOPPED);
+    } else {
+        close_box(v);
+    }
+    return 0;
+}
+
+/* A collection may start inside a handler of the very VM that is garbage. Then it is only stopped,
+ * and marked to be finalized again. One that the script waits for is garbage only at os.exit(). */
+static int vm_gc(lua_State *L)
+{
+    struct mk_lua_vm *v = lua_touserdata(L, 1);
+    if (v->open && (in_own_handler(v) || v->busy)) {
+        mk_vm_stop(&v->vm, MK_STOPPED);
+        luaL_setmetatable(L, MK_VM);
+    } else {
+        close_box(v);
+    }
+    return 0;
+}
+
+static lua_State *new_thread(lua_State *L, int table)
+{
+    lua_State *thread = lua_newthread(L);
+    luaL_ref(L, table);
+    return thread;
+}
+
+/* A coroutine for each vCPU's handlers, and the anchor with what they need. They are kept alive by
+ * the VM's user value, not by the registry, so that a VM nobody knows can be collected. */
+static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
+{
+    lua_getiuservalue(L, vm_index, 1);
+    int handlers = lua_gettop(L);
+    v->anchor = new_thread(L, handlers);
+    lua_pushvalue(L, vm_index);
+    lua_pushvalue(L, handlers);
+    lua_xmove(L, v->anchor, 2);
+    for (unsigned i = 0; i < v->vm.cpus; i++) {
+        v->cpu[i].v = v;
+        v->cpu[i].co = new_thread(L, handlers);
+        mk_push_next(L, vm_index, i);
+        lua_xmove(L, v->anchor, 1);
+    }
+    lua_pop(L, 1);
+}
+
+static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
+{
+    static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS }, { "mmio", MK_MMIO }, { "msrs", MK_MSRS },
+        { "cpuid", MK_CPUID },
+        { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE },
+        { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD }, { "symbols", MK_SYMBOLS },
+        { "files", MK_VM_FILES } };
+    lua_getiuservalue(L, vm_index, 1);
+    for (size_t i = 0; i < MK_COUNT(kinds); i++) {
+        mk_new_child(L, vm_index, 0, kinds[i][1]);
+        lua_setfield(L, -2, kinds[i][0]);
+    }
+    lua_createtable(L, (int)v->vm.cpus, 1);
+    for (unsigned i = 0; i < v->vm.cpus; i++) {
+        mk_push_cpu(L, vm_index, i);
+        lua_rawseti(L, -2, i);
+    }
+    lua_setfield(L, -2, "cpu");
+    lua_pop(L, 1);
+}
+
+static int open_kvm(struct mk_lua *lua, struct mk_err *err)
+{
+    if (!lua->kvm_open && mk_kvm_open(&lua->kvm, err) < 0)
+        return -1;
+    lua->kvm_open = true;
+    return 0;
+}
+
+/* What a kernel is told of the host, found out once. Real mode does not need to know. */
+static uint32_t boot_features(struct mk_lua *lua, enum mk_mode mode)
+{
+    if (mode == MK_MODE_REAL)
+        return 0;
+    if (!lua->probe.ok)
+        mk_probe(&lua->probe);
+    const struct mk_probe *p = &lua->probe;
+    return (strcmp(p->paging32, "native") == 0 ? MK_BOOT_PAGING_NATIVE : 0) |
+           (strcmp(p->int_n, "native") == 0 ? MK_BOOT_INT_NATIVE : 0) |
+           (strcmp(p->iret, "native") == 0 ? MK_BOOT_IRET_NATIVE : 0);
+}
+
+static void connect(struct mk_lua_vm *v, bool echo)
+{
+    v->vm.m.ops = &machine_ops;
+    v->vm.m.ctx = v;
+    v->vm.m.console.out_fd = echo ? STDOUT_FILENO : -1;
+    v->vm.m.console.on_line = mk_lua_line;
+    v->vm.m.console.line_ctx = v;
+    v->vm.hypercall.other = mk_lua_hypercall;
+    v->vm.hypercall.ctx = v;
+    mk_lua_connect_unhandled(v);
+}
+
+/* new_vm(options) -> vm | nil, text, name */
+static int new_vm(lua_State *L)
+{
+    static const struct mk_limits none = { MK_FOREVER, MK_FOREVER, MK_FOREVER };
+    struct mk_err err;
+    struct mk_lua *lua = mk_lua_get(L);
+    struct mk_vm_config config = {
+        .name = mk_string_field(L, 1, "name", NULL), .mode = mode_field(L, 1),
+        .memory = (uint64_t)mk_integer_field(L, 1, "memory", 0),
+        .cpus = (unsigned)mk_integer_field(L, 1, "cpus", 1),
+        .coalesce = mk_true_field(L, 1, "coalesce"), .unhandled_fault = mk_true_field(L, 1, "fatal"),
+        .pic = mk_true_field(L, 1, "pic"), .assist = mk_true_field(L, 1, "assist"),
+        .mapping = { .large = mk_true_field(L, 1, "large"),
+                     .size = (uint64_t)mk_integer_field(L, 1, "map_size", 0),
+                     .base = (uint64_t)mk_integer_field(L, 1, "map_base", 0),
+                     .io = (uint64_t)mk_integer_field(L, 1, "map_io", 0) },
+        .command_line = mk_string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
+    struct mk_snapshot *snap = mk_snapshot_field(L, 1);
+    if (open_kvm(lua, &err) < 0)
+        return mk_push_err(L, &err);
+    config.boot_features = boot_features(lua, config.mode) |
+                           (mk_true_field(L, 1, "uart") ? MK_BOOT_UART : 0);
+    struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
+    int vm_index = lua_gettop(L);
+    memset(v, 0, sizeof(*v));
+    v->lua = lua;
+    v->limits = limits_field(L, 1, &none);
+    v->handler_ns = handler_field(L, 1);
+    if (v->handler_ns > lua->handler_most)
+        v->handler_ns = lua->handler_most;
+    lua_createtable(L, 4, 6);
+    lua_setiuservalue(L, vm_index, 1);
+    luaL_setmetatable(L, MK_VM);
+    if (snap) {
+        config.ram = snap->ram;
+        config.mapping = snap->shape.mapping;
+        config.command_line = snap->shape.command_line;
+    }
+    if (mk_vm_open(&v->vm, &lua->kvm, &config, &err) < 0)
+        return mk_push_err(L, &err);
+    v->open = true;
+    make_coroutines(L, v, vm_index);
+    make_children(L, v, vm_index);
+    connect(v, mk_true_field(L, 1, "echo"));
+    mk_lua_connect_files(L, v, vm_index, 1);
+    lua_settop(L, vm_index);
+    if (snap && ((snap->cpuid && mk_vm_set_cpuid(&v->vm, snap->cpuid, &err) < 0) ||
+                 mk_snapshot_restore(snap, &v->vm, true, &err) < 0)) {
+        close_box(v);
+        return mk_push_err(L, &err);
+    }
+    return 1;
+}
+
+void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
+{
+    if (!mk_vm_wait(&v->vm, 0))
+        mk_misuse(L, "%s: vm \"%s\" is running", what, v->vm.name);
+}
+
+/* --- running --- */
+
+/* After a run: the terminal as it was, a close() that was put off, and the answer. */
+static int finish(lua_State *L, struct mk_lua_vm *v)
+{
+    if (v->terminal)
+        mk_tty_restore();
+    int pushed = mk_push_result(L, v);
+    if (v->close_later && v->busy == 0)
+        close_box(v);
+    return pushed;
+}
+
+/* Returns false with nil, text, name pushed. */
+static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct mk_limits *limits)
+{
+    struct mk_err err;
+    mk_need_stopped(L, v, what);
+    *limits = limits_field(L, 2, &v->limits);
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
+        free(v->cpu[i].traceback);
+        v->cpu[i].traceback = NULL;
+        v->cpu[i].waiting[0] = 0;
+    }
+    if (v->terminal && mk_tty_raw(STDIN_FILENO, &err) < 0) {
+        mk_push_err(L, &err);
+        return false;
+    }
+    return true;
+}
+
+/* run(vm, { seconds=, exits=, output= }) -> reason, info. Raises when there is nothing to run. */
+static int run(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_limits limits;
+    struct mk_err err;
+    mk_lua_no_handler(L, "run()");
+    if (!prepare(L, v, "run", &limits))
+        return 3;
+    v->hook_before = lua_gethook(v->lua->main);
+    v->in_run = true;
+    v->busy++;
+    mk_lua_release(v->lua);
+    int rc = mk_vm_run(&v->vm, &limits, &err);
+    mk_lua_acquire(v->lua);
+    v->in_run = false;
+    v->busy--;
+    if (rc < 0) {
+        mk_tty_restore();
+        return mk_misuse(L, "%s", err.text);
+    }
+    return finish(L, v);
+}
+
+/* start(vm, { seconds=, exits=, output= }) -> vm */
+static int start(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_limits limits;
+    struct mk_err err;
+    if (!prepare(L, v, "start", &limits))
+        return 3;
+    fflush(stdout);
+    if (mk_vm_start(&v->vm, &limits, &err) < 0) {
+        mk_tty_restore();
+        return mk_misuse(L, "%s", err.text);
+    }
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* Gives the lock up until the VM has ended or `ns` have passed or Ctrl-C came; true when it
+ * ended. */
+static bool wait_for(struct mk_lua_vm *v, uint64_t ns)
+{
+    struct mk_lua *lua = v->lua;
+    lua_Hook before = lua_gethook(lua->main);
+    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
+    v->busy++;
+    mk_lua_release(lua);
+    bool over = mk_vm_wait(&v->vm, 0);
+    while (!over && (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
+        over = mk_vm_wait(&v->vm, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
+    mk_lua_acquire(lua);
+    v->busy--;
+    return over;
+}
+
+/* Its state is a vCPU thread's business while it runs. */
+static bool never_ran(struct mk_lua_vm *v)
+{
+    return mk_vm_wait(&v->vm, 0) && v->vm.state == MK_VM_IDLE;
+}
+
+/* wait(vm, seconds | nil) -> reason, info; or nil, "still running", "ETIMEDOUT" */
+static int wait(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
+    mk_lua_no_handler(L, "wait()");
+    if (never_ran(v))
+        return mk_misuse(L, "wait: vm \"%s\" was never started", v->vm.name);
+    if (wait_for(v, ns))
+        return finish(L, v);
+    luaL_pushfail(L);
+    lua_pushfstring(L, "vm \"%s\" is still running", v->vm.name);
+    lua_pushstring(L, "ETIMEDOUT");
+    return 3;
+}
+
+/* vm:stop() -> reason, info. Inside a handler it only asks: the run ends when the handler is
+ * done. */
+static int vm_stop(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_vm_stop(&v->vm, MK_STOPPED);
+    if (v->lua->handler_of || never_ran(v))
+        return 0;
+    wait_for(v, MK_FOREVER);
+    return finish(L, v);
+}
+
+/* Gives the lock up until all vCPUs are outside the guest, or Ctrl-C came. */
+static void wait_paused(struct mk_lua_vm *v)
+{
+    lua_Hook before = lua_gethook(v->lua->main);
+    v->busy++;
+    mk_lua_release(v->lua);
+    while (!mk_vm_wait_paused(&v->vm, MK_LOOK_NS) && !mk_lua_interrupted(v->lua, before))
+        ;
+    mk_lua_acquire(v->lua);
+    v->busy--;
+}
+
+/* vm:pause() -> vm | nil, text, name. Inside a handler it only asks. */
+static int vm_pause(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    if (never_ran(v))
+        return mk_misuse(L, "pause: vm \"%s\" was never started", v->vm.name);
+    if (v->in_run)
+        return mk_misuse(L, "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
+                            "it instead", v->vm.name);
+    bool runs = mk_vm_pause(&v->vm);
+    if (runs && !v->lua->handler_of) {
+        wait_paused(v);
+        runs = !mk_vm_wait(&v->vm, 0);
+    }
+    lua_settop(L, 1);
+    if (runs)
+        return 1;
+    luaL_pushfail(L);
+    lua_pushfstring(L, "vm \"%s\" has ended", v->vm.name);
+    lua_pushstring(L, "ESRCH");
+    return 3;
+}
+
+/* vm:resume() -> vm */
+static int vm_resume(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    if (!mk_vm_resume(&v->vm))
+        return mk_misuse(L, "resume: vm \"%s\" is not paused", v->vm.name);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* vm:irq(line [, level]): sets an input of the PIC; without a level it goes up and, when the guest
+ * has taken the interrupt, down again. */
+static int vm_irq(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    lua_Integer line = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, line >= 0 && line <= 15 && line != 2, 2, "a line is 0 to 15, not 2");
+    if (!v->vm.has_pic)
+        return luaL_error(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
+                          v->vm.name);
+    if (lua_isnoneornil(L, 3))
+        mk_pic_pulse(&v->vm.pic, (unsigned)line);
+    else
+        mk_pic_set_line(&v->vm.pic, (unsigned)line, lua_toboolean(L, 3));
+    return 0;
+}
+
+/* vm:reset() -> vm: as after its load() calls. */
+static int vm_reset(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_err err;
+    mk_need_stopped(L, v, "reset");
+    if (mk_vm_reset(&v->vm, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* trace(vm, fn(line) | nil) */
+static int set_trace(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_need_stopped(L, v, "trace");
+    lua_settop(L, 2);
+    if (v->trace_ref)
+        mk_lua_unref(L, 1, v->trace_ref);
+    v->trace_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
+    v->vm.m.tracing = v->trace_ref != 0;
+    return 0;
+}
+
+/* --- the object --- */
+
+static int vm_index(lua_State *L)
+{
+    static const char *const states[] = { "idle", "running", "ended" };
+    struct mk_lua_vm *v = luaL_checkudata(L, 1, MK_VM);
+    const char *key = luaL_checkstring(L, 2);
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+        return 1;
+    if (strcmp(key, "name") == 0) {
+        lua_pushstring(L, v->vm.name);
+    } else if (strcmp(key, "state") == 0) {
+        lua_pushstring(L, !v->open ? "closed" : mk_vm_paused(&v->vm) ? "paused" : states[mk_vm_wait(&v->vm, 0) ? v->vm.state
+                                                                             : MK_VM_RUNNING]);
+    } else {
+        lua_getiuservalue(L, 1, 1);
+        lua_pushvalue(L, 2);
+        lua_rawget(L, -2);
+        if (lua_isnil(L, -1) || lua_type(L, 2) != LUA_TSTRING)
+            return luaL_error(L, "a vm has no '%s'", key);
+    }
+    return 1;
+}
+
+static int vm_tostring(lua_State *L)
+{
+    struct mk_lua_vm *v = luaL_checkudata(L, 1, MK_VM);
+    lua_pushfstring(L, MK_VM " \"%s\"%s", v->vm.name, v->open ? "" : " (closed)");
+    return 1;
+}
+
+void mk_open_vm(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__index", vm_index }, { "__gc", vm_gc },
+                                     { "__close", vm_close }, { "__tostring", vm_tostring },
+                                     { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop },
+                                        { "reset", vm_reset }, { "irq", vm_irq },
+                                        { "pause", vm_pause }, { "resume", vm_resume },
+                                        { NULL, NULL } };
+    static const luaL_Reg core[] = { { "new_vm", new_vm }, { "run", run },
+                                     { "start", start }, { "wait", wait }, { "trace", set_trace },
+                                     { NULL, NULL } };
+    mk_new_type(L, MK_VM, meta, methods);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}

@@ -1,0 +1,430 @@
+/* watch.c - watches on a console for lua/minikvm/console/expect.lua, which knows what to do with them:
+ * arming, waiting on a started VM, what was found, and what a failed wait has to tell. */
+#include "lua/core.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define SCREEN_AT 0xb8000
+#define SCREEN_SIZE (80 * 25 * 2)
+#define SEARCH_STEPS MK_WATCH_STEPS
+
+struct box {
+    struct mk_watch *w; /* NULL when it is off; gone with its VM when that is closed */
+};
+
+static const char *const states[] = { "armed", "match", "exploded", "budget", "changed" };
+
+/* --- life --- */
+
+static struct mk_lua_vm *check_watch(lua_State *L, struct box **box)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_WATCH);
+    *box = lua_touserdata(L, 1);
+    if (!(*box)->w)
+        luaL_error(L, "the wait is over");
+    return v;
+}
+
+static int watch_close(lua_State *L)
+{
+    struct box *box = luaL_checkudata(L, 1, MK_WATCH);
+    lua_getiuservalue(L, 1, 1);
+    struct mk_lua_vm *v = lua_touserdata(L, -1);
+    if (box->w && v->open) {
+        mk_vm_unwatch(&v->vm, box->w);
+        mk_watch_free(box->w);
+    }
+    box->w = NULL;
+    return 0;
+}
+
+/* Adds the pattern on top of the stack; the message of a wrong one is the error. */
+static bool add_pattern(lua_State *L, struct mk_watch *w, bool plain, struct mk_err *err)
+{
+    size_t length;
+    const char *pattern = lua_tolstring(L, -1, &length);
+    return mk_watch_add(w, pattern, length, plain, err) == 0;
+}
+
+static uint64_t budget_field(lua_State *L, int index, const char *key)
+{
+    return (uint64_t)mk_integer_field(L, index, key, -1);
+}
+
+/* Patterns are strings: checked in Lua. */
+static bool add_patterns(lua_State *L, struct mk_watch *w, int list, bool plain, struct mk_err *err)
+{
+    bool fine = true;
+    lua_Integer count = luaL_len(L, list);
+    for (lua_Integer i = 1; fine && i <= count; i++) {
+        lua_rawgeti(L, list, i);
+        fine = add_pattern(L, w, plain, err);
+        lua_pop(L, 1);
+    }
+    return fine;
+}
+
+static struct mk_lua_vm *check_stream(lua_State *L, unsigned *cpu)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_CONSOLE);
+    lua_Integer index = luaL_optinteger(L, 2, 0);
+    if (index < 0 || index >= v->vm.cpus)
+        mk_misuse(L, "vm \"%s\" has no cpu %lld", v->vm.name, (long long)index);
+    *cpu = (unsigned)index;
+    return v;
+}
+
+/* watch(console, cpu, patterns, { plain=, stops=, exact=, exits=, ticks=, screen= }) -> watch */
+static int watch(lua_State *L)
+{
+    unsigned cpu;
+    struct mk_lua_vm *v = check_stream(L, &cpu);
+    struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
+    luaL_checktype(L, 3, LUA_TTABLE);
+    luaL_checktype(L, 4, LUA_TTABLE);
+    mk_lua_no_handler(L, "expect()");
+    bool plain = mk_true_field(L, 4, "plain"), screen = mk_true_field(L, 4, "screen");
+    struct mk_watch setup = { .stops = mk_true_field(L, 4, "stops"),
+                              .exact = mk_true_field(L, 4, "exact"),
+                              .exits = budget_field(L, 4, "exits"),
+                              .ticks = budget_field(L, 4, "ticks") };
+    if (lua_getfield(L, 4, "ticks") != LUA_TNIL && !v->vm.has_pic)
+        return mk_misuse(L, "a budget of ticks: vm \"%s\" has no timer that ticks: create it with "
+                         "irqchip = \"pic\", or count exits", v->vm.name);
+    lua_getiuservalue(L, 1, 1);
+    struct box *box = mk_new_child(L, -1, sizeof(*box), MK_WATCH);
+    struct mk_watch *w = mk_watch_new(cpu);
+    if (!w || !add_patterns(L, w, 3, plain, &err)) {
+        if (w)
+            mk_watch_free(w);
+        return mk_misuse(L, "%s", err.text);
+    }
+    w->stops = setup.stops;
+    w->exact = setup.exact;
+    w->exits = setup.exits;
+    w->ticks = setup.ticks;
+    w->screen = screen ? mk_mem_at(&v->vm.m.mem, SCREEN_AT, SCREEN_SIZE) : NULL;
+    w->screen_size = SCREEN_SIZE;
+    mk_vm_watch(&v->vm, w);
+    box->w = w;
+    return 1;
+}
+
+/* --- forbidding --- */
+
+static void remove_forbids(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
+{
+    (void)L, (void)vm_index;
+    struct mk_watch *next;
+    for (struct mk_watch *w = h->target; w; w = next) {
+        next = w->sibling;
+        mk_vm_unwatch(&v->vm, w);
+        mk_watch_free(w);
+    }
+}
+
+static uint64_t count_forbids(struct mk_lua_vm *v, struct mk_handle *h)
+{
+    uint64_t hits = 0;
+    pthread_mutex_lock(&v->vm.m.console.lock);
+    for (struct mk_watch *w = h->target; w; w = w->sibling)
+        hits += w->hits;
+    pthread_mutex_unlock(&v->vm.m.console.lock);
+    return hits;
+}
+
+static void free_all(struct mk_watch *w)
+{
+    while (w) {
+        struct mk_watch *next = w->sibling;
+        mk_watch_free(w);
+        w = next;
+    }
+}
+
+/* One for each vCPU of `from` to `last`; NULL with an error. */
+static struct mk_watch *make_forbids(lua_State *L, unsigned from, unsigned last, bool plain,
+                                     bool exact, struct mk_err *err)
+{
+    struct mk_watch *list = NULL;
+    for (unsigned i = from; i <= last; i++) {
+        struct mk_watch *w = mk_watch_new(i);
+        if (w) {
+            w->sibling = list;
+            w->forbids = w->stops = true;
+            w->exact = exact;
+            list = w;
+        }
+        if (!w || !add_pattern(L, w, plain, err)) {
+            free_all(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+/* forbid(console, cpu | nil, pattern, plain, exact) -> handle: of one vCPU or of all. */
+static int forbid(lua_State *L)
+{
+    unsigned cpu;
+    struct mk_lua_vm *v = check_stream(L, &cpu);
+    struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
+    luaL_checkstring(L, 3);
+    unsigned last = lua_isnil(L, 2) ? v->vm.cpus - 1 : cpu;
+    bool plain = lua_toboolean(L, 4), exact = lua_toboolean(L, 5);
+    lua_getiuservalue(L, 1, 1);
+    struct mk_handle *h = mk_new_handle(L, -1);
+    h->removed = true; /* until it has something to remove */
+    lua_pushvalue(L, 3);
+    struct mk_watch *list = make_forbids(L, cpu, last, plain, exact, &err);
+    lua_pop(L, 1);
+    if (!list)
+        return mk_misuse(L, "%s", err.text);
+    for (struct mk_watch *w = list; w; w = w->sibling)
+        mk_vm_watch(&v->vm, w);
+    *h = (struct mk_handle){ .remove = remove_forbids, .count = count_forbids, .target = list };
+    return 1;
+}
+
+/* --- waiting --- */
+
+/* watch_wait(watch, seconds): on a VM that was started, until the watch is decided, the VM does not
+ * run any more, or the time is up. */
+static int watch_wait(lua_State *L)
+{
+    struct box *box;
+    struct mk_lua_vm *v = check_watch(L, &box);
+    uint64_t ns = mk_check_seconds(L, 2);
+    struct mk_lua *lua = v->lua;
+    lua_Hook before = lua_gethook(lua->main);
+    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
+    v->busy++;
+    mk_lua_release(lua);
+    bool over = mk_vm_watch_wait(&v->vm, box->w, 0);
+    while (!over && (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
+        over = mk_vm_watch_wait(&v->vm, box->w,
+                                until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
+    mk_lua_acquire(lua);
+    v->busy--;
+    return 0;
+}
+
+/* watch_again(watch): one on a screen that has changed waits for the next change. */
+static int watch_again(lua_State *L)
+{
+    struct box *box;
+    struct mk_lua_vm *v = check_watch(L, &box);
+    mk_watch_again(&v->vm.m.console, box->w);
+    return 0;
+}
+
+static int push_captures(lua_State *L, const char *text, const struct mk_match *m)
+{
+    luaL_checkstack(L, MK_PATTERN_CAPTURES, "captures");
+    if (m->captures == 0)
+        lua_pushlstring(L, text + m->start, m->end - m->start);
+    for (unsigned i = 0; i < m->captures; i++) {
+        if (m->capture[i].length == MK_CAPTURE_POSITION)
+            lua_pushinteger(L, (lua_Integer)m->capture[i].start + 1);
+        else
+            lua_pushlstring(L, text + m->capture[i].start, m->capture[i].length);
+    }
+    return m->captures ? (int)m->captures : 1;
+}
+
+/* watch_result(watch) -> state, index of the pattern, captures. Decided, it does not change any
+ * more. */
+static int watch_result(lua_State *L)
+{
+    struct box *box;
+    struct mk_lua_vm *v = check_watch(L, &box);
+    pthread_mutex_lock(&v->vm.m.console.lock);
+    enum mk_watch_state state = box->w->state;
+    pthread_mutex_unlock(&v->vm.m.console.lock);
+    lua_pushstring(L, states[state]);
+    if (state != MK_WATCH_MATCHED && state != MK_WATCH_EXPLODED)
+        return 1;
+    lua_pushinteger(L, box->w->which + 1);
+    return state == MK_WATCH_MATCHED ? 2 + push_captures(L, box->w->text, &box->w->match) : 2;
+}
+
+/* forbidden(watch) -> what was printed although it is forbidden, or nil; why it cannot be told
+ * whether the watch itself matches, or nil */
+static int forbidden(lua_State *L)
+{
+    struct box *box;
+    struct mk_lua_vm *v = check_watch(L, &box);
+    char text[400];
+    bool found = mk_watch_forbidden(&v->vm.m.console, box->w, text, sizeof(text));
+    lua_pushstring(L, found ? text : NULL);
+    bool exploded = mk_watch_exploded(&v->vm.m.console, box->w, text, sizeof(text));
+    lua_pushstring(L, exploded ? text : NULL);
+    return 2;
+}
+
+/* --- matching text --- */
+
+/* search(text, pattern, plain) -> captures, or nothing. A wrong pattern raises. */
+static int search(lua_State *L)
+{
+    size_t length, plength;
+    const char *text = luaL_checklstring(L, 1, &length);
+    const char *pattern = luaL_checklstring(L, 2, &plength);
+    bool plain = lua_toboolean(L, 3);
+    struct mk_match m = { 0 };
+    struct mk_scan scan;
+    struct mk_err err;
+    if (mk_scan_init(&scan, pattern, plength, plain, &err) < 0)
+        return mk_misuse(L, "%s", err.text);
+    mk_scan_free(&scan);
+    uint64_t steps = SEARCH_STEPS;
+    const char *at = plain ? memmem(text, length, pattern, plength) : NULL;
+    enum mk_pattern_result result = at ? MK_PATTERN_FOUND : MK_PATTERN_NONE;
+    if (!plain)
+        result = mk_pattern_match(text, length, 0, pattern, plength, &steps, &m);
+    else if (at)
+        m = (struct mk_match){ .start = (size_t)(at - text), .end = (size_t)(at - text) + plength };
+    if (result == MK_PATTERN_EXHAUSTED)
+        return mk_misuse(L, "pattern \"%.80s\" needs more than %d steps", pattern, SEARCH_STEPS);
+    return result == MK_PATTERN_FOUND ? push_captures(L, text, &m) : 0;
+}
+
+/* scan(text, patterns, plain, piece, times) -> matches, seconds: how fast watches look at text that
+ * comes in pieces of so many bytes; for measurements and tests. */
+static int scan(lua_State *L)
+{
+    size_t length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    bool plain = lua_toboolean(L, 3);
+    lua_Integer piece = luaL_checkinteger(L, 4), times = luaL_optinteger(L, 5, 1);
+    luaL_argcheck(L, piece > 0, 4, "pieces have 1 byte or more");
+    struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
+    struct mk_watch *w = mk_watch_new(0);
+    if (!w || !add_patterns(L, w, 2, plain, &err)) {
+        if (w)
+            mk_watch_free(w);
+        return mk_misuse(L, "%s", err.text);
+    }
+    struct mk_console con;
+    struct mk_cpu cpu = { 0 };
+    mk_console_init(&con);
+    w->forbids = true;
+    mk_watch_arm(&con, w);
+    uint64_t began = mk_now();
+    for (lua_Integer n = 0; n < times; n++)
+        for (size_t at = 0; at < length; at += (size_t)piece) {
+            size_t left = length - at;
+            mk_console_write(&con, &cpu, text + at, left < (size_t)piece ? left : (size_t)piece);
+            mk_watch_again(&con, w);
+        }
+    lua_Number seconds = (lua_Number)(mk_now() - began) / 1e9;
+    lua_pushinteger(L, (lua_Integer)w->hits);
+    lua_pushnumber(L, seconds);
+    mk_console_free(&con);
+    return 2;
+}
+
+/* --- what a failed wait tells --- */
+
+/* input_state(console) -> what was sent last, bytes that wait to be read, whether input has ended */
+static int input_state(lua_State *L)
+{
+    struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.m.console;
+    char sent[MK_CONSOLE_SENT];
+    pthread_mutex_lock(&con->lock);
+    size_t length = con->sent.length, waiting = con->input.length;
+    bool eof = con->eof;
+    memcpy(sent, con->sent.bytes, length);
+    pthread_mutex_unlock(&con->lock);
+    lua_pushlstring(L, sent, length);
+    lua_pushinteger(L, (lua_Integer)waiting);
+    lua_pushboolean(L, eof);
+    return 3;
+}
+
+/* where(vm, cpu) -> rip, or nothing when the vCPU does not say */
+static int where(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    lua_Integer cpu = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, cpu >= 0 && cpu < v->vm.cpus, 2, "no such cpu");
+    uint64_t rip;
+    v->busy++;
+    mk_lua_release(v->lua);
+    bool known = mk_vm_where(&v->vm, (unsigned)cpu, &rip);
+    mk_lua_acquire(v->lua);
+    v->busy--;
+    lua_pushinteger(L, (lua_Integer)rip);
+    return known;
+}
+
+/* last_result(vm) -> reason, info of a run that is over, or nothing */
+static int last_result(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    bool over = mk_vm_wait(&v->vm, 0) && v->vm.state == MK_VM_ENDED;
+    return over ? mk_push_result(L, v) : 0;
+}
+
+/* vm_of(console) -> vm */
+static int vm_of(lua_State *L)
+{
+    mk_check_child(L, 1, MK_CONSOLE);
+    lua_getiuservalue(L, 1, 1);
+    return 1;
+}
+
+/* consume(console): all that was printed so far has been waited for. */
+static int consume(lua_State *L)
+{
+    struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.m.console;
+    pthread_mutex_lock(&con->lock);
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        con->stream[i].consumed = con->stream[i].total;
+    pthread_mutex_unlock(&con->lock);
+    return 0;
+}
+
+/* blame(text): raises it with the place in the script that called minikvm's Lua part. */
+static int blame(lua_State *L)
+{
+    luaL_checkstring(L, 1);
+    mk_lua_blame_line(L);
+    lua_pushvalue(L, 1);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
+
+/* exits_since(vm) -> exits of all vCPUs since it was called last, or since the beginning */
+static int exits_since(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_need_stopped(L, v, "expect_exits");
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < v->vm.cpus; i++) {
+        struct mk_vcpu *c = &v->vm.cpu[i];
+        if (c->exits_marked > c->counters.exits) /* set back by a snapshot */
+            c->exits_marked = 0;
+        sum += c->counters.exits - c->exits_marked;
+        c->exits_marked = c->counters.exits;
+    }
+    lua_pushinteger(L, (lua_Integer)sum);
+    return 1;
+}
+
+void mk_open_watch(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__gc", watch_close }, { "__close", watch_close },
+                                     { NULL, NULL } };
+    static const luaL_Reg core[] = {
+        { "watch", watch }, { "forbid", forbid }, { "watch_wait", watch_wait },
+        { "watch_again", watch_again }, { "watch_result", watch_result },
+        { "forbidden", forbidden }, { "search", search }, { "scan", scan },
+        { "input_state", input_state }, { "where", where }, { "last_result", last_result },
+        { "vm_of", vm_of }, { "consume", consume }, { "blame", blame },
+        { "exits_since", exits_since }, { NULL, NULL } };
+    mk_new_type(L, MK_WATCH, meta, NULL);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}

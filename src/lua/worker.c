@@ -1,0 +1,534 @@
+/* worker.c - kvm.worker: Lua code on a thread and in a Lua state of its own.
+ *
+ * What the two sides share is struct worker; the side that lets go of it last frees it. The owner's
+ * side belongs to the thread of the script that made the worker; the other to the worker's thread,
+ * which opens its state, runs, closes the state (VMs included), and then says that it has ended.
+ * close() sends the kick signal until the worker has ended: its handler arms the hook of
+ * limit.h. A worker that does not get there within MK_CLOSE_NS, because it is in a C function
+ * that does not return, is left to itself: its thread frees its memory should it ever end. */
+#include "lua/channel.h"
+#include "lua/core.h"
+#include "minikvm.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <lualib.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MK_WORKER "minikvm.worker"
+#define MK_OWNER "minikvm.owner" /* what the worker has of its owner: the first argument */
+#define MK_CLOSE_NS 1000000000u
+
+struct worker {
+    struct mk_channel channel; /* end 0: the owner's, end 1: the worker's */
+    unsigned sides;            /* under the channel's lock */
+    pthread_t thread;
+    struct mk_bytes start;     /* what it runs */
+    char *path, *cpath;        /* where it finds modules */
+    struct mk_bytes results;   /* or: */
+    char *failure;             /* message and traceback */
+    struct mk_lua *_Atomic lua; /* of its state, while that is open */
+    struct mk_guard guard;
+};
+
+struct box { /* the owner's userdata */
+    struct worker *w;
+    bool over;     /* joined, or left to itself */
+    bool left;
+};
+
+/* --- life --- */
+
+static void let_go(struct worker *w)
+{
+    pthread_mutex_lock(&w->channel.lock);
+    bool last = --w->sides == 0;
+    pthread_mutex_unlock(&w->channel.lock);
+    if (!last)
+        return;
+    mk_channel_free(&w->channel);
+    mk_bytes_free(&w->start);
+    mk_bytes_free(&w->results);
+    free(w->path);
+    free(w->cpath);
+    free(w->failure);
+    free(w);
+}
+
+/* --- the worker's side --- */
+
+/* In the handler of a kick signal, on the worker's thread. */
+static void on_signal(void *ctx)
+{
+    struct worker *w = ctx;
+    struct mk_lua *lua = atomic_load(&w->lua);
+    if (!lua || !atomic_load(&w->channel.stop) || w->guard.depth == 0)
+        return;
+    w->guard.due = MK_DUE_STOP;
+    mk_guard_end_script(lua);
+}
+
+static int owner_send(lua_State *L)
+{
+    return mk_channel_send(L, *(struct mk_channel **)luaL_checkudata(L, 1, MK_OWNER), 1);
+}
+
+static int owner_receive(lua_State *L)
+{
+    return mk_channel_receive(L, *(struct mk_channel **)luaL_checkudata(L, 1, MK_OWNER), 1);
+}
+
+static void push_owner(lua_State *L, struct worker *w)
+{
+    static const luaL_Reg methods[] = { { "send", owner_send }, { "receive", owner_receive },
+                                        { NULL, NULL } };
+    mk_new_type(L, MK_OWNER, NULL, methods);
+    struct mk_channel **box = lua_newuserdatauv(L, sizeof(*box), 0);
+    *box = &w->channel;
+    luaL_setmetatable(L, MK_OWNER);
+}
+
+static void set_path(lua_State *L, const char *name, const char *value)
+{
+    lua_getglobal(L, LUA_LOADLIBNAME);
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, name);
+    lua_pop(L, 1);
+}
+
+static void open_libraries(lua_State *L, const struct worker *w)
+{
+    luaL_openlibs(L);
+    set_path(L, "path", w->path);
+    set_path(L, "cpath", w->cpath);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_pushcfunction(L, luaopen_minikvm);
+    lua_setfield(L, -2, "minikvm");
+    lua_pop(L, 1);
+    mk_coroutine_open(L);
+}
+
+static void raise_if(lua_State *L, bool failed, const struct mk_err *err)
+{
+    if (failed)
+        luaL_error(L, "%s", err->text);
+}
+
+/* Pushes the function that the bytes are, with its upvalues. */
+static void push_function(lua_State *L, struct mk_reader *r)
+{
+    struct mk_err err;
+    uint32_t size = mk_reader_u32(r), count;
+    const char *code = (const char *)mk_reader_take(r, size);
+    if (luaL_loadbufferx(L, code, size, "=worker", "b") != LUA_OK)
+        lua_error(L);
+    count = mk_reader_u32(r);
+    for (uint32_t i = 1; i <= count; i++) {
+        uint32_t length = mk_reader_u32(r);
+        if (length == 0)
+            lua_pushglobaltable(L); /* _ENV */
+        else
+            raise_if(L, !mk_copy_read(L, mk_reader_take(r, length), length, &err), &err);
+        lua_setupvalue(L, -2, (int)i);
+    }
+}
+
+/* Pushes the chunk of a script. */
+static void push_script(lua_State *L, struct mk_reader *r)
+{
+    uint32_t length = mk_reader_u32(r);
+    const char *path = (const char *)mk_reader_take(r, length); /* ends with a NUL */
+    if (luaL_loadfile(L, path) != LUA_OK)
+        lua_error(L);
+    lua_newtable(L);
+    lua_pushstring(L, path);
+    lua_rawseti(L, -2, 0);
+    lua_setglobal(L, "arg");
+}
+
+static void set_arguments(lua_State *L, int first)
+{
+    int count = lua_gettop(L) - first + 1;
+    if (lua_getglobal(L, "arg") == LUA_TTABLE)
+        for (int i = 0; i < count; i++) {
+            lua_pushvalue(L, first + i);
+            lua_rawseti(L, -2, i + 1);
+        }
+    lua_pop(L, 1);
+}
+
+static int body(lua_State *L)
+{
+    struct worker *w = lua_touserdata(L, 1);
+    struct mk_err err;
+    struct mk_reader r = { .at = w->start.data, .left = w->start.length };
+    lua_settop(L, 0);
+    bool script = mk_reader_u8(&r);
+    script ? push_script(L, &r) : push_function(L, &r);
+    push_owner(L, w);
+    int count = mk_values_read(L, r.at, r.left, &err);
+    raise_if(L, count < 0, &err);
+    set_arguments(L, 3);
+    mk_bytes_free(&w->start);
+    lua_call(L, count + 1, LUA_MULTRET);
+    raise_if(L, !mk_values_write(L, 1, lua_gettop(L), "worker: result", &w->results, &err), &err);
+    return 0;
+}
+
+static int describe(lua_State *L)
+{
+    const char *text = luaL_tolstring(L, 1, NULL);
+    luaL_traceback(L, L, text, 1);
+    return 1;
+}
+
+static void run(lua_State *L, struct worker *w)
+{
+    struct mk_guarded before;
+    struct mk_lua *lua = mk_lua_get(L);
+    lua_pushcfunction(L, describe);
+    lua_pushcfunction(L, body);
+    lua_pushlightuserdata(L, w);
+    atomic_store(&w->lua, lua);
+    mk_guard_enter(lua, &w->guard, L, &before);
+    int status = lua_pcall(L, 1, 0, 1);
+    lua->running = L;
+    mk_guard_leave(lua, &w->guard, L, &before);
+    if (status != LUA_OK) {
+        mk_bytes_free(&w->results);
+        const char *text = lua_tostring(L, -1);
+        w->failure = strdup(text ? text : "a worker failed without a message");
+    }
+}
+
+static int open_protected(lua_State *L)
+{
+    open_libraries(L, lua_touserdata(L, 1));
+    return 0;
+}
+
+static void allow_kick(void)
+{
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, MK_KICK_SIGNAL);
+    pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+}
+
+static void *worker_thread(void *arg)
+{
+    struct worker *w = arg;
+    lua_State *L = luaL_newstate();
+    mk_kick_watch(on_signal, w);
+    allow_kick();
+    if (L) {
+        lua_pushcfunction(L, open_protected);
+        lua_pushlightuserdata(L, w);
+        if (lua_pcall(L, 1, 0, 0) == LUA_OK)
+            run(L, w);
+        else
+            w->failure = strdup("worker: out of memory");
+        lua_settop(L, 0);
+        lua_close(L);
+    }
+    atomic_store(&w->lua, NULL);
+    mk_kick_watch(NULL, NULL);
+    pthread_mutex_lock(&w->channel.lock);
+    w->channel.ended = true;
+    pthread_cond_broadcast(&w->channel.changed);
+    pthread_mutex_unlock(&w->channel.lock);
+    let_go(w);
+    return NULL;
+}
+
+/* --- starting one --- */
+
+static int add_code(lua_State *L, const void *bytes, size_t length, void *to)
+{
+    (void)L;
+    mk_bytes_add(to, bytes, length);
+    return 0;
+}
+
+static void write_upvalues(lua_State *L, struct mk_bytes *b, uint32_t count)
+{
+    struct mk_err err;
+    char what[80];
+    for (uint32_t i = 1; i <= count; i++) {
+        const char *name = lua_getupvalue(L, 1, (int)i);
+        size_t at = b->length;
+        mk_bytes_u32(b, 0);
+        snprintf(what, sizeof(what), "kvm.worker: upvalue '%s'", name);
+        if (strcmp(name, "_ENV") != 0) {
+            if (!mk_copy_write(L, -1, what, b, &err))
+                mk_misuse(L, "%s; get it inside the function, or pass what it needs as arguments",
+                          err.text);
+            mk_bytes_put_u32(b, at, (uint32_t)(b->length - at - 4));
+        }
+        lua_pop(L, 1);
+    }
+}
+
+static void write_function(lua_State *L, struct mk_bytes *b)
+{
+    lua_Debug ar;
+    if (lua_iscfunction(L, 1))
+        mk_misuse(L, "kvm.worker: a C function cannot be copied: give a Lua function");
+    mk_bytes_u8(b, false);
+    size_t at = b->length;
+    mk_bytes_u32(b, 0);
+    lua_pushvalue(L, 1);
+    lua_dump(L, add_code, b, 0);
+    lua_getinfo(L, ">u", &ar);
+    mk_bytes_put_u32(b, at, (uint32_t)(b->length - at - 4));
+    mk_bytes_u32(b, ar.nups);
+    write_upvalues(L, b, ar.nups);
+}
+
+static void write_script(lua_State *L, struct mk_bytes *b)
+{
+    size_t length;
+    const char *path = lua_tolstring(L, 1, &length);
+    mk_bytes_u8(b, true);
+    mk_bytes_u32(b, (uint32_t)length + 1);
+    mk_bytes_add(b, path, length + 1);
+}
+
+static char *package_field(lua_State *L, const char *name)
+{
+    const char *text = NULL;
+    if (lua_getglobal(L, LUA_LOADLIBNAME) == LUA_TTABLE) {
+        lua_getfield(L, -1, name);
+        text = lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return strdup(text ? text : "");
+}
+
+/* Code of this module may run on when the state that loaded it is closed. */
+static void stay_loaded(void)
+{
+    Dl_info info;
+    if (dladdr(worker_thread, &info) && info.dli_fname) /* a program stays anyway */
+        dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
+/* Signals belong to the program's own threads; the kick is let in when it can be answered. */
+static int spawn(struct worker *w, struct mk_err *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&w->thread, NULL, worker_thread, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code ? mk_fail_errno(err, code, "kvm.worker: a thread") : 0;
+}
+
+static struct worker *new_worker(lua_State *L, struct mk_bytes *start)
+{
+    struct worker *w = calloc(1, sizeof(*w));
+    if (!w)
+        return NULL;
+    mk_channel_init(&w->channel);
+    w->sides = 1;
+    w->start = *start;
+    *start = (struct mk_bytes){ 0 };
+    w->path = package_field(L, "path");
+    w->cpath = package_field(L, "cpath");
+    return w;
+}
+
+/* worker(function | path, ...) -> worker | nil, text, name */
+static int start_worker(lua_State *L)
+{
+    struct mk_err err = { 0 };
+    int count = lua_gettop(L) - 1;
+    bool script = lua_type(L, 1) == LUA_TSTRING;
+    if (!script && !lua_isfunction(L, 1))
+        return mk_misuse(L, "kvm.worker: expected a function or the path of a script, got a %s",
+                         luaL_typename(L, 1));
+    luaL_checkstack(L, 20, NULL);
+    struct mk_bytes *b = mk_push_bytes(L);
+    script ? write_script(L, b) : write_function(L, b);
+    if (!mk_values_write(L, 2, count, "kvm.worker: argument", b, &err))
+        return mk_misuse(L, "%s", err.text);
+    if (script && access(lua_tostring(L, 1), R_OK) < 0) {
+        mk_fail_errno(&err, errno, "%s", lua_tostring(L, 1));
+        return mk_push_err(L, &err);
+    }
+    struct box *box = lua_newuserdatauv(L, sizeof(*box), 0);
+    *box = (struct box){ .over = true };
+    luaL_setmetatable(L, MK_WORKER);
+    box->w = new_worker(L, b);
+    if (!box->w || box->w->start.failed || mk_kick_setup(&err) < 0) {
+        if (!err.code)
+            mk_fail_errno(&err, ENOMEM, "kvm.worker");
+        return mk_push_err(L, &err);
+    }
+    stay_loaded();
+    box->w->sides = 2;
+    if (spawn(box->w, &err) < 0) {
+        box->w->sides = 1;
+        return mk_push_err(L, &err);
+    }
+    box->over = false;
+    return 1;
+}
+
+/* --- the owner's side --- */
+
+static struct box *check_box(lua_State *L)
+{
+    struct box *box = luaL_checkudata(L, 1, MK_WORKER);
+    if (!box->w)
+        luaL_error(L, "the worker is gone, with the state that made it");
+    return box;
+}
+
+static int worker_send(lua_State *L)
+{
+    return mk_channel_send(L, &check_box(L)->w->channel, 0);
+}
+
+static int worker_receive(lua_State *L)
+{
+    return mk_channel_receive(L, &check_box(L)->w->channel, 0);
+}
+
+/* Waits until it has ended, `ns` passed, or Ctrl-C came; kicks it meanwhile when it shall stop. */
+static bool wait_end(struct worker *w, uint64_t ns, const struct mk_lua *lua)
+{
+    lua_Hook before = lua_gethook(lua->main);
+    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
+    bool stop = atomic_load(&w->channel.stop);
+    pthread_mutex_lock(&w->channel.lock);
+    while (!w->channel.ended && (now = mk_now()) < until &&
+           (stop || !mk_lua_interrupted(lua, before))) {
+        if (stop)
+            pthread_kill(w->thread, MK_KICK_SIGNAL);
+        mk_channel_wait(&w->channel, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
+    }
+    bool ended = w->channel.ended;
+    pthread_mutex_unlock(&w->channel.lock);
+    return ended;
+}
+
+static void join(struct box *box)
+{
+    if (!box->over)
+        pthread_join(box->w->thread, NULL);
+    box->over = true;
+}
+
+static int push_failure(lua_State *L, const char *text, const char *name)
+{
+    luaL_pushfail(L);
+    lua_pushstring(L, text);
+    lua_pushstring(L, name);
+    return 3;
+}
+
+/* true, results… of one that has ended; or what went wrong */
+static int push_outcome(lua_State *L, struct worker *w)
+{
+    struct mk_err err;
+    if (w->failure && atomic_load(&w->channel.stop) && w->guard.raised)
+        return push_failure(L, w->failure, "ECANCELED");
+    if (w->failure)
+        return push_failure(L, w->failure, "ERROR");
+    luaL_checkstack(L, 10, NULL);
+    lua_pushboolean(L, 1);
+    int count = mk_values_read(L, w->results.data, w->results.length, &err);
+    return count >= 0 ? count + 1 : mk_push_err(L, &err);
+}
+
+/* worker:wait([timeout]) -> true, results… | nil, text, name */
+static int worker_wait(lua_State *L)
+{
+    struct box *box = check_box(L);
+    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
+    struct mk_lua *lua = mk_lua_get(L);
+    if (box->left)
+        return push_failure(L, "the worker is stuck in a C function", "ECANCELED");
+    mk_lua_no_handler(L, "wait()");
+    mk_lua_release(lua);
+    bool ended = wait_end(box->w, ns, lua);
+    mk_lua_acquire(lua);
+    if (!ended)
+        return push_failure(L, "the worker still runs", "ETIMEDOUT");
+    join(box);
+    return push_outcome(L, box->w);
+}
+
+/* Stops it; false when it had to be left to itself. Others' handlers may run meanwhile, if `yield`. */
+static bool close_box(struct box *box, struct mk_lua *lua, bool yield)
+{
+    struct worker *w = box->w;
+    if (box->over)
+        return !box->left;
+    atomic_store(&w->channel.stop, true);
+    pthread_mutex_lock(&w->channel.lock);
+    pthread_cond_broadcast(&w->channel.changed);
+    pthread_mutex_unlock(&w->channel.lock);
+    if (yield)
+        mk_lua_release(lua);
+    bool ended = wait_end(w, MK_CLOSE_NS, lua);
+    if (yield)
+        mk_lua_acquire(lua);
+    if (ended) {
+        join(box);
+    } else {
+        pthread_detach(w->thread);
+        box->over = box->left = true;
+    }
+    return ended;
+}
+
+/* worker:close() -> true | nil, text, name: always returns, after a second at the latest. */
+static int worker_close(lua_State *L)
+{
+    struct mk_lua *lua = mk_lua_get(L);
+    if (!close_box(check_box(L), lua, !lua->handler_of))
+        return push_failure(L, "the worker is in a C function that does not return: its thread and "
+                               "memory are left to themselves", "EBUSY");
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int worker_gc(lua_State *L)
+{
+    struct box *box = luaL_checkudata(L, 1, MK_WORKER);
+    if (!box->w)
+        return 0;
+    close_box(box, mk_lua_get(L), false);
+    let_go(box->w);
+    box->w = NULL;
+    return 0;
+}
+
+static int worker_tostring(lua_State *L)
+{
+    struct box *box = check_box(L);
+    pthread_mutex_lock(&box->w->channel.lock);
+    bool ended = box->w->channel.ended;
+    pthread_mutex_unlock(&box->w->channel.lock);
+    lua_pushfstring(L, MK_WORKER " (%s)", ended ? "ended" : box->left ? "stuck" : "running");
+    return 1;
+}
+
+void mk_open_worker(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__gc", worker_gc }, { "__close", worker_close },
+                                     { "__tostring", worker_tostring }, { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "send", worker_send }, { "receive", worker_receive },
+                                        { "wait", worker_wait }, { "close", worker_close },
+                                        { NULL, NULL } };
+    static const luaL_Reg core[] = { { "worker", start_worker }, { NULL, NULL } };
+    mk_new_type(L, MK_WORKER, meta, methods);
+    luaL_setfuncs(L, core, 0);
+}

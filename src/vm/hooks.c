@@ -1,0 +1,258 @@
+/* hooks.c - what KVM itself has to be told of a script's hooks: which MSRs it hands to us, what
+ * CPUID answers, and which writes only ring a doorbell.
+ *
+ * Follows Documentation/virt/kvm/api.rst: KVM_CAP_X86_USER_SPACE_MSR, KVM_X86_SET_MSR_FILTER,
+ * KVM_SET_CPUID2, KVM_IOEVENTFD. Called by whoever holds the Lua lock; mk_vm_msr() and
+ * mk_vm_answer_doorbells() by a vCPU's thread. */
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* --- MSRs --- */
+
+#define FILTER_MSRS (8 * KVM_MSR_FILTER_MAX_BITMAP_SIZE) /* that one range of the filter covers */
+
+/* A bit that is 0 means: not KVM's business. */
+static void deny(uint8_t *bitmap, uint64_t first, uint64_t last)
+{
+    for (uint64_t bit = first; bit <= last; bit++)
+        bitmap[bit / 8] &= (uint8_t)~(1u << bit % 8);
+}
+
+static struct kvm_msr_filter_range *range_for(struct kvm_msr_filter *filter, unsigned *used,
+                                              uint8_t (*bitmaps)[KVM_MSR_FILTER_MAX_BITMAP_SIZE],
+                                              uint32_t msr)
+{
+    uint32_t base = msr / FILTER_MSRS * FILTER_MSRS;
+    for (unsigned i = 0; i < *used; i++)
+        if (filter->ranges[i].base == base)
+            return &filter->ranges[i];
+    if (*used == KVM_MSR_FILTER_MAX_RANGES)
+        return NULL;
+    struct kvm_msr_filter_range *range = &filter->ranges[*used];
+    memset(bitmaps[*used], 0xff, sizeof(bitmaps[*used]));
+    *range = (struct kvm_msr_filter_range){ .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+        .base = base, .nmsrs = FILTER_MSRS, .bitmap = bitmaps[*used] };
+    ++*used;
+    return range;
+}
+
+static bool add_to_filter(struct kvm_msr_filter *filter, unsigned *used,
+                          uint8_t (*bitmaps)[KVM_MSR_FILTER_MAX_BITMAP_SIZE],
+                          const struct mk_hook *hook)
+{
+    for (uint64_t at = hook->first, end; at <= hook->last; at = end + 1) {
+        struct kvm_msr_filter_range *range = range_for(filter, used, bitmaps, (uint32_t)at);
+        if (!range)
+            return false;
+        end = (uint64_t)range->base + FILTER_MSRS - 1;
+        if (end > hook->last)
+            end = hook->last;
+        deny(range->bitmap, at - range->base, end - range->base);
+    }
+    return true;
+}
+
+static int enable_msr_exits(struct mk_vm *vm, struct mk_err *err)
+{
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR,
+        .args = { KVM_MSR_EXIT_REASON_FILTER |
+                  (vm->unknown_msrs ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL : 0) } };
+    if (mk_kvm_capability(vm->m.kvm, KVM_CAP_X86_MSR_FILTER) <= 0 ||
+        mk_ioctl(vm->m.fd, KVM_ENABLE_CAP, &cap) < 0)
+        return mk_fail(err, ENOTSUP, "this kernel's KVM does not hand MSRs to programs (Linux 5.10 "
+                                     "and later do)");
+    vm->msr_exits = true;
+    return 0;
+}
+
+int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err)
+{
+    static const struct kvm_msr_filter open_to_all = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
+    uint8_t(*bitmaps)[KVM_MSR_FILTER_MAX_BITMAP_SIZE] = NULL;
+    struct kvm_msr_filter filter = open_to_all;
+    unsigned used = 0;
+    bool fits = true, any = vm->unknown_msrs || vm->m.msrs.hooks;
+    if (!any && !vm->msr_exits)
+        return 0;
+    if (enable_msr_exits(vm, err) < 0)
+        return -1;
+    bitmaps = malloc(KVM_MSR_FILTER_MAX_RANGES * sizeof(*bitmaps));
+    if (!bitmaps)
+        return mk_fail_errno(err, ENOMEM, "MSR filter");
+    for (const struct mk_hook *h = vm->m.msrs.hooks; h && fits; h = h->link)
+        fits = add_to_filter(&filter, &used, bitmaps, h);
+    int rc = fits ? mk_ioctl(vm->m.fd, KVM_X86_SET_MSR_FILTER, &filter) : 0;
+    int code = errno;
+    free(bitmaps);
+    if (!fits)
+        return mk_fail(err, ENOSPC, "too many MSRs far apart: KVM's filter has %d ranges of %d",
+                       KVM_MSR_FILTER_MAX_RANGES, FILTER_MSRS);
+    return rc < 0 ? mk_fail_errno(err, code, "KVM refuses the MSR filter") : 0;
+}
+
+/* KVM would have served it, had nobody hooked it: let it. What it does not know, or has refused, is
+ * not asked again: what a program sets is checked less than what a guest does. */
+bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script)
+{
+    struct mk_vm *vm = ctx;
+    const struct mk_vcpu *c = &vm->cpu[io->cpu->index];
+    struct { struct kvm_msrs head; struct kvm_msr_entry entry; } msrs = {
+        .head.nmsrs = 1, .entry = { .index = (uint32_t)io->address, .data = *value } };
+    bool filtered = c->run->msr.reason == KVM_MSR_EXIT_REASON_FILTER;
+    if (!filtered || mk_ioctl(c->fd, in ? KVM_GET_MSRS : KVM_SET_MSRS, &msrs) != 1)
+        return vm->other_msr && vm->other_msr(vm->other_ctx, io, in, value, script);
+    *value = msrs.entry.data;
+    return true;
+}
+
+/* --- CPUID --- */
+
+const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm)
+{
+    return vm->cpuid ? vm->cpuid : vm->m.kvm->cpuid;
+}
+
+int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err)
+{
+    size_t size = sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]);
+    struct kvm_cpuid2 *copy = malloc(size);
+    if (!copy)
+        return mk_fail_errno(err, ENOMEM, "CPUID table");
+    memcpy(copy, cpuid, size);
+    for (unsigned i = 0; i < vm->cpus; i++)
+        if (mk_kvm_set_cpuid(vm->cpu[i].fd, copy, err) < 0) {
+            free(copy);
+            return -1;
+        }
+    free(vm->cpuid);
+    vm->cpuid = copy;
+    return 0;
+}
+
+/* --- doorbells --- */
+
+static int tell_kvm(const struct mk_vm *vm, const struct mk_doorbell *bell, bool on)
+{
+    struct kvm_ioeventfd event = { .datamatch = bell->value, .addr = bell->address,
+        .len = bell->size, .fd = bell->fd,
+        .flags = (bell->mmio ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_PIO) |
+                 (bell->any ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DATAMATCH) |
+                 (on ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DEASSIGN) };
+    return mk_ioctl(vm->m.fd, KVM_IOEVENTFD, &event);
+}
+
+static void bell_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_doorbell *bell = self;
+    if (bell->any || value == bell->value)
+        atomic_fetch_add(&bell->rung, 1);
+    else
+        mk_bus_next_out(io, value);
+}
+
+static void bell_retire(void *self)
+{
+    free(self);
+}
+
+static const struct mk_io_ops bell_ops = { .name = "doorbell", .out = bell_out, .width = 8,
+                                           .retire = bell_retire };
+
+static struct mk_bus *bus_of(struct mk_vm *vm, const struct mk_doorbell *bell)
+{
+    return bell->mmio ? &vm->m.mmio : &vm->m.bus;
+}
+
+int mk_vm_add_doorbell(struct mk_vm *vm, struct mk_doorbell *bell, const char *owner,
+                       struct mk_err *err)
+{
+    bell->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (bell->fd < 0)
+        return mk_fail_errno(err, errno, "eventfd for a doorbell");
+    bell->lone = tell_kvm(vm, bell, true) < 0;
+    bell->hook = mk_bus_hook(bus_of(vm, bell), bell->address, bell->address, &bell_ops, bell, owner);
+    if (!bell->hook) {
+        if (!bell->lone)
+            tell_kvm(vm, bell, false);
+        close(bell->fd);
+        return mk_fail_errno(err, ENOMEM, "doorbell");
+    }
+    pthread_mutex_lock(&vm->lock);
+    bell->link = vm->doorbells;
+    vm->doorbells = bell;
+    pthread_mutex_unlock(&vm->lock);
+    return 0;
+}
+
+void mk_vm_remove_doorbell(struct mk_vm *vm, struct mk_doorbell *bell)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct mk_doorbell **at = &vm->doorbells;
+    while (*at != bell)
+        at = &(*at)->link;
+    *at = bell->link;
+    if (!bell->lone)
+        tell_kvm(vm, bell, false);
+    close(bell->fd);
+    pthread_mutex_unlock(&vm->lock);
+    mk_bus_unhook(bus_of(vm, bell), bell->hook); /* frees it when no vCPU uses it any more */
+}
+
+static uint64_t collect(struct mk_doorbell *bell)
+{
+    uint64_t count = 0;
+    if (read(bell->fd, &count, sizeof(count)) != sizeof(count))
+        count = 0;
+    atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
+    atomic_fetch_add_explicit(&bell->hook->quiet, count, memory_order_relaxed);
+    return count + atomic_exchange(&bell->rung, 0);
+}
+
+static struct mk_doorbell *next_rung(struct mk_vm *vm, uint64_t *count)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct mk_doorbell *bell = vm->doorbells;
+    while (bell && !(*count = collect(bell)))
+        bell = bell->link;
+    pthread_mutex_unlock(&vm->lock);
+    return bell;
+}
+
+void mk_vm_answer_doorbells(struct mk_vm *vm, struct mk_cpu *cpu)
+{
+    struct mk_doorbell *bell;
+    uint64_t count;
+    mk_bus_enter(&vm->m.bus, cpu);
+    mk_bus_enter(&vm->m.mmio, cpu);
+    for (int i = 0; i < 16 && (bell = next_rung(vm, &count)); i++)
+        bell->ring(bell->ctx, cpu, count);
+    mk_bus_leave(&vm->m.mmio, cpu);
+    mk_bus_leave(&vm->m.bus, cpu);
+}
+
+/* --- life --- */
+
+int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err)
+{
+    vm->msr_exits = false;
+    for (struct mk_doorbell *bell = vm->doorbells; bell; bell = bell->link) {
+        collect(bell); /* of before the reset */
+        bell->lone = tell_kvm(vm, bell, true) < 0;
+    }
+    return mk_vm_filter_msrs(vm, err);
+}
+
+void mk_vm_hooks_free(struct mk_vm *vm)
+{
+    for (struct mk_doorbell *bell = vm->doorbells; bell; bell = bell->link)
+        close(bell->fd);
+    vm->doorbells = NULL; /* the bus frees them */
+    free(vm->cpuid);
+    vm->cpuid = NULL;
+}

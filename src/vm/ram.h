@@ -1,0 +1,34 @@
+/* ram.h - the contents of a VM's RAM at some moment, kept in a memfd: what snapshots refer to, and
+ * what VMs are made from without a copy.
+ *
+ * Never changed once it is complete, so any number of VMs and threads read it without a lock;
+ * counted, so that it lives as long as the last of them. Pages of zeros take no memory. */
+#ifndef MK_RAM_H
+#define MK_RAM_H
+
+#include "kvm/mem.h"
+
+struct mk_ram {
+    _Atomic unsigned users;
+    int fd;
+    const uint8_t *at; /* `size` bytes to read */
+    uint64_t size;
+};
+
+/* All zero, with one user. */
+struct mk_ram *mk_ram_new(uint64_t size, struct mk_err *err);
+/* While it is being made: `length` bytes, pages of them, go to `at`. -1 with errno. */
+int mk_ram_fill(struct mk_ram *ram, uint64_t at, const void *bytes, uint64_t length);
+/* A copy of RAM as it is. */
+struct mk_ram *mk_ram_copy(const struct mk_mem *mem, struct mk_err *err);
+struct mk_ram *mk_ram_hold(struct mk_ram *ram);
+void mk_ram_drop(struct mk_ram *ram); /* NULL is fine */
+
+/* RAM of a new VM that begins with these contents: pages are copied when they are written. */
+int mk_ram_open(const struct mk_ram *ram, struct mk_mem *mem, struct mk_err *err);
+
+/* How long a file may become: a longer one would end the process with SIGXFSZ. */
+uint64_t mk_file_limit(void);
+bool mk_page_is_zero(const uint8_t *page);
+
+#endif

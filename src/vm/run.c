@@ -1,0 +1,242 @@
+/* run.c - running a VM to its end, on the caller's thread or its own; waiting, pausing, and what
+ * came of it. See vm.h. */
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <signal.h>
+
+#define THREAD_STACK (1u << 20)
+
+/* --- what came of it --- */
+
+static const char *const reasons[MK_REASONS] = {
+    [MK_RUNNING] = "running", [MK_HALT] = "halt", [MK_EXIT] = "exit", [MK_STOPPED] = "stopped",
+    [MK_BREAK] = "break", [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
+    [MK_FORBIDDEN] = "forbidden", [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
+};
+
+const char *mk_reason_name(enum mk_reason reason)
+{
+    return reasons[reason];
+}
+
+/* Graver reasons come later in the enum; what ended the whole VM goes before what it caused. */
+static int64_t gravity(const struct mk_end *end)
+{
+    bool failed = end->reason == MK_EXIT && end->code != 0;
+    return (end->whole_vm ? 1000 : 0) + end->reason * 2 + failed;
+}
+
+const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm)
+{
+    const struct mk_vcpu *worst = &vm->cpu[0];
+    for (unsigned i = 1; i < vm->cpus; i++)
+        if (gravity(&vm->cpu[i].end) > gravity(&worst->end))
+            worst = &vm->cpu[i];
+    return worst;
+}
+
+/* --- running --- */
+
+void mk_vm_join(struct mk_vm *vm)
+{
+    for (unsigned i = 0; vm->threaded && i < vm->cpus; i++)
+        pthread_join(vm->thread[i], NULL);
+    vm->threaded = false;
+}
+
+static bool dead(enum mk_reason reason)
+{
+    return reason == MK_SHUTDOWN || reason == MK_FAULT || reason == MK_ERROR;
+}
+
+static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
+{
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        const struct mk_end *end = &vm->cpu[i].end;
+        if (vm->state == MK_VM_ENDED && dead(end->reason))
+            return mk_fail(err, EINVAL, "vm \"%s\" ended by %s: reset() it before it can run again",
+                           vm->name, mk_reason_name(end->reason));
+        if (!vm->ready[i])
+            return mk_fail(err, EINVAL, "vm \"%s\": cpu %u has nothing to run%s%s", vm->name, i,
+                           vm->load_error.code ? "; the last load failed: " : "",
+                           vm->load_error.code ? vm->load_error.text : "");
+    }
+    return 0;
+}
+
+static void begin(struct mk_vm *vm, const struct mk_limits *limits)
+{
+    vm->began = mk_now();
+    vm->m.deadline = limits->ns > MK_FOREVER - vm->began ? MK_FOREVER : vm->began + limits->ns;
+    vm->m.exit_limit = limits->exits;
+    vm->m.output_limit = limits->output;
+    vm->live = vm->cpus;
+    mk_watch_resume(&vm->m.console);
+    mk_vm_exact(vm, mk_watch_exact(&vm->m.console));
+    vm->m.paused = false;
+    vm->state = MK_VM_RUNNING;
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        atomic_store(&vm->cpu[i].requests, 0);
+        atomic_store(&vm->cpu[i].stop_reason, MK_RUNNING);
+    }
+}
+
+static void one_ended(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    if (--vm->live == 0) {
+        vm->ended = mk_now();
+        vm->state = MK_VM_ENDED;
+    }
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+/* A guest that is interrupted goes on in the middle of its file command; one that ended does
+ * not. */
+static void *vcpu_thread(void *arg)
+{
+    struct mk_vcpu *c = arg;
+    struct mk_vm *vm = MK_CONTAINER(c->machine, struct mk_vm, m);
+    mk_vcpu_run(c);
+    if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
+        mk_file_drop(&vm->file, c->cpu.index);
+    one_ended(vm);
+    return NULL;
+}
+
+/* All signals but the kick belong to the program's own threads. */
+static int spawn(struct mk_vm *vm, unsigned i, struct mk_err *err)
+{
+    sigset_t all, before;
+    pthread_attr_t attr;
+    sigfillset(&all);
+    sigdelset(&all, MK_KICK_SIGNAL);
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&vm->thread[i], &attr, vcpu_thread, &vm->cpu[i]);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    return code ? mk_fail_errno(err, code, "vm \"%s\": thread for cpu %u", vm->name, i) : 0;
+}
+
+int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
+{
+    if (check_runnable(vm, err) < 0)
+        return -1;
+    mk_vm_join(vm);
+    begin(vm, limits);
+    vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
+    for (unsigned i = 0; i < vm->cpus; i++)
+        if (spawn(vm, i, err) < 0) {
+            mk_vm_stop(vm, MK_STOPPED);
+            for (unsigned j = 0; j < i; j++)
+                pthread_join(vm->thread[j], NULL);
+            vm->threaded = false;
+            vm->live = 0;
+            vm->state = MK_VM_ENDED;
+            return -1;
+        }
+    return 0;
+}
+
+int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
+{
+    if (vm->cpus == 1) {
+        if (check_runnable(vm, err) < 0)
+            return -1;
+        begin(vm, limits);
+        vcpu_thread(&vm->cpu[0]);
+        return 0;
+    }
+    if (mk_vm_start(vm, limits, err) < 0)
+        return -1;
+    while (!mk_vm_wait(vm, MK_TICK_NS))
+        if (vm->m.ops && vm->m.ops->interrupted && vm->m.ops->interrupted(vm->m.ctx))
+            mk_vm_stop(vm, MK_STOPPED);
+    return 0;
+}
+
+bool mk_vm_wait_until(struct mk_vm *vm, uint64_t ns,
+                      bool (*done)(struct mk_vm *vm, const void *ctx), const void *ctx)
+{
+    struct timespec until = mk_time_in(ns);
+    int rc = 0;
+    pthread_mutex_lock(&vm->lock);
+    while (ns && !done(vm, ctx) && rc == 0) /* to wait no time at all takes the kernel 50 microseconds */
+        rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+    bool is = done(vm, ctx);
+    pthread_mutex_unlock(&vm->lock);
+    return is;
+}
+
+static bool is_over(struct mk_vm *vm, const void *unused)
+{
+    (void)unused;
+    return vm->state != MK_VM_RUNNING;
+}
+
+bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
+{
+    return mk_vm_wait_until(vm, ns, is_over, NULL);
+}
+
+/* --- pausing --- */
+
+static bool is_paused(struct mk_vm *vm, const void *unused)
+{
+    (void)unused;
+    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->parked == vm->live;
+}
+
+static bool paused_or_over(struct mk_vm *vm, const void *unused)
+{
+    return is_paused(vm, unused) || is_over(vm, unused);
+}
+
+bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns)
+{
+    return mk_vm_wait_until(vm, ns, paused_or_over, NULL);
+}
+
+bool mk_vm_paused(struct mk_vm *vm)
+{
+    return mk_vm_wait_until(vm, 0, is_paused, NULL);
+}
+
+bool mk_vm_pause(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool runs = !is_over(vm, NULL);
+    if (runs && !vm->m.paused) {
+        vm->paused_at = mk_now();
+        vm->m.paused = true;
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (runs)
+        mk_vm_wake(vm);
+    return runs;
+}
+
+bool mk_vm_resume(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool was = !is_over(vm, NULL) && vm->m.paused;
+    uint64_t deadline = vm->m.deadline;
+    if (was && deadline != MK_FOREVER)
+        vm->m.deadline = deadline + (mk_now() - vm->paused_at);
+    if (was)
+        vm->m.paused = false;
+    pthread_mutex_unlock(&vm->lock);
+    if (was)
+        mk_vm_wake(vm);
+    return was;
+}
+
+void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)
+{
+    for (unsigned i = 0; i < vm->cpus; i++)
+        mk_vcpu_stop(&vm->cpu[i], reason);
+}

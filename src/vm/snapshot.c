@@ -1,0 +1,284 @@
+/* snapshot.c - see snapshot.h. RAM, and the order of things. */
+#include "vm/snapshot.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t pages_of(const struct mk_mem *mem)
+{
+    return mem->size / MK_PAGE;
+}
+
+static size_t words_of(const struct mk_mem *mem)
+{
+    return (pages_of(mem) + 63) / 64;
+}
+
+/* --- what was written --- */
+
+static int register_slots(struct mk_vm *vm, struct mk_err *err)
+{
+    if (!vm->assist.shadow.on)
+        return mk_mem_register(&vm->m.mem, vm->m.fd, err);
+    if (mk_shadow_register(&vm->assist.shadow, &vm->m.mem, vm->m.fd) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses to log writes", vm->name);
+    return 0;
+}
+
+static int collect(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_mem *mem = &vm->m.mem;
+    int rc = vm->assist.shadow.on
+                 ? mk_shadow_collect(&vm->assist.shadow, mem, vm->m.fd)
+                 : mk_mem_collect(mem, vm->m.fd, &(struct mk_slot){ .length = mem->size });
+    return rc < 0 ? mk_fail_errno(err, errno, "vm \"%s\": KVM's log of writes", vm->name) : 0;
+}
+
+/* Afterwards mem.written has every page that may differ from vm->base: all of them when nobody
+ * watched so far. */
+static int look(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_mem *mem = &vm->m.mem;
+    if (mem->written)
+        return collect(vm, err);
+    if (mk_mem_watch(mem, err) < 0 || register_slots(vm, err) < 0)
+        return -1;
+    mk_mem_mark(mem, 0, mem->size);
+    return 0;
+}
+
+static void forget_writes(struct mk_mem *mem)
+{
+    for (size_t i = 0; i < words_of(mem); i++)
+        mem->written[i] = 0;
+}
+
+/* Unmarks the pages that are as in the copy; returns how many are not. */
+static size_t prune(struct mk_vm *vm)
+{
+    struct mk_mem *mem = &vm->m.mem;
+    size_t count = 0;
+    for (size_t i = 0; i < words_of(mem); i++)
+        for (uint64_t bits = mem->written[i]; bits; bits &= bits - 1) {
+            uint64_t at = (i * 64 + (unsigned)__builtin_ctzll(bits)) * MK_PAGE;
+            if (memcmp(mem->ram + at, vm->base->at + at, MK_PAGE) == 0)
+                mem->written[i] &= ~(bits & -bits);
+            else
+                count++;
+        }
+    return count;
+}
+
+/* --- taking --- */
+
+static int take_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count,
+                        struct mk_err *err)
+{
+    const struct mk_mem *mem = &vm->m.mem;
+    snap->changed = calloc(words_of(mem), sizeof(*snap->changed));
+    snap->pages = malloc(count * MK_PAGE);
+    if (!snap->changed || !snap->pages)
+        return mk_fail_errno(err, ENOMEM, "snapshot: %zu pages", count);
+    for (size_t i = 0; i < words_of(mem); i++) {
+        snap->changed[i] = mem->written[i];
+        for (uint64_t bits = snap->changed[i]; bits; bits &= bits - 1)
+            memcpy(snap->pages + snap->changed_count++ * MK_PAGE,
+                   mem->ram + (i * 64 + (unsigned)__builtin_ctzll(bits)) * MK_PAGE, MK_PAGE);
+    }
+    return 0;
+}
+
+/* Only what changed, when there is a copy already and that is little. */
+static int take_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *err)
+{
+    struct mk_mem *mem = &vm->m.mem;
+    if (look(vm, err) < 0)
+        return -1;
+    size_t count = vm->base ? prune(vm) : SIZE_MAX;
+    if (count > pages_of(mem) / 2) {
+        struct mk_ram *copy = mk_ram_copy(mem, err);
+        if (!copy)
+            return -1;
+        mk_ram_drop(vm->base);
+        vm->base = copy;
+        forget_writes(mem);
+        count = 0;
+    }
+    snap->ram = mk_ram_hold(vm->base);
+    return count ? take_changed(vm, snap, count, err) : 0;
+}
+
+static struct mk_shape shape_of(const struct mk_vm *vm)
+{
+    struct mk_shape shape = { .mode = vm->mode, .memory = vm->m.mem.size, .cpus = vm->cpus,
+                              .pic = vm->has_pic, .mapping = vm->mapping, .tables = vm->tables,
+                              .boot_features = vm->boot_features };
+    snprintf(shape.name, sizeof(shape.name), "%s", vm->name);
+    snprintf(shape.command_line, sizeof(shape.command_line), "%s", vm->command_line);
+    return shape;
+}
+
+static size_t cpuid_size(const struct kvm_cpuid2 *cpuid)
+{
+    return cpuid ? sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]) : 0;
+}
+
+static int take_cpuid(const struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *err)
+{
+    size_t size = cpuid_size(vm->cpuid);
+    if (!size)
+        return 0;
+    snap->cpuid = malloc(size);
+    if (!snap->cpuid)
+        return mk_fail_errno(err, ENOMEM, "snapshot");
+    memcpy(snap->cpuid, vm->cpuid, size);
+    return 0;
+}
+
+static bool same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b)
+{
+    return cpuid_size(a) == cpuid_size(b) && (!a || memcmp(a, b, cpuid_size(a)) == 0);
+}
+
+struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
+                                     struct mk_err *err)
+{
+    struct mk_snapshot *snap = calloc(1, sizeof(*snap));
+    if (!snap) {
+        mk_fail_errno(err, ENOMEM, "snapshot");
+        return NULL;
+    }
+    mk_vm_join(vm);
+    snap->shape = shape_of(vm);
+    if (mk_state_capture(vm, &snap->state, err) < 0) { /* first: it may complete an access */
+        free(snap);
+        return NULL;
+    }
+    if (take_cpuid(vm, snap, err) < 0 || take_ram(vm, snap, err) < 0) {
+        mk_snapshot_free(snap);
+        return NULL;
+    }
+    snap->devices = *devices;
+    *devices = (struct mk_bytes){ 0 };
+    return snap;
+}
+
+void mk_snapshot_free(struct mk_snapshot *snap)
+{
+    if (!snap)
+        return;
+    mk_state_free(&snap->state);
+    mk_ram_drop(snap->ram);
+    free(snap->changed);
+    free(snap->pages);
+    free(snap->cpuid);
+    mk_bytes_free(&snap->devices);
+    free(snap);
+}
+
+const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, size_t *next)
+{
+    if (snap->changed && snap->changed[page / 64] >> page % 64 & 1)
+        return snap->pages + (*next)++ * MK_PAGE;
+    return snap->ram->at + page * MK_PAGE;
+}
+
+/* --- restoring --- */
+
+int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, struct mk_err *err)
+{
+    static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
+    const struct mk_shape *s = &snap->shape;
+    char why[120] = "";
+    if (s->mode != vm->mode)
+        snprintf(why, sizeof(why), "mode = \"%s\", not \"%s\"", modes[s->mode], modes[vm->mode]);
+    else if (s->memory != vm->m.mem.size)
+        snprintf(why, sizeof(why), "memory = %llu, not %llu", (unsigned long long)s->memory,
+                 (unsigned long long)vm->m.mem.size);
+    else if (s->cpus != vm->cpus)
+        snprintf(why, sizeof(why), "cpus = %u, not %u", s->cpus, vm->cpus);
+    else if (s->pic != vm->has_pic)
+        snprintf(why, sizeof(why), "irqchip = \"%s\"", s->pic ? "pic" : "none");
+    else if (!same_cpuid(snap->cpuid, vm->cpuid))
+        snprintf(why, sizeof(why), "other processor features (cpuid)");
+    else
+        return 0;
+    return mk_fail(err, EINVAL, "the snapshot does not fit vm \"%s\": it is of one with %s",
+                   vm->name, why);
+}
+
+static void put_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
+{
+    uint8_t *to = mem->ram + page * MK_PAGE;
+    if (memcmp(to, from, MK_PAGE) != 0) /* what is the same need not be copied, nor unshared */
+        memcpy(to, from, MK_PAGE);
+}
+
+/* RAM is snap->ram: what the snapshot has different. */
+static void put_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
+{
+    size_t next = 0;
+    for (size_t i = 0; snap->changed && i < words_of(&vm->m.mem); i++)
+        for (uint64_t bits = snap->changed[i]; bits; bits &= bits - 1)
+            put_page(&vm->m.mem, i * 64 + (unsigned)__builtin_ctzll(bits),
+                     snap->pages + next++ * MK_PAGE);
+}
+
+/* KVM keeps page tables of its own where the processor cannot walk the guest's, and learns of
+ * changes to those from the guest's writes, not from ours. It makes them anew with the slot. */
+static int renew_slot(struct mk_vm *vm, struct mk_err *err)
+{
+    if (!vm->m.kvm->shadow_paging || vm->assist.shadow.on)
+        return 0;
+    if (mk_mem_slot(&vm->m.mem, vm->m.fd, &(struct mk_slot){ 0 }) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": memory slot 0", vm->name);
+    return mk_mem_register(&vm->m.mem, vm->m.fd, err);
+}
+
+static int restore_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
+{
+    struct mk_mem *mem = &vm->m.mem;
+    size_t next = 0;
+    if (look(vm, err) < 0)
+        return -1;
+    if (vm->base != snap->ram)
+        mk_mem_mark(mem, 0, mem->size);
+    for (size_t i = 0; i < words_of(mem); i++) {
+        uint64_t changed = snap->changed ? snap->changed[i] : 0;
+        for (uint64_t bits = mem->written[i] | changed; bits; bits &= bits - 1) {
+            uint64_t page = i * 64 + (unsigned)__builtin_ctzll(bits);
+            put_page(mem, page, mk_snapshot_page(snap, page, &next));
+        }
+        mem->written[i] = changed;
+    }
+    struct mk_ram *before = vm->base;
+    vm->base = mk_ram_hold(snap->ram);
+    mk_ram_drop(before);
+    return renew_slot(vm, err);
+}
+
+void mk_snapshot_spoil(struct mk_vm *vm, const char *why)
+{
+    struct mk_end *end = &vm->cpu[0].end;
+    *end = (struct mk_end){ .reason = MK_ERROR, .whole_vm = true };
+    snprintf(end->text, sizeof(end->text), "restore failed: %.380s", why);
+    vm->state = MK_VM_ENDED;
+}
+
+int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool fresh,
+                        struct mk_err *err)
+{
+    int rc = 0;
+    mk_vm_join(vm);
+    if (fresh)
+        put_changed(vm, snap);
+    else
+        rc = restore_ram(vm, snap, err);
+    if (rc == 0)
+        rc = mk_state_apply(vm, &snap->state, err);
+    if (rc < 0)
+        mk_snapshot_spoil(vm, err->text);
+    return rc;
+}

@@ -1,0 +1,94 @@
+/* snapshot.h - a VM at one moment, to go back to, to branch from, or to put into a file.
+ *
+ * A snapshot is never changed once it was taken, so any number of threads may use it; it has
+ * one owner. Its RAM is a copy that snapshots of one VM and the VMs made from them share (ram.h), and
+ * the pages in which it differs from that copy. A VM knows which pages it has written since it last
+ * equalled a copy, so going back copies only those.
+ *
+ * What belongs to the script is not part of it: handlers, hooks, listeners; nor are counters.
+ * VMs that are captured or restored must not run; that is for the caller to check. */
+#ifndef MK_SNAPSHOT_H
+#define MK_SNAPSHOT_H
+
+#include "vm/ram.h"
+#include "x86/snapshot_cpu.h"
+#include "vm/vm.h"
+
+/* What a VM must be like to take a snapshot's state; and what else one is made from. */
+struct mk_shape {
+    enum mk_mode mode;
+    uint64_t memory;
+    uint32_t cpus;
+    bool pic;
+    struct mk_mapping mapping;
+    uint64_t tables;
+    uint32_t boot_features;
+    char name[64], command_line[448];
+};
+
+struct mk_state {
+    enum mk_vm_state vm_state;
+    uint64_t time; /* of the VM */
+    struct mk_cpu_state cpu[MK_MAX_CPUS];
+    struct mk_uart_state uart;
+    struct {
+        bool pending;
+        uint32_t value;
+    } call[MK_MAX_CPUS], block[MK_MAX_CPUS]; /* answers of hypercalls and request blocks */
+    struct mk_file_wire wire[MK_MAX_CPUS];
+    struct mk_pic_state pic;
+    struct mk_pit_state pit;
+    struct mk_i8042_state keyboard;
+    struct mk_console_state console;
+    struct mk_fsbox_state files;
+    struct mk_bytes hooks[3]; /* what those of ports, memory and MSRs hold */
+    bool paging; /* done by the assist, with these: */
+    bool large;
+    uint64_t cr3;
+    struct { bool pending; uint64_t linear, rip; uint32_t length; uint8_t data[8]; } late;
+};
+
+struct mk_snapshot {
+    struct mk_shape shape;
+    struct mk_state state;
+    struct mk_ram *ram;
+    uint64_t *changed; /* pages that differ from `ram`, a bit each; NULL: none */
+    uint8_t *pages;    /* their contents, in order */
+    size_t changed_count;
+    struct kvm_cpuid2 *cpuid; /* NULL: all that the host's KVM supports */
+    struct mk_bytes devices; /* what devices of the script saved; for the script */
+};
+
+/* Takes over *devices. NULL with *err, and the VM as it was. */
+struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
+                                     struct mk_err *err);
+void mk_snapshot_free(struct mk_snapshot *snap); /* NULL is fine */
+
+/* -1 when the VM is of another shape. */
+int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, struct mk_err *err);
+/* Into a VM that it fits. After -1 the VM cannot run until it is restored again, or reset. `fresh`:
+ * the VM was made with snap->ram and has not run. */
+int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool fresh,
+                        struct mk_err *err);
+/* Leaves a VM that was restored in part so that it does not run. */
+void mk_snapshot_spoil(struct mk_vm *vm, const char *why);
+
+/* The page at `page` * 4096; *next counts the changed ones and begins with 0. */
+const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, size_t *next);
+
+/* snapshot_state.c: all but RAM. */
+int mk_state_capture(struct mk_vm *vm, struct mk_state *state, struct mk_err *err);
+int mk_state_apply(struct mk_vm *vm, const struct mk_state *state, struct mk_err *err);
+void mk_state_free(struct mk_state *state);
+/* Only what hooks hold: for those that were made after a restore. */
+void mk_state_fill_hooks(struct mk_vm *vm, const struct mk_state *state);
+
+/* snapshot_code.c: shape and state as bytes, and back. -1 when they are damaged. */
+bool mk_state_encode(const struct mk_snapshot *snap, struct mk_bytes *out);
+int mk_state_decode(struct mk_snapshot *snap, struct mk_reader *in, struct mk_err *err);
+
+/* snapshot_file.c. A file appears under its name when it is complete and on the disk. */
+int mk_snapshot_save(const struct mk_snapshot *snap, const char *path, struct mk_err *err);
+struct mk_snapshot *mk_snapshot_load(const char *path, struct mk_err *err);
+
+#endif

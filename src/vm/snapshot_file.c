@@ -1,0 +1,330 @@
+/* snapshot_file.c - a snapshot as a file.
+ *
+ *   0  8 bytes    magic
+ *   8  u32        version
+ *  12  u32        CRC-32 of all from 24 on
+ *  16  u64        length of the file
+ *  24  u64        bytes of RAM
+ *  32  u64 + ...  length of shape and state, and these (snapshot_code.c)
+ *      u64, u64 + pages   runs of pages that are not all zero: first page, count, contents; until
+ *                         a run of no pages, at page 0
+ *
+ * Written under another name in the same folder, and renamed when it is on the disk; so what bears
+ * its name is complete. It is read in one pass, and believed after its checksum was found right;
+ * still nothing in it is trusted. */
+#include "vm/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#define VERSION 2u
+#define CHECKED_FROM 24
+#define CHUNK_PAGES 64u
+
+static const char magic[8] = "\x89MKSNAP\n";
+
+typedef unsigned long long ull;
+
+/* --- writing --- */
+
+struct output {
+    int fd;
+    uint64_t at, limit;
+    uint32_t crc;
+    int error; /* the first errno */
+};
+
+static void put(struct output *o, const void *bytes, size_t length)
+{
+    const uint8_t *from = bytes;
+    if (!o->error && length > o->limit - o->at)
+        o->error = EFBIG; /* writing it would end the process */
+    while (length && !o->error) {
+        ssize_t n = write(o->fd, from, length < (1u << 30) ? length : 1u << 30);
+        if (n < 0 && errno != EINTR)
+            o->error = errno;
+        if (n <= 0)
+            continue;
+        if (o->at >= CHECKED_FROM)
+            o->crc = (uint32_t)crc32(o->crc, from, (uInt)n);
+        from += n;
+        o->at += (uint64_t)n;
+        length -= (size_t)n;
+    }
+}
+
+static void put_u64(struct output *o, uint64_t value)
+{
+    put(o, &value, sizeof(value));
+}
+
+/* One run of pages, gathered: changed ones lie elsewhere than their neighbours. */
+static void put_run(struct output *o, const struct mk_snapshot *snap, uint64_t first, uint64_t count,
+                    size_t *next)
+{
+    put_u64(o, first);
+    put_u64(o, count);
+    for (uint64_t i = first; i < first + count; i++)
+        put(o, mk_snapshot_page(snap, i, next), MK_PAGE);
+}
+
+static void put_ram(struct output *o, const struct mk_snapshot *snap)
+{
+    uint64_t pages = snap->shape.memory / MK_PAGE, first = 0;
+    size_t next = 0, look = 0; /* `look` runs ahead */
+    for (uint64_t i = 0; i < pages && !o->error; i++)
+        if (mk_page_is_zero(mk_snapshot_page(snap, i, &look))) {
+            if (i > first)
+                put_run(o, snap, first, i - first, &next);
+            next = look;
+            first = i + 1;
+        }
+    if (pages > first)
+        put_run(o, snap, first, pages - first, &next);
+    put_u64(o, 0);
+    put_u64(o, 0);
+}
+
+static void put_all(struct output *o, const struct mk_snapshot *snap, const struct mk_bytes *state)
+{
+    uint32_t version[2] = { VERSION, 0 };
+    put(o, magic, sizeof(magic));
+    put(o, version, sizeof(version));
+    put_u64(o, 0); /* the length: known at the end, like the checksum */
+    put_u64(o, snap->shape.memory);
+    put_u64(o, state->length);
+    put(o, state->data, state->length);
+    put_ram(o, snap);
+}
+
+static void finish(struct output *o)
+{
+    uint64_t length = o->at;
+    if (!o->error && (pwrite(o->fd, &o->crc, sizeof(o->crc), 12) != sizeof(o->crc) ||
+                      pwrite(o->fd, &length, sizeof(length), 16) != sizeof(length) ||
+                      fsync(o->fd) < 0))
+        o->error = errno;
+}
+
+/* That the name is there is on the disk, too. */
+static void sync_folder(const char *path)
+{
+    char *copy = strdup(path);
+    int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(copy);
+}
+
+static int write_file(const struct mk_snapshot *snap, const struct mk_bytes *state,
+                      const char *path, const char *temporary)
+{
+    struct output o = { .limit = mk_file_limit() };
+    o.fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (o.fd < 0)
+        return errno;
+    put_all(&o, snap, state);
+    finish(&o);
+    if (close(o.fd) < 0 && !o.error)
+        o.error = errno;
+    if (!o.error && rename(temporary, path) < 0)
+        o.error = errno;
+    if (o.error)
+        unlink(temporary);
+    else
+        sync_folder(path);
+    return o.error;
+}
+
+int mk_snapshot_save(const struct mk_snapshot *snap, const char *path, struct mk_err *err)
+{
+    struct mk_bytes state = { 0 };
+    char *temporary = NULL;
+    int code = ENOMEM;
+    if (mk_state_encode(snap, &state) &&
+        asprintf(&temporary, "%s.%ld.%llx.tmp", path, (long)getpid(), (ull)mk_now()) >= 0)
+        code = write_file(snap, &state, path, temporary);
+    free(temporary);
+    mk_bytes_free(&state);
+    return code ? mk_fail_errno(err, code, "%s", path) : 0;
+}
+
+/* --- reading --- */
+
+struct input {
+    int fd;
+    const char *path;
+    uint64_t size, at;
+    uint32_t crc;
+    struct mk_err *err;
+};
+
+static int damaged(struct input *in, const char *how)
+{
+    return mk_fail(in->err, EBADMSG, "%s: the snapshot is damaged: %s", in->path, how);
+}
+
+static int get(struct input *in, void *to, uint64_t length)
+{
+    uint8_t *at = to;
+    if (length > in->size - in->at)
+        return damaged(in, "it ends too early");
+    while (length) {
+        ssize_t n = read(in->fd, at, length < (1u << 30) ? length : 1u << 30);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mk_fail_errno(in->err, errno, "%s", in->path);
+        if (n == 0)
+            return damaged(in, "it ends too early");
+        if (in->at >= CHECKED_FROM)
+            in->crc = (uint32_t)crc32(in->crc, at, (uInt)n);
+        at += n;
+        in->at += (uint64_t)n;
+        length -= (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Who it is of, before anything is made of it. */
+static int get_head(struct input *in, uint32_t *crc, uint64_t *memory)
+{
+    struct { char magic[8]; uint32_t version, crc; uint64_t length; } head;
+    if (in->size < sizeof(head) || get(in, &head, sizeof(head)) < 0 ||
+        memcmp(head.magic, magic, sizeof(magic)) != 0)
+        return mk_fail(in->err, EINVAL, "%s: not a snapshot of minikvm", in->path);
+    if (head.version != VERSION)
+        return mk_fail(in->err, ENOTSUP, "%s: a snapshot of version %u: this minikvm reads version "
+                       "%u", in->path, head.version, VERSION);
+    if (head.length != in->size)
+        return mk_fail(in->err, EBADMSG, "%s: the snapshot is truncated: %llu bytes of %llu",
+                       in->path, (ull)in->size, (ull)head.length);
+    if (get(in, memory, sizeof(*memory)) < 0)
+        return -1;
+    if (*memory == 0 || *memory % MK_PAGE || *memory > MK_MEM_MAX)
+        return damaged(in, "no VM has so much memory");
+    *crc = head.crc;
+    return 0;
+}
+
+static int get_state(struct input *in, struct mk_bytes *state)
+{
+    uint64_t length;
+    if (get(in, &length, sizeof(length)) < 0)
+        return -1;
+    if (length > in->size - in->at)
+        return damaged(in, "it ends too early");
+    state->data = malloc(length + 1);
+    state->length = length;
+    return state->data ? get(in, state->data, length)
+                       : mk_fail_errno(in->err, ENOMEM, "%s", in->path);
+}
+
+static int get_pages(struct input *in, struct mk_ram *ram, uint8_t *chunk, uint64_t first,
+                     uint64_t count)
+{
+    while (count) {
+        uint64_t n = count < CHUNK_PAGES ? count : CHUNK_PAGES;
+        if (get(in, chunk, n * MK_PAGE) < 0)
+            return -1;
+        if (mk_ram_fill(ram, first * MK_PAGE, chunk, n * MK_PAGE) < 0)
+            return mk_fail_errno(in->err, errno, "%s: memory for its RAM", in->path);
+        first += n;
+        count -= n;
+    }
+    return 0;
+}
+
+static int get_runs(struct input *in, struct mk_ram *ram, uint8_t *chunk)
+{
+    uint64_t run[2], pages = ram->size / MK_PAGE, from = 0;
+    for (;;) {
+        if (get(in, run, sizeof(run)) < 0)
+            return -1;
+        if (run[1] == 0)
+            return 0;
+        if (run[0] < from || !mk_inside(run[0], run[1], pages))
+            return damaged(in, "pages outside its memory");
+        if (get_pages(in, ram, chunk, run[0], run[1]) < 0)
+            return -1;
+        from = run[0] + run[1];
+    }
+}
+
+static int get_ram(struct input *in, struct mk_ram *ram)
+{
+    uint8_t *chunk = malloc(CHUNK_PAGES * MK_PAGE);
+    int rc = chunk ? get_runs(in, ram, chunk) : mk_fail_errno(in->err, ENOMEM, "%s", in->path);
+    free(chunk);
+    return rc;
+}
+
+static int decode(struct input *in, struct mk_snapshot *snap, const struct mk_bytes *state)
+{
+    struct mk_err why;
+    struct mk_reader reader = { .at = state->data, .left = state->length };
+    if (mk_state_decode(snap, &reader, &why) < 0)
+        return damaged(in, why.text);
+    return reader.left || snap->shape.memory != snap->ram->size ? damaged(in, "its parts disagree")
+                                                                 : 0;
+}
+
+static int get_all(struct input *in, struct mk_snapshot *snap, struct mk_bytes *state)
+{
+    uint32_t crc = 0;
+    uint64_t memory = 0;
+    if (get_head(in, &crc, &memory) < 0 || get_state(in, state) < 0)
+        return -1;
+    snap->ram = mk_ram_new(memory, in->err);
+    if (!snap->ram || get_ram(in, snap->ram) < 0)
+        return -1;
+    if (in->at != in->size)
+        return damaged(in, "something follows it");
+    if (in->crc != crc)
+        return damaged(in, "its checksum is wrong");
+    return decode(in, snap, state);
+}
+
+static struct mk_snapshot *read_file(struct input *in)
+{
+    struct stat st;
+    struct mk_bytes state = { 0 };
+    if (fstat(in->fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        mk_fail(in->err, EINVAL, "%s: not a file", in->path);
+        return NULL;
+    }
+    in->size = (uint64_t)st.st_size;
+    struct mk_snapshot *snap = calloc(1, sizeof(*snap));
+    if (!snap) {
+        mk_fail_errno(in->err, ENOMEM, "%s", in->path);
+        return NULL;
+    }
+    int rc = get_all(in, snap, &state);
+    mk_bytes_free(&state);
+    if (rc == 0)
+        return snap;
+    mk_snapshot_free(snap);
+    return NULL;
+}
+
+struct mk_snapshot *mk_snapshot_load(const char *path, struct mk_err *err)
+{
+    struct input in = { .path = path, .err = err };
+    in.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (in.fd < 0) {
+        mk_fail_errno(err, errno, "%s", path);
+        return NULL;
+    }
+    struct mk_snapshot *snap = read_file(&in);
+    close(in.fd);
+    return snap;
+}

@@ -1,0 +1,223 @@
+/* vm.h - a virtual machine: its life-cycle, devices, threads and results.
+ *
+ * One owner calls these functions, from one thread at a time, except mk_vm_stop(), which any thread
+ * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), mk_vm_pause() and what goes with it,
+ * the console and the bus may be used; while it is paused, registers too. */
+#ifndef MK_VM_H
+#define MK_VM_H
+
+#include "x86/weak/assist.h"
+#include "x86/mode.h"
+#include "dev/file.h"
+#include "dev/hypercall.h"
+#include "dev/i8042.h"
+#include "dev/pic.h"
+#include "dev/pit.h"
+#include "dev/uart.h"
+#include "image/image.h"
+#include "kvm/vcpu.h"
+#include "io/watch.h"
+
+struct kvm_cpuid2;
+struct mk_doorbell;
+
+#define MK_FOREVER UINT64_MAX
+#define MK_COALESCED_PORTS 16
+
+struct mk_vm_config {
+    const char *name; /* NULL: "vm" */
+    enum mk_mode mode;
+    uint64_t memory;
+    unsigned cpus;
+    bool coalesce, unhandled_fault;
+    bool pic;    /* 8259A pair, 8254 and i8042 */
+    bool assist; /* may minikvm do what this host's KVM cannot (assist.h) */
+    struct mk_mapping mapping; /* long mode */
+    uint32_t boot_features;   /* MK_BOOT_* bits that the caller knows */
+    const char *command_line; /* NULL: none */
+    struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
+    struct mk_ram *ram;       /* RAM begins with these contents (snapshot.h); NULL: as after load */
+};
+
+#define MK_DEFAULT INT64_MIN /* what the mode does by itself */
+
+/* How an image is to be loaded; MK_DEFAULT or an address. */
+struct mk_load {
+    unsigned cpu; /* that is pointed at it */
+    enum mk_format format;
+    int64_t at, segment, entry;
+    const char *entry_symbol; /* instead of `entry`; NULL: none */
+    const char *command_line; /* Multiboot; NULL: that of the VM */
+};
+
+/* Where a vCPU starts. */
+struct mk_aim {
+    unsigned cpu;
+    uint16_t segment; /* real mode */
+    uint64_t entry;
+    bool has_regs;    /* the image's format says what these hold */
+    uint32_t eax, ebx, edx;
+};
+
+/* What ends a run; MK_FOREVER for no limit. */
+struct mk_limits {
+    uint64_t ns, exits, output;
+};
+
+/* A port whose one-byte OUTs KVM may collect; it does from the MK_ZONE_OUTS-th on, because closing
+ * a VM soon after a zone was made costs more than so many exits. Under the bus lock. */
+#define MK_ZONE_OUTS 32
+
+struct mk_zone {
+    uint16_t port;
+    bool on;
+    unsigned outs;
+};
+
+enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
+
+struct mk_vm {
+    struct mk_machine m; /* first */
+    char name[64];
+    enum mk_mode mode;
+    unsigned cpus;
+    struct mk_vcpu cpu[MK_MAX_CPUS];
+    struct mk_uart uart;
+    struct mk_hypercall hypercall;
+    struct mk_fsbox fsbox;
+    struct mk_file_port file;
+    bool has_pic;
+    struct mk_pic pic;
+    struct mk_pit pit;
+    struct mk_i8042 keyboard;
+    struct mk_assist assist;
+    struct mk_ram *base; /* what RAM was a copy of, but for pages written since; NULL: none */
+    struct mk_mapping mapping;
+    uint64_t tables; /* long mode: where the page tables begin */
+    uint32_t boot_features;
+    char command_line[448];
+    struct mk_image *images;
+    bool ready[MK_MAX_CPUS];  /* has something to run */
+    bool aimed[MK_MAX_CPUS];  /* by a load: a reset aims it again */
+    struct mk_aim start[MK_MAX_CPUS]; /* for reset */
+    struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
+    bool coalesce;
+    bool exact;      /* but not for now: somebody waits for a byte. Under the bus lock */
+    struct mk_zone zones[MK_COALESCED_PORTS];
+    unsigned zone_count;
+    struct kvm_cpuid2 *cpuid;      /* NULL: all that KVM supports */
+    bool msr_exits;                /* KVM hands some MSRs to us */
+    bool unknown_msrs;             /* a script wants those that KVM does not know */
+    /* An MSR that KVM does not know either; as the bus's on_none. */
+    bool (*other_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
+    void *other_ctx;
+    struct mk_doorbell *doorbells; /* under `lock` */
+
+    pthread_mutex_t lock; /* state, live */
+    pthread_cond_t changed;
+    enum mk_vm_state state;
+    unsigned live;   /* vCPUs still running */
+    unsigned parked; /* of those, outside the guest because the VM is paused */
+    bool threaded;   /* threads wait to be joined */
+    pthread_t thread[MK_MAX_CPUS];
+    uint64_t began, ended; /* mk_now() of the last run */
+    uint64_t paused_at;
+};
+
+int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
+               struct mk_err *err);
+/* Stops it if need be, joins its threads, frees everything. */
+void mk_vm_close(struct mk_vm *vm);
+
+/* Takes the image over (also on failure), puts it into RAM and points vCPU load->cpu at it. */
+int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
+               struct mk_err *err);
+/* The script wrote memory or registers itself: the vCPU has something to run. */
+void mk_vm_touch(struct mk_vm *vm, unsigned cpu);
+
+/* Runs to the end of all vCPUs, the only one of a VM on the calling thread. */
+int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
+/* The same on threads of the VM's own; returns at once. */
+int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
+/* Waits at most `ns`; true when the VM does not run (any more). */
+bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
+/* The same for anything that is told by vm->changed: until done(vm, ctx), which is asked under the
+ * lock. True when it is. */
+bool mk_vm_wait_until(struct mk_vm *vm, uint64_t ns,
+                      bool (*done)(struct mk_vm *vm, const void *ctx), const void *ctx);
+/* A VM that runs on threads of its own: its vCPUs leave the guest and stay outside. False when it
+ * does not run. The run's deadline is put off by the time that it is paused. */
+bool mk_vm_pause(struct mk_vm *vm);
+/* Waits at most `ns`; true when all are outside, or the VM does not run any more. */
+bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns);
+bool mk_vm_paused(struct mk_vm *vm);
+/* False when it was not paused. */
+bool mk_vm_resume(struct mk_vm *vm);
+/* Asks a running VM to end with this reason. */
+void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
+/* Back to the state after loading: memory, vCPUs, devices, console. */
+int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
+
+/* For what follows the end of a run: its threads are gone, too. */
+void mk_vm_join(struct mk_vm *vm);
+/* Waiting for output (watch.c). Between mk_vm_watch() and mk_vm_unwatch() a decision of the watch
+ * ends the run, if it `stops`, and wakes mk_vm_watch_wait(). Both may be called while it runs. */
+void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w);
+void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w);
+/* Waits at most `ns`; true when the watch is decided or the VM does not run any more. */
+bool mk_vm_watch_wait(struct mk_vm *vm, const struct mk_watch *w, uint64_t ns);
+/* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
+bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
+/* For vm.c: hooks the watches in; a timer tick was delivered; every OUT is an exit from now on. */
+void mk_vm_watch_init(struct mk_vm *vm);
+void mk_vm_ticked(struct mk_vm *vm);
+void mk_vm_exact(struct mk_vm *vm, bool on);
+
+/* For vm.c: coalesced ports (zones.c). Bus callback: whether bytes written to this port may be
+ * collected depends on who is on top of it. A vCPU's: an OUT that could be, cost an exit. KVM forgot
+ * the zones. */
+void mk_vm_choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *top);
+void mk_vm_note_out(struct mk_machine *m, uint16_t port);
+void mk_vm_forget_zones(struct mk_vm *vm);
+/* All vCPUs look around: input arrived. */
+void mk_vm_wake(void *vm);
+
+/* For vm.c: the tables of the mode; a vCPU at the start of its program (load.c). */
+int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
+int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err);
+
+/* What KVM has to be told of hooks (hooks.c). */
+const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm);
+int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err); /* the KVM VM is new */
+void mk_vm_hooks_free(struct mk_vm *vm);
+/* The hooks of bus `msrs` changed. */
+int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);
+/* The bus's callback for an MSR that no script serves: KVM's own, when it has one. */
+bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
+/* Changes what CPUID answers (SDM volume 2, CPUID), before the VM runs for the first time. */
+int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
+
+/* A doorbell is a write that nobody waits for: KVM counts it in an eventfd and the guest goes on at
+ * once; vCPU 0 hands the count over when it next looks around. */
+struct mk_doorbell {
+    struct mk_doorbell *link;
+    bool mmio, any;   /* any: whatever value is written */
+    uint8_t size;     /* of the writes that ring; 0: all */
+    bool lone;        /* not known to KVM: each write exits */
+    uint64_t address, value;
+    int fd;
+    struct mk_hook *hook; /* for writes that KVM does not catch */
+    _Atomic uint64_t rung; /* through the hook */
+    void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);
+    void *ctx;
+};
+int mk_vm_add_doorbell(struct mk_vm *vm, struct mk_doorbell *bell, const char *owner,
+                       struct mk_err *err);
+void mk_vm_remove_doorbell(struct mk_vm *vm, struct mk_doorbell *bell);
+void mk_vm_answer_doorbells(struct mk_vm *vm, struct mk_cpu *cpu);
+
+/* The vCPU whose end speaks for the VM: the gravest, and of those the first. */
+const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm);
+const char *mk_reason_name(enum mk_reason reason);
+
+#endif

@@ -1,0 +1,136 @@
+/* long.c - 64-bit long mode with 4-level paging (Intel SDM volume 3, 4.5, 5.2.1, 8.7, 10.8.5).
+ *
+ * The page tables grow downwards from the top of RAM; below them lies the stack. */
+#include "x86/mode.h"
+
+#include "base/abi.h"
+
+#include <string.h>
+
+#define PRESENT_RW_USER 7u
+#define LARGE 0x80u
+#define ADDRESS UINT64_C(0x000ffffffffff000)
+#define PAGE_2M (UINT64_C(2) << 20)
+#define CR0_MP 0x2u
+#define CR4_OSFXSR 0x200u
+#define CR4_OSXMMEXCPT 0x400u
+#define EFER_SCE 0x1u
+
+struct builder {
+    struct mk_mem *mem;
+    uint64_t root, lowest; /* tables so far: [lowest, top of RAM) */
+    bool full;
+};
+
+static uint64_t new_table(struct builder *b)
+{
+    if (b->lowest < MK_LOAD_BASE + 2 * MK_PAGE) {
+        b->full = true;
+        return b->root;
+    }
+    b->lowest -= MK_PAGE;
+    memset(mk_mem_edit(b->mem, b->lowest, MK_PAGE), 0, MK_PAGE);
+    return b->lowest;
+}
+
+static uint64_t *entry_at(struct builder *b, uint64_t table, uint64_t linear, unsigned shift)
+{
+    return (uint64_t *)mk_mem_edit(b->mem, table, MK_PAGE) + (linear >> shift & 511);
+}
+
+/* The table below `table` that `linear` goes through; made when there is none. */
+static uint64_t descend(struct builder *b, uint64_t table, uint64_t linear, unsigned shift)
+{
+    uint64_t *entry = entry_at(b, table, linear, shift);
+    if (!(*entry & 1))
+        *entry = new_table(b) | PRESENT_RW_USER;
+    return *entry & ADDRESS;
+}
+
+static void map_page(struct builder *b, uint64_t linear, uint64_t physical, bool large)
+{
+    uint64_t table = descend(b, b->root, linear, 39);
+    table = descend(b, table, linear, 30);
+    if (large) {
+        *entry_at(b, table, linear, 21) = physical | PRESENT_RW_USER | LARGE;
+    } else {
+        table = descend(b, table, linear, 21);
+        *entry_at(b, table, linear, 12) = physical | PRESENT_RW_USER;
+    }
+}
+
+static void map(struct builder *b, uint64_t linear, uint64_t length, bool large)
+{
+    uint64_t page = large ? PAGE_2M : MK_PAGE;
+    for (uint64_t at = 0; at < length && !b->full; at += page)
+        map_page(b, linear + at, at, large);
+}
+
+static void gdt(uint64_t table[7])
+{
+    const uint8_t code = 0xa, data = 0xc; /* limits in pages; 64-bit code, 32-bit data */
+    memset(table, 0, 7 * sizeof(*table));
+    table[MK_SEL_KCODE / 8] = mk_make_descriptor(0, 0xfffff, 0x9b, code);
+    table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, data);
+    table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, code);
+    table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, data);
+    table[MK_SEL_TSS / 8] = mk_make_descriptor(MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
+}
+
+static void write_tss(struct mk_mem *mem, uint64_t stack)
+{
+    mk_empty_tss(mem);
+    mk_mem_write(mem, MK_TSS_BASE + 4, &stack, sizeof(stack)); /* RSP0 */
+}
+
+/* The top of the stack: below the tables, or below the end of what is mapped. */
+static uint64_t stack_top(const struct mk_mapping *mapping, uint64_t tables)
+{
+    return mapping->size && mapping->size < tables && !mapping->base ? mapping->size : tables;
+}
+
+uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
+                        const struct mk_boot *boot)
+{
+    uint64_t table[7];
+    uint64_t size = mapping->size && mapping->size < mem->size ? mapping->size : mem->size;
+    struct builder b = { .mem = mem, .lowest = mem->size & ~(uint64_t)(MK_PAGE - 1) };
+    if (mem->size < 16 * MK_PAGE)
+        return 0;
+    b.root = new_table(&b);
+    map(&b, 0, size, mapping->large);
+    if (mapping->base)
+        map(&b, mapping->base, mem->size, mapping->large);
+    if (mapping->io)
+        map_page(&b, mapping->io & ~(PAGE_2M - 1), mapping->io & ~(PAGE_2M - 1), true);
+    if (b.full)
+        return 0;
+    gdt(table);
+    mk_mem_write(mem, MK_GDT_BASE, table, sizeof(table));
+    memset(mk_mem_edit(mem, MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0, MK_IDT_LONG_GATES * 16);
+    write_tss(mem, stack_top(mapping, b.lowest));
+    mk_boot_write(mem, boot);
+    return b.lowest;
+}
+
+void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
+                   const struct mk_mapping *mapping, uint64_t tables, uint64_t entry)
+{
+    uint64_t table[7];
+    struct kvm_sregs *s = &start->sregs;
+    gdt(table);
+    s->cs = mk_descriptor(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
+    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
+    s->tr = mk_descriptor(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
+    s->gdt = (struct kvm_dtable){ .base = MK_GDT_BASE, .limit = sizeof(table) - 1 };
+    s->idt = (struct kvm_dtable){ .base = MK_IDT_BASE, .limit = MK_IDT_LONG_GATES * 16 - 1 };
+    s->cr0 = MK_CR0_PE | CR0_MP | MK_CR0_ET | MK_CR0_NE | MK_CR0_WP | MK_CR0_PG;
+    s->cr3 = (mem->size & ~(uint64_t)(MK_PAGE - 1)) - MK_PAGE;
+    s->cr4 = MK_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+    s->efer = MK_EFER_LME | MK_EFER_LMA | EFER_SCE;
+    uint64_t stack = stack_top(mapping, tables);
+    if (mapping->base && entry >= mapping->base)
+        stack += mapping->base; /* one that a high-half kernel keeps without the low map */
+    start->regs = (struct kvm_regs){ .rip = entry, .rsp = stack, .rflags = 2,
+                                     .rbx = MK_BOOT_INFO };
+}

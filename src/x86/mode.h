@@ -1,0 +1,89 @@
+/* mode.h - what a vCPU holds when its first instruction runs, as data.
+ *
+ * Pure functions: they fill in structures and guest memory, make no ioctl, and can be tested
+ * without KVM. Segment and control-register values follow the Intel SDM, volume 3. */
+#ifndef MK_CPU_MODE_H
+#define MK_CPU_MODE_H
+
+#include "kvm/mem.h"
+
+#include <linux/kvm.h>
+
+enum mk_mode { MK_MODE_REAL, MK_MODE_PROTECTED, MK_MODE_PAGED, MK_MODE_LONG, MK_MODES };
+
+#define MK_CR0_PE 0x00000001u
+#define MK_CR0_ET 0x00000010u
+#define MK_CR0_NE 0x00000020u
+#define MK_CR0_WP 0x00010000u
+#define MK_CR0_PG 0x80000000u
+#define MK_CR4_PSE 0x10u
+#define MK_CR4_PAE 0x20u
+#define MK_EFER_LME 0x100u
+#define MK_EFER_LMA 0x400u
+#define MK_TSS_SIZE 104u
+#define MK_RFLAGS_IF 0x200u
+
+struct mk_start {
+    struct kvm_regs regs;
+    struct kvm_sregs sregs; /* in: what KVM created the vCPU with */
+};
+
+/* What the boot-information block tells a kernel (docs/abi.md); bits MK_BOOT_* of abi.h. */
+struct mk_boot {
+    uint32_t features;
+    const char *command_line; /* NULL: none */
+};
+
+/* Real mode at segment:ip, all segments alike, SP = 0xfff0 (SDM 20.1). */
+void mk_real_start(struct mk_start *start, uint16_t segment, uint16_t ip);
+
+/* Flat 32-bit protected mode at `entry` with the GDT, TSS and IDT that mk_prot_tables() writes;
+ * with `paged`, CR3 at its page directory and paging on (SDM 3.2.1, 4.3). */
+void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, uint32_t entry, bool paged);
+/* Writes the tables and the boot information into guest RAM below 0x1000 and, with `paged`, a page
+ * directory of 4 MiB pages at 0x100000. False when RAM is too small for them. */
+bool mk_prot_tables(struct mk_mem *mem, bool paged, const struct mk_boot *boot);
+
+/* After that, the 4 MiB page around `address` appears at itself, for devices. */
+void mk_prot_map_io(struct mk_mem *mem, uint32_t address);
+
+/* How RAM appears in long mode: at its own addresses, all of it or the first `size` bytes (0: all);
+ * and, when `base` is not 0, all of it once more from there, for high-half kernels. */
+struct mk_mapping {
+    bool large; /* pages of 2 MiB instead of 4 KiB */
+    uint64_t size, base;
+    uint64_t io; /* not 0: the large page with this address appears at itself, for devices */
+};
+
+/* Writes GDT, TSS, IDT space, boot information and, at the top of RAM, the page tables. Returns
+ * where the tables begin, 0 when RAM is too small. */
+uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
+                        const struct mk_boot *boot);
+/* 64-bit mode at `entry` with those tables, SSE enabled. */
+void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
+                   const struct mk_mapping *mapping, uint64_t tables, uint64_t entry);
+
+/* The boot-information block, for all modes but real. */
+void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot);
+/* The 8 bytes of a segment descriptor (SDM 3.4.5); `flags` are its bits 52 to 55. */
+uint64_t mk_make_descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
+/* A TSS with no stacks and no open ports at MK_TSS_BASE; alike in 32 and 64 bits (SDM 8.2.1, 8.7). */
+void mk_empty_tss(struct mk_mem *mem);
+/* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
+struct kvm_segment mk_descriptor(uint16_t selector, uint64_t bytes);
+
+/* --- page tables (paging.c) --- */
+
+struct mk_walk {
+    bool present, writable, user;
+    uint64_t address;   /* physical, when present */
+    uint64_t page_size; /* bytes of the page that maps it */
+    unsigned levels;    /* entries looked at */
+    uint64_t entry[4];  /* their values, outermost first */
+};
+
+/* Follows the guest's page tables for a linear address, in whatever mode CR0, CR4 and EFER say;
+ * without paging the address is its own (SDM 4.3-4.5). Tables outside RAM count as not present. */
+struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *sregs, uint64_t linear);
+
+#endif

@@ -1,0 +1,73 @@
+/* paging.c - walking page tables: 32-bit, PAE and 4-level (Intel SDM volume 3, chapter 4). */
+#include "x86/mode.h"
+
+#define PRESENT 1u
+#define WRITABLE 2u
+#define USER 4u
+#define LARGE 0x80u
+#define ADDRESS UINT64_C(0x000ffffffffff000)
+
+struct shape {
+    unsigned levels, entry_bytes, index_bits;
+    bool large[4]; /* may the entry of this level map a page itself */
+};
+
+static struct shape shape_of(const struct kvm_sregs *s)
+{
+    if (s->efer & MK_EFER_LMA)
+        return (struct shape){ 4, 8, 9, { false, true, true, false } };
+    if (s->cr4 & MK_CR4_PAE)
+        return (struct shape){ 3, 8, 9, { false, true, false } };
+    return (struct shape){ 2, 4, 10, { s->cr4 & MK_CR4_PSE, false } };
+}
+
+static bool read_entry(const struct mk_mem *mem, uint64_t at, unsigned bytes, uint64_t *entry)
+{
+    *entry = 0;
+    return mk_mem_read(mem, at, entry, bytes);
+}
+
+/* The address in an entry that maps a page of 2^bits bytes. */
+static uint64_t page_base(uint64_t entry, unsigned entry_bytes, unsigned bits)
+{
+    uint64_t base = entry & ADDRESS & ~((UINT64_C(1) << bits) - 1);
+    if (entry_bytes == 4 && bits == 22) /* PSE-36: bits 13..20 are address bits 32..39 */
+        base = (entry & 0xffc00000) | (entry >> 13 & 0xff) << 32;
+    return base;
+}
+
+struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *s, uint64_t linear)
+{
+    struct mk_walk w = { .writable = true, .user = true, .page_size = MK_PAGE };
+    if (!(s->cr0 & MK_CR0_PG)) {
+        w.present = true;
+        w.address = linear;
+        return w;
+    }
+    struct shape shape = shape_of(s);
+    bool pae = shape.levels == 3; /* its four outermost entries have no permission bits */
+    uint64_t table = s->cr3 & (pae ? UINT64_C(0xffffffe0) : ADDRESS);
+    unsigned bits = 12 + shape.levels * shape.index_bits;
+    for (unsigned level = 0; level < shape.levels; level++) {
+        bits -= shape.index_bits;
+        uint64_t index = linear >> bits & ((1u << shape.index_bits) - 1);
+        uint64_t entry;
+        if (!read_entry(mem, table + index * shape.entry_bytes, shape.entry_bytes, &entry))
+            return w;
+        w.entry[w.levels++] = entry;
+        if (!(entry & PRESENT))
+            return w;
+        if (!pae || level > 0) {
+            w.writable &= (entry & WRITABLE) != 0;
+            w.user &= (entry & USER) != 0;
+        }
+        if (level + 1 == shape.levels || (shape.large[level] && entry & LARGE)) {
+            w.present = true;
+            w.page_size = UINT64_C(1) << bits;
+            w.address = page_base(entry, shape.entry_bytes, bits) | (linear & (w.page_size - 1));
+            return w;
+        }
+        table = entry & (shape.entry_bytes == 4 ? UINT64_C(0xfffff000) : ADDRESS);
+    }
+    return w;
+}

@@ -1,0 +1,245 @@
+/* snapshot_cpu.c - see snapshot_cpu.h. */
+#include "x86/snapshot_cpu.h"
+
+#include "x86/weak/assist.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MSRS_MAX 4096
+#define COMPLETIONS 64 /* parts of an access that is still under way */
+
+/* --- which MSRs can be kept ---
+ *
+ * KVM lists some that it cannot read or set for such a vCPU. They are found out once, because that
+ * takes two calls each, and are the same for all VMs of this host. */
+
+static struct {
+    pthread_mutex_t lock;
+    uint32_t count;
+    uint32_t *index; /* NULL: not known yet */
+} known = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+struct kvm_msrs *mk_msrs_new(uint32_t count)
+{
+    struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + count * sizeof(msrs->entries[0]));
+    if (msrs)
+        msrs->nmsrs = count;
+    return msrs;
+}
+
+static struct kvm_msr_list *listed_msrs(const struct mk_kvm *kvm)
+{
+    struct kvm_msr_list *list = calloc(1, sizeof(*list) + MSRS_MAX * sizeof(list->indices[0]));
+    if (list)
+        list->nmsrs = MSRS_MAX;
+    if (list && mk_ioctl(kvm->fd, KVM_GET_MSR_INDEX_LIST, list) < 0) {
+        free(list);
+        return NULL;
+    }
+    return list;
+}
+
+static bool usable(int vcpu_fd, uint32_t index)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } one = { { .nmsrs = 1 }, { .index = index } };
+    return mk_ioctl(vcpu_fd, KVM_GET_MSRS, &one) == 1 && mk_ioctl(vcpu_fd, KVM_SET_MSRS, &one) == 1;
+}
+
+static bool find_msrs(struct mk_vcpu *c)
+{
+    struct kvm_msr_list *list = listed_msrs(c->machine->kvm);
+    uint32_t *index = list ? malloc((list->nmsrs + 1) * sizeof(*index)) : NULL;
+    for (uint32_t i = 0; index && i < list->nmsrs; i++)
+        if (usable(c->fd, list->indices[i]))
+            index[known.count++] = list->indices[i];
+    free(list);
+    known.index = index;
+    return index;
+}
+
+static int get_msrs(struct mk_vcpu *c, struct mk_cpu_state *state)
+{
+    pthread_mutex_lock(&known.lock);
+    bool found = known.index || find_msrs(c);
+    pthread_mutex_unlock(&known.lock); /* never changed afterwards */
+    state->msrs = found ? mk_msrs_new(known.count) : NULL;
+    if (!state->msrs) {
+        errno = ENOMEM;
+        return -1;
+    }
+    for (uint32_t i = 0; i < known.count; i++)
+        state->msrs->entries[i].index = known.index[i];
+    int got = mk_ioctl(c->fd, KVM_GET_MSRS, state->msrs);
+    if (got >= 0 && (uint32_t)got < known.count)
+        errno = EIO;
+    return got == (int)known.count ? 0 : -1;
+}
+
+/* --- capture --- */
+
+static int get_fpu(struct mk_vcpu *c, struct mk_cpu_state *state)
+{
+    state->has_xsave = c->machine->kvm->xsave_size > 0;
+    state->fpu.length = state->has_xsave ? c->machine->kvm->xsave_size : sizeof(struct kvm_fpu);
+    state->fpu.data = calloc(1, state->fpu.length);
+    if (!state->fpu.data) {
+        errno = ENOMEM;
+        return -1;
+    }
+    bool wide = state->fpu.length > sizeof(struct kvm_xsave);
+    unsigned long get = !state->has_xsave ? KVM_GET_FPU : wide ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+    return mk_ioctl(c->fd, get, state->fpu.data);
+}
+
+/* A part of an access that is still under way would be finished in the state that is restored. */
+static void complete(struct mk_vcpu *c)
+{
+    for (int i = 0; i < COMPLETIONS && c->incomplete; i++)
+        mk_vcpu_complete(c);
+}
+
+static void get_own(struct mk_vcpu *c, struct mk_cpu_state *state)
+{
+    for (unsigned i = 0; i < MK_COUNT(state->queued); i++)
+        state->queued[i] = atomic_load(&c->irq.queued[i]);
+    state->nmi = atomic_load(&c->irq.nmi);
+    memcpy(state->last, c->irq.last, sizeof(state->last));
+    state->delivered = c->irq.delivered;
+    state->injectable = c->run->ready_for_interrupt_injection;
+    state->exit_reason = c->run->exit_reason;
+    state->last_rip = c->last_rip;
+    state->end = c->end;
+    memcpy(state->code, c->code, sizeof(state->code));
+    state->code_length = c->code_length;
+}
+
+int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err *err)
+{
+    *state = (struct mk_cpu_state){ 0 };
+    complete(c);
+    int fd = c->fd;
+    if (mk_ioctl(fd, KVM_GET_REGS, &state->regs) < 0 ||
+        mk_ioctl(fd, KVM_GET_SREGS, &state->sregs) < 0 ||
+        mk_ioctl(fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
+        mk_ioctl(fd, KVM_GET_DEBUGREGS, &state->debug) < 0 ||
+        mk_ioctl(fd, KVM_GET_MP_STATE, &state->mp) < 0 ||
+        (mk_ioctl(fd, KVM_GET_XCRS, &state->xcrs) < 0 && errno != EINVAL) ||
+        get_fpu(c, state) < 0 || get_msrs(c, state) < 0) {
+        mk_fail_errno(err, errno, "KVM does not give the state of cpu %u", c->cpu.index);
+        mk_cpu_state_free(state);
+        return -1;
+    }
+    mk_assist_believed(c, &state->sregs);
+    get_own(c, state);
+    return 0;
+}
+
+void mk_cpu_state_free(struct mk_cpu_state *state)
+{
+    mk_bytes_free(&state->fpu);
+    free(state->msrs);
+    state->msrs = NULL;
+}
+
+/* --- restore --- */
+
+/* KVM stops at the first that it refuses. A snapshot of another host may hold one that this
+ * processor does not have; it is left out when it says nothing. */
+static int set_msrs(struct mk_vcpu *c, const struct kvm_msrs *msrs, struct mk_err *err)
+{
+    if (mk_ioctl(c->fd, KVM_SET_MSRS, (void *)msrs) == (int)msrs->nmsrs)
+        return 0;
+    for (uint32_t done = 0; done < msrs->nmsrs; done++) {
+        struct kvm_msrs *rest = mk_msrs_new(msrs->nmsrs - done);
+        if (!rest)
+            return mk_fail_errno(err, ENOMEM, "the MSRs of cpu %u", c->cpu.index);
+        memcpy(rest->entries, msrs->entries + done, rest->nmsrs * sizeof(rest->entries[0]));
+        int set = mk_ioctl(c->fd, KVM_SET_MSRS, rest);
+        free(rest);
+        if (set < 0)
+            return mk_fail_errno(err, errno, "KVM refuses the MSRs of cpu %u", c->cpu.index);
+        done += (uint32_t)set;
+        if (done < msrs->nmsrs && msrs->entries[done].data)
+            return mk_fail(err, ENOTSUP, "KVM refuses 0x%llx for MSR 0x%x of cpu %u: the snapshot "
+                           "is of another kind of processor",
+                           (unsigned long long)msrs->entries[done].data,
+                           msrs->entries[done].index, c->cpu.index);
+    }
+    return 0;
+}
+
+static int set_fpu(struct mk_vcpu *c, const struct mk_cpu_state *state)
+{
+    if (!state->has_xsave)
+        return mk_ioctl(c->fd, KVM_SET_FPU, state->fpu.data);
+    if (state->fpu.length != c->machine->kvm->xsave_size) {
+        errno = ENOTSUP; /* of another processor; KVM would read beyond it */
+        return -1;
+    }
+    return mk_ioctl(c->fd, KVM_SET_XSAVE, state->fpu.data);
+}
+
+static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
+{
+    bool any = false;
+    for (unsigned i = 0; i < MK_COUNT(state->queued); i++) {
+        atomic_store(&c->irq.queued[i], state->queued[i]);
+        any |= state->queued[i] != 0;
+    }
+    atomic_store(&c->irq.any, any);
+    atomic_store(&c->irq.nmi, state->nmi);
+    memcpy(c->irq.last, state->last, sizeof(c->irq.last));
+    c->irq.delivered = state->delivered;
+    c->irq.row = 0;
+    c->irq.hold_until = 0;
+    c->run->ready_for_interrupt_injection = state->injectable;
+    c->run->exit_reason = state->exit_reason;
+    c->last_rip = state->last_rip;
+    c->end = state->end;
+    memcpy(c->code, state->code, sizeof(c->code));
+    c->code_length = state->code_length;
+}
+
+#define TSS_AVAILABLE 9
+#define TSS_BUSY 11
+
+/* AMD's processors say of a guest's TSS that it is available, and KVM calls it busy. QEMU's emulation
+ * of them, in which the tests run, insists on getting back what it gave. */
+static struct kvm_sregs as_given(const struct mk_vcpu *c, const struct kvm_sregs *sregs)
+{
+    struct kvm_sregs s = *sregs;
+    if (c->machine->kvm->svm && s.tr.type == TSS_BUSY)
+        s.tr.type = TSS_AVAILABLE;
+    return s;
+}
+
+int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state,
+                 const struct kvm_sregs *sregs, struct mk_err *err)
+{
+    struct mk_cpu_state s = *state; /* the ioctls take no constants */
+    struct kvm_sregs want = as_given(c, sregs), have;
+    complete(c);
+    c->synced = 0;
+    c->run->kvm_dirty_regs = 0;
+    if (mk_vcpu_set_sregs(c, &want) < 0 || mk_vcpu_sregs(c, &have) < 0)
+        return mk_fail_errno(err, errno, "KVM refuses the system registers of cpu %u",
+                             c->cpu.index);
+    if (have.cr0 != sregs->cr0 || have.cr4 != sregs->cr4 || have.efer != sregs->efer)
+        return mk_fail(err, ENOTSUP, "this KVM does not run a guest in the mode that cpu %u was in",
+                       c->cpu.index);
+    if ((s.xcrs.nr_xcrs && mk_ioctl(c->fd, KVM_SET_XCRS, &s.xcrs) < 0) || set_fpu(c, &s) < 0)
+        return mk_fail_errno(err, errno, "KVM refuses the FPU's state of cpu %u", c->cpu.index);
+    if (set_msrs(c, s.msrs, err) < 0)
+        return -1;
+    if (mk_vcpu_set_regs(c, &s.regs) < 0 || mk_ioctl(c->fd, KVM_SET_DEBUGREGS, &s.debug) < 0 ||
+        mk_ioctl(c->fd, KVM_SET_MP_STATE, &s.mp) < 0 ||
+        mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &s.events) < 0)
+        return mk_fail_errno(err, errno, "KVM refuses the registers of cpu %u", c->cpu.index);
+    set_own(c, &s);
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* assist.h - what a weak KVM cannot run, done here: paging in 32-bit mode, int n, and iret.
+ *
+ * Some hosts (a paravirtual KVM) drop CR0.PG outside long mode and fail to emulate `int n`, `int3`
+ * and protected-mode `iret`. Two helpers make 32-bit kernels run there nevertheless:
+ *
+ * 1. Paging by memory slots (shadow.h). Changed tables and CR3 are noticed at exits. An access that
+ *    leaves the slots exits to us and becomes a page fault.
+ * 2. Control transfers. After an emulation failure at `int n`, `int3` or `iret` the transfer is
+ *    completed on the registers (SDM volume 2, INT n and IRET).
+ *
+ * Limits: user/supervisor is not enforced, accessed and dirty bits are not set, and the saved EIP
+ * of a page fault on a write is that of the next instruction (the write is made up for when the
+ * handler returns). Used by the vCPU's thread; paging only in VMs of one vCPU. */
+#ifndef MK_ASSIST_H
+#define MK_ASSIST_H
+
+#include "x86/weak/shadow.h"
+#include "kvm/vcpu.h"
+
+struct mk_assist {
+    struct mk_shadow shadow;
+    /* A write that faulted: made up for when the handler returns to where it was. */
+    struct { bool pending; uint64_t linear, rip; uint32_t length; uint8_t data[8]; } late;
+};
+
+/* The VM's KVM half is new. */
+void mk_assist_forget(struct mk_assist *a);
+/* Paging begins, or goes on, with these control registers. */
+int mk_assist_paging(struct mk_assist *a, struct mk_machine *m, const struct kvm_sregs *s,
+                     struct mk_err *err);
+
+/* After an exit: follows changed page tables. */
+void mk_assist_follow(struct mk_vcpu *c);
+/* Each returns true when it has dealt with the exit and the guest can go on. */
+bool mk_assist_failure(struct mk_vcpu *c);  /* emulation failure */
+bool mk_assist_mmio(struct mk_vcpu *c);     /* access outside the slots */
+bool mk_assist_shutdown(struct mk_vcpu *c); /* perhaps the guest switched paging on itself */
+
+/* The guest-physical address of an access that mk_assist_mmio() left alone. */
+uint64_t mk_assist_address(struct mk_vcpu *c, uint64_t address);
+
+/* The control registers as the guest believes them to be. */
+void mk_assist_believed(const struct mk_vcpu *c, struct kvm_sregs *s);
+/* And as KVM is to have them. */
+void mk_assist_actual(const struct mk_vcpu *c, struct kvm_sregs *s);
+
+#endif

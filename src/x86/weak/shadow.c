@@ -1,0 +1,241 @@
+/* shadow.c - see shadow.h. */
+#include "x86/weak/shadow.h"
+
+#include "kvm/kvm.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_RUNS 4096
+#define PDE_LARGE 0x80u
+
+void mk_shadow_forget(struct mk_shadow *s)
+{
+    free(s->runs);
+    free(s->copies);
+    free(s->tables);
+    *s = (struct mk_shadow){ .next_slot = 1 };
+}
+
+static struct mk_slot slot_of(const struct mk_run *run)
+{
+    return (struct mk_slot){ run->slot, run->linear, run->physical, run->length, !run->writable };
+}
+
+static int add_slot(const struct mk_mem *mem, int vm_fd, const struct mk_run *run)
+{
+    struct mk_slot slot = slot_of(run);
+    return mk_mem_slot(mem, vm_fd, &slot);
+}
+
+/* What was written through it is noted first: the log goes with the slot. */
+static int remove_slot(const struct mk_mem *mem, int vm_fd, struct mk_slot slot)
+{
+    if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+        return -1;
+    slot.length = 0;
+    return mk_mem_slot(mem, vm_fd, &slot);
+}
+
+/* Collects what the tables map, adjacent pages merged. */
+struct collection {
+    const struct mk_mem *mem;
+    struct mk_run *runs;
+    size_t count;
+    uint32_t *tables;
+    size_t table_count;
+    bool full;
+};
+
+static void add_page(struct collection *k, uint64_t linear, uint64_t physical, uint64_t length,
+                     bool writable)
+{
+    if (physical >= k->mem->size)
+        return; /* points outside RAM: as good as absent */
+    if (length > k->mem->size - physical)
+        length = k->mem->size - physical;
+    struct mk_run *last = k->count ? &k->runs[k->count - 1] : NULL;
+    if (last && last->linear + last->length == linear &&
+        last->physical + last->length == physical && last->writable == writable) {
+        last->length += length;
+    } else if (k->count < MAX_RUNS) {
+        k->runs[k->count++] = (struct mk_run){ linear, physical, length, writable, 0 };
+    } else {
+        k->full = true;
+    }
+}
+
+static void add_table(struct collection *k, uint32_t index, uint32_t pde)
+{
+    const uint32_t *table = mk_mem_at(k->mem, pde & 0xfffff000, MK_PAGE);
+    if (!table)
+        return;
+    k->tables[k->table_count++] = pde & 0xfffff000;
+    for (uint32_t i = 0; i < 1024; i++)
+        if (table[i] & 1)
+            add_page(k, (uint64_t)index << 22 | i << 12, table[i] & 0xfffff000, MK_PAGE,
+                     table[i] & pde & 2);
+}
+
+static void collect(struct collection *k, uint64_t cr3, bool pse)
+{
+    const uint32_t *directory = mk_mem_at(k->mem, cr3 & 0xfffff000, MK_PAGE);
+    if (!directory)
+        return;
+    k->tables[k->table_count++] = cr3 & 0xfffff000;
+    for (uint32_t i = 0; i < 1024; i++) {
+        uint32_t pde = directory[i];
+        if (!(pde & 1))
+            continue;
+        if (pse && pde & PDE_LARGE)
+            add_page(k, (uint64_t)i << 22, pde & 0xffc00000, UINT64_C(4) << 20, pde & 2);
+        else
+            add_table(k, i, pde);
+    }
+}
+
+/* Keeps the tables' contents, to notice changes. */
+static bool remember_tables(struct mk_shadow *s, struct collection *k)
+{
+    uint8_t *copies = realloc(s->copies, (k->table_count + 1) * MK_PAGE);
+    if (!copies)
+        return false;
+    s->copies = copies;
+    for (size_t i = 0; i < k->table_count; i++)
+        mk_mem_read(k->mem, k->tables[i], copies + i * MK_PAGE, MK_PAGE);
+    free(s->tables);
+    s->tables = k->tables;
+    s->table_count = k->table_count;
+    return true;
+}
+
+static bool same(const struct mk_run *x, const struct mk_run *y)
+{
+    return x->linear == y->linear && x->physical == y->physical && x->length == y->length &&
+           x->writable == y->writable;
+}
+
+/* Both lists are sorted by linear address. What is in the old one only is removed first, since
+ * slots must not overlap; `pass` 0 removes, 1 adds. */
+static int replace(struct mk_shadow *s, int vm_fd, struct collection *k, int pass)
+{
+    size_t i = 0;
+    for (size_t j = 0; j < k->count || (pass == 0 && i < s->run_count);) {
+        struct mk_run *old = i < s->run_count ? &s->runs[i] : NULL;
+        struct mk_run *new = j < k->count ? &k->runs[j] : NULL;
+        if (old && new && same(old, new)) {
+            new->slot = old->slot;
+            i++, j++;
+        } else if (old && (!new || old->linear <= new->linear)) {
+            if (pass == 0 && remove_slot(k->mem, vm_fd, slot_of(old)) < 0)
+                return -1;
+            i++;
+        } else {
+            if (pass == 1) {
+                new->slot = s->next_slot++;
+                if (add_slot(k->mem, vm_fd, new) < 0)
+                    return -1;
+            }
+            j++;
+        }
+    }
+    return 0;
+}
+
+/* Slot numbers are used up by and by; starting over removes every slot once. */
+static void renumber(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+{
+    for (size_t i = 0; i < s->run_count; i++)
+        remove_slot(mem, vm_fd, slot_of(&s->runs[i]));
+    s->run_count = 0;
+    s->next_slot = 1;
+}
+
+static int walk(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err)
+{
+    struct collection k = { .mem = mem };
+    k.runs = malloc(MAX_RUNS * sizeof(*k.runs));
+    k.tables = malloc(1025 * sizeof(*k.tables));
+    int rc = -1;
+    if (!k.runs || !k.tables) {
+        mk_fail_errno(err, ENOMEM, "paging assist");
+        goto out;
+    }
+    collect(&k, s->cr3, s->large);
+    if (k.full) {
+        mk_fail(err, E2BIG, "paging assist: the page tables map more than %d separate ranges",
+                MAX_RUNS);
+        goto out;
+    }
+    if (s->next_slot > MAX_RUNS * 2)
+        renumber(s, mem, vm_fd);
+    if (replace(s, vm_fd, &k, 0) < 0 || replace(s, vm_fd, &k, 1) < 0) {
+        mk_fail_errno(err, errno, "paging assist: KVM refuses a memory slot");
+        goto out;
+    }
+    free(s->runs);
+    s->runs = k.runs;
+    s->run_count = k.count;
+    k.runs = NULL;
+    if (!remember_tables(s, &k)) {
+        mk_fail_errno(err, ENOMEM, "paging assist");
+        goto out;
+    }
+    k.tables = NULL;
+    rc = 0;
+out:
+    free(k.runs);
+    free(k.tables);
+    return rc;
+}
+
+int mk_shadow_set(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
+                  bool large, struct mk_err *err)
+{
+    if (!s->on && remove_slot(mem, vm_fd, (struct mk_slot){ .length = mem->size }) < 0)
+        /* from now on RAM appears where the tables say */
+        return mk_fail_errno(err, errno, "paging assist: memory slot 0");
+    s->on = true;
+    s->cr3 = cr3;
+    s->large = large;
+    return walk(s, mem, vm_fd, err);
+}
+
+bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64_t cr3, bool large)
+{
+    if (cr3 != s->cr3 || large != s->large)
+        return true;
+    for (size_t i = 0; i < s->table_count; i++)
+        if (memcmp(s->copies + i * MK_PAGE, mem->ram + s->tables[i], MK_PAGE) != 0)
+            return true;
+    return false;
+}
+
+int mk_shadow_leave(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err)
+{
+    if (!s->on)
+        return 0;
+    renumber(s, mem, vm_fd);
+    mk_shadow_forget(s);
+    return mk_mem_register(mem, vm_fd, err);
+}
+
+int mk_shadow_collect(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+{
+    for (size_t i = 0; i < s->run_count; i++) {
+        struct mk_slot slot = slot_of(&s->runs[i]);
+        if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int mk_shadow_register(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+{
+    for (size_t i = 0; i < s->run_count; i++)
+        if (add_slot(mem, vm_fd, &s->runs[i]) < 0)
+            return -1;
+    return 0;
+}
