@@ -176,3 +176,46 @@ describe("registers in a handler", function()
     assert.matches("cpu 1 of vm \"vm\" is running", why)
   end)
 end)
+
+-- CR8 is the task priority, four bits (Intel SDM volume 3, 11.8.6). A KVM without an APIC of its own
+-- keeps it in kvm_run.cr8 and exits when it is lowered (api.rst 5, KVM_EXIT_SET_TPR).
+describe("cr8", function()
+  if support.without_kvm(pending) then return end
+
+  local KEEP <const> = "44 0f 20 c0 f4" -- mov rax, cr8; hlt
+
+  it("is the guest's to raise and lower", function()
+    -- mov eax, 5; mov cr8, rax; xor eax, eax; mov cr8, rax; hlt
+    local vm <close> = support.code("b8 05 00 00 00 44 0f 22 c0 31 c0 44 0f 22 c0 f4",
+                                    { mode = "long" })
+    local reason, info = run(vm)
+    assert.equal("halt", reason, info.text)
+    assert.equal(0, vm.cpu[0].cr8)
+    assert.is_true((info.by.set_tpr or 0) <= 1)
+  end)
+
+  it("holds what the script sets, before a run and in a handler", function()
+    local vm <close> = support.code("44 0f 20 c3 e6 80" .. KEEP, { mode = "long" }) -- mov rbx, cr8
+    vm.ports:on(0x80, { write = function() vm.cpu[0].cr8 = 9 end })
+    vm.cpu[0].cr8 = 5
+    assert.equal("halt", (run(vm)))
+    assert.same({ 5, 9, 9 }, { vm.cpu[0].rbx, vm.cpu[0].rax, vm.cpu[0].cr8 })
+    assert.has_error(function() vm.cpu[0].cr8 = 16 end)
+    assert.equal(9, vm.cpu[0].cr8)
+  end)
+
+  it("comes back with a snapshot, in the VM and in its forks", function()
+    -- mov eax, 7; mov cr8, rax; hlt; mov rax, cr8; hlt
+    local vm <close> = support.code("b8 07 00 00 00 44 0f 22 c0 f4" .. KEEP, { mode = "long" })
+    run(vm)
+    local snap <close> = assert(vm:snapshot())
+    vm.cpu[0].cr8 = 1
+    vm.cpu[0].rax = 0
+    assert(vm:restore(snap))
+    local fork <close> = assert(snap:vm{ echo = false })
+    for _, each in ipairs{ vm, fork } do
+      assert.equal("halt", (run(each)))
+      assert.same({ 7, 7 }, { each.cpu[0].rax, each.cpu[0].cr8 })
+    end
+  end)
+end)

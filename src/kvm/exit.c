@@ -266,6 +266,7 @@ void mk_vcpu_exit(struct mk_vcpu *c)
     case KVM_EXIT_X86_WRMSR: serve_msr(c, true); break;
     case KVM_EXIT_HLT: halted(c); break;
     case KVM_EXIT_IRQ_WINDOW_OPEN: break; /* what waits is offered before the next entry */
+    case KVM_EXIT_SET_TPR: trace(c, "cr8 lowered to %llu", (unsigned long long)run->cr8); break;
     case KVM_EXIT_SHUTDOWN: shut_down(c); break;
     case KVM_EXIT_INTERNAL_ERROR: internal_error(c); break;
     case KVM_EXIT_FAIL_ENTRY:

@@ -224,12 +224,12 @@ int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state)
     c->regs_known = true;
     if (c->machine->kvm->sync_state) {
         c->run->s.regs = copy;
+        c->run->cr8 = copy.sregs.cr8;
         c->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
         c->incomplete = true; /* until the next entry */
         return 0;
     }
-    if (mk_ioctl(c->fd, KVM_SET_SREGS, &copy.sregs) < 0 ||
-        mk_ioctl(c->fd, KVM_SET_REGS, &copy.regs) < 0)
+    if (mk_vcpu_set_sregs(c, &copy.sregs) < 0 || mk_ioctl(c->fd, KVM_SET_REGS, &copy.regs) < 0)
         return -1;
     return mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &copy.events);
 }
@@ -265,10 +265,17 @@ int mk_vcpu_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
     return mk_ioctl(c->fd, KVM_GET_SREGS, sregs);
 }
 
+/* Without an APIC in the kernel every entry loads CR8 from kvm_run (api.rst 5, cr8), and fails when
+ * it is none (SDM volume 3, 11.8.6: four bits). */
 int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
 {
     struct kvm_sregs copy = *sregs;
     c->synced = 0;
+    if (copy.cr8 > 15) {
+        errno = EINVAL;
+        return -1;
+    }
+    c->run->cr8 = copy.cr8;
     return mk_ioctl(c->fd, KVM_SET_SREGS, &copy);
 }
 
