@@ -127,6 +127,35 @@ for name in pairs(MODES) do
   end)
 end
 
+-- What the vCPU's own thread raises is offered at the entry that comes anyway. Without that each
+-- interrupt would cost a KVM_RUN that only returns; a tick of the host's costs one now and then.
+describe("an interrupt raised in a handler", function()
+  if support.without_kvm(pending) then return end
+
+  local raise = {
+    ["cpu:interrupt"] = function(vm) vm.cpu[0]:interrupt(0x20) end,
+    ["cpu:nmi"] = function(vm) vm.cpu[0]:nmi() end,
+    ["vm:irq"] = function(vm) vm:irq(0) end,
+  }
+  for name, fn in pairs(raise) do
+    it("costs no entry: " .. name, function()
+      local AGAIN <const> = "\xb9\xc8\x00\xfb\xe6\x80\xe2\xfc" -- mov cx, 200; sti; out 0x80, al; loop
+      local vm <close>, mode = guest("real", support.bytes [[
+        b0 11 e6 20  b0 20 e6 21  b0 04 e6 21  b0 03 e6 21  b0 00 e6 21  ; 8259A: vector 0x20, AEOI
+        ]] .. AGAIN .. CLI .. HLT, { irqchip = "pic" })
+      mode.set(vm, 0x20)
+      mode.set(vm, 2)
+      vm.ports:on(0x80, { write = function() fn(vm) end })
+      local reason, info = run(vm)
+      assert.same({ "halt", 200 }, { reason, mode.count(vm) }, info.text)
+      local windows = info.by.irq_window or 0
+      assert.equal(206, info.exits - windows)
+      assert.is_true(windows <= 1, windows .. " exits for interrupt windows")
+      assert.is_true(info.entries - info.exits < 100, info.entries .. " entries")
+    end)
+  end
+end)
+
 describe("cpu:interrupt", function()
   if support.without_kvm(pending) then return end
 

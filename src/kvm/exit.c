@@ -240,7 +240,7 @@ static void halted(struct mk_vcpu *c)
     m->look(m, c); /* a doorbell may have been rung */
     bool enabled = mk_vcpu_regs(c)->rflags & MK_RFLAGS_IF;
     while (c->end.reason == MK_RUNNING) {
-        if (atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_waiting(c)))
+        if (mk_interrupt_due(c, enabled))
             return;
         bool asleep = !enabled || !m->can_wake || !m->can_wake(m);
         if (asleep && !atomic_load(&c->requests)) { /* a request, such as to stop, comes first */

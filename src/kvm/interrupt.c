@@ -6,17 +6,23 @@
 #include <errno.h>
 #include <string.h>
 
+void mk_interrupt_notify(struct mk_vcpu *c)
+{
+    if (!mk_vcpu_is_current(c))
+        mk_vcpu_request(c, MK_REQ_WAKE);
+}
+
 void mk_interrupt_request(struct mk_vcpu *c, uint8_t vector)
 {
     atomic_fetch_or(&c->irq.queued[vector / 64], UINT64_C(1) << vector % 64);
     atomic_store(&c->irq.any, true);
-    mk_vcpu_request(c, MK_REQ_WAKE);
+    mk_interrupt_notify(c);
 }
 
 void mk_interrupt_nmi(struct mk_vcpu *c)
 {
     atomic_store(&c->irq.nmi, true);
-    mk_vcpu_request(c, MK_REQ_WAKE);
+    mk_interrupt_notify(c);
 }
 
 static struct mk_pic *pic_of(const struct mk_vcpu *c)
@@ -30,22 +36,28 @@ bool mk_interrupt_waiting(struct mk_vcpu *c)
     return atomic_load_explicit(&c->irq.any, memory_order_relaxed) || (pic && mk_pic_pending(pic));
 }
 
+bool mk_interrupt_due(struct mk_vcpu *c, bool enabled)
+{
+    return atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_waiting(c));
+}
+
 /* The lowest queued vector, or -1. `any` is cleared first: a request that comes meanwhile sets it
- * again. */
+ * again. It stays clear when nothing is left, or KVM would be asked for a window in vain. */
 static int take_queued(struct mk_vcpu *c)
 {
+    int vector = -1;
     atomic_store(&c->irq.any, false);
     for (int i = 0; i < 4; i++) {
         uint64_t word = atomic_load(&c->irq.queued[i]);
-        if (!word)
-            continue;
-        int bit = __builtin_ctzll(word);
-        uint64_t left = atomic_fetch_and(&c->irq.queued[i], ~(UINT64_C(1) << bit));
-        if (left & (left - 1) || i < 3)
-            atomic_store(&c->irq.any, true); /* perhaps more: looked at next time */
-        return i * 64 + bit;
+        if (word && vector < 0) {
+            vector = i * 64 + __builtin_ctzll(word);
+            word &= word - 1;
+            atomic_fetch_and(&c->irq.queued[i], ~(UINT64_C(1) << vector % 64));
+        }
+        if (word)
+            atomic_store(&c->irq.any, true);
     }
-    return -1;
+    return vector;
 }
 
 static int take(struct mk_vcpu *c)

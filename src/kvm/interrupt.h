@@ -11,9 +11,14 @@
 /* Any thread: queues a vector or an NMI and gets the vCPU's attention. */
 void mk_interrupt_request(struct mk_vcpu *c, uint8_t vector);
 void mk_interrupt_nmi(struct mk_vcpu *c);
+/* Any thread: something waits now. The vCPU's own thread offers it at the next entry anyway; on
+ * another one this gets the vCPU's attention. */
+void mk_interrupt_notify(struct mk_vcpu *c);
 
 /* The vCPU's thread. Is something waiting that the guest's flags may or may not let in? */
 bool mk_interrupt_waiting(struct mk_vcpu *c);
+/* The same, or an NMI, when the guest's interrupt flag is as `enabled`: would it be delivered now? */
+bool mk_interrupt_due(struct mk_vcpu *c, bool enabled);
 /* Before an entry. */
 void mk_interrupt_offer(struct mk_vcpu *c);
 

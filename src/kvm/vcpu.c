@@ -85,6 +85,14 @@ void mk_vcpu_request(struct mk_vcpu *c, uint32_t request)
     pthread_mutex_unlock(&c->lock);
 }
 
+bool mk_vcpu_is_current(struct mk_vcpu *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool current = c->running && pthread_equal(c->thread, pthread_self());
+    pthread_mutex_unlock(&c->lock);
+    return current;
+}
+
 void mk_vcpu_stop(struct mk_vcpu *c, enum mk_reason reason)
 {
     int none = MK_RUNNING;
@@ -152,7 +160,9 @@ static void cpu_end(struct mk_cpu *cpu, enum mk_reason reason, int64_t code, boo
 
 static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
 {
-    mk_vcpu_sleep(vcpu_of(cpu), mk_now() + ms * UINT64_C(1000000));
+    struct mk_vcpu *c = vcpu_of(cpu);
+    if (!mk_interrupt_due(c, c->run->if_flag))
+        mk_vcpu_sleep(c, mk_now() + ms * UINT64_C(1000000));
 }
 
 static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg, .end = cpu_end, .idle = cpu_idle };
@@ -240,6 +250,7 @@ int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete)
         set_immediate_exit(c->run, 1);
     c->incomplete = false;
     c->regs_known = false;
+    c->counters.entries++;
     int rc = ioctl(c->fd, KVM_RUN, NULL);
     c->synced = c->run->kvm_valid_regs;
     if (rc == 0 && c->synced & KVM_SYNC_X86_REGS) {

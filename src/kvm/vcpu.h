@@ -29,7 +29,8 @@ struct mk_end {
 };
 
 struct mk_counters {
-    uint64_t exits;               /* returns of KVM_RUN with something to do */
+    uint64_t entries;             /* calls of KVM_RUN */
+    uint64_t exits;               /* returns of it with something to do */
     uint64_t by[MK_EXIT_KINDS];   /* the same by KVM_EXIT_* */
     uint64_t c, lua, none;        /* accesses answered in C, in Lua, by nobody */
     uint64_t coalesced;           /* OUTs that cost no exit */
@@ -93,6 +94,8 @@ void mk_vcpu_run(struct mk_vcpu *c);
 
 /* Asks for attention; the vCPU leaves the guest at once. */
 void mk_vcpu_request(struct mk_vcpu *c, uint32_t request);
+/* Does the calling thread run this vCPU? */
+bool mk_vcpu_is_current(struct mk_vcpu *c);
 /* Request STOP with a reason that mk_vcpu_run() will report. */
 void mk_vcpu_stop(struct mk_vcpu *c, enum mk_reason reason);
 

@@ -5,6 +5,7 @@
 
 static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
 {
+    sum->entries += c->entries;
     sum->exits += c->exits;
     for (unsigned i = 0; i < MK_EXIT_KINDS; i++)
         sum->by[i] += c->by[i];
@@ -17,6 +18,7 @@ static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
 
 static void push_counters(lua_State *L, const struct mk_counters *c)
 {
+    mk_set_integer(L, "entries", c->entries);
     mk_set_integer(L, "exits", c->exits);
     mk_set_integer(L, "assists", c->assists);
     lua_newtable(L);

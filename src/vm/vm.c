@@ -4,6 +4,7 @@
 #include "base/abi.h"
 #include "dev/debugcon.h"
 #include "dev/exit.h"
+#include "kvm/interrupt.h"
 #include "vm/ram.h"
 
 #include <errno.h>
@@ -34,6 +35,12 @@ static void wake_first(void *ctx)
 {
     struct mk_vm *vm = ctx;
     mk_vcpu_request(&vm->cpu[0], MK_REQ_WAKE);
+}
+
+static void interrupt_first(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    mk_interrupt_notify(&vm->cpu[0]);
 }
 
 static void leave(void *ctx)
@@ -83,7 +90,7 @@ static void init_interrupts(struct mk_vm *vm)
     mk_pit_init(&vm->pit, &vm->m.clock, (struct mk_irq){ mk_pic_set_line, &vm->pic, 0 });
     mk_i8042_init(&vm->keyboard, (struct mk_irq){ mk_pic_set_line, &vm->pic, 1 });
     vm->uart.irq = (struct mk_irq){ mk_pic_set_line, &vm->pic, 4 };
-    vm->pic.on_int = wake_first;
+    vm->pic.on_int = interrupt_first;
     vm->pic.int_ctx = vm;
     vm->pic.on_ack = acknowledged;
     vm->pic.ack_ctx = vm;
