@@ -502,3 +502,82 @@ describe("vm.cpuid", function()
     end
   end)
 end)
+
+-- An access passes a stack of any depth without C calls that nest: a vCPU's thread has 1 MiB of stack.
+describe("a deep stack of handlers", function()
+  if support.without_kvm(pending) then return end
+
+  it("of taps sees an access once each, the newest first, on ports, memory and MSRs", function()
+    local vm <close> = guest("protected", { "\xb0\x5a\xe6\x80\xe4\x80\xa2\x00\x00\x02\x00", -- al=5a; out 80,al; in al,80; mov [20000],al
+                                            write(0, 1, 0x77), read(0x20010, 0, 1),
+                                            "\xb9\x34\x12\x00\x00\x31\xd2\xb8\x09\x00\x00\x00\x0f\x30\x0f\x32\xa3\x20\x00\x02\x00" })
+    local last = {}
+    vm.ports:latch(0x80, 0x80)
+    vm.mmio:latch(BASE, 1)
+    vm.msrs:on(0x1234, { read = function() return 0x21 end, write = function() end })
+    local order, calls = true, 0
+    for _, bus in ipairs{ "ports", "mmio", "msrs" } do
+      local first = bus == "mmio" and BASE or bus == "msrs" and 0x1234 or 0x80
+      local second = bus == "mmio" and 1 or first
+      for i = 1, 3000 do
+        vm[bus]:tap(first, second, function(what)
+          calls = calls + 1
+          local key = bus .. what
+          order = order and i == (last[key] or 3001) - 1
+          last[key] = i
+        end)
+      end
+    end
+    vm:start()
+    assert.equal("halt", (vm:wait(20)))
+    assert.equal(6 * 3000, calls)
+    assert.is_true(order)
+    assert.equal(0x5a, vm.memory:u8(0x20000))
+    assert.equal(0x77, vm.memory:u8(0x20010))
+    assert.equal(0x21, vm.memory:u32(0x20020))
+  end)
+
+  it("of overrides is left by a vm that is closed while its guest goes on", function()
+    for _ = 1, 5 do
+      local vm <close> = support.code "e4 80 eb fc"
+      for _ = 1, 4000 do vm.ports:override(0x80, { read = function() return 1 end }) end
+      local reached = false
+      vm.ports:override(0x80, { read = function() reached = true return 1 end })
+      vm:start()
+      while not reached do require "minikvm".sleep(0.001) end
+    end
+  end)
+
+  it("of hypercall taps ends in the call itself", function()
+    local vm <close> = program{ support.call(0x42, 7), into(0x8000, 0x500, 4) }
+    local calls = 0
+    vm.hypercalls:define(0x42, "x", function(argument) return argument + 1 end)
+    for _ = 1, 1000 do vm.hypercalls:tap("x", function() calls = calls + 1 end) end
+    vm:start()
+    assert.equal("halt", (vm:wait(20)))
+    assert.equal(1000, calls)
+    assert.equal(8, vm.memory:u32(0x8000))
+  end)
+
+  it("has a limit, which is named", function()
+    local vm <close> = support.vm()
+    assert.error_matches(function()
+      for i = 0, 5000 do vm.ports:tap(i, function() end) end
+    end, "4096 handlers of ports are the most there may be")
+    assert.error_matches(function()
+      for _ = 0, 5000 do vm.hypercalls:tap(1, function() end) end
+    end, "hypercall 0x01 has 1024 handlers, the most there may be")
+  end)
+
+  it("over all ports takes no memory for each of them", function()
+    local function kilobytes()
+      return tonumber(io.open("/proc/self/status"):read("a"):match "VmRSS:%s*(%d+)")
+    end
+    local vm <close> = support.vm()
+    vm.ports:tap(0, 0xffff, function() end)
+    collectgarbage()
+    local before = kilobytes()
+    for _ = 1, 500 do vm.ports:tap(0, 0xffff, function() end) end
+    assert.is_true(kilobytes() - before < 8192, kilobytes() - before .. " KiB")
+  end)
+end)

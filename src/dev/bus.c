@@ -1,38 +1,36 @@
 /* bus.c - see bus.h.
  *
- * Reclamation: a reader stores the current generation in its `inside` slot before it looks a node
- * up and 0 when it is done. Unhooking unlinks the nodes, then advances the generation; a retired
+ * Reclamation: a reader stores the current generation in its `inside` slot before it looks a hook
+ * up and 0 when it is done. Unhooking unlinks the hook, then advances the generation; a retired
  * hook is freed once no reader's slot holds a generation from before its removal. Both sides use
  * sequentially consistent atomics: either the reader sees the unlinked table, or the remover sees
  * the reader. */
 #include "dev/bus.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The first node from `node` on that lies over the address. */
-static struct mk_node *covering(struct mk_node *node, uint64_t address)
+/* The first hook from `hook` on that lies over the address. */
+static struct mk_hook *covering(struct mk_hook *hook, uint64_t address)
 {
-    while (node && (address < node->hook->first || address > node->hook->last))
-        node = atomic_load(&node->next);
-    return node;
+    while (hook && (address < hook->first || address > hook->last))
+        hook = atomic_load(&hook->link);
+    return hook;
 }
 
-static struct mk_node *lookup(struct mk_bus *bus, uint64_t address)
+static struct mk_hook *lookup(struct mk_bus *bus, uint64_t address)
 {
     if (bus->space != MK_SPACE_PORTS)
-        return covering(atomic_load(&bus->top), address);
+        return covering(atomic_load(&bus->hooks), address);
     struct mk_bus_page *page = atomic_load(&bus->pages[(address >> 8) & 0xff]);
     return page ? atomic_load(&page->top[address & 0xff]) : NULL;
 }
 
-/* The node that lies beneath the one of this hook. */
-static struct mk_node *beneath(struct mk_bus *bus, struct mk_hook *hook, uint64_t address)
+static struct mk_hook *beneath(struct mk_hook *hook, uint64_t address)
 {
-    if (bus->space != MK_SPACE_PORTS)
-        return covering(atomic_load(&hook->nodes[0].next), address);
-    return atomic_load(&hook->nodes[address - hook->first].next);
+    return covering(atomic_load(&hook->link), address);
 }
 
 void mk_bus_init(struct mk_bus *bus, enum mk_space space)
@@ -48,19 +46,16 @@ static void release(struct mk_hook *hook)
     free(hook);
 }
 
-static void release_all(struct mk_hook *list)
-{
-    while (list) {
-        struct mk_hook *hook = list;
-        list = hook->link;
-        release(hook);
-    }
-}
-
 void mk_bus_free(struct mk_bus *bus)
 {
-    release_all(bus->hooks);
-    release_all(bus->retired);
+    for (struct mk_hook *h = bus->hooks, *next; h; h = next) {
+        next = h->link;
+        release(h);
+    }
+    for (struct mk_hook *h = bus->retired, *next; h; h = next) {
+        next = h->retired;
+        release(h);
+    }
     for (unsigned i = 0; i < MK_COUNT(bus->pages); i++)
         free(atomic_load(&bus->pages[i]));
     pthread_mutex_destroy(&bus->lock);
@@ -79,10 +74,10 @@ static void reclaim(struct mk_bus *bus)
     while (*at) {
         struct mk_hook *hook = *at;
         if (hook->retired_at < oldest) {
-            *at = hook->link;
+            *at = hook->retired;
             release(hook);
         } else {
-            at = &hook->link;
+            at = &hook->retired;
         }
     }
 }
@@ -99,38 +94,36 @@ static bool make_pages(struct mk_bus *bus, uint64_t first, uint64_t last)
     return true;
 }
 
-static void tell(struct mk_bus *bus, uint64_t port)
+/* Port `port` has another topmost hook. */
+static void set_top(struct mk_bus *bus, uint64_t port, struct mk_hook *hook)
 {
-    struct mk_node *node = lookup(bus, port);
+    atomic_store(&atomic_load(&bus->pages[port >> 8])->top[port & 0xff], hook);
     if (bus->on_top)
-        bus->on_top(bus->ctx, (uint16_t)port, node ? node->hook->ops : NULL);
+        bus->on_top(bus->ctx, (uint16_t)port, hook ? hook->ops : NULL);
 }
 
-static void link_node(struct mk_node *_Atomic *top, struct mk_hook *hook, struct mk_node *node)
+static void link_hook(struct mk_bus *bus, struct mk_hook *hook)
 {
-    node->hook = hook;
-    atomic_store(&node->next, atomic_load(top));
-    atomic_store(top, node);
+    atomic_store(&hook->link, atomic_load(&bus->hooks));
+    atomic_store(&bus->hooks, hook);
+    bus->hook_count++;
+    for (uint64_t port = hook->first; bus->space == MK_SPACE_PORTS && port <= hook->last; port++)
+        set_top(bus, port, hook);
 }
 
-static void link_nodes(struct mk_bus *bus, struct mk_hook *hook)
+int mk_bus_check_room(const struct mk_bus *bus, struct mk_err *err)
 {
-    if (bus->space != MK_SPACE_PORTS) {
-        link_node(&bus->top, hook, &hook->nodes[0]);
-        return;
-    }
-    for (uint64_t port = hook->first; port <= hook->last; port++) {
-        struct mk_bus_page *page = atomic_load(&bus->pages[port >> 8]);
-        link_node(&page->top[port & 0xff], hook, &hook->nodes[port - hook->first]);
-        tell(bus, port);
-    }
+    static const char *const kinds[] = { "ports", "memory", "MSRs" };
+    if (bus->hook_count < MK_HOOKS_MAX)
+        return 0;
+    return mk_fail(err, E2BIG, "%d handlers of %s are the most there may be: remove() some, or let one "
+                   "serve more", MK_HOOKS_MAX, kinds[bus->space]);
 }
 
 struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
                             const struct mk_io_ops *ops, void *self, const char *owner)
 {
-    size_t nodes = bus->space == MK_SPACE_PORTS ? last - first + 1 : 1;
-    struct mk_hook *hook = calloc(1, sizeof(*hook) + nodes * sizeof(struct mk_node));
+    struct mk_hook *hook = calloc(1, sizeof(*hook));
     if (!hook)
         return NULL;
     hook->first = first;
@@ -141,11 +134,8 @@ struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
     pthread_mutex_lock(&bus->lock);
     reclaim(bus);
     bool made = bus->space != MK_SPACE_PORTS || make_pages(bus, first, last);
-    if (made) {
-        hook->link = bus->hooks;
-        bus->hooks = hook;
-        link_nodes(bus, hook);
-    }
+    if (made)
+        link_hook(bus, hook);
     pthread_mutex_unlock(&bus->lock);
     if (made)
         return hook;
@@ -153,37 +143,25 @@ struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
     return NULL;
 }
 
-/* node->next stays: a vCPU that is in the handler may still ask for what lies beneath. */
-static void unlink_node(struct mk_node *_Atomic *at, struct mk_node *node)
+/* hook->link stays: a vCPU that is in the handler may still ask for what lies beneath. */
+static void unlink_hook(struct mk_bus *bus, struct mk_hook *hook)
 {
-    while (atomic_load(at) != node)
-        at = &atomic_load(at)->next;
-    atomic_store(at, atomic_load(&node->next));
-}
-
-static void unlink_nodes(struct mk_bus *bus, struct mk_hook *hook)
-{
-    if (bus->space != MK_SPACE_PORTS) {
-        unlink_node(&bus->top, &hook->nodes[0]);
-        return;
-    }
-    for (uint64_t port = hook->first; port <= hook->last; port++) {
-        struct mk_bus_page *page = atomic_load(&bus->pages[port >> 8]);
-        unlink_node(&page->top[port & 0xff], &hook->nodes[port - hook->first]);
-        tell(bus, port);
-    }
+    struct mk_hook *_Atomic *at = &bus->hooks;
+    while (atomic_load(at) != hook)
+        at = &atomic_load(at)->link;
+    atomic_store(at, atomic_load(&hook->link));
+    bus->hook_count--;
+    for (uint64_t port = hook->first; bus->space == MK_SPACE_PORTS && port <= hook->last; port++)
+        if (lookup(bus, port) == hook)
+            set_top(bus, port, beneath(hook, port));
 }
 
 void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook)
 {
     pthread_mutex_lock(&bus->lock);
-    unlink_nodes(bus, hook);
-    struct mk_hook **at = &bus->hooks;
-    while (*at != hook)
-        at = &(*at)->link;
-    *at = hook->link;
+    unlink_hook(bus, hook);
     hook->retired_at = atomic_fetch_add(&bus->generation, 1);
-    hook->link = bus->retired;
+    hook->retired = bus->retired;
     bus->retired = hook;
     reclaim(bus);
     pthread_mutex_unlock(&bus->lock);
@@ -213,38 +191,38 @@ bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *w
     return found != NULL;
 }
 
-/* The node that answers beneath the one whose turn it was, or from the top. */
-static struct mk_node *node_at(const struct mk_io *from, uint64_t address)
+/* The hook that answers beneath the one whose turn it was, or from the top. */
+static struct mk_hook *hook_at(const struct mk_io *from, uint64_t address)
 {
-    struct mk_hook *above = from->node ? from->node->hook : NULL;
+    struct mk_hook *above = from->hook;
     if (above && address >= above->first && address <= above->last)
-        return beneath(from->bus, above, address);
+        return beneath(above, address);
     return lookup(from->bus, address);
 }
 
 /* Handlers without a function for this direction leave it to what lies beneath. */
-static struct mk_node *reader(const struct mk_io *from, uint64_t address)
+static struct mk_hook *reader(const struct mk_io *from, uint64_t address)
 {
-    struct mk_node *node = node_at(from, address);
-    while (node && !node->hook->ops->in)
-        node = beneath(from->bus, node->hook, address);
-    return node;
+    struct mk_hook *hook = hook_at(from, address);
+    while (hook && !hook->ops->in)
+        hook = beneath(hook, address);
+    return hook;
 }
 
-static struct mk_node *writer(const struct mk_io *from, uint64_t address)
+static struct mk_hook *writer(const struct mk_io *from, uint64_t address)
 {
-    struct mk_node *node = node_at(from, address);
-    while (node && !node->hook->ops->out)
-        node = beneath(from->bus, node->hook, address);
-    return node;
+    struct mk_hook *hook = hook_at(from, address);
+    while (hook && !hook->ops->out)
+        hook = beneath(hook, address);
+    return hook;
 }
 
 /* An access to memory must lie within its hook; the width of a port or an MSR is its own. */
-static bool takes_whole(const struct mk_bus *bus, const struct mk_node *node, uint64_t address,
+static bool takes_whole(const struct mk_bus *bus, const struct mk_hook *hook, uint64_t address,
                         uint8_t size)
 {
-    return node && node->hook->ops->width >= size &&
-           (bus->space != MK_SPACE_MMIO || node->hook->last - address >= size - 1u);
+    return hook && hook->ops->width >= size &&
+           (bus->space != MK_SPACE_MMIO || hook->last - address >= size - 1u);
 }
 
 /* Byte i of an access: ports come round at 64 KiB. */
@@ -253,12 +231,12 @@ static uint64_t byte_at(const struct mk_io *io, unsigned i)
     return io->bus->space == MK_SPACE_PORTS ? (io->address + i) & 0xffff : io->address + i;
 }
 
-/* Whether the access is served in one piece by `node`, or by nobody at all. */
-static bool in_one_piece(const struct mk_io *io, const struct mk_node *node,
-                         struct mk_node *(*find)(const struct mk_io *, uint64_t))
+/* Whether the access is served in one piece by `hook`, or by nobody at all. */
+static bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
+                         struct mk_hook *(*find)(const struct mk_io *, uint64_t))
 {
-    bool whole = takes_whole(io->bus, node, io->address, io->size);
-    if (whole || node)
+    bool whole = takes_whole(io->bus, hook, io->address, io->size);
+    if (whole || hook)
         return whole;
     for (unsigned i = 1; i < io->size; i++)
         if (find(io, byte_at(io, i)))
@@ -286,7 +264,7 @@ static uint64_t nobody(struct mk_io *io, bool in, uint64_t value, struct mk_serv
 {
     struct mk_bus *bus = io->bus;
     note_unclaimed(bus, io->address);
-    io->node = NULL;
+    io->hook = NULL;
     bool script = false;
     if (bus->on_none && bus->on_none(bus->none_ctx, io, in, &value, &script)) {
         if (served)
@@ -322,63 +300,98 @@ static void stop_time(struct mk_hook *hook, uint64_t began)
         atomic_fetch_add_explicit(&hook->ns, mk_now() - began, memory_order_relaxed);
 }
 
-static uint64_t node_in(struct mk_node *node, struct mk_io io, struct mk_served *served)
+static uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
 {
-    if (!node)
-        return nobody(&io, true, 0, served);
-    struct mk_hook *hook = node->hook;
-    io.node = node;
+    if (!hook)
+        return nobody(io, true, 0, served);
+    io->hook = hook;
     account(hook, served);
-    uint64_t began = start_time(io.bus);
-    uint64_t value = hook->ops->in(hook->self, &io) & mk_mask(io.size);
+    uint64_t began = start_time(io->bus);
+    uint64_t value = hook->ops->in(hook->self, io) & mk_mask(io->size);
     stop_time(hook, began);
     return value;
 }
 
-static void node_out(struct mk_node *node, struct mk_io io, uint64_t value,
+static void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
                      struct mk_served *served)
 {
-    value &= mk_mask(io.size);
-    if (!node) {
-        nobody(&io, false, value, served);
+    value &= mk_mask(io->size);
+    if (!hook) {
+        nobody(io, false, value, served);
         return;
     }
-    struct mk_hook *hook = node->hook;
-    io.node = node;
+    io->hook = hook;
     account(hook, served);
-    uint64_t began = start_time(io.bus);
-    hook->ops->out(hook->self, &io, value);
+    uint64_t began = start_time(io->bus);
+    hook->ops->out(hook->self, io, value);
     stop_time(hook, began);
 }
 
-static uint64_t serve_in(const struct mk_io *from, struct mk_served *served)
+static uint64_t serve_in(const struct mk_io *from, struct mk_served *served);
+static void serve_out(const struct mk_io *from, uint64_t value, struct mk_served *served);
+
+static uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
 {
     struct mk_io io = *from;
-    struct mk_node *node = reader(from, from->address);
-    if (in_one_piece(from, node, reader))
-        return node_in(node, io, served);
     uint64_t value = 0;
     io.size = 1;
     for (unsigned i = 0; i < from->size; i++) {
         io.address = byte_at(from, i);
-        value |= node_in(reader(from, io.address), io, served) << (8 * i);
+        value |= serve_in(&io, served) << (8 * i);
     }
     return value;
+}
+
+static void out_bytes(const struct mk_io *from, uint64_t value, struct mk_served *served)
+{
+    struct mk_io io = *from;
+    io.size = 1;
+    for (unsigned i = 0; i < from->size; i++) {
+        io.address = byte_at(from, i);
+        serve_out(&io, value >> (8 * i), served);
+    }
+}
+
+/* What was passed on before `end` answered: taps want to know the value. */
+static void tell_taps(const struct mk_io *from, const struct mk_hook *end, uint64_t value)
+{
+    struct mk_io io = *from;
+    for (struct mk_hook *h = reader(from, from->address); h && h != end; h = reader(&io, io.address)) {
+        io.hook = h;
+        if (h->ops->tap)
+            h->ops->tap(h->self, &io, value);
+    }
+}
+
+/* Only the first to get an access is accounted for in `served`. */
+static uint64_t serve_in(const struct mk_io *from, struct mk_served *served)
+{
+    struct mk_io io = *from;
+    for (;; served = NULL) {
+        struct mk_hook *hook = reader(&io, io.address);
+        bool whole = in_one_piece(&io, hook, reader), nested = io.hook != from->hook;
+        io.passed = false;
+        uint64_t value = whole ? hook_in(hook, &io, served) : in_bytes(&io, served);
+        if (io.passed)
+            continue;
+        if (nested)
+            tell_taps(from, hook, value);
+        return value;
+    }
 }
 
 static void serve_out(const struct mk_io *from, uint64_t value, struct mk_served *served)
 {
     struct mk_io io = *from;
-    struct mk_node *node = writer(from, from->address);
-    if (in_one_piece(from, node, writer)) {
-        node_out(node, io, value, served);
-        return;
-    }
-    io.size = 1;
-    for (unsigned i = 0; i < from->size; i++) {
-        io.address = byte_at(from, i);
-        node_out(writer(from, io.address), io, value >> (8 * i), served);
-    }
+    do {
+        struct mk_hook *hook = writer(&io, io.address);
+        io.passed = false;
+        if (in_one_piece(&io, hook, writer))
+            hook_out(hook, &io, value, served);
+        else
+            out_bytes(&io, value, served);
+        served = NULL;
+    } while (io.passed);
 }
 
 void mk_bus_enter(struct mk_bus *bus, struct mk_cpu *cpu)

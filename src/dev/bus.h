@@ -1,9 +1,8 @@
 /* bus.h - who answers which port, which address outside RAM, which MSR.
  *
- * A bus is one address space. Over every address lies a stack of nodes; the topmost answers and may
- * pass the access to what lies beneath. Ports are few and hooked by the hundred: each has a stack of
- * its own, found by two loads. Memory and MSRs are wide and hooked a few times: there the stack is
- * the list of all hooks, and those that do not cover an address are passed over.
+ * A bus is one address space with a list of hooks, the newest first. Those that cover an address are
+ * its stack; the topmost answers and may pass the access to what lies beneath. The topmost hook of a
+ * port is found by two loads. Passing on does not nest calls, so stacks may be deep.
  *
  * Readers take no lock: vCPUs announce that they are inside the bus, and a removed hook is freed
  * only when none of them can still hold it, so hooks may be added and removed while the guest runs,
@@ -11,6 +10,7 @@
 #ifndef MK_BUS_H
 #define MK_BUS_H
 
+#include "base/err.h"
 #include "dev/dev.h"
 
 #include <pthread.h>
@@ -18,12 +18,7 @@
 
 enum mk_space { MK_SPACE_PORTS, MK_SPACE_MMIO, MK_SPACE_MSRS };
 
-struct mk_hook;
-
-struct mk_node {
-    struct mk_hook *hook;
-    struct mk_node *_Atomic next;
-};
+#define MK_HOOKS_MAX 4096 /* of one bus: an access may have to pass all of them */
 
 struct mk_hook {
     uint64_t first, last;
@@ -32,14 +27,14 @@ struct mk_hook {
     char owner[64];           /* for messages and statistics */
     _Atomic uint64_t hits;    /* accesses served */
     _Atomic uint64_t quiet;   /* of these, those that cost no exit */
-    _Atomic uint64_t ns;      /* spent in it, and in what it passed on, while bus->timing */
+    _Atomic uint64_t ns;      /* spent in it, and in what its next() called, while bus->timing */
     uint64_t retired_at;      /* bus generation of its removal */
-    struct mk_hook *link;     /* all hooks, the newest first; or the retired ones */
-    struct mk_node nodes[];   /* one a port; one for memory and MSRs */
+    struct mk_hook *_Atomic link; /* the next older one; stays when it is retired */
+    struct mk_hook *retired;      /* list of those */
 };
 
 struct mk_bus_page {
-    struct mk_node *_Atomic top[256];
+    struct mk_hook *_Atomic top[256];
 };
 
 /* Accesses that nobody served, by address; more than fit are only counted. */
@@ -51,9 +46,10 @@ struct mk_unclaimed {
 struct mk_bus {
     enum mk_space space;
     struct mk_bus_page *_Atomic pages[256]; /* ports */
-    struct mk_node *_Atomic top;            /* others */
+    struct mk_hook *_Atomic hooks;          /* the newest first */
+    unsigned hook_count;
+    struct mk_hook *retired;
     pthread_mutex_t lock; /* writers */
-    struct mk_hook *hooks, *retired;
     _Atomic uint64_t generation;
     _Atomic uint64_t inside[MK_MAX_CPUS]; /* generation at entry, 0 when outside */
     _Atomic bool timing;
@@ -63,7 +59,7 @@ struct mk_bus {
      * May be NULL. `script`: whether it was done in Lua. */
     bool (*on_none)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
     void *none_ctx;
-    /* Told, under the lock, that another node (or none) is now on top of port `port`. */
+    /* Told, under the lock, that another hook (or none) is now on top of port `port`. */
     void (*on_top)(void *ctx, uint16_t port, const struct mk_io_ops *top);
     void *ctx;
 };
@@ -81,6 +77,8 @@ void mk_bus_free(struct mk_bus *bus);
 /* Puts a hook on top of [first, last]; `owner` NULL: ops->name. NULL when memory ran out. */
 struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
                             const struct mk_io_ops *ops, void *self, const char *owner);
+/* -1 when there are as many hooks as there may be. */
+int mk_bus_check_room(const struct mk_bus *bus, struct mk_err *err);
 /* Takes it off again; the memory lives until no vCPU can hold it. Call once. */
 void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook);
 /* The VM is reset: tells every hook. No vCPU may be running. */
@@ -101,7 +99,7 @@ void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_
 void mk_bus_enter(struct mk_bus *bus, struct mk_cpu *cpu);
 void mk_bus_leave(struct mk_bus *bus, struct mk_cpu *cpu);
 
-/* The same for the node beneath `io`'s: what `next` of an override calls. */
+/* The same for the hook beneath `io`'s: what `next` of an override calls. */
 uint64_t mk_bus_next_in(struct mk_io *io);
 void mk_bus_next_out(struct mk_io *io, uint64_t value);
 

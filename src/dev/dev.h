@@ -51,15 +51,18 @@ struct mk_cpu_ops {
 struct mk_io {
     struct mk_cpu *cpu;
     struct mk_bus *bus;
-    struct mk_node *node; /* whose turn it is; node->next lies beneath (bus.h) */
+    struct mk_hook *hook; /* whose turn it is (bus.h) */
     uint64_t address;     /* port, guest-physical address or number of the MSR */
     uint8_t size;         /* in bytes: ports 1, 2, 4; memory 1 to 8; MSRs 8 */
+    bool passed;          /* set by a handler that leaves the access to what lies beneath */
 };
 
 struct mk_io_ops {
     const char *name;
     uint64_t (*in)(void *self, struct mk_io *io);
     void (*out)(void *self, struct mk_io *io, uint64_t value);
+    /* Is told what is read, after `in` has passed; may be NULL. */
+    void (*tap)(void *self, struct mk_io *io, uint64_t value);
     uint8_t width;   /* the widest access taken whole; wider ones are served byte by byte */
     bool coalesce;   /* one-byte OUTs may be collected by KVM and arrive later, in order */
     bool script;     /* served in Lua: only for the counters */

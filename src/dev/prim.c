@@ -230,7 +230,7 @@ static void match_out(void *self, struct mk_io *io, uint64_t value)
     if (value == p->value)
         p->on_match(p->ctx, io);
     else
-        mk_bus_next_out(io, value);
+        io->passed = true;
 }
 
 const struct mk_io_ops mk_match_ops = {

@@ -99,8 +99,10 @@ static uint64_t hook_in(void *self, struct mk_io *io)
 {
     struct mk_lua_hook *h = self;
     struct mk_frame frame = { .io = io, .in = true };
-    if (!enter(h, io, h->read_ref, &frame))
-        return mk_bus_next_in(io);
+    if (!enter(h, io, h->read_ref, &frame)) {
+        io->passed = true;
+        return 0;
+    }
     uint64_t value = mk_mask(io->size);
     unsigned cpu = io->cpu->index;
     if (mk_lua_call(h->v, cpu, 2 + h->with_next, 1)) {
@@ -120,7 +122,7 @@ static void hook_out(void *self, struct mk_io *io, uint64_t value)
     bool msr = io->bus->space == MK_SPACE_MSRS;
     unsigned cpu = io->cpu->index;
     if (!enter(h, io, h->write_ref, &frame)) {
-        mk_bus_next_out(io, value);
+        io->passed = true;
         return;
     }
     if (mk_lua_call(h->v, cpu, 3 + h->with_next, msr) && msr) {
@@ -143,15 +145,20 @@ static void tell_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_t 
 
 static uint64_t tap_in(void *self, struct mk_io *io)
 {
-    uint64_t value = mk_bus_next_in(io);
+    (void)self;
+    io->passed = true;
+    return 0;
+}
+
+static void tap_read(void *self, struct mk_io *io, uint64_t value)
+{
     tell_tap(self, io, true, value);
-    return value;
 }
 
 static void tap_out(void *self, struct mk_io *io, uint64_t value)
 {
     tell_tap(self, io, false, value);
-    mk_bus_next_out(io, value);
+    io->passed = true;
 }
 
 static void hook_retire(void *self)
@@ -164,7 +171,7 @@ static void hook_retire(void *self)
 static const struct mk_io_ops read_ops = { LUA_OPS, .in = hook_in };
 static const struct mk_io_ops write_ops = { LUA_OPS, .out = hook_out };
 static const struct mk_io_ops both_ops = { LUA_OPS, .in = hook_in, .out = hook_out };
-static const struct mk_io_ops tap_ops = { LUA_OPS, .in = tap_in, .out = tap_out };
+static const struct mk_io_ops tap_ops = { LUA_OPS, .in = tap_in, .out = tap_out, .tap = tap_read };
 
 static const struct mk_io_ops *ops_for(const struct mk_lua_hook *h)
 {
@@ -278,7 +285,7 @@ static struct mk_range addresses(lua_State *L, struct mk_lua_vm *v)
                               .next = 4 };
 }
 
-struct mk_range mk_check_range(lua_State *L, bool more_integers)
+static struct mk_range range_argument(lua_State *L, bool more_integers)
 {
     if (luaL_testudata(L, 1, MK_MMIO))
         return addresses(L, mk_check_child(L, 1, MK_MMIO));
@@ -288,6 +295,15 @@ struct mk_range mk_check_range(lua_State *L, bool more_integers)
     }
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_PORTS);
     return numbers(L, v, &v->vm.m.bus, 0xffff, more_integers);
+}
+
+struct mk_range mk_check_range(lua_State *L, bool more_integers)
+{
+    struct mk_range r = range_argument(L, more_integers);
+    struct mk_err err;
+    if (mk_bus_check_room(r.bus, &err) < 0)
+        mk_misuse(L, "%s", err.text);
+    return r;
 }
 
 /* Raises when somebody serves part of the range, naming both. */

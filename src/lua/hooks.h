@@ -26,7 +26,7 @@ struct mk_range {
 };
 
 /* For a method of vm.ports (first [, last] | { first, last }), vm.mmio (base, size) or vm.msrs (as
- * ports): checks them and that the VM is open; raises. */
+ * ports): checks them, that the VM is open and that there is room for one hook more; raises. */
 struct mk_range mk_check_range(lua_State *L, bool more_integers);
 /* Where the function at `index` was defined, for messages: "a Lua handler (file:line)". */
 void mk_describe_function(lua_State *L, int index, char *to, size_t size);

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CALLS_MAX 1024 /* handlers of one number */
+
 enum call_kind { DEFINED, OVERRIDE, TAP };
 
 struct mk_call {
@@ -41,9 +43,6 @@ static struct mk_call *below(const struct mk_lua_vm *v, uint8_t number, uint64_t
         call = call->beneath;
     return call;
 }
-
-static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
-                      uint32_t *value);
 
 /* What fn returned is what the guest's next IN reads. */
 static void take_answer(struct mk_lua_vm *v, unsigned cpu, uint8_t number, uint32_t *value)
@@ -78,20 +77,24 @@ static void run_call(struct mk_lua_vm *v, struct mk_io *io, struct mk_call *call
     if (mk_lua_call(v, cpu, 2 + next, !tap) && !tap)
         take_answer(v, cpu, number, value);
     v->cpu[cpu].frame = frame.above;
-    if (tap && v->vm.cpu[cpu].end.reason != MK_ERROR)
-        run_below(v, io, number, frame.order, value);
 }
 
-/* False when the built-in call, or nobody, is to have it. */
-static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
+/* The handlers older than `order`: taps, then one that answers, or the built-in call. */
+static void run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
                       uint32_t *value)
 {
-    struct mk_call *call = below(v, number, order);
-    if (call && lua_checkstack(v->cpu[io->cpu->index].co, 10))
+    unsigned cpu = io->cpu->index;
+    struct mk_call *call;
+    bool tap = true;
+    while (tap && (call = below(v, number, order)) && lua_checkstack(v->cpu[cpu].co, 10)) {
+        order = call->order;
+        tap = call->kind == TAP;
         run_call(v, io, call, value);
-    else
+        if (v->vm.cpu[cpu].end.reason == MK_ERROR)
+            return;
+    }
+    if (tap)
         *value = mk_hypercall_builtin(&v->vm.hypercall, io, number);
-    return call != NULL;
 }
 
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value)
@@ -174,9 +177,20 @@ static uint8_t check_number(lua_State *L, const struct mk_lua_vm *v, int index, 
     return (uint8_t)number;
 }
 
+static void check_room(lua_State *L, const struct mk_lua_vm *v, uint8_t number)
+{
+    unsigned depth = 0;
+    for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
+        depth++;
+    if (depth >= CALLS_MAX)
+        mk_misuse(L, "hypercall 0x%02x has %d handlers, the most there may be: remove() some", number,
+                  CALLS_MAX);
+}
+
 static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call_kind kind,
                     const char *name, int function)
 {
+    check_room(L, v, number);
     lua_getiuservalue(L, 1, 1);
     int vm_index = lua_gettop(L);
     struct mk_handle *h = mk_new_handle(L, vm_index);
