@@ -21,6 +21,23 @@ local function run(name, opts, want)
   return vm, vm:run{ deadline = tonumber(want.deadline) or 20 }
 end
 
+describe("an .expect", function()
+  it("has headers that are known, each once", function()
+    for text, why in pairs{
+      ["reason: halt\nexit: 3\n"] = "x.expect: unknown option 'exit' (did you mean 'exits'?)",
+      ["raeson: halt\n"] = "unknown option 'raeson' (did you mean 'reason'?)",
+      ["reason: hlat\n"] = "(did you mean \"halt\"?)",
+      ["reason halt\n"] = "x.expect: expected NAME: VALUE, got \"reason halt\"",
+      ["code: 1\ncode: 2\n"] = "x.expect: header 'code' is there twice",
+      ["code: one\n"] = "expected a number, got one",
+    } do
+      local ok, message = pcall(support.parse_expectation, "x.expect", "real", text)
+      assert.is_false(ok)
+      assert.matches(why, message, 1, true)
+    end
+  end)
+end)
+
 describe("guests/real", function()
   if support.without_kvm(pending) then return end
   for _, name in ipairs(guests "real") do

@@ -1,6 +1,7 @@
 -- guest.lua - what the specs share: whether VMs can run here, guests and what they must do.
 
 local kvm = require "minikvm"
+local options = require "minikvm.options"
 
 local M = {}
 
@@ -97,13 +98,46 @@ end
 
 M.read_file = read_file
 
----Reads guests/NAME.expect: header fields by name, and the output in `output_text`.
-function M.expectation(name)
-  local text = assert(read_file(("guests/%s.expect"):format(name)))
+local function number(text) return tonumber(text) and text, "expected a number, got " .. text end
+
+-- What the headers of an .expect may be, by folder; the specs of the folders say what they mean.
+local COMMON <const> = { reason = { "halt", "exit", "shutdown", "deadline", "limit", "fault", "any" },
+                         code = number, exits = number }
+local HEADERS <const> = {
+  real = { deadline = number, output = { "any" } },
+  prot = { deadline = number, mode = "string", irqchip = "string", memory = "size",
+           keys = "string", needs = "string", host = { "native" } },
+  long = { irqchip = "string", device = { "edu" }, files = "string", maxfile = "size",
+           maxbytes = "size", output = { "pattern" }, host = { "native" } },
+}
+for _, headers in pairs(HEADERS) do
+  for name, rule in pairs(COMMON) do headers[name] = rule end
+end
+
+---Reads the text of an .expect: header fields by name, and the output in `output_text`. Raises for
+---a header that nobody knows, with the nearest that there is.
+---@param where string  for messages: the file's name
+---@param folder "real"|"prot"|"long"
+function M.parse_expectation(where, folder, text)
   local head, body = text:match "^(.-\n)\n(.*)$"
   if not head then head, body = text, "" end
-  local fields = { output_text = body, input = read_file(("guests/%s.in"):format(name)) }
-  for key, value in head:gmatch "(%w+): *([^\n]*)\n" do fields[key] = value end
+  local fields = {}
+  for line in head:gmatch "[^\n]+" do
+    local key, value = line:match "^(%w+): *(.*)$"
+    if not key then error(("%s: expected NAME: VALUE, got %q"):format(where, line), 0) end
+    if fields[key] then error(("%s: header '%s' is there twice"):format(where, key), 0) end
+    fields[key] = value
+  end
+  fields = options.check(where, fields, HEADERS[folder], -1)
+  fields.output_text = body
+  return fields
+end
+
+---Reads guests/NAME.expect, and what is typed from guests/NAME.in into `input`.
+function M.expectation(name)
+  local path = ("guests/%s.expect"):format(name)
+  local fields = M.parse_expectation(path, name:match "^%w+", assert(read_file(path)))
+  fields.input = read_file(("guests/%s.in"):format(name))
   return fields
 end
 

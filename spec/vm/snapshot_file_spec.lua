@@ -175,6 +175,29 @@ describe("a snapshot's file", function()
     os.remove(path)
   end)
 
+  -- POSIX.1-2017, open: O_CREAT | O_TRUNC writes through a link and into a FIFO.
+  it("is written through a link, into a FIFO and into a device, which stay", function()
+    local vm <close> = counter{ memory = "64K" }
+    local snap <close> = assert(vm:snapshot())
+    local folder = os.tmpname()
+    os.remove(folder)
+    assert(os.execute(("mkdir %s && cd %s && ln -s target link && mkfifo fifo"):format(folder, folder)))
+    assert(snap:save(folder .. "/link"))
+    assert.equal("link", lfs.symlinkattributes(folder .. "/link", "mode"))
+    local want = support.read_file(folder .. "/target")
+    local pipe = assert(io.popen(("cat %s/fifo"):format(folder)))
+    assert(snap:save(folder .. "/fifo"))
+    assert.equal(want, pipe:read "a") -- a pipe cannot seek: its head is right at once
+    pipe:close()
+    assert.equal("named pipe", lfs.attributes(folder .. "/fifo", "mode"))
+    local made = os.execute(("mknod %s/full c 1 7 2>/dev/null"):format(folder))
+    if made then assert.equal("ENOSPC", (select(3, snap:save(folder .. "/full")))) end
+    assert.equal(snap, assert(snap:save(folder .. "/link")))
+    local again <close> = assert(kvm.load_snapshot(folder .. "/link"))
+    assert.equal(64 << 10, again.memory)
+    os.execute("rm -r " .. folder)
+  end)
+
   it("appears only when it is complete, whatever happens meanwhile", function()
     local folder = os.tmpname()
     os.remove(folder)

@@ -7,6 +7,7 @@
  * that came about. While the object is open, SIGINT, SIGTERM and SIGHUP are blocked in its thread and
  * arrive as events (signalfd(2)).
  * Script's thread only. At most MAX_CHILDREN at a time. */
+#include "base/outfile.h"
 #include "lua/core.h"
 
 #include <errno.h>
@@ -38,6 +39,7 @@ struct child {
 
 struct children {
     bool open;
+    int next; /* the child that is looked at first: one that never stops leaves room for the others */
     int signals;
     sigset_t mask_before;
     struct child child[MAX_CHILDREN];
@@ -271,9 +273,12 @@ static int push_signal(lua_State *L, struct children *c)
 static int push_event(lua_State *L, struct children *c, const struct pollfd *ready)
 {
     int pushed = ready[0].revents ? push_signal(L, c) : 0;
-    for (int i = 0; i < MAX_CHILDREN && !pushed; i++)
+    for (int n = 0; n < MAX_CHILDREN && !pushed; n++) {
+        int i = c->next;
+        c->next = (i + 1) % MAX_CHILDREN;
         if (c->child[i].pid)
             pushed = push_child(L, &c->child[i], ready + 1 + i * SOURCES, i + 1);
+    }
     return pushed;
 }
 
@@ -396,6 +401,25 @@ static int environment(lua_State *L)
     return 1;
 }
 
+/* write_file(path, bytes) -> true | nil, why, code. As outfile.c does it. */
+static int write_file(lua_State *L)
+{
+    size_t length;
+    const char *path = luaL_checkstring(L, 1), *bytes = luaL_checklstring(L, 2, &length);
+    struct mk_outfile file;
+    struct mk_err err;
+    int code = 0;
+    if (mk_outfile_open(&file, path, &err) < 0)
+        return mk_push_err(L, &err);
+    code = mk_outfile_end(&file, mk_outfile_write(&file, bytes, length));
+    if (code) {
+        mk_fail_errno(&err, code, "%s", path);
+        return mk_push_err(L, &err);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 void mk_open_process(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__gc", children_close }, { "__close", children_close },
@@ -405,7 +429,8 @@ void mk_open_process(lua_State *L)
                                         { NULL, NULL } };
     static const luaL_Reg functions[] = { { "children", new_children },
                                           { "process", about_process },
-                                          { "environment", environment }, { NULL, NULL } };
+                                          { "environment", environment },
+                                          { "write_file", write_file }, { NULL, NULL } };
     mk_new_type(L, MK_CHILDREN, meta, methods);
     luaL_setfuncs(L, functions, 0);
 }

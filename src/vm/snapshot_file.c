@@ -9,14 +9,13 @@
  *      u64, u64 + pages   runs of pages that are not all zero: first page, count, contents; until
  *                         a run of no pages, at page 0
  *
- * Written under another name in the same folder, and renamed when it is on the disk; so what bears
- * its name is complete. It is read in one pass, and believed after its checksum was found right;
- * still nothing in it is trusted. */
+ * It is written by outfile.c, so a regular file is complete or not there. It is read in one pass, and
+ * believed after its checksum was found right; still nothing in it is trusted. */
+#include "base/outfile.h"
 #include "vm/snapshot.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +34,7 @@ typedef unsigned long long ull;
 /* --- writing --- */
 
 struct output {
-    int fd;
+    struct mk_outfile file; /* fd -1: only length and checksum are wanted */
     uint64_t at, limit;
     uint32_t crc;
     int error; /* the first errno */
@@ -43,21 +42,15 @@ struct output {
 
 static void put(struct output *o, const void *bytes, size_t length)
 {
-    const uint8_t *from = bytes;
     if (!o->error && length > o->limit - o->at)
         o->error = EFBIG; /* writing it would end the process */
-    while (length && !o->error) {
-        ssize_t n = write(o->fd, from, length < (1u << 30) ? length : 1u << 30);
-        if (n < 0 && errno != EINTR)
-            o->error = errno;
-        if (n <= 0)
-            continue;
-        if (o->at >= CHECKED_FROM)
-            o->crc = (uint32_t)crc32(o->crc, from, (uInt)n);
-        from += n;
-        o->at += (uint64_t)n;
-        length -= (size_t)n;
-    }
+    if (!o->error && o->file.fd >= 0)
+        o->error = mk_outfile_write(&o->file, bytes, length);
+    if (o->error)
+        return;
+    if (o->at >= CHECKED_FROM)
+        o->crc = (uint32_t)crc32_z(o->crc, bytes, length);
+    o->at += length;
 }
 
 static void put_u64(struct output *o, uint64_t value)
@@ -92,70 +85,53 @@ static void put_ram(struct output *o, const struct mk_snapshot *snap)
     put_u64(o, 0);
 }
 
-static void put_all(struct output *o, const struct mk_snapshot *snap, const struct mk_bytes *state)
+/* Length and checksum are zeros where patch_head() replaces them. */
+static void put_all(struct output *o, const struct mk_snapshot *snap, const struct mk_bytes *state,
+                    uint64_t length, uint32_t crc)
 {
-    uint32_t version[2] = { VERSION, 0 };
+    uint32_t version[2] = { VERSION, crc };
     put(o, magic, sizeof(magic));
     put(o, version, sizeof(version));
-    put_u64(o, 0); /* the length: known at the end, like the checksum */
+    put_u64(o, length);
     put_u64(o, snap->shape.memory);
     put_u64(o, state->length);
     put(o, state->data, state->length);
     put_ram(o, snap);
 }
 
-static void finish(struct output *o)
+/* Length and checksum are known at the end. */
+static void patch_head(struct output *o)
 {
     uint64_t length = o->at;
-    if (!o->error && (pwrite(o->fd, &o->crc, sizeof(o->crc), 12) != sizeof(o->crc) ||
-                      pwrite(o->fd, &length, sizeof(length), 16) != sizeof(length) ||
-                      fsync(o->fd) < 0))
+    if (!o->error && (pwrite(o->file.fd, &o->crc, sizeof(o->crc), 12) != sizeof(o->crc) ||
+                      pwrite(o->file.fd, &length, sizeof(length), 16) != sizeof(length)))
         o->error = errno;
 }
 
-/* That the name is there is on the disk, too. */
-static void sync_folder(const char *path)
-{
-    char *copy = strdup(path);
-    int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (fd >= 0) {
-        fsync(fd);
-        close(fd);
-    }
-    free(copy);
-}
-
+/* What cannot seek (a pipe) gets a head that was made by writing nowhere before. */
 static int write_file(const struct mk_snapshot *snap, const struct mk_bytes *state,
-                      const char *path, const char *temporary)
+                      const char *path, struct mk_err *err)
 {
     struct output o = { .limit = mk_file_limit() };
-    o.fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (o.fd < 0)
-        return errno;
-    put_all(&o, snap, state);
-    finish(&o);
-    if (close(o.fd) < 0 && !o.error)
-        o.error = errno;
-    if (!o.error && rename(temporary, path) < 0)
-        o.error = errno;
-    if (o.error)
-        unlink(temporary);
-    else
-        sync_folder(path);
-    return o.error;
+    struct output nowhere = { .file = { .fd = -1 }, .limit = UINT64_MAX };
+    if (mk_outfile_open(&o.file, path, err) < 0)
+        return -1;
+    if (!o.file.seekable)
+        put_all(&nowhere, snap, state, 0, 0);
+    put_all(&o, snap, state, nowhere.at, nowhere.crc);
+    if (o.file.seekable)
+        patch_head(&o);
+    int code = mk_outfile_end(&o.file, o.error);
+    return code ? mk_fail_errno(err, code, "%s", path) : 0;
 }
 
 int mk_snapshot_save(const struct mk_snapshot *snap, const char *path, struct mk_err *err)
 {
     struct mk_bytes state = { 0 };
-    char *temporary = NULL;
-    int code = ENOMEM;
-    if (mk_state_encode(snap, &state) &&
-        asprintf(&temporary, "%s.%ld.%llx.tmp", path, (long)getpid(), (ull)mk_now()) >= 0)
-        code = write_file(snap, &state, path, temporary);
-    free(temporary);
+    int rc = mk_state_encode(snap, &state) ? write_file(snap, &state, path, err)
+                                           : mk_fail_errno(err, ENOMEM, "%s", path);
     mk_bytes_free(&state);
-    return code ? mk_fail_errno(err, code, "%s", path) : 0;
+    return rc;
 }
 
 /* --- reading --- */

@@ -7,7 +7,8 @@ local options = require "minikvm.options"
 local M = {}
 
 local TIMEOUT <const> = 10 -- seconds
-local TAIL_LINES <const>, TAIL_BYTES <const>, PATTERN_BYTES <const> = 10, 1000, 80
+local TAIL_LINES <const>, TAIL_BYTES <const> = 10, 1000
+local PATTERNS <const>, PATTERN_BYTES <const> = 10, 80 -- shown of those that were waited for
 
 -- ---- options ----
 
@@ -80,6 +81,10 @@ end
 local function quoted(list)
   local words = {}
   for i, pattern in ipairs(list) do
+    if i > PATTERNS then
+      words[i] = ("%d more"):format(#list - PATTERNS)
+      break
+    end
     local text = #pattern > PATTERN_BYTES and pattern:sub(1, PATTERN_BYTES) .. "..." or pattern
     words[i] = '"' .. show(text) .. '"'
   end

@@ -145,11 +145,10 @@ function M.new_folder(parent, name)
   end
 end
 
+---Writes one of the files; the first that fails is told beside the folder's name.
 local function write(path, text)
-  local file = io.open(path, "wb")
-  if not file then return end
-  file:write(text)
-  file:close()
+  local done, why = core.write_file(path, text)
+  if not done and now then now.incomplete = now.incomplete or why end
 end
 
 local function quote(word)
@@ -157,15 +156,31 @@ local function quote(word)
   return "'" .. word:gsub("'", "'\\''") .. "'"
 end
 
+---How this program, or this Lua with the module, runs the words of `minikvm test`.
+local RUNNER <const> = [[
+exec %s - %s <<'EOF'
+require "minikvm"
+os.exit(require("minikvm.test.runner").main(arg), true)
+EOF
+]]
+
+---A script for sh that repeats one test, wherever it is started.
 local function reproduce(test)
-  local words, file, name = { "minikvm test" }, test.file, test.name
-  if settings.command then words, file = settings.command(name) end
-  local exact = "^" .. name:gsub("%W", function(c)
+  local exact = "^" .. test.name:gsub("%W", function(c)
     return c:byte() < 128 and not c:find "%c" and c ~= " " and "%" .. c or c
   end) .. "$"
-  words[#words + 1] = "--trace --filter " .. quote(exact)
-  words[#words + 1] = quote(file)
-  return table.concat(words, " ") .. "\n"
+  local words = settings.seed and ("--seed %d "):format(settings.seed) or ""
+  words = ("%s--trace --filter %s %s"):format(words, quote(exact),
+                                              quote(settings.file or test.file))
+  local lines = { "#!/bin/sh", "cd " .. quote(require("lfs").currentdir()) .. " || exit" }
+  for _, name in ipairs{ "LUA_PATH", "LUA_CPATH" } do
+    local value = os.getenv(name)
+    if value then lines[#lines + 1] = ("export %s=%s"):format(name, quote(value)) end
+  end
+  local program = quote(core.process().program)
+  lines[#lines + 1] = package.preload.minikvm and ("exec %s test %s\n"):format(program, words)
+    or RUNNER:format(program, words)
+  return table.concat(lines, "\n")
 end
 
 ---Registers, code and page walk of every vCPU, as far as they can be had.
@@ -182,8 +197,11 @@ end
 
 local function save_vm(folder, vm)
   if vm.state == "running" then vm:stop() end
-  local path = M.new_folder(folder, vm.name)
-  if not path then return end
+  local path, problem = M.new_folder(folder, vm.name)
+  if not path then
+    now.incomplete = now.incomplete or problem
+    return
+  end
   write(path .. "/console.log", (vm.console:text()))
   write(path .. "/registers.txt", registers(vm))
   local lines = vms[vm].lines
@@ -199,9 +217,9 @@ local function save(message)
   if test.tried then return end
   test.tried = true
   local stem = file_name((test.file:gsub("%.lua$", "")))
-  local folder = M.new_folder(settings.folder .. "/" .. stem, test.name)
+  local folder, why = M.new_folder(settings.folder .. "/" .. stem, test.name)
+  test.folder, test.incomplete = folder, why
   if not folder then return end
-  test.folder = folder
   write(folder .. "/message.txt", message .. "\n")
   write(folder .. "/reproduce.sh", reproduce(test))
   for _, vm in ipairs(concerned(test)) do pcall(save_vm, folder, vm) end
@@ -213,10 +231,13 @@ function M.keep(message)
   if now then pcall(save, message) end
 end
 
----Where the last test's artefacts are, if there are any.
+---What was kept of the last test, and where, for people; nil when nothing was to be.
 ---@return string?
 function M.saved()
-  return last and last.folder
+  if not last or not last.tried then return nil end
+  local missing = last.incomplete and tostring(last.incomplete)
+  if not last.folder then return ("nothing was kept: %s"):format(missing) end
+  return "kept in " .. last.folder .. (missing and (", incomplete: %s"):format(missing) or "")
 end
 
 -- ---- Busted ----
@@ -285,8 +306,8 @@ function M.test()
   return now
 end
 
----Where to, and how a test is repeated.
----@param o { folder: string, command: function?, trace: boolean? }
+---Where to, and how a test is repeated: `file` by its path, with this seed.
+---@param o { folder: string, file: string?, seed: integer?, trace: boolean? }
 function M.configure(o)
   settings = o
 end

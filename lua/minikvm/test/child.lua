@@ -1,22 +1,34 @@
 -- child.lua - runs one spec file in a process of its own: Busted, with an output handler
 -- that reports to the runner (lua/minikvm/test/runner.lua) on descriptor 3.
 --
--- A record is a line of fields between tabs; what could be mistaken for either is written \xHH.
+-- A record is a line of fields between tabs; what could be mistaken for either is written \xHH. Of a
+-- long field only its two ends are told: a record has less than LONGEST bytes.
 --   start  name  where                                 a test begins
 --   test   name  where  pass|fail|error|skip  seconds  message
 --   error  name  where  message                        something failed that is no test
 --   left   text                                        the last test has left VMs running
---   saved  folder                                      what was kept of the last test
+--   saved  text                                        what was kept of the last test, and where
 --   done                                               nothing is missing
 
 local M = {}
+
+local FIELD <const>, END <const> = 32 << 10, 4 << 10 -- bytes told of a field; of them at its end
+
+---Bytes that no record reaches: six fields, of which each byte may become four.
+M.LONGEST = 1 << 20
+
+local function shortened(text)
+  if #text <= FIELD then return text end
+  return ("%s\n... (%d bytes left out) ...\n%s"):format(text:sub(1, FIELD - END), #text - FIELD,
+                                                        text:sub(-END))
+end
 
 ---@param ... string|number
 ---@return string line  with its newline
 function M.encode(...)
   local fields = { ... }
   for i, field in ipairs(fields) do
-    fields[i] = tostring(field):gsub("[%c\\]", function(c) return ("\\x%02x"):format(c:byte()) end)
+    fields[i] = shortened(tostring(field)):gsub("[%c\\]", function(c) return ("\\x%02x"):format(c:byte()) end)
   end
   return table.concat(fields, "\t") .. "\n"
 end
@@ -25,7 +37,7 @@ end
 ---@return string[] fields
 function M.decode(line)
   local fields = {}
-  for field in (line .. "\t"):gmatch "(.-)\t" do
+  for field in (line .. "\t"):gmatch "([^\t]*)\t" do
     fields[#fields + 1] = field:gsub("\\x(%x%x)", function(h)
       return string.char(tonumber(h, 16))
     end)
@@ -79,8 +91,8 @@ local function handler(busted, artefacts, report)
     if status == "pending" then message = message or element.name end
     report("test", artefacts.full_name(element), h.at or where(element), words[status] or "error",
            ("%.6f"):format(element.duration or 0), message or "")
-    local folder = artefacts.saved()
-    if folder then report("saved", folder) end
+    local kept = artefacts.saved()
+    if kept then report("saved", kept) end
     ended = element
     return nil, true
   end
@@ -115,15 +127,6 @@ end
 ---@field artefacts string  folder
 ---@field trace boolean?    keep the last exits of every VM
 
----The words that repeat one test.
-local function command(o)
-  return function(name)
-    local words = { "minikvm test" }
-    if o.seed then words[#words + 1] = ("--seed %d"):format(o.seed) end
-    return words, o.file, name
-  end
-end
-
 ---Runs the file; ends the process.
 ---@param o minikvm.child.options
 function M.run(o)
@@ -139,7 +142,7 @@ function M.run(o)
       return handler(require "busted", artefacts, report)
     end
   end
-  artefacts.configure{ folder = o.artefacts, command = command(o), trace = o.trace }
+  artefacts.configure{ folder = o.artefacts, file = o.file, seed = o.seed, trace = o.trace }
   local words = { [0] = "minikvm test", "--ignore-lua", "--output=minikvm.runner_output",
                   "--repeat=1", "--pattern=.", o.file }
   local function add(word) table.insert(words, #words, word) end

@@ -39,7 +39,7 @@ local function tidy(path)
   return path:sub(1, 1) == "-" and "./" .. path or path
 end
 
----The spec files under the paths; one that is named itself may have any name.
+---The spec files under the paths; one that is named itself may have any name that ends in .lua.
 ---@param paths string[]
 ---@return string[]? files  sorted, each once
 ---@return string? why
@@ -53,6 +53,8 @@ function M.find(paths)
       return nil, ("%s: %s"):format(path, why)
     elseif mode == "directory" then
       if not pcall(collect, path, found) then return nil, path .. ": cannot be listed" end
+    elseif not path:find "%.lua$" then
+      return nil, ("%s: not a spec file: its name does not end in .lua"):format(path)
     else
       found[#found + 1] = path
     end
@@ -78,8 +80,8 @@ function M.read_timings(path)
   local seconds, number = {}, 0
   for line in file:lines() do
     number = number + 1
-    local time, name = line:match "^(%d+%.?%d*) (.+)$"
-    if not time then
+    local time, name = line:match "^(%d[%d.]*) (.+)$"
+    if not tonumber(time) then
       file:close()
       return nil, ("%s:%d: expected SECONDS PATH"):format(path, number)
     end
@@ -99,12 +101,7 @@ function M.write_timings(path, seconds)
   table.sort(names)
   local lines = {}
   for i, name in ipairs(names) do lines[i] = ("%.3f %s\n"):format(seconds[name], name) end
-  local file, why = io.open(path, "w")
-  if not file then return nil, why end
-  local done
-  done, why = file:write(table.concat(lines))
-  file:close()
-  return done and true, why
+  return require("minikvm.core").write_file(path, table.concat(lines))
 end
 
 ---Gives each file its weight. One that was never timed weighs as much as the average.

@@ -3,6 +3,8 @@
 
 local M = {}
 
+local HEADLINE <const> = 300 -- bytes
+
 -- What XML 1.0 allows: characters as of section 2.2, in UTF-8.
 local function is_character(code)
   return code >= 0x20 and code <= 0xd7ff or code == 9 or code == 10 or code == 13
@@ -45,9 +47,9 @@ local function attribute(text)
   return (legal(text):gsub('[&<>"\r\n\t]', ENTITIES))
 end
 
----The first line: what an overview has room for.
+---The beginning of the first line: what an overview has room for.
 local function headline(text)
-  return text:match "^[^\n]*"
+  return text:match("^[^\n]*"):sub(1, HEADLINE)
 end
 
 local function outcome(result)
@@ -58,7 +60,7 @@ local function outcome(result)
   end
   local element = result.status == "fail" and "failure" or "error"
   local text = (result.where ~= "" and result.where .. "\n" or "") .. result.message
-  if result.folder then text = text .. "\nkept in " .. result.folder end
+  if result.kept then text = text .. "\n" .. result.kept end
   return ('<%s type="%s" message="%s">%s</%s>'):format(
     element, element, attribute(headline(result.message)), escape(text), element)
 end
@@ -112,21 +114,13 @@ function M.document(state)
   return table.concat(parts, "\n")
 end
 
----Writes the document; a reader sees all of it or what was there before.
+---Writes the document as core.write_file does: links, FIFOs and devices stay what they are.
 ---@param path string
 ---@param state table
 ---@return boolean? done
 ---@return string? why
 function M.write(path, state)
-  local beside = ("%s.%d"):format(path, require("minikvm.core").process().pid)
-  local file, why = io.open(beside, "wb")
-  if not file then return nil, why end
-  local done
-  done, why = file:write(M.document(state))
-  done = file:close() and done
-  if done then done, why = os.rename(beside, path) end
-  if not done then os.remove(beside) end
-  return done and true, why
+  return require("minikvm.core").write_file(path, M.document(state))
 end
 
 return M

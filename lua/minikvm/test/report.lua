@@ -5,6 +5,7 @@ local junit = require "minikvm.test.junit"
 local M = {}
 
 local SLOWEST <const> = 5
+local NOTHING <const> = "no test ran: none has a name that fits --filter"
 local INTERRUPTED <const> = { SIGHUP = 129, SIGINT = 130, SIGTERM = 143 } -- as shells have it
 
 local function is_bad(result)
@@ -28,7 +29,8 @@ local function summary(n)
 end
 
 local function indented(text, by)
-  return by .. text:gsub("\n+$", ""):gsub("\n", "\n" .. by)
+  local body = text:match "^.*[^\n]" or "" -- from the end: a long run of newlines costs nothing
+  return by .. body:gsub("\n", "\n" .. by)
 end
 
 ---Control characters that would move the cursor or change colours are shown as dots.
@@ -54,7 +56,7 @@ local function details(result)
   local first = result.where ~= "" and result.where .. ": " or ""
   if result.message:sub(1, #first) == first then first = "" end
   lines[#lines + 1] = indented(printable(first .. result.message), "    ")
-  if result.folder then lines[#lines + 1] = "    kept in " .. result.folder end
+  if result.kept then lines[#lines + 1] = "    " .. result.kept end
   return table.concat(lines, "\n") .. "\n"
 end
 
@@ -171,7 +173,7 @@ function Tap:line(result)
     tap_text(result.file), tap_text(result.name), directive))
   if not is_bad(result) then return end
   local text = (result.where ~= "" and result.where .. "\n" or "") .. result.message
-  if result.folder then text = text .. "\nkept in " .. result.folder end
+  if result.kept then text = text .. "\n" .. result.kept end
   io.stdout:write(indented(printable(text), "# "), "\n")
 end
 
@@ -186,7 +188,7 @@ function Tap:finish(state, n)
   if state.interrupted then
     io.stdout:write("Bail out! ", stopped(state) or "interrupted", "\n")
   elseif self.number == 0 then
-    io.stdout:write "1..0 # SKIP no tests here\n"
+    io.stdout:write("1..0 # SKIP ", NOTHING, "\n")
   else
     io.stdout:write(("1..%d\n"):format(self.number))
   end
@@ -216,7 +218,9 @@ function M.new(o, terminal)
     kind.finish(reporter, state, n)
     if not written then io.stderr:write("minikvm test: --junit: ", tostring(why), "\n") end
     if state.interrupted then return INTERRUPTED[state.interrupted] end
-    return n.bad == 0 and written and 0 or 1
+    local nothing = n.pass + n.bad + n.skip == 0
+    if nothing then io.stderr:write("minikvm test: ", NOTHING, "\n") end
+    return n.bad == 0 and written and not nothing and 0 or 1
   end
   return reporter
 end

@@ -13,7 +13,6 @@ local files = require "minikvm.test.files"
 local M = {}
 
 local TAIL <const> = 64 << 10 -- bytes kept of what a file prints
-local RECORD <const> = 4 << 20 -- bytes of a record; what is longer is nobody's
 local MOST_JOBS <const> = 64 -- src/lua/process.c's limit
 
 -- ---- the command line ----
@@ -87,6 +86,10 @@ local function choose(o)
   if paths and o.timings then seconds, why = files.read_timings(o.timings) end
   if why then return nil, why end
   local list = files.weigh(paths, seconds)
+  if o.shard and o.shard[2] > #list then
+    return nil, ("--shard %d/%d: there are %d spec files, too few for %d parts"):format(
+      o.shard[1], o.shard[2], #list, o.shard[2])
+  end
   if o.shard then list = files.shard(list, o.shard[1], o.shard[2]) end
   files.order(list, o.jobs, o.seed)
   return list
@@ -100,7 +103,7 @@ end
 ---@field status "pass"|"fail"|"error"|"skip"
 ---@field seconds number
 ---@field message string
----@field folder string?  of its artefacts
+---@field kept string?  where its artefacts are
 ---@field file string
 ---@field run integer     of --repeat
 
@@ -109,6 +112,8 @@ end
 ---@field run integer
 ---@field results minikvm.result[]
 ---@field tail string  the end of what it printed
+---@field parts string[]  the beginning of a record that is still to come, of `length` bytes
+---@field length integer
 
 local function add(task, name, where, status, seconds, message)
   local result = { name = name, where = where, status = status, seconds = seconds,
@@ -132,25 +137,35 @@ local RECORDS = {
     local result = task.results[#task.results]
     if result and not is_bad(result) then result.status, result.message = "fail", text end
   end,
-  saved = function(task, folder)
-    if #task.results > 0 then task.results[#task.results].folder = folder end
+  saved = function(task, text)
+    if #task.results > 0 then task.results[#task.results].kept = text end
   end,
   done = function(task) task.done = true end,
 }
 
----Takes what a child wrote on descriptor 3, which may end in the midst of a record.
-local function take_report(task, bytes)
-  local text = task.report .. bytes
-  local from = 1
-  for line, after in text:gmatch "(.-)\n()" do
-    local fields = child.decode(line)
-    local known = RECORDS[fields[1]]
-    if known and #fields >= debug.getinfo(known, "u").nparams then
-      known(task, table.unpack(fields, 2))
-    end
-    from = after
+local function take_record(task, line)
+  local fields = child.decode(line)
+  local known = RECORDS[fields[1]]
+  if known and #fields >= debug.getinfo(known, "u").nparams then
+    known(task, table.unpack(fields, 2))
   end
-  task.report = #text - from < RECORD and text:sub(from) or ""
+end
+
+---Takes what a child wrote on descriptor 3, which may end in the midst of a record: the rest waits in
+---task.parts. A record that is too long is no record, up to its end.
+local function take_report(task, bytes)
+  local from = 1
+  for at in bytes:gmatch "()\n" do
+    task.parts[#task.parts + 1] = bytes:sub(from, at - 1)
+    if task.length + at - from < child.LONGEST then take_record(task, table.concat(task.parts)) end
+    task.parts, task.length, from = {}, 0, at + 1
+  end
+  task.length = task.length + #bytes - from + 1
+  if task.length < child.LONGEST then
+    task.parts[#task.parts + 1] = bytes:sub(from)
+  else
+    task.parts = {}
+  end
 end
 
 local SIGNALS <const> = { [4] = "SIGILL", [6] = "SIGABRT", [7] = "SIGBUS", [8] = "SIGFPE",
@@ -169,6 +184,8 @@ local function conclude(task, how, status, o)
     why = ("ended with status %d before its tests did"):format(status)
   elseif status ~= 0 and not bad then
     why = ("ended with status %d after its tests had passed"):format(status)
+  elseif #task.results == 0 and not o.filter then
+    why = "found no tests in it: none of its lines calls it(...)"
   end
   task.seconds = core.now() - task.from
   if not why then return end
@@ -194,7 +211,8 @@ end
 ---Starts the next file. A process that cannot be started is an error of that file.
 local function start(state)
   local task = table.remove(state.waiting, 1)
-  task.from, task.results, task.tail, task.report = core.now(), {}, "", ""
+  task.from, task.results, task.tail = core.now(), {}, ""
+  task.parts, task.length = {}, 0
   local number, why = state.children:spawn(
     { state.program, "-e", source_of(state.o, task) }, state.environment)
   if number then
