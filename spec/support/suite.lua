@@ -47,7 +47,7 @@ function Suite:test(words)
   words = words:gsub("%f[%w]D%f[%W]", self.folder)
   local r = program.run(("P test --artefacts %s/kept %s"):format(self.folder, words))
   r.out = r.out:gsub(self.folder:gsub("%p", "%%%0") .. "/", "")
-  r.last = r.out:match "([^\n]*)\n$"
+  r.last = ("\n" .. r.out):match "^.*\n([^\n]*)\n$"
   return r
 end
 

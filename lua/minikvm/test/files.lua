@@ -39,7 +39,7 @@ local function tidy(path)
   return path:sub(1, 1) == "-" and "./" .. path or path
 end
 
----The spec files under the paths; one that is named itself may have any name that ends in .lua.
+---The spec files under the paths; one that is named itself may have any name.
 ---@param paths string[]
 ---@return string[]? files  sorted, each once
 ---@return string? why
@@ -53,8 +53,6 @@ function M.find(paths)
       return nil, ("%s: %s"):format(path, why)
     elseif mode == "directory" then
       if not pcall(collect, path, found) then return nil, path .. ": cannot be listed" end
-    elseif not path:find "%.lua$" then
-      return nil, ("%s: not a spec file: its name does not end in .lua"):format(path)
     else
       found[#found + 1] = path
     end
