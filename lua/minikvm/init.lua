@@ -32,7 +32,7 @@ M.sleep = core.sleep
 M.disassemble = core.disassemble
 
 ---Caps the memory of this Lua state, and tells what is used. Beyond the cap Lua raises
----"not enough memory"; `refused` is the line where that was last.
+---"not enough memory"; `refused` is a sentence on what was refused last.
 ---@param opts? { memory: integer|string? }  bytes, or text such as "64M"
 ---@return { memory: integer?, used: integer, refused: string? }
 function M.limit(opts)

@@ -5,45 +5,65 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct cap {
     lua_Alloc below; /* the state's own allocator */
     void *ud;
     size_t used, limit;
+    size_t soft; /* more in use than this: look_into_it() */
+    bool raised; /* what the error leaves behind is not collected yet */
     const struct mk_lua *lua;
-    size_t asked;   /* what was refused last; 0: nothing since something was granted */
-    char now[100];  /* the line of that */
-    char where[100]; /* the line of the last refusal that was one in the end; empty: none */
-    char text[220];
+    size_t refused; /* the request that was refused just now: Lua asks again after a collection */
+    char text[220]; /* of the last refusal; empty: none */
 };
 
-static void settle(struct cap *cap)
+static size_t first_soft(const struct cap *cap)
 {
-    if (cap->now[0] && cap->now[0] != '?')
-        memcpy(cap->where, cap->now, sizeof(cap->where));
-    cap->asked = 0;
+    return cap->limit - cap->limit / 16;
 }
 
-/* Lua asks a second time after a collection; buffers of C functions ask once. */
 static void *refuse(struct cap *cap, size_t size)
 {
-    bool again = cap->asked == size;
-    if (cap->asked && !again)
-        settle(cap);
-    if (!again)
-        mk_lua_where(cap->lua->running, cap->now, sizeof(cap->now));
-    cap->asked = size;
-    if (again)
-        settle(cap);
+    cap->refused = size;
+    snprintf(cap->text, sizeof(cap->text), "not enough memory: %zu bytes more were wanted, and the "
+             "script may have %zu KiB (kvm.limit)", size, cap->limit / 1024);
     return NULL;
 }
 
+static struct cap *cap_of(lua_State *L);
+
+/* The hook of a coroutine that used nearly all, at its next instruction. An error leaves room in which
+ * it can be described and caught: half of what is left. */
+static void look_into_it(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    struct cap *cap = cap_of(L);
+    lua_sethook(L, NULL, 0, 0);
+    cap->raised = false;
+    lua_gc(L, LUA_GCCOLLECT);
+    if (cap->used <= cap->soft)
+        return;
+    char where[100];
+    mk_lua_where(L, where, sizeof(where));
+    snprintf(cap->text, sizeof(cap->text), "%s: not enough memory: the script may have %zu KiB "
+             "(kvm.limit)", where, cap->limit / 1024);
+    if (cap->limit > cap->used)
+        cap->soft = cap->used + (cap->limit - cap->used) / 2;
+    cap->raised = true;
+    lua_pushstring(L, cap->text);
+    lua_error(L);
+}
+
+/* Setting a hook is all that may be done with a state that is in the midst of something. A hook that
+ * is there already, such as a debugger's, stays; then the limit alone holds. */
 static void grant(struct cap *cap, size_t size)
 {
-    if (cap->asked && cap->asked != size)
-        settle(cap);
-    cap->asked = 0;
+    if (cap->refused == size)
+        cap->text[0] = '\0';
+    cap->refused = 0;
+    lua_State *L = cap->lua->running;
+    if ((cap->used > cap->soft || cap->raised) && !cap->lua->in_glue && !lua_gethook(L))
+        lua_sethook(L, look_into_it, LUA_MASKCOUNT, 1);
 }
 
 /* The last block that is freed is the state itself: then the cap goes, too. */
@@ -57,6 +77,8 @@ static void *capped(void *ud, void *block, size_t old_size, size_t new_size)
     void *now = cap->below(cap->ud, block, old_size, new_size);
     if (now || new_size == 0)
         cap->used += new_size - had;
+    if (cap->used <= first_soft(cap))
+        cap->soft = first_soft(cap);
     if (now && new_size > had)
         grant(cap, new_size);
     if (cap->used == 0)
@@ -92,6 +114,7 @@ static void set_cap(lua_State *L, size_t limit)
         lua_setallocf(L, capped, cap);
     }
     cap->limit = limit;
+    cap->soft = first_soft(cap);
 }
 
 int mk_lua_limit(lua_State *L)
@@ -105,10 +128,8 @@ int mk_lua_limit(lua_State *L)
         lua_pushinteger(L, (lua_Integer)cap->limit);
         lua_setfield(L, -2, "memory");
     }
-    if (cap && cap->asked)
-        settle(cap);
-    if (cap && cap->where[0]) {
-        lua_pushstring(L, cap->where);
+    if (cap && cap->text[0]) {
+        lua_pushstring(L, cap->text);
         lua_setfield(L, -2, "refused");
     }
     lua_pushinteger(L, (lua_Integer)in_use(L));
@@ -119,11 +140,5 @@ int mk_lua_limit(lua_State *L)
 const char *mk_alloc_refusal(lua_State *L)
 {
     struct cap *cap = cap_of(L);
-    if (cap && cap->asked)
-        settle(cap);
-    if (!cap || !cap->where[0])
-        return NULL;
-    snprintf(cap->text, sizeof(cap->text), "%s: not enough memory: the script may have %zu KiB "
-             "(kvm.limit)", cap->where, cap->limit / 1024);
-    return cap->text;
+    return cap && cap->text[0] ? cap->text : NULL;
 }

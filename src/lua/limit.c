@@ -252,13 +252,11 @@ static enum mk_reason verdict(enum mk_due due, struct mk_vcpu *c)
     return due == MK_DUE_STOP ? (asked ? asked : MK_STOPPED) : MK_ERROR;
 }
 
-/* What was refused came through as a message, at the end of one or by itself. */
+/* What was refused came through as the message, or at its end. */
 static bool ran_out(lua_State *L, const char *message)
 {
-    static const char mark[] = "not enough memory";
-    size_t length = strcspn(message, "\n"), tail = sizeof(mark) - 1;
-    return length >= tail && strncmp(message + length - tail, mark, tail) == 0 &&
-           mk_alloc_refusal(L);
+    const char *found = strstr(message, "not enough memory");
+    return found && found < message + strcspn(message, "\n") && mk_alloc_refusal(L);
 }
 
 static void blame_memory(struct mk_lua_vm *v, unsigned cpu)
