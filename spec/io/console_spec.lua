@@ -170,10 +170,20 @@ describe("console output", function()
     assert.same({ "a\0b\xff", "\0" }, lines_of(vm))
   end)
 
-  it("hands a line that is too long over in pieces", function()
-    local vm <close> = writer(("x"):rep(0x18000) .. "\nnext\n", { memory = "256K" })
-    local lines = lines_of(vm)
-    assert.same({ 0x10000, 0x8000, "next" }, { #lines[1], #lines[2], lines[3] })
+  it("hands a line of more than 1 MiB over in pieces, and says so", function()
+    for length, expected in pairs{ [0x10000] = { 0x10000, "false" }, [0x10001] = { 0x10001, "false" },
+                                   [0x100000] = { 0x100000, "false" },
+                                   [0x100001] = { 0x100000, "true", 1, "false" },
+                                   [0x250000] = { 0x100000, "true", 0x100000, "true", 0x50000, "false" },
+                                 } do
+      local vm <close> = writer(("x"):rep(length) .. "\nb\n", { memory = "4M" })
+      local seen = {}
+      vm.console:on_line(function(line, _, more)
+        table.move({ #line, tostring(more) }, 1, 2, #seen + 1, seen)
+      end)
+      run(vm)
+      assert.same(table.move({ 1, "false" }, 1, 2, #expected + 1, expected), seen)
+    end
   end)
 
   it("finishes its line in the next run when a limit cut it", function()

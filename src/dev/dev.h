@@ -11,6 +11,7 @@
 struct mk_bytes;
 
 #define MK_MAX_CPUS 4 /* vCPUs of one VM */
+#define MK_PIECE 65536 /* bytes a device moves at once; about 10 microseconds */
 
 enum mk_reg { MK_RAX, MK_RBX, MK_RCX, MK_RDX, MK_RSI, MK_RDI, MK_RIP };
 
@@ -45,6 +46,11 @@ struct mk_cpu_ops {
     /* The guest polls for input in vain: lets the vCPU sleep until there is some, an interrupt or a
      * request to stop comes, or `ms` milliseconds have passed, so that polling burns no core. */
     void (*idle)(struct mk_cpu *cpu, unsigned ms);
+    /* Between pieces (MK_PIECE) of what may take long: waits while the reader of the output is slow;
+     * false when the run is to end. The device then answers what it has done so far. */
+    bool (*more)(struct mk_cpu *cpu);
+    /* Bytes that may be printed before the run's limit of output ends it. */
+    uint64_t (*output_left)(struct mk_cpu *cpu);
 };
 
 /* One access. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define DATA_FIRST (4u << 10)  /* bytes a data buffer begins with */
+#define TRANSFER (1u << 20)    /* bytes moved at once for a request block */
 #define DATA_KEEP (64u << 10)  /* and may keep between commands */
 
 /* As it lies in guest memory; little-endian, like the host. */
@@ -192,17 +193,33 @@ static uint64_t byte_in(void *self, struct mk_io *io)
 
 /* --- request blocks --- */
 
-/* READ and WRITE: straight between the file and guest memory. */
-static int64_t transfer(struct mk_file_port *port, const struct block *b)
+/* Straight between the file and guest memory. */
+static int64_t transfer_piece(struct mk_file_port *port, const struct block *b, uint64_t at,
+                              size_t count)
 {
+    if (b->op == MK_FILE_OP_READ)
+        return mk_fsbox_read(port->box, b->fd, mk_mem_edit(port->mem, at, count), count);
+    return mk_fsbox_write(port->box, b->fd, mk_mem_at(port->mem, at, count), count);
+}
+
+/* READ and WRITE. */
+static int64_t transfer(struct mk_file_port *port, struct mk_cpu *cpu, const struct block *b)
+{
+    int64_t done = 0, n = 0;
     if (b->count > INT32_MAX)
         return -EINVAL;
     if (!mk_mem_at(port->mem, b->address, b->count))
         return -EFAULT;
-    if (b->op == MK_FILE_OP_READ)
-        return mk_fsbox_read(port->box, b->fd, mk_mem_edit(port->mem, b->address, b->count),
-                             b->count);
-    return mk_fsbox_write(port->box, b->fd, mk_mem_at(port->mem, b->address, b->count), b->count);
+    do {
+        size_t left = b->count - (size_t)done, piece = left < TRANSFER ? left : TRANSFER;
+        n = transfer_piece(port, b, b->address + (uint64_t)done, piece);
+        if (n < 0)
+            return done ? done : n;
+        done += n;
+        if ((size_t)n < piece)
+            break;
+    } while (done < b->count && cpu->ops->more(cpu));
+    return done;
 }
 
 /* The name is copied in: another vCPU must not change it after the check. */
@@ -221,7 +238,7 @@ static int64_t run_block(struct mk_file_port *port, struct mk_cpu *cpu, const st
     switch (b->op) {
     case MK_FILE_OP_OPEN: return open_block(port, cpu, b);
     case MK_FILE_OP_CLOSE: return mk_fsbox_close(port->box, b->fd);
-    case MK_FILE_OP_READ: case MK_FILE_OP_WRITE: return transfer(port, b);
+    case MK_FILE_OP_READ: case MK_FILE_OP_WRITE: return transfer(port, cpu, b);
     case MK_FILE_OP_SEEK: return mk_fsbox_seek(port->box, b->fd, b->offset, b->flags, INT64_MAX);
     case MK_FILE_OP_STAT: return mk_fsbox_size(port->box, b->fd);
     default: return -EINVAL;

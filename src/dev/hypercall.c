@@ -45,11 +45,19 @@ static bool buffer(struct mk_hypercall *hc, struct mk_io *io, const char *name, 
 
 static void call_write(struct mk_hypercall *hc, struct mk_io *io)
 {
-    uint32_t gpa, len;
+    struct mk_cpu *cpu = io->cpu;
+    uint32_t gpa, len, done = 0;
     if (!buffer(hc, io, "WRITE", &gpa, &len))
         return;
-    mk_console_write(hc->console, io->cpu, mk_mem_at(hc->mem, gpa, len), len);
-    answer(hc, io, len);
+    while (done < len && (done == 0 || cpu->ops->more(cpu))) {
+        uint64_t piece = len - done < MK_PIECE ? len - done : MK_PIECE;
+        uint64_t left = cpu->ops->output_left(cpu);
+        if (piece > left)
+            piece = left ? left : 1;
+        mk_console_write(hc->console, cpu, mk_mem_at(hc->mem, gpa + done, piece), piece);
+        done += (uint32_t)piece;
+    }
+    answer(hc, io, done);
 }
 
 static void call_read(struct mk_hypercall *hc, struct mk_io *io)
@@ -61,6 +69,8 @@ static void call_read(struct mk_hypercall *hc, struct mk_io *io)
     int c = len ? mk_console_getc_idle(hc->console, io->cpu) : 0;
     while (got < len && c >= 0) {
         bytes[got++] = (uint8_t)c;
+        if (got % MK_PIECE == 0 && !io->cpu->ops->more(io->cpu))
+            break;
         if (got < len)
             c = mk_console_getc(hc->console);
     }

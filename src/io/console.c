@@ -11,7 +11,6 @@
 
 #define WRITE_CHUNK 4096    /* a pipe that poll() calls writable takes this much without blocking */
 #define PENDING_FULL 65536  /* then the guest waits for the reader */
-#define LINE_LIMIT 65536    /* a longer line is handed to the listener in pieces */
 #define PIECE 65536         /* written under the lock at once */
 #define CTRL_A 1
 #define FREE_POLLS 3        /* empty polls before a polling vCPU is made to wait */
@@ -351,16 +350,16 @@ static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *by
 {
     struct mk_buffer *line = &con->stream[cpu->index].line;
     while (length > 0) {
-        const char *newline = memchr(bytes, '\n', length);
-        size_t part = newline ? (size_t)(newline - bytes) : length;
-        if (part > LINE_LIMIT - line->length)
-            part = LINE_LIMIT - line->length, newline = NULL;
+        size_t room = line->length < MK_CONSOLE_LINE ? MK_CONSOLE_LINE - line->length : 0;
+        size_t reach = length <= room ? length : room + 1;
+        const char *newline = memchr(bytes, '\n', reach);
+        size_t part = newline ? (size_t)(newline - bytes) : reach <= room ? reach : room;
         buffer_append(line, bytes, part);
         bytes += part + (newline != NULL);
         length -= part + (newline != NULL);
-        if (newline || line->length >= LINE_LIMIT) {
+        if (newline || reach > room) {
             const char *start = line->data ? line->data + line->start : "";
-            con->on_line(con->line_ctx, cpu, start, line->length);
+            con->on_line(con->line_ctx, cpu, start, line->length, !newline);
             buffer_drop(line, line->length);
         }
     }
@@ -418,7 +417,7 @@ void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu)
     bool lines = con->lines;
     pthread_mutex_unlock(&con->lock);
     if (lines && line->length > 0) {
-        con->on_line(con->line_ctx, cpu, line->data + line->start, line->length);
+        con->on_line(con->line_ctx, cpu, line->data + line->start, line->length, false);
         buffer_drop(line, line->length);
     }
 }

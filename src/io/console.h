@@ -14,6 +14,7 @@
 
 #define MK_CONSOLE_HISTORY (1u << 20) /* bytes kept per stream unless told otherwise */
 #define MK_CONSOLE_INPUT (16u << 20)  /* bytes of queued input at the most */
+#define MK_CONSOLE_LINE (1u << 20)    /* a longer line is handed to the listener in pieces */
 #define MK_CONSOLE_SENT 160           /* bytes remembered of what was sent last */
 
 struct mk_watch;
@@ -54,8 +55,9 @@ struct mk_console {
     _Atomic bool watched; /* there are some */
     void (*on_watch)(void *ctx); /* one was decided; called without the lock */
     bool lines; /* listener wanted */
-    /* A whole line (without its newline); called on the printing vCPU's thread. */
-    void (*on_line)(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
+    /* A whole line (without its newline), or, when `more` of it follows, MK_CONSOLE_LINE bytes of
+     * one; called on the printing vCPU's thread. */
+    void (*on_line)(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more);
     void (*on_input)(void *ctx); /* input arrived from another thread: wake sleeping vCPUs */
     void (*on_leave)(void *ctx); /* Ctrl-A x */
     void *ctx;      /* of on_input, on_leave and on_watch */

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define SLOW_NS 100000000u /* that the items of one exit may take after the run was to end */
+
 static const char *const names[MK_EXIT_KINDS] = {
     [KVM_EXIT_UNKNOWN] = "unknown", [KVM_EXIT_EXCEPTION] = "exception", [KVM_EXIT_IO] = "io",
     [KVM_EXIT_HYPERCALL] = "hypercall", [KVM_EXIT_DEBUG] = "debug", [KVM_EXIT_HLT] = "hlt",
@@ -74,6 +76,18 @@ static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const c
                     address, c->run->exit_reason == KVM_EXIT_MMIO ? "it is outside RAM and " : "");
 }
 
+/* Several items whose handlers are slow: the run's end need not wait for all of them. `began` is when
+ * the first tick came in between. */
+static void check_slow(struct mk_vcpu *c, uint64_t *began)
+{
+    if (!__atomic_load_n(&c->run->immediate_exit, __ATOMIC_RELAXED))
+        return;
+    if (!*began)
+        *began = mk_now();
+    else if (mk_now() - *began > SLOW_NS)
+        mk_vcpu_goes_on(c);
+}
+
 /* String I/O may bring several items at once. The run ends after the item that asked for it. */
 static void serve_io(struct mk_vcpu *c)
 {
@@ -83,7 +97,10 @@ static void serve_io(struct mk_vcpu *c)
     uint8_t size = run->io.size;
     bool in = run->io.direction == KVM_EXIT_IO_IN;
     struct mk_served served = { 0 };
+    uint64_t began = 0;
     for (uint32_t i = 0; i < run->io.count; i++, data += size) {
+        if (i)
+            check_slow(c, &began);
         if (c->end.reason != MK_RUNNING)
             memset(data, 0xff, in ? size : 0);
         else if (in)

@@ -158,6 +158,12 @@ static void cpu_end(struct mk_cpu *cpu, enum mk_reason reason, int64_t code, boo
     va_end(ap);
 }
 
+/* By this vCPU, in this run. */
+static uint64_t printed(const struct mk_vcpu *c)
+{
+    return c->machine->console.stream[c->cpu.index].total - c->output_before;
+}
+
 static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
 {
     struct mk_vcpu *c = vcpu_of(cpu);
@@ -165,7 +171,20 @@ static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
         mk_vcpu_sleep(c, mk_now() + ms * UINT64_C(1000000));
 }
 
-static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg, .end = cpu_end, .idle = cpu_idle };
+static bool cpu_more(struct mk_cpu *cpu)
+{
+    return mk_vcpu_goes_on(vcpu_of(cpu));
+}
+
+static uint64_t cpu_output_left(struct mk_cpu *cpu)
+{
+    const struct mk_vcpu *c = vcpu_of(cpu);
+    uint64_t limit = c->machine->output_limit, done = printed(c);
+    return done > limit ? 0 : limit == UINT64_MAX ? limit : limit - done + 1;
+}
+
+static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg, .end = cpu_end, .idle = cpu_idle,
+                                           .more = cpu_more, .output_left = cpu_output_left };
 
 /* --- life --- */
 
@@ -407,6 +426,40 @@ static void stop_requested(struct mk_vcpu *c)
     mk_vcpu_end(c, reason ? reason : MK_STOPPED, 0, false, "%s", text);
 }
 
+/* Ends the run when somebody wants that, or its time is up. */
+static void check_end(struct mk_vcpu *c, uint32_t requests, uint64_t now)
+{
+    struct mk_machine *m = c->machine;
+    if (requests & MK_REQ_STOP)
+        stop_requested(c);
+    else if (now >= m->deadline)
+        mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
+    else if (m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))
+        mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
+}
+
+static void check_output(struct mk_vcpu *c)
+{
+    if (printed(c) > c->machine->output_limit)
+        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
+                    (unsigned long long)c->machine->output_limit);
+}
+
+/* In the middle of an access: to pause, or to let timers and input in, must wait for its end. */
+bool mk_vcpu_goes_on(struct mk_vcpu *c)
+{
+    struct mk_console *con = &c->machine->console;
+    check_output(c);
+    for (;;) {
+        check_end(c, atomic_load(&c->requests), mk_now());
+        if (c->end.reason != MK_RUNNING || !con->full)
+            return c->end.reason == MK_RUNNING;
+        atomic_fetch_and(&c->requests, (uint32_t)~MK_REQ_WAKE); /* the loop looks around anyway */
+        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
+        mk_console_flush(con);
+    }
+}
+
 /* Everything that is not an exit: output, input, timers, limits, requests. */
 void mk_vcpu_look_around(struct mk_vcpu *c)
 {
@@ -423,12 +476,7 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
     m->look(m, c);
     uint64_t end = mk_now();
     set_alarm(c, end + 2 * (end - now));
-    if (requests & MK_REQ_STOP)
-        stop_requested(c);
-    else if (now >= m->deadline)
-        mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
-    else if (m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))
-        mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
+    check_end(c, requests, now);
     if (m->console.watched)
         m->heed(m, c);
     if (c->end.reason == MK_RUNNING && atomic_load(&m->paused) && m->parked)
@@ -445,9 +493,7 @@ static void check_limits(struct mk_vcpu *c)
     if (c->counters.exits - c->exits_before >= m->exit_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
                     (unsigned long long)m->exit_limit);
-    if (m->console.stream[c->cpu.index].total - c->output_before > m->output_limit)
-        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
-                    (unsigned long long)m->output_limit);
+    check_output(c);
     while (m->console.full && !atomic_load(&c->requests) && mk_now() < m->deadline) {
         mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
         mk_console_flush(&m->console);

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* Core side: one whole line, on the printing vCPU's thread. */
-void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length)
+void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more)
 {
     struct mk_lua_vm *v = ctx;
     lua_State *co = v->vm.cpu[cpu->index].end.reason == MK_ERROR ? NULL
@@ -21,7 +21,8 @@ void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length)
         mk_lua_push_handler(v, cpu->index, v->line_ref);
         lua_pushlstring(co, line, length);
         lua_pushinteger(co, cpu->index);
-        mk_lua_call(v, cpu->index, 2, 0);
+        lua_pushboolean(co, more);
+        mk_lua_call(v, cpu->index, 3, 0);
     }
     mk_lua_exit(v, cpu->index);
 }

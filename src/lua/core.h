@@ -188,7 +188,7 @@ void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
 uint32_t mk_lua_next_call(struct mk_lua_vm *v, const struct mk_frame *frame);
 void mk_lua_free_calls(struct mk_lua_vm *v);
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
-void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length);
+void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more);
 
 /* The policy in field `files` of an options table, or NULL; and its decide function as a handler of
  * the new VM. */

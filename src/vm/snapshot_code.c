@@ -221,7 +221,7 @@ static void console(struct codec *k, struct mk_console_state *s)
         blob(k, &s->stream[i].history.bytes, &length, UINT32_MAX);
         s->stream[i].history.length = length;
         length = s->stream[i].line.length;
-        blob(k, &s->stream[i].line.bytes, &length, UINT32_MAX);
+        blob(k, &s->stream[i].line.bytes, &length, MK_CONSOLE_LINE);
         s->stream[i].line.length = length;
         u64(k, &s->stream[i].total);
         u64(k, &s->stream[i].consumed);

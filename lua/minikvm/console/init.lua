@@ -15,10 +15,10 @@ Listener.__name = "minikvm.handle"
 local listeners = setmetatable({}, { __mode = "k" })
 
 local function share_out(list)
-  return function(line, cpu)
+  return function(line, cpu, more)
     for _, listener in ipairs(table.move(list, 1, #list, 1, {})) do -- one may remove itself
       listener.hits = listener.hits + 1
-      listener.fn(line, cpu)
+      listener.fn(line, cpu, more)
     end
   end
 end
@@ -46,9 +46,10 @@ function Listener:__close()
   pcall(Listener.remove, self)
 end
 
----Calls fn(line, cpu) for every line the guest prints, without its newline; the last one when the
----run ends, finished or not. Until it is removed output does not go to stdout by itself.
----@param fn fun(line: string, cpu: integer)
+---Calls fn(line, cpu, more) for every line the guest prints, without its newline; the last one when
+---the run ends, finished or not. A line of more than 1 MiB comes in pieces of that, with `more` true
+---for all but the last. Until it is removed output does not go to stdout by itself.
+---@param fn fun(line: string, cpu: integer, more: boolean)
 ---@return minikvm.listener
 function console:on_line(fn)
   check_self(self, "userdata", "on_line", "console")
