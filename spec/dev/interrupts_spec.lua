@@ -205,14 +205,16 @@ local function pic(mask1, mask2)
 end
 
 local EOI <const> = "\xb0\x20\xe6\xa0\xe6\x20" -- mov al, 0x20; out 0xa0, al; out 0x20, al
-local IRET <const> = "\xcf"
+local SAVE <const> = "\x50\x52"     -- push ax; push dx
+local IRET <const> = "\x5a\x58\xcf" -- pop dx; pop ax; iret
 local ASK <const> = out(0x80, 1)               -- the script does something
 
 ---mov al, letter; out 0xe9, al
 local function say(letter) return "\xb0" .. letter .. "\xe6\xe9" end
 
 ---A real-mode guest with a PIC whose handler of line n is `handlers[n]`; by default one that says
----the line's letter ('A' is line 0) and acknowledges. What `ask` does is done at ASK.
+---the line's letter ('A' is line 0) and acknowledges. A handler begins with SAVE, which is put before
+---it, and ends with IRET: it may come between any two instructions. What `ask` does is done at ASK.
 local function lines(code, handlers, ask, opts)
   local o = { irqchip = "pic" }
   for key, value in pairs(opts or {}) do o[key] = value end
@@ -221,7 +223,7 @@ local function lines(code, handlers, ask, opts)
   for line = 0, 15 do
     local handler = handlers and handlers[line]
       or say(string.char(65 + line)) .. EOI .. IRET
-    vm.memory:write(0x20000 + line * 0x100, handler)
+    vm.memory:write(0x20000 + line * 0x100, SAVE .. handler)
     vm.memory:write((0x20 + line) * 4, ("<I2I2"):pack(line * 0x100, 0x2000))
   end
   if ask then vm.ports:on(0x80, { write = function() ask(vm) end }) end
@@ -337,7 +339,7 @@ describe("vm:irq", function()
     vm:irq(3, true)
     vm:reset()
     for line = 0, 15 do vm.memory:write((0x20 + line) * 4, ("<I2I2"):pack(line * 0x100, 0x2000)) end
-    vm.memory:write(0x20300, say "D" .. EOI .. IRET)
+    vm.memory:write(0x20300, SAVE .. say "D" .. EOI .. IRET)
     says(vm, "")
   end)
 

@@ -37,14 +37,18 @@ function M.descriptors()
   return M.entries "/proc/self/fd"
 end
 
----How many threads this process has; those that KVM itself keeps in it do not count.
+local EXITING <const> = 0x4 -- PF_EXITING of include/linux/sched.h, in the flags that proc(5) has
+
+---How many threads this process has. Those that KVM itself keeps in it do not count, nor do those that
+---have ended: the kernel wakes who joins one before it takes the task out of /proc/self/task.
 function M.threads()
   local n = 0
   for task in lfs.dir "/proc/self/task" do
-    local file = io.open(("/proc/self/task/%s/comm"):format(task))
-    local name = file and file:read "l"
+    local file = task:find "^%d+$" and io.open(("/proc/self/task/%s/stat"):format(task))
+    local stat = file and file:read "a"
     if file then file:close() end
-    if name and not name:find "^kvm%-" then n = n + 1 end
+    local name, flags = (stat or ""):match "^%d+ %((.*)%) %a [-%d]+ [-%d]+ [-%d]+ [-%d]+ [-%d]+ (%d+)"
+    if name and not name:find "^kvm%-" and tonumber(flags) & EXITING == 0 then n = n + 1 end
   end
   return n
 end
