@@ -405,6 +405,44 @@ describe("what a run reports", function()
     assert.equal(3, #lines)
   end)
 
+  it("traces from the middle of a run, to its middle", function()
+    local vm <close> = support.code("e6 80 e6 81 e6 82 e6 83 f4", { coalesce = false })
+    local lines = {}
+    vm.ports:on(0x81, { write = function()
+      vm:trace(function(line)
+        lines[#lines + 1] = line:match "port=0x(%x+)"
+        if #lines == 2 then vm:trace(nil) end
+      end)
+    end })
+    assert.equal("halt", (run(vm)))
+    assert.same({ "082", "083" }, lines) -- a line comes before its access is served
+  end)
+
+  it("tells a handler at once whether another VM has ended", function()
+    local other <close> = support.code(SPIN)
+    other:start()
+    local vm <close> = support.code "e6 80 f4"
+    local first, code, second
+    vm.ports:on(0x80, { write = function()
+      first, code = other:wait(0), select(3, other:wait(0))
+      other:stop()
+    end })
+    assert.equal("halt", (run(vm)))
+    assert.same({ "nil", "ETIMEDOUT" }, { tostring(first), code })
+    second = other:wait()
+    assert.equal("stopped", second)
+  end)
+
+  it("explains what it died of to whoever asks", function()
+    for _, ask in ipairs{ "wait", "stop" } do
+      local vm <close> = support.guest "real/triple"
+      vm:start():wait()
+      local reason, info = vm[ask](vm)
+      assert.equal("shutdown", reason)
+      assert.is_string(info.report)
+    end
+  end)
+
   it("is an error when the trace function fails", function()
     local fail = function() error "x" end
     local vm <close> = support.program({ support.out(0x80, 7) }, { trace = fail })

@@ -35,7 +35,7 @@ struct mk_machine {
     struct mk_clock clock;
     struct mk_console console;
     bool unhandled_fault;  /* an access that nobody serves ends the vCPU */
-    bool tracing;
+    _Atomic bool tracing;
     _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
     _Atomic bool paused;       /* vCPUs shall stay outside the guest */
     uint64_t exit_limit;   /* per vCPU and run, UINT64_MAX: none */

@@ -63,10 +63,12 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)
     lua_State *co = cpu->end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu->cpu.index);
     if (!co)
         return;
-    v->cpu[cpu->cpu.index].what = "the trace function";
-    mk_lua_push_handler(v, cpu->cpu.index, v->trace_ref);
-    lua_pushstring(co, line);
-    mk_lua_call(v, cpu->cpu.index, 1, 0);
+    if (v->trace_ref) { /* else it was taken away while this thread waited for the Lua lock */
+        v->cpu[cpu->cpu.index].what = "the trace function";
+        mk_lua_push_handler(v, cpu->cpu.index, v->trace_ref);
+        lua_pushstring(co, line);
+        mk_lua_call(v, cpu->cpu.index, 1, 0);
+    }
     mk_lua_exit(v, cpu->cpu.index);
 }
 
@@ -371,10 +373,11 @@ static int wait(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
-    mk_lua_no_handler(L, "wait()");
+    if (ns > 0)
+        mk_lua_no_handler(L, "wait()");
     if (never_ran(v))
         return mk_misuse(L, "wait: vm \"%s\" was never started", v->vm.name);
-    if (wait_for(v, ns))
+    if (ns > 0 ? wait_for(v, ns) : mk_vm_wait(&v->vm, 0))
         return finish(L, v);
     luaL_pushfail(L);
     lua_pushfstring(L, "vm \"%s\" is still running", v->vm.name);
@@ -468,16 +471,16 @@ static int vm_reset(lua_State *L)
     return 1;
 }
 
-/* trace(vm, fn(line) | nil) */
+/* trace(vm, fn(line) | nil). Takes effect at once, also while the VM runs. */
 static int set_trace(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    mk_need_stopped(L, v, "trace");
     lua_settop(L, 2);
-    if (v->trace_ref)
-        mk_lua_unref(L, 1, v->trace_ref);
+    int old = v->trace_ref;
     v->trace_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
     v->vm.m.tracing = v->trace_ref != 0;
+    if (old)
+        mk_lua_unref(L, 1, old);
     return 0;
 }
 

@@ -311,6 +311,15 @@ function vm:wait(timeout)
   return explained(self, core.wait(self, timeout))
 end
 
+local stop_core = vm.stop
+
+---Ends the run. Inside a handler it only asks: the run ends when the handler is done.
+---@return string? reason  as of run; nothing inside a handler, or when the VM never ran
+---@return table? info
+function vm:stop()
+  return explained(self, stop_core(self))
+end
+
 ---How many exits there were since the last call, or since the VM was made or reset, of all vCPUs
 ---together; raises when they are not as many as expected. Exact with coalesce = false.
 ---@param want? integer|{ min: integer?, max: integer? }
