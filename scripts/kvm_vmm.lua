@@ -42,4 +42,6 @@ if #opts.guests > 1 then -- several outputs: told apart by line
     print(("[%s] %s"):format(opts.guests[cpu + 1]:match "([^/]+)$", line))
   end)
 end
-os.exit(cli.conclude(vm.name, vm:run()), true)
+local reason, info = vm:run()
+if reason == "exit" then info.code = 0 end -- its guests leave in BL what they printed last
+os.exit(cli.conclude(vm.name, reason, info), true)

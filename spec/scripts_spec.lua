@@ -42,6 +42,15 @@ describe("scripts/kvm_vmm.lua", function()
     assert.match("%[primes.bin%] 2 3 5 7", r.out)
   end)
 
+  it("ends with status 0 after EXIT, whatever was printed last; run takes BL for the code", function()
+    -- mov dx, 0x500; mov bl, 10; mov al, 1 (PUTCHAR); out dx, al; mov al, 0 (EXIT); out dx, al
+    local image = program.image "ba 00 05 b3 0a b0 01 ee b0 00 ee"
+    local r = run("kvm_vmm.lua " .. image)
+    assert.same({ 0, "\n", "" }, { r.status, r.out, r.err })
+    assert.equal(10, program.run("P run " .. image).status)
+    os.remove(image)
+  end)
+
   it("refuses none and five, a missing image and an unknown option", function()
     local five = ("guests/real/hello.bin "):rep(5)
     for line, message in pairs{

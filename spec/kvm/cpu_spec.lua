@@ -7,6 +7,20 @@ local run = support.run
 describe("a real-mode cpu", function()
   if support.without_kvm(pending) then return end
 
+  it("set before an image is loaded would be lost: that is an error", function()
+    local vm <close> = support.vm()
+    vm.cpu[0].ds = 0x1234
+    local ok, why = pcall(vm.load, vm, { bytes = "\xf4" })
+    assert.is_false(ok)
+    assert.matches("vm:load: cpu 0's ds was set before, and loading sets all registers: set it after "
+                   .. "vm:load", why, 1, true)
+    vm:reset()
+    assert(vm:load{ bytes = "\xf4" })
+    vm.cpu[0].ds = 0x1234
+    assert.equal("halt", (support.run(vm)))
+    assert.equal(0x1234, vm.cpu[0].ds)
+  end)
+
   it("starts in a window of its own with everything else zero", function()
     local vm <close> = support.code("f4", { cpus = 4 })
     for i = 0, 3 do

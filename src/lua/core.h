@@ -77,6 +77,7 @@ struct mk_lua_cpu {
     struct mk_frame *frame;
     struct mk_guard guard;
     const char *what; /* "the trace function": before mk_lua_call(); NULL: as the exit says */
+    const char *set; /* a register that the script has set since the last run or load; NULL: none */
     char *traceback; /* of the handler that failed */
     char waiting[140]; /* the guest's instruction that waited for it: "rip 0x1004: in al, dx" */
 };

@@ -164,6 +164,7 @@ static int cpu_newindex(lua_State *L)
     if (rc < 0)
         return luaL_error(L, "KVM refuses %s = %I", name, (lua_Integer)value);
     mk_vm_touch(&v->vm, c->cpu.index);
+    v->cpu[c->cpu.index].set = f->name;
     return 0;
 }
 

@@ -56,6 +56,9 @@ static int load(lua_State *L)
                            .entry = mk_integer_field(L, 2, "entry", MK_DEFAULT),
                            .entry_symbol = mk_string_field(L, 2, "symbol", NULL),
                            .command_line = mk_string_field(L, 2, "cmdline", NULL) };
+    if (how.cpu < v->vm.cpus && v->cpu[how.cpu].set)
+        return mk_misuse(L, "vm:load: cpu %d's %s was set before, and loading sets all registers: set "
+                            "it after vm:load", (int)how.cpu, v->cpu[how.cpu].set);
     struct mk_err err = { 0 };
     struct mk_image *image = image_field(L, 2, &err);
     if (image && add_modules(L, 2, image, &err) < 0) {

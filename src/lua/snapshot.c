@@ -91,6 +91,7 @@ static int restore(lua_State *L)
     for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
         free(v->cpu[i].traceback);
         v->cpu[i].traceback = NULL;
+        v->cpu[i].set = NULL;
     }
     if (mk_snapshot_restore(snap, &v->vm, false, &err) < 0)
         return mk_push_err(L, &err);

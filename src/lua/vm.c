@@ -296,6 +296,7 @@ static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct 
         free(v->cpu[i].traceback);
         v->cpu[i].traceback = NULL;
         v->cpu[i].waiting[0] = 0;
+        v->cpu[i].set = NULL;
     }
     if (v->terminal && mk_tty_raw(STDIN_FILENO, &err) < 0) {
         mk_push_err(L, &err);
@@ -467,6 +468,8 @@ static int vm_reset(lua_State *L)
     mk_need_stopped(L, v, "reset");
     if (mk_vm_reset(&v->vm, &err) < 0)
         return mk_push_err(L, &err);
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        v->cpu[i].set = NULL;
     lua_settop(L, 1);
     return 1;
 }
