@@ -7,7 +7,6 @@
 #define MK_LUA_CORE_H
 
 #include "lua/limit.h"
-#include "x86/probe.h"
 #include "vm/snapshot.h"
 #include "vm/vm.h"
 
@@ -55,7 +54,6 @@ struct mk_lua {
     lua_Hook script_hook; /* the C side of debug.sethook() */
     struct mk_kvm kvm;
     bool kvm_open;
-    struct mk_probe probe; /* ok: what was found out */
 };
 
 /* One handler call in progress. */

@@ -188,19 +188,6 @@ static int open_kvm(struct mk_lua *lua, struct mk_err *err)
     return 0;
 }
 
-/* What a kernel is told of the host, found out once. Real mode does not need to know. */
-static uint32_t boot_features(struct mk_lua *lua, enum mk_mode mode)
-{
-    if (mode == MK_MODE_REAL)
-        return 0;
-    if (!lua->probe.ok)
-        mk_probe(&lua->probe);
-    const struct mk_probe *p = &lua->probe;
-    return (strcmp(p->paging32, "native") == 0 ? MK_BOOT_PAGING_NATIVE : 0) |
-           (strcmp(p->int_n, "native") == 0 ? MK_BOOT_INT_NATIVE : 0) |
-           (strcmp(p->iret, "native") == 0 ? MK_BOOT_IRET_NATIVE : 0);
-}
-
 static void connect(struct mk_lua_vm *v, bool echo)
 {
     v->vm.m.ops = &machine_ops;
@@ -233,8 +220,7 @@ static int new_vm(lua_State *L)
     struct mk_snapshot *snap = mk_snapshot_field(L, 1);
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
-    config.boot_features = boot_features(lua, config.mode) |
-                           (mk_true_field(L, 1, "uart") ? MK_BOOT_UART : 0);
+    config.boot_features = mk_true_field(L, 1, "uart") ? MK_BOOT_UART : 0;
     struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
     int vm_index = lua_gettop(L);
     memset(v, 0, sizeof(*v));

@@ -6,6 +6,7 @@
 #include "dev/exit.h"
 #include "kvm/interrupt.h"
 #include "vm/ram.h"
+#include "x86/probe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -188,11 +189,21 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
     return 0;
 }
 
-/* Nothing to assist with; real mode does not ask, and is assisted only after a failure. */
-static bool all_native(const struct mk_vm_config *config)
+/* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with. Real
+ * mode does not ask: it has no boot information, and is assisted only after a failure. */
+static int find_native(struct mk_vm *vm, bool assist, struct mk_err *err)
 {
-    const uint32_t all = MK_BOOT_PAGING_NATIVE | MK_BOOT_INT_NATIVE | MK_BOOT_IRET_NATIVE;
-    return (config->boot_features & all) == all;
+    struct mk_native native = { 0 };
+    if (vm->mode != MK_MODE_REAL &&
+        mk_native_find(&native, vm->m.kvm, vm->m.fd, vm->cpus, mk_mem_edit(&vm->m.mem, 0, MK_PAGE),
+                       err) < 0)
+        return -1;
+    vm->boot_features |= (native.paging32 ? MK_BOOT_PAGING_NATIVE : 0) |
+                         (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
+                         (native.iret ? MK_BOOT_IRET_NATIVE : 0);
+    bool all = native.paging32 && native.int_n && native.iret;
+    vm->m.assist = assist && !all ? &vm->assist : NULL;
+    return 0;
 }
 
 static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
@@ -235,7 +246,6 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
     mk_file_init(&vm->file, &vm->fsbox, &vm->m.mem);
     mk_assist_forget(&vm->assist);
-    vm->m.assist = config->assist && !all_native(config) ? &vm->assist : NULL;
     vm->m.can_wake = can_wake;
     vm->m.look = look;
     if (config->pic)
@@ -258,7 +268,7 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
     init_parts(vm, kvm, config);
     if (mk_fsbox_init(&vm->fsbox, vm->name, config->files, err) < 0 ||
         open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
-        attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
+        find_native(vm, config->assist, err) < 0 || attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
         mk_vm_close(vm);
         return -1;
     }

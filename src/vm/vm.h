@@ -33,7 +33,7 @@ struct mk_vm_config {
     bool pic;    /* 8259A pair, 8254 and i8042 */
     bool assist; /* may minikvm do what this host's KVM cannot (assist.h) */
     struct mk_mapping mapping; /* long mode */
-    uint32_t boot_features;   /* MK_BOOT_* bits that the caller knows */
+    uint32_t boot_features;   /* MK_BOOT_* bits beyond those of the host and the devices */
     const char *command_line; /* NULL: none */
     struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
     struct mk_ram *ram;       /* RAM begins with these contents (snapshot.h); NULL: as after load */

@@ -1,50 +1,36 @@
-/* probe.c - see probe.h. The probe guests run in a VM of one page, 32-bit protected mode. */
+/* probe.c - see probe.h. The probe guests run in one page, in 32-bit protected mode. */
 #include "x86/probe.h"
 
-#include "kvm/kvm.h"
-
+#include <errno.h>
 #include <linux/kvm.h>
-#include <stdlib.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Where things lie in the probe VM's one page. */
+/* Where things lie in the page. */
 enum { CODE = 0x000, HANDLER = 0x100, GDT = 0x200, IDT = 0x300, STACK = 0x1000, GATE = 0x40 };
 
-struct probe_vm {
-    int vm, cpu;
-    uint8_t *page;
+/* A vCPU to ask on. */
+struct guest {
+    int cpu;
+    uint8_t *page; /* at guest-physical address 0 */
     struct kvm_run *run;
     size_t run_size;
+    struct kvm_sregs fresh;      /* of a vCPU that has not run */
+    struct kvm_vcpu_events calm; /* nothing pending */
+    bool failed; /* a question could not be asked */
 };
 
-static void close_vm(struct probe_vm *p)
-{
-    if (p->run && p->run != MAP_FAILED)
-        munmap(p->run, p->run_size);
-    if (p->cpu >= 0)
-        close(p->cpu);
-    if (p->vm >= 0)
-        close(p->vm);
-    if (p->page && p->page != MAP_FAILED)
-        munmap(p->page, MK_PAGE);
-}
+/* --- questions --- */
 
-static bool open_vm(struct probe_vm *p, const struct mk_kvm *kvm, struct mk_err *err)
+/* Every ioctl of a question: repeated after a signal, which must not look like an answer. */
+static bool call(struct guest *g, unsigned long request, void *arg)
 {
-    *p = (struct probe_vm){ .vm = -1, .cpu = -1, .run_size = kvm->run_size };
-    p->page = mmap(NULL, MK_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p->page == MAP_FAILED || (p->vm = mk_kvm_create_vm(kvm, err)) < 0 ||
-        (p->cpu = mk_kvm_create_vcpu(p->vm, 0, err)) < 0)
-        return false;
-    p->run = mmap(NULL, p->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, p->cpu, 0);
-    struct kvm_userspace_memory_region region = {
-        .memory_size = MK_PAGE, .userspace_addr = (uint64_t)(uintptr_t)p->page };
-    mk_ioctl(p->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
-    return p->run != MAP_FAILED && mk_kvm_set_cpuid(p->cpu, kvm->cpuid, err) == 0 &&
-           mk_ioctl(p->vm, KVM_SET_USER_MEMORY_REGION, &region) == 0;
+    bool done = mk_ioctl(g->cpu, request, arg) >= 0;
+    g->failed |= !done;
+    return done;
 }
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type)
@@ -53,99 +39,190 @@ static struct kvm_segment flat(uint16_t selector, uint8_t type)
                                  .present = 1, .s = 1, .db = 1, .g = 1 };
 }
 
-/* Flat 32-bit segments, a GDT that holds the same, and one interrupt gate. */
-static bool enter_protected(struct probe_vm *p)
+/* Flat 32-bit segments, a GDT that holds the same, and one interrupt gate. A failed instruction left
+ * an exception pending. */
+static bool enter_protected(struct guest *g)
 {
     static const uint64_t gdt[] = { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff };
     uint64_t gate = (UINT64_C(0x8e) << 40) | (UINT64_C(8) << 16) | HANDLER;
-    struct kvm_sregs s;
+    struct kvm_sregs s = g->fresh;
     struct kvm_regs r = { .rip = CODE, .rsp = STACK, .rflags = 2 };
-    memcpy(p->page + GDT, gdt, sizeof(gdt));
-    memcpy(p->page + IDT + GATE * 8, &gate, 8);
-    p->page[HANDLER] = 0xf4; /* hlt */
-    if (mk_ioctl(p->cpu, KVM_GET_SREGS, &s) < 0)
-        return false;
+    memcpy(g->page + GDT, gdt, sizeof(gdt));
+    memcpy(g->page + IDT + GATE * 8, &gate, 8);
+    g->page[HANDLER] = 0xf4; /* hlt */
     s.cr0 |= 1;
     s.cs = flat(8, 0xb);
     s.ds = s.es = s.fs = s.gs = s.ss = flat(16, 3);
     s.gdt = (struct kvm_dtable){ .base = GDT, .limit = sizeof(gdt) - 1 };
     s.idt = (struct kvm_dtable){ .base = IDT, .limit = 8 * (GATE + 1) - 1 };
-    return mk_ioctl(p->cpu, KVM_SET_SREGS, &s) == 0 && mk_ioctl(p->cpu, KVM_SET_REGS, &r) == 0;
+    return call(g, KVM_SET_SREGS, &s) && call(g, KVM_SET_REGS, &r) &&
+           call(g, KVM_SET_VCPU_EVENTS, &g->calm);
 }
 
 /* Runs `code`; true when it reached HLT at `rip` - 1. */
-static bool reaches(struct probe_vm *p, const uint8_t *code, size_t length, uint64_t rip)
+static bool reaches(struct guest *g, const uint8_t *code, size_t length, uint64_t rip)
 {
     struct kvm_regs r;
-    memcpy(p->page + CODE, code, length);
-    return enter_protected(p) && ioctl(p->cpu, KVM_RUN, NULL) == 0 &&
-           p->run->exit_reason == KVM_EXIT_HLT && mk_ioctl(p->cpu, KVM_GET_REGS, &r) == 0 &&
-           r.rip == rip;
+    memcpy(g->page + CODE, code, length);
+    return enter_protected(g) && call(g, KVM_RUN, NULL) && g->run->exit_reason == KVM_EXIT_HLT &&
+           call(g, KVM_GET_REGS, &r) && r.rip == rip;
 }
 
 /* KVM_SET_SREGS with CR0.PG and no long mode: some hosts accept it and drop the bit. */
-static bool keeps_paging(struct probe_vm *p)
+static bool keeps_paging(struct guest *g)
 {
     struct kvm_sregs s;
-    if (!enter_protected(p) || mk_ioctl(p->cpu, KVM_GET_SREGS, &s) < 0)
+    if (!enter_protected(g) || !call(g, KVM_GET_SREGS, &s))
         return false;
     s.cr0 |= 0x80000000;
     s.cr4 |= 0x10;
-    return mk_ioctl(p->cpu, KVM_SET_SREGS, &s) == 0 &&
-           mk_ioctl(p->cpu, KVM_GET_SREGS, &s) == 0 && s.cr0 & 0x80000000;
+    return call(g, KVM_SET_SREGS, &s) && call(g, KVM_GET_SREGS, &s) && s.cr0 & 0x80000000;
 }
 
 #define SSE2 (1u << 26) /* of EDX in CPUID leaf 1 */
 
-/* Does a guest see the feature bits it is told, or the host's own? */
-static bool hides_features(struct probe_vm *p, const struct mk_kvm *kvm)
+/* Does a guest see the feature bits it is told, none, or the host's own? For a vCPU that has not run
+ * yet. */
+static bool hides_features(struct guest *g)
 {
     static const uint8_t code[] = { 0xb8, 1, 0, 0, 0, 0x0f, 0xa2,      /* mov eax, 1; cpuid */
                                     0xf7, 0xc2, 0, 0, 0, SSE2 >> 24,   /* test edx, SSE2 */
                                     0x74, 1, 0xf4, 0xf4 };             /* jz over one of two hlt */
-    size_t size = sizeof(*kvm->cpuid) + kvm->cpuid->nent * sizeof(kvm->cpuid->entries[0]);
-    struct kvm_cpuid2 *list = malloc(size);
-    struct mk_err err;
-    if (!list)
-        return false;
-    memcpy(list, kvm->cpuid, size);
-    for (unsigned i = 0; i < list->nent; i++)
-        if (list->entries[i].function == 1)
-            list->entries[i].edx &= ~SSE2;
-    bool hidden = mk_kvm_set_cpuid(p->cpu, list, &err) == 0 &&
-                  reaches(p, code, sizeof(code), CODE + sizeof(code));
-    free(list);
-    return hidden;
+    struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 leaf[2]; } told = {
+        .head.nent = 2, .leaf = { { .eax = 1 }, { .function = 1 } } };
+    return call(g, KVM_SET_CPUID2, &told) && reaches(g, code, sizeof(code), CODE + sizeof(code));
 }
+
+static void ask_native(struct guest *g, struct mk_native *out)
+{
+    static const uint8_t int_n[] = { 0xcd, GATE };                      /* int 0x40 */
+    static const uint8_t iret[] = { 0x9c, 0x0e, 0x68, HANDLER & 0xff, HANDLER >> 8, 0, 0, 0xcf };
+                                                                   /* pushf, push cs, push, iret */
+    out->int_n = reaches(g, int_n, sizeof(int_n), HANDLER + 1);
+    out->iret = reaches(g, iret, sizeof(iret), HANDLER + 1);
+    out->paging32 = keeps_paging(g); /* last: some KVMs cannot enter such a vCPU any more */
+}
+
+/* --- whom to ask --- */
+
+/* Each answer is kept once it is sure. */
+static struct {
+    pthread_mutex_t lock;
+    bool know_native, know_cpuid;
+    struct mk_native native;
+    bool cpuid; /* guests see the feature bits they are told */
+} answers = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static int open_guest(struct guest *g, const struct mk_kvm *kvm, int vm_fd, unsigned cpu,
+                      struct mk_err *err)
+{
+    g->run_size = kvm->run_size;
+    g->cpu = mk_kvm_create_vcpu(vm_fd, cpu, err);
+    if (g->cpu < 0)
+        return -1;
+    g->run = mmap(NULL, g->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, g->cpu, 0);
+    if (g->run != MAP_FAILED && call(g, KVM_GET_VCPU_EVENTS, &g->calm) &&
+        call(g, KVM_GET_SREGS, &g->fresh))
+        return 0;
+    return mk_fail_errno(err, errno, "a vCPU to find out what this KVM can do");
+}
+
+static void close_guest(struct guest *g)
+{
+    if (g->run != MAP_FAILED)
+        munmap(g->run, g->run_size);
+    if (g->cpu >= 0)
+        close(g->cpu);
+}
+
+/* Asks what is not known yet, CPUID only `with_cpuid`: setting that up takes as long as all the
+ * rest. */
+static int ask(const struct mk_kvm *kvm, int vm_fd, unsigned cpu, uint8_t *page, bool with_cpuid,
+               struct mk_err *err)
+{
+    struct guest g = { .cpu = -1, .page = page, .run = MAP_FAILED };
+    uint8_t before[MK_PAGE];
+    int rc = open_guest(&g, kvm, vm_fd, cpu, err);
+    memcpy(before, page, MK_PAGE);
+    if (rc == 0 && with_cpuid && !answers.know_cpuid) {
+        answers.cpuid = hides_features(&g);
+        answers.know_cpuid = !g.failed;
+    }
+    if (rc == 0 && !answers.know_native) {
+        ask_native(&g, &answers.native);
+        answers.know_native = !g.failed;
+    }
+    memcpy(page, before, MK_PAGE);
+    close_guest(&g);
+    return rc;
+}
+
+/* Hardware virtualization does all of it; any other KVM is asked. */
+static bool is_hardware(void)
+{
+    const char *host = mk_host_kind();
+    return strcmp(host, "vmx") == 0 || strcmp(host, "svm") == 0;
+}
+
+int mk_native_find(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
+                   uint8_t *page, struct mk_err *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&answers.lock);
+    if (is_hardware())
+        *out = (struct mk_native){ true, true, true };
+    else {
+        if (!answers.know_native)
+            rc = ask(kvm, vm_fd, spare, page, false, err);
+        *out = answers.native;
+    }
+    pthread_mutex_unlock(&answers.lock);
+    return rc;
+}
+
+/* --- the report for scripts --- */
 
 static const char *word(bool native)
 {
     return native ? "native" : "assist";
 }
 
-/* Each question gets a VM of its own: a failed instruction leaves events pending in a vCPU. */
-static int ask(struct mk_probe *out, const struct mk_kvm *kvm)
+/* In a VM of one page. */
+static int ask_alone(const struct mk_kvm *kvm, struct mk_err *err)
 {
-    static const uint8_t int_n[] = { 0xcd, GATE };                      /* int 0x40 */
-    static const uint8_t iret[] = { 0x9c, 0x0e, 0x68, HANDLER & 0xff, HANDLER >> 8, 0, 0, 0xcf };
-    bool answer[4] = { false };                                    /* pushf, push cs, push, iret */
-    for (int i = 0; i < 4; i++) {
-        struct probe_vm p;
-        bool opened = open_vm(&p, kvm, &out->err);
-        if (opened)
-            answer[i] = i == 0   ? keeps_paging(&p)
-                        : i == 1 ? reaches(&p, int_n, sizeof(int_n), HANDLER + 1)
-                        : i == 2 ? hides_features(&p, kvm)
-                                 : reaches(&p, iret, sizeof(iret), HANDLER + 1);
-        close_vm(&p);
-        if (!opened)
-            return out->err.code ? -1 : mk_fail(&out->err, 5, "/dev/kvm: the probe VM failed");
-    }
-    out->paging32 = word(answer[0]);
-    out->int_n = word(answer[1]);
-    out->iret = word(answer[3]);
-    out->cpuid = answer[2] ? "shaped" : "host";
-    return 0;
+    int rc = -1, vm_fd = mk_kvm_create_vm(kvm, err);
+    if (vm_fd < 0)
+        return -1;
+    void *page = mmap(NULL, MK_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kvm_userspace_memory_region region = {
+        .memory_size = MK_PAGE, .userspace_addr = (uint64_t)(uintptr_t)page };
+    mk_ioctl(vm_fd, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
+    if (page == MAP_FAILED || mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+        mk_fail_errno(err, errno, "memory to find out what this KVM can do");
+    else
+        rc = ask(kvm, vm_fd, 0, page, true, err);
+    close(vm_fd);
+    if (page != MAP_FAILED)
+        munmap(page, MK_PAGE);
+    return rc;
+}
+
+/* All answers; a VM is made for them when one is not known. */
+static int find_all(struct mk_native *native, bool *cpuid, const struct mk_kvm *kvm,
+                    struct mk_err *err)
+{
+    int rc = 0;
+    *native = (struct mk_native){ true, true, true };
+    *cpuid = true;
+    if (is_hardware())
+        return 0;
+    pthread_mutex_lock(&answers.lock);
+    if (!answers.know_native || !answers.know_cpuid)
+        rc = ask_alone(kvm, err);
+    *native = answers.native;
+    *cpuid = answers.cpuid;
+    pthread_mutex_unlock(&answers.lock);
+    return rc;
 }
 
 static void read_caps(struct mk_probe *out, const struct mk_kvm *kvm)
@@ -167,8 +244,8 @@ static void read_caps(struct mk_probe *out, const struct mk_kvm *kvm)
     out->cap_count = MK_COUNT(caps);
 }
 
-/* The module that serves /dev/kvm names the kind; nothing is decided by it. */
-static const char *host_kind(void)
+/* The module that serves /dev/kvm. */
+const char *mk_host_kind(void)
 {
     static const char *const kinds[][2] = { { "/sys/module/kvm_pvm", "pvm" },
         { "/sys/module/kvm_intel", "vmx" }, { "/sys/module/kvm_amd", "svm" } };
@@ -181,12 +258,20 @@ static const char *host_kind(void)
 void mk_probe(struct mk_probe *out)
 {
     struct mk_kvm kvm;
-    *out = (struct mk_probe){ .host = host_kind(), .paging32 = "unknown", .int_n = "unknown",
+    struct mk_native native;
+    bool cpuid;
+    *out = (struct mk_probe){ .host = mk_host_kind(), .paging32 = "unknown", .int_n = "unknown",
                               .iret = "unknown", .cpuid = "unknown" };
     if (mk_kvm_open(&kvm, &out->err) < 0)
         return;
     out->api = KVM_API_VERSION;
     read_caps(out, &kvm);
-    out->ok = ask(out, &kvm) == 0;
+    out->ok = find_all(&native, &cpuid, &kvm, &out->err) == 0;
+    if (out->ok) {
+        out->paging32 = word(native.paging32);
+        out->int_n = word(native.int_n);
+        out->iret = word(native.iret);
+        out->cpuid = cpuid ? "shaped" : "host";
+    }
     mk_kvm_close(&kvm);
 }

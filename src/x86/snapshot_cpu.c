@@ -41,25 +41,36 @@ static struct kvm_msr_list *listed_msrs(const struct mk_kvm *kvm)
     return list;
 }
 
-static bool usable(int vcpu_fd, uint32_t index)
+/* 1: yes, 0: no, -1: it cannot be told. */
+static int usable(int vcpu_fd, uint32_t index)
 {
     struct {
         struct kvm_msrs head;
         struct kvm_msr_entry entry;
     } one = { { .nmsrs = 1 }, { .index = index } };
-    return mk_ioctl(vcpu_fd, KVM_GET_MSRS, &one) == 1 && mk_ioctl(vcpu_fd, KVM_SET_MSRS, &one) == 1;
+    int got = mk_ioctl(vcpu_fd, KVM_GET_MSRS, &one);
+    return got == 1 ? mk_ioctl(vcpu_fd, KVM_SET_MSRS, &one) : got;
 }
 
 static bool find_msrs(struct mk_vcpu *c)
 {
     struct kvm_msr_list *list = listed_msrs(c->machine->kvm);
     uint32_t *index = list ? malloc((list->nmsrs + 1) * sizeof(*index)) : NULL;
-    for (uint32_t i = 0; index && i < list->nmsrs; i++)
-        if (usable(c->fd, list->indices[i]))
-            index[known.count++] = list->indices[i];
+    uint32_t count = 0;
+    int kept = 0;
+    for (uint32_t i = 0; index && i < list->nmsrs && kept >= 0; i++) {
+        kept = usable(c->fd, list->indices[i]);
+        if (kept > 0)
+            index[count++] = list->indices[i];
+    }
     free(list);
+    if (!index || kept < 0) {
+        free(index);
+        return false;
+    }
+    known.count = count;
     known.index = index;
-    return index;
+    return true;
 }
 
 static int get_msrs(struct mk_vcpu *c, struct mk_cpu_state *state)
@@ -67,7 +78,9 @@ static int get_msrs(struct mk_vcpu *c, struct mk_cpu_state *state)
     pthread_mutex_lock(&known.lock);
     bool found = known.index || find_msrs(c);
     pthread_mutex_unlock(&known.lock); /* never changed afterwards */
-    state->msrs = found ? mk_msrs_new(known.count) : NULL;
+    if (!found)
+        return -1;
+    state->msrs = mk_msrs_new(known.count);
     if (!state->msrs) {
         errno = ENOMEM;
         return -1;

@@ -32,7 +32,15 @@ M.host = {
     if is then return is.uid, is.gid, is.permissions end
   end,
   getenv = os.getenv,
-  probe = function() return require("minikvm").probe() end,
+  probe = function() -- and whether a VM can be made: with kvm_intel and kvm_amd that tries none
+    local kvm = require "minikvm"
+    local found = kvm.probe()
+    if found.ok then
+      local vm, why, code = kvm.vm{ echo = false }
+      if vm then vm:close() else found.ok, found.why, found.code = false, why, code end
+    end
+    return found
+  end,
 }
 
 -- ---- facts about the host ----
