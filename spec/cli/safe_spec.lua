@@ -72,6 +72,71 @@ describe("--safe", function()
     end
   end)
 
+  it("requires of minikvm what is inside the program, never a file of such a name", function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    os.execute(("mkdir -p %s/minikvm/devices"):format(folder))
+    local file = assert(io.open(folder .. "/minikvm/devices/evil.lua", "w"))
+    file:write "print 'full rights' return {}"
+    file:close()
+    file = assert(io.open(folder .. "/main.lua", "w"))
+    file:write [[
+      for _, name in ipairs{ "evil", "edu", "rtc", "vga" } do
+        print(name, (pcall(require, "minikvm.devices." .. name)))
+      end
+    ]]
+    file:close()
+    local r = program.run(([[LUA_PATH="%s/?.lua" P --safe %s/main.lua]]):format(folder, folder))
+    os.execute("rm -r " .. folder)
+    assert.same({ "", 0 }, { r.err, r.status })
+    assert.equal("evil\tfalse\nedu\ttrue\nrtc\ttrue\nvga\ttrue\n", r.out)
+  end)
+
+  it("keeps the metatables of all objects out of reach", function()
+    local out = prints [[
+      local kvm = require "minikvm"
+      local files = kvm.files{}
+      local vm = kvm.vm{ echo = false, files = files, irqchip = "pic" }
+      local def = kvm.device{ name = "d", size = 1, read = function() return 1 end }
+      local snap = vm:snapshot()
+      local objects = { "", vm, vm.cpu[0], vm.cpuid, vm.ports, vm.mmio, vm.msrs, vm.memory,
+        vm.console, vm.clock, vm.keyboard, vm.hypercalls, vm.symbols, vm.files, files, snap,
+        vm:screen(), vm:stats(), vm.cpu[0]:disassemble(), def, vm:attach(def, { ports = 0x300 }),
+        vm.console:on_line(print), vm.clock:after(1, print), vm.ports:tap(1, print),
+        vm.cpuid:vendor "ABCDEFGHIJKL" }
+      for i, object in ipairs(objects) do
+        local ok, index = pcall(function() return object.__index end)
+        print(i, getmetatable(object), ok and index ~= nil and index,
+              pcall(setmetatable, object, { }) == true)
+      end
+      print(getmetatable(print), getmetatable(coroutine.running()), getmetatable({}), ("").dump)
+      local mine = {}
+      assert(getmetatable(setmetatable({}, mine)) == mine and mine == getmetatable(setmetatable(
+        setmetatable({}, { __index = mine }), mine)))
+      assert(getmetatable(setmetatable({}, { __metatable = 7 })) == 7)
+    ]]
+    local count = 0
+    for index, rest in out:gmatch "(%d+)\t([^\n]*)\n" do
+      count = count + 1
+      assert.equal(index .. " locked\tfalse\tfalse", index .. " " .. rest)
+    end
+    assert.equal(25, count)
+    assert.matches("\nnil\tnil\tnil\tnil\n$", out)
+  end)
+
+  it("runs nothing of the script when its time is over: error objects, closing variables", function()
+    for _, code in ipairs{
+      "error(setmetatable({}, { __tostring = function() while true do end end }))",
+      "local x <close> = setmetatable({}, { __close = function() while true do end end })",
+      "coroutine.wrap(function() local x <close> = setmetatable({}, { __close = function() while "
+        .. "true do end end }) coroutine.yield() end)() while true do end",
+    } do
+      local r = safe(code, "--seconds 0.2")
+      assert.equal(1, r.status)
+      assert.matches("the script's time is up", r.err)
+    end
+  end)
+
   it("lets scripts require what lies beside them, as safe as they are", function()
     local folder = os.tmpname()
     os.remove(folder)
@@ -196,18 +261,24 @@ describe("--safe", function()
 
   it("has a word on every function and method that there is", function()
     local kvm = require "minikvm"
-    local lists = require "minikvm.cli.safe"
+    local lists, there = require "minikvm.cli.safe", {}
+    require "minikvm.device" -- its methods come with it
     for name, value in pairs(kvm) do
+      there[name] = true
       assert(type(value) ~= "function" or lists.FUNCTIONS[name] or lists.REFUSED[name],
              "kvm." .. name .. ": allowed with --safe or not?")
     end
     for kind, meta in pairs(debug.getregistry()) do
       if type(kind) == "string" and kind:find "^minikvm%." and type(meta) == "table" then
         for name in pairs(meta.methods or {}) do
+          there[name] = true
           assert(lists.METHODS[name] or lists.REFUSED[name],
                  kind .. ":" .. name .. ": allowed with --safe or not?")
         end
       end
+    end
+    for _, list in ipairs{ lists.FUNCTIONS, lists.METHODS, lists.REFUSED } do
+      for name in pairs(list) do assert(there[name], name .. ": there is nothing of this name") end
     end
   end)
 end)

@@ -23,9 +23,9 @@ end
 ---Methods of any object that a script may call; those that are left out reach files of the host.
 M.METHODS = words [[
   vm load run start wait stop reset close irq trace screen symbol_at pause resume attach detach
-  stats snapshot restore fork regs sregs translate walk nmi interrupt step msr disassemble size
-  read write u8 u16 u32 u64 cstring fill find hexdump view on override const latch sink fifo match
-  define send sendline eof text on_line echo expect forbid until after every remove type press
+  stats snapshot restore fork regs sregs translate walk nmi interrupt disassemble size
+  read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo match
+  define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take set get hide has
   vendor interact
 ]]
@@ -295,7 +295,13 @@ end
 local function bounded_string()
   core.bound_strings(string)
   getmetatable("").__metatable = "locked" -- its __index is the table that minikvm itself uses
-  return copy_of(string, { dump = true })
+  string.dump = nil -- ("").dump
+  return copy_of(string)
+end
+
+---Only what is inside the program: require itself would look for a file, too.
+local function embedded(name)
+  return (name == "minikvm.abi" or name:find "^minikvm%.devices%.") and package.preload[name]
 end
 
 ---Lua files beside the script, and minikvm.
@@ -304,13 +310,13 @@ local function requirer(env, module, folder)
   return function(name)
     if type(name) ~= "string" then error("require: expected a name", 2) end
     if loaded[name] ~= nil then return loaded[name] end
-    if name == "minikvm.abi" or name:find "^minikvm%.devices%.%w+$" then
+    if embedded(name) then
       loaded[name] = copy_of(require(name))
       return loaded[name]
     end
     if name:find "^minikvm" or name:find "[^%w_.]" or ("." .. name .. "."):find("..", 1, true) then
-      error(("require: module '%s' is not there with --safe: there are minikvm and Lua files "
-        .. "beside the script"):format(name), 2)
+      error(("require: module '%s' is not there with --safe: there are minikvm, minikvm.abi, "
+        .. "minikvm.devices.NAME and Lua files beside the script"):format(name), 2)
     end
     local path = folder .. name:gsub("%.", "/") .. ".lua"
     local chunk, why = loadfile(path, "t", env)
@@ -321,10 +327,31 @@ local function requirer(env, module, folder)
   end
 end
 
+---setmetatable and getmetatable of tables that are the script's own. Those of minikvm's objects are
+---out of reach, and none gets a finalizer: that would run when the script's time is over.
+local function own_metatables(env)
+  local own = setmetatable({}, { __mode = "k" })
+  local real = debug.getmetatable
+  function env.getmetatable(value)
+    local meta = real(value)
+    if meta == nil or own[meta] then return getmetatable(value) end
+    return "locked"
+  end
+  function env.setmetatable(t, meta)
+    if type(meta) == "table" and rawget(meta, "__gc") ~= nil then
+      error("setmetatable: finalizers (__gc) are not there with --safe", 2)
+    end
+    if real(t) ~= nil and not own[real(t)] then error("cannot change a protected metatable", 2) end
+    setmetatable(t, meta)
+    if meta then own[meta] = true end
+    return t
+  end
+end
+
 local function environment(module, folder)
   local env = {}
   for name in pairs(words [[assert error ipairs pairs next select tonumber tostring type rawequal
-    rawlen rawget rawset getmetatable pcall xpcall print warn _VERSION]]) do
+    rawlen rawget rawset pcall xpcall print warn _VERSION]]) do
     env[name] = _G[name]
   end
   env._G = env
@@ -333,12 +360,7 @@ local function environment(module, folder)
   local exit = os.exit
   env.os = { time = os.time, clock = os.clock, date = os.date, difftime = os.difftime,
              exit = function(code) exit(code) end }
-  function env.setmetatable(t, meta)
-    if type(meta) == "table" and rawget(meta, "__gc") ~= nil then
-      error("setmetatable: finalizers (__gc) are not there with --safe", 2)
-    end
-    return setmetatable(t, meta)
-  end
+  own_metatables(env)
   function env.load(chunk, name, _, ...)
     if select("#", ...) > 0 then return load(chunk, name, "t", (...)) end
     return load(chunk, name, "t", env)

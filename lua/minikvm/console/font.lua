@@ -5,6 +5,7 @@
 -- is data to be doubted: sizes are checked before they are used, and what does not fit is refused
 -- with the reason. Limits: glyphs of 1 to 32 by 1 to 64 pixels, 65536 of them.
 
+local class = require "minikvm.class"
 local core = require "minikvm.core"
 
 local M = {}
@@ -16,9 +17,7 @@ local M = {}
 ---@field count integer  glyphs
 ---@field private glyphs string  all of them, row by row, the leftmost pixel in the highest bit
 ---@field private index table<integer, integer>?  from Unicode to glyphs; nil: it has no table
-local Font = {}
-Font.__index = Font
-Font.__name = "minikvm.font"
+local Font, meta = class "minikvm.font"
 
 local LIMIT <const> = 4 << 20 -- bytes of a font
 local MAX_WIDTH <const>, MAX_HEIGHT <const>, MAX_GLYPHS <const> = 32, 64, 65536
@@ -97,7 +96,7 @@ local function read_rest(f, bytes, header, size_of_glyph, read_table)
     f.index, why = read_table(bytes, header + length + 1, f.count)
     if not f.index then return nil, why end
   end
-  return setmetatable(f, Font)
+  return setmetatable(f, meta)
 end
 
 local function read_1(bytes)

@@ -1,5 +1,6 @@
 -- console.lua - the console's listeners, on top of the core's one (src/lua/console.c).
 
+local class = require "minikvm.class"
 local core = require "minikvm.core"
 
 ---@class minikvm.console
@@ -7,9 +8,7 @@ local console = core.methods "minikvm.console"
 
 ---@class minikvm.listener  what on_line returns; may be closed by a to-be-closed variable
 ---@field hits integer  lines seen
-local Listener = {}
-Listener.__index = Listener
-Listener.__name = "minikvm.handle"
+local Listener, meta = class "minikvm.handle"
 
 -- Listeners by console; weak, so that a console takes its own along.
 local listeners = setmetatable({}, { __mode = "k" })
@@ -42,7 +41,7 @@ function Listener:remove()
 end
 
 ---Nothing is left to take off when the VM is closed already.
-function Listener:__close()
+function meta:__close()
   pcall(Listener.remove, self)
 end
 
@@ -59,7 +58,7 @@ function console:on_line(fn)
   local list = listeners[self] or {}
   core.listen(self, share_out(list)) -- raises when the VM is closed
   listeners[self] = list
-  local listener = setmetatable({ fn = fn, list = list, console = self, hits = 0 }, Listener)
+  local listener = setmetatable({ fn = fn, list = list, console = self, hits = 0 }, meta)
   list[#list + 1] = listener
   return listener
 end

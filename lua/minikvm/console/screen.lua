@@ -4,6 +4,7 @@
 -- guest has written there is shown, at every look, as text or as a picture. With a VGA device
 -- (devices/vga.lua) the guest has a cursor, a start address and a palette, and needs no RAM there.
 
+local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 
@@ -42,12 +43,11 @@ local COLOURS <const> = {
 
 ---@class minikvm.screen  the screen of one VM; looks at it at every call, also while it runs
 ---@field private vm minikvm.vm
-local Screen = {}
-Screen.__index = Screen
-Screen.__name = "minikvm.screen"
+local SCREEN <const> = "minikvm.screen"
+local Screen, meta = class(SCREEN)
 
 local function check_self(self, method)
-  if getmetatable(self) ~= Screen then
+  if getmetatable(self) ~= SCREEN then
     error(("call %s with ':' (screen:%s(...))"):format(method, method), 3)
   end
 end
@@ -124,7 +124,7 @@ function Screen:text(opts)
   return table.concat(rows, "\n")
 end
 
-function Screen:__tostring() return self:text() end
+function meta:__tostring() return self:text() end
 
 ---Waits until the screen shows what a pattern matches, in the text that text() gives: looked at
 ---after every exit and every tick (10 ms) of the guest. Otherwise as console:expect, to whose
@@ -260,7 +260,7 @@ function vm:screen()
            .. "no minikvm.devices.vga is attached")
           :format(self.name, BASE, BASE + SIZE - 1, ram), 2)
   end
-  return setmetatable({ vm = self }, Screen)
+  return setmetatable({ vm = self }, meta)
 end
 
 return M

@@ -4,6 +4,7 @@
 -- with a state of its own. Its registers (registers.lua) lie in ports or in guest-physical memory
 -- outside RAM, hooked by vm.ports or vm.mmio. Handlers run on the vCPU's thread under the Lua lock.
 
+local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 local registers = require "minikvm.device.registers"
@@ -11,9 +12,8 @@ local registers = require "minikvm.device.registers"
 local M = {}
 
 ---@class minikvm.definition  what kvm.device returns: see M.define
-local Definition = {}
-Definition.__index = Definition
-Definition.__name = "minikvm.definition"
+local DEFINITION <const> = "minikvm.definition"
+local _, definition_meta = class(DEFINITION)
 
 ---@class minikvm.device  an attached instance: what handlers get as their first argument
 ---@field name string
@@ -22,9 +22,7 @@ Definition.__name = "minikvm.definition"
 ---@field reg table<string, integer>  the registers' values: what was written last, or put there
 ---@field irq integer?  its interrupt line
 ---@field refused integer  accesses that its `accepts` function turned away
-local Device = {}
-Device.__index = Device
-Device.__name = "minikvm.device"
+local Device, device_meta = class "minikvm.device"
 
 -- ---- describing a device ----
 
@@ -98,7 +96,7 @@ function M.define(def)
   end
   check_names("read", o.read, names)
   check_names("write", o.write, names)
-  return setmetatable(o, Definition)
+  return setmetatable(o, definition_meta)
 end
 
 -- ---- its accesses ----
@@ -274,7 +272,7 @@ function Device:detach()
 end
 
 ---Nothing is left to take off when the VM is closed already.
-function Device:__close()
+function device_meta:__close()
   if not self.gone and self.vm.state ~= "closed" then self:detach() end
 end
 
@@ -294,7 +292,7 @@ local function new_instance(vm, def, o)
     writers = type(write) == "table" and write or nil, write_any = type(write) == "function"
       and write or nil,
     state = {}, reg = {}, handles = {}, timers = no_timers(), refused = 0,
-  }, Device)
+  }, device_meta)
 end
 
 local function place(d, def, o)
@@ -345,7 +343,7 @@ end
 ---  guest-physical address; interrupt line of the PIC; a name for this instance
 ---@return minikvm.device
 function M.attach(vm, def, opts)
-  if getmetatable(def) ~= Definition then
+  if getmetatable(def) ~= DEFINITION then
     error("vm:attach: expected a device made by kvm.device{...}", 3)
   end
   local o = check_attach(def, opts)

@@ -1,5 +1,6 @@
 -- cpu.lua - looking at a vCPU's code, on top of the core (src/lua/cpu.c).
 
+local class = require "minikvm.class"
 local core = require "minikvm.core"
 
 ---@class minikvm.cpu
@@ -8,13 +9,13 @@ local cpu = core.methods "minikvm.cpu"
 local LONGEST <const> = 15 -- bytes of an instruction
 
 ---@class minikvm.listing  a list of instructions; tostring gives lines of text
-local Listing = { __name = "minikvm.listing" }
+local _, meta = class "minikvm.listing"
 
 local function hex(bytes)
   return (bytes:gsub(".", function(b) return ("%02x "):format(b:byte()) end))
 end
 
-function Listing.__tostring(list)
+function meta.__tostring(list)
   local lines = {}
   for i, insn in ipairs(list) do
     lines[i] = ("%s %08x  %-24s %s"):format(insn.address == list.rip and ">" or " ", insn.address,
@@ -47,7 +48,7 @@ function cpu:disassemble(count, linear)
     bytes[#bytes + 1] = memory:read(at, 1)
   end
   local code = table.concat(bytes)
-  local list = setmetatable({ rip = rip }, Listing)
+  local list = setmetatable({ rip = rip }, meta)
   for i, insn in ipairs(core.disassemble(code, bits, linear)) do
     if i > count then break end
     local from = insn.address - linear

@@ -4,6 +4,7 @@
 -- (api.rst, KVM_SET_CPUID2); nothing exits, so nothing is counted. Leaves and feature bits: Intel
 -- SDM volume 2, CPUID; AMD APM volume 3, appendix E.
 
+local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 
@@ -73,9 +74,7 @@ local function store(self, list)
 end
 
 ---@class minikvm.cpuid.handle
-local Handle = {}
-Handle.__index = Handle
-Handle.__name = "minikvm.handle"
+local Handle, meta = class "minikvm.handle"
 
 ---Puts back what the leaf answered before.
 function Handle:remove()
@@ -85,7 +84,7 @@ function Handle:remove()
 end
 
 ---A VM that has run keeps its processor, a closed one needs none.
-function Handle:__close() pcall(Handle.remove, self) end
+function meta:__close() pcall(Handle.remove, self) end
 
 ---Sets registers of a leaf; those not given stay, a new leaf's are 0. Returns a handle: KVM answers
 ---CPUID by itself, so it has no hits.
@@ -106,7 +105,7 @@ function cpuid:set(leaf, subleaf, registers)
   end
   for name, value in pairs(values) do e[name] = value end
   store(self, list)
-  return setmetatable({ cpuid = self, before = before }, Handle)
+  return setmetatable({ cpuid = self, before = before }, meta)
 end
 
 local function feature(name)
@@ -152,7 +151,7 @@ function cpuid:hide(...)
     if e then e[f[3]] = e[f[3]] & ~(1 << f[4]) end
   end
   store(self, list)
-  return setmetatable({ cpuid = self, before = before }, Handle)
+  return setmetatable({ cpuid = self, before = before }, meta)
 end
 
 ---Sets the twelve letters of leaf 0, such as "GenuineIntel".

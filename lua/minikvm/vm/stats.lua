@@ -1,5 +1,6 @@
 -- stats.lua - vm:stats(): what each port, range and MSR cost, and the table that shows it.
 
+local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 
@@ -16,9 +17,7 @@ local M = {}
 ---@field lua integer  and those answered in Lua
 ---@field seconds number  spent in the handler and in what it passed on, while timing was on
 
-local Stats = {}
-Stats.__index = Stats
-Stats.__name = "minikvm.stats"
+local Stats, meta = class "minikvm.stats"
 
 local function row(kind, r)
   local exits = r.hits - r.quiet
@@ -44,7 +43,7 @@ end
 
 ---The rows as lines of a table, the busiest first.
 ---@return string
-function Stats:__tostring()
+function meta:__tostring()
   local lines = { ("%-22s %10s %10s %10s %10s %10s  %s"):format(
     "where", "accesses", "no exit", "in C", "in Lua", "ms", "served by") }
   for _, r in ipairs(self) do
@@ -63,7 +62,7 @@ local OPTIONS <const> = { timing = "boolean", all = "boolean" }
 ---@return minikvm.stats.row[]
 function M.of(vm, opts)
   local o = options.check("vm:stats", opts, OPTIONS, 3)
-  local rows = setmetatable({}, Stats)
+  local rows = setmetatable({}, meta)
   for _, kind in ipairs{ "port", "mmio", "msr" } do
     for _, r in ipairs(core.stats(vm, kind)) do
       if r.hits > 0 or o.all then rows[#rows + 1] = row(kind, r) end
