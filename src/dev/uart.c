@@ -25,7 +25,6 @@ enum { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR }; /* register offsets */
 #define LSR_READY 0x01
 #define LSR_OVERRUN 0x02
 #define LSR_EMPTY 0x60 /* THRE and TEMT: sending takes no time */
-#define LSR_FIFO_ERROR 0x80
 #define MSR_CONNECTED 0xb0 /* DCD, DSR, CTS */
 
 #define FREE_POLLS 64 /* LSR reads in vain before a polling vCPU is made to wait */
@@ -109,8 +108,6 @@ static uint8_t line_status(struct mk_uart *uart)
 {
     struct mk_uart_state *s = &uart->state;
     uint8_t value = (uint8_t)(LSR_EMPTY | s->errors | (ready(uart) ? LSR_READY : 0));
-    if (s->errors && s->fcr & FCR_ENABLE)
-        value |= LSR_FIFO_ERROR;
     s->errors = 0;
     return value;
 }
@@ -149,17 +146,32 @@ static uint8_t read_register(struct mk_uart *uart, unsigned reg)
     }
 }
 
-/* THR: true when the byte leaves the chip. */
-static bool transmit(struct mk_uart_state *s, uint8_t value)
+/* A byte arrives in loopback. One too many is lost with a FIFO; without, it replaces the last one
+ * (data sheet, LSR bit 1). */
+static void loop_back(struct mk_uart_state *s, uint8_t value)
 {
-    s->thre_pending = true;
-    if (!(s->mcr & MCR_LOOP))
-        return true;
+    bool overrun = s->fifo_count == depth(s);
+    if (overrun)
+        s->errors |= LSR_OVERRUN;
+    if (overrun && !(s->fcr & FCR_ENABLE))
+        pop(s);
     if (s->fifo_count < depth(s))
         push(s, value);
-    else
-        s->errors |= LSR_OVERRUN;
-    return false;
+}
+
+/* A write to THR resets its interrupt, which comes again when the byte has left: an edge. Returns
+ * true when it leaves the chip. */
+static bool transmit(struct mk_uart *uart, uint8_t value)
+{
+    struct mk_uart_state *s = &uart->state;
+    if (s->ier & IER_THRE && s->thre_pending) {
+        s->thre_pending = false;
+        mk_irq_set(&uart->irq, line_level(s));
+    }
+    s->thre_pending = true;
+    if (s->mcr & MCR_LOOP)
+        loop_back(s, value);
+    return !(s->mcr & MCR_LOOP);
 }
 
 static void write_fcr(struct mk_uart_state *s, uint8_t value)
@@ -180,13 +192,14 @@ static void write_mcr(struct mk_uart_state *s, uint8_t value)
 }
 
 /* Returns true when the byte is to be printed. */
-static bool write_register(struct mk_uart_state *s, unsigned reg, uint8_t value)
+static bool write_register(struct mk_uart *uart, unsigned reg, uint8_t value)
 {
+    struct mk_uart_state *s = &uart->state;
     bool dlab = s->lcr & LCR_DLAB;
     switch (reg) {
     case RBR_THR:
         if (!dlab)
-            return transmit(s, value);
+            return transmit(uart, value);
         s->dll = value;
         break;
     case IER:
@@ -237,7 +250,7 @@ static void uart_out(void *self, struct mk_io *io, uint64_t value)
     struct mk_uart *uart = self;
     pthread_mutex_lock(&uart->lock);
     uart->polls = 0;
-    bool print = write_register(&uart->state, io->address & 7, (uint8_t)value);
+    bool print = write_register(uart, io->address & 7, (uint8_t)value);
     refill(uart);
     bool level = line_level(&uart->state);
     mk_irq_set(&uart->irq, level);
@@ -275,6 +288,10 @@ void mk_uart_load(struct mk_uart *uart, const struct mk_uart_state *state)
 {
     pthread_mutex_lock(&uart->lock);
     uart->state = *state;
+    uart->state.ier &= 0x0f;
+    uart->state.mcr &= 0x1f;
+    uart->state.modem_delta &= 0x0f;
+    uart->state.errors &= LSR_OVERRUN;
     uart->state.fifo_start %= MK_UART_FIFO;
     if (uart->state.fifo_count > MK_UART_FIFO)
         uart->state.fifo_count = MK_UART_FIFO;

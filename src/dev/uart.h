@@ -13,7 +13,7 @@
 
 struct mk_uart_state {
     uint8_t ier, fcr, lcr, mcr, scr, dll, dlm;
-    uint8_t errors;      /* LSR bits 1..4 not yet read */
+    uint8_t errors;      /* LSR bit 1 (overrun) not yet read; no other error can happen */
     uint8_t modem_delta; /* MSR bits 0..3 not yet read */
     bool thre_pending;   /* "transmitter empty" interrupt not yet seen */
     uint8_t fifo[MK_UART_FIFO];
