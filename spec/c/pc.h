@@ -27,7 +27,7 @@ static struct mk_clock vm_clock;
 static struct mk_pic pic;
 static struct mk_pit pit;
 static struct mk_i8042 kbd;
-static atomic_uint int_rises, rooms;
+static atomic_uint int_rises;
 static unsigned ends, acks, acked_line;
 static char end_text[100];
 static enum mk_reason end_reason;
@@ -57,7 +57,21 @@ static inline void cpu_idle(struct mk_cpu *self, unsigned polls)
     (void)self, (void)polls;
 }
 
-static const struct mk_cpu_ops cpu_ops = { cpu_reg, cpu_end, cpu_idle };
+static inline bool cpu_more(struct mk_cpu *self)
+{
+    (void)self;
+    return true;
+}
+
+static inline uint64_t cpu_output_left(struct mk_cpu *self)
+{
+    (void)self;
+    return UINT64_MAX;
+}
+
+static const struct mk_cpu_ops cpu_ops = {
+    cpu_reg, cpu_end, cpu_idle, cpu_more, cpu_output_left,
+};
 static struct mk_cpu cpu = { 0, &cpu_ops };
 
 static inline void count_rise(void *ctx)
@@ -85,22 +99,20 @@ static inline void out8(uint16_t port, unsigned value)
 static inline void machine_on(void)
 {
     int_rises = 0;
-    rooms = 0;
     ends = acks = 0;
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_clock_init(&vm_clock);
     mk_clock_set(&vm_clock, SECOND);
     mk_pic_init(&pic);
     mk_pit_init(&pit, &vm_clock, (struct mk_irq){ mk_pic_set_line, &pic, 0 });
-    mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 });
+    mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 },
+                  (struct mk_irq){ mk_pic_set_line, &pic, 12 });
     pic.on_int = count_rise;
     pic.int_ctx = &int_rises;
     pic.on_ack = pic_acked;
     pic.ack_ctx = &pit;
     pit.masked = mk_pic_masked;
     pit.masked_ctx = &pic;
-    kbd.on_room = count_rise;
-    kbd.room_ctx = &rooms;
     struct mk_err err;
     if (mk_pic_attach(&pic, &bus, &err) || mk_pit_attach(&pit, &bus, &err) ||
         mk_i8042_attach(&kbd, &bus, &err))

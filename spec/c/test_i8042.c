@@ -1,4 +1,5 @@
-/* test_i8042.c - the keyboard controller and its keyboard (IBM PS/2 Hardware Interface Technical Reference). Prints TAP. */
+/* test_i8042.c - the keyboard controller and its keyboard (IBM PS/2 Hardware Interface Technical
+ * Reference). Prints TAP. */
 #include "pc.h"
 
 /* What the guest reads while the output buffer is full, in hex. */
@@ -18,6 +19,17 @@ static const char *ask(unsigned command)
     return drain();
 }
 
+/* Scancodes of set 1, in hex. */
+static void type(const char *text)
+{
+    uint8_t codes[64];
+    size_t n = 0;
+    for (char *end; *text; text = end)
+        codes[n++] = (uint8_t)strtoul(text, &end, 16);
+    if (!mk_i8042_key(&kbd, codes, n))
+        abort();
+}
+
 static const char *tell(unsigned byte)
 {
     out8(0x60, byte);
@@ -35,7 +47,7 @@ static void test_i8042_controller(void)
     tap_is(in8(0x64) & 0x08, 0x08, "i8042: status tells a command from");
     out8(0x60, 0x41);
     tap_is(in8(0x64) & 0x0c, 0x00, "i8042: data; the system flag is the command byte's");
-    tap_text(ask(0x20), "61", "i8042: command byte written; the mouse stays disabled");
+    tap_text(ask(0x20), "41", "i8042: command byte written");
     tap_text(ask(0xd0), "c3", "i8042: output port: A20 on");
     out8(0x64, 0xd1);
     out8(0x60, 0xc1);
@@ -47,13 +59,68 @@ static void test_i8042_controller(void)
     out8(0x64, 0xd2);
     tap_text(tell(0x99), "99", "i8042: a byte written to the keyboard buffer comes back");
     out8(0x64, 0xd4);
-    tap_text(tell(0xff), "", "i8042: no mouse answers");
-    tap_is(in8(0x60), 0x99, "i8042: an empty buffer reads the old byte");
+    out8(0x60, 0xff);
+    tap_is(in8(0x64) & 0x61, 0x61, "i8042: what is sent to the auxiliary port times out");
+    tap_text(drain(), "fe", "i8042: with a resend");
+    tap_is(in8(0x60), 0xfe, "i8042: an empty buffer reads the old byte");
     out8(0x64, 0xd1);
     out8(0x64, 0xae);
     tap_text(tell(0xee), "ee", "i8042: a command voids the one that waits for its parameter");
-    tap_text(ask(0x77), "", "i8042: an unknown command has no answer");
+    tap_text(ask(0x90), "", "i8042: an unknown command has no answer");
     tap_is(ends, 0, "i8042: none of these ended the VM");
+    machine_off();
+}
+
+/* PS/2 Hardware Interface Technical Reference, "Controller Commands"; 0xc0 to 0xc2, 0xe0: AT. */
+static void test_i8042_tests(void)
+{
+    machine_on();
+    out8(0x64, 0x65);
+    tap_text(tell(0x5a), "", "i8042: a byte of its memory");
+    tap_text(ask(0x25), "5a", "i8042: reads back");
+    tap_text(ask(0x3f), "00", "i8042: each is its own");
+    tap_text(ask(0xa4), "f1", "i8042: no password");
+    tap_text(ask(0xa9), "00", "i8042: auxiliary interface test");
+    out8(0x64, 0xa8);
+    tap_text(ask(0x20), "45", "i8042: the auxiliary interface is enabled");
+    out8(0x64, 0xa7);
+    tap_text(ask(0x20), "65", "i8042: and disabled");
+    tap_text(ask(0xc0), "a0", "i8042: input port: not locked");
+    out8(0x64, 0xc2);
+    tap_is(in8(0x64), 0xac, "i8042: its upper half in the status");
+    out8(0x64, 0xc1);
+    tap_is(in8(0x64), 0x0c, "i8042: its lower half");
+    tap_text(ask(0xe0), "01", "i8042: test inputs: the keyboard's clock runs, the other does not");
+    out8(0x64, 0xad);
+    tap_text(ask(0xe0), "00", "i8042: a disabled interface holds it low");
+    out8(0x64, 0xd1);
+    out8(0x60, 0x0f);
+    tap_text(ask(0xd0), "0f", "i8042: the output port reads back");
+    out8(0x64, 0xd2);
+    out8(0x60, 0x11);
+    out8(0x64, 0xd0);
+    tap_text(drain(), "11 1f", "i8042: with the keyboard's request");
+    out8(0x64, 0xd3);
+    out8(0x60, 0x22);
+    tap_is(in8(0x64) & 0x21, 0x21, "i8042: a byte of the auxiliary port");
+    out8(0x64, 0xd0);
+    tap_text(drain(), "22 2f", "i8042: and its request");
+    machine_off();
+}
+
+static void test_i8042_aux_irq(void)
+{
+    pic_start();
+    out8(0x64, 0xd3);
+    out8(0x60, 0x22);
+    tap_is(take(), -1, "i8042: the auxiliary port does not interrupt unless allowed");
+    out8(0x64, 0x60);
+    out8(0x60, 0x47);
+    tap_is(take(), BASE2 + 4, "i8042: then on line 12");
+    out8(0xa0, EOI), out8(0x20, EOI);
+    tap_text(drain(), "22", "i8042: for its byte");
+    type("1e");
+    tap_is(take(), BASE1 + 1, "i8042: and the keyboard on line 1");
     machine_off();
 }
 
@@ -96,12 +163,21 @@ static void test_i8042_keyboard(void)
     tap_text(tell(0x05), "fe", "keyboard: and voids the one before");
     tap_text(tell(0xf5), "fa", "keyboard: scanning off");
     tap_is(kbd.state.leds, 0, "keyboard: which restores the defaults");
-    mk_keyboard_type(&kbd, "a", 1, NULL, NULL);
+    type("1e 9e");
     tap_text(drain(), "", "keyboard: nothing is sent");
     tap_text(tell(0xf4), "fa 1e 9e", "keyboard: scanning on: the key was kept");
     tap_text(tell(0xfe), "9e", "keyboard: resend repeats a key");
+    tap_text(tell(0xf2), "fa ab 41", "keyboard: identity");
+    tap_text(tell(0xfe), "41", "keyboard: what is sent again passes the translation again");
+    tap_text(tell(0x00), "fe", "keyboard: no command");
+    tap_text(tell(0xfe), "41", "keyboard: a resend request is not what is sent again");
+    tap_text(tell(0xf8), "fa", "keyboard: types of keys are for set 3");
+    tap_text(tell(0xfc), "fa", "keyboard: those of single keys");
+    tap_text(tell(0x1c), "fa", "keyboard: one");
+    tap_text(tell(0x1d), "fa", "keyboard: and more");
+    tap_text(tell(0xf4), "fa", "keyboard: until a command");
     out8(0x64, 0xad);
-    mk_keyboard_type(&kbd, "b", 1, NULL, NULL);
+    type("30 b0");
     tap_text(drain(), "", "i8042: a disabled interface passes nothing");
     tap_text(ask(0xae), "30 b0", "i8042: enabled, it passes what waited");
     out8(0x64, 0xad);
@@ -118,11 +194,10 @@ static void test_i8042_keyboard(void)
 
 static void test_i8042_sets(void)
 {
-    static const char *const names[] = { "ctrl", "right", "f7" };
     machine_on();
     out8(0x64, 0x60);
     out8(0x60, 0x25); /* no translation */
-    mk_keyboard_press(&kbd, names, 3, NULL);
+    type("1d e0 4d 41 c1 e0 cd 9d");
     tap_text(drain(), "14 e0 74 83 f0 83 e0 f0 74 f0 14", "i8042: untranslated keys are set 2");
     tap_text(tell(0xf0), "fa", "keyboard: scancode set");
     tap_text(tell(0x00), "fa 02", "keyboard: untranslated, 2 reads as 2");
@@ -130,112 +205,51 @@ static void test_i8042_sets(void)
     out8(0x60, 0xf0);
     out8(0x60, 0x01);
     drain();
-    mk_keyboard_press(&kbd, names, 2, NULL);
+    type("1d e0 4d e0 cd 9d");
     tap_text(drain(), "1d e0 4d e0 cd 9d", "keyboard: set 1 on demand");
+    out8(0x64, 0x60);
+    out8(0x60, 0x65);
+    type("1e");
+    tap_text(drain(), "03", "keyboard: the translation takes set 1 for set 2");
     machine_off();
-}
-
-static void test_i8042_typing(void)
-{
-    static const char *const chord[] = { "ctrl", "alt", "Delete" };
-    static const char *const letter[] = { "A" };
-    static const char *const wrong[] = { "ctrl", "hyper" };
-    static const char *many[MK_KEYBOARD_CHORD + 1];
-    struct mk_err err = { 0 };
-    size_t typed = 99;
     machine_on();
-    tap_is(mk_keyboard_type(&kbd, "aB1!\r", 5, &typed, &err), 0, "type: a text");
-    tap_is((long long)typed, 5, "type: all of it");
-    tap_text(drain(), "1e 9e 2a 30 b0 aa 02 82 2a 02 82 aa 1c 9c", "type: with shift where needed");
-    mk_keyboard_type(&kbd, "~|\"? /\t\b\x7f\x1b\x03", 11, NULL, NULL);
-    tap_text(drain(), "2a 29 a9 aa 2a 2b ab aa 2a 28 a8 aa 2a 35 b5 aa 39 b9 35 b5 0f 8f "
-             "0e 8e 0e 8e 01 81 1d 2e ae 9d", "type: symbols and control characters");
-    tap_is(mk_keyboard_type(&kbd, "ab\xc3\xa4", 4, &typed, &err), -1, "type: no key for UTF-8");
-    tap_ok(err.code == EINVAL && typed == 0, "type: EINVAL, nothing typed");
-    tap_text(drain(), "", "type: indeed nothing");
-    tap_is(mk_keyboard_type(&kbd, "\0", 1, &typed, &err), -1, "type: nor for NUL");
-    unsigned without = 0;
-    for (int c = ' '; c < 0x7f; c++) {
-        char text = (char)c;
-        without += mk_keyboard_type(&kbd, &text, 1, NULL, NULL) != 0;
-        drain();
-    }
-    tap_is(without, 0, "type: every printable ASCII character has a key");
-
-    tap_is(mk_keyboard_press(&kbd, chord, 3, &err), 0, "press: ctrl alt delete");
-    tap_text(drain(), "1d 38 e0 53 e0 d3 b8 9d", "press: down in order, up in reverse");
-    mk_keyboard_press(&kbd, letter, 1, &err);
-    tap_text(drain(), "2a 1e 9e aa", "press: a capital needs shift");
-    tap_is(mk_keyboard_press(&kbd, wrong, 2, &err), -1, "press: an unknown key");
-    tap_ok(err.code == EINVAL && strstr(err.text, "\"hyper\""), "press: is named");
-    tap_text(drain(), "", "press: and the known one is not pressed");
-    for (unsigned i = 0; i < MK_COUNT(many); i++)
-        many[i] = "A";
-    tap_is(mk_keyboard_press(&kbd, many, MK_COUNT(many), &err), -1, "press: too many keys");
-    tap_is(mk_keyboard_press(&kbd, many, MK_KEYBOARD_CHORD, &err), 0, "press: the most");
-    tap_is((long long)mk_i8042_queued(&kbd), MK_KEYBOARD_CHORD * 4 - 1,
-           "press: all but the byte on offer wait");
-    machine_off();
-}
-
-/* Every name that people are told of has a key. */
-static void test_i8042_names(void)
-{
-    static const char *const names[] = {
-        "esc", "enter", "tab", "backspace", "space", "ctrl", "rctrl", "shift", "rshift", "alt",
-        "altgr", "super", "menu", "capslock", "up", "down", "left", "right", "home", "end",
-        "pageup", "pagedown", "insert", "delete", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8",
-        "f9", "f10", "f11", "f12", "kp0", "kpenter",
-    };
-    machine_on();
-    unsigned seen[0x180] = { 0 }, twice = 0, unknown = 0;
-    for (size_t i = 0; i < MK_COUNT(names); i++) {
-        unknown += mk_keyboard_press(&kbd, &names[i], 1, NULL) != 0;
-        unsigned code = in8(0x60), extended = code == 0xe0 ? 0x100 : 0;
-        if (extended)
-            code = in8(0x60);
-        twice += seen[extended + (code & 0x7f)]++;
-        drain();
-    }
-    tap_is(unknown, 0, "press: every name has a key");
-    tap_is(twice, 0, "press: names are different keys");
+    out8(0x64, 0x60);
+    out8(0x60, 0x25);
+    type("e1 1d 45 e1 9d c5 e0 2a e0 37 e0 b7 e0 aa");
+    tap_text(drain(), "e1 14 77 e1 f0 14 f0 77 e0 12 e0 7c e0 f0 7c e0 f0 12",
+             "keyboard: pause and print in set 2");
+    type("54 d4 41 c1");
+    tap_text(drain(), "84 f0 84 83 f0 83", "keyboard: SysRq and F7, the codes above 0x7f");
+    type("9e");
+    in8(0x60);
+    tap_text(tell(0xfe), "1c 1c", "keyboard: the second byte of a key, and again");
     machine_off();
 }
 
 static void test_i8042_overflow(void)
 {
-    struct mk_err err = { 0 };
-    size_t typed = 0, total = 0;
-    static char text[65536];
-    memset(text, 'X', sizeof(text));
-    machine_on();
-    tap_is(mk_keyboard_type(&kbd, text, sizeof(text), &typed, &err), -1, "type: 64 KiB at once");
-    tap_ok(err.code == ENOBUFS, "type: ENOBUFS");
-    /* 4 codes a letter; the first left the queue for port 0x60, which makes no room for four */
-    tap_is((long long)typed, MK_I8042_KEYS / 4, "type: as many whole keys as fit");
-    uint8_t five[5] = { 1, 2, 3, 4, 5 };
-    tap_is(mk_i8042_key(&kbd, five, 5, &err), -1, "keys that do not fit are refused");
-    tap_is((long long)mk_i8042_queued(&kbd), MK_I8042_KEYS - 1, "all of them");
-    unsigned wrong = 0, codes = 0, refills = 0;
+    static uint8_t codes[MK_I8042_KEYS];
     static const uint8_t cycle[] = { 0x2a, 0x2d, 0xad, 0xaa };
-    for (total = typed; in8(0x64) & 1; codes++) {
-        wrong += in8(0x60) != cycle[codes % 4];
-        if (rooms == refills || total == sizeof(text))
-            continue;
-        refills = rooms;
-        mk_keyboard_type(&kbd, text, sizeof(text) - total, &typed, &err);
-        total += typed;
-    }
-    tap_is(codes, 4 * sizeof(text), "type: typing on when there is room, all 64 KiB arrive");
-    tap_is(wrong, 0, "type: no key in halves");
-    tap_is(rooms, 85, "type: the typist is told each time a quarter is left"); /* 64512/768 + 1 */
+    uint8_t leds;
+    for (unsigned i = 0; i < sizeof(codes); i++)
+        codes[i] = cycle[i % 4];
+    machine_on();
+    tap_ok(mk_i8042_key(&kbd, codes, sizeof(codes)), "keys: as many as there is room for");
+    tap_is((long long)mk_i8042_queued(&kbd, &leds), MK_I8042_KEYS - 1,
+           "keys: all but the byte on offer wait");
+    tap_ok(!mk_i8042_key(&kbd, codes, 2), "keys: what does not fit is refused");
+    tap_is((long long)mk_i8042_queued(&kbd, &leds), MK_I8042_KEYS - 1, "keys: all of it");
+    unsigned wrong = 0, n = 0;
+    for (; in8(0x64) & 1; n++)
+        wrong += in8(0x60) != cycle[n % 4];
+    tap_ok(n == MK_I8042_KEYS && wrong == 0, "keys: arrive in order");
     machine_off();
 }
 
 static void test_i8042_irq(void)
 {
     pic_start();
-    mk_keyboard_type(&kbd, "ab", 2, NULL, NULL);
+    type("1e 9e 30 b0");
     unsigned n = 0, codes[8] = { 0 };
     while (n < 8 && take() == BASE1 + 1) {
         codes[n++] = in8(0x60);
@@ -244,7 +258,7 @@ static void test_i8042_irq(void)
     tap_is(n, 4, "i8042: an interrupt for each byte");
     tap_ok(codes[0] == 0x1e && codes[1] == 0x9e && codes[2] == 0x30 && codes[3] == 0xb0,
            "i8042: in order");
-    mk_keyboard_type(&kbd, "a", 1, NULL, NULL);
+    type("1e 9e");
     tap_is(take(), BASE1 + 1, "i8042: a key");
     out8(0x20, EOI);
     tap_is(take(), -1, "i8042: no second interrupt until it is read");
@@ -252,7 +266,7 @@ static void test_i8042_irq(void)
     tap_is(take(), -1, "i8042: polling takes the request along");
     out8(0x64, 0x60);
     out8(0x60, 0x64);
-    mk_keyboard_type(&kbd, "a", 1, NULL, NULL);
+    type("1e 9e");
     tap_is(take(), -1, "i8042: none with the interrupt disabled");
     out8(0x64, 0x60);
     out8(0x60, 0x65);
@@ -260,7 +274,7 @@ static void test_i8042_irq(void)
     machine_off();
 
     machine_on();
-    mk_keyboard_type(&kbd, "a", 1, NULL, NULL);
+    type("1e 9e");
     pic_program(0x11, 0x01);
     tap_is(take(), BASE1 + 1, "i8042: a key typed before the PIC was initialised is not lost");
     machine_off();
@@ -271,7 +285,7 @@ static void test_i8042_state(void)
     pic_start();
     struct mk_i8042_state state;
     struct mk_err err = { 0 };
-    mk_keyboard_type(&kbd, "ab", 2, NULL, NULL);
+    type("1e 9e 30 b0");
     mk_i8042_save(&kbd, &state);
     mk_i8042_reset(&kbd);
     tap_is(take(), -1, "i8042: a reset takes its request back");
@@ -295,11 +309,11 @@ static void test_i8042_state(void)
 int main(void)
 {
     test_i8042_controller();
+    test_i8042_tests();
+    test_i8042_aux_irq();
     test_i8042_reset();
     test_i8042_keyboard();
     test_i8042_sets();
-    test_i8042_typing();
-    test_i8042_names();
     test_i8042_overflow();
     test_i8042_irq();
     test_i8042_state();

@@ -1,8 +1,8 @@
 /* test_uart.c - the 16550A (PC16550D data sheet): its interrupt line, and states that are loaded.
- * What a guest reads in its registers is in spec/uart_spec.lua. Prints TAP. */
+ * What a guest reads in its registers is in spec/dev/uart_spec.lua. Prints TAP. */
 #include "pc.h"
 
-#include "dev_uart.h"
+#include "dev/uart.h"
 
 static struct mk_console console;
 static struct mk_uart uart;

@@ -1,4 +1,5 @@
-/* keyboard.c - vm.keyboard: typing at the guest's i8042. Needs irqchip = "pic". */
+/* keyboard.c - vm.keyboard: scancodes for the guest's i8042, which
+ * lua/minikvm/console/keyboard.lua makes. Needs irqchip = "pic". */
 #include "lua/core.h"
 
 static struct mk_i8042 *check_keyboard(lua_State *L)
@@ -9,37 +10,23 @@ static struct mk_i8042 *check_keyboard(lua_State *L)
     return &v->vm.keyboard;
 }
 
-/* keyboard:type(text) -> keyboard | nil, why, "ENOBUFS" or "EINVAL", characters typed */
-static int keyboard_type(lua_State *L)
+/* scancodes(keyboard, bytes) -> whether there was room for all of them, of set 1; else none waits */
+static int scancodes(lua_State *L)
 {
     struct mk_i8042 *keyboard = check_keyboard(L);
-    size_t length, typed = 0;
-    const char *text = luaL_checklstring(L, 2, &length);
-    struct mk_err err;
-    if (mk_keyboard_type(keyboard, text, length, &typed, &err) < 0) {
-        mk_push_err(L, &err);
-        lua_pushinteger(L, (lua_Integer)typed);
-        return 4;
-    }
-    lua_settop(L, 1);
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    lua_pushboolean(L, mk_i8042_key(keyboard, (const uint8_t *)bytes, length));
     return 1;
 }
 
-/* keyboard:press(name, ...) -> keyboard: pressed in order, released in reverse. An unknown name
- * raises. */
-static int keyboard_press(lua_State *L)
+/* keyboard_state(keyboard) -> bytes that there is room for, LEDs */
+static int keyboard_state(lua_State *L)
 {
-    struct mk_i8042 *keyboard = check_keyboard(L);
-    const char *names[MK_KEYBOARD_CHORD];
-    int count = lua_gettop(L) - 1;
-    luaL_argcheck(L, count >= 1 && count <= MK_KEYBOARD_CHORD, 2, "1 to 16 key names");
-    for (int i = 0; i < count; i++)
-        names[i] = luaL_checkstring(L, 2 + i);
-    struct mk_err err;
-    if (mk_keyboard_press(keyboard, names, (size_t)count, &err) < 0)
-        return luaL_error(L, "keyboard:press: %s", err.text);
-    lua_settop(L, 1);
-    return 1;
+    uint8_t leds;
+    lua_pushinteger(L, MK_I8042_KEYS - (lua_Integer)mk_i8042_queued(check_keyboard(L), &leds));
+    lua_pushinteger(L, leds);
+    return 2;
 }
 
 /* vm_of_keyboard(keyboard) -> vm */
@@ -52,9 +39,9 @@ static int vm_of_keyboard(lua_State *L)
 
 void mk_open_keyboard(lua_State *L)
 {
-    static const luaL_Reg methods[] = { { "type", keyboard_type }, { "press", keyboard_press },
-                                        { NULL, NULL } };
+    static const luaL_Reg methods[] = { { NULL, NULL } };
+    static const luaL_Reg core[] = { { "scancodes", scancodes }, { "keyboard_state", keyboard_state },
+                                     { "vm_of_keyboard", vm_of_keyboard }, { NULL, NULL } };
     mk_new_type(L, MK_KEYBOARD, NULL, methods);
-    lua_pushcfunction(L, vm_of_keyboard);
-    lua_setfield(L, -2, "vm_of_keyboard"); /* into the core table on top */
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -89,7 +89,8 @@ static void init_interrupts(struct mk_vm *vm)
 {
     mk_pic_init(&vm->pic);
     mk_pit_init(&vm->pit, &vm->m.clock, (struct mk_irq){ mk_pic_set_line, &vm->pic, 0 });
-    mk_i8042_init(&vm->keyboard, (struct mk_irq){ mk_pic_set_line, &vm->pic, 1 });
+    mk_i8042_init(&vm->keyboard, (struct mk_irq){ mk_pic_set_line, &vm->pic, 1 },
+                  (struct mk_irq){ mk_pic_set_line, &vm->pic, 12 });
     vm->uart.irq = (struct mk_irq){ mk_pic_set_line, &vm->pic, 4 };
     vm->pic.on_int = interrupt_first;
     vm->pic.int_ctx = vm;
