@@ -293,6 +293,40 @@ describe("vm.msrs", function()
     end
   end)
 
+  -- KVM's filter lets 0x800 to 0x8ff, the x2APIC's, through (api.rst, KVM_X86_SET_MSR_FILTER).
+  it("serves the numbers of the x2APIC too", function()
+    -- mov ecx, 0x802; rdmsr; out 0x80, al; wrmsr; hlt
+    local vm <close> = guest("protected", { support.bytes "b9 02 08 00 00 0f 32 e6 80 0f 30" },
+                             { unhandled = "fault" })
+    local got, wrote
+    vm.msrs:on(0x802, { read = function() return 7 << 32 | 5 end,
+                        write = function(_, value) wrote = value end })
+    vm.ports:on(0x80, { write = function(_, value) got = value end })
+    local reason, info = run(vm)
+    assert.same({ "halt", 5, 7 << 32 | 5, 1, 1 }, { reason, got, wrote, info.by.rdmsr, info.by.wrmsr },
+                info.text)
+  end)
+
+  it("leave #GP to the guest for what nobody has", function()
+    for _, opts in ipairs{ {}, { unhandled = "fault" } } do
+      local vm <close> = guest("long", { rdmsr(0x20000, OURS) }, opts)
+      vm.msrs:on(0x800, { read = function() return 0 end })
+      local reason, info = run(vm)
+      assert.same({ "shutdown", 0 }, { reason, info.served.none }, info.text) -- there is no IDT
+      vm:reset()
+      vm.msrs:tap(OURS, function() end) -- changes nothing
+      assert.equal("shutdown", (run(vm)))
+    end
+  end)
+
+  it("lets a handler answer for what next() refuses", function()
+    local vm <close> = guest("long", { rdmsr(0x20000, OURS), wrmsr(OURS, 1) })
+    vm.msrs:override(OURS, { read = function(_, _, next) next() return 3 end,
+                             write = function(_, value, _, next) next(value) return true end })
+    local reason, info = run(vm)
+    assert.same({ "halt", 3 }, { reason, vm.memory:u64(0x20000) }, info.text)
+  end)
+
   it("forgets a hook that was removed", function()
     local vm <close> = guest("long", { rdmsr(0x20000, 0x175), "\xf4", rdmsr(0x20008, 0x175) })
     local handle = vm.msrs:override(0x175, { read = function() return 7 end })

@@ -67,9 +67,11 @@ static const char *kind_of(const struct mk_io *io)
     return kinds[io->bus->space];
 }
 
-static void refuse_msr(struct mk_lua_hook *h, struct mk_io *io)
+/* #GP or not: the topmost handler has the last word. */
+static void refuse_msr(struct mk_lua_hook *h, struct mk_io *io, bool refused)
 {
-    h->v->vm.cpu[io->cpu->index].msr_refused = true;
+    if (io->bus->space == MK_SPACE_MSRS)
+        h->v->vm.cpu[io->cpu->index].msr_refused = refused;
 }
 
 /* The answer of a read handler: an integer that fits. */
@@ -79,8 +81,9 @@ static uint64_t take_value(struct mk_lua_hook *h, struct mk_io *io, lua_State *c
     uint64_t value = (uint64_t)lua_tointeger(co, -1);
     unsigned long long at = io->address;
     bool is_false = lua_isboolean(co, -1) && !lua_toboolean(co, -1);
+    refuse_msr(h, io, is_false);
     if (is_false && io->bus->space == MK_SPACE_MSRS) {
-        refuse_msr(h, io);
+        value = limit;
     } else if (!lua_isinteger(co, -1)) {
         const char *type = luaL_typename(co, -1);
         const char *text = lua_tostring(co, -1); /* no metamethod may run here: it could raise */
@@ -127,8 +130,8 @@ static void hook_out(void *self, struct mk_io *io, uint64_t value)
     }
     if (mk_lua_call(h->v, cpu, 3 + h->with_next, msr) && msr) {
         lua_State *co = h->v->cpu[cpu].co;
-        if (lua_isboolean(co, -1) && !lua_toboolean(co, -1))
-            refuse_msr(h, io);
+        if (lua_isboolean(co, -1))
+            refuse_msr(h, io, !lua_toboolean(co, -1));
         lua_pop(co, 1);
     }
     leave(h, io, &frame);
