@@ -12,6 +12,7 @@
 #define MK_FSBOX_H
 
 #include "base/abi.h"
+#include "base/bytes.h"
 #include "files/fsbox_path.h"
 #include "files/fsbox_policy.h"
 
@@ -92,8 +93,8 @@ char *mk_fsbox_directory(struct mk_fsbox *box);
 
 struct mk_saved_file { /* of the private directory */
     char name[MK_NAME_MAX + 1];
-    uint8_t *bytes;
     uint64_t length;
+    struct mk_bytes runs; /* what is not zero: offset and length (u64), bytes; ascending */
 };
 
 struct mk_saved_node {
@@ -117,6 +118,8 @@ struct mk_fsbox_state {
 int mk_fsbox_save(struct mk_fsbox *box, struct mk_fsbox_state *state, struct mk_err *err);
 /* -1 when a file cannot be had any more, or not under this box's policy: then none is open. */
 int mk_fsbox_load(struct mk_fsbox *box, const struct mk_fsbox_state *state, struct mk_err *err);
+/* Whether the runs lie in the file, one behind the other. */
+bool mk_saved_file_valid(const struct mk_saved_file *file);
 void mk_fsbox_state_free(struct mk_fsbox_state *state);
 
 #endif

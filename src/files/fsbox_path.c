@@ -3,6 +3,8 @@
  * man 2 openat2, copy_file_range, ioctl_ficlone; for O_TMPFILE and linkat, man 2 open. */
 #include "files/fsbox_path.h"
 
+#include "base/extent.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -231,17 +233,10 @@ static int copy_data(int from, int to)
         return 0;
     if (fstat(from, &st) < 0)
         return -errno;
-    for (off_t at = 0; at < st.st_size;) {
-        off_t data = lseek(from, at, SEEK_DATA);
-        if (data < 0 && errno == ENXIO)
-            break;
-        off_t hole = data < 0 ? st.st_size : lseek(from, data, SEEK_HOLE);
-        if (data < 0)
-            data = at; /* no such question on this file system */
-        int rc = copy_range(from, to, data, hole < 0 || hole > st.st_size ? st.st_size : hole);
+    for (off_t at = 0, end; mk_next_data(from, st.st_size, &at, &end); at = end) {
+        int rc = copy_range(from, to, at, end);
         if (rc < 0)
             return rc;
-        at = hole < 0 ? st.st_size : hole;
     }
     return ftruncate(to, st.st_size) < 0 ? -errno : 0;
 }

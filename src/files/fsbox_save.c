@@ -1,9 +1,11 @@
 /* fsbox_save.c - what a snapshot keeps of a VM's files: its descriptors and their positions, and the
- * whole contents of its private directory, copies (cow) included.
+ * whole contents of its private directory, copies (cow) included. Holes of files stay holes.
  *
  * Files of the host's root are the host's: they are opened again by name, with the contents they
  * have then. Used by the owner of the stopped VM. */
 #include "files/fsbox_in.h"
+
+#include "base/extent.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -13,6 +15,8 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define BLOCK 4096u /* that is left out when it is zero */
 
 /* --- saving --- */
 
@@ -26,24 +30,64 @@ static struct mk_saved_file *new_saved(struct mk_fsbox_state *state)
     return &state->file[state->count++];
 }
 
-static int64_t read_whole(int fd, uint8_t **bytes, uint64_t *length)
+/* One run after the other is written; `end` is where the last one ends in the file. */
+struct gather {
+    struct mk_bytes *out;
+    size_t head; /* of the last run */
+    uint64_t end, length;
+};
+
+static void add_block(struct gather *g, const uint8_t *block, size_t length, uint64_t at)
 {
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    *length = (uint64_t)st.st_size;
-    *bytes = *length ? malloc(*length) : NULL;
-    if (*length && !*bytes)
-        return -ENOMEM;
-    for (uint64_t at = 0; at < *length;) {
-        ssize_t n = pread(fd, *bytes + at, *length - at, (off_t)at);
+    if (at != g->end || g->length == 0) {
+        g->head = g->out->length;
+        g->length = 0;
+        mk_bytes_u64(g->out, at);
+        mk_bytes_u64(g->out, 0);
+    }
+    mk_bytes_add(g->out, block, length);
+    g->length += length;
+    g->end = at + length;
+    mk_bytes_put_u64(g->out, g->head + 8, g->length);
+}
+
+static bool is_zero(const uint8_t *block, size_t length)
+{
+    return block[0] == 0 && memcmp(block, block + 1, length - 1) == 0;
+}
+
+/* [at, end) of the file, without its blocks of zeros. */
+static int read_data(int fd, struct gather *g, uint64_t at, uint64_t end)
+{
+    uint8_t buffer[16 * BLOCK];
+    while (at < end) {
+        size_t want = end - at < sizeof(buffer) ? (size_t)(end - at) : sizeof(buffer);
+        ssize_t n = pread(fd, buffer, want, (off_t)at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return n < 0 ? -errno : -EIO;
+        for (size_t i = 0; i < (size_t)n; i += BLOCK) {
+            size_t length = (size_t)n - i < BLOCK ? (size_t)n - i : BLOCK;
+            if (!is_zero(buffer + i, length))
+                add_block(g, buffer + i, length, at + i);
+        }
         at += (uint64_t)n;
     }
-    return 0;
+    return g->out->failed ? -ENOMEM : 0;
+}
+
+static int read_runs(int fd, struct mk_saved_file *f)
+{
+    struct gather g = { .out = &f->runs };
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    f->length = (uint64_t)st.st_size;
+    int rc = 0;
+    for (off_t at = 0, end; rc == 0 && mk_next_data(fd, st.st_size, &at, &end); at = end)
+        rc = read_data(fd, &g, (uint64_t)at, (uint64_t)end);
+    return rc;
 }
 
 static int save_file(struct mk_fsbox *box, const char *name, struct mk_fsbox_state *state)
@@ -52,13 +96,13 @@ static int save_file(struct mk_fsbox *box, const char *name, struct mk_fsbox_sta
     if (fd < 0)
         return fd == -EACCES ? 0 : fd; /* no regular file: not the guest's */
     struct mk_saved_file *f = new_saved(state);
-    int64_t rc = f ? 0 : -ENOMEM;
-    if (f)
+    int rc = -ENOMEM;
+    if (f) {
         strcpy(f->name, name);
-    if (rc == 0)
-        rc = read_whole(fd, &f->bytes, &f->length);
+        rc = read_runs(fd, f);
+    }
     close(fd);
-    return (int)rc;
+    return rc;
 }
 
 /* Everything below the directory `at`, whose name within the private one is `path`; one descriptor
@@ -126,23 +170,53 @@ int mk_fsbox_save(struct mk_fsbox *box, struct mk_fsbox_state *state, struct mk_
 void mk_fsbox_state_free(struct mk_fsbox_state *state)
 {
     for (size_t i = 0; i < state->count; i++)
-        free(state->file[i].bytes);
+        mk_bytes_free(&state->file[i].runs);
     free(state->file);
     *state = (struct mk_fsbox_state){ 0 };
 }
 
 /* --- restoring --- */
 
+bool mk_saved_file_valid(const struct mk_saved_file *f)
+{
+    struct mk_reader in = { .at = f->runs.data, .left = f->runs.length };
+    uint64_t end = 0;
+    while (in.left && !in.failed) {
+        uint64_t at = mk_reader_u64(&in), length = mk_reader_u64(&in);
+        if (at < end || !mk_inside(at, length, f->length) || !mk_reader_take(&in, length))
+            return false;
+        end = at + length;
+    }
+    return !in.failed;
+}
+
+static int write_run(int fd, const uint8_t *bytes, uint64_t length, uint64_t at)
+{
+    while (length) {
+        ssize_t n = pwrite(fd, bytes, length, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        bytes += n;
+        at += (uint64_t)n;
+        length -= (uint64_t)n;
+    }
+    return 0;
+}
+
 static int write_file(struct mk_fsbox *box, const struct mk_saved_file *f)
 {
+    struct mk_reader in = { .at = f->runs.data, .left = f->runs.length };
+    if (f->length > box->limits.file)
+        return -EFBIG;
     int fd = mk_path_create(box->own, f->name), rc = fd < 0 ? fd : 0;
-    for (uint64_t at = 0; rc == 0 && at < f->length;) {
-        ssize_t n = pwrite(fd, f->bytes + at, f->length - at, (off_t)at);
-        if (n < 0 && errno != EINTR)
-            rc = -errno;
-        if (n > 0)
-            at += (uint64_t)n;
+    while (rc == 0 && in.left) {
+        uint64_t at = mk_reader_u64(&in), length = mk_reader_u64(&in);
+        rc = write_run(fd, mk_reader_take(&in, length), length, at);
     }
+    if (rc == 0 && ftruncate(fd, (off_t)f->length) < 0)
+        rc = -errno;
     if (fd >= 0)
         close(fd);
     return rc;

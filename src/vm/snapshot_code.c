@@ -15,7 +15,7 @@
 #define MSRS_MAX 4096u
 #define CPUID_MAX 512u
 #define FILES_MAX 65536u
-#define FILE_BYTES_MAX (UINT64_C(1) << 34)
+#define BLOB_MAX (UINT64_C(1) << 34)
 
 struct codec {
     struct mk_bytes *out; /* NULL: reading */
@@ -102,7 +102,7 @@ static void blob(struct codec *k, void *pointer, uint64_t *length, uint64_t most
 static void bytes(struct codec *k, struct mk_bytes *b)
 {
     uint64_t length = b->length;
-    blob(k, &b->data, &length, UINT32_MAX);
+    blob(k, &b->data, &length, BLOB_MAX);
     b->length = length;
 }
 
@@ -249,7 +249,9 @@ static void private_files(struct codec *k, struct mk_fsbox_state *s)
     }
     for (uint32_t i = 0; i < s->count && !broken(k); i++) {
         name(k, s->file[i].name);
-        blob(k, &s->file[i].bytes, &s->file[i].length, FILE_BYTES_MAX);
+        u64(k, &s->file[i].length);
+        bytes(k, &s->file[i].runs);
+        need(k, mk_saved_file_valid(&s->file[i]));
     }
 }
 

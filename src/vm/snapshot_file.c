@@ -14,6 +14,8 @@
 #include "base/outfile.h"
 #include "vm/snapshot.h"
 
+#include "base/extent.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -23,9 +25,10 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define VERSION 2u
+#define VERSION 3u
 #define CHECKED_FROM 24
 #define CHUNK_PAGES 64u
+#define HOLES_MAX (16u << 20)
 
 static const char magic[8] = "\x89MKSNAP\n";
 
@@ -254,11 +257,22 @@ static int decode(struct input *in, struct mk_snapshot *snap, const struct mk_by
                                                                  : 0;
 }
 
+/* A file of which most is a hole would take far more memory than it has bytes; what minikvm writes
+ * has none, and copying it may make a few. */
+static int check_holes(struct input *in)
+{
+    uint64_t data = 0;
+    for (off_t at = 0, end; mk_next_data(in->fd, (off_t)in->size, &at, &end); at = end)
+        data += (uint64_t)(end - at);
+    lseek(in->fd, (off_t)in->at, SEEK_SET);
+    return in->size - data > data + HOLES_MAX ? damaged(in, "most of it is a hole") : 0;
+}
+
 static int get_all(struct input *in, struct mk_snapshot *snap, struct mk_bytes *state)
 {
     uint32_t crc = 0;
     uint64_t memory = 0;
-    if (get_head(in, &crc, &memory) < 0 || get_state(in, state) < 0)
+    if (get_head(in, &crc, &memory) < 0 || check_holes(in) < 0 || get_state(in, state) < 0)
         return -1;
     snap->ram = mk_ram_new(memory, in->err);
     if (!snap->ram || get_ram(in, snap->ram) < 0)
