@@ -39,7 +39,7 @@ GLUE_SRC := $(wildcard src/lua/*.c)
 CORE_SRC := $(filter-out $(GLUE_SRC) $(PROGRAM_SRC),$(sort $(shell find src -name "*.c")))
 obj = $(patsubst src/%.c,$(B)/%.o,$(1))
 MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC)) $(B)/embed.o
-LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua
+LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/cli/argparse.lua
 part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
 .PHONY: all demo test bench lint format install clean help deps guests os-1k
@@ -119,6 +119,13 @@ $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
 
 $(B)/embed.o: $(B)/embed.S
 	$(CC) -c -o $@ $<
+
+# The command line's parser (Debian: lua-argparse) becomes a part, so that no other file is needed.
+ARGPARSE = $(shell $(LUA) -e 'print(package.searchpath("argparse", package.path))')
+$(B)/cli/argparse.lua: | $(B)
+	@mkdir -p $(@D)
+	@test -f "$(ARGPARSE)" || { echo "argparse is missing: make deps (Debian: lua-argparse)" >&2; exit 1; }
+	@cp "$(ARGPARSE)" $@
 
 # The same numbers for Lua as for C and assembly.
 $(B)/abi.lua: src/base/abi.h | $(B)

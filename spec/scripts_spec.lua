@@ -71,9 +71,9 @@ describe("scripts/mini_hypervisor.lua", function()
 
   it("names what is wrong with its arguments, shows the usage and fails", function()
     for line, message in pairs{
-      ["-m 3 " .. HELLO] = "%-m: expected 2 or 4 or 8", ["-m 0 " .. HELLO] = "%-m: expected",
-      ["-m 2abc " .. HELLO] = "%-m: expected", [HELLO .. "-m"] = "%-m needs a value",
-      ["-p 3 " .. HELLO] = "%-p: expected 4 or 2", [""] = "no guest",
+      ["-m 3 " .. HELLO] = "%-%-memory: expected 2 or 4 or 8", ["-m 0 " .. HELLO] = "%-%-memory: expected",
+      ["-m 2abc " .. HELLO] = "%-%-memory: expected", [HELLO .. "-m"] = "%-m needs a value",
+      ["-p 3 " .. HELLO] = "%-%-page: expected 4 or 2", [""] = "no guest",
       [HELLO .. "-m 2 -m 4"] = "given twice", [HELLO .. "--memry 2"] = "did you mean '%-%-memory'",
       ["-g guests/long/hello.bin nosuch.img"] = "nosuch.img: No such file",
       [HELLO .. "-f README.md README.md"] = "'README.md' is given twice",

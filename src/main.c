@@ -15,6 +15,8 @@
 #include <lauxlib.h>
 #include <lualib.h>
 
+#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -109,6 +111,37 @@ static int usage_error(const char *option)
             "       doctor | --help | --version\n",
             program, program);
     return STATUS_USAGE;
+}
+
+/* ---- the end ---- */
+
+/* Why what was printed did not all reach its file; NULL: it did. stdio keeps that something failed, not
+ * what. */
+static const char *output_error(void)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    bool lost = ferror(stdout) != 0;
+    if (fflush(stdout) != 0)
+        return strerror(errno);
+    int copy = dup(STDOUT_FILENO); /* VMs that still run may write to descriptor 1 itself */
+    if (copy >= 0 && close(copy) < 0) /* some file systems tell only now */
+        return strerror(errno);
+    if (lost && poll(&out, 1, 0) > 0 && out.revents & POLLERR)
+        return strerror(EPIPE); /* a pipe's reader is gone */
+    return lost ? "not all could be written" : NULL;
+}
+
+/* Runs at exit, whoever called for it: output that is lost must not end with status 0 (POSIX XCU 1.4,
+ * "Consequences of Errors"). A reader that has gone away is not worth a word. */
+static void check_output(int status, void *unused)
+{
+    (void)unused;
+    const char *why = output_error();
+    if (!why)
+        return;
+    if (strcmp(why, strerror(EPIPE)) != 0)
+        fprintf(stderr, "%s: standard output: %s\n", program, why);
+    _exit(status ? status : STATUS_FAILED);
 }
 
 /* ---- calling Lua ---- */
@@ -331,7 +364,7 @@ static bool ends_with(const char *text, const char *tail)
 /* What a newcomer may have meant by something that does not load as a script. */
 static void hint(const char *name, int load_status)
 {
-    static const char *const commands[] = {"run", "test", "doctor", NULL};
+    static const char *const commands[] = {"run", "test", "doctor", "completion", NULL};
     const char *meant = load_status == LUA_ERRFILE ? nearest(name, commands) : NULL;
     if (meant)
         fprintf(stderr, "%s: did you mean '%s %s'?\n", program, program, meant);
@@ -364,8 +397,8 @@ static void run_prompt(lua_State *L)
 
 static bool is_command(const char *word)
 {
-    static const char *const commands[] = {"run", "test", "doctor", "--safe", "--help", "-h",
-                                           "--version"};
+    static const char *const commands[] = {"run", "test", "doctor", "completion", "--safe",
+                                           "--help", "-h", "--version"};
     for (size_t i = 0; word && i < MK_COUNT(commands); i++)
         if (strcmp(word, commands[i]) == 0)
             return true;
@@ -495,6 +528,7 @@ int main(int argc, char **argv)
 {
     if (argc > 0 && argv[0][0])
         program = argv[0];
+    on_exit(check_output, NULL);
     lua_State *L = luaL_newstate();
     if (!L) {
         complain("not enough memory for a Lua state");

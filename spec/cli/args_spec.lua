@@ -93,7 +93,7 @@ describe("args.parse", function()
     for _, size in ipairs{ "0", "-1", "4Q", "99999999999G" } do
       local result, why = parse("-m " .. size .. " a")
       assert.is_nil(result)
-      assert.match("^%-m: .*size", why)
+      assert.match("^%-%-memory: .*size", why)
     end
   end)
 
@@ -114,7 +114,7 @@ describe("args texts", function()
   end)
 
   it("begin with a usage line", function()
-    assert.match("^usage: prog %[%-m|%-%-memory SIZE%]", args.usage(SPEC))
-    assert.match("file %.%.%.$", args.usage(SPEC))
+    assert.match("^usage: prog %[%-%-memory SIZE%] ", args.usage(SPEC))
+    assert.match(" file %[file%] %[file%]", args.usage(SPEC))
   end)
 end)

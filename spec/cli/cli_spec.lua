@@ -48,6 +48,46 @@ describe("minikvm --help and --version", function()
   end)
 end)
 
+-- POSIX XCU 1.4, "Consequences of Errors": a diagnostic, and a status above 0.
+describe("output that cannot be written", function()
+  local folder, full
+  setup(function()
+    folder = program.file ""
+    os.remove(folder)
+    full = folder .. "/full" -- a device like /dev/full, which takes nothing
+    os.execute(("mkdir %s && mknod %s c 1 7 2>/dev/null || ln -s /dev/full %s"):format(folder, full,
+                                                                                    full))
+    os.execute(("echo \"it('passes', function() end)\" >%s/a_spec.lua"):format(folder))
+  end)
+  teardown(function() os.execute("rm -r " .. folder) end)
+
+  for command, status in pairs{
+    ["P --help"] = 1, ["P --version"] = 1, ["P -v"] = 1, ["P run --help"] = 1, ["P doctor"] = 1,
+    ["P completion bash"] = 1, ["P test --tap SPEC"] = 1, ["P test SPEC"] = 1, ["P test --list SPEC"] = 1,
+    ["P -e 'print(1)'"] = 1, ["P -e 'io.write(1) os.exit(0)'"] = 1,
+    ["P -e 'print(1) os.exit(true, true)'"] = 1, ["echo 'print(1)' | P -"] = 1,
+    ["echo 1 | P -i"] = 1, ["P -e 'print(1) os.exit(3)'"] = 3,
+  } do
+    it(("makes %q end with %d and a message"):format(command, status), function()
+      local r = run((command:gsub("SPEC", folder .. "/a_spec.lua")) .. " >" .. full)
+      assert.equal(status, r.status)
+      assert.matches("minikvm: standard output: [^\n]+\n$", r.err)
+    end)
+  end
+
+  it("is no matter when there is none", function()
+    assert.same({ status = 0, out = "", err = "" }, run("P -e '' >" .. full))
+    assert.same({ status = 0, out = "", err = "" }, run("P -e '' >&-"))
+    assert.equal(1, run("P -e 'print(1)' >&-").status)
+  end)
+
+  it("for want of a reader ends quietly, by SIGPIPE or with status 1", function()
+    local LINES <const> = "P -e 'for i = 1, 100000 do print(i) end'; echo $? >&2; } | head -1"
+    assert.same({ out = "1\n", err = "141\n", status = 0 }, run("{ " .. LINES))
+    assert.same({ out = "1\n", err = "1\n", status = 0 }, run("{ trap '' PIPE; " .. LINES))
+  end)
+end)
+
 describe("minikvm run refuses with status 2", function()
   for command, message in pairs{
     ["run"] = "guest.bin is missing",
@@ -56,6 +96,10 @@ describe("minikvm run refuses with status 2", function()
     ["run --memory 4Q x"] = "got \"4Q\"",
     ["run --memory 0 x"] = "got \"0\"",
     ["run --memory 1M --memory 2M x"] = "--memory is given twice",
+    ["run --mode rael x"] = "--mode: expected real or protected or paged or long, got \"rael\" (did "
+      .. "you mean \"real\"?)",
+    ["completion tcsh"] = "no completions for \"tcsh\": there are bash, zsh and fish",
+    ["completion"] = "bash|zsh|fish is missing",
     ["run --at -1 x"] = "--at: expected an address",
     ["run --deadline -1 x"] = "expected seconds",
     ["run --limit exit=3 x"] = "unknown limit \"exit\" (did you mean \"exits\"?)",
@@ -75,6 +119,35 @@ describe("minikvm run refuses with status 2", function()
       assert.match("\nusage: minikvm ", r.err)
     end)
   end
+end)
+
+describe("minikvm completion", function()
+  ---What bash offers for the last of these words.
+  local function complete(words)
+    local r = run("P completion bash >/tmp/$$; . /tmp/$$; rm /tmp/$$; COMP_WORDS=(" .. words
+      .. "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _minikvm; echo ${COMPREPLY[@]}",
+      { shell = "bash" })
+    assert.equal("", r.err)
+    return r.out
+  end
+
+  it("gives bash the commands, their options and the words that options take", function()
+    if not os.execute "command -v bash >/dev/null" then return pending "needs bash" end
+    assert.equal("completion doctor run test\n", complete "minikvm ''")
+    assert.equal("--mode --memory\n", complete "minikvm run --m")
+    assert.equal("real protected paged long\n", complete "minikvm run --mode ''")
+    assert.equal("--timings --timeout\n", complete "minikvm test --ti")
+    assert.equal("--save-timings\n", complete "minikvm test --sa")
+  end)
+
+  it("is for zsh and fish, too", function()
+    local zsh, fish = run "P completion zsh", run "P completion fish"
+    assert.match("^#compdef minikvm\n", zsh.out)
+    assert.truthy(zsh.out:find(": :(real protected paged long)", 1, true))
+    assert.match('_describe "command" commands\n  _files\n', zsh.out)
+    assert.truthy(fish.out:find("complete -c minikvm -n '__fish_minikvm_seen_command run' -l mode -s m "
+                                .. "-xa 'real protected paged long'", 1, true), fish.out)
+  end)
 end)
 
 describe("minikvm run", function()
@@ -135,9 +208,9 @@ describe("minikvm run", function()
   end)
 
   it("wrong for the engine: status 2, no traceback", function()
-    local r = run_images("P run --mode rael IMAGE1", { HALT })
+    local r = run_images("P run --memory 5 IMAGE1", { HALT })
     assert.equal(2, r.status)
-    assert.match("option 'mode': .*did you mean \"real\"", r.err)
+    assert.match("option 'memory': 5 bytes is not a multiple of 4096", r.err)
     assert.is_nil(r.err:find("traceback", 1, true))
   end)
 

@@ -33,12 +33,17 @@ end
 
 ---Runs a shell command in which P stands for the program.
 ---@param command string
----@param opts? { program: string?, stdin: string? }  stdin: what is fed to it, nothing by default
+---@param opts? { program: string?, stdin: string?, shell: string? }  stdin: what is fed to it, nothing
+---  by default; shell: instead of sh
 ---@return { status: integer, out: string, err: string }  status: 128 + n after signal n
 function M.run(command, opts)
   opts = opts or {}
   local program = opts.program or M.minikvm
   local stdin, out, err = M.file(opts.stdin or ""), os.tmpname(), os.tmpname()
+  if opts.shell then
+    local script = M.file(command:gsub("%f[%w]P%f[^%w]", program))
+    command = ("%s %s; rm %s"):format(opts.shell, script, script)
+  end
   local line = ("{ %s\n} <%s >%s 2>%s"):format(command:gsub("%f[%w]P%f[^%w]", program), stdin, out,
                                              err)
   local _, how, code = os.execute(line)

@@ -1,4 +1,5 @@
--- args.lua - command lines by table: one description gives the parser, the usage line and the help.
+-- args.lua - command lines by table: one description gives a parser of argparse, with its usage line,
+-- help and shell completions, and messages that name what is wrong and what was meant.
 --
 -- A description:
 --   { program = "minikvm run", summary = "Runs guest images.",
@@ -12,13 +13,16 @@
 --     notes = "More text at the end of the help." }
 -- `type` is "string" (default), "integer" (0x too), "size", "seconds", "duration" (seconds above
 -- 0), a list of words, or a function text -> value or nil, message. Results are keyed by the long
--- name, "-" replaced by "_".
+-- name, "-" replaced by "_". The parser is LuaRocks' and Debian's argparse, which the build embeds.
 
+local argparse = require "minikvm.cli.argparse"
 local options = require "minikvm.options"
 
 local M = {}
 
-local HELP = { "--help", "-h", help = "show this help" }
+local WIDTH <const> = 80
+local HELP <const> = { "--help", "-h" }
+local NOTHING <const> = { key = "", value = "argument", max = 0 } -- as `rest`
 
 ---@class minikvm.args.option
 ---@field [1] string  the long name, "--memory"
@@ -33,7 +37,8 @@ local HELP = { "--help", "-h", help = "show this help" }
 ---@field program string
 ---@field summary string?
 ---@field options minikvm.args.option[]
----@field rest table?  the arguments that are no options; absent: there are none
+---@field rest table?  the arguments that are no options, { key=, value=, min=, max=, choices=, help= };
+---  absent: there are none
 ---@field notes string?
 
 -- ---- values ----
@@ -66,14 +71,81 @@ local function one_of(text, words)
                                                options.hint(text, words, "%q"))
 end
 
-local function convert(option, text)
+---What argparse calls for each value of an option; its message gets the option's name.
+local function converter(option)
   local kind = option.type or "string"
-  if type(kind) == "table" then return one_of(text, kind) end
-  return (TYPES[kind] or kind)(text)
+  return function(text)
+    local value, why
+    if type(kind) == "table" then
+      value, why = one_of(text, kind)
+    else
+      value, why = (TYPES[kind] or kind)(text)
+    end
+    if value == nil then return nil, ("%s: %s"):format(option[1], why) end
+    return value
+  end
 end
 
-local function key_of(option)
-  return (option[1]:gsub("^%-+", ""):gsub("%-", "_"))
+-- ---- the parser ----
+
+---Adds an option. Choices are for completions only: converter() has the better message. So is the most
+---that there may be of the rest, for texts: check_rest() names the word that is too much.
+local function add_option(parser, option, to_show)
+  local added = parser:option(option[1]):description(option.help or "")
+  if option[2] then added:name(option[2]) end
+  if not option.value then return added:args(0) end
+  added:argname(option.value):convert(converter(option)):args(option.many and "+" or 1)
+  if to_show and type(option.type) == "table" then added:choices(option.type) end
+  if option.many or option.repeatable then
+    added:count("*"):action(option.many and "concat" or "append"):init(nil)
+  else
+    added:count("0-1"):overwrite(false)
+  end
+end
+
+local function add_rest(parser, rest, to_show)
+  local argument = parser:argument(rest.value):argname(rest.value):description(rest.help or "")
+  local min, max = rest.min or 0, to_show and rest.max
+  argument:args(max and ("%d-%d"):format(min, max) or min > 0 and "+" or "*")
+  argument:target(rest.key)
+  if to_show and rest.choices then argument:choices(rest.choices) end
+  return argument
+end
+
+---Fills a parser, or a command of one.
+---@param to_show boolean?  for texts, not to parse
+local function fill(parser, spec, to_show)
+  parser:usage_max_width(WIDTH):help_max_width(WIDTH):add_help(false)
+  if spec.summary then parser:description((spec.summary:gsub("\n", " "))) end -- it wraps lines
+  if spec.notes then parser:epilog((spec.notes:gsub("\n", " "))) end
+  for _, option in ipairs(spec.options) do add_option(parser, option, to_show) end
+  parser:flag(table.concat(HELP, " ")):description "show this help"
+    :action(function() error{ help = true } end)
+  if spec.rest or not to_show then add_rest(parser, spec.rest or NOTHING, to_show) end
+  return parser
+end
+
+---@param spec minikvm.args.spec
+local function make_parser(spec, to_show)
+  local parser = fill(argparse(spec.program), spec, to_show)
+  function parser.error(_, message) error{ message = message } end
+  return parser
+end
+
+---A completion script for a program with sub-commands, by argparse; its commands do not take the
+---program's own options, and instead of a command there may be a file (which bash and fish know).
+---@param shell "bash"|"zsh"|"fish"
+---@param root minikvm.args.spec
+---@param commands table<string, minikvm.args.spec>
+---@return string
+function M.completion(shell, root, commands)
+  local parser, names = fill(argparse(root.program), root, true), {}
+  for name in pairs(commands) do names[#names + 1] = name end
+  table.sort(names)
+  for _, name in ipairs(names) do fill(parser:command(name), commands[name], true) end
+  local text = parser["get_" .. shell .. "_complete"](parser)
+  text = text:gsub('opts="%$opts ', 'opts="'):gsub("options=%(%s+%$options\n", "options=(\n")
+  return (text:gsub('(_describe "command" commands\n)', "%1  _files\n"))
 end
 
 -- ---- parsing ----
@@ -93,82 +165,64 @@ local function index_options(spec)
   return by_name, names
 end
 
----Splits "--name=value" and "-nvalue". Returns the option, the name as written, the value if any.
+---The option that a word names, "--name=value" and "-nvalue" too; whether its value is in it.
 local function match_option(by_name, word)
-  local name, value = word:match("^(%-%-[^=]+)=(.*)$")
-  if not name then
-    name = word
-    if not by_name[word] and word:match("^%-[^-].") then
-      name, value = word:sub(1, 2), word:sub(3)
+  local long = word:match "^(%-%-[^=]+)"
+  local name = long or word:sub(1, 2)
+  return by_name[name], name, #word > #name
+end
+
+---The words as argparse wants them: a value that begins with "-" becomes a part of its option's word.
+---nil and a message for an option that nobody knows.
+local function prepare(spec, argv)
+  local by_name, names = index_options(spec)
+  local words, i = {}, 1
+  while argv[i] and argv[i] ~= "--" do
+    local word = argv[i]
+    local option, name, whole = match_option(by_name, word)
+    if word:sub(1, 1) == "-" and word ~= "-" and not option then
+      return nil, ("unknown option '%s'%s"):format(name, options.hint(name, names))
+    end
+    local value = argv[i + 1]
+    if option and option.value and not whole and value and value:find "^%-."
+       and value ~= "--" and not match_option(by_name, value) then
+      word, i = word .. (#name > 2 and "=" or "") .. value, i + 1
+    end
+    words[#words + 1], i = word, i + 1
+  end
+  table.move(argv, i, #argv, #words + 1, words)
+  return words, by_name
+end
+
+-- argparse's messages, and what they are here; an option's %2 is what its value is called.
+local MESSAGES <const> = {
+  { "^option '(.-)' requires .*argument", "%1 needs a value: %1 %2" },
+  { "^option '(.-)' must be used at most 1 time", "%1 is given twice" },
+  { "^option '(.-)' does not take arguments", "%1 takes no value" },
+  { "^missing argument '(.-)'", "%1 is missing" },
+}
+
+local function translate(message, by_name)
+  for _, entry in ipairs(MESSAGES) do
+    local name = message:match(entry[1])
+    if name then
+      local option = by_name[name] or {}
+      local parts = { ["%1"] = entry[2]:find "twice" and option[1] or name,
+                      ["%2"] = option.value or "" }
+      return (entry[2]:gsub("%%%d", parts))
     end
   end
-  return by_name[name], name, value
+  return message
 end
 
----True when `word` can be a value: everything but a known option and "--".
-local function is_value(by_name, word)
-  return word ~= nil and word ~= "--" and not match_option(by_name, word)
-end
-
----Several values end where something begins that looks like an option, known or not.
-local function is_further_value(by_name, word)
-  return is_value(by_name, word) and (word == "-" or word:sub(1, 1) ~= "-")
-end
-
-local function store(result, option, name, text)
-  local value, why = convert(option, text)
-  if value == nil then return nil, ("%s: %s"):format(name, why) end
-  local key = key_of(option)
-  if option.repeatable or option.many then
-    result[key] = result[key] or {}
-    table.insert(result[key], value)
-  elseif result[key] ~= nil then
-    return nil, ("%s is given twice"):format(option[1])
-  else
-    result[key] = value
-  end
-  return true
-end
-
----Reads the option at argv[i]; returns the index after it, or nil and a message.
-local function read_option(by_name, names, argv, i, result)
-  local option, name, value = match_option(by_name, argv[i])
-  if not option then
-    local unknown = argv[i]:match("^(%-%-[^=]+)=") or argv[i]
-    return nil, ("unknown option '%s'%s"):format(unknown, options.hint(unknown, names))
-  end
-  if not option.value then
-    if value then return nil, ("%s takes no value"):format(name) end
-    result[key_of(option)] = true
-    return i + 1
-  end
-  if not value then
-    i = i + 1
-    value = argv[i]
-    if not is_value(by_name, value) then
-      return nil, ("%s needs a value: %s %s"):format(name, name, option.value)
-    end
-  end
-  local stored, why = store(result, option, name, value)
-  while stored and option.many and is_further_value(by_name, argv[i + 1]) do
-    i = i + 1
-    stored, why = store(result, option, name, argv[i])
-  end
-  if not stored then return nil, why end
-  return i + 1
-end
-
-local function check_rest(spec, words)
-  local rest = spec.rest or { value = "argument", max = 0 }
+local function check_rest(rest, words)
   local min, max = rest.min or 0, rest.max or math.huge
   if #words > max then
-    if max == 0 then return nil, ("unexpected argument %q"):format(words[1]) end
-    return nil, ("at most %d %s can be given, got %d"):format(max, rest.value, #words)
+    if max == 0 then return ("unexpected argument %q"):format(words[1]) end
+    return ("at most %d %s can be given, got %d"):format(max, rest.value, #words)
   elseif #words < min then
-    if min == 1 then return nil, ("%s is missing"):format(rest.value) end
-    return nil, ("at least %d %s are needed, got %d"):format(min, rest.value, #words)
+    return ("at least %d %s are needed, got %d"):format(min, rest.value, #words)
   end
-  return true
 end
 
 ---Parses a command line. `result.help` is true when --help was among it (nothing is checked then).
@@ -177,97 +231,36 @@ end
 ---@return table? result
 ---@return string? message
 function M.parse(spec, argv)
-  local by_name, names = index_options(spec)
-  local result, words, i = {}, {}, 1
-  while argv[i] do
-    local word = argv[i]
-    if word == "--" then
-      table.move(argv, i + 1, #argv, #words + 1, words)
-      break
-    elseif word ~= "-" and word:sub(1, 1) == "-" then
-      local next_index, why = read_option(by_name, names, argv, i, result)
-      if not next_index then return nil, why end
-      if result.help then return { help = true } end
-      i = next_index
-    else
-      words[#words + 1] = word
-      i = i + 1
-    end
+  local words, by_name = prepare(spec, argv)
+  if not words then return nil, by_name end
+  local parser = make_parser(spec)
+  local fine, result = pcall(parser.parse, parser, words)
+  if not fine then
+    if type(result) ~= "table" then error(result, 0) end
+    if result.help then return { help = true } end
+    return nil, translate(result.message, by_name)
   end
-  local fits, why = check_rest(spec, words)
-  if not fits then return nil, why end
-  if spec.rest then result[spec.rest.key] = words end
+  local rest = spec.rest or NOTHING
+  local why = check_rest(rest, result[rest.key])
+  if why then return nil, why end
+  result[NOTHING.key] = nil
   return result
 end
 
 -- ---- texts ----
 
-local function describe(option, separator)
-  local value = option.value and " " .. option.value .. (option.many and " ..." or "") or ""
-  return (option[2] and option[2] .. separator or "") .. option[1] .. value
-end
-
----Appends `words` to `lines` after `first`, wrapped at 80 columns, further lines indented.
-local function wrap(lines, first, words, indent)
-  local line = first
-  for _, word in ipairs(words) do
-    if #line + #word >= 80 and line:find("%S") then
-      lines[#lines + 1] = line
-      line = (" "):rep(indent - 1)
-    end
-    line = line .. " " .. word
-  end
-  lines[#lines + 1] = line
-end
-
 ---The usage line (wrapped), without a newline at the end.
 ---@param spec minikvm.args.spec
 ---@return string
 function M.usage(spec)
-  local words, rest = {}, spec.rest
-  for _, option in ipairs(spec.options) do
-    words[#words + 1] = ("[%s]%s"):format(describe(option, "|"),
-                                          option.repeatable and "..." or "")
-  end
-  if rest then
-    local more = (rest.max or math.huge) > 1 and " ..." or ""
-    words[#words + 1] = ((rest.min or 0) > 0 and "%s%s" or "[%s%s]"):format(rest.value, more)
-  end
-  local lines, first = {}, "usage: " .. spec.program
-  wrap(lines, first, words, #first + 1)
-  return table.concat(lines, "\n")
-end
-
-local function split(text)
-  local words = {}
-  for word in text:gmatch("%S+") do words[#words + 1] = word end
-  return words
-end
-
-local function add_entry(lines, left, help)
-  local column = 26
-  local first = "  " .. left
-  if #first >= column - 1 then
-    lines[#lines + 1] = first
-    first = ""
-  end
-  wrap(lines, first .. (" "):rep(column - 1 - #first), split(help), column)
+  return (make_parser(spec, true):get_usage():gsub("^U", "u"))
 end
 
 ---The whole help text.
 ---@param spec minikvm.args.spec
 ---@return string
 function M.help(spec)
-  local lines = { M.usage(spec) }
-  if spec.summary then lines[#lines + 1] = spec.summary end
-  lines[#lines + 1] = ""
-  if spec.rest and spec.rest.help then add_entry(lines, spec.rest.value, spec.rest.help) end
-  for _, option in ipairs(spec.options) do
-    add_entry(lines, describe(option, ", "), option.help or "")
-  end
-  add_entry(lines, describe(HELP, ", "), HELP.help)
-  if spec.notes then lines[#lines + 1] = "\n" .. spec.notes end
-  return table.concat(lines, "\n") .. "\n"
+  return make_parser(spec, true):get_help():gsub("^U", "u") .. "\n"
 end
 
 ---Says on stderr what is wrong with a command line, and how it goes. Returns the exit status, 2.

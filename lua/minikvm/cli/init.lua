@@ -1,4 +1,4 @@
--- cli.lua - the sub-commands of the minikvm program: run, test, doctor, --safe, --help, --version.
+-- The sub-commands of the minikvm program: run, test, doctor, completion, --safe, --help, --version.
 --
 -- main() is called by the program (src/main.c) and returns the process's exit status. Guest output
 -- goes to stdout, everything else to stderr. The status of `run` reflects how the guest ended:
@@ -51,7 +51,7 @@ M.run_spec = {
   summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
-    { "--mode", "-m", value = "MODE",
+    { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long" },
       help = "CPU mode a guest starts in: real, protected, paged or long" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
@@ -272,6 +272,7 @@ usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the modu
        minikvm --safe [options] script.lua   a script that gets nothing of the host but what is
                                              named; more: minikvm --safe --help
        minikvm doctor                        can this host run VMs, and what to do if not
+       minikvm completion bash|zsh|fish      prints what makes the shell complete these words
        minikvm --help | --version
 
 Options of the interpreter, as of lua:
@@ -286,12 +287,28 @@ Options of the interpreter, as of lua:
   --        stop handling options
   -         stop handling options and execute stdin
 Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
-"run", "test" or "doctor" is started as ./run.
+"run", "test", "doctor" or "completion" is started as ./run.
 ]==]
 
 local function version_text(host)
   return ("minikvm %s, %s"):format(host.version or require("minikvm")._VERSION or "?", _VERSION)
 end
+
+-- What the interpreter takes (src/main.c), for completions.
+local INTERPRETER <const> = {
+  program = "minikvm", summary = "A Lua 5.4 interpreter with the module minikvm.",
+  options = {
+    { "-e", value = "STAT", help = "execute this string" },
+    { "-l", value = "MOD", help = "require this library" },
+    { "-i", help = "interactive mode after the script" },
+    { "-v", help = "show version information" },
+    { "-E", help = "ignore environment variables" },
+    { "-W", help = "turn warnings on" },
+    { "--memory-limit", value = "SIZE", help = "cap the script's memory" },
+    { "--safe", help = "a script that gets only what is named" },
+    { "--version", help = "show the version" },
+  },
+}
 
 local DOCTOR = {
   program = "minikvm doctor",
@@ -310,9 +327,34 @@ local function print_and_succeed(text)
   return 0
 end
 
+local SHELLS <const> = { bash = true, zsh = true, fish = true }
+
+local COMPLETION <const> = {
+  program = "minikvm completion",
+  summary = "Prints a script for a shell, which then completes minikvm's commands and options.",
+  options = {},
+  rest = { key = "shell", value = "bash|zsh|fish", choices = { "bash", "zsh", "fish" },
+           min = 1, max = 1, help = "the shell" },
+  notes = "bash: source <(minikvm completion bash). zsh: minikvm completion zsh >_minikvm, in a"
+    .. "\nfolder of $fpath. fish: minikvm completion fish >~/.config/fish/completions/minikvm.fish",
+}
+
+local function completion(argv)
+  local opts, status = args.handle(COMPLETION, argv)
+  if not opts then return status end
+  local shell = opts.shell[1]
+  if not SHELLS[shell] then
+    return args.complain(COMPLETION, ("no completions for %q: there are bash, zsh and fish"):format(shell))
+  end
+  local specs = { run = M.run_spec, test = require("minikvm.test.runner").spec, doctor = DOCTOR,
+                  completion = COMPLETION }
+  return print_and_succeed(args.completion(shell, INTERPRETER, specs))
+end
+
 local COMMANDS = {
   run = run,
   doctor = doctor,
+  completion = completion,
   test = function(argv) return require("minikvm.test.runner").main(argv) end,
   ["--safe"] = function(argv) return require("minikvm.cli.safe").main(argv) end,
   ["--help"] = function() return print_and_succeed(HELP) end,
@@ -328,7 +370,7 @@ local COMMANDS = {
 function M.main(argv, host)
   local command = COMMANDS[argv[1]]
   if not command then
-    local known = { "run", "test", "doctor", "--safe", "--help", "--version" }
+    local known = { "run", "test", "doctor", "completion", "--safe", "--help", "--version" }
     complain(("unknown command %q%s"):format(argv[1] or "", options.hint(argv[1] or "", known)))
     return USAGE
   end

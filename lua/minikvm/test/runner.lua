@@ -347,6 +347,7 @@ function M.main(argv)
   local why = check(o)
   if why then return args.complain(M.spec, why) end
   o.jobs = o.jobs or math.min(core.process().cpus, MOST_JOBS)
+  if o.filter == "" then o.filter = nil end
   o["repeat"], o.timeout = o["repeat"] or 1, o.timeout or 600
   local list
   list, why = choose(o)
