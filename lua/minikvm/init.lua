@@ -5,6 +5,7 @@ local core = ...
 package.loaded["minikvm.core"] = core
 
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 require "minikvm.vm"
 require "minikvm.console"
 require "minikvm.console.keyboard"
@@ -36,7 +37,7 @@ M.disassemble = core.disassemble
 ---@param opts? { memory: integer|string? }  bytes, or text such as "64M"
 ---@return { memory: integer?, used: integer, refused: string? }
 function M.limit(opts)
-  return core.limit(options.check("kvm.limit", opts, { memory = "size" }, 2))
+  return core.limit(options.check("kvm.limit", opts, { memory = "size" }))
 end
 
 ---@class minikvm.worker
@@ -80,7 +81,7 @@ end
 ---@return string? code  such as "ENOENT"
 function M.load_snapshot(path)
   if type(path) ~= "string" then
-    error(("kvm.load_snapshot: expected a path, got a %s"):format(type(path)), 2)
+    core.blame(("kvm.load_snapshot: expected a path, got a %s"):format(type(path)))
   end
   return core.load_snapshot(path)
 end
@@ -91,9 +92,9 @@ end
 ---@return { vm: minikvm.vm, reason: string?, info: table|string }[]  in the order of `vms`
 function M.wait(vms, opts)
   if type(vms) ~= "table" then
-    error(("kvm.wait: expected a list of vms, got a %s"):format(type(vms)), 2)
+    core.blame(("kvm.wait: expected a list of vms, got a %s"):format(type(vms)))
   end
-  local timeout = options.check("kvm.wait", opts, { timeout = "seconds" }, 2).timeout
+  local timeout = options.check("kvm.wait", opts, { timeout = "seconds" }).timeout
   local until_then = timeout and core.now() + timeout
   local results = {}
   for i, vm in ipairs(vms) do
@@ -103,4 +104,4 @@ function M.wait(vms, opts)
   return results
 end
 
-return M
+return strict.module(M, "kvm")

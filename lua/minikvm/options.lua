@@ -1,7 +1,10 @@
 -- options.lua - checks option tables: a wrong key or value is an error that says what was meant.
 --
 -- Everything that takes a table of options goes through check(): what comes out has only known
--- keys, of the right types, sizes as integers. Pure Lua, no state.
+-- keys, of the right types, sizes as integers. Misuse is blamed on the script's line, however deep in
+-- minikvm's own Lua parts it is found.
+
+local core = require "minikvm.core"
 
 local M = {}
 
@@ -200,17 +203,36 @@ end
 ---@param where string  the function the caller called, for messages: "kvm.vm"
 ---@param opts table?  nil counts as no options
 ---@param schema table<string, string|string[]|function|table>
----@param level? integer  whom to blame, as for error(): 1 (default) is check's caller
 ---@return table
-function M.check(where, opts, schema, level)
-  level = (level or 1) + 1
+function M.check(where, opts, schema)
   if opts == nil then return {} end
   if type(opts) ~= "table" then
-    error(("%s: expected a table of options, got %s"):format(where, show(opts)), level)
+    core.blame(("%s: expected a table of options, got %s"):format(where, show(opts)))
   end
   local checked, why = check_table(where, opts, schema, "")
-  if not checked then error(why, level) end
+  return checked or core.blame(why)
+end
+
+---Checks one argument of a function by a rule as in a schema, and returns it; raises when it does
+---not fit.
+---@param where string  the function the caller called: "console:sendline"
+---@param name string  the argument's
+---@param value any
+---@param rule string|string[]|function
+---@return any
+function M.argument(where, name, value, rule)
+  local checked, why = check_value(value, rule, name)
+  if checked == nil then core.blame(("%s: '%s': %s"):format(where, name, why)) end
   return checked
+end
+
+---Raises unless `self` is an object of a kind, which a method called with '.' mostly is not.
+---@param where string  the method the caller called: "console:sendline"
+---@param self any
+---@param kind string  "minikvm.vm": of the core's userdata, or of a class
+function M.self(where, self, kind)
+  if core.kind(self) == kind or type(self) == "table" and getmetatable(self) == kind then return end
+  core.blame(("call %s with ':' (%s(...))"):format(where:match "[^:]*$", where))
 end
 
 return M

@@ -124,7 +124,7 @@ static int timer_index(lua_State *L)
         lua_pushinteger(L, t->hits);
     } else {
         lua_pushvalue(L, 2);
-        lua_rawget(L, lua_upvalueindex(1));
+        lua_gettable(L, lua_upvalueindex(1));
     }
     return 1;
 }
@@ -137,7 +137,7 @@ static int clock_index(lua_State *L)
         lua_pushnumber(L, (lua_Number)mk_clock_now(&v->vm.m.clock) / 1e9);
     } else {
         lua_pushvalue(L, 2);
-        lua_rawget(L, lua_upvalueindex(1));
+        lua_gettable(L, lua_upvalueindex(1));
     }
     return 1;
 }

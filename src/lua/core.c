@@ -403,12 +403,42 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type)
     return box;
 }
 
+int mk_unknown_field(lua_State *L, const char *type, bool set)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_getfield(L, -1, "minikvm.strict");
+    lua_getfield(L, -1, "unknown");
+    lua_pushstring(L, type);
+    lua_pushvalue(L, 2);
+    lua_pushboolean(L, set);
+    lua_call(L, 3, 0); /* raises */
+    return 0;
+}
+
+static int no_field(lua_State *L)
+{
+    return mk_unknown_field(L, lua_tostring(L, lua_upvalueindex(1)), lua_gettop(L) > 2);
+}
+
+/* Pushes a function that raises for the field it is asked for. */
+static void push_no_field(lua_State *L, const char *type)
+{
+    lua_pushstring(L, type);
+    lua_pushcclosure(L, no_field, 1);
+}
+
 void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods)
 {
     luaL_newmetatable(L, type);
+    push_no_field(L, type);
+    lua_setfield(L, -2, "__newindex");
     lua_newtable(L);
     if (methods)
         luaL_setfuncs(L, methods, 0);
+    lua_createtable(L, 0, 1); /* what the table of methods does not have */
+    push_no_field(L, type);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, "__index");
     lua_pushvalue(L, -1);
@@ -466,7 +496,7 @@ static int handle_index(lua_State *L)
         lua_pushinteger(L, (lua_Integer)(v && !h->removed ? h->count(v, h) : h->hits));
     } else {
         lua_pushvalue(L, 2);
-        lua_rawget(L, lua_upvalueindex(1));
+        lua_gettable(L, lua_upvalueindex(1));
     }
     return 1;
 }

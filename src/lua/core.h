@@ -222,7 +222,11 @@ struct mk_handle {
 struct mk_handle *mk_new_handle(lua_State *L, int vm_index);
 void mk_open_handle(lua_State *L);
 
-/* Defines a kind of userdata: metatable with methods reachable through __index. */
+/* Raises for a field that objects of `type` do not have, or whose value cannot be set; the key is at
+ * index 2. strict.lua words it. */
+int mk_unknown_field(lua_State *L, const char *type, bool set);
+/* Defines a kind of userdata: metatable with methods reachable through __index. A field that is
+ * neither there nor served by a metamethod of `meta` raises, read or written. */
 void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods);
 
 #endif

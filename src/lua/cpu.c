@@ -113,7 +113,7 @@ static int cpu_index(lua_State *L)
     else if ((f = FIND(segments, name)))
         lua_pushinteger(L, ((struct kvm_segment *)((char *)&s + f->offset))->selector);
     else
-        return luaL_error(L, "cpu has no register or method '%s'", name);
+        return mk_unknown_field(L, MK_CPU, false);
     return 1;
 }
 
@@ -157,7 +157,7 @@ static int cpu_newindex(lua_State *L)
         else if ((f = FIND(segments, name)))
             store_segment(L, &s, f, value);
         else
-            return luaL_error(L, "cpu has no register '%s' that can be set", name);
+            return mk_unknown_field(L, MK_CPU, true);
         mk_assist_actual(c, &s);
         rc = mk_vcpu_set_sregs(c, &s);
     }

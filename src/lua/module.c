@@ -25,6 +25,8 @@ static int load_embedded(lua_State *L, const struct embedded *e)
     char chunk[80];
     strcpy(chunk, "@minikvm/");
     strncat(chunk, e->name, 50);
+    for (char *dot = strchr(chunk, '.'); dot; dot = strchr(dot, '.'))
+        *dot = '/';
     strcat(chunk, ".lua");
     return luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "t");
 }
@@ -57,6 +59,15 @@ static int methods(lua_State *L)
 {
     luaL_getmetatable(L, luaL_checkstring(L, 1));
     lua_getfield(L, -1, "methods");
+    return 1;
+}
+
+/* kind(value) -> the name of a kind of object of the core's, or nil */
+static int kind(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    if (lua_type(L, 1) != LUA_TUSERDATA || luaL_getmetafield(L, 1, "__name") == LUA_TNIL)
+        lua_pushnil(L);
     return 1;
 }
 
@@ -127,7 +138,7 @@ static int bound_strings(lua_State *L)
 
 static void push_core(lua_State *L)
 {
-    static const luaL_Reg functions[] = { { "methods", methods }, { "sleep", sleep_seconds },
+    static const luaL_Reg functions[] = { { "methods", methods }, { "kind", kind }, { "sleep", sleep_seconds },
                                           { "probe", probe }, { "now", time_now },
                                           { "limit", mk_lua_limit },
                                           { "end_after", mk_lua_end_after },

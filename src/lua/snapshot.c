@@ -176,7 +176,7 @@ static int snapshot_index(lua_State *L)
     else if (strcmp(key, "irqchip") == 0)
         lua_pushstring(L, snap->shape.pic ? "pic" : "none");
     else
-        return luaL_error(L, "a snapshot has no '%s'", key);
+        return mk_unknown_field(L, MK_SNAPSHOT, false);
     return 1;
 }
 

@@ -493,7 +493,7 @@ static int vm_index(lua_State *L)
         lua_pushvalue(L, 2);
         lua_rawget(L, -2);
         if (lua_isnil(L, -1) || lua_type(L, 2) != LUA_TSTRING)
-            return luaL_error(L, "a vm has no '%s'", key);
+            return mk_unknown_field(L, MK_VM, false);
     }
     return 1;
 }

@@ -46,13 +46,6 @@ local FORBID = { plain = "boolean", stop = "boolean", cpu = "integer" }
 local TYPE = { echo = "boolean", delay = "seconds", timeout = "seconds", budget = budget,
                cpu = "integer" }
 
----options.check() that blames the script's line, however deep in here it is called.
-local function checked(where, opts, schema)
-  local ok, o = pcall(options.check, where, opts, schema, -1)
-  if not ok then core.blame(o) end
-  return o
-end
-
 ---A pattern or a list of them, as a list.
 local function pattern_list(what, patterns)
   if type(patterns) == "string" then return { patterns } end
@@ -250,7 +243,7 @@ end
 
 local function expect(what, con, patterns, opts)
   check_console(con, what)
-  local o = checked("console:" .. what, opts, EXPECT)
+  local o = options.check("console:" .. what, opts, EXPECT)
   return attempt(make(what, con, pattern_list("console:" .. what, patterns), o))
 end
 
@@ -268,7 +261,7 @@ end
 
 function M.forbid(con, pattern, opts)
   check_console(con, "forbid")
-  local o = checked("console:forbid", opts, FORBID)
+  local o = options.check("console:forbid", opts, FORBID)
   if type(pattern) ~= "string" then
     core.blame("console:forbid: expected a pattern, got a " .. type(pattern))
   end
@@ -288,7 +281,7 @@ end
 
 function M.type(con, text, opts)
   check_console(con, "type")
-  local o = checked("console:type", opts, TYPE)
+  local o = options.check("console:type", opts, TYPE)
   if type(text) ~= "string" then
     core.blame("console:type: expected a text, got a " .. type(text))
   end
@@ -366,7 +359,7 @@ end
 
 function M.screen_expect(screen, vm, patterns, opts)
   check_console(vm.console, "expect", "screen")
-  local o = checked("screen:expect", opts, SCREEN)
+  local o = options.check("screen:expect", opts, SCREEN)
   local wait = make("screen:expect", vm.console, pattern_list("screen:expect", patterns), o)
   wait.screen = screen
   return raise_or_return(attempt_screen(wait))
@@ -378,7 +371,7 @@ local EXITS = { min = exits, max = exits }
 
 function M.expect_exits(vm, want)
   if math.type(want) == "integer" then want = { min = want, max = want } end
-  local o = checked("vm:expect_exits", want, EXITS)
+  local o = options.check("vm:expect_exits", want, EXITS)
   local n = core.exits_since(vm)
   local wrong = o.min and n < o.min and ("at least %d"):format(o.min)
     or o.max and n > o.max and ("at most %d"):format(o.max)

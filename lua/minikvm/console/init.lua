@@ -2,13 +2,18 @@
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
+local options = require "minikvm.options"
+local strict = require "minikvm.strict"
+
+local KIND <const> = "minikvm.console"
 
 ---@class minikvm.console
-local console = core.methods "minikvm.console"
+local console = core.methods(KIND)
 
 ---@class minikvm.listener  what on_line returns; may be closed by a to-be-closed variable
 ---@field hits integer  lines seen
 local Listener, meta = class "minikvm.handle"
+strict.seal(Listener, meta, "listener", { "fn", "list", "console", "hits" })
 
 -- Listeners by console; weak, so that a console takes its own along.
 local listeners = setmetatable({}, { __mode = "k" })
@@ -22,15 +27,9 @@ local function share_out(list)
   end
 end
 
-local function check_self(self, kind, method, object)
-  if type(self) ~= kind then
-    error(("call %s with ':' (%s:%s(...))"):format(method, object, method), 3)
-  end
-end
-
 ---Takes the listener off again.
 function Listener:remove()
-  check_self(self, "table", "remove", "listener")
+  options.self("listener:remove", self, "minikvm.handle")
   for i, other in ipairs(self.list) do
     if other == self then table.remove(self.list, i) break end
   end
@@ -51,9 +50,9 @@ end
 ---@param fn fun(line: string, cpu: integer, more: boolean)
 ---@return minikvm.listener
 function console:on_line(fn)
-  check_self(self, "userdata", "on_line", "console")
+  options.self("console:on_line", self, KIND)
   if type(fn) ~= "function" then
-    error(("on_line: expected a function, got %s"):format(type(fn)), 2)
+    core.blame(("on_line: expected a function, got %s"):format(type(fn)))
   end
   local list = listeners[self] or {}
   core.listen(self, share_out(list)) -- raises when the VM is closed
@@ -67,7 +66,8 @@ end
 ---@param text string
 ---@return minikvm.console
 function console:sendline(text)
-  check_self(self, "userdata", "sendline", "console")
+  options.self("console:sendline", self, KIND)
+  options.argument("console:sendline", "text", text, "string")
   return self:send(text .. "\n")
 end
 

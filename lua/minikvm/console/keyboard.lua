@@ -143,13 +143,12 @@ end
 ---@return string? code  "EINVAL", and nothing typed, for a character without a key; "ENOBUFS"
 ---@return integer? typed  characters that were
 function keyboard:type(text, opts)
-  local timeout = options.check("keyboard:type", opts, TYPE, 2).timeout
-  local vm = core.vm_of_keyboard(self)
-  if type(text) ~= "string" then
-    error("keyboard:type: expected a string, got " .. type(text), 2)
-  end
+  options.self("keyboard:type", self, "minikvm.keyboard")
+  options.argument("keyboard:type", "text", text, "string")
+  local timeout = options.check("keyboard:type", opts, TYPE).timeout
   local why = untypable(text)
   if why then return nil, why, "EINVAL", 0 end
+  local vm = core.vm_of_keyboard(self)
   local give_up, typed = core.now() + (timeout or 0), type_some(self, text, 1)
   while typed < #text and timeout and core.now() <= give_up and let_read(vm) do
     typed = typed + type_some(self, text, typed + 1)
@@ -160,11 +159,11 @@ end
 
 local function key_named(name)
   if type(name) ~= "string" then
-    error("keyboard:press: a key's name is a string, not a " .. type(name), 3)
+    core.blame("keyboard:press: a key's name is a string, not a " .. type(name))
   end
   local keys = #name == 1 and STROKES[name] or { KEYS[name:lower()] }
   if #keys > 0 then return keys end
-  error(('keyboard:press: no key is named "%.40s"%s'):format(name, options.hint(name, NAMES)), 3)
+  core.blame(('keyboard:press: no key is named "%.40s"%s'):format(name, options.hint(name, NAMES)))
 end
 
 ---Presses keys in order and releases them in reverse: "ctrl", "c"; "f1"; "alt", "tab"; "A". A
@@ -173,12 +172,13 @@ end
 ---@param ... string  1 to 16 names
 ---@return minikvm.keyboard keyboard
 function keyboard:press(...)
+  options.self("keyboard:press", self, "minikvm.keyboard")
   local keys, count = {}, select("#", ...)
   local _, leds = core.keyboard_state(self)
-  if count < 1 or count > CHORD then error("keyboard:press: 1 to 16 key names", 2) end
+  if count < 1 or count > CHORD then core.blame("keyboard:press: 1 to 16 key names") end
   for i = 1, count do
     for _, key in ipairs(key_named((select(i, ...)))) do keys[#keys + 1] = key end
   end
-  if not core.scancodes(self, chord(keys, leds)) then error("keyboard:press: " .. FULL, 2) end
+  if not core.scancodes(self, chord(keys, leds)) then core.blame("keyboard:press: " .. FULL) end
   return self
 end

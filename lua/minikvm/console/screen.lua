@@ -7,6 +7,7 @@
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 
 local M = {}
 
@@ -45,17 +46,12 @@ local COLOURS <const> = {
 ---@field private vm minikvm.vm
 local SCREEN <const> = "minikvm.screen"
 local Screen, meta = class(SCREEN)
-
-local function check_self(self, method)
-  if getmetatable(self) ~= SCREEN then
-    error(("call %s with ':' (screen:%s(...))"):format(method, method), 3)
-  end
-end
+strict.seal(Screen, meta, "screen", { "vm" })
 
 local function check_index(method, name, value, count)
   local index = type(value) == "number" and math.tointeger(value)
   if index and 0 <= index and index < count then return index end
-  error(("screen:%s: %s is 0 to %d, got %s"):format(method, name, count - 1, tostring(value)), 3)
+  core.blame(("screen:%s: %s is 0 to %d, got %s"):format(method, name, count - 1, tostring(value)))
 end
 
 ---The VM's VGA device, when it has one, and the functions that look into it.
@@ -91,7 +87,7 @@ end
 ---@param y integer  0 (the top) to 24
 ---@return string  UTF-8, without the blanks at its end
 function Screen:row(y)
-  check_self(self, "row")
+  options.self("screen:row", self, SCREEN)
   y = check_index("row", "y", y, ROWS)
   return row_text(cells_of(self, y * COLUMNS * 2, COLUMNS * 2), 0)
 end
@@ -103,7 +99,7 @@ end
 ---@return integer? first  line of the character in which it begins, from the top, of 16
 ---@return integer? last
 function Screen:cursor()
-  check_self(self, "cursor")
+  options.self("screen:cursor", self, SCREEN)
   local card, vga = adapter(self.vm)
   if not card then return nil end
   local at, first, last = vga.cursor(card)
@@ -116,8 +112,8 @@ end
 ---@param opts? { cursor: string? }  what stands where the cursor is, instead of what is below it
 ---@return string  UTF-8
 function Screen:text(opts)
-  check_self(self, "text")
-  local mark = options.check("screen:text", opts, { cursor = "string" }, 2).cursor
+  options.self("screen:text", self, SCREEN)
+  local mark = options.check("screen:text", opts, { cursor = "string" }).cursor
   local cells, rows, x, y = cells_of(self, 0, SIZE), {}, nil, nil
   if mark then x, y = self:cursor() end
   for i = 0, ROWS - 1 do rows[#rows + 1] = row_text(cells, i, i == y and x, mark) end
@@ -134,7 +130,7 @@ function meta:__tostring() return self:text() end
 ---@return integer index
 ---@return string|integer ...  captures, or the whole match
 function Screen:expect(patterns, opts)
-  check_self(self, "expect")
+  options.self("screen:expect", self, SCREEN)
   return require("minikvm.console.expect").screen_expect(self, self.vm, patterns, opts)
 end
 
@@ -150,7 +146,7 @@ end
 ---@param y integer  0 (the top) to 24
 ---@return minikvm.screen.cell
 function Screen:cell(x, y)
-  check_self(self, "cell")
+  options.self("screen:cell", self, SCREEN)
   x, y = check_index("cell", "x", x, COLUMNS), check_index("cell", "y", y, ROWS)
   local code, colours = cells_of(self, (y * COLUMNS + x) * 2, 2):byte(1, 2)
   local blink = blinks(self)
@@ -232,11 +228,11 @@ end
 ---@return string? why
 ---@return string? code
 function Screen:png(path, opts)
-  check_self(self, "png")
+  options.self("screen:png", self, SCREEN)
   if path ~= nil and type(path) ~= "string" then
-    error(("screen:png: expected a path or nil, got a %s"):format(type(path)), 2)
+    core.blame(("screen:png: expected a path or nil, got a %s"):format(type(path)))
   end
-  local o = options.check("screen:png", opts, PNG, 2)
+  local o = options.check("screen:png", opts, PNG)
   local font, why, code = require("minikvm.console.font").load(o.font)
   if not font then return nil, why, code end
   local card, vga = adapter(self.vm)
@@ -253,12 +249,12 @@ end
 ---and the VM has no VGA device.
 ---@return minikvm.screen
 function vm:screen()
-  if type(self) ~= "userdata" then error("call screen with ':' (vm:screen())", 2) end
+  options.self("vm:screen", self, "minikvm.vm")
   local ram = #self.memory
   if ram < BASE + SIZE and not adapter(self) then
-    error(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at 0x%x, "
+    core.blame(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at 0x%x, "
            .. "no minikvm.devices.vga is attached")
-          :format(self.name, BASE, BASE + SIZE - 1, ram), 2)
+          :format(self.name, BASE, BASE + SIZE - 1, ram))
   end
   return setmetatable({ vm = self }, meta)
 end

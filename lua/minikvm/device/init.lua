@@ -8,21 +8,28 @@ local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 local registers = require "minikvm.device.registers"
+local strict = require "minikvm.strict"
 
 local M = {}
 
 ---@class minikvm.definition  what kvm.device returns: see M.define
 local DEFINITION <const> = "minikvm.definition"
-local _, definition_meta = class(DEFINITION)
+local Definition, definition_meta = class(DEFINITION)
 
 ---@class minikvm.device  an attached instance: what handlers get as their first argument
 ---@field name string
 ---@field vm minikvm.vm
 ---@field state table  the device's own; empty after a reset, before its reset function
+---@field own table  what is the device's own but no state: handles, other VMs; not saved, not reset
 ---@field reg table<string, integer>  the registers' values: what was written last, or put there
 ---@field irq integer?  its interrupt line
 ---@field refused integer  accesses that its `accepts` function turned away
-local Device, device_meta = class "minikvm.device"
+local KIND <const> = "minikvm.device"
+local Device, device_meta = class(KIND)
+strict.seal(Device, device_meta, "device",
+            { "name", "vm", "state", "own", "reg", "irq", "refused", "definition", "list", "handles",
+              "timers", "gone", "readers", "read_any", "writers", "write_any" },
+            "what is the device's own goes into d.state, or into d.own if it is not to be saved")
 
 -- ---- describing a device ----
 
@@ -53,11 +60,15 @@ local DEVICE <const> = {
   attach = "function", detach = "function",
 }
 
+local fields = { "list", "names", "has_registers" }
+for key in pairs(DEVICE) do fields[#fields + 1] = key end
+strict.seal(Definition, definition_meta, "device definition", fields)
+
 local function check_names(where, handlers, names)
   if type(handlers) ~= "table" then return end
   for name in pairs(handlers) do
     if not names[name] then
-      error(("kvm.device: %s: there is no register %s"):format(where, tostring(name)), 4)
+      core.blame(("kvm.device: %s: there is no register %s"):format(where, tostring(name)))
     end
   end
 end
@@ -83,16 +94,16 @@ end
 ---@param def table
 ---@return minikvm.definition
 function M.define(def)
-  local o = options.check("kvm.device", def, DEVICE, 3)
+  local o = options.check("kvm.device", def, DEVICE)
   o.name = o.name or "device"
   local list, names = registers.read(o.registers or {}, o.width)
-  if not list then error("kvm.device: " .. names, 3) end
+  if not list then core.blame("kvm.device: " .. names) end
   o.list, o.names, o.has_registers = list, names, o.registers ~= nil
   local last = list[#list]
   o.size = o.size or (last and last.offset + last.width) or 1
-  if o.size < 1 then error("kvm.device: a size is 1 byte or more", 3) end
+  if o.size < 1 then core.blame("kvm.device: a size is 1 byte or more") end
   if last and last.offset + last.width > o.size then
-    error(("kvm.device: register %s lies behind its %d bytes"):format(last.name, o.size), 3)
+    core.blame(("kvm.device: register %s lies behind its %d bytes"):format(last.name, o.size))
   end
   check_names("read", o.read, names)
   check_names("write", o.write, names)
@@ -146,7 +157,7 @@ end
 
 local function set_line(d, level)
   if not d.irq then
-    error(("device %s has no interrupt line: attach it with irq = LINE"):format(d.name), 3)
+    core.blame(("device %s has no interrupt line: attach it with irq = LINE"):format(d.name))
   end
   local lines = lines_of(d.vm)
   lines[d.irq] = lines[d.irq] or {}
@@ -156,21 +167,44 @@ local function set_line(d, level)
 end
 
 ---Raises the device's interrupt line; it stays up until lower().
-function Device:raise() set_line(self, true) end
+function Device:raise()
+  options.self("device:raise", self, KIND)
+  set_line(self, true)
+end
 
 ---Lowers the device's interrupt line; one that others raise too stays up.
-function Device:lower() set_line(self, false) end
+function Device:lower()
+  options.self("device:lower", self, KIND)
+  set_line(self, false)
+end
 
 -- ---- what handlers may use ----
+
+local function seconds_from(least)
+  return function(value)
+    if type(value) == "number" and value >= least and value <= 1e9 then return value end
+    return nil, ("expected seconds, %g to 1e9, got %s"):format(least, tostring(value))
+  end
+end
+local SECONDS <const> = { after = seconds_from(0), every = seconds_from(1e-5) }
+
+local function start_timer(d, method, seconds, fn)
+  local where = "device:" .. method
+  options.self(where, d, KIND)
+  options.argument(where, "seconds", seconds, SECONDS[method])
+  options.argument(where, "fn", fn, "function")
+  local clock = d.vm.clock
+  local timer = clock[method](clock, seconds, function() fn(d) end)
+  d.timers[timer] = true
+  return timer
+end
 
 ---Calls fn(device) after some seconds, unless the device is reset or detached before.
 ---@param seconds number
 ---@param fn fun(device: minikvm.device)
 ---@return minikvm.handle
 function Device:after(seconds, fn)
-  local timer = self.vm.clock:after(seconds, function() fn(self) end)
-  self.timers[timer] = true
-  return timer
+  return start_timer(self, "after", seconds, fn)
 end
 
 ---Calls fn(device) every so many seconds, until the device is reset or detached.
@@ -178,15 +212,23 @@ end
 ---@param fn fun(device: minikvm.device)
 ---@return minikvm.handle
 function Device:every(seconds, fn)
-  local timer = self.vm.clock:every(seconds, function() fn(self) end)
-  self.timers[timer] = true
-  return timer
+  return start_timer(self, "every", seconds, fn)
+end
+
+local function is_handle(value)
+  local kind = core.kind(value)
+  if kind == "minikvm.handle" or kind == "minikvm.timer" or (getmetatable(value) or {}).__close then
+    return value
+  end
+  return nil, ("expected a handle, got a %s"):format(type(value))
 end
 
 ---Keeps a further hook of the device, such as one from vm.ports:on(), which goes with it.
 ---@param handle minikvm.handle
 ---@return minikvm.handle
 function Device:keep(handle)
+  options.self("device:keep", self, KIND)
+  options.argument("device:keep", "handle", handle, is_handle)
   self.handles[#self.handles + 1] = handle
   return handle
 end
@@ -196,6 +238,9 @@ end
 ---@param length integer  bytes
 ---@return boolean
 function Device:is_ram(address, length)
+  options.self("device:is_ram", self, KIND)
+  options.argument("device:is_ram", "address", address, "integer")
+  options.argument("device:is_ram", "length", length, "integer")
   local size = self.vm.memory:size()
   return length >= 0 and math.ult(address, size + 1) and length <= size - address
 end
@@ -206,6 +251,7 @@ end
 ---@return string? bytes  nil when the range is not all RAM
 ---@return string? why
 function Device:dma_read(address, length)
+  options.self("device:dma_read", self, KIND)
   if self:is_ram(address, length) then return self.vm.memory:read(address, length) end
   return nil, ("device %s: DMA of %d bytes from 0x%x is not all in RAM"):format(self.name, length,
                                                                              address)
@@ -217,6 +263,8 @@ end
 ---@return boolean? done  nil when the range is not all RAM: then nothing was written
 ---@return string? why
 function Device:dma_write(address, bytes)
+  options.self("device:dma_write", self, KIND)
+  options.argument("device:dma_write", "bytes", bytes, "string")
   if self:is_ram(address, #bytes) then
     self.vm.memory:write(address, bytes)
     return true
@@ -247,6 +295,7 @@ local function reset(d)
   if d.irq then set_line(d, false) end
   d.state, d.reg = {}, {}
   for _, r in ipairs(d.list) do d.reg[r.name] = r.reset end
+  strict.fixed(d.reg, ("register of device %s"):format(d.name))
   if d.definition.reset then d.definition.reset(d) end
 end
 
@@ -259,6 +308,7 @@ end
 
 ---Takes the device off its VM, which may be running.
 function Device:detach()
+  options.self("device:detach", self, KIND)
   if self.gone then return end
   self.gone = true
   for _, handle in ipairs(self.handles) do handle:remove() end
@@ -278,6 +328,7 @@ end
 
 ---Accesses that its registers served so far.
 function Device:hits()
+  options.self("device:hits", self, KIND)
   local sum = 0
   for _, handle in ipairs(self.handles) do sum = sum + handle.hits end
   return sum
@@ -291,7 +342,7 @@ local function new_instance(vm, def, o)
       or nil,
     writers = type(write) == "table" and write or nil, write_any = type(write) == "function"
       and write or nil,
-    state = {}, reg = {}, handles = {}, timers = no_timers(), refused = 0,
+    state = {}, own = {}, reg = {}, handles = {}, timers = no_timers(), refused = 0,
   }, device_meta)
 end
 
@@ -313,14 +364,14 @@ end
 local ATTACH <const> = { ports = "integer", mmio = "integer", irq = "integer", name = "string" }
 
 local function check_attach(def, opts)
-  local o = options.check("vm:attach", opts, ATTACH, 4)
-  if o.ports and o.mmio then error("vm:attach: give either 'ports' or 'mmio'", 4) end
+  local o = options.check("vm:attach", opts, ATTACH)
+  if o.ports and o.mmio then core.blame("vm:attach: give either 'ports' or 'mmio'") end
   if not (o.ports or o.mmio) and def.has_registers then
-    error(("vm:attach: device %s has registers: say where, with 'ports' or 'mmio'")
-      :format(def.name), 4)
+    core.blame(("vm:attach: device %s has registers: say where, with 'ports' or 'mmio'")
+      :format(def.name))
   end
   if def.irq and not o.irq then
-    error(("vm:attach: device %s needs an interrupt line: irq = LINE"):format(def.name), 4)
+    core.blame(("vm:attach: device %s needs an interrupt line: irq = LINE"):format(def.name))
   end
   return o
 end
@@ -333,7 +384,7 @@ local function begin(d)
   end)
   if ok then return end
   d:detach()
-  error(type(why) == "string" and why:gsub("^[^\n]-minikvm[^\n]-%.lua:%d+: ", "") or why, 4)
+  core.blame(type(why) == "string" and why:gsub("^[^\n]-minikvm[^\n]-%.lua:%d+: ", "") or why)
 end
 
 ---Attaches an instance of a device; the VM may be running.
@@ -344,13 +395,13 @@ end
 ---@return minikvm.device
 function M.attach(vm, def, opts)
   if getmetatable(def) ~= DEFINITION then
-    error("vm:attach: expected a device made by kvm.device{...}", 3)
+    core.blame("vm:attach: expected a device made by kvm.device{...}")
   end
   local o = check_attach(def, opts)
   local d = new_instance(vm, def, o)
   if o.irq then vm:irq(o.irq, is_raised(vm, o.irq)) end -- raises when there is no such line
   local ok, why = pcall(place, d, def, o)
-  if not ok then error((tostring(why):gsub("^[^\n]-%.lua:%d+: ", "")), 3) end
+  if not ok then core.blame((tostring(why):gsub("^[^\n]-%.lua:%d+: ", ""))) end
   attached[vm] = attached[vm] or {}
   table.insert(attached[vm], d)
   begin(d)
@@ -406,7 +457,7 @@ function M.load_all(vm, list)
   for i, d in ipairs(M.of(vm)) do
     local saved, def = list[i], d.definition
     drop_timers(d) -- those that belong to the saved state are for its load function to start
-    d.reg = copy(saved.reg)
+    d.reg = strict.fixed(copy(saved.reg), ("register of device %s"):format(d.name))
     if def.load then
       def.load(d, copy(saved.value))
     else
@@ -420,7 +471,7 @@ function M.load_all(vm, list)
 end
 
 core.methods "minikvm.vm".attach = function(vm, def, opts)
-  if type(vm) ~= "userdata" then error("call attach with ':' (vm:attach(...))", 2) end
+  options.self("vm:attach", vm, "minikvm.vm")
   return M.attach(vm, def, opts)
 end
 

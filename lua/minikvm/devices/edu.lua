@@ -148,7 +148,7 @@ local OPTIONS <const> = { delay = "seconds", dma_mask = "integer", on_error = "f
 ---@param opts? { delay: number?, dma_mask: integer?, on_error: function? }
 ---@return minikvm.definition
 function M.new(opts)
-  local o = options.check("edu.new", opts, OPTIONS, 2)
+  local o = options.check("edu.new", opts, OPTIONS)
   o.delay, o.dma_mask = o.delay or 0.0001, o.dma_mask or 0x0fffffff
   return kvm.device{
     name = "edu", size = SIZE, irq = true, registers = REGISTERS, accepts = accepts,

@@ -163,10 +163,10 @@ end
 
 ---Sets the one timer for what comes next.
 local function arm(d)
-  if d.timer then d.timer:remove() end
+  if d.own.timer then d.own.timer:remove() end
   local delay = next_event(d)
-  d.timer = delay and d:after(delay, function()
-    d.timer = nil
+  d.own.timer = delay and d:after(delay, function()
+    d.own.timer = nil
     catch_up(d)
     arm(d)
   end)
@@ -247,7 +247,7 @@ end
 
 local function load(d, saved)
   local clock = d.vm.clock.now
-  d.state, d.timer = saved, nil
+  d.state, d.own.timer = saved, nil
   d.state.seen = math.floor(saved.base)
   d.state.since, d.state.started = clock, clock - saved.started
   update_line(d)
@@ -288,7 +288,7 @@ local OPTIONS <const> = { time = "integer", speed = check_speed, cmos = check_cm
 ---@param opts? { time: integer?, speed: number?, cmos: table<integer, integer>? }
 ---@return minikvm.definition
 function M.new(opts)
-  local o = options.check("rtc.new", opts, OPTIONS, 2)
+  local o = options.check("rtc.new", opts, OPTIONS)
   return kvm.device{
     name = "rtc", irq = true, registers = { [0] = "INDEX", "DATA" },
     read = { INDEX = function() return 0xff end, DATA = read_data },
@@ -297,7 +297,7 @@ function M.new(opts)
       DATA = write_data,
     },
     reset = function(d)
-      d.timer = nil
+      d.own.timer = nil
       d.state = { index = 0, nmi_off = false, cmos = initial(o.cmos or {}), speed = o.speed or 1,
                   ticks = 0, started = d.vm.clock.now }
       set_time(d, o.time or os and os.time() or 0) -- a safe script has no os

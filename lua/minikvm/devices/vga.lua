@@ -146,7 +146,7 @@ end
 local function eight(d, at)
   local address = BASE + at % SIZE
   if address < #d.vm.memory then return d.vm.memory:read(address, 8) end
-  return ("<i8"):pack(d.video:get(address, 8))
+  return ("<i8"):pack(d.own.video:get(address, 8))
 end
 
 ---Bytes of video memory, which begins again where it ends.
@@ -155,7 +155,7 @@ end
 ---@param count integer
 ---@return string
 function M.video(d, at, count)
-  if not d.video and at + count <= SIZE then return d.vm.memory:read(BASE + at, count) end
+  if not d.own.video and at + count <= SIZE then return d.vm.memory:read(BASE + at, count) end
   local parts, first = {}, at & ~7
   for i = first, at + count - 1, 8 do parts[#parts + 1] = eight(d, i) end
   return table.concat(parts):sub(at - first + 1, at - first + count)
@@ -212,14 +212,14 @@ end
 ---Puts a latch where there is no RAM.
 local function attach(d)
   local first = math.max(#d.vm.memory, BASE)
-  if first < BASE + SIZE then d.video = d:keep(d.vm.mmio:latch(first, BASE + SIZE - first)) end
+  if first < BASE + SIZE then d.own.video = d:keep(d.vm.mmio:latch(first, BASE + SIZE - first)) end
 end
 
 ---Describes a VGA's text screen, for vm:attach() with `ports = 0x3c0`.
 ---@param opts? table  there are no options
 ---@return minikvm.definition
 function M.new(opts)
-  options.check("vga.new", opts, {}, 2)
+  options.check("vga.new", opts, {})
   return kvm.device{ name = "vga", registers = REGISTERS, size = PORTS, width = 1, read = READ,
                      write = WRITE, reset = reset, attach = attach }
 end

@@ -8,6 +8,8 @@
 local kvm = require "minikvm" -- first: it brings the parts
 local artefacts = require "minikvm.test.artefacts"
 local options = require "minikvm.options"
+local class = require "minikvm.class"
+local strict = require "minikvm.strict"
 
 ---The script that the process was started for, when it is its main chunk that wants this module.
 local function main_script()
@@ -55,8 +57,9 @@ local GUEST = { image = "any", boot = "function", load = "any", trace = "boolean
 
 ---@class minikvm.guest  a fixture; calling it inside a test gives the VM
 ---@field booted integer  how often its boot function has run
-local Guest = {}
-Guest.__index = Guest
+local Guest, meta = class "minikvm.guest"
+strict.seal(Guest, meta, "guest", { "vm_options", "machine", "forks", "booted", "name", "image", "load", "boot",
+                              "trace", "trunk", "ready", "of", "why" })
 
 local guests = setmetatable({}, { __mode = "k" })
 
@@ -105,7 +108,7 @@ end
 
 ---The VM, as it was when it had booted: once in each test.
 ---@return minikvm.vm
-function Guest:__call()
+function meta:__call()
   need_test "a guest"
   M.needs_kvm()
   local test, machine = artefacts.test(), self.machine
@@ -128,7 +131,7 @@ function Guest:branch(go_on)
     error(("guest:branch: expected a function, got %s"):format(type(go_on)), 2)
   end
   local branch = setmetatable({ trunk = self, machine = self.machine, name = self.name,
-                                boot = go_on, forks = {}, booted = 0 }, Guest)
+                                boot = go_on, forks = {}, booted = 0 }, meta)
   guests[branch] = true
   return branch
 end
@@ -163,10 +166,10 @@ function M.guest(opts)
   for key, value in pairs(opts) do
     if GUEST[key] then mine[key] = value else vm_options[key] = value end
   end
-  mine = options.check("t.guest", mine, GUEST, 2)
+  mine = options.check("t.guest", mine, GUEST)
   local self = setmetatable({ vm_options = vm_options, machine = {}, forks = {}, booted = 0,
                               name = opts.name or "vm", image = mine.image, load = mine.load,
-                              boot = mine.boot, trace = mine.trace }, Guest)
+                              boot = mine.boot, trace = mine.trace }, meta)
   guests[self] = true
   return self
 end
@@ -192,7 +195,7 @@ function M.modes(list)
     error("t.modes: expected a list of modes, such as { \"real\", \"long\" }", 2)
   end
   for i, mode in ipairs(list) do
-    options.check("t.modes", { [i] = mode }, { [i] = MODES }, 2)
+    options.check("t.modes", { [i] = mode }, { [i] = MODES })
   end
   return function(body)
     if type(body) ~= "function" then

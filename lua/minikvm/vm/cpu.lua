@@ -2,6 +2,7 @@
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
+local options = require "minikvm.options"
 
 ---@class minikvm.cpu
 local cpu = core.methods "minikvm.cpu"
@@ -31,10 +32,12 @@ end
 ---@return minikvm.listing  { { address=, size=, text=, bytes= }, … }, with `rip`, the linear
 ---  address of the next one
 function cpu:disassemble(count, linear)
+  options.self("cpu:disassemble", self, "minikvm.cpu")
+  if linear ~= nil then options.argument("cpu:disassemble", "linear", linear, "integer") end
   count = count or 8
   if math.type(count) ~= "integer" or count < 1 or count > 10000 then
-    error(("disassemble: expected a number of instructions, 1 to 10000, got %s")
-      :format(tostring(count)), 2)
+    core.blame(("disassemble: expected a number of instructions, 1 to 10000, got %s")
+      :format(tostring(count)))
   end
   local cs, memory = self:sregs().cs, core.memory_of(self)
   local bits = cs.l == 1 and 64 or cs.db == 1 and 32 or 16

@@ -7,6 +7,7 @@
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 
 local M = {}
 
@@ -49,12 +50,12 @@ end
 
 local function check_number(value, what)
   if math.type(value) == "integer" and value >= 0 and value <= 0xffffffff then return value end
-  error(("vm.cpuid: %s: expected an integer of 0 to 0xffffffff, got %s"):format(what,
-                                                                              tostring(value)), 3)
+  core.blame(("vm.cpuid: %s: expected an integer of 0 to 0xffffffff, got %s"):format(what,
+                                                                              tostring(value)))
 end
 
 local function check_registers(values)
-  local o = options.check("vm.cpuid", values, REGISTERS, 3)
+  local o = options.check("vm.cpuid", values, REGISTERS)
   for name, value in pairs(o) do check_number(value, name) end
   return o
 end
@@ -64,17 +65,19 @@ end
 ---@param subleaf? integer  ECX (0)
 ---@return { eax: integer, ebx: integer, ecx: integer, edx: integer }?
 function cpuid:get(leaf, subleaf)
+  options.self("cpuid:get", self, "minikvm.cpuid")
   local e = find(core.cpuid(self), check_number(leaf, "leaf"), subleaf or 0)
   return e and { eax = e.eax, ebx = e.ebx, ecx = e.ecx, edx = e.edx }
 end
 
 local function store(self, list)
   local ok, why = core.set_cpuid(self, list)
-  if not ok then error("vm.cpuid: " .. why, 3) end
+  if not ok then core.blame("vm.cpuid: " .. why) end
 end
 
 ---@class minikvm.cpuid.handle
 local Handle, meta = class "minikvm.handle"
+strict.seal(Handle, meta, "handle of vm.cpuid", { "cpuid", "before", "removed" })
 
 ---Puts back what the leaf answered before.
 function Handle:remove()
@@ -93,6 +96,7 @@ function meta:__close() pcall(Handle.remove, self) end
 ---@param registers? { eax: integer?, ebx: integer?, ecx: integer?, edx: integer? }
 ---@return minikvm.cpuid.handle
 function cpuid:set(leaf, subleaf, registers)
+  options.self("cpuid:set", self, "minikvm.cpuid")
   if type(subleaf) == "table" then subleaf, registers = nil, subleaf end
   check_number(leaf, "leaf")
   local values = check_registers(registers)
@@ -114,14 +118,15 @@ local function feature(name)
   local known = {}
   for word in pairs(FEATURES) do known[#known + 1] = word end
   table.sort(known)
-  error(("vm.cpuid: unknown feature %q%s"):format(tostring(name),
-                                                  options.hint(tostring(name), known, "%q")), 3)
+  core.blame(("vm.cpuid: unknown feature %q%s"):format(tostring(name),
+                                                  options.hint(tostring(name), known, "%q")))
 end
 
 ---Whether the guest is told of a feature, by its name in /proc/cpuinfo.
 ---@param name string
 ---@return boolean
 function cpuid:has(name)
+  options.self("cpuid:has", self, "minikvm.cpuid")
   local f = feature(name)
   local e = find(core.cpuid(self), f[1], f[2])
   return e ~= nil and e[f[3]] >> f[4] & 1 == 1
@@ -133,8 +138,8 @@ local shaped -- what kvm.probe() says of the host, asked once
 local function need_shaping(f, name)
   shaped = shaped or core.probe().cpuid
   if shaped == "host" and (f[1] == 1 or f[1] == 7) then
-    error(("vm.cpuid: %q cannot be hidden: this host's KVM shows guests its own feature bits in "
-           .. "leaves 1 and 7 (kvm.probe().cpuid)"):format(name), 3)
+    core.blame(("vm.cpuid: %q cannot be hidden: this host's KVM shows guests its own feature bits in "
+           .. "leaves 1 and 7 (kvm.probe().cpuid)"):format(name))
   end
 end
 
@@ -143,6 +148,7 @@ end
 ---@param ... string
 ---@return minikvm.cpuid.handle
 function cpuid:hide(...)
+  options.self("cpuid:hide", self, "minikvm.cpuid")
   local list, before = core.cpuid(self), core.cpuid(self)
   for _, name in ipairs{ ... } do
     local f = feature(name)
@@ -158,8 +164,9 @@ end
 ---@param text string
 ---@return minikvm.cpuid.handle
 function cpuid:vendor(text)
+  options.self("cpuid:vendor", self, "minikvm.cpuid")
   if type(text) ~= "string" or #text ~= 12 then
-    error("vm.cpuid: a vendor has 12 bytes", 2)
+    core.blame("vm.cpuid: a vendor has 12 bytes")
   end
   local ebx, edx, ecx = ("<I4I4I4"):unpack(text)
   return self:set(0, { ebx = ebx, ecx = ecx, edx = edx })
@@ -177,8 +184,8 @@ function M.apply(vm, o)
     elseif math.type(key) == "integer" then
       vm.cpuid:set(key, value)
     else
-      error(("kvm.vm: option 'cpuid': unknown key %s; there are vendor, hide and numbers of leaves")
-        :format(tostring(key)), 0)
+      core.blame(("kvm.vm: option 'cpuid': unknown key %s; there are vendor, hide and numbers of "
+                  .. "leaves"):format(tostring(key)))
     end
   end
 end

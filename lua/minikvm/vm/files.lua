@@ -92,17 +92,17 @@ local NEW = {
 ---@return string? why  "what: why" when a directory cannot be used
 ---@return string? code  such as "ENOENT"
 function M.new(opts)
-  local o = options.check("kvm.files", opts, NEW, 3)
+  local o = options.check("kvm.files", opts, NEW)
   if not o.root then
     for i, rule in ipairs(o.rules or {}) do
       if rule[2] ~= "deny" then
-        error(("kvm.files: rule %d says %q of files, but there is no root= to find them in")
-          :format(i, rule[2]), 3)
+        core.blame(("kvm.files: rule %d says %q of files, but there is no root= to find them in")
+          :format(i, rule[2]))
       end
     end
   end
   local policy, why, code = core.new_files(o)
-  if code == "EINVAL" then error("kvm.files: " .. why, 3) end -- a pattern that no name can match
+  if code == "EINVAL" then core.blame("kvm.files: " .. why) end -- a pattern that no name can match
   return policy, why, code
 end
 

@@ -128,7 +128,7 @@ end
 ---@return string? why
 ---@return string? code
 function M.new(opts)
-  local o = for_core(options.check("kvm.vm", opts, NEW, 3))
+  local o = for_core(options.check("kvm.vm", opts, NEW))
   local new, why, code = core.new_vm(o)
   if new and o.trace then core.trace(new, o.trace) end
   if new and o.stats then core.timing(new, true) end
@@ -136,7 +136,7 @@ function M.new(opts)
     local ok, what = pcall(require("minikvm.vm.cpuid").apply, new, o.cpuid)
     if not ok then
       new:close()
-      error((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")), 3)
+      core.blame((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")))
     end
   end
   if new then snapshots.remember(new, o) end
@@ -155,7 +155,7 @@ end
 ---@return table options
 ---@return function? setup
 function M.from_snapshot(snap, opts)
-  local o = options.check("snapshot:vm", opts, FROM_SNAPSHOT, 4)
+  local o = options.check("snapshot:vm", opts, FROM_SNAPSHOT)
   local setup = o.setup
   o.mode, o.memory, o.cpus, o.irqchip = snap.mode, snap.memory, snap.cpus, snap.irqchip
   o.name = o.name or snap.name
@@ -170,7 +170,7 @@ local function check_module(value, i)
   if type(value) == "string" then return { path = value } end
   local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
   if (o.path == nil) == (o.bytes == nil) then
-    error(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i), 0)
+    core.blame(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i))
   end
   return o
 end
@@ -203,17 +203,17 @@ local LOAD = { at = address, entry = entry, segment = address, cpu = between(0, 
 ---@param opts? table
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:load(source, opts)
-  if type(self) ~= "userdata" then error("call load with ':' (vm:load(...))", 2) end
-  local o = options.check("vm:load", opts, LOAD, 2)
+  options.self("vm:load", self, "minikvm.vm")
+  local o = options.check("vm:load", opts, LOAD)
   if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
   if type(source) == "table" then
-    local s = options.check("vm:load", source, { bytes = "string", name = "string" }, 2)
-    if not s.bytes then error("vm:load: the table has no 'bytes'", 2) end
+    local s = options.check("vm:load", source, { bytes = "string", name = "string" })
+    if not s.bytes then core.blame("vm:load: the table has no 'bytes'") end
     o.bytes, o.name = s.bytes, s.name
   elseif type(source) == "string" then
     o.path = source
   else
-    error(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)), 2)
+    core.blame(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)))
   end
   return core.load(self, o)
 end
@@ -221,6 +221,7 @@ end
 ---The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's place.
 ---@return minikvm.screen
 function vm:screen()
+  options.self("vm:screen", self, "minikvm.vm")
   require "minikvm.console.screen"
   return self:screen()
 end
@@ -230,6 +231,7 @@ end
 ---@param opts { ports: integer?, mmio: integer?, irq: integer?, name: string? }
 ---@return minikvm.device
 function vm:attach(def, opts)
+  options.self("vm:attach", self, "minikvm.vm")
   return require("minikvm.device").attach(self, def, opts)
 end
 
@@ -239,6 +241,7 @@ local reset_core = vm.reset
 ---a snapshot goes back to that.
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:reset()
+  options.self("vm:reset", self, "minikvm.vm")
   if snapshots.origin(self) then return snapshots.restore(self, snapshots.origin(self)) end
   local done, why, code = reset_core(self)
   local devices = package.loaded["minikvm.device"]
@@ -250,6 +253,7 @@ end
 ---@param opts? { timing: boolean?, all: boolean? }
 ---@return minikvm.stats.row[]
 function vm:stats(opts)
+  options.self("vm:stats", self, "minikvm.vm")
   return require("minikvm.vm.stats").of(self, opts)
 end
 
@@ -267,13 +271,15 @@ end
 ---@return string? name
 ---@return integer? offset
 function vm:symbol_at(where)
+  options.self("vm:symbol_at", self, "minikvm.vm")
+  options.argument("vm:symbol_at", "address", where, "integer")
   return core.symbol_at(self, where)
 end
 
 local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }
 
 local function run_options(where, opts)
-  local o = options.check(where, opts, RUN, 3)
+  local o = options.check(where, opts, RUN)
   o.seconds = o.deadline
   return o
 end
@@ -293,6 +299,7 @@ end
 ---  "error"
 ---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
 function vm:run(opts)
+  options.self("vm:run", self, "minikvm.vm")
   return explained(self, core.run(self, run_options("vm:run", opts)))
 end
 
@@ -300,6 +307,7 @@ end
 ---@param opts? table  as for run
 ---@return minikvm.vm
 function vm:start(opts)
+  options.self("vm:start", self, "minikvm.vm")
   return core.start(self, run_options("vm:start", opts))
 end
 
@@ -308,6 +316,8 @@ end
 ---@return string? reason  nil, text, "ETIMEDOUT" when it still runs
 ---@return table|string info
 function vm:wait(timeout)
+  options.self("vm:wait", self, "minikvm.vm")
+  if timeout ~= nil then options.argument("vm:wait", "timeout", timeout, "seconds") end
   return explained(self, core.wait(self, timeout))
 end
 
@@ -317,6 +327,7 @@ local stop_core = vm.stop
 ---@return string? reason  as of run; nothing inside a handler, or when the VM never ran
 ---@return table? info
 function vm:stop()
+  options.self("vm:stop", self, "minikvm.vm")
   return explained(self, stop_core(self))
 end
 
@@ -325,15 +336,15 @@ end
 ---@param want? integer|{ min: integer?, max: integer? }
 ---@return integer exits
 function vm:expect_exits(want)
+  options.self("vm:expect_exits", self, "minikvm.vm")
   return require("minikvm.console.expect").expect_exits(self, want)
 end
 
 ---Calls fn(line) for every exit; nil ends it.
 ---@param fn fun(line: string)?
 function vm:trace(fn)
-  if fn ~= nil and type(fn) ~= "function" then
-    error(("vm:trace: expected a function or nil, got %s"):format(type(fn)), 2)
-  end
+  options.self("vm:trace", self, "minikvm.vm")
+  if fn ~= nil then options.argument("vm:trace", "fn", fn, "function") end
   core.trace(self, fn)
 end
 

@@ -2,6 +2,7 @@
 -- core's functions (src/lua/snapshot.c): options, and the state of devices that the script made.
 
 local core = require "minikvm.core"
+local options = require "minikvm.options"
 
 local M = {}
 
@@ -24,12 +25,6 @@ function M.remember(self, o)
   made[self] = o
 end
 
-local function check_vm(self, method)
-  if type(self) ~= "userdata" then
-    error(("call %s with ':' (vm:%s(...))"):format(method, method), 3)
-  end
-end
-
 -- ---- devices ----
 
 ---The devices' module, when there can be any.
@@ -42,7 +37,7 @@ local function pack_devices(self)
   local list = {}
   for i, saved in ipairs(devices() and devices().save_all(self) or {}) do
     local bytes, why = core.pack(saved, ("vm:snapshot: device %q"):format(saved.name))
-    if not bytes then error(why, 3) end
+    if not bytes then core.blame(why) end
     list[i] = bytes
   end
   return core.pack(list, "devices")
@@ -86,7 +81,7 @@ end
 ---@return string? why
 ---@return string? code
 function vm:snapshot()
-  check_vm(self, "snapshot")
+  options.self("vm:snapshot", self, "minikvm.vm")
   core.check_idle(self, "vm:snapshot")
   return core.take(self, pack_devices(self))
 end
@@ -94,7 +89,7 @@ end
 local function restore(self, snap, what)
   core.check_fit(self, snap, what)
   local values, why = saved_devices(self, snap)
-  if not values then error(("%s: %s"):format(what, why), 3) end
+  if not values then core.blame(("%s: %s"):format(what, why)) end
   local done, code
   done, why, code = core.restore(self, snap)
   if not done then return nil, why, code end
@@ -109,7 +104,7 @@ end
 ---@return string? why
 ---@return string? code
 function vm:restore(snap)
-  check_vm(self, "restore")
+  options.self("vm:restore", self, "minikvm.vm")
   return restore(self, snap, "vm:restore")
 end
 
@@ -142,7 +137,8 @@ local function new_vm(o, setup, i, what)
   end
   if not values then
     new:close()
-    error(problem, setup and not ok and 0 or 4)
+    if ok then core.blame(problem) end
+    error(problem, 0) -- the script's own
   end
   core.fill_hooks(new, o.snapshot)
   return load_devices(new, values)
@@ -161,13 +157,13 @@ end
 ---@return string? why
 ---@return string? code
 function vm:fork(n, setup)
-  check_vm(self, "fork")
+  options.self("vm:fork", self, "minikvm.vm")
   if type(n) == "function" and setup == nil then n, setup = nil, n end
   if n ~= nil and (math.type(n) ~= "integer" or n < 1 or n > 10000) then
-    error(("vm:fork: expected how many (1 to 10000), got %s"):format(tostring(n)), 2)
+    core.blame(("vm:fork: expected how many (1 to 10000), got %s"):format(tostring(n)))
   end
   if setup ~= nil and type(setup) ~= "function" then
-    error(("vm:fork: expected a function for 'setup', got a %s"):format(type(setup)), 2)
+    core.blame(("vm:fork: expected a function for 'setup', got a %s"):format(type(setup)))
   end
   core.check_idle(self, "vm:fork")
   local snap, why, code = core.take(self, pack_devices(self))
@@ -199,6 +195,7 @@ end
 ---@return string? why
 ---@return string? code
 function snapshot:vm(opts)
+  options.self("snapshot:vm", self, "minikvm.snapshot")
   local kvm_vm = require "minikvm.vm"
   local o, setup = kvm_vm.from_snapshot(self, opts)
   return new_vm(o, setup, 1, "snapshot:vm")

@@ -61,7 +61,7 @@ local OPTIONS <const> = { timing = "boolean", all = "boolean" }
 ---@param opts? { timing: boolean?, all: boolean? }  all: rows without accesses too
 ---@return minikvm.stats.row[]
 function M.of(vm, opts)
-  local o = options.check("vm:stats", opts, OPTIONS, 3)
+  local o = options.check("vm:stats", opts, OPTIONS)
   local rows = setmetatable({}, meta)
   for _, kind in ipairs{ "port", "mmio", "msr" } do
     for _, r in ipairs(core.stats(vm, kind)) do
