@@ -191,6 +191,75 @@ describe("registers in a handler", function()
   end)
 end)
 
+-- KVM itself has RIP behind an OUT that it emulates, at one that the processor ran until the next
+-- entry, and at a repeated OUTS until the last item is out.
+describe("rip in a handler of a port", function()
+  if support.without_kvm(pending) then return end
+
+  ---What handlers of ports 0x80 to 0x8f see, and what a trace shows: "offset in the code: instruction".
+  local function accesses(listing, opts)
+    local vm <close> = support.code(listing, opts)
+    local cpu, seen, traced, start = vm.cpu[0], {}, {}, vm.cpu[0].rip
+    local function note()
+      local at = cpu:disassemble(1)
+      assert.same({ cpu.rip, cpu:regs().rip, cpu.eip }, { at.rip, at.rip, at.rip })
+      seen[#seen + 1] = ("%x %s"):format(cpu.rip - start, at[1].text:match "^%a+ ?outs.?" or
+                                                          at[1].text:match "^%a+")
+      return 0
+    end
+    vm.ports:on(0x80, 0x8f, { read = note, write = note })
+    vm:trace(function(line)
+      local rip = line:match "rip=(%x+) [io]"
+      if rip then traced[#traced + 1] = ("%x"):format(tonumber(rip, 16) - start) end
+    end)
+    local reason, info = run(vm)
+    assert.equal("halt", reason, info.text)
+    for i, text in ipairs(seen) do assert.equal(text:match "^%x+", traced[i]) end
+    return table.concat(seen, ", ")
+  end
+
+  it("is the address of the IN or OUT", function()
+    assert.equal("1 out, 3 in, 5 out", accesses "90 e6 80 e4 81 e7 82 f4")
+    assert.equal("3 out, 4 out, 5 out, 7 in", accesses "ba 80 00 ee ef 66 ef ed f4")
+    for _, mode in ipairs{ "protected", "long" } do
+      assert.equal("4 out, 5 out, 6 out, 8 in, 9 out",
+                   accesses("66 ba 80 00 ee ef 66 ef ed e6 80 f4", { mode = mode }))
+    end
+  end)
+
+  it("is so when the instructions around are the same", function()
+    assert.equal("0 out, 2 out, 4 out, 6 out", accesses "e6 80 e6 80 e6 80 e6 80 f4")
+    assert.equal("3 out, 4 out, 5 out", accesses "ba 80 00 ee ee ee f4")
+  end)
+
+  it("is that of a string instruction too", function()
+    assert.equal("3 outsb, 4 outsw", accesses "ba 80 00 6e 6f f4")
+    assert.equal("6 rep outsb, 6 rep outsb", accesses "ba 80 00 b9 02 00 f3 6e f4")
+  end)
+
+  it("can be set: the guest goes on there", function()
+    local vm <close> = support.code "e6 80 f4 90 f4"
+    local hits, go = 0, { 0, 3 }
+    vm.ports:on(0x80, { write = function()
+      hits = hits + 1
+      vm.cpu[0].rip = go[hits]
+    end })
+    assert.equal(5, select(2, run(vm)).rip)
+    assert.equal(2, hits)
+  end)
+
+  it("costs an entry only where it is in doubt, and its registers can be set beside", function()
+    local vm <close> = support.code "b9 c8 00 e6 80 e2 fc f4" -- 200 times: out 0x80, al; loop
+    vm.ports:on(0x80, { write = function()
+      assert.equal(3, vm.cpu[0].rip)
+      vm.cpu[0].rbx = vm.cpu[0].rbx + 1
+    end })
+    local _, info = run(vm)
+    assert.equal(200, vm.cpu[0].rbx)
+    assert.is_true(info.entries - info.exits < 100, info.entries .. " entries")
+  end)
+end)
+
 -- CR8 is the task priority, four bits (Intel SDM volume 3, 11.8.6). A KVM without an APIC of its own
 -- keeps it in kvm_run.cr8 and exits when it is lowered (api.rst 5, KVM_EXIT_SET_TPR).
 describe("cr8", function()

@@ -4,6 +4,7 @@
 #include "kvm/vcpu.h"
 
 #include "x86/weak/assist.h"
+#include "x86/access.h"
 #include "x86/mode.h"
 #include "kvm/interrupt.h"
 
@@ -40,7 +41,7 @@ static void MK_PRINTF(2, 3) trace(struct mk_vcpu *c, const char *fmt, ...)
     va_end(ap);
     snprintf(line, sizeof(line), "cpu%u %8llu rip=%08llx %s", c->cpu.index,
              (unsigned long long)c->counters.exits,
-             (unsigned long long)mk_vcpu_regs(c)->rip, what);
+             (unsigned long long)mk_access_rip(c, true), what);
     m->ops->trace(m->ctx, c, line);
 }
 
@@ -96,6 +97,7 @@ static void serve_io(struct mk_vcpu *c)
     uint16_t port = run->io.port;
     uint8_t size = run->io.size;
     bool in = run->io.direction == KVM_EXIT_IO_IN;
+    c->in_access = c->incomplete = true;
     struct mk_served served = { 0 };
     uint64_t began = 0;
     for (uint32_t i = 0; i < run->io.count; i++, data += size) {
@@ -109,7 +111,7 @@ static void serve_io(struct mk_vcpu *c)
             out_item(c, port, size, data, &served);
     }
     account(c, &served);
-    c->incomplete = true;
+    c->in_access = false;
     if (!in && size == 1 && c->machine->note_out && served.c)
         c->machine->note_out(c->machine, port);
     unhandled(c, &served, in ? "IN from port" : "OUT to port", port);
@@ -169,12 +171,7 @@ static void fetch_code(struct mk_vcpu *c)
     if (mk_vcpu_sregs(c, &s) < 0)
         return;
     mk_assist_believed(c, &s);
-    uint64_t at = s.cs.base + mk_vcpu_regs(c)->rip;
-    for (unsigned i = 0; i < sizeof(c->code); i++, c->code_length++) {
-        struct mk_walk w = mk_walk(&c->machine->mem, &s, s.cs.l ? at + i : (uint32_t)(at + i));
-        if (!w.present || !mk_mem_read(&c->machine->mem, w.address, &c->code[i], 1))
-            return;
-    }
+    c->code_length = mk_fetch(c, &s, s.cs.base + mk_vcpu_regs(c)->rip, c->code, sizeof(c->code));
 }
 
 static void hex(char *to, size_t size, const uint8_t *bytes, unsigned length)

@@ -314,7 +314,6 @@ void mk_vcpu_complete(struct mk_vcpu *c)
     if (!c->incomplete)
         return;
     c->incomplete = mk_vcpu_enter(c, true) == 0; /* an access in parts has more of them */
-    set_immediate_exit(c->run, 0);
 }
 
 /* --- coalesced output --- */

@@ -70,6 +70,7 @@ struct mk_vcpu {
     bool msr_refused;      /* the access being served raises #GP in the guest */
     _Atomic uint64_t where; /* answer to MK_REQ_WHERE */
     uint64_t last_rip;     /* at the exit before this one */
+    bool in_access;        /* an access to a port is being served */
     bool incomplete;       /* the last exit's access is completed by the next KVM_RUN */
     bool regs_known;       /* `regs` is what the vCPU has */
     uint64_t synced;       /* KVM_SYNC_X86_* parts of run->s.regs that KVM filled in last */
@@ -119,7 +120,7 @@ int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state);
 int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete);
 
 /* Lets a port or memory read whose data was supplied take effect, so that the registers are those
- * after the instruction. */
+ * after the instruction. A vCPU that runs looks around next. */
 void mk_vcpu_complete(struct mk_vcpu *c);
 
 /* Flushes output, takes input, fires due timers, heeds requests and the deadline; stays there while

@@ -3,6 +3,7 @@
  * Registers may be used while the VM does not run, and inside a handler of the same vCPU. */
 #include "kvm/interrupt.h"
 #include "lua/core.h"
+#include "x86/access.h"
 
 #include <string.h>
 
@@ -89,6 +90,15 @@ static void store(void *base, const struct field *f, uint64_t value)
     memcpy((char *)base + f->offset, &old, 8);
 }
 
+/* The general registers, RIP as handlers see it. */
+static struct kvm_regs seen_regs(struct mk_vcpu *c)
+{
+    uint64_t rip = mk_access_rip(c, true);
+    struct kvm_regs regs = *mk_vcpu_regs(c);
+    regs.rip = rip;
+    return regs;
+}
+
 static int cpu_index(lua_State *L)
 {
     struct mk_lua_vm *v;
@@ -100,7 +110,8 @@ static int cpu_index(lua_State *L)
     const struct field *f = FIND(registers, name);
     struct kvm_sregs s;
     if (f) {
-        lua_pushinteger(L, (lua_Integer)load(mk_vcpu_regs(c), f));
+        struct kvm_regs regs = f->offset == REG(rip) ? seen_regs(c) : *mk_vcpu_regs(c);
+        lua_pushinteger(L, (lua_Integer)load(&regs, f));
         return 1;
     }
     if (strcmp(name, "index") == 0) {
@@ -136,6 +147,12 @@ static void check_settable(lua_State *L, const struct mk_lua_vm *v, const struct
         luaL_error(L, "registers cannot be set while an IN waits for its answer");
 }
 
+static void complete_out(struct mk_vcpu *c)
+{
+    if (c->in_access && c->run->io.direction == KVM_EXIT_IO_OUT)
+        mk_vcpu_complete(c);
+}
+
 static int cpu_newindex(lua_State *L)
 {
     struct mk_lua_vm *v;
@@ -146,6 +163,8 @@ static int cpu_newindex(lua_State *L)
     const struct field *f = FIND(registers, name);
     int rc;
     if (f) {
+        if (f->offset == REG(rip)) /* KVM would skip an OUT that it finds RIP at */
+            complete_out(c);
         struct kvm_regs regs = *mk_vcpu_regs(c);
         store(&regs, f, value);
         rc = mk_vcpu_set_regs(c, &regs);
@@ -172,12 +191,12 @@ static int cpu_newindex(lua_State *L)
 static int cpu_regs(lua_State *L)
 {
     struct mk_lua_vm *v;
-    struct mk_vcpu *c = check_cpu(L, &v);
+    struct kvm_regs regs = seen_regs(check_cpu(L, &v));
     lua_createtable(L, 0, 18);
     for (size_t i = 0; i < MK_COUNT(registers); i++) {
         if (registers[i].bytes != 8)
             continue;
-        lua_pushinteger(L, (lua_Integer)load(mk_vcpu_regs(c), &registers[i]));
+        lua_pushinteger(L, (lua_Integer)load(&regs, &registers[i]));
         lua_setfield(L, -2, registers[i].name);
     }
     return 1;

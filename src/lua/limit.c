@@ -3,6 +3,7 @@
 
 #include "lua/alloc.h"
 #include "lua/core.h"
+#include "x86/access.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -119,42 +120,6 @@ static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_
 
 /* --- what is said about it --- */
 
-static bool moves_port(uint8_t opcode)
-{
-    return (opcode >= 0x6c && opcode <= 0x6f) || (opcode >= 0xe4 && opcode <= 0xe7) ||
-           (opcode >= 0xec && opcode <= 0xef);
-}
-
-/* KVM may have moved RIP behind an OUT already: then its bytes are just before. */
-static uint64_t find_access(struct mk_vcpu *c, uint64_t rip, const uint8_t *before,
-                            const uint8_t *code, unsigned length)
-{
-    unsigned i = 0;
-    if (c->run->exit_reason != KVM_EXIT_IO)
-        return rip;
-    while (i < length && (code[i] == 0x66 || code[i] == 0xf3 || code[i] == 0xf2))
-        i++;
-    if ((i < length && moves_port(code[i])) || rip < 3)
-        return rip;
-    if (moves_port(before[2]) && (before[2] & 0xfc) != 0xe4)
-        return rip - 1 - (before[1] == 0x66 || before[1] == 0xf3);
-    if (moves_port(before[1]) && (before[1] & 0xfc) == 0xe4)
-        return rip - 2 - (before[0] == 0x66);
-    return rip;
-}
-
-/* The bytes at a linear address, as far as they are mapped to RAM. */
-static unsigned fetch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
-                      unsigned length)
-{
-    for (unsigned i = 0; i < length; i++) {
-        struct mk_walk w = mk_walk(&c->machine->mem, s, s->cs.l ? at + i : (uint32_t)(at + i));
-        if (!w.present || !mk_mem_read(&c->machine->mem, w.address, &bytes[i], 1))
-            return i;
-    }
-    return length;
-}
-
 /* bits 0: a library cannot be asked in a signal's handler. */
 static void instruction(const uint8_t *code, unsigned length, unsigned bits, uint64_t rip,
                         char *text, size_t size)
@@ -170,9 +135,9 @@ static void instruction(const uint8_t *code, unsigned length, unsigned bits, uin
 static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t size)
 {
     struct kvm_sregs s;
-    uint8_t before[3] = { 0 }, code[15];
+    uint8_t code[15];
     char insn[100];
-    uint64_t rip = mk_vcpu_regs(c)->rip;
+    uint64_t rip = mk_access_rip(c, !in_signal);
     if (c->run->exit_reason == KVM_EXIT_MMIO && c->run->mmio.is_write) {
         snprintf(text, size, "the write before rip 0x%llx", (unsigned long long)rip);
         return; /* KVM has moved on, and how long the instruction was is anybody's guess */
@@ -182,10 +147,7 @@ static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t
         return;
     }
     mk_assist_believed(c, &s);
-    unsigned length = fetch(c, &s, s.cs.base + rip, code, sizeof(code));
-    if (rip >= 3 && fetch(c, &s, s.cs.base + rip - 3, before, 3) == 3)
-        rip = find_access(c, rip, before, code, length);
-    length = fetch(c, &s, s.cs.base + rip, code, sizeof(code));
+    unsigned length = mk_fetch(c, &s, s.cs.base + rip, code, sizeof(code));
     unsigned bits = in_signal ? 0 : s.cs.l ? 64 : s.cs.db ? 32 : 16;
     instruction(code, length, bits, rip, insn, sizeof(insn));
     snprintf(text, size, "rip 0x%llx: %s", (unsigned long long)rip, insn);
