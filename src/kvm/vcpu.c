@@ -188,6 +188,9 @@ static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg, .end = cpu_end, .idle
 
 /* --- life --- */
 
+/* What a vCPU that is closed shows of itself: nothing happened. */
+static struct kvm_run closed_run;
+
 int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
                  struct mk_err *err)
 {
@@ -199,7 +202,7 @@ int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
         return -1;
     c->run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
     if (c->run == MAP_FAILED) {
-        c->run = NULL;
+        c->run = &closed_run;
         mk_fail_errno(err, errno, "cannot map vCPU %u", index);
         mk_vcpu_close(c);
         return -1;
@@ -211,13 +214,15 @@ int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
 
 void mk_vcpu_close(struct mk_vcpu *c)
 {
-    if (c->run)
+    if (c->run && c->run != &closed_run)
         munmap(c->run, c->machine->kvm->run_size);
     if (c->fd >= 0)
         close(c->fd);
-    c->run = NULL;
+    c->run = &closed_run;
+    c->ring = NULL;
     c->fd = -1;
-    pthread_mutex_destroy(&c->lock);
+    c->incomplete = c->regs_known = false;
+    c->synced = 0;
 }
 
 /* --- registers --- */

@@ -311,6 +311,12 @@ struct mk_lua_vm *mk_check_vm(lua_State *L, int index)
     return v;
 }
 
+void mk_need_cpus(lua_State *L, const struct mk_lua_vm *v)
+{
+    if (v->vm.m.fd < 0)
+        mk_misuse(L, "vm \"%s\" has no vCPUs, because its reset failed: reset() it", v->vm.name);
+}
+
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type)
 {
     if (!luaL_testudata(L, index, type))

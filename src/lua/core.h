@@ -130,6 +130,8 @@ void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PR
 
 /* Argument checks: the object itself, and that it is still open. */
 struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
+/* Raises when a reset that failed left the VM without vCPUs. */
+void mk_need_cpus(lua_State *L, const struct mk_lua_vm *v);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);

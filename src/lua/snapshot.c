@@ -39,6 +39,7 @@ static void need_end(lua_State *L, struct mk_lua_vm *v, const char *what)
     if (!mk_vm_wait(&v->vm, 0))
         mk_misuse(L, "%s: vm \"%s\" is running: stop it first (vm:stop(), or wait for its end)",
                   what, v->vm.name);
+    mk_need_cpus(L, v);
 }
 
 /* check_idle(vm, what): raises while the VM runs. */
@@ -101,10 +102,14 @@ static int restore(lua_State *L)
     return 1;
 }
 
-/* spoil(vm, why): a device of the script could not take its state: the VM is not to run. */
-static int spoil(lua_State *L)
+/* restoring(vm, on [, why]): whether its devices in Lua are taking their states; `why` when one could
+ * not: then the VM is not to run. */
+static int restoring(lua_State *L)
 {
-    mk_snapshot_spoil(&mk_check_vm(L, 1)->vm, luaL_checkstring(L, 2));
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    v->vm.restoring = lua_toboolean(L, 2);
+    if (!lua_isnoneornil(L, 3))
+        mk_vm_disable(&v->vm, "restore", luaL_checkstring(L, 3));
     return 0;
 }
 
@@ -205,7 +210,7 @@ void mk_open_snapshot(lua_State *L)
                                         { NULL, NULL } };
     static const luaL_Reg core[] = { { "take", take }, { "restore", restore },
                                      { "check_idle", check_idle }, { "check_fit", check_fit },
-                                     { "spoil", spoil }, { "fill_hooks", fill_hooks },
+                                     { "restoring", restoring }, { "fill_hooks", fill_hooks },
                                      { "saved_devices", saved_devices },
                                      { "load_snapshot", load_snapshot }, { NULL, NULL } };
     mk_new_type(L, MK_SNAPSHOT, meta, methods);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 
 #define THREAD_STACK (1u << 20)
 
@@ -50,13 +51,24 @@ static bool dead(enum mk_reason reason)
     return reason == MK_SHUTDOWN || reason == MK_FAULT || reason == MK_ERROR;
 }
 
+void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why)
+{
+    struct mk_end *end = &vm->cpu[0].end;
+    *end = (struct mk_end){ .reason = MK_ERROR, .whole_vm = true };
+    snprintf(end->text, sizeof(end->text), "%s failed: %.380s", what, why);
+    vm->state = MK_VM_ENDED;
+}
+
 static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
 {
+    if (vm->restoring)
+        return mk_fail(err, EINVAL, "vm \"%s\": its devices are being restored: start it when "
+                       "restore() has returned", vm->name);
     for (unsigned i = 0; i < vm->cpus; i++) {
         const struct mk_end *end = &vm->cpu[i].end;
         if (vm->state == MK_VM_ENDED && dead(end->reason))
-            return mk_fail(err, EINVAL, "vm \"%s\" ended by %s: reset() it before it can run again",
-                           vm->name, mk_reason_name(end->reason));
+            return mk_fail(err, EINVAL, "vm \"%s\" ended by %s: reset() it before it can run again "
+                           "(%.200s)", vm->name, mk_reason_name(end->reason), end->text);
         if (!vm->ready[i])
             return mk_fail(err, EINVAL, "vm \"%s\": cpu %u has nothing to run%s%s", vm->name, i,
                            vm->load_error.code ? "; the last load failed: " : "",
@@ -75,11 +87,13 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     mk_watch_resume(&vm->m.console);
     mk_vm_exact(vm, mk_watch_exact(&vm->m.console));
     vm->m.paused = false;
-    vm->state = MK_VM_RUNNING;
     for (unsigned i = 0; i < vm->cpus; i++) {
         atomic_store(&vm->cpu[i].requests, 0);
         atomic_store(&vm->cpu[i].stop_reason, MK_RUNNING);
     }
+    pthread_mutex_lock(&vm->lock);
+    vm->state = MK_VM_RUNNING; /* from here on a stop counts */
+    pthread_mutex_unlock(&vm->lock);
 }
 
 static void one_ended(struct mk_vm *vm)

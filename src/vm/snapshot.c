@@ -259,14 +259,6 @@ static int restore_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct 
     return renew_slot(vm, err);
 }
 
-void mk_snapshot_spoil(struct mk_vm *vm, const char *why)
-{
-    struct mk_end *end = &vm->cpu[0].end;
-    *end = (struct mk_end){ .reason = MK_ERROR, .whole_vm = true };
-    snprintf(end->text, sizeof(end->text), "restore failed: %.380s", why);
-    vm->state = MK_VM_ENDED;
-}
-
 int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool fresh,
                         struct mk_err *err)
 {
@@ -279,6 +271,6 @@ int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool f
     if (rc == 0)
         rc = mk_state_apply(vm, &snap->state, err);
     if (rc < 0)
-        mk_snapshot_spoil(vm, err->text);
+        mk_vm_disable(vm, "restore", err->text);
     return rc;
 }

@@ -70,9 +70,6 @@ int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, str
  * the VM was made with snap->ram and has not run. */
 int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool fresh,
                         struct mk_err *err);
-/* Leaves a VM that was restored in part so that it does not run. */
-void mk_snapshot_spoil(struct mk_vm *vm, const char *why);
-
 /* The page at `page` * 4096; *next counts the changed ones and begins with 0. */
 const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, size_t *next);
 

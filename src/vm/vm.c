@@ -327,10 +327,8 @@ static void reset_devices(struct mk_vm *vm)
     }
 }
 
-int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
+static int reset(struct mk_vm *vm, struct mk_err *err)
 {
-    mk_vm_join(vm);
-    close_hardware(vm);
     mk_mem_clear(&vm->m.mem);
     mk_console_reset(&vm->m.console);
     reset_devices(vm);
@@ -344,4 +342,15 @@ int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
         if (vm->aimed[i] && mk_vm_aim(vm, &vm->start[i], err) < 0)
             return -1;
     return 0;
+}
+
+int mk_vm_reset(struct mk_vm *vm, struct mk_err *err)
+{
+    mk_vm_join(vm);
+    close_hardware(vm);
+    if (reset(vm, err) == 0)
+        return 0;
+    close_hardware(vm);
+    mk_vm_disable(vm, "reset", err->text);
+    return -1;
 }

@@ -100,6 +100,7 @@ struct mk_vm {
     bool ready[MK_MAX_CPUS];  /* has something to run */
     bool aimed[MK_MAX_CPUS];  /* by a load: a reset aims it again */
     struct mk_aim start[MK_MAX_CPUS]; /* for reset */
+    bool restoring;           /* its devices in Lua take their states: it is not to run yet */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     bool coalesce;
     bool exact;      /* but not for now: somebody waits for a byte. Under the bus lock */
@@ -155,7 +156,10 @@ bool mk_vm_paused(struct mk_vm *vm);
 bool mk_vm_resume(struct mk_vm *vm);
 /* Asks a running VM to end with this reason. */
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
-/* Back to the state after loading: memory, vCPUs, devices, console. */
+/* Leaves a VM of which only a part was reset or restored so that it does not run, and says why. */
+void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why);
+/* Back to the state after loading: memory, vCPUs, devices, console. After -1 it has no vCPUs and does
+ * not run until it is reset again. */
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
 
 /* For what follows the end of a run: its threads are gone, too. */
