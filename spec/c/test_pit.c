@@ -196,7 +196,7 @@ static void test_pit_gate(void)
     pic_start();
     tap_is(in8(0x61) & 0x0f, 0, "port 0x61: gate and speaker are off at first");
     out8(0x61, 0xff);
-    tap_is(in8(0x61) & 0xcf, 3, "port 0x61: two bits can be written");
+    tap_is(in8(0x61) & 0xcf, 0x0f, "port 0x61: four bits can be written");
     pit_count(2, 0x00, 1000);
     clocks(100);
     out8(0x61, 0);
@@ -230,6 +230,42 @@ static unsigned serve_for(uint64_t ns, uint64_t step)
         n += serve();
     }
     return n;
+}
+
+/* 8254 data sheet, "Mode Definitions": a new count in mode 3 is loaded at the end of the half-cycle;
+ * in mode 0 the first of two bytes stops the counting and lowers OUT. */
+static void test_pit_new_counts(void)
+{
+    pic_start();
+    out8(0x61, 1);
+    pit_count(2, 0x06, 8);
+    wave(2);
+    out8(0x42, 4), out8(0x42, 0);
+    tap_is(pit_status(2) & 0x40, 0x40, "pit: a new count waits");
+    tap_text(wave(8), "11001100", "pit: mode 3 takes it when the high half ends");
+    tap_is(pit_status(2) & 0x40, 0, "pit: then it is loaded");
+    pit_count(2, 0x06, 8);
+    wave(5);
+    out8(0x42, 5), out8(0x42, 0);
+    tap_text(wave(8), "00011100", "pit: or when the low half ends");
+    pit_count(2, 0x00, 100);
+    wave(10);
+    out8(0x42, 3);
+    tap_is(pit_read(2), 90, "pit: mode 0 stops at the first byte");
+    clocks(200);
+    out8(0x61, 0);
+    out8(0x61, 1);
+    tap_is(pit_read(2), 90, "pit: until the second");
+    tap_is(pit_status(2) & 0x80, 0, "pit: with OUT low");
+    out8(0x42, 0);
+    clocks(1);
+    tap_text(wave(5), "00011", "pit: then it counts anew");
+    pit_count(0, 0x06, 60000);
+    advance(10 * MS);
+    out8(0x40, 1000 & 0xff), out8(0x40, 1000 >> 8);
+    /* 30000 clocks high, 500 low: an edge at 25.56 ms, the next at 26.40 ms */
+    tap_is(serve_for(16 * MS, 10000), 1, "pit: the shorter low half interrupts in time");
+    machine_off();
 }
 
 static void test_pit_ticks(void)
@@ -381,7 +417,7 @@ static void test_pit_state(void)
     bad.speaker = 0xff;
     bad.owed = 0xffffffff;
     tap_is(mk_pit_load(&pit, &bad, NULL), 0, "pit: other fields are cut to their range");
-    tap_is(in8(0x61) & 0xc3, 3, "pit: the speaker's");
+    tap_is(in8(0x61) & 0xcf, 0x0f, "pit: the speaker's");
     tap_is(serve(), 99, "pit: the ticks owed");
     machine_off();
 }
@@ -389,6 +425,7 @@ static void test_pit_state(void)
 int main(void)
 {
     test_pit_modes();
+    test_pit_new_counts();
     test_pit_counts();
     test_pit_access();
     test_pit_read_back();

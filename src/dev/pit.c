@@ -10,7 +10,6 @@
  * - Interrupts come every 100 us at the most: of a faster channel 0 only every n-th rising edge
  *   interrupts. The count itself still runs at the programmed rate.
  * - The data sheet forbids a count of 1 in modes 2 and 3; here it means "no low phase".
- * - A count written in mode 3 while it runs is used from the next full (not half) period on.
  * - A control word that makes OUT rise does not interrupt: OUT is undefined after power-up. */
 #include "dev/pit.h"
 
@@ -89,6 +88,12 @@ static uint64_t elapsed(const struct mk_pit_channel *ch, uint64_t now)
     return ns > 0 ? clocks_of((uint64_t)ns) : 0;
 }
 
+/* Clocks of the first half of a square wave. */
+static uint32_t high_half(const struct mk_pit_channel *ch)
+{
+    return (ch->reload + 1) / 2;
+}
+
 static bool output(const struct mk_pit_channel *ch, uint64_t now)
 {
     uint64_t e = elapsed(ch, now);
@@ -96,20 +101,20 @@ static bool output(const struct mk_pit_channel *ch, uint64_t now)
     if (!ch->loaded)
         return ch->mode != 0;
     switch (ch->mode) {
-    case 0: return e >= n;
+    case 0: return e >= n && !ch->write_high;
     case 1: return !ch->running || e >= n;
     case 2: return !ch->gate || n == 1 || e % n != n - 1;
-    case 3: return !ch->gate || e % n < (n + 1) / 2;
+    case 3: return !ch->gate || e % n < high_half(ch);
     case 4: return e != n;
     default: return !ch->running || e != n;
     }
 }
 
 /* Square wave: counts down by two, once for each half; an odd count starts at one less. */
-static uint32_t square_count(uint32_t n, uint64_t e)
+static uint32_t square_count(const struct mk_pit_channel *ch, uint64_t e)
 {
-    uint32_t phase = (uint32_t)(e % n), high = (n + 1) / 2;
-    return (n & ~1u) - 2 * (phase < high ? phase : phase - high);
+    uint32_t phase = (uint32_t)(e % ch->reload), high = high_half(ch);
+    return (ch->reload & ~1u) - 2 * (phase < high ? phase : phase - high);
 }
 
 static uint16_t counter(const struct mk_pit_channel *ch, uint64_t now)
@@ -121,7 +126,7 @@ static uint16_t counter(const struct mk_pit_channel *ch, uint64_t now)
     if (ch->mode == 2)
         value = n - (uint32_t)(e % n);
     else if (ch->mode == 3)
-        value = square_count(n, e);
+        value = square_count(ch, e);
     else
         value = (n % m + m - (uint32_t)(e % m)) % m;
     return is_bcd(ch) ? to_bcd(value) : (uint16_t)value;
@@ -153,14 +158,15 @@ static uint64_t ticks_at(const struct mk_pit_channel *ch, uint64_t e)
     }
 }
 
-/* When ticks_at() next grows; 0: never. A waiting count needs no event of its own: it is loaded
- * less than MIN_TICK_CLOCKS before the old one's next tick, and its first comes after that. */
+/* When ticks_at() next grows, or a waiting count is loaded; 0: never. */
 static uint64_t next_event(const struct mk_pit_channel *ch)
 {
     uint64_t e = 0;
     if (!ch->running)
         return 0;
-    if (periodic(ch))
+    if (periodic(ch) && ch->next)
+        e = ch->next_at;
+    else if (periodic(ch))
         e = (ch->ticked + 1) * tick_clocks(ch);
     else if (!ch->ticked && !triggered(ch))
         e = ch->reload + (ch->mode == 4);
@@ -176,17 +182,27 @@ static uint64_t new_ticks(struct mk_pit_channel *ch, uint64_t e)
     return ticks - before;
 }
 
-/* Brings a channel up to `now`, loads a waiting count if it is time. Returns the interrupts. */
+/* Loads the waiting count: at the end of a period, or of the first half of a square wave's. Returns
+ * the interrupts until then. */
+static uint64_t load_next(struct mk_pit_channel *ch)
+{
+    uint64_t n = new_ticks(ch, ch->next_at);
+    bool half = ch->next_at % ch->reload != 0;
+    ch->start += (int64_t)ns_of(ch->next_at);
+    ch->reload = ch->next;
+    ch->next = 0;
+    ch->ticked = 0;
+    if (half)
+        ch->start -= (int64_t)ns_of(high_half(ch));
+    return n;
+}
+
+/* Brings a channel up to `now`. Returns the interrupts. */
 static uint64_t advance(struct mk_pit_channel *ch, uint64_t now)
 {
     uint64_t n = 0;
-    if (ch->next && ch->running && periodic(ch) && elapsed(ch, now) >= ch->next_at) {
-        n = new_ticks(ch, ch->next_at);
-        ch->start += (int64_t)ns_of(ch->next_at);
-        ch->reload = ch->next;
-        ch->next = 0;
-        ch->ticked = 0;
-    }
+    if (ch->next && ch->running && periodic(ch) && elapsed(ch, now) >= ch->next_at)
+        n = load_next(ch);
     return n + new_ticks(ch, elapsed(ch, now));
 }
 
@@ -205,7 +221,9 @@ static void load_count(struct mk_pit_channel *ch, uint16_t value, uint64_t now)
     uint32_t n = is_bcd(ch) ? from_bcd(value) : value;
     ch->next = n ? n : modulus(ch);
     if (periodic(ch) && ch->loaded && ch->running) {
-        ch->next_at = (elapsed(ch, now) / ch->reload + 1) * ch->reload;
+        uint64_t e = elapsed(ch, now), period = e - e % ch->reload;
+        bool high = ch->mode == 3 && e - period < high_half(ch);
+        ch->next_at = period + (high ? high_half(ch) : ch->reload);
     } else if (!triggered(ch) || !ch->loaded) {
         restart(ch, now, ch->gate && !triggered(ch));
         ch->loaded = true;
@@ -236,8 +254,10 @@ static void write_count(struct mk_pit_channel *ch, uint8_t value, uint64_t now)
     } else {
         ch->write_low = value;
         ch->write_high = true;
-        if (ch->mode == 0) /* the first byte stops the count and lowers OUT */
-            ch->loaded = ch->running = false;
+        if (ch->mode == 0 && ch->running) { /* the first byte stops the count and lowers OUT */
+            ch->held = elapsed(ch, now);
+            ch->running = false;
+        }
     }
 }
 
@@ -279,7 +299,7 @@ static void gate_rises(struct mk_pit_channel *ch, uint64_t now)
         return;
     if (periodic(ch) || triggered(ch)) {
         restart(ch, now, true);
-    } else {
+    } else if (ch->mode != 0 || !ch->write_high) {
         ch->start = (int64_t)(now - ns_of(ch->held));
         ch->running = true;
     }
@@ -485,7 +505,7 @@ static void sysb_out(void *self, struct mk_io *io, uint64_t value)
     struct mk_pit *pit = self;
     (void)io;
     uint64_t now = enter(pit);
-    pit->state.speaker = value & 3;
+    pit->state.speaker = value & 0x0f;
     set_gate(&pit->state.channel[2], value & 1, now);
     settle(pit);
 }
@@ -565,7 +585,7 @@ int mk_pit_load(struct mk_pit *pit, const struct mk_pit_state *state, struct mk_
     pthread_mutex_lock(&pit->lock);
     uint8_t line = pit->state.line;
     pit->state = *state;
-    pit->state.speaker &= 3;
+    pit->state.speaker &= 0x0f;
     pit->state.line = line; /* as it is; settle() moves it where the state wants it */
     for (unsigned i = 0; i < 3; i++)
         pit->state.channel[i].start += (int64_t)now;
