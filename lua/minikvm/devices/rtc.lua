@@ -3,12 +3,12 @@
 --   vm:attach(rtc.new(), { ports = 0x70, irq = 8 })
 --
 -- Follows Motorola's data sheet of the MC146818 and, for the century in register 0x32 and the
--- NMI-disable bit in port 0x70, the IBM AT. The date is a count of seconds that goes by the VM's
--- clock; what the guest reads is made from it, in the format that register B asks for then. Limits:
--- the weekday follows from the date and cannot be set, there is no daylight saving and no square
--- wave, and NMIs of cpu:nmi() arrive whatever port 0x70 says. Events become flags when somebody
--- looks or an enabled interrupt is due, so a clock that is not used costs nothing. Handlers run on
--- the vCPU's thread under the Lua lock.
+-- NMI-disable bit in port 0x70, the IBM AT. The registers hold what was written to them; seconds of
+-- the VM's time that have passed are added when somebody looks, and an event becomes a flag then, or
+-- when an enabled interrupt is due: a clock that is not used costs nothing. Limits: the weekday
+-- follows from the date until the guest has written one, registers change their format along with
+-- register B, there is no daylight saving and no square wave, and NMIs of cpu:nmi() arrive whatever
+-- port 0x70 says. Handlers run on the vCPU's thread under the Lua lock.
 
 local kvm = require "minikvm"
 local options = require "minikvm.options"
@@ -18,6 +18,7 @@ local M = {}
 
 local A <const>, B <const>, C <const>, D <const> = 0x0a, 0x0b, 0x0c, 0x0d
 local RATE <const>, UIP <const> = 0x0f, 0x80 -- in A
+local DIVIDER <const>, HELD <const> = 0x70, 0x60 -- in A: from HELD on the divider chain is in reset
 local SET <const>, BINARY <const>, HOURS_24 <const> = 0x80, 0x04, 0x02 -- in B
 local PERIODIC <const>, ALARM <const>, UPDATE <const> = 0x40, 0x20, 0x10 -- in B and C
 local IRQF <const> = 0x80 -- in C
@@ -30,6 +31,7 @@ local UPDATE_SECONDS <const> = 0.002228 -- UIP: 244 us before and 1984 us during
 local DAY <const> = 86400
 
 -- Registers 0 to 9: time and alarm alternate, then the date.
+---@type table<integer, string>
 local FIELD <const> = { [0] = "second", [2] = "minute", [4] = "hour", [6] = "weekday", [7] = "day",
                         [8] = "month", [9] = "year", [CENTURY] = "century" }
 
@@ -56,46 +58,71 @@ local function decode(mode, field, value)
   return value
 end
 
--- ---- time: state.base seconds since 1970 at state.since of the VM's clock ----
+-- ---- time: state.since is when, by the VM's clock, the second that is shown began ----
 
----Seconds since 1970, with their fraction.
-local function now(d)
-  local s = d.state
-  if s.frozen then return s.base end
-  return s.base + (d.vm.clock.now - s.since) * s.speed
+---Whether seconds pass: not while the guest sets the clock, nor with the divider in reset.
+local function counts(d)
+  local cmos = d.state.cmos
+  return cmos[B] & SET == 0 and cmos[A] & DIVIDER < HELD
 end
+
+---A register's value as a number; and a number into its register.
+local function get(d, index) return decode(d.state.cmos[B], FIELD[index], d.state.cmos[index]) end
+
+local function put(d, index, value)
+  d.state.cmos[index] = encode(d.state.cmos[B], FIELD[index], value) & 0xff
+end
+
+---Seconds since 1970 at the beginning of the day in the registers; the days that a month does not
+---have are its last one.
+local function day_in(d)
+  local year = get(d, CENTURY) * 100 + get(d, 9)
+  local month = math.max(1, math.min(get(d, 8), 12))
+  local last = (calendar.to_seconds(year, month + 1, 1) - calendar.to_seconds(year, month, 1)) // DAY
+  return calendar.to_seconds(year, month, math.max(1, math.min(get(d, 7), last)))
+end
+
+local function put_date(d, seconds)
+  local c = calendar.from_seconds(seconds)
+  put(d, CENTURY, c.year // 100 % 100)
+  put(d, 9, c.year % 100)
+  put(d, 8, c.month)
+  put(d, 7, c.day)
+end
+
+local function follow_date(d)
+  if not d.state.own_weekday then put(d, 6, calendar.from_seconds(day_in(d)).weekday) end
+end
+
+---Adds seconds, with a carry from register to register.
+local function add_seconds(d, carry)
+  for _, at in ipairs{ { 0, 60 }, { 2, 60 }, { 4, 24 } } do
+    local total = get(d, at[1]) + carry
+    carry = total // at[2]
+    put(d, at[1], total % at[2])
+    if carry == 0 then return end
+  end
+  put_date(d, day_in(d) + carry * DAY)
+  if d.state.own_weekday then put(d, 6, (get(d, 6) - 1 + carry) % 7 + 1) end
+  follow_date(d)
+end
+
+---A second begins.
+local function start_second(d, ago) d.state.since = d.vm.clock.now - (ago or 0) / d.state.speed end
 
 local function set_time(d, seconds)
-  local s = d.state
-  s.base, s.since = seconds, d.vm.clock.now
-  s.seen = math.floor(seconds) -- no second has passed yet
-end
-
-local function civil(seconds)
-  local c = calendar.from_seconds(math.floor(seconds))
-  c.century, c.year = c.year // 100 % 100, c.year % 100
-  return c
-end
-
----The registers of time and date as the guest reads them.
-local function snapshot(d)
-  local values, mode = {}, d.state.cmos[B]
-  for field, value in pairs(civil(now(d))) do values[field] = encode(mode, field, value) end
-  return values
-end
-
----Makes the date of such registers; what is no date counts on: the 32nd is the next month's first.
-local function date_of(d, values)
-  local mode, v = d.state.cmos[B], {}
-  for field, value in pairs(values) do v[field] = decode(mode, field, value) end
-  return calendar.to_seconds(v.century * 100 + v.year, v.month, v.day)
-    + v.hour * 3600 + v.minute * 60 + v.second
+  put_date(d, seconds)
+  for index, field in pairs{ [0] = "second", [2] = "minute", [4] = "hour" } do
+    put(d, index, calendar.from_seconds(seconds)[field])
+  end
+  follow_date(d)
+  start_second(d)
 end
 
 -- ---- events: what has happened since somebody looked ----
 
-local function alarm_fits(d, seconds)
-  local cmos, today = d.state.cmos, seconds % DAY
+local function alarm_fits(d, today)
+  local cmos = d.state.cmos
   local at = { [1] = today % 60, [3] = today // 60 % 60, [5] = today // 3600 }
   for index, value in pairs(at) do
     local wanted = cmos[index]
@@ -104,10 +131,11 @@ local function alarm_fits(d, seconds)
   return true
 end
 
----Whether the alarm's time lay in the seconds after `from` up to `to`; it repeats every day.
-local function alarm_passed(d, from, to)
-  for seconds = math.max(from, to - DAY) + 1, to do
-    if alarm_fits(d, seconds) then return true end
+---Whether the alarm's time lies in the next `count` seconds; it repeats every day.
+local function alarm_passes(d, count)
+  local today = get(d, 4) * 3600 + get(d, 2) * 60 + get(d, 0)
+  for seconds = today + 1, today + math.min(count, DAY) do
+    if alarm_fits(d, seconds % DAY) then return true end
   end
   return false
 end
@@ -120,7 +148,7 @@ local function period(d)
 end
 
 local function ticks(d)
-  local p = period(d)
+  local p = d.state.cmos[A] & DIVIDER < HELD and period(d)
   return p and (d.vm.clock.now - d.state.started) * d.state.speed // p or 0
 end
 
@@ -132,28 +160,34 @@ local function update_line(d)
   if raised then d:raise() else d:lower() end
 end
 
----Brings the flags of register C up to date.
+---Brings time and the flags of register C up to date.
 local function catch_up(d)
   local s = d.state
-  local flags, second, tick = s.cmos[C], math.floor(now(d)), ticks(d)
-  if second > s.seen then
+  local flags, tick = s.cmos[C], ticks(d)
+  local count = counts(d) and (d.vm.clock.now - s.since) * s.speed // 1 | 0 or 0
+  if count > 0 then
     flags = flags | UPDATE
-    if flags & ALARM == 0 and alarm_passed(d, s.seen, second) then flags = flags | ALARM end
+    if flags & ALARM == 0 and alarm_passes(d, count) then flags = flags | ALARM end
+    add_seconds(d, count)
+    s.since = s.since + count / s.speed
   end
   if tick > s.ticks then flags = flags | PERIODIC end
-  s.seen, s.ticks, s.cmos[C] = math.max(second, s.seen), tick, flags
+  s.ticks, s.cmos[C] = tick, flags
   update_line(d)
+end
+
+---Seconds to the next update of the registers.
+local function to_update(d)
+  local s = d.state
+  return math.max(s.since + 1 / s.speed - d.vm.clock.now, 0)
 end
 
 ---Seconds to the next event that an interrupt is enabled for and whose flag is not up; nil: none.
 local function next_event(d)
   local s = d.state
   local waiting = s.cmos[B] & ~s.cmos[C]
-  local delay
-  if waiting & (UPDATE | ALARM) ~= 0 and not s.frozen then
-    delay = (s.seen + 1 - now(d)) / s.speed
-  end
-  local p = waiting & PERIODIC ~= 0 and period(d)
+  local delay = waiting & (UPDATE | ALARM) ~= 0 and counts(d) and to_update(d) or nil
+  local p = waiting & PERIODIC ~= 0 and s.cmos[A] & DIVIDER < HELD and period(d)
   if p then
     local periodic = s.started + (s.ticks + 1) * p / s.speed - d.vm.clock.now
     delay = math.min(delay or periodic, periodic)
@@ -177,42 +211,46 @@ end
 local function read_data(d)
   local s = d.state
   local index = s.index
+  if not FIELD[index] and index ~= A and index ~= C then return s.cmos[index] end
+  catch_up(d)
+  local value = s.cmos[index]
   if index == A then
-    local rest = (1 - now(d) % 1) / s.speed
-    local updating = not s.frozen and rest < math.min(UPDATE_SECONDS, 0.5 / s.speed)
-    return s.cmos[A] | (updating and UIP or 0)
+    local updating = counts(d) and to_update(d) < math.min(UPDATE_SECONDS, 0.5 / s.speed)
+    return value | (updating and UIP or 0)
   elseif index == C then
-    catch_up(d)
-    local flags = s.cmos[C]
     s.cmos[C] = 0
     update_line(d)
     arm(d)
-    return flags
-  elseif FIELD[index] then
-    return (s.frozen and s.frozen or snapshot(d))[FIELD[index]]
   end
-  return s.cmos[index]
+  return value
 end
 
-local function write_field(d, field, value)
-  local values = d.state.frozen or snapshot(d)
-  if field == "weekday" then return end
-  values[field] = value
-  if not d.state.frozen then set_time(d, date_of(d, values) + now(d) % 1) end
+---A new period or time base. The divider chain that leaves its reset: the first update comes half a
+---second later.
+local function write_a(d, value)
+  local s = d.state
+  local was = s.cmos[A]
+  s.cmos[A] = value & ~UIP
+  if was & DIVIDER >= HELD and value & DIVIDER < HELD then
+    start_second(d, 0.5)
+    s.started = d.vm.clock.now
+  end
+  s.ticks = ticks(d)
 end
 
----SET stops the clock while its registers are being written.
+---SET holds the clock while its registers are being written, and clears UIE. The formats of a clock
+---that goes are changed along.
 local function write_b(d, value)
   local s = d.state
-  local frozen = s.frozen
-  if value & SET ~= 0 and not frozen then
-    s.base, s.frozen = now(d), snapshot(d)
-  elseif value & SET == 0 and frozen then
-    s.cmos[B] = value -- the format that the registers are now said to have
-    s.frozen = nil
-    set_time(d, date_of(d, frozen))
+  local was, numbers = s.cmos[B], {}
+  for index in pairs(FIELD) do numbers[index] = get(d, index) end
+  s.cmos[B] = value & SET ~= 0 and value & ~UPDATE or value
+  if (was | value) & SET == 0 and (was ~ value) & (BINARY | HOURS_24) ~= 0 then
+    for index, number in pairs(numbers) do put(d, index, number) end
+  elseif was & ~value & SET ~= 0 then
+    follow_date(d)
+    start_second(d)
   end
-  s.cmos[B] = value & SET ~= 0 and value & ~UPDATE or value -- the data sheet: SET clears UIE
 end
 
 local function write_data(d, _, value)
@@ -221,14 +259,13 @@ local function write_data(d, _, value)
   if index == C or index == D then return end
   catch_up(d)
   if index == A then
-    s.cmos[A] = value & ~UIP
-    s.ticks = ticks(d) -- of the new period
+    write_a(d, value)
   elseif index == B then
     write_b(d, value)
-  elseif FIELD[index] then
-    write_field(d, FIELD[index], value)
   else
     s.cmos[index] = value
+    if index == 6 then s.own_weekday = true end
+    if index >= 7 and FIELD[index] and s.cmos[B] & SET == 0 then follow_date(d) end
   end
   update_line(d)
   arm(d)
@@ -239,17 +276,16 @@ end
 ---A state whose times do not depend on the clock of the VM that it is loaded into.
 local function save(d)
   catch_up(d)
-  local copy = {}
+  local copy, clock = {}, d.vm.clock.now
   for key, value in pairs(d.state) do copy[key] = value end
-  copy.base, copy.since, copy.started = now(d), 0, d.vm.clock.now - d.state.started
+  copy.since, copy.started = clock - copy.since, clock - copy.started
   return copy
 end
 
 local function load(d, saved)
   local clock = d.vm.clock.now
   d.state, d.own.timer = saved, nil
-  d.state.seen = math.floor(saved.base)
-  d.state.since, d.state.started = clock, clock - saved.started
+  saved.since, saved.started = clock - saved.since, clock - saved.started
   update_line(d)
   arm(d)
 end
