@@ -450,6 +450,12 @@ static int run_command(lua_State *L, int argc, char **argv)
 
 /* ---- the whole ---- */
 
+static int open_module(lua_State *L)
+{
+    mk_coroutine_open(L); /* this interpreter is our own */
+    return luaopen_minikvm(L);
+}
+
 static void open_libraries(lua_State *L, const struct options *o)
 {
     if (o->no_env) {
@@ -459,7 +465,7 @@ static void open_libraries(lua_State *L, const struct options *o)
     luaL_checkversion(L);
     luaL_openlibs(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    lua_pushcfunction(L, luaopen_minikvm);
+    lua_pushcfunction(L, open_module);
     lua_setfield(L, -2, "minikvm");
     lua_pushcfunction(L, luaopen_minikvm_test);
     lua_setfield(L, -2, "minikvm.test");

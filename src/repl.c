@@ -118,9 +118,10 @@ static enum reading read_line(lua_State *L, bool first)
     const char *prompt = push_prompt(L, first);
     bool terminal = on_terminal();
     struct mk_lua *lua = mk_lua_get(L);
-    mk_lua_release(lua); /* handlers of started VMs run meanwhile */
+    struct mk_turn turn;
+    mk_lua_release(lua, &turn); /* handlers of started VMs run meanwhile */
     char *line = terminal ? edit_line(prompt) : plain_line(prompt);
-    mk_lua_acquire(lua);
+    mk_lua_acquire(lua, &turn);
     lua_pop(L, 1);
     if (terminal && dropped) {
         free(line);

@@ -19,9 +19,14 @@ local M = { _VERSION = core.version }
 ---  int_n: string, iret: string, cpuid: "shaped"|"host"|"unknown", caps: table<string, boolean> }
 M.probe = core.probe
 
----Lets `seconds` pass; other VMs' handlers run meanwhile. An error inside a handler.
+---Lets `seconds` pass; handlers run meanwhile. Inside a handler its guest waits, nothing else does.
 ---@type fun(seconds: number)
 M.sleep = core.sleep
+
+---The signal that interrupts guests. With a number: chooses it, before the first VM is made, for a
+---program that uses SIGRTMIN + 6 itself. Misuse raises.
+---@type fun(number?: integer): integer
+M.signal = core.signal
 
 ---@class minikvm.instruction
 ---@field address integer

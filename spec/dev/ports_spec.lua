@@ -495,13 +495,13 @@ describe("a handler", function()
     assert.equal(7, vm.memory:u8(0x1000))
   end)
 
-  it("that would block is refused", function()
+  it("that would wait for a VM is refused", function()
     local kvm = require "minikvm"
     local other <close> = support.code "f4"
     for what, block in pairs{
       run = function(vm) vm:run() end, wait = function(vm) vm:wait() end,
       ["other's run"] = function() other:run() end,
-      ["kvm.wait"] = function(vm) kvm.wait{ vm } end, sleep = function() kvm.sleep(0) end,
+      ["kvm.wait"] = function(vm) kvm.wait{ vm } end,
     } do
       local vm <close> = program{ out(0x80, 1) }
       vm.ports:on(0x80, { write = function() block(vm) end })

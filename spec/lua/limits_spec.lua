@@ -56,6 +56,14 @@ local RUNAWAYS = {
   ["a script that takes the hook off"] = function() while true do unhook() end end,
 }
 
+---Those where Lua has hooks off while it handles the error that ended the loop. minikvm's own
+---interpreter knows of them; require replaces nothing of a program's.
+local UNHOOKED <const> = { ["a loop in a message handler"] = true,
+  ["a message handler of an error"] = true,
+  ["a coroutine that closes its variables for ever"] = true }
+
+local OWN <const> = package.preload.minikvm ~= nil -- is this minikvm's own interpreter?
+
 local SHORT <const> = { handler = 0.02 }
 
 ---A run that must end because its handler did not; `what` names the handler, `insn` the instruction
@@ -75,6 +83,10 @@ describe("a handler that does not end", function()
 
   for name, runaway in pairs(RUNAWAYS) do
     it(("in %s, is ended"):format(name), function()
+      if UNHOOKED[name] and not OWN then
+        pending "lua's own xpcall and coroutine.wrap go on with hooks off"
+        return
+      end
       local vm = program({ out(0x80, 1) }, { limits = SHORT })
       vm.ports:on(0x80, { write = runaway })
       ends(vm, "the handler of port 0x80", "out dx, al")
@@ -406,6 +418,28 @@ describe("a script's memory", function()
   end
 end)
 
+describe("require", function()
+  it("replaces nothing of a program's own libraries", function()
+    local code = [[
+      local libraries, before = { _G, coroutine, string, table, debug, io, os, math }, {}
+      for i, library in ipairs(libraries) do
+        before[i] = {}
+        for name, value in pairs(library) do before[i][name] = value end
+      end
+      require("minikvm").vm{}:close()
+      for i, library in ipairs(libraries) do
+        for name, value in pairs(library) do
+          if before[i][name] ~= value then print("replaced", name) end
+        end
+      end
+      print "looked"]]
+    local pipe = assert(io.popen(("LUA_CPATH='./?.so;;' %s - 2>&1 <<'END'\n%s\nEND\n")
+      :format(require("support.program").lua, code)))
+    assert.equal("looked\n", pipe:read "a")
+    pipe:close()
+  end)
+end)
+
 describe("coroutines and xpcall, replaced,", function()
   it("do what they did", function()
     local co = coroutine.create(function(a, b)
@@ -423,7 +457,7 @@ describe("coroutines and xpcall, replaced,", function()
     assert.matches("limits_spec.lua:%d+: .*limits_spec.lua:%d+: e$", message)
     assert.error_matches(f, "cannot resume dead coroutine")
     assert.error_matches(function() coroutine.resume(1) end,
-                         "bad argument #1 to 'resume' %(coroutine expected")
+                         "bad argument #1 to 'resume' %(%a+ expected")
     assert.error_matches(function() coroutine.wrap() end, "function expected")
   end)
 

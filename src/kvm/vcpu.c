@@ -15,6 +15,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define POLL_NS 5000000u /* how often what nothing wakes for is looked at */
+
 /* --- kick ---
  *
  * Whoever wants a vCPU's attention sets a request, sets kvm_run->immediate_exit and signals the
@@ -62,15 +64,89 @@ void mk_kick_watch(void (*fn)(void *ctx), void *ctx)
     my_watch.fn = fn;
 }
 
+static _Atomic int kick_signal;      /* 0: nobody has asked yet */
+static _Atomic bool kick_ready;
+static _Atomic unsigned kick_breaks; /* threads that want system calls broken off */
+
+int mk_kick_signal(void)
+{
+    int none = 0;
+    atomic_compare_exchange_strong(&kick_signal, &none, SIGRTMIN + 6);
+    return atomic_load(&kick_signal);
+}
+
+static bool is_ours(int number)
+{
+    struct sigaction now;
+    return sigaction(number, NULL, &now) == 0 &&
+           (now.sa_handler == SIG_DFL || now.sa_handler == on_kick);
+}
+
+/* Signals that the kernel sends for what a thread itself did cannot be told from kicks. */
+int mk_kick_choose(int number, struct mk_err *err)
+{
+    static const int own[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGSTOP,
+                               SIGSYS };
+    bool fits = number > 0 && number <= SIGRTMAX && (number < 32 || number >= SIGRTMIN);
+    for (size_t i = 0; i < MK_COUNT(own); i++)
+        fits = fits && number != own[i];
+    if (!fits)
+        return mk_fail(err, EINVAL, "signal %d cannot interrupt guests: choose one that the program "
+                                    "does not use, such as SIGRTMIN + 7 (%d)", number, SIGRTMIN + 7);
+    if (kick_ready && number != mk_kick_signal())
+        return mk_fail(err, EBUSY, "signal %d interrupts guests already: choose another one before "
+                                   "the first VM is made", mk_kick_signal());
+    if (!is_ours(number))
+        return mk_fail(err, EBUSY, "signal %d is in use by this program", number);
+    kick_signal = number;
+    return 0;
+}
+
+/* Programs that own all signals want handlers that use the alternate stack, where a thread has one. */
+static void install(bool restart)
+{
+    struct sigaction kick = { .sa_handler = on_kick,
+                              .sa_flags = SA_ONSTACK | (restart ? SA_RESTART : 0) };
+    sigaction(mk_kick_signal(), &kick, NULL);
+}
+
 int mk_kick_setup(struct mk_err *err)
 {
-    struct sigaction old, kick = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
-    sigaction(MK_KICK_SIGNAL, NULL, &old);
-    if (old.sa_handler != SIG_DFL && old.sa_handler != on_kick)
-        return mk_fail(err, EBUSY, "signal %d is in use by this program: minikvm needs it to "
-                                   "interrupt guests", MK_KICK_SIGNAL);
-    sigaction(MK_KICK_SIGNAL, &kick, NULL);
+    if (!is_ours(mk_kick_signal()))
+        return mk_fail(err, EBUSY, "signal %d is in use by this program: minikvm needs one to "
+                                   "interrupt guests; choose another by kvm.signal(number)",
+                       mk_kick_signal());
+    if (!atomic_exchange(&kick_ready, true))
+        install(true);
     return 0;
+}
+
+void mk_kick_break(bool wanted)
+{
+    unsigned before = wanted ? atomic_fetch_add(&kick_breaks, 1) : atomic_fetch_sub(&kick_breaks, 1);
+    if (before == !wanted)
+        install(!wanted);
+}
+
+static sigset_t kick_set(void)
+{
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, mk_kick_signal());
+    return kick;
+}
+
+static void forbid_kick(void)
+{
+    sigset_t kick = kick_set();
+    pthread_sigmask(SIG_BLOCK, &kick, NULL);
+}
+
+bool mk_kick_allow(void)
+{
+    sigset_t kick = kick_set(), before;
+    pthread_sigmask(SIG_UNBLOCK, &kick, &before);
+    return sigismember(&before, mk_kick_signal());
 }
 
 void mk_vcpu_request(struct mk_vcpu *c, uint32_t request)
@@ -80,7 +156,7 @@ void mk_vcpu_request(struct mk_vcpu *c, uint32_t request)
     if (c->running) {
         set_immediate_exit(c->run, 1);
         if (!pthread_equal(c->thread, pthread_self()))
-            pthread_kill(c->thread, MK_KICK_SIGNAL);
+            pthread_kill(c->thread, mk_kick_signal());
     }
     pthread_mutex_unlock(&c->lock);
 }
@@ -370,13 +446,11 @@ static void set_alarm(struct mk_vcpu *c, uint64_t earliest)
 void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
 {
     struct mk_machine *m = c->machine;
-    sigset_t kick, before, inside;
-    sigemptyset(&kick);
-    sigaddset(&kick, MK_KICK_SIGNAL);
+    sigset_t kick = kick_set(), before, inside;
     mk_console_flush(&m->console);
     pthread_sigmask(SIG_BLOCK, &kick, &before);
     inside = before;
-    sigdelset(&inside, MK_KICK_SIGNAL);
+    sigdelset(&inside, mk_kick_signal());
     set_immediate_exit(c->run, 0);
     if (until > m->deadline)
         until = m->deadline;
@@ -400,17 +474,17 @@ void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
 }
 
 /* Outside the guest, with the kick signal blocked except inside ppoll(), until the VM is resumed or
- * the run shall end. Registers are what they are after the last instruction. */
+ * the run shall end. Registers are what they are after the last instruction, or, while a handler
+ * waits, at it. */
 static void park(struct mk_vcpu *c)
 {
     struct mk_machine *m = c->machine;
-    sigset_t kick, before, inside;
-    mk_vcpu_complete(c);
-    sigemptyset(&kick);
-    sigaddset(&kick, MK_KICK_SIGNAL);
+    sigset_t kick = kick_set(), before, inside;
+    if (!c->waits)
+        mk_vcpu_complete(c);
     pthread_sigmask(SIG_BLOCK, &kick, &before);
     inside = before;
-    sigdelset(&inside, MK_KICK_SIGNAL);
+    sigdelset(&inside, mk_kick_signal());
     set_ticks(c, 0);
     mk_clock_stop(&m->clock);
     m->parked(m, true);
@@ -430,15 +504,20 @@ static void stop_requested(struct mk_vcpu *c)
     mk_vcpu_end(c, reason ? reason : MK_STOPPED, 0, false, "%s", text);
 }
 
+static bool interrupted(const struct mk_vcpu *c)
+{
+    const struct mk_machine *m = c->machine;
+    return m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx);
+}
+
 /* Ends the run when somebody wants that, or its time is up. */
 static void check_end(struct mk_vcpu *c, uint32_t requests, uint64_t now)
 {
-    struct mk_machine *m = c->machine;
     if (requests & MK_REQ_STOP)
         stop_requested(c);
-    else if (now >= m->deadline)
+    else if (now >= c->machine->deadline)
         mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
-    else if (m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))
+    else if (interrupted(c))
         mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
 }
 
@@ -464,13 +543,10 @@ bool mk_vcpu_goes_on(struct mk_vcpu *c)
     }
 }
 
-/* Everything that is not an exit: output, input, timers, limits, requests. */
-void mk_vcpu_look_around(struct mk_vcpu *c)
+/* Output, input, timers, doorbells. */
+static void serve_due(struct mk_vcpu *c, uint32_t requests, uint64_t now)
 {
     struct mk_machine *m = c->machine;
-    set_immediate_exit(c->run, 0);
-    uint32_t requests = atomic_exchange(&c->requests, 0);
-    uint64_t now = mk_now();
     if (requests & MK_REQ_WHERE)
         c->where = mk_vcpu_regs(c)->rip;
     mk_console_flush(&m->console);
@@ -480,11 +556,62 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
     m->look(m, c);
     uint64_t end = mk_now();
     set_alarm(c, end + 2 * (end - now));
+}
+
+/* Everything that is not an exit: what is due, limits, requests. */
+void mk_vcpu_look_around(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    set_immediate_exit(c->run, 0);
+    uint32_t requests = atomic_exchange(&c->requests, 0);
+    uint64_t now = mk_now();
+    serve_due(c, requests, now);
     check_end(c, requests, now);
     if (m->console.watched)
         m->heed(m, c);
     if (c->end.reason == MK_RUNNING && atomic_load(&m->paused) && m->parked)
         park(c);
+}
+
+/* Why the run shall end that had `before` as its end when the wait began. */
+static enum mk_reason ending(const struct mk_vcpu *c, enum mk_reason before)
+{
+    if (c->end.reason != before && !c->end.goes_on)
+        return c->end.reason;
+    if (atomic_load(&c->requests) & MK_REQ_STOP)
+        return MK_STOPPED;
+    if (mk_now() >= c->machine->deadline)
+        return MK_DEADLINE;
+    return interrupted(c) ? MK_STOPPED : MK_RUNNING;
+}
+
+/* A stop is left for the run loop. */
+static void look_waiting(struct mk_vcpu *c, uint64_t *until)
+{
+    set_immediate_exit(c->run, 0);
+    serve_due(c, atomic_fetch_and(&c->requests, MK_REQ_STOP), mk_now());
+    uint64_t began = mk_now();
+    if (atomic_load(&c->machine->paused) && c->machine->parked) {
+        park(c);
+        *until += *until == UINT64_MAX ? 0 : mk_now() - began;
+    }
+}
+
+bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
+                  enum mk_reason *reason)
+{
+    enum mk_reason before = c->end.reason;
+    uint64_t now;
+    bool done;
+    c->waits++;
+    while (!(done = wait->done && wait->done(wait->ctx, 0)) && (now = mk_now()) < until &&
+           !(*reason = ending(c, before))) {
+        mk_vcpu_sleep(c, wait->polled && until > now + POLL_NS ? now + POLL_NS : until);
+        look_waiting(c, &until);
+    }
+    c->waits--;
+    set_immediate_exit(c->run, 1); /* what came meanwhile is seen before the next entry */
+    return done;
 }
 
 /* --- the run loop --- */
@@ -533,7 +660,7 @@ static void trip(struct mk_vcpu *c)
 
 static bool make_timer(timer_t *timer)
 {
-    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = MK_KICK_SIGNAL };
+    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = mk_kick_signal() };
     event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
     return timer_create(CLOCK_MONOTONIC, &event, timer) == 0;
 }
@@ -575,7 +702,7 @@ static void finish_output(struct mk_vcpu *c)
     mk_console_flush(&m->console);
     while (mk_console_blocked(&m->console) >= 0 && mk_now() < m->deadline &&
            !(atomic_fetch_and(&c->requests, MK_REQ_STOP) & MK_REQ_STOP) &&
-           !(m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx))) {
+           !interrupted(c)) {
         mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
         mk_console_flush(&m->console);
     }
@@ -586,6 +713,7 @@ void mk_vcpu_run(struct mk_vcpu *c)
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
     c->output_before = c->machine->console.stream[c->cpu.index].total;
+    bool blocked = mk_kick_allow();
     publish(c, true);
     bool ticks = start_ticks(c);
     if (ticks) {
@@ -599,11 +727,13 @@ void mk_vcpu_run(struct mk_vcpu *c)
     } else {
         mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
     }
-    publish(c, false);
     mk_vcpu_complete(c);
-    if (!c->end.goes_on) /* before the ticks end: its listener may be one for them */
+    if (!c->end.goes_on) /* before kicks and ticks end: its listener may be one for them, or wait */
         mk_console_end_lines(&c->machine->console, &c->cpu);
+    publish(c, false);
     mk_console_flush(&c->machine->console);
     if (ticks)
         stop_ticks(c);
+    if (blocked)
+        forbid_kick();
 }

@@ -10,7 +10,6 @@
 
 #include <linux/kvm.h>
 
-#define MK_KICK_SIGNAL (SIGRTMIN + 6)
 #define MK_TICK_NS 10000000u /* a running vCPU looks around at least this often */
 #define MK_EXIT_KINDS 40
 
@@ -72,6 +71,7 @@ struct mk_vcpu {
     uint64_t last_rip;     /* at the exit before this one */
     bool in_access;        /* an access to a port is being served */
     bool incomplete;       /* the last exit's access is completed by the next KVM_RUN */
+    unsigned waits;        /* handlers that wait, one inside the other: an access is being served */
     bool regs_known;       /* `regs` is what the vCPU has */
     uint64_t synced;       /* KVM_SYNC_X86_* parts of run->s.regs that KVM filled in last */
     struct kvm_regs regs;
@@ -79,8 +79,16 @@ struct mk_vcpu {
     unsigned code_length;
 };
 
-/* Prepares the process for kicks: a handler for MK_KICK_SIGNAL, once. */
+/* The signal that kicks: SIGRTMIN + 6, unless another one was chosen before the first setup. */
+int mk_kick_signal(void);
+int mk_kick_choose(int number, struct mk_err *err);
+/* Prepares the process for kicks: a handler for the signal, once. */
 int mk_kick_setup(struct mk_err *err);
+/* Lets the signal into the calling thread; true when it was blocked there. */
+bool mk_kick_allow(void);
+/* While somebody wants it, the signal breaks system calls off instead of restarting them: what a
+ * thread that is to end is blocked in. */
+void mk_kick_break(bool wanted);
 
 /* For a thread that wants to hear of signals whether it runs a vCPU or not: fn(ctx) is called in
  * their handler. NULL ends it. */
@@ -133,6 +141,18 @@ bool mk_vcpu_goes_on(struct mk_vcpu *c);
 
 /* Sleeps until `until`, input on the console, or a request. */
 void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until);
+
+/* What a function that blocks waits for. */
+struct mk_wait {
+    bool (*done)(void *ctx, uint64_t ns); /* waits at most `ns`; NULL: for the time alone */
+    void *ctx;
+    bool polled; /* nothing wakes a vCPU for it */
+};
+/* In a handler, in the middle of an access: until wait->done(ctx, 0), which is true then; until
+ * `until`; or until the run shall end, with the reason. Output, input, timers and doorbells go on; the
+ * time that the VM is paused does not count. */
+bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
+                  enum mk_reason *reason);
 
 /* Hands coalesced output to the bus, in order. */
 void mk_vcpu_drain(struct mk_vcpu *c);

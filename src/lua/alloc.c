@@ -54,15 +54,18 @@ static void look_into_it(lua_State *L, lua_Debug *ar)
     lua_error(L);
 }
 
-/* Setting a hook is all that may be done with a state that is in the midst of something. A hook that
- * is there already, such as a debugger's, stays; then the limit alone holds. */
-static void grant(struct cap *cap, size_t size)
+/* Setting a hook, and while a new block is asked for looking who runs, is all that may be done with a
+ * state that is in the midst of something: a block that grows may be a stack. A hook that is there
+ * already, such as a debugger's, stays; then the limit alone holds. */
+static void grant(struct cap *cap, size_t size, bool is_new)
 {
     if (cap->refused == size)
         cap->text[0] = '\0';
     cap->refused = 0;
-    lua_State *L = cap->lua->running;
-    if ((cap->used > cap->soft || cap->raised) && !cap->lua->in_glue && !lua_gethook(L))
+    if (!is_new || (cap->used <= cap->soft && !cap->raised))
+        return;
+    lua_State *L = mk_lua_innermost(cap->lua->base);
+    if (!lua_gethook(L))
         lua_sethook(L, look_into_it, LUA_MASKCOUNT, 1);
 }
 
@@ -72,7 +75,7 @@ static void *capped(void *ud, void *block, size_t old_size, size_t new_size)
     struct cap *cap = ud;
     size_t had = block ? old_size : 0; /* without a block it is a type */
     size_t left = cap->limit - (cap->used < cap->limit ? cap->used : cap->limit);
-    if (new_size > had && new_size - had > left && !cap->lua->in_glue)
+    if (new_size > had && new_size - had > left)
         return refuse(cap, new_size);
     void *now = cap->below(cap->ud, block, old_size, new_size);
     if (now || new_size == 0)
@@ -80,7 +83,7 @@ static void *capped(void *ud, void *block, size_t old_size, size_t new_size)
     if (cap->used <= first_soft(cap))
         cap->soft = first_soft(cap);
     if (now && new_size > had)
-        grant(cap, new_size);
+        grant(cap, new_size, !block);
     if (cap->used == 0)
         free(cap);
     return now;

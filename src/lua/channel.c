@@ -40,6 +40,14 @@ void mk_channel_wait(struct mk_channel *c, uint64_t ns)
     pthread_cond_timedwait(&c->changed, &c->lock, &until);
 }
 
+void mk_channel_changed(struct mk_channel *c)
+{
+    pthread_cond_broadcast(&c->changed);
+    for (int i = 0; i < 2; i++)
+        if (c->waits[i])
+            mk_vcpu_request(c->waits[i], MK_REQ_WAKE);
+}
+
 /* --- rows of values --- */
 
 bool mk_values_write(lua_State *L, int first, int count, const char *what, struct mk_bytes *out,
@@ -96,7 +104,7 @@ static bool put(struct mk_channel *c, int end, struct mk_message *m, struct mk_e
             q->first = m;
         q->last = m;
         q->bytes += m->length;
-        pthread_cond_broadcast(&c->changed);
+        mk_channel_changed(c);
     }
     pthread_mutex_unlock(&c->lock);
     if (ended)
@@ -131,44 +139,76 @@ int mk_channel_send(lua_State *L, struct mk_channel *c, int end)
 
 /* --- receiving --- */
 
-/* A message that came within `ns`, or NULL with the reason. */
-static struct mk_message *get(struct mk_channel *c, int end, uint64_t ns, const struct mk_lua *lua,
-                              struct mk_err *err)
+struct receiver {
+    struct mk_channel *c;
+    int end;
+    struct mk_message *message;
+};
+
+/* Will there be no message any more? Caller holds the lock. */
+static bool is_over(const struct receiver *r)
 {
-    lua_Hook before = lua_gethook(lua->main);
-    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
-    struct mk_message *m;
+    return r->c->ended || (r->end == 1 && atomic_load(&r->c->stop));
+}
+
+static bool received(void *ctx, uint64_t ns)
+{
+    struct receiver *r = ctx;
+    struct mk_channel *c = r->c;
     pthread_mutex_lock(&c->lock);
-    while (!(m = take(&c->to[end])) && !c->ended && !(end == 1 && atomic_load(&c->stop)) &&
-           (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
-        mk_channel_wait(c, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
-    if (!m && c->ended)
-        mk_fail(err, EPIPE, "receive: the worker has ended");
-    else if (!m && end == 1 && atomic_load(&c->stop))
-        mk_fail(err, ECANCELED, "receive: the worker is being closed");
-    else if (!m)
-        mk_fail(err, ETIMEDOUT, "receive: no message came in time");
+    if (ns && !c->to[r->end].first && !is_over(r))
+        mk_channel_wait(c, ns);
+    if (!r->message)
+        r->message = take(&c->to[r->end]);
+    bool done = r->message || is_over(r);
     pthread_mutex_unlock(&c->lock);
-    return m;
+    return done;
+}
+
+/* One handler at each end is woken; false: another one is. */
+static bool wake(struct receiver *r, const struct mk_lua_cpu *lc)
+{
+    pthread_mutex_lock(&r->c->lock);
+    bool free = !r->c->waits[r->end];
+    if (free && lc)
+        r->c->waits[r->end] = &lc->v->vm.cpu[lc - lc->v->cpu];
+    pthread_mutex_unlock(&r->c->lock);
+    return free;
+}
+
+static void wake_no_more(struct receiver *r)
+{
+    pthread_mutex_lock(&r->c->lock);
+    r->c->waits[r->end] = NULL;
+    pthread_mutex_unlock(&r->c->lock);
+}
+
+static int push_none(lua_State *L, const struct receiver *r)
+{
+    struct mk_err err;
+    if (r->c->ended)
+        mk_fail(&err, EPIPE, "receive: the worker has ended");
+    else if (is_over(r))
+        mk_fail(&err, ECANCELED, "receive: the worker is being closed");
+    else
+        mk_fail(&err, ETIMEDOUT, "receive: no message came in time");
+    return mk_push_err(L, &err);
 }
 
 /* Reads a message in protected mode: upvalues would raise, and the message is ours to free. */
 int mk_channel_receive(lua_State *L, struct mk_channel *c, int end)
 {
-    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
-    struct mk_lua *lua = mk_lua_get(L);
+    uint64_t ns = mk_opt_seconds(L, 2);
+    struct receiver r = { c, end, NULL };
     struct mk_err err;
     luaL_checkstack(L, 10, NULL);
-    if (ns > 0) {
-        mk_lua_no_handler(L, "receive()");
-        mk_lua_release(lua);
-    }
-    struct mk_message *m = get(c, end, ns, lua, &err);
-    if (ns > 0)
-        mk_lua_acquire(lua);
-    if (!m)
-        return mk_push_err(L, &err);
-    int count = mk_values_read(L, m->bytes, m->length, &err);
-    free(m);
+    bool woken = wake(&r, mk_lua_get(L)->handler);
+    mk_lua_wait(L, ns, &(struct mk_wait){ received, &r, !woken });
+    if (woken)
+        wake_no_more(&r);
+    if (!r.message)
+        return push_none(L, &r);
+    int count = mk_values_read(L, r.message->bytes, r.message->length, &err);
+    free(r.message);
     return count >= 0 ? count : mk_push_err(L, &err);
 }

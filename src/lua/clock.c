@@ -27,14 +27,15 @@ static void release(lua_State *L, int table, struct timer *t)
     t->function_ref = t->self_ref = LUA_NOREF;
 }
 
-static void call(struct timer *t)
+static int call(lua_State *co)
 {
-    if (t->v->vm.cpu[0].end.reason == MK_ERROR)
-        return; /* of a timer that was due at the same time */
+    struct timer *t = lua_touserdata(co, 1);
+    if (t->dead || mk_lua_failed(t->v, 0)) /* one that was due at the same time */
+        return 0;
     t->hits++;
-    t->v->cpu[0].what = "a timer's function";
-    mk_lua_push_handler(t->v, 0, t->function_ref);
-    mk_lua_call(t->v, 0, 0, 0);
+    mk_lua_push_handler(t->v, co, t->function_ref);
+    lua_call(co, 0, 0);
+    return 0;
 }
 
 /* A tick that is late does not make the following ones early: they keep to the grid. Those that
@@ -48,23 +49,25 @@ static void arm_next(struct timer *t)
     mk_clock_arm(clock, &t->core, next);
 }
 
+static int rearm_or_release(lua_State *co)
+{
+    struct timer *t = lua_touserdata(co, 1);
+    if (t->dead || t->period == 0) {
+        t->dead = true;
+        release(t->v->anchor, MK_AT_HANDLERS, t);
+    } else {
+        arm_next(t);
+    }
+    return 0;
+}
+
 /* Core side. */
 static void fire(void *ctx, uint64_t now)
 {
     (void)now;
     struct timer *t = ctx;
-    struct mk_lua_vm *v = t->v;
-    if (!mk_lua_enter(v, 0))
-        return;
-    if (!t->dead)
-        call(t);
-    if (t->dead || t->period == 0) {
-        t->dead = true;
-        release(v->anchor, MK_AT_HANDLERS, t);
-    } else {
-        arm_next(t);
-    }
-    mk_lua_exit(v, 0);
+    if (mk_lua_call(t->v, 0, "a timer's function", call, t) != MK_CALL_NOT)
+        mk_lua_call(t->v, 0, NULL, rearm_or_release, t);
 }
 
 static int new_timer(lua_State *L, bool repeat)

@@ -6,25 +6,39 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#define READ_NS 2000000 /* how often the script's thread looks for input that it waits for */
+
+struct line {
+    struct mk_lua_vm *v;
+    unsigned cpu;
+    bool more;
+    const char *text;
+    size_t length;
+};
+
+static int call_line(lua_State *co)
+{
+    const struct line *line = lua_touserdata(co, 1);
+    if (!line->v->line_ref)
+        return 0;
+    mk_lua_push_handler(line->v, co, line->v->line_ref);
+    lua_pushlstring(co, line->text, line->length);
+    lua_pushinteger(co, line->cpu);
+    lua_pushboolean(co, line->more);
+    lua_call(co, 3, 0);
+    return 0;
+}
+
 /* Core side: one whole line, on the printing vCPU's thread. */
-void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more)
+void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *text, size_t length, bool more)
 {
     struct mk_lua_vm *v = ctx;
-    lua_State *co = v->vm.cpu[cpu->index].end.reason == MK_ERROR ? NULL
-                                                                 : mk_lua_enter(v, cpu->index);
-    if (!co)
-        return;
-    if (v->line_ref) {
-        v->cpu[cpu->index].what = "the line handler";
-        mk_lua_push_handler(v, cpu->index, v->line_ref);
-        lua_pushlstring(co, line, length);
-        lua_pushinteger(co, cpu->index);
-        lua_pushboolean(co, more);
-        mk_lua_call(v, cpu->index, 3, 0);
-    }
-    mk_lua_exit(v, cpu->index);
+    struct line line = { v, cpu->index, more, text, length };
+    if (!mk_lua_failed(v, cpu->index))
+        mk_lua_call(v, cpu->index, "the line handler", call_line, &line);
 }
 
 static struct mk_lua_vm *check_console(lua_State *L)
@@ -51,6 +65,49 @@ static int console_eof(lua_State *L)
 {
     mk_console_eof(&check_console(L)->vm.m.console);
     lua_settop(L, 1);
+    return 1;
+}
+
+struct reader {
+    struct mk_console *con;
+    int next; /* byte, or MK_INPUT_EOF */
+};
+
+static bool has_input(void *ctx, uint64_t ns)
+{
+    struct reader *r = ctx;
+    struct timespec ts = { 0, ns < READ_NS ? (long)ns : READ_NS };
+    r->next = mk_console_peek(r->con);
+    if (r->next == MK_INPUT_NONE && ns)
+        nanosleep(&ts, NULL);
+    return r->next != MK_INPUT_NONE;
+}
+
+/* console:read([count [, seconds]]) -> bytes | nil, text, name: takes input from the guest, one byte
+ * at least and `count` (1) at most; waits for it. */
+static int console_read(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    lua_Integer count = luaL_optinteger(L, 2, 1);
+    uint64_t ns = mk_opt_seconds(L, 3);
+    luaL_argcheck(L, count >= 1 && count <= MK_CONSOLE_INPUT, 2, "1 byte to 16 MiB can be read");
+    struct reader r = { &v->vm.m.console, MK_INPUT_NONE };
+    struct mk_err err;
+    const struct mk_lua_cpu *handler = v->lua->handler;
+    bool foreign = !handler || handler->v != v; /* closing a VM waits for its own handlers */
+    v->busy += foreign;
+    bool any = mk_lua_wait(L, ns, &(struct mk_wait){ has_input, &r, false });
+    v->busy -= foreign;
+    if (!any || r.next == MK_INPUT_EOF) {
+        any ? mk_fail(&err, ENODATA, "read: the console's input has ended")
+            : mk_fail(&err, ETIMEDOUT, "read: no input came in time");
+        return mk_push_err(L, &err);
+    }
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (int c; count-- > 0 && (c = mk_console_getc(r.con)) >= 0;)
+        luaL_addchar(&b, (char)c);
+    luaL_pushresult(&b);
     return 1;
 }
 
@@ -276,7 +333,7 @@ static int take_back(lua_State *L)
 void mk_open_console(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        { "send", console_send }, { "eof", console_eof }, { "text", console_text },
+        { "send", console_send }, { "read", console_read }, { "eof", console_eof }, { "text", console_text },
         { "echo", console_echo }, { "attach", console_attach },
         { "detach", console_detach }, { "input", console_input },
         { "output", console_output }, { "log", console_log }, { NULL, NULL } };

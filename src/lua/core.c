@@ -6,6 +6,7 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char registry_key;
 
@@ -22,7 +23,7 @@ static void *free_nothing(void *ud, void *block, size_t old_size, size_t new_siz
 static int lua_state_gc(lua_State *L)
 {
     struct mk_lua *lua = lua_touserdata(L, 1);
-    if (lua->handler_of) {
+    if (lua->handler) {
         lua_setallocf(L, free_nothing, NULL);
         return 0;
     }
@@ -64,8 +65,10 @@ static struct mk_lua *lua_new(lua_State *L)
     lua_setmetatable(L, -2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &registry_key);
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-    lua->main = lua->running = lua_tothread(L, -1);
+    lua->main = lua->base = lua_tothread(L, -1);
     lua_pop(L, 1);
+    lua_pushliteral(L, "error in error handling"); /* Lua makes this one outside a protected call */
+    lua_rawsetp(L, LUA_REGISTRYINDEX, lua);
     lua->script_hook = find_script_hook(L);
     return lua;
 }
@@ -101,30 +104,46 @@ static void pass_on(struct mk_lua *lua)
 
 static void give_up(struct mk_lua *lua)
 {
-    if (__fpending(stdout))
-        fflush(stdout); /* what the script printed comes before what guests print now */
     atomic_store(&lua->held, false);
     if (lua->script_waits || lua->handler_waits)
         pass_on(lua);
 }
 
-void mk_lua_release(struct mk_lua *lua)
+/* What Lua code printed comes before what guests print now. */
+static void flush_output(void)
 {
-    lua->away = true;
+    if (__fpending(stdout))
+        fflush(stdout);
+}
+
+void mk_lua_release(struct mk_lua *lua, struct mk_turn *turn)
+{
+    *turn = (struct mk_turn){ lua->base, lua->guard, lua->handler };
+    flush_output();
+    if (turn->handler)
+        turn->handler->waits = true;
+    else
+        lua->away = true;
     give_up(lua);
 }
 
-/* The script goes first: handlers of busy guests would keep it out for long otherwise. */
-void mk_lua_acquire(struct mk_lua *lua)
+/* The script goes first: handlers of busy guests would keep it out for long otherwise. So does a
+ * handler that has waited. */
+void mk_lua_acquire(struct mk_lua *lua, const struct mk_turn *turn)
 {
     pthread_mutex_lock(&lua->mutex);
     lua->script_waits++;
     while (!take(lua))
         pthread_cond_wait(&lua->script_turn, &lua->mutex);
     lua->script_waits--;
-    lua->handler_of = NULL;
     pthread_mutex_unlock(&lua->mutex);
-    lua->away = false;
+    lua->base = turn->base;
+    lua->guard = turn->guard;
+    lua->handler = turn->handler;
+    if (turn->handler)
+        turn->handler->waits = false;
+    else
+        lua->away = false;
 }
 
 /* Interpreters turn Ctrl-C into a hook on every event, which raises at the script's next step. It
@@ -142,7 +161,7 @@ bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before)
 
 void mk_lua_no_handler(lua_State *L, const char *what)
 {
-    if (mk_lua_get(L)->handler_of)
+    if (mk_lua_get(L)->handler)
         mk_misuse(L, "%s would block inside a handler: a guest is waiting for its answer; set a "
                       "variable here and do it after the run, or in another thread's turn", what);
 }
@@ -170,41 +189,66 @@ static bool acquire_for_handler(struct mk_lua_vm *v)
     return (!lua->script_waits && take(lua)) || wait_for_turn(v);
 }
 
-/* --- into Lua --- */
+/* --- waiting --- */
 
-/* Between handlers the coroutine keeps the room that it once was given. */
-static bool has_room(struct mk_lua_cpu *lc)
+static uint64_t time_after(uint64_t now, uint64_t ns)
 {
-    if (lc->depth > 1 || !lc->roomy)
-        lc->roomy = lua_checkstack(lc->co, 20);
-    return lc->roomy;
+    return ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
 }
 
-lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu)
+/* Short: a signal just before it would go unseen. */
+static bool pass_time(void *ctx, uint64_t ns)
 {
-    struct mk_lua_cpu *lc = &v->cpu[cpu];
-    if (lc->depth == 0 && !acquire_for_handler(v))
-        return NULL;
-    if (lc->depth++ == 0)
-        v->lua->handler_of = v;
-    v->lua->in_glue = true;
-    if (has_room(lc))
-        return lc->co;
-    mk_lua_blame(v, cpu, "out of Lua stack");
-    mk_lua_exit(v, cpu);
-    return NULL;
+    (void)ctx;
+    struct timespec ts = { 0, (long)ns };
+    nanosleep(&ts, NULL);
+    return false;
 }
 
-void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu)
+static bool wait_as_script(struct mk_lua *lua, uint64_t ns, const struct mk_wait *wait)
 {
-    struct mk_lua_cpu *lc = &v->cpu[cpu];
-    v->lua->in_glue = false;
-    if (--lc->depth > 0)
-        return;
-    lua_settop(lc->co, 0); /* so that a script that got hold of it finds it dead */
-    v->lua->handler_of = NULL;
-    give_up(v->lua);
+    bool (*done)(void *, uint64_t) = wait->done ? wait->done : pass_time;
+    lua_Hook before = lua_gethook(lua->main);
+    uint64_t now = mk_now(), until = time_after(now, ns);
+    bool over = done(wait->ctx, 0);
+    while (!over && (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
+        over = done(wait->ctx, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
+    return over;
 }
+
+static bool wait_as_handler(struct mk_lua_cpu *lc, uint64_t ns, const struct mk_wait *wait)
+{
+    struct mk_vcpu *c = &lc->v->vm.cpu[lc - lc->v->cpu];
+    struct mk_guard before = lc->guard;
+    uint64_t began = mk_now();
+    lc->guard.depth = 0; /* of handlers that are called meanwhile */
+    enum mk_reason reason = MK_RUNNING;
+    bool over = mk_vcpu_wait(c, time_after(began, ns), wait, &reason);
+    lc->guard = before;
+    mk_guard_waited(&lc->guard, mk_now() - began, reason);
+    return over;
+}
+
+bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait)
+{
+    struct mk_lua *lua = mk_lua_get(L);
+    struct mk_turn turn;
+    struct mk_lua_vm *v = lua->handler ? lua->handler->v : NULL;
+    if (ns == 0)
+        return wait->done && wait->done(wait->ctx, 0);
+    if (v)
+        v->waiting++;
+    mk_lua_release(lua, &turn);
+    bool over = v ? wait_as_handler(turn.handler, ns, wait) : wait_as_script(lua, ns, wait);
+    mk_lua_acquire(lua, &turn);
+    if (v)
+        v->waiting--;
+    if (v && turn.guard->due)
+        mk_guard_arm(L);
+    return over;
+}
+
+/* --- the gate --- */
 
 /* Keeps message and traceback of the first failure; runs as the message handler, on the failing
  * stack. */
@@ -215,10 +259,8 @@ static int describe_error(lua_State *L)
     return 1;
 }
 
-void mk_lua_push_handler(struct mk_lua_vm *v, unsigned cpu, int ref)
+void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref)
 {
-    lua_State *co = v->cpu[cpu].co;
-    lua_pushcfunction(co, describe_error); /* mk_lua_call() finds it beneath */
     lua_rawgeti(v->anchor, MK_AT_HANDLERS, ref);
     lua_xmove(v->anchor, co, 1);
 }
@@ -249,24 +291,72 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
     lua_pop(co, 1);
 }
 
-bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results)
+/* The lock, and room on the coroutine's stack, which has plenty while nothing runs on it. A handler
+ * inside another one has the lock, unless that one waits. */
+static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_turn *outer)
+{
+    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    *outer = (struct mk_turn){ .handler = lc->depth && !lc->waits ? lc : NULL };
+    if (!outer->handler && !acquire_for_handler(v))
+        return false;
+    outer->base = v->lua->base;
+    outer->guard = v->lua->guard;
+    v->lua->handler = lc;
+    lc->depth++;
+    return true;
+}
+
+static void leave(struct mk_lua_vm *v, unsigned cpu, const struct mk_turn *outer)
+{
+    struct mk_lua *lua = v->lua;
+    v->cpu[cpu].depth--;
+    lua->base = outer->base;
+    lua->guard = outer->guard;
+    lua->handler = outer->handler;
+    if (!outer->handler)
+        give_up(lua);
+}
+
+/* Nothing here but lua_pcall() can raise. */
+static enum mk_called call_protected(struct mk_lua_vm *v, unsigned cpu, lua_CFunction body,
+                                     void *ctx)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
     lua_State *co = lc->co;
-    struct mk_guarded before;
-    int base = lua_gettop(co) - arguments - 1; /* where describe_error lies */
-    mk_guard_enter(v->lua, &lc->guard, co, &before);
-    v->lua->in_glue = false;
-    int rc = lua_pcall(co, arguments, results, base);
-    v->lua->in_glue = true;
-    mk_guard_leave(v->lua, &lc->guard, co, &before);
+    if (lc->depth > 1 && !lua_checkstack(co, 4)) {
+        mk_lua_blame(v, cpu, "out of Lua stack");
+        return MK_CALL_FAILED;
+    }
+    lua_pushcfunction(co, describe_error);
+    int base = lua_gettop(co);
+    lua_pushcfunction(co, body);
+    lua_pushlightuserdata(co, ctx);
+    mk_guard_enter(v->lua, &lc->guard, co);
+    int rc = lua_pcall(co, 1, 0, base);
+    flush_output(); /* under the guard: nobody may read it */
+    mk_guard_leave(&lc->guard, co);
     if (rc != LUA_OK)
         handler_failed(v, cpu);
-    else if (results)
-        lua_copy(co, -1, base); /* there is one at the most */
-    lc->what = NULL;
-    lua_settop(co, base - (rc != LUA_OK || !results));
-    return rc == LUA_OK;
+    lua_settop(co, base - 1); /* a script that got hold of it finds it dead */
+    return rc == LUA_OK ? MK_CALL_DONE : MK_CALL_FAILED;
+}
+
+enum mk_called mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what, lua_CFunction body,
+                           void *ctx)
+{
+    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    struct mk_turn outer;
+    if (!enter(v, cpu, &outer))
+        return MK_CALL_NOT;
+    bool waits = lc->waits;
+    const char *before = lc->what;
+    lc->waits = false;
+    lc->what = what;
+    enum mk_called called = call_protected(v, cpu, body, ctx);
+    lc->what = before;
+    lc->waits = waits;
+    leave(v, cpu, &outer);
+    return called;
 }
 
 /* --- checks --- */
@@ -332,6 +422,11 @@ uint64_t mk_check_seconds(lua_State *L, int index)
     lua_Number seconds = luaL_checknumber(L, index);
     luaL_argcheck(L, seconds >= 0, index, "seconds are 0 or more");
     return seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
+}
+
+uint64_t mk_opt_seconds(lua_State *L, int index)
+{
+    return lua_isnoneornil(L, index) ? MK_FOREVER : mk_check_seconds(L, index);
 }
 
 int mk_push_err(lua_State *L, const struct mk_err *err)

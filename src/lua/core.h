@@ -1,8 +1,9 @@
-/* core.h - what the glue files share: the Lua lock, boxes, and the one way into Lua.
+/* core.h - what the glue files share: the Lua lock, boxes, the one gate into Lua and the one wait.
  *
  * The Lua lock: code of one Lua state never runs in parallel with itself. The script's thread holds
  * the lock whenever it executes Lua and gives it up only inside blocking calls; a vCPU's thread
- * takes it for the time of a handler. Handlers run in a coroutine that belongs to their vCPU. */
+ * takes it for the time of a handler. Handlers run in a coroutine that belongs to their vCPU. What
+ * they wait for is waited for by mk_lua_wait(), which gives the lock up meanwhile. */
 #ifndef MK_LUA_CORE_H
 #define MK_LUA_CORE_H
 
@@ -40,10 +41,9 @@ struct mk_lua {
     pthread_cond_t script_turn, handler_turn;
     _Atomic bool held;
     _Atomic unsigned script_waits, handler_waits;
-    struct mk_lua_vm *handler_of; /* whose handler runs; only for the holder of the lock */
-    bool in_glue; /* a handler's thread is between two protected calls: nothing may be raised there */
+    struct mk_lua_cpu *handler; /* whose handler runs; NULL: the script. For the holder of the lock */
     lua_State *main;
-    lua_State *volatile running;     /* the coroutine that runs; only for the holder of the lock */
+    lua_State *volatile base; /* where the holder's call began: `main`, or a vCPU's coroutine */
     volatile bool away;  /* the script's thread gave up the lock; for that thread's signals */
     _Atomic bool ending; /* the script shall end: mk_guard_end_script() */
     uint64_t handler_most; /* what limits.handler can be at the most */
@@ -71,10 +71,10 @@ struct mk_lua_cpu {
     struct mk_lua_vm *v;
     lua_State *co;
     unsigned depth; /* handlers in progress, one inside the other */
-    bool roomy;     /* the stack of `co` has room for a handler's arguments */
+    bool waits;     /* the innermost one has given the Lua lock up */
     struct mk_frame *frame;
     struct mk_guard guard;
-    const char *what; /* "the trace function": before mk_lua_call(); NULL: as the exit says */
+    const char *what; /* "the trace function"; NULL: as the exit says */
     const char *set; /* a register that the script has set since the last run or load; NULL: none */
     char *traceback; /* of the handler that failed */
     char waiting[140]; /* the guest's instruction that waited for it: "rip 0x1004: in al, dx" */
@@ -88,6 +88,7 @@ struct mk_lua_vm {
     bool close_later;     /* closed from inside: when the run is over */
     bool in_run;          /* the script's thread is inside vm:run() */
     unsigned busy;        /* and other calls that will look at the VM when they come back */
+    unsigned waiting;     /* handlers that have given the Lua lock up */
     lua_Hook hook_before;
     struct mk_limits limits; /* defaults of its runs */
     uint64_t handler_ns;     /* a handler's time */
@@ -110,21 +111,45 @@ enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_NEXT /* one for each vCPU */ };
 
 struct mk_lua *mk_lua_get(lua_State *L);
 
-/* Script side: around everything that may block. */
-void mk_lua_release(struct mk_lua *lua);
-void mk_lua_acquire(struct mk_lua *lua);
+/* Around what blocks: gives the lock up; what `turn` keeps belongs to the call that comes back. */
+struct mk_turn {
+    lua_State *base;
+    struct mk_guard *guard;
+    struct mk_lua_cpu *handler;
+};
+void mk_lua_release(struct mk_lua *lua, struct mk_turn *turn);
+void mk_lua_acquire(struct mk_lua *lua, const struct mk_turn *turn);
 /* Has Ctrl-C come, now or before the blocking call began with hook `before`? */
 bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before);
 /* Raises when called inside a handler. */
 void mk_lua_no_handler(lua_State *L, const char *what);
 
-/* Handler side. NULL when the VM is being closed: then there is nothing to do. */
-lua_State *mk_lua_enter(struct mk_lua_vm *v, unsigned cpu);
-/* Pushes handler `ref`, onto the coroutine that mk_lua_enter() gave. */
-void mk_lua_push_handler(struct mk_lua_vm *v, unsigned cpu, int ref);
-/* Calls; an error ends the VM with message and traceback and returns false. */
-bool mk_lua_call(struct mk_lua_vm *v, unsigned cpu, int arguments, int results);
-void mk_lua_exit(struct mk_lua_vm *v, unsigned cpu);
+/* The wait of every function that blocks: gives the Lua lock up until wait->done() says true, or `ns`
+ * have passed, or Ctrl-C came. True when it is done.
+ * In a handler it waits on the vCPU's thread: the guest stays at its access, the VM's timers and
+ * other handlers go on. A stop, the deadline and Ctrl-C end the wait and, at the next instruction,
+ * the handler; the time that the VM is paused does not count (mk_vcpu_wait). */
+bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait);
+
+/* The gate: every call into Lua from a vCPU's thread. Takes the Lua lock and calls body(co), which
+ * finds `ctx` as a light userdata at index 1, pushes a handler and its arguments, calls it and reads
+ * its results: all of it in one protected call, because an error outside of one would go on in the
+ * main thread's frame. What fails ends the VM with message and traceback. `what` names the handler
+ * in messages; NULL: it is that of the exit being served. */
+enum mk_called {
+    MK_CALL_NOT,    /* the VM is being closed */
+    MK_CALL_DONE,
+    MK_CALL_FAILED, /* the VM ends */
+};
+enum mk_called mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what, lua_CFunction body,
+                           void *ctx);
+/* In a body: pushes handler `ref`. */
+void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref);
+/* No handler is called any more once one has failed. */
+static inline bool mk_lua_failed(const struct mk_lua_vm *v, unsigned cpu)
+{
+    return v->vm.cpu[cpu].end.reason == MK_ERROR;
+}
 /* Ends the VM because a handler answered with nonsense. */
 void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PRINTF(3, 4);
 
@@ -135,6 +160,8 @@ void mk_need_cpus(lua_State *L, const struct mk_lua_vm *v);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);
+/* The same; MK_FOREVER when there is none. */
+uint64_t mk_opt_seconds(lua_State *L, int index);
 /* Pushes the script's place, "file:line: ", below minikvm's own Lua parts. */
 void mk_lua_blame_line(lua_State *L);
 /* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */

@@ -59,7 +59,7 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPU);
     const struct box *box = lua_touserdata(L, 1);
     mk_need_cpus(L, v);
-    if (!mk_vm_wait(&v->vm, 0) && v->cpu[box->index].depth == 0 && !mk_vm_paused(&v->vm))
+    if (!mk_vm_wait(&v->vm, 0) && v->lua->handler != &v->cpu[box->index] && !mk_vm_paused(&v->vm))
         luaL_error(L, "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
                       "handler of this cpu", (int)box->index, v->vm.name);
     *vm = v;

@@ -12,21 +12,27 @@ struct files {
 
 /* --- decide --- */
 
+struct question {
+    struct mk_lua_vm *v;
+    unsigned cpu;
+    const char *name, *mode;
+    enum mk_verdict verdict; /* the rule's, then what was decided */
+};
+
 /* The answer of a decide function: nothing or true leaves the rule as it is. */
-static enum mk_verdict take_answer(struct mk_lua_vm *v, unsigned cpu, lua_State *co,
-                                   enum mk_verdict rule)
+static enum mk_verdict take_answer(lua_State *co, const struct question *q)
 {
     int verdict = MK_FILE_DENY;
     if (lua_isnil(co, -1) || (lua_isboolean(co, -1) && lua_toboolean(co, -1)))
-        return rule;
+        return q->verdict;
     if (lua_type(co, -1) == LUA_TSTRING)
         verdict = mk_verdict_of(lua_tostring(co, -1));
     else if (!lua_isboolean(co, -1))
         verdict = -1;
     if (verdict < 0)
-        mk_lua_blame(v, cpu, "decide answered %s: it must return true, false, a verdict such as "
-                     "\"ro\", or nothing", lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1)
-                                                                           : luaL_typename(co, -1));
+        mk_lua_blame(q->v, q->cpu, "decide answered %s: it must return true, false, a verdict such "
+                     "as \"ro\", or nothing", lua_type(co, -1) == LUA_TSTRING
+                                                ? lua_tostring(co, -1) : luaL_typename(co, -1));
     return verdict < 0 ? MK_FILE_DENY : (enum mk_verdict)verdict;
 }
 
@@ -36,26 +42,27 @@ static const char *mode_of(unsigned flags)
     return !writes ? "r" : flags & MK_FILE_READ ? "rw" : "w";
 }
 
+static int call_decide(lua_State *co)
+{
+    struct question *q = lua_touserdata(co, 1);
+    mk_lua_push_handler(q->v, co, q->v->decide_ref);
+    lua_pushstring(co, q->name);
+    lua_pushstring(co, q->mode);
+    lua_call(co, 2, 1);
+    q->verdict = take_answer(co, q);
+    return 0;
+}
+
 /* Core side: on the vCPU's thread. What goes wrong denies. */
 static enum mk_verdict decide(void *ctx, void *caller, const char *name, unsigned flags,
                               enum mk_verdict rule)
 {
     struct mk_lua_vm *v = ctx;
     unsigned cpu = ((struct mk_cpu *)caller)->index;
-    lua_State *co = v->vm.cpu[cpu].end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu);
-    enum mk_verdict verdict = MK_FILE_DENY;
-    if (!co)
-        return verdict;
-    v->cpu[cpu].what = "the decide function";
-    mk_lua_push_handler(v, cpu, v->decide_ref);
-    lua_pushstring(co, name);
-    lua_pushstring(co, mode_of(flags));
-    if (mk_lua_call(v, cpu, 2, 1)) {
-        verdict = take_answer(v, cpu, co, rule);
-        lua_pop(co, 1);
-    }
-    mk_lua_exit(v, cpu);
-    return verdict;
+    struct question q = { v, cpu, name, mode_of(flags), rule };
+    bool decided = !mk_lua_failed(v, cpu) &&
+                   mk_lua_call(v, cpu, "the decide function", call_decide, &q) == MK_CALL_DONE;
+    return decided ? q.verdict : MK_FILE_DENY;
 }
 
 void mk_lua_connect_files(lua_State *L, struct mk_lua_vm *v, int vm_index, int options)

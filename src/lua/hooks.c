@@ -18,47 +18,49 @@
 
 /* --- the vCPU's side --- */
 
-lua_State *mk_hook_enter(struct mk_lua_hook *h, struct mk_cpu *cpu, int ref)
+static int call_hook(lua_State *co)
 {
-    if (cpu->index >= h->v->vm.cpus || h->v->vm.cpu[cpu->index].end.reason == MK_ERROR)
-        return NULL;
-    lua_State *co = mk_lua_enter(h->v, cpu->index);
-    if (!co)
-        return NULL;
-    if (h->removed) { /* while we waited for the lock */
-        mk_lua_exit(h->v, cpu->index);
-        return NULL;
-    }
-    mk_lua_push_handler(h->v, cpu->index, ref);
-    return co;
+    struct mk_hook_call *c = lua_touserdata(co, 1);
+    if (c->h->removed) /* while we waited for the lock */
+        return 0;
+    c->called = true;
+    mk_lua_push_handler(c->h->v, co, c->ref);
+    return c->body(co, c);
 }
 
-/* Pushes handler and arguments; false when the handler is not to run. */
-static bool enter(struct mk_lua_hook *h, struct mk_io *io, int ref, struct mk_frame *frame)
+bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu)
 {
-    unsigned cpu = io->cpu->index;
-    lua_State *co = mk_hook_enter(h, io->cpu, ref);
-    if (!co)
-        return false;
-    frame->above = h->v->cpu[cpu].frame;
-    h->v->cpu[cpu].frame = frame;
-    if (h->tap)
-        lua_pushstring(co, frame->in ? "read" : "write");
-    lua_pushinteger(co, (lua_Integer)io->address);
-    if (!frame->in || h->tap)
-        lua_pushinteger(co, (lua_Integer)frame->value);
-    lua_pushinteger(co, io->size);
+    return cpu->index < c->h->v->vm.cpus && !mk_lua_failed(c->h->v, cpu->index) &&
+           mk_lua_call(c->h->v, cpu->index, NULL, call_hook, c) != MK_CALL_NOT && c->called;
+}
+
+/* An access of the guest for a handler. */
+struct access {
+    struct mk_hook_call call; /* first */
+    struct mk_io *io;
+    struct mk_frame frame;
+    uint64_t value; /* of an IN */
+};
+
+/* The same for next(): which access it stands for. */
+static bool call_for(struct access *a)
+{
+    struct mk_lua_cpu *lc = &a->call.h->v->cpu[a->io->cpu->index];
+    a->frame.above = lc->frame;
+    lc->frame = &a->frame;
+    bool called = mk_hook_call(&a->call, a->io->cpu);
+    lc->frame = a->frame.above;
+    return called;
+}
+
+static int push_next(lua_State *co, const struct access *a)
+{
+    const struct mk_lua_hook *h = a->call.h;
     if (h->with_next) {
-        lua_pushvalue(h->v->anchor, MK_AT_NEXT + (int)cpu);
+        lua_pushvalue(h->v->anchor, MK_AT_NEXT + (int)a->io->cpu->index);
         lua_xmove(h->v->anchor, co, 1);
     }
-    return true;
-}
-
-static void leave(struct mk_lua_hook *h, struct mk_io *io, const struct mk_frame *frame)
-{
-    h->v->cpu[io->cpu->index].frame = frame->above;
-    mk_lua_exit(h->v, io->cpu->index);
+    return h->with_next;
 }
 
 static const char *kind_of(const struct mk_io *io)
@@ -68,82 +70,92 @@ static const char *kind_of(const struct mk_io *io)
 }
 
 /* #GP or not: the topmost handler has the last word. */
-static void refuse_msr(struct mk_lua_hook *h, struct mk_io *io, bool refused)
+static void refuse_msr(const struct access *a, bool refused)
 {
-    if (io->bus->space == MK_SPACE_MSRS)
-        h->v->vm.cpu[io->cpu->index].msr_refused = refused;
+    if (a->io->bus->space == MK_SPACE_MSRS)
+        a->call.h->v->vm.cpu[a->io->cpu->index].msr_refused = refused;
 }
 
 /* The answer of a read handler: an integer that fits. */
-static uint64_t take_value(struct mk_lua_hook *h, struct mk_io *io, lua_State *co)
+static void take_value(struct access *a, lua_State *co)
 {
-    uint64_t limit = mk_mask(io->size);
-    uint64_t value = (uint64_t)lua_tointeger(co, -1);
+    struct mk_io *io = a->io;
+    uint64_t limit = mk_mask(io->size), value = (uint64_t)lua_tointeger(co, -1);
     unsigned long long at = io->address;
     bool is_false = lua_isboolean(co, -1) && !lua_toboolean(co, -1);
-    refuse_msr(h, io, is_false);
+    a->value = value;
+    refuse_msr(a, is_false);
     if (is_false && io->bus->space == MK_SPACE_MSRS) {
-        value = limit;
+        a->value = limit;
     } else if (!lua_isinteger(co, -1)) {
         const char *type = luaL_typename(co, -1);
-        const char *text = lua_tostring(co, -1); /* no metamethod may run here: it could raise */
-        mk_lua_blame(h->v, io->cpu->index, "read handler of %s 0x%llx answered %s%s%s: it must "
-                     "return an integer of 0 to 0x%llx", kind_of(io), at, type, text ? " " : "",
-                     text ? text : "", (unsigned long long)limit);
+        const char *text = lua_tostring(co, -1);
+        mk_lua_blame(a->call.h->v, io->cpu->index, "read handler of %s 0x%llx answered %s%s%s: it "
+                     "must return an integer of 0 to 0x%llx", kind_of(io), at, type,
+                     text ? " " : "", text ? text : "", (unsigned long long)limit);
     } else if (value > limit) {
-        mk_lua_blame(h->v, io->cpu->index, "read handler of %s 0x%llx answered %lld: it does not "
-                     "fit in %u byte%s", kind_of(io), at, (long long)value, io->size,
+        mk_lua_blame(a->call.h->v, io->cpu->index, "read handler of %s 0x%llx answered %lld: it "
+                     "does not fit in %u byte%s", kind_of(io), at, (long long)value, io->size,
                      io->size > 1 ? "s" : "");
     }
-    return value;
+}
+
+static int call_in(lua_State *co, struct mk_hook_call *c)
+{
+    struct access *a = (struct access *)c;
+    lua_pushinteger(co, (lua_Integer)a->io->address);
+    lua_pushinteger(co, a->io->size);
+    lua_call(co, 2 + push_next(co, a), 1);
+    take_value(a, co);
+    return 0;
 }
 
 static uint64_t hook_in(void *self, struct mk_io *io)
 {
     struct mk_lua_hook *h = self;
-    struct mk_frame frame = { .io = io, .in = true };
-    if (!enter(h, io, h->read_ref, &frame)) {
-        io->passed = true;
-        return 0;
-    }
-    uint64_t value = mk_mask(io->size);
-    unsigned cpu = io->cpu->index;
-    if (mk_lua_call(h->v, cpu, 2 + h->with_next, 1)) {
-        lua_State *co = h->v->cpu[cpu].co;
-        int top = lua_gettop(co);
-        value = take_value(h, io, co);
-        lua_settop(co, top - 1);
-    }
-    leave(h, io, &frame);
-    return value;
+    struct access a = { .call = { h, h->read_ref, call_in, false }, .io = io,
+                        .frame = { .io = io, .in = true }, .value = mk_mask(io->size) };
+    io->passed = !call_for(&a);
+    return a.value;
+}
+
+static int call_out(lua_State *co, struct mk_hook_call *c)
+{
+    struct access *a = (struct access *)c;
+    bool msr = a->io->bus->space == MK_SPACE_MSRS;
+    lua_pushinteger(co, (lua_Integer)a->io->address);
+    lua_pushinteger(co, (lua_Integer)a->frame.value);
+    lua_pushinteger(co, a->io->size);
+    lua_call(co, 3 + push_next(co, a), msr);
+    if (msr && lua_isboolean(co, -1))
+        refuse_msr(a, !lua_toboolean(co, -1));
+    return 0;
 }
 
 static void hook_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_lua_hook *h = self;
-    struct mk_frame frame = { .io = io, .value = value };
-    bool msr = io->bus->space == MK_SPACE_MSRS;
-    unsigned cpu = io->cpu->index;
-    if (!enter(h, io, h->write_ref, &frame)) {
-        io->passed = true;
-        return;
-    }
-    if (mk_lua_call(h->v, cpu, 3 + h->with_next, msr) && msr) {
-        lua_State *co = h->v->cpu[cpu].co;
-        if (lua_isboolean(co, -1))
-            refuse_msr(h, io, !lua_toboolean(co, -1));
-        lua_pop(co, 1);
-    }
-    leave(h, io, &frame);
+    struct access a = { .call = { h, h->write_ref, call_out, false }, .io = io,
+                        .frame = { .io = io, .value = value } };
+    io->passed = !call_for(&a);
+}
+
+static int call_tap(lua_State *co, struct mk_hook_call *c)
+{
+    struct access *a = (struct access *)c;
+    lua_pushstring(co, a->frame.in ? "read" : "write");
+    lua_pushinteger(co, (lua_Integer)a->io->address);
+    lua_pushinteger(co, (lua_Integer)a->frame.value);
+    lua_pushinteger(co, a->io->size);
+    lua_call(co, 4, 0);
+    return 0;
 }
 
 static void tell_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_t value)
 {
-    struct mk_frame frame = { .io = io, .in = in, .value = value };
-    if (!enter(h, io, h->read_ref, &frame))
-        return;
-    mk_lua_call(h->v, io->cpu->index, 4, 0);
-    leave(h, io, &frame);
+    struct access a = { .call = { h, h->read_ref, call_tap, false }, .io = io,
+                        .frame = { .io = io, .in = in, .value = value } };
+    call_for(&a);
 }
 
 static uint64_t tap_in(void *self, struct mk_io *io)

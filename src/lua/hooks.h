@@ -31,9 +31,17 @@ struct mk_range mk_check_range(lua_State *L, bool more_integers);
 /* Where the function at `index` was defined, for messages: "a Lua handler (file:line)". */
 void mk_describe_function(lua_State *L, int index, char *to, size_t size);
 
-/* Begins a call of handler `ref` on the vCPU's thread; NULL when it is not to run. Ends with
- * mk_lua_exit(). */
-lua_State *mk_hook_enter(struct mk_lua_hook *h, struct mk_cpu *cpu, int ref);
+/* A call of a hook's function; what goes with it follows in a struct of the caller's. */
+struct mk_hook_call {
+    struct mk_lua_hook *h;
+    int ref;
+    /* In the gate, the function on top: pushes arguments, calls, reads results; returns 0. */
+    int (*body)(lua_State *co, struct mk_hook_call *c);
+    bool called;
+};
+
+/* On the vCPU's thread, through the gate; false when the function is not to run. */
+bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu);
 /* Puts the hook on its bus and pushes its handle. `h` is the caller's no more; raises when memory
  * ran out or KVM refuses. The functions' references must be in `h` already. */
 int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,

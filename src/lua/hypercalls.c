@@ -44,77 +44,81 @@ static struct mk_call *below(const struct mk_lua_vm *v, uint8_t number, uint64_t
     return call;
 }
 
+/* A handler's turn. */
+struct turn {
+    struct mk_lua_vm *v;
+    struct mk_frame frame;
+    bool found, tap;
+    uint32_t *value;
+};
+
 /* What fn returned is what the guest's next IN reads. */
-static void take_answer(struct mk_lua_vm *v, unsigned cpu, uint8_t number, uint32_t *value)
+static void take_answer(lua_State *co, const struct turn *t)
 {
-    lua_State *co = v->cpu[cpu].co;
     if (lua_isinteger(co, -1) && (uint64_t)lua_tointeger(co, -1) <= UINT32_MAX)
-        *value = (uint32_t)lua_tointeger(co, -1);
+        *t->value = (uint32_t)lua_tointeger(co, -1);
     else if (!lua_isnil(co, -1))
-        mk_lua_blame(v, cpu, "hypercall 0x%02x answered a %s: it must return an integer of 0 to "
-                     "0xffffffff, or nothing", number, luaL_typename(co, -1));
-    lua_pop(co, 1);
+        mk_lua_blame(t->v, t->frame.io->cpu->index, "hypercall 0x%02x answered a %s: it must "
+                     "return an integer of 0 to 0xffffffff, or nothing", t->frame.number,
+                     luaL_typename(co, -1));
 }
 
-static void run_call(struct mk_lua_vm *v, struct mk_io *io, struct mk_call *call, uint32_t *value)
+/* The handler below the order in t->frame, if there is one. */
+static int call_below(lua_State *co)
 {
-    unsigned cpu = io->cpu->index;
-    lua_State *co = v->cpu[cpu].co;
-    uint8_t number = call->number;
-    bool tap = call->kind == TAP, next = call->kind == OVERRIDE;
-    struct mk_frame frame = { .io = io, .call = true, .number = number, .order = call->order,
-                              .above = v->cpu[cpu].frame };
-    v->cpu[cpu].frame = &frame;
+    struct turn *t = lua_touserdata(co, 1);
+    struct mk_cpu *cpu = t->frame.io->cpu;
+    struct mk_call *call = below(t->v, t->frame.number, t->frame.order);
+    if (!call)
+        return 0;
+    bool next = call->kind == OVERRIDE;
+    t->found = true;
+    t->tap = call->kind == TAP;
+    t->frame.order = call->order;
     call->hits++;
-    v->cpu[cpu].what = "a hypercall's handler";
-    mk_lua_push_handler(v, cpu, call->ref);
-    lua_pushinteger(co, (lua_Integer)io->cpu->ops->reg(io->cpu, MK_RBX));
-    lua_pushinteger(co, cpu);
+    mk_lua_push_handler(t->v, co, call->ref);
+    lua_pushinteger(co, (lua_Integer)cpu->ops->reg(cpu, MK_RBX));
+    lua_pushinteger(co, cpu->index);
     if (next) {
-        lua_pushvalue(v->anchor, MK_AT_NEXT + (int)cpu);
-        lua_xmove(v->anchor, co, 1);
+        lua_pushvalue(t->v->anchor, MK_AT_NEXT + (int)cpu->index);
+        lua_xmove(t->v->anchor, co, 1);
     }
-    if (mk_lua_call(v, cpu, 2 + next, !tap) && !tap)
-        take_answer(v, cpu, number, value);
-    v->cpu[cpu].frame = frame.above;
+    lua_call(co, 2 + next, 1);
+    if (!t->tap)
+        take_answer(co, t);
+    return 0;
 }
 
-/* The handlers older than `order`: taps, then one that answers, or the built-in call. */
-static void run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
+/* The handlers below `order`: taps, and the first that is none. False when the built-in call, or
+ * nobody, is to have it. */
+static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
                       uint32_t *value)
 {
-    unsigned cpu = io->cpu->index;
-    struct mk_call *call;
-    bool tap = true;
-    while (tap && (call = below(v, number, order)) && lua_checkstack(v->cpu[cpu].co, 10)) {
-        order = call->order;
-        tap = call->kind == TAP;
-        run_call(v, io, call, value);
-        if (v->vm.cpu[cpu].end.reason == MK_ERROR)
-            return;
-    }
-    if (tap)
-        *value = mk_hypercall_builtin(&v->vm.hypercall, io, number);
+    struct mk_lua_cpu *lc = &v->cpu[io->cpu->index];
+    struct turn t = { .v = v, .value = value,
+                      .frame = { .io = io, .call = true, .number = number, .order = order,
+                                 .above = lc->frame } };
+    enum mk_called called;
+    lc->frame = &t.frame;
+    do {
+        t.found = t.tap = false;
+        called = mk_lua_call(v, io->cpu->index, "a hypercall's handler", call_below, &t);
+    } while (t.tap && called == MK_CALL_DONE);
+    lc->frame = t.frame.above;
+    return t.found || called != MK_CALL_DONE;
 }
 
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value)
 {
     struct mk_lua_vm *v = ctx;
-    unsigned cpu = io->cpu->index;
-    lua_State *co = v->calls[number] ? mk_lua_enter(v, cpu) : NULL;
-    if (!co)
-        return v->closing;
-    bool any = v->calls[number]; /* it may have been removed while we waited for the lock */
-    if (any)
-        run_below(v, io, number, UINT64_MAX, value);
-    mk_lua_exit(v, cpu);
-    return any;
+    return v->calls[number] && run_below(v, io, number, UINT64_MAX, value);
 }
 
 uint32_t mk_lua_next_call(struct mk_lua_vm *v, const struct mk_frame *frame)
 {
     uint32_t value = 0;
-    run_below(v, frame->io, frame->number, frame->order, &value);
+    if (!run_below(v, frame->io, frame->number, frame->order, &value))
+        value = mk_hypercall_builtin(&v->vm.hypercall, frame->io, frame->number);
     return value;
 }
 

@@ -48,6 +48,7 @@ static void raise_due(lua_State *L, lua_Debug *ar)
     if (g->text[0] == '?') /* a coroutine of C functions alone */
         mk_lua_where(g->co, g->text, sizeof(g->text));
     g->raised = true;
+    g->armed = 0;
     lua_pushfstring(L, "%s: %s%s%s", g->text, reason_of(g->due), lua->ended[0] ? "; " : "",
                     lua->ended);
     lua_error(L);
@@ -58,39 +59,92 @@ void mk_guard_arm(lua_State *L)
     lua_sethook(L, raise_due, EVERY, 1);
 }
 
-void mk_guard_end_script(struct mk_lua *lua)
+/* The coroutine that the innermost function of L, one of C, resumes; NULL: none. Only looks. One that
+ * is resumed has a call and is neither suspended nor dead; L stands still then. */
+static lua_State *resumed_by(lua_State *L)
+{
+    lua_Debug ar;
+    if (!lua_getstack(L, 0, &ar) || !lua_getinfo(L, "S", &ar) || ar.what[0] != 'C')
+        return NULL;
+    lua_State *co = lua_tothread(L, 1);
+    if (!co)
+        co = lua_tothread(L, lua_upvalueindex(1));
+    if (!co) /* the function of our wrap() has it second */
+        co = lua_tothread(L, lua_upvalueindex(2));
+    return co && co != L && lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar) ? co : NULL;
+}
+
+lua_State *mk_lua_innermost(lua_State *L)
+{
+    for (lua_State *co = L; co; co = resumed_by(L))
+        L = co;
+    return L;
+}
+
+/* In a signal handler, on the thread that runs Lua. Once it has been armed, `base` does not run Lua
+ * code when the next signal finds that the hook was not there: only then the coroutines above it may
+ * be looked for, whose stacks would change meanwhile otherwise. */
+static void arm_all(struct mk_guard *g, lua_State *base)
+{
+    mk_guard_arm(base);
+    if (g->armed++ == 0)
+        return;
+    for (lua_State *co = resumed_by(base); co; co = resumed_by(co))
+        mk_guard_arm(co);
+}
+
+/* The call is due: system calls that it blocks in return from the next signal on. */
+static void end_call(struct mk_guard *g, lua_State *base)
+{
+    if (!g->breaks)
+        mk_kick_break(true);
+    g->breaks = true;
+    arm_all(g, base);
+}
+
+void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g)
 {
     atomic_store(&lua->ending, true);
-    mk_guard_arm(lua->main);
-    if (!lua->away)
-        mk_guard_arm(lua->running);
+    if (lua->away)
+        mk_guard_arm(lua->main);
+    else
+        end_call(g, lua->base);
 }
 
 /* --- guards --- */
 
-void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co, struct mk_guarded *before)
+void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co)
 {
-    before->running = lua->running;
-    before->guard = lua->guard;
     if (g->depth == 0) {
         g->since = g->asked = 0;
         g->due = MK_DUE_NOT;
         g->raised = false;
+        g->armed = 0;
         g->co = co;
     }
-    lua->running = co;
+    lua->base = co;
     lua->guard = g;
     g->depth++;
 }
 
-void mk_guard_leave(struct mk_lua *lua, struct mk_guard *g, lua_State *co,
-                    const struct mk_guarded *before)
+void mk_guard_leave(struct mk_guard *g, lua_State *co)
 {
-    g->depth--;
-    lua->running = before->running;
-    lua->guard = before->guard;
-    if (g->depth == 0 && g->due)
-        lua_sethook(co, NULL, 0, 0);
+    if (--g->depth > 0 || !g->due)
+        return;
+    lua_sethook(co, NULL, 0, 0);
+    if (g->breaks)
+        mk_kick_break(false);
+    g->breaks = false;
+}
+
+void mk_guard_waited(struct mk_guard *g, uint64_t ns, enum mk_reason reason)
+{
+    g->ran = ns + (g->since ? mk_now() - ns - g->since : 0);
+    if (g->since)
+        g->since += ns;
+    g->asked = 0;
+    if (reason != MK_RUNNING && !g->due)
+        g->due = reason == MK_DEADLINE ? MK_DUE_DEADLINE : MK_DUE_STOP;
 }
 
 /* --- handlers --- */
@@ -179,7 +233,7 @@ void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
 static void die(const struct mk_lua_vm *v, unsigned cpu)
 {
     char where[100], handler[60], guest[140], text[400];
-    mk_lua_where(v->lua->running, where, sizeof(where));
+    mk_lua_where(mk_lua_innermost(v->lua->base), where, sizeof(where));
     describe_handler(v, cpu, handler, sizeof(handler));
     describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu], true, guest, sizeof(guest));
     snprintf(text, sizeof(text), "%s: %s is long over its limit, and goes on where nothing can end it; "
@@ -191,7 +245,7 @@ void mk_lua_tick(void *ctx, struct mk_vcpu *c)
 {
     struct mk_lua_vm *v = ctx;
     struct mk_guard *g = &v->cpu[c->cpu.index].guard;
-    if (g->depth == 0)
+    if (g->depth == 0 || v->cpu[c->cpu.index].waits)
         return;
     uint64_t now = mk_now();
     if (g->since == 0)
@@ -201,7 +255,7 @@ void mk_lua_tick(void *ctx, struct mk_vcpu *c)
         g->due = look(v, c, g, now);
     }
     if (g->due)
-        mk_guard_arm(v->lua->running);
+        end_call(g, v->lua->base);
     if (v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns))
         die(v, c->cpu.index);
 }
@@ -241,6 +295,8 @@ bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message)
     }
     if (!g->due || !g->raised)
         return false;
+    if (g->due != MK_DUE_HANDLER && c->end.reason == MK_ERROR)
+        return true; /* another handler failed, that is why this one was ended */
     describe_handler(v, cpu, handler, sizeof(handler));
     if (g->due == MK_DUE_HANDLER)
         snprintf(why, sizeof(why), "its limit is %g s", (double)v->handler_ns / 1e9);

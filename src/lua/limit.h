@@ -6,14 +6,18 @@
  * is unwound, so that pcall() catches it and is raised at again. Before a call is due this costs
  * two stores.
  *
- * Which coroutine runs is known because coroutine.resume, wrap and close are replaced by equivalents
- * that note it; xpcall() by one that does not call a message handler with an error of ours, because
- * hooks are off in there. Code that kept the functions of before is not seen into.
- * No hook gets into a C function that takes long, or into a finalizer. */
+ * A coroutine that runs is found from the one that resumed it: that one is inside coroutine.resume,
+ * wrap or close, whose argument or upvalue it is. C code that resumes coroutines in other ways is
+ * not seen into. No hook gets into a C function that takes long, or into a finalizer; nor, unless
+ * mk_coroutine_open() was there, into what Lua runs while it handles the hook's own error: an
+ * xpcall()'s message handler, a variable that coroutine.wrap() closes.
+ * A system call that blocks is broken off: while a call is due, the signal does not restart it. */
 #ifndef MK_LUA_LIMIT_H
 #define MK_LUA_LIMIT_H
 
 #include "base/util.h"
+
+#include "dev/dev.h"
 
 #include <lua.h>
 #include <stdatomic.h>
@@ -40,24 +44,25 @@ struct mk_guard {
     volatile uint64_t asked;  /* of the first tick that saw a wish to end; 0: none */
     volatile enum mk_due due;
     volatile bool raised;     /* the hook has been there; `text` is set */
+    volatile unsigned armed;  /* times, since it was there last */
+    bool breaks;              /* mk_kick_break() was called for it */
     lua_State *co;            /* of the outermost call */
     uint64_t ran;             /* ns, when it was found due */
     char text[200];           /* where it was and why it ended */
 };
 
 /* Around a protected call into `co`. */
-struct mk_guarded {
-    lua_State *running;
-    struct mk_guard *guard;
-};
-void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co, struct mk_guarded *before);
-void mk_guard_leave(struct mk_lua *lua, struct mk_guard *g, lua_State *co,
-                    const struct mk_guarded *before);
-/* In a signal handler, on the thread that runs Lua: the call ends at its next instruction. */
+void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co);
+void mk_guard_leave(struct mk_guard *g, lua_State *co);
+/* The call has waited for `ns`, which do not count, and is due when a reason came to end it. */
+void mk_guard_waited(struct mk_guard *g, uint64_t ns, enum mk_reason reason);
+/* What runs in `L` ends at its next instruction. */
 void mk_guard_arm(lua_State *L);
+/* The coroutine that runs, when `L` is where the call began. */
+lua_State *mk_lua_innermost(lua_State *L);
 
 /* The same for the whole script of a state, whose guard is due: blocking calls return, too. */
-void mk_guard_end_script(struct mk_lua *lua);
+void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g);
 
 /* The core's tick (machine.h): in a signal handler on the vCPU's thread. */
 void mk_lua_tick(void *ctx, struct mk_vcpu *c);
@@ -84,7 +89,7 @@ void mk_limit_die(const char *text);
 int mk_lua_end_after(lua_State *L);
 void mk_script_free(struct mk_lua *lua);
 
-/* Replaces coroutine.resume, wrap, close and xpcall of this state. */
+/* Replaces coroutine.wrap and xpcall of a state that is our own. */
 void mk_coroutine_open(lua_State *L);
 
 #endif

@@ -10,8 +10,8 @@
 
 #include "minikvm.h"
 
+#include <signal.h>
 #include <string.h>
-#include <time.h>
 
 struct embedded {
     const char *name;
@@ -74,18 +74,26 @@ static int kind(lua_State *L)
 /* sleep(seconds): other VMs' handlers run meanwhile. Ctrl-C ends it. */
 static int sleep_seconds(lua_State *L)
 {
-    uint64_t ns = mk_check_seconds(L, 1);
-    struct mk_lua *lua = mk_lua_get(L);
-    mk_lua_no_handler(L, "sleep()");
-    lua_Hook before = lua_gethook(lua->main);
-    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
-    mk_lua_release(lua);
-    for (; now < until && !mk_lua_interrupted(lua, before); now = mk_now()) {
-        struct timespec ts = { 0, (long)(until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS) };
-        nanosleep(&ts, NULL); /* short: a signal just before it would go unseen */
-    }
-    mk_lua_acquire(lua);
+    mk_lua_wait(L, mk_check_seconds(L, 1), &(struct mk_wait){ 0 });
     return 0;
+}
+
+/* signal([number]) -> the signal that interrupts guests, which is chosen before the first VM. */
+static int choose_signal(lua_State *L)
+{
+    lua_Integer number = luaL_optinteger(L, 1, 0);
+    struct mk_err err;
+    luaL_argcheck(L, number >= 0 && number <= SIGRTMAX, 1, "no such signal");
+    if (number && mk_kick_choose((int)number, &err) < 0)
+        return mk_misuse(L, "kvm.signal: %s", err.text);
+    lua_pushinteger(L, mk_kick_signal());
+    return 1;
+}
+
+int minikvm_signal(int number)
+{
+    struct mk_err err = { 0 };
+    return mk_kick_choose(number, &err) < 0 ? err.code : 0;
 }
 
 /* now() -> seconds of a clock that only goes forward */
@@ -139,6 +147,7 @@ static int bound_strings(lua_State *L)
 static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods }, { "kind", kind }, { "sleep", sleep_seconds },
+                                          { "signal", choose_signal },
                                           { "probe", probe }, { "now", time_now },
                                           { "limit", mk_lua_limit },
                                           { "end_after", mk_lua_end_after },
@@ -188,7 +197,6 @@ int luaopen_minikvm_test(lua_State *L)
 int luaopen_minikvm(lua_State *L)
 {
     luaL_checkversion(L);
-    mk_coroutine_open(L);
     preload_all(L);
     push_core(L);
     const struct embedded *e = mk_embedded;

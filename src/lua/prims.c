@@ -65,15 +65,25 @@ static int prim_sink(lua_State *L)
 
 /* --- fifo --- */
 
+struct record {
+    struct mk_hook_call call; /* first */
+    const char *bytes;
+    size_t length;
+};
+
+static int call_record(lua_State *co, struct mk_hook_call *c)
+{
+    const struct record *r = (const struct record *)c;
+    lua_pushlstring(co, r->bytes, r->length);
+    lua_call(co, 1, 0);
+    return 0;
+}
+
 static void on_record(void *ctx, struct mk_cpu *cpu, const char *bytes, size_t length)
 {
     struct mk_lua_hook *h = ctx;
-    lua_State *co = mk_hook_enter(h, cpu, h->write_ref);
-    if (!co)
-        return;
-    lua_pushlstring(co, bytes, length);
-    mk_lua_call(h->v, cpu->index, 1, 0);
-    mk_lua_exit(h->v, cpu->index);
+    struct record r = { .call = { h, h->write_ref, call_record, false }, bytes, length };
+    mk_hook_call(&r.call, cpu);
 }
 
 static void check_fifo(lua_State *L, int index, struct mk_prim *prim)
@@ -120,17 +130,26 @@ static int prim_fifo(lua_State *L)
 
 /* --- match --- */
 
+struct matched {
+    struct mk_hook_call call; /* first */
+    const struct mk_io *io;
+};
+
+static int call_match(lua_State *co, struct mk_hook_call *c)
+{
+    const struct mk_io *io = ((const struct matched *)c)->io;
+    lua_pushinteger(co, (lua_Integer)io->address);
+    lua_pushinteger(co, (lua_Integer)c->h->prim->value);
+    lua_pushinteger(co, io->size);
+    lua_call(co, 3, 0);
+    return 0;
+}
+
 static void on_match(void *ctx, struct mk_io *io)
 {
     struct mk_lua_hook *h = ctx;
-    lua_State *co = mk_hook_enter(h, io->cpu, h->write_ref);
-    if (!co)
-        return;
-    lua_pushinteger(co, (lua_Integer)io->address);
-    lua_pushinteger(co, (lua_Integer)h->prim->value);
-    lua_pushinteger(co, io->size);
-    mk_lua_call(h->v, io->cpu->index, 3, 0);
-    mk_lua_exit(h->v, io->cpu->index);
+    struct matched m = { .call = { h, h->write_ref, call_match, false }, io };
+    mk_hook_call(&m.call, io->cpu);
 }
 
 /* match(range, value, fn(address, value, size)) -> handle */
@@ -157,15 +176,23 @@ struct lua_bell {
     struct mk_lua_hook h;
 };
 
+struct ring {
+    struct mk_hook_call call; /* first */
+    uint64_t count;
+};
+
+static int call_ring(lua_State *co, struct mk_hook_call *c)
+{
+    lua_pushinteger(co, (lua_Integer)((const struct ring *)c)->count);
+    lua_call(co, 1, 0);
+    return 0;
+}
+
 static void on_ring(void *ctx, struct mk_cpu *cpu, uint64_t count)
 {
     struct mk_lua_hook *h = ctx;
-    lua_State *co = mk_hook_enter(h, cpu, h->write_ref);
-    if (!co)
-        return;
-    lua_pushinteger(co, (lua_Integer)count);
-    mk_lua_call(h->v, cpu->index, 1, 0);
-    mk_lua_exit(h->v, cpu->index);
+    struct ring r = { .call = { h, h->write_ref, call_ring, false }, count };
+    mk_hook_call(&r.call, cpu);
 }
 
 static uint64_t bell_hits(struct mk_lua_vm *v, struct mk_handle *handle)

@@ -49,7 +49,6 @@ struct children {
 struct launch {
     char **argv, **env;
     pid_t parent;
-    sigset_t mask;
     int output, report;
 };
 
@@ -114,6 +113,7 @@ static int end_group(pid_t leader, pid_t guardian)
  * because they may have any number. */
 static _Noreturn void become(const struct launch *l)
 {
+    sigset_t none;
     int output = fcntl(l->output, F_DUPFD_CLOEXEC, ABOVE_ALL);
     int report = fcntl(l->report, F_DUPFD_CLOEXEC, ABOVE_ALL);
     int nothing = open("/dev/null", O_RDONLY);
@@ -123,7 +123,8 @@ static _Noreturn void become(const struct launch *l)
     dup2(output, STDOUT_FILENO);
     dup2(output, STDERR_FILENO);
     dup2(report, REPORT_FD);
-    sigprocmask(SIG_SETMASK, &l->mask, NULL);
+    sigemptyset(&none); /* whoever started us may have blocked some */
+    sigprocmask(SIG_SETMASK, &none, NULL);
     execve(l->argv[0], l->argv, l->env);
     static const char message[] = "cannot be executed\n";
     if (write(STDERR_FILENO, message, sizeof(message) - 1) < 0)
@@ -197,7 +198,6 @@ static int children_spawn(lua_State *L)
     struct children *c = check_children(L);
     struct launch l = { .argv = push_strings(L, 2), .env = push_strings(L, 3) };
     luaL_argcheck(L, l.argv[0], 2, "the list is empty");
-    l.mask = c->mask_before;
     struct mk_err err;
     int i = 0;
     while (i < MAX_CHILDREN && c->child[i].pid)
@@ -300,6 +300,7 @@ static int children_next(lua_State *L)
     struct children *c = check_children(L);
     uint64_t ns = mk_check_seconds(L, 2);
     struct mk_lua *lua = mk_lua_get(L);
+    struct mk_turn turn;
     mk_lua_no_handler(L, "children:next()");
     uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
     for (int pushed = 0;; now = mk_now()) {
@@ -307,9 +308,9 @@ static int children_next(lua_State *L)
         fill(c, list);
         uint64_t left = until > now ? until - now : 0;
         struct timespec wait = { (time_t)(left / 1000000000u), (long)(left % 1000000000u) };
-        mk_lua_release(lua);
+        mk_lua_release(lua, &turn);
         int ready = ppoll(list, MK_COUNT(list), &wait, NULL);
-        mk_lua_acquire(lua);
+        mk_lua_acquire(lua, &turn);
         if (ready > 0)
             pushed = push_event(L, c, list);
         if (pushed || left == 0 || (ready < 0 && errno != EINTR))

@@ -32,7 +32,7 @@ void mk_limit_die(const char *text)
 static void die(const struct mk_script *s)
 {
     char where[100], text[300];
-    mk_lua_where(s->lua->away ? s->lua->main : s->lua->running, where, sizeof(where));
+    mk_lua_where(mk_lua_innermost(s->lua->away ? s->lua->main : s->lua->base), where, sizeof(where));
     snprintf(text, sizeof(text), "%s: the script's time of %llu.%llu s is long up, and it goes on "
              "where nothing can end it", where, (unsigned long long)(s->ns / 1000000000u),
              (unsigned long long)(s->ns / 100000000u % 10));
@@ -47,14 +47,14 @@ static void on_signal(void *ctx)
     if (ran < s->ns)
         return;
     s->guard.due = MK_DUE_SCRIPT;
-    mk_guard_end_script(s->lua);
+    mk_guard_end_script(s->lua, &s->guard);
     if (mk_limit_overdue(ran, s->ns))
         die(s);
 }
 
 static bool start_timer(timer_t *timer)
 {
-    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = MK_KICK_SIGNAL };
+    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = mk_kick_signal() };
     struct itimerspec every = { .it_value.tv_nsec = MK_TICK_NS, .it_interval.tv_nsec = MK_TICK_NS };
     event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
     return timer_create(CLOCK_MONOTONIC, &event, timer) == 0 &&
@@ -70,7 +70,7 @@ int mk_lua_end_after(lua_State *L)
     if (!s)
         return luaL_error(L, "end_after: once, and with memory");
     *s = (struct mk_script){ .lua = lua, .began = mk_now(), .ns = ns, .guard = { .depth = 1, .co = lua->main } };
-    if (mk_kick_setup(&err) < 0 || (mk_kick_watch(on_signal, s), !start_timer(&s->tick))) {
+    if (mk_kick_setup(&err) < 0 || (mk_kick_watch(on_signal, s), mk_kick_allow(), !start_timer(&s->tick))) {
         mk_kick_watch(NULL, NULL);
         free(s);
         return luaL_error(L, "no timer for the script: %s", strerror(errno));

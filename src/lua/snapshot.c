@@ -33,7 +33,7 @@ static struct box *new_box(lua_State *L)
 
 static void need_end(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
-    if (v->lua->handler_of == v)
+    if (v->lua->handler && v->lua->handler->v == v)
         mk_misuse(L, "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "
                       "variable, call vm:stop(), and do it when the run is over", what, v->vm.name);
     if (!mk_vm_wait(&v->vm, 0))

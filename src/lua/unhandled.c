@@ -2,50 +2,58 @@
  * script, which may serve them. */
 #include "lua/hooks.h"
 
+struct question {
+    struct mk_lua_vm *v;
+    struct mk_io *io;
+    bool in, served;
+    uint64_t *value;
+};
+
 /* Takes what fn answered: an integer that fits serves a read, true a write. */
-static bool take_answer(struct mk_lua_vm *v, struct mk_io *io, bool in, uint64_t *value)
+static void take_answer(lua_State *co, struct question *q)
 {
-    lua_State *co = v->cpu[io->cpu->index].co;
-    bool served = !in && lua_isboolean(co, -1) && lua_toboolean(co, -1);
-    if (in && lua_isinteger(co, -1)) {
-        *value = (uint64_t)lua_tointeger(co, -1);
-        served = *value <= mk_mask(io->size);
-    }
     bool nothing = lua_isnil(co, -1) || (lua_isboolean(co, -1) && !lua_toboolean(co, -1));
-    if (!served && !nothing)
-        mk_lua_blame(v, io->cpu->index, "the on_unhandled handler answered a %s that does not serve "
-                     "this: an integer that fits for reads, true for writes, or nothing",
+    q->served = !q->in && lua_isboolean(co, -1) && !nothing;
+    if (q->in && lua_isinteger(co, -1)) {
+        *q->value = (uint64_t)lua_tointeger(co, -1);
+        q->served = *q->value <= mk_mask(q->io->size);
+    }
+    if (!q->served && !nothing)
+        mk_lua_blame(q->v, q->io->cpu->index, "the on_unhandled handler answered a %s that does "
+                     "not serve this: an integer that fits for reads, true for writes, or nothing",
                      luaL_typename(co, -1));
-    lua_pop(co, 1);
-    return served;
+}
+
+static int call_none(lua_State *co)
+{
+    static const char *const what[][2] = { { "out", "in" }, { "write", "read" },
+                                           { "wrmsr", "rdmsr" } };
+    struct question *q = lua_touserdata(co, 1);
+    if (!q->v->none_ref) /* removed while we waited for the lock */
+        return 0;
+    q->v->none_hits++;
+    mk_lua_push_handler(q->v, co, q->v->none_ref);
+    lua_pushstring(co, what[q->io->bus->space][q->in]);
+    lua_pushinteger(co, (lua_Integer)q->io->address);
+    if (q->in)
+        lua_pushnil(co);
+    else
+        lua_pushinteger(co, (lua_Integer)*q->value);
+    lua_pushinteger(co, q->io->size);
+    lua_call(co, 4, 1);
+    take_answer(co, q);
+    return 0;
 }
 
 static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script)
 {
-    static const char *const what[][2] = { { "out", "in" }, { "write", "read" },
-                                           { "wrmsr", "rdmsr" } };
     struct mk_lua_vm *v = ctx;
-    unsigned cpu = io->cpu->index;
-    bool served = false;
-    bool wanted = v->none_ref && v->vm.cpu[cpu].end.reason != MK_ERROR;
-    lua_State *co = wanted ? mk_lua_enter(v, cpu) : NULL;
-    if (!co)
-        return false;
-    if (v->none_ref) { /* not removed while we waited for the lock */
-        v->none_hits++;
-        mk_lua_push_handler(v, cpu, v->none_ref);
-        lua_pushstring(co, what[io->bus->space][in]);
-        lua_pushinteger(co, (lua_Integer)io->address);
-        if (in)
-            lua_pushnil(co);
-        else
-            lua_pushinteger(co, (lua_Integer)*value);
-        lua_pushinteger(co, io->size);
-        served = mk_lua_call(v, cpu, 4, 1) && take_answer(v, io, in, value);
-    }
-    mk_lua_exit(v, cpu);
-    *script = served;
-    return served;
+    struct question q = { .v = v, .io = io, .in = in, .value = value };
+    if (v->none_ref && !mk_lua_failed(v, io->cpu->index))
+        mk_lua_call(v, io->cpu->index, NULL, call_none, &q);
+    if (q.served)
+        *script = true;
+    return q.served;
 }
 
 void mk_lua_connect_unhandled(struct mk_lua_vm *v)

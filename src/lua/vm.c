@@ -57,19 +57,27 @@ static bool interrupted(void *ctx)
            (v->in_run && mk_lua_interrupted(v->lua, v->hook_before));
 }
 
-static void trace(void *ctx, struct mk_vcpu *cpu, const char *line)
+struct trace_line {
+    struct mk_lua_vm *v;
+    const char *text;
+};
+
+static int call_trace(lua_State *co)
 {
-    struct mk_lua_vm *v = ctx;
-    lua_State *co = cpu->end.reason == MK_ERROR ? NULL : mk_lua_enter(v, cpu->cpu.index);
-    if (!co)
-        return;
-    if (v->trace_ref) { /* else it was taken away while this thread waited for the Lua lock */
-        v->cpu[cpu->cpu.index].what = "the trace function";
-        mk_lua_push_handler(v, cpu->cpu.index, v->trace_ref);
-        lua_pushstring(co, line);
-        mk_lua_call(v, cpu->cpu.index, 1, 0);
-    }
-    mk_lua_exit(v, cpu->cpu.index);
+    const struct trace_line *line = lua_touserdata(co, 1);
+    if (!line->v->trace_ref)
+        return 0;
+    mk_lua_push_handler(line->v, co, line->v->trace_ref);
+    lua_pushstring(co, line->text);
+    lua_call(co, 1, 0);
+    return 0;
+}
+
+static void trace(void *ctx, struct mk_vcpu *cpu, const char *text)
+{
+    struct trace_line line = { ctx, text };
+    if (!mk_lua_failed(line.v, cpu->cpu.index))
+        mk_lua_call(line.v, cpu->cpu.index, "the trace function", call_trace, &line);
 }
 
 static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .trace = trace,
@@ -79,10 +87,26 @@ static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .
 
 static bool in_own_handler(const struct mk_lua_vm *v)
 {
-    return v->lua->handler_of == v;
+    return v->lua->handler && v->lua->handler->v == v;
 }
 
-/* Frees what the box holds. The Lua lock stays ours: handlers that wait for it give up. */
+static bool over(void *vm, uint64_t ns)
+{
+    return mk_vm_wait(vm, ns);
+}
+
+/* Handlers that have given the Lua lock up come back for it, to be ended. */
+static void end_waiting(struct mk_lua_vm *v)
+{
+    struct mk_turn turn;
+    mk_vm_stop(&v->vm, MK_STOPPED);
+    mk_lua_release(v->lua, &turn);
+    while (!over(&v->vm, MK_LOOK_NS))
+        ;
+    mk_lua_acquire(v->lua, &turn);
+}
+
+/* Frees what the box holds. The Lua lock stays ours: handlers that would begin give up. */
 static void close_box(struct mk_lua_vm *v)
 {
     if (!v->open)
@@ -91,6 +115,10 @@ static void close_box(struct mk_lua_vm *v)
     v->closing = true;
     pthread_cond_broadcast(&v->lua->handler_turn);
     pthread_mutex_unlock(&v->lua->mutex);
+    v->busy++; /* a collection meanwhile leaves it alone */
+    if (v->waiting)
+        end_waiting(v);
+    v->busy--;
     int in_fd = v->vm.m.console.in_fd;
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
@@ -296,6 +324,7 @@ static int run(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_limits limits;
+    struct mk_turn turn;
     struct mk_err err;
     mk_lua_no_handler(L, "run()");
     if (!prepare(L, v, "run", &limits))
@@ -303,9 +332,9 @@ static int run(lua_State *L)
     v->hook_before = lua_gethook(v->lua->main);
     v->in_run = true;
     v->busy++;
-    mk_lua_release(v->lua);
+    mk_lua_release(v->lua, &turn);
     int rc = mk_vm_run(&v->vm, &limits, &err);
-    mk_lua_acquire(v->lua);
+    mk_lua_acquire(v->lua, &turn);
     v->in_run = false;
     v->busy--;
     if (rc < 0) {
@@ -334,19 +363,12 @@ static int start(lua_State *L)
 
 /* Gives the lock up until the VM has ended or `ns` have passed or Ctrl-C came; true when it
  * ended. */
-static bool wait_for(struct mk_lua_vm *v, uint64_t ns)
+static bool wait_for(lua_State *L, struct mk_lua_vm *v, uint64_t ns)
 {
-    struct mk_lua *lua = v->lua;
-    lua_Hook before = lua_gethook(lua->main);
-    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
     v->busy++;
-    mk_lua_release(lua);
-    bool over = mk_vm_wait(&v->vm, 0);
-    while (!over && (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
-        over = mk_vm_wait(&v->vm, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
-    mk_lua_acquire(lua);
+    bool ended = mk_lua_wait(L, ns, &(struct mk_wait){ over, &v->vm, true });
     v->busy--;
-    return over;
+    return ended;
 }
 
 /* Its state is a vCPU thread's business while it runs. */
@@ -359,12 +381,12 @@ static bool never_ran(struct mk_lua_vm *v)
 static int wait(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
+    uint64_t ns = mk_opt_seconds(L, 2);
     if (ns > 0)
         mk_lua_no_handler(L, "wait()");
     if (never_ran(v))
         return mk_misuse(L, "wait: vm \"%s\" was never started", v->vm.name);
-    if (ns > 0 ? wait_for(v, ns) : mk_vm_wait(&v->vm, 0))
+    if (wait_for(L, v, ns))
         return finish(L, v);
     luaL_pushfail(L);
     lua_pushfstring(L, "vm \"%s\" is still running", v->vm.name);
@@ -378,21 +400,22 @@ static int vm_stop(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     mk_vm_stop(&v->vm, MK_STOPPED);
-    if (v->lua->handler_of || never_ran(v))
+    if (v->lua->handler || never_ran(v))
         return 0;
-    wait_for(v, MK_FOREVER);
+    wait_for(L, v, MK_FOREVER);
     return finish(L, v);
 }
 
 /* Gives the lock up until all vCPUs are outside the guest, or Ctrl-C came. */
-static void wait_paused(struct mk_lua_vm *v)
+static bool paused(void *vm, uint64_t ns)
 {
-    lua_Hook before = lua_gethook(v->lua->main);
+    return mk_vm_wait_paused(vm, ns);
+}
+
+static void wait_paused(lua_State *L, struct mk_lua_vm *v)
+{
     v->busy++;
-    mk_lua_release(v->lua);
-    while (!mk_vm_wait_paused(&v->vm, MK_LOOK_NS) && !mk_lua_interrupted(v->lua, before))
-        ;
-    mk_lua_acquire(v->lua);
+    mk_lua_wait(L, MK_FOREVER, &(struct mk_wait){ paused, &v->vm, true });
     v->busy--;
 }
 
@@ -406,8 +429,8 @@ static int vm_pause(lua_State *L)
         return mk_misuse(L, "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
                             "it instead", v->vm.name);
     bool runs = mk_vm_pause(&v->vm);
-    if (runs && !v->lua->handler_of) {
-        wait_paused(v);
+    if (runs && !v->lua->handler) {
+        wait_paused(L, v);
         runs = !mk_vm_wait(&v->vm, 0);
     }
     lua_settop(L, 1);

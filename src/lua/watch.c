@@ -191,21 +191,25 @@ static int forbid(lua_State *L)
 
 /* watch_wait(watch, seconds): on a VM that was started, until the watch is decided, the VM does not
  * run any more, or the time is up. */
+struct watched {
+    struct mk_lua_vm *v;
+    const struct mk_watch *w;
+};
+
+static bool decided(void *ctx, uint64_t ns)
+{
+    const struct watched *watched = ctx;
+    return mk_vm_watch_wait(&watched->v->vm, watched->w, ns);
+}
+
 static int watch_wait(lua_State *L)
 {
     struct box *box;
     struct mk_lua_vm *v = check_watch(L, &box);
     uint64_t ns = mk_check_seconds(L, 2);
-    struct mk_lua *lua = v->lua;
-    lua_Hook before = lua_gethook(lua->main);
-    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
+    struct watched watched = { v, box->w };
     v->busy++;
-    mk_lua_release(lua);
-    bool over = mk_vm_watch_wait(&v->vm, box->w, 0);
-    while (!over && (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
-        over = mk_vm_watch_wait(&v->vm, box->w,
-                                until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
-    mk_lua_acquire(lua);
+    mk_lua_wait(L, ns, &(struct mk_wait){ decided, &watched, true });
     v->busy--;
     return 0;
 }
@@ -350,11 +354,12 @@ static int where(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     lua_Integer cpu = luaL_checkinteger(L, 2);
     luaL_argcheck(L, cpu >= 0 && cpu < v->vm.cpus, 2, "no such cpu");
+    struct mk_turn turn;
     uint64_t rip;
     v->busy++;
-    mk_lua_release(v->lua);
+    mk_lua_release(v->lua, &turn);
     bool known = mk_vm_where(&v->vm, (unsigned)cpu, &rip);
-    mk_lua_acquire(v->lua);
+    mk_lua_acquire(v->lua, &turn);
     v->busy--;
     lua_pushinteger(L, (lua_Integer)rip);
     return known;

@@ -69,7 +69,7 @@ static void on_signal(void *ctx)
     if (!lua || !atomic_load(&w->channel.stop) || w->guard.depth == 0)
         return;
     w->guard.due = MK_DUE_STOP;
-    mk_guard_end_script(lua);
+    mk_guard_end_script(lua, &w->guard);
 }
 
 static int owner_send(lua_State *L)
@@ -188,16 +188,15 @@ static int describe(lua_State *L)
 
 static void run(lua_State *L, struct worker *w)
 {
-    struct mk_guarded before;
     struct mk_lua *lua = mk_lua_get(L);
     lua_pushcfunction(L, describe);
     lua_pushcfunction(L, body);
     lua_pushlightuserdata(L, w);
     atomic_store(&w->lua, lua);
-    mk_guard_enter(lua, &w->guard, L, &before);
+    mk_guard_enter(lua, &w->guard, L);
     int status = lua_pcall(L, 1, 0, 1);
-    lua->running = L;
-    mk_guard_leave(lua, &w->guard, L, &before);
+    mk_guard_leave(&w->guard, L);
+    lua->guard = NULL;
     if (status != LUA_OK) {
         mk_bytes_free(&w->results);
         const char *text = lua_tostring(L, -1);
@@ -211,20 +210,12 @@ static int open_protected(lua_State *L)
     return 0;
 }
 
-static void allow_kick(void)
-{
-    sigset_t kick;
-    sigemptyset(&kick);
-    sigaddset(&kick, MK_KICK_SIGNAL);
-    pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
-}
-
 static void *worker_thread(void *arg)
 {
     struct worker *w = arg;
     lua_State *L = luaL_newstate();
     mk_kick_watch(on_signal, w);
-    allow_kick();
+    mk_kick_allow();
     if (L) {
         lua_pushcfunction(L, open_protected);
         lua_pushlightuserdata(L, w);
@@ -239,7 +230,7 @@ static void *worker_thread(void *arg)
     mk_kick_watch(NULL, NULL);
     pthread_mutex_lock(&w->channel.lock);
     w->channel.ended = true;
-    pthread_cond_broadcast(&w->channel.changed);
+    mk_channel_changed(&w->channel);
     pthread_mutex_unlock(&w->channel.lock);
     let_go(w);
     return NULL;
@@ -318,14 +309,11 @@ static void stay_loaded(void)
         dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-/* Signals belong to the program's own threads; the kick is let in when it can be answered. */
+/* The thread has the signal mask of this one, as have the processes that it starts; the kick is let
+ * in when it can be answered. */
 static int spawn(struct worker *w, struct mk_err *err)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     int code = pthread_create(&w->thread, NULL, worker_thread, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return code ? mk_fail_errno(err, code, "kvm.worker: a thread") : 0;
 }
 
@@ -400,22 +388,26 @@ static int worker_receive(lua_State *L)
     return mk_channel_receive(L, &check_box(L)->w->channel, 0);
 }
 
-/* Waits until it has ended, `ns` passed, or Ctrl-C came; kicks it meanwhile when it shall stop. */
-static bool wait_end(struct worker *w, uint64_t ns, const struct mk_lua *lua)
+static bool has_ended(void *worker, uint64_t ns)
 {
-    lua_Hook before = lua_gethook(lua->main);
-    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
-    bool stop = atomic_load(&w->channel.stop);
+    struct worker *w = worker;
     pthread_mutex_lock(&w->channel.lock);
-    while (!w->channel.ended && (now = mk_now()) < until &&
-           (stop || !mk_lua_interrupted(lua, before))) {
-        if (stop)
-            pthread_kill(w->thread, MK_KICK_SIGNAL);
-        mk_channel_wait(&w->channel, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
-    }
+    if (!w->channel.ended && ns)
+        mk_channel_wait(&w->channel, ns);
     bool ended = w->channel.ended;
     pthread_mutex_unlock(&w->channel.lock);
     return ended;
+}
+
+/* Kicks one that shall stop until it has ended, or MK_CLOSE_NS have passed. */
+static bool end_worker(struct worker *w)
+{
+    uint64_t until = mk_now() + MK_CLOSE_NS;
+    while (!has_ended(w, 0) && mk_now() < until) {
+        pthread_kill(w->thread, mk_kick_signal());
+        has_ended(w, MK_LOOK_NS);
+    }
+    return has_ended(w, 0);
 }
 
 static void join(struct box *box)
@@ -451,15 +443,10 @@ static int push_outcome(lua_State *L, struct worker *w)
 static int worker_wait(lua_State *L)
 {
     struct box *box = check_box(L);
-    uint64_t ns = lua_isnoneornil(L, 2) ? MK_FOREVER : mk_check_seconds(L, 2);
-    struct mk_lua *lua = mk_lua_get(L);
+    uint64_t ns = mk_opt_seconds(L, 2);
     if (box->left)
         return push_failure(L, "the worker is stuck in a C function", "ECANCELED");
-    mk_lua_no_handler(L, "wait()");
-    mk_lua_release(lua);
-    bool ended = wait_end(box->w, ns, lua);
-    mk_lua_acquire(lua);
-    if (!ended)
+    if (!mk_lua_wait(L, ns, &(struct mk_wait){ has_ended, box->w, true }))
         return push_failure(L, "the worker still runs", "ETIMEDOUT");
     join(box);
     return push_outcome(L, box->w);
@@ -469,17 +456,18 @@ static int worker_wait(lua_State *L)
 static bool close_box(struct box *box, struct mk_lua *lua, bool yield)
 {
     struct worker *w = box->w;
+    struct mk_turn turn;
     if (box->over)
         return !box->left;
     atomic_store(&w->channel.stop, true);
     pthread_mutex_lock(&w->channel.lock);
-    pthread_cond_broadcast(&w->channel.changed);
+    mk_channel_changed(&w->channel);
     pthread_mutex_unlock(&w->channel.lock);
     if (yield)
-        mk_lua_release(lua);
-    bool ended = wait_end(w, MK_CLOSE_NS, lua);
+        mk_lua_release(lua, &turn);
+    bool ended = end_worker(w);
     if (yield)
-        mk_lua_acquire(lua);
+        mk_lua_acquire(lua, &turn);
     if (ended) {
         join(box);
     } else {
@@ -493,7 +481,7 @@ static bool close_box(struct box *box, struct mk_lua *lua, bool yield)
 static int worker_close(lua_State *L)
 {
     struct mk_lua *lua = mk_lua_get(L);
-    if (!close_box(check_box(L), lua, !lua->handler_of))
+    if (!close_box(check_box(L), lua, !lua->handler))
         return push_failure(L, "the worker is in a C function that does not return: its thread and "
                                "memory are left to themselves", "EBUSY");
     lua_pushboolean(L, 1);

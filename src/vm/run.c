@@ -120,18 +120,13 @@ static void *vcpu_thread(void *arg)
     return NULL;
 }
 
-/* All signals but the kick belong to the program's own threads. */
+/* The thread has the signal mask of this one, as have the processes that its handlers start. */
 static int spawn(struct mk_vm *vm, unsigned i, struct mk_err *err)
 {
-    sigset_t all, before;
     pthread_attr_t attr;
-    sigfillset(&all);
-    sigdelset(&all, MK_KICK_SIGNAL);
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, THREAD_STACK);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     int code = pthread_create(&vm->thread[i], &attr, vcpu_thread, &vm->cpu[i]);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     return code ? mk_fail_errno(err, code, "vm \"%s\": thread for cpu %u", vm->name, i) : 0;
 }
