@@ -726,3 +726,46 @@ describe("file policies", function()
     g.vm:close()
   end)
 end)
+
+-- open(), POSIX: a descriptor is of the file that the name meant when it was opened. Editors and log
+-- rotation replace files by rename().
+describe("a file of the host that is replaced while it is open", function()
+  if support.without_kvm(pending) then return end
+
+  it("is the new one for who opens it now, the old one for who had it open", function()
+    local root = files.folder()
+    for _, verdict in ipairs{ "ro", "cow", "rw", "shared-rw" } do
+      files.put(root .. "/a", "old")
+      local g = files.guest("block", kvm.files{ root = root, rules = { { "a", verdict } } })
+      local mode = verdict == "ro" and READ or READ | WRITE
+      local old = g:open("a", mode)
+      files.put(root .. "/b", "newer")
+      assert(os.rename(root .. "/b", root .. "/a"))
+      if verdict ~= "cow" then -- there it is its own copy by now
+        local new = g:open("a", mode)
+        assert.equal("newer", select(2, g:read(new, 9)))
+        if mode ~= READ then
+          assert.equal(1, g:write(new, "!"))
+          assert.equal("newer!", files.get(root .. "/a"))
+        end
+        assert.equal(0, g:close(new))
+      end
+      assert.equal("old", select(2, g:read(old, 9)))
+      assert.equal(0, g:close(old))
+      g.vm:close()
+    end
+    files.remove(root)
+  end)
+
+  it("is gone for who opens it now when the host removed it", function()
+    local root = files.folder()
+    files.put(root .. "/a", "old")
+    local g = files.guest("byte", kvm.files{ root = root, rules = { { "a", "ro" } } })
+    local old = g:open("a", READ)
+    os.remove(root .. "/a")
+    assert.equal(files.ENOENT, g:open("a", READ))
+    assert.equal("old", select(2, g:read(old, 9)))
+    g.vm:close()
+    files.remove(root)
+  end)
+end)

@@ -10,6 +10,10 @@ void mk_fsbox_note(struct mk_fsbox *box, const char *op, const char *name, size_
 
 /* fsbox_own.c: makes the private directory if it is not there; 0 or a negated errno. */
 int mk_fsbox_need_own(struct mk_fsbox *box);
+/* A file in there is the VM's from now on: a restore replaces it. -ENOMEM. */
+int mk_fsbox_claim(struct mk_fsbox *box, const char *name);
+/* Removes what is the VM's: all of a directory that vanishes with it. */
+void mk_fsbox_empty_own(struct mk_fsbox *box);
 /* Closes it, and removes it unless it is to stay. */
 void mk_fsbox_leave_own(struct mk_fsbox *box);
 

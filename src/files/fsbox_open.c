@@ -22,10 +22,19 @@ struct request {
 
 /* --- nodes: open files by name --- */
 
-static struct mk_file_node *node_of(struct mk_fsbox *box, const char *name)
+static bool same_file(int a, int b)
+{
+    struct stat one, other;
+    return fstat(a, &one) == 0 && fstat(b, &other) == 0 && one.st_dev == other.st_dev &&
+           one.st_ino == other.st_ino;
+}
+
+/* That of the file which bears the name now: the host may have replaced it by another meanwhile. */
+static struct mk_file_node *node_of(struct mk_fsbox *box, const char *name, int fd)
 {
     for (unsigned i = 0; i < MK_FILES_OPEN; i++)
-        if (box->node[i].users && strcmp(box->node[i].name, name) == 0)
+        if (box->node[i].users && strcmp(box->node[i].name, name) == 0 &&
+            same_file(fd, box->node[i].fd))
             return &box->node[i];
     return NULL;
 }
@@ -73,13 +82,6 @@ static int find(struct mk_fsbox *box, const struct request *r, bool *own)
 
 /* --- writing to what was the root's --- */
 
-static bool same_file(int a, int b)
-{
-    struct stat one, other;
-    return fstat(a, &one) == 0 && fstat(b, &other) == 0 && one.st_dev == other.st_dev &&
-           one.st_ino == other.st_ino;
-}
-
 /* The lock keeps other VMs, and other programs that use flock(), from writing meanwhile. */
 static int lock_file(struct mk_file_node *node, int fd, enum mk_verdict verdict)
 {
@@ -114,14 +116,22 @@ static int room_for_file(struct mk_fsbox *box)
     return box->files >= box->limits.files ? -ENOSPC : mk_fsbox_need_own(box);
 }
 
+/* One file more; the descriptor, or why not. */
+static int claim_new(struct mk_fsbox *box, const char *name, int fd)
+{
+    int rc = mk_fsbox_claim(box, name);
+    box->files++;
+    if (rc < 0)
+        close(fd);
+    return rc < 0 ? rc : fd;
+}
+
 static int new_file(struct mk_fsbox *box, const char *name)
 {
     int fd = room_for_file(box);
     if (fd == 0)
         fd = mk_path_create(box->own, name);
-    if (fd >= 0)
-        box->files++;
-    return fd;
+    return fd < 0 ? fd : claim_new(box, name, fd);
 }
 
 static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node)
@@ -135,7 +145,7 @@ static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node)
     if (fd == 0)
         fd = mk_path_copy(box->own, node->name, node->fd);
     if (fd >= 0)
-        box->files++;
+        fd = claim_new(box, node->name, fd);
     mk_fsbox_note(box, "copy", node->name, strlen(node->name), mk_verdict_name(MK_FILE_COW),
                   fd < 0 ? fd : 0, fd < 0 ? 0 : (uint64_t)st.st_size);
     return fd;
@@ -157,7 +167,7 @@ static int make_own(struct mk_fsbox *box, struct mk_file_node *node, unsigned fl
 static int make_writable(struct mk_fsbox *box, struct mk_file_node *node, const struct request *r)
 {
     if (node->own)
-        return 0;
+        return mk_fsbox_claim(box, node->name);
     return r->verdict == MK_FILE_COW ? make_own(box, node, r->flags)
                                      : reopen(box, node, r->verdict);
 }
@@ -172,13 +182,14 @@ static bool writes(unsigned flags)
 /* The node with one user more, or a negated errno in *rc. */
 static struct mk_file_node *take_node(struct mk_fsbox *box, const struct request *r, int *rc)
 {
-    struct mk_file_node *node = node_of(box, r->name);
+    struct mk_file_node *node;
     bool own = true;
-    if (node) {
+    *rc = find(box, r, &own);
+    if (*rc >= 0 && (node = node_of(box, r->name, *rc))) {
+        close(*rc);
         node->users++;
         return node;
     }
-    *rc = find(box, r, &own);
     if (*rc == -ENOENT && r->flags & (MK_FILE_WRITE | MK_FILE_CREATE)) {
         own = true;
         *rc = r->verdict == MK_FILE_RO || r->read_only ? -EROFS : new_file(box, r->name);

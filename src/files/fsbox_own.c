@@ -65,10 +65,46 @@ int mk_fsbox_need_own(struct mk_fsbox *box)
     return rc;
 }
 
+int mk_fsbox_claim(struct mk_fsbox *box, const char *name)
+{
+    if (!kept(box))
+        return 0;
+    for (size_t i = 0; i < box->made_count; i++)
+        if (strcmp(box->made[i], name) == 0)
+            return 0;
+    char **made = realloc(box->made, (box->made_count + 1) * sizeof(*made));
+    if (made)
+        box->made = made;
+    char *copy = made ? strdup(name) : NULL;
+    if (!copy)
+        return -ENOMEM;
+    box->made[box->made_count++] = copy;
+    return 0;
+}
+
+static void forget_made(struct mk_fsbox *box)
+{
+    for (size_t i = 0; i < box->made_count; i++)
+        free(box->made[i]);
+    free(box->made);
+    box->made = NULL;
+    box->made_count = 0;
+}
+
+void mk_fsbox_empty_own(struct mk_fsbox *box)
+{
+    if (box->own >= 0 && !kept(box))
+        mk_path_empty(box->own);
+    for (size_t i = 0; i < box->made_count; i++)
+        mk_path_remove(box->own, box->made[i]);
+    forget_made(box);
+}
+
 void mk_fsbox_leave_own(struct mk_fsbox *box)
 {
     if (box->own < 0)
         return;
+    forget_made(box);
     if (!kept(box)) {
         mk_path_empty(box->own);
         rmdir(box->own_path);

@@ -78,18 +78,26 @@ static bool regular(int fd)
     return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-/* Looked at before it is opened, because opening a device or a FIFO may do something; and after,
- * because it may be another one by then. */
+/* The file of an O_PATH descriptor: whatever bears its name by now. */
+static int reopen(int path_fd, int flags)
+{
+    char self[40];
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", path_fd);
+    int fd = open(self, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Looked at before it is opened, because opening a device or a FIFO may do something. Where /proc is
+ * not mounted it is opened by name, and may be another file by then. */
 int mk_path_open(int dir, const char *name, int flags)
 {
-    int fd = beneath(dir, name, O_PATH, 0);
-    if (fd < 0)
-        return fd;
-    bool fine = regular(fd);
-    close(fd);
-    if (!fine)
-        return -EACCES;
-    fd = beneath(dir, name, flags | O_NONBLOCK | O_NOCTTY, 0);
+    int found = beneath(dir, name, O_PATH, 0);
+    if (found < 0)
+        return found;
+    int fd = regular(found) ? reopen(found, flags) : -EACCES;
+    close(found);
+    if (fd == -ENOENT)
+        fd = beneath(dir, name, flags | O_NONBLOCK | O_NOCTTY, 0);
     if (fd >= 0 && !regular(fd)) {
         close(fd);
         return -EACCES;
@@ -262,6 +270,24 @@ int mk_path_copy(int dir, const char *name, int from)
 }
 
 /* --- removing --- */
+
+void mk_path_remove(int dir, const char *name)
+{
+    char path[MK_NAME_MAX + 1];
+    strcpy(path, name);
+    for (int flags = 0; *path; flags = AT_REMOVEDIR) {
+        char *slash = strrchr(path, '/');
+        char *leaf = slash ? slash + 1 : path;
+        if (slash)
+            *slash = 0;
+        int at = slash ? beneath(dir, path, O_PATH | O_DIRECTORY, 0) : dir;
+        bool gone = at >= 0 && unlinkat(at, leaf, flags) == 0;
+        if (slash && at >= 0)
+            close(at);
+        if (!slash || !gone)
+            return;
+    }
+}
 
 /* Takes the descriptor over; one a level is open. */
 static void empty(int fd)

@@ -21,6 +21,8 @@ int mk_path_create(int dir, const char *name);
 /* Makes a complete copy of `from` as `name`, which was not there; read and write. Until it is
  * complete it has no name, or where the file system cannot do that, one that no guest can say. */
 int mk_path_copy(int dir, const char *name, int from);
+/* Removes a file, and the directories it lies in as far as they are empty then. */
+void mk_path_remove(int dir, const char *name);
 /* Removes everything below the directory; what cannot be removed stays. */
 void mk_path_empty(int dir);
 

@@ -205,12 +205,16 @@ static int write_run(int fd, const uint8_t *bytes, uint64_t length, uint64_t at)
     return 0;
 }
 
+/* What the host has put there is the host's, and stays. */
 static int write_file(struct mk_fsbox *box, const struct mk_saved_file *f)
 {
     struct mk_reader in = { .at = f->runs.data, .left = f->runs.length };
     if (f->length > box->limits.file)
         return -EFBIG;
-    int fd = mk_path_create(box->own, f->name), rc = fd < 0 ? fd : 0;
+    int fd = mk_path_create(box->own, f->name);
+    if (fd == -EEXIST)
+        return 0;
+    int rc = fd < 0 ? fd : mk_fsbox_claim(box, f->name);
     while (rc == 0 && in.left) {
         uint64_t at = mk_reader_u64(&in), length = mk_reader_u64(&in);
         rc = write_run(fd, mk_reader_take(&in, length), length, at);
@@ -224,8 +228,7 @@ static int write_file(struct mk_fsbox *box, const struct mk_saved_file *f)
 
 static int write_files(struct mk_fsbox *box, const struct mk_fsbox_state *state, struct mk_err *err)
 {
-    if (box->own >= 0)
-        mk_path_empty(box->own);
+    mk_fsbox_empty_own(box);
     int rc = state->count ? mk_fsbox_need_own(box) : 0;
     for (size_t i = 0; rc == 0 && i < state->count; i++)
         rc = write_file(box, &state->file[i]);
@@ -253,20 +256,28 @@ static bool permitted(const struct mk_fsbox *box, const struct mk_saved_node *n)
            (!n->writable || verdict >= MK_FILE_RW);
 }
 
+/* Whatever the snapshot says: one VM at a time writes to a file that is not shared. */
+static bool must_lock(const struct mk_fsbox *box, const struct mk_saved_node *n)
+{
+    return !n->own && n->writable && mk_policy_match(box->policy, n->name) != MK_FILE_SHARED_RW;
+}
+
 static int open_node(struct mk_fsbox *box, unsigned i, const struct mk_saved_node *n,
                      struct mk_err *err)
 {
     struct mk_file_node *node = &box->node[i];
     int fd = permitted(box, n) ? open_saved(box, n) : -EACCES;
-    if (fd >= 0 && n->locked && flock(fd, LOCK_EX | LOCK_NB) < 0) {
+    bool lock = n->locked || must_lock(box, n);
+    if (fd >= 0 && lock && flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        int code = errno;
         close(fd);
-        fd = errno == EWOULDBLOCK ? -EBUSY : -errno;
+        fd = code == EWOULDBLOCK ? -EBUSY : -code;
     }
     if (fd < 0)
         return mk_fail_errno(err, -fd, "vm \"%s\": the file \"%s\" that its guest has open",
                              box->vm_name, n->name);
     *node = (struct mk_file_node){ .fd = fd, .users = 1, .own = n->own, .writable = n->writable,
-                                   .locked = n->locked, .verdict = (enum mk_verdict)n->verdict };
+                                   .locked = lock, .verdict = (enum mk_verdict)n->verdict };
     strcpy(node->name, n->name);
     return 0;
 }
