@@ -15,7 +15,7 @@ struct mk_kvm {
     bool coalesced_pio;  /* KVM_CAP_COALESCED_PIO */
     bool sync_regs;      /* registers appear in kvm_run with every exit */
     bool sync_state;     /* and system registers and events can be had and set there */
-    struct kvm_cpuid2 *cpuid; /* what guests see of the processor: all that KVM supports */
+    struct kvm_cpuid2 *cpuid; /* all that KVM supports */
     bool svm;            /* AMD-V */
     bool shadow_paging;  /* the processor does not walk guests' page tables: KVM keeps its own */
     size_t xsave_size;   /* bytes of the FPU's state; 0: only struct kvm_fpu */

@@ -119,6 +119,11 @@ static int cpu_index(lua_State *L)
         lua_pushinteger(L, c->cpu.index);
         return 1;
     }
+    if (strcmp(name, "tsc_hz") == 0) {
+        int khz = mk_ioctl(c->fd, KVM_GET_TSC_KHZ, NULL); /* fails where the host's is unstable */
+        khz > 0 ? lua_pushinteger(L, (lua_Integer)khz * 1000) : luaL_pushfail(L);
+        return 1;
+    }
     read_sregs(L, c, &s);
     if ((f = FIND(controls, name)))
         lua_pushinteger(L, (lua_Integer)load(&s, f));

@@ -6,6 +6,8 @@
  * mk_vm_answer_doorbells() by a vCPU's thread. */
 #include "vm/vm.h"
 
+#include "x86/cpuid.h"
+
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
@@ -135,18 +137,48 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
 
 const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm)
 {
-    return vm->cpuid ? vm->cpuid : vm->m.kvm->cpuid;
+    return vm->cpuid ? vm->cpuid : vm->default_cpuid;
+}
+
+static int give_cpuid(const struct mk_vm *vm, unsigned cpu, const struct kvm_cpuid2 *list,
+                      struct mk_err *err)
+{
+    struct kvm_cpuid2 *own = mk_cpuid_copy(list, cpu);
+    if (!own)
+        return mk_fail_errno(err, ENOMEM, "CPUID table");
+    int rc = mk_kvm_set_cpuid(vm->cpu[cpu].fd, own, err);
+    free(own);
+    return rc;
+}
+
+/* KVM keeps the APIC's bit in CPUID as the enable bit of IA32_APIC_BASE is (SDM volume 3, 11.4.3), and
+ * that is set at first though there is no APIC. A KVM that refuses the change has one to show. */
+static void disable_apic(int vcpu_fd, bool first)
+{
+    struct { struct kvm_msrs head; struct kvm_msr_entry entry; } base = { .head.nmsrs = 1,
+        .entry = { .index = 0x1b, .data = 0xfee00000 | (first ? 0x100 : 0) } };
+    mk_ioctl(vcpu_fd, KVM_SET_MSRS, &base);
+}
+
+int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err)
+{
+    if (!vm->default_cpuid) {
+        int khz = mk_ioctl(vm->cpu[cpu].fd, KVM_GET_TSC_KHZ, NULL);
+        vm->default_cpuid = mk_cpuid_new(vm->m.kvm->cpuid, vm->cpus, khz > 0 ? (uint32_t)khz : 0);
+        if (!vm->default_cpuid)
+            return mk_fail_errno(err, ENOMEM, "CPUID table");
+    }
+    disable_apic(vm->cpu[cpu].fd, cpu == 0);
+    return give_cpuid(vm, cpu, mk_vm_cpuid(vm), err);
 }
 
 int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err)
 {
-    size_t size = sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]);
-    struct kvm_cpuid2 *copy = malloc(size);
+    struct kvm_cpuid2 *copy = mk_cpuid_copy(cpuid, 0);
     if (!copy)
         return mk_fail_errno(err, ENOMEM, "CPUID table");
-    memcpy(copy, cpuid, size);
     for (unsigned i = 0; i < vm->cpus; i++)
-        if (mk_kvm_set_cpuid(vm->cpu[i].fd, copy, err) < 0) {
+        if (give_cpuid(vm, i, copy, err) < 0) {
             free(copy);
             return -1;
         }
@@ -274,5 +306,6 @@ void mk_vm_hooks_free(struct mk_vm *vm)
         close(bell->fd);
     vm->doorbells = NULL; /* the bus frees them */
     free(vm->cpuid);
-    vm->cpuid = NULL;
+    free(vm->default_cpuid);
+    vm->cpuid = vm->default_cpuid = NULL;
 }

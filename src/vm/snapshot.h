@@ -55,7 +55,7 @@ struct mk_snapshot {
     uint64_t *changed; /* pages that differ from `ram`, a bit each; NULL: none */
     uint8_t *pages;    /* their contents, in order */
     size_t changed_count;
-    struct kvm_cpuid2 *cpuid; /* NULL: all that the host's KVM supports */
+    struct kvm_cpuid2 *cpuid; /* NULL: nobody changed it */
     struct mk_bytes devices; /* what devices of the script saved; for the script */
 };
 

@@ -149,7 +149,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
         return -1;
     for (unsigned i = 0; i < vm->cpus; i++) {
         if (mk_vcpu_open(&vm->cpu[i], &vm->m, i, err) < 0 ||
-            mk_kvm_set_cpuid(vm->cpu[i].fd, mk_vm_cpuid(vm), err) < 0)
+            mk_vm_init_cpuid(vm, i, err) < 0)
             return -1;
     }
     mk_vm_forget_zones(vm);

@@ -106,7 +106,8 @@ struct mk_vm {
     bool exact;      /* but not for now: somebody waits for a byte. Under the bus lock */
     struct mk_zone zones[MK_COALESCED_PORTS];
     unsigned zone_count;
-    struct kvm_cpuid2 *cpuid;      /* NULL: all that KVM supports */
+    struct kvm_cpuid2 *cpuid;      /* NULL: nobody changed it */
+    struct kvm_cpuid2 *default_cpuid;
     bool msr_exits;                /* KVM hands some MSRs to us */
     bool unknown_msrs;             /* a script wants those that KVM does not know */
     /* An MSR that KVM does not know either; as the bus's on_none. */
@@ -191,14 +192,16 @@ int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err);
 
 /* What KVM has to be told of hooks (hooks.c). */
-const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm);
+const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm); /* as vCPU 0 is told */
+int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err); /* the vCPU is new */
 int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err); /* the KVM VM is new */
 void mk_vm_hooks_free(struct mk_vm *vm);
 /* The hooks of bus `msrs` changed. */
 int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);
 /* The bus's callback for an MSR that no script serves: KVM's own, when it has one. */
 bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
-/* Changes what CPUID answers (SDM volume 2, CPUID), before the VM runs for the first time. */
+/* Changes what CPUID answers (SDM volume 2, CPUID), before the VM runs for the first time. APIC ids are
+ * vCPU 0's; the others' are higher by their index. */
 int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
 
 /* A doorbell is a write that nobody waits for: KVM counts it in an eventfd and the guest goes on at

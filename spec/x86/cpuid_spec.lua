@@ -1,0 +1,112 @@
+-- What a guest is told of its processor when nobody changes it: a VM without a local APIC, whose vCPUs
+-- are the cores of one package. Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E.4;
+-- Linux Documentation/virt/kvm/x86/cpuid.rst; 0x40000010 as VMware and Linux's guests have it.
+
+local support = require "support.guest"
+
+---What real-mode vCPUs see: a function of vCPU, leaf and subleaf that gives four registers.
+---@param asked { [1]: integer, [2]: integer? }[]  leaves and subleaves
+local function see(vm, asked)
+  local code = {}
+  for i, q in ipairs(asked) do -- mov eax, leaf; mov ecx, subleaf; cpuid; mov [at], eax; …
+    local at = 0x1000 + 16 * i
+    code[i] = ("<I2I4I2I4I2"):pack(0xb866, q[1], 0xb966, q[2] or 0, 0xa20f)
+      .. ("<I2I2"):pack(0xa366, at) .. "\x66\x89\x1e" .. ("<I2"):pack(at + 4)
+      .. "\x66\x89\x0e" .. ("<I2"):pack(at + 8) .. "\x66\x89\x16" .. ("<I2"):pack(at + 12)
+  end
+  local cpus = 0
+  while vm.cpu[cpus] do
+    assert(vm:load({ bytes = table.concat(code) .. "\xf4" }, { cpu = cpus }))
+    cpus = cpus + 1
+  end
+  local reason, info = support.run(vm)
+  assert.equal("halt", reason, info.text)
+  return function(cpu, leaf, subleaf)
+    for i, q in ipairs(asked) do
+      if q[1] == leaf and (q[2] or 0) == (subleaf or 0) then
+        local at = cpu * 0x40000 + 0x1000 + 16 * i
+        return vm.memory:u32(at), vm.memory:u32(at + 4), vm.memory:u32(at + 8),
+               vm.memory:u32(at + 12)
+      end
+    end
+    error "not asked"
+  end
+end
+
+local function bit(value, n) return value >> n & 1 end
+
+describe("CPUID", function()
+  if support.without_kvm(pending) then return end
+
+  it("has no local APIC, nor what needs one, and says that there is a hypervisor", function()
+    local vm <close> = support.vm()
+    local get = see(vm, { { 1 }, { 6 }, { 0x80000001 }, { 0x40000000 }, { 0x40000001 } })
+    local _, _, ecx, edx = get(0, 1)
+    assert.same({ apic = 0, x2apic = 0, tsc_deadline = 0, hypervisor = 1 },
+                { apic = bit(edx, 9), x2apic = bit(ecx, 21), tsc_deadline = bit(ecx, 24),
+                  hypervisor = bit(ecx, 31) })
+    assert.equal(0, bit((get(0, 6)), 2)) -- ARAT
+    _, _, ecx, edx = get(0, 0x80000001)
+    assert.same({ 0, 0 }, { bit(ecx, 3), bit(edx, 9) }) -- AMD: ExtApicSpace, APIC
+    local _, b, c, d = get(0, 0x40000000)
+    assert.equal("KVMKVMKVM\0\0\0", ("<I4I4I4"):pack(b, c, d))
+    assert.equal(0, (get(0, 0x40000001))) -- KVM's paravirtual features
+    assert.same({ false, false, true },
+                { vm.cpuid:has "apic", vm.cpuid:has "x2apic", vm.cpuid:has "hypervisor" })
+  end)
+
+  it("gives each vCPU the APIC id of its index, as a core of one package", function()
+    local vm <close> = support.vm{ cpus = 4 }
+    local asked = { { 0 }, { 1 }, { 0xb, 0 }, { 0xb, 1 }, { 0xb, 2 }, { 0x1f, 0 }, { 0x1f, 1 },
+                    { 0x8000001e } }
+    local get = see(vm, asked)
+    local highest, vendor = get(0, 0)
+    for cpu = 0, 3 do
+      local _, ebx, _, edx = get(cpu, 1)
+      assert.same({ cpu, 4, 1 }, { ebx >> 24, ebx >> 16 & 0xff, bit(edx, 28) }) -- id, ids, HTT
+      for _, leaf in ipairs{ 0xb, 0x1f } do
+        if highest >= leaf then
+          assert.same({ 0, 1, 0x100, cpu }, { get(cpu, leaf, 0) }) -- threads of a core
+          assert.same({ 2, 4, 0x201, cpu }, { get(cpu, leaf, 1) }) -- cores of the package
+        end
+      end
+      if highest >= 0xb then assert.equal(0, select(3, get(cpu, 0xb, 2)) >> 8) end -- no more
+      if vendor == 0x68747541 then -- AuthenticAMD
+        local id, core = get(cpu, 0x8000001e)
+        assert.same({ cpu, cpu }, { id, core })
+      end
+    end
+  end)
+
+  it("adds the index to an APIC id that the script gives", function()
+    local vm <close> = support.vm{ cpus = 2, cpuid = { [1] = { ebx = 0x05020800 } } }
+    local get = see(vm, { { 1 } })
+    assert.same({ 0x05020800, 0x06020800 }, { select(2, get(0, 1)), (select(2, get(1, 1))) })
+    assert.equal(0x05020800, vm.cpuid:get(1).ebx)
+  end)
+
+  it("knows the frequency of the time-stamp counter", function()
+    local vm <close> = support.vm()
+    local hz = vm.cpu[0].tsc_hz
+    if not hz then return pending "this host's time-stamp counter has no known frequency" end
+    local get = see(vm, { { 0 }, { 0x15 }, { 0x40000000 }, { 0x40000010 } })
+    assert.is_true((get(0, 0x40000000)) >= 0x40000010)
+    assert.equal(hz, (get(0, 0x40000010)) * 1000)
+    if (get(0, 0)) >= 0x15 then
+      local denominator, numerator, crystal = get(0, 0x15)
+      assert.equal(hz, crystal * numerator // denominator)
+    end
+  end)
+
+  it("is the same after a reset and in a fork", function()
+    local vm <close> = support.vm()
+    see(vm, { { 1 } })
+    local snap <close> = assert(vm:snapshot())
+    local fork <close> = assert(snap:vm{ echo = false })
+    vm:reset()
+    for _, each in ipairs{ vm, fork } do
+      local _, _, ecx, edx = see(each, { { 1 } })(0, 1)
+      assert.same({ 0, 0, 1 }, { bit(edx, 9), bit(ecx, 21), bit(ecx, 31) })
+    end
+  end)
+end)
