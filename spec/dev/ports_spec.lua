@@ -18,9 +18,9 @@ describe("ports:on", function()
 
   it("gets port, value and size of every OUT", function()
     local vm <close> = program{ out(0x80, 0x12), out(0x81, 0x1234, 2), out(0x82, 0x12345678, 4),
-                                out(0x83, 0xff) }
+                                out(0x86, 0xff) }
     local write, calls = recorder()
-    vm.ports:on(0x80, 0x82, { write = write })
+    vm.ports:on(0x80, 0x85, { write = write })
     assert.equal("halt", (run(vm)))
     assert.same({ { 0x80, 0x12, 1 }, { 0x81, 0x1234, 2 }, { 0x82, 0x12345678, 4 } }, calls)
   end)
@@ -146,6 +146,36 @@ describe("an access that is wider than its port", function()
     vm.ports:on(0x81, { write = other })
     run(vm)
     assert.same({ { { 0x80, 0x44332211, 4 } }, {} }, { calls, others })
+  end)
+
+  it("is split at the end of a range of ports, as in memory", function()
+    local vm <close> = program{ into(0x1000, 0x81, 2), into(0x1004, 0x81, 4), into(0x1008, 0x86, 4),
+                                out(0x83, 0x0201, 2) }
+    local log = {}
+    for base = 0x80, 0x84, 4 do
+      vm.ports:on(base, base + 3, {
+        read = function(port, size)
+          log[#log + 1] = ("%x/%d"):format(port, size)
+          return 0x88776655443322 >> 8 * (port - 0x81) & (1 << 8 * size) - 1
+        end,
+        write = function(port, value, size)
+          log[#log + 1] = ("%x=%x/%d"):format(port, value, size)
+        end,
+      })
+    end
+    local _, info = run(vm)
+    assert.same({ 0x3322, 0x55443322, 0xffff8877 },
+                { vm.memory:u16(0x1000), vm.memory:u32(0x1004), vm.memory:u32(0x1008) })
+    assert.same({ "81/2", "81/1", "82/1", "83/1", "84/1", "86/1", "87/1", "83=1/1", "84=2/1" }, log)
+    assert.equal(2, info.served.none)
+  end)
+
+  it("is split where another range lies on top of a part of it", function()
+    local vm <close> = program{ into(0x1000, 0x80, 4), into(0x1004, 0x80, 2) }
+    vm.ports:on(0x80, 0x83, { read = function(_, size) return size == 1 and 0x11 or 0x2222 end })
+    vm.ports:override(0x82, { read = function() return 0x33 end })
+    run(vm)
+    assert.same({ 0x11331111, 0x2222 }, { vm.memory:u32(0x1000), vm.memory:u16(0x1004) })
   end)
 
   it("is split beneath an override whose 'next' reaches byte ports", function()

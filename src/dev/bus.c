@@ -217,29 +217,25 @@ static struct mk_hook *writer(const struct mk_io *from, uint64_t address)
     return hook;
 }
 
-/* An access to memory must lie within its hook; the width of a port or an MSR is its own. */
-static bool takes_whole(const struct mk_bus *bus, const struct mk_hook *hook, uint64_t address,
-                        uint8_t size)
-{
-    return hook && hook->ops->width >= size &&
-           (bus->space != MK_SPACE_MMIO || hook->last - address >= size - 1u);
-}
-
 /* Byte i of an access: ports come round at 64 KiB. */
 static uint64_t byte_at(const struct mk_io *io, unsigned i)
 {
     return io->bus->space == MK_SPACE_PORTS ? (io->address + i) & 0xffff : io->address + i;
 }
 
-/* Whether the access is served in one piece by `hook`, or by nobody at all. */
+/* Whether an access is served in one piece by `hook`, or by nobody at all: whether all of its bytes
+ * are. A register that is one port takes accesses of any width, and so does an MSR. */
 static bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
                          struct mk_hook *(*find)(const struct mk_io *, uint64_t))
 {
-    bool whole = takes_whole(io->bus, hook, io->address, io->size);
-    if (whole || hook)
-        return whole;
+    if (io->size == 1 || (hook && io->bus->space == MK_SPACE_MSRS))
+        return true;
+    if (hook && hook->ops->width < io->size)
+        return false;
+    if (hook && hook->first == hook->last && io->bus->space == MK_SPACE_PORTS)
+        return true;
     for (unsigned i = 1; i < io->size; i++)
-        if (find(io, byte_at(io, i)))
+        if (find(io, byte_at(io, i)) != hook)
             return false;
     return true;
 }
