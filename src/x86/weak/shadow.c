@@ -153,6 +153,17 @@ static void renumber(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
     s->next_slot = 1;
 }
 
+/* What replace() left half-done: no slot may be there that s->runs does not tell of. Those that are
+ * gone, or were never made, KVM refuses to remove once more. */
+static void give_up(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd,
+                    const struct collection *k)
+{
+    for (size_t i = 0; i < k->count; i++)
+        if (k->runs[i].slot)
+            remove_slot(mem, vm_fd, slot_of(&k->runs[i]));
+    renumber(s, mem, vm_fd);
+}
+
 static int walk(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err)
 {
     struct collection k = { .mem = mem };
@@ -173,6 +184,7 @@ static int walk(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct
         renumber(s, mem, vm_fd);
     if (replace(s, vm_fd, &k, 0) < 0 || replace(s, vm_fd, &k, 1) < 0) {
         mk_fail_errno(err, errno, "paging assist: KVM refuses a memory slot");
+        give_up(s, mem, vm_fd, &k);
         goto out;
     }
     free(s->runs);
