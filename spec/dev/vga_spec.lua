@@ -214,6 +214,16 @@ describe("vga", function()
     end
   end)
 
+  it("is waited for without RAM, and when it scrolls", function()
+    local vm <close> = card({ cell(0, 0x0741), cell(160, 0x0742), crtc(0x0d, 80),
+                              support.bytes "eb fe" }, { memory = "64K" }) -- spins
+    assert.same({ 1, "B" }, { vm:screen():expect("^B", { timeout = 20 }) })
+    local ram <close> = card{ cell(0, 0x0741), cell(160, 0x0742), support.out(0x80, 1, 1),
+                              crtc(0x0d, 80), support.bytes "eb fe" }
+    ram:start{ deadline = 30 }
+    assert.same({ 1, "B" }, { ram:screen():expect("^B", { timeout = 20 }) })
+  end)
+
   it("tells who waits for a retrace that it begins and ends", function()
     local vm <close> = card{ support.bytes [[
       ba da 03   ; mov dx, 0x3da

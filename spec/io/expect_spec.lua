@@ -672,7 +672,27 @@ describe("screen:expect", function()
     assert.same({ 1, "9" }, { screen:expect("9", { plain = true }) })
     local why = message(screen.expect, screen, "never")
     assert.matches('screen:expect "never": the vm ended: halt', why)
-    assert.matches("on the screen:\n    | %.%.%.", why)
+    assert.matches("on the screen:\n     0 | 9\n  sent", why) -- the rows that are not blank
+  end)
+
+  it("waits for a prompt that ends in a blank, and for the end of a row", function()
+    for _, blank in ipairs{ "\0\7", " \7" } do -- memory as it is at first, and cleared
+      local vm <close> = support.code "f4"
+      vm.memory:write(0xb8000, blank:rep(80 * 25))
+      vm.memory:write(0xb8000 + 160, (("login: "):gsub(".", "%0\7")))
+      vm.memory:write(0xb8000 + 320, ">\7 \7")
+      local screen = vm:screen()
+      assert.same({ 1, "> " }, { screen:expect("> ", { plain = true }) })
+      assert.same({ 1, "login: " }, { screen:expect "login: " })
+      assert.same({ 1, "\n>" }, { screen:expect "\n>%f[\n]" })
+      assert.equal("\nlogin:\n>" .. ("\n"):rep(22), screen:text())
+      local why = message(screen.expect, screen, "never")
+      assert.matches("on the screen:\n     1 | login:\n     2 | >\n  sent", why)
+    end
+    local vm <close> = support.code "f4"
+    vm.memory:write(0xb8000, ">\7 \7")
+    assert.equal("> " .. ("\n"):rep(24), vm:screen():text{ blanks = true })
+    assert.equal(">", vm:screen():row(0))
   end)
 
   it("sees each of what is shown between two exits", function()

@@ -322,6 +322,10 @@ static void count(struct mk_watch *w, uint64_t exits)
 
 static void compare(struct mk_watch *w)
 {
+    if (w->look_at && mk_now() >= w->look_at) {
+        w->look_at = mk_now() + MK_WATCH_LOOK_NS;
+        w->state = MK_WATCH_CHANGED;
+    }
     if (w->seen && memcmp(w->seen, w->screen, w->screen_size)) {
         memcpy(w->seen, w->screen, w->screen_size);
         w->state = MK_WATCH_CHANGED;
@@ -338,7 +342,7 @@ enum mk_reason mk_watch_heed(struct mk_console *con, unsigned cpu, uint64_t exit
         bool armed = w->state == MK_WATCH_ARMED;
         if (armed && w->cpu == cpu && w->exits != UINT64_MAX)
             count(w, exits);
-        if (armed && w->screen)
+        if (armed && (w->screen || w->look_at))
             compare(w);
         *decided |= armed && w->state != MK_WATCH_ARMED;
         if (reason == MK_RUNNING && w->stops && !w->ended && w->state != MK_WATCH_ARMED &&

@@ -17,6 +17,7 @@
 /* Steps of the matcher to confirm candidates: so many, and with every byte some more. */
 #define MK_WATCH_STEPS 10000000
 #define MK_WATCH_STEPS_BYTE 100
+#define MK_WATCH_LOOK_NS 10000000u /* between two looks at a screen that is not RAM alone */
 
 enum mk_watch_state {
     MK_WATCH_ARMED,
@@ -43,6 +44,8 @@ struct mk_watch {
     const uint8_t *screen; /* memory to watch for changes instead, `screen_size` bytes */
     size_t screen_size;
     uint8_t *seen;         /* a copy of it */
+    uint64_t look_at;      /* mk_now() time: it counts as changed then, whatever its memory says, and
+                              every MK_WATCH_LOOK_NS after; 0: never */
 
     enum mk_watch_state state;
     bool ended;        /* the run has been ended for it */

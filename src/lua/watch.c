@@ -75,7 +75,7 @@ static struct mk_lua_vm *check_stream(lua_State *L, unsigned *cpu)
     return v;
 }
 
-/* watch(console, cpu, patterns, { plain=, stops=, exact=, exits=, ticks=, screen= }) -> watch */
+/* watch(console, cpu, patterns, { plain=, stops=, exact=, exits=, ticks=, screen=, looks= }) -> watch */
 static int watch(lua_State *L)
 {
     unsigned cpu;
@@ -106,6 +106,7 @@ static int watch(lua_State *L)
     w->ticks = setup.ticks;
     w->screen = screen ? mk_mem_at(&v->vm.m.mem, SCREEN_AT, SCREEN_SIZE) : NULL;
     w->screen_size = SCREEN_SIZE;
+    w->look_at = mk_true_field(L, 4, "looks") ? mk_now() : 0;
     mk_vm_watch(&v->vm, w);
     box->w = w;
     return 1;

@@ -97,6 +97,16 @@ local function tail(text)
   return #shown > 0 and table.concat(shown, "\n") or "    (nothing)"
 end
 
+---The rows of a screen that are not blank, with their numbers.
+local function rows_of(text)
+  local shown, y = {}, 0
+  for row in (text .. "\n"):gmatch "(.-)\n" do
+    if row ~= "" then shown[#shown + 1] = ("    %2d | %s"):format(y, show(row)) end
+    y = y + 1
+  end
+  return #shown > 0 and table.concat(shown, "\n") or "    (nothing)"
+end
+
 local function input_line(con)
   local sent, waiting, ended = core.input_state(con)
   if sent == "" then return "  sent last: nothing" .. (ended and ", input has ended" or "") end
@@ -130,7 +140,8 @@ local function report(wait, why)
   local parts = { ("%s %s: %s"):format(wait.what, quoted(wait.patterns), why) }
   if wait.vm.state ~= "closed" then
     parts[#parts + 1] = wait.screen and "  on the screen:" or "  printed last:"
-    parts[#parts + 1] = tail(wait.screen and wait.screen:text() or (wait.con:text(wait.cpu)))
+    parts[#parts + 1] = wait.screen and rows_of(wait.screen:text())
+      or tail((wait.con:text(wait.cpu)))
     parts[#parts + 1] = input_line(wait.con)
   end
   parts[#parts + 1] = cpu_line(wait.vm, wait.cpu)
@@ -322,18 +333,21 @@ end
 
 -- ---- the screen ----
 
----The captures of the first pattern that the screen matches, with its index.
+---The captures of the first pattern that the screen matches, with its index. A prompt may end in a
+---blank, and a pattern may have the end of a row: both texts are tried.
 local function look(wait)
-  local text = wait.screen:text()
+  local texts = { wait.screen:text(), wait.screen:text{ blanks = true } }
   for i, pattern in ipairs(wait.patterns) do
-    local found = table.pack(core.search(text, pattern, wait.plain))
-    if found.n > 0 then return i, table.unpack(found, 1, found.n) end
+    for _, text in ipairs(texts) do
+      local found = table.pack(core.search(text, pattern, wait.plain))
+      if found.n > 0 then return i, table.unpack(found, 1, found.n) end
+    end
   end
 end
 
 ---Waits for one change after the other.
 local function attempt_screen(wait)
-  local w <close> = watch(wait, {}, { stops = not wait.started, screen = true })
+  local w <close> = watch(wait, {}, { stops = not wait.started, screen = true, looks = wait.card })
   wait.watch = w
   while true do
     local found = table.pack(look(wait))
@@ -357,11 +371,12 @@ local function attempt_screen(wait)
   end
 end
 
-function M.screen_expect(screen, vm, patterns, opts)
+---`card`: its VGA device. What that shows may change without a change of RAM.
+function M.screen_expect(screen, vm, patterns, opts, card)
   check_console(vm.console, "expect", "screen")
   local o = options.check("screen:expect", opts, SCREEN)
   local wait = make("screen:expect", vm.console, pattern_list("screen:expect", patterns), o)
-  wait.screen = screen
+  wait.screen, wait.card = screen, card ~= nil
   return raise_or_return(attempt_screen(wait))
 end
 

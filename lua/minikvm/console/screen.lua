@@ -73,14 +73,20 @@ local function blinks(self)
   return not card or vga.blinks(card)
 end
 
----A row's characters as UTF-8, without the blanks at its end (NUL is a blank, too).
-local function row_text(cells, y, cursor_x, mark)
-  local characters = {}
+---A row's characters as UTF-8, without the blanks at its end; or with those that were written: a NUL
+---is a blank that was not.
+local function row_text(cells, y, opts)
+  local characters, last = {}, 0
   for x = 1, COLUMNS do
-    characters[x] = CP437[cells:byte((y * COLUMNS + x) * 2 - 1)]
+    local code = cells:byte((y * COLUMNS + x) * 2 - 1)
+    characters[x] = CP437[code]
+    if code ~= 0 and (code ~= 32 or opts.blanks) then last = x end
   end
-  if cursor_x then characters[cursor_x + 1] = mark end
-  return (table.concat(characters):gsub(" +$", ""))
+  if y == opts.y then
+    characters[opts.x + 1] = opts.cursor
+    last = math.max(last, opts.x + 1)
+  end
+  return table.concat(characters, "", 1, last)
 end
 
 ---One row.
@@ -89,7 +95,7 @@ end
 function Screen:row(y)
   options.self("screen:row", self, SCREEN)
   y = check_index("row", "y", y, ROWS)
-  return row_text(cells_of(self, y * COLUMNS * 2, COLUMNS * 2), 0)
+  return row_text(cells_of(self, y * COLUMNS * 2, COLUMNS * 2), 0, {})
 end
 
 ---Where the guest's cursor is; nil when it is off or not on the screen, and in a VM without a VGA
@@ -108,22 +114,27 @@ function Screen:cursor()
   return at % COLUMNS, at // COLUMNS, first, last
 end
 
+local TEXT <const> = { cursor = "string", blanks = "boolean" }
+
 ---All of it: 25 lines, each without the blanks at its end and, but for the last, with a newline.
----@param opts? { cursor: string? }  what stands where the cursor is, instead of what is below it
+---  cursor  what stands where the cursor is, instead of what is below it
+---  blanks  true: with the blanks that the guest wrote at the ends of lines
+---@param opts? { cursor: string?, blanks: boolean? }
 ---@return string  UTF-8
 function Screen:text(opts)
   options.self("screen:text", self, SCREEN)
-  local mark = options.check("screen:text", opts, { cursor = "string" }).cursor
-  local cells, rows, x, y = cells_of(self, 0, SIZE), {}, nil, nil
-  if mark then x, y = self:cursor() end
-  for i = 0, ROWS - 1 do rows[#rows + 1] = row_text(cells, i, i == y and x, mark) end
+  local o = options.check("screen:text", opts, TEXT)
+  local cells, rows, how = cells_of(self, 0, SIZE), {}, { blanks = o.blanks, cursor = o.cursor }
+  if o.cursor then how.x, how.y = self:cursor() end
+  for i = 0, ROWS - 1 do rows[#rows + 1] = row_text(cells, i, how) end
   return table.concat(rows, "\n")
 end
 
 function meta:__tostring() return self:text() end
 
----Waits until the screen shows what a pattern matches, in the text that text() gives: looked at
----after every exit and every tick (10 ms) of the guest. Otherwise as console:expect, to whose
+---Waits until the screen shows what a pattern matches, in the text that text() gives or in that of
+---text{ blanks = true }: looked at after every exit and every tick (10 ms) of the guest, with a VGA
+---device when its memory changes and every tick. Otherwise as console:expect, to whose
 ---options `timeout`, `budget`, `plain` and `stop` are the same.
 ---@param patterns string|string[]
 ---@param opts? table
@@ -131,7 +142,7 @@ function meta:__tostring() return self:text() end
 ---@return string|integer ...  captures, or the whole match
 function Screen:expect(patterns, opts)
   options.self("screen:expect", self, SCREEN)
-  return require("minikvm.console.expect").screen_expect(self, self.vm, patterns, opts)
+  return require("minikvm.console.expect").screen_expect(self, self.vm, patterns, opts, (adapter(self.vm)))
 end
 
 ---@class minikvm.screen.cell
