@@ -163,7 +163,9 @@ static void disable_apic(int vcpu_fd, bool first)
 int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err)
 {
     if (!vm->default_cpuid) {
-        int khz = mk_ioctl(vm->cpu[cpu].fd, KVM_GET_TSC_KHZ, NULL);
+        int khz = mk_ioctl(vm->m.fd, KVM_GET_TSC_KHZ, NULL); /* not of older kernels; cheaper */
+        if (khz <= 0)
+            khz = mk_ioctl(vm->cpu[cpu].fd, KVM_GET_TSC_KHZ, NULL);
         vm->default_cpuid = mk_cpuid_new(vm->m.kvm->cpuid, vm->cpus, khz > 0 ? (uint32_t)khz : 0);
         if (!vm->default_cpuid)
             return mk_fail_errno(err, ENOMEM, "CPUID table");
