@@ -156,6 +156,30 @@ describe("an interrupt raised in a handler", function()
   end
 end)
 
+-- A KVM that emulates looks once in 1,024 instructions (docs/hosts.md, "Short interrupt windows").
+describe("an interrupt that waits", function()
+  if support.without_kvm(pending) then return end
+
+  for name, code in pairs{
+    ["1,100 instructions"] = STI .. NOP:rep(1100) .. CLI .. HLT,
+    ["a HLT"] = STI .. HLT .. CLI .. HLT,
+    ["an exit"] = STI .. NOP .. "\xe6\x80" .. CLI .. HLT,                  -- out 0x80, al
+    ["many short windows"] = STI .. NOP .. CLI .. "\xf6\x06\xf0\x01\xff" -- test byte [0x1f0], 0xff
+      .. "\x74\xf6" .. HLT,                                               -- jz to the sti
+  } do
+    it("is taken in a window of " .. name, function()
+      local vm <close>, mode = guest("real", "\xe9\xfd\x1f") -- jmp 0x2000: behind the handler
+      vm.memory:write(0x12000, code)
+      vm.cpu[0].ds = 0x1000
+      mode.set(vm, 0x20)
+      vm.cpu[0]:interrupt(0x20)
+      local reason, info = run(vm)
+      assert.same({ "halt", 1 }, { reason, mode.count(vm) }, info.text)
+      assert.matches("interrupts off", info.text)
+    end)
+  end
+end)
+
 describe("cpu:interrupt", function()
   if support.without_kvm(pending) then return end
 
