@@ -134,6 +134,8 @@ static void test_descriptor(void)
 
 /* --- protected mode --- */
 
+static const struct mk_places usual = { .tables = MK_PAGE_DIR };
+
 static void test_prot_start(bool paged)
 {
     struct mk_mem mem = open_memory(4 * MIB);
@@ -145,7 +147,7 @@ static void test_prot_start(bool paged)
     data.selector = 0x10;
     data.type = 3;
     start.sregs.cr4 = 0x40; /* something of KVM's own */
-    mk_prot_start(&start, &mem, 0x80001000, paged);
+    mk_prot_start(&start, &mem, &usual, 0x80001000, paged);
     const struct kvm_sregs *s = &start.sregs;
     tap_ok(same_regs(&start.regs, &want), "prot: EIP, ESP below the top, EBX, the rest zero");
     is_segment(&s->cs, code, "prot: CS");
@@ -179,7 +181,7 @@ static void test_prot_gdt(void)
         { MK_SEL_TSS, 0x00008b0005800067, "GDT: TSS" },
     };
     struct mk_mem mem = open_memory(64 * 1024);
-    mk_prot_tables(&mem, false, &(struct mk_boot){ 0 });
+    mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ 0 });
     for (size_t i = 0; i < MK_COUNT(table); i++)
         tap_is((long long)get64(&mem, 0x500 + table[i].selector), (long long)table[i].bytes,
                table[i].name);
@@ -190,7 +192,7 @@ static void test_prot_tables(void)
 {
     struct mk_mem mem = open_memory(64 * 1024);
     memset(mem.ram, 0xaa, mem.size);
-    tap_ok(mk_prot_tables(&mem, false, &(struct mk_boot){ .features = 0x2a }), "tables: written");
+    tap_ok(mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ .features = 0x2a }), "tables: written");
     tap_ok(all(&mem, 0, 0x500, 0xaa), "tables: nothing below the GDT");
     tap_ok(all(&mem, 0x500 + 48, 0x580, 0xaa), "tables: the GDT ends before the TSS");
     tap_is(get32(&mem, 0x584), 0xfff0, "TSS: ESP0 is the stack's top");
@@ -209,6 +211,28 @@ static void test_prot_tables(void)
     mk_mem_close(&mem);
 }
 
+/* The same page, elsewhere. */
+static void test_prot_moved(void)
+{
+    static const struct mk_places moved = { .low = 0x9000, .tables = 0x7000 };
+    struct mk_mem mem = open_memory(64 * 1024), there = open_memory(2 * MIB);
+    struct mk_start start = fresh();
+    struct mk_boot boot = { .command_line = "x" };
+    mk_prot_tables(&there, &usual, true, &boot);
+    tap_ok(mk_prot_tables(&mem, &moved, true, &boot), "moved: written");
+    tap_ok(all(&mem, 0, 0x7000, 0) && all(&mem, 0x8000, 0x9500, 0) &&
+           all(&mem, 0xa000, mem.size, 0), "moved: nothing is at the usual place");
+    tap_ok(!memcmp(mem.ram + 0x9600, there.ram + 0x600, 0x808), "moved: IDT and its like");
+    tap_is((long long)get64(&mem, 0x9528), 0x00008b0095800067, "moved: the TSS's descriptor");
+    tap_is(get32(&mem, 0x9e10), 0x9e40, "moved: the command line's address");
+    mk_prot_start(&start, &mem, &moved, 0x1000, true);
+    tap_ok(start.sregs.gdt.base == 0x9500 && start.sregs.idt.base == 0x9600 &&
+           start.sregs.tr.base == 0x9580 && start.sregs.cr3 == 0x7000 && start.regs.rbx == 0x9e00,
+           "moved: the registers say where");
+    mk_mem_close(&mem);
+    mk_mem_close(&there);
+}
+
 static void is_command_line(size_t length, size_t kept, const char *name)
 {
     struct mk_mem mem = open_memory(64 * 1024);
@@ -216,7 +240,7 @@ static void is_command_line(size_t length, size_t kept, const char *name)
     memset(text, 'x', length);
     text[length] = 0;
     memset(mem.ram, 0xaa, mem.size);
-    mk_prot_tables(&mem, false, &(struct mk_boot){ .command_line = text });
+    mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ .command_line = text });
     tap_ok(get32(&mem, 0xe10) == 0xe40 && all(&mem, 0xe40, 0xe40 + kept, 'x') &&
                mem.ram[0xe40 + kept] == 0 && all(&mem, 0xe40 + kept + 1, mem.size, 0xaa), name);
     free(text);
@@ -239,7 +263,7 @@ static void test_prot_sizes(void)
         { MIB, true, false }, { MIB + MK_PAGE, true, true } };
     for (size_t i = 0; i < MK_COUNT(sizes); i++) {
         struct mk_mem mem = open_memory(sizes[i].size);
-        bool fits = mk_prot_tables(&mem, sizes[i].paged, &(struct mk_boot){ 0 });
+        bool fits = mk_prot_tables(&mem, &usual, sizes[i].paged, &(struct mk_boot){ 0 });
         tap_is(fits, sizes[i].fits, "tables: RAM is large enough for them or not");
         if (!fits)
             tap_ok(all(&mem, 0, mem.size, 0), "tables: nothing is written when they do not fit");
@@ -252,7 +276,7 @@ static void test_directory(uint64_t size, unsigned entries)
     struct mk_mem mem = open_memory(size);
     unsigned wrong = 0;
     memset(mem.ram + MK_PAGE_DIR, 0xaa, MK_PAGE);
-    mk_prot_tables(&mem, true, &(struct mk_boot){ 0 });
+    mk_prot_tables(&mem, &usual, true, &(struct mk_boot){ 0 });
     for (unsigned i = 0; i < 1024; i++) {
         uint32_t want = i % 512 < entries ? (i % 512) << 22 | L | U | W | P : 0;
         wrong += get32(&mem, MK_PAGE_DIR + i * 4) != want;
@@ -265,8 +289,8 @@ static void test_huge(void)
 {
     struct mk_mem mem = open_memory(UINT64_C(8) << 30); /* few of its pages are touched */
     struct mk_start start = fresh();
-    tap_ok(mk_prot_tables(&mem, false, &(struct mk_boot){ 0 }), "8 GiB: tables");
-    mk_prot_start(&start, &mem, 0x1000, false);
+    tap_ok(mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ 0 }), "8 GiB: tables");
+    mk_prot_start(&start, &mem, &usual, 0x1000, false);
     tap_is(get32(&mem, 0xe08), 0xffffffff, "8 GiB: a u32 in the boot information is at its end");
     tap_is((long long)start.regs.rsp, 0x3ffffff0, "8 GiB: the stack is in the first GiB");
     mk_mem_close(&mem);
@@ -444,6 +468,7 @@ int main(void)
     test_prot_start(true);
     test_prot_gdt();
     test_prot_tables();
+    test_prot_moved();
     test_boot_command_line();
     test_prot_sizes();
     test_directory(MIB + MK_PAGE, 1);

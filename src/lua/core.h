@@ -80,6 +80,8 @@ struct mk_lua_cpu {
     char waiting[140]; /* the guest's instruction that waited for it: "rip 0x1004: in al, dx" */
 };
 
+struct mk_lua_file;
+
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
     struct mk_lua *lua;
@@ -99,10 +101,17 @@ struct mk_lua_vm {
     int line_ref, trace_ref, decide_ref;
     _Atomic int none_ref; /* on_unhandled */
     uint64_t none_hits;
+    struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
+    unsigned file_count;
     int output_file; /* opened by console:output(); 0: none */
     int echo_before; /* out_fd while nobody listened */
     bool terminal;   /* attached: raw while it runs */
 };
+
+/* Closes v->files. */
+void mk_lua_free_files(struct mk_lua_vm *v);
+/* The modes' names, by enum mk_mode. */
+extern const char *const mk_lua_modes[MK_MODES];
 
 /* The user value of a VM: handlers by reference, children by name. */
 /* What lies on the stack of the anchor, which runs nothing: there it has the same index however

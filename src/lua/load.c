@@ -1,150 +1,300 @@
-/* load.c - loading images, and their symbols: vm.symbols. */
+/* load.c - what lua/minikvm/image loads images with: files that are open for a VM, their bytes
+ * in RAM, the mode, the first instruction. Runs on the thread that runs Lua.
+ *
+ * A file stays open until its VM is closed, because a reset reads it again; it is known by a
+ * number. Every range is checked here once more, whatever Lua has computed. */
 #include "lua/core.h"
 
+#include "base/abi.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-static enum mk_format format_field(lua_State *L, int index)
+#define READ_MAX (64u << 20) /* of one image_read() */
+/* RAM of a VM that is not told: in real mode, and in the others. */
+#define RAM_REAL UINT64_C(0x100000)
+#define RAM_USUAL UINT64_C(0x400000)
+
+struct mk_lua_file {
+    int fd; /* -1: closed */
+    struct stat st;
+};
+
+void mk_lua_free_files(struct mk_lua_vm *v)
 {
-    const char *name = mk_string_field(L, index, "format", NULL);
-    for (int i = 0; name && i < MK_FORMATS; i++)
-        if (strcmp(mk_format_name((enum mk_format)i), name) == 0)
-            return (enum mk_format)i;
-    return MK_FORMAT_AUTO;
+    for (unsigned i = 0; i < v->file_count; i++)
+        if (v->files[i].fd >= 0)
+            close(v->files[i].fd);
+    free(v->files);
+    v->files = NULL;
+    v->file_count = 0;
 }
 
-/* The image that `path` or `bytes` of a table says. */
-static struct mk_image *image_field(lua_State *L, int index, struct mk_err *err)
+/* --- files --- */
+
+/* A closed place, or a new one; NULL when there is no memory. */
+static struct mk_lua_file *free_place(struct mk_lua_vm *v)
 {
-    size_t size = 0;
-    const char *path = mk_string_field(L, index, "path", NULL);
-    const char *bytes = mk_string_field(L, index, "bytes", &size);
-    const char *name = mk_string_field(L, index, "name", NULL);
-    return path ? mk_image_read(path, err)
-                : mk_image_copy(name ? name : "image", bytes, size, err);
+    for (unsigned i = 0; i < v->file_count; i++)
+        if (v->files[i].fd < 0)
+            return &v->files[i];
+    struct mk_lua_file *more = realloc(v->files, (v->file_count + 1) * sizeof(*more));
+    if (!more)
+        return NULL;
+    v->files = more;
+    more[v->file_count].fd = -1;
+    return &more[v->file_count++];
 }
 
-/* modules = { { path= | bytes=, name=, text= }, … }: for Multiboot kernels. Nothing here raises:
- * the tables were checked. */
-static int add_modules(lua_State *L, int index, struct mk_image *image, struct mk_err *err)
+static int check_kind(const struct stat *st, const char *path, struct mk_err *err)
 {
-    int rc = 0;
-    if (lua_getfield(L, index, "modules") == LUA_TTABLE) {
-        int list = lua_gettop(L);
-        for (lua_Integer i = 1; rc == 0 && lua_rawgeti(L, list, i) == LUA_TTABLE; i++) {
-            struct mk_image *module = image_field(L, list + 1, err);
-            const char *text = mk_string_field(L, list + 1, "text", NULL);
-            rc = module ? mk_image_add_module(image, module, text, err) : -1;
-            lua_settop(L, list);
-        }
-        lua_settop(L, list);
-    }
-    lua_pop(L, 1);
-    return rc;
+    if (S_ISDIR(st->st_mode))
+        return mk_fail(err, EISDIR, "%s: it is a directory, not a guest image", path);
+    if (!S_ISREG(st->st_mode))
+        return mk_fail(err, EINVAL, "%s: not a regular file", path);
+    if (st->st_size == 0)
+        return mk_fail(err, EINVAL, "%s: the image is empty", path);
+    return 0;
 }
 
-/* load(vm, { path= | bytes=, name=, format=, cpu=, at=, segment=, entry= | symbol=, cmdline=,
- * modules= }) -> vm | nil, text, name */
-static int load(lua_State *L)
+/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
+static int open_file(struct mk_lua_file *file, const char *path, struct mk_err *err)
+{
+    file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file->fd < 0)
+        return mk_fail_errno(err, errno, "%s", path);
+    int rc = fstat(file->fd, &file->st) < 0 ? mk_fail_errno(err, errno, "%s", path)
+                                            : check_kind(&file->st, path, err);
+    if (rc == 0)
+        return 0;
+    close(file->fd);
+    file->fd = -1;
+    return -1;
+}
+
+/* image_open(vm, path) -> number, size | nil, text, name */
+static int image_open(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    mk_need_stopped(L, v, "load");
-    luaL_checkstack(L, 10, NULL);
-    struct mk_load how = { .cpu = (unsigned)mk_integer_field(L, 2, "cpu", 0),
-                           .format = format_field(L, 2),
-                           .at = mk_integer_field(L, 2, "at", MK_DEFAULT),
-                           .segment = mk_integer_field(L, 2, "segment", MK_DEFAULT),
-                           .entry = mk_integer_field(L, 2, "entry", MK_DEFAULT),
-                           .entry_symbol = mk_string_field(L, 2, "symbol", NULL),
-                           .command_line = mk_string_field(L, 2, "cmdline", NULL) };
-    if (how.cpu < v->vm.cpus && v->cpu[how.cpu].set)
-        return mk_misuse(L, "vm:load: cpu %d's %s was set before, and loading sets all registers: set "
-                            "it after vm:load", (int)how.cpu, v->cpu[how.cpu].set);
-    struct mk_err err = { 0 };
-    struct mk_image *image = image_field(L, 2, &err);
-    if (image && add_modules(L, 2, image, &err) < 0) {
-        mk_image_free(image);
-        image = NULL;
-    }
-    if (!image || mk_vm_load(&v->vm, image, &how, &err) < 0) {
-        v->vm.load_error = err;
+    const char *path = luaL_checkstring(L, 2);
+    struct mk_err err;
+    struct mk_lua_file *file = free_place(v);
+    if (!file)
+        mk_fail_errno(&err, ENOMEM, "%s", path);
+    if (!file || open_file(file, path, &err) < 0)
         return mk_push_err(L, &err);
+    lua_pushinteger(L, file - v->files);
+    lua_pushinteger(L, file->st.st_size);
+    return 2;
+}
+
+static struct mk_lua_file *check_file(lua_State *L, struct mk_lua_vm *v, int index)
+{
+    lua_Integer i = luaL_checkinteger(L, index);
+    luaL_argcheck(L, i >= 0 && i < v->file_count && v->files[i].fd >= 0, index, "no open image");
+    return &v->files[i];
+}
+
+/* image_close(vm, number) */
+static int image_close(lua_State *L)
+{
+    struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
+    close(file->fd);
+    file->fd = -1;
+    return 0;
+}
+
+/* image_changed(vm, number) -> boolean: whether somebody wrote to the file since it was opened */
+static int image_changed(lua_State *L)
+{
+    const struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
+    const struct timespec *then = &file->st.st_mtim;
+    struct stat now;
+    bool same = fstat(file->fd, &now) == 0 && now.st_size == file->st.st_size &&
+                now.st_mtim.tv_sec == then->tv_sec && now.st_mtim.tv_nsec == then->tv_nsec;
+    lua_pushboolean(L, !same);
+    return 1;
+}
+
+/* image_read(vm, number, offset, bytes) -> string | nil, text, name. At most 64 MiB. */
+static int image_read(lua_State *L)
+{
+    const struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
+    lua_Integer offset = luaL_checkinteger(L, 3), bytes = luaL_checkinteger(L, 4), done = 0;
+    struct mk_err err;
+    luaL_Buffer b;
+    luaL_argcheck(L, bytes >= 0 && bytes <= READ_MAX, 4, "too many bytes");
+    luaL_argcheck(L, mk_inside((uint64_t)offset, (uint64_t)bytes, (uint64_t)file->st.st_size), 3,
+                  "beyond the end of the file");
+    char *to = luaL_buffinitsize(L, &b, (size_t)bytes);
+    while (done < bytes) {
+        ssize_t got = pread(file->fd, to + done, (size_t)(bytes - done), offset + done);
+        if (got > 0) {
+            done += got;
+        } else if (got == 0 || errno != EINTR) {
+            mk_fail_errno(&err, got ? errno : EIO, "reading at %lld", (long long)(offset + done));
+            return mk_push_err(L, &err);
+        }
     }
+    luaL_pushresultsize(&b, (size_t)bytes);
+    return 1;
+}
+
+/* --- into RAM --- */
+
+/* image_put(vm, address, number | string, offset, bytes) -> true | nil, text, name: a part of an
+ * open file, or of a string, into RAM */
+static int image_put(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    uint64_t at = (uint64_t)luaL_checkinteger(L, 2), offset = (uint64_t)luaL_checkinteger(L, 4);
+    uint64_t bytes = (uint64_t)luaL_checkinteger(L, 5);
+    struct mk_err err;
+    int rc = 0;
+    if (lua_type(L, 3) == LUA_TSTRING) {
+        size_t size;
+        const char *from = lua_tolstring(L, 3, &size);
+        luaL_argcheck(L, mk_inside(offset, bytes, size), 5, "beyond the end of the string");
+        if (!mk_mem_write(&v->vm.m.mem, at, from + offset, bytes))
+            rc = mk_fail(&err, EFBIG, "%llu bytes at 0x%llx are not all in RAM",
+                         (unsigned long long)bytes, (unsigned long long)at);
+    } else {
+        rc = mk_vm_read_file(&v->vm, at, check_file(L, v, 3)->fd, offset, bytes, &err);
+    }
+    if (rc < 0)
+        return mk_push_err(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* image_zero(vm, address, bytes) -> true | nil, text, name */
+static int image_zero(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_err err;
+    if (mk_vm_zero(&v->vm, (uint64_t)luaL_checkinteger(L, 2), (uint64_t)luaL_checkinteger(L, 3),
+                   &err) < 0)
+        return mk_push_err(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* --- the VM --- */
+
+/* layout(vm, cpu) -> a table of what an image must know of its VM. Raises while it runs, and when
+ * a register was set that loading an image for this vCPU would set, too. */
+static int layout(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    const struct mk_vm *vm = &v->vm;
+    lua_Integer cpu = luaL_checkinteger(L, 2);
+    mk_need_stopped(L, v, "load");
+    if (cpu >= 0 && cpu < vm->cpus && v->cpu[cpu].set)
+        return mk_misuse(L, "vm:load: cpu %d's %s was set before, and loading sets all registers: set "
+                            "it after vm:load", (int)cpu, v->cpu[cpu].set);
+    lua_createtable(L, 0, 12);
+    mk_set_string(L, "mode", mk_lua_modes[vm->mode]);
+    mk_set_string(L, "name", vm->name);
+    mk_set_string(L, "cmdline", vm->command_line);
+    mk_set_integer(L, "cpus", vm->cpus);
+    mk_set_integer(L, "memory", vm->m.mem.size);
+    mk_set_integer(L, "map_size", vm->mapping.size);
+    mk_set_integer(L, "map_base", vm->mapping.base);
+    mk_set_integer(L, "low", vm->places.low);
+    mk_set_integer(L, "tables", vm->places.tables);
+    mk_set_integer(L, "tables_end", vm->places.end);
+    lua_pushboolean(L, vm->mode_open);
+    lua_setfield(L, -2, "mode_open");
+    lua_pushboolean(L, vm->memory_open);
+    lua_setfield(L, -2, "memory_open");
+    return 1;
+}
+
+/* set_mode(vm, mode) -> vm | nil, text, name: for a VM whose mode nobody chose; with RAM of the
+ * mode's usual size unless somebody chose that. */
+static int set_mode(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    enum mk_mode mode = (enum mk_mode)luaL_checkoption(L, 2, NULL, mk_lua_modes);
+    struct mk_err err;
+    luaL_argcheck(L, v->vm.mode_open, 1, "the mode was chosen");
+    uint64_t memory = !v->vm.memory_open ? v->vm.m.mem.size
+                      : mode == MK_MODE_REAL ? RAM_REAL : RAM_USUAL;
+    if (mode != v->vm.mode && mk_vm_set_mode(&v->vm, mode, memory, &err) < 0)
+        return mk_push_err(L, &err);
     lua_settop(L, 1);
     return 1;
 }
 
-/* --- vm.symbols --- */
-
-/* vm.symbols["main"] -> its address, or nil; of several images the one loaded last counts. */
-static int symbols_index(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_child(L, 1, MK_SYMBOLS);
-    const char *name = luaL_checkstring(L, 2);
-    struct mk_symbol s = { 0 }, found = { 0 };
-    for (const struct mk_image *i = v->vm.images; i; i = i->next)
-        if (mk_symbol_find(i, name, &s))
-            found = s;
-    if (found.name)
-        lua_pushinteger(L, (lua_Integer)found.value);
-    else
-        luaL_pushfail(L);
-    return 1;
-}
-
-static void add_symbols(lua_State *L, const struct mk_image *image)
-{
-    struct mk_symbol s;
-    for (uint64_t i = 0; i < image->plan.symbols.count; i++)
-        if (mk_image_symbol(image, i, &s)) {
-            lua_pushinteger(L, (lua_Integer)s.value);
-            lua_setfield(L, -2, s.name);
-        }
-}
-
-static int next_symbol(lua_State *L)
-{
-    lua_settop(L, 2);
-    if (lua_next(L, 1))
-        return 2;
-    lua_pushnil(L);
-    return 1;
-}
-
-/* for name, address in pairs(vm.symbols) */
-static int symbols_pairs(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_child(L, 1, MK_SYMBOLS);
-    lua_pushcfunction(L, next_symbol);
-    lua_newtable(L);
-    for (const struct mk_image *i = v->vm.images; i; i = i->next)
-        add_symbols(L, i);
-    return 2;
-}
-
-/* symbol_at(vm, address) -> name, offset: the function or label an address lies in; or nil. The
- * image loaded last counts here too. */
-static int symbol_at(lua_State *L)
+/* set_entry(vm, { cpu=, ip=, segment=, regs=, eax=, ebx=, edx=, low=, tables=, tables_end= })
+ * -> vm | nil, text, name: points a vCPU at its first instruction. */
+static int set_entry(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    uint64_t address = (uint64_t)luaL_checkinteger(L, 2);
-    struct mk_symbol s = { 0 }, found = { 0 };
-    for (const struct mk_image *i = v->vm.images; i; i = i->next)
-        if (mk_symbol_at(i, address, &s))
-            found = s;
-    if (!found.name) {
-        luaL_pushfail(L);
-        return 1;
-    }
-    lua_pushstring(L, found.name);
-    lua_pushinteger(L, (lua_Integer)(address - found.value));
-    return 2;
+    struct mk_err err;
+    struct mk_entry entry = {
+        .cpu = (unsigned)mk_integer_field(L, 2, "cpu", 0),
+        .segment = (uint16_t)mk_integer_field(L, 2, "segment", 0),
+        .ip = (uint64_t)mk_integer_field(L, 2, "ip", 0), .has_regs = mk_true_field(L, 2, "regs"),
+        .eax = (uint32_t)mk_integer_field(L, 2, "eax", 0),
+        .ebx = (uint32_t)mk_integer_field(L, 2, "ebx", 0),
+        .edx = (uint32_t)mk_integer_field(L, 2, "edx", 0),
+        .places = { .low = (uint64_t)mk_integer_field(L, 2, "low", 0),
+                    .tables = (uint64_t)mk_integer_field(L, 2, "tables", 0),
+                    .end = (uint64_t)mk_integer_field(L, 2, "tables_end", 0) } };
+    luaL_argcheck(L, entry.cpu < v->vm.cpus, 2, "no such cpu");
+    if (mk_vm_set_entry(&v->vm, &entry, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* load_failed(vm, text, half): a run with nothing loaded will say why; `half`: RAM has part of an
+ * image, and nothing can run until another one is loaded. */
+static int load_failed(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_fail(&v->vm.load_error, EINVAL, "%s", luaL_checkstring(L, 2));
+    for (unsigned i = 0; lua_toboolean(L, 3) && i < v->vm.cpus; i++)
+        v->vm.ready[i] = v->vm.has_entry[i] = false;
+    return 0;
+}
+
+/* check_open(vm): raises when it is closed. */
+static int check_open(lua_State *L)
+{
+    mk_check_vm(L, 1);
+    return 0;
+}
+
+/* vm.symbols is a child of its VM whose metamethods are in Lua: symbols_type() -> its metatable;
+ * symbols_vm(symbols) -> the VM, raises when that is closed. */
+static int symbols_type(lua_State *L)
+{
+    luaL_getmetatable(L, MK_SYMBOLS);
+    return 1;
+}
+
+static int symbols_vm(lua_State *L)
+{
+    mk_check_child(L, 1, MK_SYMBOLS);
+    lua_getiuservalue(L, 1, 1);
+    return 1;
 }
 
 void mk_open_load(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__index", symbols_index }, { "__pairs", symbols_pairs },
-                                     { NULL, NULL } };
-    static const luaL_Reg core[] = { { "load", load }, { "symbol_at", symbol_at }, { NULL, NULL } };
-    mk_new_type(L, MK_SYMBOLS, meta, NULL);
+    static const luaL_Reg core[] = {
+        { "image_open", image_open }, { "image_close", image_close },
+        { "image_changed", image_changed }, { "image_read", image_read },
+        { "image_put", image_put }, { "image_zero", image_zero }, { "layout", layout },
+        { "set_mode", set_mode }, { "set_entry", set_entry }, { "load_failed", load_failed },
+        { "check_open", check_open },
+        { "symbols_type", symbols_type }, { "symbols_vm", symbols_vm }, { NULL, NULL } };
+    mk_new_type(L, MK_SYMBOLS, NULL, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

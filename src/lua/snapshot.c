@@ -164,7 +164,6 @@ static int snapshot_close(lua_State *L)
 
 static int snapshot_index(lua_State *L)
 {
-    static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
     const char *key = luaL_checkstring(L, 2);
     lua_pushvalue(L, 2);
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
@@ -173,7 +172,7 @@ static int snapshot_index(lua_State *L)
     if (strcmp(key, "name") == 0)
         lua_pushstring(L, snap->shape.name);
     else if (strcmp(key, "mode") == 0)
-        lua_pushstring(L, modes[snap->shape.mode]);
+        lua_pushstring(L, mk_lua_modes[snap->shape.mode]);
     else if (strcmp(key, "memory") == 0)
         lua_pushinteger(L, (lua_Integer)snap->shape.memory);
     else if (strcmp(key, "cpus") == 0)

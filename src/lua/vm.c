@@ -11,12 +11,13 @@
 
 /* --- checked tables --- */
 
+const char *const mk_lua_modes[MK_MODES] = { "real", "protected", "paged", "long" };
+
 static enum mk_mode mode_field(lua_State *L, int index)
 {
-    static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
     const char *name = mk_string_field(L, index, "mode", NULL);
     for (int i = 0; name && i < MK_MODES; i++)
-        if (strcmp(modes[i], name) == 0)
+        if (strcmp(mk_lua_modes[i], name) == 0)
             return (enum mk_mode)i;
     return MK_MODE_REAL;
 }
@@ -128,6 +129,7 @@ static void close_box(struct mk_lua_vm *v)
     if (v->terminal)
         mk_tty_restore();
     mk_lua_free_calls(v);
+    mk_lua_free_files(v);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         free(v->cpu[i].traceback);
     v->open = false;
@@ -239,6 +241,8 @@ static int new_vm(lua_State *L)
         .memory = (uint64_t)mk_integer_field(L, 1, "memory", 0),
         .cpus = (unsigned)mk_integer_field(L, 1, "cpus", 1),
         .coalesce = mk_true_field(L, 1, "coalesce"), .unhandled_fault = mk_true_field(L, 1, "fatal"),
+        .mode_open = mk_true_field(L, 1, "mode_open"),
+        .memory_open = mk_true_field(L, 1, "memory_open"),
         .pic = mk_true_field(L, 1, "pic"), .assist = mk_true_field(L, 1, "assist"),
         .mapping = { .large = mk_true_field(L, 1, "large"),
                      .size = (uint64_t)mk_integer_field(L, 1, "map_size", 0),
@@ -263,6 +267,7 @@ static int new_vm(lua_State *L)
     if (snap) {
         config.ram = snap->ram;
         config.mapping = snap->shape.mapping;
+        config.places = snap->shape.places;
         config.command_line = snap->shape.command_line;
     }
     if (mk_vm_open(&v->vm, &lua->kvm, &config, &err) < 0)
@@ -508,6 +513,8 @@ static int vm_index(lua_State *L)
         return 1;
     if (strcmp(key, "name") == 0) {
         lua_pushstring(L, v->vm.name);
+    } else if (strcmp(key, "mode") == 0) {
+        lua_pushstring(L, mk_lua_modes[v->vm.mode]);
     } else if (strcmp(key, "state") == 0) {
         lua_pushstring(L, !v->open ? "closed" : mk_vm_paused(&v->vm) ? "paused" : states[mk_vm_wait(&v->vm, 0) ? v->vm.state
                                                                              : MK_VM_RUNNING]);

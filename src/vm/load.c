@@ -1,146 +1,179 @@
-/* load.c - where images go in each mode, and how a vCPU gets to its first instruction. */
+/* load.c - what an image is loaded with: bytes of a file into RAM, the tables of the mode, and
+ * how a vCPU gets to its first instruction. What images consist of is known in lua/minikvm/image. */
 #include "vm/vm.h"
 
 #include "base/abi.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HUGE_PAGE (2u << 20)
 
 typedef unsigned long long ull;
 
-/* --- what the mode wants of an image --- */
+/* --- bytes --- */
 
-/* Of the modes with tables; the directory in paged mode only. */
-static const struct mk_keep keeps[] = {
-    { 0, MK_LOAD_BASE, "the GDT, the IDT and the boot information" },
-    { MK_PAGE_DIR, MK_PAGE, "the page directory" } };
-
-/* A vCPU's window in real mode: where its image goes unless another place is asked for. */
-static void want_real(const struct mk_vm *vm, const struct mk_load *load, struct mk_plan_want *want)
+/* Huge pages for what will be filled anyway: those that lie in it whole. */
+static void want_huge_pages(uint8_t *to, uint64_t bytes)
 {
-    uint64_t window = (uint64_t)load->cpu * MK_REAL_WINDOW;
-    want->bits = 16;
-    want->limit = vm->m.mem.size;
-    want->at = window;
-    if (load->at == MK_DEFAULT && want->limit > window + MK_REAL_WINDOW)
-        want->limit = window + MK_REAL_WINDOW;
+    uint64_t skip = -(uintptr_t)to & (HUGE_PAGE - 1);
+    if (bytes >= 2 * HUGE_PAGE)
+        madvise(to + skip, (bytes - skip) & ~(uint64_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
 }
 
-/* Above the tables below 0x1000, and clear of those above: the page directory in paged mode, the
- * page tables and a page of stack in long mode. */
-static void want_flat(const struct mk_vm *vm, struct mk_plan_want *want)
+static int no_room(const struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err)
 {
-    bool paged = vm->mode == MK_MODE_PAGED, wide = vm->mode == MK_MODE_LONG;
-    want->bits = wide ? 64 : 32;
-    want->paging = paged || wide;
-    want->limit = wide ? vm->tables - MK_PAGE : vm->m.mem.size;
-    want->high = paged ? MK_HIGH_BASE : vm->mapping.base;
-    want->at = MK_LOAD_BASE;
-    want->keep = keeps;
-    want->keeps = paged ? 2 : 1;
+    return mk_fail(err, EFBIG, "vm \"%s\": %llu bytes at 0x%llx are not all in RAM of %llu bytes",
+                   vm->name, (ull)bytes, (ull)at, (ull)vm->m.mem.size);
 }
 
-static struct mk_plan_want want_for(const struct mk_vm *vm, const struct mk_load *load)
-{
-    struct mk_plan_want want = { .format = load->format, .info_at = MK_LOAD_BASE,
-                                 .entry_symbol = load->entry_symbol };
-    if (vm->mode == MK_MODE_REAL)
-        want_real(vm, load, &want);
-    else
-        want_flat(vm, &want);
-    want.has_at = load->at != MK_DEFAULT;
-    want.at = want.has_at ? (uint64_t)load->at : want.at;
-    want.has_entry = load->entry != MK_DEFAULT;
-    want.entry = want.has_entry ? (uint64_t)load->entry : 0;
-    want.command_line = load->command_line ? load->command_line : vm->command_line;
-    return want;
-}
-
-/* Real mode: the segment that was asked for, or that the format says, or that of the place. */
-static int aim_real(const struct mk_image *image, const struct mk_load *load, struct mk_aim *aim,
+int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
                     struct mk_err *err)
 {
-    uint64_t segment = load->segment != MK_DEFAULT ? (uint64_t)load->segment : image->at >> 4;
-    if (load->segment == MK_DEFAULT && image->plan.cs >= 0)
-        segment = (uint64_t)image->plan.cs;
-    else if (load->segment == MK_DEFAULT && (image->at & 15 || segment > 0xffff))
-        return mk_fail(err, EINVAL, "%s: at = 0x%llx is no segment's start: give segment= and "
-                       "entry=", image->name, (ull)image->at);
-    if (segment > 0xffff || aim->entry > 0xffff)
-        return mk_fail(err, EINVAL, "%s: entry 0x%llx:0x%llx is not a real-mode address",
-                       image->name, (ull)segment, (ull)aim->entry);
-    aim->segment = (uint16_t)segment;
+    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
+    if (!to)
+        return no_room(vm, at, bytes, err);
+    want_huge_pages(to, bytes);
+    while (bytes > 0) {
+        ssize_t got = pread(fd, to, bytes, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return mk_fail_errno(err, got ? errno : EIO, "reading at 0x%llx", (ull)offset);
+        to += got;
+        offset += (uint64_t)got;
+        bytes -= (uint64_t)got;
+    }
     return 0;
 }
 
-/* Checks the image against the mode; what comes out says where the vCPU starts. */
-static int plan(const struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
-                struct mk_aim *aim, struct mk_err *err)
+/* Writes only to pages that are not zero already: untouched RAM stays without host memory. */
+int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err)
 {
-    if (load->cpu >= vm->cpus)
-        return mk_fail(err, EINVAL, "%s: cpu %u: vm \"%s\" has %u", image->name, load->cpu,
-                       vm->name, vm->cpus);
-    if (vm->mode != MK_MODE_REAL && load->segment != MK_DEFAULT)
-        return mk_fail(err, EINVAL, "%s: segment= is for real mode", image->name);
-    struct mk_plan_want want = want_for(vm, load);
-    if (mk_image_plan(image, &want, err) < 0)
-        return -1;
-    const struct mk_plan *p = &image->plan;
-    *aim = (struct mk_aim){ .cpu = load->cpu, .entry = p->entry, .has_regs = p->has_regs,
-                            .eax = p->eax, .ebx = p->ebx, .edx = p->edx };
-    if (vm->mode == MK_MODE_REAL)
-        return aim_real(image, load, aim, err);
-    if (vm->mode == MK_MODE_PAGED && p->format == MK_FORMAT_FLAT && !want.has_entry)
-        aim->entry += MK_HIGH_BASE; /* where kernels of this mode are linked */
+    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
+    if (!to)
+        return no_room(vm, at, bytes, err);
+    while (bytes > 0) {
+        uint64_t n = MK_PAGE - ((uintptr_t)to & (MK_PAGE - 1));
+        n = n < bytes ? n : bytes;
+        if (to[0] || memcmp(to, to + 1, n - 1) != 0)
+            memset(to, 0, n);
+        to += n;
+        bytes -= n;
+    }
     return 0;
 }
 
-/* --- the start state --- */
+/* --- the mode and its tables --- */
 
-int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
+static struct mk_places usual_places(const struct mk_vm *vm)
+{
+    uint64_t top = vm->m.mem.size & ~(uint64_t)(MK_PAGE - 1);
+    bool wide = vm->mode == MK_MODE_LONG;
+    return (struct mk_places){ .tables = wide ? top : MK_PAGE_DIR, .end = wide ? top : 0 };
+}
+
+/* Writes the tables at vm->places. */
+static int write_tables(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_boot boot = { .features = vm->boot_features,
                             .command_line = vm->command_line[0] ? vm->command_line : NULL };
-    bool fits = true;
+    bool fits = true, paged = vm->mode == MK_MODE_PAGED;
     if (vm->mode == MK_MODE_LONG)
-        fits = (vm->tables = mk_long_tables(&vm->m.mem, &vm->mapping, &boot)) != 0;
+        fits = mk_long_tables(&vm->m.mem, &vm->mapping, &vm->places, &boot);
     else if (vm->mode != MK_MODE_REAL)
-        fits = mk_prot_tables(&vm->m.mem, vm->mode == MK_MODE_PAGED, &boot);
-    if (fits && vm->mode == MK_MODE_PAGED && vm->mapping.io)
-        mk_prot_map_io(&vm->m.mem, (uint32_t)vm->mapping.io);
+        fits = mk_prot_tables(&vm->m.mem, &vm->places, paged, &boot);
+    if (fits && paged && vm->mapping.io)
+        mk_prot_map_io(&vm->m.mem, &vm->places, (uint32_t)vm->mapping.io);
     return fits ? 0 : mk_fail(err, EINVAL, "vm \"%s\": memory of %llu bytes is too small for this "
                               "mode", vm->name, (ull)vm->m.mem.size);
 }
 
-static struct mk_start start_state(const struct mk_vm *vm, const struct mk_aim *aim,
+int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
+{
+    vm->places = usual_places(vm);
+    return write_tables(vm, err);
+}
+
+static bool same_places(const struct mk_places *a, const struct mk_places *b)
+{
+    return a->low == b->low && a->tables == b->tables && a->end == b->end;
+}
+
+static int move_tables(struct mk_vm *vm, const struct mk_places *places, struct mk_err *err)
+{
+    struct mk_places before = vm->places;
+    vm->places = *places;
+    if (write_tables(vm, err) == 0)
+        return 0;
+    vm->places = before;
+    return -1;
+}
+
+/* RAM of another size, with what it held. Nobody watches its pages yet. */
+static int resize(struct mk_vm *vm, uint64_t size, struct mk_err *err)
+{
+    struct mk_mem *mem = &vm->m.mem, other;
+    if (size == mem->size)
+        return 0;
+    if (mk_mem_open(&other, size, err) < 0)
+        return -1;
+    memcpy(other.ram, mem->ram, size < mem->size ? size : mem->size);
+    if (mk_mem_slot(mem, vm->m.fd, &(struct mk_slot){ 0 }) < 0) {
+        mk_mem_close(&other);
+        return mk_fail_errno(err, errno, "vm \"%s\": memory slot 0", vm->name);
+    }
+    mk_mem_close(mem);
+    *mem = other;
+    return mk_mem_register(mem, vm->m.fd, err);
+}
+
+int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err)
+{
+    enum mk_mode before = vm->mode;
+    if (mk_vm_check_mapping(vm, mode, memory, err) < 0 || resize(vm, memory, err) < 0)
+        return -1;
+    vm->mode = mode;
+    if (mk_vm_find_native(vm, err) == 0 && mk_vm_prepare_memory(vm, err) == 0)
+        return 0;
+    vm->mode = before;
+    return -1;
+}
+
+/* --- the start state --- */
+
+static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry *entry,
                                    const struct kvm_sregs *fresh)
 {
     const struct mk_mem *mem = &vm->m.mem;
-    uint64_t entry = aim->entry;
+    const struct mk_places *places = &vm->places;
+    uint64_t ip = entry->ip;
     struct mk_start start = { .sregs = *fresh };
     switch (vm->mode) {
-    case MK_MODE_LONG: mk_long_start(&start, mem, &vm->mapping, vm->tables, entry); break;
-    case MK_MODE_PAGED: mk_prot_start(&start, mem, (uint32_t)entry, true); break;
-    case MK_MODE_PROTECTED: mk_prot_start(&start, mem, (uint32_t)entry, false); break;
-    default: mk_real_start(&start, aim->segment, (uint16_t)entry); break;
+    case MK_MODE_LONG: mk_long_start(&start, &vm->mapping, places, ip); break;
+    case MK_MODE_PAGED: mk_prot_start(&start, mem, places, (uint32_t)ip, true); break;
+    case MK_MODE_PROTECTED: mk_prot_start(&start, mem, places, (uint32_t)ip, false); break;
+    default: mk_real_start(&start, entry->segment, (uint16_t)ip); break;
     }
-    if (aim->has_regs) {
-        start.regs.rax = aim->eax;
-        start.regs.rbx = aim->ebx;
-        start.regs.rdx = aim->edx;
+    if (entry->has_regs) {
+        start.regs.rax = entry->eax;
+        start.regs.rbx = entry->ebx;
+        start.regs.rdx = entry->edx;
     }
     return start;
 }
 
 /* Where the first instruction would be fetched from, as the page tables stand. */
-static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
-                       uint64_t entry, struct mk_err *err)
+static int check_entry(const struct mk_vm *vm, const struct mk_start *start, uint64_t ip,
+                       struct mk_err *err)
 {
     struct mk_walk w = mk_walk(&vm->m.mem, &start->sregs, start->sregs.cs.base + start->regs.rip);
-    if (start->regs.rip == (vm->mode == MK_MODE_REAL ? (uint16_t)entry : entry) && w.present &&
+    if (start->regs.rip == (vm->mode == MK_MODE_REAL ? (uint16_t)ip : ip) && w.present &&
         mk_mem_at(&vm->m.mem, w.address, 1))
         return 0;
-    return mk_fail(err, EINVAL, "entry 0x%llx is %s", (ull)entry,
+    return mk_fail(err, EINVAL, "entry 0x%llx is %s", (ull)ip,
                    vm->mode == MK_MODE_PAGED ? "not mapped: RAM appears at 0 and at 0x80000000"
                    : w.present               ? "outside RAM"
                                              : "not mapped");
@@ -178,40 +211,27 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
     return 0;
 }
 
-int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err)
+int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_err *err)
 {
-    struct mk_vcpu *c = &vm->cpu[aim->cpu];
+    struct mk_vcpu *c = &vm->cpu[entry->cpu];
     struct kvm_sregs fresh;
     if (mk_vcpu_sregs(c, &fresh) < 0)
-        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, aim->cpu);
-    struct mk_start start = start_state(vm, aim, &fresh);
-    if (check_entry(vm, &start, aim->entry, err) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, entry->cpu);
+    struct mk_start start = start_state(vm, entry, &fresh);
+    if (check_entry(vm, &start, entry->ip, err) < 0)
         return -1;
+    if (vm->mode != MK_MODE_REAL && !same_places(&vm->places, &entry->places)) {
+        if (move_tables(vm, &entry->places, err) < 0)
+            return -1;
+        start = start_state(vm, entry, &fresh);
+    }
     if (set_sregs(vm, c, &start.sregs, err) < 0)
         return -1;
     if (mk_vcpu_set_regs(c, &start.regs) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the registers", vm->name,
-                             aim->cpu);
-    vm->start[aim->cpu] = *aim;
-    vm->aimed[aim->cpu] = vm->ready[aim->cpu] = true;
-    return 0;
-}
-
-int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
-               struct mk_err *err)
-{
-    struct mk_aim aim;
-    struct mk_err why = { 0 };
-    if (plan(vm, image, load, &aim, err) < 0 || mk_vm_aim(vm, &aim, &why) < 0) {
-        if (why.code)
-            mk_fail(err, why.code, "%s: %.300s", image->name, why.text);
-        mk_image_free(image);
-        return -1;
-    }
-    mk_image_apply(image, &vm->m.mem);
-    struct mk_image **at = &vm->images; /* in order: a reset loads them again */
-    while (*at)
-        at = &(*at)->next;
-    *at = image;
+                             entry->cpu);
+    vm->entry[entry->cpu] = *entry;
+    vm->has_entry[entry->cpu] = vm->ready[entry->cpu] = true;
+    vm->mode_open = false;
     return 0;
 }

@@ -87,6 +87,7 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     mk_watch_resume(&vm->m.console);
     mk_vm_exact(vm, mk_watch_exact(&vm->m.console));
     vm->m.paused = false;
+    vm->mode_open = false;
     for (unsigned i = 0; i < vm->cpus; i++) {
         atomic_store(&vm->cpu[i].requests, 0);
         atomic_store(&vm->cpu[i].stop_reason, MK_RUNNING);

@@ -113,7 +113,7 @@ static int take_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *e
 static struct mk_shape shape_of(const struct mk_vm *vm)
 {
     struct mk_shape shape = { .mode = vm->mode, .memory = vm->m.mem.size, .cpus = vm->cpus,
-                              .pic = vm->has_pic, .mapping = vm->mapping, .tables = vm->tables,
+                              .pic = vm->has_pic, .mapping = vm->mapping, .places = vm->places,
                               .boot_features = vm->boot_features };
     snprintf(shape.name, sizeof(shape.name), "%s", vm->name);
     snprintf(shape.command_line, sizeof(shape.command_line), "%s", vm->command_line);
@@ -151,6 +151,7 @@ struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
         return NULL;
     }
     mk_vm_join(vm);
+    vm->mode_open = false;
     snap->shape = shape_of(vm);
     if (mk_state_capture(vm, &snap->state, err) < 0) { /* first: it may complete an access */
         free(snap);
@@ -268,6 +269,8 @@ int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool f
         put_changed(vm, snap);
     else
         rc = restore_ram(vm, snap, err);
+    vm->places = snap->shape.places;
+    vm->mode_open = false;
     if (rc == 0)
         rc = mk_state_apply(vm, &snap->state, err);
     if (rc < 0)

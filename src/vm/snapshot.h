@@ -21,7 +21,7 @@ struct mk_shape {
     uint32_t cpus;
     bool pic;
     struct mk_mapping mapping;
-    uint64_t tables;
+    struct mk_places places;
     uint32_t boot_features;
     char name[64], command_line[448];
 };

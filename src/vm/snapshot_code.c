@@ -119,7 +119,9 @@ static void shape(struct codec *k, struct mk_shape *s)
     u64(k, &s->mapping.size);
     u64(k, &s->mapping.base);
     u64(k, &s->mapping.io);
-    u64(k, &s->tables);
+    u64(k, &s->places.low);
+    u64(k, &s->places.tables);
+    u64(k, &s->places.end);
     u32(k, &s->boot_features);
     text(k, s->name, sizeof(s->name));
     text(k, s->command_line, sizeof(s->command_line));

@@ -165,19 +165,32 @@ static void close_hardware(struct mk_vm *vm)
     vm->m.fd = -1;
 }
 
+static int check_mapping(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
+                         struct mk_err *err)
+{
+    uint64_t page = map->large ? 2u << 20 : MK_PAGE;
+    if (mode == MK_MODE_LONG && (memory % page || map->size % page || map->base % page))
+        return mk_fail(err, EINVAL, "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
+                       "and map_base must be multiples", (unsigned long long)memory,
+                       (unsigned long long)page);
+    return 0;
+}
+
+int mk_vm_check_mapping(const struct mk_vm *vm, enum mk_mode mode, uint64_t memory,
+                        struct mk_err *err)
+{
+    return check_mapping(mode, &vm->mapping, memory, err);
+}
+
 static int check_config(const struct mk_vm_config *config, struct mk_err *err)
 {
     if (config->cpus < 1 || config->cpus > MK_MAX_CPUS)
         return mk_fail(err, EINVAL, "cpus = %u: a VM has 1 to %d", config->cpus, MK_MAX_CPUS);
     if (config->mode != MK_MODE_REAL && config->cpus > 1)
         return mk_fail(err, EINVAL, "cpus = %u: several vCPUs are for real mode", config->cpus);
+    if (check_mapping(config->mode, &config->mapping, config->memory, err) < 0)
+        return -1;
     const struct mk_mapping *map = &config->mapping;
-    uint64_t page = map->large ? 2u << 20 : MK_PAGE;
-    if (config->mode == MK_MODE_LONG && (config->memory % page || map->size % page ||
-                                         map->base % page))
-        return mk_fail(err, EINVAL, "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
-                       "and map_base must be multiples", (unsigned long long)config->memory,
-                       (unsigned long long)page);
     bool low = map->io < config->memory || (config->mode == MK_MODE_PAGED && map->io > UINT32_MAX);
     if (map->io && (low || (config->mode != MK_MODE_LONG && config->mode != MK_MODE_PAGED)))
         return mk_fail(err, EINVAL, "map_io = 0x%llx: it is for paged and long mode, and lies outside "
@@ -192,7 +205,7 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
 
 /* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with. Real
  * mode does not ask: it has no boot information, and is assisted only after a failure. */
-static int find_native(struct mk_vm *vm, bool assist, struct mk_err *err)
+int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_native native = { 0 };
     if (vm->mode != MK_MODE_REAL &&
@@ -203,14 +216,16 @@ static int find_native(struct mk_vm *vm, bool assist, struct mk_err *err)
                          (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
                          (native.iret ? MK_BOOT_IRET_NATIVE : 0);
     bool all = native.paging32 && native.int_n && native.iret;
-    vm->m.assist = assist && !all ? &vm->assist : NULL;
+    vm->m.assist = vm->may_assist && !all ? &vm->assist : NULL;
     return 0;
 }
 
 static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
                        const struct mk_vm_config *config)
 {
-    *vm = (struct mk_vm){ .mode = config->mode, .cpus = config->cpus };
+    *vm = (struct mk_vm){ .mode = config->mode, .cpus = config->cpus, .places = config->places,
+                          .mode_open = config->mode_open, .memory_open = config->memory_open,
+                          .may_assist = config->assist };
     snprintf(vm->name, sizeof(vm->name), "%s", config->name ? config->name : "vm");
     snprintf(vm->command_line, sizeof(vm->command_line), "%s",
              config->command_line ? config->command_line : "");
@@ -269,7 +284,8 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
     init_parts(vm, kvm, config);
     if (mk_fsbox_init(&vm->fsbox, vm->name, config->files, err) < 0 ||
         open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
-        find_native(vm, config->assist, err) < 0 || attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
+        mk_vm_find_native(vm, err) < 0 ||
+        attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
         mk_vm_close(vm);
         return -1;
     }
@@ -297,11 +313,6 @@ void mk_vm_close(struct mk_vm *vm)
     free_interrupts(vm);
     mk_assist_forget(&vm->assist);
     mk_clock_free(&vm->m.clock);
-    while (vm->images) {
-        struct mk_image *image = vm->images;
-        vm->images = image->next;
-        mk_image_free(image);
-    }
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
 }
@@ -336,10 +347,8 @@ static int reset(struct mk_vm *vm, struct mk_err *err)
     vm->state = MK_VM_IDLE;
     if (open_hardware(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0)
         return -1;
-    for (struct mk_image *i = vm->images; i; i = i->next)
-        mk_image_apply(i, &vm->m.mem);
     for (unsigned i = 0; i < vm->cpus; i++)
-        if (vm->aimed[i] && mk_vm_aim(vm, &vm->start[i], err) < 0)
+        if (vm->has_entry[i] && mk_vm_set_entry(vm, &vm->entry[i], err) < 0)
             return -1;
     return 0;
 }

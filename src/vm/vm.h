@@ -14,7 +14,6 @@
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/uart.h"
-#include "image/image.h"
 #include "kvm/vcpu.h"
 #include "io/watch.h"
 
@@ -37,26 +36,18 @@ struct mk_vm_config {
     const char *command_line; /* NULL: none */
     struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
     struct mk_ram *ram;       /* RAM begins with these contents (snapshot.h); NULL: as after load */
-};
-
-#define MK_DEFAULT INT64_MIN /* what the mode does by itself */
-
-/* How an image is to be loaded; MK_DEFAULT or an address. */
-struct mk_load {
-    unsigned cpu; /* that is pointed at it */
-    enum mk_format format;
-    int64_t at, segment, entry;
-    const char *entry_symbol; /* instead of `entry`; NULL: none */
-    const char *command_line; /* Multiboot; NULL: that of the VM */
+    struct mk_places places;  /* with `ram`: where in it the tables of the mode are */
+    bool mode_open, memory_open; /* mode and memory are what the first image makes of them */
 };
 
 /* Where a vCPU starts. */
-struct mk_aim {
+struct mk_entry {
     unsigned cpu;
     uint16_t segment; /* real mode */
-    uint64_t entry;
+    uint64_t ip;
     bool has_regs;    /* the image's format says what these hold */
     uint32_t eax, ebx, edx;
+    struct mk_places places; /* not real mode: where the tables are to be */
 };
 
 /* What ends a run; MK_FOREVER for no limit. */
@@ -93,13 +84,13 @@ struct mk_vm {
     struct mk_assist assist;
     struct mk_ram *base; /* what RAM was a copy of, but for pages written since; NULL: none */
     struct mk_mapping mapping;
-    uint64_t tables; /* long mode: where the page tables begin */
+    struct mk_places places; /* of the tables of the mode */
+    bool mode_open, memory_open, may_assist; /* as configured; mode_open until something starts */
     uint32_t boot_features;
     char command_line[448];
-    struct mk_image *images;
     bool ready[MK_MAX_CPUS];  /* has something to run */
-    bool aimed[MK_MAX_CPUS];  /* by a load: a reset aims it again */
-    struct mk_aim start[MK_MAX_CPUS]; /* for reset */
+    bool has_entry[MK_MAX_CPUS];        /* by a load: a reset sets it again */
+    struct mk_entry entry[MK_MAX_CPUS]; /* for reset */
     bool restoring;           /* its devices in Lua take their states: it is not to run yet */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     bool coalesce;
@@ -131,9 +122,15 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
 /* Stops it if need be, joins its threads, frees everything. */
 void mk_vm_close(struct mk_vm *vm);
 
-/* Takes the image over (also on failure), puts it into RAM and points vCPU load->cpu at it. */
-int mk_vm_load(struct mk_vm *vm, struct mk_image *image, const struct mk_load *load,
-               struct mk_err *err);
+/* Bytes of a file straight into RAM; zeros there. Nothing changes when the range is not all RAM. */
+int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
+                    struct mk_err *err);
+int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err);
+/* Moves the tables of the mode if need be, and points a vCPU at its first instruction. Nothing
+ * changes when that would not be in RAM. */
+int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_err *err);
+/* Another mode and size of RAM while vm->mode_open. */
+int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err);
 /* The script wrote memory or registers itself: the vCPU has something to run. */
 void mk_vm_touch(struct mk_vm *vm, unsigned cpu);
 
@@ -187,9 +184,12 @@ void mk_vm_forget_zones(struct mk_vm *vm);
 /* All vCPUs look around: input arrived. */
 void mk_vm_wake(void *vm);
 
-/* For vm.c: the tables of the mode; a vCPU at the start of its program (load.c). */
+/* For vm.c: the tables of the mode at their usual places (load.c). For load.c: whether a mode can map
+ * RAM of this size as configured; what the host does without help in this mode (vm.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
-int mk_vm_aim(struct mk_vm *vm, const struct mk_aim *aim, struct mk_err *err);
+int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err);
+int mk_vm_check_mapping(const struct mk_vm *vm, enum mk_mode mode, uint64_t memory,
+                        struct mk_err *err);
 
 /* What KVM has to be told of hooks (hooks.c). */
 const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm); /* as vCPU 0 is told */

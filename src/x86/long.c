@@ -1,6 +1,7 @@
 /* long.c - 64-bit long mode with 4-level paging (Intel SDM volume 3, 4.5, 5.2.1, 8.7, 10.8.5).
  *
- * The page tables grow downwards from the top of RAM; below them lies the stack. */
+ * The page tables grow downwards from their end, at first the top of RAM; below them lies the
+ * stack. */
 #include "x86/mode.h"
 
 #include "base/abi.h"
@@ -18,13 +19,13 @@
 
 struct builder {
     struct mk_mem *mem;
-    uint64_t root, lowest; /* tables so far: [lowest, top of RAM) */
+    uint64_t root, lowest; /* tables so far: [lowest, their end) */
     bool full;
 };
 
 static uint64_t new_table(struct builder *b)
 {
-    if (b->lowest < MK_LOAD_BASE + 2 * MK_PAGE) {
+    if (b->lowest < 3 * MK_PAGE) {
         b->full = true;
         return b->root;
     }
@@ -66,7 +67,7 @@ static void map(struct builder *b, uint64_t linear, uint64_t length, bool large)
         map_page(b, linear + at, at, large);
 }
 
-static void gdt(uint64_t table[7])
+static void gdt(uint64_t table[7], uint64_t low)
 {
     const uint8_t code = 0xa, data = 0xc; /* limits in pages; 64-bit code, 32-bit data */
     memset(table, 0, 7 * sizeof(*table));
@@ -74,13 +75,13 @@ static void gdt(uint64_t table[7])
     table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, data);
     table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, code);
     table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, data);
-    table[MK_SEL_TSS / 8] = mk_make_descriptor(MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
+    table[MK_SEL_TSS / 8] = mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
-static void write_tss(struct mk_mem *mem, uint64_t stack)
+static void write_tss(struct mk_mem *mem, uint64_t low, uint64_t stack)
 {
-    mk_empty_tss(mem);
-    mk_mem_write(mem, MK_TSS_BASE + 4, &stack, sizeof(stack)); /* RSP0 */
+    mk_empty_tss(mem, low);
+    mk_mem_write(mem, low + MK_TSS_BASE + 4, &stack, sizeof(stack)); /* RSP0 */
 }
 
 /* The top of the stack: below the tables, or below the end of what is mapped. */
@@ -89,14 +90,15 @@ static uint64_t stack_top(const struct mk_mapping *mapping, uint64_t tables)
     return mapping->size && mapping->size < tables && !mapping->base ? mapping->size : tables;
 }
 
-uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
-                        const struct mk_boot *boot)
+bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct mk_places *places,
+                    const struct mk_boot *boot)
 {
-    uint64_t table[7];
+    uint64_t table[7], low = places->low;
     uint64_t size = mapping->size && mapping->size < mem->size ? mapping->size : mem->size;
-    struct builder b = { .mem = mem, .lowest = mem->size & ~(uint64_t)(MK_PAGE - 1) };
-    if (mem->size < 16 * MK_PAGE)
-        return 0;
+    struct builder b = { .mem = mem, .lowest = places->end };
+    if (mem->size < 16 * MK_PAGE || places->end > mem->size ||
+        places->end % MK_PAGE || !mk_low_fits(mem, low))
+        return false;
     b.root = new_table(&b);
     map(&b, 0, size, mapping->large);
     if (mapping->base)
@@ -104,33 +106,34 @@ uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
     if (mapping->io)
         map_page(&b, mapping->io & ~(PAGE_2M - 1), mapping->io & ~(PAGE_2M - 1), true);
     if (b.full)
-        return 0;
-    gdt(table);
-    mk_mem_write(mem, MK_GDT_BASE, table, sizeof(table));
-    memset(mk_mem_edit(mem, MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0, MK_IDT_LONG_GATES * 16);
-    write_tss(mem, stack_top(mapping, b.lowest));
-    mk_boot_write(mem, boot);
-    return b.lowest;
+        return false;
+    gdt(table, low);
+    mk_mem_write(mem, low + MK_GDT_BASE, table, sizeof(table));
+    memset(mk_mem_edit(mem, low + MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0, MK_IDT_LONG_GATES * 16);
+    write_tss(mem, low, stack_top(mapping, b.lowest));
+    mk_boot_write(mem, low, boot);
+    places->tables = b.lowest;
+    return true;
 }
 
-void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
-                   const struct mk_mapping *mapping, uint64_t tables, uint64_t entry)
+void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
+                   const struct mk_places *places, uint64_t entry)
 {
     uint64_t table[7];
     struct kvm_sregs *s = &start->sregs;
-    gdt(table);
+    gdt(table, places->low);
     s->cs = mk_descriptor(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
     s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
     s->tr = mk_descriptor(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
-    s->gdt = (struct kvm_dtable){ .base = MK_GDT_BASE, .limit = sizeof(table) - 1 };
-    s->idt = (struct kvm_dtable){ .base = MK_IDT_BASE, .limit = MK_IDT_LONG_GATES * 16 - 1 };
+    s->gdt = (struct kvm_dtable){ .base = places->low + MK_GDT_BASE, .limit = sizeof(table) - 1 };
+    s->idt = (struct kvm_dtable){ .base = places->low + MK_IDT_BASE, .limit = MK_IDT_LONG_GATES * 16 - 1 };
     s->cr0 = MK_CR0_PE | CR0_MP | MK_CR0_ET | MK_CR0_NE | MK_CR0_WP | MK_CR0_PG;
-    s->cr3 = (mem->size & ~(uint64_t)(MK_PAGE - 1)) - MK_PAGE;
+    s->cr3 = places->end - MK_PAGE;
     s->cr4 = MK_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
     s->efer = MK_EFER_LME | MK_EFER_LMA | EFER_SCE;
-    uint64_t stack = stack_top(mapping, tables);
+    uint64_t stack = stack_top(mapping, places->tables);
     if (mapping->base && entry >= mapping->base)
         stack += mapping->base; /* one that a high-half kernel keeps without the low map */
     start->regs = (struct kvm_regs){ .rip = entry, .rsp = stack, .rflags = 2,
-                                     .rbx = MK_BOOT_INFO };
+                                     .rbx = places->low + MK_BOOT_INFO };
 }

@@ -34,18 +34,27 @@ struct mk_boot {
     const char *command_line; /* NULL: none */
 };
 
+/* Where in RAM the tables of a mode lie; moved away when an image wants their place. */
+struct mk_places {
+    uint64_t low; /* a page: MK_GDT_BASE to MK_COMMAND_LINE of abi.h are relative to it; below 4 GiB */
+    uint64_t tables; /* paged mode: the page directory; long mode: where the page tables begin, */
+    uint64_t end;    /* and where they end: a page */
+};
+
 /* Real mode at segment:ip, all segments alike, SP = 0xfff0 (SDM 20.1). */
 void mk_real_start(struct mk_start *start, uint16_t segment, uint16_t ip);
 
 /* Flat 32-bit protected mode at `entry` with the GDT, TSS and IDT that mk_prot_tables() writes;
  * with `paged`, CR3 at its page directory and paging on (SDM 3.2.1, 4.3). */
-void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, uint32_t entry, bool paged);
-/* Writes the tables and the boot information into guest RAM below 0x1000 and, with `paged`, a page
- * directory of 4 MiB pages at 0x100000. False when RAM is too small for them. */
-bool mk_prot_tables(struct mk_mem *mem, bool paged, const struct mk_boot *boot);
+void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, const struct mk_places *places,
+                   uint32_t entry, bool paged);
+/* Writes the tables and the boot information into the page places->low and, with `paged`, a page
+ * directory of 4 MiB pages. False when they are not all in RAM. */
+bool mk_prot_tables(struct mk_mem *mem, const struct mk_places *places, bool paged,
+                    const struct mk_boot *boot);
 
 /* After that, the 4 MiB page around `address` appears at itself, for devices. */
-void mk_prot_map_io(struct mk_mem *mem, uint32_t address);
+void mk_prot_map_io(struct mk_mem *mem, const struct mk_places *places, uint32_t address);
 
 /* How RAM appears in long mode: at its own addresses, all of it or the first `size` bytes (0: all);
  * and, when `base` is not 0, all of it once more from there, for high-half kernels. */
@@ -55,20 +64,22 @@ struct mk_mapping {
     uint64_t io; /* not 0: the large page with this address appears at itself, for devices */
 };
 
-/* Writes GDT, TSS, IDT space, boot information and, at the top of RAM, the page tables. Returns
- * where the tables begin, 0 when RAM is too small. */
-uint64_t mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping,
-                        const struct mk_boot *boot);
+/* Writes GDT, TSS, IDT space and boot information into the page places->low and the page tables
+ * below places->end; sets places->tables, where they begin. False when they are not all in RAM. */
+bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct mk_places *places,
+                    const struct mk_boot *boot);
 /* 64-bit mode at `entry` with those tables, SSE enabled. */
-void mk_long_start(struct mk_start *start, const struct mk_mem *mem,
-                   const struct mk_mapping *mapping, uint64_t tables, uint64_t entry);
+void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
+                   const struct mk_places *places, uint64_t entry);
 
 /* The boot-information block, for all modes but real. */
-void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot);
+void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot);
 /* The 8 bytes of a segment descriptor (SDM 3.4.5); `flags` are its bits 52 to 55. */
 uint64_t mk_make_descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
-/* A TSS with no stacks and no open ports at MK_TSS_BASE; alike in 32 and 64 bits (SDM 8.2.1, 8.7). */
-void mk_empty_tss(struct mk_mem *mem);
+/* Whether the page for GDT, TSS, IDT and boot information may be here. */
+bool mk_low_fits(const struct mk_mem *mem, uint64_t low);
+/* A TSS with no stacks and no open ports; alike in 32 and 64 bits (SDM 8.2.1, 8.7). */
+void mk_empty_tss(struct mk_mem *mem, uint64_t low);
 /* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
 struct kvm_segment mk_descriptor(uint16_t selector, uint64_t bytes);
 

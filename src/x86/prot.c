@@ -29,14 +29,14 @@ struct kvm_segment mk_descriptor(uint16_t selector, uint64_t d)
         .g = pages };
 }
 
-static void gdt(uint64_t table[6])
+static void gdt(uint64_t table[6], uint64_t low)
 {
     table[0] = 0;
     table[MK_SEL_KCODE / 8] = mk_make_descriptor(0, 0xfffff, 0x9b, 0xc);
     table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, 0xc);
     table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, 0xc);
     table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, 0xc);
-    table[MK_SEL_TSS / 8] = mk_make_descriptor(MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
+    table[MK_SEL_TSS / 8] = mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
 /* Below the end of RAM, and of what the page directory maps. */
@@ -46,24 +46,29 @@ static uint32_t stack_top(const struct mk_mem *mem)
     return (uint32_t)(mem->size < mapped ? mem->size : mapped) - STACK_GAP;
 }
 
-void mk_empty_tss(struct mk_mem *mem)
+bool mk_low_fits(const struct mk_mem *mem, uint64_t low)
 {
-    uint16_t io_map = MK_TSS_SIZE; /* beyond the limit: no port is open to CPL 3 */
-    memset(mk_mem_edit(mem, MK_TSS_BASE, MK_TSS_SIZE), 0, MK_TSS_SIZE);
-    mk_mem_write(mem, MK_TSS_BASE + 102, &io_map, sizeof(io_map));
+    return low % MK_PAGE == 0 && low <= UINT32_MAX && mk_mem_at(mem, low, MK_PAGE);
 }
 
-static void write_tss(struct mk_mem *mem)
+void mk_empty_tss(struct mk_mem *mem, uint64_t low)
+{
+    uint16_t io_map = MK_TSS_SIZE; /* beyond the limit: no port is open to CPL 3 */
+    memset(mk_mem_edit(mem, low + MK_TSS_BASE, MK_TSS_SIZE), 0, MK_TSS_SIZE);
+    mk_mem_write(mem, low + MK_TSS_BASE + 102, &io_map, sizeof(io_map));
+}
+
+static void write_tss(struct mk_mem *mem, uint64_t low)
 {
     struct { uint32_t back, esp0, ss0; } head = { 0, stack_top(mem), MK_SEL_KDATA };
-    mk_empty_tss(mem);
-    mk_mem_write(mem, MK_TSS_BASE, &head, sizeof(head));
+    mk_empty_tss(mem, low);
+    mk_mem_write(mem, low + MK_TSS_BASE, &head, sizeof(head));
 }
 
 /* All RAM (1 GiB of it at the most), at its own address and once more at 0x80000000. */
-static void write_directory(struct mk_mem *mem)
+static void write_directory(struct mk_mem *mem, uint64_t at)
 {
-    uint32_t *directory = mk_mem_edit(mem, MK_PAGE_DIR, MK_PAGE);
+    uint32_t *directory = mk_mem_edit(mem, at, MK_PAGE);
     memset(directory, 0, MK_PAGE);
     for (uint32_t i = 0; i < MAPPED_PAGES && i * PAGE_4M < mem->size; i++) {
         directory[i] = i << 22 | PDE_LARGE;
@@ -71,57 +76,60 @@ static void write_directory(struct mk_mem *mem)
     }
 }
 
-void mk_prot_map_io(struct mk_mem *mem, uint32_t address)
+void mk_prot_map_io(struct mk_mem *mem, const struct mk_places *places, uint32_t address)
 {
-    uint32_t *directory = mk_mem_edit(mem, MK_PAGE_DIR, MK_PAGE);
+    uint32_t *directory = mk_mem_edit(mem, places->tables, MK_PAGE);
     directory[address >> 22] = (address >> 22 << 22) | PDE_LARGE;
 }
 
-void mk_boot_write(struct mk_mem *mem, const struct mk_boot *boot)
+void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot)
 {
     uint32_t info[5] = { MK_BOOT_MAGIC, sizeof(info), (uint32_t)(mem->size > UINT32_MAX
                          ? UINT32_MAX : mem->size), boot->features, 0 };
     if (boot->command_line) {
         size_t room = MK_LOAD_BASE - MK_COMMAND_LINE - 1;
         size_t length = strnlen(boot->command_line, room);
-        mk_mem_write(mem, MK_COMMAND_LINE, boot->command_line, length);
-        *(uint8_t *)mk_mem_edit(mem, MK_COMMAND_LINE + length, 1) = 0;
-        info[4] = MK_COMMAND_LINE;
+        mk_mem_write(mem, low + MK_COMMAND_LINE, boot->command_line, length);
+        *(uint8_t *)mk_mem_edit(mem, low + MK_COMMAND_LINE + length, 1) = 0;
+        info[4] = (uint32_t)low + MK_COMMAND_LINE;
     }
-    mk_mem_write(mem, MK_BOOT_INFO, info, sizeof(info));
+    mk_mem_write(mem, low + MK_BOOT_INFO, info, sizeof(info));
 }
 
-bool mk_prot_tables(struct mk_mem *mem, bool paged, const struct mk_boot *boot)
+bool mk_prot_tables(struct mk_mem *mem, const struct mk_places *places, bool paged,
+                    const struct mk_boot *boot)
 {
-    uint64_t table[6];
-    if (mem->size < (paged ? MK_PAGE_DIR + MK_PAGE : 2 * MK_PAGE))
+    uint64_t table[6], low = places->low;
+    bool fits = mem->size >= 2 * MK_PAGE && mk_low_fits(mem, low);
+    if (!fits || (paged && (places->tables % MK_PAGE || !mk_mem_at(mem, places->tables, MK_PAGE))))
         return false;
-    gdt(table);
-    mk_mem_write(mem, MK_GDT_BASE, table, sizeof(table));
-    write_tss(mem);
-    memset(mk_mem_edit(mem, MK_IDT_BASE, 256 * 8), 0, 256 * 8);
+    gdt(table, low);
+    mk_mem_write(mem, low + MK_GDT_BASE, table, sizeof(table));
+    write_tss(mem, low);
+    memset(mk_mem_edit(mem, low + MK_IDT_BASE, 256 * 8), 0, 256 * 8);
     if (paged)
-        write_directory(mem);
-    mk_boot_write(mem, boot);
+        write_directory(mem, places->tables);
+    mk_boot_write(mem, low, boot);
     return true;
 }
 
-void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, uint32_t entry, bool paged)
+void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, const struct mk_places *places,
+                   uint32_t entry, bool paged)
 {
     uint64_t table[6];
     struct kvm_sregs *s = &start->sregs;
-    gdt(table);
+    gdt(table, places->low);
     s->cs = mk_descriptor(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
     s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
     s->tr = mk_descriptor(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
-    s->gdt = (struct kvm_dtable){ .base = MK_GDT_BASE, .limit = sizeof(table) - 1 };
-    s->idt = (struct kvm_dtable){ .base = MK_IDT_BASE, .limit = 256 * 8 - 1 };
+    s->gdt = (struct kvm_dtable){ .base = places->low + MK_GDT_BASE, .limit = sizeof(table) - 1 };
+    s->idt = (struct kvm_dtable){ .base = places->low + MK_IDT_BASE, .limit = 256 * 8 - 1 };
     s->cr0 = MK_CR0_PE | MK_CR0_ET | MK_CR0_NE;
     if (paged) {
         s->cr0 |= MK_CR0_PG | MK_CR0_WP;
-        s->cr3 = MK_PAGE_DIR;
+        s->cr3 = places->tables;
         s->cr4 |= MK_CR4_PSE;
     }
     start->regs = (struct kvm_regs){ .rip = entry, .rsp = stack_top(mem), .rflags = 2,
-                                     .rbx = MK_BOOT_INFO };
+                                     .rbx = places->low + MK_BOOT_INFO };
 }

@@ -87,6 +87,7 @@ local NEW = {
 
 ---Checked options as the core takes them.
 local function for_core(o)
+  o.mode_open, o.memory_open = o.mode == nil and not o.snapshot, o.memory == nil
   o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
   o.large = o.page_size == 2 << 20
   o.uart = o.console == "uart"
@@ -103,7 +104,7 @@ end
 ---  name       for messages ("vm")
 ---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
 ---  mode       "real" (16-bit), "protected" (flat 32-bit), "paged" (32-bit with 4 MiB pages),
----             "long" (64-bit)
+---             "long" (64-bit); by default what the first image is for, "real" when it does not say
 ---  page_size  long mode: "4K" (default) or "2M"
 ---  map_size   long mode: only the first bytes of RAM appear at their own address
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
@@ -163,38 +164,11 @@ function M.from_snapshot(snap, opts)
   return for_core(o), setup
 end
 
-local MODULE = { path = "string", bytes = "string", name = "string", text = "string" }
-
----A Multiboot module: a path, or { path= | bytes=, name=, text= }.
-local function check_module(value, i)
-  if type(value) == "string" then return { path = value } end
-  local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
-  if (o.path == nil) == (o.bytes == nil) then
-    core.blame(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i))
-  end
-  return o
-end
-
-local function modules(value)
-  if type(value) ~= "table" then return nil, "expected a list of modules" end
-  local list = {}
-  for i, module in ipairs(value) do list[i] = check_module(module, i) end
-  return list
-end
-
-local function entry(value)
-  if math.type(value) == "integer" or type(value) == "string" then return value end
-  return nil, ("expected an address or the name of a symbol, got %s"):format(tostring(value))
-end
-
-local LOAD = { at = address, entry = entry, segment = address, cpu = between(0, 3),
-               format = { "auto", "flat", "boot", "elf", "multiboot" }, cmdline = "string",
-               modules = modules }
-
 ---Loads an image and points a vCPU at it.
 ---  cpu      which vCPU (0)
 ---  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot"
----  at       flat images: physical address (real mode: the vCPU's window; else 0x1000)
+---  at       flat images: physical address (real mode: the vCPU's window; else 0x1000); ELF in real
+---           mode: what its addresses are relative to
 ---  entry    address, or the name of a symbol, instead of the image's own
 ---  segment  real mode: CS and the others (at // 16)
 ---  cmdline  Multiboot: command line (that of the VM)
@@ -203,19 +177,7 @@ local LOAD = { at = address, entry = entry, segment = address, cpu = between(0, 
 ---@param opts? table
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:load(source, opts)
-  options.self("vm:load", self, "minikvm.vm")
-  local o = options.check("vm:load", opts, LOAD)
-  if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
-  if type(source) == "table" then
-    local s = options.check("vm:load", source, { bytes = "string", name = "string" })
-    if not s.bytes then core.blame("vm:load: the table has no 'bytes'") end
-    o.bytes, o.name = s.bytes, s.name
-  elseif type(source) == "string" then
-    o.path = source
-  else
-    core.blame(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)))
-  end
-  return core.load(self, o)
+  return require("minikvm.image").load(self, source, opts)
 end
 
 ---The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's place.
@@ -243,8 +205,11 @@ local reset_core = vm.reset
 function vm:reset()
   options.self("vm:reset", self, "minikvm.vm")
   if snapshots.origin(self) then return snapshots.restore(self, snapshots.origin(self)) end
-  local done, why, code = reset_core(self)
-  local devices = package.loaded["minikvm.device"]
+  local images, devices = package.loaded["minikvm.image"], package.loaded["minikvm.device"]
+  local done, why, code = true, nil, nil
+  if images then done, why, code = images.check_again(self) end
+  if done then done, why, code = reset_core(self) end
+  if done and images then done, why, code = images.load_again(self) end
   if done and devices then devices.reset_all(self) end
   return done, why, code
 end
@@ -272,8 +237,33 @@ end
 ---@return integer? offset
 function vm:symbol_at(where)
   options.self("vm:symbol_at", self, "minikvm.vm")
+  core.check_open(self)
   options.argument("vm:symbol_at", "address", where, "integer")
-  return core.symbol_at(self, where)
+  local images = package.loaded["minikvm.image"]
+  if images then return require("minikvm.image.symbols").at(images.of(self), where) end
+end
+
+-- vm.symbols is a child of its VM: src/lua/load.c.
+local symbols_type = core.symbols_type()
+
+---The images that a VM's symbols are of; raises when it is closed.
+local function images_of(symbols)
+  local owner = core.symbols_vm(symbols)
+  local images = package.loaded["minikvm.image"]
+  return images and images.of(owner) or {}
+end
+
+---@param name string
+---@return integer? address
+function symbols_type:__index(name)
+  local images = images_of(self)
+  options.argument("vm.symbols", "name", name, "string")
+  return images[1] and require("minikvm.image.symbols").find(images, name)
+end
+
+function symbols_type:__pairs()
+  local images = images_of(self)
+  return next, images[1] and require("minikvm.image.symbols").all(images) or {}
 end
 
 local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }

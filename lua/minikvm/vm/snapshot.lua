@@ -25,6 +25,12 @@ function M.remember(self, o)
   made[self] = o
 end
 
+---For lua/minikvm/image: the first image chose the mode, and with it how much RAM there is.
+function M.chosen(self, mode)
+  local o = made[self]
+  if o then o.mode, o.memory, o.mode_open = mode, #self.memory, false end
+end
+
 -- ---- devices ----
 
 ---The devices' module, when there can be any.

@@ -1,0 +1,354 @@
+-- image/init.lua - vm:load and what a reset needs of it, on top of the core's functions
+-- (src/lua/load.c): where the bytes come from, which mode they are for, and that they get into RAM.
+--
+-- What goes where is planned first (image/plan.lua and the formats); an image that is refused leaves
+-- its VM as it was. Images of up to a MiB are kept in memory for a reset. Larger ones are read
+-- straight into RAM, and once more for a reset, from a file that stays open.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+local planner = require "minikvm.image.plan"
+
+local refuse = planner.refuse
+
+local M = {}
+
+local KEPT_MAX <const> = 1 << 20
+local PIECE <const> = 64 << 20 -- of what is read at once: a script can be interrupted in between
+local WINDOW <const> = 0x40000 -- real mode: a vCPU's
+local LOAD_BASE <const> = 0x1000
+local RAM_USUAL <const> = 4 << 20 -- of modes that are not real
+
+---By VM, the images in the order in which they were loaded.
+---@type table<minikvm.vm, { source: table, plan: minikvm.image.plan }[]>
+local loaded = setmetatable({}, { __mode = "k" })
+
+-- ---- where the bytes come from ----
+
+---Methods of sources. `file` is a number of core.image_open.
+local source_methods = {}
+source_methods.__index = source_methods
+
+local function check(source, result, why, code)
+  if result then return result end
+  refuse(source, code, "%s", why)
+end
+
+function source_methods:read(offset, bytes)
+  if self.bytes then return self.bytes:sub(offset + 1, offset + bytes) end
+  if core.image_changed(self.vm, self.file) then
+    refuse(self, "ESTALE", "the file was written to since it was loaded: load it again")
+  end
+  return check(self, core.image_read(self.vm, self.file, offset, bytes))
+end
+
+---Puts a part of it into RAM.
+function source_methods:put(vm, at, offset, bytes)
+  while bytes > 0 do
+    local n = math.min(bytes, PIECE)
+    check(self, core.image_put(vm, at, self.bytes or self.file, offset, n))
+    at, offset, bytes = at + n, offset + n, bytes - n
+  end
+end
+
+function source_methods:close()
+  if self.file then core.image_close(self.vm, self.file) end
+  self.file = nil
+end
+
+---@return minikvm.image.source
+local function new_source(vm, given)
+  local s = setmetatable({ name = given.path or given.name or "image", text = given.text,
+                           bytes = given.bytes, vm = vm }, source_methods)
+  if s.bytes == "" then refuse(s, "EINVAL", "the image is empty") end
+  if s.bytes then
+    s.size = #s.bytes
+  else
+    local file, size, code = core.image_open(vm, given.path)
+    if not file then error({ text = size, code = code }, 0) end
+    s.file, s.size = file, size
+  end
+  return s
+end
+
+---Takes small files into memory; what a file begins with.
+local function read_start(s)
+  if s.file and s.size <= KEPT_MAX then
+    s.bytes = s:read(0, s.size)
+    s:close()
+  end
+  s.head = s.size <= planner.HEAD and s.bytes or s:read(0, math.min(s.size, planner.HEAD))
+end
+
+local function close_all(sources)
+  for _, s in ipairs(sources) do s:close() end
+end
+
+---The image and its modules, opened, into `sources`.
+local function open_all(vm, o, sources)
+  sources[1] = new_source(vm, o)
+  read_start(sources[1])
+  for i, m in ipairs(o.modules or {}) do
+    local s = new_source(vm, m)
+    sources[i + 1], s.text = s, s.text or s.name
+    read_start(s)
+  end
+  if sources[2] then sources[1].modules = table.move(sources, 2, #sources, 1, {}) end
+  return sources[1]
+end
+
+-- ---- what the VM wants of it ----
+
+---A vCPU's window in real mode: where its image goes unless another place is asked for.
+local function want_real(want, layout, o)
+  local window = (o.cpu or 0) * WINDOW
+  want.bits = 16
+  want.at = o.at or window
+  if not o.at then want.limit = math.min(want.limit, window + WINDOW) end
+end
+
+local function earlier(vm)
+  local list = {}
+  for _, image in ipairs(loaded[vm] or {}) do
+    for _, s in ipairs(image.plan.segments) do list[#list + 1] = s end
+  end
+  return list
+end
+
+local function want_of(vm, layout, o)
+  local mode = layout.mode
+  local want = { mode = mode, limit = layout.memory, format = o.format ~= "auto" and o.format or nil,
+                 has_at = o.at ~= nil, entry = o.entry, symbol = o.symbol,
+                 cmdline = o.cmdline or layout.cmdline }
+  if mode == "real" then
+    want_real(want, layout, o)
+    return want
+  end
+  want.bits = mode == "long" and 64 or 32
+  want.paging = mode ~= "protected"
+  want.high = mode == "paged" and 0x80000000 or layout.map_base
+  want.at = o.at or LOAD_BASE
+  want.busy = earlier(vm)
+  want.blocks = layout.tables and require("minikvm.image.tables").blocks(layout)
+  return want
+end
+
+-- ---- the mode, where nobody chose one ----
+
+---The mode that an image is for; and its format, where that is decided with it.
+local function choose_mode(source, o)
+  if o.format == "flat" or o.format == "boot" then return "real" end
+  if o.format == "multiboot" then return "protected" end
+  local mode, format = planner.mode(source)
+  local placed = o.at or o.segment or o.entry
+  if mode == "real" then return mode, not placed and not o.format and format or nil end
+  if not mode or (o.at or o.segment) and mode ~= "long" then return "real" end
+  return mode
+end
+
+---Gives the VM the mode that the image is for, when it could be loaded then. A VM of several vCPUs
+---is in real mode.
+local function settle_mode(vm, layout, source, o)
+  if not layout.mode_open or layout.cpus > 1 then return layout end
+  local mode, format = choose_mode(source, o)
+  o.format = format or o.format
+  if mode == layout.mode then return layout end
+  local there = setmetatable({ mode = mode, tables = false }, { __index = layout })
+  if layout.memory_open then there.memory = mode == "real" and 1 << 20 or RAM_USUAL end
+  planner.make(source, want_of(vm, there, o))
+  check(source, core.set_mode(vm, mode))
+  require("minikvm.vm.snapshot").chosen(vm, mode)
+  return core.layout(vm, o.cpu or 0)
+end
+
+---What to add to the message about an image that did not fit a mode it is not for.
+local function hint(source, layout, o, text)
+  if o.format or text:find("mode=", 1, true) then return "" end
+  local ok, mode, format = pcall(planner.mode, source)
+  if ok and mode and mode ~= layout.mode then
+    return ("; it looks like an image for %s"):format(planner.as_mode(mode))
+  elseif ok and format == "boot" then
+    return "; it looks like a disk: format=\"boot\" loads its boot sector"
+  elseif ok and not mode and layout.mode_open then
+    return "; mode= (minikvm run: --mode) was not given, and the image does not say: it is \"real\""
+  end
+  return ""
+end
+
+-- ---- into the VM ----
+
+---Real mode: the segment that was asked for, or that the format says, or that of the place.
+local function segment_of(source, plan, o)
+  local segment = o.segment or plan.cs
+  if not segment then
+    segment = plan.at >> 4
+    if plan.at & 15 ~= 0 or segment > 0xffff then
+      refuse(source, "EINVAL", "at = 0x%x is no segment's start: give segment= and entry=", plan.at)
+    end
+  end
+  if segment > 0xffff or math.ult(0xffff, plan.entry) then
+    refuse(source, "EINVAL", "entry 0x%x:0x%x is not a real-mode address", segment, plan.entry)
+  end
+  return segment
+end
+
+local function set_entry(vm, layout, source, o, want, plan)
+  local regs = plan.regs or {}
+  local entry = { cpu = o.cpu, ip = plan.entry, regs = plan.regs ~= nil, eax = regs.eax,
+                  ebx = regs.ebx, edx = regs.edx }
+  if layout.mode == "real" then
+    entry.segment = segment_of(source, plan, o)
+  else
+    local places = require("minikvm.image.tables").places(layout, want.blocks)
+    entry.low, entry.tables, entry.tables_end = places.low, places.tables, places.tables_end
+  end
+  check(source, core.set_entry(vm, entry))
+end
+
+---Puts everything into RAM as planned.
+local function apply(vm, source, plan)
+  for _, s in ipairs(plan.segments) do
+    source:put(vm, s.at, s.offset, s.file_bytes)
+    if s.mem_bytes > s.file_bytes then
+      check(source, core.image_zero(vm, s.at + s.file_bytes, s.mem_bytes - s.file_bytes))
+    end
+  end
+  for _, m in ipairs(plan.modules or {}) do m.source:put(vm, m.at, 0, m.source.size) end
+  if plan.info then
+    check(source, core.image_put(vm, plan.info.at, plan.info.bytes, 0, #plan.info.bytes))
+  end
+end
+
+---The images that are in the VM, in order.
+---@return { source: minikvm.image.source, plan: minikvm.image.plan }[]
+function M.of(vm)
+  return loaded[vm] or {}
+end
+
+local function check_request(source, layout, o)
+  if (o.cpu or 0) >= layout.cpus then
+    refuse(source, "EINVAL", "cpu %d: vm %q has %d", o.cpu, layout.name, layout.cpus)
+  elseif layout.mode ~= "real" and o.segment then
+    refuse(source, "EINVAL", "segment= is for real mode")
+  end
+end
+
+---Raises what vm:load returns, with `half` when RAM was written to already.
+local function load(vm, layout, o, sources)
+  local source = open_all(vm, o, sources)
+  check_request(source, layout, o)
+  layout = settle_mode(vm, layout, source, o)
+  check_request(source, layout, o)
+  local want = want_of(vm, layout, o)
+  local plan = planner.make(source, want)
+  set_entry(vm, layout, source, o, want, plan)
+  local ok, problem = pcall(apply, vm, source, plan)
+  if not ok then
+    if type(problem) == "table" then problem.half = true end
+    error(problem, 0)
+  end
+  loaded[vm] = loaded[vm] or {}
+  table.insert(loaded[vm], { source = source, plan = plan })
+end
+
+---nil, text, code of what was raised; what is no refusal is raised again.
+local function failed(vm, problem, more)
+  if type(problem) ~= "table" or not problem.text then error(problem, 0) end
+  local text = problem.text .. (more or "")
+  core.load_failed(vm, text, problem.half)
+  return nil, text, problem.code
+end
+
+local MODULE <const> = { path = "string", bytes = "string", name = "string", text = "string" }
+
+---A Multiboot module: a path, or { path= | bytes=, name=, text= }.
+local function check_module(value, i)
+  if type(value) == "string" then return { path = value } end
+  local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
+  if (o.path == nil) == (o.bytes == nil) then
+    error(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i), 0)
+  end
+  return o
+end
+
+local function modules(value)
+  if type(value) ~= "table" then return nil, "expected a list of modules" end
+  local list = {}
+  for i, module in ipairs(value) do list[i] = check_module(module, i) end
+  return list
+end
+
+local function entry(value)
+  if math.type(value) == "integer" or type(value) == "string" then return value end
+  return nil, ("expected an address or the name of a symbol, got %s"):format(tostring(value))
+end
+
+local function address(value)
+  if math.type(value) == "integer" and value >= 0 then return value end
+  return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
+end
+
+local function cpu(value)
+  local integer = type(value) == "number" and math.tointeger(value)
+  if integer and 0 <= integer and integer <= 3 then return integer end
+  return nil, ("expected an integer of 0 to 3, got %s"):format(tostring(value))
+end
+
+local LOAD <const> = {
+  at = address, entry = entry, segment = address, cpu = cpu, cmdline = "string", modules = modules,
+  format = { "auto", "flat", "boot", "elf", "multiboot" },
+}
+
+---vm:load: see lua/minikvm/vm/init.lua.
+function M.load(vm, source, opts)
+  if type(vm) ~= "userdata" then error("call load with ':' (vm:load(...))", 2) end
+  local o = options.check("vm:load", opts, LOAD, 2)
+  if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
+  if o.format == "auto" then o.format = nil end
+  if type(source) == "table" then
+    local s = options.check("vm:load", source, { bytes = "string", name = "string" }, 2)
+    if not s.bytes then error("vm:load: the table has no 'bytes'", 2) end
+    o.bytes, o.name = s.bytes, s.name
+  elseif type(source) == "string" then
+    o.path = source
+  else
+    error(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)), 2)
+  end
+  local layout, sources = core.layout(vm, o.cpu or 0), {}
+  local ok, problem = pcall(load, vm, layout, o, sources)
+  if ok then return vm end
+  close_all(sources)
+  local more = sources[1] and sources[1].head and type(problem) == "table" and problem.text
+    and hint(sources[1], layout, o, problem.text)
+  return failed(vm, problem, more)
+end
+
+-- ---- after a reset ----
+
+---Whether all images can be read again; nil, why, code when not.
+function M.check_again(vm)
+  for _, image in ipairs(M.of(vm)) do
+    for _, s in ipairs{ image.source, table.unpack(image.source.modules or {}) } do
+      if s.file and core.image_changed(vm, s.file) then
+        return nil, ("%s: the file was written to since it was loaded: load it again, into a new VM")
+          :format(s.name), "ESTALE"
+      end
+    end
+  end
+  return true
+end
+
+---Puts all images into RAM again, in their order.
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+function M.load_again(vm)
+  for _, image in ipairs(M.of(vm)) do
+    local ok, problem = pcall(apply, vm, image.source, image.plan)
+    if not ok then
+      if type(problem) == "table" then problem.half = true end
+      return failed(vm, problem)
+    end
+  end
+  return vm
+end
+
+return M

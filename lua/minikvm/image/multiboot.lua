@@ -1,0 +1,234 @@
+-- image/multiboot.lua - kernels with a Multiboot header: Multiboot Specification 0.6.96, section 3.1
+-- (the header), 3.2 (the machine's state) and 3.3 (the information handed over).
+--
+-- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name.
+-- Not provided: video modes, boot device, drives, APM, the kernel's own section headers.
+
+local plan = require "minikvm.image.plan"
+
+local refuse, inside = plan.refuse, plan.inside
+
+local M = {}
+
+local HEADER_MAGIC <const>, HEADER_BYTES <const> = 0x1badb002, "\x02\xb0\xad\x1b" -- 3.1.2
+local LOADER_MAGIC <const> = 0x2badb002 -- 3.2, in EAX
+local HEADER_SIZE <const>, ADDRESSES_SIZE <const> = 12, 32 -- without and with address fields
+
+-- 3.1.2: a loader that does not know one of the flags 0 to 15 must fail. Alignment of modules (0) and
+-- memory information (1) are always there.
+local WANTS_VIDEO <const>, WANTS_UNKNOWN <const>, HAS_ADDRESSES <const> = 4, 0xfff8, 0x10000
+
+-- 3.3: memory, command line, modules, memory map, loader's name
+local INFO_FLAGS <const> = 0x001 | 0x004 | 0x008 | 0x040 | 0x200
+local INFO_SIZE <const> = 116 -- up to and including the frame buffer's fields
+local MODULE_SIZE <const>, MAP_ENTRY_SIZE <const> = 16, 24
+local LOADER <const> = "minikvm"
+local TEXT_MAX <const>, MODULES_MAX <const> = 1024, 32
+
+local LOW_END <const>, HIGH_START <const>, INFO_LOWEST <const> = 0xa0000, 0x100000, 0x1000
+local TOP <const> = 0xffffffff
+local PAGE <const> = 4096
+
+-- ---- the header (3.1) ----
+
+---The header at `at`, when its checksum is right and it is whole.
+local function header_at(head, at)
+  if at + HEADER_SIZE > #head then return nil end
+  local magic, flags, checksum = ("<I4I4I4"):unpack(head, at + 1)
+  if magic + flags + checksum & 0xffffffff ~= 0 or magic ~= HEADER_MAGIC then return nil end
+  local h = { offset = at, flags = flags }
+  if flags & HAS_ADDRESSES ~= 0 then
+    if at + ADDRESSES_SIZE > #head then return nil end
+    h.header_addr, h.load_addr, h.load_end_addr, h.bss_end_addr, h.entry_addr =
+      ("<I4I4I4I4I4"):unpack(head, at + HEADER_SIZE + 1)
+  end
+  return h
+end
+
+---The first header in the file's first 8192 bytes, on a boundary of 4; nil when there is none.
+---@param followed boolean?  one that can be followed: without address fields the file is ELF
+function M.header(source, followed)
+  local head, at, h = source.head, 1, nil
+  repeat
+    at = head:find(HEADER_BYTES, at, true)
+    if not at then return nil end
+    h = at % 4 == 1 and header_at(head, at - 1)
+    at = at + 1
+  until h
+  if followed and h.flags & HAS_ADDRESSES == 0 and not plan.is_elf(source) then return nil end
+  return h
+end
+
+local function check_header(source, h, want)
+  if want.bits ~= 32 or want.paging then
+    refuse(source, "EINVAL", "a Multiboot kernel starts in 32-bit mode with paging off: %s",
+           plan.as_mode "protected")
+  elseif h.flags & WANTS_VIDEO ~= 0 then
+    refuse(source, "EOPNOTSUPP", "Multiboot header: flags 0x%x ask for a video mode (bit 2): there "
+      .. "is none", h.flags)
+  elseif h.flags & WANTS_UNKNOWN ~= 0 then
+    refuse(source, "EOPNOTSUPP", "Multiboot header: flags 0x%x ask for something unknown (bits "
+      .. "0x%x)", h.flags, h.flags & WANTS_UNKNOWN)
+  end
+end
+
+-- ---- the kernel's addresses (3.1.3) ----
+
+local function check_addresses(source, h)
+  local function bad(format, ...) refuse(source, "ENOEXEC", "Multiboot header: " .. format, ...) end
+  if h.load_addr > h.header_addr then
+    bad("load_addr 0x%x is above header_addr 0x%x", h.load_addr, h.header_addr)
+  elseif h.header_addr - h.load_addr > h.offset then
+    bad("load_addr 0x%x is before the start of the file: the header is only 0x%x bytes into it",
+        h.load_addr, h.offset)
+  elseif h.load_end_addr ~= 0 and h.load_end_addr < h.load_addr then
+    bad("load_end_addr 0x%x is below load_addr 0x%x", h.load_end_addr, h.load_addr)
+  end
+end
+
+local function by_addresses(source, h)
+  check_addresses(source, h)
+  local function bad(format, ...) refuse(source, "ENOEXEC", "Multiboot header: " .. format, ...) end
+  local offset = h.offset - (h.header_addr - h.load_addr)
+  local rest = source.size - offset
+  local bytes = h.load_end_addr ~= 0 and h.load_end_addr - h.load_addr or rest
+  local last = h.load_addr + bytes
+  if bytes > rest then
+    bad("load_end_addr 0x%x is beyond the end of the file (0x%x)", h.load_end_addr,
+        h.load_addr + rest)
+  elseif h.bss_end_addr ~= 0 and h.bss_end_addr < last then
+    bad("bss_end_addr 0x%x is below the end of what is loaded, 0x%x", h.bss_end_addr, last)
+  end
+  if h.bss_end_addr ~= 0 then last = h.bss_end_addr end
+  if h.entry_addr < h.load_addr or h.entry_addr >= last then
+    bad("entry_addr 0x%x is outside 0x%x to 0x%x, which is loaded", h.entry_addr, h.load_addr, last)
+  end
+  return { segments = { { at = h.load_addr, linear = h.load_addr, offset = offset,
+                          file_bytes = bytes, mem_bytes = last - h.load_addr } },
+           entry = h.entry_addr }
+end
+
+function M.segments(source, want)
+  local h = M.header(source)
+  if not h then
+    refuse(source, "ENOEXEC", "no Multiboot header with the right checksum in the first 8192 bytes")
+  end
+  check_header(source, h, want)
+  if h.flags & HAS_ADDRESSES ~= 0 then return by_addresses(source, h) end
+  if plan.is_elf(source) then
+    return require("minikvm.image.elf").segments(source, want, "multiboot", true)
+  end
+  refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x: no address fields (bit 16), and it is not "
+    .. "an ELF file", h.flags)
+end
+
+-- ---- modules and the information: whole pages that nothing else needs ----
+
+local function page_up(at)
+  return (at + PAGE - 1) & ~(PAGE - 1)
+end
+
+---The ranges that are taken: segments, what minikvm keeps, modules so far.
+local function taken(want, made)
+  local list = {}
+  for _, s in ipairs(made.segments) do list[#list + 1] = { s.at, s.at + s.mem_bytes } end
+  for _, block in ipairs(want.blocks or {}) do
+    list[#list + 1] = { block.at + block.from, block.at + block.to }
+  end
+  for _, m in ipairs(made.modules or {}) do list[#list + 1] = { m.at, m.at + m.source.size } end
+  table.sort(list, function(a, b) return a[1] < b[1] end)
+  return list
+end
+
+---The first free place at or above `from`, page-aligned.
+local function find_place(source, want, made, what, bytes, from)
+  local at, limit = page_up(from), math.min(want.limit, TOP)
+  for _, range in ipairs(taken(want, made)) do -- in order, so that one pass is enough
+    if at < range[2] and range[1] < at + bytes then at = page_up(range[2]) end
+  end
+  if inside(at, bytes, limit) then return at end
+  refuse(source, "EFBIG", "no room in memory for %s of %d bytes", what, bytes)
+end
+
+local function place_modules(source, want, made)
+  local from = HIGH_START
+  for _, s in ipairs(made.segments) do from = math.max(from, s.at + s.mem_bytes) end
+  made.modules = {}
+  for i, m in ipairs(source.modules or {}) do
+    if i > MODULES_MAX then refuse(source, "E2BIG", "more than %d modules", MODULES_MAX) end
+    if #m.text > TEXT_MAX then
+      refuse(source, "E2BIG", "the string of module %s is longer than %d bytes", m.name, TEXT_MAX)
+    end
+    local at = find_place(source, want, made, m.name, m.size, from)
+    made.modules[i] = { source = m, at = at }
+    from = at + m.size
+  end
+end
+
+-- ---- the information (3.3), laid out as: structure, modules, memory map, strings ----
+
+---As on a PC: 1 for RAM, 2 for what a kernel had better leave alone.
+local function memory_map(ram)
+  local ranges = { { 0, math.min(ram, LOW_END), 1 } }
+  if ram > LOW_END then ranges[2] = { LOW_END, math.min(ram, HIGH_START), 2 } end
+  if ram > HIGH_START then ranges[3] = { HIGH_START, ram, 1 } end
+  local entries = {}
+  for i, r in ipairs(ranges) do -- an entry's size does not count itself
+    entries[i] = ("<I4I8I8I4"):pack(MAP_ENTRY_SIZE - 4, r[1], r[2] - r[1], r[3])
+  end
+  return table.concat(entries)
+end
+
+---Strings, each with its NUL, and where they are when the first is at `at`.
+local function strings(list, at)
+  local places = {}
+  for i, text in ipairs(list) do
+    places[i] = at
+    at = at + #text + 1
+  end
+  return table.concat(list, "\0") .. "\0", places
+end
+
+local function module_list(modules, texts)
+  local entries = {}
+  for i, m in ipairs(modules) do
+    entries[i] = ("<I4I4I4I4"):pack(m.at, m.at + m.source.size, texts[i], 0)
+  end
+  return table.concat(entries)
+end
+
+---The structure itself; `at` says where its parts are.
+local function structure(want, count, at)
+  local upper = math.max(want.limit - HIGH_START, 0) // 1024
+  return ("<I4I4I4I4I4I4I4"):pack(INFO_FLAGS, math.min(want.limit, LOW_END) // 1024,
+                                  math.min(upper, TOP), 0, at.line, count, at.modules)
+    .. ("\0"):rep(16) .. ("<I4I4"):pack(at.map_size, at.map) .. ("\0"):rep(12)
+    .. ("<I4"):pack(at.loader) .. ("\0"):rep(INFO_SIZE - 68)
+end
+
+local function make_info(source, want, made)
+  local line, modules = want.cmdline or "", made.modules
+  if #line > TEXT_MAX then
+    refuse(source, "E2BIG", "the command line is longer than %d bytes", TEXT_MAX)
+  end
+  local texts = { line, LOADER }
+  for i, m in ipairs(modules) do texts[i + 2] = m.source.text end
+  local map, list_size = memory_map(want.limit), #modules * MODULE_SIZE
+  local before_texts = INFO_SIZE + list_size + #map
+  local at = find_place(source, want, made, "the Multiboot information",
+                        before_texts + #strings(texts, 0), INFO_LOWEST)
+  local text, places = strings(texts, at + before_texts)
+  local where = { modules = at + INFO_SIZE, map = at + INFO_SIZE + list_size, map_size = #map,
+                  line = table.remove(places, 1), loader = table.remove(places, 1) }
+  return { at = at, bytes = structure(want, #modules, where) .. module_list(modules, places) .. map
+                      .. text }
+end
+
+---Modules, the information, and what EAX and EBX hold at the entry (3.2).
+function M.finish(source, want, made)
+  place_modules(source, want, made)
+  made.info = make_info(source, want, made)
+  made.regs = { eax = LOADER_MAGIC, ebx = made.info.at }
+end
+
+return M

@@ -1,0 +1,237 @@
+-- image/symbols.lua - names and addresses of an ELF image (gABI chapter 4, "Sections", "String
+-- Table", "Symbol Table"): vm.symbols, vm:symbol_at, entry = "name".
+--
+-- They are read when somebody asks for the first time. A file whose symbols are damaged can be
+-- loaded: only here is that an error. Work and memory are bounded by the sizes below.
+
+local plan = require "minikvm.image.plan"
+local elf = require "minikvm.image.elf"
+
+local refuse, inside, ult = plan.refuse, plan.inside, math.ult
+
+local M = {}
+
+local SYMTAB <const>, STRTAB <const> = 2, 3
+local NOTYPE <const>, FUNC <const> = 0, 2 -- between them lies OBJECT
+local UNDEF <const>, ABS <const>, COMMON <const> = 0, 0xfff1, 0xfff2
+local TABLE_MAX <const> = 64 << 20 -- bytes of the symbol table, and of its names
+local NAME_MAX <const>, NAME_USUAL <const> = 4096, 128
+local NAMES_MAX <const> = 64 << 20 -- bytes of all names together: many may end with the same one
+
+---What a symbol's bind is worth when there are several of a name: global, weak, local.
+local RANK <const> = { [0] = 1, [1] = 3, [2] = 2 }
+
+---@class minikvm.image.symbols
+---@field count integer
+---@field names string[]
+---@field values integer[]
+---@field sizes integer[]
+---@field ranks integer[]
+---@field absolute table<integer, true>
+---@field by_name table<string, integer>  the number of the one that counts
+
+-- ---- the sections ----
+
+---Type, offset, size, link and size of an entry of section `i`.
+local function section(bytes, h, i)
+  local wide = h.class.bits == 64
+  local at = i * h.class.section + 1
+  local kind = ("<I4"):unpack(bytes, at + 4)
+  local offset, size, link = (wide and "<I8I8I4" or "<I4I4I4"):unpack(bytes, at + (wide and 24 or 16))
+  local entry = (wide and "<I8" or "<I4"):unpack(bytes, at + (wide and 56 or 36))
+  return kind, offset, size, link, entry
+end
+
+local function read_sections(source, h)
+  if h.shnum == 0 or h.shoff == 0 then return nil end
+  if h.shentsize ~= h.class.section then
+    refuse(source, "ENOEXEC", "ELF header: Size of section headers: %d, not %d", h.shentsize,
+           h.class.section)
+  elseif not inside(h.shoff, h.shnum * h.class.section, source.size) then
+    refuse(source, "ENOEXEC", "ELF header: Start of section headers: 0x%x: %d of them do not fit "
+      .. "into the file's %d bytes: is it cut short?", h.shoff, h.shnum, source.size)
+  end
+  return source:read(h.shoff, h.shnum * h.class.section)
+end
+
+local function check_size(source, i, what, size)
+  if size > TABLE_MAX then
+    refuse(source, "EFBIG", "section %d: %s: %d bytes are too many", i, what, size)
+  end
+end
+
+local function read_names(source, sections, h, i)
+  local kind, offset, size = section(sections, h, i)
+  if kind ~= STRTAB then
+    refuse(source, "ENOEXEC", "section %d, the symbols' Link: Type is not STRTAB", i)
+  elseif not inside(offset, size, source.size) then
+    refuse(source, "ENOEXEC", "section %d: STRTAB: Offset 0x%x + Size 0x%x lies beyond the file's %d "
+      .. "bytes", i, offset, size, source.size)
+  end
+  check_size(source, i, "STRTAB", size)
+  local names = source:read(offset, size)
+  if names:byte(-1) ~= 0 then
+    refuse(source, "ENOEXEC", "section %d: STRTAB: it does not end with a null byte", i)
+  end
+  return names
+end
+
+---The bytes of the symbol table in section `i` and of its names.
+local function read_table(source, sections, h, i)
+  local _, offset, size, link, entry = section(sections, h, i)
+  if entry ~= h.class.symbol then
+    refuse(source, "ENOEXEC", "section %d: SYMTAB: EntSize 0x%x is not 0x%x", i, entry,
+           h.class.symbol)
+  elseif not inside(offset, size, source.size) or size % entry ~= 0 then
+    refuse(source, "ENOEXEC", "section %d: SYMTAB: Offset 0x%x + Size 0x%x lies beyond the file's %d "
+      .. "bytes or has half an entry", i, offset, size, source.size)
+  elseif link >= h.shnum then
+    refuse(source, "ENOEXEC", "section %d: SYMTAB: Link %d: there are %d sections", i, link, h.shnum)
+  end
+  check_size(source, i, "SYMTAB", size)
+  return source:read(offset, size), read_names(source, sections, h, link)
+end
+
+-- ---- the symbols ----
+
+---The name at an offset of the string table; nil when it is empty or longer than NAME_MAX.
+local function name_at(names, offset)
+  for _, most in ipairs{ NAME_USUAL, NAME_MAX } do
+    local piece = names:sub(offset + 1, offset + most)
+    local last = piece:find("\0", 1, true)
+    if last then return last > 1 and piece:sub(1, last - 1) or nil end
+  end
+end
+
+---Adds a function, object or label that is defined in this file.
+local function add(t, names, name, info, shndx, value, size)
+  local kind = info & 15
+  if kind > FUNC or kind < NOTYPE or shndx == UNDEF or shndx == COMMON or name >= #names then
+    return
+  end
+  local text = name_at(names, name)
+  if not text then return end
+  local n, rank = t.count + 1, RANK[info >> 4] or 1
+  t.bytes = t.bytes + #text
+  t.count, t.names[n], t.values[n], t.sizes[n], t.ranks[n] = n, text, value, size, rank
+  if shndx == ABS then t.absolute[n] = true end
+  local known = t.by_name[text]
+  if not known or rank > t.ranks[known] then t.by_name[text] = n end
+end
+
+local function decode(source, symbols, names, wide)
+  local t = { count = 0, bytes = 0, names = {}, values = {}, sizes = {}, ranks = {}, absolute = {},
+              by_name = {} }
+  local format = wide and "<I4BBI2I8I8" or "<I4I4I4BBI2"
+  for at = 1, #symbols, wide and 24 or 16 do
+    local name, info, shndx, value, size, _
+    if wide then
+      name, info, _, shndx, value, size = format:unpack(symbols, at)
+    else
+      name, value, size, info, _, shndx = format:unpack(symbols, at)
+    end
+    add(t, names, name, info, shndx, value, size)
+    if t.bytes > NAMES_MAX then refuse(source, "EFBIG", "its symbols' names are too long") end
+  end
+  return t
+end
+
+local function read(source)
+  if not plan.is_elf(source) then return nil end
+  local h = elf.header(source)
+  local sections = read_sections(source, h)
+  for i = 0, sections and h.shnum - 1 or -1 do
+    if section(sections, h, i) == SYMTAB then
+      local symbols, names = read_table(source, sections, h, i)
+      return decode(source, symbols, names, h.class.bits == 64)
+    end
+  end
+end
+
+---The symbols of an image, read once; nil when it has none. Raises what refuse() raises.
+---@return minikvm.image.symbols?
+function M.of(source)
+  if source.symbols == nil then source.symbols = read(source) or false end
+  return source.symbols or nil
+end
+
+---The value of a symbol, for entry = "name".
+function M.entry(source, name)
+  local t = M.of(source)
+  if not t then
+    refuse(source, "ENOENT", "entry=%q: the image has no symbol table", name)
+  end
+  local n = t.by_name[name]
+  if not n then refuse(source, "ENOENT", "entry=%q: it has no such symbol", name) end
+  return t.values[n]
+end
+
+---The same, nil for an image whose symbols are damaged or whose file cannot be read any more.
+local function symbols_of(image)
+  if image.plan.format == "flat" then return nil end
+  local ok, t = pcall(M.of, image.source)
+  if ok then return t end
+  if type(t) ~= "table" then error(t, 0) end
+  image.source.symbols = false
+end
+
+-- ---- questions ----
+
+---The address of a symbol; of several images the one loaded last counts.
+---@param images { source: table, plan: table }[]
+---@return integer?
+function M.find(images, name)
+  for i = #images, 1, -1 do
+    local t = symbols_of(images[i])
+    local n = t and t.by_name[name]
+    if n then return t.values[n] end
+  end
+end
+
+---All names and addresses.
+---@return table<string, integer>
+function M.all(images)
+  local all = {}
+  for _, image in ipairs(images) do
+    local t = symbols_of(image)
+    for name, n in pairs(t and t.by_name or {}) do all[name] = t.values[n] end
+  end
+  return all
+end
+
+---Whether symbol `n` says more of an address than `than`: nearer, then with a size, then global.
+local function better(t, n, than)
+  if t.values[n] ~= t.values[than] then return ult(t.values[than], t.values[n]) end
+  if (t.sizes[n] == 0) ~= (t.sizes[than] == 0) then return t.sizes[n] ~= 0 end
+  return t.ranks[n] > t.ranks[than]
+end
+
+---One that has a size holds its bytes; a label holds what follows it in its segment.
+local function holds(t, n, segment, address)
+  local value, size = t.values[n], t.sizes[n]
+  if ult(address, value) or t.absolute[n] then return false end
+  if size ~= 0 then return ult(address - value, size) end
+  return not ult(value, segment.linear)
+end
+
+local function at(t, segment, address)
+  local found
+  for n = 1, t.count do
+    if holds(t, n, segment, address) and (not found or better(t, n, found)) then found = n end
+  end
+  return found
+end
+
+---The function or label that a linear address lies in, and the offset; nil when there is none.
+---@return string? name
+---@return integer? offset
+function M.at(images, address)
+  for i = #images, 1, -1 do
+    local segment = plan.segment(images[i].plan, address)
+    local t = segment and symbols_of(images[i])
+    local n = t and at(t, segment, address)
+    if n then return t.names[n], address - t.values[n] end
+  end
+end
+
+return M
