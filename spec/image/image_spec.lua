@@ -1,8 +1,9 @@
 -- Image formats as guests see them: what is in RAM, where they start, what they are told. The files
--- are made here, byte by byte; every bad field has its test in spec/c/test_image.c.
+-- are made here, byte by byte; every bad field has its test in elf_spec.lua and multiboot_spec.lua.
 
 local kvm = require "minikvm"
 local lfs = require "lfs"
+local make = require "support.image"
 local process = require "support.process"
 local support = require "support.guest"
 
@@ -160,7 +161,6 @@ describe("an ELF file", function()
     for words, bytes in pairs{ ["ends within the ELF header"] = elf{}:sub(1, 51),
                                ["program headers: 0x34: 2 of them do not fit"] = elf{}:sub(1, 60),
                                ["lies beyond the file's"] = elf{}:sub(1, 120),
-                               ["is it cut short"] = elf{}:sub(1, -2),
                                ["link it with %-static %-no%-pie"] = elf{ type = 3 },
                                ['runs in mode="long" only'] = elf{ wide = true } } do
       local ok, why = vm:load{ bytes = bytes, name = "kernel" }
@@ -174,16 +174,56 @@ describe("an ELF file", function()
     assert.equal("A", (run(vm)))
   end)
 
-  it("stays clear of what the mode needs", function()
-    local function refused(words, opts, bytes)
-      local vm <close> = support.vm(opts)
-      local ok, why = vm:load{ bytes = bytes, name = "kernel" }
-      assert.is_nil(ok)
-      assert.matches(words, why)
+  it("may lie where the mode has its tables", function()
+    for _, way in ipairs{ { { mode = "long" }, { wide = true, high = -0x1800 } },
+                          { { mode = "paged" }, { high = 0xfe000 } },
+                          { { mode = "long", memory = "2M" }, { wide = true, high = 0x1fb000 } } } do
+      local vm <close> = support.vm(way[1])
+      load_bytes(vm, elf(way[2]))
+      for _ = 1, 2 do
+        assert.equal("data", vm.memory:read(way[2].high + DATA, 4))
+        assert.equal("A", (run(vm)))
+        assert(vm:reset())
+      end
     end
-    refused("lie below 0x1000", { mode = "long" }, elf{ wide = true, high = -0x1800 })
-    refused("room for 0 before the page directory", { mode = "paged" }, elf{ high = 0xfe000 })
-    refused("do not fit", { mode = "long", memory = "2M" }, elf{ wide = true, high = 0x1fb000 })
+  end)
+
+  -- ld -Ttext 0x1000 puts the first segment at 0, with the ELF header and the program headers.
+  it("may begin at 0 with its own headers", function()
+    for _, mode in ipairs{ "protected", "paged", "long" } do
+      local m = make.elf(mode == "long" and 64 or 32)
+      m.p[1].offset, m.p[1].vaddr, m.p[1].paddr = 0, 0, 0
+      m.p[1].filesz, m.p[1].memsz, m.e.entry = 0x800, 0x1800, make.CODE
+      local bytes = make.bytes(m)
+      bytes = bytes:sub(1, make.CODE) .. PROGRAM .. bytes:sub(make.CODE + #PROGRAM + 1)
+      local vm <close> = support.vm{ mode = mode }
+      load_bytes(vm, bytes)
+      assert.equal("A", (run(vm)))
+      assert.equal(bytes:sub(1, 0x800) .. ("\0"):rep(0x1000), vm.memory:read(0, 0x1800))
+      assert.equal(0x49424b4d, vm.memory:u32(vm.cpu[0].rbx)) -- the boot information, elsewhere
+    end
+  end)
+
+  it("runs whatever is wrong with what loading does not need", function()
+    local function program(change)
+      local m = make.elf(64)
+      change(m)
+      local bytes = make.bytes(m)
+      return bytes:sub(1, make.CODE) .. PROGRAM .. bytes:sub(make.CODE + #PROGRAM + 1)
+    end
+    for _, change in ipairs{
+      function(m) m.p[3].filesz, m.p[3].offset = 0, 1 << 40 end, -- .bss only, behind the file's end
+      function(m) m.p[2].type = 3 end, -- INTERP of a static file
+      function(m) m.e.shoff = 1 << 40 end,
+      function(m) m.p[1].align = 7 end } do
+      local vm <close> = support.vm{ mode = "long" }
+      load_bytes(vm, program(change))
+      assert.equal("A", (run(vm)))
+    end
+    local vm <close> = support.vm{ mode = "protected" }
+    load_bytes(vm, elf{}:sub(1, -2)) -- cut off in its section headers
+    assert.equal("A", (run(vm)))
+    assert.is_nil(vm.symbols.start)
   end)
 
   it("does not take at=, except in real mode", function()
@@ -231,6 +271,16 @@ describe("symbols", function()
     assert.is_nil(vm.symbols.start)
     load_bytes(vm, elf{}, { cpu = 1 })
     assert.equal(CODE, vm.symbols.start)
+  end)
+
+  it("are those of forks, too", function()
+    local vm <close> = support.vm()
+    load_bytes(vm, elf{ wide = true })
+    local child <close> = assert(vm:fork())
+    assert.equal(CODE, child.symbols.start)
+    assert.equal("other", (child:symbol_at(CODE + OTHER)))
+    assert.same({ "long", #vm.memory }, { child.mode, #child.memory })
+    assert.equal("A", (run(child)))
   end)
 
   it("are gone with their VM", function()
@@ -357,6 +407,113 @@ describe("a boot sector", function()
     assert.is_nil(ok)
     assert.matches("no signature", why)
     assert.equal("ENOEXEC", code)
+  end)
+end)
+
+describe("a VM whose mode nobody chose", function()
+  if support.without_kvm(pending) then return end
+
+  local SECTOR <const> = PROGRAM .. ("\0"):rep(510 - #PROGRAM) .. "\x55\xaa"
+
+  it("gets the one that the image is for", function()
+    for mode, bytes in pairs{ real = PROGRAM, protected = elf{}, paged = elf{ high = 0x80000000 },
+                              long = elf{ wide = true } } do
+      local vm <close> = support.vm()
+      assert.equal("real", vm.mode)
+      load_bytes(vm, bytes)
+      assert.same({ mode, mode == "real" and 1 << 20 or 4 << 20 }, { vm.mode, #vm.memory })
+      for _ = 1, 2 do
+        assert.equal("A", (run(vm)))
+        assert(vm:reset())
+        vm.console:text()
+      end
+    end
+    local vm <close> = support.vm()
+    load_bytes(vm, multiboot(PROGRAM, 0x100000))
+    assert.same({ "protected", "A" }, { vm.mode, (run(vm)) })
+  end)
+
+  it("keeps the memory that was chosen, and what is in it", function()
+    local vm <close> = support.vm{ memory = "8M" }
+    vm.memory:write(0x8000, "kept")
+    load_bytes(vm, elf{ wide = true })
+    assert.same({ "kept", 8 << 20 }, { vm.memory:read(0x8000, 4), #vm.memory })
+    local other <close> = support.vm()
+    other.memory:write(0x8000, "kept")
+    load_bytes(other, elf{ wide = true })
+    assert.same({ "kept", "A" }, { other.memory:read(0x8000, 4), (run(other)) })
+    local small <close> = support.vm{ memory = "16K" }
+    local ok, why = small:load{ bytes = elf{ wide = true }, name = "kernel" }
+    assert.is_nil(ok)
+    assert.matches("^kernel: .*memory of 16384 bytes is too small", why)
+  end)
+
+  it("is not settled by an image that is refused, but by one that is loaded", function()
+    local vm <close> = support.vm()
+    assert.is_nil((vm:load{ bytes = elf{ wide = true, type = 3 } }))
+    assert.same({ "real", 1 << 20 }, { vm.mode, #vm.memory })
+    load_bytes(vm, elf{})
+    assert.equal("protected", vm.mode)
+    local ok, why = vm:load{ bytes = elf{ wide = true } }
+    assert.is_nil(ok)
+    assert.matches('runs in mode="long" only', why)
+    local flat <close> = support.vm()
+    load_bytes(flat, PROGRAM)
+    assert.is_nil((flat:load{ bytes = elf{ wide = true } }))
+    local ran <close> = support.vm()
+    ran.memory:write(0, "\xf4")
+    ran.cpu[0].cs, ran.cpu[0].rip = 0, 0
+    assert.equal("halt", (ran:run{ deadline = 20 }))
+    assert.is_nil((ran:load{ bytes = elf{ wide = true } }))
+  end)
+
+  it("boots an image of a disk", function()
+    for _, bytes in ipairs{ SECTOR, SECTOR .. SECTOR, SECTOR .. ("\0"):rep(1474560 - 512) } do
+      local vm <close> = support.vm()
+      load_bytes(vm, bytes)
+      assert.equal("A", (run(vm)))
+      assert.equal(0x7c05, vm.cpu[0].rip)
+      assert.equal(#bytes == 1474560 and 0 or 0x80, vm.cpu[0].rdx)
+    end
+    local placed <close> = support.vm()
+    load_bytes(placed, SECTOR .. SECTOR, { at = 0x1000 }) -- as bytes
+    assert.equal(SECTOR, placed.memory:read(0x1200, 512))
+  end)
+
+  it("of several vCPUs is in real mode", function()
+    local vm <close> = support.vm{ cpus = 2 }
+    load_bytes(vm, elf{}, { cpu = 0 })
+    load_bytes(vm, elf{}, { cpu = 1, entry = "other" })
+    run(vm)
+    assert.same({ "A", "B" }, { (vm.console:text(0)), (vm.console:text(1)) })
+  end)
+end)
+
+describe("an image in a mode that it is not for", function()
+  if support.without_kvm(pending) then return end
+
+  it("names the likely one, for scripts and for the command line", function()
+    local floppy = ("\0"):rep(510) .. "\x55\xaa" .. ("\0"):rep(1474560 - 512)
+    for _, case in ipairs{
+      { "real", elf{ wide = true }, "long" }, { "protected", elf{ wide = true }, "long" },
+      { "long", elf{}, "protected" }, { "long", elf{ high = 0x80000000 }, "paged" },
+      { "real", elf{ high = 0x100000 }, "protected" },
+      { "protected", elf{ high = 0x80000000 }, "paged" },
+      { "real", multiboot(PROGRAM, 0x100000), "protected" },
+      { "long", multiboot(PROGRAM, 0x100000), "protected" },
+      { "paged", multiboot(PROGRAM, 0x100000), "protected" } } do
+      local vm <close> = support.vm{ mode = case[1] }
+      local ok, why = vm:load{ bytes = case[2], name = "kernel" }
+      assert.is_nil(ok, case[1])
+      assert.matches(('mode="%s"'):format(case[3]), why, 1, true)
+      assert.matches(case[3] == "long" and "(minikvm run: --mode long)" or "--mode " .. case[3], why,
+                     1, true)
+    end
+    local vm <close> = support.vm{ mode = "real" }
+    assert.matches('format="boot" loads its boot sector', (select(2, vm:load{ bytes = floppy })))
+    local open <close> = support.vm()
+    assert.matches("mode= (minikvm run: --mode) was not given",
+                   (select(2, open:load{ bytes = ("x"):rep(1 << 20) })), 1, true)
   end)
 end)
 

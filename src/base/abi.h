@@ -80,7 +80,6 @@
 #define MK_BOOT_PAGING_NATIVE 0x01
 #define MK_BOOT_INT_NATIVE 0x02
 #define MK_BOOT_IRET_NATIVE 0x04
-#define MK_BOOT_NATIVE 0x07
 #define MK_BOOT_PIC 0x08
 #define MK_BOOT_UART 0x10
 #define MK_BOOT_DEBUGCON 0x20 /* bytes to port 0xe9 reach the console and are coalesced */

@@ -22,6 +22,7 @@ struct mk_doorbell;
 
 #define MK_FOREVER UINT64_MAX
 #define MK_COALESCED_PORTS 16
+#define MK_BOOT_NATIVE (MK_BOOT_PAGING_NATIVE | MK_BOOT_INT_NATIVE | MK_BOOT_IRET_NATIVE)
 
 struct mk_vm_config {
     const char *name; /* NULL: "vm" */

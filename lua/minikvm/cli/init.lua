@@ -52,7 +52,8 @@ M.run_spec = {
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
     { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long" },
-      help = "CPU mode a guest starts in: real, protected, paged or long" },
+      help = "CPU mode a guest starts in: real, protected, paged or long (default: what an ELF or"
+        .. " Multiboot file is for; else real)" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
@@ -76,7 +77,7 @@ M.run_spec = {
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
-           help = "image: flat binary, or what its mode can load" },
+           help = "image: flat binary, boot sector, ELF or Multiboot file" },
   notes = "Exit status: 0 halted, or stopped by Ctrl-A x; the guest's own code (255 at most) if it"
     .. "\nexited; 1 could not start; 2 wrong command line; 124 deadline or limit; 134 shutdown\n"
     .. "(triple fault) or fault. Of several VMs the highest.",
@@ -145,7 +146,7 @@ local function new_vm(kvm, opts, i)
     trace = function(line) io.stderr:write("[", name, "] ", line, "\n") end
   end
   return kvm.vm{
-    name = name, mode = opts.mode or "real", memory = opts.memory, limits = opts.limit,
+    name = name, mode = opts.mode, memory = opts.memory, limits = opts.limit,
     unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
     irqchip = opts.irqchip, page_size = opts.page_size,
     cmdline = opts.cmdline, assist = not opts.no_assist, stats = opts.stats,
@@ -201,6 +202,23 @@ function M.conclude(name, reason, info)
   return status
 end
 
+---Where a guest that went wrong may have been in the wrong mode: a flat image does not say which.
+local function mode_note(vm, opts)
+  local image = require("minikvm.image").of(vm)[1]
+  if opts.mode or vm.mode ~= "real" or not image or image.plan.format ~= "flat" then return nil end
+  return "it ran in real mode, as the image does not say which and no --mode was given (protected, "
+    .. "paged, long)"
+end
+
+local WORTH_A_NOTE <const> = { deadline = true, limit = true, shutdown = true, fault = true }
+
+---conclude() for a VM that ran.
+local function conclude(name, reason, info, note)
+  local status = M.conclude(name, reason, info)
+  if note and WORTH_A_NOTE[reason] then complain(name, note) end
+  return status
+end
+
 local function show_stats(vm, opts)
   if not opts.stats then return end
   io.stderr:write(#opts.guests > 1 and ("[%s]\n"):format(vm.name) or "", tostring(vm:stats()), "\n")
@@ -208,12 +226,12 @@ end
 
 local function run_one(vm, opts)
   local reason, info = attempt(vm.name, vm.run, vm, { deadline = opts.deadline })
-  local name = vm.name
+  local name, note = vm.name, mode_note(vm, opts)
   show_stats(vm, opts)
   vm:close() -- the terminal is itself again before we write
   if not reason then return info end
   io.stdout:flush()
-  return M.conclude(name, reason, info)
+  return conclude(name, reason, info, note)
 end
 
 local function run_several(kvm, vms, opts)
@@ -223,7 +241,7 @@ local function run_several(kvm, vms, opts)
     if ok then started[#started + 1] = vm else status = math.max(status, why) end
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
-    status = math.max(status, M.conclude(r.vm.name, r.reason, r.info))
+    status = math.max(status, conclude(r.vm.name, r.reason, r.info, mode_note(r.vm, opts)))
     show_stats(r.vm, opts)
   end
   return status

@@ -19,7 +19,7 @@ local WINDOW <const> = 0x40000 -- real mode: a vCPU's
 local LOAD_BASE <const> = 0x1000
 local RAM_USUAL <const> = 4 << 20 -- of modes that are not real
 
----By VM, the images in the order in which they were loaded.
+---By VM, the images in the order in which they were loaded; by snapshot, those of its VM.
 ---@type table<minikvm.vm, { source: table, plan: minikvm.image.plan }[]>
 local loaded = setmetatable({}, { __mode = "k" })
 
@@ -36,7 +36,9 @@ end
 
 function source_methods:read(offset, bytes)
   if self.bytes then return self.bytes:sub(offset + 1, offset + bytes) end
-  if core.image_changed(self.vm, self.file) then
+  if self.vm.state == "closed" then
+    refuse(self, "ESTALE", "the VM that it was loaded into is closed")
+  elseif core.image_changed(self.vm, self.file) then
     refuse(self, "ESTALE", "the file was written to since it was loaded: load it again")
   end
   return check(self, core.image_read(self.vm, self.file, offset, bytes))
@@ -223,6 +225,12 @@ end
 ---@return { source: minikvm.image.source, plan: minikvm.image.plan }[]
 function M.of(vm)
   return loaded[vm] or {}
+end
+
+---What `to` is made of, a snapshot or a VM, was loaded with the images of `from`.
+function M.inherit(from, to)
+  local images = loaded[from]
+  loaded[to] = images and table.move(images, 1, #images, 1, {})
 end
 
 local function check_request(source, layout, o)

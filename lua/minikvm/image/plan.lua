@@ -11,7 +11,6 @@ local M = {}
 M.SEGMENTS_MAX = 64
 M.HEAD = 8192 -- bytes at the start of a file that tell what it is
 local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
-local ADDRESS_32 <const> = 0xffffffff
 
 ---@class minikvm.image.source
 ---@field name string  for messages
@@ -213,9 +212,6 @@ function M.make(source, want)
   if reader.finish then reader.finish(source, want, plan, format) end
   choose_entry(source, want, plan)
   plan.at = want.bits == 16 and not plan.cs and want.at or plan.segments[1].at
-  if want.bits ~= 64 and want.mode ~= "real" and ult(ADDRESS_32, plan.entry) then
-    refuse(source, "EINVAL", "entry 0x%x is beyond 4 GiB", plan.entry)
-  end
   return plan
 end
 

@@ -82,6 +82,14 @@ end
 
 -- ---- taking and restoring ----
 
+---Takes one; it knows the images that the VM was loaded with.
+local function take(self, devices_packed)
+  local snap, why, code = core.take(self, devices_packed)
+  local images = package.loaded["minikvm.image"]
+  if snap and images then images.inherit(self, snap) end
+  return snap, why, code
+end
+
 ---The VM as it is now: CPUs, devices, console, files it made, pending timers, memory. It must not
 ---run. What it is for: vm:restore, snapshot:vm, snapshot:save. Raises while the VM runs, inside one
 ---of its handlers, and when a device's state cannot be copied.
@@ -91,7 +99,7 @@ end
 function vm:snapshot()
   options.self("vm:snapshot", self, "minikvm.vm")
   core.check_idle(self, "vm:snapshot")
-  return core.take(self, pack_devices(self))
+  return take(self, pack_devices(self))
 end
 
 local function restore(self, snap, what)
@@ -135,6 +143,8 @@ local function new_vm(o, setup, i, what)
   local new, why, code = core.new_vm(o)
   if not new then return nil, why, code end
   made[new] = o
+  local images = package.loaded["minikvm.image"]
+  if images then images.inherit(o.snapshot, new) end
   if o.trace then core.trace(new, o.trace) end
   local ok, problem = true, nil
   if setup then ok, problem = pcall(setup, new, i) end
@@ -174,7 +184,7 @@ function vm:fork(n, setup)
     core.blame(("vm:fork: expected a function for 'setup', got a %s"):format(type(setup)))
   end
   core.check_idle(self, "vm:fork")
-  local snap, why, code = core.take(self, pack_devices(self))
+  local snap, why, code = take(self, pack_devices(self))
   if not snap then return nil, why, code end
   local children = {}
   for i = 1, n or 1 do
