@@ -88,6 +88,7 @@ function M.load_snapshot(path)
   if type(path) ~= "string" then
     core.blame(("kvm.load_snapshot: expected a path, got a %s"):format(type(path)))
   end
+  require "minikvm.vm.snapshot" -- the methods of snapshots
   return core.load_snapshot(path)
 end
 

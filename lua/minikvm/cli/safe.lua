@@ -114,6 +114,7 @@ end
 
 ---Takes from every kind of object the methods that are not listed.
 local function restrict_methods()
+  require "minikvm.vm.snapshot" -- whose methods would be there again if it were loaded later
   for kind, meta in pairs(debug.getregistry()) do
     if type(kind) == "string" and kind:find "^minikvm%." and type(meta) == "table"
        and type(meta.methods) == "table" then

@@ -17,7 +17,6 @@ local KEPT_MAX <const> = 1 << 20
 local PIECE <const> = 64 << 20 -- of what is read at once: a script can be interrupted in between
 local WINDOW <const> = 0x40000 -- real mode: a vCPU's
 local LOAD_BASE <const> = 0x1000
-local RAM_USUAL <const> = 4 << 20 -- of modes that are not real
 
 ---By VM, the images in the order in which they were loaded; by snapshot, those of its VM.
 ---@type table<minikvm.vm, { source: table, plan: minikvm.image.plan }[]>
@@ -29,6 +28,7 @@ local loaded = setmetatable({}, { __mode = "k" })
 local source_methods = {}
 source_methods.__index = source_methods
 
+---The result of a function of the core; raises what it returns instead.
 local function check(source, result, why, code)
   if result then return result end
   refuse(source, code, "%s", why)
@@ -102,79 +102,25 @@ end
 -- ---- what the VM wants of it ----
 
 ---A vCPU's window in real mode: where its image goes unless another place is asked for.
-local function want_real(want, layout, o)
+local function want_real(want, o)
   local window = (o.cpu or 0) * WINDOW
   want.bits = 16
   want.at = o.at or window
   if not o.at then want.limit = math.min(want.limit, window + WINDOW) end
 end
 
-local function earlier(vm)
-  local list = {}
-  for _, image in ipairs(loaded[vm] or {}) do
-    for _, s in ipairs(image.plan.segments) do list[#list + 1] = s end
+---What the VM wants of an image, in the mode that `layout` says.
+---@return minikvm.image.want
+function M.want(vm, layout, o)
+  local want = { mode = layout.mode, limit = layout.memory, format = o.format, has_at = o.at ~= nil,
+                 entry = o.entry, symbol = o.symbol, cmdline = o.cmdline or layout.cmdline }
+  if layout.mode == "real" then
+    want_real(want, o)
+  else
+    want.at = o.at or LOAD_BASE
+    require("minikvm.image.tables").want(want, layout, M.of(vm))
   end
-  return list
-end
-
-local function want_of(vm, layout, o)
-  local mode = layout.mode
-  local want = { mode = mode, limit = layout.memory, format = o.format ~= "auto" and o.format or nil,
-                 has_at = o.at ~= nil, entry = o.entry, symbol = o.symbol,
-                 cmdline = o.cmdline or layout.cmdline }
-  if mode == "real" then
-    want_real(want, layout, o)
-    return want
-  end
-  want.bits = mode == "long" and 64 or 32
-  want.paging = mode ~= "protected"
-  want.high = mode == "paged" and 0x80000000 or layout.map_base
-  want.at = o.at or LOAD_BASE
-  want.busy = earlier(vm)
-  want.blocks = layout.tables and require("minikvm.image.tables").blocks(layout)
   return want
-end
-
--- ---- the mode, where nobody chose one ----
-
----The mode that an image is for; and its format, where that is decided with it.
-local function choose_mode(source, o)
-  if o.format == "flat" or o.format == "boot" then return "real" end
-  if o.format == "multiboot" then return "protected" end
-  local mode, format = planner.mode(source)
-  local placed = o.at or o.segment or o.entry
-  if mode == "real" then return mode, not placed and not o.format and format or nil end
-  if not mode or (o.at or o.segment) and mode ~= "long" then return "real" end
-  return mode
-end
-
----Gives the VM the mode that the image is for, when it could be loaded then. A VM of several vCPUs
----is in real mode.
-local function settle_mode(vm, layout, source, o)
-  if not layout.mode_open or layout.cpus > 1 then return layout end
-  local mode, format = choose_mode(source, o)
-  o.format = format or o.format
-  if mode == layout.mode then return layout end
-  local there = setmetatable({ mode = mode, tables = false }, { __index = layout })
-  if layout.memory_open then there.memory = mode == "real" and 1 << 20 or RAM_USUAL end
-  planner.make(source, want_of(vm, there, o))
-  check(source, core.set_mode(vm, mode))
-  require("minikvm.vm.snapshot").chosen(vm, mode)
-  return core.layout(vm, o.cpu or 0)
-end
-
----What to add to the message about an image that did not fit a mode it is not for.
-local function hint(source, layout, o, text)
-  if o.format or text:find("mode=", 1, true) then return "" end
-  local ok, mode, format = pcall(planner.mode, source)
-  if ok and mode and mode ~= layout.mode then
-    return ("; it looks like an image for %s"):format(planner.as_mode(mode))
-  elseif ok and format == "boot" then
-    return "; it looks like a disk: format=\"boot\" loads its boot sector"
-  elseif ok and not mode and layout.mode_open then
-    return "; mode= (minikvm run: --mode) was not given, and the image does not say: it is \"real\""
-  end
-  return ""
 end
 
 -- ---- into the VM ----
@@ -233,57 +179,46 @@ function M.inherit(from, to)
   loaded[to] = images and table.move(images, 1, #images, 1, {})
 end
 
-local function check_request(source, layout, o)
-  if (o.cpu or 0) >= layout.cpus then
-    refuse(source, "EINVAL", "cpu %d: vm %q has %d", o.cpu, layout.name, layout.cpus)
-  elseif layout.mode ~= "real" and o.segment then
+---In the mode that was chosen, or that the image is for.
+local function settle_mode(vm, layout, source, o)
+  if layout.mode_open and layout.cpus == 1
+     and (layout.mode ~= "real" or o.format or planner.tells_mode(source)) then
+    layout = require("minikvm.image.mode").settle(vm, layout, source, o)
+  end
+  if layout.mode ~= "real" and o.segment then
     refuse(source, "EINVAL", "segment= is for real mode")
   end
+  return layout
 end
 
----Raises what vm:load returns, with `half` when RAM was written to already.
+---Puts an image into RAM; when that fails, nothing can run until another one is loaded.
+local function apply_all(vm, source, plan)
+  local ok, problem = pcall(apply, vm, source, plan)
+  if ok then return end
+  core.load_failed(vm, type(problem) == "table" and problem.text or tostring(problem), true)
+  error(problem, 0)
+end
+
+---Raises what vm:load returns.
 local function load(vm, layout, o, sources)
   local source = open_all(vm, o, sources)
-  check_request(source, layout, o)
+  if (o.cpu or 0) >= layout.cpus then
+    refuse(source, "EINVAL", "cpu %d: vm %q has %d", o.cpu, layout.name, layout.cpus)
+  end
   layout = settle_mode(vm, layout, source, o)
-  check_request(source, layout, o)
-  local want = want_of(vm, layout, o)
+  local want = M.want(vm, layout, o)
   local plan = planner.make(source, want)
   set_entry(vm, layout, source, o, want, plan)
-  local ok, problem = pcall(apply, vm, source, plan)
-  if not ok then
-    if type(problem) == "table" then problem.half = true end
-    error(problem, 0)
-  end
+  apply_all(vm, source, plan)
   loaded[vm] = loaded[vm] or {}
   table.insert(loaded[vm], { source = source, plan = plan })
 end
 
 ---nil, text, code of what was raised; what is no refusal is raised again.
-local function failed(vm, problem, more)
+local function failed(vm, problem)
   if type(problem) ~= "table" or not problem.text then error(problem, 0) end
-  local text = problem.text .. (more or "")
-  core.load_failed(vm, text, problem.half)
-  return nil, text, problem.code
-end
-
-local MODULE <const> = { path = "string", bytes = "string", name = "string", text = "string" }
-
----A Multiboot module: a path, or { path= | bytes=, name=, text= }.
-local function check_module(value, i)
-  if type(value) == "string" then return { path = value } end
-  local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
-  if (o.path == nil) == (o.bytes == nil) then
-    error(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i), 0)
-  end
-  return o
-end
-
-local function modules(value)
-  if type(value) ~= "table" then return nil, "expected a list of modules" end
-  local list = {}
-  for i, module in ipairs(value) do list[i] = check_module(module, i) end
-  return list
+  core.load_failed(vm, problem.text)
+  return nil, problem.text, problem.code
 end
 
 local function entry(value)
@@ -303,7 +238,8 @@ local function cpu(value)
 end
 
 local LOAD <const> = {
-  at = address, entry = entry, segment = address, cpu = cpu, cmdline = "string", modules = modules,
+  at = address, entry = entry, segment = address, cpu = cpu, cmdline = "string",
+  modules = function(value) return require("minikvm.image.multiboot").check_modules(value) end,
   format = { "auto", "flat", "boot", "elf", "multiboot" },
 }
 
@@ -325,10 +261,12 @@ function M.load(vm, source, opts)
   local layout, sources = core.layout(vm, o.cpu or 0), {}
   local ok, problem = pcall(load, vm, layout, o, sources)
   if ok then return vm end
+  if sources[1] and sources[1].head and type(problem) == "table" and problem.text then
+    problem.text = problem.text
+      .. require("minikvm.image.mode").hint(sources[1], layout, o, problem.text)
+  end
   close_all(sources)
-  local more = sources[1] and sources[1].head and type(problem) == "table" and problem.text
-    and hint(sources[1], layout, o, problem.text)
-  return failed(vm, problem, more)
+  return failed(vm, problem)
 end
 
 -- ---- after a reset ----
@@ -350,11 +288,8 @@ end
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function M.load_again(vm)
   for _, image in ipairs(M.of(vm)) do
-    local ok, problem = pcall(apply, vm, image.source, image.plan)
-    if not ok then
-      if type(problem) == "table" then problem.half = true end
-      return failed(vm, problem)
-    end
+    local ok, problem = pcall(apply_all, vm, image.source, image.plan)
+    if not ok then return failed(vm, problem) end
   end
   return vm
 end

@@ -4,6 +4,7 @@
 -- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name.
 -- Not provided: video modes, boot device, drives, APM, the kernel's own section headers.
 
+local options = require "minikvm.options"
 local plan = require "minikvm.image.plan"
 
 local refuse, inside = plan.refuse, plan.inside
@@ -123,6 +124,26 @@ function M.segments(source, want)
 end
 
 -- ---- modules and the information: whole pages that nothing else needs ----
+
+local MODULE <const> = { path = "string", bytes = "string", name = "string", text = "string" }
+
+---A Multiboot module: a path, or { path= | bytes=, name=, text= }.
+local function check_module(value, i)
+  if type(value) == "string" then return { path = value } end
+  local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
+  if (o.path == nil) == (o.bytes == nil) then
+    error(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i), 0)
+  end
+  return o
+end
+
+---For the options of vm:load.
+function M.check_modules(value)
+  if type(value) ~= "table" then return nil, "expected a list of modules" end
+  local list = {}
+  for i, module in ipairs(value) do list[i] = check_module(module, i) end
+  return list
+end
 
 local function page_up(at)
   return (at + PAGE - 1) & ~(PAGE - 1)

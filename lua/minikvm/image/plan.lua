@@ -9,6 +9,7 @@ local ult = math.ult
 local M = {}
 
 M.SEGMENTS_MAX = 64
+local MULTIBOOT <const> = "\x02\xb0\xad\x1b"
 M.HEAD = 8192 -- bytes at the start of a file that tell what it is
 local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 
@@ -88,7 +89,7 @@ end
 
 ---Whether there is a Multiboot header that can be followed.
 function M.is_multiboot(source)
-  return source.head:find("\x02\xb0\xad\x1b", 1, true) ~= nil
+  return source.head:find(MULTIBOOT, 1, true) ~= nil
     and require("minikvm.image.multiboot").header(source, true) ~= nil
 end
 
@@ -107,6 +108,12 @@ function M.detect(source, want)
   if M.is_elf(source) then return "elf" end
   if want.bits == 16 and source.size == 512 and is_boot_sector(source) then return "boot" end
   return "flat"
+end
+
+---Whether mode() may have an answer: cheaper to ask.
+function M.tells_mode(source)
+  return M.is_elf(source) or is_boot_sector(source)
+    or source.head:find(MULTIBOOT, 1, true) ~= nil
 end
 
 ---The mode that the file says it is for; nil when it does not say. And the format, when that is not

@@ -9,6 +9,7 @@ local M = {}
 
 local PAGE <const> = 4096
 local GIB <const> = 1 << 30
+local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 local TABLES_FIRST <const>, TABLES_LAST <const>, COMMAND_LINE <const> = 0x500, 0x1000, 0xe40
 local PAGE_DIRECTORY <const> = 0x100000
 local CONVENTIONAL <const> = 0xa0000 -- the end of a PC's low memory: its BIOS keeps data below it
@@ -45,11 +46,23 @@ end
 
 ---What minikvm keeps in a VM's RAM.
 ---@param layout table  of core.layout
----@return minikvm.image.block[]?
-function M.blocks(layout)
-  if layout.mode == "real" then return nil end
+---@return minikvm.image.block[]
+local function blocks(layout)
   return { low_block(layout), layout.mode == "paged" and directory_block(layout)
              or layout.mode == "long" and tables_block(layout) or nil }
+end
+
+---What an image is to stay clear of, and the rest of what a mode with tables wants.
+---@param images { plan: minikvm.image.plan }[]  that are in the VM
+function M.want(want, layout, images)
+  want.bits = want.mode == "long" and 64 or 32
+  want.paging = want.mode ~= "protected"
+  want.high = want.mode == "paged" and HIGH_BASE or layout.map_base
+  want.blocks = layout.tables and blocks(layout)
+  want.busy = {}
+  for _, image in ipairs(images) do
+    table.move(image.plan.segments, 1, #image.plan.segments, #want.busy + 1, want.busy)
+  end
 end
 
 ---The ranges that a block must not touch.

@@ -2,9 +2,11 @@
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
-local snapshots = require "minikvm.vm.snapshot"
 
 local M = {}
+
+---By VM, the options it was made with; weak, so that a VM takes them along.
+M.made = setmetatable({}, { __mode = "k" })
 
 ---@class minikvm.vm
 ---@field name string
@@ -140,7 +142,7 @@ function M.new(opts)
       core.blame((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")))
     end
   end
-  if new then snapshots.remember(new, o) end
+  if new then M.made[new] = o end
   return new, why, code
 end
 
@@ -204,7 +206,8 @@ local reset_core = vm.reset
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:reset()
   options.self("vm:reset", self, "minikvm.vm")
-  if snapshots.origin(self) then return snapshots.restore(self, snapshots.origin(self)) end
+  local origin = M.made[self] and M.made[self].snapshot
+  if origin then return require("minikvm.vm.snapshot").restore(self, origin) end
   local images, devices = package.loaded["minikvm.image"], package.loaded["minikvm.device"]
   local done, why, code = true, nil, nil
   if images then done, why, code = images.check_again(self) end
@@ -220,6 +223,14 @@ end
 function vm:stats(opts)
   options.self("vm:stats", self, "minikvm.vm")
   return require("minikvm.vm.stats").of(self, opts)
+end
+
+-- lua/minikvm/vm/snapshot.lua, loaded when first used, takes these functions' place.
+for _, name in ipairs{ "snapshot", "restore", "fork" } do
+  vm[name] = function(...)
+    require "minikvm.vm.snapshot"
+    return vm[name](...)
+  end
 end
 
 -- vm.cpuid: lua/minikvm/vm/cpuid.lua, loaded when first used, takes these functions' place.

@@ -17,19 +17,8 @@ local vm = core.methods "minikvm.vm"
 ---@field irqchip "none"|"pic"
 local snapshot = core.methods "minikvm.snapshot"
 
--- By VM, the options it was made with; weak, so that a VM takes them along.
-local made = setmetatable({}, { __mode = "k" })
-
----For lua/minikvm/vm/init.lua: a fork is made like its parent.
-function M.remember(self, o)
-  made[self] = o
-end
-
----For lua/minikvm/image: the first image chose the mode, and with it how much RAM there is.
-function M.chosen(self, mode)
-  local o = made[self]
-  if o then o.mode, o.memory, o.mode_open = mode, #self.memory, false end
-end
+-- By VM, the options it was made with: a fork is made like its parent.
+local made = require("minikvm.vm").made
 
 -- ---- devices ----
 
@@ -122,13 +111,6 @@ end
 function vm:restore(snap)
   options.self("vm:restore", self, "minikvm.vm")
   return restore(self, snap, "vm:restore")
-end
-
----What a VM was made from, if it was.
----@param self minikvm.vm
----@return minikvm.snapshot?
-function M.origin(self)
-  return made[self] and made[self].snapshot
 end
 
 ---For vm:reset().
