@@ -11,7 +11,8 @@ local symbols = require "minikvm.image.symbols"
 
 local RAM <const> = 0x30000
 
----Good images of every kind: ELF32, ELF64, Multiboot without and with address fields, a boot sector.
+---Good images of every kind: ELF32, ELF64, Multiboot without and with address fields, and a boot
+---sector.
 local function good(kind)
   if kind <= 2 then return make.bytes(make.elf(kind * 32)) end
   if kind <= 4 then return make.bytes(make.multiboot(kind == 4)) end
@@ -243,7 +244,8 @@ describe("a hostile image, loaded,", function()
     local huge <const> = 4 << 40
     local wide = make.elf(64)
     wide.p[1].filesz, wide.p[1].memsz, wide.p[1].offset = huge // 2, huge // 2, 0
-    for _, case in ipairs{ { "", "real", "do not fit at 0x0" }, { "", "long", "do not fit at 0x1000" },
+    for _, case in ipairs{ { "", "real", "do not fit at 0x0" },
+                           { "", "long", "do not fit at 0x1000" },
                            { make.bytes(wide), "long", "do not fit at 0x2000" },
                            { make.bytes(make.elf(64)), "long" },
                            { make.bytes(make.multiboot(true)), "protected" } } do
@@ -265,6 +267,18 @@ describe("a hostile image, loaded,", function()
       os.remove(path)
       assert.equal(descriptors, process.descriptors())
     end
+  end)
+
+  it("takes no memory for the holes of its file", function()
+    local path, there = sparse(48 << 20, "\xf4")
+    if there then
+      local vm <close> = support.vm{ mode = "protected", memory = "64M" }
+      local resident = process.resident()
+      assert(vm:load(path))
+      assert.is_true(process.resident() - resident < 20 << 10)
+      assert.equal("halt", (vm:run{ deadline = 20 }))
+    end
+    os.remove(path)
   end)
 
   it("is no FIFO, directory or device", function()
@@ -321,8 +335,8 @@ describe("a large image", function()
     file:flush()
     local ok, why, code = vm:reset()
     assert.is_nil(ok)
-    assert.equal(path .. ": the file was written to since it was loaded: load it again, into a new VM",
-                 why)
+    assert.equal(path .. ": the file was written to since it was loaded: load it again, into a "
+                 .. "new VM", why)
     assert.equal("ESTALE", code)
     assert.equal("last", last(vm))
     assert.equal("halt", (vm:run{ deadline = 20 }))

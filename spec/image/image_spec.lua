@@ -177,7 +177,8 @@ describe("an ELF file", function()
   it("may lie where the mode has its tables", function()
     for _, way in ipairs{ { { mode = "long" }, { wide = true, high = -0x1800 } },
                           { { mode = "paged" }, { high = 0xfe000 } },
-                          { { mode = "long", memory = "2M" }, { wide = true, high = 0x1fb000 } } } do
+                          { { mode = "long", memory = "2M" },
+                            { wide = true, high = 0x1fb000 } } } do
       local vm <close> = support.vm(way[1])
       load_bytes(vm, elf(way[2]))
       for _ = 1, 2 do
@@ -506,8 +507,7 @@ describe("an image in a mode that it is not for", function()
       local ok, why = vm:load{ bytes = case[2], name = "kernel" }
       assert.is_nil(ok, case[1])
       assert.matches(('mode="%s"'):format(case[3]), why, 1, true)
-      assert.matches(case[3] == "long" and "(minikvm run: --mode long)" or "--mode " .. case[3], why,
-                     1, true)
+      assert.matches(("(minikvm run: --mode %s)"):format(case[3]), why, 1, true)
     end
     local vm <close> = support.vm{ mode = "real" }
     assert.matches('format="boot" loads its boot sector', (select(2, vm:load{ bytes = floppy })))

@@ -1,5 +1,5 @@
--- What an image is taken for, and where flat images, boot sectors and Multiboot kernels go: as plans,
--- without a VM. What guests see of them is in image_spec.lua.
+-- What an image is taken for, and where flat images and boot sectors go: as plans, without a VM.
+-- What guests see of them is in image_spec.lua.
 
 local make = require "support.image"
 require "minikvm"

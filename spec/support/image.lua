@@ -1,5 +1,5 @@
--- image.lua - makes small ELF files and Multiboot kernels field by field, good until somebody changes
--- a field, and plans where they would go without a VM.
+-- image.lua - makes small ELF files and Multiboot kernels field by field, good until somebody
+-- changes a field, and plans where they would go without a VM.
 
 local plan = require "minikvm.image.plan"
 

@@ -437,6 +437,14 @@ int mk_push_err(lua_State *L, const struct mk_err *err)
     return 3;
 }
 
+const char *const mk_lua_modes[MK_MODES] = { "real", "protected", "paged", "long" };
+
+void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
+{
+    if (!mk_vm_wait(&v->vm, 0))
+        mk_misuse(L, "%s: vm \"%s\" is running", what, v->vm.name);
+}
+
 /* --- fields of checked tables --- */
 
 lua_Integer mk_integer_field(lua_State *L, int index, const char *key, lua_Integer absent)

@@ -11,8 +11,6 @@
 
 /* --- checked tables --- */
 
-const char *const mk_lua_modes[MK_MODES] = { "real", "protected", "paged", "long" };
-
 static enum mk_mode mode_field(lua_State *L, int index)
 {
     const char *name = mk_string_field(L, index, "mode", NULL);
@@ -284,12 +282,6 @@ static int new_vm(lua_State *L)
         return mk_push_err(L, &err);
     }
     return 1;
-}
-
-void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
-{
-    if (!mk_vm_wait(&v->vm, 0))
-        mk_misuse(L, "%s: vm \"%s\" is running", what, v->vm.name);
 }
 
 /* --- running --- */

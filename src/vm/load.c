@@ -1,8 +1,11 @@
-/* load.c - what an image is loaded with: bytes of a file into RAM, the tables of the mode, and
- * how a vCPU gets to its first instruction. What images consist of is known in lua/minikvm/image. */
+/* load.c - what an image is loaded with: bytes of a file into RAM, the tables of the mode, and how a
+ * vCPU gets to its first instruction. What images consist of is known in lua/minikvm/image. */
 #include "vm/vm.h"
 
 #include "base/abi.h"
+#include "base/extent.h"
+#include "vm/ram.h"
+#include "x86/probe.h"
 
 #include <errno.h>
 #include <string.h>
@@ -29,32 +32,23 @@ static int no_room(const struct mk_vm *vm, uint64_t at, uint64_t bytes, struct m
                    vm->name, (ull)bytes, (ull)at, (ull)vm->m.mem.size);
 }
 
-int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
-                    struct mk_err *err)
+static int read_data(int fd, uint8_t *to, off_t from, off_t end, struct mk_err *err)
 {
-    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
-    if (!to)
-        return no_room(vm, at, bytes, err);
-    want_huge_pages(to, bytes);
-    while (bytes > 0) {
-        ssize_t got = pread(fd, to, bytes, (off_t)offset);
+    while (from < end) {
+        ssize_t got = pread(fd, to, (size_t)(end - from), from);
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
-            return mk_fail_errno(err, got ? errno : EIO, "reading at 0x%llx", (ull)offset);
+            return mk_fail_errno(err, got ? errno : EIO, "reading at 0x%llx", (ull)from);
         to += got;
-        offset += (uint64_t)got;
-        bytes -= (uint64_t)got;
+        from += got;
     }
     return 0;
 }
 
 /* Writes only to pages that are not zero already: untouched RAM stays without host memory. */
-int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err)
+static void zero(uint8_t *to, uint64_t bytes)
 {
-    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
-    if (!to)
-        return no_room(vm, at, bytes, err);
     while (bytes > 0) {
         uint64_t n = MK_PAGE - ((uintptr_t)to & (MK_PAGE - 1));
         n = n < bytes ? n : bytes;
@@ -63,10 +57,64 @@ int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err
         to += n;
         bytes -= n;
     }
+}
+
+int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err)
+{
+    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
+    if (!to)
+        return no_room(vm, at, bytes, err);
+    zero(to, bytes);
+    return 0;
+}
+
+int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
+                    struct mk_err *err)
+{
+    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
+    if (!to || offset > INT64_MAX - bytes)
+        return no_room(vm, at, bytes, err);
+    const off_t first = (off_t)offset, last = (off_t)(offset + bytes);
+    want_huge_pages(to, bytes);
+    for (off_t from = first, data, end; from < last; from = end) {
+        data = from;
+        if (!mk_next_data(fd, last, &data, &end))
+            data = end = last;
+        zero(to + (from - first), (uint64_t)(data - from));
+        if (read_data(fd, to + (data - first), data, end, err) < 0)
+            return -1;
+    }
     return 0;
 }
 
 /* --- the mode and its tables --- */
+
+int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
+                     struct mk_err *err)
+{
+    uint64_t page = map->large ? 2u << 20 : MK_PAGE;
+    if (mode == MK_MODE_LONG && (memory % page || map->size % page || map->base % page))
+        return mk_fail(err, EINVAL, "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
+                       "and map_base must be multiples", (ull)memory, (ull)page);
+    return 0;
+}
+
+/* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with. Real
+ * mode does not ask: it has no boot information, and is assisted only after a failure. */
+int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_native native = { 0 };
+    if (vm->mode != MK_MODE_REAL &&
+        mk_native_find(&native, vm->m.kvm, vm->m.fd, vm->cpus, mk_mem_edit(&vm->m.mem, 0, MK_PAGE),
+                       err) < 0)
+        return -1;
+    vm->boot_features |= (native.paging32 ? MK_BOOT_PAGING_NATIVE : 0) |
+                         (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
+                         (native.iret ? MK_BOOT_IRET_NATIVE : 0);
+    bool all = native.paging32 && native.int_n && native.iret;
+    vm->m.assist = vm->may_assist && !all ? &vm->assist : NULL;
+    return 0;
+}
 
 static struct mk_places usual_places(const struct mk_vm *vm)
 {
@@ -120,7 +168,9 @@ static int resize(struct mk_vm *vm, uint64_t size, struct mk_err *err)
         return 0;
     if (mk_mem_open(&other, size, err) < 0)
         return -1;
-    memcpy(other.ram, mem->ram, size < mem->size ? size : mem->size);
+    for (uint64_t at = 0; at < size && at < mem->size; at += MK_PAGE)
+        if (!mk_page_is_zero(mem->ram + at))
+            memcpy(other.ram + at, mem->ram + at, MK_PAGE);
     if (mk_mem_slot(mem, vm->m.fd, &(struct mk_slot){ 0 }) < 0) {
         mk_mem_close(&other);
         return mk_fail_errno(err, errno, "vm \"%s\": memory slot 0", vm->name);
@@ -133,7 +183,7 @@ static int resize(struct mk_vm *vm, uint64_t size, struct mk_err *err)
 int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err)
 {
     enum mk_mode before = vm->mode;
-    if (mk_vm_check_mapping(vm, mode, memory, err) < 0 || resize(vm, memory, err) < 0)
+    if (mk_mapping_check(mode, &vm->mapping, memory, err) < 0 || resize(vm, memory, err) < 0)
         return -1;
     vm->mode = mode;
     if (mk_vm_find_native(vm, err) == 0 && mk_vm_prepare_memory(vm, err) == 0)

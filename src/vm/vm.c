@@ -6,7 +6,6 @@
 #include "dev/exit.h"
 #include "kvm/interrupt.h"
 #include "vm/ram.h"
-#include "x86/probe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -165,30 +164,13 @@ static void close_hardware(struct mk_vm *vm)
     vm->m.fd = -1;
 }
 
-static int check_mapping(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
-                         struct mk_err *err)
-{
-    uint64_t page = map->large ? 2u << 20 : MK_PAGE;
-    if (mode == MK_MODE_LONG && (memory % page || map->size % page || map->base % page))
-        return mk_fail(err, EINVAL, "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
-                       "and map_base must be multiples", (unsigned long long)memory,
-                       (unsigned long long)page);
-    return 0;
-}
-
-int mk_vm_check_mapping(const struct mk_vm *vm, enum mk_mode mode, uint64_t memory,
-                        struct mk_err *err)
-{
-    return check_mapping(mode, &vm->mapping, memory, err);
-}
-
 static int check_config(const struct mk_vm_config *config, struct mk_err *err)
 {
     if (config->cpus < 1 || config->cpus > MK_MAX_CPUS)
         return mk_fail(err, EINVAL, "cpus = %u: a VM has 1 to %d", config->cpus, MK_MAX_CPUS);
     if (config->mode != MK_MODE_REAL && config->cpus > 1)
         return mk_fail(err, EINVAL, "cpus = %u: several vCPUs are for real mode", config->cpus);
-    if (check_mapping(config->mode, &config->mapping, config->memory, err) < 0)
+    if (mk_mapping_check(config->mode, &config->mapping, config->memory, err) < 0)
         return -1;
     const struct mk_mapping *map = &config->mapping;
     bool low = map->io < config->memory || (config->mode == MK_MODE_PAGED && map->io > UINT32_MAX);
@@ -200,23 +182,6 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
         return mk_fail(err, EINVAL, "memory of %llu bytes: %u real-mode vCPUs need %llu "
                        "(256 KiB each)", (unsigned long long)config->memory, config->cpus,
                        (unsigned long long)windows);
-    return 0;
-}
-
-/* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with. Real
- * mode does not ask: it has no boot information, and is assisted only after a failure. */
-int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
-{
-    struct mk_native native = { 0 };
-    if (vm->mode != MK_MODE_REAL &&
-        mk_native_find(&native, vm->m.kvm, vm->m.fd, vm->cpus, mk_mem_edit(&vm->m.mem, 0, MK_PAGE),
-                       err) < 0)
-        return -1;
-    vm->boot_features |= (native.paging32 ? MK_BOOT_PAGING_NATIVE : 0) |
-                         (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
-                         (native.iret ? MK_BOOT_IRET_NATIVE : 0);
-    bool all = native.paging32 && native.int_n && native.iret;
-    vm->m.assist = vm->may_assist && !all ? &vm->assist : NULL;
     return 0;
 }
 

@@ -185,12 +185,12 @@ void mk_vm_forget_zones(struct mk_vm *vm);
 /* All vCPUs look around: input arrived. */
 void mk_vm_wake(void *vm);
 
-/* For vm.c: the tables of the mode at their usual places (load.c). For load.c: whether a mode can map
- * RAM of this size as configured; what the host does without help in this mode (vm.c). */
+/* For vm.c: the tables of the mode at their usual places; whether a mode can map RAM of this size as
+ * configured; what the host does without help in this mode (load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err);
-int mk_vm_check_mapping(const struct mk_vm *vm, enum mk_mode mode, uint64_t memory,
-                        struct mk_err *err);
+int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
+                     struct mk_err *err);
 
 /* What KVM has to be told of hooks (hooks.c). */
 const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm); /* as vCPU 0 is told */

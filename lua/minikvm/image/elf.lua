@@ -211,8 +211,8 @@ function M.segments(source, want, _, any_class)
   return made
 end
 
----The mode that a program is for. One of 32 bits that is to be loaded above 2 GiB expects RAM there,
----as paged mode has it.
+---The mode that a program is for. One of 32 bits that is to be loaded above 2 GiB expects RAM
+---there, as paged mode has it.
 function M.mode(source)
   local h = M.header(source)
   if h.class.bits == 64 then return "long" end

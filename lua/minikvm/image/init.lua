@@ -1,8 +1,8 @@
 -- image/init.lua - vm:load and what a reset needs of it, on top of the core's functions
 -- (src/lua/load.c): where the bytes come from, which mode they are for, and that they get into RAM.
 --
--- What goes where is planned first (image/plan.lua and the formats); an image that is refused leaves
--- its VM as it was. Images of up to a MiB are kept in memory for a reset. Larger ones are read
+-- What goes where is planned first (image/plan.lua and the formats); an image that is refused
+-- leaves its VM as it was. Images of up to a MiB are kept in memory for a reset. Larger ones are read
 -- straight into RAM, and once more for a reset, from a file that stays open.
 
 local core = require "minikvm.core"
@@ -245,18 +245,18 @@ local LOAD <const> = {
 
 ---vm:load: see lua/minikvm/vm/init.lua.
 function M.load(vm, source, opts)
-  if type(vm) ~= "userdata" then error("call load with ':' (vm:load(...))", 2) end
-  local o = options.check("vm:load", opts, LOAD, 2)
+  options.self("vm:load", vm, "minikvm.vm")
+  local o = options.check("vm:load", opts, LOAD)
   if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
   if o.format == "auto" then o.format = nil end
   if type(source) == "table" then
-    local s = options.check("vm:load", source, { bytes = "string", name = "string" }, 2)
-    if not s.bytes then error("vm:load: the table has no 'bytes'", 2) end
+    local s = options.check("vm:load", source, { bytes = "string", name = "string" })
+    if not s.bytes then core.blame("vm:load: the table has no 'bytes'") end
     o.bytes, o.name = s.bytes, s.name
   elseif type(source) == "string" then
     o.path = source
   else
-    error(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)), 2)
+    core.blame(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)))
   end
   local layout, sources = core.layout(vm, o.cpu or 0), {}
   local ok, problem = pcall(load, vm, layout, o, sources)
@@ -276,8 +276,8 @@ function M.check_again(vm)
   for _, image in ipairs(M.of(vm)) do
     for _, s in ipairs{ image.source, table.unpack(image.source.modules or {}) } do
       if s.file and core.image_changed(vm, s.file) then
-        return nil, ("%s: the file was written to since it was loaded: load it again, into a new VM")
-          :format(s.name), "ESTALE"
+        return nil, s.name .. ": the file was written to since it was loaded: load it again, into a "
+          .. "new VM", "ESTALE"
       end
     end
   end

@@ -1,5 +1,5 @@
--- image/mode.lua - the mode of a VM for which nobody chose one, and what to say when the one that was
--- chosen is not that of the image.
+-- image/mode.lua - the mode of a VM for which nobody chose one, and what to say when the one that
+-- was chosen is not that of the image.
 
 local core = require "minikvm.core"
 local images = require "minikvm.image"

@@ -1,9 +1,10 @@
--- image/multiboot.lua - kernels with a Multiboot header: Multiboot Specification 0.6.96, section 3.1
--- (the header), 3.2 (the machine's state) and 3.3 (the information handed over).
+-- image/multiboot.lua - kernels with a Multiboot header: Multiboot Specification 0.6.96, section
+-- 3.1 (the header), 3.2 (the machine's state) and 3.3 (the information handed over).
 --
 -- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name.
 -- Not provided: video modes, boot device, drives, APM, the kernel's own section headers.
 
+local core = require "minikvm.core"
 local options = require "minikvm.options"
 local plan = require "minikvm.image.plan"
 
@@ -15,8 +16,8 @@ local HEADER_MAGIC <const>, HEADER_BYTES <const> = 0x1badb002, "\x02\xb0\xad\x1b
 local LOADER_MAGIC <const> = 0x2badb002 -- 3.2, in EAX
 local HEADER_SIZE <const>, ADDRESSES_SIZE <const> = 12, 32 -- without and with address fields
 
--- 3.1.2: a loader that does not know one of the flags 0 to 15 must fail. Alignment of modules (0) and
--- memory information (1) are always there.
+-- 3.1.2: a loader that does not know one of the flags 0 to 15 must fail. Alignment of modules (0)
+-- and memory information (1) are always there.
 local WANTS_VIDEO <const>, WANTS_UNKNOWN <const>, HAS_ADDRESSES <const> = 4, 0xfff8, 0x10000
 
 -- 3.3: memory, command line, modules, memory map, loader's name
@@ -119,8 +120,8 @@ function M.segments(source, want)
   if plan.is_elf(source) then
     return require("minikvm.image.elf").segments(source, want, "multiboot", true)
   end
-  refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x: no address fields (bit 16), and it is not "
-    .. "an ELF file", h.flags)
+  refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x: no address fields (bit 16), and it is "
+    .. "not an ELF file", h.flags)
 end
 
 -- ---- modules and the information: whole pages that nothing else needs ----
@@ -132,7 +133,7 @@ local function check_module(value, i)
   if type(value) == "string" then return { path = value } end
   local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
   if (o.path == nil) == (o.bytes == nil) then
-    error(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i), 0)
+    core.blame(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i))
   end
   return o
 end

@@ -37,8 +37,9 @@ local function section(bytes, h, i)
   local wide = h.class.bits == 64
   local at = i * h.class.section + 1
   local kind = ("<I4"):unpack(bytes, at + 4)
-  local offset, size, link = (wide and "<I8I8I4" or "<I4I4I4"):unpack(bytes, at + (wide and 24 or 16))
-  local entry = (wide and "<I8" or "<I4"):unpack(bytes, at + (wide and 56 or 36))
+  local fields, entry_at = wide and "<I8I8I4" or "<I4I4I4", at + (wide and 56 or 36)
+  local offset, size, link = fields:unpack(bytes, at + (wide and 24 or 16))
+  local entry = (wide and "<I8" or "<I4"):unpack(bytes, entry_at)
   return kind, offset, size, link, entry
 end
 
@@ -65,8 +66,8 @@ local function read_names(source, sections, h, i)
   if kind ~= STRTAB then
     refuse(source, "ENOEXEC", "section %d, the symbols' Link: Type is not STRTAB", i)
   elseif not inside(offset, size, source.size) then
-    refuse(source, "ENOEXEC", "section %d: STRTAB: Offset 0x%x + Size 0x%x lies beyond the file's %d "
-      .. "bytes", i, offset, size, source.size)
+    refuse(source, "ENOEXEC", "section %d: STRTAB: Offset 0x%x + Size 0x%x lies beyond the file's "
+      .. "%d bytes", i, offset, size, source.size)
   end
   check_size(source, i, "STRTAB", size)
   local names = source:read(offset, size)
@@ -83,10 +84,11 @@ local function read_table(source, sections, h, i)
     refuse(source, "ENOEXEC", "section %d: SYMTAB: EntSize 0x%x is not 0x%x", i, entry,
            h.class.symbol)
   elseif not inside(offset, size, source.size) or size % entry ~= 0 then
-    refuse(source, "ENOEXEC", "section %d: SYMTAB: Offset 0x%x + Size 0x%x lies beyond the file's %d "
-      .. "bytes or has half an entry", i, offset, size, source.size)
+    refuse(source, "ENOEXEC", "section %d: SYMTAB: Offset 0x%x + Size 0x%x lies beyond the file's "
+      .. "%d bytes or has half an entry", i, offset, size, source.size)
   elseif link >= h.shnum then
-    refuse(source, "ENOEXEC", "section %d: SYMTAB: Link %d: there are %d sections", i, link, h.shnum)
+    refuse(source, "ENOEXEC", "section %d: SYMTAB: Link %d: there are %d sections", i, link,
+           h.shnum)
   end
   check_size(source, i, "SYMTAB", size)
   return source:read(offset, size), read_names(source, sections, h, link)

@@ -1,5 +1,5 @@
--- image/tables.lua - what minikvm itself keeps in RAM in all modes but real: the page with GDT, TSS,
--- IDT and boot information, and page tables. They give way when an image wants their place.
+-- image/tables.lua - what minikvm itself keeps in RAM in all modes but real: the page with GDT,
+-- TSS, IDT and boot information, and page tables. They give way when an image wants their place.
 
 local plan = require "minikvm.image.plan"
 
