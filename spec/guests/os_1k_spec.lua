@@ -491,7 +491,7 @@ describe("the older hypervisor's command line", function()
 
   it("says what cannot be loaded", function()
     for options, want in pairs{
-      ["--load 0x10"] = "lie below 0x1000", ["--load=0x100000"] = "do not fit at 0x100000",
+      ["--load 0x3ffff0"] = "room for 16", ["--load=0x400000"] = "do not fit at 0x400000",
       ["--load 0xffffffff"] = "do not fit", ["--entry 0x90000000"] = "is not mapped",
       ["--entry=0x400000"] = "is not mapped",
     } do
