@@ -103,8 +103,12 @@ $(B)/%.o: src/%.c Makefile
 $(B):
 	@mkdir -p $@
 
+# A program that embeds Lua and the module.
+$(B)/test_embed: spec/c/test_embed.c $(MODULE_OBJ) Makefile
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(LUA_CFLAGS) -Ispec/c -MMD -MP -o $@ $< $(MODULE_OBJ) $(LUA_LINK) $(ZLIB_LIBS) $(LDFLAGS)
+
 # Unit tests of the core in C: no Lua, and most need no KVM.
-$(TESTS): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
+$(filter-out $(B)/test_embed,$(TESTS)): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(ZLIB_LIBS) $(LDFLAGS)
 
 # The Lua parts, byte for byte, with a table of their names.
