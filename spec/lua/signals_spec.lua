@@ -1,5 +1,6 @@
 -- Signals in every call that blocks: the script gets its thread back, and the process ends in time.
 
+local kvm = require "minikvm"
 local support = require "support.guest"
 local process = require "support.process"
 
@@ -139,5 +140,119 @@ describe("os.exit", function()
       for cpus = 1, 4 do support.code("e6 80 eb fc", { cpus = cpus }):start() end
     ]]
     assert.same({ "exit", 0 }, { how, status })
+  end)
+end)
+
+---The signals blocked in the thread that reads it (proc(5), SigBlk), as a number.
+local MASK <const> = [[
+  local function mask(path)
+    for line in io.lines(path or "/proc/thread-self/status") do
+      local digits = line:match "^SigBlk:%s*(%x+)"
+      if digits then return tonumber(digits, 16) end
+    end
+  end
+  local KICK = 1 << (kvm.signal() - 1)
+]]
+
+---Words before a program that start it with the kick's signal blocked, as threads of many runtimes do.
+local BLOCKED <const> = ("env --block-signal=%d"):format(kvm.signal())
+
+describe("the kick's signal", function()
+  if support.without_kvm(pending) then return end
+
+  it("blocked by the caller is let in while a VM runs, and blocked again", function()
+    local output = process.run(MASK .. [[
+      assert(mask() & KICK == KICK)
+      local vm = support.code "e6 80 eb fe"
+      local inside
+      vm.ports:on(0x80, { write = function() inside = mask() end })
+      local reason = vm:run{ deadline = 0.05 }
+      print("ran", reason, inside & KICK, mask() & KICK == KICK)
+      vm:reset()
+      vm:start()
+      print("stopped", vm:stop())
+    ]], BLOCKED)
+    assert.matches("ran\tdeadline\t0\ttrue\n", output)
+    assert.matches("stopped\tstopped", output)
+  end)
+
+  it("blocked by the caller ends handlers, and workers", function()
+    if process.without_signals(pending) then return end
+    local output = process.run([[
+      local vm = support.code("e6 80 f4", { limits = { handler = 0.02 } })
+      vm.ports:on(0x80, { write = function() while true do end end })
+      print((vm:run()))
+      local w = kvm.worker(function() while true do end end)
+      print((w:close()))
+    ]], BLOCKED)
+    assert.matches("error\ntrue\n", output)
+  end)
+
+  it("can be another one, chosen before the first VM", function()
+    local output = process.run [[
+      local other = kvm.signal() + 1
+      local function fails(...) return select(2, pcall(kvm.signal, ...)) end
+      print("wrong", fails(9), fails(11), fails(33), fails(1000), fails(2))
+      print("chosen", kvm.signal(other) == other, kvm.signal() == other)
+      local vm = support.code "eb fe"
+      print("ran", (vm:run{ deadline = 0.05 }))
+      for line in io.lines "/proc/self/status" do
+        local caught = line:match "^SigCgt:%s*(%x+)"
+        if caught then print("caught", tonumber(caught, 16) >> (other - 2) & 3) end -- neither, old, new
+      end
+      print("late", fails(other + 1))
+      print("same", kvm.signal(other) == other)
+    ]]
+    assert.matches("wrong\t[^\n]*signal 9 cannot.*signal 11 cannot.*signal 33 cannot.*no such signal"
+      .. ".*signal 2 is in use", output)
+    assert.matches("chosen\ttrue\ttrue\nran\tdeadline\ncaught\t2\nlate\t.*before the first VM", output)
+    assert.matches("same\ttrue", output)
+  end)
+
+  it("breaks off a write that nobody reads, when the deadline has passed, and nothing else", function()
+    if process.without_signals(pending) then return end
+    local output, _, _ = process.run [[
+      local stalled = io.popen("exec sleep 20 >/dev/null 2>&1", "w")
+      stalled:setvbuf "no"
+      local vm = support.code "e6 80 e6 81 f4"
+      vm.ports:on(0x80, { write = function()
+        print("read", io.popen("sleep 0.1; echo slow"):read())
+      end })
+      vm.ports:on(0x81, { write = function() stalled:write(("x"):rep(1 << 20)) end })
+      print("ran", (vm:run{ deadline = 0.5 }))
+      os.exit(0, false)
+    ]]
+    assert.matches("read\tslow\nran\tdeadline", output)
+  end)
+end)
+
+describe("a process that a handler starts", function()
+  if support.without_kvm(pending) then return end
+
+  it("has the signal mask of the thread that runs or starts the VM", function()
+    local output = process.run(MASK .. [[
+      local vm = support.code "e6 80 f4"
+      vm.ports:on(0x80, { write = function()
+        local pipe = io.popen "exec grep SigBlk /proc/self/status"
+        print("popen", tonumber(pipe:read "a":match "%x+\n$", 16))
+        pipe:close()
+        os.execute "bash -c 'exec sed -n s/SigBlk/execute/p /proc/self/status'"
+      end })
+      io.stdout:setvbuf "no"
+      vm:run()
+      vm:reset()
+      vm:start()
+      vm:wait()
+      local w = kvm.worker(function()
+        print("worker", tonumber(io.popen "exec grep SigBlk /proc/self/status":read "a":match "%x+\n$", 16))
+      end)
+      w:wait()
+    ]])
+    local count = 0
+    for value in output:gmatch "%a+:?\t(%x+)\n" do
+      count = count + 1
+      assert.equal(0, tonumber(value, 16), output)
+    end
+    assert.equal(5, count, output)
   end)
 end)
