@@ -78,6 +78,25 @@ static void test_receiver(void)
     uart_off();
 }
 
+/* A handler that reads one byte and leaves: each byte is an interrupt. */
+static void test_byte_by_byte(void)
+{
+    static const unsigned fcr[] = { 0x00, 0x01, 0x41, 0xc1 };
+    for (size_t i = 0; i < MK_COUNT(fcr); i++) {
+        unsigned n = 0;
+        uart_on();
+        out8(0x3fa, fcr[i]);
+        out8(0x3f9, 1);
+        mk_console_send(&console, "abcdefghijklmnopqrstuvwxyz", 26, NULL);
+        mk_uart_input(&uart);
+        while (interrupts() && n < 100)
+            n += in8(0x3f8) == 'a' + n;
+        tap_is(n, 26, "uart: bytes that came at once interrupt one by one");
+        tap_ok(!interrupts(), "uart: and no more");
+        uart_off();
+    }
+}
+
 static void test_line_status(void)
 {
     uart_on();
@@ -120,6 +139,7 @@ int main(void)
 {
     test_transmitter();
     test_receiver();
+    test_byte_by_byte();
     test_line_status();
     test_state();
     return tap_done();

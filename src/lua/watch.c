@@ -75,7 +75,8 @@ static struct mk_lua_vm *check_stream(lua_State *L, unsigned *cpu)
     return v;
 }
 
-/* watch(console, cpu, patterns, { plain=, stops=, exact=, exits=, ticks=, screen=, looks= }) -> watch */
+/* watch(console, cpu, patterns, { plain=, stops=, exact=, exits=, ticks=, screen=, looks= })
+ * -> watch */
 static int watch(lua_State *L)
 {
     unsigned cpu;

@@ -12,8 +12,8 @@ local keyboard = core.methods "minikvm.keyboard"
 local SLICE <const> = 0.005 -- seconds that the guest gets to read some
 local TYPE = { timeout = "seconds" }
 local CHORD <const> = 16 -- keys at once
-local FULL <const> = "keyboard: 4096 scancodes wait already: the guest does not read them from port "
-  .. "0x60 as fast as they are typed" -- MK_I8042_KEYS
+local FULL <const> = "keyboard: 4096 scancodes wait already: the guest does not read them from "
+  .. "port 0x60 as fast as they are typed" -- MK_I8042_KEYS
 local NUM_LOCK <const> = 2 -- of the LEDs
 
 -- ---- keys ----
@@ -21,8 +21,8 @@ local NUM_LOCK <const> = 2 -- of the LEDs
 ---@class minikvm.key
 ---@field code integer  of set 1
 ---@field extended boolean?  has the prefix 0xe0
----@field kind string?  what its codes depend on: "grey", "slash", "print", "pause"; "shift", "rshift",
----                     "ctrl", "alt" for the keys that they depend on
+---@field kind string?  of keys whose codes depend on others: "grey", "slash", "print", "pause"; of
+---                     those others: "shift", "rshift", "ctrl", "alt"
 
 ---Keys by name: code, then "e" for those with a prefix, then the kind.
 local KEYS, NAMES = {}, {}
@@ -43,8 +43,9 @@ end
 
 ---What types a character: a key, and the modifier it needs.
 local STROKES = {}
-for first, row in pairs{ [0x01] = "\27", [0x02] = "1234567890-=\b\tqwertyuiop[]\n", [0x1e] = "asdfghjkl;'`",
-                         [0x2b] = "\\zxcvbnm,./", [0x39] = " " } do
+local ROWS <const> = { [0x01] = "\27", [0x02] = "1234567890-=\b\tqwertyuiop[]\n",
+                       [0x1e] = "asdfghjkl;'`", [0x2b] = "\\zxcvbnm,./", [0x39] = " " }
+for first, row in pairs(ROWS) do
   for i = 1, #row do STROKES[row:sub(i, i)] = { { code = first + i - 1 } } end
 end
 for from, to in pairs{ ["1234567890-="] = "!@#$%^&*()_+", ["[];'`\\,./"] = '{}:"~|<>?' } do
@@ -167,8 +168,8 @@ local function key_named(name)
 end
 
 ---Presses keys in order and releases them in reverse: "ctrl", "c"; "f1"; "alt", "tab"; "A". A
----one-character name is the key that types it, with shift if that is needed. An unknown name raises,
----and so does a keyboard that has no room.
+---one-character name is the key that types it, with shift if that is needed. An unknown name
+---raises, and so does a keyboard that has no room.
 ---@param ... string  1 to 16 names
 ---@return minikvm.keyboard keyboard
 function keyboard:press(...)
