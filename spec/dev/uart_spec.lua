@@ -125,8 +125,10 @@ describe("the UART", function()
         fb 80 fb 46 72 fb fa f4 ]] } -- sti; cmp bl, 'F'; jb to the cmp; cli; hlt
     vm.memory:write(0x24 * 4, ("<I2I2"):pack(0x2000, 0))
     vm.memory:write(0x2000, support.bytes [[
-      ba f8 03 88 d8 ee fe c3       ; mov dx, THR; mov al, bl; out dx, al; inc bl
-      b0 20 e6 20 cf ]])            -- EOI; iret
+      80 fb 46 73 0a                ; cmp bl, 'F'; jae off
+      ba f8 03 88 d8 ee fe c3 eb 06 ; mov dx, THR; mov al, bl; out dx, al; inc bl; jmp eoi
+      ba f9 03 30 c0 ee             ; off: mov dx, IER; xor al, al; out dx, al
+      b0 20 e6 20 cf ]])            -- eoi: mov al, 0x20; out 0x20, al; iret
     assert.equal("halt", (support.run(vm)))
     assert.equal("ABCDE", (vm.console:text()))
   end)

@@ -223,6 +223,21 @@ static uint64_t byte_at(const struct mk_io *io, unsigned i)
     return io->bus->space == MK_SPACE_PORTS ? (io->address + i) & 0xffff : io->address + i;
 }
 
+/* Whether an access to memory lies in `hook`, which its first byte found, and in no other's range
+ * above: what bytes that are looked up one by one would find, too. */
+static bool all_in(const struct mk_io *io, const struct mk_hook *hook)
+{
+    const struct mk_hook *above = io->hook, *h;
+    uint64_t first = io->address, last = first + io->size - 1;
+    bool under = above && first >= above->first && first <= above->last;
+    if (io->bus->space != MK_SPACE_MMIO || !hook || last > hook->last || last < first)
+        return false;
+    h = atomic_load(under ? &above->link : &io->bus->hooks);
+    while (h && h != hook && (last < h->first || first > h->last))
+        h = atomic_load(&h->link);
+    return h == hook;
+}
+
 /* Whether an access is served in one piece by `hook`, or by nobody at all: whether all of its bytes
  * are. A register that is one port takes accesses of any width, and so does an MSR. */
 static bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
@@ -233,6 +248,8 @@ static bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
     if (hook && hook->ops->width < io->size)
         return false;
     if (hook && hook->first == hook->last && io->bus->space == MK_SPACE_PORTS)
+        return true;
+    if (all_in(io, hook))
         return true;
     for (unsigned i = 1; i < io->size; i++)
         if (find(io, byte_at(io, i)) != hook)
