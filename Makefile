@@ -38,7 +38,7 @@ PROGRAM_SRC := $(wildcard src/*.c)
 GLUE_SRC := $(wildcard src/lua/*.c)
 CORE_SRC := $(filter-out $(GLUE_SRC) $(PROGRAM_SRC),$(sort $(shell find src -name "*.c")))
 obj = $(patsubst src/%.c,$(B)/%.o,$(1))
-MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC)) $(B)/embed.o
+MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC))
 LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/cli/argparse.lua
 part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
@@ -85,11 +85,11 @@ minikvm: $(B)/minikvm
 minikvm.so: $(B)/minikvm.so
 	@ln -sfn $< $@
 
-$(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ)
+$(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ) $(B)/$(if $(LUA_ARCHIVE),embed_program,embed).o
 	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) $(EDIT_LIBS) $(ZLIB_LIBS) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
-$(B)/minikvm.so: $(MODULE_OBJ)
+$(B)/minikvm.so: $(MODULE_OBJ) $(B)/embed.o
 	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
 
 $(call obj,$(PROGRAM_SRC) $(GLUE_SRC)): USES = $(LUA_CFLAGS)
@@ -111,17 +111,28 @@ $(B)/test_embed: spec/c/test_embed.c $(MODULE_OBJ) Makefile
 $(filter-out $(B)/test_embed,$(TESTS)): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(ZLIB_LIBS) $(LDFLAGS)
 
-# The Lua parts, byte for byte, with a table of their names.
-$(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
-	@{ echo '.section .rodata'; \
-	$(foreach f,$(LUA_PARTS),n=$(call part,$(f)); \
-	echo "name_$$n: .asciz \"$$n\""; echo "start_$$n: .incbin \"$(f)\""; echo "end_$$n: .byte 0";) \
+# The Lua parts with a table of their names: in the module byte for byte, because the Lua that loads it
+# may be another one; in the program as bytecode of the Lua that it takes in, where it does.
+embedded = echo '.section .rodata'; \
+	$(foreach f,$(LUA_PARTS),f=$(f); n=$(call part,$(f)); echo "name_$$n: .asciz \"$$n\""; \
+	echo "start_$$n: .incbin \"$(1)\""; echo "end_$$n: .byte 0";) \
 	echo '.section .data.rel.ro,"aw"'; echo '.balign 8'; \
 	echo '.globl mk_embedded'; echo '.hidden mk_embedded'; echo 'mk_embedded:'; \
 	$(foreach f,$(LUA_PARTS),n=$(call part,$(f)); echo ".quad name_$$n, start_$$n, end_$$n";) \
-	echo '.quad 0, 0, 0'; echo '.section .note.GNU-stack,"",@progbits'; } > $@
+	echo '.quad 0, 0, 0'; echo '.section .note.GNU-stack,"",@progbits'
 
-$(B)/embed.o: $(B)/embed.S
+$(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
+	@{ $(call embedded,$$f); } > $@
+
+$(B)/embed_program.S: $(LUA_PARTS) $(B)/bytecode Makefile
+	@mkdir -p $(B)/parts
+	@$(foreach f,$(LUA_PARTS),$(B)/bytecode $(f) $(call part,$(f)) $(B)/parts/$(call part,$(f)) &&) \
+	{ $(call embedded,$(B)/parts/$$n); } > $@
+
+$(B)/bytecode: tools/bytecode.c Makefile | $(B)
+	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -o $@ $< $(LUA_LINK)
+
+$(B)/embed.o $(B)/embed_program.o: $(B)/%.o: $(B)/%.S
 	$(CC) -c -o $@ $<
 
 # The command line's parser (Debian: lua-argparse) becomes a part, so that no other file is needed.

@@ -1,8 +1,9 @@
 /* module.c - luaopen_minikvm: puts the module together.
  *
- * The parts written in Lua are inside this object (embed.S, made by the Makefile from lua/minikvm),
- * so that one file is the whole module. They appear as minikvm.NAME in package.preload; the part
- * called init builds what require "minikvm" returns. */
+ * The parts written in Lua are inside this object (embed.S, made by the Makefile from lua/minikvm; in
+ * the program embed_program.S, the same as bytecode), so that one file is the whole module. They
+ * appear as minikvm.NAME in package.preload; the part called init builds what require "minikvm"
+ * returns. */
 #include "lua/copy.h"
 #include "lua/alloc.h"
 #include "lua/core.h"
@@ -28,7 +29,7 @@ static int load_embedded(lua_State *L, const struct embedded *e)
     for (char *dot = strchr(chunk, '.'); dot; dot = strchr(dot, '.'))
         *dot = '/';
     strcat(chunk, ".lua");
-    return luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "t");
+    return luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "bt");
 }
 
 /* package.preload["minikvm.NAME"]: compiled when first required. */
