@@ -177,6 +177,18 @@ describe("registers in a handler", function()
     vm.cpu[0].cx = 1
   end)
 
+  it("of a load outside RAM likewise", function()
+    local vm <close> = support.code("a1 00 00 00 fe f4", { mode = "protected" }) -- mov eax, [0xfe000000]
+    local why
+    vm.mmio:on(0xfe000000, 0x1000, { read = function()
+      why = select(2, pcall(function() vm.cpu[0].ecx = 1 end))
+      return 0x56
+    end })
+    run(vm)
+    assert.same({ 0x56, 0 }, { vm.cpu[0].rax, vm.cpu[0].rcx })
+    assert.matches("while a read of memory waits", why)
+  end)
+
   it("of another cpu that runs are out of reach", function()
     local vm <close> = support.vm{ cpus = 2 }
     assert(vm:load{ bytes = support.out(0x80, 1) .. "\xf4" })

@@ -127,6 +127,7 @@ static void serve_mmio(struct mk_vcpu *c)
     struct mk_served served = { 0 };
     uint64_t gpa = mk_assist_address(c, run->mmio.phys_addr), value = 0;
     uint8_t size = run->mmio.len <= 8 ? (uint8_t)run->mmio.len : 8;
+    c->in_access = c->incomplete = true;
     if (run->mmio.is_write) {
         memcpy(&value, run->mmio.data, size);
         trace(c, "mmio write 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
@@ -139,7 +140,7 @@ static void serve_mmio(struct mk_vcpu *c)
               (unsigned long long)value);
     }
     account(c, &served);
-    c->incomplete = true;
+    c->in_access = false;
     unhandled(c, &served, run->mmio.is_write ? "write to" : "read from", gpa);
 }
 

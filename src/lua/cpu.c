@@ -144,33 +144,35 @@ static void store_segment(lua_State *L, struct kvm_sregs *s, const struct field 
     segment->base = (value & 0xffff) << 4;
 }
 
-/* KVM has yet to carry out the IN that a handler answers: it would lose the answer, or the
- * change. */
-static void check_settable(lua_State *L, const struct mk_lua_vm *v, const struct mk_vcpu *c)
+static bool serves(const struct mk_vcpu *c, unsigned exit, bool in)
 {
-    if (v->cpu[c->cpu.index].depth > 0 && c->run->exit_reason == KVM_EXIT_IO &&
-        c->run->io.direction == KVM_EXIT_IO_IN)
-        luaL_error(L, "registers cannot be set while an IN waits for its answer");
+    const struct kvm_run *run = c->run;
+    bool reads = exit == KVM_EXIT_IO ? run->io.direction == KVM_EXIT_IO_IN : !run->mmio.is_write;
+    return c->in_access && run->exit_reason == exit && reads == in;
 }
 
-static void complete_out(struct mk_vcpu *c)
+/* KVM has yet to carry out the IN or load that a handler answers: it would lose the answer, or the
+ * change. */
+static void check_settable(lua_State *L, const struct mk_vcpu *c)
 {
-    if (c->in_access && c->run->io.direction == KVM_EXIT_IO_OUT)
-        mk_vcpu_complete(c);
+    bool in = serves(c, KVM_EXIT_IO, true);
+    if (in || serves(c, KVM_EXIT_MMIO, true))
+        luaL_error(L, "registers cannot be set while %s waits for its answer",
+                   in ? "an IN" : "a read of memory");
 }
 
 static int cpu_newindex(lua_State *L)
 {
     struct mk_lua_vm *v;
     struct mk_vcpu *c = check_cpu(L, &v);
-    check_settable(L, v, c);
+    check_settable(L, c);
     const char *name = luaL_checkstring(L, 2);
     uint64_t value = (uint64_t)luaL_checkinteger(L, 3);
     const struct field *f = FIND(registers, name);
     int rc;
     if (f) {
-        if (f->offset == REG(rip)) /* KVM would skip an OUT that it finds RIP at */
-            complete_out(c);
+        if (f->offset == REG(rip) && serves(c, KVM_EXIT_IO, false))
+            mk_vcpu_complete(c); /* KVM would skip an OUT that it finds RIP at */
         struct kvm_regs regs = *mk_vcpu_regs(c);
         store(&regs, f, value);
         rc = mk_vcpu_set_regs(c, &regs);
