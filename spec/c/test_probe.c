@@ -1,5 +1,5 @@
-/* test_probe.c - what the host's KVM can do: the answers are right among signals, and found once. The
- * file is taken in, with other names for what it exports, to put a question of the test's own. */
+/* test_probe.c - what the host's KVM can do: the answers are right among signals, and found once.
+ * The file is taken in, with other names for what it exports, to put a question of the test's own. */
 #define mk_probe tested_probe
 #define mk_host_kind tested_host_kind
 #define mk_native_find tested_native_find
@@ -57,8 +57,8 @@ static int answers_anew(unsigned us)
 /* A guest that needs longer than from one signal to the next, and any KVM can run. */
 static bool runs_long(struct guest *g)
 {
-    static const uint8_t code[] = { 0xb9, 0, 0, 1, 0, 0xe2, 0xfe, 0xf4 }; /* mov ecx, 65536; loop $ */
-    bool reached = reaches(g, code, sizeof(code), sizeof(code));          /* hlt */
+    static const uint8_t code[] = { 0xb9, 0, 0, 1, 0, 0xe2, 0xfe, 0xf4 };
+    bool reached = reaches(g, code, sizeof(code), sizeof(code)); /* mov ecx, 65536; loop $; hlt */
     return reached && !g->failed;
 }
 

@@ -311,8 +311,8 @@ describe("vm.msrs", function()
                         write = function(_, value) wrote = value end })
     vm.ports:on(0x80, { write = function(_, value) got = value end })
     local reason, info = run(vm)
-    assert.same({ "halt", 5, 7 << 32 | 5, 1, 1 }, { reason, got, wrote, info.by.rdmsr, info.by.wrmsr },
-                info.text)
+    assert.same({ "halt", 5, 7 << 32 | 5, 1, 1 },
+                { reason, got, wrote, info.by.rdmsr, info.by.wrmsr }, info.text)
   end)
 
   it("leave #GP to the guest for what nobody has", function()

@@ -139,7 +139,8 @@ describe("an interrupt raised in a handler", function()
   }
   for name, fn in pairs(raise) do
     it("costs no entry: " .. name, function()
-      local AGAIN <const> = "\xb9\xc8\x00\xfb\xe6\x80\xe2\xfc" -- mov cx, 200; sti; out 0x80, al; loop
+      -- mov cx, 200; sti; out 0x80, al; loop
+      local AGAIN <const> = "\xb9\xc8\x00\xfb\xe6\x80\xe2\xfc"
       local vm <close>, mode = guest("real", support.bytes [[
         b0 11 e6 20  b0 20 e6 21  b0 04 e6 21  b0 03 e6 21  b0 00 e6 21  ; 8259A: vector 0x20, AEOI
         ]] .. AGAIN .. CLI .. HLT, { irqchip = "pic" })

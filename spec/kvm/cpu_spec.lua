@@ -178,7 +178,8 @@ describe("registers in a handler", function()
   end)
 
   it("of a load outside RAM likewise", function()
-    local vm <close> = support.code("a1 00 00 00 fe f4", { mode = "protected" }) -- mov eax, [0xfe000000]
+    local vm <close> = support.code("a1 00 00 00 fe f4", -- mov eax, [0xfe000000]; hlt
+                                    { mode = "protected" })
     local why
     vm.mmio:on(0xfe000000, 0x1000, { read = function()
       why = select(2, pcall(function() vm.cpu[0].ecx = 1 end))
@@ -208,7 +209,7 @@ end)
 describe("rip in a handler of a port", function()
   if support.without_kvm(pending) then return end
 
-  ---What handlers of ports 0x80 to 0x8f see, and what a trace shows: "offset in the code: instruction".
+  ---What handlers of ports 0x80 to 0x8f see, and what a trace shows: "offset instruction, …".
   local function accesses(listing, opts)
     local vm <close> = support.code(listing, opts)
     local cpu, seen, traced, start = vm.cpu[0], {}, {}, vm.cpu[0].rip
@@ -272,8 +273,8 @@ describe("rip in a handler of a port", function()
   end)
 end)
 
--- CR8 is the task priority, four bits (Intel SDM volume 3, 11.8.6). A KVM without an APIC of its own
--- keeps it in kvm_run.cr8 and exits when it is lowered (api.rst 5, KVM_EXIT_SET_TPR).
+-- CR8 is the task priority, four bits (Intel SDM volume 3, 11.8.6). A KVM without an APIC of its
+-- own keeps it in kvm_run.cr8 and exits when it is lowered (api.rst 5, KVM_EXIT_SET_TPR).
 describe("cr8", function()
   if support.without_kvm(pending) then return end
 

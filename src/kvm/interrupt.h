@@ -17,7 +17,7 @@ void mk_interrupt_notify(struct mk_vcpu *c);
 
 /* The vCPU's thread. Is something waiting that the guest's flags may or may not let in? */
 bool mk_interrupt_waiting(struct mk_vcpu *c);
-/* The same, or an NMI, when the guest's interrupt flag is as `enabled`: would it be delivered now? */
+/* Would one of these be delivered now, or an NMI, were the guest's interrupt flag as `enabled`? */
 bool mk_interrupt_due(struct mk_vcpu *c, bool enabled);
 /* Before an entry. */
 void mk_interrupt_offer(struct mk_vcpu *c);

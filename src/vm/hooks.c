@@ -113,9 +113,9 @@ int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err)
 }
 
 /* KVM would have served it, had nobody hooked it: let it. What it does not know, or has refused, is
- * not asked again: what a program sets is checked less than what a guest does. What then nobody serves
- * raises #GP in the guest, as it does without hooks; it counts as unserved only where the script asked
- * for it, not when it came along with the x2APIC's. */
+ * not asked again: what a program sets is checked less than what a guest does. What then nobody
+ * serves raises #GP in the guest, as it does without hooks; it counts as unserved only where the
+ * script asked for it, not when it came along with the x2APIC's. */
 bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script)
 {
     struct mk_vm *vm = ctx;
@@ -151,8 +151,8 @@ static int give_cpuid(const struct mk_vm *vm, unsigned cpu, const struct kvm_cpu
     return rc;
 }
 
-/* KVM keeps the APIC's bit in CPUID as the enable bit of IA32_APIC_BASE is (SDM volume 3, 11.4.3), and
- * that is set at first though there is no APIC. A KVM that refuses the change has one to show. */
+/* KVM keeps the APIC's bit in CPUID as the enable bit of IA32_APIC_BASE is (SDM volume 3, 11.4.3),
+ * and that is set at first though there is no APIC. */
 static void disable_apic(int vcpu_fd, bool first)
 {
     struct { struct kvm_msrs head; struct kvm_msr_entry entry; } base = { .head.nmsrs = 1,

@@ -201,8 +201,8 @@ void mk_vm_hooks_free(struct mk_vm *vm);
 int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);
 /* The bus's callback for an MSR that no script serves: KVM's own, when it has one. */
 bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
-/* Changes what CPUID answers (SDM volume 2, CPUID), before the VM runs for the first time. APIC ids are
- * vCPU 0's; the others' are higher by their index. */
+/* Changes what CPUID answers (SDM volume 2, CPUID), before the VM runs for the first time. APIC ids
+ * are vCPU 0's; the others' are higher by their index. */
 int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
 
 /* A doorbell is a write that nobody waits for: KVM counts it in an eventfd and the guest goes on at

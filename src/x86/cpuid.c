@@ -41,8 +41,8 @@ static uint32_t highest(struct kvm_cpuid2 *list)
 }
 
 /* Without a local APIC there is none of what it does, nor KVM's paravirtual features: most of them
- * need it, and the others would have KVM write to a guest's memory by a clock that a snapshot does not
- * take along. */
+ * need it, and the others would have KVM write to a guest's memory by a clock that a snapshot does
+ * not take along. */
 static void remove_apic(struct kvm_cpuid2 *list)
 {
     for (unsigned i = 0; i < list->nent; i++) {

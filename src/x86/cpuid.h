@@ -1,9 +1,9 @@
-/* cpuid.h - what guests are told of their processor: what KVM can do, less what a VM without a local
- * APIC does not have, with a topology and a frequency of the VM's own. Data, without an ioctl.
+/* cpuid.h - what guests are told of their processor: what KVM can do, less what a VM without a
+ * local APIC does not have, with a topology and a frequency of the VM's own. Data, without an ioctl.
  *
  * Follows Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E; Linux
- * Documentation/virt/kvm/x86/cpuid.rst and errata.rst (KVM_GET_SUPPORTED_CPUID tells the topology of
- * the host's core that it was asked on). */
+ * Documentation/virt/kvm/x86/cpuid.rst and errata.rst (KVM_GET_SUPPORTED_CPUID tells the topology
+ * of the host's core that it was asked on). */
 #ifndef MK_CPUID_H
 #define MK_CPUID_H
 
@@ -13,8 +13,8 @@ struct kvm_cpuid2;
 
 #define MK_CPUID_ENTRIES 256 /* the most that KVM takes */
 
-/* The leaves of vCPU 0 of a VM with so many vCPUs, each a core of one package; `tsc_khz` 0: not known.
- * For free(); NULL when memory ran out. */
+/* The leaves of vCPU 0 of a VM with so many vCPUs, each a core of one package; `tsc_khz` 0: not
+ * known. For free(); NULL when memory ran out. */
 struct kvm_cpuid2 *mk_cpuid_new(const struct kvm_cpuid2 *supported, unsigned cpus,
                                 uint32_t tsc_khz);
 

@@ -39,8 +39,8 @@ static struct kvm_segment flat(uint16_t selector, uint8_t type)
                                  .present = 1, .s = 1, .db = 1, .g = 1 };
 }
 
-/* Flat 32-bit segments, a GDT that holds the same, and one interrupt gate. A failed instruction left
- * an exception pending. */
+/* Flat 32-bit segments, a GDT that holds the same, and one interrupt gate. A failed instruction
+ * left an exception pending. */
 static bool enter_protected(struct guest *g)
 {
     static const uint64_t gdt[] = { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff };
@@ -81,8 +81,8 @@ static bool keeps_paging(struct guest *g)
 
 #define SSE2 (1u << 26) /* of EDX in CPUID leaf 1 */
 
-/* Does a guest see the feature bits it is told, none, or the host's own? For a vCPU that has not run
- * yet. */
+/* Does a guest see the feature bits it is told, none, or the host's own? For a vCPU that has not
+ * run yet. */
 static bool hides_features(struct guest *g)
 {
     static const uint8_t code[] = { 0xb8, 1, 0, 0, 0, 0x0f, 0xa2,      /* mov eax, 1; cpuid */

@@ -29,9 +29,10 @@ struct mk_native {
     bool paging32, int_n, iret; /* 32-bit paging; the instructions, in protected mode */
 };
 
-/* Finds it out. With kvm_intel and kvm_amd it is known. On other hosts tiny guests run in `page`, the
- * VM's RAM at 0, on a new vCPU number `spare`; the page is given back as it was, the vCPU is not used
- * any more. That happens once a process, on whichever thread is first. -1 when it could not be. */
+/* Finds it out. With kvm_intel and kvm_amd it is known. On other hosts tiny guests run in `page`,
+ * the VM's RAM at 0, on a new vCPU number `spare`; the page is given back as it was, the vCPU is not
+ * used any more. That happens once a process, on whichever thread is first. -1 when it could not
+ * be. */
 int mk_native_find(struct mk_native *native, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
                    uint8_t *page, struct mk_err *err);
 
