@@ -340,15 +340,15 @@ static void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
     stop_time(hook, began);
 }
 
-static uint64_t serve_in(const struct mk_io *from, struct mk_served *served);
-static void serve_out(const struct mk_io *from, uint64_t value, struct mk_served *served);
+static uint64_t serve_in(struct mk_io *io, struct mk_served *served);
+static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served);
 
 static uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
 {
-    struct mk_io io = *from;
     uint64_t value = 0;
-    io.size = 1;
     for (unsigned i = 0; i < from->size; i++) {
+        struct mk_io io = *from;
+        io.size = 1;
         io.address = byte_at(from, i);
         value |= serve_in(&io, served) << (8 * i);
     }
@@ -357,54 +357,73 @@ static uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
 
 static void out_bytes(const struct mk_io *from, uint64_t value, struct mk_served *served)
 {
-    struct mk_io io = *from;
-    io.size = 1;
     for (unsigned i = 0; i < from->size; i++) {
+        struct mk_io io = *from;
+        io.size = 1;
         io.address = byte_at(from, i);
         serve_out(&io, value >> (8 * i), served);
     }
 }
 
-/* What was passed on before `end` answered: taps want to know the value. */
-static void tell_taps(const struct mk_io *from, const struct mk_hook *end, uint64_t value)
+/* What was passed on from beneath `above` until `end` answered: taps want to know the value. */
+static void tell_taps(struct mk_io io, struct mk_hook *above, const struct mk_hook *end,
+                      uint64_t value)
 {
-    struct mk_io io = *from;
-    for (struct mk_hook *h = reader(from, from->address); h && h != end; h = reader(&io, io.address)) {
+    io.hook = above;
+    for (struct mk_hook *h; (h = reader(&io, io.address)) && h != end;) {
         io.hook = h;
         if (h->ops->tap)
             h->ops->tap(h->self, &io, value);
     }
 }
 
-/* Only the first to get an access is accounted for in `served`. */
-static uint64_t serve_in(const struct mk_io *from, struct mk_served *served)
+/* What hooks have passed on, taps mostly, until one answers. */
+static __attribute__((noinline)) uint64_t in_passed(struct mk_io *io, struct mk_hook *above)
 {
-    struct mk_io io = *from;
-    for (;; served = NULL) {
-        struct mk_hook *hook = reader(&io, io.address);
-        bool whole = in_one_piece(&io, hook, reader), nested = io.hook != from->hook;
-        io.passed = false;
-        uint64_t value = whole ? hook_in(hook, &io, served) : in_bytes(&io, served);
-        if (io.passed)
-            continue;
-        if (nested)
-            tell_taps(from, hook, value);
-        return value;
-    }
+    struct mk_hook *hook;
+    uint64_t value;
+    do {
+        io->passed = false;
+        hook = reader(io, io->address);
+        value = in_one_piece(io, hook, reader) ? hook_in(hook, io, NULL) : in_bytes(io, NULL);
+    } while (io->passed);
+    tell_taps(*io, above, hook, value);
+    return value;
 }
 
-static void serve_out(const struct mk_io *from, uint64_t value, struct mk_served *served)
+static __attribute__((noinline)) void out_passed(struct mk_io *io, uint64_t value)
 {
-    struct mk_io io = *from;
     do {
-        struct mk_hook *hook = writer(&io, io.address);
-        io.passed = false;
-        if (in_one_piece(&io, hook, writer))
-            hook_out(hook, &io, value, served);
+        io->passed = false;
+        struct mk_hook *hook = writer(io, io->address);
+        if (in_one_piece(io, hook, writer))
+            hook_out(hook, io, value, NULL);
         else
-            out_bytes(&io, value, served);
-        served = NULL;
-    } while (io.passed);
+            out_bytes(io, value, NULL);
+    } while (io->passed);
+}
+
+/* Beneath io->hook, or from the top. Only the first hook to get the access is accounted for in
+ * `served`. */
+static uint64_t serve_in(struct mk_io *io, struct mk_served *served)
+{
+    struct mk_hook *above = io->hook, *hook = reader(io, io->address);
+    if (!in_one_piece(io, hook, reader))
+        return in_bytes(io, served);
+    uint64_t value = hook_in(hook, io, served);
+    return io->passed ? in_passed(io, above) : value;
+}
+
+static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served)
+{
+    struct mk_hook *hook = writer(io, io->address);
+    if (!in_one_piece(io, hook, writer)) {
+        out_bytes(io, value, served);
+        return;
+    }
+    hook_out(hook, io, value, served);
+    if (io->passed)
+        out_passed(io, value);
 }
 
 void mk_bus_enter(struct mk_bus *bus, struct mk_cpu *cpu)
@@ -438,10 +457,12 @@ void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_
 
 uint64_t mk_bus_next_in(struct mk_io *io)
 {
-    return serve_in(io, NULL);
+    struct mk_io next = *io;
+    return serve_in(&next, NULL);
 }
 
 void mk_bus_next_out(struct mk_io *io, uint64_t value)
 {
-    serve_out(io, value, NULL);
+    struct mk_io next = *io;
+    serve_out(&next, value, NULL);
 }

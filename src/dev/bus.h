@@ -22,6 +22,7 @@ enum mk_space { MK_SPACE_PORTS, MK_SPACE_MMIO, MK_SPACE_MSRS };
 
 struct mk_hook {
     uint64_t first, last;
+    struct mk_hook *_Atomic link; /* the next older one; stays when it is retired */
     const struct mk_io_ops *ops;
     void *self;
     char owner[64];           /* for messages and statistics */
@@ -29,7 +30,6 @@ struct mk_hook {
     _Atomic uint64_t quiet;   /* of these, those that cost no exit */
     _Atomic uint64_t ns;      /* spent in it, and in what its next() called, while bus->timing */
     uint64_t retired_at;      /* bus generation of its removal */
-    struct mk_hook *_Atomic link; /* the next older one; stays when it is retired */
     struct mk_hook *retired;      /* list of those */
 };
 
