@@ -121,21 +121,25 @@ end
 
 -- ---- events: what has happened since somebody looked ----
 
-local function alarm_fits(d, today)
-  local cmos = d.state.cmos
-  local at = { [1] = today % 60, [3] = today // 60 % 60, [5] = today // 3600 }
-  for index, value in pairs(at) do
-    local wanted = cmos[index]
-    if wanted < ANY and wanted ~= encode(cmos[B], FIELD[index - 1], value) then return false end
+---A function that tells whether an alarm register fits a value; it works out each once.
+local function matcher(d, index)
+  local known, wanted, mode = {}, d.state.cmos[index], d.state.cmos[B]
+  return function(value)
+    local fits = known[value]
+    if fits == nil then
+      fits = wanted >= ANY or wanted == encode(mode, FIELD[index - 1], value)
+      known[value] = fits
+    end
+    return fits
   end
-  return true
 end
 
 ---Whether the alarm's time lies in the next `count` seconds; it repeats every day.
 local function alarm_passes(d, count)
   local today = get(d, 4) * 3600 + get(d, 2) * 60 + get(d, 0)
-  for seconds = today + 1, today + math.min(count, DAY) do
-    if alarm_fits(d, seconds % DAY) then return true end
+  local second, minute, hour = matcher(d, 1), matcher(d, 3), matcher(d, 5)
+  for at = today + 1, today + math.min(count, DAY) do
+    if second(at % 60) and minute(at // 60 % 60) and hour(at // 3600 % 24) then return true end
   end
   return false
 end
