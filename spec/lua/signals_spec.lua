@@ -31,6 +31,12 @@ local CALLS = {
     spin = support.guest "real/echo"
     spin.ports:override(0x500, { read = function(_, _, next) ready() return next() end })
     attempt(function() spin:run() end)]],
+  ["vm:run whose handler waits"] = [[
+    spin.ports:on(0x80, { write = function() ready() kvm.sleep(1000) end })
+    attempt(function() spin:run() end)]],
+  ["vm:wait while a handler waits"] = [[
+    spin.ports:on(0x80, { write = function() ready() kvm.sleep(1000) end })
+    spin:start() attempt(function() spin:wait() end)]],
   ["vm:wait"] = "watch() spin:start() attempt(function() spin:wait() end)",
   ["kvm.wait"] = "watch() spin:start() attempt(function() kvm.wait{ spin } end)",
   ["kvm.sleep"] = "watch() spin:start() attempt(function() kvm.sleep(1000) end)",

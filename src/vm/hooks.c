@@ -278,16 +278,26 @@ static struct mk_doorbell *next_rung(struct mk_vm *vm, uint64_t *count)
     return bell;
 }
 
+/* False when the vCPU is in there already: a handler waits in the middle of an access. */
+static bool enter_bus(struct mk_bus *bus, struct mk_cpu *cpu)
+{
+    bool outside = !atomic_load(&bus->inside[cpu->index]);
+    if (outside)
+        mk_bus_enter(bus, cpu);
+    return outside;
+}
+
 void mk_vm_answer_doorbells(struct mk_vm *vm, struct mk_cpu *cpu)
 {
     struct mk_doorbell *bell;
     uint64_t count;
-    mk_bus_enter(&vm->m.bus, cpu);
-    mk_bus_enter(&vm->m.mmio, cpu);
+    bool ports = enter_bus(&vm->m.bus, cpu), memory = enter_bus(&vm->m.mmio, cpu);
     for (int i = 0; i < 16 && (bell = next_rung(vm, &count)); i++)
         bell->ring(bell->ctx, cpu, count);
-    mk_bus_leave(&vm->m.mmio, cpu);
-    mk_bus_leave(&vm->m.bus, cpu);
+    if (memory)
+        mk_bus_leave(&vm->m.mmio, cpu);
+    if (ports)
+        mk_bus_leave(&vm->m.bus, cpu);
 }
 
 /* --- life --- */
