@@ -502,6 +502,9 @@ describe("vm.cpuid", function()
       local ok, why = pcall(vm.cpuid.hide, vm.cpuid, "sse2")
       assert.is_false(ok)
       assert.matches('"sse2" cannot be hidden: this host', why)
+      ok, why = pcall(vm.cpuid.set, vm.cpuid, 1, { edx = 0 })
+      assert.is_false(ok)
+      assert.matches("edx of leaf 1 cannot be set: this host", why)
     else
       vm.cpuid:hide "sse2"
       run(vm)

@@ -89,8 +89,22 @@ end
 ---A VM that has run keeps its processor, a closed one needs none.
 function meta:__close() pcall(Handle.remove, self) end
 
+-- What some KVMs show guests as the host's processor has it, whatever they are told.
+local FEATURE_WORDS <const> = {
+  [1] = { ecx = true, edx = true },
+  [7] = { eax = true, ebx = true, ecx = true, edx = true },
+  [13] = { eax = true, ebx = true, ecx = true, edx = true },
+}
+
+local function need_shaping(leaf, register, what)
+  if FEATURE_WORDS[leaf] and FEATURE_WORDS[leaf][register] and core.probe().cpuid == "host" then
+    core.blame(("vm.cpuid: %s: this host's KVM shows guests its own feature bits in leaves 1, 7 and "
+                .. "13 (kvm.probe().cpuid)"):format(what))
+  end
+end
+
 ---Sets registers of a leaf; those not given stay, a new leaf's are 0. Returns a handle: KVM answers
----CPUID by itself, so it has no hits.
+---CPUID by itself, so it has no hits. An error for feature bits on hosts that show guests their own.
 ---@param leaf integer
 ---@param subleaf integer|table  ECX, or the registers when there is one
 ---@param registers? { eax: integer?, ebx: integer?, ecx: integer?, edx: integer? }
@@ -107,7 +121,12 @@ function cpuid:set(leaf, subleaf, registers)
           eax = 0, ebx = 0, ecx = 0, edx = 0 }
     list[#list + 1] = e
   end
-  for name, value in pairs(values) do e[name] = value end
+  for name, value in pairs(values) do
+    if e[name] ~= value then
+      need_shaping(leaf, name, ("%s of leaf %d cannot be set"):format(name, leaf))
+    end
+    e[name] = value
+  end
   store(self, list)
   return setmetatable({ cpuid = self, before = before }, meta)
 end
@@ -132,17 +151,6 @@ function cpuid:has(name)
   return e ~= nil and e[f[3]] >> f[4] & 1 == 1
 end
 
-local shaped -- what kvm.probe() says of the host, asked once
-
----Some KVMs show guests the host's own feature bits, whatever they are told.
-local function need_shaping(f, name)
-  shaped = shaped or core.probe().cpuid
-  if shaped == "host" and (f[1] == 1 or f[1] == 7) then
-    core.blame(("vm.cpuid: %q cannot be hidden: this host's KVM shows guests its own feature bits in "
-           .. "leaves 1 and 7 (kvm.probe().cpuid)"):format(name))
-  end
-end
-
 ---Hides features, by their names in /proc/cpuinfo. The instructions may still work: CPUID only
 ---tells. An error on hosts where CPUID is not KVM's to answer.
 ---@param ... string
@@ -152,7 +160,7 @@ function cpuid:hide(...)
   local list, before = core.cpuid(self), core.cpuid(self)
   for _, name in ipairs{ ... } do
     local f = feature(name)
-    need_shaping(f, name)
+    need_shaping(f[1], f[3], ("%q cannot be hidden"):format(name))
     local e = find(list, f[1], f[2])
     if e then e[f[3]] = e[f[3]] & ~(1 << f[4]) end
   end
