@@ -1,5 +1,6 @@
 -- The sub-commands: minikvm run (statuses, labels, input, the terminal), doctor, --help, --version.
 
+local make = require "support.image"
 local program = require "support.program"
 
 local run, image = program.run, program.image
@@ -212,6 +213,40 @@ describe("minikvm run", function()
     assert.equal(2, r.status)
     assert.match("option 'memory': 5 bytes is not a multiple of 4096", r.err)
     assert.is_nil(r.err:find("traceback", 1, true))
+  end)
+
+  -- mov al, 'A'; out 0xe9, al; hlt: the same in 16, 32 and 64 bits
+  local A <const> = "\xb0\x41\xe6\xe9\xf4"
+
+  it("takes the mode that an ELF or Multiboot file is for, and names it when told another", function()
+    local kernel = make.multiboot(true)
+    kernel.e.magic = "flat"
+    for mode, m in pairs{ long = make.elf(64), protected = kernel } do
+      local bytes = make.bytes(m)
+      local path = program.file(bytes:sub(1, make.CODE) .. A .. bytes:sub(make.CODE + #A + 1))
+      local r = run("P run " .. path)
+      assert.same({ 0, "A", "" }, { r.status, r.out, r.err })
+      r = run("P run --mode real " .. path)
+      assert.equal(1, r.status)
+      assert.matches(("--mode %s"):format(mode), r.err, 1, true)
+      os.remove(path)
+    end
+  end)
+
+  it("says of a flat image that went wrong that no mode was given", function()
+    local r = run "P run --limit output=100 guests/long/hello.bin" -- 64-bit code
+    assert.equal(124, r.status)
+    assert.matches("it ran in real mode, .* no %-%-mode was given", r.err)
+    assert.is_nil(run("P run --mode real --limit output=100 guests/long/hello.bin").err
+                    :find "no %-%-mode")
+  end)
+
+  it("boots a floppy disk, and says what of it is there", function()
+    local path = program.file(A:sub(1, 4) .. "\xeb\xfe" .. ("\0"):rep(504) .. "\x55\xaa" .. ("\0"):rep(1474048))
+    local r = run("P run --deadline 0.1 " .. path)
+    assert.same({ 124, "A" }, { r.status, r.out })
+    assert.matches("its boot sector was loaded, and there is no BIOS", r.err)
+    os.remove(path)
   end)
 
   it("feeds stdin to the guest, to its end", function()

@@ -108,6 +108,19 @@ static void bytes(struct codec *k, struct mk_bytes *b)
 
 /* --- parts --- */
 
+/* Where the tables of the mode lie: what a load in a VM of this state moves. */
+static bool places_fit(const struct mk_shape *s)
+{
+    const struct mk_places *p = &s->places;
+    bool pages = p->low % MK_PAGE == 0 && p->tables % MK_PAGE == 0 && p->end % MK_PAGE == 0;
+    if (s->mode == MK_MODE_REAL)
+        return true;
+    if (s->mode == MK_MODE_LONG && (p->tables < MK_PAGE || p->tables >= p->end || p->end > s->memory))
+        return false;
+    return pages && mk_inside(p->low, MK_PAGE, s->memory) &&
+           (s->mode != MK_MODE_PAGED || mk_inside(p->tables, MK_PAGE, s->memory));
+}
+
 static void shape(struct codec *k, struct mk_shape *s)
 {
     uint32_t mode = s->mode;
@@ -127,6 +140,8 @@ static void shape(struct codec *k, struct mk_shape *s)
     text(k, s->command_line, sizeof(s->command_line));
     need(k, mode < MK_MODES && s->cpus >= 1 && s->cpus <= MK_MAX_CPUS && s->memory &&
                 s->memory % MK_PAGE == 0 && s->memory <= MK_MEM_MAX);
+    need(k, broken(k) || places_fit(&(struct mk_shape){ .mode = (enum mk_mode)mode,
+                                                        .memory = s->memory, .places = s->places }));
     s->mode = (enum mk_mode)mode;
 }
 

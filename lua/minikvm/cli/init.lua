@@ -202,10 +202,15 @@ function M.conclude(name, reason, info)
   return status
 end
 
----Where a guest that went wrong may have been in the wrong mode: a flat image does not say which.
-local function mode_note(vm, opts)
+---Why a guest may have gone wrong: a flat image does not say which mode it is for, and of a disk
+---only the boot sector is there.
+local function load_note(vm, opts)
   local image = require("minikvm.image").of(vm)[1]
-  if opts.mode or vm.mode ~= "real" or not image or image.plan.format ~= "flat" then return nil end
+  if not image then return nil end
+  if image.plan.format == "boot" and image.source.size > 512 then
+    return "its boot sector was loaded, and there is no BIOS that could load the rest of the disk"
+  end
+  if opts.mode or vm.mode ~= "real" or image.plan.format ~= "flat" then return nil end
   return "it ran in real mode, as the image does not say which and no --mode was given (protected, "
     .. "paged, long)"
 end
@@ -226,7 +231,7 @@ end
 
 local function run_one(vm, opts)
   local reason, info = attempt(vm.name, vm.run, vm, { deadline = opts.deadline })
-  local name, note = vm.name, mode_note(vm, opts)
+  local name, note = vm.name, load_note(vm, opts)
   show_stats(vm, opts)
   vm:close() -- the terminal is itself again before we write
   if not reason then return info end
@@ -241,7 +246,7 @@ local function run_several(kvm, vms, opts)
     if ok then started[#started + 1] = vm else status = math.max(status, why) end
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
-    status = math.max(status, conclude(r.vm.name, r.reason, r.info, mode_note(r.vm, opts)))
+    status = math.max(status, conclude(r.vm.name, r.reason, r.info, load_note(r.vm, opts)))
     show_stats(r.vm, opts)
   end
   return status

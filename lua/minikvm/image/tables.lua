@@ -89,7 +89,7 @@ local function below(block, top, ranges)
   while at >= PAGE do
     local hit = collision(block, at, ranges)
     if not hit then return at end
-    at = (hit - block.to) & -PAGE
+    at = math.min((hit - block.to) & -PAGE, at - PAGE)
   end
 end
 
