@@ -9,6 +9,7 @@ local run, image = program.run, program.image
 local HALT = "f4"
 local SAY_HI = "b0 48 e6 e9  b0 69 e6 e9  b0 0a e6 e9  f4" -- "Hi\n" to port 0xe9, hlt
 local SPIN = "eb fe"                                        -- jmp $
+local READY = "b0 52 e6 e9  b0 0a e6 e9"                       -- "R\\n": now it runs
 local CHATTER = "b0 78 e6 e9 eb fa"                         -- prints x for ever
 local UNKNOWN_CALL = "ba 00 05 b0 77 ee f4"                 -- hypercall 0x77
 local UNSERVED = "b0 01 e6 77 f4"                           -- out 0x77, al
@@ -303,17 +304,16 @@ describe("minikvm run", function()
     assert.match("^%[g%] [^\n]+\n%[g%] ", r.err)
   end)
 
-  it("ends at SIGINT without a traceback", function()
-    local r = run_images("P run IMAGE1 & sleep 0.5; kill -INT $!; wait $!", { SPIN })
-    assert.equal(130, r.status)
-    assert.equal("", r.err)
-  end)
-
-  it("ends several at SIGINT", function()
-    local r = run_images("P run IMAGE1 IMAGE2 & sleep 0.5; kill -INT $!; wait $!", { SPIN, SPIN })
-    assert.equal(130, r.status)
-    assert.equal("", r.err)
-  end)
+  for n, words in ipairs{ "IMAGE", "IMAGE IMAGE" } do
+    it(("ends %d at SIGINT without a traceback"):format(n), function()
+      local path = image(READY .. SPIN)
+      local p = program.start("exec P run " .. words:gsub("IMAGE", path))
+      for _ = 1, n do p:wait "R\n" end
+      local r = p:kill("INT"):finish()
+      os.remove(path)
+      assert.same({ 130, "" }, { r.status, r.err })
+    end)
+  end
 end)
 
 describe("minikvm run on a terminal", function()
@@ -322,36 +322,40 @@ describe("minikvm run on a terminal", function()
 
   local MODES = [[stty -a | tr " " "\n" | grep -x -e icanon -e echo -e isig | tr "\n" ,]]
 
-  ---What a terminal shows on which a guest runs, its status in brackets, and then the terminal's
-  ---modes. PIDFILE in `typist` names a file with the program's process id.
-  local function on_terminal(code, typist)
-    local path, pidfile = image(code), program.file ""
-    local r = program.on_terminal(
-      ("sh -c \"echo \\$\\$ >%s; exec P run --name g %s\"; echo \"[$?]\"; %s")
-        :format(pidfile, path, MODES), (typist:gsub("PIDFILE", pidfile)))
+  ---What a terminal shows on which a guest runs, which prints "R" when it does, then its status in
+  ---brackets, and the terminal's modes.
+  ---@param use fun(t: running, pid: integer)  what the user does
+  local function on_terminal(code, use)
+    local path, pidfile = image(READY .. code), program.file ""
+    local t = program.start(("sh -c 'echo $$ >%s; exec P run --name g %s'; echo \"[$?]\"; %s")
+      :format(pidfile, path, MODES), { terminal = true })
+    t:wait "R\n" -- the terminal is raw by now
+    if use then use(t, tonumber(program.run("cat " .. pidfile).out)) end
+    local out = t:finish().out
     os.remove(path)
     os.remove(pidfile)
-    return r.out
+    return out
   end
 
   it("gives the guest its bytes raw, leaves by Ctrl-A x, restores", function()
-    local out = on_terminal(ECHO,
-      "sleep 1; printf 'ab\\003c'; sleep 0.3; printf '\\001x'; sleep 1")
+    local out = on_terminal(ECHO, function(t) t:type("ab\3c"):wait("ab\3c"):type "\1x" end)
     assert.match("minikvm: Ctrl%-A x leaves\n", out)
-    assert.match("ab\3c", out)
     assert.match("%[0%]", out)
     assert.match("isig,icanon,echo,$", out)
   end)
 
   it("restores after a guest that ends by itself", function()
-    local out = on_terminal(SAY_HI, "sleep 1")
+    local out = on_terminal(SAY_HI)
     assert.match("Hi\n%[0%]", out)
     assert.match("isig,icanon,echo,$", out)
   end)
 
   for _, signal in ipairs{ "TERM", "HUP", "SEGV", "INT" } do
     it("restores after SIG" .. signal, function()
-      local out = on_terminal(SPIN, "sleep 1; kill -" .. signal .. " $(cat PIDFILE); sleep 1")
+      local out = on_terminal(SPIN, function(t, pid)
+        os.execute(("kill -%s %d"):format(signal, pid))
+        t:wait "]"
+      end)
       assert.match("isig,icanon,echo,$", out)
       assert.match("%[[1-9]%d*%]", out) -- 128 + n; a sanitizer makes SEGV a 1
     end)

@@ -32,13 +32,25 @@ describe("a paused VM", function()
   end)
 
   it("has all of its cpus outside the guest", function()
-    local vm <close> = started(COUNT, { cpus = 4 })
-    for _ = 1, 20 do
+    local vm <close> = started("66 ff 06 00 10 eb f9", { cpus = 4 }) -- inc dword [0x1000]; again
+    local other <close> = support.code("b9 00 00 e2 fe f4") -- mov cx, 0; loop $; hlt: some time passes
+    local function counts()
+      local list = {}
+      for i = 0, 3 do list[i + 1] = vm.memory:u32(i * 0x40000 + 0x1000) end
+      return list
+    end
+    local before = { 0, 0, 0, 0 }
+    for _ = 1, 5 do
+      process.await(function() -- all of them run
+        for i, count in ipairs(counts()) do
+          if count == before[i] then return false end
+        end
+        return true
+      end)
       assert.equal(vm, vm:pause())
-      local sum = 0
-      for i = 0, 3 do sum = sum + vm.cpu[i].eax end
-      for i = 0, 3 do sum = sum - vm.cpu[i].eax end
-      assert.equal(0, sum)
+      before = counts()
+      assert.equal("halt", (support.run(other:reset())))
+      assert.same(before, counts())
       vm:resume()
     end
     assert.equal("stopped", (vm:stop()))
@@ -260,8 +272,10 @@ stopped
 
   it("works on a terminal", function()
     if not runner.has_terminal then return pending "needs util-linux's script" end
-    local r = runner.on_terminal("MINIKVM_HISTORY= P run --prompt guests/real/spin.bin",
-      "sleep 0.5; printf 'vm:start():pause().state .. 1\\n'; sleep 0.5; printf '\\004'; sleep 0.3")
-    assert.matches("\npaused1\n", r.out)
+    local t = runner.start("exec env MINIKVM_HISTORY= P run --prompt guests/real/spin.bin",
+                           { terminal = true })
+    t:wait("> "):reading():type("vm:start():pause().state .. 1\n"):wait("\npaused1\n> "):reading()
+    t:type "\4"
+    assert.equal(0, t:finish().status)
   end)
 end)

@@ -635,6 +635,8 @@ describe("console:interact on a terminal", function()
     local path = program.file(([[
       local vm = require "minikvm".vm{ echo = false }
       vm:load "guests/real/echo.bin"
+      vm.memory:write(0x8000, %q) -- it prints "R", and goes to the image: the terminal is raw by then
+      vm.cpu[0].ip = 0x8000
       local con = vm.console
       con:output %q
       con:forbid "bad"
@@ -642,11 +644,11 @@ describe("console:interact on a terminal", function()
       con:send "back"
       print(con:expect "^(ba)ck")
       vm:close()
-    ]]):format(log))
-    local r = program.on_terminal("P " .. path, "sleep 0.7; printf user; sleep 0.3;"
-      .. " printf '\\001x'; sleep 0.3")
+    ]]):format("\xb0R\xe6\xe9\xe9\xf9\x7f", log)) -- mov al, 'R'; out 0xe9, al; jmp 0
+    local t = program.start("P " .. path, { terminal = true })
+    local r = t:wait("R"):type("user"):wait("user"):type("\1x"):finish()
     os.remove(path)
-    assert.matches("userstopped\n1\tba\n", r.out, r.err)
+    assert.matches("Ruserstopped\n1\tba\n", r.out, 1, true, r.err)
     assert.equal("back", support.read_file(log))
     os.remove(log)
   end)

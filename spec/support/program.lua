@@ -52,14 +52,92 @@ function M.run(command, opts)
            err = read_and_remove(err) }
 end
 
----Runs a command on a terminal of its own (util-linux's script), typing what the shell command
----`typist` prints. What the terminal showed is `out`, carriage returns removed.
----@return { status: integer, out: string, err: string }
-function M.on_terminal(command, typist)
-  local inner = command:gsub("%f[%w]P%f[^%w]", M.minikvm)
-  local r = M.run(("{ %s\n} | script -qec '%s' /dev/null"):format(typist, inner))
-  r.out = r.out:gsub("\r", "")
-  return r
+---@class running  a command that runs beside the spec, on a terminal of its own if that was asked for
+---@field pid integer  of the command's program
+---@field out string   what it has printed so far, without carriage returns on a terminal
+local Running = {}
+Running.__index = Running
+
+---Starts a shell command in which P stands for the program, which the shell becomes. It does not last
+---longer than a minute.
+---@param command string
+---@param opts? { terminal: boolean? }  a terminal of its own (util-linux's script), stderr included
+---@return running
+function M.start(command, opts)
+  local self = setmetatable({ out = "", terminal = opts and opts.terminal }, Running)
+  local fifo, pid = os.tmpname(), os.tmpname()
+  self.err = os.tmpname()
+  assert(os.remove(fifo) and os.execute("mkfifo " .. fifo))
+  self.script = M.file(("echo $$ >%s\n"):format(pid) .. command:gsub("%f[%w]P%f[^%w]", M.minikvm))
+  local line = self.terminal and ("script -qec 'sh %s' /dev/null"):format(self.script)
+    or "sh " .. self.script
+  self.pipe = assert(io.popen(("exec timeout -s KILL 60 %s <%s 2>%s"):format(line, fifo, self.err)))
+  self.input = assert(io.open(fifo, "w"))
+  self.input:setvbuf "no"
+  os.remove(fifo)
+  self.pid_file = pid
+  return self
+end
+
+---Reads until it has printed this text behind what was waited for before; an error when it ends first.
+---@param text string
+---@return running
+function Running:wait(text)
+  local from = self.seen or 1
+  repeat
+    local first, last = self.out:find(text, from, true)
+    if first then
+      self.seen = last + 1
+      return self
+    end
+    local byte = self.pipe:read(1)
+    if byte ~= "\r" or not self.terminal then self.out = self.out .. (byte or "") end
+  until not byte
+  error(("it ended before it printed %q; it printed %q"):format(text, self.out), 2)
+end
+
+---@param text string
+---@return running
+function Running:type(text)
+  self.input:write(text)
+  return self
+end
+
+---Waits until the program reads its input: after a prompt libedit has yet to change the terminal, and
+---what is typed before that is not what it gets.
+---@return running
+function Running:reading()
+  local file = assert(io.open(self.pid_file))
+  local path = ("/proc/%d/syscall"):format(file:read "n") -- proc(5); read(2) of 0 on x86-64: "0 0x0"
+  file:close()
+  repeat
+    local call <close> = assert(io.open(path))
+  until call:read("a"):sub(1, 6) == "0 0x0 "
+  return self
+end
+
+---@param signal string  "INT"
+---@return running
+function Running:kill(signal)
+  local file = assert(io.open(self.pid_file))
+  assert(os.execute(("kill -%s %d"):format(signal, file:read "n")))
+  file:close()
+  return self
+end
+
+---Its output is read to the end; before, its input ends. On a terminal it has to end by itself, for
+---script(1) does what it likes at the end of its own input.
+---@return { status: integer, out: string, err: string }  status: 128 + n after signal n
+function Running:finish()
+  if not self.terminal then self.input:close() end
+  local rest = self.pipe:read "a"
+  if self.terminal then self.input:close() end
+  self.out = self.out .. (self.terminal and rest:gsub("\r", "") or rest)
+  local _, how, code = self.pipe:close()
+  os.remove(self.script)
+  os.remove(self.pid_file)
+  return { status = how == "signal" and 128 + code or code, out = self.out,
+           err = read_and_remove(self.err) }
 end
 
 M.has_terminal = os.execute "script -qec true /dev/null </dev/null >/dev/null 2>&1" == true

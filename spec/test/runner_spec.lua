@@ -285,7 +285,7 @@ describe("minikvm test", function()
     local s <close> = suites.new{ ["a_spec.lua"] = PASS }
     assert.is_nil(s:test().out:find("\27", 1, true))
     local words = ("P test --artefacts %s/kept %s"):format(s.folder, s.folder)
-    local r = program.on_terminal(words, "true")
+    local r = program.start(words, { terminal = true }):finish()
     assert.matches("[0/1] a_spec.lua", r.out, 1, true)
     assert.matches("1 passed, 0 failed, 0 skipped\n", r.out, 1, true)
   end)
