@@ -21,7 +21,7 @@ local KINDS <const> = {
     "clock", "keyboard", "symbols", "files" } },
   ["minikvm.cpu"] = { "cpu has no register or method", set = REGISTERS,
                       setting = "cpu has no register",
-                      get = table.move(REGISTERS, 1, #REGISTERS, 2, { "index" }) },
+                      get = table.move(REGISTERS, 1, #REGISTERS, 3, { "index", "tsc_hz" }) },
   ["minikvm.handle"] = { "a handle has no", get = { "hits" } },
   ["minikvm.timer"] = { "a timer has no", get = { "hits" } },
   ["minikvm.clock"] = { "vm.clock has no", get = { "now" } },
