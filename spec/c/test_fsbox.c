@@ -224,12 +224,12 @@ static void copy_by(const char *how, bool tmpfile, bool range)
     no_range = !range;
     int dir = open_folder(keep_path);
     int from = open(path_of("%s/big", root_path), O_RDONLY | O_CLOEXEC);
-    int fd = mk_path_copy(dir, "x/copy", from);
+    int fd = mk_path_copy(dir, "x/copy", from, NULL, NULL);
     snprintf(title, sizeof(title), "copy: %s", how);
     tap_ok(fd >= 0 && intact(path_of("%s/x/copy", keep_path), BIG) &&
            entries(path_of("%s/x", keep_path), true) == 0, title);
     snprintf(title, sizeof(title), "copy: %s, does not replace a file", how);
-    tap_is(mk_path_copy(dir, "x/copy", from), -EEXIST, title);
+    tap_is(mk_path_copy(dir, "x/copy", from, NULL, NULL), -EEXIST, title);
     close(fd);
     close(from);
     close(dir);
@@ -250,7 +250,7 @@ static void copy_fails(const char *how, bool tmpfile, bool range)
         int dir = open_folder(keep_path);
         int from = open(path_of("%s/big", root_path), O_RDONLY | O_CLOEXEC);
         *(range ? &ranges_left : &writes_left) = step;
-        fd = mk_path_copy(dir, "copy", from);
+        fd = mk_path_copy(dir, "copy", from, NULL, NULL);
         ranges_left = writes_left = -1;
         good &= fd >= 0 || (fd == -ENOSPC && entries(keep_path, false) == 0 &&
                             entries(keep_path, true) == 0);
@@ -274,7 +274,7 @@ static int copy_in_child(int step, bool range)
         *(range ? &ranges_left : &writes_left) = step;
         int dir = open_folder(keep_path);
         int from = open(path_of("%s/big", root_path), O_RDONLY | O_CLOEXEC);
-        _exit(mk_path_copy(dir, "copy", from) < 0);
+        _exit(mk_path_copy(dir, "copy", from, NULL, NULL) < 0);
     }
     waitpid(pid, &status, 0);
     return status;

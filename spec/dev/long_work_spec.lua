@@ -95,6 +95,39 @@ describe("one long READ", function()
   end)
 end)
 
+describe("one long copy", function()
+  if support.without_kvm(pending) then return end
+
+  it("of a file that the guest opens to write (cow) heeds the deadline, and leaves nothing", function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    lfs.mkdir(folder)
+    local file = assert(io.open(folder .. "/big", "w"))
+    for _ = 1, 256 do file:write(("x"):rep(MIB)) end
+    file:close()
+    local policy = assert(kvm.files{ root = folder, rules = { { "big", "cow" } } })
+    local vm <close> = support.vm{ files = policy }
+    -- mov dx, 0x27c; mov eax, 0x8000; out dx, eax; hlt
+    assert(vm:load{ bytes = "\xba\x7c\x02\x66\xb8\x00\x80\x00\x00\x66\xef\xf4" })
+    vm.memory:write(0x8000, ("<I4I4i4I4I8i8i8"):pack(1, 2, 0, 3, 0x9000, 0, -1)) -- open to write
+    vm.memory:write(0x9000, "big")
+    local reason = vm:run{ deadline = 0.005 }
+    local result = ("<i8"):unpack(vm.memory:read(0x8020, 8))
+    if result ~= 0 then -- a file system that clones files is done at once
+      assert.equal("deadline", reason)
+      assert.is_true(result == -1 or result == -4, result .. "") -- not begun, or EINTR
+      assert.equal(0, vm.files:usage().files)
+    end
+    vm:reset()
+    vm.memory:write(0x8000, ("<I4I4i4I4I8i8i8"):pack(1, 2, 0, 3, 0x9000, 0, -1))
+    vm.memory:write(0x9000, "big")
+    assert.equal("halt", (support.run(vm)))
+    assert.equal(0, (("<i8"):unpack(vm.memory:read(0x8020, 8))))
+    os.remove(folder .. "/big")
+    lfs.rmdir(folder)
+  end)
+end)
+
 describe("string I/O", function()
   if support.without_kvm(pending) then return end
 

@@ -49,11 +49,10 @@ static void call_write(struct mk_hypercall *hc, struct mk_io *io)
     uint32_t gpa, len, done = 0;
     if (!buffer(hc, io, "WRITE", &gpa, &len))
         return;
-    while (done < len && (done == 0 || cpu->ops->more(cpu))) {
+    for (uint64_t room; done < len && (room = cpu->ops->output_room(cpu));) {
         uint64_t piece = len - done < MK_PIECE ? len - done : MK_PIECE;
-        uint64_t left = cpu->ops->output_left(cpu);
-        if (piece > left)
-            piece = left ? left : 1;
+        if (piece > room)
+            piece = room;
         mk_console_write(hc->console, cpu, mk_mem_at(hc->mem, gpa + done, piece), piece);
         done += (uint32_t)piece;
     }

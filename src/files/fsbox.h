@@ -65,6 +65,7 @@ struct mk_fsbox {
     enum mk_verdict (*decide)(void *ctx, void *caller, const char *name, unsigned flags,
                               enum mk_verdict rule);
     void *ctx;
+    bool (*more)(void *caller); /* between pieces of a copy: false ends it. May be NULL */
 };
 
 /* Holds the policy (NULL: the default one). -1 when there is no memory. */

@@ -18,6 +18,7 @@ struct request {
     unsigned flags;
     enum mk_verdict verdict;
     bool read_only; /* narrowed by decide() */
+    void *caller;
 };
 
 /* --- nodes: open files by name --- */
@@ -134,7 +135,7 @@ static int new_file(struct mk_fsbox *box, const char *name)
     return fd < 0 ? fd : claim_new(box, name, fd);
 }
 
-static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node)
+static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node, void *caller)
 {
     struct stat st;
     if (fstat(node->fd, &st) < 0)
@@ -143,7 +144,7 @@ static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node)
         return -EFBIG;
     int fd = room_for_file(box);
     if (fd == 0)
-        fd = mk_path_copy(box->own, node->name, node->fd);
+        fd = mk_path_copy(box->own, node->name, node->fd, box->more, caller);
     if (fd >= 0)
         fd = claim_new(box, node->name, fd);
     mk_fsbox_note(box, "copy", node->name, strlen(node->name), mk_verdict_name(MK_FILE_COW),
@@ -152,9 +153,9 @@ static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node)
 }
 
 /* cow: from here on this VM has a file of its own, for all its descriptors on that name. */
-static int make_own(struct mk_fsbox *box, struct mk_file_node *node, unsigned flags)
+static int make_own(struct mk_fsbox *box, struct mk_file_node *node, const struct request *r)
 {
-    int fd = flags & MK_FILE_TRUNC ? new_file(box, node->name) : copy_file(box, node);
+    int fd = r->flags & MK_FILE_TRUNC ? new_file(box, node->name) : copy_file(box, node, r->caller);
     if (fd < 0)
         return fd;
     close(node->fd);
@@ -168,7 +169,7 @@ static int make_writable(struct mk_fsbox *box, struct mk_file_node *node, const 
 {
     if (node->own)
         return mk_fsbox_claim(box, node->name);
-    return r->verdict == MK_FILE_COW ? make_own(box, node, r->flags)
+    return r->verdict == MK_FILE_COW ? make_own(box, node, r)
                                      : reopen(box, node, r->verdict);
 }
 
@@ -270,7 +271,7 @@ int64_t mk_fsbox_open(struct mk_fsbox *box, void *caller, const char *name, size
                       unsigned flags)
 {
     char text[MK_NAME_MAX + 1];
-    struct request r = { .name = text, .flags = flags };
+    struct request r = { .name = text, .flags = flags, .caller = caller };
     int64_t rc = mk_path_check(name, length);
     if (rc == 0 && (flags & ~FLAGS_KNOWN || !(flags & (MK_FILE_READ | MK_FILE_WRITE))))
         rc = -EINVAL;

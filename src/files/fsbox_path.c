@@ -189,20 +189,32 @@ static int write_all(int to, const char *bytes, size_t length, off_t at)
     return 0;
 }
 
-static int copy_by_hand(int from, int to, off_t at, off_t end)
+/* A copy on its way, and who may end it. */
+struct copy {
+    int from, to;
+    bool (*more)(void *ctx);
+    void *ctx;
+};
+
+static bool goes_on(const struct copy *c)
+{
+    return !c->more || c->more(c->ctx);
+}
+
+static int copy_by_hand(const struct copy *c, off_t at, off_t end)
 {
     char *buffer = malloc(COPY_BUFFER);
     int rc = buffer ? 0 : -ENOMEM;
     while (rc == 0 && at < end) {
         size_t want = end - at < (off_t)COPY_BUFFER ? (size_t)(end - at) : COPY_BUFFER;
-        ssize_t n = pread(from, buffer, want, at);
+        ssize_t n = pread(c->from, buffer, want, at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             rc = -errno;
         if (n <= 0) /* 0: it was cut short meanwhile */
             break;
-        rc = write_all(to, buffer, (size_t)n, at);
+        rc = goes_on(c) ? write_all(c->to, buffer, (size_t)n, at) : -EINTR;
         at += n;
     }
     free(buffer);
@@ -216,16 +228,18 @@ static bool not_here(int code)
 }
 
 /* Copies [at, end) inside the kernel, or by hand where it cannot. */
-static int copy_range(int from, int to, off_t at, off_t end)
+static int copy_range(const struct copy *c, off_t at, off_t end)
 {
     while (at < end) {
+        if (!goes_on(c))
+            return -EINTR;
         off_t source = at, target = at;
         size_t want = end - at < (off_t)PIECE ? (size_t)(end - at) : PIECE;
-        ssize_t n = copy_file_range(from, &source, to, &target, want, 0);
+        ssize_t n = copy_file_range(c->from, &source, c->to, &target, want, 0);
         if (n < 0 && errno == EINTR)
             continue;
         if (n == 0 || (n < 0 && not_here(errno)))
-            return copy_by_hand(from, to, at, end);
+            return copy_by_hand(c, at, end);
         if (n < 0)
             return -errno;
         at += n;
@@ -234,22 +248,22 @@ static int copy_range(int from, int to, off_t at, off_t end)
 }
 
 /* Only what is there: holes stay holes. */
-static int copy_data(int from, int to)
+static int copy_data(const struct copy *c)
 {
     struct stat st;
-    if (ioctl(to, FICLONE, from) == 0)
+    if (ioctl(c->to, FICLONE, c->from) == 0)
         return 0;
-    if (fstat(from, &st) < 0)
+    if (fstat(c->from, &st) < 0)
         return -errno;
-    for (off_t at = 0, end; mk_next_data(from, st.st_size, &at, &end); at = end) {
-        int rc = copy_range(from, to, at, end);
+    for (off_t at = 0, end; mk_next_data(c->from, st.st_size, &at, &end); at = end) {
+        int rc = copy_range(c, at, end);
         if (rc < 0)
             return rc;
     }
-    return ftruncate(to, st.st_size) < 0 ? -errno : 0;
+    return ftruncate(c->to, st.st_size) < 0 ? -errno : 0;
 }
 
-int mk_path_copy(int dir, const char *name, int from)
+int mk_path_copy(int dir, const char *name, int from, bool (*more)(void *ctx), void *ctx)
 {
     const char *leaf;
     char hidden[64];
@@ -257,7 +271,7 @@ int mk_path_copy(int dir, const char *name, int from)
     if (parent < 0)
         return parent;
     int fd = open_nameless(parent, hidden);
-    int rc = fd < 0 ? fd : copy_data(from, fd);
+    int rc = fd < 0 ? fd : copy_data(&(struct copy){ from, fd, more, ctx });
     if (rc >= 0)
         rc = give_name(parent, fd, hidden, leaf);
     if (rc < 0 && fd >= 0) {

@@ -247,20 +247,25 @@ static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
         mk_vcpu_sleep(c, mk_now() + ms * UINT64_C(1000000));
 }
 
+static void wait_for_reader(struct mk_vcpu *c);
+
 static bool cpu_more(struct mk_cpu *cpu)
 {
     return mk_vcpu_goes_on(vcpu_of(cpu));
 }
 
-static uint64_t cpu_output_left(struct mk_cpu *cpu)
+static uint64_t cpu_output_room(struct mk_cpu *cpu)
 {
-    const struct mk_vcpu *c = vcpu_of(cpu);
-    uint64_t limit = c->machine->output_limit, done = printed(c);
-    return done > limit ? 0 : limit == UINT64_MAX ? limit : limit - done + 1;
+    struct mk_vcpu *c = vcpu_of(cpu);
+    uint64_t limit = c->machine->output_limit;
+    wait_for_reader(c);
+    if (!mk_vcpu_goes_on(c))
+        return 0;
+    return limit == UINT64_MAX ? limit : limit - printed(c) + 1;
 }
 
 static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg, .end = cpu_end, .idle = cpu_idle,
-                                           .more = cpu_more, .output_left = cpu_output_left };
+                                           .more = cpu_more, .output_room = cpu_output_room };
 
 /* --- life --- */
 
@@ -531,12 +536,15 @@ static void check_output(struct mk_vcpu *c)
 /* In the middle of an access: to pause, or to let timers and input in, must wait for its end. */
 bool mk_vcpu_goes_on(struct mk_vcpu *c)
 {
-    struct mk_console *con = &c->machine->console;
     check_output(c);
-    for (;;) {
-        check_end(c, atomic_load(&c->requests), mk_now());
-        if (c->end.reason != MK_RUNNING || !con->full)
-            return c->end.reason == MK_RUNNING;
+    check_end(c, atomic_load(&c->requests), mk_now());
+    return c->end.reason == MK_RUNNING;
+}
+
+static void wait_for_reader(struct mk_vcpu *c)
+{
+    struct mk_console *con = &c->machine->console;
+    while (con->full && mk_vcpu_goes_on(c)) {
         atomic_fetch_and(&c->requests, (uint32_t)~MK_REQ_WAKE); /* the loop looks around anyway */
         mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
         mk_console_flush(con);

@@ -135,8 +135,7 @@ void mk_vcpu_complete(struct mk_vcpu *c);
  * the VM is paused. */
 void mk_vcpu_look_around(struct mk_vcpu *c);
 
-/* Between pieces of an access that takes long: waits for a slow reader of the output; false when the
- * run is to end. */
+/* Between pieces of an access that takes long: false when the run is to end. */
 bool mk_vcpu_goes_on(struct mk_vcpu *c);
 
 /* Sleeps until `until`, input on the console, or a request. */

@@ -241,6 +241,13 @@ static int open_memory(struct mk_vm *vm, const struct mk_vm_config *config, stru
     return mk_ram_open(config->ram, &vm->m.mem, err);
 }
 
+/* A vCPU waits for the copy of a file; NULL: somebody else does. */
+static bool copy_goes_on(void *caller)
+{
+    struct mk_cpu *cpu = caller;
+    return !cpu || cpu->ops->more(cpu);
+}
+
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
                struct mk_err *err)
 {
@@ -254,6 +261,7 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
         mk_vm_close(vm);
         return -1;
     }
+    vm->fsbox.more = copy_goes_on;
     return 0;
 }
 
