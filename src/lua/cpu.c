@@ -4,6 +4,7 @@
 #include "kvm/interrupt.h"
 #include "lua/core.h"
 #include "x86/access.h"
+#include "x86/mode.h"
 
 #include <string.h>
 
@@ -134,14 +135,39 @@ static int cpu_index(lua_State *L)
     return 1;
 }
 
-/* A selector, with the base it has in real mode. */
-static void store_segment(lua_State *L, struct kvm_sregs *s, const struct field *f, uint64_t value)
+/* The descriptor that a selector names in the guest's GDT; an error when there is none. */
+static uint64_t read_descriptor(lua_State *L, const struct mk_lua_vm *v, const struct kvm_sregs *s,
+                                const char *name, uint16_t selector)
+{
+    uint64_t bytes = 0;
+    struct mk_walk w = mk_walk(&v->vm.m.mem, s, s->gdt.base + (selector & 0xfff8));
+    if (selector & 4)
+        mk_misuse(L, "%s = 0x%x: it names an entry of the LDT; set it with cpu:set_sregs", name,
+                  selector);
+    if ((selector & 0xfff8u) + 7 > s->gdt.limit || !w.present ||
+        !mk_mem_read(&v->vm.m.mem, w.address, &bytes, 8))
+        mk_misuse(L, "%s = 0x%x: the GDT at 0x%llx, limit 0x%x, has no such entry", name, selector,
+                  (unsigned long long)s->gdt.base, s->gdt.limit);
+    return bytes;
+}
+
+/* Loads a selector as a MOV to the segment register does (SDM volume 2, MOV), without its checks of
+ * type and privilege: in real mode base and selector, else the descriptor that the GDT has. */
+static void store_segment(lua_State *L, const struct mk_lua_vm *v, struct kvm_sregs *s,
+                          const struct field *f, uint64_t value)
 {
     struct kvm_segment *segment = (struct kvm_segment *)((char *)s + f->offset);
-    if (s->cr0 & 1)
-        luaL_error(L, "%s: segment registers can be set in real mode only", f->name);
-    segment->selector = (uint16_t)value;
-    segment->base = (value & 0xffff) << 4;
+    uint16_t selector = (uint16_t)value;
+    if (value > 0xffff)
+        mk_misuse(L, "%s = 0x%llx: a selector has 16 bits", f->name, (unsigned long long)value);
+    if (!(s->cr0 & MK_CR0_PE)) {
+        segment->selector = selector;
+        segment->base = (uint64_t)selector << 4;
+    } else if (selector < 4) {
+        *segment = (struct kvm_segment){ .selector = selector, .unusable = 1 };
+    } else {
+        *segment = mk_descriptor(selector, read_descriptor(L, v, s, f->name, selector));
+    }
 }
 
 static bool serves(const struct mk_vcpu *c, unsigned exit, bool in)
@@ -182,7 +208,7 @@ static int cpu_newindex(lua_State *L)
         if ((f = FIND(controls, name)))
             store(&s, f, value);
         else if ((f = FIND(segments, name)))
-            store_segment(L, &s, f, value);
+            store_segment(L, v, &s, f, value);
         else
             return mk_unknown_field(L, MK_CPU, true);
         mk_assist_actual(c, &s);
@@ -255,6 +281,62 @@ static int cpu_sregs(lua_State *L)
     return 1;
 }
 
+/* The integer under `key` of the table on top into *to, which has `bytes`; nothing when it is nil. */
+static void take_integer(lua_State *L, const char *key, void *to, size_t bytes)
+{
+    lua_getfield(L, -1, key);
+    uint64_t value = (uint64_t)lua_tointeger(L, -1);
+    if (!lua_isnil(L, -1))
+        memcpy(to, &value, bytes);
+    lua_pop(L, 1);
+}
+
+static void take_segment(lua_State *L, const char *name, struct kvm_segment *s)
+{
+    if (lua_getfield(L, 2, name) == LUA_TTABLE) {
+        const struct { const char *key; void *to; size_t bytes; } fields[] = {
+            { "selector", &s->selector, 2 }, { "base", &s->base, 8 }, { "limit", &s->limit, 4 },
+            { "type", &s->type, 1 }, { "dpl", &s->dpl, 1 }, { "present", &s->present, 1 },
+            { "s", &s->s, 1 }, { "db", &s->db, 1 }, { "l", &s->l, 1 }, { "g", &s->g, 1 } };
+        for (size_t i = 0; i < MK_COUNT(fields); i++)
+            take_integer(L, fields[i].key, fields[i].to, fields[i].bytes);
+        s->unusable = !s->present;
+    }
+    lua_pop(L, 1);
+}
+
+static void take_table(lua_State *L, const char *name, struct kvm_dtable *t)
+{
+    if (lua_getfield(L, 2, name) == LUA_TTABLE) {
+        take_integer(L, "base", &t->base, 8);
+        take_integer(L, "limit", &t->limit, 2);
+    }
+    lua_pop(L, 1);
+}
+
+/* set_sregs(cpu, values): a table as cpu:sregs() gives, or a part of one, checked in Lua. */
+static int set_sregs(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct kvm_sregs s;
+    struct mk_vcpu *c = check_cpu(L, &v);
+    check_settable(L, v, c);
+    read_sregs(L, c, &s);
+    lua_settop(L, 2);
+    for (size_t i = 0; i < MK_COUNT(controls); i++)
+        take_integer(L, controls[i].name, (char *)&s + controls[i].offset, 8);
+    for (size_t i = 0; i < MK_COUNT(segments); i++)
+        take_segment(L, segments[i].name, (struct kvm_segment *)((char *)&s + segments[i].offset));
+    take_segment(L, "tr", &s.tr);
+    take_table(L, "gdt", &s.gdt);
+    take_table(L, "idt", &s.idt);
+    mk_assist_actual(c, &s);
+    if (mk_vcpu_set_sregs(c, &s) < 0)
+        return mk_misuse(L, "cpu:set_sregs: KVM refuses these system registers");
+    mk_vm_touch(&v->vm, c->cpu.index);
+    return 0;
+}
+
 /* The walk of the linear address that is argument 2. */
 static struct mk_walk check_walk(lua_State *L)
 {
@@ -278,7 +360,19 @@ static int cpu_translate(lua_State *L)
     return 2;
 }
 
-/* cpu:walk(linear) -> { present=, writable=, user=, address=, page_size=, entries = { … } } */
+/* Sets field `name` of the table on top to a list of integers. */
+static void set_list(lua_State *L, const char *name, const uint64_t *values, unsigned count)
+{
+    lua_createtable(L, (int)count, 0);
+    for (unsigned i = 0; i < count; i++) {
+        lua_pushinteger(L, (lua_Integer)values[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, name);
+}
+
+/* cpu:walk(linear) -> { present=, writable=, user=, address=, page_size=, entries = { … },
+ * entry_addresses = { … } } */
 static int cpu_walk(lua_State *L)
 {
     struct mk_walk w = check_walk(L);
@@ -293,12 +387,8 @@ static int cpu_walk(lua_State *L)
     lua_setfield(L, -2, "address");
     lua_pushinteger(L, (lua_Integer)w.page_size);
     lua_setfield(L, -2, "page_size");
-    lua_createtable(L, (int)w.levels, 0);
-    for (unsigned i = 0; i < w.levels; i++) {
-        lua_pushinteger(L, (lua_Integer)w.entry[i]);
-        lua_rawseti(L, -2, i + 1);
-    }
-    lua_setfield(L, -2, "entries");
+    set_list(L, "entries", w.entry, w.levels);
+    set_list(L, "entry_addresses", w.entry_at, w.levels);
     return 1;
 }
 
@@ -361,6 +451,8 @@ void mk_open_cpu(lua_State *L)
                                         { "nmi", cpu_nmi },
                                         { "interrupt", cpu_interrupt }, { NULL, NULL } };
     mk_new_type(L, MK_CPU, meta, methods);
+    lua_pushcfunction(L, set_sregs);
+    lua_setfield(L, -2, "set_sregs");
     lua_pushcfunction(L, memory_of);
     lua_setfield(L, -2, "memory_of"); /* into the core table on top */
 }

@@ -91,6 +91,7 @@ struct mk_walk {
     uint64_t page_size; /* bytes of the page that maps it */
     unsigned levels;    /* entries looked at */
     uint64_t entry[4];  /* their values, outermost first */
+    uint64_t entry_at[4]; /* and physical addresses */
 };
 
 /* Follows the guest's page tables for a linear address, in whatever mode CR0, CR4 and EFER say;

@@ -51,9 +51,10 @@ struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *s, uint
     for (unsigned level = 0; level < shape.levels; level++) {
         bits -= shape.index_bits;
         uint64_t index = linear >> bits & ((1u << shape.index_bits) - 1);
-        uint64_t entry;
-        if (!read_entry(mem, table + index * shape.entry_bytes, shape.entry_bytes, &entry))
+        uint64_t entry, at = table + index * shape.entry_bytes;
+        if (!read_entry(mem, at, shape.entry_bytes, &entry))
             return w;
+        w.entry_at[w.levels] = at;
         w.entry[w.levels++] = entry;
         if (!(entry & PRESENT))
             return w;

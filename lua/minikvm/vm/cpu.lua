@@ -25,6 +25,34 @@ function meta.__tostring(list)
   return table.concat(lines, "\n")
 end
 
+local function up_to(bits)
+  local most <const> = bits == 64 and -1 or (1 << bits) - 1
+  return function(value)
+    local integer = type(value) == "number" and math.tointeger(value)
+    if integer and (bits == 64 or 0 <= integer and integer <= most) then return integer end
+    return nil, ("expected an integer of %d bits, got %s"):format(bits, tostring(value))
+  end
+end
+
+local SEGMENT <const> = { selector = up_to(16), base = up_to(64), limit = up_to(32), type = up_to(4),
+                          dpl = up_to(2), present = up_to(1), s = up_to(1), db = up_to(1),
+                          l = up_to(1), g = up_to(1) }
+local TABLE <const> = { base = up_to(64), limit = up_to(16) }
+local SREGS <const> = { gdt = TABLE, idt = TABLE }
+for name in ("cs ds es fs gs ss tr"):gmatch "%a+" do SREGS[name] = SEGMENT end
+for name in ("cr0 cr2 cr3 cr4 cr8 efer"):gmatch "%w+" do SREGS[name] = up_to(64) end
+
+---Sets system registers, all at once: what a table as from cpu:sregs() has; the rest stays. A
+---segment gets exactly what it says, whatever the tables in memory have (Intel SDM volume 3, 3.4.3:
+---the hidden part). Raises when KVM refuses the combination.
+---@param values table  { cr0=, …, cs = { selector=, base=, … }, gdt = { base=, limit= }, … }
+---@return minikvm.cpu
+function cpu:set_sregs(values)
+  options.self("cpu:set_sregs", self, "minikvm.cpu")
+  core.set_sregs(self, options.check("cpu:set_sregs", values, SREGS))
+  return self
+end
+
 ---The instructions from the next one on, or from a linear address, as far as they are mapped. While
 ---the VM does not run or is paused, or inside a handler of the vCPU.
 ---@param count? integer  how many (8)
