@@ -11,6 +11,8 @@
 #include <lauxlib.h>
 
 #include <editline/readline.h>
+#include <langinfo.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -49,10 +51,18 @@ static const char *history_path(void)
     return path;
 }
 
+/* libedit takes the letters of Latin-1 for keys pressed with Meta; those come as ESC and a letter. */
+static void take_letters(void)
+{
+    for (int letter = 0xa0; letter <= 0xff; letter++)
+        rl_bind_key(letter, rl_insert);
+}
+
 static void open_history(void)
 {
     rl_readline_name = (char *)"minikvm";
     using_history();
+    take_letters();
     stifle_history(HISTORY_LINES);
     if (history_path())
         read_history(history_path());
@@ -71,13 +81,28 @@ static void remember(const char *line)
         write_history(history_path());
 }
 
+/* libedit drops bytes that the thread's locale does not know: for the time of a line that is the
+ * user's, or UTF-8 where none is set. Lua's own stays "C". */
+static locale_t typing_locale(void)
+{
+    static locale_t typing;
+    if (!typing) {
+        typing = newlocale(LC_CTYPE_MASK, "", NULL);
+        if (!typing || strcmp(nl_langinfo_l(CODESET, typing), "ANSI_X3.4-1968") == 0)
+            typing = newlocale(LC_CTYPE_MASK, "C.UTF-8", typing);
+    }
+    return typing ? typing : LC_GLOBAL_LOCALE;
+}
+
 static char *edit_line(const char *prompt)
 {
     struct sigaction drop = {.sa_handler = on_interrupt}, old;
     sigemptyset(&drop.sa_mask);
     dropped = 0;
     sigaction(SIGINT, &drop, &old);
+    locale_t before = uselocale(typing_locale());
     char *line = readline(prompt);
+    uselocale(before);
     sigaction(SIGINT, &old, NULL);
     if (dropped)
         putchar('\n');

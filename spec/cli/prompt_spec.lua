@@ -270,6 +270,13 @@ stopped
     assert.matches("2\n", out)
   end)
 
+  it("takes every letter on a terminal", function()
+    if not runner.has_terminal then return pending "needs util-linux's script" end
+    local r = runner.on_terminal("LANG= LC_ALL= MINIKVM_HISTORY= P",
+      [[printf 'return #"g\303\274\303\237 \342\202\254", "z\303\244hlt"\n'; sleep 0.3; printf '\004']])
+    assert.matches("\n9\tz\195\164hlt", r.out) -- "güß €" has 9 bytes in UTF-8
+  end)
+
   it("works on a terminal", function()
     if not runner.has_terminal then return pending "needs util-linux's script" end
     local t = runner.start("exec env MINIKVM_HISTORY= P run --prompt guests/real/spin.bin",

@@ -614,3 +614,67 @@ describe("a handler", function()
     end
   end)
 end)
+
+describe("a script that serves ports", function()
+  if support.without_kvm(pending) then return end
+
+  -- What the guest prints at port 0xe9 and what the script prints for port 0x80 is one stream.
+  local function printer(parts, opts)
+    local vm = support.program(parts, opts)
+    vm.ports:on(0x80, { write = function(_, value) vm.console:write(string.char(value)) end })
+    return vm
+  end
+
+  it("prints into its guest's stream, in order", function()
+    local vm <close> = printer{ support.out(0xe9, 0x41), support.out(0x80, 0x42),
+                                support.out(0xe9, 0x43), support.out(0x80, 0x0a) }
+    local lines = {}
+    vm.console:on_line(function(line, cpu) lines[#lines + 1] = cpu .. line end)
+    assert.equal("halt", (vm:run()))
+    assert.equal("ABC\n", (vm.console:text()))
+    assert.same({ "0ABC" }, lines)
+  end)
+
+  it("is waited for, forbidden and limited like its guest", function()
+    local parts = { support.out(0x80, 0x41), support.out(0x80, 0x42), support.out(0x80, 0x43) }
+    local vm <close> = printer(parts)
+    assert.equal(1, (vm.console:expect "AB"))
+    assert.equal("AB", (vm.console:text()))
+    local other <close> = printer(parts)
+    other.console:forbid("B", { stop = true })
+    assert.equal("forbidden", (other:run()))
+    assert.equal("AB", (other.console:text()))
+    local limited <close> = printer(parts)
+    assert.equal("limit", (limited:run{ output = 2 }))
+  end)
+
+  it("ends its guest with a code", function()
+    for _, code in ipairs{ 0, 7, 0xffffffff } do
+      local vm <close> = support.program{ support.out(0x80, 1), support.out(0xe9, 0x41) }
+      vm.ports:on(0x80, { write = function() vm:exit(code) end })
+      local reason, info = vm:run()
+      assert.equal("exit", reason)
+      assert.equal(code, info.code)
+      assert.equal("", (vm.console:text())) -- nothing of the guest ran after the access
+    end
+  end)
+
+  it("does both in its handlers only", function()
+    local vm <close> = support.program{ support.out(0x80, 1) }
+    local other <close> = support.vm()
+    assert.error_matches(function() vm.console:write "x" end, "only a handler of the vm prints")
+    assert.error_matches(function() vm:exit(1) end, "only a handler of the vm ends it")
+    local why = {}
+    vm.ports:on(0x80, { write = function()
+      for _, fn in ipairs{ function() other.console:write "x" end, function() other:exit(1) end,
+                           function() vm:exit(-1) end, function() vm:exit(1 << 32) end } do
+        why[#why + 1] = select(2, pcall(fn))
+      end
+    end })
+    assert.equal("halt", (vm:run()))
+    assert.matches("console:write: only a handler", why[1])
+    assert.matches("vm:exit: only a handler", why[2])
+    assert.matches("0 to 0xffffffff", why[3])
+    assert.matches("0 to 0xffffffff", why[4])
+  end)
+end)

@@ -136,6 +136,22 @@ static int console_text(lua_State *L)
     return 2;
 }
 
+/* console:write(text) -> console: inside a handler of the VM, prints what its guest would have: the
+ * output of a port that the script serves. Counts against the limit of output. */
+static int console_write(lua_State *L)
+{
+    struct mk_lua_vm *v = check_console(L);
+    size_t length;
+    const char *text = luaL_checklstring(L, 2, &length);
+    int cpu = mk_lua_handler_cpu(v);
+    if (cpu < 0)
+        return mk_misuse(L, "console:write: only a handler of the vm prints for its guest: a script "
+                            "has print and io.write");
+    mk_console_write(&v->vm.m.console, &v->vm.cpu[cpu].cpu, text, length);
+    lua_settop(L, 1);
+    return 1;
+}
+
 /* Output goes to `fd` from now on; what is pending still goes where it went. `owned`: a file that
  * output() opened, closed when it is replaced. */
 static void set_output(struct mk_lua_vm *v, int fd, bool owned)
@@ -333,7 +349,8 @@ static int take_back(lua_State *L)
 void mk_open_console(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        { "send", console_send }, { "read", console_read }, { "eof", console_eof }, { "text", console_text },
+        { "send", console_send }, { "read", console_read }, { "write", console_write },
+        { "eof", console_eof }, { "text", console_text },
         { "echo", console_echo }, { "attach", console_attach },
         { "detach", console_detach }, { "input", console_input },
         { "output", console_output }, { "log", console_log }, { NULL, NULL } };

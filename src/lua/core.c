@@ -159,6 +159,12 @@ bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before)
                               lua_gethookcount(lua->main) == 1);
 }
 
+int mk_lua_handler_cpu(const struct mk_lua_vm *v)
+{
+    const struct mk_lua_cpu *handler = v->lua->handler;
+    return handler && handler->v == v ? (int)(handler - v->cpu) : -1;
+}
+
 void mk_lua_no_handler(lua_State *L, const char *what)
 {
     if (mk_lua_get(L)->handler)

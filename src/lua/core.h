@@ -99,6 +99,7 @@ struct mk_lua_vm {
     struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
     uint64_t call_orders; /* hypercall handlers that were ever made */
     int line_ref, trace_ref, decide_ref;
+    lua_State *opener; /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
     _Atomic int none_ref; /* on_unhandled */
     uint64_t none_hits;
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
@@ -130,6 +131,8 @@ void mk_lua_release(struct mk_lua *lua, struct mk_turn *turn);
 void mk_lua_acquire(struct mk_lua *lua, const struct mk_turn *turn);
 /* Has Ctrl-C come, now or before the blocking call began with hook `before`? */
 bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before);
+/* The vCPU of `v` whose handler runs, -1 outside one. */
+int mk_lua_handler_cpu(const struct mk_lua_vm *v);
 /* Raises when called inside a handler. */
 void mk_lua_no_handler(lua_State *L, const char *what);
 

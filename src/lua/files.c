@@ -14,7 +14,6 @@ struct files {
 
 struct question {
     struct mk_lua_vm *v;
-    unsigned cpu;
     const char *name, *mode;
     enum mk_verdict verdict; /* the rule's, then what was decided */
 };
@@ -30,10 +29,10 @@ static enum mk_verdict take_answer(lua_State *co, const struct question *q)
     else if (!lua_isboolean(co, -1))
         verdict = -1;
     if (verdict < 0)
-        mk_lua_blame(q->v, q->cpu, "decide answered %s: it must return true, false, a verdict such "
-                     "as \"ro\", or nothing", lua_type(co, -1) == LUA_TSTRING
-                                                ? lua_tostring(co, -1) : luaL_typename(co, -1));
-    return verdict < 0 ? MK_FILE_DENY : (enum mk_verdict)verdict;
+        luaL_error(co, "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
+                       "nothing", lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1)
+                                                                  : luaL_typename(co, -1));
+    return (enum mk_verdict)verdict;
 }
 
 static const char *mode_of(unsigned flags)
@@ -53,15 +52,30 @@ static int call_decide(lua_State *co)
     return 0;
 }
 
-/* Core side: on the vCPU's thread. What goes wrong denies. */
+/* For files:open(), whose error it is when that fails: left on its stack. */
+static bool ask_here(struct question *q)
+{
+    lua_State *L = q->v->opener;
+    lua_pushcfunction(L, call_decide);
+    lua_pushlightuserdata(L, q);
+    return lua_pcall(L, 1, 0, 0) == LUA_OK;
+}
+
+/* For a guest's OPEN: on the vCPU's thread. */
+static bool ask_handler(struct question *q, unsigned cpu)
+{
+    return !mk_lua_failed(q->v, cpu) &&
+           mk_lua_call(q->v, cpu, "the decide function", call_decide, q) == MK_CALL_DONE;
+}
+
+/* Core side: `caller` is the guest's vCPU, NULL in files:open(). What goes wrong denies. */
 static enum mk_verdict decide(void *ctx, void *caller, const char *name, unsigned flags,
                               enum mk_verdict rule)
 {
     struct mk_lua_vm *v = ctx;
-    unsigned cpu = ((struct mk_cpu *)caller)->index;
-    struct question q = { v, cpu, name, mode_of(flags), rule };
-    bool decided = !mk_lua_failed(v, cpu) &&
-                   mk_lua_call(v, cpu, "the decide function", call_decide, &q) == MK_CALL_DONE;
+    struct question q = { v, name, mode_of(flags), rule };
+    const struct mk_cpu *cpu = caller;
+    bool decided = cpu ? ask_handler(&q, cpu->index) : ask_here(&q);
     return decided ? q.verdict : MK_FILE_DENY;
 }
 
@@ -250,6 +264,105 @@ static int files_usage(lua_State *L)
     return 1;
 }
 
+/* --- the file service, for protocols of the script's own --- */
+
+#define MOST_READ (16 << 20) /* bytes of one files:read() */
+
+/* An i64 result of the box: what it is, or nil, "what: why", name. */
+static int push_done(lua_State *L, int64_t rc, const char *what)
+{
+    struct mk_err err;
+    if (rc >= 0) {
+        lua_pushinteger(L, rc);
+        return 1;
+    }
+    mk_fail_errno(&err, (int)-rc, "files:%s", what);
+    return mk_push_err(L, &err);
+}
+
+static unsigned check_mode(lua_State *L, int index)
+{
+    static const struct { const char *name; unsigned flags; } modes[] = {
+        { "r", MK_FILE_READ }, { "w", MK_FILE_WRITE | MK_FILE_TRUNC },
+        { "a", MK_FILE_WRITE | MK_FILE_APPEND }, { "r+", MK_FILE_READ | MK_FILE_WRITE },
+        { "w+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_TRUNC },
+        { "a+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_APPEND } };
+    if (lua_isinteger(L, index))
+        return (unsigned)lua_tointeger(L, index);
+    const char *name = luaL_optstring(L, index, "r");
+    for (size_t i = 0; i < MK_COUNT(modes); i++)
+        if (strcmp(modes[i].name, name) == 0)
+            return modes[i].flags;
+    return (unsigned)luaL_argerror(L, index, "a mode is r, w, a, r+, w+, a+, or flags of the file "
+                                             "port");
+}
+
+/* A descriptor of the VM's; -1, which is none, for a number that cannot be one. */
+static int32_t check_fd(lua_State *L, int index)
+{
+    lua_Integer fd = luaL_checkinteger(L, index);
+    return fd < 0 || fd > INT32_MAX ? -1 : (int32_t)fd;
+}
+
+/* files:open(name [, mode]) -> descriptor */
+static int files_open(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_VM_FILES);
+    size_t length;
+    const char *name = luaL_checklstring(L, 2, &length);
+    unsigned flags = check_mode(L, 3);
+    lua_State *outer = v->opener;
+    lua_settop(L, 3);
+    v->opener = L;
+    int64_t rc = mk_fsbox_open(&v->vm.fsbox, NULL, name, length, flags);
+    v->opener = outer;
+    return lua_gettop(L) > 3 ? lua_error(L) : push_done(L, rc, "open");
+}
+
+/* files:read(descriptor, count) -> bytes, "" at the end of the file */
+static int files_read(lua_State *L)
+{
+    struct mk_fsbox *box = check_box(L);
+    int32_t fd = check_fd(L, 2);
+    lua_Integer count = luaL_checkinteger(L, 3);
+    luaL_Buffer b;
+    luaL_argcheck(L, count >= 0 && count <= MOST_READ, 3, "a count is 0 to 16 MiB");
+    int64_t rc = mk_fsbox_read(box, fd, luaL_buffinitsize(L, &b, (size_t)count), (size_t)count);
+    luaL_pushresultsize(&b, rc > 0 ? (size_t)rc : 0);
+    return rc < 0 ? push_done(L, rc, "read") : 1;
+}
+
+/* files:write(descriptor, bytes) -> how many were written, which may be fewer */
+static int files_write(lua_State *L)
+{
+    struct mk_fsbox *box = check_box(L);
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 3, &length);
+    return push_done(L, mk_fsbox_write(box, check_fd(L, 2), bytes, length), "write");
+}
+
+/* files:seek(descriptor [, whence [, offset]]) -> the new position */
+static int files_seek(lua_State *L)
+{
+    static const char *const names[] = { "set", "cur", "end", NULL }; /* 0, 1, 2 as on the port */
+    struct mk_fsbox *box = check_box(L);
+    int32_t fd = check_fd(L, 2);
+    unsigned whence = (unsigned)luaL_checkoption(L, 3, "cur", names);
+    return push_done(L, mk_fsbox_seek(box, fd, luaL_optinteger(L, 4, 0), whence, INT64_MAX), "seek");
+}
+
+/* files:size(descriptor) -> bytes */
+static int files_size(lua_State *L)
+{
+    return push_done(L, mk_fsbox_size(check_box(L), check_fd(L, 2)), "size");
+}
+
+/* files:close(descriptor) -> 0 */
+static int files_close_one(lua_State *L)
+{
+    return push_done(L, mk_fsbox_close(check_box(L), check_fd(L, 2)), "close");
+}
+
 void mk_open_files(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__gc", files_close }, { "__close", files_close },
@@ -257,7 +370,10 @@ void mk_open_files(lua_State *L)
     static const luaL_Reg methods[] = { { "close", files_close }, { NULL, NULL } };
     static const luaL_Reg vm_methods[] = { { "audit", files_audit },
                                            { "directory", files_directory },
-                                           { "usage", files_usage }, { NULL, NULL } };
+                                           { "usage", files_usage }, { "open", files_open },
+                                           { "read", files_read }, { "write", files_write },
+                                           { "seek", files_seek }, { "size", files_size },
+                                           { "close", files_close_one }, { NULL, NULL } };
     static const luaL_Reg core[] = { { "new_files", new_files }, { "is_files", is_files },
                                      { NULL, NULL } };
     mk_new_type(L, MK_FILES, meta, methods);

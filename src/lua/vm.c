@@ -403,6 +403,22 @@ static int vm_stop(lua_State *L)
     return finish(L, v);
 }
 
+/* vm:exit([code]): inside a handler of the VM, ends the run when the handler is done, as a guest that
+ * writes `code` (0) to the exit port does. */
+static int vm_exit(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    lua_Integer code = luaL_optinteger(L, 2, 0);
+    int cpu = mk_lua_handler_cpu(v);
+    if (cpu < 0)
+        return mk_misuse(L, "vm:exit: only a handler of the vm ends it with a code: vm:stop() ends it "
+                            "from outside");
+    luaL_argcheck(L, code >= 0 && code <= UINT32_MAX, 2, "a code is 0 to 0xffffffff");
+    mk_vcpu_end(&v->vm.cpu[cpu], MK_EXIT, code, true, "the script ended it with %lld",
+                (long long)code);
+    return 0;
+}
+
 /* Gives the lock up until all vCPUs are outside the guest, or Ctrl-C came. */
 static bool paused(void *vm, uint64_t ns)
 {
@@ -532,7 +548,7 @@ void mk_open_vm(lua_State *L)
     static const luaL_Reg meta[] = { { "__index", vm_index }, { "__gc", vm_gc },
                                      { "__close", vm_close }, { "__tostring", vm_tostring },
                                      { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop },
+    static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop }, { "exit", vm_exit },
                                         { "reset", vm_reset }, { "irq", vm_irq },
                                         { "pause", vm_pause }, { "resume", vm_resume },
                                         { NULL, NULL } };
