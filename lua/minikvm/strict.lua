@@ -17,7 +17,7 @@ local REGISTERS <const> = {
   "ss" }
 local KINDS <const> = {
   ["minikvm.vm"] = { "a vm has no", get = {
-    "name", "state", "cpu", "memory", "ports", "mmio", "msrs", "cpuid", "hypercalls", "console",
+    "name", "state", "mode", "cpu", "memory", "ports", "mmio", "msrs", "cpuid", "hypercalls", "console",
     "clock", "keyboard", "symbols", "files" } },
   ["minikvm.cpu"] = { "cpu has no register or method", set = REGISTERS,
                       setting = "cpu has no register",

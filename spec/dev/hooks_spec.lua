@@ -626,3 +626,41 @@ describe("a deep stack of handlers", function()
     assert.is_true(kilobytes() - before < 8192, kilobytes() - before .. " KiB")
   end)
 end)
+
+-- One form of a range for every method of every space.
+describe("a range", function()
+  if support.without_kvm(pending) then return end
+
+  it("is { first, last } or { first, size = n } everywhere", function()
+    local vm <close> = support.vm()
+    local one = { read = function() return 1 end }
+    local function nothing() end
+    for name, base in pairs{ ports = 0x300, mmio = 0xd0000000, msrs = 0x40000200 } do
+      local space = vm[name]
+      for method, arguments in pairs{ on = { one }, override = { one }, tap = { nothing },
+                                      const = { 1 }, latch = { 1 }, sink = {}, match = { 1, nothing },
+                                      fifo = { { size = 4 }, nothing } } do
+        for _, range in ipairs{ { base, base + 3 }, { base, size = 4 } } do
+          local handle <close> = space[method](space, range, table.unpack(arguments))
+          assert.equal(0, handle.hits)
+        end
+        for _, wrong in ipairs{ { base }, { base, base + 3, size = 4 }, { base, base - 1 },
+                                { base, size = 0 }, { base, size = -1 }, { first = base },
+                                { "x", 1 }, { base, base + 1, base + 2 }, { -1, size = 2 },
+                                { math.maxinteger, size = 2 } } do
+          assert.is_false((pcall(space[method], space, wrong, table.unpack(arguments))))
+        end
+      end
+    end
+  end)
+
+  it("covers what it says", function()
+    local vm <close> = support.program{ support.into(0x2000, 0x2ff), support.into(0x2004, 0x300),
+                                        support.into(0x2008, 0x303), support.into(0x200c, 0x304) }
+    vm.ports:on({ 0x300, size = 4 }, { read = function(port) return port & 0xff end })
+    assert.equal("halt", (vm:run()))
+    local got = {}
+    for i = 0, 3 do got[i + 1] = vm.memory:u8(0x2000 + 4 * i) end
+    assert.same({ 0xff, 0, 3, 0xff }, got)
+  end)
+end)

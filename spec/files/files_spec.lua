@@ -521,3 +521,85 @@ describe("scripts/file_protocol.lua", function()
     assert.equal(0, r.status, r.out .. r.err)
   end)
 end)
+
+describe("vm.files from Lua", function()
+  if support.without_kvm(pending) then return end
+
+  local folder
+  before_each(function() folder = files.folder() end)
+  after_each(function() files.remove(folder) end)
+
+  local function put(all)
+    for name, data in pairs(all) do files.put(folder .. "/" .. name, data) end
+  end
+
+  local function policy( rules, more)
+    local o = { root = folder, rules = rules, audit = true }
+    for key, value in pairs(more or {}) do o[key] = value end
+    return assert(require "minikvm".files(o))
+  end
+
+  it("opens, reads, writes, seeks and closes as a guest does, under its policy", function()
+    put{ ["read.txt"] = "hello", ["copied.txt"] = "original" }
+    local vm <close> = support.vm{ files = policy({ { "read.txt", "ro" },
+                                                                 { "copied.txt", "cow" } }) }
+    local f = vm.files
+    local fd = assert(f:open "read.txt")
+    assert.same({ 0, 5 }, { fd, f:size(fd) })
+    assert.same({ "hel", "lo", "" }, { f:read(fd, 3), f:read(fd, 3), f:read(fd, 3) })
+    assert.equal(1, f:seek(fd, "set", 1))
+    assert.equal("ello", f:read(fd, 100))
+    assert.same({ nil, "files:write: Bad file descriptor", "EBADF" }, { f:write(fd, "x") })
+    assert.equal(0, f:close(fd))
+    assert.equal("EBADF", select(3, f:close(fd)))
+    assert.equal("EBADF", select(3, f:read(1 << 40, 1)))
+
+    fd = assert(f:open("copied.txt", "r+"))
+    assert.equal(3, f:write(fd, "NEW"))
+    assert.equal(0, f:seek(fd, "set"))
+    assert.equal("NEWginal", f:read(fd, 100))
+    assert.equal("original", files.get(folder .. "/copied.txt")) -- the host's stays
+    for name, code in pairs{ ["missing.txt"] = "ENOENT", ["../x"] = "EINVAL", ["a\0b"] = "EINVAL" } do
+      assert.equal(code, select(3, f:open(name)), name)
+    end
+    assert.equal("EROFS", select(3, f:open("read.txt", "w")))
+    assert.error_matches(function() f:open("read.txt", "q") end, "a mode is r, w, a")
+    assert.equal("open", f:audit()[1].op)
+  end)
+
+  it("asks decide, whose error is the caller's", function()
+    put{ ["a.txt"] = "a", ["b.txt"] = "b", ["c.txt"] = "c" }
+    local answers = { ["a.txt"] = true, ["b.txt"] = false }
+    local vm <close> = support.vm{ files = policy({ { "*", "ro" } }, {
+      decide = function(name)
+        if answers[name] == nil then error "not that one" end
+        return answers[name]
+      end }) }
+    assert.equal("a", vm.files:read(assert(vm.files:open "a.txt"), 9))
+    assert.equal("EACCES", select(3, vm.files:open "b.txt"))
+    assert.error_matches(function() vm.files:open "c.txt" end, "not that one")
+    assert.equal(1, vm.files:open "a.txt") -- nothing is left of the failed ones
+  end)
+
+  -- A page of Lua: the guest writes "name\n" to port 0x90 byte by byte and reads the file there.
+  it("makes another file protocol, in a handler", function()
+    put{ ["f.txt"] = "Hi!" }
+    local parts = {}
+    for c in ("f.txt\n"):gmatch "." do parts[#parts + 1] = support.out(0x90, c:byte()) end
+    for i = 0, 3 do parts[#parts + 1] = support.into(0x2000 + 4 * i, 0x90) end
+    local vm <close> = support.program(parts,
+      { files = policy({ { "*.txt", "ro" } }, { decide = function() return "ro" end }) })
+    local name, fd = "", nil
+    vm.ports:on(0x90, {
+      write = function(_, byte)
+        if byte == 10 then fd = assert(vm.files:open(name)) else name = name .. string.char(byte) end
+      end,
+      read = function() return (vm.files:read(fd, 1):byte() or 0xff) end,
+    })
+    assert.equal("halt", (vm:run()))
+    local got = {}
+    for i = 0, 3 do got[i + 1] = vm.memory:u8(0x2000 + 4 * i) end
+    assert.same({ 0x48, 0x69, 0x21, 0xff }, got)
+    assert.equal(1, vm.files:usage().open)
+  end)
+end)

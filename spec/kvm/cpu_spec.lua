@@ -71,6 +71,50 @@ describe("a real-mode cpu", function()
   end)
 end)
 
+describe("system registers", function()
+  if support.without_kvm(pending) then return end
+
+  -- SDM volume 3, 3.4.3 and 3.4.5: MOV to a segment register loads the hidden part from the GDT.
+  it("are loaded from the guest's GDT", function()
+    for mode, expected in pairs{ protected = { 0, 0xffffffff, 1 }, long = { 0, 0xffffffff, 1 } } do
+      local vm <close> = support.code("f4", { mode = mode })
+      local cpu, gdt = vm.cpu[0], vm.cpu[0]:sregs().gdt
+      cpu.ds = 0x10 -- kernel data, as the boot code has it
+      local ds = cpu:sregs().ds
+      assert.same(expected, { ds.base, ds.limit, ds.s })
+      -- an entry of the script's own in the place of user data: base 0x123000, 64 KiB, byte limit
+      vm.memory:u64(gdt.base + 0x20, 0x0040f3123000ffff & ~(0xff << 56))
+      cpu.es = 0x23
+      local es = cpu:sregs().es
+      assert.same({ 0x23, 0x123000, 0xffff, 3, 3 }, { es.selector, es.base, es.limit, es.type, es.dpl })
+      cpu.fs = 0
+      assert.equal(0, cpu:sregs().fs.present)
+      assert.error_matches(function() cpu.ds = 0xfff8 end, "ds = 0xfff8: the GDT at 0x%x+, limit")
+      assert.error_matches(function() cpu.ds = 0x14 end, "ds = 0x14: it names an entry of the LDT")
+      assert.error_matches(function() cpu.ds = 0x10000 end, "a selector has 16 bits")
+      assert.equal("halt", (run(vm)))
+    end
+  end)
+
+  -- mov al, [0x10]; out 0xe9, al; hlt: DS has a base that no table in memory gives.
+  it("are set as a table says", function()
+    local vm <close> = support.code("a0 10 00 00 00 e6 e9 f4", { mode = "protected" })
+    vm.memory:write(0x5010, "Z")
+    vm.cpu[0]:set_sregs{ ds = { base = 0x5000 }, gdt = { base = 0x7000, limit = 0x2f } }
+    assert.equal("halt", (run(vm)))
+    assert.equal("Z", (vm.console:text()))
+    local s = vm.cpu[0]:sregs()
+    assert.same({ 0x5000, 0x7000, 0x2f }, { s.ds.base, s.gdt.base, s.gdt.limit })
+    vm.cpu[0]:set_sregs(s) -- all of it
+    assert.same(s, vm.cpu[0]:sregs())
+    for wrong, text in pairs{ [{ dd = {} }] = "unknown option 'dd'", [{ ds = { bse = 1 } }] = "'ds.bse'",
+                              [{ gdt = { limit = 65536 } }] = "16 bits", [{ cs = 8 }] = "a table",
+                              [{ tr = { dpl = 4 } }] = "2 bits" } do
+      assert.error_matches(function() vm.cpu[0]:set_sregs(wrong) end, text)
+    end
+  end)
+end)
+
 describe("registers by name", function()
   if support.without_kvm(pending) then return end
 

@@ -47,8 +47,11 @@ describe("long mode", function()
     assert.same({ nil, "EFBIG" }, { loaded, code })
     assert.match("leaves no room in RAM for the GDT", why)
     local kvm = require "minikvm"
-    assert.match("multiples", select(2, kvm.vm{ mode = "long", memory = "3M", page_size = "2M" }))
-    assert.match("too small", select(2, kvm.vm{ mode = "long", memory = "16K" }))
+    assert.error_matches(function() kvm.vm{ mode = "long", memory = "3M", page_size = "2M" } end,
+                         "multiples")
+    assert.error_matches(function() kvm.vm{ mode = "long", memory = "16K" } end, "too small")
+    assert.error_matches(function() kvm.vm{ mode = "real", page_size = "2M" } end, "'page_size' is for mode \"long\"")
+    assert.error_matches(function() kvm.vm{ mode = "long", map_base = 1 << 47 } end, "canonical")
   end)
 
   -- The tables of the mode are where docs/abi.md says unless the image lies there; then they are

@@ -320,7 +320,7 @@ static int set_sregs(lua_State *L)
     struct mk_lua_vm *v;
     struct kvm_sregs s;
     struct mk_vcpu *c = check_cpu(L, &v);
-    check_settable(L, v, c);
+    check_settable(L, c);
     read_sregs(L, c, &s);
     lua_settop(L, 2);
     for (size_t i = 0; i < MK_COUNT(controls); i++)

@@ -1,11 +1,11 @@
 /* hooks.c - vm.ports, vm.mmio and vm.msrs: accesses of the guest served in Lua.
  *
- *   ports:on(first [, last], { read = fn(port, size), write = fn(port, value, size) })
- *   ports:override(first [, last], { read = fn(port, size, next), write = fn(port, value, size, next) })
- *   ports:tap(first [, last], fn(what, port, value, size))
- *   mmio:on(base, size, ...)    the same, with guest-physical addresses outside RAM
- *   msrs:on(first [, last], ...)   the same, with numbers of MSRs; a handler that returns false
- *                                  raises #GP in the guest
+ *   ports:on(range, { read = fn(port, size), write = fn(port, value, size) })
+ *   ports:override(range, { read = fn(port, size, next), write = fn(port, value, size, next) })
+ *   ports:tap(range, fn(what, port, value, size))
+ *   mmio:on(range, ...)   the same, with guest-physical addresses outside RAM
+ *   msrs:on(range, ...)   the same, with numbers of MSRs; a handler that returns false raises #GP in
+ *                         the guest
  *
  * `on` takes what nobody serves yet; `override` goes on top of whatever is there, and `next` is the
  * handler beneath; a tap sees and changes nothing. A direction without a function passes to what
@@ -258,58 +258,77 @@ void mk_describe_function(lua_State *L, int index, char *to, size_t size)
         snprintf(to, size, "a Lua handler (%.40s:%d)", ar.short_src, ar.linedefined);
 }
 
-static struct mk_range numbers(lua_State *L, struct mk_lua_vm *v, struct mk_bus *bus,
-                               lua_Integer limit, bool more_integers)
+/* The range { first, last } or { first, size = n } at index 2. */
+static void table_range(lua_State *L, uint64_t *first, uint64_t *last)
 {
-    bool pair = lua_istable(L, 2);
-    const char *what = bus->space == MK_SPACE_MSRS ? "an MSR is 0 to 0xffffffff"
-                                                   : "a port is 0 to 0xffff";
-    if (pair) {
-        lua_geti(L, 2, 1);
-        lua_geti(L, 2, 2);
-        luaL_argcheck(L, lua_isinteger(L, -1) && lua_isinteger(L, -2), 2,
-                      "a range is { first, last }");
+    static const char form[] = "a range is { first, last } or { first, size = n }, in integers";
+    for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+        bool known = lua_isinteger(L, -2) ? lua_tointeger(L, -2) == 1 || lua_tointeger(L, -2) == 2
+                                          : lua_type(L, -2) == LUA_TSTRING &&
+                                                strcmp(lua_tostring(L, -2), "size") == 0;
+        luaL_argcheck(L, known && lua_isinteger(L, -1), 2, form);
     }
-    lua_Integer first = pair ? lua_tointeger(L, -2) : luaL_checkinteger(L, 2);
-    bool two = !pair && !more_integers && lua_isinteger(L, 3);
-    lua_Integer last = pair ? lua_tointeger(L, -1) : two ? lua_tointeger(L, 3) : first;
-    if (pair)
-        lua_pop(L, 2);
-    luaL_argcheck(L, first >= 0 && first <= limit, 2, what);
-    luaL_argcheck(L, last >= 0 && last <= limit, two ? 3 : 2, what);
-    luaL_argcheck(L, last >= first, two ? 3 : 2, "the last comes before the first");
-    return (struct mk_range){ .v = v, .bus = bus, .first = (uint64_t)first, .last = (uint64_t)last,
-                              .next = two ? 4 : 3 };
+    bool sized = lua_getfield(L, 2, "size") != LUA_TNIL;
+    lua_Integer size = lua_tointeger(L, -1);
+    luaL_argcheck(L, lua_rawgeti(L, 2, 1) != LUA_TNIL, 2, form);
+    luaL_argcheck(L, (lua_rawgeti(L, 2, 2) != LUA_TNIL) != sized, 2, form);
+    luaL_argcheck(L, !sized || size > 0, 2, "a size is 1 or more");
+    *first = (uint64_t)lua_tointeger(L, -2);
+    *last = sized ? *first + (uint64_t)size - 1 : (uint64_t)lua_tointeger(L, -1);
+    luaL_argcheck(L, !sized || *last >= *first, 2, "the range ends behind the last address");
+    lua_pop(L, 3);
 }
 
-static struct mk_range addresses(lua_State *L, struct mk_lua_vm *v)
+static void check_ends(lua_State *L, const struct mk_range *r)
 {
-    uint64_t base = (uint64_t)luaL_checkinteger(L, 2);
-    uint64_t size = (uint64_t)luaL_checkinteger(L, 3), ram = v->vm.m.mem.size;
-    luaL_argcheck(L, size > 0 && size <= INT64_MAX, 3, "a size is 1 or more");
-    luaL_argcheck(L, base <= INT64_MAX, 2, "a guest-physical address is 0 or more");
-    luaL_argcheck(L, size - 1 <= INT64_MAX - base, 3, "the range ends behind the last address");
-    if (base < ram) {
+    static const struct { uint64_t last; const char *what; } spaces[] = {
+        { 0xffff, "a port is 0 to 0xffff" }, { INT64_MAX, "a guest-physical address is 0 or more" },
+        { UINT32_MAX, "an MSR is 0 to 0xffffffff" } };
+    uint64_t most = spaces[r->bus->space].last, ram = r->v->vm.m.mem.size;
+    int index = r->next - 1;
+    luaL_argcheck(L, r->first <= most, 2, spaces[r->bus->space].what);
+    luaL_argcheck(L, r->last <= most, index, spaces[r->bus->space].what);
+    luaL_argcheck(L, r->last >= r->first, index, "the last comes before the first");
+    if (r->bus->space == MK_SPACE_MMIO && r->first < ram) {
         char text[200];
         snprintf(text, sizeof(text), "addresses 0x%llx-0x%llx lie over RAM, which ends at 0x%llx: "
-                 "memory is no device", (unsigned long long)base,
-                 (unsigned long long)(base + size - 1), (unsigned long long)ram);
+                 "memory is no device", (unsigned long long)r->first,
+                 (unsigned long long)r->last, (unsigned long long)ram);
         luaL_argerror(L, 2, text);
     }
-    return (struct mk_range){ .v = v, .bus = &v->vm.m.mmio, .first = base, .last = base + size - 1,
-                              .next = 4 };
+}
+
+/* The short forms: of addresses base, size; of the others first [, last], but where an integer
+ * follows that is something else only first. */
+static void short_range(lua_State *L, struct mk_range *r, bool more_integers)
+{
+    r->first = r->last = (uint64_t)luaL_checkinteger(L, 2);
+    if (r->bus->space == MK_SPACE_MMIO) {
+        uint64_t size = (uint64_t)luaL_checkinteger(L, 3);
+        luaL_argcheck(L, size > 0 && size <= INT64_MAX, 3, "a size is 1 or more");
+        luaL_argcheck(L, r->first <= INT64_MAX, 2, "a guest-physical address is 0 or more");
+        luaL_argcheck(L, size - 1 <= INT64_MAX - r->first, 3,
+                      "the range ends behind the last address");
+        r->last += size - 1;
+        r->next = 4;
+    } else if (!more_integers && lua_isinteger(L, 3)) {
+        r->last = (uint64_t)lua_tointeger(L, 3);
+        r->next = 4;
+    }
 }
 
 static struct mk_range range_argument(lua_State *L, bool more_integers)
 {
-    if (luaL_testudata(L, 1, MK_MMIO))
-        return addresses(L, mk_check_child(L, 1, MK_MMIO));
-    if (luaL_testudata(L, 1, MK_MSRS)) {
-        struct mk_lua_vm *v = mk_check_child(L, 1, MK_MSRS);
-        return numbers(L, v, &v->vm.m.msrs, UINT32_MAX, more_integers);
-    }
-    struct mk_lua_vm *v = mk_check_child(L, 1, MK_PORTS);
-    return numbers(L, v, &v->vm.m.bus, 0xffff, more_integers);
+    bool mmio = luaL_testudata(L, 1, MK_MMIO), msrs = luaL_testudata(L, 1, MK_MSRS);
+    struct mk_lua_vm *v = mk_check_child(L, 1, mmio ? MK_MMIO : msrs ? MK_MSRS : MK_PORTS);
+    struct mk_machine *m = &v->vm.m;
+    struct mk_range r = { .v = v, .bus = mmio ? &m->mmio : msrs ? &m->msrs : &m->bus, .next = 3 };
+    if (lua_istable(L, 2))
+        table_range(L, &r.first, &r.last);
+    else
+        short_range(L, &r, more_integers);
+    check_ends(L, &r);
+    return r;
 }
 
 struct mk_range mk_check_range(lua_State *L, bool more_integers)

@@ -25,8 +25,8 @@ struct mk_range {
     int next; /* index of the argument behind them */
 };
 
-/* For a method of vm.ports (first [, last] | { first, last }), vm.mmio (base, size) or vm.msrs (as
- * ports): checks them, that the VM is open and that there is room for one hook more; raises. */
+/* For a method of vm.ports, vm.mmio or vm.msrs: the range at index 2, { first, last } or { first,
+ * size = n }, or a short form; and that the VM is open. Raises. */
 struct mk_range mk_check_range(lua_State *L, bool more_integers);
 /* Where the function at `index` was defined, for messages: "a Lua handler (file:line)". */
 void mk_describe_function(lua_State *L, int index, char *to, size_t size);

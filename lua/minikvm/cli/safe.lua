@@ -27,7 +27,7 @@ M.METHODS = words [[
   read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo match
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take set get hide has
-  vendor interact
+  vendor interact exit open seek set_sregs
 ]]
 
 ---The module's functions that a script may call.

@@ -70,6 +70,15 @@ local function handler_limit(value)
   return nil, ("expected seconds (more than 0) or false, got %s"):format(tostring(value))
 end
 
+---An address that a processor with 48-bit linear addresses takes (Intel SDM volume 1, 3.3.7.1).
+local function canonical(value)
+  if math.type(value) == "integer" and value << 16 >> 16 == value & (1 << 48) - 1
+     and (value >> 47 == 0 or value >> 47 == 0x1ffff) then
+    return value
+  end
+  return nil, ("expected a canonical address of 48 bits, got %s"):format(tostring(value))
+end
+
 local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
                  output = "size", handler = handler_limit }
 
@@ -77,7 +86,7 @@ local NEW = {
   name = "string", memory = check_memory, cpus = between(1, 4),
   mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
-  page_size = page_size, map_size = "size", map_base = "integer",
+  page_size = page_size, map_size = "size", map_base = canonical,
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
   files = check_files, assist = "boolean", cmdline = "string", stats = "boolean",
   map_io = address,
@@ -86,6 +95,16 @@ local NEW = {
     return nil, "expected a table: { vendor=, hide=, [leaf] = { eax= } }"
   end,
 }
+
+---Options that mean something in one mode only are misuse in another.
+local function check_mode(o)
+  for _, key in ipairs{ "page_size", "map_size", "map_base" } do
+    if o[key] and o.mode and o.mode ~= "long" then
+      core.blame(("kvm.vm: option '%s' is for mode \"long\", this is %q"):format(key, o.mode))
+    end
+  end
+  return o
+end
 
 ---Checked options as the core takes them.
 local function for_core(o)
@@ -131,8 +150,9 @@ end
 ---@return string? why
 ---@return string? code
 function M.new(opts)
-  local o = for_core(options.check("kvm.vm", opts, NEW))
+  local o = for_core(check_mode(options.check("kvm.vm", opts, NEW)))
   local new, why, code = core.new_vm(o)
+  if code == "EINVAL" then core.blame("kvm.vm: " .. why) end -- options that do not go together
   if new and o.trace then core.trace(new, o.trace) end
   if new and o.stats then core.timing(new, true) end
   if new and o.cpuid then
