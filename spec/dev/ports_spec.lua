@@ -170,6 +170,14 @@ describe("an access that is wider than its port", function()
     assert.equal(2, info.served.none)
   end)
 
+  it("is at fault where nobody serves a part of it, which is named", function()
+    local vm <close> = program({ into(0x1000, 0x82, 4) }, { unhandled = "fault" })
+    vm.ports:on(0x80, 0x83, { read = function() return 1 end })
+    local reason, info = run(vm)
+    assert.equal("fault", reason)
+    assert.matches("IN from port 0x84: nobody serves it", info.text)
+  end)
+
   it("is split where another range lies on top of a part of it", function()
     local vm <close> = program{ into(0x1000, 0x80, 4), into(0x1004, 0x80, 2) }
     vm.ports:on(0x80, 0x83, { read = function(_, size) return size == 1 and 0x11 or 0x2222 end })

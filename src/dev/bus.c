@@ -284,8 +284,8 @@ static uint64_t nobody(struct mk_io *io, bool in, uint64_t value, struct mk_serv
             *(script ? &served->lua : &served->c) += 1;
         return value & mk_mask(io->size);
     }
-    if (served)
-        served->none++;
+    if (served && served->none++ == 0)
+        served->nobody = io->address;
     return mk_mask(io->size);
 }
 

@@ -68,6 +68,7 @@ struct mk_bus {
 struct mk_served {
     uint8_t c, lua, none; /* parts of it answered by C, by Lua, by nobody */
     bool quiet;           /* set by the caller: it cost no exit */
+    uint64_t nobody;      /* address of the first part that nobody answered */
 };
 
 void mk_bus_init(struct mk_bus *bus, enum mk_space space);

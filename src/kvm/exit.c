@@ -69,12 +69,12 @@ static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8
     mk_bus_out(&c->machine->bus, &c->cpu, port, size, value, served);
 }
 
-static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what,
-                      unsigned long long address)
+static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what)
 {
+    const char *outside = c->run->exit_reason == KVM_EXIT_MMIO ? "it is outside RAM and " : "";
     if (served->none && c->machine->unhandled_fault)
-        mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")", what,
-                    address, c->run->exit_reason == KVM_EXIT_MMIO ? "it is outside RAM and " : "");
+        mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")",
+                    what, (unsigned long long)served->nobody, outside);
 }
 
 /* Several items whose handlers are slow: the run's end need not wait for all of them. `began` is when
@@ -114,7 +114,7 @@ static void serve_io(struct mk_vcpu *c)
     c->in_access = false;
     if (!in && size == 1 && c->machine->note_out && served.c)
         c->machine->note_out(c->machine, port);
-    unhandled(c, &served, in ? "IN from port" : "OUT to port", port);
+    unhandled(c, &served, in ? "IN from port" : "OUT to port");
 }
 
 /* An access outside RAM, or to a page that is not RAM in the guest's own tables. */
@@ -141,7 +141,7 @@ static void serve_mmio(struct mk_vcpu *c)
     }
     account(c, &served);
     c->in_access = false;
-    unhandled(c, &served, run->mmio.is_write ? "write to" : "read from", gpa);
+    unhandled(c, &served, run->mmio.is_write ? "write to" : "read from");
 }
 
 /* An MSR that a script hooked, or that KVM does not know (api.rst 5, KVM_EXIT_X86_RDMSR). */
@@ -161,7 +161,7 @@ static void serve_msr(struct mk_vcpu *c, bool write)
     account(c, &served);
     run->msr.error = c->msr_refused || served.none;
     c->incomplete = true;
-    unhandled(c, &served, write ? "WRMSR to" : "RDMSR of", index);
+    unhandled(c, &served, write ? "WRMSR to" : "RDMSR of");
 }
 
 /* The bytes at CS:RIP, as far as they are mapped to RAM. */
