@@ -238,8 +238,21 @@ describe("minikvm run", function()
     local r = run "P run --limit output=100 guests/long/hello.bin" -- 64-bit code
     assert.equal(124, r.status)
     assert.matches("it ran in real mode, .* no %-%-mode was given", r.err)
+    assert.matches("it looks like 64-bit code: try --mode long\n", r.err, 1, true)
     assert.is_nil(run("P run --mode real --limit output=100 guests/long/hello.bin").err
                     :find "no %-%-mode")
+  end)
+
+  it("says so, too, when the user ends what prints one byte for ever", function()
+    -- mov al, 0xff; out 0xe9, al; jmp to the out; and mov rax, rax, five times
+    local path = image("b0 ff e6 e9 eb fc" .. ("48 89 c0"):rep(5))
+    local p = program.start("exec P run --name g " .. path)
+    local r = p:wait(("\xff"):rep(64)):kill("INT"):finish()
+    os.remove(path)
+    assert.equal(130, r.status)
+    assert.matches("^minikvm: g: it ran in real mode, .* try %-%-mode long\n$", r.err)
+    r = run_images("P run --deadline 0.2 IMAGE1", { SPIN })
+    assert.matches("no --mode was given; there are protected, paged and long\n", r.err, 1, true)
   end)
 
   it("boots a floppy disk, and says what of it is there", function()

@@ -202,6 +202,22 @@ function M.conclude(name, reason, info)
   return status
 end
 
+local CODE <const>, TAIL <const> = 4096, 64 -- bytes looked at of an image and of an output
+
+---Whether bytes look like 64-bit code: REX prefixes (Intel SDM, volume 2, 2.2.1) before usual opcodes.
+---In 16-bit code such a byte is a DEC, and there are few.
+local function looks_long(bytes)
+  local _, count = bytes:gsub("[\x48\x49\x4c\x4d][\x01\x0f\x29\x31\x39\x63\x81\x83\x85\x89\x8b\x8d"
+                              .. "\xb8-\xbf\xc1\xc7\xf7\xff]", "")
+  return count >= 3 and count * 100 > #bytes
+end
+
+---Whether a guest prints one and the same byte, as code in the wrong mode does.
+local function repeats_a_byte(vm)
+  local text = vm.state ~= "closed" and vm.console:text():sub(-TAIL) or ""
+  return #text == TAIL and text == text:sub(1, 1):rep(TAIL)
+end
+
 ---Why a guest may have gone wrong: a flat image does not say which mode it is for, and of a disk
 ---only the boot sector is there.
 local function load_note(vm, opts)
@@ -211,16 +227,19 @@ local function load_note(vm, opts)
     return "its boot sector was loaded, and there is no BIOS that could load the rest of the disk"
   end
   if opts.mode or vm.mode ~= "real" or image.plan.format ~= "flat" then return nil end
-  return "it ran in real mode, as the image does not say which and no --mode was given (protected, "
-    .. "paged, long)"
+  local meant = looks_long(image.source.head:sub(1, CODE))
+    and "it looks like 64-bit code: try --mode long" or "there are protected, paged and long"
+  return "it ran in real mode, as the image does not say which and no --mode was given; " .. meant
 end
 
 local WORTH_A_NOTE <const> = { deadline = true, limit = true, shutdown = true, fault = true }
 
 ---conclude() for a VM that ran.
-local function conclude(name, reason, info, note)
+---@param note string?  of load_note
+---@param repeats boolean  of repeats_a_byte
+local function conclude(name, reason, info, note, repeats)
   local status = M.conclude(name, reason, info)
-  if note and WORTH_A_NOTE[reason] then complain(name, note) end
+  if note and (WORTH_A_NOTE[reason] or repeats) then complain(name, note) end
   return status
 end
 
@@ -230,13 +249,17 @@ local function show_stats(vm, opts)
 end
 
 local function run_one(vm, opts)
-  local reason, info = attempt(vm.name, vm.run, vm, { deadline = opts.deadline })
-  local name, note = vm.name, load_note(vm, opts)
-  show_stats(vm, opts)
+  local done, reason, info = pcall(attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
+  local name, note, repeats = vm.name, load_note(vm, opts), repeats_a_byte(vm)
+  if done then show_stats(vm, opts) end
   vm:close() -- the terminal is itself again before we write
+  if not done then -- Ctrl-C
+    if note and repeats then complain(name, note) end
+    error(reason, 0)
+  end
   if not reason then return info end
   io.stdout:flush()
-  return conclude(name, reason, info, note)
+  return conclude(name, reason, info, note, repeats)
 end
 
 local function run_several(kvm, vms, opts)
@@ -246,7 +269,8 @@ local function run_several(kvm, vms, opts)
     if ok then started[#started + 1] = vm else status = math.max(status, why) end
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
-    status = math.max(status, conclude(r.vm.name, r.reason, r.info, load_note(r.vm, opts)))
+    status = math.max(status, conclude(r.vm.name, r.reason, r.info, load_note(r.vm, opts),
+                                       repeats_a_byte(r.vm)))
     show_stats(r.vm, opts)
   end
   return status
