@@ -45,6 +45,19 @@ describe("one long hypercall WRITE", function()
     assert.equal(65536, vm.memory:u32(0x100))
   end)
 
+  it("to a slow listener heeds the deadline before its last line", function()
+    local vm <close> = caller(0x10, 0x10000, 65536, { limits = { seconds = 0.1 } })
+    vm.memory:write(0x10000, ("\n"):rep(65536))
+    local calls = 0
+    vm.console:on_line(function()
+      calls = calls + 1
+      local till = os.clock() + 0.005
+      while os.clock() < till do end
+    end)
+    assert.equal("deadline", (vm:run()))
+    assert.is_true(calls < 200, calls .. " calls")
+  end)
+
   it("waits for a reader, keeps little for it, and heeds the deadline and a stop", function()
     local path, reader = fifo()
     local vm <close> = caller(0x10, 0, 64 * MIB, { memory = 64 * MIB })

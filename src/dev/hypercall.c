@@ -43,6 +43,13 @@ static bool buffer(struct mk_hypercall *hc, struct mk_io *io, const char *name, 
     return false;
 }
 
+/* How much of a WRITE is printed at once: a line, when somebody listens, who may be slow. */
+static uint64_t piece_of(const struct mk_console *con, const char *bytes, uint64_t length)
+{
+    const char *newline = con->lines ? memchr(bytes, '\n', length) : NULL;
+    return newline ? (uint64_t)(newline - bytes) + 1 : length;
+}
+
 static void call_write(struct mk_hypercall *hc, struct mk_io *io)
 {
     struct mk_cpu *cpu = io->cpu;
@@ -53,7 +60,9 @@ static void call_write(struct mk_hypercall *hc, struct mk_io *io)
         uint64_t piece = len - done < MK_PIECE ? len - done : MK_PIECE;
         if (piece > room)
             piece = room;
-        mk_console_write(hc->console, cpu, mk_mem_at(hc->mem, gpa + done, piece), piece);
+        const char *bytes = mk_mem_at(hc->mem, gpa + done, piece);
+        piece = piece_of(hc->console, bytes, piece);
+        mk_console_write(hc->console, cpu, bytes, piece);
         done += (uint32_t)piece;
     }
     answer(hc, io, done);

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BLOCK 4096u /* that is left out when it is zero */
+#define BLOCK 512u /* that is left out when it is zero: a byte in a hole costs no more than that */
 
 /* --- saving --- */
 
@@ -59,7 +59,7 @@ static bool is_zero(const uint8_t *block, size_t length)
 /* [at, end) of the file, without its blocks of zeros. */
 static int read_data(int fd, struct gather *g, uint64_t at, uint64_t end)
 {
-    uint8_t buffer[16 * BLOCK];
+    uint8_t buffer[128 * BLOCK];
     while (at < end) {
         size_t want = end - at < sizeof(buffer) ? (size_t)(end - at) : sizeof(buffer);
         ssize_t n = pread(fd, buffer, want, (off_t)at);

@@ -54,7 +54,7 @@ struct mk_console {
     struct mk_watch *watches;
     _Atomic bool watched; /* there are some */
     void (*on_watch)(void *ctx); /* one was decided; called without the lock */
-    bool lines; /* listener wanted */
+    _Atomic bool lines; /* listener wanted */
     /* A whole line (without its newline), or, when `more` of it follows, MK_CONSOLE_LINE bytes of
      * one; called on the printing vCPU's thread. */
     void (*on_line)(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more);
