@@ -104,8 +104,8 @@ $(B):
 	@mkdir -p $@
 
 # A program that embeds Lua and the module.
-$(B)/test_embed: spec/c/test_embed.c $(MODULE_OBJ) Makefile
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(LUA_CFLAGS) -Ispec/c -MMD -MP -o $@ $< $(MODULE_OBJ) $(LUA_LINK) $(ZLIB_LIBS) $(LDFLAGS)
+$(B)/test_embed: spec/c/test_embed.c $(MODULE_OBJ) $(B)/embed.o Makefile
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(LUA_CFLAGS) -Ispec/c -MMD -MP -o $@ $< $(MODULE_OBJ) $(B)/embed.o $(LUA_LINK) $(ZLIB_LIBS) $(LDFLAGS)
 
 # Unit tests of the core in C: no Lua, and most need no KVM.
 $(filter-out $(B)/test_embed,$(TESTS)): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile

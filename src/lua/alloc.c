@@ -32,6 +32,16 @@ static void *refuse(struct cap *cap, size_t size)
 
 static struct cap *cap_of(lua_State *L);
 
+/* A collection in incremental mode shrinks stacks, too; one in generational mode does not (lgc.c,
+ * traversethread). */
+static void collect(lua_State *L)
+{
+    int mode = lua_gc(L, LUA_GCINC, 0, 0, 0);
+    lua_gc(L, LUA_GCCOLLECT);
+    if (mode == LUA_GCGEN)
+        lua_gc(L, LUA_GCGEN, 0, 0);
+}
+
 /* The hook of a coroutine that used nearly all, at its next instruction. An error leaves room in which
  * it can be described and caught: half of what is left. */
 static void look_into_it(lua_State *L, lua_Debug *ar)
@@ -40,7 +50,7 @@ static void look_into_it(lua_State *L, lua_Debug *ar)
     struct cap *cap = cap_of(L);
     lua_sethook(L, NULL, 0, 0);
     cap->raised = false;
-    lua_gc(L, LUA_GCCOLLECT);
+    collect(L);
     if (cap->used <= cap->soft)
         return;
     char where[100];
@@ -83,7 +93,7 @@ static void *capped(void *ud, void *block, size_t old_size, size_t new_size)
     if (cap->used <= first_soft(cap))
         cap->soft = first_soft(cap);
     if (now && new_size > had)
-        grant(cap, new_size, !block);
+        grant(cap, new_size, !block && old_size); /* without a block it is an object's type */
     if (cap->used == 0)
         free(cap);
     return now;
