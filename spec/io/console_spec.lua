@@ -367,7 +367,7 @@ describe("a console attached to the program's own", function()
     assert.equal("x|halt\n", text:sub(-7))
   end)
 
-  it("ends quietly when the reader is gone", function()
+  it("ends when the reader is gone", function()
     assert.equal(("x"):rep(10), echo("ECHO | { read n; echo $n; head -c 10; }", TALK):sub(1, 10))
   end)
 

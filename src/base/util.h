@@ -34,15 +34,11 @@ static inline uint64_t mk_now(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* The time in `ns` nanoseconds, as pthread_cond_timedwait() wants it. */
-static inline struct timespec mk_time_in(uint64_t ns)
+/* mk_now() in `ns` nanoseconds; UINT64_MAX: never. */
+static inline uint64_t mk_time_in(uint64_t ns)
 {
-    struct timespec at;
-    clock_gettime(CLOCK_REALTIME, &at);
-    uint64_t nsec = (uint64_t)at.tv_nsec + ns % 1000000000u;
-    at.tv_sec += (time_t)(ns / 1000000000u + nsec / 1000000000u);
-    at.tv_nsec = (long)(nsec % 1000000000u);
-    return at;
+    uint64_t now = mk_now();
+    return ns > UINT64_MAX - now ? UINT64_MAX : now + ns;
 }
 
 #endif

@@ -25,11 +25,11 @@ bool mk_console_save(struct mk_console *con, struct mk_console_state *state)
 {
     *state = (struct mk_console_state){ .in_fd = -1 };
     pthread_mutex_lock(&con->lock);
-    state->in_at = con->in_fd > STDERR_FILENO ? lseek(con->in_fd, 0, SEEK_CUR) : -1;
+    state->in_at = con->in.fd > STDERR_FILENO ? lseek(con->in.fd, 0, SEEK_CUR) : -1;
     if (state->in_at >= 0)
-        state->in_fd = con->in_fd;
+        state->in_fd = con->in.fd;
     bool ok = take(&state->input, &con->input);
-    state->eof = con->eof;
+    state->eof = con->in.eof;
     for (unsigned i = 0; ok && i < MK_MAX_CPUS; i++) {
         const struct mk_stream *s = &con->stream[i];
         ok = take(&state->stream[i].history, &s->history) && take(&state->stream[i].line, &s->line);
@@ -53,18 +53,6 @@ void mk_console_state_free(struct mk_console_state *state)
     *state = (struct mk_console_state){ .in_fd = -1 };
 }
 
-static bool reserve(struct mk_buffer *b, size_t length)
-{
-    if (b->capacity >= length)
-        return true;
-    char *data = realloc(b->data, length);
-    if (!data)
-        return false;
-    b->data = data;
-    b->capacity = length;
-    return true;
-}
-
 static void put(struct mk_buffer *b, const struct mk_text *from)
 {
     b->start = 0;
@@ -75,10 +63,10 @@ static void put(struct mk_buffer *b, const struct mk_text *from)
 
 static bool reserve_all(struct mk_console *con, const struct mk_console_state *state)
 {
-    bool ok = reserve(&con->input, state->input.length);
+    bool ok = mk_buffer_reserve(&con->input, state->input.length);
     for (unsigned i = 0; ok && i < MK_MAX_CPUS; i++)
-        ok = reserve(&con->stream[i].history, state->stream[i].history.length) &&
-             reserve(&con->stream[i].line, state->stream[i].line.length);
+        ok = mk_buffer_reserve(&con->stream[i].history, state->stream[i].history.length) &&
+             mk_buffer_reserve(&con->stream[i].line, state->stream[i].line.length);
     return ok;
 }
 
@@ -88,9 +76,9 @@ bool mk_console_load(struct mk_console *con, const struct mk_console_state *stat
     bool ok = reserve_all(con, state);
     if (ok) {
         put(&con->input, &state->input);
-        con->eof = state->eof;
-        if (state->in_fd >= 0 && state->in_fd == con->in_fd)
-            lseek(con->in_fd, state->in_at, SEEK_SET);
+        con->in.eof = state->eof;
+        if (state->in_fd >= 0 && state->in_fd == con->in.fd)
+            lseek(con->in.fd, state->in_at, SEEK_SET);
     }
     for (unsigned i = 0; ok && i < MK_MAX_CPUS; i++) {
         struct mk_stream *s = &con->stream[i];

@@ -320,16 +320,31 @@ static void count(struct mk_watch *w, uint64_t exits)
         w->state = MK_WATCH_BUDGET;
 }
 
+static bool looks_different(const struct mk_watch *w)
+{
+    return (w->look_at && mk_now() >= w->look_at) ||
+           (w->seen && memcmp(w->seen, w->screen, w->screen_size));
+}
+
+bool mk_watch_screen_changed(struct mk_console *con)
+{
+    bool changed = false;
+    pthread_mutex_lock(&con->lock);
+    for (const struct mk_watch *w = con->watches; w; w = w->next)
+        changed |= w->state == MK_WATCH_ARMED && looks_different(w);
+    pthread_mutex_unlock(&con->lock);
+    return changed;
+}
+
 static void compare(struct mk_watch *w)
 {
-    if (w->look_at && mk_now() >= w->look_at) {
+    if (!looks_different(w))
+        return;
+    if (w->look_at)
         w->look_at = mk_now() + MK_WATCH_LOOK_NS;
-        w->state = MK_WATCH_CHANGED;
-    }
-    if (w->seen && memcmp(w->seen, w->screen, w->screen_size)) {
+    if (w->seen)
         memcpy(w->seen, w->screen, w->screen_size);
-        w->state = MK_WATCH_CHANGED;
-    }
+    w->state = MK_WATCH_CHANGED;
 }
 
 enum mk_reason mk_watch_heed(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,

@@ -85,6 +85,8 @@ bool mk_watch_feed(struct mk_console *con, unsigned cpu, size_t length);
 void mk_watch_restart(struct mk_console *con);
 /* A run begins: what was forbidden and ended the one before is forbidden again. */
 void mk_watch_resume(struct mk_console *con);
+/* An armed watch on a screen would see it changed. */
+bool mk_watch_screen_changed(struct mk_console *con);
 /* A timer tick was delivered; true when a watch was decided. */
 bool mk_watch_tick(struct mk_console *con);
 /* After each exit of a vCPU that has made `exits`: counts them, looks at screens. *decided tells

@@ -15,14 +15,16 @@ struct mk_assist;
 struct mk_pic;
 struct mk_vcpu;
 
-/* Called by a vCPU's thread on what only the upper layers know. All may be NULL. */
+/* What only the upper layers know. All may be NULL. */
 struct mk_machine_ops {
-    /* The script wants its thread back (a signal such as Ctrl-C): end the run. */
+    /* The script wants its thread back (a signal such as Ctrl-C): end the run. On any thread. */
     bool (*interrupted)(void *ctx);
-    /* One line for every exit. */
+    /* One line for every exit. On the vCPU's thread. */
     void (*trace)(void *ctx, struct mk_vcpu *cpu, const char *line);
-    /* At every signal to the vCPU's thread, in the signal's handler. */
-    void (*tick)(void *ctx, struct mk_vcpu *cpu);
+    /* Code of the script that a vCPU's thread runs shall end. Asked on the I/O thread. */
+    bool (*overdue)(void *ctx, struct mk_vcpu *cpu);
+    /* At every kick of the vCPU's thread, in the signal's handler. */
+    void (*kicked)(void *ctx, struct mk_vcpu *cpu);
 };
 
 struct mk_machine {
@@ -38,6 +40,7 @@ struct mk_machine {
     _Atomic bool tracing;
     _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
     _Atomic bool paused;       /* vCPUs shall stay outside the guest */
+    bool attended;             /* its vCPU runs on the thread of who may be interrupted */
     uint64_t exit_limit;   /* per vCPU and run, UINT64_MAX: none */
     uint64_t output_limit; /* bytes per vCPU, UINT64_MAX: none */
     struct mk_pic *pic;       /* NULL: none */
@@ -47,8 +50,13 @@ struct mk_machine {
     void (*note_out)(struct mk_machine *m, uint16_t port); /* an OUT that could be coalesced */
     bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
     void (*parked)(struct mk_machine *m, bool in); /* a vCPU stays outside; it goes on */
-    /* A vCPU looks around: input may have arrived. */
+    /* A vCPU looks around: timers may be due, input may have arrived. */
     void (*look)(struct mk_machine *m, struct mk_vcpu *c);
+    /* A vCPU is about to sleep until `until`: tells how long it may. It is awake (again). */
+    uint64_t (*rest)(struct mk_machine *m, struct mk_vcpu *c, uint64_t until);
+    void (*rise)(struct mk_machine *m, struct mk_vcpu *c);
+    /* Something that others may wait for has happened. */
+    void (*announce)(struct mk_machine *m);
     void (*heed)(struct mk_machine *m, struct mk_vcpu *cpu); /* after a trip, while somebody waits
                                                                 for output (vm/watch.c) */
     const struct mk_machine_ops *ops;

@@ -3,27 +3,23 @@
 
 #include "x86/weak/assist.h"
 #include "kvm/interrupt.h"
+#include "io/watch.h"
+#include "kvm/wait.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-#define POLL_NS 5000000u /* how often what nothing wakes for is looked at */
 
 /* --- kick ---
  *
  * Whoever wants a vCPU's attention sets a request, sets kvm_run->immediate_exit and signals the
  * thread. In the guest, the signal ends KVM_RUN; on the way into it, immediate_exit does. The vCPU
- * clears immediate_exit before it looks at the requests, so none is lost in between. The tick timer
- * signals the same thread without a request: there the handler itself sets immediate_exit, which is
- * why it must find the vCPU of its thread. */
+ * clears immediate_exit before it looks at the requests, so none is lost in between. */
 
 /* In the thread's own block from its start to its end: other variables of a thread that a shared
  * object has come from malloc() at their first use, and the first use may be in the signal's handler,
@@ -51,8 +47,8 @@ static void on_kick(int signal_number)
         my_watch.fn(my_watch.ctx);
     if (c) {
         set_immediate_exit(c->run, 1);
-        if (c->machine->ops && c->machine->ops->tick)
-            c->machine->ops->tick(c->machine->ctx, c);
+        if (c->machine->ops && c->machine->ops->kicked)
+            c->machine->ops->kicked(c->machine->ctx, c);
     }
     errno = saved;
 }
@@ -247,7 +243,7 @@ static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
         mk_vcpu_sleep(c, mk_now() + ms * UINT64_C(1000000));
 }
 
-static void wait_for_reader(struct mk_vcpu *c);
+static void wait_for_room(struct mk_vcpu *c);
 
 static bool cpu_more(struct mk_cpu *cpu)
 {
@@ -258,7 +254,7 @@ static uint64_t cpu_output_room(struct mk_cpu *cpu)
 {
     struct mk_vcpu *c = vcpu_of(cpu);
     uint64_t limit = c->machine->output_limit;
-    wait_for_reader(c);
+    wait_for_room(c);
     if (!mk_vcpu_goes_on(c))
         return 0;
     return limit == UINT64_MAX ? limit : limit - printed(c) + 1;
@@ -423,107 +419,140 @@ void mk_vcpu_drain(struct mk_vcpu *c)
 
 /* --- sleeping and looking around --- */
 
-static void set_ticks(struct mk_vcpu *c, long ns)
+static bool interrupted(void *machine)
 {
-    struct itimerspec every = { .it_value.tv_nsec = ns, .it_interval.tv_nsec = ns };
-    timer_settime(c->tick, 0, &every, NULL);
+    const struct mk_machine *m = machine;
+    return m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx);
 }
 
-/* A timer that is due sooner than the next tick gets an alarm of its own. */
-static void set_alarm(struct mk_vcpu *c, uint64_t earliest)
+static bool stop_wanted(struct mk_vcpu *c)
 {
-    uint64_t at = c->cpu.index == 0 ? mk_clock_next(&c->machine->clock) : UINT64_MAX;
-    if (at < earliest)
-        at = earliest;
-    if (at == c->alarm_at)
-        return;
-    c->alarm_at = at;
-    struct itimerspec once = { 0 };
-    if (at != UINT64_MAX) {
-        once.it_value.tv_sec = (time_t)(at / 1000000000u);
-        once.it_value.tv_nsec = (long)(at % 1000000000u);
-    }
-    timer_settime(c->alarm, TIMER_ABSTIME, &once, NULL);
+    return atomic_load(&c->requests) & MK_REQ_STOP || mk_now() >= c->machine->deadline;
 }
 
-/* Sleeping with the kick signal blocked except inside ppoll(): a kick between the look at the
- * requests and the sleep is not lost. */
-void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
+static bool requested(void *vcpu)
+{
+    return atomic_load(&((struct mk_vcpu *)vcpu)->requests) != 0;
+}
+
+static bool resumed(void *vcpu)
+{
+    struct mk_vcpu *c = vcpu;
+    return !atomic_load(&c->machine->paused) || atomic_load(&c->requests) & MK_REQ_STOP;
+}
+
+static bool written(void *vcpu)
+{
+    const struct mk_vcpu *c = vcpu;
+    return !mk_console_unwritten(&c->machine->console);
+}
+
+static bool has_room(void *vcpu)
+{
+    const struct mk_vcpu *c = vcpu;
+    return !c->machine->console.full;
+}
+
+/* Outside the guest; whatever ended it, the loop looks around. */
+static void wait_outside(struct mk_vcpu *c, struct mk_wait *wait, uint64_t until)
 {
     struct mk_machine *m = c->machine;
-    sigset_t kick = kick_set(), before, inside;
-    mk_console_flush(&m->console);
-    pthread_sigmask(SIG_BLOCK, &kick, &before);
-    inside = before;
-    sigdelset(&inside, mk_kick_signal());
-    set_immediate_exit(c->run, 0);
-    if (until > m->deadline)
-        until = m->deadline;
-    uint64_t timer = c->cpu.index == 0 ? mk_clock_next(&m->clock) : UINT64_MAX;
-    if (until > timer)
-        until = timer;
-    uint64_t now = mk_now();
-    if (now < until && !atomic_load(&c->requests)) {
-        uint64_t ns = until - now;
-        struct timespec ts = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
-        struct pollfd fds[2] = {
-            { .fd = mk_console_source(&m->console), .events = POLLIN },
-            { .fd = mk_console_blocked(&m->console), .events = POLLOUT } };
-        set_ticks(c, 0);
-        if (ppoll(fds, 2, &ts, &inside) > 0 && fds[0].revents)
-            mk_console_poll(&m->console);
-        set_ticks(c, MK_TICK_NS);
+    if (m->attended) {
+        wait->interrupted = interrupted;
+        wait->interrupted_ctx = m;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    set_immediate_exit(c->run, 1); /* whatever woke us, the loop looks around */
+    c->awake = false;
+    mk_wait(wait, until);
+    c->awake = true;
+    m->rise(m, c);
+    set_immediate_exit(c->run, 1);
 }
 
-/* Outside the guest, with the kick signal blocked except inside ppoll(), until the VM is resumed or
- * the run shall end. Registers are what they are after the last instruction, or, while a handler
- * waits, at it. */
+void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
+{
+    struct mk_wait wait = { .done = requested, .ctx = c };
+    wait_outside(c, &wait, c->machine->rest(c->machine, c, until));
+}
+
+/* Until the VM is resumed or the run shall end. Registers are what they are after the last
+ * instruction, or, while a handler waits, at it. */
 static void park(struct mk_vcpu *c)
 {
     struct mk_machine *m = c->machine;
-    sigset_t kick = kick_set(), before, inside;
+    struct mk_wait wait = { .done = resumed, .ctx = c };
     if (!c->waits)
         mk_vcpu_complete(c);
-    pthread_sigmask(SIG_BLOCK, &kick, &before);
-    inside = before;
-    sigdelset(&inside, mk_kick_signal());
-    set_ticks(c, 0);
     mk_clock_stop(&m->clock);
     m->parked(m, true);
-    while (atomic_load(&m->paused) && !(atomic_load(&c->requests) & MK_REQ_STOP))
-        ppoll(NULL, 0, NULL, &inside);
+    wait_outside(c, &wait, UINT64_MAX);
     m->parked(m, false);
     mk_clock_start(&m->clock);
-    set_ticks(c, MK_TICK_NS);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    set_immediate_exit(c->run, 1); /* the loop looks around: much may be due */
+}
+
+struct reader_wait {
+    struct mk_vcpu *c;
+    bool (*done)(void *c);
+};
+
+static bool read_or_ended(void *ctx)
+{
+    const struct reader_wait *r = ctx;
+    return r->done(r->c) || stop_wanted(r->c) || atomic_load(&r->c->machine->paused);
+}
+
+/* In the middle of an access, for a slow reader, until done(c) or until the run shall end. */
+static void wait_for_reader(struct mk_vcpu *c, bool (*done)(void *c))
+{
+    struct reader_wait r = { c, done };
+    struct mk_wait wait = { .done = read_or_ended, .ctx = &r };
+    while (!done(c) && !stop_wanted(c) && !interrupted(c->machine)) {
+        wait_outside(c, &wait, c->machine->deadline);
+        c->waits++;
+        if (atomic_load(&c->machine->paused) && c->machine->parked)
+            park(c);
+        c->waits--;
+    }
+}
+
+static void wait_for_room(struct mk_vcpu *c)
+{
+    wait_for_reader(c, has_room);
+}
+
+bool mk_vcpu_finish_output(struct mk_vcpu *c)
+{
+    mk_console_flush(&c->machine->console);
+    wait_for_reader(c, written);
+    return written(c);
 }
 
 static void stop_requested(struct mk_vcpu *c)
 {
     enum mk_reason reason = (enum mk_reason)atomic_load(&c->stop_reason);
-    const char *text = reason == MK_DEADLINE ? "the deadline passed" : "stopped from outside";
-    mk_vcpu_end(c, reason ? reason : MK_STOPPED, 0, false, "%s", text);
+    if (reason == MK_DEADLINE)
+        mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
+    else
+        mk_vcpu_end(c, reason ? reason : MK_STOPPED, 0, false, "stopped from outside");
 }
 
-static bool interrupted(const struct mk_vcpu *c)
+static void output_failed(struct mk_vcpu *c)
 {
-    const struct mk_machine *m = c->machine;
-    return m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx);
+    mk_vcpu_end(c, MK_ERROR, 0, true, "the guest's output cannot be written: %s",
+                strerror(c->machine->console.out_error));
 }
 
-/* Ends the run when somebody wants that, or its time is up. */
-static void check_end(struct mk_vcpu *c, uint32_t requests, uint64_t now)
+/* Ends the run when somebody wants that, its time is up, or its output is lost. */
+static void check_end(struct mk_vcpu *c, uint32_t requests)
 {
+    struct mk_machine *m = c->machine;
     if (requests & MK_REQ_STOP)
         stop_requested(c);
-    else if (now >= c->machine->deadline)
+    else if (mk_now() >= m->deadline)
         mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
-    else if (interrupted(c))
+    else if (interrupted(m))
         mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
+    else if (m->console.out_error)
+        output_failed(c);
 }
 
 static void check_output(struct mk_vcpu *c)
@@ -537,33 +566,19 @@ static void check_output(struct mk_vcpu *c)
 bool mk_vcpu_goes_on(struct mk_vcpu *c)
 {
     check_output(c);
-    check_end(c, atomic_load(&c->requests), mk_now());
+    check_end(c, atomic_load(&c->requests));
     return c->end.reason == MK_RUNNING;
 }
 
-static void wait_for_reader(struct mk_vcpu *c)
-{
-    struct mk_console *con = &c->machine->console;
-    while (con->full && mk_vcpu_goes_on(c)) {
-        atomic_fetch_and(&c->requests, (uint32_t)~MK_REQ_WAKE); /* the loop looks around anyway */
-        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
-        mk_console_flush(con);
-    }
-}
-
-/* Output, input, timers, doorbells. */
-static void serve_due(struct mk_vcpu *c, uint32_t requests, uint64_t now)
+/* Timers, input, doorbells. */
+static void serve_due(struct mk_vcpu *c, uint32_t requests)
 {
     struct mk_machine *m = c->machine;
-    if (requests & MK_REQ_WHERE)
+    if (requests & MK_REQ_WHERE) {
         c->where = mk_vcpu_regs(c)->rip;
-    mk_console_flush(&m->console);
-    mk_console_poll(&m->console);
-    if (c->cpu.index == 0)
-        mk_clock_run(&m->clock);
+        m->announce(m);
+    }
     m->look(m, c);
-    uint64_t end = mk_now();
-    set_alarm(c, end + 2 * (end - now));
 }
 
 /* Everything that is not an exit: what is due, limits, requests. */
@@ -572,9 +587,8 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
     struct mk_machine *m = c->machine;
     set_immediate_exit(c->run, 0);
     uint32_t requests = atomic_exchange(&c->requests, 0);
-    uint64_t now = mk_now();
-    serve_due(c, requests, now);
-    check_end(c, requests, now);
+    serve_due(c, requests);
+    check_end(c, requests);
     if (m->console.watched)
         m->heed(m, c);
     if (c->end.reason == MK_RUNNING && atomic_load(&m->paused) && m->parked)
@@ -590,14 +604,14 @@ static enum mk_reason ending(const struct mk_vcpu *c, enum mk_reason before)
         return MK_STOPPED;
     if (mk_now() >= c->machine->deadline)
         return MK_DEADLINE;
-    return interrupted(c) ? MK_STOPPED : MK_RUNNING;
+    return interrupted(c->machine) ? MK_STOPPED : MK_RUNNING;
 }
 
 /* A stop is left for the run loop. */
 static void look_waiting(struct mk_vcpu *c, uint64_t *until)
 {
     set_immediate_exit(c->run, 0);
-    serve_due(c, atomic_fetch_and(&c->requests, MK_REQ_STOP), mk_now());
+    serve_due(c, atomic_fetch_and(&c->requests, MK_REQ_STOP));
     uint64_t began = mk_now();
     if (atomic_load(&c->machine->paused) && c->machine->parked) {
         park(c);
@@ -605,21 +619,53 @@ static void look_waiting(struct mk_vcpu *c, uint64_t *until)
     }
 }
 
+struct handler_wait {
+    struct mk_vcpu *c;
+    const struct mk_wait *wait;
+};
+
+static bool done_or_requested(void *ctx)
+{
+    const struct handler_wait *h = ctx;
+    return (h->wait->done && h->wait->done(h->wait->ctx)) || atomic_load(&h->c->requests);
+}
+
 bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
                   enum mk_reason *reason)
 {
     enum mk_reason before = c->end.reason;
-    uint64_t now;
+    struct handler_wait h = { c, wait };
+    struct mk_wait either = { .lock = wait->lock, .waiters = wait->waiters,
+                              .done = done_or_requested, .ctx = &h };
     bool done;
     c->waits++;
-    while (!(done = wait->done && wait->done(wait->ctx, 0)) && (now = mk_now()) < until &&
-           !(*reason = ending(c, before))) {
-        mk_vcpu_sleep(c, wait->polled && until > now + POLL_NS ? now + POLL_NS : until);
+    while (!(done = mk_wait(wait, 0)) && mk_now() < until && !(*reason = ending(c, before))) {
+        wait_outside(c, &either, c->machine->rest(c->machine, c, until));
         look_waiting(c, &until);
     }
     c->waits--;
     set_immediate_exit(c->run, 1); /* what came meanwhile is seen before the next entry */
     return done;
+}
+
+static bool output_collected(const struct mk_vcpu *c)
+{
+    return c->ring && __atomic_load_n(&c->ring->first, __ATOMIC_RELAXED) !=
+                          __atomic_load_n(&c->ring->last, __ATOMIC_RELAXED);
+}
+
+void mk_vcpu_check(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    if (output_collected(c) || interrupted(m) ||
+        (m->console.watched && mk_watch_screen_changed(&m->console)))
+        mk_vcpu_request(c, MK_REQ_WAKE);
+    if (!m->ops || !m->ops->overdue || !m->ops->overdue(m->ctx, c))
+        return;
+    pthread_mutex_lock(&c->lock);
+    if (c->running)
+        pthread_kill(c->thread, mk_kick_signal());
+    pthread_mutex_unlock(&c->lock);
 }
 
 /* --- the run loop --- */
@@ -633,9 +679,9 @@ static void check_limits(struct mk_vcpu *c)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
                     (unsigned long long)m->exit_limit);
     check_output(c);
-    while (m->console.full && !atomic_load(&c->requests) && mk_now() < m->deadline) {
-        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
-        mk_console_flush(&m->console);
+    while (m->console.full && c->end.reason == MK_RUNNING) { /* for a slow reader */
+        mk_vcpu_sleep(c, UINT64_MAX);
+        mk_vcpu_look_around(c);
     }
 }
 
@@ -666,82 +712,49 @@ static void trip(struct mk_vcpu *c)
     check_limits(c);
 }
 
-static bool make_timer(timer_t *timer)
-{
-    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = mk_kick_signal() };
-    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
-    return timer_create(CLOCK_MONOTONIC, &event, timer) == 0;
-}
-
-static bool start_ticks(struct mk_vcpu *c)
-{
-    c->alarm_at = UINT64_MAX;
-    if (!make_timer(&c->tick))
-        return false;
-    if (!make_timer(&c->alarm)) {
-        timer_delete(c->tick);
-        return false;
-    }
-    my_vcpu = c;
-    set_ticks(c, MK_TICK_NS);
-    return true;
-}
-
-static void stop_ticks(struct mk_vcpu *c)
-{
-    timer_delete(c->tick);
-    timer_delete(c->alarm);
-    my_vcpu = NULL;
-}
-
 static void publish(struct mk_vcpu *c, bool running)
 {
     pthread_mutex_lock(&c->lock);
     c->thread = pthread_self();
     c->running = running;
     pthread_mutex_unlock(&c->lock);
+    my_vcpu = running ? c : NULL;
 }
 
-/* A run that ended by itself waits for a slow reader of its output, until a stop or the
- * deadline. */
-static void finish_output(struct mk_vcpu *c)
+/* A run that ended by itself waits for a slow reader of its output, until a stop or the deadline. A
+ * guest that came to its end has failed all the same if its output is lost. */
+static void end_output(struct mk_vcpu *c)
 {
-    struct mk_machine *m = c->machine;
-    mk_console_flush(&m->console);
-    while (mk_console_blocked(&m->console) >= 0 && mk_now() < m->deadline &&
-           !(atomic_fetch_and(&c->requests, MK_REQ_STOP) & MK_REQ_STOP) &&
-           !interrupted(c)) {
-        mk_vcpu_sleep(c, mk_now() + MK_TICK_NS);
-        mk_console_flush(&m->console);
+    if (c->end.reason != MK_STOPPED)
+        mk_vcpu_finish_output(c);
+    mk_console_flush(&c->machine->console);
+    if (c->machine->console.out_error && (c->end.reason == MK_HALT || c->end.reason == MK_EXIT)) {
+        c->end.reason = MK_RUNNING;
+        output_failed(c);
     }
 }
 
 void mk_vcpu_run(struct mk_vcpu *c)
 {
+    struct mk_machine *m = c->machine;
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
-    c->output_before = c->machine->console.stream[c->cpu.index].total;
+    c->output_before = m->console.stream[c->cpu.index].total;
     bool blocked = mk_kick_allow();
     publish(c, true);
-    bool ticks = start_ticks(c);
-    if (ticks) {
-        set_immediate_exit(c->run, 1); /* look around before the first instruction */
-        mk_clock_start(&c->machine->clock);
-        while (c->end.reason == MK_RUNNING)
-            trip(c);
-        mk_clock_stop(&c->machine->clock);
-        if (c->end.reason != MK_STOPPED)
-            finish_output(c);
-    } else {
-        mk_vcpu_end(c, MK_FAULT, 0, true, "no timer for the vCPU: %s", strerror(errno));
-    }
+    c->awake = true;
+    m->rise(m, c);
+    set_immediate_exit(c->run, 1); /* look around before the first instruction */
+    mk_clock_start(&m->clock);
+    while (c->end.reason == MK_RUNNING)
+        trip(c);
+    mk_clock_stop(&m->clock);
+    end_output(c);
     mk_vcpu_complete(c);
-    if (!c->end.goes_on) /* before kicks and ticks end: its listener may be one for them, or wait */
-        mk_console_end_lines(&c->machine->console, &c->cpu);
+    if (!c->end.goes_on) /* before kicks end: its listener may take long, or wait */
+        mk_console_end_lines(&m->console, &c->cpu);
+    c->awake = false;
     publish(c, false);
-    mk_console_flush(&c->machine->console);
-    if (ticks)
-        stop_ticks(c);
     if (blocked)
         forbid_kick();
 }

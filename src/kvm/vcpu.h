@@ -7,10 +7,10 @@
 #define MK_VCPU_H
 
 #include "kvm/machine.h"
+#include "kvm/wait.h"
 
 #include <linux/kvm.h>
 
-#define MK_TICK_NS 10000000u /* a running vCPU looks around at least this often */
 #define MK_EXIT_KINDS 40
 
 enum { /* requests */
@@ -52,8 +52,7 @@ struct mk_vcpu {
     pthread_mutex_t lock;
     bool running;
     pthread_t thread;
-    timer_t tick, alarm; /* signal the thread: every MK_TICK_NS, and when a timer is due */
-    uint64_t alarm_at;
+    _Atomic bool awake; /* in its run loop, and not asleep */
     _Atomic uint32_t requests;
     _Atomic int stop_reason; /* enum mk_reason of MK_REQ_STOP */
 
@@ -131,27 +130,28 @@ int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete);
  * after the instruction. A vCPU that runs looks around next. */
 void mk_vcpu_complete(struct mk_vcpu *c);
 
-/* Flushes output, takes input, fires due timers, heeds requests and the deadline; stays there while
- * the VM is paused. */
+/* Fires due timers, takes input, acts on requests and the deadline; stays there while the VM is
+ * paused. */
 void mk_vcpu_look_around(struct mk_vcpu *c);
 
 /* Between pieces of an access that takes long: false when the run is to end. */
 bool mk_vcpu_goes_on(struct mk_vcpu *c);
 
-/* Sleeps until `until`, input on the console, or a request. */
+/* Sleeps until `until`, a timer of the VM, or a request. */
 void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until);
 
-/* What a function that blocks waits for. */
-struct mk_wait {
-    bool (*done)(void *ctx, uint64_t ns); /* waits at most `ns`; NULL: for the time alone */
-    void *ctx;
-    bool polled; /* nothing wakes a vCPU for it */
-};
-/* In a handler, in the middle of an access: until wait->done(ctx, 0), which is true then; until
- * `until`; or until the run shall end, with the reason. Output, input, timers and doorbells go on; the
- * time that the VM is paused does not count. */
+/* In a handler, in the middle of an access: until it is done, which is true then; until `until`; or
+ * until the run shall end, with the reason. Output, input, timers and doorbells go on; the time that
+ * the VM is paused does not count. */
 bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
                   enum mk_reason *reason);
+
+/* Waits until all that was printed is written: false when the run shall end first. */
+bool mk_vcpu_finish_output(struct mk_vcpu *c);
+
+/* For the I/O thread: the vCPU shall look around if there is collected output or a wish to end the
+ * run that nobody told it of; its thread gets the signal if what the script does there is due. */
+void mk_vcpu_check(struct mk_vcpu *c);
 
 /* Hands coalesced output to the bus, in order. */
 void mk_vcpu_drain(struct mk_vcpu *c);

@@ -12,7 +12,6 @@ void mk_channel_init(struct mk_channel *c)
 {
     *c = (struct mk_channel){ 0 };
     pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->changed, NULL);
 }
 
 static struct mk_message *take(struct mk_queue *q)
@@ -30,22 +29,7 @@ void mk_channel_free(struct mk_channel *c)
     for (int i = 0; i < 2; i++)
         for (struct mk_message *m; (m = take(&c->to[i]));)
             free(m);
-    pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
-}
-
-void mk_channel_wait(struct mk_channel *c, uint64_t ns)
-{
-    struct timespec until = mk_time_in(ns);
-    pthread_cond_timedwait(&c->changed, &c->lock, &until);
-}
-
-void mk_channel_changed(struct mk_channel *c)
-{
-    pthread_cond_broadcast(&c->changed);
-    for (int i = 0; i < 2; i++)
-        if (c->waits[i])
-            mk_vcpu_request(c->waits[i], MK_REQ_WAKE);
 }
 
 /* --- rows of values --- */
@@ -104,7 +88,7 @@ static bool put(struct mk_channel *c, int end, struct mk_message *m, struct mk_e
             q->first = m;
         q->last = m;
         q->bytes += m->length;
-        mk_channel_changed(c);
+        mk_wake(c->waiters);
     }
     pthread_mutex_unlock(&c->lock);
     if (ended)
@@ -151,36 +135,13 @@ static bool is_over(const struct receiver *r)
     return r->c->ended || (r->end == 1 && atomic_load(&r->c->stop));
 }
 
-static bool received(void *ctx, uint64_t ns)
+/* Takes it when there is one. Under the lock. */
+static bool received(void *ctx)
 {
     struct receiver *r = ctx;
-    struct mk_channel *c = r->c;
-    pthread_mutex_lock(&c->lock);
-    if (ns && !c->to[r->end].first && !is_over(r))
-        mk_channel_wait(c, ns);
     if (!r->message)
-        r->message = take(&c->to[r->end]);
-    bool done = r->message || is_over(r);
-    pthread_mutex_unlock(&c->lock);
-    return done;
-}
-
-/* One handler at each end is woken; false: another one is. */
-static bool wake(struct receiver *r, const struct mk_lua_cpu *lc)
-{
-    pthread_mutex_lock(&r->c->lock);
-    bool free = !r->c->waits[r->end];
-    if (free && lc)
-        r->c->waits[r->end] = &lc->v->vm.cpu[lc - lc->v->cpu];
-    pthread_mutex_unlock(&r->c->lock);
-    return free;
-}
-
-static void wake_no_more(struct receiver *r)
-{
-    pthread_mutex_lock(&r->c->lock);
-    r->c->waits[r->end] = NULL;
-    pthread_mutex_unlock(&r->c->lock);
+        r->message = take(&r->c->to[r->end]);
+    return r->message || is_over(r);
 }
 
 static int push_none(lua_State *L, const struct receiver *r)
@@ -202,10 +163,8 @@ int mk_channel_receive(lua_State *L, struct mk_channel *c, int end)
     struct receiver r = { c, end, NULL };
     struct mk_err err;
     luaL_checkstack(L, 10, NULL);
-    bool woken = wake(&r, mk_lua_get(L)->handler);
-    mk_lua_wait(L, ns, &(struct mk_wait){ received, &r, !woken });
-    if (woken)
-        wake_no_more(&r);
+    mk_lua_wait(L, ns, &(struct mk_wait){ .lock = &c->lock, .waiters = &c->waiters,
+                                          .done = received, .ctx = &r });
     if (!r.message)
         return push_none(L, &r);
     int count = mk_values_read(L, r.message->bytes, r.message->length, &err);

@@ -5,6 +5,7 @@
 #ifndef MK_LUA_CHANNEL_H
 #define MK_LUA_CHANNEL_H
 
+#include "kvm/wait.h"
 #include "lua/copy.h"
 
 #include <pthread.h>
@@ -25,10 +26,9 @@ struct mk_queue {
 
 struct mk_channel {
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* a message, or one of the flags */
+    struct mk_waiter *waiters; /* for a message, or one of the flags */
     struct mk_queue to[2];  /* messages on their way to end 0 and end 1 */
     bool ended;             /* end 1 will not send or receive any more */
-    struct mk_vcpu *waits[2]; /* whose handler waits for a message at that end */
     _Atomic bool stop;      /* it shall not */
 };
 
@@ -46,9 +46,5 @@ int mk_values_read(lua_State *L, const void *bytes, size_t length, struct mk_err
  *   receive(timeout)  -> values… | nil, text, name */
 int mk_channel_send(lua_State *L, struct mk_channel *c, int end);
 int mk_channel_receive(lua_State *L, struct mk_channel *c, int end);
-
-/* Waits at most `ns` for a change; tells of one. The lock is held. */
-void mk_channel_wait(struct mk_channel *c, uint64_t ns);
-void mk_channel_changed(struct mk_channel *c);
 
 #endif

@@ -9,7 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define READ_NS 2000000 /* how often the script's thread looks for input that it waits for */
 
 struct line {
     struct mk_lua_vm *v;
@@ -73,13 +72,10 @@ struct reader {
     int next; /* byte, or MK_INPUT_EOF */
 };
 
-static bool has_input(void *ctx, uint64_t ns)
+static bool has_input(void *ctx)
 {
     struct reader *r = ctx;
-    struct timespec ts = { 0, ns < READ_NS ? (long)ns : READ_NS };
-    r->next = mk_console_peek(r->con);
-    if (r->next == MK_INPUT_NONE && ns)
-        nanosleep(&ts, NULL);
+    r->next = mk_console_next(r->con, false);
     return r->next != MK_INPUT_NONE;
 }
 
@@ -96,7 +92,13 @@ static int console_read(lua_State *L)
     const struct mk_lua_cpu *handler = v->lua->handler;
     bool foreign = !handler || handler->v != v; /* closing a VM waits for its own handlers */
     v->busy += foreign;
-    bool any = mk_lua_wait(L, ns, &(struct mk_wait){ has_input, &r, false });
+    bool idle = mk_vm_wait(&v->vm, 0); /* else the run reads what is attached */
+    if (idle)
+        mk_console_begin(r.con);
+    bool any = mk_lua_wait(L, ns, &(struct mk_wait){ .lock = &r.con->lock, .done = has_input, .ctx = &r,
+                                                     .waiters = &r.con->readers });
+    if (idle)
+        mk_console_end(r.con);
     v->busy -= foreign;
     if (!any || r.next == MK_INPUT_EOF) {
         any ? mk_fail(&err, ENODATA, "read: the console's input has ended")
@@ -147,23 +149,22 @@ static int console_write(lua_State *L)
     if (cpu < 0)
         return mk_misuse(L, "console:write: only a handler of the vm prints for its guest: a script "
                             "has print and io.write");
+    mk_lua_flush_output(); /* what the handler printed before */
     mk_console_write(&v->vm.m.console, &v->vm.cpu[cpu].cpu, text, length);
+    mk_console_flush(&v->vm.m.console); /* before what it prints next */
     lua_settop(L, 1);
     return 1;
 }
 
-/* Output goes to `fd` from now on; what is pending still goes where it went. `owned`: a file that
- * output() opened, closed when it is replaced. */
+/* Output goes to `fd` from now on. `owned`: a file that output() opened, closed when it is
+ * replaced. */
 static void set_output(struct mk_lua_vm *v, int fd, bool owned)
 {
-    struct mk_console *con = &v->vm.m.console;
-    mk_console_flush(con);
-    pthread_mutex_lock(&con->lock);
-    con->out_fd = v->echo_before = fd;
+    mk_console_set_output(&v->vm.m.console, fd);
+    v->echo_before = fd;
     if (v->output_file)
         close(v->output_file);
     v->output_file = owned ? fd : 0;
-    pthread_mutex_unlock(&con->lock);
 }
 
 /* console:echo(on) -> console: whether output goes to the process's stdout. */
@@ -191,30 +192,26 @@ static int console_listen(lua_State *L)
         luaL_checktype(L, 2, LUA_TFUNCTION);
         v->line_ref = mk_lua_ref(L, 3, 2);
     }
-    pthread_mutex_lock(&v->vm.m.console.lock);
     struct mk_console *con = &v->vm.m.console;
-    con->lines = v->line_ref != 0;
-    if (con->lines && !had) {
-        v->echo_before = con->out_fd;
-        con->out_fd = -1;
-    } else if (had && !con->lines && con->out_fd < 0) {
-        con->out_fd = v->echo_before;
-    }
-    pthread_mutex_unlock(&v->vm.m.console.lock);
+    bool has = v->line_ref != 0;
+    if (has && !had)
+        v->echo_before = mk_console_set_output(con, -1);
+    else if (had && !has && con->out_fd < 0)
+        mk_console_set_output(con, v->echo_before);
+    pthread_mutex_lock(&con->lock);
+    con->lines = has;
+    pthread_mutex_unlock(&con->lock);
     return 0;
 }
 
 static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
 {
     struct mk_console *con = &v->vm.m.console;
-    pthread_mutex_lock(&con->lock);
-    if (con->in_fd > STDERR_FILENO)
-        close(con->in_fd);
-    con->in_fd = fd;
-    con->in_pipe = fd >= 0 && !terminal;
-    con->escape = terminal;
-    con->escaped = false;
-    pthread_mutex_unlock(&con->lock);
+    struct mk_console_input in = { .fd = fd, .pipe = fd >= 0 && !terminal, .escape = terminal,
+                                   .eof = con->in.eof };
+    int before = mk_console_set_input(con, &in).fd;
+    if (before > STDERR_FILENO)
+        close(before);
     v->terminal = terminal;
 }
 
@@ -311,20 +308,14 @@ static int hand_over(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
     struct mk_console *con = &v->vm.m.console;
-    mk_console_flush(con);
-    pthread_mutex_lock(&con->lock);
-    int in_fd = con->in_fd, out_fd = con->out_fd;
-    bool in_pipe = con->in_pipe, eof = con->eof;
-    v->terminal = con->escape = isatty(STDIN_FILENO);
-    con->in_fd = STDIN_FILENO;
-    con->in_pipe = !con->escape;
-    con->escaped = false;
-    con->out_fd = STDOUT_FILENO;
-    pthread_mutex_unlock(&con->lock);
-    lua_pushinteger(L, in_fd);
-    lua_pushinteger(L, out_fd);
-    lua_pushboolean(L, in_pipe);
-    lua_pushboolean(L, eof);
+    v->terminal = isatty(STDIN_FILENO);
+    struct mk_console_input in = { .fd = STDIN_FILENO, .pipe = !v->terminal,
+                                   .escape = v->terminal, .eof = con->in.eof };
+    struct mk_console_input before = mk_console_set_input(con, &in);
+    lua_pushinteger(L, before.fd);
+    lua_pushinteger(L, mk_console_set_output(con, STDOUT_FILENO));
+    lua_pushboolean(L, before.pipe);
+    lua_pushboolean(L, before.eof);
     return 4;
 }
 
@@ -333,16 +324,12 @@ static int take_back(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
     struct mk_console *con = &v->vm.m.console;
-    int in_fd = (int)luaL_checkinteger(L, 2), out_fd = (int)luaL_checkinteger(L, 3);
-    mk_console_flush(con);
-    pthread_mutex_lock(&con->lock);
-    con->in_fd = in_fd;
-    con->out_fd = out_fd;
-    con->in_pipe = lua_toboolean(L, 4);
-    con->eof = lua_toboolean(L, 5);
-    con->escaped = false;
-    v->terminal = con->escape = in_fd == STDIN_FILENO && isatty(STDIN_FILENO);
-    pthread_mutex_unlock(&con->lock);
+    int out_fd = (int)luaL_checkinteger(L, 3);
+    struct mk_console_input in = { .fd = (int)luaL_checkinteger(L, 2), .pipe = lua_toboolean(L, 4),
+                                   .eof = lua_toboolean(L, 5) };
+    v->terminal = in.escape = in.fd == STDIN_FILENO && isatty(STDIN_FILENO);
+    mk_console_set_input(con, &in);
+    mk_console_set_output(con, out_fd);
     return 0;
 }
 

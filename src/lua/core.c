@@ -110,7 +110,7 @@ static void give_up(struct mk_lua *lua)
 }
 
 /* What Lua code printed comes before what guests print now. */
-static void flush_output(void)
+void mk_lua_flush_output(void)
 {
     if (__fpending(stdout))
         fflush(stdout);
@@ -119,7 +119,7 @@ static void flush_output(void)
 void mk_lua_release(struct mk_lua *lua, struct mk_turn *turn)
 {
     *turn = (struct mk_turn){ lua->base, lua->guard, lua->handler };
-    flush_output();
+    mk_lua_flush_output();
     if (turn->handler)
         turn->handler->waits = true;
     else
@@ -197,41 +197,35 @@ static bool acquire_for_handler(struct mk_lua_vm *v)
 
 /* --- waiting --- */
 
-static uint64_t time_after(uint64_t now, uint64_t ns)
-{
-    return ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
-}
+struct waiting {
+    struct mk_lua *lua;
+    lua_Hook before;
+};
 
-/* Short: a signal just before it would go unseen. */
-static bool pass_time(void *ctx, uint64_t ns)
+static bool interrupted(void *ctx)
 {
-    (void)ctx;
-    struct timespec ts = { 0, (long)ns };
-    nanosleep(&ts, NULL);
-    return false;
+    const struct waiting *w = ctx;
+    return mk_lua_interrupted(w->lua, w->before);
 }
 
 static bool wait_as_script(struct mk_lua *lua, uint64_t ns, const struct mk_wait *wait)
 {
-    bool (*done)(void *, uint64_t) = wait->done ? wait->done : pass_time;
-    lua_Hook before = lua_gethook(lua->main);
-    uint64_t now = mk_now(), until = time_after(now, ns);
-    bool over = done(wait->ctx, 0);
-    while (!over && (now = mk_now()) < until && !mk_lua_interrupted(lua, before))
-        over = done(wait->ctx, until - now < MK_LOOK_NS ? until - now : MK_LOOK_NS);
-    return over;
+    struct waiting w = { lua, lua_gethook(lua->main) };
+    struct mk_wait own = *wait;
+    own.interrupted = interrupted;
+    own.interrupted_ctx = &w;
+    return mk_wait(&own, mk_time_in(ns));
 }
 
 static bool wait_as_handler(struct mk_lua_cpu *lc, uint64_t ns, const struct mk_wait *wait)
 {
     struct mk_vcpu *c = &lc->v->vm.cpu[lc - lc->v->cpu];
-    struct mk_guard before = lc->guard;
+    struct mk_guard before;
     uint64_t began = mk_now();
-    lc->guard.depth = 0; /* of handlers that are called meanwhile */
     enum mk_reason reason = MK_RUNNING;
-    bool over = mk_vcpu_wait(c, time_after(began, ns), wait, &reason);
-    lc->guard = before;
-    mk_guard_waited(&lc->guard, mk_now() - began, reason);
+    mk_guard_suspend(&lc->guard, &before);
+    bool over = mk_vcpu_wait(c, mk_time_in(ns), wait, &reason);
+    mk_guard_resume(&lc->guard, &before, mk_now() - began, reason);
     return over;
 }
 
@@ -241,7 +235,7 @@ bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait)
     struct mk_turn turn;
     struct mk_lua_vm *v = lua->handler ? lua->handler->v : NULL;
     if (ns == 0)
-        return wait->done && wait->done(wait->ctx, 0);
+        return mk_wait(wait, 0);
     if (v)
         v->waiting++;
     mk_lua_release(lua, &turn);
@@ -303,6 +297,8 @@ static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_turn *outer)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
     *outer = (struct mk_turn){ .handler = lc->depth && !lc->waits ? lc : NULL };
+    if (!outer->handler && mk_console_unwritten(&v->vm.m.console))
+        mk_vcpu_finish_output(&v->vm.cpu[cpu]); /* before what the script prints */
     if (!outer->handler && !acquire_for_handler(v))
         return false;
     outer->base = v->lua->base;
@@ -339,7 +335,7 @@ static enum mk_called call_protected(struct mk_lua_vm *v, unsigned cpu, lua_CFun
     lua_pushlightuserdata(co, ctx);
     mk_guard_enter(v->lua, &lc->guard, co);
     int rc = lua_pcall(co, 1, 0, base);
-    flush_output(); /* under the guard: nobody may read it */
+    mk_lua_flush_output(); /* under the guard: nobody may read it */
     mk_guard_leave(&lc->guard, co);
     if (rc != LUA_OK)
         handler_failed(v, cpu);

@@ -33,8 +33,6 @@
 #define MK_SNAPSHOT "minikvm.snapshot"
 #define MK_WATCH "minikvm.watch"
 
-#define MK_LOOK_NS 20000000u /* how often a blocking call looks for Ctrl-C */
-
 /* One per Lua state, in its registry. */
 struct mk_lua {
     pthread_mutex_t mutex;
@@ -88,7 +86,7 @@ struct mk_lua_vm {
     bool open;
     _Atomic bool closing; /* handlers do not start any more */
     bool close_later;     /* closed from inside: when the run is over */
-    bool in_run;          /* the script's thread is inside vm:run() */
+    _Atomic bool in_run;  /* the script's thread is inside vm:run() */
     unsigned busy;        /* and other calls that will look at the VM when they come back */
     unsigned waiting;     /* handlers that have given the Lua lock up */
     lua_Hook hook_before;
@@ -128,6 +126,8 @@ struct mk_turn {
     struct mk_lua_cpu *handler;
 };
 void mk_lua_release(struct mk_lua *lua, struct mk_turn *turn);
+/* What the script printed (C's stdout) goes on its way, before what guests print now. */
+void mk_lua_flush_output(void);
 void mk_lua_acquire(struct mk_lua *lua, const struct mk_turn *turn);
 /* Has Ctrl-C come, now or before the blocking call began with hook `before`? */
 bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before);

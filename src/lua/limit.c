@@ -113,23 +113,38 @@ void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g)
 
 /* --- guards --- */
 
+/* Only its own thread writes these, and orders nothing by them. */
+static unsigned get(_Atomic unsigned *field)
+{
+    return atomic_load_explicit(field, memory_order_relaxed);
+}
+
+static void set(_Atomic unsigned *field, unsigned value)
+{
+    atomic_store_explicit(field, value, memory_order_relaxed);
+}
+
 void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co)
 {
-    if (g->depth == 0) {
-        g->since = g->asked = 0;
-        g->due = MK_DUE_NOT;
+    unsigned depth = get(&g->depth);
+    if (depth == 0) {
+        set(&g->calls, get(&g->calls) + 1);
+        atomic_store_explicit(&g->used, 0, memory_order_relaxed);
+        atomic_store_explicit(&g->due, MK_DUE_NOT, memory_order_relaxed);
         g->raised = false;
         g->armed = 0;
         g->co = co;
     }
     lua->base = co;
     lua->guard = g;
-    g->depth++;
+    set(&g->depth, depth + 1);
 }
 
 void mk_guard_leave(struct mk_guard *g, lua_State *co)
 {
-    if (--g->depth > 0 || !g->due)
+    unsigned depth = get(&g->depth) - 1;
+    set(&g->depth, depth);
+    if (depth > 0 || !g->due)
         return;
     lua_sethook(co, NULL, 0, 0);
     if (g->breaks)
@@ -137,14 +152,36 @@ void mk_guard_leave(struct mk_guard *g, lua_State *co)
     g->breaks = false;
 }
 
-void mk_guard_waited(struct mk_guard *g, uint64_t ns, enum mk_reason reason)
+void mk_guard_suspend(struct mk_guard *g, struct mk_guard *kept)
 {
-    g->ran = ns + (g->since ? mk_now() - ns - g->since : 0);
-    if (g->since)
-        g->since += ns;
-    g->asked = 0;
-    if (reason != MK_RUNNING && !g->due)
-        g->due = reason == MK_DEADLINE ? MK_DUE_DEADLINE : MK_DUE_STOP;
+    uint64_t since = g->seen == g->calls ? g->since : mk_now();
+    kept->depth = get(&g->depth);
+    kept->used = g->used + (mk_now() - since);
+    kept->due = g->due;
+    kept->raised = g->raised;
+    kept->armed = g->armed;
+    kept->breaks = g->breaks;
+    kept->co = g->co;
+    memcpy(kept->text, g->text, sizeof(g->text));
+    g->breaks = false;
+    set(&g->depth, 0);
+}
+
+/* It is a new call to the I/O thread. */
+void mk_guard_resume(struct mk_guard *g, const struct mk_guard *kept, uint64_t ns,
+                     enum mk_reason reason)
+{
+    bool ends = reason != MK_RUNNING && !kept->due;
+    g->used = kept->used;
+    g->ran = kept->used + ns;
+    g->due = !ends ? kept->due : reason == MK_DEADLINE ? MK_DUE_DEADLINE : MK_DUE_STOP;
+    g->raised = kept->raised;
+    g->armed = kept->armed;
+    g->breaks = kept->breaks;
+    g->co = kept->co;
+    memcpy(g->text, kept->text, sizeof(g->text));
+    set(&g->calls, get(&g->calls) + 1);
+    set(&g->depth, kept->depth);
 }
 
 /* --- handlers --- */
@@ -153,7 +190,7 @@ static enum mk_due wish(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t n
 {
     const struct mk_lua *lua = v->lua;
     if (atomic_load(&c->requests) & MK_REQ_STOP)
-        return MK_DUE_STOP;
+        return atomic_load(&c->stop_reason) == MK_DEADLINE ? MK_DUE_DEADLINE : MK_DUE_STOP;
     if (now >= v->vm.m.deadline)
         return MK_DUE_DEADLINE;
     bool waits = v->in_run || atomic_load(&lua->script_waits);
@@ -241,22 +278,42 @@ static void die(const struct mk_lua_vm *v, unsigned cpu)
     mk_limit_die(text);
 }
 
-void mk_lua_tick(void *ctx, struct mk_vcpu *c)
+bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
+{
+    struct mk_lua_vm *v = ctx;
+    struct mk_guard *g = &v->cpu[c->cpu.index].guard;
+    unsigned call = g->calls;
+    if (g->depth == 0)
+        return false;
+    uint64_t now = mk_now();
+    if (call != g->seen) {
+        g->since = now - g->used;
+        g->asked = 0;
+        g->seen = call;
+    }
+    enum mk_due why = g->due_call == call ? MK_DUE_NOT : look(v, c, g, now);
+    if (why) {
+        g->why = why;
+        g->ran = now - g->since;
+        g->due_call = call; /* the last: now it counts */
+    }
+    g->hopeless = v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns);
+    return g->due || g->due_call == call;
+}
+
+/* The call that was found due may be over, and another one in progress. */
+void mk_lua_kicked(void *ctx, struct mk_vcpu *c)
 {
     struct mk_lua_vm *v = ctx;
     struct mk_guard *g = &v->cpu[c->cpu.index].guard;
     if (g->depth == 0 || v->cpu[c->cpu.index].waits)
         return;
-    uint64_t now = mk_now();
-    if (g->since == 0)
-        g->since = now;
-    if (!g->due) {
-        g->ran = now - g->since;
-        g->due = look(v, c, g, now);
-    }
+    bool found = g->due_call == g->calls;
+    if (found && !g->due)
+        g->due = g->why;
     if (g->due)
         end_call(g, v->lua->base);
-    if (v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns))
+    if (found && g->hopeless)
         die(v, c->cpu.index);
 }
 

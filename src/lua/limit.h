@@ -1,10 +1,10 @@
 /* limit.h - what ends Lua code that does not end by itself.
  *
- * A guard stands for a call into Lua that has a limit. The thread that makes the call gets a signal
- * every MK_TICK_NS; when the signal's handler finds that the call is due, it arms a hook on the
- * coroutine that runs, and the hook raises at the next instruction. It stays armed until the call
- * is unwound, so that pcall() catches it and is raised at again. Before a call is due this costs
- * two stores.
+ * A guard stands for a call into Lua that has a limit. The I/O thread looks at it now and then; when
+ * the call is due, it signals the thread that makes it, and the signal's handler arms a hook on the
+ * coroutine that runs, which raises at the next instruction. It stays armed until the call is
+ * unwound, so that pcall() catches it and is raised at again. Before a call is due this costs three
+ * stores.
  *
  * A coroutine that runs is found from the one that resumed it: that one is inside coroutine.resume,
  * wrap or close, whose argument or upvalue it is. C code that resumes coroutines in other ways is
@@ -37,25 +37,35 @@ enum mk_due {
     MK_DUE_SCRIPT,   /* the script's time is up */
 };
 
-/* Written by the thread whose signals look at it. */
 struct mk_guard {
-    volatile unsigned depth;  /* calls in progress, one inside the other; 0: nothing to end */
-    volatile uint64_t since;  /* mk_now() of the first tick in the call; 0: none yet */
-    volatile uint64_t asked;  /* of the first tick that saw a wish to end; 0: none */
-    volatile enum mk_due due;
+    /* Written by the thread that makes the call. */
+    _Atomic unsigned depth;   /* calls in progress, one inside the other; 0: nothing to end */
+    _Atomic unsigned calls;   /* outermost ones so far: names the one in progress */
+    _Atomic uint64_t used;    /* ns of it, before it waited */
+    _Atomic enum mk_due due;  /* it is being ended */
     volatile bool raised;     /* the hook has been there; `text` is set */
     volatile unsigned armed;  /* times, since it was there last */
     bool breaks;              /* mk_kick_break() was called for it */
     lua_State *co;            /* of the outermost call */
-    uint64_t ran;             /* ns, when it was found due */
     char text[200];           /* where it was and why it ended */
+    /* Written by the I/O thread. */
+    _Atomic unsigned seen;    /* the call it looked at last, */
+    _Atomic uint64_t since;   /* mk_now() of its first look at that, less `used` */
+    uint64_t asked;           /* of the first look that saw a wish to end */
+    _Atomic unsigned due_call; /* shall end: */
+    _Atomic enum mk_due why;
+    _Atomic uint64_t ran;     /* ns, when it was found due */
+    _Atomic bool hopeless;    /* nothing has ended it for long */
 };
 
 /* Around a protected call into `co`. */
 void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co);
 void mk_guard_leave(struct mk_guard *g, lua_State *co);
-/* The call has waited for `ns`, which do not count, and is due when a reason came to end it. */
-void mk_guard_waited(struct mk_guard *g, uint64_t ns, enum mk_reason reason);
+/* The call waits, and others may be made; it goes on after `ns`, which do not count, and is due when
+ * a reason came to end it. */
+void mk_guard_suspend(struct mk_guard *g, struct mk_guard *kept);
+void mk_guard_resume(struct mk_guard *g, const struct mk_guard *kept, uint64_t ns,
+                     enum mk_reason reason);
 /* What runs in `L` ends at its next instruction. */
 void mk_guard_arm(lua_State *L);
 /* The coroutine that runs, when `L` is where the call began. */
@@ -64,8 +74,9 @@ lua_State *mk_lua_innermost(lua_State *L);
 /* The same for the whole script of a state, whose guard is due: blocking calls return, too. */
 void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g);
 
-/* The core's tick (machine.h): in a signal handler on the vCPU's thread. */
-void mk_lua_tick(void *ctx, struct mk_vcpu *c);
+/* The core's questions (machine.h): on the I/O thread; in a signal handler on the vCPU's thread. */
+bool mk_lua_overdue(void *ctx, struct mk_vcpu *c);
+void mk_lua_kicked(void *ctx, struct mk_vcpu *c);
 /* After a handler's call failed: ends the VM when that was because it was due, or because the
  * script's memory was used up. */
 bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message);

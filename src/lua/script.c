@@ -1,23 +1,25 @@
 /* script.c - the time of a whole script, for --safe (limit.h).
  *
- * A timer signals the script's thread; its handler raises in the script when the time is up, and
- * ends the process after twice that: then the script is where no hook gets in. */
+ * When the time is up, the I/O thread signals the script's thread, whose handler raises in the
+ * script, until that has ended; after twice the time the handler ends the process: then the script is
+ * where no hook gets in. */
 #include "lua/core.h"
 #include "io/tty.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#define AGAIN_NS 10000000u
 
 struct mk_script {
     struct mk_guard guard;
     struct mk_lua *lua;
     uint64_t began, ns;
-    timer_t tick;
+    pthread_t thread;
+    struct mk_io_timer timer;
 };
 
 void mk_limit_die(const char *text)
@@ -52,13 +54,12 @@ static void on_signal(void *ctx)
         die(s);
 }
 
-static bool start_timer(timer_t *timer)
+/* On the I/O thread. */
+static void time_up(void *ctx)
 {
-    struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = mk_kick_signal() };
-    struct itimerspec every = { .it_value.tv_nsec = MK_TICK_NS, .it_interval.tv_nsec = MK_TICK_NS };
-    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
-    return timer_create(CLOCK_MONOTONIC, &event, timer) == 0 &&
-           timer_settime(*timer, 0, &every, NULL) == 0;
+    struct mk_script *s = ctx;
+    pthread_kill(s->thread, mk_kick_signal());
+    mk_io_set(&s->timer, mk_now() + AGAIN_NS);
 }
 
 int mk_lua_end_after(lua_State *L)
@@ -69,12 +70,16 @@ int mk_lua_end_after(lua_State *L)
     struct mk_script *s = lua->script ? NULL : calloc(1, sizeof(*s));
     if (!s)
         return luaL_error(L, "end_after: once, and with memory");
-    *s = (struct mk_script){ .lua = lua, .began = mk_now(), .ns = ns, .guard = { .depth = 1, .co = lua->main } };
-    if (mk_kick_setup(&err) < 0 || (mk_kick_watch(on_signal, s), mk_kick_allow(), !start_timer(&s->tick))) {
-        mk_kick_watch(NULL, NULL);
+    *s = (struct mk_script){ .lua = lua, .began = mk_now(), .ns = ns, .thread = pthread_self(),
+                             .guard = { .depth = 1, .co = lua->main },
+                             .timer = { .fire = time_up, .ctx = s } };
+    if (mk_kick_setup(&err) < 0 || mk_io_hold(&err) < 0) {
         free(s);
-        return luaL_error(L, "no timer for the script: %s", strerror(errno));
+        return luaL_error(L, "no timer for the script: %s", err.text);
     }
+    mk_kick_watch(on_signal, s);
+    mk_kick_allow();
+    mk_io_set(&s->timer, mk_time_in(ns));
     lua->script = s;
     lua->guard = &s->guard;
     lua->handler_most = handler;
@@ -86,7 +91,8 @@ void mk_script_free(struct mk_lua *lua)
 {
     if (!lua->script)
         return;
-    timer_delete(lua->script->tick);
+    mk_io_clear(&lua->script->timer);
+    mk_io_drop();
     mk_kick_watch(NULL, NULL);
     lua->guard = NULL;
     free(lua->script);

@@ -80,7 +80,8 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const char *text)
 }
 
 static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .trace = trace,
-                                                   .tick = mk_lua_tick };
+                                                   .overdue = mk_lua_overdue,
+                                                   .kicked = mk_lua_kicked };
 
 /* --- life --- */
 
@@ -89,19 +90,13 @@ static bool in_own_handler(const struct mk_lua_vm *v)
     return v->lua->handler && v->lua->handler->v == v;
 }
 
-static bool over(void *vm, uint64_t ns)
-{
-    return mk_vm_wait(vm, ns);
-}
-
 /* Handlers that have given the Lua lock up come back for it, to be ended. */
 static void end_waiting(struct mk_lua_vm *v)
 {
     struct mk_turn turn;
     mk_vm_stop(&v->vm, MK_STOPPED);
     mk_lua_release(v->lua, &turn);
-    while (!over(&v->vm, MK_LOOK_NS))
-        ;
+    mk_vm_wait(&v->vm, MK_FOREVER);
     mk_lua_acquire(v->lua, &turn);
 }
 
@@ -118,7 +113,7 @@ static void close_box(struct mk_lua_vm *v)
     if (v->waiting)
         end_waiting(v);
     v->busy--;
-    int in_fd = v->vm.m.console.in_fd;
+    int in_fd = v->vm.m.console.in.fd;
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);
@@ -358,14 +353,14 @@ static int start(lua_State *L)
     return 1;
 }
 
-/* Gives the lock up until the VM has ended or `ns` have passed or Ctrl-C came; true when it
- * ended. */
-static bool wait_for(lua_State *L, struct mk_lua_vm *v, uint64_t ns)
+/* Gives the lock up until done(vm), `ns` have passed or Ctrl-C came. */
+static bool wait_for(lua_State *L, struct mk_lua_vm *v, bool (*done)(void *vm), uint64_t ns)
 {
+    struct mk_wait wait = mk_vm_until(&v->vm, done, &v->vm);
     v->busy++;
-    bool ended = mk_lua_wait(L, ns, &(struct mk_wait){ over, &v->vm, true });
+    bool is = mk_lua_wait(L, ns, &wait);
     v->busy--;
-    return ended;
+    return is;
 }
 
 /* Its state is a vCPU thread's business while it runs. */
@@ -383,7 +378,7 @@ static int wait(lua_State *L)
         mk_lua_no_handler(L, "wait()");
     if (never_ran(v))
         return mk_misuse(L, "wait: vm \"%s\" was never started", v->vm.name);
-    if (wait_for(L, v, ns))
+    if (wait_for(L, v, mk_vm_is_over, ns))
         return finish(L, v);
     luaL_pushfail(L);
     lua_pushfstring(L, "vm \"%s\" is still running", v->vm.name);
@@ -399,7 +394,7 @@ static int vm_stop(lua_State *L)
     mk_vm_stop(&v->vm, MK_STOPPED);
     if (v->lua->handler || never_ran(v))
         return 0;
-    wait_for(L, v, MK_FOREVER);
+    wait_for(L, v, mk_vm_is_over, MK_FOREVER);
     return finish(L, v);
 }
 
@@ -419,19 +414,6 @@ static int vm_exit(lua_State *L)
     return 0;
 }
 
-/* Gives the lock up until all vCPUs are outside the guest, or Ctrl-C came. */
-static bool paused(void *vm, uint64_t ns)
-{
-    return mk_vm_wait_paused(vm, ns);
-}
-
-static void wait_paused(lua_State *L, struct mk_lua_vm *v)
-{
-    v->busy++;
-    mk_lua_wait(L, MK_FOREVER, &(struct mk_wait){ paused, &v->vm, true });
-    v->busy--;
-}
-
 /* vm:pause() -> vm | nil, text, name. Inside a handler it only asks. */
 static int vm_pause(lua_State *L)
 {
@@ -443,7 +425,7 @@ static int vm_pause(lua_State *L)
                             "it instead", v->vm.name);
     bool runs = mk_vm_pause(&v->vm);
     if (runs && !v->lua->handler) {
-        wait_paused(L, v);
+        wait_for(L, v, mk_vm_is_outside, MK_FOREVER);
         runs = !mk_vm_wait(&v->vm, 0);
     }
     lua_settop(L, 1);

@@ -193,26 +193,17 @@ static int forbid(lua_State *L)
 
 /* watch_wait(watch, seconds): on a VM that was started, until the watch is decided, the VM does not
  * run any more, or the time is up. */
-struct watched {
-    struct mk_lua_vm *v;
-    const struct mk_watch *w;
-};
-
-static bool decided(void *ctx, uint64_t ns)
-{
-    const struct watched *watched = ctx;
-    return mk_vm_watch_wait(&watched->v->vm, watched->w, ns);
-}
-
 static int watch_wait(lua_State *L)
 {
     struct box *box;
     struct mk_lua_vm *v = check_watch(L, &box);
     uint64_t ns = mk_check_seconds(L, 2);
-    struct watched watched = { v, box->w };
+    struct mk_vm_watched watched = { &v->vm, box->w };
+    struct mk_wait wait = mk_vm_until(&v->vm, mk_vm_is_decided, &watched);
     v->busy++;
-    mk_lua_wait(L, ns, &(struct mk_wait){ decided, &watched, true });
+    mk_lua_wait(L, ns, &wait);
     v->busy--;
+    mk_console_flush(&v->vm.m.console); /* before what the script prints about it */
     return 0;
 }
 
@@ -341,7 +332,7 @@ static int input_state(lua_State *L)
     char sent[MK_CONSOLE_SENT];
     pthread_mutex_lock(&con->lock);
     size_t length = con->sent.length, waiting = con->input.length;
-    bool eof = con->eof;
+    bool eof = con->in.eof;
     memcpy(sent, con->sent.bytes, length);
     pthread_mutex_unlock(&con->lock);
     lua_pushlstring(L, sent, length);

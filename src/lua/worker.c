@@ -22,6 +22,7 @@
 #define MK_WORKER "minikvm.worker"
 #define MK_OWNER "minikvm.owner" /* what the worker has of its owner: the first argument */
 #define MK_CLOSE_NS 1000000000u
+#define KICK_NS 10000000u /* so often one that shall stop is told */
 
 struct worker {
     struct mk_channel channel; /* end 0: the owner's, end 1: the worker's */
@@ -230,7 +231,7 @@ static void *worker_thread(void *arg)
     mk_kick_watch(NULL, NULL);
     pthread_mutex_lock(&w->channel.lock);
     w->channel.ended = true;
-    mk_channel_changed(&w->channel);
+    mk_wake(w->channel.waiters);
     pthread_mutex_unlock(&w->channel.lock);
     let_go(w);
     return NULL;
@@ -388,26 +389,28 @@ static int worker_receive(lua_State *L)
     return mk_channel_receive(L, &check_box(L)->w->channel, 0);
 }
 
-static bool has_ended(void *worker, uint64_t ns)
+static bool has_ended(void *worker)
 {
-    struct worker *w = worker;
-    pthread_mutex_lock(&w->channel.lock);
-    if (!w->channel.ended && ns)
-        mk_channel_wait(&w->channel, ns);
-    bool ended = w->channel.ended;
-    pthread_mutex_unlock(&w->channel.lock);
-    return ended;
+    return ((struct worker *)worker)->channel.ended;
+}
+
+static struct mk_wait end_of(struct worker *w)
+{
+    return (struct mk_wait){ .lock = &w->channel.lock, .waiters = &w->channel.waiters,
+                             .done = has_ended, .ctx = w };
 }
 
 /* Kicks one that shall stop until it has ended, or MK_CLOSE_NS have passed. */
 static bool end_worker(struct worker *w)
 {
-    uint64_t until = mk_now() + MK_CLOSE_NS;
-    while (!has_ended(w, 0) && mk_now() < until) {
+    struct mk_wait end = end_of(w);
+    uint64_t until = mk_time_in(MK_CLOSE_NS);
+    bool ended = mk_wait(&end, 0);
+    while (!ended && mk_now() < until) {
         pthread_kill(w->thread, mk_kick_signal());
-        has_ended(w, MK_LOOK_NS);
+        ended = mk_wait(&end, mk_time_in(KICK_NS));
     }
-    return has_ended(w, 0);
+    return ended;
 }
 
 static void join(struct box *box)
@@ -446,7 +449,8 @@ static int worker_wait(lua_State *L)
     uint64_t ns = mk_opt_seconds(L, 2);
     if (box->left)
         return push_failure(L, "the worker is stuck in a C function", "ECANCELED");
-    if (!mk_lua_wait(L, ns, &(struct mk_wait){ has_ended, box->w, true }))
+    struct mk_wait end = end_of(box->w);
+    if (!mk_lua_wait(L, ns, &end))
         return push_failure(L, "the worker still runs", "ETIMEDOUT");
     join(box);
     return push_outcome(L, box->w);
@@ -461,7 +465,7 @@ static bool close_box(struct box *box, struct mk_lua *lua, bool yield)
         return !box->left;
     atomic_store(&w->channel.stop, true);
     pthread_mutex_lock(&w->channel.lock);
-    mk_channel_changed(&w->channel);
+    mk_wake(w->channel.waiters);
     pthread_mutex_unlock(&w->channel.lock);
     if (yield)
         mk_lua_release(lua, &turn);

@@ -12,6 +12,7 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -191,10 +192,12 @@ int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_
 
 /* --- doorbells --- */
 
+#define BELL_NS 100000u /* between two calls for one bell: a guest that rings all the time goes on */
+
 static int tell_kvm(const struct mk_vm *vm, const struct mk_doorbell *bell, bool on)
 {
     struct kvm_ioeventfd event = { .datamatch = bell->value, .addr = bell->address,
-        .len = bell->size, .fd = bell->fd,
+        .len = bell->size, .fd = bell->source.fd,
         .flags = (bell->mmio ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_PIO) |
                  (bell->any ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DATAMATCH) |
                  (on ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DEASSIGN) };
@@ -204,10 +207,24 @@ static int tell_kvm(const struct mk_vm *vm, const struct mk_doorbell *bell, bool
 static void bell_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_doorbell *bell = self;
-    if (bell->any || value == bell->value)
+    if (bell->any || value == bell->value) {
         atomic_fetch_add(&bell->rung, 1);
-    else
+        mk_vcpu_request(&bell->vm->cpu[0], MK_REQ_WAKE);
+    } else {
         io->passed = true;
+    }
+}
+
+/* On the I/O thread, as the next one. */
+static void listen_again(void *ctx)
+{
+    mk_io_watch(&((struct mk_doorbell *)ctx)->source);
+}
+
+static void bell_rings(void *ctx)
+{
+    struct mk_doorbell *bell = ctx;
+    mk_vcpu_request(&bell->vm->cpu[0], MK_REQ_WAKE);
 }
 
 static void bell_retire(void *self)
@@ -226,17 +243,21 @@ static struct mk_bus *bus_of(struct mk_vm *vm, const struct mk_doorbell *bell)
 int mk_vm_add_doorbell(struct mk_vm *vm, struct mk_doorbell *bell, const char *owner,
                        struct mk_err *err)
 {
-    bell->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (bell->fd < 0)
+    bell->vm = vm;
+    bell->again = (struct mk_io_timer){ .fire = listen_again, .ctx = bell };
+    bell->source = (struct mk_io_source){ .ready = bell_rings, .ctx = bell, .events = EPOLLIN,
+                                          .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
+    if (bell->source.fd < 0)
         return mk_fail_errno(err, errno, "eventfd for a doorbell");
     bell->lone = tell_kvm(vm, bell, true) < 0;
     bell->hook = mk_bus_hook(bus_of(vm, bell), bell->address, bell->address, &bell_ops, bell, owner);
     if (!bell->hook) {
         if (!bell->lone)
             tell_kvm(vm, bell, false);
-        close(bell->fd);
+        close(bell->source.fd);
         return mk_fail_errno(err, ENOMEM, "doorbell");
     }
+    mk_io_watch(&bell->source);
     pthread_mutex_lock(&vm->lock);
     bell->link = vm->doorbells;
     vm->doorbells = bell;
@@ -251,18 +272,22 @@ void mk_vm_remove_doorbell(struct mk_vm *vm, struct mk_doorbell *bell)
     while (*at != bell)
         at = &(*at)->link;
     *at = bell->link;
+    pthread_mutex_unlock(&vm->lock);
     if (!bell->lone)
         tell_kvm(vm, bell, false);
-    close(bell->fd);
-    pthread_mutex_unlock(&vm->lock);
+    mk_io_clear(&bell->again);
+    mk_io_unwatch(&bell->source);
+    close(bell->source.fd);
     mk_bus_unhook(bus_of(vm, bell), bell->hook); /* frees it when no vCPU uses it any more */
 }
 
 static uint64_t collect(struct mk_doorbell *bell)
 {
     uint64_t count = 0;
-    if (read(bell->fd, &count, sizeof(count)) != sizeof(count))
+    if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
         count = 0;
+    else
+        mk_io_set(&bell->again, mk_now() + BELL_NS);
     atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
     atomic_fetch_add_explicit(&bell->hook->quiet, count, memory_order_relaxed);
     return count + atomic_exchange(&bell->rung, 0);
@@ -314,8 +339,11 @@ int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err)
 
 void mk_vm_hooks_free(struct mk_vm *vm)
 {
-    for (struct mk_doorbell *bell = vm->doorbells; bell; bell = bell->link)
-        close(bell->fd);
+    for (struct mk_doorbell *bell = vm->doorbells; bell; bell = bell->link) {
+        mk_io_clear(&bell->again);
+        mk_io_unwatch(&bell->source);
+        close(bell->source.fd);
+    }
     vm->doorbells = NULL; /* the bus frees them */
     free(vm->cpuid);
     free(vm->default_cpuid);

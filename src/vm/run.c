@@ -95,16 +95,23 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     pthread_mutex_lock(&vm->lock);
     vm->state = MK_VM_RUNNING; /* from here on a stop counts */
     pthread_mutex_unlock(&vm->lock);
+    mk_vm_attend(vm);
 }
 
 static void one_ended(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    if (--vm->live == 0) {
-        vm->ended = mk_now();
-        vm->state = MK_VM_ENDED;
-    }
-    pthread_cond_broadcast(&vm->changed);
+    bool last = --vm->live == 0;
+    if (!last)
+        mk_wake(vm->waiters); /* the others may all be paused */
+    pthread_mutex_unlock(&vm->lock);
+    if (!last)
+        return;
+    mk_vm_leave_alone(vm);
+    pthread_mutex_lock(&vm->lock);
+    vm->ended = mk_now();
+    vm->state = MK_VM_ENDED;
+    mk_wake(vm->waiters);
     pthread_mutex_unlock(&vm->lock);
 }
 
@@ -137,6 +144,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
     if (check_runnable(vm, err) < 0)
         return -1;
     mk_vm_join(vm);
+    vm->m.attended = false;
     begin(vm, limits);
     vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
     for (unsigned i = 0; i < vm->cpus; i++)
@@ -145,6 +153,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
             for (unsigned j = 0; j < i; j++)
                 pthread_join(vm->thread[j], NULL);
             vm->threaded = false;
+            mk_vm_leave_alone(vm);
             vm->live = 0;
             vm->state = MK_VM_ENDED;
             return -1;
@@ -152,77 +161,88 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
     return 0;
 }
 
+static bool interrupted(void *ctx)
+{
+    const struct mk_machine *m = &((struct mk_vm *)ctx)->m;
+    return m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx);
+}
+
 int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
 {
     if (vm->cpus == 1) {
         if (check_runnable(vm, err) < 0)
             return -1;
+        vm->m.attended = true;
         begin(vm, limits);
         vcpu_thread(&vm->cpu[0]);
         return 0;
     }
     if (mk_vm_start(vm, limits, err) < 0)
         return -1;
-    while (!mk_vm_wait(vm, MK_TICK_NS))
-        if (vm->m.ops && vm->m.ops->interrupted && vm->m.ops->interrupted(vm->m.ctx))
-            mk_vm_stop(vm, MK_STOPPED);
+    struct mk_wait wait = mk_vm_until(vm, mk_vm_is_over, vm);
+    wait.interrupted = interrupted;
+    wait.interrupted_ctx = vm;
+    if (!mk_wait(&wait, MK_FOREVER)) {
+        mk_vm_stop(vm, MK_STOPPED);
+        mk_vm_wait(vm, MK_FOREVER);
+    }
     return 0;
 }
 
-bool mk_vm_wait_until(struct mk_vm *vm, uint64_t ns,
-                      bool (*done)(struct mk_vm *vm, const void *ctx), const void *ctx)
+/* --- waiting --- */
+
+void mk_vm_announce(struct mk_machine *m)
 {
-    struct timespec until = mk_time_in(ns);
-    int rc = 0;
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
     pthread_mutex_lock(&vm->lock);
-    while (ns && !done(vm, ctx) && rc == 0) /* to wait no time at all takes the kernel 50 microseconds */
-        rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-    bool is = done(vm, ctx);
+    mk_wake(vm->waiters);
     pthread_mutex_unlock(&vm->lock);
-    return is;
 }
 
-static bool is_over(struct mk_vm *vm, const void *unused)
+struct mk_wait mk_vm_until(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx)
 {
-    (void)unused;
+    return (struct mk_wait){ .lock = &vm->lock, .waiters = &vm->waiters, .done = done, .ctx = ctx };
+}
+
+bool mk_vm_is_over(void *ctx)
+{
+    const struct mk_vm *vm = ctx;
     return vm->state != MK_VM_RUNNING;
 }
 
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
 {
-    return mk_vm_wait_until(vm, ns, is_over, NULL);
+    struct mk_wait wait = mk_vm_until(vm, mk_vm_is_over, vm);
+    return mk_wait(&wait, ns ? mk_time_in(ns) : 0);
 }
 
 /* --- pausing --- */
 
-static bool is_paused(struct mk_vm *vm, const void *unused)
+static bool is_paused(void *ctx)
 {
-    (void)unused;
+    const struct mk_vm *vm = ctx;
     return vm->state == MK_VM_RUNNING && vm->m.paused && vm->parked == vm->live;
 }
 
-static bool paused_or_over(struct mk_vm *vm, const void *unused)
+bool mk_vm_is_outside(void *vm)
 {
-    return is_paused(vm, unused) || is_over(vm, unused);
-}
-
-bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns)
-{
-    return mk_vm_wait_until(vm, ns, paused_or_over, NULL);
+    return is_paused(vm) || mk_vm_is_over(vm);
 }
 
 bool mk_vm_paused(struct mk_vm *vm)
 {
-    return mk_vm_wait_until(vm, 0, is_paused, NULL);
+    struct mk_wait wait = mk_vm_until(vm, is_paused, vm);
+    return mk_wait(&wait, 0);
 }
 
 bool mk_vm_pause(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool runs = !is_over(vm, NULL);
+    bool runs = !mk_vm_is_over(vm);
     if (runs && !vm->m.paused) {
         vm->paused_at = mk_now();
         vm->m.paused = true;
+        mk_io_set(&vm->deadline, MK_FOREVER);
     }
     pthread_mutex_unlock(&vm->lock);
     if (runs)
@@ -233,12 +253,14 @@ bool mk_vm_pause(struct mk_vm *vm)
 bool mk_vm_resume(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool was = !is_over(vm, NULL) && vm->m.paused;
+    bool was = !mk_vm_is_over(vm) && vm->m.paused;
     uint64_t deadline = vm->m.deadline;
     if (was && deadline != MK_FOREVER)
         vm->m.deadline = deadline + (mk_now() - vm->paused_at);
     if (was)
         vm->m.paused = false;
+    if (was)
+        mk_io_set(&vm->deadline, vm->m.deadline);
     pthread_mutex_unlock(&vm->lock);
     if (was)
         mk_vm_wake(vm);

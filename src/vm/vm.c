@@ -31,12 +31,6 @@ void mk_vm_wake(void *ctx)
         mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE);
 }
 
-static void wake_first(void *ctx)
-{
-    struct mk_vm *vm = ctx;
-    mk_vcpu_request(&vm->cpu[0], MK_REQ_WAKE);
-}
-
 static void interrupt_first(void *ctx)
 {
     struct mk_vm *vm = ctx;
@@ -54,7 +48,7 @@ static bool can_wake(struct mk_machine *m)
 {
     struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
     return mk_clock_next(&m->clock) != UINT64_MAX ||
-           (vm->has_pic && (vm->threaded || mk_console_source(&m->console) >= 0));
+           (vm->has_pic && (vm->threaded || mk_console_awaits(&m->console)));
 }
 
 static void parked(struct mk_machine *m, bool in)
@@ -62,17 +56,8 @@ static void parked(struct mk_machine *m, bool in)
     struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
     pthread_mutex_lock(&vm->lock);
     vm->parked += in ? 1 : -1u;
-    pthread_cond_broadcast(&vm->changed);
+    mk_wake(vm->waiters);
     pthread_mutex_unlock(&vm->lock);
-}
-
-static void look(struct mk_machine *m, struct mk_vcpu *c)
-{
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    if (vm->has_pic)
-        mk_uart_input(&vm->uart);
-    if (vm->doorbells && c->cpu.index == 0)
-        mk_vm_answer_doorbells(vm, &c->cpu);
 }
 
 static void acknowledged(void *ctx, unsigned line)
@@ -207,7 +192,6 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         vm->cpu[i].fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
-    pthread_cond_init(&vm->changed, NULL);
     mk_bus_init(&vm->m.bus, MK_SPACE_PORTS);
     mk_bus_init(&vm->m.mmio, MK_SPACE_MMIO);
     mk_bus_init(&vm->m.msrs, MK_SPACE_MSRS);
@@ -216,19 +200,17 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.bus.on_top = mk_vm_choose_coalescing;
     vm->m.bus.ctx = vm;
     mk_clock_init(&vm->m.clock);
-    vm->m.clock.on_earlier = wake_first;
-    vm->m.clock.ctx = vm;
     mk_console_init(&vm->m.console);
-    vm->m.console.on_input = mk_vm_wake;
+    vm->m.console.on_input = vm->m.console.on_output = mk_vm_wake;
     vm->m.console.on_leave = leave;
     vm->m.console.ctx = vm;
     mk_vm_watch_init(vm);
+    mk_vm_attend_init(vm);
     mk_uart_init(&vm->uart, &vm->m.console);
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
     mk_file_init(&vm->file, &vm->fsbox, &vm->m.mem);
     mk_assist_forget(&vm->assist);
     vm->m.can_wake = can_wake;
-    vm->m.look = look;
     if (config->pic)
         init_interrupts(vm);
 }
@@ -251,7 +233,7 @@ static bool copy_goes_on(void *caller)
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
                struct mk_err *err)
 {
-    if (check_config(config, err) < 0 || mk_kick_setup(err) < 0)
+    if (check_config(config, err) < 0 || mk_kick_setup(err) < 0 || mk_io_hold(err) < 0)
         return -1;
     init_parts(vm, kvm, config);
     if (mk_fsbox_init(&vm->fsbox, vm->name, config->files, err) < 0 ||
@@ -286,8 +268,8 @@ void mk_vm_close(struct mk_vm *vm)
     free_interrupts(vm);
     mk_assist_forget(&vm->assist);
     mk_clock_free(&vm->m.clock);
-    pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
+    mk_io_drop();
 }
 
 void mk_vm_touch(struct mk_vm *vm, unsigned cpu)

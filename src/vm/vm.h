@@ -15,6 +15,7 @@
 #include "dev/pit.h"
 #include "dev/uart.h"
 #include "kvm/vcpu.h"
+#include "kvm/wait.h"
 #include "io/watch.h"
 
 struct kvm_cpuid2;
@@ -107,8 +108,8 @@ struct mk_vm {
     void *other_ctx;
     struct mk_doorbell *doorbells; /* under `lock` */
 
-    pthread_mutex_t lock; /* state, live */
-    pthread_cond_t changed;
+    pthread_mutex_t lock; /* state, live, waiters */
+    struct mk_waiter *waiters; /* for a change of what the VM is or does */
     enum mk_vm_state state;
     unsigned live;   /* vCPUs still running */
     unsigned parked; /* of those, outside the guest because the VM is paused */
@@ -116,6 +117,10 @@ struct mk_vm {
     pthread_t thread[MK_MAX_CPUS];
     uint64_t began, ended; /* mk_now() of the last run */
     uint64_t paused_at;
+
+    struct mk_io_timer deadline, alarm, look; /* attend.c */
+    _Atomic uint64_t alarm_earliest;
+    _Atomic bool looked_at;
 };
 
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
@@ -139,17 +144,16 @@ void mk_vm_touch(struct mk_vm *vm, unsigned cpu);
 int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
 /* The same on threads of the VM's own; returns at once. */
 int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
+/* Waiting for a VM (wait.h): done(ctx) is asked under its lock, whenever something has changed. */
+struct mk_wait mk_vm_until(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx);
+/* For it, of the VM: it does not run (any more); it is paused, or does not run. */
+bool mk_vm_is_over(void *vm);
+bool mk_vm_is_outside(void *vm);
 /* Waits at most `ns`; true when the VM does not run (any more). */
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
-/* The same for anything that is told by vm->changed: until done(vm, ctx), which is asked under the
- * lock. True when it is. */
-bool mk_vm_wait_until(struct mk_vm *vm, uint64_t ns,
-                      bool (*done)(struct mk_vm *vm, const void *ctx), const void *ctx);
 /* A VM that runs on threads of its own: its vCPUs leave the guest and stay outside. False when it
  * does not run. The run's deadline is put off by the time that it is paused. */
 bool mk_vm_pause(struct mk_vm *vm);
-/* Waits at most `ns`; true when all are outside, or the VM does not run any more. */
-bool mk_vm_wait_paused(struct mk_vm *vm, uint64_t ns);
 bool mk_vm_paused(struct mk_vm *vm);
 /* False when it was not paused. */
 bool mk_vm_resume(struct mk_vm *vm);
@@ -167,8 +171,9 @@ void mk_vm_join(struct mk_vm *vm);
  * ends the run, if it `stops`, and wakes mk_vm_watch_wait(). Both may be called while it runs. */
 void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w);
 void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w);
-/* Waits at most `ns`; true when the watch is decided or the VM does not run any more. */
-bool mk_vm_watch_wait(struct mk_vm *vm, const struct mk_watch *w, uint64_t ns);
+/* For mk_wait(): a watch is decided, or its VM does not run any more. */
+struct mk_vm_watched { struct mk_vm *vm; struct mk_watch *w; };
+bool mk_vm_is_decided(void *watched);
 /* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
 bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
 /* For vm.c: hooks the watches in; a timer tick was delivered; every OUT is an exit from now on. */
@@ -182,8 +187,16 @@ void mk_vm_exact(struct mk_vm *vm, bool on);
 void mk_vm_choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *top);
 void mk_vm_note_out(struct mk_machine *m, uint16_t port);
 void mk_vm_forget_zones(struct mk_vm *vm);
-/* All vCPUs look around: input arrived. */
+/* All vCPUs look around: input arrived, output went. */
 void mk_vm_wake(void *vm);
+/* Wakes who waits for the VM. */
+void mk_vm_announce(struct mk_machine *m);
+
+/* The I/O thread's part (attend.c), from the begin of a run to its end. After the end nothing there
+ * knows the VM any more, but for output that its reader has not taken. */
+void mk_vm_attend_init(struct mk_vm *vm);
+void mk_vm_attend(struct mk_vm *vm);
+void mk_vm_leave_alone(struct mk_vm *vm);
 
 /* For vm.c: the tables of the mode at their usual places; whether a mode can map RAM of this size as
  * configured; what the host does without help in this mode (load.c). */
@@ -206,14 +219,16 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
 int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
 
 /* A doorbell is a write that nobody waits for: KVM counts it in an eventfd and the guest goes on at
- * once; vCPU 0 hands the count over when it next looks around. */
+ * once; the I/O thread wakes vCPU 0, which hands the count over. */
 struct mk_doorbell {
     struct mk_doorbell *link;
     bool mmio, any;   /* any: whatever value is written */
     uint8_t size;     /* of the writes that ring; 0: all */
     bool lone;        /* not known to KVM: each write exits */
     uint64_t address, value;
-    int fd;
+    struct mk_vm *vm;
+    struct mk_io_source source; /* an eventfd */
+    struct mk_io_timer again;   /* watches it again */
     struct mk_hook *hook; /* for writes that KVM does not catch */
     _Atomic uint64_t rung; /* through the hook */
     void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);

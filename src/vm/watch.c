@@ -2,16 +2,12 @@
  * to the thread that waits. */
 #include "vm/vm.h"
 
-#define WHERE_TRIES 2000 /* milliseconds that a vCPU has to say where it is: others may run */
+#define WHERE_NS UINT64_C(2000000000) /* that a vCPU has to say where it is: others may run */
 
-/* A watch was decided: wakes who waits. The lock is taken so that the wake-up cannot fall between
- * that thread's look and its sleep. */
-static void decided(void *ctx)
+/* A watch was decided. */
+static void decided(void *vm)
 {
-    struct mk_vm *vm = ctx;
-    pthread_mutex_lock(&vm->lock);
-    pthread_cond_broadcast(&vm->changed);
-    pthread_mutex_unlock(&vm->lock);
+    mk_vm_announce(&((struct mk_vm *)vm)->m);
 }
 
 /* Each trip of a vCPU while there are watches. */
@@ -34,6 +30,7 @@ void mk_vm_watch_init(struct mk_vm *vm)
 {
     vm->m.console.on_watch = decided;
     vm->m.heed = heed;
+    vm->m.announce = mk_vm_announce;
 }
 
 void mk_vm_ticked(struct mk_vm *vm)
@@ -56,30 +53,32 @@ void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w)
     mk_watch_disarm(&vm->m.console, w);
 }
 
-static bool over_or_decided(struct mk_vm *vm, const void *watch)
+bool mk_vm_is_decided(void *ctx)
 {
-    const struct mk_watch *w = watch;
-    pthread_mutex_lock(&vm->m.console.lock);
-    bool decided = w->state != MK_WATCH_ARMED;
-    pthread_mutex_unlock(&vm->m.console.lock);
-    return decided || vm->state != MK_VM_RUNNING;
+    const struct mk_vm_watched *watched = ctx;
+    struct mk_console *con = &watched->vm->m.console;
+    pthread_mutex_lock(&con->lock);
+    bool decided = watched->w->state != MK_WATCH_ARMED;
+    pthread_mutex_unlock(&con->lock);
+    return decided || mk_vm_is_over(watched->vm);
 }
 
-bool mk_vm_watch_wait(struct mk_vm *vm, const struct mk_watch *w, uint64_t ns)
+struct asked { struct mk_vm *vm; struct mk_vcpu *c; };
+
+static bool answered(void *ctx)
 {
-    return mk_vm_wait_until(vm, ns, over_or_decided, w);
+    const struct asked *asked = ctx;
+    return asked->c->where != MK_FOREVER || mk_vm_is_over(asked->vm);
 }
 
 bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip)
 {
     struct mk_vcpu *c = &vm->cpu[cpu];
+    struct asked asked = { vm, c };
+    struct mk_wait wait = mk_vm_until(vm, answered, &asked);
     c->where = MK_FOREVER;
     mk_vcpu_request(c, MK_REQ_WHERE);
-    for (unsigned i = 0; i < WHERE_TRIES && c->where == MK_FOREVER; i++)
-        if (mk_vm_wait(vm, 1000000)) {
-            *rip = mk_vcpu_regs(c)->rip;
-            return true;
-        }
-    *rip = c->where;
+    mk_wait(&wait, mk_time_in(WHERE_NS));
+    *rip = mk_vm_wait(vm, 0) ? mk_vcpu_regs(c)->rip : c->where;
     return *rip != MK_FOREVER;
 }

@@ -1,0 +1,142 @@
+/* test_io.c - the I/O thread by itself: timers, sources, and a child of fork(2). */
+#include "io/io.h"
+
+#include "tap.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static atomic_int fired;
+static char order[8];
+
+static void fire(void *ctx)
+{
+    order[fired % 8] = *(const char *)ctx;
+    fired++;
+}
+
+/* Until it was called so often; false after ten seconds. */
+static bool called(int times)
+{
+    const struct timespec ms = { .tv_nsec = 1000000 };
+    for (int i = 0; i < 10000 && fired < times; i++)
+        nanosleep(&ms, NULL);
+    return fired >= times;
+}
+
+static void test_timers(void)
+{
+    struct mk_io_timer a = { .fire = fire, .ctx = (char[]){ 'a' } }, b = { .fire = fire, .ctx = (char[]){ 'b' } },
+                       never = { .fire = fire, .ctx = (char[]){ 'n' } };
+    fired = 0;
+    uint64_t now = mk_now();
+    mk_io_set(&never, now + 3600 * UINT64_C(1000000000));
+    mk_io_set(&b, now + 20000000);
+    mk_io_set(&a, now + 10000000);
+    tap_ok(called(2) && order[0] == 'a' && order[1] == 'b', "io: timers fire in order of time");
+    mk_io_set(&a, now + 3600 * UINT64_C(1000000000));
+    mk_io_set(&a, 0);
+    tap_ok(called(3), "io: a timer set to the past fires at once");
+    mk_io_set(&a, mk_now() + 5000000);
+    mk_io_set(&a, UINT64_MAX);
+    mk_io_set(&b, mk_now() + 10000000);
+    tap_ok(called(4) && order[3] == 'b', "io: a timer set to never does not fire");
+    mk_io_clear(&a);
+    mk_io_clear(&b);
+    mk_io_clear(&never);
+}
+
+static void again(void *ctx)
+{
+    fired++;
+    mk_io_set(ctx, 0);
+}
+
+static void test_clear(void)
+{
+    struct mk_io_timer t = { .fire = again, .ctx = &t };
+    fired = 0;
+    mk_io_set(&t, 0);
+    called(1);
+    mk_io_clear(&t);
+    int count = fired;
+    struct mk_io_timer b = { .fire = fire, .ctx = (char[]){ 'b' } };
+    mk_io_set(&b, mk_now() + 5000000);
+    tap_ok(called(count + 1) && fired == count + 1, "io: a timer that sets itself again ends when cleared");
+    mk_io_clear(&b);
+}
+
+static void test_sources(void)
+{
+    int pipe_fd[2];
+    char byte;
+    if (pipe(pipe_fd) < 0)
+        return;
+    struct mk_io_source s = { .ready = fire, .ctx = (char[]){ 's' }, .fd = pipe_fd[0], .events = EPOLLIN };
+    struct mk_io_timer later = { .fire = fire, .ctx = (char[]){ 't' } };
+    fired = 0;
+    mk_io_watch(&s);
+    tap_ok(write(pipe_fd[1], "xy", 2) == 2 && called(1), "io: a source is told of");
+    mk_io_set(&later, mk_now() + 10000000);
+    tap_ok(called(2) && order[1] == 't', "io: but once, though there is more");
+    tap_ok(read(pipe_fd[0], &byte, 1) == 1, "io: a byte is read");
+    mk_io_watch(&s);
+    tap_ok(called(3) && order[2] == 's', "io: watched again it is told of again");
+    close(pipe_fd[1]);
+    mk_io_set(&later, mk_now() + 10000000);
+    tap_ok(called(4) && order[3] == 't', "io: a hangup is not told of while nobody watches");
+    mk_io_watch(&s);
+    mk_io_unwatch(&s);
+    close(pipe_fd[0]);
+    mk_io_clear(&later);
+}
+
+/* The child: what was set before the fork does nothing, and a new hold starts a thread. */
+static int in_child(struct mk_io_timer *old)
+{
+    struct mk_err err;
+    struct mk_io_timer t = { .fire = fire, .ctx = (char[]){ 'c' } };
+    mk_io_clear(old);
+    fired = 0;
+    if (mk_io_hold(&err) < 0)
+        return 1;
+    mk_io_set(&t, 0);
+    int bad = called(1) && order[0] == 'c' ? 0 : 2;
+    mk_io_clear(&t);
+    mk_io_drop();
+    return bad;
+}
+
+static void test_fork(void)
+{
+    struct mk_io_timer old = { .fire = fire, .ctx = (char[]){ 'o' } };
+    int status = -1;
+    mk_io_set(&old, mk_now() + 3600 * UINT64_C(1000000000));
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(in_child(&old));
+    tap_ok(waitpid(pid, &status, 0) == pid && status == 0, "io: a child of fork() has its own");
+    fired = 0;
+    mk_io_set(&old, 0);
+    tap_ok(called(1), "io: the parent's goes on");
+    mk_io_clear(&old);
+}
+
+int main(void)
+{
+    struct mk_err err;
+    for (int i = 0; i < 3; i++) {
+        if (mk_io_hold(&err) < 0)
+            break;
+        test_timers();
+        test_clear();
+        test_sources();
+        test_fork();
+        mk_io_drop();
+    }
+    return tap_done();
+}

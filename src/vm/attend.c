@@ -1,0 +1,113 @@
+/* attend.c - what the I/O thread (io.h) does for a VM that runs: its deadline, the alarm for its
+ * timers, and a look at its vCPUs every LOOK_NS while one of them is awake: output that KVM collected
+ * or that waits to be written, a wish to end the run, a handler that is over its time. Of a VM whose
+ * vCPUs all sleep nothing is asked, and nobody is woken. */
+#include "vm/vm.h"
+
+#define LOOK_NS 10000000u
+
+/* --- on the I/O thread --- */
+
+static void deadline_passed(void *ctx)
+{
+    mk_vm_stop(ctx, MK_DEADLINE);
+}
+
+static void timer_due(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    mk_vcpu_request(&vm->cpu[0], MK_REQ_WAKE);
+}
+
+/* The first vCPU that is awake sees to it that it is looked at. */
+static void rise(struct mk_machine *m, struct mk_vcpu *c)
+{
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    (void)c;
+    if (!atomic_exchange(&vm->looked_at, true))
+        mk_io_set(&vm->look, mk_now() + LOOK_NS);
+}
+
+static void look_at_vcpus(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    bool awake = false;
+    vm->looked_at = false; /* before it sees them asleep */
+    for (unsigned i = 0; i < vm->cpus; i++)
+        if (vm->cpu[i].awake) {
+            awake = true;
+            mk_vcpu_check(&vm->cpu[i]);
+        }
+    mk_console_flush(&vm->m.console);
+    if (awake)
+        rise(&vm->m, NULL);
+}
+
+/* --- on the thread of a vCPU --- */
+
+/* The guest has some time between one alarm and the next. */
+static void set_alarm(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    uint64_t at = mk_clock_next(&vm->m.clock), earliest = vm->alarm_earliest;
+    mk_io_set(&vm->alarm, at < earliest ? earliest : at);
+}
+
+static void look(struct mk_machine *m, struct mk_vcpu *c)
+{
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    uint64_t began = mk_now(), end;
+    if (c->cpu.index == 0)
+        mk_clock_run(&m->clock);
+    if (vm->has_pic)
+        mk_uart_input(&vm->uart);
+    if (c->cpu.index != 0)
+        return;
+    if (vm->doorbells)
+        mk_vm_answer_doorbells(vm, &c->cpu);
+    end = mk_now();
+    vm->alarm_earliest = end + 2 * (end - began);
+    set_alarm(vm);
+}
+
+/* It wakes by itself for the next timer. */
+static uint64_t rest(struct mk_machine *m, struct mk_vcpu *c, uint64_t until)
+{
+    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    mk_console_flush(&m->console);
+    if (c->cpu.index != 0)
+        return until;
+    mk_io_set(&vm->alarm, UINT64_MAX); /* a timer that is armed from now on sets it again */
+    uint64_t next = mk_clock_next(&m->clock);
+    return next < until ? next : until;
+}
+
+/* --- its owner --- */
+
+void mk_vm_attend_init(struct mk_vm *vm)
+{
+    vm->deadline = (struct mk_io_timer){ .fire = deadline_passed, .ctx = vm };
+    vm->alarm = (struct mk_io_timer){ .fire = timer_due, .ctx = vm };
+    vm->look = (struct mk_io_timer){ .fire = look_at_vcpus, .ctx = vm };
+    vm->m.clock.on_earlier = set_alarm;
+    vm->m.clock.ctx = vm;
+    vm->m.look = look;
+    vm->m.rest = rest;
+    vm->m.rise = rise;
+}
+
+void mk_vm_attend(struct mk_vm *vm)
+{
+    mk_console_begin(&vm->m.console);
+    vm->alarm_earliest = 0;
+    mk_io_set(&vm->deadline, vm->m.deadline);
+}
+
+void mk_vm_leave_alone(struct mk_vm *vm)
+{
+    mk_io_clear(&vm->deadline);
+    mk_io_clear(&vm->alarm);
+    mk_io_clear(&vm->look);
+    vm->looked_at = false;
+    mk_console_end(&vm->m.console);
+}
