@@ -89,8 +89,9 @@ $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ) $(B)/$(if $(LUA_ARCHIVE),
 	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) $(EDIT_LIBS) $(ZLIB_LIBS) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
+# Not unloaded when a state is closed: its allocator and its threads are called after that.
 $(B)/minikvm.so: $(MODULE_OBJ) $(B)/embed.o
-	$(CC) $(ALL_CFLAGS) -shared -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -shared -Wl,-z,nodelete -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
 
 $(call obj,$(PROGRAM_SRC) $(GLUE_SRC)): USES = $(LUA_CFLAGS)
 $(B)/lua/disasm.o: USES = $(LUA_CFLAGS) $(CAPSTONE_CFLAGS)

@@ -347,6 +347,12 @@ describe("a script's memory", function()
     assert.same({ "exit", 1 }, { how, status })
   end)
 
+  -- The state frees its last blocks after the package library has let go of the module.
+  it("is there until the state is gone", function()
+    local output, how, status = process.run [[require "minikvm".limit{ memory = "16M" } print "done"]]
+    assert.same({ "\ndone\n", "exit", 0 }, { output, how, status })
+  end)
+
   -- While a stack moves, Lua 5.4.6 and later hold offsets in the place of pointers (ldo.c, relstack).
   it("may run out while the stack grows, by much or by little", function()
     local output, how, status = process.run(EAT .. [[
@@ -355,8 +361,8 @@ describe("a script's memory", function()
       local kept = ("x"):rep(4 << 20)
       print(#kept, pcall(wide, most() // 16 + 1000))
       print((kvm.limit().refused:gsub("%d+", "N")))
-      print(pcall(wide, (most() - (1 << 20)) // 16))
-      print(coroutine.resume(coroutine.create(wide), (most() - (1 << 20)) // 16))
+      print(pcall(wide, (most() - (1 << 21)) // 16))
+      print(coroutine.resume(coroutine.create(wide), (most() - (1 << 21)) // 16))
     ]])
     output = output:gsub("/[^\n]-lua_%w+", "S")
     assert.equal("\n4194304\tfalse\tS:9: too many results to unpack\n"

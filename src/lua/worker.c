@@ -10,7 +10,6 @@
 #include "lua/core.h"
 #include "minikvm.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <lualib.h>
 #include <signal.h>
@@ -302,14 +301,6 @@ static char *package_field(lua_State *L, const char *name)
     return strdup(text ? text : "");
 }
 
-/* Code of this module may run on when the state that loaded it is closed. */
-static void stay_loaded(void)
-{
-    Dl_info info;
-    if (dladdr(worker_thread, &info) && info.dli_fname) /* a program stays anyway */
-        dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
-}
-
 /* The thread has the signal mask of this one, as have the processes that it starts; the kick is let
  * in when it can be answered. */
 static int spawn(struct worker *w, struct mk_err *err)
@@ -359,7 +350,6 @@ static int start_worker(lua_State *L)
             mk_fail_errno(&err, ENOMEM, "kvm.worker");
         return mk_push_err(L, &err);
     }
-    stay_loaded();
     box->w->sides = 2;
     if (spawn(box->w, &err) < 0) {
         box->w->sides = 1;
