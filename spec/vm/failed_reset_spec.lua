@@ -88,9 +88,32 @@ describe("a vm:restore()", function()
       local done, why = vm:restore(snap)
       assert.is_nil(done)
       assert.matches("restoring its devices: .*no$", why)
-      assert.matches("its devices are being restored: start it when restore%(%) has returned", said)
+      assert.matches("is being reset or restored: start it when reset%(%) or restore%(%) has returned", said)
       assert.equal("ended", vm.state)
       assert.matches("restore failed", (select(2, pcall(vm.run, vm))))
     end
+  end)
+end)
+
+describe("a vm:reset() whose device fails", function()
+  if support.without_kvm(pending) then return end
+
+  it("raises, and the vm, which the device wanted to run, does not run until it is reset", function()
+    local vm <close> = support.program{ support.out(0xe9, 0x61) }
+    local bad, said = false, nil
+    vm:attach(kvm.device{ name = "d", size = 1, read = function() return 0 end,
+      reset = function(d)
+        if not bad then return end
+        said = select(2, pcall(d.vm.start, d.vm))
+        error "no"
+      end }, { ports = 0x300 })
+    assert.equal("halt", (support.run(vm)))
+    bad = true
+    assert.error_matches(function() vm:reset() end, "no$")
+    assert.matches("is being reset or restored", said)
+    assert.matches("reset failed: .*no", (select(2, pcall(vm.run, vm))))
+    bad = false
+    assert(vm:reset())
+    assert.equal("halt", (support.run(vm)))
   end)
 end)

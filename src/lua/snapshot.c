@@ -102,14 +102,17 @@ static int restore(lua_State *L)
     return 1;
 }
 
-/* restoring(vm, on [, why]): whether its devices in Lua are taking their states; `why` when one could
- * not: then the VM is not to run. */
+/* restoring(vm, on): a reset or a restore is being finished in Lua: until then the VM cannot run. */
 static int restoring(lua_State *L)
 {
-    struct mk_lua_vm *v = mk_check_vm(L, 1);
-    v->vm.restoring = lua_toboolean(L, 2);
-    if (!lua_isnoneornil(L, 3))
-        mk_vm_disable(&v->vm, "restore", luaL_checkstring(L, 3));
+    mk_check_vm(L, 1)->vm.restoring = lua_toboolean(L, 2);
+    return 0;
+}
+
+/* disable(vm, "reset" or "restore", why): that failed: the VM is not to run. */
+static int disable(lua_State *L)
+{
+    mk_vm_disable(&mk_check_vm(L, 1)->vm, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
     return 0;
 }
 
@@ -209,7 +212,7 @@ void mk_open_snapshot(lua_State *L)
                                         { NULL, NULL } };
     static const luaL_Reg core[] = { { "take", take }, { "restore", restore },
                                      { "check_idle", check_idle }, { "check_fit", check_fit },
-                                     { "restoring", restoring }, { "fill_hooks", fill_hooks },
+                                     { "restoring", restoring }, { "disable", disable }, { "fill_hooks", fill_hooks },
                                      { "saved_devices", saved_devices },
                                      { "load_snapshot", load_snapshot }, { NULL, NULL } };
     mk_new_type(L, MK_SNAPSHOT, meta, methods);

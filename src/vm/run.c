@@ -62,7 +62,7 @@ void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why)
 static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
 {
     if (vm->restoring)
-        return mk_fail(err, EINVAL, "vm \"%s\": its devices are being restored: start it when "
+        return mk_fail(err, EINVAL, "vm \"%s\" is being reset or restored: start it when reset() or "
                        "restore() has returned", vm->name);
     for (unsigned i = 0; i < vm->cpus; i++) {
         const struct mk_end *end = &vm->cpu[i].end;

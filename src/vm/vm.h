@@ -93,7 +93,7 @@ struct mk_vm {
     bool ready[MK_MAX_CPUS];  /* has something to run */
     bool has_entry[MK_MAX_CPUS];        /* by a load: a reset sets it again */
     struct mk_entry entry[MK_MAX_CPUS]; /* for reset */
-    bool restoring;           /* its devices in Lua take their states: it is not to run yet */
+    bool restoring;           /* the part of a reset or a restore that is done in Lua: it cannot run */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     bool coalesce;
     bool exact;      /* but not for now: somebody waits for a byte. Under the bus lock */

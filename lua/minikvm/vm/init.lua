@@ -219,6 +219,28 @@ function vm:attach(def, opts)
   return require("minikvm.device").attach(self, def, opts)
 end
 
+---Does what a reset or a restore leaves to Lua. Until then the VM cannot run, nor when it failed.
+---@param what string  "reset", "restore"
+---@param fn fun(self: minikvm.vm): ...
+---@return boolean ok  and fn's results, or what it raised
+function M.finish(self, what, fn)
+  core.restoring(self, true)
+  local ok, done, why, code = pcall(fn, self)
+  if self.state == "closed" then error(("vm %q was closed during its %s"):format(self.name, what), 0) end
+  core.restoring(self, false)
+  if not (ok and done) then core.disable(self, what, tostring(ok and why or done)) end
+  return ok, done, why, code
+end
+
+---Images and devices, after a reset.
+local function reset_rest(self)
+  local images, devices = package.loaded["minikvm.image"], package.loaded["minikvm.device"]
+  local done, why, code = self, nil, nil
+  if images then done, why, code = images.load_again(self) end
+  if done and devices then devices.reset_all(self) end
+  return done, why, code
+end
+
 local reset_core = vm.reset
 
 ---Back to how it was after its load() calls; devices in Lua are reset too. A VM that was made from
@@ -228,12 +250,14 @@ function vm:reset()
   options.self("vm:reset", self, "minikvm.vm")
   local origin = M.made[self] and M.made[self].snapshot
   if origin then return require("minikvm.vm.snapshot").restore(self, origin) end
-  local images, devices = package.loaded["minikvm.image"], package.loaded["minikvm.device"]
+  local images = package.loaded["minikvm.image"]
   local done, why, code = true, nil, nil
   if images then done, why, code = images.check_again(self) end
   if done then done, why, code = reset_core(self) end
-  if done and images then done, why, code = images.load_again(self) end
-  if done and devices then devices.reset_all(self) end
+  if not done then return nil, why, code end
+  local ok
+  ok, done, why, code = M.finish(self, "reset", reset_rest)
+  if not ok then error(done, 0) end
   return done, why, code
 end
 

@@ -61,10 +61,10 @@ end
 ---Hands the states to the devices; nil, why, "EINVAL" when one does not take its own.
 local function load_devices(self, list)
   if not devices() then return self end
-  core.restoring(self, true)
-  local ok, why = pcall(devices().load_all, self, list)
-  if self.state == "closed" then error(("vm %q was closed by one of its devices"):format(self.name), 4) end
-  core.restoring(self, false, not ok and tostring(why) or nil)
+  local ok, why = require("minikvm.vm").finish(self, "restore", function()
+    devices().load_all(self, list)
+    return self
+  end)
   if ok then return self end
   return nil, ("vm %q: restoring its devices: %s"):format(self.name, tostring(why)), "EINVAL"
 end
