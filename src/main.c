@@ -63,60 +63,10 @@ static void print_version(void)
     fflush(stdout);
 }
 
-/* Edits (insert, remove, replace) that turn a into b; words longer than 15 letters are far. */
-static size_t distance(const char *a, const char *b)
-{
-    size_t row[16], n = strlen(b);
-    if (n > 15)
-        return n;
-    for (size_t j = 0; j <= n; j++)
-        row[j] = j;
-    for (size_t i = 1; a[i - 1]; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            size_t best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            best = row[j] + 1 < best ? row[j] + 1 : best;
-            row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
-        }
-    }
-    return row[n];
-}
-
-/* The word meant by somebody who wrote something close to it; NULL when nothing is close. */
-static const char *nearest(const char *word, const char *const *known)
-{
-    for (; *known; known++)
-        if (distance(word, *known) <= 2 && strlen(word) > 2)
-            return *known;
-    return NULL;
-}
-
-static int usage_error(const char *option)
-{
-    static const char *const known[] = {"--help", "--version", "--safe", "--memory-limit", NULL};
-    const char *meant = nearest(option, known);
-    if (option[1] == 'e' || option[1] == 'l' || strcmp(option, "--memory-limit") == 0)
-        fprintf(stderr, "%s: '%s' needs argument\n", program, option);
-    else if (meant)
-        fprintf(stderr, "%s: unrecognized option '%s' (did you mean '%s'?)\n", program, option,
-                meant);
-    else
-        fprintf(stderr, "%s: unrecognized option '%s'\n", program, option);
-    fprintf(stderr,
-            "usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]\n"
-            "       [script [args]]\n"
-            "       %s run [options] guest.bin ... | test [options] path ... | --safe [options] script |\n"
-            "       doctor | --help | --version\n",
-            program, program);
-    return STATUS_USAGE;
-}
-
 /* ---- the end ---- */
 
-/* Why what was printed did not all reach its file; NULL: it did. stdio keeps that something failed, not
- * what. */
+/* Why what was printed did not all reach its file; NULL: it did. stdio keeps that something failed,
+ * not what. */
 static const char *output_error(void)
 {
     struct pollfd out = {.fd = STDOUT_FILENO};
@@ -131,8 +81,8 @@ static const char *output_error(void)
     return lost ? "not all could be written" : NULL;
 }
 
-/* Runs at exit, whoever called for it: output that is lost must not end with status 0 (POSIX XCU 1.4,
- * "Consequences of Errors"). A reader that has gone away is not worth a word. */
+/* Runs at exit, whoever called for it: output that is lost must not end with status 0 (POSIX XCU
+ * 1.4, "Consequences of Errors"). A reader that has gone away is not worth a word. */
 static void check_output(int status, void *unused)
 {
     (void)unused;
@@ -355,21 +305,19 @@ static int push_args(lua_State *L)
     return count;
 }
 
-static bool ends_with(const char *text, const char *tail)
+/* cli.NAME(program, word): what a newcomer may have meant is told in Lua. */
+static int advise(lua_State *L, const char *name, const char *word)
 {
-    size_t n = strlen(text), t = strlen(tail);
-    return n >= t && strcmp(text + n - t, tail) == 0;
-}
-
-/* What a newcomer may have meant by something that does not load as a script. */
-static void hint(const char *name, int load_status)
-{
-    static const char *const commands[] = {"run", "test", "doctor", "completion", NULL};
-    const char *meant = load_status == LUA_ERRFILE ? nearest(name, commands) : NULL;
-    if (meant)
-        fprintf(stderr, "%s: did you mean '%s %s'?\n", program, program, meant);
-    else if (load_status == LUA_ERRSYNTAX && (ends_with(name, ".bin") || ends_with(name, ".elf")))
-        fprintf(stderr, "%s: a guest image runs with '%s run %s'\n", program, program, name);
+    int status = require_module(L, "minikvm");
+    if (status == LUA_OK)
+        status = require_module(L, "minikvm.cli");
+    if (status == LUA_OK) {
+        lua_getfield(L, -1, name);
+        lua_pushstring(L, program);
+        lua_pushstring(L, word);
+        status = call(L, 2, 1);
+    }
+    return succeeded(L, status) ? (int)lua_tointeger(L, -1) : STATUS_FAILED;
 }
 
 static bool run_script(lua_State *L, char **argv)
@@ -379,7 +327,7 @@ static bool run_script(lua_State *L, char **argv)
     if (status != LUA_OK) {
         succeeded(L, status);
         if (!from_stdin)
-            hint(argv[0], status);
+            advise(L, "hint", argv[0]);
         return false;
     }
     return succeeded(L, call(L, push_args(L), LUA_MULTRET));
@@ -517,15 +465,14 @@ static int protected_main(lua_State *L)
     bool command = argc > 1 && is_command(argv[1]);
     const char *wrong = command ? NULL : read_options(&o, argc, argv);
     lua_settop(L, 0);
-    if (wrong) {
-        status = usage_error(wrong);
-    } else {
-        if (o.version)
-            print_version();
-        open_libraries(L, &o);
-        set_arg_table(L, argc, argv, o.script);
+    if (o.version && !wrong)
+        print_version();
+    open_libraries(L, &o);
+    set_arg_table(L, argc, argv, o.script);
+    if (wrong)
+        status = advise(L, "usage_error", wrong);
+    else
         status = command ? run_command(L, argc, argv) : interpret(L, &o, argc, argv);
-    }
     lua_pushinteger(L, status);
     return 1;
 }

@@ -65,7 +65,8 @@ describe("output that cannot be written", function()
 
   for command, status in pairs{
     ["P --help"] = 1, ["P --version"] = 1, ["P -v"] = 1, ["P run --help"] = 1, ["P doctor"] = 1,
-    ["P completion bash"] = 1, ["P test --tap SPEC"] = 1, ["P test SPEC"] = 1, ["P test --list SPEC"] = 1,
+    ["P completion bash"] = 1, ["P test --tap SPEC"] = 1, ["P test SPEC"] = 1,
+    ["P test --list SPEC"] = 1,
     ["P -e 'print(1)'"] = 1, ["P -e 'io.write(1) os.exit(0)'"] = 1,
     ["P -e 'print(1) os.exit(true, true)'"] = 1, ["echo 'print(1)' | P -"] = 1,
     ["echo 1 | P -i"] = 1, ["P -e 'print(1) os.exit(3)'"] = 3,

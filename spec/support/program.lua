@@ -33,8 +33,8 @@ end
 
 ---Runs a shell command in which P stands for the program.
 ---@param command string
----@param opts? { program: string?, stdin: string?, shell: string? }  stdin: what is fed to it, nothing
----  by default; shell: instead of sh
+---@param opts? { program: string?, stdin: string?, shell: string? }  stdin: what is fed to it,
+---  nothing by default; shell: instead of sh
 ---@return { status: integer, out: string, err: string }  status: 128 + n after signal n
 function M.run(command, opts)
   opts = opts or {}
@@ -52,14 +52,14 @@ function M.run(command, opts)
            err = read_and_remove(err) }
 end
 
----@class running  a command that runs beside the spec, on a terminal of its own if that was asked for
+---@class running  a command that runs beside the spec, on a terminal of its own if asked for
 ---@field pid integer  of the command's program
 ---@field out string   what it has printed so far, without carriage returns on a terminal
 local Running = {}
 Running.__index = Running
 
----Starts a shell command in which P stands for the program, which the shell becomes. It does not last
----longer than a minute.
+---Starts a shell command in which P stands for the program, which the shell becomes. It does not
+---last longer than a minute.
 ---@param command string
 ---@param opts? { terminal: boolean? }  a terminal of its own (util-linux's script), stderr included
 ---@return running
@@ -79,7 +79,8 @@ function M.start(command, opts)
   return self
 end
 
----Reads until it has printed this text behind what was waited for before; an error when it ends first.
+---Reads until it has printed this text behind what was waited for before; an error when it ends
+---first.
 ---@param text string
 ---@return running
 function Running:wait(text)
@@ -103,12 +104,12 @@ function Running:type(text)
   return self
 end
 
----Waits until the program reads its input: after a prompt libedit has yet to change the terminal, and
----what is typed before that is not what it gets.
+---Waits until the program reads its input: after a prompt libedit has yet to change the terminal,
+---and what is typed before that is not what it gets. proc(5): a read(2) of 0 is "0 0x0" on x86-64.
 ---@return running
 function Running:reading()
   local file = assert(io.open(self.pid_file))
-  local path = ("/proc/%d/syscall"):format(file:read "n") -- proc(5); read(2) of 0 on x86-64: "0 0x0"
+  local path = ("/proc/%d/syscall"):format(file:read "n")
   file:close()
   repeat
     local call <close> = assert(io.open(path))

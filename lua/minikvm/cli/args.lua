@@ -1,5 +1,5 @@
--- args.lua - command lines by table: one description gives a parser of argparse, with its usage line,
--- help and shell completions, and messages that name what is wrong and what was meant.
+-- args.lua - command lines by table: one description gives a parser of argparse, with its usage
+-- line, help and shell completions, and messages that name what is wrong and what was meant.
 --
 -- A description:
 --   { program = "minikvm run", summary = "Runs guest images.",
@@ -37,8 +37,8 @@ local NOTHING <const> = { key = "", value = "argument", max = 0 } -- as `rest`
 ---@field program string
 ---@field summary string?
 ---@field options minikvm.args.option[]
----@field rest table?  the arguments that are no options, { key=, value=, min=, max=, choices=, help= };
----  absent: there are none
+---@field rest table?  the arguments that are no options: { key=, value=, min=, max=, choices=,
+---  help= }; absent: there are none
 ---@field notes string?
 
 -- ---- values ----
@@ -88,8 +88,8 @@ end
 
 -- ---- the parser ----
 
----Adds an option. Choices are for completions only: converter() has the better message. So is the most
----that there may be of the rest, for texts: check_rest() names the word that is too much.
+---Adds an option. Choices are for completions only: converter() has the better message. So is the
+---most that there may be of the rest, for texts: check_rest() names the word that is too much.
 local function add_option(parser, option, to_show)
   local added = parser:option(option[1]):description(option.help or "")
   if option[2] then added:name(option[2]) end
@@ -172,7 +172,8 @@ local function match_option(by_name, word)
   return by_name[name], name, #word > #name
 end
 
----The words as argparse wants them: a value that begins with "-" becomes a part of its option's word.
+---The words as argparse wants them: a value that begins with "-" becomes a part of its option's
+---word.
 ---nil and a message for an option that nobody knows.
 local function prepare(spec, argv)
   local by_name, names = index_options(spec)

@@ -1,4 +1,5 @@
--- The sub-commands of the minikvm program: run, test, doctor, completion, --safe, --help, --version.
+-- The sub-commands of the minikvm program: run, test, doctor, completion, --safe, --help,
+-- --version; what is said about a wrong command line of its interpreter.
 --
 -- main() is called by the program (src/main.c) and returns the process's exit status. Guest output
 -- goes to stdout, everything else to stderr. The status of `run` reflects how the guest ended:
@@ -204,8 +205,8 @@ end
 
 local CODE <const>, TAIL <const> = 4096, 64 -- bytes looked at of an image and of an output
 
----Whether bytes look like 64-bit code: REX prefixes (Intel SDM, volume 2, 2.2.1) before usual opcodes.
----In 16-bit code such a byte is a DEC, and there are few.
+---Whether bytes look like 64-bit code: REX prefixes (Intel SDM, volume 2, 2.2.1) before usual
+---opcodes. In 16-bit code such a byte is a DEC, and there are few.
 local function looks_long(bytes)
   local _, count = bytes:gsub("[\x48\x49\x4c\x4d][\x01\x0f\x29\x31\x39\x63\x81\x83\x85\x89\x8b\x8d"
                               .. "\xb8-\xbf\xc1\xc7\xf7\xff]", "")
@@ -391,12 +392,15 @@ local function completion(argv)
   if not opts then return status end
   local shell = opts.shell[1]
   if not SHELLS[shell] then
-    return args.complain(COMPLETION, ("no completions for %q: there are bash, zsh and fish"):format(shell))
+    local why = ("no completions for %q: there are bash, zsh and fish"):format(shell)
+    return args.complain(COMPLETION, why)
   end
   local specs = { run = M.run_spec, test = require("minikvm.test.runner").spec, doctor = DOCTOR,
                   completion = COMPLETION }
   return print_and_succeed(args.completion(shell, INTERPRETER, specs))
 end
+
+local WORDS <const> = { "run", "test", "doctor", "completion", "--safe", "--help", "--version" }
 
 local COMMANDS = {
   run = run,
@@ -409,6 +413,45 @@ local COMMANDS = {
   ["--version"] = function(_, host) return print_and_succeed(version_text(host) .. "\n") end,
 }
 
+-- ---- the interpreter's command line (src/main.c) ----
+
+local USAGE_TEXT <const> = [==[
+usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]
+       [script [args]]
+       %s run [options] guest.bin ... | test [options] path ... | --safe [options] script |
+       doctor | completion bash|zsh|fish | --help | --version
+]==]
+
+---Says on stderr what is wrong with an option of the interpreter. Returns the exit status.
+---@param program string  as it was called
+---@param option string
+---@return integer
+function M.usage_error(program, option)
+  local known = { "--help", "--version", "--safe", "--memory-limit" }
+  local what = ("unrecognized option '%s'%s"):format(option, options.hint(option, known))
+  if option:find "^%-[el]" or option == "--memory-limit" then
+    what = ("'%s' needs argument"):format(option)
+  end
+  io.stderr:write(program, ": ", what, "\n", USAGE_TEXT:format(program, program))
+  return USAGE
+end
+
+---What a newcomer may have meant by a file that does not load as a script.
+---@param program string  as it was called
+---@param name string
+function M.hint(program, name)
+  local file = io.open(name, "rb")
+  if file then
+    file:close()
+    if not name:find "%.bin$" and not name:find "%.elf$" then return end
+    io.stderr:write(("%s: a guest image runs with '%s run %s'\n"):format(program, program, name))
+    return
+  end
+  local meant = options.nearest(name, WORDS)
+  if not meant then return end
+  io.stderr:write(("%s: did you mean '%s %s'?\n"):format(program, program, meant))
+end
+
 ---Carries out a command line whose first word is a sub-command.
 ---@param argv string[]
 ---@param host? { terminal: boolean?, version: string?, doctor: minikvm.doctor.host? }  what the
@@ -417,8 +460,7 @@ local COMMANDS = {
 function M.main(argv, host)
   local command = COMMANDS[argv[1]]
   if not command then
-    local known = { "run", "test", "doctor", "completion", "--safe", "--help", "--version" }
-    complain(("unknown command %q%s"):format(argv[1] or "", options.hint(argv[1] or "", known)))
+    complain(("unknown command %q%s"):format(argv[1] or "", options.hint(argv[1] or "", WORDS)))
     return USAGE
   end
   return command(table.move(argv, 2, #argv, 1, {}), host or {})

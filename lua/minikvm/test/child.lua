@@ -1,8 +1,8 @@
 -- child.lua - runs one spec file in a process of its own: Busted, with an output handler
 -- that reports to the runner (lua/minikvm/test/runner.lua) on descriptor 3.
 --
--- A record is a line of fields between tabs; what could be mistaken for either is written \xHH. Of a
--- long field only its two ends are told: a record has less than LONGEST bytes.
+-- A record is a line of fields between tabs; what could be mistaken for either is written \xHH. Of
+-- a long field only its two ends are told: a record has less than LONGEST bytes.
 --   start  name  where                                 a test begins
 --   test   name  where  pass|fail|error|skip  seconds  message
 --   error  name  where  message                        something failed that is no test
@@ -28,7 +28,9 @@ end
 function M.encode(...)
   local fields = { ... }
   for i, field in ipairs(fields) do
-    fields[i] = shortened(tostring(field)):gsub("[%c\\]", function(c) return ("\\x%02x"):format(c:byte()) end)
+    fields[i] = shortened(tostring(field)):gsub("[%c\\]", function(c)
+      return ("\\x%02x"):format(c:byte())
+    end)
   end
   return table.concat(fields, "\t") .. "\n"
 end

@@ -151,8 +151,8 @@ local function take_record(task, line)
   end
 end
 
----Takes what a child wrote on descriptor 3, which may end in the midst of a record: the rest waits in
----task.parts. A record that is too long is no record, up to its end.
+---Takes what a child wrote on descriptor 3, which may end in the midst of a record: the rest waits
+---in task.parts. A record that is too long is no record, up to its end.
 local function take_report(task, bytes)
   local from = 1
   for at in bytes:gmatch "()\n" do
