@@ -220,7 +220,7 @@ describe("minikvm run", function()
   -- mov al, 'A'; out 0xe9, al; hlt: the same in 16, 32 and 64 bits
   local A <const> = "\xb0\x41\xe6\xe9\xf4"
 
-  it("takes the mode that an ELF or Multiboot file is for, and names it when told another", function()
+  it("takes the mode that an ELF or Multiboot file is for, or names it when told another", function()
     local kernel = make.multiboot(true)
     kernel.e.magic = "flat"
     for mode, m in pairs{ long = make.elf(64), protected = kernel } do
@@ -257,7 +257,8 @@ describe("minikvm run", function()
   end)
 
   it("boots a floppy disk, and says what of it is there", function()
-    local path = program.file(A:sub(1, 4) .. "\xeb\xfe" .. ("\0"):rep(504) .. "\x55\xaa" .. ("\0"):rep(1474048))
+    local path = program.file(A:sub(1, 4) .. "\xeb\xfe" .. ("\0"):rep(504) .. "\x55\xaa"
+                              .. ("\0"):rep(1474560 - 512))
     local r = run("P run --deadline 0.1 " .. path)
     assert.same({ 124, "A" }, { r.status, r.out })
     assert.matches("its boot sector was loaded, and there is no BIOS", r.err)

@@ -262,7 +262,7 @@ describe("symbols", function()
     end)
   end)
 
-  it("hold addresses: a label what follows it, of two functions the nearer until it ends", function()
+  it("hold addresses: a label what follows it, of two functions the nearer", function()
     both(function(bits)
       local images = image_of(make.elf(bits), bits)
       assert.same({ "start", 3 }, { symbols.at(images, TEXT + 3) })

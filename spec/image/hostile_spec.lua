@@ -343,6 +343,19 @@ describe("a large image", function()
     os.remove(path)
   end)
 
+  it("is forgotten when another one lies over it", function()
+    local path = large()
+    local vm <close> = support.vm{ mode = "protected", memory = "8M" }
+    local descriptors = process.descriptors()
+    for _ = 1, 5 do assert(vm:load(path)) end
+    assert(vm:load({ bytes = "beside" }, { at = 0x1000 + SIZE }))
+    assert.equal(descriptors + 1, process.descriptors())
+    assert.equal(2, #require("minikvm.image").of(vm))
+    assert(vm:reset())
+    assert.same({ "last", "beside" }, { last(vm), vm.memory:read(0x1000 + SIZE, 6) })
+    os.remove(path)
+  end)
+
   it("that is refused leaves no descriptor", function()
     local path, descriptors = large(), process.descriptors()
     local vm <close> = support.vm{ mode = "protected", memory = "1M" }

@@ -74,6 +74,17 @@ describe("the format of an image", function()
     assert.equal("flat", fits(bytes, make.wants(32, { format = "flat" })).format)
   end)
 
+  it("of a boot sector or a disk is refused outside real mode, with the way out", function()
+    local sector = ("\0"):rep(510) .. "\x55\xaa"
+    for _, bytes in ipairs{ sector, sector .. ("\0"):rep(1474560 - 512) } do
+      for _, bits in ipairs{ 32, 64 } do
+        refused(bytes, make.wants(bits), 'mode="real" (minikvm run: --mode real); format="flat"')
+        assert.equal("flat", fits(bytes, make.wants(bits, { format = "flat" })).format)
+        assert.equal("flat", fits(bytes, make.wants(bits, { has_at = true })).format)
+      end
+    end
+  end)
+
   it("of a Multiboot kernel is refused in modes that are not its own, with the way out", function()
     local bytes = "\0" .. make.bytes(make.multiboot(true)):sub(2)
     for _, mode in ipairs{ "real", "paged", "long" } do
@@ -151,6 +162,11 @@ describe("tables of the mode", function()
     assert.same({ 0, 0x9f000 }, places(0xff000, 0x1001))
     assert.same({ 0x3ef000, 0x3ee000 }, places(0, 0x200000)) -- below 64 KiB for the stack
     assert.same({ 0x3ff000, 0x3fe000 }, places(0, 0x3fe000))
+    local small = { { what = "low", at = 0, from = 0x500, to = 0x1000, usual = 0,
+                      limit = 0x10000 } }
+    fits(("x"):rep(0x1000), make.wants(32, { at = 0, has_at = true, blocks = small,
+                                             limit = 0x10000 }))
+    assert.equal(0xb000, small[1].at) -- a quarter of RAM is left for the stack
   end)
 
   it("do not move onto an earlier image, and come back when they can", function()

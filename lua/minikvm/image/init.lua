@@ -2,8 +2,8 @@
 -- (src/lua/load.c): where the bytes come from, which mode they are for, and that they get into RAM.
 --
 -- What goes where is planned first (image/plan.lua and the formats); an image that is refused
--- leaves its VM as it was. Images of up to a MiB are kept in memory for a reset. Larger ones are read
--- straight into RAM, and once more for a reset, from a file that stays open.
+-- leaves its VM as it was. Images of up to a MiB are kept in memory for a reset. Larger ones are
+-- read straight into RAM, and once more for a reset, from a file that stays open.
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
@@ -36,8 +36,8 @@ end
 
 function source_methods:read(offset, bytes)
   if self.bytes then return self.bytes:sub(offset + 1, offset + bytes) end
-  if self.vm.state == "closed" then
-    refuse(self, "ESTALE", "the VM that it was loaded into is closed")
+  if not self.file or self.vm.state == "closed" then
+    refuse(self, "ESTALE", "its file is closed")
   elseif core.image_changed(self.vm, self.file) then
     refuse(self, "ESTALE", "the file was written to since it was loaded: load it again")
   end
@@ -54,7 +54,7 @@ function source_methods:put(vm, at, offset, bytes)
 end
 
 function source_methods:close()
-  if self.file then core.image_close(self.vm, self.file) end
+  if self.file and self.vm.state ~= "closed" then core.image_close(self.vm, self.file) end
   self.file = nil
 end
 
@@ -199,6 +199,29 @@ local function apply_all(vm, source, plan)
   error(problem, 0)
 end
 
+---Whether nothing is left in RAM of an image behind another one.
+local function covered(image, plan)
+  if image.plan.info then return false end
+  for _, s in ipairs(image.plan.segments) do
+    local inside = false
+    for _, over in ipairs(plan.segments) do
+      inside = inside or planner.inside(s.at - over.at, s.mem_bytes, over.mem_bytes)
+    end
+    if not inside then return false end
+  end
+  return true
+end
+
+---Adds an image to those of its VM, and forgets those that it lies over.
+local function remember(vm, source, plan)
+  local images = {}
+  for _, image in ipairs(M.of(vm)) do
+    if covered(image, plan) then image.source:close() else images[#images + 1] = image end
+  end
+  images[#images + 1] = { source = source, plan = plan }
+  loaded[vm] = images
+end
+
 ---Raises what vm:load returns.
 local function load(vm, layout, o, sources)
   local source = open_all(vm, o, sources)
@@ -210,8 +233,7 @@ local function load(vm, layout, o, sources)
   local plan = planner.make(source, want)
   set_entry(vm, layout, source, o, want, plan)
   apply_all(vm, source, plan)
-  loaded[vm] = loaded[vm] or {}
-  table.insert(loaded[vm], { source = source, plan = plan })
+  remember(vm, source, plan)
 end
 
 ---nil, text, code of what was raised; what is no refusal is raised again.
@@ -276,8 +298,8 @@ function M.check_again(vm)
   for _, image in ipairs(M.of(vm)) do
     for _, s in ipairs{ image.source, table.unpack(image.source.modules or {}) } do
       if s.file and core.image_changed(vm, s.file) then
-        return nil, s.name .. ": the file was written to since it was loaded: load it again, into a "
-          .. "new VM", "ESTALE"
+        return nil, s.name .. ": the file was written to since it was loaded: load it again, into "
+          .. "a new VM", "ESTALE"
       end
     end
   end

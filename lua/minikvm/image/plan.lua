@@ -139,7 +139,10 @@ local function choose_format(source, want)
   local format = M.detect(source, want)
   if want.has_at or format == "elf" or format == "multiboot" then return format end
   refuse_foreign(source)
-  if format == "flat" and want.mode ~= "protected" and M.is_multiboot(source) then
+  if want.bits ~= 16 and is_boot_sector(source) and source.size % 512 == 0 then
+    refuse(source, "EINVAL", "a boot sector starts in real mode: %s; format=\"flat\" loads its "
+      .. "bytes as they are", M.as_mode "real")
+  elseif format == "flat" and want.mode ~= "protected" and M.is_multiboot(source) then
     refuse(source, "EINVAL", "a Multiboot kernel starts in 32-bit mode with paging off: %s; "
       .. "format=\"flat\" loads its bytes as they are", M.as_mode "protected")
   end

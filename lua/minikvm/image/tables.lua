@@ -13,7 +13,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 local TABLES_FIRST <const>, TABLES_LAST <const>, COMMAND_LINE <const> = 0x500, 0x1000, 0xe40
 local PAGE_DIRECTORY <const> = 0x100000
 local CONVENTIONAL <const> = 0xa0000 -- the end of a PC's low memory: its BIOS keeps data below it
-local STACK <const> = 0x10000 -- left free at the top of RAM, where guests' stacks begin
+local STACK <const> = 0x10000 -- left free at the top of RAM, or a quarter of it, for guests' stacks
 
 ---@class minikvm.image.block
 ---@field what string  for messages
@@ -97,7 +97,8 @@ local function new_place(block, ranges)
   if block.usual + block.to <= block.limit and not collision(block, block.usual, ranges) then
     return block.usual
   end
-  return below(block, CONVENTIONAL, ranges) or below(block, block.limit - STACK, ranges)
+  local top = block.limit - math.min(STACK, block.limit // 4)
+  return below(block, math.min(CONVENTIONAL, top), ranges) or below(block, top, ranges)
     or below(block, block.limit, ranges)
 end
 

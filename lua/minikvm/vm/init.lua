@@ -10,11 +10,13 @@ M.made = setmetatable({}, { __mode = "k" })
 
 ---@class minikvm.vm
 ---@field name string
+---@field mode "real"|"protected"|"paged"|"long"
 ---@field state "idle"|"running"|"paused"|"ended"|"closed"
 ---@field pause fun(self): minikvm.vm?, string?, string?  of a started VM: its vCPUs leave the guest
 ---@field resume fun(self): minikvm.vm
 ---@field cpu table<integer, minikvm.cpu>  from 0
 ---@field memory minikvm.memory
+---@field symbols table<string, integer>  addresses of the loaded ELF images, by name
 ---@field ports minikvm.ports
 ---@field hypercalls minikvm.hypercalls
 ---@field console minikvm.console
