@@ -1,6 +1,6 @@
 -- vm.keyboard: what a US keyboard sends for what is typed and pressed (IBM PS/2 Hardware Interface
--- Technical Reference, "Keyboards (101- and 102-Key)", scan code tables). spec/dev/interrupts_spec.lua
--- has its interrupt; spec/c/test_i8042.c the controller's commands.
+-- Technical Reference, "Keyboards (101- and 102-Key)", scan code tables).
+-- spec/dev/interrupts_spec.lua has its interrupt; spec/c/test_i8042.c the controller's commands.
 
 local support = require "support.guest"
 
@@ -33,7 +33,8 @@ describe("a keyboard", function()
   if support.without_kvm(pending) then return end
 
   it("types symbols and control characters", function()
-    sends("2a 29 a9 aa 2a 2b ab aa 2a 28 a8 aa 2a 35 b5 aa 39 b9 35 b5 0f 8f 0e 8e 0e 8e 01 81 1d 2e ae 9d",
+    sends("2a 29 a9 aa 2a 2b ab aa 2a 28 a8 aa 2a 35 b5 aa 39 b9 35 b5 "
+          .. "0f 8f 0e 8e 0e 8e 01 81 1d 2e ae 9d",
           function(k) k:type "~|\"? /\t\b\x7f\x1b\x03" end)
   end)
 

@@ -3,8 +3,8 @@
 --   vm:attach(rtc.new(), { ports = 0x70, irq = 8 })
 --
 -- Follows Motorola's data sheet of the MC146818 and, for the century in register 0x32 and the
--- NMI-disable bit in port 0x70, the IBM AT. The registers hold what was written to them; seconds of
--- the VM's time that have passed are added when somebody looks, and an event becomes a flag then, or
+-- NMI-disable bit in port 0x70, the IBM AT. The registers hold what was written to them. Seconds of
+-- the VM's time that have passed are added when somebody looks; an event becomes a flag then, or
 -- when an enabled interrupt is due: a clock that is not used costs nothing. Limits: the weekday
 -- follows from the date until the guest has written one, registers change their format along with
 -- register B, there is no daylight saving and no square wave, and NMIs of cpu:nmi() arrive whatever
@@ -78,8 +78,9 @@ end
 local function day_in(d)
   local year = get(d, CENTURY) * 100 + get(d, 9)
   local month = math.max(1, math.min(get(d, 8), 12))
-  local last = (calendar.to_seconds(year, month + 1, 1) - calendar.to_seconds(year, month, 1)) // DAY
-  return calendar.to_seconds(year, month, math.max(1, math.min(get(d, 7), last)))
+  local first, after = calendar.to_seconds(year, month, 1), calendar.to_seconds(year, month + 1, 1)
+  local day = math.max(1, math.min(get(d, 7), (after - first) // DAY))
+  return first + (day - 1) * DAY
 end
 
 local function put_date(d, seconds)
