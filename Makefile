@@ -64,10 +64,14 @@ test: deps ## build, then run every test
 	@$(MAKE) all $(TESTS)
 	@BUILD=$(BUILD) ./tools/test
 
-.PHONY: test-stock
-test-stock: deps ## the specs that run guests in an emulated machine with a stock KVM (kvm_amd)
+.PHONY: test-stock test-vmx
+test-stock: deps ## the specs that run guests in an emulated machine with a stock KVM of AMD (kvm_amd)
 	@$(MAKE) all $(TESTS)
 	@BUILD=$(BUILD) ./tools/stock
+
+test-vmx: deps ## guests, modes and interrupts in an emulated machine with a stock KVM of Intel (kvm_intel)
+	@$(MAKE) all
+	@BUILD=$(BUILD) ./tools/vmx
 
 bench: deps ## measure, as ratios in one run
 	@$(MAKE) all

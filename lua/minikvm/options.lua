@@ -39,8 +39,10 @@ end
 function M.nearest(word, list)
   local best, best_distance = nil, math.min(2, #word // 3) + 1
   for _, candidate in ipairs(list) do
-    local d = distance(word:lower(), candidate:lower())
-    if d < best_distance then best, best_distance = candidate, d end
+    if math.abs(#word - #candidate) < best_distance then -- it takes that many edits at least
+      local d = distance(word:lower(), candidate:lower())
+      if d < best_distance then best, best_distance = candidate, d end
+    end
   end
   if best or #word < 3 then return best end
   for _, candidate in ipairs(list) do

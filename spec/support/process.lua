@@ -37,17 +37,19 @@ function M.descriptors()
   return M.entries "/proc/self/fd"
 end
 
-local EXITING <const> = 0x4 -- PF_EXITING of include/linux/sched.h, in the flags that proc(5) has
+-- In /proc/…/stat, see proc(5): a task's name, and its flags, of which PF_EXITING (linux/sched.h).
+local STAT <const> = "^%d+ %((.*)%) %a" .. (" [-%d]+"):rep(5) .. " (%d+)"
+local EXITING <const> = 0x4
 
----How many threads this process has. Those that KVM itself keeps in it do not count, nor do those that
----have ended: the kernel wakes who joins one before it takes the task out of /proc/self/task.
+---How many threads this process has. Those that KVM itself keeps in it do not count, nor do those
+---that have ended: the kernel wakes who joins one before it takes the task out of /proc/self/task.
 function M.threads()
   local n = 0
   for task in lfs.dir "/proc/self/task" do
     local file = task:find "^%d+$" and io.open(("/proc/self/task/%s/stat"):format(task))
     local stat = file and file:read "a"
     if file then file:close() end
-    local name, flags = (stat or ""):match "^%d+ %((.*)%) %a [-%d]+ [-%d]+ [-%d]+ [-%d]+ [-%d]+ (%d+)"
+    local name, flags = (stat or ""):match(STAT)
     if name and not name:find "^kvm%-" and tonumber(flags) & EXITING == 0 then n = n + 1 end
   end
   return n
@@ -65,6 +67,13 @@ end
 function M.sanitized()
   return M.program:find "[at]san" ~= nil
 end
+
+---The emulated machine these specs run on, "stock" or "vmx" (tools/machine.sh); nil on a real one.
+M.emulated = os.getenv "EMULATED"
+
+---Bochs (tools/vmx) lets no interrupt, thus no deadline, end a guest that was entered with interrupts
+---off as long as it neither exits nor turns them on.
+M.deaf = M.emulated == "vmx" and "Bochs takes no interrupt in a guest that has them off"
 
 ---Skips the current block where signals do not get into Lua code that makes no system call: the
 ---thread sanitizer puts them off.

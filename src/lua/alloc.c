@@ -49,6 +49,8 @@ static void look_into_it(lua_State *L, lua_Debug *ar)
     (void)ar;
     struct cap *cap = cap_of(L);
     lua_sethook(L, NULL, 0, 0);
+    if (!cap)
+        return;
     cap->raised = false;
     collect(L);
     if (cap->used <= cap->soft)
