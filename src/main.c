@@ -2,8 +2,9 @@
  *
  * Options, the arg table, LUA_INIT, exit statuses and messages are those of lua (Lua 5.4 manual,
  * section 7), except that a wrong option exits with 2, a failing script on stdin with 1. When the
- * first argument is the name of a sub-command, the arguments go to lua/minikvm/cli/init.lua; a script of
- * that name runs as ./run. Everything here belongs to the main thread. SIGINT raises "interrupted!"
+ * first argument is the name of a sub-command, the arguments go to lua/minikvm/cli/init.lua, which
+ * also says what is wrong with an option; a script of such a name runs as ./run. Output that cannot
+ * be written is an error at the end. Everything here belongs to the main thread. SIGINT raises "interrupted!"
  * in the running code at the next instruction, a second one ends the process; its handler needs the
  * static variables `target` and `interrupted`. */
 #include "lua/alloc.h"

@@ -105,7 +105,7 @@ describe("minikvm test", function()
   end)
 
   -- The runner looks at each byte of what it is told once, so its own deadlines hold.
-  it("tells the two ends of a long message, and heeds --timeout whatever a file prints", function()
+  it("tells the two ends of a long message, and keeps to --timeout whatever a file prints", function()
     local s <close> = suites.new{
       ["long_spec.lua"] = [[
         it("y", function() error(("y"):rep(4000000) .. "end") end)
