@@ -15,7 +15,6 @@ LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
 LUA_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=lib$(patsubst -l%,%,$(firstword $(filter -llua%,$(LUA_LIBS)))).a))
 LUA_LINK = $(if $(LUA_ARCHIVE),$(LUA_ARCHIVE) -lm -ldl,$(LUA_LIBS))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
-EDIT_LIBS = $(shell pkg-config --libs libedit)
 ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
 ZLIB_LIBS = $(shell pkg-config --libs zlib)
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
@@ -90,7 +89,7 @@ minikvm.so: $(B)/minikvm.so
 	@ln -sfn $< $@
 
 $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ) $(B)/$(if $(LUA_ARCHIVE),embed_program,embed).o
-	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) $(EDIT_LIBS) $(ZLIB_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) $(ZLIB_LIBS) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
 # Not unloaded when a state is closed: its allocator and its threads are called after that.

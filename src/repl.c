@@ -1,15 +1,18 @@
 /* repl.c - the interactive prompt: behaves like lua's (Lua 5.4 manual, section 7), with history.
  *
  * A line is tried as an expression first, its values are printed; else it is a statement, which
- * continues on further lines while Lua finds it incomplete. On a terminal libedit edits the lines;
- * history is kept in $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when
- * MINIKVM_HISTORY is empty. While it waits for a line, handlers of started VMs run. Ctrl-C at the prompt drops the line. Runs on the main thread only; the
- * static variables exist because a signal handler and libedit have nowhere else to look. */
+ * continues on further lines while Lua finds it incomplete. On a terminal libedit edits the lines,
+ * loaded when the first one is read; without it they are read as they are. History is kept in
+ * $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when MINIKVM_HISTORY is empty.
+ * While it waits for a line, handlers of started VMs run. Ctrl-C at the prompt drops the line. Runs on
+ * the main thread only; the static variables exist because a signal handler and libedit have nowhere
+ * else to look. */
 #include "lua/core.h"
 #include "repl.h"
 
 #include <lauxlib.h>
 
+#include <dlfcn.h>
 #include <editline/readline.h>
 #include <langinfo.h>
 #include <locale.h>
@@ -32,12 +35,39 @@ static void on_interrupt(int number)
     dropped = 1;
 }
 
-/* ---- lines ---- */
+/* ---- libedit: few runs of the program come to a prompt ---- */
 
-static bool on_terminal(void)
+static struct {
+    __typeof__(readline) *readline;
+    __typeof__(add_history) *add_history;
+    __typeof__(write_history) *write_history;
+    __typeof__(read_history) *read_history;
+    __typeof__(using_history) *using_history;
+    __typeof__(stifle_history) *stifle_history;
+    __typeof__(rl_bind_key) *bind_key;
+    __typeof__(rl_insert) *insert;
+    const char **name;
+} edit;
+
+/* False when there is no libedit, or nobody at a terminal. */
+static bool load_editor(void)
 {
-    return isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+    const struct { const char *name; void *to; } symbols[] = {
+        { "readline", &edit.readline }, { "add_history", &edit.add_history },
+        { "write_history", &edit.write_history }, { "read_history", &edit.read_history },
+        { "using_history", &edit.using_history }, { "stifle_history", &edit.stifle_history },
+        { "rl_bind_key", &edit.bind_key }, { "rl_insert", &edit.insert },
+        { "rl_readline_name", &edit.name } };
+    if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
+        return false;
+    void *library = dlopen("libedit.so.2", RTLD_LAZY);
+    bool all = library != NULL;
+    for (size_t i = 0; all && i < MK_COUNT(symbols); i++)
+        all = (*(void **)symbols[i].to = dlsym(library, symbols[i].name)) != NULL;
+    return all;
 }
+
+/* ---- lines ---- */
 
 static const char *history_path(void)
 {
@@ -55,17 +85,17 @@ static const char *history_path(void)
 static void take_letters(void)
 {
     for (int letter = 0xa0; letter <= 0xff; letter++)
-        rl_bind_key(letter, rl_insert);
+        edit.bind_key(letter, edit.insert);
 }
 
 static void open_history(void)
 {
-    rl_readline_name = (char *)"minikvm";
-    using_history();
+    *edit.name = "minikvm";
+    edit.using_history();
     take_letters();
-    stifle_history(HISTORY_LINES);
+    edit.stifle_history(HISTORY_LINES);
     if (history_path())
-        read_history(history_path());
+        edit.read_history(history_path());
 }
 
 /* Written after each line: an os.exit or a crash loses nothing. */
@@ -76,9 +106,9 @@ static void remember(const char *line)
         return;
     free(last);
     last = strdup(line);
-    add_history(line);
+    edit.add_history(line);
     if (history_path())
-        write_history(history_path());
+        edit.write_history(history_path());
 }
 
 /* libedit drops bytes that the thread's locale does not know: for the time of a line that is the
@@ -101,7 +131,7 @@ static char *edit_line(const char *prompt)
     dropped = 0;
     sigaction(SIGINT, &drop, &old);
     locale_t before = uselocale(typing_locale());
-    char *line = readline(prompt);
+    char *line = edit.readline(prompt);
     uselocale(before);
     sigaction(SIGINT, &old, NULL);
     if (dropped)
@@ -141,7 +171,7 @@ static const char *push_prompt(lua_State *L, bool first)
 static enum reading read_line(lua_State *L, bool first)
 {
     const char *prompt = push_prompt(L, first);
-    bool terminal = on_terminal();
+    bool terminal = edit.name != NULL;
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_turn turn;
     mk_lua_release(lua, &turn); /* handlers of started VMs run meanwhile */
@@ -252,8 +282,10 @@ static void print_results(lua_State *L, mk_call_fn *call)
 void mk_repl(lua_State *L, mk_call_fn *call)
 {
     enum reading reading;
-    if (on_terminal())
+    if (load_editor())
         open_history();
+    else
+        edit.name = NULL;
     for (;;) {
         int status = read_statement(L, &reading);
         if (reading == READ_END)
