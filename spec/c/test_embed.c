@@ -9,7 +9,10 @@
 
 #include <lauxlib.h>
 #include <lualib.h>
+
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -87,14 +90,26 @@ static lua_State *open_state(void)
     return L;
 }
 
+/* A program of its own signals, such as SIGRTMIN + 6, lets minikvm have another one. */
+static void choose_signal(void)
+{
+    signal(SIGRTMIN + 6, SIG_IGN);
+    tap_is(minikvm_signal(SIGKILL), EINVAL, "SIGKILL cannot interrupt guests");
+    tap_is(minikvm_signal(SIGRTMIN + 6), EBUSY, "nor one that the program uses");
+    tap_is(minikvm_signal(SIGRTMIN + 9), 0, "another one is chosen");
+}
+
 int main(void)
 {
     host = pthread_self();
     alarm(300);
+    choose_signal();
     lua_State *L = open_state();
     if (!tap_ok(luaL_dofile(L, "spec/c/embed.lua") == LUA_OK, "the script comes to its end"))
         printf("# %s\n", lua_tostring(L, -1));
     tap_ok(pthread_equal(pthread_self(), host), "main() goes on where it was");
     lua_close(L);
+    if (access("/dev/kvm", R_OK | W_OK) == 0)
+        tap_is(minikvm_signal(SIGRTMIN + 7), EBUSY, "it stays once there was a VM");
     return tap_done();
 }

@@ -232,6 +232,23 @@ describe("the kick's signal", function()
   end)
 end)
 
+describe("a process of the test runner", function()
+  it("has no signal blocked, whatever started the runner", function()
+    local output = process.run([[
+      local core = require "minikvm.core"
+      local children <close> = core.children()
+      children:spawn({ "/bin/sh", "-c", "exec grep SigBlk /proc/self/status" }, { "PATH=/usr/bin:/bin" })
+      local text = ""
+      repeat
+        local what, _, bytes = children:next(20)
+        if what == "output" then text = text .. bytes end
+      until what ~= "output" and what ~= "report"
+      print(text)
+    ]], "env --block-signal=TERM --block-signal=USR1")
+    assert.matches("SigBlk:%s+0+\n", output)
+  end)
+end)
+
 describe("a process that a handler starts", function()
   if support.without_kvm(pending) then return end
 
