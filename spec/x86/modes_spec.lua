@@ -465,8 +465,9 @@ describe("page tables", function()
       e6 80            ; out 0x80, al
       f4               ; hlt
     ]])
-    local reason, info = vm:run{ deadline = 0.5 } -- some KVMs try for ever to read them
-    assert.is_true(reason == "shutdown" or reason == "deadline", reason)
+    -- Some KVMs try for ever to read them; Intel's emulates the next instruction, and cannot fetch it.
+    local reason, info = vm:run{ deadline = 0.5 }
+    assert.is_true(reason == "shutdown" or reason == "fault" or reason == "deadline", reason)
     if native then assert.equal(0, info.assists) end
   end)
 
