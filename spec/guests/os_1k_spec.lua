@@ -2,6 +2,7 @@
 -- it answers; how many exits that takes; and what programs cannot do.
 
 local kvm = require "minikvm"
+local process = require "support.process"
 local program = require "support.program"
 local support = require "support.guest"
 
@@ -220,6 +221,7 @@ describe("1K OS", function()
   end)
 
   it("drops what is typed beyond the end of a line, and says how much", function()
+    if process.emulated == "vmx" then return pending "64 KiB typed take minutes there" end
     local line = ("0123456789abcdef"):rep(4096) -- 64 KiB
     local vm <close> = boot()
     vm.console:send(line .. "\n0\n")
