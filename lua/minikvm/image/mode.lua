@@ -42,7 +42,10 @@ end
 function M.hint(source, layout, o, text)
   if o.format or text:find("mode=", 1, true) then return "" end
   local ok, mode, format = pcall(planner.mode, source)
-  if ok and mode and mode ~= layout.mode then
+  if ok and mode and mode ~= "real" and layout.mode_open then -- it was tried in that mode
+    return layout.memory_open and text:find("do not fit", 1, true)
+      and "; RAM is 4M unless memory= (minikvm run: --memory) says otherwise" or ""
+  elseif ok and mode and mode ~= layout.mode then
     return ("; it looks like an image for %s"):format(planner.as_mode(mode))
   elseif ok and format == "boot" then
     return "; it looks like a disk: format=\"boot\" loads its boot sector"
