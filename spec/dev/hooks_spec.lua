@@ -564,18 +564,19 @@ describe("a deep stack of handlers", function()
     for _, bus in ipairs{ "ports", "mmio", "msrs" } do
       local first = bus == "mmio" and BASE or bus == "msrs" and 0x1234 or 0x80
       local second = bus == "mmio" and 1 or first
-      for i = 1, 3000 do
+      local count = bus == "msrs" and 100 or 3000 -- KVM takes a millisecond to learn of an MSR
+      for i = 1, count do
         vm[bus]:tap(first, second, function(what)
           calls = calls + 1
           local key = bus .. what
-          order = order and i == (last[key] or 3001) - 1
+          order = order and i == (last[key] or count + 1) - 1
           last[key] = i
         end)
       end
     end
     vm:start()
     assert.equal("halt", (vm:wait(20)))
-    assert.equal(6 * 3000, calls)
+    assert.equal(4 * 3000 + 2 * 100, calls)
     assert.is_true(order)
     assert.equal(0x5a, vm.memory:u8(0x20000))
     assert.equal(0x77, vm.memory:u8(0x20010))

@@ -94,11 +94,18 @@ static bool make_pages(struct mk_bus *bus, uint64_t first, uint64_t last)
     return true;
 }
 
+static bool coalesces(const struct mk_hook *hook)
+{
+    return hook && hook->ops->coalesce;
+}
+
 /* Port `port` has another topmost hook. */
 static void set_top(struct mk_bus *bus, uint64_t port, struct mk_hook *hook)
 {
-    atomic_store(&atomic_load(&bus->pages[port >> 8])->top[port & 0xff], hook);
-    if (bus->on_top)
+    struct mk_hook *_Atomic *top = &atomic_load(&bus->pages[port >> 8])->top[port & 0xff];
+    bool before = coalesces(atomic_load(top));
+    atomic_store(top, hook);
+    if (bus->on_top && coalesces(hook) != before)
         bus->on_top(bus->ctx, (uint16_t)port, hook ? hook->ops : NULL);
 }
 
