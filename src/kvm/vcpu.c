@@ -21,128 +21,18 @@
  * thread. In the guest, the signal ends KVM_RUN; on the way into it, immediate_exit does. The vCPU
  * clears immediate_exit before it looks at the requests, so none is lost in between. */
 
-/* In the thread's own block from its start to its end: other variables of a thread that a shared
- * object has come from malloc() at their first use, and the first use may be in the signal's handler,
- * while the thread is inside malloc() or has given them back (ELF Handling For Thread-Local Storage,
- * 3.4). */
-#define SIGNAL_SAFE __attribute__((tls_model("initial-exec")))
-
-static __thread struct mk_vcpu *volatile my_vcpu SIGNAL_SAFE;
-static __thread struct {
-    void (*volatile fn)(void *ctx);
-    void *volatile ctx;
-} my_watch SIGNAL_SAFE;
-
 static void set_immediate_exit(struct kvm_run *run, uint8_t value)
 {
     __atomic_store_n(&run->immediate_exit, value, __ATOMIC_SEQ_CST);
 }
 
-static void on_kick(int signal_number)
+/* In the signal's handler, on the vCPU's thread. */
+static void kicked(void *vcpu)
 {
-    (void)signal_number;
-    struct mk_vcpu *c = my_vcpu;
-    int saved = errno;
-    if (my_watch.fn)
-        my_watch.fn(my_watch.ctx);
-    if (c) {
-        set_immediate_exit(c->run, 1);
-        if (c->machine->ops && c->machine->ops->kicked)
-            c->machine->ops->kicked(c->machine->ctx, c);
-    }
-    errno = saved;
-}
-
-void mk_kick_watch(void (*fn)(void *ctx), void *ctx)
-{
-    my_watch.fn = NULL; /* before what goes with it */
-    my_watch.ctx = ctx;
-    my_watch.fn = fn;
-}
-
-static _Atomic int kick_signal;      /* 0: nobody has asked yet */
-static _Atomic bool kick_ready;
-static _Atomic unsigned kick_breaks; /* threads that want system calls broken off */
-
-int mk_kick_signal(void)
-{
-    int none = 0;
-    atomic_compare_exchange_strong(&kick_signal, &none, SIGRTMIN + 6);
-    return atomic_load(&kick_signal);
-}
-
-static bool is_ours(int number)
-{
-    struct sigaction now;
-    return sigaction(number, NULL, &now) == 0 &&
-           (now.sa_handler == SIG_DFL || now.sa_handler == on_kick);
-}
-
-/* Signals that the kernel sends for what a thread itself did cannot be told from kicks. */
-int mk_kick_choose(int number, struct mk_err *err)
-{
-    static const int own[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGSTOP,
-                               SIGSYS };
-    bool fits = number > 0 && number <= SIGRTMAX && (number < 32 || number >= SIGRTMIN);
-    for (size_t i = 0; i < MK_COUNT(own); i++)
-        fits = fits && number != own[i];
-    if (!fits)
-        return mk_fail(err, EINVAL, "signal %d cannot interrupt guests: choose one that the program "
-                                    "does not use, such as SIGRTMIN + 7 (%d)", number, SIGRTMIN + 7);
-    if (kick_ready && number != mk_kick_signal())
-        return mk_fail(err, EBUSY, "signal %d interrupts guests already: choose another one before "
-                                   "the first VM is made", mk_kick_signal());
-    if (!is_ours(number))
-        return mk_fail(err, EBUSY, "signal %d is in use by this program", number);
-    kick_signal = number;
-    return 0;
-}
-
-/* Programs that own all signals want handlers that use the alternate stack, where a thread has one. */
-static void install(bool restart)
-{
-    struct sigaction kick = { .sa_handler = on_kick,
-                              .sa_flags = SA_ONSTACK | (restart ? SA_RESTART : 0) };
-    sigaction(mk_kick_signal(), &kick, NULL);
-}
-
-int mk_kick_setup(struct mk_err *err)
-{
-    if (!is_ours(mk_kick_signal()))
-        return mk_fail(err, EBUSY, "signal %d is in use by this program: minikvm needs one to "
-                                   "interrupt guests; choose another by kvm.signal(number)",
-                       mk_kick_signal());
-    if (!atomic_exchange(&kick_ready, true))
-        install(true);
-    return 0;
-}
-
-void mk_kick_break(bool wanted)
-{
-    unsigned before = wanted ? atomic_fetch_add(&kick_breaks, 1) : atomic_fetch_sub(&kick_breaks, 1);
-    if (before == !wanted)
-        install(!wanted);
-}
-
-static sigset_t kick_set(void)
-{
-    sigset_t kick;
-    sigemptyset(&kick);
-    sigaddset(&kick, mk_kick_signal());
-    return kick;
-}
-
-static void forbid_kick(void)
-{
-    sigset_t kick = kick_set();
-    pthread_sigmask(SIG_BLOCK, &kick, NULL);
-}
-
-bool mk_kick_allow(void)
-{
-    sigset_t kick = kick_set(), before;
-    pthread_sigmask(SIG_UNBLOCK, &kick, &before);
-    return sigismember(&before, mk_kick_signal());
+    struct mk_vcpu *c = vcpu;
+    set_immediate_exit(c->run, 1);
+    if (c->machine->ops && c->machine->ops->kicked)
+        c->machine->ops->kicked(c->machine->ctx, c);
 }
 
 void mk_vcpu_request(struct mk_vcpu *c, uint32_t request)
@@ -272,7 +162,8 @@ int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
                  struct mk_err *err)
 {
     const struct mk_kvm *kvm = machine->kvm;
-    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = &cpu_ops }, .machine = machine };
+    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = &cpu_ops }, .machine = machine,
+                           .kicks = { .fn = kicked, .ctx = c } };
     pthread_mutex_init(&c->lock, NULL);
     c->fd = mk_kvm_create_vcpu(machine->fd, index, err);
     if (c->fd < 0)
@@ -718,7 +609,7 @@ static void publish(struct mk_vcpu *c, bool running)
     c->thread = pthread_self();
     c->running = running;
     pthread_mutex_unlock(&c->lock);
-    my_vcpu = running ? c : NULL;
+    running ? mk_kick_watch(&c->kicks) : mk_kick_unwatch(&c->kicks);
 }
 
 /* A run that ended by itself waits for a slow reader of its output, until a stop or the deadline. A
@@ -756,5 +647,5 @@ void mk_vcpu_run(struct mk_vcpu *c)
     c->awake = false;
     publish(c, false);
     if (blocked)
-        forbid_kick();
+        mk_kick_forbid();
 }

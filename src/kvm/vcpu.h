@@ -6,6 +6,7 @@
 #ifndef MK_VCPU_H
 #define MK_VCPU_H
 
+#include "kvm/kick.h"
 #include "kvm/machine.h"
 #include "kvm/wait.h"
 
@@ -53,6 +54,7 @@ struct mk_vcpu {
     bool running;
     pthread_t thread;
     _Atomic bool awake; /* in its run loop, and not asleep */
+    struct mk_kick_watch kicks;
     _Atomic uint32_t requests;
     _Atomic int stop_reason; /* enum mk_reason of MK_REQ_STOP */
 
@@ -77,21 +79,6 @@ struct mk_vcpu {
     uint8_t code[16];      /* instruction bytes of the last failure */
     unsigned code_length;
 };
-
-/* The signal that kicks: SIGRTMIN + 6, unless another one was chosen before the first setup. */
-int mk_kick_signal(void);
-int mk_kick_choose(int number, struct mk_err *err);
-/* Prepares the process for kicks: a handler for the signal, once. */
-int mk_kick_setup(struct mk_err *err);
-/* Lets the signal into the calling thread; true when it was blocked there. */
-bool mk_kick_allow(void);
-/* While somebody wants it, the signal breaks system calls off instead of restarting them: what a
- * thread that is to end is blocked in. */
-void mk_kick_break(bool wanted);
-
-/* For a thread that wants to hear of signals whether it runs a vCPU or not: fn(ctx) is called in
- * their handler. NULL ends it. */
-void mk_kick_watch(void (*fn)(void *ctx), void *ctx);
 
 int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
                  struct mk_err *err);

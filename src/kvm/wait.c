@@ -1,7 +1,7 @@
 /* wait.c - see wait.h. */
 #include "kvm/wait.h"
 
-#include "kvm/vcpu.h"
+#include "kvm/kick.h"
 
 #include <poll.h>
 #include <signal.h>

@@ -20,6 +20,7 @@ struct mk_script {
     uint64_t began, ns;
     pthread_t thread;
     struct mk_io_timer timer;
+    struct mk_kick_watch kicks;
 };
 
 void mk_limit_die(const char *text)
@@ -72,12 +73,13 @@ int mk_lua_end_after(lua_State *L)
         return luaL_error(L, "end_after: once, and with memory");
     *s = (struct mk_script){ .lua = lua, .began = mk_now(), .ns = ns, .thread = pthread_self(),
                              .guard = { .depth = 1, .co = lua->main },
-                             .timer = { .fire = time_up, .ctx = s } };
+                             .timer = { .fire = time_up, .ctx = s },
+                             .kicks = { .fn = on_signal, .ctx = s } };
     if (mk_kick_setup(&err) < 0 || mk_io_hold(&err) < 0) {
         free(s);
         return luaL_error(L, "no timer for the script: %s", err.text);
     }
-    mk_kick_watch(on_signal, s);
+    mk_kick_watch(&s->kicks);
     mk_kick_allow();
     mk_io_set(&s->timer, mk_time_in(ns));
     lua->script = s;
@@ -93,7 +95,7 @@ void mk_script_free(struct mk_lua *lua)
         return;
     mk_io_clear(&lua->script->timer);
     mk_io_drop();
-    mk_kick_watch(NULL, NULL);
+    mk_kick_unwatch(&lua->script->kicks);
     lua->guard = NULL;
     free(lua->script);
     lua->script = NULL;

@@ -214,7 +214,8 @@ static void *worker_thread(void *arg)
 {
     struct worker *w = arg;
     lua_State *L = luaL_newstate();
-    mk_kick_watch(on_signal, w);
+    struct mk_kick_watch kicks = { .fn = on_signal, .ctx = w };
+    mk_kick_watch(&kicks);
     mk_kick_allow();
     if (L) {
         lua_pushcfunction(L, open_protected);
@@ -227,7 +228,7 @@ static void *worker_thread(void *arg)
         lua_close(L);
     }
     atomic_store(&w->lua, NULL);
-    mk_kick_watch(NULL, NULL);
+    mk_kick_unwatch(&kicks);
     pthread_mutex_lock(&w->channel.lock);
     w->channel.ended = true;
     mk_wake(w->channel.waiters);

@@ -1,10 +1,25 @@
-/* attend.c - what the I/O thread (io.h) does for a VM that runs: its deadline, the alarm for its
+/* attend.c - asking the vCPUs of a VM, and what the I/O thread (io.h) does for one that runs: its deadline, the alarm for its
  * timers, and a look at its vCPUs every LOOK_NS while one of them is awake: output that KVM collected
  * or that waits to be written, a wish to end the run, a handler that is over its time. Of a VM whose
  * vCPUs all sleep nothing is asked, and nobody is woken. */
 #include "vm/vm.h"
 
 #define LOOK_NS 10000000u
+
+/* --- on any thread --- */
+
+void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)
+{
+    for (unsigned i = 0; i < vm->cpus; i++)
+        mk_vcpu_stop(&vm->cpu[i], reason);
+}
+
+void mk_vm_wake(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE);
+}
 
 /* --- on the I/O thread --- */
 

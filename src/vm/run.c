@@ -266,9 +266,3 @@ bool mk_vm_resume(struct mk_vm *vm)
         mk_vm_wake(vm);
     return was;
 }
-
-void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)
-{
-    for (unsigned i = 0; i < vm->cpus; i++)
-        mk_vcpu_stop(&vm->cpu[i], reason);
-}

@@ -24,13 +24,6 @@ static void end_all(struct mk_machine *m, struct mk_vcpu *cause)
             mk_vcpu_stop(&vm->cpu[i], MK_STOPPED);
 }
 
-void mk_vm_wake(void *ctx)
-{
-    struct mk_vm *vm = ctx;
-    for (unsigned i = 0; i < vm->cpus; i++)
-        mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE);
-}
-
 static void interrupt_first(void *ctx)
 {
     struct mk_vm *vm = ctx;
