@@ -14,7 +14,7 @@ local M = {}
 local SYMTAB <const>, STRTAB <const> = 2, 3
 local NOTYPE <const>, FUNC <const> = 0, 2 -- between them lies OBJECT
 local UNDEF <const>, ABS <const>, COMMON <const> = 0, 0xfff1, 0xfff2
-local TABLE_MAX <const> = 64 << 20 -- bytes of the symbol table, and of its names
+local SYMTAB_MAX <const>, STRTAB_MAX <const> = 16 << 20, 64 << 20 -- bytes: about a second's work
 local NAME_MAX <const>, NAME_USUAL <const> = 4096, 128
 local NAMES_MAX <const> = 64 << 20 -- bytes of all names together: many may end with the same one
 
@@ -55,8 +55,8 @@ local function read_sections(source, h)
   return source:read(h.shoff, h.shnum * h.class.section)
 end
 
-local function check_size(source, i, what, size)
-  if size > TABLE_MAX then
+local function check_size(source, i, what, size, most)
+  if size > most then
     refuse(source, "EFBIG", "section %d: %s: %d bytes are too many", i, what, size)
   end
 end
@@ -69,7 +69,7 @@ local function read_names(source, sections, h, i)
     refuse(source, "ENOEXEC", "section %d: STRTAB: Offset 0x%x + Size 0x%x lies beyond the file's "
       .. "%d bytes", i, offset, size, source.size)
   end
-  check_size(source, i, "STRTAB", size)
+  check_size(source, i, "STRTAB", size, STRTAB_MAX)
   local names = source:read(offset, size)
   if names:byte(-1) ~= 0 then
     refuse(source, "ENOEXEC", "section %d: STRTAB: it does not end with a null byte", i)
@@ -90,7 +90,7 @@ local function read_table(source, sections, h, i)
     refuse(source, "ENOEXEC", "section %d: SYMTAB: Link %d: there are %d sections", i, link,
            h.shnum)
   end
-  check_size(source, i, "SYMTAB", size)
+  check_size(source, i, "SYMTAB", size, SYMTAB_MAX)
   return source:read(offset, size), read_names(source, sections, h, link)
 end
 
