@@ -615,6 +615,17 @@ describe("a deep stack of handlers", function()
     end, "hypercall 0x01 has 1024 handlers, the most there may be")
   end)
 
+  it("of latches has a limit on the memory of all, which is named", function()
+    local vm <close> = support.vm()
+    local handles = {}
+    assert.error_matches(function()
+      for i = 1, 100 do handles[i] = vm.mmio:latch(0xc0000000, 16 << 20) end
+    end, "the latches of vm \"vm\" hold 128 MiB, the most there may be")
+    assert.equal(8, #handles)
+    handles[1]:remove()
+    vm.mmio:latch(0xc0000000, 16 << 20)
+  end)
+
   it("over all ports takes no memory for each of them", function()
     local function kilobytes()
       return tonumber(io.open("/proc/self/status"):read("a"):match "VmRSS:%s*(%d+)")

@@ -10,6 +10,7 @@
 
 #define MK_FIFO_RECORD 65536 /* bytes after which a record is handed on unfinished */
 #define MK_LATCH_MAX (16u << 20)
+#define MK_LATCHES_MAX (128u << 20) /* bytes of all latches of a VM, before the last */
 
 struct mk_prim {
     pthread_mutex_t lock;

@@ -43,16 +43,34 @@ static int prim_const(lua_State *L)
     return place(L, &r, prim, &mk_const_ops, NULL);
 }
 
+static unsigned stride_of(const struct mk_bus *bus)
+{
+    return bus->space == MK_SPACE_MSRS ? 8 : 1;
+}
+
+/* Bytes that the latches of a bus hold: a script's cap on memory does not count them. */
+static uint64_t latched(const struct mk_bus *bus)
+{
+    uint64_t sum = 0;
+    for (const struct mk_hook *h = bus->hooks; h; h = h->link)
+        if (h->ops == &mk_latch_ops)
+            sum += (h->last - h->first + 1) * stride_of(bus);
+    return sum;
+}
+
 /* latch(range [, initial]) -> handle */
 static int prim_latch(lua_State *L)
 {
     struct mk_range r = mk_check_range(L, true);
     lua_Integer value = luaL_optinteger(L, r.next, 0);
     luaL_argcheck(L, r.last - r.first < MK_LATCH_MAX, 2, "a latch has 16 MiB at most");
+    const struct mk_machine *m = &r.v->vm.m;
+    if (latched(&m->bus) + latched(&m->mmio) + latched(&m->msrs) >= MK_LATCHES_MAX)
+        mk_misuse(L, "the latches of vm \"%s\" hold %u MiB, the most there may be: remove() some",
+                  r.v->vm.name, MK_LATCHES_MAX >> 20);
     lua_settop(L, r.next);
-    unsigned stride = r.bus->space == MK_SPACE_MSRS ? 8 : 1;
-    return place(L, &r, mk_prim_new_latch(r.first, r.last, stride, (uint64_t)value), &mk_latch_ops,
-                 NULL);
+    return place(L, &r, mk_prim_new_latch(r.first, r.last, stride_of(r.bus), (uint64_t)value),
+                 &mk_latch_ops, NULL);
 }
 
 /* sink(range) -> handle */
