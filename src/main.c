@@ -243,6 +243,14 @@ static bool require_into_global(lua_State *L, const char *spec)
     return true;
 }
 
+/* The module in the global "kvm", unless that is taken: for the prompt, and for -e that speaks of it. */
+static bool offer_module(lua_State *L)
+{
+    bool taken = lua_getglobal(L, "kvm") != LUA_TNIL;
+    lua_pop(L, 1);
+    return taken || require_into_global(L, "kvm=minikvm");
+}
+
 /* The options that act: -e, -l and -W, in the order given. */
 static bool act_on_options(lua_State *L, const struct options *o, char **argv)
 {
@@ -257,7 +265,8 @@ static bool act_on_options(lua_State *L, const struct options *o, char **argv)
             continue;
         const char *value = argv[i][2] ? argv[i] + 2 : argv[++i];
         if (letter == 'e')
-            fine = run_string(L, value, "=(command line)");
+            fine = (!strstr(value, "kvm") || offer_module(L)) &&
+                   run_string(L, value, "=(command line)");
         else
             fine = require_into_global(L, value);
         if (!fine)
@@ -336,8 +345,7 @@ static bool run_script(lua_State *L, char **argv)
 
 static void run_prompt(lua_State *L)
 {
-    if (lua_getglobal(L, "kvm") == LUA_TNIL)
-        require_into_global(L, "kvm=minikvm");
+    offer_module(L);
     lua_settop(L, 0);
     mk_repl(L, call);
 }

@@ -1,6 +1,6 @@
 -- strict.lua - a field that an object does not have is an error that names the nearest one it has.
 --
--- Kinds of userdata come here by way of the core (mk_unknown_field() in src/lua/core.c), classes
+-- Kinds of userdata come here by way of the core (mk_unknown_field() in src/lua/object.c), classes
 -- written in Lua by seal(). What is there is found before anybody asks, so it costs nothing.
 
 local core = require "minikvm.core"

@@ -140,6 +140,14 @@ describe("minikvm the program", function()
   end)
 end)
 
+describe("-e", function()
+  it("has kvm as a global, unless that is taken", function()
+    assert.equal("function\n", program.run("P -e 'print(type(kvm.vm))'").out)
+    assert.equal("1\t2\n", program.run("P -e 'kvm = 1' -e 'x = 2; print(kvm, x)'").out)
+    assert.equal("nil\n", program.run("P -e 'print(_G[\"k\" .. \"vm\"])'").out) -- not loaded unasked
+  end)
+end)
+
 describe("the prompt", function()
   local function session(text) return program.run("P -i", { stdin = text }) end
   ---What was printed, without the banner and the prompts.

@@ -47,6 +47,7 @@ struct mk_lua {
     uint64_t handler_most; /* what limits.handler can be at the most */
     bool last_resort;    /* a handler that nothing can end ends the process */
     struct mk_script *script; /* the script's own time; NULL: it has none */
+    void (*on_close)(struct mk_lua *lua); /* it goes with the state */
     char ended[400];     /* of a handler that was ended because the script shall end */
     struct mk_guard *volatile guard; /* of the call that is in progress; NULL: it has no limit */
     lua_Hook script_hook; /* the C side of debug.sethook() */
@@ -59,7 +60,8 @@ struct mk_frame {
     struct mk_io *io;
     bool in;
     uint64_t value; /* of an OUT */
-    bool call;       /* a hypercall: */
+    /* Of a hypercall: what answers beneath; NULL: it is an access. */
+    uint32_t (*call)(struct mk_lua_vm *v, const struct mk_frame *frame);
     uint8_t number;
     uint64_t order;  /* of the handler whose turn it is */
     struct mk_frame *above;
@@ -117,7 +119,16 @@ extern const char *const mk_lua_modes[MK_MODES];
  * deep in calls the handlers' coroutines are, and out of a script's reach. */
 enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_NEXT /* one for each vCPU */ };
 
+/* --- a Lua state, and its lock (state.c) --- */
+
 struct mk_lua *mk_lua_get(lua_State *L);
+/* The coroutine that the innermost function of L, one of C, resumes; NULL: none. */
+lua_State *mk_lua_resumed(lua_State *L);
+/* The coroutine that runs, when `L` is where the call began. */
+lua_State *mk_lua_innermost(lua_State *L);
+/* Takes the lock when it is free; gives it up. */
+bool mk_lua_take(struct mk_lua *lua);
+void mk_lua_give_up(struct mk_lua *lua);
 
 /* Around what blocks: gives the lock up; what `turn` keeps belongs to the call that comes back. */
 struct mk_turn {
@@ -174,6 +185,8 @@ struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 uint64_t mk_check_seconds(lua_State *L, int index);
 /* The same; MK_FOREVER when there is none. */
 uint64_t mk_opt_seconds(lua_State *L, int index);
+/* "script.lua:12": the innermost line of the script's own. Allocates nothing. */
+void mk_lua_where(lua_State *L, char *text, size_t size);
 /* Pushes the script's place, "file:line: ", below minikvm's own Lua parts. */
 void mk_lua_blame_line(lua_State *L);
 /* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */
@@ -203,6 +216,7 @@ void mk_open_vm(lua_State *L);
 void mk_open_cpu(lua_State *L);
 void mk_open_memory(lua_State *L);
 void mk_open_hooks(lua_State *L);
+void mk_open_prims(lua_State *L); /* methods of hooks and handles, which must be there */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);
@@ -214,7 +228,7 @@ void mk_open_clock(lua_State *L);
 void mk_open_keyboard(lua_State *L);
 void mk_open_files(lua_State *L);
 void mk_open_snapshot(lua_State *L);
-void mk_open_worker(lua_State *L);
+void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
 /* find, match, gmatch, gsub and rep with a limit on the work, into the table on top. */
@@ -225,7 +239,6 @@ void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 /* Pushes the function that the handlers of one vCPU get as `next`. */
 void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
 /* The core's callbacks into hypercall and line handlers. */
-uint32_t mk_lua_next_call(struct mk_lua_vm *v, const struct mk_frame *frame);
 void mk_lua_free_calls(struct mk_lua_vm *v);
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more);

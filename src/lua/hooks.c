@@ -214,7 +214,7 @@ static int call_next(lua_State *L)
         return luaL_error(L, "next() belongs to an access that is over: call it inside the handler");
     int results = 1;
     if (frame->call)
-        lua_pushinteger(L, mk_lua_next_call(lc->v, frame));
+        lua_pushinteger(L, frame->call(lc->v, frame));
     else if (frame->in)
         lua_pushinteger(L, (lua_Integer)mk_bus_next_in(frame->io));
     else
@@ -495,11 +495,6 @@ void mk_open_hooks(lua_State *L)
     static const char *const types[] = { MK_PORTS, MK_MMIO, MK_MSRS };
     static const luaL_Reg methods[] = { { "on", hooks_on }, { "override", hooks_override },
                                         { "tap", hooks_tap }, { NULL, NULL } };
-    for (size_t i = 0; i < MK_COUNT(types); i++) {
+    for (size_t i = 0; i < MK_COUNT(types); i++)
         mk_new_type(L, types[i], NULL, methods);
-        luaL_getmetatable(L, types[i]);
-        lua_getfield(L, -1, "methods");
-        luaL_setfuncs(L, mk_prim_methods, 0);
-        lua_pop(L, 2);
-    }
 }

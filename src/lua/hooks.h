@@ -49,9 +49,4 @@ int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
 /* A new hook of the VM; raises when memory ran out. */
 struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r);
 
-/* const, latch, sink, fifo, match, doorbell (prims.c): for all three tables of methods. */
-extern const luaL_Reg mk_prim_methods[];
-/* Methods of handles that have a value: get, set, take. */
-extern const luaL_Reg mk_prim_handle_methods[];
-
 #endif

@@ -89,6 +89,8 @@ static int call_below(lua_State *co)
     return 0;
 }
 
+static uint32_t next_call(struct mk_lua_vm *v, const struct mk_frame *frame);
+
 /* The handlers below `order`: taps, and the first that is none. False when the built-in call, or
  * nobody, is to have it. */
 static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
@@ -96,7 +98,7 @@ static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uin
 {
     struct mk_lua_cpu *lc = &v->cpu[io->cpu->index];
     struct turn t = { .v = v, .value = value,
-                      .frame = { .io = io, .call = true, .number = number, .order = order,
+                      .frame = { .io = io, .call = next_call, .number = number, .order = order,
                                  .above = lc->frame } };
     enum mk_called called;
     lc->frame = &t.frame;
@@ -108,18 +110,19 @@ static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uin
     return t.found || called != MK_CALL_DONE;
 }
 
-bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value)
-{
-    struct mk_lua_vm *v = ctx;
-    return v->calls[number] && run_below(v, io, number, UINT64_MAX, value);
-}
-
-uint32_t mk_lua_next_call(struct mk_lua_vm *v, const struct mk_frame *frame)
+/* next() of a hypercall. */
+static uint32_t next_call(struct mk_lua_vm *v, const struct mk_frame *frame)
 {
     uint32_t value = 0;
     if (!run_below(v, frame->io, frame->number, frame->order, &value))
         value = mk_hypercall_builtin(&v->vm.hypercall, frame->io, frame->number);
     return value;
+}
+
+bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value)
+{
+    struct mk_lua_vm *v = ctx;
+    return v->calls[number] && run_below(v, io, number, UINT64_MAX, value);
 }
 
 /* --- the script's side --- */

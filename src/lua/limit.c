@@ -2,27 +2,18 @@
 #include "lua/limit.h"
 
 #include "lua/alloc.h"
+#include "io/tty.h"
 #include "lua/core.h"
 #include "x86/access.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* As interpreters do at Ctrl-C: mk_lua_interrupted() knows it by these. */
 #define EVERY (LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT)
 
 /* --- the hook --- */
-
-void mk_lua_where(lua_State *L, char *text, size_t size)
-{
-    lua_Debug ar;
-    snprintf(text, size, "?");
-    for (int level = 0; lua_getstack(L, level, &ar) && lua_getinfo(L, "Sl", &ar); level++)
-        if (ar.currentline > 0 && strncmp(ar.source, "@minikvm/", 9) != 0) {
-            snprintf(text, size, "%s:%d", ar.short_src, ar.currentline);
-            return;
-        }
-}
 
 static const char *reason_of(enum mk_due due)
 {
@@ -59,28 +50,6 @@ void mk_guard_arm(lua_State *L)
     lua_sethook(L, raise_due, EVERY, 1);
 }
 
-/* The coroutine that the innermost function of L, one of C, resumes; NULL: none. Only looks. One that
- * is resumed has a call and is neither suspended nor dead; L stands still then. */
-static lua_State *resumed_by(lua_State *L)
-{
-    lua_Debug ar;
-    if (!lua_getstack(L, 0, &ar) || !lua_getinfo(L, "S", &ar) || ar.what[0] != 'C')
-        return NULL;
-    lua_State *co = lua_tothread(L, 1);
-    if (!co)
-        co = lua_tothread(L, lua_upvalueindex(1));
-    if (!co) /* the function of our wrap() has it second */
-        co = lua_tothread(L, lua_upvalueindex(2));
-    return co && co != L && lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar) ? co : NULL;
-}
-
-lua_State *mk_lua_innermost(lua_State *L)
-{
-    for (lua_State *co = L; co; co = resumed_by(L))
-        L = co;
-    return L;
-}
-
 /* In a signal handler, on the thread that runs Lua. Once it has been armed, `base` does not run Lua
  * code when the next signal finds that the hook was not there: only then the coroutines above it may
  * be looked for, whose stacks would change meanwhile otherwise. */
@@ -89,7 +58,7 @@ static void arm_all(struct mk_guard *g, lua_State *base)
     mk_guard_arm(base);
     if (g->armed++ == 0)
         return;
-    for (lua_State *co = resumed_by(base); co; co = resumed_by(co))
+    for (lua_State *co = mk_lua_resumed(base); co; co = mk_lua_resumed(co))
         mk_guard_arm(co);
 }
 
@@ -264,6 +233,15 @@ static void describe_handler(const struct mk_lua_vm *v, unsigned cpu, char *text
 void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
 {
     describe_guest(&v->vm.cpu[cpu], false, v->cpu[cpu].waiting, sizeof(v->cpu[cpu].waiting));
+}
+
+void mk_limit_die(const char *text)
+{
+    mk_tty_restore();
+    if (write(STDERR_FILENO, "minikvm: ", 9) < 0 ||
+        write(STDERR_FILENO, text, strlen(text)) < 0 || write(STDERR_FILENO, "\n", 1) < 0)
+        _exit(2); /* nobody reads */
+    _exit(1);
 }
 
 /* In a signal's handler: the process ends, because nothing else gets through. */

@@ -68,9 +68,6 @@ void mk_guard_resume(struct mk_guard *g, const struct mk_guard *kept, uint64_t n
                      enum mk_reason reason);
 /* What runs in `L` ends at its next instruction. */
 void mk_guard_arm(lua_State *L);
-/* The coroutine that runs, when `L` is where the call began. */
-lua_State *mk_lua_innermost(lua_State *L);
-
 /* The same for the whole script of a state, whose guard is due: blocking calls return, too. */
 void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g);
 
@@ -82,8 +79,6 @@ void mk_lua_kicked(void *ctx, struct mk_vcpu *c);
 bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message);
 /* Notes which instruction of the guest waits for the handler that failed. */
 void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu);
-/* "script.lua:12": the innermost line of the script's own. Allocates nothing. */
-void mk_lua_where(lua_State *L, char *text, size_t size);
 
 /* Twice the time is up, and a second: what still goes on cannot be ended. */
 static inline bool mk_limit_overdue(uint64_t ran, uint64_t limit)

@@ -174,10 +174,11 @@ static void push_core(lua_State *L)
     mk_open_keyboard(L);
     mk_open_files(L);
     mk_open_snapshot(L);
-    mk_open_worker(L);
+    mk_open_worker(L, luaopen_minikvm);
     mk_open_watch(L);
     mk_open_process(L);
     mk_open_handle(L);
+    mk_open_prims(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

@@ -264,7 +264,7 @@ static int prim_doorbell(lua_State *L)
     return 1;
 }
 
-const luaL_Reg mk_prim_methods[] = {
+static const luaL_Reg prim_methods[] = {
     { "const", prim_const }, { "latch", prim_latch }, { "sink", prim_sink }, { "fifo", prim_fifo },
     { "match", prim_match }, { "doorbell", prim_doorbell }, { NULL, NULL } };
 
@@ -335,5 +335,21 @@ static int handle_take(lua_State *L)
     return 1;
 }
 
-const luaL_Reg mk_prim_handle_methods[] = {
+static const luaL_Reg handle_methods[] = {
     { "get", handle_get }, { "set", handle_set }, { "take", handle_take }, { NULL, NULL } };
+
+static void add_methods(lua_State *L, const char *type, const luaL_Reg *methods)
+{
+    luaL_getmetatable(L, type);
+    lua_getfield(L, -1, "methods");
+    luaL_setfuncs(L, methods, 0);
+    lua_pop(L, 2);
+}
+
+void mk_open_prims(lua_State *L)
+{
+    add_methods(L, MK_PORTS, prim_methods);
+    add_methods(L, MK_MMIO, prim_methods);
+    add_methods(L, MK_MSRS, prim_methods);
+    add_methods(L, MK_HANDLE, handle_methods);
+}

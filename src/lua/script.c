@@ -4,13 +4,10 @@
  * script, until that has ended; after twice the time the handler ends the process: then the script is
  * where no hook gets in. */
 #include "lua/core.h"
-#include "io/tty.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #define AGAIN_NS 10000000u
 
@@ -22,15 +19,6 @@ struct mk_script {
     struct mk_io_timer timer;
     struct mk_kick_watch kicks;
 };
-
-void mk_limit_die(const char *text)
-{
-    mk_tty_restore();
-    if (write(STDERR_FILENO, "minikvm: ", 9) < 0 ||
-        write(STDERR_FILENO, text, strlen(text)) < 0 || write(STDERR_FILENO, "\n", 1) < 0)
-        _exit(2); /* nobody reads */
-    _exit(1);
-}
 
 static void die(const struct mk_script *s)
 {
@@ -63,6 +51,18 @@ static void time_up(void *ctx)
     mk_io_set(&s->timer, mk_now() + AGAIN_NS);
 }
 
+void mk_script_free(struct mk_lua *lua)
+{
+    if (!lua->script)
+        return;
+    mk_io_clear(&lua->script->timer);
+    mk_io_drop();
+    mk_kick_unwatch(&lua->script->kicks);
+    lua->guard = NULL;
+    free(lua->script);
+    lua->script = NULL;
+}
+
 int mk_lua_end_after(lua_State *L)
 {
     uint64_t ns = mk_check_seconds(L, 1), handler = mk_check_seconds(L, 2);
@@ -83,20 +83,9 @@ int mk_lua_end_after(lua_State *L)
     mk_kick_allow();
     mk_io_set(&s->timer, mk_time_in(ns));
     lua->script = s;
+    lua->on_close = mk_script_free;
     lua->guard = &s->guard;
     lua->handler_most = handler;
     lua->last_resort = true;
     return 0;
-}
-
-void mk_script_free(struct mk_lua *lua)
-{
-    if (!lua->script)
-        return;
-    mk_io_clear(&lua->script->timer);
-    mk_io_drop();
-    mk_kick_unwatch(&lua->script->kicks);
-    lua->guard = NULL;
-    free(lua->script);
-    lua->script = NULL;
 }

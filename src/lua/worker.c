@@ -8,7 +8,6 @@
  * that does not return, is left to itself: its thread frees its memory should it ever end. */
 #include "lua/channel.h"
 #include "lua/core.h"
-#include "minikvm.h"
 
 #include <errno.h>
 #include <lualib.h>
@@ -29,6 +28,7 @@ struct worker {
     pthread_t thread;
     struct mk_bytes start;     /* what it runs */
     char *path, *cpath;        /* where it finds modules */
+    lua_CFunction open_module; /* and minikvm */
     struct mk_bytes results;   /* or: */
     char *failure;             /* message and traceback */
     struct mk_lua *_Atomic lua; /* of its state, while that is open */
@@ -106,7 +106,7 @@ static void open_libraries(lua_State *L, const struct worker *w)
     set_path(L, "path", w->path);
     set_path(L, "cpath", w->cpath);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    lua_pushcfunction(L, luaopen_minikvm);
+    lua_pushcfunction(L, w->open_module);
     lua_setfield(L, -2, "minikvm");
     lua_pop(L, 1);
     mk_coroutine_open(L);
@@ -321,6 +321,7 @@ static struct worker *new_worker(lua_State *L, struct mk_bytes *start)
     *start = (struct mk_bytes){ 0 };
     w->path = package_field(L, "path");
     w->cpath = package_field(L, "cpath");
+    w->open_module = lua_tocfunction(L, lua_upvalueindex(1));
     return w;
 }
 
@@ -504,7 +505,7 @@ static int worker_tostring(lua_State *L)
     return 1;
 }
 
-void mk_open_worker(lua_State *L)
+void mk_open_worker(lua_State *L, lua_CFunction open_module)
 {
     static const luaL_Reg meta[] = { { "__gc", worker_gc }, { "__close", worker_close },
                                      { "__tostring", worker_tostring }, { NULL, NULL } };
@@ -513,5 +514,6 @@ void mk_open_worker(lua_State *L)
                                         { NULL, NULL } };
     static const luaL_Reg core[] = { { "worker", start_worker }, { NULL, NULL } };
     mk_new_type(L, MK_WORKER, meta, methods);
-    luaL_setfuncs(L, core, 0);
+    lua_pushcfunction(L, open_module);
+    luaL_setfuncs(L, core, 1);
 }

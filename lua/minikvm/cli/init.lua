@@ -324,7 +324,7 @@ usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the modu
        minikvm --help | --version
 
 Options of the interpreter, as of lua:
-  -e stat   execute string 'stat'
+  -e stat   execute string 'stat', with the module in the global "kvm"
   -i        enter interactive mode after executing 'script'
   -l mod    require library 'mod' into global 'mod'
   -l g=mod  require library 'mod' into global 'g'

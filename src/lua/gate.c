@@ -1,0 +1,209 @@
+/* gate.c - the one way into Lua from a vCPU's thread, and the one wait. See core.h. */
+#include "lua/core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+int mk_lua_handler_cpu(const struct mk_lua_vm *v)
+{
+    const struct mk_lua_cpu *handler = v->lua->handler;
+    return handler && handler->v == v ? (int)(handler - v->cpu) : -1;
+}
+
+void mk_lua_no_handler(lua_State *L, const char *what)
+{
+    if (mk_lua_get(L)->handler)
+        mk_misuse(L, "%s would block inside a handler: a guest is waiting for its answer; set a "
+                      "variable here and do it after the run, or in another thread's turn", what);
+}
+
+static bool wait_for_turn(struct mk_lua_vm *v)
+{
+    struct mk_lua *lua = v->lua;
+    bool mine = false;
+    pthread_mutex_lock(&lua->mutex);
+    lua->handler_waits++;
+    while (!v->closing && !(mine = !lua->script_waits && mk_lua_take(lua)))
+        pthread_cond_wait(&lua->handler_turn, &lua->mutex);
+    lua->handler_waits--;
+    if (!mine && !lua->held && lua->handler_waits) /* pass on the turn that woke us */
+        pthread_cond_signal(&lua->handler_turn);
+    pthread_mutex_unlock(&lua->mutex);
+    return mine;
+}
+
+static bool acquire_for_handler(struct mk_lua_vm *v)
+{
+    struct mk_lua *lua = v->lua;
+    if (atomic_load_explicit(&v->closing, memory_order_relaxed))
+        return false;
+    return (!lua->script_waits && mk_lua_take(lua)) || wait_for_turn(v);
+}
+
+/* --- waiting --- */
+
+struct waiting {
+    struct mk_lua *lua;
+    lua_Hook before;
+};
+
+static bool interrupted(void *ctx)
+{
+    const struct waiting *w = ctx;
+    return mk_lua_interrupted(w->lua, w->before);
+}
+
+static bool wait_as_script(struct mk_lua *lua, uint64_t ns, const struct mk_wait *wait)
+{
+    struct waiting w = { lua, lua_gethook(lua->main) };
+    struct mk_wait own = *wait;
+    own.interrupted = interrupted;
+    own.interrupted_ctx = &w;
+    return mk_wait(&own, mk_time_in(ns));
+}
+
+static bool wait_as_handler(struct mk_lua_cpu *lc, uint64_t ns, const struct mk_wait *wait)
+{
+    struct mk_vcpu *c = &lc->v->vm.cpu[lc - lc->v->cpu];
+    struct mk_guard before;
+    uint64_t began = mk_now();
+    enum mk_reason reason = MK_RUNNING;
+    mk_guard_suspend(&lc->guard, &before);
+    bool over = mk_vcpu_wait(c, mk_time_in(ns), wait, &reason);
+    mk_guard_resume(&lc->guard, &before, mk_now() - began, reason);
+    return over;
+}
+
+bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait)
+{
+    struct mk_lua *lua = mk_lua_get(L);
+    struct mk_turn turn;
+    struct mk_lua_vm *v = lua->handler ? lua->handler->v : NULL;
+    if (ns == 0)
+        return mk_wait(wait, 0);
+    if (v)
+        v->waiting++;
+    mk_lua_release(lua, &turn);
+    bool over = v ? wait_as_handler(turn.handler, ns, wait) : wait_as_script(lua, ns, wait);
+    mk_lua_acquire(lua, &turn);
+    if (v)
+        v->waiting--;
+    if (v && turn.guard->due)
+        mk_guard_arm(L);
+    return over;
+}
+
+/* --- the gate --- */
+
+/* Keeps message and traceback of the first failure; runs as the message handler, on the failing
+ * stack. */
+static int describe_error(lua_State *L)
+{
+    const char *text = luaL_tolstring(L, 1, NULL);
+    luaL_traceback(L, L, text, 1);
+    return 1;
+}
+
+void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref)
+{
+    lua_rawgeti(v->anchor, MK_AT_HANDLERS, ref);
+    lua_xmove(v->anchor, co, 1);
+}
+
+void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)
+{
+    char text[300];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    v->vm.cpu[cpu].end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
+    mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s", text);
+}
+
+static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
+{
+    lua_State *co = v->cpu[cpu].co;
+    const char *trace = lua_tostring(co, -1);
+    if (!trace)
+        trace = "a handler failed without a message";
+    if (!v->cpu[cpu].traceback)
+        v->cpu[cpu].traceback = strdup(trace);
+    const char *end = strstr(trace, "\nstack traceback:");
+    mk_limit_describe(v, cpu);
+    if (!mk_limit_blame(v, cpu, trace))
+        mk_lua_blame(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
+    lua_pop(co, 1);
+}
+
+/* The lock, and room on the coroutine's stack, which has plenty while nothing runs on it. A handler
+ * inside another one has the lock, unless that one waits. */
+static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_turn *outer)
+{
+    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    *outer = (struct mk_turn){ .handler = lc->depth && !lc->waits ? lc : NULL };
+    if (!outer->handler && mk_console_unwritten(&v->vm.m.console))
+        mk_vcpu_finish_output(&v->vm.cpu[cpu]); /* before what the script prints */
+    if (!outer->handler && !acquire_for_handler(v))
+        return false;
+    outer->base = v->lua->base;
+    outer->guard = v->lua->guard;
+    v->lua->handler = lc;
+    lc->depth++;
+    return true;
+}
+
+static void leave(struct mk_lua_vm *v, unsigned cpu, const struct mk_turn *outer)
+{
+    struct mk_lua *lua = v->lua;
+    v->cpu[cpu].depth--;
+    lua->base = outer->base;
+    lua->guard = outer->guard;
+    lua->handler = outer->handler;
+    if (!outer->handler)
+        mk_lua_give_up(lua);
+}
+
+/* Nothing here but lua_pcall() can raise. */
+static enum mk_called call_protected(struct mk_lua_vm *v, unsigned cpu, lua_CFunction body,
+                                     void *ctx)
+{
+    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    lua_State *co = lc->co;
+    if (lc->depth > 1 && !lua_checkstack(co, 4)) {
+        mk_lua_blame(v, cpu, "out of Lua stack");
+        return MK_CALL_FAILED;
+    }
+    lua_pushcfunction(co, describe_error);
+    int base = lua_gettop(co);
+    lua_pushcfunction(co, body);
+    lua_pushlightuserdata(co, ctx);
+    mk_guard_enter(v->lua, &lc->guard, co);
+    int rc = lua_pcall(co, 1, 0, base);
+    mk_lua_flush_output(); /* under the guard: nobody may read it */
+    mk_guard_leave(&lc->guard, co);
+    if (rc != LUA_OK)
+        handler_failed(v, cpu);
+    lua_settop(co, base - 1); /* a script that got hold of it finds it dead */
+    return rc == LUA_OK ? MK_CALL_DONE : MK_CALL_FAILED;
+}
+
+enum mk_called mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what, lua_CFunction body,
+                           void *ctx)
+{
+    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    struct mk_turn outer;
+    if (!enter(v, cpu, &outer))
+        return MK_CALL_NOT;
+    bool waits = lc->waits;
+    const char *before = lc->what;
+    lc->waits = false;
+    lc->what = what;
+    enum mk_called called = call_protected(v, cpu, body, ctx);
+    lc->what = before;
+    lc->waits = waits;
+    leave(v, cpu, &outer);
+    return called;
+}

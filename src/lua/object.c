@@ -1,0 +1,288 @@
+/* object.c - what the kinds of objects share: checks, errors, fields of tables, handlers and children of
+ * a VM, types, handles. See core.h. */
+#include "lua/core.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* --- checks --- */
+
+void mk_lua_where(lua_State *L, char *text, size_t size)
+{
+    lua_Debug ar;
+    snprintf(text, size, "?");
+    for (int level = 0; lua_getstack(L, level, &ar) && lua_getinfo(L, "Sl", &ar); level++)
+        if (ar.currentline > 0 && strncmp(ar.source, "@minikvm/", 9) != 0) {
+            snprintf(text, size, "%s:%d", ar.short_src, ar.currentline);
+            return;
+        }
+}
+
+void mk_lua_blame_line(lua_State *L)
+{
+    char where[100];
+    mk_lua_where(L, where, sizeof(where));
+    lua_pushfstring(L, where[0] == '?' ? "" : "%s: ", where);
+}
+
+int mk_misuse(lua_State *L, const char *fmt, ...)
+{
+    char text[500];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    mk_lua_blame_line(L);
+    lua_pushstring(L, text);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
+
+static void need_colon(lua_State *L, int index, const char *type)
+{
+    lua_Debug ar;
+    const char *name = "method";
+    if (lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) && ar.name)
+        name = ar.name;
+    luaL_error(L, "'%s' needs a %s as its first argument, got %s: call it with ':' (object:%s(...))",
+               name, type, luaL_typename(L, index), name);
+}
+
+struct mk_lua_vm *mk_check_vm(lua_State *L, int index)
+{
+    struct mk_lua_vm *v = luaL_testudata(L, index, MK_VM);
+    if (!v)
+        need_colon(L, index, MK_VM);
+    if (!v->open)
+        luaL_error(L, "vm \"%s\" is closed", v->vm.name);
+    return v;
+}
+
+void mk_need_cpus(lua_State *L, const struct mk_lua_vm *v)
+{
+    if (v->vm.m.fd < 0)
+        mk_misuse(L, "vm \"%s\" has no vCPUs, because its reset failed: reset() it", v->vm.name);
+}
+
+struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type)
+{
+    if (!luaL_testudata(L, index, type))
+        need_colon(L, index, type);
+    lua_getiuservalue(L, index, 1);
+    struct mk_lua_vm *v = mk_check_vm(L, -1);
+    lua_pop(L, 1);
+    return v;
+}
+
+uint64_t mk_check_seconds(lua_State *L, int index)
+{
+    lua_Number seconds = luaL_checknumber(L, index);
+    luaL_argcheck(L, seconds >= 0, index, "seconds are 0 or more");
+    return seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
+}
+
+uint64_t mk_opt_seconds(lua_State *L, int index)
+{
+    return lua_isnoneornil(L, index) ? MK_FOREVER : mk_check_seconds(L, index);
+}
+
+int mk_push_err(lua_State *L, const struct mk_err *err)
+{
+    luaL_pushfail(L);
+    lua_pushstring(L, err->text);
+    lua_pushstring(L, mk_err_name(err->code));
+    return 3;
+}
+
+const char *const mk_lua_modes[MK_MODES] = { "real", "protected", "paged", "long" };
+
+void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
+{
+    if (!mk_vm_wait(&v->vm, 0))
+        mk_misuse(L, "%s: vm \"%s\" is running", what, v->vm.name);
+}
+
+/* --- fields of checked tables --- */
+
+lua_Integer mk_integer_field(lua_State *L, int index, const char *key, lua_Integer absent)
+{
+    lua_Integer value = lua_getfield(L, index, key) == LUA_TNIL ? absent : lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+bool mk_true_field(lua_State *L, int index, const char *key)
+{
+    lua_getfield(L, index, key);
+    bool value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+const char *mk_string_field(lua_State *L, int index, const char *key, size_t *length)
+{
+    lua_getfield(L, index, key);
+    const char *value = lua_tolstring(L, -1, length);
+    lua_pop(L, 1);
+    return value;
+}
+
+void mk_set_integer(lua_State *L, const char *key, uint64_t value)
+{
+    lua_pushinteger(L, (lua_Integer)value);
+    lua_setfield(L, -2, key);
+}
+
+void mk_set_string(lua_State *L, const char *key, const char *value)
+{
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, key);
+}
+
+/* --- handlers and children --- */
+
+int mk_lua_ref(lua_State *L, int vm_index, int function_index)
+{
+    function_index = lua_absindex(L, function_index);
+    lua_getiuservalue(L, vm_index, 1);
+    lua_pushvalue(L, function_index);
+    int ref = luaL_ref(L, -2);
+    lua_pop(L, 1);
+    return ref;
+}
+
+void mk_lua_unref(lua_State *L, int vm_index, int ref)
+{
+    lua_getiuservalue(L, vm_index, 1);
+    luaL_unref(L, -1, ref);
+    lua_pop(L, 1);
+}
+
+void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type)
+{
+    vm_index = lua_absindex(L, vm_index);
+    void *box = lua_newuserdatauv(L, size, 1);
+    memset(box, 0, size);
+    lua_pushvalue(L, vm_index);
+    lua_setiuservalue(L, -2, 1);
+    luaL_setmetatable(L, type);
+    return box;
+}
+
+int mk_unknown_field(lua_State *L, const char *type, bool set)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_getfield(L, -1, "minikvm.strict");
+    lua_getfield(L, -1, "unknown");
+    lua_pushstring(L, type);
+    lua_pushvalue(L, 2);
+    lua_pushboolean(L, set);
+    lua_call(L, 3, 0); /* raises */
+    return 0;
+}
+
+static int no_field(lua_State *L)
+{
+    return mk_unknown_field(L, lua_tostring(L, lua_upvalueindex(1)), lua_gettop(L) > 2);
+}
+
+/* Pushes a function that raises for the field it is asked for. */
+static void push_no_field(lua_State *L, const char *type)
+{
+    lua_pushstring(L, type);
+    lua_pushcclosure(L, no_field, 1);
+}
+
+void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods)
+{
+    luaL_newmetatable(L, type);
+    push_no_field(L, type);
+    lua_setfield(L, -2, "__newindex");
+    lua_newtable(L);
+    if (methods)
+        luaL_setfuncs(L, methods, 0);
+    lua_createtable(L, 0, 1); /* what the table of methods does not have */
+    push_no_field(L, type);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "__index");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "methods"); /* for the methods written in Lua */
+    lua_insert(L, -2);
+    lua_pushstring(L, "locked");
+    lua_setfield(L, -2, "__metatable");
+    if (meta) {
+        lua_pushvalue(L, -2); /* metamethods see the methods as their upvalue */
+        luaL_setfuncs(L, meta, 1);
+    }
+    lua_pop(L, 2);
+}
+
+/* --- handles --- */
+
+/* The VM of a handle, or NULL when it is closed; pushes the VM. */
+static struct mk_lua_vm *handle_vm(lua_State *L, struct mk_handle **h)
+{
+    *h = luaL_testudata(L, 1, MK_HANDLE);
+    if (!*h)
+        need_colon(L, 1, MK_HANDLE);
+    lua_settop(L, 2);
+    lua_getiuservalue(L, 1, 1);
+    struct mk_lua_vm *v = lua_touserdata(L, -1);
+    return v->open ? v : NULL;
+}
+
+static int handle_remove(lua_State *L)
+{
+    struct mk_handle *h;
+    struct mk_lua_vm *v = handle_vm(L, &h);
+    if (!v && !h->removed)
+        return luaL_error(L, "handle of a closed vm");
+    if (!h->removed) {
+        h->hits = h->count(v, h);
+        h->removed = true;
+        h->remove(L, v, h, 3);
+    }
+    return 0;
+}
+
+static int handle_close(lua_State *L)
+{
+    struct mk_handle *h;
+    return handle_vm(L, &h) ? handle_remove(L) : 0;
+}
+
+static int handle_index(lua_State *L)
+{
+    struct mk_handle *h;
+    struct mk_lua_vm *v = handle_vm(L, &h);
+    const char *key = luaL_checkstring(L, 2);
+    if (strcmp(key, "hits") == 0) {
+        lua_pushinteger(L, (lua_Integer)(v && !h->removed ? h->count(v, h) : h->hits));
+    } else {
+        lua_pushvalue(L, 2);
+        lua_gettable(L, lua_upvalueindex(1));
+    }
+    return 1;
+}
+
+static int handle_tostring(lua_State *L)
+{
+    struct mk_handle *h = luaL_checkudata(L, 1, MK_HANDLE);
+    lua_pushfstring(L, MK_HANDLE "%s", h->removed ? " (removed)" : "");
+    return 1;
+}
+
+struct mk_handle *mk_new_handle(lua_State *L, int vm_index)
+{
+    return mk_new_child(L, vm_index, sizeof(struct mk_handle), MK_HANDLE);
+}
+
+void mk_open_handle(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__index", handle_index }, { "__close", handle_close },
+                                     { "__tostring", handle_tostring }, { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "remove", handle_remove }, { NULL, NULL } };
+    mk_new_type(L, MK_HANDLE, meta, methods);
+}
