@@ -99,8 +99,8 @@ int fstat(int fd, struct stat *st)
     if (swap_with) {
         const char *other = swap_with;
         swap_with = NULL;
-        renameat2(AT_FDCWD, path_of("%s/f", root_path), AT_FDCWD, path_of("%s/%s", root_path, other),
-                  RENAME_EXCHANGE);
+        renameat2(AT_FDCWD, path_of("%s/f", root_path), AT_FDCWD,
+                  path_of("%s/%s", root_path, other), RENAME_EXCHANGE);
     }
     return rc;
 }
@@ -368,7 +368,7 @@ static void test_failed_cow(void)
     remove_folder(keep_path);
 }
 
-/* Between the look at a file and its opening a FIFO takes its name: opening that could wake a writer. */
+/* Between the look at a file and its opening a FIFO takes its name: opening it would wake a writer. */
 static void test_swapped(void)
 {
     put(path_of("%s/f", root_path), 10);

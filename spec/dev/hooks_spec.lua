@@ -548,14 +548,17 @@ describe("vm.cpuid", function()
   end)
 end)
 
--- An access passes a stack of any depth without C calls that nest: a vCPU's thread has 1 MiB of stack.
+-- An access passes a stack of any depth without C calls that nest: a vCPU's thread has 1 MiB.
 describe("a deep stack of handlers", function()
   if support.without_kvm(pending) then return end
 
   it("of taps sees an access once each, the newest first, on ports, memory and MSRs", function()
-    local vm <close> = guest("protected", { "\xb0\x5a\xe6\x80\xe4\x80\xa2\x00\x00\x02\x00", -- al=5a; out 80,al; in al,80; mov [20000],al
-                                            write(0, 1, 0x77), read(0x20010, 0, 1),
-                                            "\xb9\x34\x12\x00\x00\x31\xd2\xb8\x09\x00\x00\x00\x0f\x30\x0f\x32\xa3\x20\x00\x02\x00" })
+    local vm <close> = guest("protected", {
+      support.bytes "b0 5a  e6 80  e4 80  a2 00 00 02 00", -- al=5a; out 80,al; in al,80; [20000]=al
+      write(0, 1, 0x77), read(0x20010, 0, 1),
+      support.bytes [[ b9 34 12 00 00  31 d2  b8 09 00 00 00 ; ecx=1234; edx=0; eax=9
+                       0f 30  0f 32  a3 20 00 02 00          ; wrmsr; rdmsr; [20020]=eax ]],
+    })
     local last = {}
     vm.ports:latch(0x80, 0x80)
     vm.mmio:latch(BASE, 1)

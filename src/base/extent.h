@@ -1,5 +1,5 @@
-/* extent.h - which parts of a file hold data: a hole (man 2 lseek, SEEK_HOLE) takes no room on the disk,
- * and shall take none in memory. */
+/* extent.h - which parts of a file hold data: a hole (man 2 lseek, SEEK_HOLE) takes no room on the
+ * disk, and shall take none in memory. */
 #ifndef MK_EXTENT_H
 #define MK_EXTENT_H
 

@@ -228,7 +228,9 @@ end
 function M.finish(self, what, fn)
   core.restoring(self, true)
   local ok, done, why, code = pcall(fn, self)
-  if self.state == "closed" then error(("vm %q was closed during its %s"):format(self.name, what), 0) end
+  if self.state == "closed" then
+    error(("vm %q was closed during its %s"):format(self.name, what), 0)
+  end
   core.restoring(self, false)
   if not (ok and done) then core.disable(self, what, tostring(ok and why or done)) end
   return ok, done, why, code
