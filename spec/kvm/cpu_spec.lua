@@ -237,7 +237,7 @@ describe("registers in a handler", function()
   it("of another cpu that runs are out of reach", function()
     local vm <close> = support.vm{ cpus = 2 }
     assert(vm:load{ bytes = support.out(0x80, 1) .. "\xf4" })
-    assert(vm:load({ bytes = "\xeb\xfe" }, { cpu = 1 }))
+    assert(vm:load({ bytes = "\xfb\xeb\xfe" }, { cpu = 1 })) -- sti; jmp $
     local why
     vm.ports:on(0x80, { write = function()
       why = select(2, pcall(function() return vm.cpu[1].rip end))
