@@ -34,6 +34,7 @@ enum mk_reason {
 /* The vCPU as devices see it. */
 struct mk_cpu {
     unsigned index;
+    bool printed; /* something that may not be written yet (io/console.h) */
     const struct mk_cpu_ops *ops;
 };
 

@@ -154,6 +154,8 @@ void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *by
             mk_console_flush(con);
         done += piece;
     } while (done < length);
+    if (con->out_fd >= 0)
+        cpu->printed = true;
     if (decided && con->on_watch)
         con->on_watch(con->ctx);
     if (lines)

@@ -1,4 +1,5 @@
-/* io.h - the I/O thread: one a process, there while somebody holds it (every VM does).
+/* io.h - the I/O thread: one a process, there while somebody holds it: every VM, every Lua state
+ * with one.
  *
  * It does what must not wait for a guest or for a script: console input and output, deadlines,
  * alarms, doorbells. Timers and sources belong to their owners, who may be on any thread; their

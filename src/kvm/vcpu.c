@@ -413,6 +413,7 @@ static void wait_for_room(struct mk_vcpu *c)
 bool mk_vcpu_finish_output(struct mk_vcpu *c)
 {
     mk_console_flush(&c->machine->console);
+    c->cpu.printed = false;
     wait_for_reader(c, written);
     return written(c);
 }

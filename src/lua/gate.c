@@ -144,7 +144,7 @@ static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_turn *outer)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
     *outer = (struct mk_turn){ .handler = lc->depth && !lc->waits ? lc : NULL };
-    if (!outer->handler && mk_console_unwritten(&v->vm.m.console))
+    if (!outer->handler && v->vm.cpu[cpu].cpu.printed)
         mk_vcpu_finish_output(&v->vm.cpu[cpu]); /* before what the script prints */
     if (!outer->handler && !acquire_for_handler(v))
         return false;

@@ -25,8 +25,10 @@ static int lua_state_gc(lua_State *L)
     }
     if (lua->on_close)
         lua->on_close(lua);
-    if (lua->kvm_open)
+    if (lua->kvm_open) {
         mk_kvm_close(&lua->kvm);
+        mk_io_drop();
+    }
     lua->kvm_open = false;
     return 0;
 }

@@ -205,10 +205,14 @@ static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
 
 static int open_kvm(struct mk_lua *lua, struct mk_err *err)
 {
-    if (!lua->kvm_open && mk_kvm_open(&lua->kvm, err) < 0)
+    if (lua->kvm_open)
+        return 0;
+    if (mk_io_hold(err) < 0) /* until the state is closed: starting it takes longer than a VM's run */
         return -1;
-    lua->kvm_open = true;
-    return 0;
+    lua->kvm_open = mk_kvm_open(&lua->kvm, err) == 0;
+    if (!lua->kvm_open)
+        mk_io_drop();
+    return lua->kvm_open ? 0 : -1;
 }
 
 static void connect(struct mk_lua_vm *v, bool echo)
