@@ -3,6 +3,7 @@
 #ifndef MK_DEV_DEBUGCON_H
 #define MK_DEV_DEBUGCON_H
 
+#include "dev/dev.h"
 #include "io/console.h"
 
 extern const struct mk_io_ops mk_debugcon_ops;

@@ -6,6 +6,7 @@
 #ifndef MK_DEV_HYPERCALL_H
 #define MK_DEV_HYPERCALL_H
 
+#include "dev/dev.h"
 #include "io/console.h"
 #include "kvm/mem.h"
 

@@ -7,6 +7,7 @@
 #ifndef MK_DEV_UART_H
 #define MK_DEV_UART_H
 
+#include "dev/dev.h"
 #include "io/console.h"
 
 #define MK_UART_FIFO 16

@@ -11,7 +11,7 @@
 #define MK_CONSOLE_H
 
 #include "base/err.h"
-#include "dev/dev.h"
+#include "kvm/cpu.h"
 #include "io/buffer.h"
 #include "io/desc.h"
 #include "io/io.h"

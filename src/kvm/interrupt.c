@@ -1,8 +1,6 @@
 /* interrupt.c - see interrupt.h. */
 #include "kvm/interrupt.h"
 
-#include "dev/pic.h"
-
 #include <errno.h>
 #include <string.h>
 
@@ -25,15 +23,14 @@ void mk_interrupt_nmi(struct mk_vcpu *c)
     mk_interrupt_notify(c);
 }
 
-static struct mk_pic *pic_of(const struct mk_vcpu *c)
+static bool intr_is_up(const struct mk_vcpu *c)
 {
-    return c->cpu.index == 0 ? c->machine->pic : NULL;
+    return c->intr && atomic_load_explicit(c->intr, memory_order_acquire);
 }
 
 bool mk_interrupt_waiting(struct mk_vcpu *c)
 {
-    struct mk_pic *pic = pic_of(c);
-    return atomic_load_explicit(&c->irq.any, memory_order_relaxed) || (pic && mk_pic_pending(pic));
+    return atomic_load_explicit(&c->irq.any, memory_order_relaxed) || intr_is_up(c);
 }
 
 bool mk_interrupt_due(struct mk_vcpu *c, bool enabled)
@@ -63,9 +60,8 @@ static int take_queued(struct mk_vcpu *c)
 static int take(struct mk_vcpu *c)
 {
     int vector = atomic_load(&c->irq.any) ? take_queued(c) : -1;
-    struct mk_pic *pic = pic_of(c);
-    if (vector < 0 && pic && mk_pic_pending(pic))
-        vector = mk_pic_ack(pic);
+    if (vector < 0 && intr_is_up(c))
+        vector = c->ops->acknowledge(c);
     return vector;
 }
 

@@ -1,4 +1,4 @@
-/* vcpu.h - one virtual CPU: its registers, its run loop, and how to get it out of the guest.
+/* vcpu.h - one virtual CPU: entering it, its registers, and how to get it out of the guest.
  *
  * A vCPU runs on one thread at a time. mk_vcpu_request() may be called from any thread and from a
  * signal handler's thread; everything else belongs to the thread that runs the vCPU, or to the
@@ -6,11 +6,18 @@
 #ifndef MK_VCPU_H
 #define MK_VCPU_H
 
+#include "kvm/cpu.h"
 #include "kvm/kick.h"
-#include "kvm/machine.h"
-#include "kvm/wait.h"
+#include "kvm/kvm.h"
+#include "kvm/mem.h"
 
 #include <linux/kvm.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+
+struct mk_machine;
+struct mk_vcpu;
 
 #define MK_EXIT_KINDS 40
 
@@ -37,10 +44,51 @@ struct mk_counters {
     uint64_t assists;             /* what the host's KVM could not do itself (assist.h) */
 };
 
+/* What a vCPU asks of the VM that it is a part of; src/vm answers. All may be NULL. */
+struct mk_vcpu_ops {
+    /* At every kick of its thread, in the signal's handler. */
+    void (*kicked)(struct mk_vcpu *c);
+    /* Its run ends, and that of the VM's other vCPUs with it. */
+    void (*end_others)(struct mk_vcpu *c);
+    /* INTA: takes the vector of the request that `intr` stands for. */
+    int (*acknowledge)(struct mk_vcpu *c);
+};
+
+/* What stands in for a KVM that cannot run all of a guest (x86/weak/assist.h). */
+struct mk_assist_ops {
+    /* Each returns true when it has dealt with the exit and the guest can go on. */
+    bool (*failure)(struct mk_vcpu *c);  /* emulation failure */
+    bool (*mmio)(struct mk_vcpu *c);     /* access outside the memory slots */
+    bool (*shutdown)(struct mk_vcpu *c);
+    /* After an exit: follows what the guest has changed. */
+    void (*follow)(struct mk_vcpu *c);
+    /* The guest-physical address of an access that mmio() left alone. */
+    uint64_t (*address)(struct mk_vcpu *c, uint64_t address);
+    /* Makes system registers of KVM's those that the guest has set; and back. */
+    void (*show_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
+    void (*hide_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
+};
+
+/* What a vCPU is made of. */
+struct mk_vcpu_parts {
+    const struct mk_kvm *kvm;
+    int vm_fd;
+    struct mk_mem *mem;
+    const struct mk_cpu_ops *device_ops;
+    const struct mk_vcpu_ops *ops;
+    const _Atomic bool *intr;
+    struct mk_machine *machine;
+};
+
 struct mk_vcpu {
     struct mk_cpu cpu; /* first: devices see only this */
-    struct mk_machine *machine;
-    int fd;
+    const struct mk_kvm *kvm;
+    int vm_fd, fd;
+    struct mk_mem *mem;
+    struct mk_machine *machine; /* the VM, for who made this vCPU (vm/machine.h) */
+    const struct mk_vcpu_ops *ops;
+    const struct mk_assist_ops *assist; /* NULL: none */
+    void *assist_ctx;
     struct kvm_run *run;
     struct kvm_coalesced_mmio_ring *ring; /* NULL without coalescing */
     struct mk_counters counters;
@@ -58,6 +106,7 @@ struct mk_vcpu {
     _Atomic uint32_t requests;
     _Atomic int stop_reason; /* enum mk_reason of MK_REQ_STOP */
 
+    const _Atomic bool *intr; /* INT output of the interrupt controller; NULL: it has none */
     struct { /* interrupts (interrupt.h) */
         _Atomic uint64_t queued[4]; /* requested vectors */
         _Atomic bool any, nmi;
@@ -80,15 +129,22 @@ struct mk_vcpu {
     unsigned code_length;
 };
 
-int mk_vcpu_open(struct mk_vcpu *c, struct mk_machine *machine, unsigned index,
+int mk_vcpu_open(struct mk_vcpu *c, const struct mk_vcpu_parts *parts, unsigned index,
                  struct mk_err *err);
 void mk_vcpu_close(struct mk_vcpu *c);
 
-/* Runs the guest on the calling thread until c->end says why not. */
-void mk_vcpu_run(struct mk_vcpu *c);
+/* The calling thread runs it from here on, or does not any more: kicks reach it there. */
+void mk_vcpu_set_running(struct mk_vcpu *c, bool running);
+/* The next entry returns at once, until this is taken back. */
+static inline void mk_vcpu_set_immediate_exit(struct mk_vcpu *c, bool on)
+{
+    __atomic_store_n(&c->run->immediate_exit, on, __ATOMIC_SEQ_CST);
+}
 
 /* Asks for attention; the vCPU leaves the guest at once. */
 void mk_vcpu_request(struct mk_vcpu *c, uint32_t request);
+/* Signals the thread that runs it, for what the script does there. */
+void mk_vcpu_signal(struct mk_vcpu *c);
 /* Does the calling thread run this vCPU? */
 bool mk_vcpu_is_current(struct mk_vcpu *c);
 /* Request STOP with a reason that mk_vcpu_run() will report. */
@@ -97,12 +153,17 @@ void mk_vcpu_stop(struct mk_vcpu *c, enum mk_reason reason);
 /* Ends the run after the current exit; the first call counts. */
 void mk_vcpu_end(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
                  const char *fmt, ...) MK_PRINTF(5, 6);
+void mk_vcpu_end_va(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
+                    const char *fmt, va_list ap);
 
 /* Registers; for the thread that runs the vCPU, or when none does. -1 with errno on failure. */
 struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c);
 int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 int mk_vcpu_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
 int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
+/* System registers as the guest has set them: an assist may keep some of them from KVM. */
+int mk_vcpu_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
+int mk_vcpu_set_guest_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
 
 /* Registers, system registers and pending events together, at an exit. They travel in the memory
  * shared with KVM where it can do that: on some hosts an ioctl costs as much as a third of an exit.
@@ -110,42 +171,14 @@ int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
 int mk_vcpu_state(struct mk_vcpu *c, struct kvm_sync_regs *state);
 int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state);
 
+/* Any thread: KVM holds output that it collected. */
+bool mk_vcpu_has_collected(const struct mk_vcpu *c);
+
 /* KVM_RUN, without entering the guest when `only_complete`; -1 with errno as from the ioctl. */
 int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete);
 
 /* Lets a port or memory read whose data was supplied take effect, so that the registers are those
  * after the instruction. A vCPU that runs looks around next. */
 void mk_vcpu_complete(struct mk_vcpu *c);
-
-/* Fires due timers, takes input, acts on requests and the deadline; stays there while the VM is
- * paused. */
-void mk_vcpu_look_around(struct mk_vcpu *c);
-
-/* Between pieces of an access that takes long: false when the run is to end. */
-bool mk_vcpu_goes_on(struct mk_vcpu *c);
-
-/* Sleeps until `until`, a timer of the VM, or a request. */
-void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until);
-
-/* In a handler, in the middle of an access: until it is done, which is true then; until `until`; or
- * until the run shall end, with the reason. Output, input, timers and doorbells go on; the time that
- * the VM is paused does not count. */
-bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
-                  enum mk_reason *reason);
-
-/* Waits until all that was printed is written: false when the run shall end first. */
-bool mk_vcpu_finish_output(struct mk_vcpu *c);
-
-/* For the I/O thread: the vCPU shall look around if there is collected output or a wish to end the
- * run that nobody told it of; its thread gets the signal if what the script does there is due. */
-void mk_vcpu_check(struct mk_vcpu *c);
-
-/* Hands coalesced output to the bus, in order. */
-void mk_vcpu_drain(struct mk_vcpu *c);
-
-/* exit.c: serves what KVM_RUN returned with. */
-void mk_vcpu_exit(struct mk_vcpu *c);
-/* The name of a KVM_EXIT_* number as scripts see it; NULL when it has none. */
-const char *mk_exit_name(unsigned kind);
 
 #endif

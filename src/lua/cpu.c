@@ -69,9 +69,8 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
 
 static void read_sregs(lua_State *L, struct mk_vcpu *c, struct kvm_sregs *s)
 {
-    if (mk_vcpu_sregs(c, s) < 0)
+    if (mk_vcpu_guest_sregs(c, s) < 0)
         luaL_error(L, "KVM does not tell the system registers");
-    mk_assist_believed(c, s);
 }
 
 static uint64_t load(const void *base, const struct field *f)
@@ -211,8 +210,7 @@ static int cpu_newindex(lua_State *L)
             store_segment(L, v, &s, f, value);
         else
             return mk_unknown_field(L, MK_CPU, true);
-        mk_assist_actual(c, &s);
-        rc = mk_vcpu_set_sregs(c, &s);
+        rc = mk_vcpu_set_guest_sregs(c, &s);
     }
     if (rc < 0)
         return luaL_error(L, "KVM refuses %s = %I", name, (lua_Integer)value);
@@ -330,8 +328,7 @@ static int set_sregs(lua_State *L)
     take_segment(L, "tr", &s.tr);
     take_table(L, "gdt", &s.gdt);
     take_table(L, "idt", &s.idt);
-    mk_assist_actual(c, &s);
-    if (mk_vcpu_set_sregs(c, &s) < 0)
+    if (mk_vcpu_set_guest_sregs(c, &s) < 0)
         return mk_misuse(L, "cpu:set_sregs: KVM refuses these system registers");
     mk_vm_touch(&v->vm, c->cpu.index);
     return 0;

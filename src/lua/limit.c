@@ -202,11 +202,10 @@ static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t
         snprintf(text, size, "the write before rip 0x%llx", (unsigned long long)rip);
         return; /* KVM has moved on, and how long the instruction was is anybody's guess */
     }
-    if (mk_vcpu_sregs(c, &s) < 0) {
+    if (mk_vcpu_guest_sregs(c, &s) < 0) {
         snprintf(text, size, "rip 0x%llx", (unsigned long long)rip);
         return;
     }
-    mk_assist_believed(c, &s);
     unsigned length = mk_fetch(c, &s, s.cs.base + rip, code, sizeof(code));
     unsigned bits = in_signal ? 0 : s.cs.l ? 64 : s.cs.db ? 32 : 16;
     instruction(code, length, bits, rip, insn, sizeof(insn));

@@ -1,7 +1,7 @@
-/* attend.c - asking the vCPUs of a VM, and what the I/O thread (io.h) does for one that runs: its deadline, the alarm for its
- * timers, and a look at its vCPUs every LOOK_NS while one of them is awake: output that KVM collected
- * or that waits to be written, a wish to end the run, a handler that is over its time. Of a VM whose
- * vCPUs all sleep nothing is asked, and nobody is woken. */
+/* attend.c - asking the vCPUs of a VM, and what the I/O thread (io.h) does for one that runs: its
+ * deadline, the alarm for its timers, and a look at its vCPUs every LOOK_NS while one of them is
+ * awake: output that KVM collected or that waits to be written, a wish to end the run, a handler that
+ * is over its time. Of a VM whose vCPUs all sleep nothing is asked, and nobody is woken. */
 #include "vm/vm.h"
 
 #define LOOK_NS 10000000u
@@ -35,12 +35,22 @@ static void timer_due(void *ctx)
 }
 
 /* The first vCPU that is awake sees to it that it is looked at. */
-static void rise(struct mk_machine *m, struct mk_vcpu *c)
+void mk_vm_note_awake(struct mk_vm *vm)
 {
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    (void)c;
     if (!atomic_exchange(&vm->looked_at, true))
         mk_io_set(&vm->look, mk_now() + LOOK_NS);
+}
+
+/* It shall look around if there is collected output or a wish to end the run that nobody told it of;
+ * its thread gets the signal if what the script does there is due. */
+static void check_vcpu(struct mk_vm *vm, struct mk_vcpu *c)
+{
+    struct mk_machine *m = &vm->m;
+    if (mk_vcpu_has_collected(c) || mk_machine_interrupted(m) ||
+        (m->console.watched && mk_watch_screen_changed(&m->console)))
+        mk_vcpu_request(c, MK_REQ_WAKE);
+    if (m->ops && m->ops->overdue && m->ops->overdue(m->ctx, c))
+        mk_vcpu_signal(c);
 }
 
 static void look_at_vcpus(void *ctx)
@@ -51,11 +61,11 @@ static void look_at_vcpus(void *ctx)
     for (unsigned i = 0; i < vm->cpus; i++)
         if (vm->cpu[i].awake) {
             awake = true;
-            mk_vcpu_check(&vm->cpu[i]);
+            check_vcpu(vm, &vm->cpu[i]);
         }
     mk_console_flush(&vm->m.console);
     if (awake)
-        rise(&vm->m, NULL);
+        mk_vm_note_awake(vm);
 }
 
 /* --- on the thread of a vCPU --- */
@@ -68,12 +78,11 @@ static void set_alarm(void *ctx)
     mk_io_set(&vm->alarm, at < earliest ? earliest : at);
 }
 
-static void look(struct mk_machine *m, struct mk_vcpu *c)
+void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
 {
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
     uint64_t began = mk_now(), end;
     if (c->cpu.index == 0)
-        mk_clock_run(&m->clock);
+        mk_clock_run(&vm->m.clock);
     if (vm->has_pic)
         mk_uart_input(&vm->uart);
     if (c->cpu.index != 0)
@@ -85,15 +94,22 @@ static void look(struct mk_machine *m, struct mk_vcpu *c)
     set_alarm(vm);
 }
 
-/* It wakes by itself for the next timer. */
-static uint64_t rest(struct mk_machine *m, struct mk_vcpu *c, uint64_t until)
+/* A halted vCPU with interrupts on waits while something may still come: a timer; and with a PIC,
+ * input, or a script that runs beside it. */
+bool mk_vm_can_wake(struct mk_vm *vm)
 {
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    mk_console_flush(&m->console);
+    return mk_clock_next(&vm->m.clock) != UINT64_MAX ||
+           (vm->has_pic && (vm->threaded || mk_console_awaits(&vm->m.console)));
+}
+
+/* It wakes by itself for the next timer. */
+uint64_t mk_vm_begin_sleep(struct mk_vm *vm, struct mk_vcpu *c, uint64_t until)
+{
+    mk_console_flush(&vm->m.console);
     if (c->cpu.index != 0)
         return until;
     mk_io_set(&vm->alarm, UINT64_MAX); /* a timer that is armed from now on sets it again */
-    uint64_t next = mk_clock_next(&m->clock);
+    uint64_t next = mk_clock_next(&vm->m.clock);
     return next < until ? next : until;
 }
 
@@ -106,9 +122,6 @@ void mk_vm_attend_init(struct mk_vm *vm)
     vm->look = (struct mk_io_timer){ .fire = look_at_vcpus, .ctx = vm };
     vm->m.clock.on_earlier = set_alarm;
     vm->m.clock.ctx = vm;
-    vm->m.look = look;
-    vm->m.rest = rest;
-    vm->m.rise = rise;
 }
 
 void mk_vm_attend(struct mk_vm *vm)

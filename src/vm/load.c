@@ -99,6 +99,14 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
     return 0;
 }
 
+void mk_vm_hook_assist(struct mk_vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        vm->cpu[i].assist = vm->m.assist ? &mk_assist_ops : NULL;
+        vm->cpu[i].assist_ctx = vm->m.assist;
+    }
+}
+
 /* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with. Real
  * mode does not ask: it has no boot information, and is assisted only after a failure. */
 int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
@@ -113,6 +121,7 @@ int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
                          (native.iret ? MK_BOOT_IRET_NATIVE : 0);
     bool all = native.paging32 && native.int_n && native.iret;
     vm->m.assist = vm->may_assist && !all ? &vm->assist : NULL;
+    mk_vm_hook_assist(vm);
     return 0;
 }
 
@@ -240,7 +249,7 @@ static int take_over_paging(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sreg
     want->cr0 &= ~(uint64_t)MK_CR0_PG;
     if (mk_vcpu_set_sregs(c, want) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses the start state", vm->name);
-    return mk_assist_paging(vm->m.assist, &vm->m, want, err);
+    return mk_assist_paging(vm->m.assist, &vm->m.mem, vm->m.fd, want, err);
 }
 
 /* What was set is read back: a bit that KVM ignores is found here, not by a guest that crashes. */

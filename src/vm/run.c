@@ -1,5 +1,5 @@
-/* run.c - running a VM to its end, on the caller's thread or its own; waiting, pausing, and what
- * came of it. See vm.h. */
+/* run.c - running a VM to its end, on the caller's thread or its own, and what came of it. See
+ * vm.h. */
 #include "vm/vm.h"
 
 #include <errno.h>
@@ -120,7 +120,7 @@ static void one_ended(struct mk_vm *vm)
 static void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;
-    struct mk_vm *vm = MK_CONTAINER(c->machine, struct mk_vm, m);
+    struct mk_vm *vm = mk_vm_of(c);
     mk_vcpu_run(c);
     if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
         mk_file_drop(&vm->file, c->cpu.index);
@@ -161,12 +161,6 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
     return 0;
 }
 
-static bool interrupted(void *ctx)
-{
-    const struct mk_machine *m = &((struct mk_vm *)ctx)->m;
-    return m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx);
-}
-
 int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
 {
     if (vm->cpus == 1) {
@@ -180,89 +174,11 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
     if (mk_vm_start(vm, limits, err) < 0)
         return -1;
     struct mk_wait wait = mk_vm_until(vm, mk_vm_is_over, vm);
-    wait.interrupted = interrupted;
-    wait.interrupted_ctx = vm;
+    wait.interrupted = mk_machine_interrupted;
+    wait.interrupted_ctx = &vm->m;
     if (!mk_wait(&wait, MK_FOREVER)) {
         mk_vm_stop(vm, MK_STOPPED);
         mk_vm_wait(vm, MK_FOREVER);
     }
     return 0;
-}
-
-/* --- waiting --- */
-
-void mk_vm_announce(struct mk_machine *m)
-{
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    pthread_mutex_lock(&vm->lock);
-    mk_wake(vm->waiters);
-    pthread_mutex_unlock(&vm->lock);
-}
-
-struct mk_wait mk_vm_until(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx)
-{
-    return (struct mk_wait){ .lock = &vm->lock, .waiters = &vm->waiters, .done = done, .ctx = ctx };
-}
-
-bool mk_vm_is_over(void *ctx)
-{
-    const struct mk_vm *vm = ctx;
-    return vm->state != MK_VM_RUNNING;
-}
-
-bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
-{
-    struct mk_wait wait = mk_vm_until(vm, mk_vm_is_over, vm);
-    return mk_wait(&wait, ns ? mk_time_in(ns) : 0);
-}
-
-/* --- pausing --- */
-
-static bool is_paused(void *ctx)
-{
-    const struct mk_vm *vm = ctx;
-    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->parked == vm->live;
-}
-
-bool mk_vm_is_outside(void *vm)
-{
-    return is_paused(vm) || mk_vm_is_over(vm);
-}
-
-bool mk_vm_paused(struct mk_vm *vm)
-{
-    struct mk_wait wait = mk_vm_until(vm, is_paused, vm);
-    return mk_wait(&wait, 0);
-}
-
-bool mk_vm_pause(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    bool runs = !mk_vm_is_over(vm);
-    if (runs && !vm->m.paused) {
-        vm->paused_at = mk_now();
-        vm->m.paused = true;
-        mk_io_set(&vm->deadline, MK_FOREVER);
-    }
-    pthread_mutex_unlock(&vm->lock);
-    if (runs)
-        mk_vm_wake(vm);
-    return runs;
-}
-
-bool mk_vm_resume(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    bool was = !mk_vm_is_over(vm) && vm->m.paused;
-    uint64_t deadline = vm->m.deadline;
-    if (was && deadline != MK_FOREVER)
-        vm->m.deadline = deadline + (mk_now() - vm->paused_at);
-    if (was)
-        vm->m.paused = false;
-    if (was)
-        mk_io_set(&vm->deadline, vm->m.deadline);
-    pthread_mutex_unlock(&vm->lock);
-    if (was)
-        mk_vm_wake(vm);
-    return was;
 }

@@ -138,7 +138,7 @@ static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_s
     memcpy(vm->assist.late.data, s->late.data, sizeof(s->late.data));
     if (shadow->on && !mk_shadow_stale(shadow, &vm->m.mem, sregs->cr3, sregs->cr4 & MK_CR4_PSE))
         return 0;
-    return mk_assist_paging(&vm->assist, &vm->m, sregs, err);
+    return mk_assist_paging(&vm->assist, &vm->m.mem, vm->m.fd, sregs, err);
 }
 
 void mk_state_fill_hooks(struct mk_vm *vm, const struct mk_state *s)

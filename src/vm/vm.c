@@ -16,13 +16,28 @@
 #define KVM_TSS_ADDRESS 0xfffbd000 /* three pages that VMX wants for real mode */
 #define REKICK_NS 20000000u
 
-static void end_all(struct mk_machine *m, struct mk_vcpu *cause)
+static void end_others(struct mk_vcpu *cause)
 {
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
+    struct mk_vm *vm = mk_vm_of(cause);
     for (unsigned i = 0; i < vm->cpus; i++)
         if (&vm->cpu[i] != cause)
             mk_vcpu_stop(&vm->cpu[i], MK_STOPPED);
 }
+
+static void kicked(struct mk_vcpu *c)
+{
+    const struct mk_machine *m = c->machine;
+    if (m->ops && m->ops->kicked)
+        m->ops->kicked(m->ctx, c);
+}
+
+static int acknowledge(struct mk_vcpu *c)
+{
+    return mk_pic_ack(c->machine->pic);
+}
+
+static const struct mk_vcpu_ops vcpu_ops = { .kicked = kicked, .end_others = end_others,
+                                             .acknowledge = acknowledge };
 
 static void interrupt_first(void *ctx)
 {
@@ -33,24 +48,6 @@ static void interrupt_first(void *ctx)
 static void leave(void *ctx)
 {
     mk_vm_stop(ctx, MK_STOPPED);
-}
-
-/* A halted vCPU with interrupts on waits while something may still come: a timer; and with a PIC,
- * input, or a script that runs beside it. */
-static bool can_wake(struct mk_machine *m)
-{
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    return mk_clock_next(&m->clock) != UINT64_MAX ||
-           (vm->has_pic && (vm->threaded || mk_console_awaits(&m->console)));
-}
-
-static void parked(struct mk_machine *m, bool in)
-{
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    pthread_mutex_lock(&vm->lock);
-    vm->parked += in ? 1 : -1u;
-    mk_wake(vm->waiters);
-    pthread_mutex_unlock(&vm->lock);
 }
 
 static void acknowledged(void *ctx, unsigned line)
@@ -115,6 +112,16 @@ static int attach_devices(struct mk_vm *vm, struct mk_err *err)
     return attach_interrupts(vm, err);
 }
 
+/* The first one gets the PIC's interrupts. */
+static int open_vcpu(struct mk_vm *vm, unsigned index, struct mk_err *err)
+{
+    struct mk_vcpu_parts parts = { .kvm = vm->m.kvm, .vm_fd = vm->m.fd, .mem = &vm->m.mem,
+                                   .device_ops = &mk_device_ops, .ops = &vcpu_ops,
+                                   .intr = vm->has_pic && index == 0 ? &vm->pic.intr : NULL,
+                                   .machine = &vm->m };
+    return mk_vcpu_open(&vm->cpu[index], &parts, index, err);
+}
+
 /* The part of a VM that KVM holds; made anew by a reset, so that nothing can be left over. */
 static int open_hardware(struct mk_vm *vm, struct mk_err *err)
 {
@@ -125,10 +132,11 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
     if (mk_mem_register(&vm->m.mem, vm->m.fd, err) < 0)
         return -1;
     for (unsigned i = 0; i < vm->cpus; i++) {
-        if (mk_vcpu_open(&vm->cpu[i], &vm->m, i, err) < 0 ||
+        if (open_vcpu(vm, i, err) < 0 ||
             mk_vm_init_cpuid(vm, i, err) < 0)
             return -1;
     }
+    mk_vm_hook_assist(vm);
     mk_vm_forget_zones(vm);
     return mk_vm_hooks_apply(vm, err);
 }
@@ -179,9 +187,6 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.kvm = kvm;
     vm->m.fd = -1;
     vm->m.unhandled_fault = config->unhandled_fault;
-    vm->m.end_all = end_all;
-    vm->m.parked = parked;
-    vm->m.note_out = vm->coalesce && vm->cpus == 1 ? mk_vm_note_out : NULL;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         vm->cpu[i].fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
@@ -203,7 +208,6 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
     mk_file_init(&vm->file, &vm->fsbox, &vm->m.mem);
     mk_assist_forget(&vm->assist);
-    vm->m.can_wake = can_wake;
     if (config->pic)
         init_interrupts(vm);
 }

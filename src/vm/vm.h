@@ -14,9 +14,9 @@
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/uart.h"
-#include "kvm/vcpu.h"
-#include "kvm/wait.h"
 #include "io/watch.h"
+#include "vm/loop.h"
+#include "vm/machine.h"
 
 struct kvm_cpuid2;
 struct mk_doorbell;
@@ -112,7 +112,7 @@ struct mk_vm {
     struct mk_waiter *waiters; /* for a change of what the VM is or does */
     enum mk_vm_state state;
     unsigned live;   /* vCPUs still running */
-    unsigned parked; /* of those, outside the guest because the VM is paused */
+    unsigned outside; /* of those, outside the guest because the VM is paused */
     bool threaded;   /* threads wait to be joined */
     pthread_t thread[MK_MAX_CPUS];
     uint64_t began, ended; /* mk_now() of the last run */
@@ -122,6 +122,11 @@ struct mk_vm {
     _Atomic uint64_t alarm_earliest;
     _Atomic bool looked_at;
 };
+
+static inline struct mk_vm *mk_vm_of(const struct mk_vcpu *c)
+{
+    return MK_CONTAINER(c->machine, struct mk_vm, m);
+}
 
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
                struct mk_err *err);
@@ -185,23 +190,36 @@ void mk_vm_exact(struct mk_vm *vm, bool on);
  * collected depends on who is on top of it. A vCPU's: an OUT that could be, cost an exit. KVM forgot
  * the zones. */
 void mk_vm_choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *top);
-void mk_vm_note_out(struct mk_machine *m, uint16_t port);
+void mk_vm_note_out(struct mk_vm *vm, uint16_t port);
 void mk_vm_forget_zones(struct mk_vm *vm);
 /* All vCPUs look around: input arrived, output went. */
 void mk_vm_wake(void *vm);
 /* Wakes who waits for the VM. */
-void mk_vm_announce(struct mk_machine *m);
+void mk_vm_announce(struct mk_vm *vm);
+/* A vCPU stays outside the guest because the VM is paused; it goes on. */
+void mk_vm_count_outside(struct mk_vm *vm, bool in);
+/* After a trip of a vCPU while there are watches (watch.c). */
+void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c);
 
 /* The I/O thread's part (attend.c), from the begin of a run to its end. After the end nothing there
  * knows the VM any more, but for output that its reader has not taken. */
 void mk_vm_attend_init(struct mk_vm *vm);
 void mk_vm_attend(struct mk_vm *vm);
 void mk_vm_leave_alone(struct mk_vm *vm);
+/* A vCPU's thread looks after timers that are due, input that arrived, doorbells. */
+void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c);
+/* It is about to sleep until `until`: tells how long it may. It is awake (again). */
+uint64_t mk_vm_begin_sleep(struct mk_vm *vm, struct mk_vcpu *c, uint64_t until);
+void mk_vm_note_awake(struct mk_vm *vm);
+/* May an interrupt still come for a halted vCPU? */
+bool mk_vm_can_wake(struct mk_vm *vm);
 
 /* For vm.c: the tables of the mode at their usual places; whether a mode can map RAM of this size as
  * configured; what the host does without help in this mode (load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err);
+/* vCPUs are new: gives them the assist, where there is one. */
+void mk_vm_hook_assist(struct mk_vm *vm);
 int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
                      struct mk_err *err);
 

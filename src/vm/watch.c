@@ -7,17 +7,15 @@
 /* A watch was decided. */
 static void decided(void *vm)
 {
-    mk_vm_announce(&((struct mk_vm *)vm)->m);
+    mk_vm_announce(vm);
 }
 
-/* Each trip of a vCPU while there are watches. */
-static void heed(struct mk_machine *m, struct mk_vcpu *c)
+void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c)
 {
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
     char text[sizeof(c->end.text)];
     bool news;
     enum mk_reason reason =
-        mk_watch_heed(&m->console, c->cpu.index, c->counters.exits, &news, text, sizeof(text));
+        mk_watch_heed(&vm->m.console, c->cpu.index, c->counters.exits, &news, text, sizeof(text));
     if (reason != MK_RUNNING && c->end.reason == MK_RUNNING) {
         mk_vcpu_end(c, reason, 0, true, "%s", text);
         c->end.goes_on = reason == MK_STOPPED;
@@ -29,8 +27,6 @@ static void heed(struct mk_machine *m, struct mk_vcpu *c)
 void mk_vm_watch_init(struct mk_vm *vm)
 {
     vm->m.console.on_watch = decided;
-    vm->m.heed = heed;
-    vm->m.announce = mk_vm_announce;
 }
 
 void mk_vm_ticked(struct mk_vm *vm)

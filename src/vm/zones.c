@@ -33,15 +33,16 @@ void mk_vm_choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *t
     }
 }
 
-/* The vCPU's callback: an OUT to a port that may be coalesced cost an exit. */
-void mk_vm_note_out(struct mk_machine *m, uint16_t port)
+void mk_vm_note_out(struct mk_vm *vm, uint16_t port)
 {
-    struct mk_vm *vm = MK_CONTAINER(m, struct mk_vm, m);
-    pthread_mutex_lock(&m->bus.lock);
+    struct mk_bus *bus = &vm->m.bus;
+    if (!vm->coalesce || vm->cpus != 1)
+        return;
+    pthread_mutex_lock(&bus->lock);
     struct mk_zone *zone = find_zone(vm, port);
     if (zone && !zone->on && !vm->exact && ++zone->outs >= MK_ZONE_OUTS)
         zone->on = set_zone(vm, port, true);
-    pthread_mutex_unlock(&m->bus.lock);
+    pthread_mutex_unlock(&bus->lock);
 }
 
 void mk_vm_exact(struct mk_vm *vm, bool on)

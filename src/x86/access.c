@@ -2,7 +2,6 @@
 #include "x86/access.h"
 
 #include "x86/mode.h"
-#include "x86/weak/assist.h"
 
 #define LONGEST 15 /* bytes of an instruction */
 #define PREFIXED 4 /* of an OUT with a prefix or two */
@@ -11,8 +10,8 @@ unsigned mk_fetch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uin
                   unsigned length)
 {
     for (unsigned i = 0; i < length; i++) {
-        struct mk_walk w = mk_walk(&c->machine->mem, s, s->cs.l ? at + i : (uint32_t)(at + i));
-        if (!w.present || !mk_mem_read(&c->machine->mem, w.address, &bytes[i], 1))
+        struct mk_walk w = mk_walk(c->mem, s, s->cs.l ? at + i : (uint32_t)(at + i));
+        if (!w.present || !mk_mem_read(c->mem, w.address, &bytes[i], 1))
             return i;
     }
     return length;
@@ -68,9 +67,8 @@ uint64_t mk_access_rip(struct mk_vcpu *c, bool may_enter)
     uint8_t bytes[LONGEST];
     struct kvm_sregs s;
     if (!c->in_access || c->run->exit_reason != KVM_EXIT_IO ||
-        c->run->io.direction != KVM_EXIT_IO_OUT || mk_vcpu_sregs(c, &s) < 0)
+        c->run->io.direction != KVM_EXIT_IO_OUT || mk_vcpu_guest_sregs(c, &s) < 0)
         return rip;
-    mk_assist_believed(c, &s);
     unsigned before = out_before(c, &s, s.cs.base + rip);
     if (!before)
         return rip;

@@ -1,7 +1,6 @@
 /* snapshot_cpu.c - see snapshot_cpu.h. */
 #include "x86/snapshot_cpu.h"
 
-#include "x86/weak/assist.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -54,7 +53,7 @@ static int usable(int vcpu_fd, uint32_t index)
 
 static bool find_msrs(struct mk_vcpu *c)
 {
-    struct kvm_msr_list *list = listed_msrs(c->machine->kvm);
+    struct kvm_msr_list *list = listed_msrs(c->kvm);
     uint32_t *index = list ? malloc((list->nmsrs + 1) * sizeof(*index)) : NULL;
     uint32_t count = 0;
     int kept = 0;
@@ -97,8 +96,8 @@ static int get_msrs(struct mk_vcpu *c, struct mk_cpu_state *state)
 
 static int get_fpu(struct mk_vcpu *c, struct mk_cpu_state *state)
 {
-    state->has_xsave = c->machine->kvm->xsave_size > 0;
-    state->fpu.length = state->has_xsave ? c->machine->kvm->xsave_size : sizeof(struct kvm_fpu);
+    state->has_xsave = c->kvm->xsave_size > 0;
+    state->fpu.length = state->has_xsave ? c->kvm->xsave_size : sizeof(struct kvm_fpu);
     state->fpu.data = calloc(1, state->fpu.length);
     if (!state->fpu.data) {
         errno = ENOMEM;
@@ -137,7 +136,7 @@ int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err 
     complete(c);
     int fd = c->fd;
     if (mk_ioctl(fd, KVM_GET_REGS, &state->regs) < 0 ||
-        mk_ioctl(fd, KVM_GET_SREGS, &state->sregs) < 0 ||
+        mk_vcpu_guest_sregs(c, &state->sregs) < 0 ||
         mk_ioctl(fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
         mk_ioctl(fd, KVM_GET_DEBUGREGS, &state->debug) < 0 ||
         mk_ioctl(fd, KVM_GET_MP_STATE, &state->mp) < 0 ||
@@ -147,7 +146,6 @@ int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err 
         mk_cpu_state_free(state);
         return -1;
     }
-    mk_assist_believed(c, &state->sregs);
     get_own(c, state);
     return 0;
 }
@@ -190,7 +188,7 @@ static int set_fpu(struct mk_vcpu *c, const struct mk_cpu_state *state)
 {
     if (!state->has_xsave)
         return mk_ioctl(c->fd, KVM_SET_FPU, state->fpu.data);
-    if (state->fpu.length != c->machine->kvm->xsave_size) {
+    if (state->fpu.length != c->kvm->xsave_size) {
         errno = ENOTSUP; /* of another processor; KVM would read beyond it */
         return -1;
     }
@@ -226,7 +224,7 @@ static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
 static struct kvm_sregs as_given(const struct mk_vcpu *c, const struct kvm_sregs *sregs)
 {
     struct kvm_sregs s = *sregs;
-    if (c->machine->kvm->svm && s.tr.type == TSS_BUSY)
+    if (c->kvm->svm && s.tr.type == TSS_BUSY)
         s.tr.type = TSS_AVAILABLE;
     return s;
 }

@@ -26,13 +26,27 @@ struct access {
     uint64_t mask; /* of a linear address and RIP in this mode */
 };
 
+static void show_sregs(const struct mk_vcpu *c, struct kvm_sregs *s)
+{
+    const struct mk_assist *a = c->assist_ctx;
+    if (a->shadow.on)
+        s->cr0 |= MK_CR0_PG;
+}
+
+static void hide_sregs(const struct mk_vcpu *c, struct kvm_sregs *s)
+{
+    const struct mk_assist *a = c->assist_ctx;
+    if (a->shadow.on)
+        s->cr0 &= ~(uint64_t)MK_CR0_PG;
+}
+
 static bool begin(struct access *x, struct mk_vcpu *c)
 {
     x->c = c;
-    x->a = c->machine->assist;
-    if (!x->a || mk_vcpu_state(c, &x->s) < 0)
+    x->a = c->assist_ctx;
+    if (mk_vcpu_state(c, &x->s) < 0)
         return false;
-    mk_assist_believed(c, &x->s.sregs);
+    show_sregs(c, &x->s.sregs);
     x->mask = x->s.sregs.cs.l && x->s.sregs.efer & MK_EFER_LMA ? UINT64_MAX : UINT32_MAX;
     return true;
 }
@@ -45,7 +59,7 @@ static void clear_exception(struct access *x)
 
 static bool commit(struct access *x)
 {
-    mk_assist_actual(x->c, &x->s.sregs);
+    hide_sregs(x->c, &x->s.sregs);
     x->c->run->ready_for_interrupt_injection = 0; /* this state's events would overwrite it */
     return mk_vcpu_set_state(x->c, &x->s) == 0;
 }
@@ -64,7 +78,7 @@ static void raise_exception(struct access *x, uint8_t vector, uint32_t code)
 
 static bool copy(const struct access *x, uint64_t linear, void *data, size_t length, bool write)
 {
-    struct mk_mem *mem = &x->c->machine->mem;
+    struct mk_mem *mem = x->c->mem;
     for (size_t i = 0; i < length; i++) {
         struct mk_walk w = mk_walk(mem, &x->s.sregs, (linear + i) & x->mask);
         uint8_t *byte = (uint8_t *)data + i;
@@ -83,47 +97,33 @@ void mk_assist_forget(struct mk_assist *a)
     a->late.pending = false;
 }
 
-void mk_assist_believed(const struct mk_vcpu *c, struct kvm_sregs *s)
-{
-    const struct mk_assist *a = c->machine->assist;
-    if (a && a->shadow.on)
-        s->cr0 |= MK_CR0_PG;
-}
-
-void mk_assist_actual(const struct mk_vcpu *c, struct kvm_sregs *s)
-{
-    const struct mk_assist *a = c->machine->assist;
-    if (a && a->shadow.on)
-        s->cr0 &= ~(uint64_t)MK_CR0_PG;
-}
-
-int mk_assist_paging(struct mk_assist *a, struct mk_machine *m, const struct kvm_sregs *s,
-                     struct mk_err *err)
+int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
+                     const struct kvm_sregs *s, struct mk_err *err)
 {
     if (s->cr4 & MK_CR4_PAE)
         return mk_fail(err, ENOTSUP, "this KVM does not run 32-bit paging, and the assist "
                        "follows two-level page tables only, not PAE");
-    return mk_shadow_set(&a->shadow, &m->mem, m->fd, s->cr3, s->cr4 & MK_CR4_PSE, err);
+    return mk_shadow_set(&a->shadow, mem, vm_fd, s->cr3, s->cr4 & MK_CR4_PSE, err);
 }
 
 /* Returns true when the slots are others than before. */
 static bool follow(struct mk_vcpu *c, const struct kvm_sregs *s)
 {
-    struct mk_assist *a = c->machine->assist;
+    struct mk_assist *a = c->assist_ctx;
     struct mk_err err;
     if (!(s->cr4 & MK_CR4_PAE) &&
-        !mk_shadow_stale(&a->shadow, &c->machine->mem, s->cr3, s->cr4 & MK_CR4_PSE))
+        !mk_shadow_stale(&a->shadow, c->mem, s->cr3, s->cr4 & MK_CR4_PSE))
         return false;
-    if (mk_assist_paging(a, c->machine, s, &err) < 0)
+    if (mk_assist_paging(a, c->mem, c->vm_fd, s, &err) < 0)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s", err.text);
     return true;
 }
 
-void mk_assist_follow(struct mk_vcpu *c)
+static void follow_tables(struct mk_vcpu *c)
 {
-    struct mk_assist *a = c->machine->assist;
+    struct mk_assist *a = c->assist_ctx;
     struct kvm_sync_regs s;
-    if (a && a->shadow.on && mk_vcpu_state(c, &s) == 0 && follow(c, &s.sregs))
+    if (a->shadow.on && mk_vcpu_state(c, &s) == 0 && follow(c, &s.sregs))
         c->counters.assists++;
 }
 
@@ -168,15 +168,16 @@ static void fault_on_write(struct access *x, uint64_t linear, uint32_t code)
     page_fault(x, linear, code | PF_WRITE);
 }
 
-bool mk_assist_mmio(struct mk_vcpu *c)
+static bool serve_mmio(struct mk_vcpu *c)
 {
     struct access x;
     struct kvm_run *run = c->run;
-    if (!c->machine->assist || !c->machine->assist->shadow.on || !begin(&x, c))
+    const struct mk_assist *a = c->assist_ctx;
+    if (!a->shadow.on || !begin(&x, c))
         return false;
     uint64_t linear = run->mmio.phys_addr;
     bool write = run->mmio.is_write;
-    struct mk_walk w = mk_walk(&c->machine->mem, &x.s.sregs, linear);
+    struct mk_walk w = mk_walk(c->mem, &x.s.sregs, linear);
     bool supervisor = !(x.s.sregs.cs.selector & 3);
     bool allowed = !write || w.writable || (supervisor && !(x.s.sregs.cr0 & MK_CR0_WP));
     if (w.present && allowed) {
@@ -192,14 +193,14 @@ bool mk_assist_mmio(struct mk_vcpu *c)
     return true;
 }
 
-uint64_t mk_assist_address(struct mk_vcpu *c, uint64_t address)
+static uint64_t physical_address(struct mk_vcpu *c, uint64_t address)
 {
     struct kvm_sync_regs s;
-    const struct mk_assist *a = c->machine->assist;
-    if (!a || !a->shadow.on || mk_vcpu_state(c, &s) < 0)
+    const struct mk_assist *a = c->assist_ctx;
+    if (!a->shadow.on || mk_vcpu_state(c, &s) < 0)
         return address;
-    mk_assist_believed(c, &s.sregs);
-    return mk_walk(&c->machine->mem, &s.sregs, address).address;
+    show_sregs(c, &s.sregs);
+    return mk_walk(c->mem, &s.sregs, address).address;
 }
 
 /* --- a guest that switches paging on itself --- */
@@ -215,7 +216,7 @@ static uint64_t general(const struct kvm_regs *r, unsigned number)
 /* `mov cr0, reg` with PG: a KVM without 32-bit paging answers with #GP, and the guest, which rarely
  * has an IDT that early, triple-faults there. On other hosts this instruction with these values
  * does not fault, so a shutdown at it means just that. */
-bool mk_assist_shutdown(struct mk_vcpu *c)
+static bool serve_shutdown(struct mk_vcpu *c)
 {
     struct access x;
     struct mk_err err;
@@ -233,7 +234,7 @@ bool mk_assist_shutdown(struct mk_vcpu *c)
     s->cr0 = (value & ~MK_CR0_PG) | MK_CR0_ET;
     x.s.regs.rip += 3;
     clear_exception(&x);
-    if (mk_assist_paging(x.a, c->machine, s, &err) < 0)
+    if (mk_assist_paging(x.a, c->mem, c->vm_fd, s, &err) < 0)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s", err.text);
     c->counters.assists++;
     return commit(&x);
@@ -437,7 +438,7 @@ static bool fault_on_end(struct access *x, uint64_t rip)
 {
     uint64_t next = (rip | (MK_PAGE - 1)) + 1;
     if (!x->a->shadow.on || next - rip >= LONGEST_INSTRUCTION ||
-        mk_walk(&x->c->machine->mem, &x->s.sregs, next & x->mask).present)
+        mk_walk(x->c->mem, &x->s.sregs, next & x->mask).present)
         return false;
     page_fault(x, next, 0);
     return true;
@@ -452,14 +453,14 @@ static bool deal_with_failure(struct access *x)
         clear_exception(x);
         return commit(x);
     }
-    if (x->a->shadow.on && !mk_walk(&c->machine->mem, &x->s.sregs, rip).present) {
+    if (x->a->shadow.on && !mk_walk(c->mem, &x->s.sregs, rip).present) {
         page_fault(x, rip, 0);
         return true;
     }
     return transfer(x, rip) || fault_on_end(x, rip);
 }
 
-bool mk_assist_failure(struct mk_vcpu *c)
+static bool serve_failure(struct mk_vcpu *c)
 {
     struct access x;
     if (!begin(&x, c) || !deal_with_failure(&x))
@@ -467,3 +468,9 @@ bool mk_assist_failure(struct mk_vcpu *c)
     c->counters.assists++;
     return true;
 }
+
+const struct mk_assist_ops mk_assist_ops = {
+    .failure = serve_failure, .mmio = serve_mmio, .shutdown = serve_shutdown,
+    .follow = follow_tables, .address = physical_address,
+    .show_sregs = show_sregs, .hide_sregs = hide_sregs,
+};

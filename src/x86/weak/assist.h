@@ -23,25 +23,13 @@ struct mk_assist {
     struct { bool pending; uint64_t linear, rip; uint32_t length; uint8_t data[8]; } late;
 };
 
+/* For mk_vcpu.assist; assist_ctx is the VM's struct mk_assist. */
+extern const struct mk_assist_ops mk_assist_ops;
+
 /* The VM's KVM half is new. */
 void mk_assist_forget(struct mk_assist *a);
 /* Paging begins, or goes on, with these control registers. */
-int mk_assist_paging(struct mk_assist *a, struct mk_machine *m, const struct kvm_sregs *s,
-                     struct mk_err *err);
-
-/* After an exit: follows changed page tables. */
-void mk_assist_follow(struct mk_vcpu *c);
-/* Each returns true when it has dealt with the exit and the guest can go on. */
-bool mk_assist_failure(struct mk_vcpu *c);  /* emulation failure */
-bool mk_assist_mmio(struct mk_vcpu *c);     /* access outside the slots */
-bool mk_assist_shutdown(struct mk_vcpu *c); /* perhaps the guest switched paging on itself */
-
-/* The guest-physical address of an access that mk_assist_mmio() left alone. */
-uint64_t mk_assist_address(struct mk_vcpu *c, uint64_t address);
-
-/* The control registers as the guest believes them to be. */
-void mk_assist_believed(const struct mk_vcpu *c, struct kvm_sregs *s);
-/* And as KVM is to have them. */
-void mk_assist_actual(const struct mk_vcpu *c, struct kvm_sregs *s);
+int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
+                     const struct kvm_sregs *s, struct mk_err *err);
 
 #endif

@@ -1,12 +1,10 @@
 /* exit.c - serves what KVM_RUN returned with: one switch over exit reasons.
  *
  * Follows Documentation/virt/kvm/api.rst, section 5 (the kvm_run structure). */
-#include "kvm/vcpu.h"
+#include "vm/vm.h"
 
-#include "x86/weak/assist.h"
-#include "x86/access.h"
-#include "x86/mode.h"
 #include "kvm/interrupt.h"
+#include "x86/access.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -112,20 +110,22 @@ static void serve_io(struct mk_vcpu *c)
     }
     account(c, &served);
     c->in_access = false;
-    if (!in && size == 1 && c->machine->note_out && served.c)
-        c->machine->note_out(c->machine, port);
+    if (!in && size == 1 && served.c)
+        mk_vm_note_out(mk_vm_of(c), port);
     unhandled(c, &served, in ? "IN from port" : "OUT to port");
 }
 
 /* An access outside RAM, or to a page that is not RAM in the guest's own tables. */
 static void serve_mmio(struct mk_vcpu *c)
 {
-    if (mk_assist_mmio(c))
+    if (c->assist && c->assist->mmio(c))
         return;
     struct kvm_run *run = c->run;
     struct mk_bus *bus = &c->machine->mmio;
     struct mk_served served = { 0 };
-    uint64_t gpa = mk_assist_address(c, run->mmio.phys_addr), value = 0;
+    uint64_t gpa = run->mmio.phys_addr, value = 0;
+    if (c->assist)
+        gpa = c->assist->address(c, gpa);
     uint8_t size = run->mmio.len <= 8 ? (uint8_t)run->mmio.len : 8;
     c->in_access = c->incomplete = true;
     if (run->mmio.is_write) {
@@ -169,9 +169,8 @@ static void fetch_code(struct mk_vcpu *c)
 {
     struct kvm_sregs s;
     c->code_length = 0;
-    if (mk_vcpu_sregs(c, &s) < 0)
+    if (mk_vcpu_guest_sregs(c, &s) < 0)
         return;
-    mk_assist_believed(c, &s);
     c->code_length = mk_fetch(c, &s, s.cs.base + mk_vcpu_regs(c)->rip, c->code, sizeof(c->code));
 }
 
@@ -213,7 +212,7 @@ static void emulation_failed(struct mk_vcpu *c)
 static void internal_error(struct mk_vcpu *c)
 {
     if (c->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
-        if (!mk_assist_failure(c))
+        if (!c->assist || !c->assist->failure(c))
             emulation_failed(c);
     } else {
         mk_vcpu_end(c, MK_FAULT, 0, false, "KVM internal error, suberror %u",
@@ -233,7 +232,7 @@ static bool state_lost(struct mk_vcpu *c)
 static void shut_down(struct mk_vcpu *c)
 {
     char where[100];
-    if (mk_assist_shutdown(c))
+    if (c->assist && c->assist->shutdown(c))
         return;
     if (state_lost(c)) {
         mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault after rip 0x%llx, the last place it was "
@@ -250,14 +249,14 @@ static void shut_down(struct mk_vcpu *c)
 /* HLT: with interrupts on it lasts until one comes, without burning a core. */
 static void halted(struct mk_vcpu *c)
 {
-    struct mk_machine *m = c->machine;
+    struct mk_vm *vm = mk_vm_of(c);
     trace(c, "hlt");
-    m->look(m, c); /* a doorbell may have been rung */
+    mk_vm_serve_due(vm, c); /* a doorbell may have been rung */
     bool enabled = mk_vcpu_regs(c)->rflags & MK_RFLAGS_IF;
     while (c->end.reason == MK_RUNNING) {
         if (mk_interrupt_due(c, enabled))
             return;
-        bool asleep = !enabled || !m->can_wake || !m->can_wake(m);
+        bool asleep = !enabled || !mk_vm_can_wake(vm);
         if (asleep && !atomic_load(&c->requests)) { /* a request, such as to stop, comes first */
             mk_vcpu_end(c, MK_HALT, 0, false, "HLT with interrupts %s and nothing to wake it",
                         enabled ? "on" : "off");
@@ -267,6 +266,27 @@ static void halted(struct mk_vcpu *c)
         mk_vcpu_look_around(c);
     }
 }
+
+/* --- coalesced output --- */
+
+void mk_vcpu_drain(struct mk_vcpu *c)
+{
+    struct kvm_coalesced_mmio_ring *ring = c->ring;
+    if (!ring)
+        return;
+    const uint32_t slots = (MK_PAGE - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
+    while (ring->first != __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE)) {
+        const struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
+        struct mk_served served = { .quiet = true };
+        if (entry->pio && entry->len == 1)
+            mk_bus_out(&c->machine->bus, &c->cpu, (uint16_t)entry->phys_addr, 1, entry->data[0],
+                       &served);
+        c->counters.coalesced++;
+        __atomic_store_n(&ring->first, (ring->first + 1) % slots, __ATOMIC_RELEASE);
+    }
+}
+
+/* --- the switch --- */
 
 void mk_vcpu_exit(struct mk_vcpu *c)
 {

@@ -1,7 +1,7 @@
-/* machine.h - what the vCPUs of one VM share: memory, ports, console, clock, limits.
+/* machine.h - what the run loops of a VM's vCPUs share: memory, buses, console, clock, limits.
  *
- * The VM (vm.h) owns it and fills it in; vCPUs (vcpu.h) read it. What changes while they run is
- * atomic or has a lock of its own. */
+ * The VM (vm.h) owns it and fills it in; the run loops (loop.h) read it. What changes while they run
+ * is atomic or has a lock of its own. */
 #ifndef MK_MACHINE_H
 #define MK_MACHINE_H
 
@@ -15,7 +15,7 @@ struct mk_assist;
 struct mk_pic;
 struct mk_vcpu;
 
-/* What only the upper layers know. All may be NULL. */
+/* What only the script knows. All may be NULL. */
 struct mk_machine_ops {
     /* The script wants its thread back (a signal such as Ctrl-C): end the run. On any thread. */
     bool (*interrupted)(void *ctx);
@@ -33,7 +33,7 @@ struct mk_machine {
     struct mk_mem mem;
     struct mk_bus bus;  /* ports */
     struct mk_bus mmio; /* guest-physical addresses outside RAM */
-    struct mk_bus msrs; /* those that KVM hands to us (vm/hooks.c) */
+    struct mk_bus msrs; /* those that KVM hands to us (hooks.c) */
     struct mk_clock clock;
     struct mk_console console;
     bool unhandled_fault;  /* an access that nobody serves ends the vCPU */
@@ -45,22 +45,15 @@ struct mk_machine {
     uint64_t output_limit; /* bytes per vCPU, UINT64_MAX: none */
     struct mk_pic *pic;       /* NULL: none */
     struct mk_assist *assist; /* NULL: this host needs none, or it is not wanted */
-    /* The VM's answers: */
-    void (*end_all)(struct mk_machine *m, struct mk_vcpu *cpu); /* `cpu` takes its siblings along */
-    void (*note_out)(struct mk_machine *m, uint16_t port); /* an OUT that could be coalesced */
-    bool (*can_wake)(struct mk_machine *m); /* may an interrupt still come for a halted vCPU */
-    void (*parked)(struct mk_machine *m, bool in); /* a vCPU stays outside; it goes on */
-    /* A vCPU looks around: timers may be due, input may have arrived. */
-    void (*look)(struct mk_machine *m, struct mk_vcpu *c);
-    /* A vCPU is about to sleep until `until`: tells how long it may. It is awake (again). */
-    uint64_t (*rest)(struct mk_machine *m, struct mk_vcpu *c, uint64_t until);
-    void (*rise)(struct mk_machine *m, struct mk_vcpu *c);
-    /* Something that others may wait for has happened. */
-    void (*announce)(struct mk_machine *m);
-    void (*heed)(struct mk_machine *m, struct mk_vcpu *cpu); /* after a trip, while somebody waits
-                                                                for output (vm/watch.c) */
     const struct mk_machine_ops *ops;
     void *ctx; /* for ops */
 };
+
+/* For mk_wait(): the script wants its thread back. */
+static inline bool mk_machine_interrupted(void *machine)
+{
+    const struct mk_machine *m = machine;
+    return m->ops && m->ops->interrupted && m->ops->interrupted(m->ctx);
+}
 
 #endif

@@ -1,0 +1,87 @@
+/* loop.c - the run loop: into the guest and back, until something ends it. See loop.h. */
+#include "vm/vm.h"
+
+#include "kvm/interrupt.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void check_limits(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    if (m->console.watched)
+        mk_vm_check_watches(mk_vm_of(c), c);
+    if (c->counters.exits - c->exits_before >= m->exit_limit)
+        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
+                    (unsigned long long)m->exit_limit);
+    mk_vcpu_check_output(c);
+    while (m->console.full && c->end.reason == MK_RUNNING) { /* for a slow reader */
+        mk_vcpu_sleep(c, UINT64_MAX);
+        mk_vcpu_look_around(c);
+    }
+}
+
+static void entry_failed(struct mk_vcpu *c, int code)
+{
+    if (code == EFAULT)
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM cannot reach the memory the guest uses");
+    else
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM refuses to run the vCPU: %s", strerror(code));
+}
+
+/* One trip into the guest and back. */
+static void trip(struct mk_vcpu *c)
+{
+    mk_interrupt_offer(c);
+    c->last_rip = c->regs.rip;
+    int code = mk_vcpu_enter(c, false) < 0 ? errno : 0;
+    mk_vcpu_drain(c);
+    if (code == 0) {
+        mk_vcpu_exit(c);
+        if (c->assist)
+            c->assist->follow(c);
+    } else if (code == EINTR || code == EAGAIN) {
+        mk_vcpu_look_around(c);
+    } else {
+        entry_failed(c, code);
+    }
+    check_limits(c);
+}
+
+/* A run that ended by itself waits for a slow reader of its output, until a stop or the deadline. A
+ * guest that came to its end has failed all the same if its output is lost. */
+static void end_output(struct mk_vcpu *c)
+{
+    if (c->end.reason != MK_STOPPED)
+        mk_vcpu_finish_output(c);
+    mk_console_flush(&c->machine->console);
+    if (c->machine->console.out_error && (c->end.reason == MK_HALT || c->end.reason == MK_EXIT)) {
+        c->end.reason = MK_RUNNING;
+        mk_vcpu_output_failed(c);
+    }
+}
+
+void mk_vcpu_run(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    c->end = (struct mk_end){ 0 };
+    c->exits_before = c->counters.exits;
+    c->output_before = m->console.stream[c->cpu.index].total;
+    bool blocked = mk_kick_allow();
+    mk_vcpu_set_running(c, true);
+    c->awake = true;
+    mk_vm_note_awake(mk_vm_of(c));
+    mk_vcpu_set_immediate_exit(c, true); /* look around before the first instruction */
+    mk_clock_start(&m->clock);
+    while (c->end.reason == MK_RUNNING)
+        trip(c);
+    mk_clock_stop(&m->clock);
+    end_output(c);
+    mk_vcpu_complete(c);
+    if (!c->end.goes_on) /* before kicks end: its listener may take long, or wait */
+        mk_console_end_lines(&m->console, &c->cpu);
+    c->awake = false;
+    mk_vcpu_set_running(c, false);
+    if (blocked)
+        mk_kick_forbid();
+}

@@ -1,0 +1,233 @@
+/* sleep.c - what a run loop does between two entries that is not an exit: it looks around, sleeps,
+ * waits while the VM is paused, for a slow reader, or for what a handler waits for. See loop.h. */
+#include "vm/vm.h"
+
+#include <string.h>
+
+static bool stop_wanted(struct mk_vcpu *c)
+{
+    return atomic_load(&c->requests) & MK_REQ_STOP || mk_now() >= c->machine->deadline;
+}
+
+static bool requested(void *vcpu)
+{
+    return atomic_load(&((struct mk_vcpu *)vcpu)->requests) != 0;
+}
+
+static bool resumed(void *vcpu)
+{
+    struct mk_vcpu *c = vcpu;
+    return !atomic_load(&c->machine->paused) || atomic_load(&c->requests) & MK_REQ_STOP;
+}
+
+static bool written(void *vcpu)
+{
+    const struct mk_vcpu *c = vcpu;
+    return !mk_console_unwritten(&c->machine->console);
+}
+
+static bool has_room(void *vcpu)
+{
+    const struct mk_vcpu *c = vcpu;
+    return !c->machine->console.full;
+}
+
+/* Outside the guest; whatever ended it, the loop looks around. */
+static void wait_outside(struct mk_vcpu *c, struct mk_wait *wait, uint64_t until)
+{
+    struct mk_machine *m = c->machine;
+    if (m->attended) {
+        wait->interrupted = mk_machine_interrupted;
+        wait->interrupted_ctx = m;
+    }
+    c->awake = false;
+    mk_wait(wait, until);
+    c->awake = true;
+    mk_vm_note_awake(mk_vm_of(c));
+    mk_vcpu_set_immediate_exit(c, true);
+}
+
+void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
+{
+    struct mk_wait wait = { .done = requested, .ctx = c };
+    wait_outside(c, &wait, mk_vm_begin_sleep(mk_vm_of(c), c, until));
+}
+
+/* Until the VM is resumed or the run shall end. Registers are what they are after the last
+ * instruction, or, while a handler waits, at it. */
+static void wait_paused(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    struct mk_wait wait = { .done = resumed, .ctx = c };
+    if (!c->waits)
+        mk_vcpu_complete(c);
+    mk_clock_stop(&m->clock);
+    mk_vm_count_outside(mk_vm_of(c), true);
+    wait_outside(c, &wait, UINT64_MAX);
+    mk_vm_count_outside(mk_vm_of(c), false);
+    mk_clock_start(&m->clock);
+}
+
+struct reader_wait {
+    struct mk_vcpu *c;
+    bool (*done)(void *c);
+};
+
+static bool read_or_ended(void *ctx)
+{
+    const struct reader_wait *r = ctx;
+    return r->done(r->c) || stop_wanted(r->c) || atomic_load(&r->c->machine->paused);
+}
+
+/* In the middle of an access, for a slow reader, until done(c) or until the run shall end. */
+static void wait_for_reader(struct mk_vcpu *c, bool (*done)(void *c))
+{
+    struct reader_wait r = { c, done };
+    struct mk_wait wait = { .done = read_or_ended, .ctx = &r };
+    while (!done(c) && !stop_wanted(c) && !mk_machine_interrupted(c->machine)) {
+        wait_outside(c, &wait, c->machine->deadline);
+        c->waits++;
+        if (atomic_load(&c->machine->paused))
+            wait_paused(c);
+        c->waits--;
+    }
+}
+
+void mk_vcpu_wait_for_room(struct mk_vcpu *c)
+{
+    wait_for_reader(c, has_room);
+}
+
+bool mk_vcpu_finish_output(struct mk_vcpu *c)
+{
+    mk_console_flush(&c->machine->console);
+    c->cpu.printed = false;
+    wait_for_reader(c, written);
+    return written(c);
+}
+
+static void stop_requested(struct mk_vcpu *c)
+{
+    enum mk_reason reason = (enum mk_reason)atomic_load(&c->stop_reason);
+    if (reason == MK_DEADLINE)
+        mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
+    else
+        mk_vcpu_end(c, reason ? reason : MK_STOPPED, 0, false, "stopped from outside");
+}
+
+void mk_vcpu_output_failed(struct mk_vcpu *c)
+{
+    mk_vcpu_end(c, MK_ERROR, 0, true, "the guest's output cannot be written: %s",
+                strerror(c->machine->console.out_error));
+}
+
+/* Ends the run when somebody wants that, its time is up, or its output is lost. */
+static void check_end(struct mk_vcpu *c, uint32_t requests)
+{
+    struct mk_machine *m = c->machine;
+    if (requests & MK_REQ_STOP)
+        stop_requested(c);
+    else if (mk_now() >= m->deadline)
+        mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
+    else if (mk_machine_interrupted(m))
+        mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
+    else if (m->console.out_error)
+        mk_vcpu_output_failed(c);
+}
+
+uint64_t mk_vcpu_printed(const struct mk_vcpu *c)
+{
+    return c->machine->console.stream[c->cpu.index].total - c->output_before;
+}
+
+void mk_vcpu_check_output(struct mk_vcpu *c)
+{
+    if (mk_vcpu_printed(c) > c->machine->output_limit)
+        mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
+                    (unsigned long long)c->machine->output_limit);
+}
+
+/* In the middle of an access: to pause, or to let timers and input in, must wait for its end. */
+bool mk_vcpu_goes_on(struct mk_vcpu *c)
+{
+    mk_vcpu_check_output(c);
+    check_end(c, atomic_load(&c->requests));
+    return c->end.reason == MK_RUNNING;
+}
+
+/* Timers, input, doorbells. */
+static void serve_due(struct mk_vcpu *c, uint32_t requests)
+{
+    if (requests & MK_REQ_WHERE) {
+        c->where = mk_vcpu_regs(c)->rip;
+        mk_vm_announce(mk_vm_of(c));
+    }
+    mk_vm_serve_due(mk_vm_of(c), c);
+}
+
+/* Everything that is not an exit: what is due, limits, requests. */
+void mk_vcpu_look_around(struct mk_vcpu *c)
+{
+    struct mk_machine *m = c->machine;
+    mk_vcpu_set_immediate_exit(c, false);
+    uint32_t requests = atomic_exchange(&c->requests, 0);
+    serve_due(c, requests);
+    check_end(c, requests);
+    if (m->console.watched)
+        mk_vm_check_watches(mk_vm_of(c), c);
+    if (c->end.reason == MK_RUNNING && atomic_load(&m->paused))
+        wait_paused(c);
+}
+
+/* Why the run shall end that had `before` as its end when the wait began. */
+static enum mk_reason ending(const struct mk_vcpu *c, enum mk_reason before)
+{
+    if (c->end.reason != before && !c->end.goes_on)
+        return c->end.reason;
+    if (atomic_load(&c->requests) & MK_REQ_STOP)
+        return MK_STOPPED;
+    if (mk_now() >= c->machine->deadline)
+        return MK_DEADLINE;
+    return mk_machine_interrupted(c->machine) ? MK_STOPPED : MK_RUNNING;
+}
+
+/* A stop is left for the run loop. */
+static void look_waiting(struct mk_vcpu *c, uint64_t *until)
+{
+    mk_vcpu_set_immediate_exit(c, false);
+    serve_due(c, atomic_fetch_and(&c->requests, MK_REQ_STOP));
+    uint64_t began = mk_now();
+    if (atomic_load(&c->machine->paused)) {
+        wait_paused(c);
+        *until += *until == UINT64_MAX ? 0 : mk_now() - began;
+    }
+}
+
+struct handler_wait {
+    struct mk_vcpu *c;
+    const struct mk_wait *wait;
+};
+
+static bool done_or_requested(void *ctx)
+{
+    const struct handler_wait *h = ctx;
+    return (h->wait->done && h->wait->done(h->wait->ctx)) || atomic_load(&h->c->requests);
+}
+
+bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
+                  enum mk_reason *reason)
+{
+    enum mk_reason before = c->end.reason;
+    struct handler_wait h = { c, wait };
+    struct mk_wait either = { .lock = wait->lock, .waiters = wait->waiters,
+                              .done = done_or_requested, .ctx = &h };
+    bool done;
+    c->waits++;
+    while (!(done = mk_wait(wait, 0)) && mk_now() < until && !(*reason = ending(c, before))) {
+        wait_outside(c, &either, mk_vm_begin_sleep(mk_vm_of(c), c, until));
+        look_waiting(c, &until);
+    }
+    c->waits--;
+    mk_vcpu_set_immediate_exit(c, true); /* what came meanwhile is seen before the next entry */
+    return done;
+}

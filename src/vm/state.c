@@ -1,0 +1,87 @@
+/* state.c - whether a VM runs or is paused, and waiting for a change of that. See vm.h. */
+#include "vm/vm.h"
+
+/* --- waiting --- */
+
+void mk_vm_announce(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    mk_wake(vm->waiters);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+struct mk_wait mk_vm_until(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx)
+{
+    return (struct mk_wait){ .lock = &vm->lock, .waiters = &vm->waiters, .done = done, .ctx = ctx };
+}
+
+bool mk_vm_is_over(void *ctx)
+{
+    const struct mk_vm *vm = ctx;
+    return vm->state != MK_VM_RUNNING;
+}
+
+bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
+{
+    struct mk_wait wait = mk_vm_until(vm, mk_vm_is_over, vm);
+    return mk_wait(&wait, ns ? mk_time_in(ns) : 0);
+}
+
+/* --- pausing --- */
+
+void mk_vm_count_outside(struct mk_vm *vm, bool in)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->outside += in ? 1 : -1u;
+    mk_wake(vm->waiters);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+static bool is_paused(void *ctx)
+{
+    const struct mk_vm *vm = ctx;
+    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->outside == vm->live;
+}
+
+bool mk_vm_is_outside(void *vm)
+{
+    return is_paused(vm) || mk_vm_is_over(vm);
+}
+
+bool mk_vm_paused(struct mk_vm *vm)
+{
+    struct mk_wait wait = mk_vm_until(vm, is_paused, vm);
+    return mk_wait(&wait, 0);
+}
+
+bool mk_vm_pause(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool runs = !mk_vm_is_over(vm);
+    if (runs && !vm->m.paused) {
+        vm->paused_at = mk_now();
+        vm->m.paused = true;
+        mk_io_set(&vm->deadline, MK_FOREVER);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (runs)
+        mk_vm_wake(vm);
+    return runs;
+}
+
+bool mk_vm_resume(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool was = !mk_vm_is_over(vm) && vm->m.paused;
+    uint64_t deadline = vm->m.deadline;
+    if (was && deadline != MK_FOREVER)
+        vm->m.deadline = deadline + (mk_now() - vm->paused_at);
+    if (was)
+        vm->m.paused = false;
+    if (was)
+        mk_io_set(&vm->deadline, vm->m.deadline);
+    pthread_mutex_unlock(&vm->lock);
+    if (was)
+        mk_vm_wake(vm);
+    return was;
+}
