@@ -41,6 +41,25 @@ describe("output of the guest and of the script", function()
     assert.equal(WANT, output_of "RUN | cat >OUT")
   end)
 
+  -- A guest that answers what a script, which runs beside it, printed and then sent.
+  it("appears in that order when one causes the other", function()
+    local path = process.script [[
+      io.stdout:setvbuf "full"
+      local vm <close> = support.guest("real/echo", { echo = true }):start()
+      for _ = 1, 20 do
+        io.write "q"
+        vm.console:send("a"):expect("a", { timeout = 20 })
+      end
+      vm.console:eof()
+      vm:wait()
+      io.write "\n"
+    ]]
+    local pipe <close> = assert(io.popen(process.command(path)))
+    local text = pipe:read "a"
+    os.remove(path)
+    assert.equal(("qa"):rep(20) .. "\n", text:match "^%d+\n(.*)$")
+  end)
+
   it("appears in that order in a file", function()
     assert.equal(WANT, output_of "(RUN) >OUT")
   end)

@@ -53,6 +53,7 @@ static int console_send(lua_State *L)
     size_t length;
     const char *bytes = luaL_checklstring(L, 2, &length);
     struct mk_err err;
+    mk_lua_flush_output(); /* before the answer of a guest that runs */
     if (mk_console_send(&v->vm.m.console, bytes, length, &err) < 0)
         return mk_push_err(L, &err);
     lua_settop(L, 1);

@@ -16,6 +16,7 @@ static int scancodes(lua_State *L)
     struct mk_i8042 *keyboard = check_keyboard(L);
     size_t length;
     const char *bytes = luaL_checklstring(L, 2, &length);
+    mk_lua_flush_output();
     lua_pushboolean(L, mk_i8042_key(keyboard, (const uint8_t *)bytes, length));
     return 1;
 }

@@ -445,6 +445,7 @@ static int vm_pause(lua_State *L)
 static int vm_resume(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_lua_flush_output();
     if (!mk_vm_resume(&v->vm))
         return mk_misuse(L, "resume: vm \"%s\" is not paused", v->vm.name);
     lua_settop(L, 1);
@@ -461,6 +462,7 @@ static int vm_irq(lua_State *L)
     if (!v->vm.has_pic)
         return luaL_error(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
                           v->vm.name);
+    mk_lua_flush_output();
     if (lua_isnoneornil(L, 3))
         mk_pic_pulse(&v->vm.pic, (unsigned)line);
     else

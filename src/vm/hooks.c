@@ -196,7 +196,7 @@ int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_
  * that has rung many times since the last. */
 #define BELL_NS 100000u
 #define MANY 16
-#define MANY_NS 1000000u
+#define MANY_NS 2000000u
 
 static int tell_kvm(const struct mk_vm *vm, const struct mk_doorbell *bell, bool on)
 {
