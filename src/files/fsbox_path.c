@@ -3,7 +3,7 @@
  * man 2 openat2, copy_file_range, ioctl_ficlone; for O_TMPFILE and linkat, man 2 open. */
 #include "files/fsbox_path.h"
 
-#include "base/extent.h"
+#include "files/extent.h"
 
 #include <dirent.h>
 #include <errno.h>

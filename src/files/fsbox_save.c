@@ -5,7 +5,7 @@
  * have then. Used by the owner of the stopped VM. */
 #include "files/fsbox_in.h"
 
-#include "base/extent.h"
+#include "files/extent.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -8,7 +8,7 @@
 #define MK_LUA_CORE_H
 
 #include "lua/limit.h"
-#include "vm/snapshot.h"
+#include "snapshot/snapshot.h"
 #include "vm/vm.h"
 
 #include <lauxlib.h>

@@ -7,7 +7,7 @@
 #include "lua/copy.h"
 #include "lua/alloc.h"
 #include "lua/core.h"
-#include "x86/probe.h"
+#include "x86/weak/probe.h"
 
 #include "minikvm.h"
 

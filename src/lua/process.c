@@ -7,7 +7,7 @@
  * that came about. While the object is open, SIGINT, SIGTERM and SIGHUP are blocked in its thread and
  * arrive as events (signalfd(2)).
  * Script's thread only. At most MAX_CHILDREN at a time. */
-#include "base/outfile.h"
+#include "files/outfile.h"
 #include "lua/core.h"
 
 #include <errno.h>

@@ -3,9 +3,9 @@
 #include "vm/vm.h"
 
 #include "base/abi.h"
-#include "base/extent.h"
+#include "files/extent.h"
 #include "vm/ram.h"
-#include "x86/probe.h"
+#include "x86/weak/probe.h"
 
 #include <errno.h>
 #include <string.h>

@@ -37,7 +37,7 @@ struct mk_vm_config {
     uint32_t boot_features;   /* MK_BOOT_* bits beyond those of the host and the devices */
     const char *command_line; /* NULL: none */
     struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
-    struct mk_ram *ram;       /* RAM begins with these contents (snapshot.h); NULL: as after load */
+    struct mk_ram *ram;       /* RAM begins with these contents (ram.h); NULL: as after load */
     struct mk_places places;  /* with `ram`: where in it the tables of the mode are */
     bool mode_open, memory_open; /* mode and memory are what the first image makes of them */
 };

@@ -5,7 +5,7 @@
  * device), and a file in a folder that takes no new ones, is written in place, as open(2) with
  * O_CREAT | O_TRUNC does (POSIX.1-2017, open): it must not be replaced by a regular file.
  * Any thread; blocks as long as the file does. */
-#include "base/outfile.h"
+#include "files/outfile.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,9 @@
-/* snapshot_code.c - shape and state of a snapshot as bytes, and back.
+/* code.c - shape and state of a snapshot as bytes, and back.
  *
  * One description of the layout serves both directions. What is read was written by nobody knows
  * whom: every length, count, name and enumeration is checked here; what the devices and KVM check
  * themselves when they are set is left to them. The layout's version is the file's. */
-#include "vm/snapshot.h"
+#include "snapshot/snapshot.h"
 
 #include "base/abi.h"
 

@@ -11,7 +11,7 @@
 #define MK_SNAPSHOT_H
 
 #include "vm/ram.h"
-#include "x86/snapshot_cpu.h"
+#include "snapshot/cpu.h"
 #include "vm/vm.h"
 
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */

@@ -1,5 +1,5 @@
 /* snapshot.c - see snapshot.h. RAM, and the order of things. */
-#include "vm/snapshot.h"
+#include "snapshot/snapshot.h"
 
 #include <errno.h>
 #include <stdio.h>

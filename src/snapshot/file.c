@@ -1,20 +1,20 @@
-/* snapshot_file.c - a snapshot as a file.
+/* file.c - a snapshot as a file.
  *
  *   0  8 bytes    magic
  *   8  u32        version
  *  12  u32        CRC-32 of all from 24 on
  *  16  u64        length of the file
  *  24  u64        bytes of RAM
- *  32  u64 + ...  length of shape and state, and these (snapshot_code.c)
+ *  32  u64 + ...  length of shape and state, and these (code.c)
  *      u64, u64 + pages   runs of pages that are not all zero: first page, count, contents; until
  *                         a run of no pages, at page 0
  *
  * It is written by outfile.c, so a regular file is complete or not there. It is read in one pass, and
  * believed after its checksum was found right; still nothing in it is trusted. */
-#include "base/outfile.h"
-#include "vm/snapshot.h"
+#include "files/outfile.h"
+#include "snapshot/snapshot.h"
 
-#include "base/extent.h"
+#include "files/extent.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-/* snapshot_cpu.h - all of a vCPU that a guest, or the end of its run, can tell.
+/* cpu.h - all of a vCPU that a guest, or the end of its run, can tell.
  *
  * For the owner of a VM that does not run. Follows Documentation/virt/kvm/api.rst; the order in
  * which state is set is that of its notes: system registers before MSRs, events last. */

@@ -1,5 +1,5 @@
 /* probe.c - see probe.h. The probe guests run in one page, in 32-bit protected mode. */
-#include "x86/probe.h"
+#include "x86/weak/probe.h"
 
 #include <errno.h>
 #include <linux/kvm.h>

@@ -1,5 +1,5 @@
 /* extent.c - see extent.h. */
-#include "base/extent.h"
+#include "files/extent.h"
 
 #include <errno.h>
 #include <unistd.h>

@@ -1,5 +1,5 @@
-/* snapshot_cpu.c - see snapshot_cpu.h. */
-#include "x86/snapshot_cpu.h"
+/* cpu.c - see cpu.h. */
+#include "snapshot/cpu.h"
 
 
 #include <errno.h>

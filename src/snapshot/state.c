@@ -1,5 +1,5 @@
-/* snapshot_state.c - takes and sets all of a VM but its RAM. See snapshot.h. */
-#include "vm/snapshot.h"
+/* state.c - takes and sets all of a VM but its RAM. See snapshot.h. */
+#include "snapshot/snapshot.h"
 
 #include "base/abi.h"
 #include "x86/mode.h"
