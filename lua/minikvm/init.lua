@@ -79,6 +79,25 @@ function M.device(def)
   return require("minikvm.device").define(def)
 end
 
+---An initramfs for a Linux guest; the same table gives the same bytes.
+---  files        by path: a path of the host, { bytes= | path=, mode= }, or a function that returns
+---               the bytes; mode: permissions (0755)
+---  directories  a list of paths, or permissions by path; those that a path needs are made anyway
+---  nodes        device nodes by path: { "c" or "b", major, minor, mode = permissions (0600) }
+---  links        symbolic links: where they lead, by path
+---  modules      { NAME, ..., from = "/lib/modules/VERSION" }: kernel modules and what they need,
+---               as lib/modules/NAME.ko, and in which order to load them in lib/modules/order
+---  busybox      true: the host's static one as bin/busybox, bin/sh; or the path of one
+---  init         the text of /init, the first program
+---  gzip         true: compressed
+---Paths are relative to the root. Misuse raises.
+---@return string? bytes
+---@return string? why  "path: why" when a file of the host cannot be used
+---@return string? code  such as "ENOENT"
+function M.initrd(opts)
+  return require("minikvm.image.initrd").make(opts)
+end
+
 ---Reads a snapshot from a file that snapshot:save() wrote.
 ---@param path string
 ---@return minikvm.snapshot? snapshot

@@ -53,11 +53,9 @@ static struct mk_lua_file *free_place(struct mk_lua_vm *v)
 static int check_kind(const struct stat *st, const char *path, struct mk_err *err)
 {
     if (S_ISDIR(st->st_mode))
-        return mk_fail(err, EISDIR, "%s: it is a directory, not a guest image", path);
+        return mk_fail(err, EISDIR, "%s: it is a directory, not a file", path);
     if (!S_ISREG(st->st_mode))
         return mk_fail(err, EINVAL, "%s: not a regular file", path);
-    if (st->st_size == 0)
-        return mk_fail(err, EINVAL, "%s: the image is empty", path);
     return 0;
 }
 
@@ -90,6 +88,18 @@ static int image_open(lua_State *L)
     lua_pushinteger(L, file - v->files);
     lua_pushinteger(L, file->st.st_size);
     return 2;
+}
+
+/* file_size(path) -> bytes | nil, text, name: of a regular file that can be read. */
+static int file_size(lua_State *L)
+{
+    struct mk_lua_file file;
+    struct mk_err err;
+    if (open_file(&file, luaL_checkstring(L, 1), &err) < 0)
+        return mk_push_err(L, &err);
+    close(file.fd);
+    lua_pushinteger(L, file.st.st_size);
+    return 1;
 }
 
 static struct mk_lua_file *check_file(lua_State *L, struct mk_lua_vm *v, int index)
@@ -293,7 +303,7 @@ void mk_open_load(lua_State *L)
         { "image_changed", image_changed }, { "image_read", image_read },
         { "image_put", image_put }, { "image_zero", image_zero }, { "layout", layout },
         { "set_mode", set_mode }, { "set_entry", set_entry }, { "load_failed", load_failed },
-        { "check_open", check_open },
+        { "check_open", check_open }, { "file_size", file_size },
         { "symbols_type", symbols_type }, { "symbols_vm", symbols_vm }, { NULL, NULL } };
     mk_new_type(L, MK_SYMBOLS, NULL, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */

@@ -34,7 +34,9 @@ M.METHODS = words [[
 M.FUNCTIONS = words "vm files wait sleep probe disassemble device"
 
 ---What is known and refused: it reaches files, or a Lua state without these limits.
-M.REFUSED = words "worker signal limit load_snapshot input output log save receive spawn kill next"
+M.REFUSED = words [[
+  worker signal limit initrd load_snapshot input output log save receive spawn kill next
+]]
 
 ---Options of kvm.vm and kvm.files that a script may use.
 local VM_OPTIONS = words [[

@@ -113,7 +113,8 @@ local function check_program_headers(source, h)
 end
 
 ---Goes through the program headers: number from 0, type, offset, vaddr, paddr, filesz, memsz.
-local function program_headers(source, h)
+---@param h minikvm.image.elf
+function M.program_headers(source, h)
   check_program_headers(source, h)
   local size, wide = h.class.program, h.class.bits == 64
   local bytes, i = source:read(h.phoff, h.phnum * size), -1
@@ -168,7 +169,7 @@ end
 
 local function load_segments(source, want, h)
   local list, interpreter, dynamic = {}, nil, false
-  for i, kind, offset, vaddr, paddr, filesz, memsz in program_headers(source, h) do
+  for i, kind, offset, vaddr, paddr, filesz, memsz in M.program_headers(source, h) do
     if kind == INTERP then interpreter = i end
     dynamic = dynamic or kind == DYNAMIC
     if kind == LOAD then
@@ -217,7 +218,7 @@ function M.mode(source)
   local h = M.header(source)
   if h.class.bits == 64 then return "long" end
   local lowest = -1
-  for _, kind, _, _, paddr, _, memsz in program_headers(source, h) do
+  for _, kind, _, _, paddr, _, memsz in M.program_headers(source, h) do
     if kind == LOAD and memsz ~= 0 and ult(paddr, lowest) then lowest = paddr end
   end
   return lowest ~= -1 and lowest >= HIGH_BASE and "paged" or "protected"

@@ -62,13 +62,16 @@ end
 local function new_source(vm, given)
   local s = setmetatable({ name = given.path or given.name or "image", text = given.text,
                            bytes = given.bytes, vm = vm }, source_methods)
-  if s.bytes == "" then refuse(s, "EINVAL", "the image is empty") end
   if s.bytes then
     s.size = #s.bytes
   else
     local file, size, code = core.image_open(vm, given.path)
     if not file then error({ text = size, code = code }, 0) end
     s.file, s.size = file, size
+  end
+  if s.size == 0 then
+    s:close()
+    refuse(s, "EINVAL", "the image is empty")
   end
   return s
 end
