@@ -154,6 +154,28 @@ describe("a reader that stalls", function()
   end)
 end)
 
+describe("a guest that waits for a reader", function()
+  if support.without_kvm(pending) then return end
+
+  it("goes on when its output goes elsewhere, and after a reset", function()
+    local fifo = os.tmpname() .. ".fifo"
+    assert(os.execute("mkfifo " .. fifo))
+    local stalled <close> = assert(io.open(fifo, "r+"))
+    local vm <close> = support.guest "real/flood"
+    assert(vm.console:output(fifo))
+    assert.equal("deadline", (vm:run{ deadline = 0.3 }))
+    local waits = select(2, vm.console:text())
+    assert.equal("deadline", (vm:run{ deadline = 0.1 }))
+    assert.equal(waits, (select(2, vm.console:text())))
+    assert(vm:reset())
+    assert.equal("deadline", (vm:run{ deadline = 0.3 }))
+    assert.is_true(select(2, vm.console:text()) >= 65536)
+    vm.console:echo(false)
+    assert.equal("limit", (vm:run{ deadline = 20, output = 100000 }))
+    os.remove(fifo)
+  end)
+end)
+
 describe("standard input that two VMs share", function()
   if support.without_kvm(pending) then return end
 

@@ -139,11 +139,15 @@ int mk_console_set_output(struct mk_console *con, int fd)
     mk_io_unwatch(&con->room);
     pthread_mutex_lock(&con->out_lock);
     int before = con->out_fd;
+    if (fd != before)
+        drop_all(con);
     con->out_fd = fd;
     con->stalled = con->out_known = false;
     con->out_error = 0;
     mk_desc_close(&con->out_desc);
     pthread_mutex_unlock(&con->out_lock);
+    if (con->on_output)
+        con->on_output(con->ctx);
     return before;
 }
 

@@ -14,11 +14,14 @@ void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)
         mk_vcpu_stop(&vm->cpu[i], reason);
 }
 
+/* A VM that does not run may be losing its vCPUs. */
 void mk_vm_wake(void *ctx)
 {
     struct mk_vm *vm = ctx;
-    for (unsigned i = 0; i < vm->cpus; i++)
+    pthread_mutex_lock(&vm->lock);
+    for (unsigned i = 0; vm->state == MK_VM_RUNNING && i < vm->cpus; i++)
         mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE);
+    pthread_mutex_unlock(&vm->lock);
 }
 
 /* --- on the I/O thread --- */

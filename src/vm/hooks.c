@@ -227,8 +227,7 @@ static void listen_again(void *ctx)
 
 static void bell_rings(void *ctx)
 {
-    struct mk_doorbell *bell = ctx;
-    mk_vcpu_request(&bell->vm->cpu[0], MK_REQ_WAKE);
+    mk_vm_wake(((struct mk_doorbell *)ctx)->vm);
 }
 
 static void bell_retire(void *self)

@@ -72,7 +72,7 @@ bool mk_vm_pause(struct mk_vm *vm)
 bool mk_vm_resume(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool was = !mk_vm_is_over(vm) && vm->m.paused;
+    bool was = !mk_vm_is_over(vm) && vm->live && vm->m.paused;
     uint64_t deadline = vm->m.deadline;
     if (was && deadline != MK_FOREVER)
         vm->m.deadline = deadline + (mk_now() - vm->paused_at);
