@@ -128,7 +128,7 @@ void mk_vcpu_close(struct mk_vcpu *c)
         close(c->fd);
     c->run = &closed_run;
     c->ring = NULL;
-    c->fd = -1;
+    c->fd = c->vm_fd = -1;
     c->incomplete = c->regs_known = false;
     c->synced = 0;
 }

@@ -223,9 +223,10 @@ static uint64_t bell_hits(struct mk_lua_vm *v, struct mk_handle *handle)
 static void bell_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *handle, int vm_index)
 {
     struct lua_bell *b = handle->target;
+    (void)v;
     b->h.removed = true;
     mk_lua_unref(L, vm_index, b->h.write_ref);
-    mk_vm_remove_doorbell(&v->vm, &b->bell);
+    mk_doorbell_remove(&b->bell);
 }
 
 /* doorbell(port or base, size [, value], fn(count)) -> handle: `size` is that of the write. */
@@ -255,7 +256,7 @@ static int prim_doorbell(lua_State *L)
     b->bell = (struct mk_doorbell){ .mmio = mmio, .any = any, .size = (uint8_t)size,
         .address = r.first, .value = any ? 0 : (uint64_t)lua_tointeger(L, 4), .ring = on_ring,
         .ctx = &b->h };
-    if (mk_vm_add_doorbell(&r.v->vm, &b->bell, owner, &err) < 0) {
+    if (mk_doorbell_add(&r.v->vm.doorbells, &b->bell, owner, &err) < 0) {
         free(b);
         mk_lua_unref(L, vm_index, ref);
         return luaL_error(L, "%s", err.text);

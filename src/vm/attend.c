@@ -90,8 +90,7 @@ void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
         mk_uart_input(&vm->uart);
     if (c->cpu.index != 0)
         return;
-    if (vm->doorbells)
-        mk_vm_answer_doorbells(vm, &c->cpu);
+    mk_doorbells_answer(&vm->doorbells, &c->cpu);
     end = mk_now();
     vm->alarm_earliest = end + 2 * (end - began);
     set_alarm(vm);

@@ -1,9 +1,8 @@
-/* hooks.c - what KVM itself has to be told of a script's hooks: which MSRs it hands to us, what
- * CPUID answers, and which writes only ring a doorbell.
+/* hooks.c - what KVM itself has to be told of a script's hooks: which MSRs it hands to us, and what
+ * CPUID answers.
  *
  * Follows Documentation/virt/kvm/api.rst: KVM_CAP_X86_USER_SPACE_MSR, KVM_X86_SET_MSR_FILTER,
- * KVM_SET_CPUID2, KVM_IOEVENTFD. Called by whoever holds the Lua lock; mk_vm_msr() and
- * mk_vm_answer_doorbells() by a vCPU's thread. */
+ * KVM_SET_CPUID2. Called by whoever holds the Lua lock; mk_vm_msr() by a vCPU's thread. */
 #include "vm/vm.h"
 
 #include "x86/cpuid.h"
@@ -12,9 +11,6 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 /* --- MSRs --- */
 
@@ -190,164 +186,16 @@ int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_
     return 0;
 }
 
-/* --- doorbells --- */
-
-/* Between two calls for one bell, so that a guest that rings all the time goes on; the same for one
- * that has rung many times since the last. */
-#define BELL_NS 100000u
-#define MANY 16
-#define MANY_NS 2000000u
-
-static int tell_kvm(const struct mk_vm *vm, const struct mk_doorbell *bell, bool on)
-{
-    struct kvm_ioeventfd event = { .datamatch = bell->value, .addr = bell->address,
-        .len = bell->size, .fd = bell->source.fd,
-        .flags = (bell->mmio ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_PIO) |
-                 (bell->any ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DATAMATCH) |
-                 (on ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DEASSIGN) };
-    return mk_ioctl(vm->m.fd, KVM_IOEVENTFD, &event);
-}
-
-static void bell_out(void *self, struct mk_io *io, uint64_t value)
-{
-    struct mk_doorbell *bell = self;
-    if (bell->any || value == bell->value) {
-        atomic_fetch_add(&bell->rung, 1);
-        mk_vcpu_request(&bell->vm->cpu[0], MK_REQ_WAKE);
-    } else {
-        io->passed = true;
-    }
-}
-
-/* On the I/O thread, as the next one. */
-static void listen_again(void *ctx)
-{
-    mk_io_watch(&((struct mk_doorbell *)ctx)->source);
-}
-
-static void bell_rings(void *ctx)
-{
-    mk_vm_wake(((struct mk_doorbell *)ctx)->vm);
-}
-
-static void bell_retire(void *self)
-{
-    free(self);
-}
-
-static const struct mk_io_ops bell_ops = { .name = "doorbell", .out = bell_out, .width = 8,
-                                           .retire = bell_retire };
-
-static struct mk_bus *bus_of(struct mk_vm *vm, const struct mk_doorbell *bell)
-{
-    return bell->mmio ? &vm->m.mmio : &vm->m.bus;
-}
-
-int mk_vm_add_doorbell(struct mk_vm *vm, struct mk_doorbell *bell, const char *owner,
-                       struct mk_err *err)
-{
-    bell->vm = vm;
-    bell->again = (struct mk_io_timer){ .fire = listen_again, .ctx = bell };
-    bell->source = (struct mk_io_source){ .ready = bell_rings, .ctx = bell, .events = EPOLLIN,
-                                          .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
-    if (bell->source.fd < 0)
-        return mk_fail_errno(err, errno, "eventfd for a doorbell");
-    bell->lone = tell_kvm(vm, bell, true) < 0;
-    bell->hook = mk_bus_hook(bus_of(vm, bell), bell->address, bell->address, &bell_ops, bell, owner);
-    if (!bell->hook) {
-        if (!bell->lone)
-            tell_kvm(vm, bell, false);
-        close(bell->source.fd);
-        return mk_fail_errno(err, ENOMEM, "doorbell");
-    }
-    mk_io_watch(&bell->source);
-    pthread_mutex_lock(&vm->lock);
-    bell->link = vm->doorbells;
-    vm->doorbells = bell;
-    pthread_mutex_unlock(&vm->lock);
-    return 0;
-}
-
-void mk_vm_remove_doorbell(struct mk_vm *vm, struct mk_doorbell *bell)
-{
-    pthread_mutex_lock(&vm->lock);
-    struct mk_doorbell **at = &vm->doorbells;
-    while (*at != bell)
-        at = &(*at)->link;
-    *at = bell->link;
-    pthread_mutex_unlock(&vm->lock);
-    if (!bell->lone)
-        tell_kvm(vm, bell, false);
-    mk_io_clear(&bell->again);
-    mk_io_unwatch(&bell->source);
-    close(bell->source.fd);
-    mk_bus_unhook(bus_of(vm, bell), bell->hook); /* frees it when no vCPU uses it any more */
-}
-
-static uint64_t collect(struct mk_doorbell *bell)
-{
-    uint64_t count = 0;
-    if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
-        count = 0;
-    else
-        mk_io_set(&bell->again, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
-    atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
-    atomic_fetch_add_explicit(&bell->hook->quiet, count, memory_order_relaxed);
-    return count + atomic_exchange(&bell->rung, 0);
-}
-
-static struct mk_doorbell *next_rung(struct mk_vm *vm, uint64_t *count)
-{
-    pthread_mutex_lock(&vm->lock);
-    struct mk_doorbell *bell = vm->doorbells;
-    while (bell && !(*count = collect(bell)))
-        bell = bell->link;
-    pthread_mutex_unlock(&vm->lock);
-    return bell;
-}
-
-/* False when the vCPU is in there already: a handler waits in the middle of an access. */
-static bool enter_bus(struct mk_bus *bus, struct mk_cpu *cpu)
-{
-    bool outside = !atomic_load(&bus->inside[cpu->index]);
-    if (outside)
-        mk_bus_enter(bus, cpu);
-    return outside;
-}
-
-void mk_vm_answer_doorbells(struct mk_vm *vm, struct mk_cpu *cpu)
-{
-    struct mk_doorbell *bell;
-    uint64_t count;
-    bool ports = enter_bus(&vm->m.bus, cpu), memory = enter_bus(&vm->m.mmio, cpu);
-    for (int i = 0; i < 16 && (bell = next_rung(vm, &count)); i++)
-        bell->ring(bell->ctx, cpu, count);
-    if (memory)
-        mk_bus_leave(&vm->m.mmio, cpu);
-    if (ports)
-        mk_bus_leave(&vm->m.bus, cpu);
-}
-
 /* --- life --- */
 
 int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err)
 {
     vm->msr_exits = false;
-    for (struct mk_doorbell *bell = vm->doorbells; bell; bell = bell->link) {
-        collect(bell); /* of before the reset */
-        bell->lone = tell_kvm(vm, bell, true) < 0;
-    }
     return mk_vm_filter_msrs(vm, err);
 }
 
 void mk_vm_hooks_free(struct mk_vm *vm)
 {
-    for (struct mk_doorbell *bell = vm->doorbells; bell; bell = bell->link) {
-        mk_io_clear(&bell->again);
-        mk_io_unwatch(&bell->source);
-        close(bell->source.fd);
-    }
-    vm->doorbells = NULL; /* the bus frees them */
     free(vm->cpuid);
     free(vm->default_cpuid);
     vm->cpuid = vm->default_cpuid = NULL;

@@ -138,6 +138,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
     }
     mk_vm_hook_assist(vm);
     mk_vm_forget_zones(vm);
+    mk_doorbells_renew(&vm->doorbells, vm->m.fd);
     return mk_vm_hooks_apply(vm, err);
 }
 
@@ -148,6 +149,7 @@ static void close_hardware(struct mk_vm *vm)
     if (vm->m.fd >= 0)
         close(vm->m.fd);
     vm->m.fd = -1;
+    mk_doorbells_renew(&vm->doorbells, -1);
 }
 
 static int check_config(const struct mk_vm_config *config, struct mk_err *err)
@@ -188,7 +190,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.fd = -1;
     vm->m.unhandled_fault = config->unhandled_fault;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
-        vm->cpu[i].fd = -1;
+        vm->cpu[i].fd = vm->cpu[i].vm_fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
     mk_bus_init(&vm->m.bus, MK_SPACE_PORTS);
     mk_bus_init(&vm->m.mmio, MK_SPACE_MMIO);
@@ -197,6 +199,7 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.msrs.none_ctx = vm;
     vm->m.bus.on_top = mk_vm_choose_coalescing;
     vm->m.bus.ctx = vm;
+    mk_doorbells_init(&vm->doorbells, &vm->m.bus, &vm->m.mmio, mk_vm_wake, vm);
     mk_clock_init(&vm->m.clock);
     mk_console_init(&vm->m.console);
     vm->m.console.on_input = vm->m.console.on_output = mk_vm_wake;
@@ -251,6 +254,7 @@ void mk_vm_close(struct mk_vm *vm)
         mk_vm_wait(vm, REKICK_NS);
     }
     mk_vm_join(vm);
+    mk_doorbells_free(&vm->doorbells);
     mk_vm_hooks_free(vm);
     mk_bus_free(&vm->m.bus);
     mk_bus_free(&vm->m.mmio);

@@ -8,6 +8,7 @@
 
 #include "x86/weak/assist.h"
 #include "x86/mode.h"
+#include "dev/doorbell.h"
 #include "dev/file.h"
 #include "dev/hypercall.h"
 #include "dev/i8042.h"
@@ -19,7 +20,6 @@
 #include "vm/machine.h"
 
 struct kvm_cpuid2;
-struct mk_doorbell;
 
 #define MK_FOREVER UINT64_MAX
 #define MK_COALESCED_PORTS 16
@@ -106,7 +106,7 @@ struct mk_vm {
     /* An MSR that KVM does not know either; as the bus's on_none. */
     bool (*other_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
     void *other_ctx;
-    struct mk_doorbell *doorbells; /* under `lock` */
+    struct mk_doorbells doorbells;
 
     pthread_mutex_t lock; /* state, live, waiters */
     struct mk_waiter *waiters; /* for a change of what the VM is or does */
@@ -235,27 +235,6 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
 /* Changes what CPUID answers (SDM volume 2, CPUID), before the VM runs for the first time. APIC ids
  * are vCPU 0's; the others' are higher by their index. */
 int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
-
-/* A doorbell is a write that nobody waits for: KVM counts it in an eventfd and the guest goes on at
- * once; the I/O thread wakes vCPU 0, which hands the count over. */
-struct mk_doorbell {
-    struct mk_doorbell *link;
-    bool mmio, any;   /* any: whatever value is written */
-    uint8_t size;     /* of the writes that ring; 0: all */
-    bool lone;        /* not known to KVM: each write exits */
-    uint64_t address, value;
-    struct mk_vm *vm;
-    struct mk_io_source source; /* an eventfd */
-    struct mk_io_timer again;   /* watches it again */
-    struct mk_hook *hook; /* for writes that KVM does not catch */
-    _Atomic uint64_t rung; /* through the hook */
-    void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);
-    void *ctx;
-};
-int mk_vm_add_doorbell(struct mk_vm *vm, struct mk_doorbell *bell, const char *owner,
-                       struct mk_err *err);
-void mk_vm_remove_doorbell(struct mk_vm *vm, struct mk_doorbell *bell);
-void mk_vm_answer_doorbells(struct mk_vm *vm, struct mk_cpu *cpu);
 
 /* The vCPU whose end speaks for the VM: the gravest, and of those the first. */
 const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm);

@@ -1,0 +1,181 @@
+/* doorbell.c - see doorbell.h. Follows Documentation/virt/kvm/api.rst, KVM_IOEVENTFD. */
+#include "dev/doorbell.h"
+
+#include "kvm/kvm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* Between two calls for one bell, so that a guest that rings all the time goes on; the same for one
+ * that has rung many times since the last. */
+#define BELL_NS 100000u
+#define MANY 16
+#define MANY_NS 2000000u
+
+static int tell_kvm(const struct mk_doorbell *bell, bool on)
+{
+    struct kvm_ioeventfd event = { .datamatch = bell->value, .addr = bell->address,
+        .len = bell->size, .fd = bell->source.fd,
+        .flags = (bell->mmio ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_PIO) |
+                 (bell->any ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DATAMATCH) |
+                 (on ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DEASSIGN) };
+    return mk_ioctl(bell->list->vm_fd, KVM_IOEVENTFD, &event);
+}
+
+static void bell_out(void *self, struct mk_io *io, uint64_t value)
+{
+    struct mk_doorbell *bell = self;
+    if (bell->any || value == bell->value) {
+        atomic_fetch_add(&bell->rung, 1);
+        bell->list->wake(bell->list->ctx);
+    } else {
+        io->passed = true;
+    }
+}
+
+/* On the I/O thread, as the next one. */
+static void listen_again(void *ctx)
+{
+    mk_io_watch(&((struct mk_doorbell *)ctx)->source);
+}
+
+static void bell_rings(void *ctx)
+{
+    struct mk_doorbell *bell = ctx;
+    bell->list->wake(bell->list->ctx);
+}
+
+static void bell_retire(void *self)
+{
+    free(self);
+}
+
+static const struct mk_io_ops bell_ops = { .name = "doorbell", .out = bell_out, .width = 8,
+                                           .retire = bell_retire };
+
+static struct mk_bus *bus_of(const struct mk_doorbell *bell)
+{
+    return bell->mmio ? bell->list->mmio : bell->list->ports;
+}
+
+int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const char *owner,
+                    struct mk_err *err)
+{
+    bell->list = list;
+    bell->again = (struct mk_io_timer){ .fire = listen_again, .ctx = bell };
+    bell->source = (struct mk_io_source){ .ready = bell_rings, .ctx = bell, .events = EPOLLIN,
+                                          .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
+    if (bell->source.fd < 0)
+        return mk_fail_errno(err, errno, "eventfd for a doorbell");
+    bell->lone = tell_kvm(bell, true) < 0;
+    bell->hook = mk_bus_hook(bus_of(bell), bell->address, bell->address, &bell_ops, bell, owner);
+    if (!bell->hook) {
+        if (!bell->lone)
+            tell_kvm(bell, false);
+        close(bell->source.fd);
+        return mk_fail_errno(err, ENOMEM, "doorbell");
+    }
+    mk_io_watch(&bell->source);
+    pthread_mutex_lock(&list->lock);
+    bell->next = list->first;
+    list->first = bell;
+    pthread_mutex_unlock(&list->lock);
+    return 0;
+}
+
+void mk_doorbell_remove(struct mk_doorbell *bell)
+{
+    struct mk_doorbells *list = bell->list;
+    pthread_mutex_lock(&list->lock);
+    struct mk_doorbell **at = &list->first;
+    while (*at != bell)
+        at = &(*at)->next;
+    *at = bell->next;
+    pthread_mutex_unlock(&list->lock);
+    if (!bell->lone)
+        tell_kvm(bell, false);
+    mk_io_clear(&bell->again);
+    mk_io_unwatch(&bell->source);
+    close(bell->source.fd);
+    mk_bus_unhook(bus_of(bell), bell->hook); /* frees it when no vCPU uses it any more */
+}
+
+static uint64_t collect(struct mk_doorbell *bell)
+{
+    uint64_t count = 0;
+    if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
+        count = 0;
+    else
+        mk_io_set(&bell->again, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
+    atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
+    atomic_fetch_add_explicit(&bell->hook->quiet, count, memory_order_relaxed);
+    return count + atomic_exchange(&bell->rung, 0);
+}
+
+static struct mk_doorbell *next_rung(struct mk_doorbells *list, uint64_t *count)
+{
+    pthread_mutex_lock(&list->lock);
+    struct mk_doorbell *bell = list->first;
+    while (bell && !(*count = collect(bell)))
+        bell = bell->next;
+    pthread_mutex_unlock(&list->lock);
+    return bell;
+}
+
+/* False when the vCPU is in there already: a handler waits in the middle of an access. */
+static bool enter_bus(struct mk_bus *bus, struct mk_cpu *cpu)
+{
+    bool outside = !atomic_load(&bus->inside[cpu->index]);
+    if (outside)
+        mk_bus_enter(bus, cpu);
+    return outside;
+}
+
+void mk_doorbells_answer(struct mk_doorbells *list, struct mk_cpu *cpu)
+{
+    struct mk_doorbell *bell;
+    uint64_t count;
+    pthread_mutex_lock(&list->lock);
+    bool any = list->first != NULL;
+    pthread_mutex_unlock(&list->lock);
+    if (!any)
+        return;
+    bool ports = enter_bus(list->ports, cpu), memory = enter_bus(list->mmio, cpu);
+    for (int i = 0; i < 16 && (bell = next_rung(list, &count)); i++)
+        bell->ring(bell->ctx, cpu, count);
+    if (memory)
+        mk_bus_leave(list->mmio, cpu);
+    if (ports)
+        mk_bus_leave(list->ports, cpu);
+}
+
+void mk_doorbells_init(struct mk_doorbells *list, struct mk_bus *ports, struct mk_bus *mmio,
+                       void (*wake)(void *ctx), void *ctx)
+{
+    *list = (struct mk_doorbells){ .vm_fd = -1, .ports = ports, .mmio = mmio, .wake = wake,
+                                   .ctx = ctx };
+    pthread_mutex_init(&list->lock, NULL);
+}
+
+void mk_doorbells_renew(struct mk_doorbells *list, int vm_fd)
+{
+    list->vm_fd = vm_fd;
+    for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
+        collect(bell); /* of before the reset */
+        bell->lone = tell_kvm(bell, true) < 0;
+    }
+}
+
+void mk_doorbells_free(struct mk_doorbells *list)
+{
+    for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
+        mk_io_clear(&bell->again);
+        mk_io_unwatch(&bell->source);
+        close(bell->source.fd);
+    }
+    list->first = NULL; /* the bus frees them */
+    pthread_mutex_destroy(&list->lock);
+}

@@ -1,0 +1,50 @@
+/* doorbell.h - writes that nobody waits for: KVM counts them in an eventfd and the guest goes on at
+ * once; the I/O thread wakes the VM, whose first vCPU hands the count over.
+ *
+ * Doorbells are added and removed by the owner of the VM, also while it runs. */
+#ifndef MK_DOORBELL_H
+#define MK_DOORBELL_H
+
+#include "dev/bus.h"
+#include "io/io.h"
+
+/* Of one VM. */
+struct mk_doorbells {
+    pthread_mutex_t lock;
+    struct mk_doorbell *first; /* under it */
+    int vm_fd;
+    struct mk_bus *ports, *mmio;
+    void (*wake)(void *ctx);   /* a doorbell has rung: the VM, if it runs, shall answer */
+    void *ctx;
+};
+
+struct mk_doorbell {
+    struct mk_doorbells *list;
+    struct mk_doorbell *next;
+    bool mmio, any;   /* any: whatever value is written */
+    uint8_t size;     /* of the writes that ring; 0: all */
+    bool lone;        /* not known to KVM: each write exits */
+    uint64_t address, value;
+    struct mk_io_source source; /* an eventfd */
+    struct mk_io_timer again;   /* watches it again */
+    struct mk_hook *hook; /* for writes that KVM does not catch; freed with it */
+    _Atomic uint64_t rung; /* through the hook */
+    void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);
+    void *ctx;
+};
+
+void mk_doorbells_init(struct mk_doorbells *list, struct mk_bus *ports, struct mk_bus *mmio,
+                       void (*wake)(void *ctx), void *ctx);
+/* Before the buses, which free the doorbells. */
+void mk_doorbells_free(struct mk_doorbells *list);
+/* The KVM VM is new, or gone: -1. */
+void mk_doorbells_renew(struct mk_doorbells *list, int vm_fd);
+/* On a vCPU's thread: calls `ring` of those that have rung. */
+void mk_doorbells_answer(struct mk_doorbells *list, struct mk_cpu *cpu);
+
+/* Sets it up with mmio, any, size, address, value, ring and ctx filled in; it is from malloc(). */
+int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const char *owner,
+                    struct mk_err *err);
+void mk_doorbell_remove(struct mk_doorbell *bell);
+
+#endif
