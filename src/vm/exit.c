@@ -111,7 +111,7 @@ static void serve_io(struct mk_vcpu *c)
     account(c, &served);
     c->in_access = false;
     if (!in && size == 1 && served.c)
-        mk_vm_note_out(mk_vm_of(c), port);
+        mk_zones_note_out(&mk_vm_of(c)->zones, port);
     unhandled(c, &served, in ? "IN from port" : "OUT to port");
 }
 

@@ -85,7 +85,7 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     vm->m.output_limit = limits->output;
     vm->live = vm->cpus;
     mk_watch_resume(&vm->m.console);
-    mk_vm_exact(vm, mk_watch_exact(&vm->m.console));
+    mk_zones_exact(&vm->zones, mk_watch_exact(&vm->m.console));
     vm->m.paused = false;
     vm->mode_open = false;
     for (unsigned i = 0; i < vm->cpus; i++) {

@@ -137,7 +137,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
             return -1;
     }
     mk_vm_hook_assist(vm);
-    mk_vm_forget_zones(vm);
+    mk_zones_renew(&vm->zones, vm->m.fd);
     mk_doorbells_renew(&vm->doorbells, vm->m.fd);
     return mk_vm_hooks_apply(vm, err);
 }
@@ -149,6 +149,7 @@ static void close_hardware(struct mk_vm *vm)
     if (vm->m.fd >= 0)
         close(vm->m.fd);
     vm->m.fd = -1;
+    mk_zones_renew(&vm->zones, -1);
     mk_doorbells_renew(&vm->doorbells, -1);
 }
 
@@ -185,7 +186,6 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->boot_features = config->boot_features | (config->pic ? MK_BOOT_PIC : 0) |
                         (config->coalesce ? MK_BOOT_DEBUGCON : 0);
     vm->mapping = config->mapping;
-    vm->coalesce = config->coalesce;
     vm->m.kvm = kvm;
     vm->m.fd = -1;
     vm->m.unhandled_fault = config->unhandled_fault;
@@ -197,8 +197,8 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     mk_bus_init(&vm->m.msrs, MK_SPACE_MSRS);
     vm->m.msrs.on_none = mk_vm_msr;
     vm->m.msrs.none_ctx = vm;
-    vm->m.bus.on_top = mk_vm_choose_coalescing;
-    vm->m.bus.ctx = vm;
+    mk_zones_init(&vm->zones, &vm->m.bus,
+                  config->coalesce && config->cpus == 1 && kvm->coalesced_pio);
     mk_doorbells_init(&vm->doorbells, &vm->m.bus, &vm->m.mmio, mk_vm_wake, vm);
     mk_clock_init(&vm->m.clock);
     mk_console_init(&vm->m.console);

@@ -15,6 +15,7 @@
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/uart.h"
+#include "dev/zones.h"
 #include "io/watch.h"
 #include "vm/loop.h"
 #include "vm/machine.h"
@@ -22,7 +23,6 @@
 struct kvm_cpuid2;
 
 #define MK_FOREVER UINT64_MAX
-#define MK_COALESCED_PORTS 16
 #define MK_BOOT_NATIVE (MK_BOOT_PAGING_NATIVE | MK_BOOT_INT_NATIVE | MK_BOOT_IRET_NATIVE)
 
 struct mk_vm_config {
@@ -57,16 +57,6 @@ struct mk_limits {
     uint64_t ns, exits, output;
 };
 
-/* A port whose one-byte OUTs KVM may collect; it does from the MK_ZONE_OUTS-th on, because closing
- * a VM soon after a zone was made costs more than so many exits. Under the bus lock. */
-#define MK_ZONE_OUTS 32
-
-struct mk_zone {
-    uint16_t port;
-    bool on;
-    unsigned outs;
-};
-
 enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
 
 struct mk_vm {
@@ -95,10 +85,7 @@ struct mk_vm {
     struct mk_entry entry[MK_MAX_CPUS]; /* for reset */
     bool restoring;           /* the part of a reset or a restore that is done in Lua: it cannot run */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
-    bool coalesce;
-    bool exact;      /* but not for now: somebody waits for a byte. Under the bus lock */
-    struct mk_zone zones[MK_COALESCED_PORTS];
-    unsigned zone_count;
+    struct mk_zones zones;
     struct kvm_cpuid2 *cpuid;      /* NULL: nobody changed it */
     struct kvm_cpuid2 *default_cpuid;
     bool msr_exits;                /* KVM hands some MSRs to us */
@@ -181,17 +168,10 @@ struct mk_vm_watched { struct mk_vm *vm; struct mk_watch *w; };
 bool mk_vm_is_decided(void *watched);
 /* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
 bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
-/* For vm.c: hooks the watches in; a timer tick was delivered; every OUT is an exit from now on. */
+/* For vm.c: hooks the watches in; a timer tick was delivered. */
 void mk_vm_watch_init(struct mk_vm *vm);
 void mk_vm_ticked(struct mk_vm *vm);
-void mk_vm_exact(struct mk_vm *vm, bool on);
 
-/* For vm.c: coalesced ports (zones.c). Bus callback: whether bytes written to this port may be
- * collected depends on who is on top of it. A vCPU's: an OUT that could be, cost an exit. KVM forgot
- * the zones. */
-void mk_vm_choose_coalescing(void *ctx, uint16_t port, const struct mk_io_ops *top);
-void mk_vm_note_out(struct mk_vm *vm, uint16_t port);
-void mk_vm_forget_zones(struct mk_vm *vm);
 /* All vCPUs look around: input arrived, output went. */
 void mk_vm_wake(void *vm);
 /* Wakes who waits for the VM. */

@@ -38,7 +38,7 @@ void mk_vm_ticked(struct mk_vm *vm)
 void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w)
 {
     if (w->exact)
-        mk_vm_exact(vm, true);
+        mk_zones_exact(&vm->zones, true);
     for (unsigned i = 0; w->exact && i < vm->cpus; i++)
         mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE); /* it may hold output that was collected */
     mk_watch_arm(&vm->m.console, w);
