@@ -203,7 +203,6 @@ static int watch_wait(lua_State *L)
     v->busy++;
     mk_lua_wait(L, ns, &wait);
     v->busy--;
-    mk_console_flush(&v->vm.m.console); /* before what the script prints about it */
     return 0;
 }
 
@@ -239,6 +238,8 @@ static int watch_result(lua_State *L)
     pthread_mutex_lock(&v->vm.m.console.lock);
     enum mk_watch_state state = box->w->state;
     pthread_mutex_unlock(&v->vm.m.console.lock);
+    if (state != MK_WATCH_ARMED)
+        mk_console_flush(&v->vm.m.console); /* before what the script prints about it */
     lua_pushstring(L, states[state]);
     if (state != MK_WATCH_MATCHED && state != MK_WATCH_EXPLODED)
         return 1;
