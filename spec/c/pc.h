@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define MS 1000000u
 #define SECOND 1000000000u
@@ -24,6 +25,7 @@
 
 static struct mk_bus bus;
 static struct mk_clock vm_clock;
+static struct mk_devs devices;
 static struct mk_pic pic;
 static struct mk_pit pit;
 static struct mk_i8042 kbd;
@@ -100,32 +102,63 @@ static inline void machine_on(void)
 {
     int_rises = 0;
     ends = acks = 0;
+    struct mk_bus *const buses[MK_SPACES] = { &bus };
+    struct mk_err err;
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_clock_init(&vm_clock);
     mk_clock_set(&vm_clock, SECOND);
-    mk_pic_init(&pic);
-    mk_pit_init(&pit, &vm_clock, (struct mk_irq){ mk_pic_set_line, &pic, 0 });
-    mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 },
-                  (struct mk_irq){ mk_pic_set_line, &pic, 12 });
+    mk_devs_add(&devices, mk_pic_init(&pic), &mk_pic_dev);
+    mk_devs_add(&devices, mk_pit_init(&pit, &vm_clock, (struct mk_irq){ mk_pic_set_line, &pic, 0 }),
+                &mk_pit_dev);
+    mk_devs_add(&devices, mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 },
+                                        (struct mk_irq){ mk_pic_set_line, &pic, 12 }),
+                &mk_i8042_dev);
     pic.on_int = count_rise;
     pic.int_ctx = &int_rises;
     pic.on_ack = pic_acked;
     pic.ack_ctx = &pit;
     pit.masked = mk_pic_masked;
     pit.masked_ctx = &pic;
-    struct mk_err err;
-    if (mk_pic_attach(&pic, &bus, &err) || mk_pit_attach(&pit, &bus, &err) ||
-        mk_i8042_attach(&kbd, &bus, &err))
+    if (mk_devs_attach(&devices, buses, &err) < 0)
         abort();
 }
 
 static inline void machine_off(void)
 {
     mk_bus_free(&bus);
-    mk_pit_free(&pit);
-    mk_i8042_free(&kbd);
-    mk_pic_free(&pic);
+    mk_devs_free(&devices);
     mk_clock_free(&vm_clock);
+}
+
+/* The states of all devices, to be freed with mk_bytes_free(). */
+static inline struct mk_bytes save(void)
+{
+    struct mk_bytes state = { 0 };
+    if (mk_devs_save(&devices, mk_clock_now(&vm_clock), &state, NULL) < 0)
+        abort();
+    return state;
+}
+
+static inline int load(const struct mk_bytes *state, struct mk_err *err)
+{
+    return mk_devs_load(&devices, mk_clock_now(&vm_clock), state, MK_LOAD_ALL, err);
+}
+
+/* Loads the state that a device has in `damaged`, a copy of it. */
+static inline int load_damaged(void *device, void *damaged, struct mk_err *err)
+{
+    const struct mk_dev_ops *ops = ((struct mk_dev *)device)->ops;
+    struct mk_bytes bytes = { 0 };
+    struct mk_codec out = { .out = &bytes, .now = mk_clock_now(&vm_clock) };
+    mk_code_fields(&out, ops->fields, damaged);
+    struct mk_codec in = { .in = { .at = bytes.data, .left = bytes.length }, .now = out.now,
+                           .err = err };
+    mk_code_fields(&in, ops->fields, device);
+    bool fine = !mk_code_failed(&in) && (!ops->valid || ops->valid(device));
+    if (fine)
+        ops->loaded(device);
+    mk_bytes_free(&bytes);
+    return fine ? 0 : -1;
 }
 
 static inline uint64_t now(void)

@@ -505,14 +505,15 @@ static void test_long_commands(void)
     static const uint8_t read_head[] = { 3, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f };
     struct mk_fsbox box;
     struct mk_file_port port;
-    struct mk_bus bus;
+    struct mk_devs list = { 0 };
+    struct mk_bus bus, *const buses[MK_SPACES] = { &bus };
     struct mk_mem mem = { 0 };
     struct mk_cpu cpu = { 0, &cpu_ops };
     int32_t n = 0;
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_fsbox_init(&box, "long", NULL, &err);
-    mk_file_init(&port, &box, &mem);
-    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port, NULL);
+    mk_devs_add(&list, mk_file_init(&port, &box, &mem), &mk_file_dev);
+    mk_devs_attach(&list, buses, &err);
     open_name(&box, "f", MK_FILE_READ | MK_FILE_WRITE);
     for (unsigned i = 0; i < sizeof(write_head) + (17u << 20); i++)
         mk_bus_out(&bus, &cpu, MK_PORT_FILE, 1, i < sizeof(write_head) ? write_head[i] : i, NULL);
@@ -535,16 +536,17 @@ static void test_long_commands(void)
                (uint8_t)(i + sizeof(write_head));
     tap_ok(same && mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) == 'm', "its data are the file's");
     mk_bus_free(&bus);
-    mk_file_free(&port);
+    mk_devs_free(&list);
     mk_fsbox_free(&box);
 }
 
 static void test_random(unsigned accesses, uint32_t state)
 {
     struct mk_mem mem = { 0 };
-    struct mk_bus bus;
+    struct mk_bus bus, *const buses[MK_SPACES] = { &bus };
     struct mk_fsbox box;
     struct mk_file_port port;
+    struct mk_devs list = { 0 };
     struct mk_policy *p = mk_policy_new(NULL, NULL, &err);
     struct mk_cpu cpu[2] = { { 0, &cpu_ops }, { 1, &cpu_ops } };
     p->limits.bytes = p->limits.file = 1 << 20;
@@ -552,9 +554,8 @@ static void test_random(unsigned accesses, uint32_t state)
     mk_mem_open(&mem, 64 << 10, &err);
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_fsbox_init(&box, "random", p, &err);
-    mk_file_init(&port, &box, &mem);
-    mk_bus_hook(&bus, MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &port, NULL);
-    mk_bus_hook(&bus, MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &mk_file_block_ops, &port, NULL);
+    mk_devs_add(&list, mk_file_init(&port, &box, &mem), &mk_file_dev);
+    mk_devs_attach(&list, buses, &err);
     unsigned before = descriptors();
     for (unsigned i = 0; i < accesses; i++) {
         struct mk_cpu *c = &cpu[next_random(&state) % 2];
@@ -576,7 +577,7 @@ static void test_random(unsigned accesses, uint32_t state)
     }
     bool bounded = box.bytes <= p->limits.bytes && box.files <= p->limits.files;
     mk_bus_free(&bus);
-    mk_file_free(&port);
+    mk_devs_free(&list);
     mk_fsbox_free(&box);
     mk_policy_drop(p);
     mk_mem_close(&mem);

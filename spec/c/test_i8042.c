@@ -283,24 +283,26 @@ static void test_i8042_irq(void)
 static void test_i8042_state(void)
 {
     pic_start();
-    struct mk_i8042_state state;
     struct mk_err err = { 0 };
     type("1e 9e 30 b0");
-    mk_i8042_save(&kbd, &state);
-    mk_i8042_reset(&kbd);
+    struct mk_bytes state = save();
+    mk_i8042_dev.reset(&kbd);
     tap_is(take(), -1, "i8042: a reset takes its request back");
     tap_text(drain(), "", "i8042: and empties the queue");
-    tap_is(mk_i8042_load(&kbd, &state, &err), 0, "i8042: a saved state loads");
+    tap_is(load(&state, &err), 0, "i8042: a saved state loads");
+    mk_bytes_free(&state);
     tap_is(take(), BASE1 + 1, "i8042: and interrupts");
     tap_text(drain(), "1e 9e 30 b0", "i8042: with all its keys");
-    state.head = MK_I8042_KEYS;
-    tap_ok(mk_i8042_load(&kbd, &state, &err) == -1 && err.code == EINVAL,
+    struct mk_i8042 bad = kbd;
+    bad.state.head = MK_I8042_KEYS;
+    tap_ok(load_damaged(&kbd, &bad, &err) == -1 && err.code == EBADMSG,
            "i8042: a queue outside itself is refused");
-    memset(&state, 0xff, sizeof(state));
-    state.head = MK_I8042_KEYS - 1;
-    state.count = MK_I8042_KEYS;
-    state.reply_head = state.reply_count = 5;
-    tap_is(mk_i8042_load(&kbd, &state, &err), 0, "i8042: ones within range are survived");
+    memset(&bad.state, 0xff, sizeof(bad.state));
+    bad.state.head = MK_I8042_KEYS - 1;
+    bad.state.count = MK_I8042_KEYS;
+    bad.state.reply_head = bad.state.reply_count = 5;
+    bad.state.set = 2;
+    tap_is(load_damaged(&kbd, &bad, &err), 0, "i8042: ones within range are survived");
     for (unsigned i = 0; i < 3 * MK_I8042_KEYS; i++)
         in8(0x60);
     machine_off();

@@ -342,30 +342,31 @@ static void test_pic_pulse_and_state(void)
     mk_pic_pulse(&pic, 10);
     take();
     raise(6);
-    struct mk_pic_state state;
-    mk_pic_save(&pic, &state);
-    mk_pic_reset(&pic);
+    struct mk_bytes state = save();
+    mk_devs_reset(&devices);
     raise(1);
     tap_is(take(), -1, "pic: reset needs new ICWs");
     unsigned rises = int_rises;
     out8(0x20, EOI);
-    mk_pic_load(&pic, &state);
+    load(&state, NULL);
+    mk_bytes_free(&state);
     tap_is(read_isr(0xa0) << 8 | read_isr(0x20), 0x0404, "pic: a loaded state is as it was");
     out8(0x20, EOI);
     tap_is(take(), BASE1 + 6, "pic: and delivers what was pending");
     tap_is(int_rises, rises + 1, "pic: telling the VMM");
-    state.chip[0] = state.chip[1] = (struct mk_pic_chip){
-        .edge = 0xff, .lowest = 0x87, .base = 0x23, .elcr = 0xff, .icw3 = 4, .ready = 1,
+    struct mk_pic bad = pic;
+    bad.state.chip[0] = bad.state.chip[1] = (struct mk_pic_chip){
+        .edge = 0xff, .lowest = 7, .base = 0x20, .elcr = 0xff, .icw3 = 4, .ready = 1,
     };
-    state.chip[1].master = 1;
-    mk_pic_load(&pic, &state);
-    tap_is(in8(0x4d0) | in8(0x4d1) << 8, 0xdef8, "pic: a damaged state is cut to its range: ELCR");
+    tap_is(load_damaged(&pic, &bad, NULL), 0, "pic: edges and levels that cannot be are loaded");
+    tap_is(in8(0x4d0) | in8(0x4d1) << 8, 0xdef8, "pic: but cut to their range: ELCR");
     tap_is(read_irr(0x20), 0, "pic: no edge of a line that is down");
     raise(14);
     tap_is(take(), 0x26, "pic: vector, cascade");
-    memset(&state, 0xff, sizeof(state));
-    mk_pic_load(&pic, &state);
-    tap_is(mk_pic_ack(&pic), 0xff, "pic: a state of ones is survived");
+    bad.state.chip[1].base = 0x23;
+    tap_is(load_damaged(&pic, &bad, NULL), -1, "pic: a vector that no ICW2 gives is refused");
+    memset(&bad.state, 0xff, sizeof(bad.state));
+    tap_is(load_damaged(&pic, &bad, NULL), -1, "pic: so is a state of ones");
     pic_program(0x11, 0x01);
     for (unsigned line = 0; line < 16; line++)
         lower(line);

@@ -378,7 +378,7 @@ static void test_pit_init_between(void)
     pic_program(0x11, 0x01);
     tap_is(serve(), 3, "pit: initialising the PIC does not stop the timer");
     tap_is(serve_for(100 * MS, MS), 10, "pit: ticks follow");
-    mk_pit_reset(&pit);
+    mk_pit_dev.reset(&pit);
     tap_is(serve_for(SECOND, MS), 0, "pit: after a reset it is silent");
     machine_off();
 }
@@ -386,39 +386,40 @@ static void test_pit_init_between(void)
 static void test_pit_state(void)
 {
     pic_start();
-    struct mk_pit_state state, bad;
     struct mk_err err = { 0 };
     pit_count(0, 0x04, 11932);
     pit_count(2, 0x04, 0);
     out8(0x61, 1);
     advance(25 * MS);
     unsigned count = pit_read(0), count2 = pit_read(2);
-    mk_pit_save(&pit, &state);
-    mk_pit_reset(&pit);
+    struct mk_bytes state = save();
+    mk_devs_reset(&devices);
     serve();
     pass(7777 * MS);
-    tap_is(mk_pit_load(&pit, &state, &err), 0, "pit: a saved state loads");
+    tap_is(load(&state, &err), 0, "pit: a saved state loads");
+    mk_bytes_free(&state);
     tap_is(pit_read(0), count, "pit: and goes on where it was");
     tap_is(pit_read(2), count2, "pit: in every channel");
     tap_is(serve(), 2, "pit: with the ticks that were owed");
     tap_is(serve_for(100 * MS, MS), 10, "pit: and the timer running");
-    bad = state;
-    bad.channel[2].reload = 0;
-    tap_ok(mk_pit_load(&pit, &bad, &err) == -1 && err.code == EINVAL,
+    const struct mk_pit good = pit;
+    struct mk_pit bad = good;
+    bad.state.speaker = 0x0f;
+    bad.state.owed = 0xffffffff;
+    tap_is(load_damaged(&pit, &bad, NULL), 0, "pit: more ticks owed than can be are loaded");
+    tap_is(in8(0x61) & 0xcf, 0x0f, "pit: with the speaker");
+    tap_is(serve(), 99, "pit: as many as can be");
+    bad = good;
+    bad.state.channel[2].reload = 0;
+    tap_ok(load_damaged(&pit, &bad, &err) == -1 && err.code == EBADMSG,
            "pit: a count of nothing is refused");
-    bad = state;
-    bad.channel[0].start = INT64_MIN;
-    tap_is(mk_pit_load(&pit, &bad, NULL), -1, "pit: so is a start before all time");
-    bad = state;
-    bad.channel[0].ticked = UINT64_MAX;
-    tap_is(mk_pit_load(&pit, &bad, NULL), -1, "pit: and ticks that cannot have been");
-    tap_is(serve_for(100 * MS, MS), 10, "pit: a refused state changes nothing");
-    bad = state;
-    bad.speaker = 0xff;
-    bad.owed = 0xffffffff;
-    tap_is(mk_pit_load(&pit, &bad, NULL), 0, "pit: other fields are cut to their range");
-    tap_is(in8(0x61) & 0xcf, 0x0f, "pit: the speaker's");
-    tap_is(serve(), 99, "pit: the ticks owed");
+    bad = good;
+    bad.state.channel[0].start = INT64_MIN;
+    tap_is(load_damaged(&pit, &bad, NULL), -1, "pit: so is a start before all time");
+    bad = good;
+    bad.state.channel[0].ticked = UINT64_MAX;
+    tap_is(load_damaged(&pit, &bad, NULL), -1, "pit: and ticks that cannot have been");
+    mk_devs_reset(&devices);
     machine_off();
 }
 

@@ -12,17 +12,18 @@ static void uart_on(void)
     machine_on();
     pic_program(0x11, 0x01);
     mk_console_init(&console);
-    mk_uart_init(&uart, &console);
-    uart.irq = (struct mk_irq){ mk_pic_set_line, &pic, 4 };
-    if (!mk_bus_hook(&bus, 0x3f8, 0x3ff, &mk_uart_ops, &uart, NULL))
-        abort();
+    mk_devs_add(&devices, mk_uart_init(&uart, &console, (struct mk_irq){ mk_pic_set_line, &pic, 4 }),
+                &mk_uart_dev);
+    for (unsigned i = 0; i < 2; i++)
+        if (!mk_bus_hook(&bus, mk_uart_dev.ranges[i].first, mk_uart_dev.ranges[i].last,
+                         mk_uart_dev.ranges[i].io, &uart, NULL))
+            abort();
     out8(0x3fc, 0x08); /* OUT2 lets interrupts through */
 }
 
 static void uart_off(void)
 {
     machine_off();
-    mk_uart_free(&uart);
     mk_console_free(&console);
 }
 
@@ -114,20 +115,31 @@ static void test_line_status(void)
 
 static void test_state(void)
 {
-    struct mk_uart_state state;
+    struct mk_err err = { 0 };
     uart_on();
     out8(0x3fc, 0x18);
     out8(0x3fa, 0x01);
     out8(0x3f8, 'x');
-    mk_uart_save(&uart, &state);
-    mk_uart_reset(&uart);
-    mk_uart_load(&uart, &state);
-    tap_ok(in8(0x3fd) == 0x61 && in8(0x3f8) == 'x', "uart: a saved state goes on");
-    memset(&state, 0xff, sizeof(state));
-    state.thre_pending = true;
-    mk_uart_load(&uart, &state);
-    out8(0x3fb, 3);
-    tap_ok(in8(0x3f9) == 0x0f && in8(0x3fc) == 0x1f && in8(0x3fd) == 0x63, "uart: of a damaged one what cannot be is cut");
+    struct mk_bytes state = save();
+    mk_devs_reset(&devices);
+    tap_is(load(&state, &err), 0, "uart: a saved state loads");
+    tap_ok(in8(0x3fd) == 0x61 && in8(0x3f8) == 'x', "uart: and goes on");
+    mk_bytes_free(&state);
+    struct mk_uart bad = uart;
+    bad.state.fifo_start = MK_UART_FIFO;
+    tap_ok(load_damaged(&uart, &bad, &err) < 0 && err.code == EBADMSG,
+           "uart: a FIFO that begins outside itself is refused");
+    bad = uart;
+    bad.state.fifo_count = MK_UART_FIFO + 1;
+    tap_is(load_damaged(&uart, &bad, NULL), -1, "uart: so are more bytes than it holds");
+    bad = uart;
+    bad.state.ier = 0x10;
+    tap_is(load_damaged(&uart, &bad, NULL), -1, "uart: and bits that no register has");
+    bad = uart;
+    memset(bad.state.fifo, 0xff, sizeof(bad.state.fifo));
+    bad.state.fifo_start = MK_UART_FIFO - 1;
+    bad.state.fifo_count = MK_UART_FIFO;
+    tap_is(load_damaged(&uart, &bad, NULL), 0, "uart: one within range loads");
     unsigned n = 0;
     for (; in8(0x3fd) & 1 && n < 100; n++)
         in8(0x3f8);

@@ -46,8 +46,9 @@ static void release(struct mk_hook *hook)
     free(hook);
 }
 
-void mk_bus_free(struct mk_bus *bus)
+void mk_bus_free(void *self)
 {
+    struct mk_bus *bus = self;
     for (struct mk_hook *h = bus->hooks, *next; h; h = next) {
         next = h->link;
         release(h);
@@ -174,8 +175,9 @@ void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook)
     pthread_mutex_unlock(&bus->lock);
 }
 
-void mk_bus_reset(struct mk_bus *bus)
+void mk_bus_reset(void *self)
 {
+    struct mk_bus *bus = self;
     pthread_mutex_lock(&bus->lock);
     for (struct mk_hook *h = bus->hooks; h; h = h->link)
         if (h->ops->reset)

@@ -16,8 +16,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum mk_space { MK_SPACE_PORTS, MK_SPACE_MMIO, MK_SPACE_MSRS };
-
 #define MK_HOOKS_MAX 4096 /* of one bus: an access may have to pass all of them */
 
 struct mk_hook {
@@ -44,6 +42,7 @@ struct mk_unclaimed {
 };
 
 struct mk_bus {
+    struct mk_dev dev; /* of which a snapshot keeps what its hooks hold (bus_save.c) */
     enum mk_space space;
     struct mk_bus_page *_Atomic pages[256]; /* ports */
     struct mk_hook *_Atomic hooks;          /* the newest first */
@@ -73,7 +72,7 @@ struct mk_served {
 
 void mk_bus_init(struct mk_bus *bus, enum mk_space space);
 /* No vCPU may be running. Retires every hook. */
-void mk_bus_free(struct mk_bus *bus);
+void mk_bus_free(void *bus);
 
 /* Puts a hook on top of [first, last]; `owner` NULL: ops->name. NULL when memory ran out. */
 struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
@@ -83,10 +82,9 @@ int mk_bus_check_room(const struct mk_bus *bus, struct mk_err *err);
 /* Takes it off again; the memory lives until no vCPU can hold it. Call once. */
 void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook);
 /* The VM is reset: tells every hook. No vCPU may be running. */
-void mk_bus_reset(struct mk_bus *bus);
-/* What hooks hold, for a snapshot (bus_save.c); and back, as far as the same hooks are there. */
-void mk_bus_save(struct mk_bus *bus, struct mk_bytes *out);
-void mk_bus_load(struct mk_bus *bus, const void *bytes, size_t length);
+void mk_bus_reset(void *bus);
+/* What hooks hold is saved, and goes back as far as the same hooks are there. */
+extern const struct mk_dev_ops mk_bus_dev;
 /* The first address of [first, last] that somebody serves; false when there is none. `owner`, of
  * MK_COUNT(hook->owner) bytes, gets the name of who does. */
 bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *where, char *owner);

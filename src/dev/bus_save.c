@@ -44,7 +44,7 @@ static struct entry entry_of(const struct mk_bus *bus, const struct mk_hook *h)
     return e;
 }
 
-void mk_bus_save(struct mk_bus *bus, struct mk_bytes *out)
+static void save(struct mk_bus *bus, struct mk_bytes *out)
 {
     pthread_mutex_lock(&bus->lock);
     for (const struct mk_hook *h = bus->hooks; h; h = h->link) {
@@ -73,16 +73,27 @@ static void load_one(struct mk_bus *bus, struct entry *e, const uint8_t *bytes)
     }
 }
 
-void mk_bus_load(struct mk_bus *bus, const void *bytes, size_t length)
+static void load(struct mk_bus *bus, struct mk_reader *in, bool check)
 {
-    struct mk_reader in = { .at = bytes, .left = length };
     struct entry e;
     pthread_mutex_lock(&bus->lock);
-    while (in.left && !in.failed) {
-        mk_reader_get(&in, &e, sizeof(e));
-        const uint8_t *contents = mk_reader_take(&in, e.length);
-        if (contents)
+    while (in->left && !in->failed) {
+        mk_reader_get(in, &e, sizeof(e));
+        const uint8_t *contents = mk_reader_take(in, e.length);
+        if (contents && !check)
             load_one(bus, &e, contents);
     }
     pthread_mutex_unlock(&bus->lock);
 }
+
+static void code(void *self, struct mk_codec *k)
+{
+    if (k->out)
+        save(self, k->out);
+    else
+        load(self, &k->in, k->check);
+    mk_code_need(k, !k->in.failed);
+}
+
+const struct mk_dev_ops mk_bus_dev = {
+    .name = "hooks", .code = code, .hooks = true, .reset = mk_bus_reset, .free = mk_bus_free };

@@ -1,16 +1,20 @@
-/* dev.h - the device interface: what serves an access. What it may ask of the vCPU that it serves is
- * in kvm/cpu.h.
+/* dev.h - the device contract: what a device is, and what serves an access. What that may ask of the
+ * vCPU it serves is in kvm/cpu.h.
  *
- * A device is a struct of its own plus one or more `mk_io_ops` tables; a bus (bus.h) maps ranges of
- * ports, of guest-physical memory or of MSRs to them. Handlers run on the thread of the vCPU that
- * made the access. A device whose state more than one thread reaches takes a lock of its own and
- * never calls out while it holds it. */
+ * A device is a struct that begins with a `struct mk_dev`, and a `struct mk_dev_ops`: its ranges of
+ * ports, memory or MSRs with the `mk_io_ops` that serve them, the table of its state, and what a
+ * reset and the end do. A VM holds a list of devices; all that is done with every device is a loop
+ * over it (dev.c). Handlers run on the thread of the vCPU that made the access. A device whose state
+ * more than one thread reaches takes its lock and never calls out while it holds it. */
 #ifndef MK_DEV_H
 #define MK_DEV_H
 
+#include "base/fields.h"
 #include "kvm/cpu.h"
 
-struct mk_bytes;
+#include <pthread.h>
+
+struct mk_bus;
 
 #define MK_PIECE 65536 /* bytes a device moves at once; about 10 microseconds */
 
@@ -39,6 +43,60 @@ struct mk_io_ops {
     void (*load)(void *self, const uint8_t *bytes, size_t length);
     void (*retire)(void *self); /* called once when the bus lets go of the hook; may be NULL */
 };
+
+enum mk_space { MK_SPACE_PORTS, MK_SPACE_MMIO, MK_SPACE_MSRS, MK_SPACES };
+
+struct mk_dev_range {
+    enum mk_space space;
+    uint64_t first, last;
+    const struct mk_io_ops *io; /* `self` is the device */
+};
+
+#define MK_RANGES 4
+
+struct mk_dev_ops {
+    const char *name;
+    struct mk_dev_range ranges[MK_RANGES]; /* as many as have `io` */
+    /* All that a guest can see, for snapshots, files and forks: fields of the device's struct, and
+     * what follows them. Used while no vCPU runs; each may be NULL. */
+    const struct mk_field *fields;
+    bool (*valid)(const void *dev);  /* the fields that were read, when ranges do not say all */
+    void (*code)(void *dev, struct mk_codec *k);
+    void (*settle)(void *dev);       /* before it is written: hands on what is due; may be NULL */
+    void (*loaded)(void *dev);       /* after it was read: moves interrupt lines; may be NULL */
+    bool hooks;                      /* it is what hooks hold: read again when they are made late */
+    void (*reset)(void *dev);        /* as at power-up; may be NULL */
+    void (*free)(void *dev);         /* no vCPU runs; may be NULL */
+};
+
+struct mk_dev {
+    const struct mk_dev_ops *ops;
+    pthread_mutex_t lock; /* for its state, if it wants one */
+    struct mk_dev *next, *previous;
+};
+
+/* In the order in which they were added: a controller is added before what drives its lines, and
+ * is restored before it. They are freed in the opposite order. All zero: empty. */
+struct mk_devs {
+    struct mk_dev *first, *last;
+    bool failed; /* one could not be made */
+};
+
+/* NULL: the device could not be made; mk_devs_attach() says so. */
+void mk_devs_add(struct mk_devs *list, struct mk_dev *dev, const struct mk_dev_ops *ops);
+/* Hooks their ranges to the buses of ports, memory and MSRs. */
+int mk_devs_attach(const struct mk_devs *list, struct mk_bus *const bus[MK_SPACES],
+                   struct mk_err *err);
+void mk_devs_reset(const struct mk_devs *list);
+void mk_devs_free(struct mk_devs *list);
+/* Adds their states to *out; `now` is the VM's time. */
+int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out, struct mk_err *err);
+/* Reads them. After -1 a device may hold a part of its state, and needs a reset or another load.
+ * MK_LOAD_CHECK: into devices that no guest will see, whose interrupt lines stay;
+ * MK_LOAD_HOOKS: only what hooks hold. */
+enum mk_load { MK_LOAD_ALL, MK_LOAD_CHECK, MK_LOAD_HOOKS };
+int mk_devs_load(const struct mk_devs *list, uint64_t now, const struct mk_bytes *from,
+                 enum mk_load how, struct mk_err *err);
 
 /* An interrupt line that a device drives; `set` may be NULL (not wired). Level, active high. */
 struct mk_irq {

@@ -5,6 +5,6 @@
 
 #include "dev/dev.h"
 
-extern const struct mk_io_ops mk_exit_ops;
+extern const struct mk_dev_ops mk_exit_dev; /* of a bare struct mk_dev */
 
 #endif

@@ -257,7 +257,8 @@ static void block_out(void *self, struct mk_io *io, uint64_t gpa)
         mk_mem_write(port->mem, gpa + offsetof(struct block, result), &result, sizeof(result));
     }
     port->answer[io->cpu->index].pending = true;
-    port->answer[io->cpu->index].value = result > INT32_MAX ? -EOVERFLOW : (int32_t)result;
+    port->answer[io->cpu->index].value =
+        (uint32_t)(result > INT32_MAX ? -EOVERFLOW : (int32_t)result);
 }
 
 static uint64_t block_in(void *self, struct mk_io *io)
@@ -266,64 +267,15 @@ static uint64_t block_in(void *self, struct mk_io *io)
     if (!port->answer[io->cpu->index].pending)
         return 0;
     port->answer[io->cpu->index].pending = false;
-    return (uint32_t)port->answer[io->cpu->index].value;
+    return port->answer[io->cpu->index].value;
 }
 
-/* --- snapshots --- */
+/* --- as a device --- */
 
-static size_t data_used(const struct mk_file_wire *w)
-{
-    size_t read = w->at < w->end && w->end > sizeof(w->result) ? w->end - sizeof(w->result) : 0;
-    return w->op ? w->kept : read;
-}
-
-static bool copy_wire(struct mk_file_wire *to, const struct mk_file_wire *from)
-{
-    size_t used = data_used(from);
-    *to = *from;
-    to->data = used ? malloc(used) : NULL;
-    to->capacity = used;
-    if (used && to->data)
-        memcpy(to->data, from->data, used);
-    return !used || to->data;
-}
-
-bool mk_file_save(const struct mk_file_port *port, unsigned cpu, struct mk_file_wire *wire)
-{
-    return copy_wire(wire, &port->wire[cpu]);
-}
-
-/* What take_argument() and byte_in() rely on. */
-static bool plausible(const struct mk_file_wire *w)
-{
-    uint64_t fixed = fixed_part(w->op);
-    if (w->at > w->end || data_used(w) > w->capacity || data_used(w) > MK_FILE_WIRE_MAX)
-        return false;
-    if (!w->op)
-        return true;
-    uint64_t need = w->have >= fixed ? fixed + variable_part(w) : fixed;
-    return fixed && w->have < need && w->need == need && w->at == w->end &&
-           w->kept <= (w->op == MK_FILE_OP_WRITE && w->have > 8 ? w->have - 8 : 0);
-}
-
-int mk_file_load(struct mk_file_port *port, unsigned cpu, const struct mk_file_wire *wire,
-                 struct mk_err *err)
-{
-    struct mk_file_wire copy;
-    if (!plausible(wire))
-        return mk_fail(err, EINVAL, "file port: saved state of cpu %u is damaged", cpu);
-    if (!copy_wire(&copy, wire))
-        return mk_fail_errno(err, ENOMEM, "file port");
-    free(port->wire[cpu].data);
-    port->wire[cpu] = copy;
-    return 0;
-}
-
-/* --- life --- */
-
-void mk_file_init(struct mk_file_port *port, struct mk_fsbox *box, struct mk_mem *mem)
+struct mk_dev *mk_file_init(struct mk_file_port *port, struct mk_fsbox *box, struct mk_mem *mem)
 {
     *port = (struct mk_file_port){ .box = box, .mem = mem };
+    return &port->dev;
 }
 
 void mk_file_drop(struct mk_file_port *port, unsigned cpu)
@@ -335,20 +287,92 @@ void mk_file_drop(struct mk_file_port *port, unsigned cpu)
     shrink(w);
 }
 
-void mk_file_reset(struct mk_file_port *port)
+static void file_free(void *self)
 {
+    struct mk_file_port *port = self;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         free(port->wire[i].data);
     memset(port->wire, 0, sizeof(port->wire));
     memset(port->answer, 0, sizeof(port->answer));
 }
 
-void mk_file_free(struct mk_file_port *port)
+static void file_reset(void *self)
 {
-    mk_file_reset(port);
+    struct mk_file_port *port = self;
+    file_free(port);
+    mk_fsbox_reset(port->box);
 }
 
-const struct mk_io_ops mk_file_byte_ops = {
+static void file_code(void *self, struct mk_codec *k)
+{
+    struct mk_file_port *port = self;
+    mk_fsbox_code(port->box, k);
+}
+
+static size_t data_used(const struct mk_file_wire *w)
+{
+    size_t read = w->at < w->end && w->end > sizeof(w->result) ? w->end - sizeof(w->result) : 0;
+    return w->op ? w->kept : read;
+}
+
+/* A snapshot keeps no more of `data` than will be used. */
+static void file_settle(void *self)
+{
+    struct mk_file_port *port = self;
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
+        struct mk_file_wire *w = &port->wire[i];
+        size_t used = data_used(w);
+        uint8_t *less = w->data ? realloc(w->data, used ? used : 1) : NULL;
+        if (!less)
+            continue;
+        w->data = less;
+        w->capacity = used;
+    }
+}
+
+/* What take_argument() and byte_in() rely on. */
+static bool plausible(const struct mk_file_wire *w)
+{
+    uint64_t fixed = fixed_part(w->op);
+    if (w->at > w->end || data_used(w) > w->capacity)
+        return false;
+    if (!w->op)
+        return true;
+    uint64_t need = w->have >= fixed ? fixed + variable_part(w) : fixed;
+    return fixed && w->have < need && w->need == need && w->at == w->end &&
+           w->kept <= (w->op == MK_FILE_OP_WRITE && w->have > 8 ? w->have - 8 : 0);
+}
+
+static bool file_valid(const void *self)
+{
+    const struct mk_file_port *port = self;
+    bool valid = true;
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        valid &= plausible(&port->wire[i]);
+    return valid;
+}
+
+static const struct mk_io_ops byte_ops = {
     .name = "the file port", .in = byte_in, .out = byte_out, .width = 1 };
-const struct mk_io_ops mk_file_block_ops = {
+static const struct mk_io_ops block_ops = {
     .name = "the file port", .in = block_in, .out = block_out, .width = 4 };
+
+#define WIRE struct mk_file_wire
+static const struct mk_field wire_fields[] = {
+    MK_RAW(WIRE, op), MK_RAW(WIRE, head), MK_RAW(WIRE, have), MK_RAW(WIRE, need),
+    MK_RAW(WIRE, kept), MK_RAW(WIRE, result), MK_RAW(WIRE, at), MK_RAW(WIRE, end),
+    MK_BLOB(WIRE, data, capacity, MK_FILE_WIRE_MAX), { 0 },
+};
+
+static const struct mk_field fields[] = {
+    MK_LIST(struct mk_file_port, wire, wire_fields),
+    MK_LIST(struct mk_file_port, answer, mk_answer_fields), { 0 },
+};
+
+const struct mk_dev_ops mk_file_dev = {
+    .name = "file port",
+    .ranges = { { MK_SPACE_PORTS, MK_PORT_FILE, MK_PORT_FILE, &byte_ops },
+                { MK_SPACE_PORTS, MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &block_ops } },
+    .fields = fields, .valid = file_valid, .code = file_code, .settle = file_settle,
+    .reset = file_reset, .free = file_free,
+};

@@ -1,13 +1,14 @@
 /* file.h - the file port: byte protocol on 0x278, request blocks on 0x27c (docs/files.md).
  *
- * Both are ways to say the same six operations to the VM's fsbox. A command that is being sent and
+ * Both are ways to say the same six operations to the VM's fsbox, which is a part of this device: reset,
+ * saved and loaded with it. A command that is being sent and
  * an answer that is being fetched belong to one vCPU and are touched by its thread only, so no vCPU
  * waits for another one's stalled command. Nothing a guest sends is trusted: a request block is
  * copied in once; buffers are checked against RAM and then read and written in place. */
 #ifndef MK_DEV_FILE_H
 #define MK_DEV_FILE_H
 
-#include "dev/dev.h"
+#include "dev/hypercall.h"
 #include "files/fsbox.h"
 #include "kvm/mem.h"
 
@@ -27,28 +28,17 @@ struct mk_file_wire {
 };
 
 struct mk_file_port {
+    struct mk_dev dev;
     struct mk_fsbox *box;
     struct mk_mem *mem;
     struct mk_file_wire wire[MK_MAX_CPUS];
-    struct {
-        bool pending;
-        int32_t value;
-    } answer[MK_MAX_CPUS]; /* of the last request block */
+    struct mk_answer answer[MK_MAX_CPUS]; /* of the last request block */
 };
 
-void mk_file_init(struct mk_file_port *port, struct mk_fsbox *box, struct mk_mem *mem);
-void mk_file_free(struct mk_file_port *port);
-void mk_file_reset(struct mk_file_port *port);
+struct mk_dev *mk_file_init(struct mk_file_port *port, struct mk_fsbox *box, struct mk_mem *mem);
 /* The vCPU stopped by its own doing: a command it had begun is dropped. */
 void mk_file_drop(struct mk_file_port *port, unsigned cpu);
 
-/* A copy of one vCPU's side, with `data` to be freed: false when there is no memory. */
-bool mk_file_save(const struct mk_file_port *port, unsigned cpu, struct mk_file_wire *wire);
-/* Takes a copy of what was saved. -1, and nothing changed, for one that mk_file_save() cannot have
- * written, or when there is no memory. */
-int mk_file_load(struct mk_file_port *port, unsigned cpu, const struct mk_file_wire *wire,
-                 struct mk_err *err);
-
-extern const struct mk_io_ops mk_file_byte_ops, mk_file_block_ops;
+extern const struct mk_dev_ops mk_file_dev;
 
 #endif

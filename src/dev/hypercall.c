@@ -5,16 +5,6 @@
 
 #include <string.h>
 
-void mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console, struct mk_mem *mem)
-{
-    *hc = (struct mk_hypercall){ .console = console, .mem = mem };
-}
-
-void mk_hypercall_reset(struct mk_hypercall *hc)
-{
-    memset(hc->answer, 0, sizeof(hc->answer));
-}
-
 static void answer(struct mk_hypercall *hc, struct mk_io *io, uint32_t value)
 {
     hc->answer[io->cpu->index].pending = true;
@@ -138,5 +128,34 @@ static uint64_t hypercall_in(void *self, struct mk_io *io)
     return take_pending(self, io->cpu->index);
 }
 
-const struct mk_io_ops mk_hypercall_ops = {
+/* --- as a device --- */
+
+struct mk_dev *mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console,
+                                 struct mk_mem *mem)
+{
+    *hc = (struct mk_hypercall){ .console = console, .mem = mem };
+    return &hc->dev;
+}
+
+static void hypercall_reset(void *self)
+{
+    struct mk_hypercall *hc = self;
+    memset(hc->answer, 0, sizeof(hc->answer));
+}
+
+static const struct mk_io_ops ops = {
     .name = "hypercall port", .in = hypercall_in, .out = hypercall_out, .width = 4 };
+
+const struct mk_field mk_answer_fields[] = {
+    MK_FLAG(struct mk_answer, pending), MK_RAW(struct mk_answer, value), { 0 },
+};
+
+static const struct mk_field fields[] = {
+    MK_LIST(struct mk_hypercall, answer, mk_answer_fields), { 0 },
+};
+
+const struct mk_dev_ops mk_hypercall_dev = {
+    .name = "hypercalls",
+    .ranges = { { MK_SPACE_PORTS, MK_PORT_HYPERCALL, MK_PORT_HYPERCALL, &ops } },
+    .fields = fields, .reset = hypercall_reset,
+};

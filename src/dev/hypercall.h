@@ -10,23 +10,28 @@
 #include "io/console.h"
 #include "kvm/mem.h"
 
+/* What the next IN of a vCPU reads. */
+struct mk_answer {
+    bool pending;
+    uint32_t value;
+};
+extern const struct mk_field mk_answer_fields[];
+
 struct mk_hypercall {
+    struct mk_dev dev;
     struct mk_console *console;
     struct mk_mem *mem;
-    struct {
-        bool pending;
-        uint32_t value;
-    } answer[MK_MAX_CPUS];
+    struct mk_answer answer[MK_MAX_CPUS];
     /* A call by its number before the built-in ones are looked at: true when it was taken, with the
      * answer for the next IN in *value. May be NULL. */
     bool (*other)(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
     void *ctx;
 };
 
-void mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console, struct mk_mem *mem);
-void mk_hypercall_reset(struct mk_hypercall *hc);
+struct mk_dev *mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *console,
+                                 struct mk_mem *mem);
 /* Carries out a built-in call and returns its answer; an unknown one ends the vCPU. */
 uint32_t mk_hypercall_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number);
-extern const struct mk_io_ops mk_hypercall_ops;
+extern const struct mk_dev_ops mk_hypercall_dev;
 
 #endif

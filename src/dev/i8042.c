@@ -14,9 +14,6 @@
 #include "dev/i8042.h"
 
 #include "base/abi.h"
-#include "dev/bus.h"
-
-#include <errno.h>
 
 /* Status, port 0x64 */
 #define STATUS_OUTPUT 0x01
@@ -220,11 +217,11 @@ static bool line_step(struct mk_i8042 *kbd)
     if (want == before)
         return false;
     s->line = want;
-    pthread_mutex_unlock(&kbd->lock);
+    pthread_mutex_unlock(&kbd->dev.lock);
     for (unsigned i = 0; i < 2; i++)
         if ((want ^ before) >> i & 1)
             mk_irq_set(&kbd->irq[i], want >> i & 1);
-    pthread_mutex_lock(&kbd->lock);
+    pthread_mutex_lock(&kbd->dev.lock);
     return true;
 }
 
@@ -240,7 +237,7 @@ static void settle(struct mk_i8042 *kbd)
             ;
         kbd->settling = false;
     }
-    pthread_mutex_unlock(&kbd->lock);
+    pthread_mutex_unlock(&kbd->dev.lock);
 }
 
 /* --- the keyboard --- */
@@ -408,7 +405,7 @@ static void i8042_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_i8042 *kbd = self;
     bool reset;
-    pthread_mutex_lock(&kbd->lock);
+    pthread_mutex_lock(&kbd->dev.lock);
     kbd->state.polling = false;
     kbd->state.to_command = io->address == MK_PORT_KBD_STATUS;
     if (kbd->state.to_command)
@@ -434,7 +431,7 @@ static uint64_t i8042_in(void *self, struct mk_io *io)
 {
     struct mk_i8042 *kbd = self;
     uint8_t value;
-    pthread_mutex_lock(&kbd->lock);
+    pthread_mutex_lock(&kbd->dev.lock);
     if (io->address == MK_PORT_KBD_STATUS) {
         value = status(&kbd->state);
     } else {
@@ -447,11 +444,29 @@ static uint64_t i8042_in(void *self, struct mk_io *io)
     return value;
 }
 
-const struct mk_io_ops mk_i8042_ops = {
-    .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1,
-};
+/* --- the host's side --- */
 
-/* --- life --- */
+bool mk_i8042_key(struct mk_i8042 *kbd, const uint8_t *scancodes, size_t n)
+{
+    struct mk_i8042_state *s = &kbd->state;
+    pthread_mutex_lock(&kbd->dev.lock);
+    bool fits = n <= (size_t)(MK_I8042_KEYS - s->count);
+    for (size_t i = 0; fits && i < n; i++)
+        s->keys[(s->head + s->count++) % MK_I8042_KEYS] = scancodes[i];
+    settle(kbd);
+    return fits;
+}
+
+size_t mk_i8042_queued(struct mk_i8042 *kbd, uint8_t *leds)
+{
+    pthread_mutex_lock(&kbd->dev.lock);
+    size_t n = kbd->state.count;
+    *leds = kbd->state.leds;
+    pthread_mutex_unlock(&kbd->dev.lock);
+    return n;
+}
+
+/* --- as a device --- */
 
 static void power_up(struct mk_i8042_state *s)
 {
@@ -465,71 +480,47 @@ static void power_up(struct mk_i8042_state *s)
     keyboard_defaults(s);
 }
 
-void mk_i8042_init(struct mk_i8042 *kbd, struct mk_irq keyboard, struct mk_irq aux)
+struct mk_dev *mk_i8042_init(struct mk_i8042 *kbd, struct mk_irq keyboard, struct mk_irq aux)
 {
     *kbd = (struct mk_i8042){ .irq = { keyboard, aux } };
-    pthread_mutex_init(&kbd->lock, NULL);
     power_up(&kbd->state);
+    return &kbd->dev;
 }
 
-void mk_i8042_free(struct mk_i8042 *kbd)
+static void i8042_reset(void *self)
 {
-    pthread_mutex_destroy(&kbd->lock);
-}
-
-void mk_i8042_reset(struct mk_i8042 *kbd)
-{
-    pthread_mutex_lock(&kbd->lock);
+    struct mk_i8042 *kbd = self;
+    pthread_mutex_lock(&kbd->dev.lock);
     power_up(&kbd->state);
     settle(kbd);
 }
 
-int mk_i8042_attach(struct mk_i8042 *kbd, struct mk_bus *bus, struct mk_err *err)
+static void i8042_loaded(void *self)
 {
-    if (mk_bus_hook(bus, MK_PORT_KBD_DATA, MK_PORT_KBD_DATA, &mk_i8042_ops, kbd, NULL) &&
-        mk_bus_hook(bus, MK_PORT_KBD_STATUS, MK_PORT_KBD_STATUS, &mk_i8042_ops, kbd, NULL))
-        return 0;
-    return mk_fail_errno(err, ENOMEM, "i8042");
-}
-
-/* --- the host's side --- */
-
-bool mk_i8042_key(struct mk_i8042 *kbd, const uint8_t *scancodes, size_t n)
-{
-    struct mk_i8042_state *s = &kbd->state;
-    pthread_mutex_lock(&kbd->lock);
-    bool fits = n <= (size_t)(MK_I8042_KEYS - s->count);
-    for (size_t i = 0; fits && i < n; i++)
-        s->keys[(s->head + s->count++) % MK_I8042_KEYS] = scancodes[i];
+    struct mk_i8042 *kbd = self;
+    pthread_mutex_lock(&kbd->dev.lock);
     settle(kbd);
-    return fits;
 }
 
-size_t mk_i8042_queued(struct mk_i8042 *kbd, uint8_t *leds)
-{
-    pthread_mutex_lock(&kbd->lock);
-    size_t n = kbd->state.count;
-    *leds = kbd->state.leds;
-    pthread_mutex_unlock(&kbd->lock);
-    return n;
-}
+static const struct mk_io_ops ops = { .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1 };
 
-void mk_i8042_save(struct mk_i8042 *kbd, struct mk_i8042_state *state)
-{
-    pthread_mutex_lock(&kbd->lock);
-    *state = kbd->state;
-    pthread_mutex_unlock(&kbd->lock);
-}
+/* But the levels of the lines: they are as they are, and settle() moves them. */
+#define KBD struct mk_i8042
+static const struct mk_field fields[] = {
+    MK_RANGE(KBD, state.head, 0, MK_I8042_KEYS - 1), MK_RANGE(KBD, state.count, 0, MK_I8042_KEYS),
+    MK_RAW(KBD, state.source), MK_RAW(KBD, state.last), MK_RAW(KBD, state.replies),
+    MK_RANGE(KBD, state.reply_head, 0, MK_I8042_REPLIES - 1),
+    MK_RANGE(KBD, state.reply_count, 0, MK_I8042_REPLIES), MK_RAW(KBD, state.ram),
+    MK_RAW(KBD, state.output_port), MK_RAW(KBD, state.output), MK_RAW(KBD, state.poll),
+    MK_RAW(KBD, state.parameter_of), MK_RAW(KBD, state.keyboard_parameter_of),
+    MK_RANGE(KBD, state.set, 1, 2), MK_RAW(KBD, state.leds), MK_RAW(KBD, state.typematic),
+    MK_RAW(KBD, state.carry), MK_RAW(KBD, state.full), MK_RAW(KBD, state.to_command),
+    MK_RAW(KBD, state.polling), MK_RAW(KBD, state.scanning), MK_RAW(KBD, state.keys), { 0 },
+};
 
-int mk_i8042_load(struct mk_i8042 *kbd, const struct mk_i8042_state *state, struct mk_err *err)
-{
-    if (state->head >= MK_I8042_KEYS || state->count > MK_I8042_KEYS ||
-        state->reply_head >= MK_I8042_REPLIES || state->reply_count > MK_I8042_REPLIES)
-        return mk_fail(err, EINVAL, "i8042: saved state is damaged: its queues are out of range");
-    pthread_mutex_lock(&kbd->lock);
-    uint8_t line = kbd->state.line;
-    kbd->state = *state;
-    kbd->state.line = line; /* as they are; settle() moves them where the state wants them */
-    settle(kbd);
-    return 0;
-}
+const struct mk_dev_ops mk_i8042_dev = {
+    .name = "i8042",
+    .ranges = { { MK_SPACE_PORTS, MK_PORT_KBD_DATA, MK_PORT_KBD_DATA, &ops },
+                { MK_SPACE_PORTS, MK_PORT_KBD_STATUS, MK_PORT_KBD_STATUS, &ops } },
+    .fields = fields, .loaded = i8042_loaded, .reset = i8042_reset,
+};

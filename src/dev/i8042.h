@@ -14,8 +14,6 @@
 #define MK_I8042_KEYS 4096 /* scancode bytes that wait */
 #define MK_I8042_REPLIES 16
 
-struct mk_bus;
-
 /* All that a guest can see. */
 struct mk_i8042_state {
     uint16_t head, count;            /* of keys[], as scancode set 1 */
@@ -41,27 +39,19 @@ struct mk_i8042_state {
 };
 
 struct mk_i8042 {
-    pthread_mutex_t lock;
+    struct mk_dev dev;
     struct mk_i8042_state state;
     struct mk_irq irq[2]; /* the keyboard's, the auxiliary port's */
     bool settling, drop;
 };
 
-extern const struct mk_io_ops mk_i8042_ops; /* 0x60 and 0x64 */
-
-void mk_i8042_init(struct mk_i8042 *kbd, struct mk_irq keyboard, struct mk_irq aux);
-void mk_i8042_free(struct mk_i8042 *kbd);
-/* As a PC's firmware leaves it: enabled, translating to set 1, interrupting. Empties the queue. */
-void mk_i8042_reset(struct mk_i8042 *kbd);
-int mk_i8042_attach(struct mk_i8042 *kbd, struct mk_bus *bus, struct mk_err *err);
+/* At power-up as a PC's firmware leaves it: enabled, translating to set 1, interrupting. */
+struct mk_dev *mk_i8042_init(struct mk_i8042 *kbd, struct mk_irq keyboard, struct mk_irq aux);
+extern const struct mk_dev_ops mk_i8042_dev;
 
 /* Queues set 1 scancodes, all of them or, when there is no room, none. */
 bool mk_i8042_key(struct mk_i8042 *kbd, const uint8_t *scancodes, size_t n);
 /* Scancode bytes that wait for the guest; its LEDs: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock. */
 size_t mk_i8042_queued(struct mk_i8042 *kbd, uint8_t *leds);
-
-void mk_i8042_save(struct mk_i8042 *kbd, struct mk_i8042_state *state);
-/* -1 with EINVAL, and nothing changed, for a state that mk_i8042_save() cannot have written. */
-int mk_i8042_load(struct mk_i8042 *kbd, const struct mk_i8042_state *state, struct mk_err *err);
 
 #endif

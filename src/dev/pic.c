@@ -14,9 +14,6 @@
 #include "dev/pic.h"
 
 #include "base/abi.h"
-#include "dev/bus.h"
-
-#include <errno.h>
 
 enum { MASTER, SLAVE };
 
@@ -224,7 +221,7 @@ static bool update(struct mk_pic *pic)
 static void finish(struct mk_pic *pic, int line)
 {
     bool rose = update(pic);
-    pthread_mutex_unlock(&pic->lock);
+    pthread_mutex_unlock(&pic->dev.lock);
     if (line >= 0 && pic->on_ack)
         pic->on_ack(pic->ack_ctx, (unsigned)line);
     if (rose && pic->on_int)
@@ -264,7 +261,7 @@ static uint64_t pic_in(void *self, struct mk_io *io)
     struct mk_pic *pic = self;
     int taken = -1;
     uint8_t value;
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     struct mk_pic_chip *chip = chip_at(pic, io->address);
     if (chip->poll)
         value = read_poll(chip, &taken);
@@ -281,7 +278,7 @@ static uint64_t pic_in(void *self, struct mk_io *io)
 static void pic_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_pic *pic = self;
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     struct mk_pic_chip *chip = chip_at(pic, io->address);
     if (io->address & 1)
         write_odd(chip, (uint8_t)value);
@@ -293,9 +290,9 @@ static void pic_out(void *self, struct mk_io *io, uint64_t value)
 static uint64_t elcr_in(void *self, struct mk_io *io)
 {
     struct mk_pic *pic = self;
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     uint8_t value = pic->state.chip[io->address & 1].elcr;
-    pthread_mutex_unlock(&pic->lock);
+    pthread_mutex_unlock(&pic->dev.lock);
     return value;
 }
 
@@ -306,51 +303,9 @@ static void elcr_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_pic *pic = self;
     unsigned which = io->address & 1;
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     pic->state.chip[which].elcr = (uint8_t)value & elcr_writable[which];
     finish(pic, -1);
-}
-
-const struct mk_io_ops mk_pic_ops = {
-    .name = "pic", .in = pic_in, .out = pic_out, .width = 1,
-};
-
-const struct mk_io_ops mk_elcr_ops = {
-    .name = "pic", .in = elcr_in, .out = elcr_out, .width = 1,
-};
-
-static void power_up(struct mk_pic_state *s)
-{
-    *s = (struct mk_pic_state){ .cause = NO_CAUSE };
-    s->chip[MASTER].master = true;
-}
-
-void mk_pic_init(struct mk_pic *pic)
-{
-    *pic = (struct mk_pic){ 0 };
-    pthread_mutex_init(&pic->lock, NULL);
-    power_up(&pic->state);
-}
-
-void mk_pic_free(struct mk_pic *pic)
-{
-    pthread_mutex_destroy(&pic->lock);
-}
-
-void mk_pic_reset(struct mk_pic *pic)
-{
-    pthread_mutex_lock(&pic->lock);
-    power_up(&pic->state);
-    finish(pic, -1);
-}
-
-int mk_pic_attach(struct mk_pic *pic, struct mk_bus *bus, struct mk_err *err)
-{
-    if (mk_bus_hook(bus, MK_PORT_PIC1, MK_PORT_PIC1 + 1, &mk_pic_ops, pic, NULL) &&
-        mk_bus_hook(bus, MK_PORT_PIC2, MK_PORT_PIC2 + 1, &mk_pic_ops, pic, NULL) &&
-        mk_bus_hook(bus, MK_PORT_ELCR, MK_PORT_ELCR + 1, &mk_elcr_ops, pic, NULL))
-        return 0;
-    return mk_fail_errno(err, ENOMEM, "pic");
 }
 
 static bool device_line(unsigned line)
@@ -363,7 +318,7 @@ void mk_pic_set_line(void *self, unsigned line, bool level)
     struct mk_pic *pic = self;
     if (!device_line(line))
         return;
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
     chip->pulse &= (uint8_t)~BIT(line & 7);
     chip_line(chip, line & 7, level);
@@ -374,7 +329,7 @@ void mk_pic_pulse(struct mk_pic *pic, unsigned line)
 {
     if (!device_line(line))
         return;
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
     if (!(chip->line & BIT(line & 7))) /* a device that holds the line itself keeps it */
         chip->pulse |= BIT(line & 7);
@@ -386,10 +341,10 @@ bool mk_pic_masked(void *self, unsigned line)
 {
     struct mk_pic *pic = self;
     const struct mk_pic_chip *master = &pic->state.chip[MASTER], *chip = master + (line >> 3 & 1);
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     bool masked = !master->ready || !chip->ready || (chip->imr & BIT(line & 7)) ||
                   (chip != master && (master->imr & BIT(CASCADE)));
-    pthread_mutex_unlock(&pic->lock);
+    pthread_mutex_unlock(&pic->dev.lock);
     return masked;
 }
 
@@ -401,30 +356,68 @@ bool mk_pic_pending(struct mk_pic *pic)
 int mk_pic_ack(struct mk_pic *pic)
 {
     int line;
-    pthread_mutex_lock(&pic->lock);
+    pthread_mutex_lock(&pic->dev.lock);
     int vector = acknowledge(&pic->state, &line);
     pic->state.cause = NO_CAUSE;
     finish(pic, line);
     return vector;
 }
 
-void mk_pic_save(struct mk_pic *pic, struct mk_pic_state *state)
+/* --- as a device --- */
+
+static void power_up(struct mk_pic_state *s)
 {
-    pthread_mutex_lock(&pic->lock);
-    *state = pic->state;
-    pthread_mutex_unlock(&pic->lock);
+    *s = (struct mk_pic_state){ .cause = NO_CAUSE };
+    s->chip[MASTER].master = true;
 }
 
-void mk_pic_load(struct mk_pic *pic, const struct mk_pic_state *state)
+struct mk_dev *mk_pic_init(struct mk_pic *pic)
 {
-    pthread_mutex_lock(&pic->lock);
-    pic->state = *state;
+    *pic = (struct mk_pic){ 0 };
+    power_up(&pic->state);
+    return &pic->dev;
+}
+
+static void pic_reset(void *self)
+{
+    struct mk_pic *pic = self;
+    pthread_mutex_lock(&pic->dev.lock);
+    power_up(&pic->state);
+    finish(pic, -1);
+}
+
+static void pic_loaded(void *self)
+{
+    struct mk_pic *pic = self;
+    pthread_mutex_lock(&pic->dev.lock);
     for (unsigned i = 0; i < 2; i++) {
-        struct mk_pic_chip *chip = &pic->state.chip[i];
-        chip->master = i == MASTER;
-        chip->base &= 0xf8;
-        chip->edge &= chip->line;
-        chip->elcr &= elcr_writable[i];
+        pic->state.chip[i].edge &= pic->state.chip[i].line;
+        pic->state.chip[i].elcr &= elcr_writable[i];
     }
     finish(pic, -1);
 }
+
+static const struct mk_io_ops pic_ops = { .name = "pic", .in = pic_in, .out = pic_out, .width = 1 };
+static const struct mk_io_ops elcr_ops = {
+    .name = "pic", .in = elcr_in, .out = elcr_out, .width = 1 };
+
+#define CHIP struct mk_pic_chip
+static const struct mk_field chip_fields[] = { /* but which of the two it is */
+    MK_RAW(CHIP, line), MK_RAW(CHIP, edge), MK_RAW(CHIP, isr), MK_RAW(CHIP, imr),
+    MK_RAW(CHIP, elcr), MK_RAW(CHIP, pulse), MK_RANGE(CHIP, lowest, 0, 7),
+    MK_BITS(CHIP, base, 0xf8), MK_RAW(CHIP, icw1), MK_RAW(CHIP, icw3), MK_RAW(CHIP, icw4),
+    MK_RANGE(CHIP, step, 0, 4), MK_RAW(CHIP, ready), MK_RAW(CHIP, read_isr), MK_RAW(CHIP, poll),
+    MK_RAW(CHIP, special_mask), MK_RAW(CHIP, rotate_aeoi), { 0 },
+};
+
+static const struct mk_field fields[] = {
+    MK_LIST(struct mk_pic, state.chip, chip_fields), MK_RAW(struct mk_pic, state.cause), { 0 },
+};
+
+const struct mk_dev_ops mk_pic_dev = {
+    .name = "pic",
+    .ranges = { { MK_SPACE_PORTS, MK_PORT_PIC1, MK_PORT_PIC1 + 1, &pic_ops },
+                { MK_SPACE_PORTS, MK_PORT_PIC2, MK_PORT_PIC2 + 1, &pic_ops },
+                { MK_SPACE_PORTS, MK_PORT_ELCR, MK_PORT_ELCR + 1, &elcr_ops } },
+    .fields = fields, .loaded = pic_loaded, .reset = pic_reset,
+};

@@ -11,9 +11,7 @@
 #include "base/err.h"
 
 #include <pthread.h>
-
-
-struct mk_bus;
+#include <stdatomic.h>
 
 /* One 8259A. Bit n of a register is its input n. */
 struct mk_pic_chip {
@@ -37,7 +35,7 @@ struct mk_pic_state {
 };
 
 struct mk_pic {
-    pthread_mutex_t lock;
+    struct mk_dev dev;
     struct mk_pic_state state;
     _Atomic bool intr; /* the INT output */
     void (*on_int)(void *ctx); /* INT rose: wake or kick the vCPU */
@@ -47,16 +45,8 @@ struct mk_pic {
     void *ack_ctx;
 };
 
-extern const struct mk_io_ops mk_pic_ops;  /* 0x20, 0x21, 0xa0, 0xa1 */
-extern const struct mk_io_ops mk_elcr_ops; /* 0x4d0, 0x4d1 */
-
-/* Hooks may be set afterwards, before the first vCPU runs. */
-void mk_pic_init(struct mk_pic *pic);
-void mk_pic_free(struct mk_pic *pic);
-/* Power-up: nothing is delivered until the guest sent its ICWs. All inputs are taken to be low. */
-void mk_pic_reset(struct mk_pic *pic);
-/* Puts it on its ports. After a failure free the bus, or unhook, before the pic. */
-int mk_pic_attach(struct mk_pic *pic, struct mk_bus *bus, struct mk_err *err);
+struct mk_dev *mk_pic_init(struct mk_pic *pic);
+extern const struct mk_dev_ops mk_pic_dev;
 
 /* The level of an input; fits struct mk_irq. Lines above 15 and line 2 are ignored. */
 void mk_pic_set_line(void *pic, unsigned line, bool level);
@@ -70,9 +60,5 @@ bool mk_pic_pending(struct mk_pic *pic);
 /* The INTA cycle: the vector, 0..255. With no request left it is the spurious one (input 7).
  * Look at mk_pic_pending() again afterwards: on_int is not called for an INT that stays up. */
 int mk_pic_ack(struct mk_pic *pic);
-
-void mk_pic_save(struct mk_pic *pic, struct mk_pic_state *state);
-/* Any content is safe: fields are cut to their range. */
-void mk_pic_load(struct mk_pic *pic, const struct mk_pic_state *state);
 
 #endif

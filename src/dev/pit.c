@@ -14,9 +14,7 @@
 #include "dev/pit.h"
 
 #include "base/abi.h"
-#include "dev/bus.h"
 
-#include <errno.h>
 #include <limits.h>
 
 #define NS 1000000000u
@@ -387,9 +385,9 @@ static bool line_step(struct mk_pit *pit)
         return false;
     s->line = !s->line;
     bool level = s->line;
-    pthread_mutex_unlock(&pit->lock);
+    pthread_mutex_unlock(&pit->dev.lock);
     mk_irq_set(&pit->irq, level);
-    pthread_mutex_lock(&pit->lock);
+    pthread_mutex_lock(&pit->dev.lock);
     return true;
 }
 
@@ -399,12 +397,12 @@ static bool timer_step(struct mk_pit *pit)
     if (at == pit->armed_at)
         return false;
     pit->armed_at = at;
-    pthread_mutex_unlock(&pit->lock);
+    pthread_mutex_unlock(&pit->dev.lock);
     if (at)
         mk_clock_arm(pit->clock, &pit->timer, at);
     else
         mk_clock_disarm(pit->clock, &pit->timer);
-    pthread_mutex_lock(&pit->lock);
+    pthread_mutex_lock(&pit->dev.lock);
     return true;
 }
 
@@ -420,14 +418,14 @@ static void settle(struct mk_pit *pit)
             ;
         pit->settling = false;
     }
-    pthread_mutex_unlock(&pit->lock);
+    pthread_mutex_unlock(&pit->dev.lock);
 }
 
 /* Locks and catches up; returns the time. */
 static uint64_t enter(struct mk_pit *pit)
 {
     uint64_t now = mk_clock_now(pit->clock);
-    pthread_mutex_lock(&pit->lock);
+    pthread_mutex_lock(&pit->dev.lock);
     catch_up(&pit->state, now);
     return now;
 }
@@ -437,7 +435,7 @@ static void fire(void *ctx, uint64_t now)
     struct mk_pit *pit = ctx;
     struct mk_pit_state *s = &pit->state;
     bool masked = pit->masked && pit->masked(pit->masked_ctx, pit->irq.line);
-    pthread_mutex_lock(&pit->lock);
+    pthread_mutex_lock(&pit->dev.lock);
     pit->armed_at = 0;
     catch_up(s, now);
     /* A handler may mask its own line for a moment; only what stays masked was not wanted. */
@@ -452,7 +450,7 @@ void mk_pit_on_ack(void *self, unsigned line)
     struct mk_pit *pit = self;
     if (line != pit->irq.line)
         return;
-    pthread_mutex_lock(&pit->lock);
+    pthread_mutex_lock(&pit->dev.lock);
     if (pit->state.owed)
         pit->state.owed--;
     pit->state.was_masked = false; /* or the guest would not have got it */
@@ -510,15 +508,7 @@ static void sysb_out(void *self, struct mk_io *io, uint64_t value)
     settle(pit);
 }
 
-const struct mk_io_ops mk_pit_ops = {
-    .name = "pit", .in = pit_in, .out = pit_out, .width = 1,
-};
-
-const struct mk_io_ops mk_sysb_ops = {
-    .name = "pit", .in = sysb_in, .out = sysb_out, .width = 1,
-};
-
-/* --- life --- */
+/* --- as a device --- */
 
 static void power_up(struct mk_pit_state *s)
 {
@@ -529,69 +519,83 @@ static void power_up(struct mk_pit_state *s)
         program(&s->channel[i], 0x36);
 }
 
-void mk_pit_init(struct mk_pit *pit, struct mk_clock *clock, struct mk_irq irq)
+struct mk_dev *mk_pit_init(struct mk_pit *pit, struct mk_clock *clock, struct mk_irq irq)
 {
     *pit = (struct mk_pit){
         .irq = irq, .clock = clock, .timer = { .fire = fire, .ctx = pit },
     };
-    pthread_mutex_init(&pit->lock, NULL);
     power_up(&pit->state);
+    return &pit->dev;
 }
 
-void mk_pit_free(struct mk_pit *pit)
+static void pit_free(void *self)
 {
+    struct mk_pit *pit = self;
     mk_clock_disarm(pit->clock, &pit->timer);
-    pthread_mutex_destroy(&pit->lock);
 }
 
-void mk_pit_reset(struct mk_pit *pit)
+static void pit_reset(void *self)
 {
-    pthread_mutex_lock(&pit->lock);
+    struct mk_pit *pit = self;
+    pthread_mutex_lock(&pit->dev.lock);
     power_up(&pit->state);
     settle(pit);
 }
 
-int mk_pit_attach(struct mk_pit *pit, struct mk_bus *bus, struct mk_err *err)
+static void pit_settle(void *self)
 {
-    if (mk_bus_hook(bus, MK_PORT_PIT, MK_PORT_PIT + 3, &mk_pit_ops, pit, NULL) &&
-        mk_bus_hook(bus, MK_PORT_SYSB, MK_PORT_SYSB, &mk_sysb_ops, pit, NULL))
-        return 0;
-    return mk_fail_errno(err, ENOMEM, "pit");
+    enter(self);
+    settle(self);
 }
 
-void mk_pit_save(struct mk_pit *pit, struct mk_pit_state *state)
+static bool pit_valid(const void *self)
 {
-    uint64_t now = enter(pit);
-    *state = pit->state;
-    for (unsigned i = 0; i < 3; i++)
-        state->channel[i].start -= (int64_t)now;
-    settle(pit);
+    const struct mk_pit *pit = self;
+    for (unsigned i = 0; i < 3; i++) {
+        const struct mk_pit_channel *ch = &pit->state.channel[i];
+        if (ch->ticked > clocks_of(MAX_AGE) / tick_clocks(ch))
+            return false;
+    }
+    return true;
 }
 
-static bool plausible(const struct mk_pit_channel *ch)
+static void pit_loaded(void *self)
 {
-    uint64_t clocks = clocks_of(MAX_AGE);
-    return ch->reload >= 1 && ch->reload <= 65536 && ch->next <= 65536 && ch->mode <= 5 &&
-           ch->access >= 1 && ch->access <= 3 && ch->start >= -MAX_AGE && ch->start <= CLOCK_NS &&
-           ch->held <= clocks && ch->next_at <= clocks && ch->ticked <= clocks / tick_clocks(ch);
-}
-
-int mk_pit_load(struct mk_pit *pit, const struct mk_pit_state *state, struct mk_err *err)
-{
-    for (unsigned i = 0; i < 3; i++)
-        if (!plausible(&state->channel[i]))
-            return mk_fail(err, EINVAL, "pit: saved state of channel %u is damaged", i);
-    uint64_t now = mk_clock_now(pit->clock);
-    pthread_mutex_lock(&pit->lock);
-    uint8_t line = pit->state.line;
-    pit->state = *state;
-    pit->state.speaker &= 0x0f;
-    pit->state.line = line; /* as it is; settle() moves it where the state wants it */
-    for (unsigned i = 0; i < 3; i++)
-        pit->state.channel[i].start += (int64_t)now;
+    struct mk_pit *pit = self;
+    pthread_mutex_lock(&pit->dev.lock);
     uint32_t limit = owed_limit(&pit->state.channel[0]);
     if (pit->state.owed > limit)
         pit->state.owed = limit;
     settle(pit);
-    return 0;
 }
+
+static const struct mk_io_ops pit_ops = { .name = "pit", .in = pit_in, .out = pit_out, .width = 1 };
+static const struct mk_io_ops sysb_ops = {
+    .name = "pit", .in = sysb_in, .out = sysb_out, .width = 1 };
+
+#define CHANNEL struct mk_pit_channel
+#define CLOCKS_MAX (MAX_AGE / 1000000000 * MK_PIT_HZ)
+static const struct mk_field channel_fields[] = {
+    MK_TIME(CHANNEL, start, -MAX_AGE, CLOCK_NS), MK_RANGE(CHANNEL, held, 0, CLOCKS_MAX),
+    MK_RANGE(CHANNEL, next_at, 0, CLOCKS_MAX), MK_RAW(CHANNEL, ticked),
+    MK_RANGE(CHANNEL, reload, 1, 65536), MK_RANGE(CHANNEL, next, 0, 65536),
+    MK_RAW(CHANNEL, latch), MK_RAW(CHANNEL, control), MK_RANGE(CHANNEL, mode, 0, 5),
+    MK_RANGE(CHANNEL, access, 1, 3), MK_RAW(CHANNEL, write_low), MK_RAW(CHANNEL, status),
+    MK_RAW(CHANNEL, write_high), MK_RAW(CHANNEL, read_high), MK_RAW(CHANNEL, count_latched),
+    MK_RAW(CHANNEL, status_latched), MK_RAW(CHANNEL, loaded), MK_RAW(CHANNEL, running),
+    MK_RAW(CHANNEL, gate), { 0 },
+};
+
+/* But the level of the line: it is as it is, and settle() moves it where the state wants it. */
+static const struct mk_field fields[] = {
+    MK_LIST(struct mk_pit, state.channel, channel_fields), MK_RAW(struct mk_pit, state.owed),
+    MK_BITS(struct mk_pit, state.speaker, 0x0f), MK_RAW(struct mk_pit, state.was_masked), { 0 },
+};
+
+const struct mk_dev_ops mk_pit_dev = {
+    .name = "pit",
+    .ranges = { { MK_SPACE_PORTS, MK_PORT_PIT, MK_PORT_PIT + 3, &pit_ops },
+                { MK_SPACE_PORTS, MK_PORT_SYSB, MK_PORT_SYSB, &sysb_ops } },
+    .fields = fields, .valid = pit_valid, .settle = pit_settle, .loaded = pit_loaded,
+    .reset = pit_reset, .free = pit_free,
+};

@@ -19,10 +19,8 @@
 
 #define MK_PIT_HZ 1193182u
 
-struct mk_bus;
-
 struct mk_pit_channel {
-    int64_t start;    /* when the running count was loaded; in a saved state, relative to it */
+    int64_t start;    /* when the running count was loaded */
     uint64_t held;    /* input clocks counted when the gate stopped it */
     uint64_t next_at; /* clocks after start at which `next` is loaded */
     uint64_t ticked;  /* interrupts since start */
@@ -50,7 +48,7 @@ struct mk_pit_state {
 };
 
 struct mk_pit {
-    pthread_mutex_t lock;
+    struct mk_dev dev;
     struct mk_pit_state state;
     struct mk_irq irq;
     struct mk_clock *clock;
@@ -63,22 +61,11 @@ struct mk_pit {
     void *masked_ctx;
 };
 
-extern const struct mk_io_ops mk_pit_ops;  /* 0x40-0x43 */
-extern const struct mk_io_ops mk_sysb_ops; /* 0x61 */
-
-void mk_pit_init(struct mk_pit *pit, struct mk_clock *clock, struct mk_irq irq);
-/* Disarms the timer. No vCPU may be running. */
-void mk_pit_free(struct mk_pit *pit);
-/* Power-up: no channel counts until the guest programs it. */
-void mk_pit_reset(struct mk_pit *pit);
-int mk_pit_attach(struct mk_pit *pit, struct mk_bus *bus, struct mk_err *err);
+/* At power-up no channel counts until the guest programs it. */
+struct mk_dev *mk_pit_init(struct mk_pit *pit, struct mk_clock *clock, struct mk_irq irq);
+extern const struct mk_dev_ops mk_pit_dev;
 
 /* The interrupt on `line` was acknowledged; other lines than ours are ignored. */
 void mk_pit_on_ack(void *pit, unsigned line);
-
-/* Times are relative in a saved state: a restored timer goes on where it was. */
-void mk_pit_save(struct mk_pit *pit, struct mk_pit_state *state);
-/* -1 with EINVAL, and nothing changed, for a state that mk_pit_save() cannot have written. */
-int mk_pit_load(struct mk_pit *pit, const struct mk_pit_state *state, struct mk_err *err);
 
 #endif

@@ -1,6 +1,8 @@
 /* uart.c - see uart.h. */
 #include "dev/uart.h"
 
+#include "base/abi.h"
+
 enum { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR }; /* register offsets */
 
 #define IER_RX 0x01
@@ -27,6 +29,7 @@ enum { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR }; /* register offsets */
 #define LSR_EMPTY 0x60 /* THRE and TEMT: sending takes no time */
 #define MSR_CONNECTED 0xb0 /* DCD, DSR, CTS */
 
+#define UART_9600 12 /* the divisor that a PC's firmware leaves: 9600 baud */
 #define FREE_POLLS 64 /* LSR reads in vain before a polling vCPU is made to wait */
 #define IDLE_MS 1     /* short: some drivers count polls to find their timeouts */
 
@@ -232,7 +235,7 @@ static uint64_t uart_in(void *self, struct mk_io *io)
 {
     struct mk_uart *uart = self;
     unsigned reg = io->address & 7;
-    pthread_mutex_lock(&uart->lock);
+    pthread_mutex_lock(&uart->dev.lock);
     bool byte = reg == RBR_THR && !(uart->state.lcr & LCR_DLAB);
     uint8_t value = read_register(uart, reg);
     mk_irq_set(&uart->irq, !byte && line_level(&uart->state));
@@ -242,7 +245,7 @@ static uint64_t uart_in(void *self, struct mk_io *io)
     if (value & LSR_READY)
         uart->polls = 0;
     mk_irq_set(&uart->irq, level);
-    pthread_mutex_unlock(&uart->lock);
+    pthread_mutex_unlock(&uart->dev.lock);
     if (vain)
         io->cpu->ops->idle(io->cpu, IDLE_MS);
     return value;
@@ -251,71 +254,70 @@ static uint64_t uart_in(void *self, struct mk_io *io)
 static void uart_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_uart *uart = self;
-    pthread_mutex_lock(&uart->lock);
+    pthread_mutex_lock(&uart->dev.lock);
     uart->polls = 0;
     bool print = write_register(uart, io->address & 7, (uint8_t)value);
     refill(uart);
     bool level = line_level(&uart->state);
     mk_irq_set(&uart->irq, level);
-    pthread_mutex_unlock(&uart->lock);
+    pthread_mutex_unlock(&uart->dev.lock);
     if (print)
         mk_console_putc(uart->console, io->cpu, (uint8_t)value);
 }
 
 void mk_uart_input(struct mk_uart *uart)
 {
-    pthread_mutex_lock(&uart->lock);
+    pthread_mutex_lock(&uart->dev.lock);
     refill(uart);
     bool level = line_level(&uart->state);
     mk_irq_set(&uart->irq, level);
-    pthread_mutex_unlock(&uart->lock);
+    pthread_mutex_unlock(&uart->dev.lock);
 }
 
-void mk_uart_reset(struct mk_uart *uart)
+static void uart_reset(void *self)
 {
-    pthread_mutex_lock(&uart->lock);
-    uart->state = (struct mk_uart_state){ .dll = 12 }; /* 9600 baud, as a PC's firmware leaves it */
+    struct mk_uart *uart = self;
+    pthread_mutex_lock(&uart->dev.lock);
+    uart->state = (struct mk_uart_state){ .dll = UART_9600 };
     uart->polls = 0;
     mk_irq_set(&uart->irq, false);
-    pthread_mutex_unlock(&uart->lock);
+    pthread_mutex_unlock(&uart->dev.lock);
 }
 
-void mk_uart_save(struct mk_uart *uart, struct mk_uart_state *state)
+static void uart_loaded(void *self)
 {
-    pthread_mutex_lock(&uart->lock);
-    *state = uart->state;
-    pthread_mutex_unlock(&uart->lock);
-}
-
-void mk_uart_load(struct mk_uart *uart, const struct mk_uart_state *state)
-{
-    pthread_mutex_lock(&uart->lock);
-    uart->state = *state;
-    uart->state.ier &= 0x0f;
-    uart->state.mcr &= 0x1f;
-    uart->state.modem_delta &= 0x0f;
-    uart->state.errors &= LSR_OVERRUN;
-    uart->state.fifo_start %= MK_UART_FIFO;
-    if (uart->state.fifo_count > MK_UART_FIFO)
-        uart->state.fifo_count = MK_UART_FIFO;
+    struct mk_uart *uart = self;
+    pthread_mutex_lock(&uart->dev.lock);
     uart->polls = 0;
     mk_irq_set(&uart->irq, line_level(&uart->state));
-    pthread_mutex_unlock(&uart->lock);
+    pthread_mutex_unlock(&uart->dev.lock);
 }
 
-void mk_uart_init(struct mk_uart *uart, struct mk_console *console)
+struct mk_dev *mk_uart_init(struct mk_uart *uart, struct mk_console *console, struct mk_irq irq)
 {
-    *uart = (struct mk_uart){ .console = console };
-    pthread_mutex_init(&uart->lock, NULL);
-    mk_uart_reset(uart);
+    *uart = (struct mk_uart){ .console = console, .irq = irq };
+    uart->state.dll = UART_9600;
+    return &uart->dev;
 }
 
-void mk_uart_free(struct mk_uart *uart)
-{
-    pthread_mutex_destroy(&uart->lock);
-}
-
-const struct mk_io_ops mk_uart_data_ops = {
+static const struct mk_io_ops data_ops = { /* its output is coalesced */
     .name = "16550A UART", .in = uart_in, .out = uart_out, .width = 1, .coalesce = true };
-const struct mk_io_ops mk_uart_ops = {
+static const struct mk_io_ops other_ops = {
     .name = "16550A UART", .in = uart_in, .out = uart_out, .width = 1 };
+
+static const struct mk_field fields[] = {
+    MK_BITS(struct mk_uart, state.ier, 0x0f), MK_RAW(struct mk_uart, state.fcr),
+    MK_RAW(struct mk_uart, state.lcr), MK_BITS(struct mk_uart, state.mcr, 0x1f),
+    MK_RAW(struct mk_uart, state.scr), MK_RAW(struct mk_uart, state.dll),
+    MK_RAW(struct mk_uart, state.dlm), MK_BITS(struct mk_uart, state.errors, LSR_OVERRUN),
+    MK_BITS(struct mk_uart, state.modem_delta, 0x0f), MK_FLAG(struct mk_uart, state.thre_pending),
+    MK_RAW(struct mk_uart, state.fifo), MK_RANGE(struct mk_uart, state.fifo_start, 0, MK_UART_FIFO - 1),
+    MK_RANGE(struct mk_uart, state.fifo_count, 0, MK_UART_FIFO), { 0 },
+};
+
+const struct mk_dev_ops mk_uart_dev = {
+    .name = "uart",
+    .ranges = { { MK_SPACE_PORTS, MK_PORT_UART, MK_PORT_UART, &data_ops },
+                { MK_SPACE_PORTS, MK_PORT_UART + 1, MK_PORT_UART + 7, &other_ops } },
+    .fields = fields, .loaded = uart_loaded, .reset = uart_reset,
+};

@@ -22,24 +22,17 @@ struct mk_uart_state {
 };
 
 struct mk_uart {
-    pthread_mutex_t lock;
+    struct mk_dev dev;
     struct mk_uart_state state;
     struct mk_console *console;
     struct mk_irq irq;
     unsigned polls; /* LSR reads in a row that saw nothing */
 };
 
-void mk_uart_init(struct mk_uart *uart, struct mk_console *console);
-void mk_uart_free(struct mk_uart *uart);
-void mk_uart_reset(struct mk_uart *uart);
+struct mk_dev *mk_uart_init(struct mk_uart *uart, struct mk_console *console, struct mk_irq irq);
 /* The console may have input: fill the FIFO, raise the interrupt. */
 void mk_uart_input(struct mk_uart *uart);
 
-/* All that a guest can see. Any content is safe: fields are cut to their range. */
-void mk_uart_save(struct mk_uart *uart, struct mk_uart_state *state);
-void mk_uart_load(struct mk_uart *uart, const struct mk_uart_state *state);
-
-extern const struct mk_io_ops mk_uart_data_ops; /* the first port: its output is coalesced */
-extern const struct mk_io_ops mk_uart_ops;      /* the seven others */
+extern const struct mk_dev_ops mk_uart_dev;
 
 #endif

@@ -12,7 +12,7 @@
 #define MK_FSBOX_H
 
 #include "base/abi.h"
-#include "base/bytes.h"
+#include "base/fields.h"
 #include "files/fsbox_path.h"
 #include "files/fsbox_policy.h"
 
@@ -92,37 +92,8 @@ bool mk_fsbox_entry(struct mk_fsbox *box, uint64_t index, struct mk_file_entry *
 /* The private directory's path, a string to free; NULL when it was not made yet. */
 char *mk_fsbox_directory(struct mk_fsbox *box);
 
-/* --- fsbox_save.c: what a snapshot keeps --- */
-
-struct mk_saved_file { /* of the private directory */
-    char name[MK_NAME_MAX + 1];
-    uint64_t length;
-    struct mk_bytes runs; /* what is not zero: offset and length (u64), bytes; ascending */
-};
-
-struct mk_saved_node {
-    char name[MK_NAME_MAX + 1];
-    bool used, own, writable, locked;
-    uint8_t verdict;
-};
-
-struct mk_fsbox_state {
-    struct mk_saved_file *file;
-    size_t count;
-    struct mk_saved_node node[MK_FILES_OPEN];
-    struct {
-        int node; /* -1: the descriptor is free */
-        unsigned flags;
-        int64_t at;
-    } slot[MK_FILES_OPEN];
-    uint64_t bytes, files; /* as counted against the quotas */
-};
-
-int mk_fsbox_save(struct mk_fsbox *box, struct mk_fsbox_state *state, struct mk_err *err);
-/* -1 when a file cannot be had any more, or not under this box's policy: then none is open. */
-int mk_fsbox_load(struct mk_fsbox *box, const struct mk_fsbox_state *state, struct mk_err *err);
-/* Whether the runs lie in the file, one behind the other. */
-bool mk_saved_file_valid(const struct mk_saved_file *file);
-void mk_fsbox_state_free(struct mk_fsbox_state *state);
+/* fsbox_save.c: what a snapshot keeps, written or read. Reading fails when a file cannot be had any
+ * more, or not under this box's policy: then none is open. */
+void mk_fsbox_code(struct mk_fsbox *box, struct mk_codec *k);
 
 #endif

@@ -16,19 +16,42 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define RUNS_MAX (UINT64_C(1) << 34) /* bytes */
 #define BLOCK 512u /* that is left out when it is zero: a byte in a hole costs no more than that */
 
-/* --- saving --- */
+struct saved_file { /* of the private directory */
+    char name[MK_NAME_MAX + 1];
+    uint64_t length;
+    struct mk_bytes runs; /* what is not zero: offset and length (u64), bytes; ascending */
+};
 
-static struct mk_saved_file *new_saved(struct mk_fsbox_state *state)
-{
-    struct mk_saved_file *files = realloc(state->file, (state->count + 1) * sizeof(*files));
-    if (!files)
-        return NULL;
-    state->file = files;
-    state->file[state->count] = (struct mk_saved_file){ 0 };
-    return &state->file[state->count++];
-}
+static const struct mk_field file_fields[] = {
+    MK_TEXT(struct saved_file, name), MK_RAW(struct saved_file, length),
+    MK_BLOB(struct saved_file, runs.data, runs.length, RUNS_MAX), { 0 },
+};
+
+#define NODE struct mk_file_node
+static const struct mk_field node_fields[] = {
+    MK_TEXT(NODE, name), MK_FLAG(NODE, own), MK_FLAG(NODE, writable), MK_FLAG(NODE, locked),
+    MK_RANGE(NODE, verdict, 0, MK_FILE_VERDICTS - 1), { 0 },
+};
+
+struct saved_slot {
+    uint32_t node; /* MK_FILES_OPEN: the descriptor is free */
+    uint32_t flags;
+    int64_t at;
+};
+
+static const struct mk_field slot_fields[] = {
+    MK_RANGE(struct saved_slot, node, 0, MK_FILES_OPEN), MK_RAW(struct saved_slot, flags),
+    MK_RANGE(struct saved_slot, at, 0, INT64_MAX), { 0 },
+};
+
+static const struct mk_field quota_fields[] = {
+    MK_RAW(struct mk_fsbox, bytes), MK_RAW(struct mk_fsbox, files), { 0 },
+};
+
+/* --- saving --- */
 
 /* One run after the other is written; `end` is where the last one ends in the file. */
 struct gather {
@@ -77,7 +100,7 @@ static int read_data(int fd, struct gather *g, uint64_t at, uint64_t end)
     return g->out->failed ? -ENOMEM : 0;
 }
 
-static int read_runs(int fd, struct mk_saved_file *f)
+static int read_runs(int fd, struct saved_file *f)
 {
     struct gather g = { .out = &f->runs };
     struct stat st;
@@ -90,24 +113,24 @@ static int read_runs(int fd, struct mk_saved_file *f)
     return rc;
 }
 
-static int save_file(struct mk_fsbox *box, const char *name, struct mk_fsbox_state *state)
+static int save_file(struct mk_fsbox *box, const char *name, struct mk_codec *k)
 {
+    struct saved_file f = { 0 };
     int fd = mk_path_open(box->own, name, O_RDONLY);
     if (fd < 0)
         return fd == -EACCES ? 0 : fd; /* no regular file: not the guest's */
-    struct mk_saved_file *f = new_saved(state);
-    int rc = -ENOMEM;
-    if (f) {
-        strcpy(f->name, name);
-        rc = read_runs(fd, f);
-    }
+    strcpy(f.name, name);
+    int rc = read_runs(fd, &f);
+    mk_bytes_u8(k->out, true); /* another file follows */
+    mk_code_fields(k, file_fields, &f);
+    mk_bytes_free(&f.runs);
     close(fd);
     return rc;
 }
 
 /* Everything below the directory `at`, whose name within the private one is `path`; one descriptor
  * a level is open, and it is taken over. */
-static int save_below(struct mk_fsbox *box, int at, char *path, struct mk_fsbox_state *state)
+static int save_below(struct mk_fsbox *box, int at, char *path, struct mk_codec *k)
 {
     DIR *list = fdopendir(at);
     size_t length = strlen(path);
@@ -122,9 +145,9 @@ static int save_below(struct mk_fsbox *box, int at, char *path, struct mk_fsbox_
         int below = openat(at, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (below >= 0) {
             strcat(path, "/");
-            rc = save_below(box, below, path, state);
+            rc = save_below(box, below, path, k);
         } else {
-            rc = save_file(box, path, state);
+            rc = save_file(box, path, k);
         }
     }
     if (list)
@@ -132,52 +155,40 @@ static int save_below(struct mk_fsbox *box, int at, char *path, struct mk_fsbox_
     return rc;
 }
 
-static void save_slots(const struct mk_fsbox *box, struct mk_fsbox_state *state)
+static void save_open(struct mk_fsbox *box, struct mk_codec *k)
 {
     for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
+        mk_bytes_u8(k->out, box->node[i].users > 0);
+        if (box->node[i].users)
+            mk_code_fields(k, node_fields, &box->node[i]);
+    }
+    for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
         const struct mk_file_slot *slot = &box->slot[i];
-        const struct mk_file_node *node = &box->node[i];
-        state->slot[i].node = slot->node ? (int)(slot->node - box->node) : -1;
-        state->slot[i].flags = slot->flags;
-        state->slot[i].at = slot->at;
-        if (!node->users)
-            continue;
-        state->node[i].used = true;
-        strcpy(state->node[i].name, node->name);
-        state->node[i].own = node->own;
-        state->node[i].writable = node->writable;
-        state->node[i].locked = node->locked;
-        state->node[i].verdict = (uint8_t)node->verdict;
+        struct saved_slot s = { slot->node ? (uint32_t)(slot->node - box->node) : MK_FILES_OPEN,
+                                slot->flags, slot->at };
+        mk_code_fields(k, slot_fields, &s);
     }
 }
 
-int mk_fsbox_save(struct mk_fsbox *box, struct mk_fsbox_state *state, struct mk_err *err)
+static void save(struct mk_fsbox *box, struct mk_codec *k)
 {
     char path[MK_NAME_MAX + 2] = "";
     int rc = 0;
-    *state = (struct mk_fsbox_state){ .bytes = box->bytes, .files = box->files };
     if (box->own >= 0) {
         int at = openat(box->own, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        rc = at < 0 ? -errno : save_below(box, at, path, state);
+        rc = at < 0 ? -errno : save_below(box, at, path, k);
     }
-    save_slots(box, state);
-    if (rc == 0)
-        return 0;
-    mk_fsbox_state_free(state);
-    return mk_fail_errno(err, -rc, "vm \"%s\": its private files", box->vm_name);
-}
-
-void mk_fsbox_state_free(struct mk_fsbox_state *state)
-{
-    for (size_t i = 0; i < state->count; i++)
-        mk_bytes_free(&state->file[i].runs);
-    free(state->file);
-    *state = (struct mk_fsbox_state){ 0 };
+    mk_bytes_u8(k->out, false);
+    save_open(box, k);
+    if (rc < 0)
+        mk_fail_errno(k->err, -rc, "vm \"%s\": its private files", box->vm_name);
+    k->bad |= rc < 0;
 }
 
 /* --- restoring --- */
 
-bool mk_saved_file_valid(const struct mk_saved_file *f)
+/* The runs lie in the file, one behind the other. */
+static bool valid_file(const struct saved_file *f)
 {
     struct mk_reader in = { .at = f->runs.data, .left = f->runs.length };
     uint64_t end = 0;
@@ -187,7 +198,7 @@ bool mk_saved_file_valid(const struct mk_saved_file *f)
             return false;
         end = at + length;
     }
-    return !in.failed;
+    return !in.failed && mk_path_check(f->name, strlen(f->name)) == 0;
 }
 
 static int write_run(int fd, const uint8_t *bytes, uint64_t length, uint64_t at)
@@ -206,7 +217,7 @@ static int write_run(int fd, const uint8_t *bytes, uint64_t length, uint64_t at)
 }
 
 /* What the host has put there is the host's, and stays. */
-static int write_file(struct mk_fsbox *box, const struct mk_saved_file *f)
+static int write_file(struct mk_fsbox *box, const struct saved_file *f)
 {
     struct mk_reader in = { .at = f->runs.data, .left = f->runs.length };
     if (f->length > box->limits.file)
@@ -226,18 +237,25 @@ static int write_file(struct mk_fsbox *box, const struct mk_saved_file *f)
     return rc;
 }
 
-static int write_files(struct mk_fsbox *box, const struct mk_fsbox_state *state, struct mk_err *err)
+static void load_files(struct mk_fsbox *box, struct mk_codec *k)
 {
-    mk_fsbox_empty_own(box);
-    int rc = state->count ? mk_fsbox_need_own(box) : 0;
-    for (size_t i = 0; rc == 0 && i < state->count; i++)
-        rc = write_file(box, &state->file[i]);
+    int rc = 0;
+    while (mk_reader_u8(&k->in) && !mk_code_failed(k) && rc == 0) {
+        struct saved_file f = { 0 };
+        mk_code_fields(k, file_fields, &f);
+        mk_code_need(k, !mk_code_failed(k) && valid_file(&f));
+        if (!k->check && !k->bad)
+            rc = mk_fsbox_need_own(box);
+        if (!k->check && !k->bad && rc == 0)
+            rc = write_file(box, &f);
+        mk_bytes_free(&f.runs);
+    }
     if (rc < 0)
-        mk_fail_errno(err, -rc, "vm \"%s\": its private files", box->vm_name);
-    return rc;
+        mk_fail_errno(k->err, -rc, "vm \"%s\": its private files", box->vm_name);
+    k->bad |= rc < 0;
 }
 
-static int open_saved(struct mk_fsbox *box, const struct mk_saved_node *n)
+static int open_saved(struct mk_fsbox *box, const struct mk_file_node *n)
 {
     if (n->own)
         return box->own < 0 ? -ENOENT : mk_path_open(box->own, n->name, O_RDWR);
@@ -247,22 +265,22 @@ static int open_saved(struct mk_fsbox *box, const struct mk_saved_node *n)
 }
 
 /* A policy that is narrower than the one the file was opened under holds. */
-static bool permitted(const struct mk_fsbox *box, const struct mk_saved_node *n)
+static bool permitted(const struct mk_fsbox *box, const struct mk_file_node *n)
 {
     enum mk_verdict verdict = box->policy ? mk_policy_match(box->policy, n->name) : MK_FILE_OWN;
     if (n->own)
         return verdict != MK_FILE_DENY;
-    return verdict != MK_FILE_OWN && verdict >= (enum mk_verdict)n->verdict &&
+    return verdict != MK_FILE_OWN && verdict >= n->verdict &&
            (!n->writable || verdict >= MK_FILE_RW);
 }
 
 /* Whatever the snapshot says: one VM at a time writes to a file that is not shared. */
-static bool must_lock(const struct mk_fsbox *box, const struct mk_saved_node *n)
+static bool must_lock(const struct mk_fsbox *box, const struct mk_file_node *n)
 {
     return !n->own && n->writable && mk_policy_match(box->policy, n->name) != MK_FILE_SHARED_RW;
 }
 
-static int open_node(struct mk_fsbox *box, unsigned i, const struct mk_saved_node *n,
+static int open_node(struct mk_fsbox *box, unsigned i, const struct mk_file_node *n,
                      struct mk_err *err)
 {
     struct mk_file_node *node = &box->node[i];
@@ -277,7 +295,7 @@ static int open_node(struct mk_fsbox *box, unsigned i, const struct mk_saved_nod
         return mk_fail_errno(err, -fd, "vm \"%s\": the file \"%s\" that its guest has open",
                              box->vm_name, n->name);
     *node = (struct mk_file_node){ .fd = fd, .users = 1, .own = n->own, .writable = n->writable,
-                                   .locked = lock, .verdict = (enum mk_verdict)n->verdict };
+                                   .locked = lock, .verdict = n->verdict };
     strcpy(node->name, n->name);
     return 0;
 }
@@ -291,40 +309,51 @@ static void close_all(struct mk_fsbox *box)
     }
 }
 
-static void fill_slots(struct mk_fsbox *box, const struct mk_fsbox_state *state)
+/* While they are opened each counts one user; what no descriptor uses then is closed again. */
+static void load_nodes(struct mk_fsbox *box, struct mk_codec *k)
 {
-    for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
-        int node = state->slot[i].node;
-        if (node < 0 || !box->node[node].users)
+    for (unsigned i = 0; i < MK_FILES_OPEN && !mk_code_failed(k); i++) {
+        struct mk_file_node n = { 0 };
+        if (!mk_reader_u8(&k->in))
             continue;
-        box->slot[i] = (struct mk_file_slot){ &box->node[node], state->slot[i].flags,
-                                              state->slot[i].at };
-        box->node[node].users++;
+        mk_code_fields(k, node_fields, &n);
+        mk_code_need(k, mk_path_check(n.name, strlen(n.name)) == 0);
+        if (!k->check && !mk_code_failed(k))
+            k->bad |= open_node(box, i, &n, k->err) < 0;
     }
 }
 
-/* While they are opened each counts one user; what no descriptor uses then is closed again. */
-static int restore(struct mk_fsbox *box, const struct mk_fsbox_state *state, struct mk_err *err)
+static void load_slots(struct mk_fsbox *box, struct mk_codec *k)
 {
-    int rc = write_files(box, state, err);
-    for (unsigned i = 0; rc == 0 && i < MK_FILES_OPEN; i++)
-        if (state->node[i].used)
-            rc = open_node(box, i, &state->node[i], err);
-    if (rc == 0)
-        fill_slots(box, state);
+    for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
+        struct saved_slot s = { .node = MK_FILES_OPEN };
+        mk_code_fields(k, slot_fields, &s);
+        if (mk_code_failed(k) || s.node == MK_FILES_OPEN || !box->node[s.node].users)
+            continue;
+        box->slot[i] = (struct mk_file_slot){ &box->node[s.node], s.flags, s.at };
+        box->node[s.node].users++;
+    }
+}
+
+static void load(struct mk_fsbox *box, struct mk_codec *k)
+{
+    close_all(box);
+    mk_fsbox_empty_own(box);
+    load_files(box, k);
+    load_nodes(box, k);
+    load_slots(box, k);
     for (unsigned i = 0; i < MK_FILES_OPEN; i++)
         if (box->node[i].users)
             mk_fsbox_release(&box->node[i]);
-    box->bytes = state->bytes;
-    box->files = state->files;
-    return rc < 0 ? -1 : 0;
 }
 
-int mk_fsbox_load(struct mk_fsbox *box, const struct mk_fsbox_state *state, struct mk_err *err)
+void mk_fsbox_code(struct mk_fsbox *box, struct mk_codec *k)
 {
     pthread_mutex_lock(&box->lock);
-    close_all(box);
-    int rc = restore(box, state, err);
+    if (k->out)
+        save(box, k);
+    else
+        load(box, k);
+    mk_code_fields(k, quota_fields, box);
     pthread_mutex_unlock(&box->lock);
-    return rc;
 }

@@ -10,7 +10,7 @@
 #ifndef MK_CONSOLE_H
 #define MK_CONSOLE_H
 
-#include "base/err.h"
+#include "base/fields.h"
 #include "kvm/cpu.h"
 #include "io/buffer.h"
 #include "io/desc.h"
@@ -133,27 +133,16 @@ void mk_console_init_output(struct mk_console *con);
 void mk_console_start_input(struct mk_console *con);
 void mk_console_stop_input(struct mk_console *con);
 
-/* console_save.c: what a snapshot keeps. */
-struct mk_text {
-    char *bytes;
-    size_t length;
-};
+/* console_save.c: what a snapshot keeps, written or read. */
+void mk_console_code(struct mk_console *con, struct mk_codec *k);
 
-struct mk_console_state {
-    struct mk_text input;
-    bool eof;
-    int in_fd;      /* a file that was attached, and how far it was read; -1: none */
-    int64_t in_at;
-    struct {
-        struct mk_text history, line;
-        uint64_t total, consumed;
-        uint32_t polls;
-    } stream[MK_MAX_CPUS];
+/* How far a file was read that input comes from: for this process only. All zero: there is none. */
+struct mk_console_place {
+    int fd;
+    int64_t at;
 };
-
-/* False when there is no memory; then nothing was taken, or changed. */
-bool mk_console_save(struct mk_console *con, struct mk_console_state *state);
-bool mk_console_load(struct mk_console *con, const struct mk_console_state *state);
-void mk_console_state_free(struct mk_console_state *state);
+struct mk_console_place mk_console_tell(struct mk_console *con);
+/* Sets the file back, if input still comes from it. */
+void mk_console_seek(struct mk_console *con, const struct mk_console_place *place);
 
 #endif

@@ -6,90 +6,64 @@
 
 #include "io/watch.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static bool take(struct mk_text *to, const struct mk_buffer *from)
+static void code_buffer(struct mk_codec *k, struct mk_buffer *b, uint64_t most)
 {
-    *to = (struct mk_text){ .length = from->length };
-    if (!from->length)
-        return true;
-    to->bytes = malloc(from->length);
-    if (to->bytes)
-        memcpy(to->bytes, from->data + from->start, from->length);
-    return to->bytes;
-}
-
-bool mk_console_save(struct mk_console *con, struct mk_console_state *state)
-{
-    *state = (struct mk_console_state){ .in_fd = -1 };
-    pthread_mutex_lock(&con->lock);
-    state->in_at = con->in.fd > STDERR_FILENO ? lseek(con->in.fd, 0, SEEK_CUR) : -1;
-    if (state->in_at >= 0)
-        state->in_fd = con->in.fd;
-    bool ok = take(&state->input, &con->input);
-    state->eof = con->in.eof;
-    for (unsigned i = 0; ok && i < MK_MAX_CPUS; i++) {
-        const struct mk_stream *s = &con->stream[i];
-        ok = take(&state->stream[i].history, &s->history) && take(&state->stream[i].line, &s->line);
-        state->stream[i].total = s->total;
-        state->stream[i].consumed = s->consumed;
-        state->stream[i].polls = s->polls;
+    uint64_t length = b->length;
+    mk_code_u64(k, &length);
+    if (k->out) {
+        mk_bytes_add(k->out, b->data + b->start, length);
+        return;
     }
-    pthread_mutex_unlock(&con->lock);
-    if (!ok)
-        mk_console_state_free(state);
-    return ok;
+    const uint8_t *from = length <= most ? mk_reader_take(&k->in, length) : NULL;
+    mk_code_need(k, from);
+    b->start = b->length = 0;
+    if (!from || !length)
+        return;
+    bool room = mk_buffer_reserve(b, length);
+    mk_code_memory(k, room);
+    if (room)
+        memcpy(b->data, from, length);
+    b->length = room ? length : 0;
 }
 
-void mk_console_state_free(struct mk_console_state *state)
+static const struct mk_field stream_fields[] = {
+    MK_RAW(struct mk_stream, total), MK_RAW(struct mk_stream, consumed),
+    MK_RAW(struct mk_stream, polls), { 0 },
+};
+
+static void code_stream(struct mk_codec *k, struct mk_stream *s)
 {
-    free(state->input.bytes);
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
-        free(state->stream[i].history.bytes);
-        free(state->stream[i].line.bytes);
-    }
-    *state = (struct mk_console_state){ .in_fd = -1 };
+    code_buffer(k, &s->history, UINT32_MAX);
+    code_buffer(k, &s->line, MK_CONSOLE_LINE);
+    mk_code_fields(k, stream_fields, s);
+    mk_code_need(k, s->consumed <= s->total && s->history.length <= s->total);
 }
 
-static void put(struct mk_buffer *b, const struct mk_text *from)
-{
-    b->start = 0;
-    b->length = from->length;
-    if (from->length)
-        memcpy(b->data, from->bytes, from->length);
-}
+static const struct mk_field fields[] = { MK_FLAG(struct mk_console, in.eof), { 0 } };
 
-static bool reserve_all(struct mk_console *con, const struct mk_console_state *state)
-{
-    bool ok = mk_buffer_reserve(&con->input, state->input.length);
-    for (unsigned i = 0; ok && i < MK_MAX_CPUS; i++)
-        ok = mk_buffer_reserve(&con->stream[i].history, state->stream[i].history.length) &&
-             mk_buffer_reserve(&con->stream[i].line, state->stream[i].line.length);
-    return ok;
-}
-
-bool mk_console_load(struct mk_console *con, const struct mk_console_state *state)
+void mk_console_code(struct mk_console *con, struct mk_codec *k)
 {
     pthread_mutex_lock(&con->lock);
-    bool ok = reserve_all(con, state);
-    if (ok) {
-        put(&con->input, &state->input);
-        con->in.eof = state->eof;
-        if (state->in_fd >= 0 && state->in_fd == con->in.fd)
-            lseek(con->in.fd, state->in_at, SEEK_SET);
-    }
-    for (unsigned i = 0; ok && i < MK_MAX_CPUS; i++) {
-        struct mk_stream *s = &con->stream[i];
-        put(&s->history, &state->stream[i].history);
-        put(&s->line, &state->stream[i].line);
-        s->total = state->stream[i].total;
-        s->consumed = state->stream[i].consumed;
-        s->polls = state->stream[i].polls;
-    }
-    if (ok)
+    code_buffer(k, &con->input, MK_CONSOLE_INPUT);
+    mk_code_fields(k, fields, con);
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        code_stream(k, &con->stream[i]);
+    if (!k->out)
         mk_watch_restart(con);
     pthread_mutex_unlock(&con->lock);
-    return ok;
+}
+
+struct mk_console_place mk_console_tell(struct mk_console *con)
+{
+    off_t at = con->in.fd > STDERR_FILENO ? lseek(con->in.fd, 0, SEEK_CUR) : -1;
+    return at >= 0 ? (struct mk_console_place){ con->in.fd, at } : (struct mk_console_place){ 0 };
+}
+
+void mk_console_seek(struct mk_console *con, const struct mk_console_place *place)
+{
+    if (place->fd > STDERR_FILENO && place->fd == con->in.fd)
+        lseek(con->in.fd, place->at, SEEK_SET);
 }

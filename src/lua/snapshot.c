@@ -128,7 +128,7 @@ static int fill_hooks(lua_State *L)
 static int saved_devices(lua_State *L)
 {
     const struct mk_snapshot *snap = check_snapshot(L, 1);
-    lua_pushlstring(L, (const char *)snap->devices.data, snap->devices.length);
+    lua_pushlstring(L, (const char *)snap->script.data, snap->script.length);
     return 1;
 }
 

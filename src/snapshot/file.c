@@ -25,7 +25,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define VERSION 3u
+#define VERSION 4u
 #define CHECKED_FROM 24
 #define CHUNK_PAGES 64u
 #define HOLES_MAX (16u << 20)

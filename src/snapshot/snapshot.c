@@ -142,7 +142,7 @@ static bool same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b)
     return cpuid_size(a) == cpuid_size(b) && (!a || memcmp(a, b, cpuid_size(a)) == 0);
 }
 
-struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
+struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script,
                                      struct mk_err *err)
 {
     struct mk_snapshot *snap = calloc(1, sizeof(*snap));
@@ -161,8 +161,8 @@ struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
         mk_snapshot_free(snap);
         return NULL;
     }
-    snap->devices = *devices;
-    *devices = (struct mk_bytes){ 0 };
+    snap->script = *script;
+    *script = (struct mk_bytes){ 0 };
     return snap;
 }
 
@@ -175,7 +175,7 @@ void mk_snapshot_free(struct mk_snapshot *snap)
     free(snap->changed);
     free(snap->pages);
     free(snap->cpuid);
-    mk_bytes_free(&snap->devices);
+    mk_bytes_free(&snap->script);
     free(snap);
 }
 

@@ -30,22 +30,10 @@ struct mk_state {
     enum mk_vm_state vm_state;
     uint64_t time; /* of the VM */
     struct mk_cpu_state cpu[MK_MAX_CPUS];
-    struct mk_uart_state uart;
-    struct {
-        bool pending;
-        uint32_t value;
-    } call[MK_MAX_CPUS], block[MK_MAX_CPUS]; /* answers of hypercalls and request blocks */
-    struct mk_file_wire wire[MK_MAX_CPUS];
-    struct mk_pic_state pic;
-    struct mk_pit_state pit;
-    struct mk_i8042_state keyboard;
-    struct mk_console_state console;
-    struct mk_fsbox_state files;
-    struct mk_bytes hooks[3]; /* what those of ports, memory and MSRs hold */
-    bool paging; /* done by the assist, with these: */
-    bool large;
-    uint64_t cr3;
-    struct { bool pending; uint64_t linear, rip; uint32_t length; uint8_t data[8]; } late;
+    struct mk_bytes devices; /* of all of them (dev.h) */
+    struct mk_console_place input;
+    bool paging; /* done by the assist */
+    struct mk_late_write late;
 };
 
 struct mk_snapshot {
@@ -56,11 +44,11 @@ struct mk_snapshot {
     uint8_t *pages;    /* their contents, in order */
     size_t changed_count;
     struct kvm_cpuid2 *cpuid; /* NULL: nobody changed it */
-    struct mk_bytes devices; /* what devices of the script saved; for the script */
+    struct mk_bytes script; /* what devices of the script saved; for the script */
 };
 
-/* Takes over *devices. NULL with *err, and the VM as it was. */
-struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *devices,
+/* Takes over *script. NULL with *err, and the VM as it was. */
+struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script,
                                      struct mk_err *err);
 void mk_snapshot_free(struct mk_snapshot *snap); /* NULL is fine */
 

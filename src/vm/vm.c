@@ -2,8 +2,6 @@
 #include "vm/vm.h"
 
 #include "base/abi.h"
-#include "dev/debugcon.h"
-#include "dev/exit.h"
 #include "kvm/interrupt.h"
 #include "vm/ram.h"
 
@@ -56,60 +54,6 @@ static void acknowledged(void *ctx, unsigned line)
     mk_pit_on_ack(&vm->pit, line);
     if (line == 0)
         mk_vm_ticked(vm);
-}
-
-/* PIC, PIT and keyboard, wired as in a PC. */
-static void init_interrupts(struct mk_vm *vm)
-{
-    mk_pic_init(&vm->pic);
-    mk_pit_init(&vm->pit, &vm->m.clock, (struct mk_irq){ mk_pic_set_line, &vm->pic, 0 });
-    mk_i8042_init(&vm->keyboard, (struct mk_irq){ mk_pic_set_line, &vm->pic, 1 },
-                  (struct mk_irq){ mk_pic_set_line, &vm->pic, 12 });
-    vm->uart.irq = (struct mk_irq){ mk_pic_set_line, &vm->pic, 4 };
-    vm->pic.on_int = interrupt_first;
-    vm->pic.int_ctx = vm;
-    vm->pic.on_ack = acknowledged;
-    vm->pic.ack_ctx = vm;
-    vm->pit.masked = mk_pic_masked;
-    vm->pit.masked_ctx = &vm->pic;
-    vm->m.pic = &vm->pic;
-    vm->has_pic = true;
-}
-
-static int attach_interrupts(struct mk_vm *vm, struct mk_err *err)
-{
-    if (!vm->has_pic)
-        return 0;
-    struct mk_bus *bus = &vm->m.bus;
-    return mk_pic_attach(&vm->pic, bus, err) < 0 || mk_pit_attach(&vm->pit, bus, err) < 0 ||
-                   mk_i8042_attach(&vm->keyboard, bus, err) < 0 ? -1 : 0;
-}
-
-static void free_interrupts(struct mk_vm *vm)
-{
-    if (!vm->has_pic)
-        return;
-    mk_pit_free(&vm->pit);
-    mk_i8042_free(&vm->keyboard);
-    mk_pic_free(&vm->pic);
-}
-
-static int attach_devices(struct mk_vm *vm, struct mk_err *err)
-{
-    const struct { uint16_t first, last; const struct mk_io_ops *ops; void *self; } map[] = {
-        { MK_PORT_DEBUGCON, MK_PORT_DEBUGCON, &mk_debugcon_ops, &vm->m.console },
-        { MK_PORT_EXIT, MK_PORT_EXIT, &mk_exit_ops, vm },
-        { MK_PORT_UART, MK_PORT_UART, &mk_uart_data_ops, &vm->uart },
-        { MK_PORT_UART + 1, MK_PORT_UART + 7, &mk_uart_ops, &vm->uart },
-        { MK_PORT_HYPERCALL, MK_PORT_HYPERCALL, &mk_hypercall_ops, &vm->hypercall },
-        { MK_PORT_FILE, MK_PORT_FILE, &mk_file_byte_ops, &vm->file },
-        { MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &mk_file_block_ops, &vm->file },
-    };
-    for (unsigned i = 0; i < MK_COUNT(map); i++)
-        if (!mk_bus_hook(&vm->m.bus, map[i].first, map[i].last, map[i].ops, map[i].self,
-                         NULL))
-            return mk_fail_errno(err, ENOMEM, "vm \"%s\": devices", vm->name);
-    return attach_interrupts(vm, err);
 }
 
 /* The first one gets the PIC's interrupts. */
@@ -174,8 +118,8 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
     return 0;
 }
 
-static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
-                       const struct mk_vm_config *config)
+static void init_config(struct mk_vm *vm, const struct mk_kvm *kvm,
+                        const struct mk_vm_config *config)
 {
     *vm = (struct mk_vm){ .mode = config->mode, .cpus = config->cpus, .places = config->places,
                           .mode_open = config->mode_open, .memory_open = config->memory_open,
@@ -192,27 +136,31 @@ static void init_parts(struct mk_vm *vm, const struct mk_kvm *kvm,
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         vm->cpu[i].fd = vm->cpu[i].vm_fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
-    mk_bus_init(&vm->m.bus, MK_SPACE_PORTS);
-    mk_bus_init(&vm->m.mmio, MK_SPACE_MMIO);
-    mk_bus_init(&vm->m.msrs, MK_SPACE_MSRS);
+    mk_assist_forget(&vm->assist);
+}
+
+/* What its parts tell the VM. */
+static void connect_parts(struct mk_vm *vm)
+{
     vm->m.msrs.on_none = mk_vm_msr;
     vm->m.msrs.none_ctx = vm;
     mk_zones_init(&vm->zones, &vm->m.bus,
-                  config->coalesce && config->cpus == 1 && kvm->coalesced_pio);
+                  vm->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio);
     mk_doorbells_init(&vm->doorbells, &vm->m.bus, &vm->m.mmio, mk_vm_wake, vm);
-    mk_clock_init(&vm->m.clock);
-    mk_console_init(&vm->m.console);
     vm->m.console.on_input = vm->m.console.on_output = mk_vm_wake;
     vm->m.console.on_leave = leave;
     vm->m.console.ctx = vm;
+    vm->pic.on_int = interrupt_first;
+    vm->pic.on_ack = acknowledged;
+    vm->pic.int_ctx = vm->pic.ack_ctx = vm;
     mk_vm_watch_init(vm);
     mk_vm_attend_init(vm);
-    mk_uart_init(&vm->uart, &vm->m.console);
-    mk_hypercall_init(&vm->hypercall, &vm->m.console, &vm->m.mem);
-    mk_file_init(&vm->file, &vm->fsbox, &vm->m.mem);
-    mk_assist_forget(&vm->assist);
-    if (config->pic)
-        init_interrupts(vm);
+}
+
+static int attach_devices(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_bus *const bus[MK_SPACES] = { &vm->m.bus, &vm->m.mmio, &vm->m.msrs };
+    return mk_devs_attach(&vm->devices, bus, err);
 }
 
 static int open_memory(struct mk_vm *vm, const struct mk_vm_config *config, struct mk_err *err)
@@ -235,9 +183,10 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
 {
     if (check_config(config, err) < 0 || mk_kick_setup(err) < 0 || mk_io_hold(err) < 0)
         return -1;
-    init_parts(vm, kvm, config);
-    if (mk_fsbox_init(&vm->fsbox, vm->name, config->files, err) < 0 ||
-        open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
+    init_config(vm, kvm, config);
+    int rc = mk_vm_compose(vm, config, err);
+    connect_parts(vm);
+    if (rc < 0 || open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
         mk_vm_find_native(vm, err) < 0 ||
         attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
         mk_vm_close(vm);
@@ -256,19 +205,11 @@ void mk_vm_close(struct mk_vm *vm)
     mk_vm_join(vm);
     mk_doorbells_free(&vm->doorbells);
     mk_vm_hooks_free(vm);
-    mk_bus_free(&vm->m.bus);
-    mk_bus_free(&vm->m.mmio);
-    mk_bus_free(&vm->m.msrs);
+    mk_vm_dismantle(vm);
     close_hardware(vm);
     mk_mem_close(&vm->m.mem);
     mk_ram_drop(vm->base);
-    mk_console_free(&vm->m.console);
-    mk_uart_free(&vm->uart);
-    mk_file_free(&vm->file);
-    mk_fsbox_free(&vm->fsbox);
-    free_interrupts(vm);
     mk_assist_forget(&vm->assist);
-    mk_clock_free(&vm->m.clock);
     pthread_mutex_destroy(&vm->lock);
     mk_io_drop();
 }
@@ -278,27 +219,10 @@ void mk_vm_touch(struct mk_vm *vm, unsigned cpu)
     vm->ready[cpu] = true;
 }
 
-static void reset_devices(struct mk_vm *vm)
-{
-    mk_uart_reset(&vm->uart);
-    mk_hypercall_reset(&vm->hypercall);
-    mk_file_reset(&vm->file);
-    mk_fsbox_reset(&vm->fsbox);
-    mk_bus_reset(&vm->m.bus);
-    mk_bus_reset(&vm->m.mmio);
-    mk_bus_reset(&vm->m.msrs);
-    if (vm->has_pic) {
-        mk_pit_reset(&vm->pit);
-        mk_i8042_reset(&vm->keyboard);
-        mk_pic_reset(&vm->pic);
-    }
-}
-
 static int reset(struct mk_vm *vm, struct mk_err *err)
 {
     mk_mem_clear(&vm->m.mem);
-    mk_console_reset(&vm->m.console);
-    reset_devices(vm);
+    mk_devs_reset(&vm->devices);
     mk_assist_forget(&vm->assist);
     vm->state = MK_VM_IDLE;
     if (open_hardware(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0)

@@ -8,7 +8,9 @@
 
 #include "x86/weak/assist.h"
 #include "x86/mode.h"
+#include "dev/debugcon.h"
 #include "dev/doorbell.h"
+#include "dev/exit.h"
 #include "dev/file.h"
 #include "dev/hypercall.h"
 #include "dev/i8042.h"
@@ -65,11 +67,14 @@ struct mk_vm {
     enum mk_mode mode;
     unsigned cpus;
     struct mk_vcpu cpu[MK_MAX_CPUS];
+    struct mk_devs devices; /* all of them (compose.c): */
     struct mk_uart uart;
+    struct mk_debugcon debugcon;
+    struct mk_dev exit_port;
     struct mk_hypercall hypercall;
     struct mk_fsbox fsbox;
     struct mk_file_port file;
-    bool has_pic;
+    bool has_pic; /* and what drives its lines */
     struct mk_pic pic;
     struct mk_pit pit;
     struct mk_i8042 keyboard;
@@ -156,6 +161,11 @@ void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why);
 /* Back to the state after loading: memory, vCPUs, devices, console. After -1 it has no vCPUs and does
  * not run until it is reset again. */
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
+
+/* Makes the devices, and the spaces and the clock that they need (compose.c). After -1 they are there
+ * all the same. */
+int mk_vm_compose(struct mk_vm *vm, const struct mk_vm_config *config, struct mk_err *err);
+void mk_vm_dismantle(struct mk_vm *vm);
 
 /* For what follows the end of a run: its threads are gone, too. */
 void mk_vm_join(struct mk_vm *vm);

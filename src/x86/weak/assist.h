@@ -17,10 +17,17 @@
 #include "x86/weak/shadow.h"
 #include "kvm/vcpu.h"
 
+/* A write that faulted: made up for when the handler returns to where it was. */
+struct mk_late_write {
+    bool pending;
+    uint64_t linear, rip;
+    uint32_t length;
+    uint8_t data[8];
+};
+
 struct mk_assist {
     struct mk_shadow shadow;
-    /* A write that faulted: made up for when the handler returns to where it was. */
-    struct { bool pending; uint64_t linear, rip; uint32_t length; uint8_t data[8]; } late;
+    struct mk_late_write late;
 };
 
 /* For mk_vcpu.assist; assist_ctx is the VM's struct mk_assist. */
