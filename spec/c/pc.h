@@ -74,7 +74,7 @@ static inline uint64_t cpu_output_left(struct mk_cpu *self)
 static const struct mk_cpu_ops cpu_ops = {
     cpu_reg, cpu_end, cpu_idle, cpu_more, cpu_output_left,
 };
-static struct mk_cpu cpu = { 0, &cpu_ops };
+static struct mk_cpu cpu = { .ops = &cpu_ops };
 
 static inline void count_rise(void *ctx)
 {

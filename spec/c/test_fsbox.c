@@ -508,7 +508,7 @@ static void test_long_commands(void)
     struct mk_devs list = { 0 };
     struct mk_bus bus, *const buses[MK_SPACES] = { &bus };
     struct mk_mem mem = { 0 };
-    struct mk_cpu cpu = { 0, &cpu_ops };
+    struct mk_cpu cpu = { .ops = &cpu_ops };
     int32_t n = 0;
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_fsbox_init(&box, "long", NULL, &err);
@@ -548,7 +548,7 @@ static void test_random(unsigned accesses, uint32_t state)
     struct mk_file_port port;
     struct mk_devs list = { 0 };
     struct mk_policy *p = mk_policy_new(NULL, NULL, &err);
-    struct mk_cpu cpu[2] = { { 0, &cpu_ops }, { 1, &cpu_ops } };
+    struct mk_cpu cpu[2] = { { .ops = &cpu_ops }, { .index = 1, .ops = &cpu_ops } };
     p->limits.bytes = p->limits.file = 1 << 20;
     p->audit = true;
     mk_mem_open(&mem, 64 << 10, &err);
