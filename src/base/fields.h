@@ -54,7 +54,7 @@ struct mk_field {
     { MK_FIELD_LIST, .at = offsetof(type, field), .size = sizeof(((type *)NULL)->field[0]), \
       .max = MK_COUNT(((type *)NULL)->field), .fields = (table) }
 
-/* Writes or reads the fields of `state`. Its blobs are malloc()ed; one read replaces what is there. */
+/* Writes or reads the fields of `state`. Blobs are malloc()ed; one that is read replaces the old. */
 void mk_code_fields(struct mk_codec *k, const struct mk_field *fields, void *state);
 /* Frees the blobs. */
 void mk_free_fields(const struct mk_field *fields, void *state);

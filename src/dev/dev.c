@@ -1,7 +1,7 @@
 /* dev.c - what is done with all devices of a VM. See dev.h.
  *
- * In a snapshot each device has a section: length of its name (u8), name, length of its state (u64),
- * state. */
+ * In a snapshot each device has a section: length of its name (u8), name, length of its state
+ * (u64), state. */
 #include "dev/bus.h"
 
 #include <errno.h>
@@ -77,7 +77,8 @@ static void save(struct mk_dev *dev, struct mk_codec *k)
     mk_bytes_put_u64(k->out, start - sizeof(uint64_t), k->out->length - start);
 }
 
-int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out, struct mk_err *err)
+int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out,
+                 struct mk_err *err)
 {
     struct mk_codec k = { .out = out, .now = now, .err = err };
     for (struct mk_dev *d = list->first; d; d = d->next)

@@ -1,11 +1,11 @@
-/* dev.h - the device contract: what a device is, and what serves an access. What that may ask of the
- * vCPU it serves is in kvm/cpu.h.
+/* dev.h - the device contract: what a device is, and what serves an access. What that may ask of
+ * the vCPU it serves is in kvm/cpu.h.
  *
  * A device is a struct that begins with a `struct mk_dev`, and a `struct mk_dev_ops`: its ranges of
  * ports, memory or MSRs with the `mk_io_ops` that serve them, the table of its state, and what a
  * reset and the end do. A VM holds a list of devices; all that is done with every device is a loop
- * over it (dev.c). Handlers run on the thread of the vCPU that made the access. A device whose state
- * more than one thread reaches takes its lock and never calls out while it holds it. */
+ * over it (dev.c). Handlers run on the thread of the vCPU that made the access. A device whose
+ * state more than one thread reaches takes its lock and never calls out while it holds it. */
 #ifndef MK_DEV_H
 #define MK_DEV_H
 
@@ -90,7 +90,8 @@ int mk_devs_attach(const struct mk_devs *list, struct mk_bus *const bus[MK_SPACE
 void mk_devs_reset(const struct mk_devs *list);
 void mk_devs_free(struct mk_devs *list);
 /* Adds their states to *out; `now` is the VM's time. */
-int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out, struct mk_err *err);
+int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out,
+                 struct mk_err *err);
 /* Reads them. After -1 a device may hold a part of its state, and needs a reset or another load.
  * MK_LOAD_CHECK: into devices that no guest will see, whose interrupt lines stay;
  * MK_LOAD_HOOKS: only what hooks hold. */

@@ -1,7 +1,7 @@
 /* file.h - the file port: byte protocol on 0x278, request blocks on 0x27c (docs/files.md).
  *
- * Both are ways to say the same six operations to the VM's fsbox, which is a part of this device: reset,
- * saved and loaded with it. A command that is being sent and
+ * Both are ways to say the same six operations to the VM's fsbox, which is a part of this device:
+ * reset, saved and loaded with it. A command that is being sent and
  * an answer that is being fetched belong to one vCPU and are touched by its thread only, so no vCPU
  * waits for another one's stalled command. Nothing a guest sends is trusted: a request block is
  * copied in once; buffers are checked against RAM and then read and written in place. */

@@ -502,7 +502,8 @@ static void i8042_loaded(void *self)
     settle(kbd);
 }
 
-static const struct mk_io_ops ops = { .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1 };
+static const struct mk_io_ops ops = {
+    .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1 };
 
 /* But the levels of the lines: they are as they are, and settle() moves them. */
 #define KBD struct mk_i8042

@@ -311,7 +311,8 @@ static const struct mk_field fields[] = {
     MK_RAW(struct mk_uart, state.scr), MK_RAW(struct mk_uart, state.dll),
     MK_RAW(struct mk_uart, state.dlm), MK_BITS(struct mk_uart, state.errors, LSR_OVERRUN),
     MK_BITS(struct mk_uart, state.modem_delta, 0x0f), MK_FLAG(struct mk_uart, state.thre_pending),
-    MK_RAW(struct mk_uart, state.fifo), MK_RANGE(struct mk_uart, state.fifo_start, 0, MK_UART_FIFO - 1),
+    MK_RAW(struct mk_uart, state.fifo),
+    MK_RANGE(struct mk_uart, state.fifo_start, 0, MK_UART_FIFO - 1),
     MK_RANGE(struct mk_uart, state.fifo_count, 0, MK_UART_FIFO), { 0 },
 };
 

@@ -61,18 +61,18 @@ int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool f
 /* The page at `page` * 4096; *next counts the changed ones and begins with 0. */
 const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, size_t *next);
 
-/* snapshot_state.c: all but RAM. */
+/* state.c: all but RAM. */
 int mk_state_capture(struct mk_vm *vm, struct mk_state *state, struct mk_err *err);
 int mk_state_apply(struct mk_vm *vm, const struct mk_state *state, struct mk_err *err);
 void mk_state_free(struct mk_state *state);
 /* Only what hooks hold: for those that were made after a restore. */
 void mk_state_fill_hooks(struct mk_vm *vm, const struct mk_state *state);
 
-/* snapshot_code.c: shape and state as bytes, and back. -1 when they are damaged. */
+/* code.c: shape and state as bytes, and back. -1 when they are damaged. */
 bool mk_state_encode(const struct mk_snapshot *snap, struct mk_bytes *out);
 int mk_state_decode(struct mk_snapshot *snap, struct mk_reader *in, struct mk_err *err);
 
-/* snapshot_file.c. A file appears under its name when it is complete and on the disk. */
+/* file.c. A file appears under its name when it is complete and on the disk. */
 int mk_snapshot_save(const struct mk_snapshot *snap, const char *path, struct mk_err *err);
 struct mk_snapshot *mk_snapshot_load(const char *path, struct mk_err *err);
 

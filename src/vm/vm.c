@@ -140,12 +140,12 @@ static void init_config(struct mk_vm *vm, const struct mk_kvm *kvm,
 }
 
 /* What its parts tell the VM. */
-static void connect_parts(struct mk_vm *vm)
+static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
 {
     vm->m.msrs.on_none = mk_vm_msr;
     vm->m.msrs.none_ctx = vm;
     mk_zones_init(&vm->zones, &vm->m.bus,
-                  vm->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio);
+                  config->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio);
     mk_doorbells_init(&vm->doorbells, &vm->m.bus, &vm->m.mmio, mk_vm_wake, vm);
     vm->m.console.on_input = vm->m.console.on_output = mk_vm_wake;
     vm->m.console.on_leave = leave;
@@ -185,7 +185,7 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
         return -1;
     init_config(vm, kvm, config);
     int rc = mk_vm_compose(vm, config, err);
-    connect_parts(vm);
+    connect_parts(vm, config);
     if (rc < 0 || open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
         mk_vm_find_native(vm, err) < 0 ||
         attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {

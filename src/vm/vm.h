@@ -162,8 +162,8 @@ void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why);
  * not run until it is reset again. */
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
 
-/* Makes the devices, and the spaces and the clock that they need (compose.c). After -1 they are there
- * all the same. */
+/* Makes the devices, and what they need of a VM (compose.c); after -1 that is there all the same.
+ * And frees it. */
 int mk_vm_compose(struct mk_vm *vm, const struct mk_vm_config *config, struct mk_err *err);
 void mk_vm_dismantle(struct mk_vm *vm);
 
