@@ -17,6 +17,7 @@
 #include <lualib.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -83,14 +84,15 @@ static const char *output_error(void)
 }
 
 /* Runs at exit, whoever called for it: output that is lost must not end with status 0 (POSIX XCU
- * 1.4, "Consequences of Errors"). A reader that has gone away is not worth a word. */
+ * 1.4, "Consequences of Errors"), that on stderr, such as --trace's, included. A reader that has gone
+ * away is not worth a word. */
 static void check_output(int status, void *unused)
 {
     (void)unused;
     const char *why = output_error();
-    if (!why)
+    if (!why && !ferror(stderr))
         return;
-    if (strcmp(why, strerror(EPIPE)) != 0)
+    if (why && strcmp(why, strerror(EPIPE)) != 0)
         fprintf(stderr, "%s: standard output: %s\n", program, why);
     _exit(status ? status : STATUS_FAILED);
 }
@@ -486,10 +488,23 @@ static int protected_main(lua_State *L)
     return 1;
 }
 
+/* A standard descriptor that is closed would be that of the next file that is opened: a guest's output
+ * would go into guest RAM, or to KVM. So all three are there; what needs a closed one fails. */
+static bool occupy_standard(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 0 && argv[0][0])
         program = argv[0];
+    if (!occupy_standard())
+        return STATUS_FAILED;
     on_exit(check_output, NULL);
     lua_State *L = luaL_newstate();
     if (!L) {

@@ -106,6 +106,10 @@ end
 ---Checkers by type word: value -> value, or nil and what is wrong with it.
 local CHECKS = {
   string = of_type("string", "a string"),
+  text = function(value)
+    if type(value) == "string" and not value:find("\0", 1, true) then return value end
+    return nil, ("expected a string without NUL bytes, got %s"):format(show(value))
+  end,
   boolean = of_type("boolean", "true or false"),
   ["function"] = of_type("function", "a function"),
   size = M.size,
@@ -198,10 +202,11 @@ function check_table(where, opts, schema, prefix)
 end
 
 ---Checks a table of options against a schema and returns a checked copy; raises when it does not
----fit. A schema gives a rule for each key: "string", "boolean", "integer", "function", "any",
----"size" (integer bytes, or text such as "4M"; comes out as an integer), "seconds" (a number >= 0),
----a list of words of which the value must be one, a function(value, key) that returns the value or
----nil and a message, or a schema of its own for a table within the table.
+---fit. A schema gives a rule for each key: "string", "text" (a string that C reads up to its NUL),
+---"boolean", "integer", "function", "any", "size" (integer bytes, or text such as "4M"; comes out as
+---an integer), "seconds" (a number >= 0), a list of words of which the value must be one, a
+---function(value, key) that returns the value or nil and a message, or a schema of its own for a
+---table within the table.
 ---@param where string  the function the caller called, for messages: "kvm.vm"
 ---@param opts table?  nil counts as no options
 ---@param schema table<string, string|string[]|function|table>

@@ -78,6 +78,18 @@ describe("output that cannot be written", function()
     end)
   end
 
+  it("fails where stdout is closed, and goes to no other descriptor", function() -- POSIX: EBADF
+    local r = run "P run guests/real/hello.bin >&-"
+    assert.equal(1, r.status)
+    assert.matches("the guest's output cannot be written: Bad file descriptor\n$", r.err)
+    assert.equal(1, run("P run guests/real/hello.bin <&- >&- 2>&-").status)
+  end)
+
+  it("of a trace ends with status 1 where stderr takes none", function()
+    local r = run("P run --trace guests/real/hello.bin 2>" .. full)
+    assert.same({ status = 1, out = "Hello, KVM!\n", err = "" }, r)
+  end)
+
   it("is no matter when there is none", function()
     assert.same({ status = 0, out = "", err = "" }, run("P -e '' >" .. full))
     assert.same({ status = 0, out = "", err = "" }, run("P -e '' >&-"))

@@ -53,6 +53,10 @@ local RUNAWAYS = {
     while true do ("x"):rep(1000):gsub(".", upper) end
   end,
   ["recursion"] = function() local function f() return f() end f() end,
+  ["a loop in the depth of a recursion"] = function() -- a hook is set in each of its frames
+    local function deep(n) return n == 0 and spin() or 1 + deep(n - 1) end
+    deep(150000)
+  end,
   ["a script that takes the hook off"] = function() while true do unhook() end end,
 }
 

@@ -63,6 +63,17 @@ describe("options.check", function()
     end)
   end
 
+  it("refuses a NUL byte where C would stop reading", function() -- a file of a shorter name
+    local kvm = require "minikvm"
+    for _, wrong in ipairs{ { name = "a\0b" }, { cmdline = "a\0b" } } do
+      assert.error_matches(function() kvm.vm(wrong) end, "expected a string without NUL bytes")
+    end
+    for _, path in ipairs{ kvm.load_snapshot, kvm.worker } do
+      assert.error_matches(function() path "README.md\0x" end,
+        'options_spec.lua:%d+: "README.md\\0%.%.%.": a path or name may not contain a NUL byte')
+    end
+  end)
+
   it("wants a table", function()
     assert.equal("kvm.vm: expected a table of options, got \"real\"", refusal "real")
   end)

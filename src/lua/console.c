@@ -241,7 +241,7 @@ static int console_detach(lua_State *L)
 static int console_input(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
-    const char *path = luaL_checkstring(L, 2);
+    const char *path = mk_check_cstring(L, 2);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat st;
     struct mk_err err = { 0 };
@@ -263,7 +263,7 @@ static int console_input(lua_State *L)
 static int console_output(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
-    const char *path = luaL_checkstring(L, 2);
+    const char *path = mk_check_cstring(L, 2);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
         struct mk_err err;
@@ -293,7 +293,7 @@ static int open_log(const char *path, struct mk_err *err)
 static int console_log(lua_State *L)
 {
     struct mk_console *con = &check_console(L)->vm.m.console;
-    const char *path = luaL_optstring(L, 2, NULL);
+    const char *path = lua_isnoneornil(L, 2) ? NULL : mk_check_cstring(L, 2);
     struct mk_err err = { 0 };
     int fd = path ? open_log(path, &err) : -1;
     if (path && fd < 0)

@@ -191,6 +191,8 @@ void mk_lua_where(lua_State *L, char *text, size_t size);
 void mk_lua_blame_line(lua_State *L);
 /* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */
 int mk_misuse(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
+/* luaL_checkstring() of what C reads up to its NUL, such as a path: one inside raises. */
+const char *mk_check_cstring(lua_State *L, int index);
 /* The reason and the information table of a VM that ended: 2. */
 int mk_push_result(lua_State *L, struct mk_lua_vm *v);
 /* nil, text, name: the world failed. */

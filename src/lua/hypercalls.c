@@ -220,7 +220,7 @@ static int hypercalls_define(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_HYPERCALLS);
     uint8_t number = check_number(L, v, 2, false);
-    const char *name = luaL_checkstring(L, 3);
+    const char *name = mk_check_cstring(L, 3);
     luaL_checktype(L, 4, LUA_TFUNCTION);
     for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
         if (call->kind == DEFINED)

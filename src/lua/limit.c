@@ -52,13 +52,16 @@ void mk_guard_arm(lua_State *L)
 
 /* In a signal handler, on the thread that runs Lua. Once it has been armed, `base` does not run Lua
  * code when the next signal finds that the hook was not there: only then the coroutines above it may
- * be looked for, whose stacks would change meanwhile otherwise. */
+ * be looked for, whose stacks would change meanwhile otherwise. Setting a hook walks all frames of a
+ * stack: that of a deep recursion may take longer than there is between two signals. So it is done
+ * again for the 1st, 2nd, 4th, 8th … signal alone, and the code gets on in between. */
 static void arm_all(struct mk_guard *g, lua_State *base)
 {
-    mk_guard_arm(base);
-    if (g->armed++ == 0)
+    unsigned before = g->armed++;
+    if (before & (before - 1))
         return;
-    for (lua_State *co = mk_lua_resumed(base); co; co = mk_lua_resumed(co))
+    mk_guard_arm(base);
+    for (lua_State *co = before ? mk_lua_resumed(base) : NULL; co; co = mk_lua_resumed(co))
         mk_guard_arm(co);
 }
 
@@ -74,10 +77,10 @@ static void end_call(struct mk_guard *g, lua_State *base)
 void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g)
 {
     atomic_store(&lua->ending, true);
-    if (lua->away)
-        mk_guard_arm(lua->main);
-    else
+    if (!lua->away)
         end_call(g, lua->base);
+    else if (lua_gethook(lua->main) != raise_due)
+        mk_guard_arm(lua->main);
 }
 
 /* --- guards --- */

@@ -78,7 +78,7 @@ static int open_file(struct mk_lua_file *file, const char *path, struct mk_err *
 static int image_open(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    const char *path = luaL_checkstring(L, 2);
+    const char *path = mk_check_cstring(L, 2);
     struct mk_err err;
     struct mk_lua_file *file = free_place(v);
     if (!file)

@@ -38,6 +38,15 @@ int mk_misuse(lua_State *L, const char *fmt, ...)
     return lua_error(L);
 }
 
+const char *mk_check_cstring(lua_State *L, int index)
+{
+    size_t length;
+    const char *text = luaL_checklstring(L, index, &length);
+    if (strlen(text) != length)
+        mk_misuse(L, "\"%s\\0...\": a path or name may not contain a NUL byte", text);
+    return text;
+}
+
 static void need_colon(lua_State *L, int index, const char *type)
 {
     lua_Debug ar;

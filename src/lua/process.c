@@ -406,7 +406,7 @@ static int environment(lua_State *L)
 static int write_file(lua_State *L)
 {
     size_t length;
-    const char *path = luaL_checkstring(L, 1), *bytes = luaL_checklstring(L, 2, &length);
+    const char *path = mk_check_cstring(L, 1), *bytes = luaL_checklstring(L, 2, &length);
     struct mk_outfile file;
     struct mk_err err;
     int code = 0;

@@ -135,7 +135,7 @@ static int saved_devices(lua_State *L)
 /* load_snapshot(path) -> snapshot | nil, text, name */
 static int load_snapshot(lua_State *L)
 {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = mk_check_cstring(L, 1);
     struct mk_err err;
     struct box *box = new_box(L);
     box->snap = mk_snapshot_load(path, &err);
@@ -146,7 +146,7 @@ static int load_snapshot(lua_State *L)
 static int snapshot_save(lua_State *L)
 {
     struct mk_snapshot *snap = check_snapshot(L, 1);
-    const char *path = luaL_checkstring(L, 2);
+    const char *path = mk_check_cstring(L, 2);
     struct mk_err err;
     if (mk_snapshot_save(snap, path, &err) < 0)
         return mk_push_err(L, &err);

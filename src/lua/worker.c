@@ -331,6 +331,8 @@ static int start_worker(lua_State *L)
     struct mk_err err = { 0 };
     int count = lua_gettop(L) - 1;
     bool script = lua_type(L, 1) == LUA_TSTRING;
+    if (script)
+        mk_check_cstring(L, 1);
     if (!script && !lua_isfunction(L, 1))
         return mk_misuse(L, "kvm.worker: expected a function or the path of a script, got a %s",
                          luaL_typename(L, 1));

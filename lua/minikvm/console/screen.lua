@@ -216,17 +216,7 @@ local function between(low, high)
   end
 end
 
-local PNG <const> = { font = "string", scale = between(1, 8), cursor = "boolean" }
-
-local function write_file(path, bytes)
-  if not io then return nil, path .. ": files cannot be written here", "EACCES" end
-  local file, why, number = io.open(path, "wb")
-  if not file then return nil, why, number == 2 and "ENOENT" or "EACCES" end
-  local ok, what = file:write(bytes)
-  ok, what = file:close() and ok, what
-  if not ok then return nil, ("%s: %s"):format(path, what or "cannot be written"), "EIO" end
-  return true
-end
+local PNG <const> = { font = "text", scale = between(1, 8), cursor = "boolean" }
 
 ---The screen as a picture in PNG, of 640 x 400 pixels with the usual font: its 16 colours, its
 ---cursor; what blinks is shown.
@@ -240,9 +230,7 @@ end
 ---@return string? code
 function Screen:png(path, opts)
   options.self("screen:png", self, SCREEN)
-  if path ~= nil and type(path) ~= "string" then
-    core.blame(("screen:png: expected a path or nil, got a %s"):format(type(path)))
-  end
+  if path ~= nil then options.argument("screen:png", "path", path, "text") end
   local o = options.check("screen:png", opts, PNG)
   local font, why, code = require("minikvm.console.font").load(o.font)
   if not font then return nil, why, code end
@@ -253,7 +241,8 @@ function Screen:png(path, opts)
   local bytes = require("minikvm.console.png").encode(COLUMNS * font.width * scale, #lines,
                                               card and vga.palette(card) or COLOURS, lines)
   if not path then return bytes end
-  return write_file(path, bytes)
+  if not io then return nil, path .. ": files cannot be written here", "EACCES" end
+  return core.write_file(path, bytes)
 end
 
 ---The text screen of a guest that has one (a PC's, at 0xb8000). An error where RAM ends below it

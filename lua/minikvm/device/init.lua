@@ -50,7 +50,7 @@ local function width(value)
 end
 
 local DEVICE <const> = {
-  name = "string", width = width, size = "integer", irq = "boolean",
+  name = "text", width = width, size = "integer", irq = "boolean",
   registers = function(value)
     if type(value) == "table" then return value end
     return nil, "expected a table of offsets and names"
@@ -361,7 +361,7 @@ local function place(d, def, o)
   end
 end
 
-local ATTACH <const> = { ports = "integer", mmio = "integer", irq = "integer", name = "string" }
+local ATTACH <const> = { ports = "integer", mmio = "integer", irq = "integer", name = "text" }
 
 local function check_attach(def, opts)
   local o = options.check("vm:attach", opts, ATTACH)

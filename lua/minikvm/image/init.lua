@@ -263,7 +263,7 @@ local function cpu(value)
 end
 
 local LOAD <const> = {
-  at = address, entry = entry, segment = address, cpu = cpu, cmdline = "string",
+  at = address, entry = entry, segment = address, cpu = cpu, cmdline = "text",
   modules = function(value) return require("minikvm.image.multiboot").check_modules(value) end,
   format = { "auto", "flat", "boot", "elf", "multiboot" },
 }
@@ -275,7 +275,7 @@ function M.load(vm, source, opts)
   if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
   if o.format == "auto" then o.format = nil end
   if type(source) == "table" then
-    local s = options.check("vm:load", source, { bytes = "string", name = "string" })
+    local s = options.check("vm:load", source, { bytes = "string", name = "text" })
     if not s.bytes then core.blame("vm:load: the table has no 'bytes'") end
     o.bytes, o.name = s.bytes, s.name
   elseif type(source) == "string" then

@@ -126,7 +126,7 @@ end
 
 -- ---- modules and the information: whole pages that nothing else needs ----
 
-local MODULE <const> = { path = "string", bytes = "string", name = "string", text = "string" }
+local MODULE <const> = { path = "text", bytes = "string", name = "text", text = "text" }
 
 ---A Multiboot module: a path, or { path= | bytes=, name=, text= }.
 local function check_module(value, i)

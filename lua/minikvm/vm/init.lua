@@ -85,12 +85,12 @@ local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
                  output = "size", handler = handler_limit }
 
 local NEW = {
-  name = "string", memory = check_memory, cpus = between(1, 4),
+  name = "text", memory = check_memory, cpus = between(1, 4),
   mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = canonical,
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
-  files = check_files, assist = "boolean", cmdline = "string", stats = "boolean",
+  files = check_files, assist = "boolean", cmdline = "text", stats = "boolean",
   map_io = address,
   cpuid = function(value)
     if type(value) == "table" then return value end
