@@ -313,7 +313,7 @@ describe("vga", function()
     assert.matches("picture.png", why)
     assert.same({ nil, "ENOENT" }, { vm:screen():png(nil, { font = out .. ".psf" }), code })
     assert.error_matches(function() vm:screen():png(nil, { scale = 9 }) end, "1 to 8")
-    assert.error_matches(function() vm:screen():png(7) end, "expected a path")
+    assert.error_matches(function() vm:screen():png(7) end, "'path': expected a string")
   end)
 
   it("has a font with all of code page 437", function()

@@ -132,6 +132,14 @@ describe("a handler that waits", function()
     end)
   end
 
+  it("says that the deadline ended it", function()
+    local vm <close> = program{ out(0x80, 1) }
+    vm.ports:on(0x80, { write = function() kvm.sleep(1000) end })
+    local reason, info = vm:run{ deadline = 0.05 }
+    assert.equal("deadline", reason)
+    assert.matches(" was ended after %d+%.%d s: the run's deadline passed; ", info.text)
+  end)
+
   it("is ended when its VM is garbage", function()
     local waits = false
     do

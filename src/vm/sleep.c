@@ -184,8 +184,10 @@ static enum mk_reason ending(const struct mk_vcpu *c, enum mk_reason before)
 {
     if (c->end.reason != before && !c->end.goes_on)
         return c->end.reason;
-    if (atomic_load(&c->requests) & MK_REQ_STOP)
-        return MK_STOPPED;
+    if (atomic_load(&c->requests) & MK_REQ_STOP) {
+        int asked = atomic_load(&c->stop_reason);
+        return asked ? (enum mk_reason)asked : MK_STOPPED;
+    }
     if (mk_now() >= c->machine->deadline)
         return MK_DEADLINE;
     return mk_machine_interrupted(c->machine) ? MK_STOPPED : MK_RUNNING;

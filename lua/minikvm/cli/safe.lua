@@ -144,6 +144,9 @@ local function lock_files()
   function io.open(path)
     return nil, ("%s: files cannot be opened with --safe"):format(tostring(path)), 13
   end
+  function core.write_file(path)
+    return nil, path .. ": files cannot be written with --safe", "EACCES"
+  end
   for _, name in ipairs{ "popen", "lines", "input", "output", "tmpfile" } do
     io[name] = refusal("io." .. name)
   end
