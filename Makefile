@@ -17,6 +17,9 @@ LUA_LINK = $(if $(LUA_ARCHIVE),$(LUA_ARCHIVE) -lm -ldl,$(LUA_LIBS))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
 ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
 ZLIB_LIBS = $(shell pkg-config --libs zlib)
+# The program takes zlib in, too: a library less to load at its start. Its segments share pages for the
+# same reason.
+ZLIB_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=libz.a))
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 
 CC ?= gcc
@@ -89,7 +92,7 @@ minikvm.so: $(B)/minikvm.so
 	@ln -sfn $< $@
 
 $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ) $(B)/$(if $(LUA_ARCHIVE),embed_program,embed).o
-	$(CC) $(ALL_CFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) $(ZLIB_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -Wl,-E -Wl,-z,noseparate-code -o $@ $^ $(LUA_LINK) $(or $(ZLIB_ARCHIVE:%=-Wl,--exclude-libs,libz.a %),$(ZLIB_LIBS)) $(LDFLAGS)
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
 # Not unloaded when a state is closed: its allocator and its threads are called after that.
@@ -128,9 +131,13 @@ embedded = echo '.section .rodata'; \
 $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
 	@{ $(call embedded,$$f); } > $@
 
+# What every start loads goes without the lines and names that messages would have.
+STRIPPED := cli.interpreter
+
 $(B)/embed_program.S: $(LUA_PARTS) $(B)/bytecode Makefile
 	@mkdir -p $(B)/parts
-	@$(foreach f,$(LUA_PARTS),$(B)/bytecode $(f) $(call part,$(f)) $(B)/parts/$(call part,$(f)) &&) \
+	@$(foreach f,$(LUA_PARTS),$(B)/bytecode $(f) $(call part,$(f)) $(B)/parts/$(call part,$(f)) \
+		$(filter $(STRIPPED),$(call part,$(f))) &&) \
 	{ $(call embedded,$(B)/parts/$$n); } > $@
 
 $(B)/bytecode: tools/bytecode.c Makefile | $(B)

@@ -1,6 +1,6 @@
 /* bytecode.c - compiles a part written in Lua for the program that holds it, with the same Lua.
- *   bytecode FILE NAME OUT      the chunk is called minikvm/NAME.lua
- * Run by the Makefile. Lines and names stay in, for messages. */
+ *   bytecode FILE NAME OUT [STRIP]      the chunk is called minikvm/NAME.lua
+ * Run by the Makefile. Lines and names stay in, for messages, unless there is a fourth argument. */
 #include <lauxlib.h>
 #include <lua.h>
 #include <stdbool.h>
@@ -44,10 +44,11 @@ static void compile(lua_State *L, const char *path, const char *name)
 
 static int run(lua_State *L)
 {
+    bool strip = lua_gettop(L) > 3;
     compile(L, luaL_checkstring(L, 1), luaL_checkstring(L, 2));
     const char *path = luaL_checkstring(L, 3);
     FILE *out = fopen(path, "wb");
-    bool failed = !out || lua_dump(L, write_piece, out, 0) != 0;
+    bool failed = !out || lua_dump(L, write_piece, out, strip) != 0;
     if ((out && fclose(out) != 0) || failed)
         return luaL_error(L, "cannot write %s", path);
     return 0;
@@ -56,12 +57,12 @@ static int run(lua_State *L)
 int main(int argc, char **argv)
 {
     lua_State *L = luaL_newstate();
-    if (!L || argc != 4)
+    if (!L || argc < 4)
         return 2;
     lua_pushcfunction(L, run);
     for (int i = 1; i < argc; i++)
         lua_pushstring(L, argv[i]);
-    int rc = lua_pcall(L, 3, 0, 0);
+    int rc = lua_pcall(L, argc - 1, 0, 0);
     if (rc != LUA_OK)
         fprintf(stderr, "bytecode: %s\n", lua_tostring(L, -1));
     lua_close(L);

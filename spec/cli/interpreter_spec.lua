@@ -59,6 +59,14 @@ describe("minikvm behaves like lua:", function()
     ["nil as error"] = "P -e 'error(nil)'",
     ["an error with __tostring"] = "P -e 'error(setmetatable({}, { __tostring = function()"
       .. " return \"t\" end }))'",
+    ["the stack of a script"] = "P -e 'print(debug.traceback(), coroutine.isyieldable(),"
+      .. " select(2, coroutine.running()))'",
+    ["libraries taken away"] = "P -e 'string, io, table, load, ipairs, type = nil' -W"
+      .. " -e 'print(io)' -e 'error \"x\"'",
+    ["a message with a zero byte"] = "P -e 'error \"x\\0y\"'",
+    ["require made nil"] = "P -e 'require = nil' -l string",
+    ["-l into a global that refuses"] = "P -e 'setmetatable(_G, { __newindex = function(_, k)"
+      .. " error(k) end })' -l s=string",
     ["arg made nil"] = "P -e 'arg = nil' SCRIPT",
     ["os.exit with a status"] = "P -e 'os.exit(3)'",
     ["os.exit that closes the state"] = "P -e 'os.exit(true, true)'",

@@ -235,6 +235,8 @@ void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
 /* find, match, gmatch, gsub and rep with a limit on the work, into the table on top. */
 void mk_lua_bounded_strings(lua_State *L);
+/* Pushes the chunk of a part of the module that is written in Lua: "cli.interpreter". */
+void mk_lua_part(lua_State *L, const char *name);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 

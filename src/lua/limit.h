@@ -91,7 +91,7 @@ void mk_limit_die(const char *text);
 
 /* end_after(seconds, most): the script of this state ends then, and the process after twice that. No
  * handler of it may take more than `most` seconds; the process ends when one goes on after twice
- * its limit. For --safe, once. */
+ * its limit. For --safe, once. Without arguments: the script has ended. */
 int mk_lua_end_after(lua_State *L);
 void mk_script_free(struct mk_lua *lua);
 

@@ -21,7 +21,8 @@ struct embedded {
 
 extern const struct embedded mk_embedded[]; /* ends with a NULL name */
 
-static int load_embedded(lua_State *L, const struct embedded *e)
+/* Pushes the chunk of a part. */
+static void push_chunk(lua_State *L, const struct embedded *e)
 {
     char chunk[80];
     strcpy(chunk, "@minikvm/");
@@ -29,15 +30,24 @@ static int load_embedded(lua_State *L, const struct embedded *e)
     for (char *dot = strchr(chunk, '.'); dot; dot = strchr(dot, '.'))
         *dot = '/';
     strcat(chunk, ".lua");
-    return luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "bt");
+    if (luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "bt") != LUA_OK)
+        lua_error(L);
+}
+
+void mk_lua_part(lua_State *L, const char *name)
+{
+    const struct embedded *e = mk_embedded;
+    while (e->name && strcmp(e->name, name) != 0)
+        e++;
+    if (!e->name)
+        luaL_error(L, "minikvm has no part \"%s\"", name);
+    push_chunk(L, e);
 }
 
 /* package.preload["minikvm.NAME"]: compiled when first required. */
 static int preload(lua_State *L)
 {
-    const struct embedded *e = lua_touserdata(L, lua_upvalueindex(1));
-    if (load_embedded(L, e) != LUA_OK)
-        return lua_error(L);
+    push_chunk(L, lua_touserdata(L, lua_upvalueindex(1)));
     lua_insert(L, 1);
     lua_call(L, lua_gettop(L) - 1, 1);
     return 1;
@@ -187,11 +197,7 @@ int luaopen_minikvm_test(lua_State *L)
     lua_getglobal(L, "require");
     lua_pushliteral(L, "minikvm");
     lua_call(L, 1, 0);
-    const struct embedded *e = mk_embedded;
-    while (strcmp(e->name, "test") != 0)
-        e++;
-    if (load_embedded(L, e) != LUA_OK)
-        return lua_error(L);
+    mk_lua_part(L, "test");
     lua_call(L, 0, 1);
     return 1;
 }
@@ -201,11 +207,7 @@ int luaopen_minikvm(lua_State *L)
     luaL_checkversion(L);
     preload_all(L);
     push_core(L);
-    const struct embedded *e = mk_embedded;
-    while (strcmp(e->name, "init") != 0)
-        e++;
-    if (load_embedded(L, e) != LUA_OK)
-        return lua_error(L);
+    mk_lua_part(L, "init");
     lua_insert(L, -2);
     lua_call(L, 1, 1);
     return 1;

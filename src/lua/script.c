@@ -65,6 +65,11 @@ void mk_script_free(struct mk_lua *lua)
 
 int mk_lua_end_after(lua_State *L)
 {
+    if (lua_isnoneornil(L, 1)) {
+        mk_script_free(mk_lua_get(L));
+        lua_sethook(mk_lua_get(L)->main, NULL, 0, 0);
+        return 0;
+    }
     uint64_t ns = mk_check_seconds(L, 1), handler = mk_check_seconds(L, 2);
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_err err;

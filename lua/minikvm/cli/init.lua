@@ -1,7 +1,7 @@
 -- The sub-commands of the minikvm program: run, test, doctor, completion, --safe, --help,
 -- --version; what is said about a wrong command line of its interpreter.
 --
--- main() is called by the program (src/main.c) and returns the process's exit status. Guest output
+-- main() is called by the program (interpreter.lua) and returns the process's exit status. Guest output
 -- goes to stdout, everything else to stderr. The status of `run` reflects how the guest ended:
 -- STATUS below; of several VMs the highest counts.
 
@@ -283,11 +283,13 @@ meanwhile: vm.cpu[0]:disassemble(), vm.cpu[0].rip, vm.memory:hexdump(0, 64), vm.
 ]]
 
 ---The user's own turn, with the VMs in globals.
-local function run_prompt(vms, host)
+local function offer(vms)
   _G.kvm, _G.vm, _G.vms = require "minikvm", vms[1], vms
   io.stderr:write(PROMPT)
-  host.prompt()
-  return 0
+end
+
+local function close_all(vms)
+  for _, vm in ipairs(vms) do vm:close() end
 end
 
 ---All images are loaded before the first one runs: a wrong name stops nothing half way.
@@ -303,11 +305,12 @@ local function run(argv, host)
     end
   end
   if worst == 0 and opts.prompt then
-    worst = run_prompt(vms, host)
+    offer(vms)
+    return 0, function() close_all(vms) end
   elseif worst == 0 then
     worst = #vms == 1 and run_one(vms[1], opts) or run_several(kvm, vms, opts)
   end
-  for _, vm in ipairs(vms) do vm:close() end
+  close_all(vms)
   return worst
 end
 
@@ -342,7 +345,7 @@ local function version_text(host)
   return ("minikvm %s, %s"):format(host.version or require("minikvm")._VERSION or "?", _VERSION)
 end
 
--- What the interpreter takes (src/main.c), for completions.
+-- What the interpreter takes (interpreter.lua), for completions.
 local INTERPRETER <const> = {
   program = "minikvm", summary = "A Lua 5.4 interpreter with the module minikvm.",
   options = {
@@ -413,7 +416,7 @@ local COMMANDS = {
   ["--version"] = function(_, host) return print_and_succeed(version_text(host) .. "\n") end,
 }
 
--- ---- the interpreter's command line (src/main.c) ----
+-- ---- the interpreter's command line (interpreter.lua) ----
 
 local USAGE_TEXT <const> = [==[
 usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]
@@ -457,6 +460,7 @@ end
 ---@param host? { terminal: boolean?, version: string?, doctor: minikvm.doctor.host? }  what the
 ---program knows: stdin is a terminal; its version
 ---@return integer status  for the process
+---@return function? leave  there is to be a prompt, then this
 function M.main(argv, host)
   local command = COMMANDS[argv[1]]
   if not command then
