@@ -252,7 +252,7 @@ int main(int argc, char **argv)
     if (argc > 0 && argv[0][0])
         program = argv[0];
     if (!occupy_standard())
-        return STATUS_FAILED;
+        return EXIT_FAILURE;
     on_exit(check_output, NULL);
     lua_State *L = luaL_newstate();
     if (!L) {
