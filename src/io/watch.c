@@ -347,7 +347,7 @@ static void compare(struct mk_watch *w)
     w->state = MK_WATCH_CHANGED;
 }
 
-enum mk_reason mk_watch_heed(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
+enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
                              char *text, size_t size)
 {
     enum mk_reason reason = MK_RUNNING;

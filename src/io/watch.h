@@ -91,7 +91,7 @@ bool mk_watch_screen_changed(struct mk_console *con);
 bool mk_watch_tick(struct mk_console *con);
 /* After each exit of a vCPU that has made `exits`: counts them, looks at screens. *decided tells
  * whether a watch was. Returns why the run is to end, with a sentence, or MK_RUNNING. */
-enum mk_reason mk_watch_heed(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
+enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
                              char *text, size_t size);
 /* Whether a watch that must not miss the byte is armed. */
 bool mk_watch_exact(struct mk_console *con);

@@ -15,7 +15,7 @@ void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c)
     char text[sizeof(c->end.text)];
     bool news;
     enum mk_reason reason =
-        mk_watch_heed(&vm->m.console, c->cpu.index, c->counters.exits, &news, text, sizeof(text));
+        mk_watch_check(&vm->m.console, c->cpu.index, c->counters.exits, &news, text, sizeof(text));
     if (reason != MK_RUNNING && c->end.reason == MK_RUNNING) {
         mk_vcpu_end(c, reason, 0, true, "%s", text);
         c->end.goes_on = reason == MK_STOPPED;
