@@ -1,4 +1,5 @@
--- latency.lua - how soon things happen: the coalesced output of a guest that spins appears; and, on
+-- latency.lua - how soon things happen: the coalesced output of a guest that spins appears, and a
+-- doorbell that it rings is answered; and, on
 -- a machine whose every processor is taken twice, a stop, a deadline and Ctrl-C end a guest.
 
 local kvm = require "minikvm"
@@ -69,6 +70,20 @@ local function appearance()
   return seen - printed
 end
 
+---The guest marks the moment, rings and spins, again and again.
+local function doorbell()
+  local vm <close> = assert(kvm.vm{ echo = false })
+  local rung, seconds
+  vm.ports:on(MARK_PORT, { write = function() rung = now() end })
+  vm.ports:doorbell(MARK_PORT + 1, 1, function()
+    seconds = now() - rung
+    vm:stop()
+  end)
+  assert(vm:load{ bytes = "\xe6\x80\xe6\x81\xeb\xfe" }) -- out 0x80, al; out 0x81, al; jmp $
+  assert(vm:run{ deadline = 5 } == "stopped")
+  return seconds
+end
+
 ---HLT with interrupts off: nothing can wake it, so it ends by itself.
 local function halted()
   local vm <close> = guest "halt_cli"
@@ -90,8 +105,10 @@ add("HLT with interrupts off: end by itself", 50, halted)
 add("coalesced output of a spinning guest, busy", nil, appearance)
 
 report.title(("latency: %d rounds, median and quartiles"):format(ROUNDS))
-local quiet = report.interleave(ROUNDS, { { name = "output", run = appearance } })
+local quiet = report.interleave(ROUNDS, { { name = "output", run = appearance },
+                                         { name = "doorbell", run = doorbell } })
 report.line("coalesced output of a spinning guest, not busy", quiet.output, "ms", 1e3, 20)
+report.line("doorbell of a spinning guest to its function, not busy", quiet.doorbell, "ms", 1e3, 0.2)
 local seconds
 while_busy(function() seconds = report.interleave(ROUNDS, cases) end)
 for _, case in ipairs(cases) do
