@@ -108,7 +108,7 @@ report.title(("latency: %d rounds, median and quartiles"):format(ROUNDS))
 local quiet = report.interleave(ROUNDS, { { name = "output", run = appearance },
                                          { name = "doorbell", run = doorbell } })
 report.line("coalesced output of a spinning guest, not busy", quiet.output, "ms", 1e3, 20)
-report.line("doorbell of a spinning guest to its function, not busy", quiet.doorbell, "ms", 1e3, 0.2)
+report.line("doorbell of a spinning guest answered, not busy", quiet.doorbell, "ms", 1e3, 0.2)
 local seconds
 while_busy(function() seconds = report.interleave(ROUNDS, cases) end)
 for _, case in ipairs(cases) do

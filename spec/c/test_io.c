@@ -30,7 +30,8 @@ static bool called(int times)
 
 static void test_timers(void)
 {
-    struct mk_io_timer a = { .fire = fire, .ctx = (char[]){ 'a' } }, b = { .fire = fire, .ctx = (char[]){ 'b' } },
+    struct mk_io_timer a = { .fire = fire, .ctx = (char[]){ 'a' } },
+                       b = { .fire = fire, .ctx = (char[]){ 'b' } },
                        never = { .fire = fire, .ctx = (char[]){ 'n' } };
     fired = 0;
     uint64_t now = mk_now();
@@ -66,7 +67,8 @@ static void test_clear(void)
     int count = fired;
     struct mk_io_timer b = { .fire = fire, .ctx = (char[]){ 'b' } };
     mk_io_set(&b, mk_now() + 5000000);
-    tap_ok(called(count + 1) && fired == count + 1, "io: a timer that sets itself again ends when cleared");
+    tap_ok(called(count + 1) && fired == count + 1,
+           "io: a timer that sets itself again ends when cleared");
     mk_io_clear(&b);
 }
 
@@ -76,7 +78,8 @@ static void test_sources(void)
     char byte;
     if (pipe(pipe_fd) < 0)
         return;
-    struct mk_io_source s = { .ready = fire, .ctx = (char[]){ 's' }, .fd = pipe_fd[0], .events = EPOLLIN };
+    struct mk_io_source s = { .ready = fire, .ctx = (char[]){ 's' }, .fd = pipe_fd[0],
+                              .events = EPOLLIN };
     struct mk_io_timer later = { .fire = fire, .ctx = (char[]){ 't' } };
     fired = 0;
     mk_io_watch(&s);

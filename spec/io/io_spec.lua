@@ -20,7 +20,8 @@ describe("output of the guest and of the script", function()
       local vm <close> = support.vm{ echo = true, coalesce = coalesce }
       vm.ports:on(0x80, { write = function() io.write "B\n" end })
       local print = support.out(0xe9, 65) .. support.out(0xe9, 10)
-      assert(vm:load{ bytes = (print .. support.out(0x80, 0) .. print:gsub("A", "C")):rep(50) .. "\xf4" })
+      local code = print .. support.out(0x80, 0) .. print:gsub("A", "C")
+      assert(vm:load{ bytes = code:rep(50) .. "\xf4" })
       vm:run{ deadline = 20 }
     end
     io.write "last\n"
@@ -198,7 +199,8 @@ describe("standard input that two VMs share", function()
       print(table.concat(ends, " "), got)
     ]]
     local typist = "for i in 1 2 3 4 5 6 7 8 9 10; do printf x; sleep 0.02; done"
-    local pipe <close> = assert(io.popen(("{ %s; } | { %s; }"):format(typist, process.command(path))))
+    local shell = ("{ %s; } | { %s; }"):format(typist, process.command(path))
+    local pipe <close> = assert(io.popen(shell))
     local text = pipe:read "a"
     os.remove(path)
     assert.matches("\nexit exit\t10\n$", text)

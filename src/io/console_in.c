@@ -1,7 +1,8 @@
 /* console_in.c - a console's input: a queue, and the descriptor that it comes from.
  *
- * A file is read when the guest asks and nothing is queued: it never blocks, and the guest gets each
- * byte at once. All else is read by the I/O thread while the VM runs, some way ahead of the guest. */
+ * A file is read when the guest asks and nothing is queued: it never blocks, and the guest gets
+ * each byte at once. All else is read by the I/O thread while the VM runs, some way ahead of the
+ * guest. */
 #include "io/console.h"
 
 #include "kvm/wait.h"
@@ -69,8 +70,8 @@ static void fill_from_file(struct mk_console *con)
 
 /* --- the I/O thread --- */
 
-/* The read of a terminal in the background: it stops the process, as it would had the signal not been
- * blocked here (POSIX, General Terminal Interface, "Terminal Access Control"). */
+/* The read of a terminal in the background: it stops the process, as it would had the signal not
+ * been blocked here (POSIX, General Terminal Interface, "Terminal Access Control"). */
 static bool in_background(const struct mk_console *con, int code)
 {
     return code == EIO && con->in.escape && tcgetpgrp(con->in_desc.own) != getpgrp();

@@ -2,8 +2,8 @@
  *
  * The thread of a vCPU writes when much is pending, before a handler of the script runs (whose own
  * output comes after it), before it sleeps and at the end; the I/O thread what a guest left that
- * goes on. Nobody waits for a reader: when it takes nothing (`stalled`), the I/O thread goes on when
- * there is room (`room`), and only the guest that printed waits, when it has printed much. */
+ * goes on. Nobody waits for a reader: when it takes nothing (`stalled`), the I/O thread goes on
+ * when there is room (`room`), and only the guest that printed waits, when it has printed much. */
 #include "io/console.h"
 
 #include <errno.h>

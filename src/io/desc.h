@@ -3,7 +3,8 @@
  * O_NONBLOCK belongs to the open file, which other processes and the script's own prints share, so
  * it is not set there: pipes and terminals are opened once more by /proc/self/fd (proc(5)), sockets
  * are asked by each call. What cannot be opened again is polled before each use; then it can block
- * if somebody else uses it at the same moment. Files and devices other than terminals do not block. */
+ * if somebody else uses it at the same moment. Files, and devices that are no terminals, do not
+ * block. */
 #ifndef MK_DESC_H
 #define MK_DESC_H
 

@@ -1,8 +1,9 @@
-/* io.c - see io.h. epoll_wait(2) on the sources and one timerfd, which is set to the earliest timer.
+/* io.c - see io.h. epoll_wait(2) on the sources and on one timerfd, set to the earliest timer.
  *
  * `life` is held by who starts or ends the thread. `lock` guards all else and is held for moments;
- * functions of owners run without it, while `current` names the timer or source that they are for. Setting a timer needs no word to the
- * thread: whoever sets one that is earlier than all others sets the timerfd. */
+ * functions of owners run without it, while `current` names the timer or source that they are for.
+ * Setting a timer needs no word to the thread: whoever sets one that is earlier than all others
+ * sets the timerfd. */
 #include "io/io.h"
 
 #include <errno.h>
@@ -172,8 +173,8 @@ static void source_ready(const void *told)
 
 /* --- the thread --- */
 
-/* It runs for moments and others wait for it: with a short slice it comes before threads that compute
- * (sched_setattr(2); Linux 6.12 and later, a wish elsewhere). */
+/* It runs for moments and others wait for it: with a short slice it comes before threads that
+ * compute (sched_setattr(2); Linux 6.12 and later, without effect elsewhere). */
 static void run_soon(void)
 {
     struct { /* sched_attr */

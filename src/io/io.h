@@ -35,7 +35,7 @@ void mk_io_drop(void);
 
 /* Calls timer->fire once, at the mk_now() time `at`; UINT64_MAX: not any more. */
 void mk_io_set(struct mk_io_timer *timer, uint64_t at);
-/* It is not set, and its function does not run any more. Not under a lock that the function takes. */
+/* It is not set, and its function does not run any more. Not under a lock that that takes. */
 void mk_io_clear(struct mk_io_timer *timer);
 
 /* Calls source->ready once, when the descriptor is; whoever handles it watches again. */

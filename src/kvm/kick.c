@@ -6,9 +6,9 @@
 #include <stdatomic.h>
 
 /* In the thread's own block from its start to its end: other variables of a thread that a shared
- * object has come from malloc() at their first use, and the first use may be in the signal's handler,
- * while the thread is inside malloc() or has given them back (ELF Handling For Thread-Local Storage,
- * 3.4). */
+ * object has come from malloc() at their first use, and the first use may be in the signal's
+ * handler, while the thread is inside malloc() or has given them back (ELF Handling For Thread-Local
+ * Storage, 3.4). */
 #define SIGNAL_SAFE __attribute__((tls_model("initial-exec")))
 
 
@@ -77,7 +77,7 @@ int mk_kick_choose(int number, struct mk_err *err)
     return 0;
 }
 
-/* Programs that own all signals want handlers that use the alternate stack, where a thread has one. */
+/* Programs that own all signals want handlers on the alternate stack, where a thread has one. */
 static void install(bool restart)
 {
     struct sigaction kick = { .sa_handler = on_kick,
@@ -98,7 +98,8 @@ int mk_kick_setup(struct mk_err *err)
 
 void mk_kick_break(bool wanted)
 {
-    unsigned before = wanted ? atomic_fetch_add(&kick_breaks, 1) : atomic_fetch_sub(&kick_breaks, 1);
+    unsigned before = wanted ? atomic_fetch_add(&kick_breaks, 1)
+                             : atomic_fetch_sub(&kick_breaks, 1);
     if (before == !wanted)
         install(!wanted);
 }

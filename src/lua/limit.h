@@ -1,10 +1,10 @@
 /* limit.h - what ends Lua code that does not end by itself.
  *
- * A guard stands for a call into Lua that has a limit. The I/O thread looks at it now and then; when
- * the call is due, it signals the thread that makes it, and the signal's handler arms a hook on the
- * coroutine that runs, which raises at the next instruction. It stays armed until the call is
- * unwound, so that pcall() catches it and is raised at again. Before a call is due this costs three
- * stores.
+ * A guard stands for a call into Lua that has a limit. The I/O thread looks at it now and then;
+ * when the call is due, it signals the thread that makes it, and the signal's handler arms a hook
+ * on the coroutine that runs, which raises at the next instruction. It stays armed until the call
+ * is unwound, so that pcall() catches it and is raised at again. Before a call is due this costs a
+ * few stores.
  *
  * A coroutine that runs is found from the one that resumed it: that one is inside coroutine.resume,
  * wrap or close, whose argument or upvalue it is. C code that resumes coroutines in other ways is
@@ -61,8 +61,8 @@ struct mk_guard {
 /* Around a protected call into `co`. */
 void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co);
 void mk_guard_leave(struct mk_guard *g, lua_State *co);
-/* The call waits, and others may be made; it goes on after `ns`, which do not count, and is due when
- * a reason came to end it. */
+/* The call waits, and others may be made; it goes on after `ns`, which do not count, and is due
+ * when a reason came to end it. */
 void mk_guard_suspend(struct mk_guard *g, struct mk_guard *kept);
 void mk_guard_resume(struct mk_guard *g, const struct mk_guard *kept, uint64_t ns,
                      enum mk_reason reason);

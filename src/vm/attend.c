@@ -1,7 +1,7 @@
 /* attend.c - asking the vCPUs of a VM, and what the I/O thread (io.h) does for one that runs: its
  * deadline, the alarm for its timers, and a look at its vCPUs every LOOK_NS while one of them is
- * awake: output that KVM collected or that waits to be written, a wish to end the run, a handler that
- * is over its time. Of a VM whose vCPUs all sleep nothing is asked, and nobody is woken. */
+ * awake: output that KVM collected or that waits to be written, a wish to end the run, a handler
+ * that is over its time. Of a VM whose vCPUs all sleep nothing is asked, and nobody is woken. */
 #include "vm/vm.h"
 
 #define LOOK_NS 10000000u
@@ -44,8 +44,8 @@ void mk_vm_note_awake(struct mk_vm *vm)
         mk_io_set(&vm->look, mk_now() + LOOK_NS);
 }
 
-/* It shall look around if there is collected output or a wish to end the run that nobody told it of;
- * its thread gets the signal if what the script does there is due. */
+/* It shall look around if there is collected output or a wish to end the run that nobody told it
+ * of; its thread gets the signal if what the script does there is due. */
 static void check_vcpu(struct mk_vm *vm, struct mk_vcpu *c)
 {
     struct mk_machine *m = &vm->m;
