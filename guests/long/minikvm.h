@@ -109,6 +109,13 @@ struct boot_info {
     uint32_t ram_bytes;
     uint32_t features;     /* MK_BOOT_* */
     uint32_t command_line; /* address of a NUL-terminated text, 0 for none */
+    uint32_t range_count;  /* of RAM */
+    uint32_t ranges;       /* address of their list: struct ram_range */
+};
+
+struct __attribute__((packed)) ram_range {
+    uint64_t address, size;
+    uint32_t type; /* MK_RANGE_RAM */
 };
 
 extern const struct boot_info *boot;

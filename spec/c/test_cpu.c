@@ -191,10 +191,14 @@ static void test_prot_gdt(void)
 static void test_prot_tables(void)
 {
     struct mk_mem mem = open_memory(64 * 1024);
-    memset(mem.ram, 0xaa, mem.size);
+    memset(mem.regions[0].host, 0xaa, mem.size);
     tap_ok(mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ .features = 0x2a }), "tables: written");
     tap_ok(all(&mem, 0, 0x500, 0xaa), "tables: nothing below the GDT");
-    tap_ok(all(&mem, 0x500 + 48, 0x580, 0xaa), "tables: the GDT ends before the TSS");
+    tap_ok(all(&mem, 0x500 + 48, 0x540, 0xaa), "tables: the GDT ends before the list of RAM");
+    tap_is((long long)get64(&mem, 0x540), 0, "ranges: RAM begins at 0");
+    tap_is((long long)get64(&mem, 0x548), 64 * 1024, "ranges: all of it");
+    tap_is(get32(&mem, 0x550), 1, "ranges: type 1 is RAM");
+    tap_ok(all(&mem, 0x554, 0x580, 0xaa), "tables: the list ends before the TSS");
     tap_is(get32(&mem, 0x584), 0xfff0, "TSS: ESP0 is the stack's top");
     tap_is(get32(&mem, 0x588), 0x10, "TSS: SS0 is kernel data");
     tap_ok(all(&mem, 0x58c, 0x580 + 100, 0), "TSS: the rest is zero");
@@ -202,12 +206,14 @@ static void test_prot_tables(void)
     tap_ok(all(&mem, 0x580 + 104, 0x600, 0xaa), "tables: the TSS ends before the IDT");
     tap_ok(all(&mem, 0x600, 0xe00, 0), "IDT: 256 absent gates");
     tap_is(get32(&mem, 0xe00), 0x49424b4d, "boot: magic");
-    tap_ok(memcmp(mem.ram + 0xe00, "MKBI", 4) == 0, "boot: which spells MKBI");
-    tap_is(get32(&mem, 0xe04), 20, "boot: its size");
+    tap_ok(memcmp(mem.regions[0].host + 0xe00, "MKBI", 4) == 0, "boot: which spells MKBI");
+    tap_is(get32(&mem, 0xe04), 28, "boot: its size");
     tap_is(get32(&mem, 0xe08), 64 * 1024, "boot: RAM");
     tap_is(get32(&mem, 0xe0c), 0x2a, "boot: features");
     tap_is(get32(&mem, 0xe10), 0, "boot: no command line");
-    tap_ok(all(&mem, 0xe14, mem.size, 0xaa), "tables: nothing behind the boot information");
+    tap_is(get32(&mem, 0xe14), 1, "boot: one range of RAM");
+    tap_is(get32(&mem, 0xe18), 0x540, "boot: where the list is");
+    tap_ok(all(&mem, 0xe1c, mem.size, 0xaa), "tables: nothing behind the boot information");
     mk_mem_close(&mem);
 }
 
@@ -222,7 +228,7 @@ static void test_prot_moved(void)
     tap_ok(mk_prot_tables(&mem, &moved, true, &boot), "moved: written");
     tap_ok(all(&mem, 0, 0x7000, 0) && all(&mem, 0x8000, 0x9500, 0) &&
            all(&mem, 0xa000, mem.size, 0), "moved: nothing is at the usual place");
-    tap_ok(!memcmp(mem.ram + 0x9600, there.ram + 0x600, 0x808), "moved: IDT and its like");
+    tap_ok(!memcmp(mem.regions[0].host + 0x9600, there.regions[0].host + 0x600, 0x808), "moved: IDT and its like");
     tap_is((long long)get64(&mem, 0x9528), 0x00008b0095800067, "moved: the TSS's descriptor");
     tap_is(get32(&mem, 0x9e10), 0x9e40, "moved: the command line's address");
     mk_prot_start(&start, &mem, &moved, 0x1000, true);
@@ -239,10 +245,10 @@ static void is_command_line(size_t length, size_t kept, const char *name)
     char *text = malloc(length + 1);
     memset(text, 'x', length);
     text[length] = 0;
-    memset(mem.ram, 0xaa, mem.size);
+    memset(mem.regions[0].host, 0xaa, mem.size);
     mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ .command_line = text });
     tap_ok(get32(&mem, 0xe10) == 0xe40 && all(&mem, 0xe40, 0xe40 + kept, 'x') &&
-               mem.ram[0xe40 + kept] == 0 && all(&mem, 0xe40 + kept + 1, mem.size, 0xaa), name);
+               mem.regions[0].host[0xe40 + kept] == 0 && all(&mem, 0xe40 + kept + 1, mem.size, 0xaa), name);
     free(text);
     mk_mem_close(&mem);
 }
@@ -275,7 +281,7 @@ static void test_directory(uint64_t size, unsigned entries)
 {
     struct mk_mem mem = open_memory(size);
     unsigned wrong = 0;
-    memset(mem.ram + MK_PAGE_DIR, 0xaa, MK_PAGE);
+    memset(mem.regions[0].host + MK_PAGE_DIR, 0xaa, MK_PAGE);
     mk_prot_tables(&mem, &usual, true, &(struct mk_boot){ 0 });
     for (unsigned i = 0; i < 1024; i++) {
         uint32_t want = i % 512 < entries ? (i % 512) << 22 | L | U | W | P : 0;

@@ -56,20 +56,20 @@ int ioctl(int fd, unsigned long request, ...)
 /* A directory at `at`, whose one table maps every other page from `first` on, backwards in RAM. */
 static void make_tables(struct mk_mem *mem, uint32_t at, uint32_t first)
 {
-    memset(mem->ram + at, 0, 2 * MK_PAGE);
+    memset(mem->regions[0].host + at, 0, 2 * MK_PAGE);
     uint32_t pde = (at + MK_PAGE) | 3, pte;
-    memcpy(mem->ram + at, &pde, sizeof(pde));
+    memcpy(mem->regions[0].host + at, &pde, sizeof(pde));
     for (uint32_t i = 0; i < PAGES; i++) {
         uint32_t page = first + 2 * i;
         pte = (RAM - (page + 1) * MK_PAGE) | 3;
-        memcpy(mem->ram + at + MK_PAGE + page * sizeof(pte), &pte, sizeof(pte));
+        memcpy(mem->regions[0].host + at + MK_PAGE + page * sizeof(pte), &pte, sizeof(pte));
     }
 }
 
 /* From paging with one set of tables to paging with another, half of which is the same. */
 static bool switch_tables(struct mk_mem *mem, unsigned failing, bool *whole)
 {
-    struct mk_shadow s = { .next_slot = 1 };
+    struct mk_shadow s = { .next_slot = MK_REGIONS };
     struct mk_err err;
     memset(slot, 0, sizeof(slot));
     slots = calls = fail_at = 0;

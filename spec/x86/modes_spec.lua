@@ -117,9 +117,11 @@ describe("a 32-bit guest", function()
           local vm <close> = guest(mode, "89 1d 00 30 00 00 f4", -- mov [0x3000], ebx; hlt
                                    { irqchip = pic and "pic" or "none", coalesce = coalesce })
           halts(vm)
-          local magic, size, ram, features, line = ("<I4I4I4I4I4"):unpack(
-            vm.memory:read(vm.memory:u32(0x3000), 20))
-          assert.same({ 0x49424b4d, 20, 4 << 20, 0 }, { magic, size, ram, line })
+          local magic, size, ram, features, line, ranges, list = ("<I4I4I4I4I4I4I4"):unpack(
+            vm.memory:read(vm.memory:u32(0x3000), 28))
+          assert.same({ 0x49424b4d, 28, 4 << 20, 0 }, { magic, size, ram, line })
+          assert.equal(1, ranges) -- in a PC's e820 form: address, size, type 1
+          assert.same({ 0, 4 << 20, 1 }, fields("<I8I8I4", vm.memory:read(list, 20)))
           assert.same({ host.paging32 == "native", host.int_n == "native", host.iret == "native",
                         pic, coalesce },
                       { features & 1 ~= 0, features & 2 ~= 0, features & 4 ~= 0, features & 8 ~= 0,

@@ -197,9 +197,13 @@ static uint64_t byte_in(void *self, struct mk_io *io)
 static int64_t transfer_piece(struct mk_file_port *port, const struct block *b, uint64_t at,
                               size_t count)
 {
-    if (b->op == MK_FILE_OP_READ)
-        return mk_fsbox_read(port->box, b->fd, mk_mem_edit(port->mem, at, count), count);
-    return mk_fsbox_write(port->box, b->fd, mk_mem_at(port->mem, at, count), count);
+    bool read = b->op == MK_FILE_OP_READ;
+    void *to = read ? mk_mem_edit(port->mem, at, count) : NULL;
+    const void *from = read ? to : mk_mem_at(port->mem, at, count);
+    if (!from)
+        return -EFAULT; /* a shared file that became shorter */
+    return read ? mk_fsbox_read(port->box, b->fd, to, count)
+                : mk_fsbox_write(port->box, b->fd, from, count);
 }
 
 /* READ and WRITE. */
@@ -208,11 +212,13 @@ static int64_t transfer(struct mk_file_port *port, struct mk_cpu *cpu, const str
     int64_t done = 0, n = 0;
     if (b->count > INT32_MAX)
         return -EINVAL;
-    if (!mk_mem_at(port->mem, b->address, b->count))
+    if (!mk_mem_has(port->mem, b->address, b->count, b->op == MK_FILE_OP_READ))
         return -EFAULT;
     do {
         size_t left = b->count - (size_t)done, piece = left < TRANSFER ? left : TRANSFER;
-        n = transfer_piece(port, b, b->address + (uint64_t)done, piece);
+        uint64_t at = b->address + (uint64_t)done, span = mk_mem_span(port->mem, at, piece);
+        piece = span ? span : piece;
+        n = transfer_piece(port, b, at, piece);
         if (n < 0)
             return done ? done : n;
         done += n;

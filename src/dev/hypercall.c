@@ -21,15 +21,16 @@ static void call_getchar(struct mk_hypercall *hc, struct mk_io *io)
 }
 
 /* EBX and ECX of the guest: an address and a length to be checked. False ends the vCPU. */
-static bool buffer(struct mk_hypercall *hc, struct mk_io *io, const char *name, uint32_t *gpa,
+static bool buffer(struct mk_hypercall *hc, struct mk_io *io, bool write, uint32_t *gpa,
                    uint32_t *len)
 {
     *gpa = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RBX);
     *len = (uint32_t)io->cpu->ops->reg(io->cpu, MK_RCX);
-    if (mk_mem_at(hc->mem, *gpa, *len))
+    if (mk_mem_has(hc->mem, *gpa, *len, write))
         return true;
     io->cpu->ops->end(io->cpu, MK_FAULT, 0, false,
-                      "hypercall %s: 0x%x bytes at 0x%x are not all in RAM", name, *len, *gpa);
+                      "hypercall %s: 0x%x bytes at 0x%x are not all in RAM",
+                      write ? "READ" : "WRITE", *len, *gpa);
     return false;
 }
 
@@ -44,13 +45,16 @@ static void call_write(struct mk_hypercall *hc, struct mk_io *io)
 {
     struct mk_cpu *cpu = io->cpu;
     uint32_t gpa, len, done = 0;
-    if (!buffer(hc, io, "WRITE", &gpa, &len))
+    if (!buffer(hc, io, false, &gpa, &len))
         return;
     for (uint64_t room; done < len && (room = cpu->ops->output_room(cpu));) {
         uint64_t piece = len - done < MK_PIECE ? len - done : MK_PIECE;
         if (piece > room)
             piece = room;
-        const char *bytes = mk_mem_at(hc->mem, gpa + done, piece);
+        piece = mk_mem_span(hc->mem, (uint64_t)gpa + done, piece);
+        const char *bytes = mk_mem_at(hc->mem, (uint64_t)gpa + done, piece);
+        if (!bytes || !piece)
+            break; /* a shared file that became shorter */
         piece = piece_of(hc->console, bytes, piece);
         mk_console_write(hc->console, cpu, bytes, piece);
         done += (uint32_t)piece;
@@ -61,12 +65,12 @@ static void call_write(struct mk_hypercall *hc, struct mk_io *io)
 static void call_read(struct mk_hypercall *hc, struct mk_io *io)
 {
     uint32_t gpa, len, got = 0;
-    if (!buffer(hc, io, "READ", &gpa, &len))
+    if (!buffer(hc, io, true, &gpa, &len))
         return;
-    uint8_t *bytes = mk_mem_edit(hc->mem, gpa, len);
     int c = len ? mk_console_getc_idle(hc->console, io->cpu) : 0;
     while (got < len && c >= 0) {
-        bytes[got++] = (uint8_t)c;
+        uint8_t byte = (uint8_t)c;
+        mk_mem_write(hc->mem, (uint64_t)gpa + got++, &byte, 1);
         if (got % MK_PIECE == 0 && !io->cpu->ops->more(io->cpu))
             break;
         if (got < len)

@@ -1,4 +1,4 @@
-/* mem.c - see mem.h. */
+/* mem.c - see mem.h. man 2 mmap, madvise. */
 #include "kvm/mem.h"
 
 #include "kvm/kvm.h"
@@ -6,57 +6,354 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-int mk_mem_open(struct mk_mem *mem, uint64_t size, struct mk_err *err)
+#define HUGE_PAGE (UINT64_C(2) << 20)
+#define HUGE_FROM (UINT64_C(64) << 20) /* smaller regions are used in part, and made often */
+#define TOP (UINT64_C(1) << 52)        /* of what page tables can address (SDM volume 3, 4.5) */
+
+typedef unsigned long long ull;
+
+/* --- host memory --- */
+
+/* At a place that is to a huge page as `gpa` is, so that KVM can map it by huge pages. */
+static uint8_t *map_host(uint64_t gpa, uint64_t size, int prot, int flags, int fd, uint64_t offset)
+{
+    uint64_t more = size >= HUGE_PAGE ? HUGE_PAGE : 0;
+    uint8_t *at = mmap(NULL, size + more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                       -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    uint64_t skip = more ? (gpa - (uintptr_t)at) & (HUGE_PAGE - 1) : 0;
+    uint8_t *host = mmap(at + skip, size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd,
+                         (off_t)offset);
+    int code = errno;
+    if (host == MAP_FAILED) {
+        munmap(at, size + more);
+        errno = code;
+        return NULL;
+    }
+    if (skip)
+        munmap(at, skip);
+    if (more > skip)
+        munmap(host + size, more - skip);
+    madvise(host, size, MADV_DONTFORK);
+    if (size >= HUGE_FROM && fd < 0)
+        madvise(host, size, MADV_HUGEPAGE);
+    return host;
+}
+
+/* A mapping for what `r` says; its place in the list and in a copy are set elsewhere. */
+static int map_region(struct mk_region *r, int fd, uint64_t offset, struct mk_err *err)
+{
+    bool shared = r->kind == MK_SHARED;
+    int prot = r->read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+    int flags = (shared ? MAP_SHARED : MAP_PRIVATE) | (fd < 0 ? MAP_ANONYMOUS : 0);
+    r->fd = -1;
+    r->host = map_host(r->gpa, r->size, prot, flags, fd, offset);
+    if (!r->host)
+        return mk_fail_errno(err, errno, "guest memory of %llu bytes", (ull)r->size);
+    if (shared && (r->fd = dup(fd)) < 0) {
+        int code = errno;
+        munmap(r->host, r->size);
+        return mk_fail_errno(err, code, "%s", r->name);
+    }
+    return 0;
+}
+
+static void unmap_region(struct mk_region *r)
+{
+    munmap(r->host, r->size);
+    if (r->fd >= 0)
+        close(r->fd);
+}
+
+/* --- the list --- */
+
+static struct mk_region *room_for(struct mk_mem *mem, struct mk_err *err)
+{
+    struct mk_region *more = realloc(mem->regions, (mem->count + 1) * sizeof(*more));
+    if (!more) {
+        mk_fail_errno(err, ENOMEM, "guest memory");
+        return NULL;
+    }
+    mem->regions = more;
+    return more;
+}
+
+/* Puts it at its place; there is room. */
+static struct mk_region *insert(struct mk_mem *mem, const struct mk_region *r)
+{
+    unsigned i = mem->count++;
+    for (; i > 0 && mem->regions[i - 1].gpa > r->gpa; i--)
+        mem->regions[i] = mem->regions[i - 1];
+    mem->regions[i] = *r;
+    return &mem->regions[i];
+}
+
+static uint32_t free_slot(const struct mk_mem *mem)
+{
+    uint32_t slot = 0;
+    while (mk_mem_by_slot(mem, slot))
+        slot++;
+    return slot;
+}
+
+/* Where each is in a copy: in the order of their addresses. */
+static void place_all(struct mk_mem *mem)
+{
+    mem->bytes = 0;
+    for (unsigned i = 0; i < mem->count; i++) {
+        struct mk_region *r = &mem->regions[i];
+        r->at = mem->bytes;
+        mem->bytes += r->kind == MK_SHARED ? 0 : r->size;
+    }
+}
+
+static struct mk_region *add(struct mk_mem *mem, const struct mk_region *want, int fd,
+                             uint64_t offset, struct mk_err *err)
+{
+    struct mk_region r = *want;
+    if (!room_for(mem, err) || map_region(&r, fd, offset, err) < 0)
+        return NULL;
+    r.slot = free_slot(mem);
+    r.ignored = 0;
+    struct mk_region *added = insert(mem, &r);
+    mem->size += r.mapped ? 0 : r.size;
+    place_all(mem);
+    return added;
+}
+
+static struct mk_region own_ram(uint64_t gpa, uint64_t size)
+{
+    return (struct mk_region){ .gpa = gpa, .size = size, .kind = MK_RAM, .in_tables = true,
+                               .name = "RAM" };
+}
+
+static int add_own(struct mk_mem *mem, uint64_t size, struct mk_err *err)
+{
+    uint64_t low = size < MK_HOLE ? size : MK_HOLE;
+    struct mk_region first = own_ram(0, low), second = own_ram(MK_HIGH, size - low);
+    return !add(mem, &first, -1, 0, err) || (second.size && !add(mem, &second, -1, 0, err)) ? -1 : 0;
+}
+
+static int check_size(uint64_t size, struct mk_err *err)
 {
     if (size == 0 || size % MK_PAGE || size > MK_MEM_MAX)
         return mk_fail(err, EINVAL, "memory of %llu bytes: it must be a multiple of 4096, "
-                                    "at most 64G", (unsigned long long)size);
-    void *ram = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (ram == MAP_FAILED)
-        return mk_fail_errno(err, errno, "guest memory of %llu bytes", (unsigned long long)size);
-    *mem = (struct mk_mem){ .ram = ram, .size = size };
+                                    "at most 64G", (ull)size);
+    return 0;
+}
+
+int mk_mem_open(struct mk_mem *mem, uint64_t size, struct mk_err *err)
+{
+    *mem = (struct mk_mem){ .owner = getpid() };
+    if (check_size(size, err) < 0)
+        return -1;
+    if (add_own(mem, size, err) == 0)
+        return 0;
+    mk_mem_close(mem);
+    return -1;
+}
+
+int mk_mem_open_copy(struct mk_mem *mem, const struct mk_region *list, unsigned count, int fd,
+                     struct mk_err *err)
+{
+    *mem = (struct mk_mem){ .owner = getpid(), .copied = true };
+    for (unsigned i = 0; i < count; i++)
+        if (list[i].kind != MK_SHARED && !add(mem, &list[i], fd, list[i].at, err)) {
+            mk_mem_close(mem);
+            return -1;
+        }
     return 0;
 }
 
 void mk_mem_close(struct mk_mem *mem)
 {
-    if (mem->ram)
-        munmap(mem->ram, mem->size);
-    free(mem->written);
-    free(mem->log);
+    for (unsigned i = 0, here = mem->owner == getpid(); here && i < mem->count; i++)
+        unmap_region(&mem->regions[i]);
+    free(mem->regions);
+    mk_mem_unwatch(mem);
     *mem = (struct mk_mem){ 0 };
 }
 
+/* Pages that the other memory has too, unless they are zero in both. */
+static void copy_own(const struct mk_mem *from, const struct mk_mem *to)
+{
+    static const uint8_t zeros[MK_PAGE];
+    for (uint64_t at = 0; at < from->size && at < MK_HOLE; at += MK_PAGE) {
+        const void *page = mk_mem_at(from, at, MK_PAGE);
+        void *other = mk_mem_edit(to, at, MK_PAGE);
+        if (other && memcmp(page, zeros, MK_PAGE) != 0)
+            memcpy(other, page, MK_PAGE);
+    }
+}
+
+int mk_mem_resize(struct mk_mem *mem, uint64_t size, struct mk_err *err)
+{
+    struct mk_mem other = { .owner = getpid() };
+    if (check_size(size, err) < 0)
+        return -1;
+    for (unsigned i = 0; i < mem->count; i++)
+        if (mem->regions[i].mapped && mk_mem_is_own(size, mem->regions[i].gpa))
+            return mk_fail(err, EEXIST, "RAM of %llu bytes would lie over %s at 0x%llx: give the VM "
+                           "its mode or memory when it is made", (ull)size, mem->regions[i].name,
+                           (ull)mem->regions[i].gpa);
+    if (add_own(&other, size, err) < 0) {
+        mk_mem_close(&other);
+        return -1;
+    }
+    copy_own(mem, &other);
+    for (unsigned i = 0; i < mem->count; i++) {
+        struct mk_region *r = &mem->regions[i];
+        if (!r->mapped) {
+            unmap_region(r);
+        } else if (room_for(&other, err)) {
+            r->slot = free_slot(&other);
+            insert(&other, r);
+        } else {
+            unmap_region(r);
+        }
+    }
+    place_all(&other);
+    free(mem->regions);
+    *mem = other;
+    return 0;
+}
+
+bool mk_mem_is_own(uint64_t memory, uint64_t gpa)
+{
+    return gpa < MK_HOLE ? gpa < memory
+                         : memory > MK_HOLE && gpa >= MK_HIGH && gpa - MK_HIGH < memory - MK_HOLE;
+}
+
+const struct mk_region *mk_mem_overlap(const struct mk_mem *mem, uint64_t gpa, uint64_t size)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mk_region *r = &mem->regions[i];
+        if (gpa < r->gpa + r->size && r->gpa < gpa + size)
+            return r;
+    }
+    return NULL;
+}
+
+struct mk_region *mk_mem_by_slot(const struct mk_mem *mem, uint32_t slot)
+{
+    for (unsigned i = 0; i < mem->count; i++)
+        if (mem->regions[i].slot == slot)
+            return &mem->regions[i];
+    return NULL;
+}
+
+static int check_place(const struct mk_mem *mem, const struct mk_region *r, struct mk_err *err)
+{
+    const struct mk_region *other;
+    if (r->size == 0 || r->size % MK_PAGE || r->gpa % MK_PAGE)
+        return mk_fail(err, EINVAL, "%s: 0x%llx bytes at 0x%llx: both are multiples of 4096, and the "
+                       "size is not 0", r->name, (ull)r->size, (ull)r->gpa);
+    if (r->size > MK_MEM_MAX - (mem->bytes - mem->size) || r->gpa > TOP - r->size)
+        return mk_fail(err, EINVAL, "%s: 0x%llx bytes at 0x%llx: a VM's regions have at most 64G in "
+                       "all, and end below 0x%llx", r->name, (ull)r->size, (ull)r->gpa, (ull)TOP);
+    if ((other = mk_mem_overlap(mem, r->gpa, r->size)))
+        return mk_fail(err, EEXIST, "%s: 0x%llx-0x%llx overlaps %s at 0x%llx-0x%llx", r->name,
+                       (ull)r->gpa, (ull)(r->gpa + r->size - 1), other->name, (ull)other->gpa,
+                       (ull)(other->gpa + other->size - 1));
+    if (mem->count >= MK_REGIONS - 1) /* one slot is for mk_mem_flush() */
+        return mk_fail(err, ENOSPC, "%s: a VM has at most %d regions of memory: remove others, or "
+                       "map larger ones", r->name, MK_REGIONS - 1);
+    return 0;
+}
+
+struct mk_region *mk_mem_add(struct mk_mem *mem, const struct mk_region *want, int fd,
+                             struct mk_err *err)
+{
+    if (check_place(mem, want, err) < 0)
+        return NULL;
+    struct mk_region *added = add(mem, want, fd, 0, err);
+    if (added)
+        mk_mem_unwatch(mem);
+    return added;
+}
+
+void mk_mem_remove(struct mk_mem *mem, struct mk_region *region)
+{
+    unmap_region(region);
+    *region = (struct mk_region){ 0 };
+    for (unsigned i = (unsigned)(region - mem->regions); i + 1 < mem->count; i++)
+        mem->regions[i] = mem->regions[i + 1];
+    mem->count--;
+    place_all(mem);
+    mk_mem_unwatch(mem);
+}
+
+/* --- slots --- */
+
 int mk_mem_slot(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot)
 {
+    const struct mk_region *r = slot->length ? mk_mem_find(mem, slot->physical) : NULL;
+    bool read_only = slot->read_only || (r && r->read_only);
+    bool log = mem->written && r && r->kind == MK_RAM;
     struct kvm_userspace_memory_region region = {
-        .slot = slot->number,
-        .flags = slot->read_only ? KVM_MEM_READONLY : mem->written ? KVM_MEM_LOG_DIRTY_PAGES : 0,
-        .guest_phys_addr = slot->linear,
-        .memory_size = slot->length,
-        .userspace_addr = (uint64_t)(uintptr_t)(mem->ram + slot->physical) };
+        .slot = slot->number, .flags = read_only ? KVM_MEM_READONLY : log ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+        .guest_phys_addr = slot->linear, .memory_size = slot->length,
+        .userspace_addr = r ? (uint64_t)(uintptr_t)(r->host + (slot->physical - r->gpa)) : 0 };
     if (slot->length == 0)
         region.flags = 0;
     return mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
-int mk_mem_register(struct mk_mem *mem, int vm_fd, struct mk_err *err)
+static struct mk_slot slot_of(const struct mk_region *r)
 {
-    if (mk_mem_slot(mem, vm_fd, &(struct mk_slot){ .length = mem->size }) < 0)
-        return mk_fail_errno(err, errno, "KVM refuses the memory slot");
+    return (struct mk_slot){ r->slot, r->gpa, r->gpa, r->size, r->read_only };
+}
+
+int mk_mem_register(const struct mk_mem *mem, int vm_fd, struct mk_err *err)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        struct mk_slot slot = slot_of(&mem->regions[i]);
+        if (mk_mem_slot(mem, vm_fd, &slot) < 0)
+            return mk_fail_errno(err, errno, "KVM refuses the memory slot for %s, 0x%llx bytes at "
+                                 "0x%llx", mem->regions[i].name, (ull)slot.length,
+                                 (ull)slot.linear);
+    }
     return 0;
+}
+
+int mk_mem_unregister(const struct mk_mem *mem, int vm_fd, struct mk_err *err)
+{
+    for (unsigned i = 0; i < mem->count; i++)
+        if (mk_mem_slot(mem, vm_fd, &(struct mk_slot){ .number = mem->regions[i].slot }) < 0)
+            return mk_fail_errno(err, errno, "memory slot %u", mem->regions[i].slot);
+    return 0;
+}
+
+int mk_mem_flush(const struct mk_mem *mem, int vm_fd)
+{
+    const struct mk_region *last = &mem->regions[mem->count - 1];
+    uint64_t behind = last->gpa + last->size;
+    struct kvm_userspace_memory_region page = {
+        .slot = MK_REGIONS - 1, .guest_phys_addr = behind > MK_HIGH ? behind : MK_HIGH,
+        .memory_size = MK_PAGE, .userspace_addr = (uint64_t)(uintptr_t)mem->regions[0].host };
+    if (mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &page) < 0)
+        return -1;
+    page.memory_size = 0;
+    return mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &page);
 }
 
 void mk_mem_clear(struct mk_mem *mem)
 {
-    if (mem->copied || madvise(mem->ram, mem->size, MADV_DONTNEED) < 0)
-        memset(mem->ram, 0, mem->size);
-    mk_mem_mark(mem, 0, mem->size);
+    for (unsigned i = 0; i < mem->count; i++) {
+        struct mk_region *r = &mem->regions[i];
+        r->ignored = 0;
+        if (r->kind == MK_RAM && (mem->copied || madvise(r->host, r->size, MADV_DONTNEED) < 0))
+            memset(r->host, 0, r->size);
+    }
+    mk_mem_unwatch(mem);
 }
 
 /* --- which pages were written --- */
@@ -65,7 +362,7 @@ int mk_mem_watch(struct mk_mem *mem, struct mk_err *err)
 {
     if (mem->written)
         return 0;
-    size_t words = mem->size / MK_PAGE / 64 + 1;
+    size_t words = mem->bytes / MK_PAGE / 64 + 1;
     uint64_t *log = calloc(words, sizeof(*log));
     _Atomic uint64_t *written = calloc(words, sizeof(*written));
     if (!log || !written) {
@@ -78,24 +375,54 @@ int mk_mem_watch(struct mk_mem *mem, struct mk_err *err)
     return 0;
 }
 
+void mk_mem_unwatch(struct mk_mem *mem)
+{
+    free(mem->written);
+    free(mem->log);
+    mem->written = NULL;
+    mem->log = NULL;
+}
+
 static void mark_page(const struct mk_mem *mem, uint64_t page)
 {
     atomic_fetch_or_explicit(&mem->written[page / 64], UINT64_C(1) << page % 64,
                              memory_order_relaxed);
 }
 
+void mk_mem_mark_pages(const struct mk_mem *mem, uint64_t first, uint64_t count)
+{
+    for (uint64_t page = first; mem->written && page < first + count; page++)
+        if (page % 64 == 0 && first + count - page >= 64) {
+            mem->written[page / 64] = UINT64_MAX;
+            page += 63;
+        } else {
+            mark_page(mem, page);
+        }
+}
+
+static void mark_region(const struct mk_mem *mem, const struct mk_region *r, uint64_t from,
+                        uint64_t len)
+{
+    if (mem->written && r->kind == MK_RAM && len)
+        mk_mem_mark_pages(mem, (r->at + from) / MK_PAGE,
+                          (from + len - 1) / MK_PAGE - from / MK_PAGE + 1);
+}
+
 void mk_mem_mark(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
-    for (uint64_t page = gpa / MK_PAGE; mem->written && len && page <= (gpa + len - 1) / MK_PAGE;
-         page++)
-        mark_page(mem, page);
+    for (uint64_t n; mem->written && len && (n = mk_mem_span(mem, gpa, len)); gpa += n, len -= n) {
+        const struct mk_region *r = mk_mem_find(mem, gpa);
+        mark_region(mem, r, gpa - r->gpa, n);
+    }
 }
 
 int mk_mem_collect(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot)
 {
-    if (!mem->written || slot->read_only)
+    const struct mk_region *r = mk_mem_find(mem, slot->physical);
+    if (!mem->written || slot->read_only || r->kind != MK_RAM)
         return 0;
-    uint64_t words = (slot->length / MK_PAGE + 63) / 64, first = slot->physical / MK_PAGE;
+    uint64_t words = (slot->length / MK_PAGE + 63) / 64;
+    uint64_t first = (r->at + slot->physical - r->gpa) / MK_PAGE;
     struct kvm_dirty_log log = { .slot = slot->number, .dirty_bitmap = mem->log };
     if (mk_ioctl(vm_fd, KVM_GET_DIRTY_LOG, &log) < 0)
         return -1;
@@ -105,33 +432,121 @@ int mk_mem_collect(const struct mk_mem *mem, int vm_fd, const struct mk_slot *sl
     return 0;
 }
 
+int mk_mem_collect_all(const struct mk_mem *mem, int vm_fd)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        struct mk_slot slot = slot_of(&mem->regions[i]);
+        if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* --- access --- */
+
+const struct mk_region *mk_mem_find(const struct mk_mem *mem, uint64_t gpa)
+{
+    for (unsigned i = 0; i < mem->count; i++)
+        if (gpa - mem->regions[i].gpa < mem->regions[i].size)
+            return &mem->regions[i];
+    return NULL;
+}
+
+/* A shared file that somebody made shorter has no memory at its end: to read it would be a SIGBUS. */
+static bool is_there(const struct mk_region *r, uint64_t end)
+{
+    struct stat st;
+    return r->fd < 0 || (fstat(r->fd, &st) == 0 && (uint64_t)st.st_size >= end);
+}
+
+uint64_t mk_mem_span(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
+{
+    const struct mk_region *r = mk_mem_find(mem, gpa);
+    if (!r)
+        return 0;
+    uint64_t room = r->size - (gpa - r->gpa), n = len < room ? len : room;
+    return is_there(r, gpa - r->gpa + n) ? n : 0;
+}
+
+/* Nothing is also where a region ends. */
+static uint8_t *locate(const struct mk_mem *mem, uint64_t gpa, uint64_t len, bool write)
+{
+    const struct mk_region *r = mk_mem_find(mem, gpa);
+    if (!r && len == 0 && gpa > 0)
+        r = mk_mem_find(mem, gpa - 1);
+    if (!r || (write && r->read_only) || !mk_inside(gpa - r->gpa, len, r->size) ||
+        !is_there(r, gpa - r->gpa + len))
+        return NULL;
+    if (write)
+        mark_region(mem, r, gpa - r->gpa, len);
+    return r->host + (gpa - r->gpa);
+}
 
 const void *mk_mem_at(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
-    return mk_inside(gpa, len, mem->size) ? mem->ram + gpa : NULL;
+    return locate(mem, gpa, len, false);
 }
 
 void *mk_mem_edit(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
-    if (!mk_inside(gpa, len, mem->size))
-        return NULL;
-    mk_mem_mark(mem, gpa, len);
-    return mem->ram + gpa;
+    return locate(mem, gpa, len, true);
+}
+
+bool mk_mem_has(const struct mk_mem *mem, uint64_t gpa, uint64_t len, bool write)
+{
+    if (len == 0)
+        return mk_mem_at(mem, gpa, 0) != NULL;
+    for (uint64_t n; len; gpa += n, len -= n) {
+        n = mk_mem_span(mem, gpa, len);
+        if (n == 0 || (write && mk_mem_find(mem, gpa)->read_only))
+            return false;
+    }
+    return true;
 }
 
 bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len)
 {
-    const void *from = mk_mem_at(mem, gpa, len);
-    if (from)
-        memcpy(to, from, len);
-    return from != NULL;
+    uint8_t *bytes = to;
+    if (!mk_mem_has(mem, gpa, len, false))
+        return false;
+    for (uint64_t n; len; gpa += n, bytes += n, len -= n) {
+        n = mk_mem_span(mem, gpa, len);
+        const void *from = mk_mem_at(mem, gpa, n);
+        if (n == 0 || !from)
+            return false;
+        memcpy(bytes, from, n);
+    }
+    return true;
 }
 
-bool mk_mem_write(struct mk_mem *mem, uint64_t gpa, const void *from, size_t len)
+bool mk_mem_write(const struct mk_mem *mem, uint64_t gpa, const void *from, size_t len)
 {
-    void *to = mk_mem_edit(mem, gpa, len);
-    if (to)
-        memcpy(to, from, len);
-    return to != NULL;
+    const uint8_t *bytes = from;
+    if (!mk_mem_has(mem, gpa, len, true))
+        return false;
+    for (uint64_t n; len; gpa += n, bytes += n, len -= n) {
+        n = mk_mem_span(mem, gpa, len);
+        void *to = mk_mem_edit(mem, gpa, n);
+        if (n == 0 || !to)
+            return false;
+        memcpy(to, bytes, n);
+    }
+    return true;
+}
+
+void mk_mem_count_ignored(const struct mk_mem *mem, uint64_t gpa)
+{
+    for (unsigned i = 0; i < mem->count; i++)
+        if (gpa - mem->regions[i].gpa < mem->regions[i].size)
+            atomic_fetch_add_explicit(&mem->regions[i].ignored, 1, memory_order_relaxed);
+}
+
+uint8_t *mk_mem_page(const struct mk_mem *mem, uint64_t page, uint64_t *follow)
+{
+    const struct mk_region *r = mem->regions;
+    while (r->kind == MK_SHARED || page * MK_PAGE - r->at >= r->size)
+        r++;
+    if (follow)
+        *follow = (r->at + r->size) / MK_PAGE - page;
+    return r->host + (page * MK_PAGE - r->at);
 }

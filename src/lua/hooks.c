@@ -279,23 +279,34 @@ static void table_range(lua_State *L, uint64_t *first, uint64_t *last)
     lua_pop(L, 3);
 }
 
+/* A device does not lie over memory; writes to what is read-only do reach one. */
+static void check_no_memory(lua_State *L, const struct mk_range *r)
+{
+    const struct mk_mem *mem = &r->v->vm.m.mem;
+    char text[200];
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mk_region *m = &mem->regions[i];
+        if (m->read_only || r->first >= m->gpa + m->size || r->last < m->gpa)
+            continue;
+        snprintf(text, sizeof(text), "addresses 0x%llx-0x%llx lie over %s, which ends at 0x%llx: "
+                 "memory is no device", (unsigned long long)r->first,
+                 (unsigned long long)r->last, m->name, (unsigned long long)(m->gpa + m->size));
+        luaL_argerror(L, 2, text);
+    }
+}
+
 static void check_ends(lua_State *L, const struct mk_range *r)
 {
     static const struct { uint64_t last; const char *what; } spaces[] = {
         { 0xffff, "a port is 0 to 0xffff" }, { INT64_MAX, "a guest-physical address is 0 or more" },
         { UINT32_MAX, "an MSR is 0 to 0xffffffff" } };
-    uint64_t most = spaces[r->bus->space].last, ram = r->v->vm.m.mem.size;
+    uint64_t most = spaces[r->bus->space].last;
     int index = r->next - 1;
     luaL_argcheck(L, r->first <= most, 2, spaces[r->bus->space].what);
     luaL_argcheck(L, r->last <= most, index, spaces[r->bus->space].what);
     luaL_argcheck(L, r->last >= r->first, index, "the last comes before the first");
-    if (r->bus->space == MK_SPACE_MMIO && r->first < ram) {
-        char text[200];
-        snprintf(text, sizeof(text), "addresses 0x%llx-0x%llx lie over RAM, which ends at 0x%llx: "
-                 "memory is no device", (unsigned long long)r->first,
-                 (unsigned long long)r->last, (unsigned long long)ram);
-        luaL_argerror(L, 2, text);
-    }
+    if (r->bus->space == MK_SPACE_MMIO)
+        check_no_memory(L, r);
 }
 
 /* The short forms: of addresses base, size; of the others first [, last], but where an integer

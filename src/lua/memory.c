@@ -4,25 +4,25 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The range [address, address + length) as host memory; raises when it is not all RAM. */
-static const uint8_t *range(lua_State *L, struct mk_lua_vm *v, lua_Integer address,
-                            lua_Integer length)
+static void no_memory(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
 {
-    if (length < 0)
-        luaL_error(L, "a length of %I bytes", length);
-    const void *at = address < 0 ? NULL
-                                 : mk_mem_at(&v->vm.m.mem, (uint64_t)address, (uint64_t)length);
-    if (!at)
-        luaL_error(L, "%I bytes at address %I are not all in RAM of %I bytes", length, address,
-                   (lua_Integer)v->vm.m.mem.size);
-    return at;
+    luaL_error(L, "%I bytes at address %I are not all in RAM of %I bytes", length, address,
+               (lua_Integer)v->vm.m.mem.size);
 }
 
-/* The same to write to. */
-static uint8_t *writable(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
+/* Raises when [address, address + length) is not all memory. */
+static const struct mk_mem *check_range(lua_State *L, struct mk_lua_vm *v, lua_Integer address,
+                                        lua_Integer length, bool write)
 {
-    range(L, v, address, length);
-    return mk_mem_edit(&v->vm.m.mem, (uint64_t)address, (uint64_t)length);
+    const struct mk_mem *mem = &v->vm.m.mem;
+    if (length < 0)
+        luaL_error(L, "a length of %I bytes", length);
+    if (address < 0 || !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, false))
+        no_memory(L, v, address, length);
+    if (write && !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, true))
+        luaL_error(L, "%I bytes at address %I: %s is read-only, its contents are given when it is "
+                   "mapped", length, address, mk_mem_find(mem, (uint64_t)address)->name);
+    return mem;
 }
 
 static void touch_all(struct mk_lua_vm *v)
@@ -35,10 +35,23 @@ static void touch_all(struct mk_lua_vm *v)
 static int memory_read(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
-    lua_Integer length = luaL_checkinteger(L, 3);
-    const uint8_t *at = range(L, v, luaL_checkinteger(L, 2), length);
-    lua_pushlstring(L, (const char *)at, (size_t)length);
+    lua_Integer address = luaL_checkinteger(L, 2), length = luaL_checkinteger(L, 3);
+    const struct mk_mem *mem = check_range(L, v, address, length, false);
+    luaL_Buffer b;
+    if (!mk_mem_read(mem, (uint64_t)address, luaL_buffinitsize(L, &b, (size_t)length),
+                     (size_t)length))
+        no_memory(L, v, address, length);
+    luaL_pushresultsize(&b, (size_t)length);
     return 1;
+}
+
+static void write_bytes(lua_State *L, struct mk_lua_vm *v, lua_Integer address, const void *bytes,
+                        size_t length)
+{
+    const struct mk_mem *mem = check_range(L, v, address, (lua_Integer)length, true);
+    if (!mk_mem_write(mem, (uint64_t)address, bytes, length))
+        no_memory(L, v, address, (lua_Integer)length);
+    touch_all(v);
 }
 
 /* memory:write(address, string) */
@@ -47,8 +60,7 @@ static int memory_write(lua_State *L)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     size_t length;
     const char *bytes = luaL_checklstring(L, 3, &length);
-    memcpy(writable(L, v, luaL_checkinteger(L, 2), (lua_Integer)length), bytes, length);
-    touch_all(v);
+    write_bytes(L, v, luaL_checkinteger(L, 2), bytes, length);
     return 0;
 }
 
@@ -57,17 +69,17 @@ static int number(lua_State *L, unsigned bytes)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     lua_Integer address = luaL_checkinteger(L, 2);
-    const uint8_t *at = range(L, v, address, bytes);
     uint64_t value = 0;
     if (lua_isnoneornil(L, 3)) {
-        memcpy(&value, at, bytes);
+        const struct mk_mem *mem = check_range(L, v, address, bytes, false);
+        if (!mk_mem_read(mem, (uint64_t)address, &value, bytes))
+            no_memory(L, v, address, bytes);
         lua_pushinteger(L, (lua_Integer)value);
         return 1;
     }
     value = (uint64_t)luaL_checkinteger(L, 3);
     luaL_argcheck(L, bytes == 8 || value <= mk_mask(bytes), 3, "value is too large for its width");
-    memcpy(writable(L, v, address, bytes), &value, bytes);
-    touch_all(v);
+    write_bytes(L, v, address, &value, bytes);
     return 0;
 }
 
@@ -76,16 +88,25 @@ static int memory_u16(lua_State *L) { return number(L, 2); }
 static int memory_u32(lua_State *L) { return number(L, 4); }
 static int memory_u64(lua_State *L) { return number(L, 8); }
 
-/* memory:cstring(address[, limit]) -> the bytes before the next NUL */
+/* memory:cstring(address[, limit]) -> the bytes before the next NUL, or before memory ends */
 static int memory_cstring(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     lua_Integer address = luaL_checkinteger(L, 2);
-    const char *at = (const char *)range(L, v, address, 0);
-    size_t room = (size_t)(v->vm.m.mem.size - (uint64_t)address);
-    lua_Integer limit = luaL_optinteger(L, 3, (lua_Integer)room);
+    const struct mk_mem *mem = check_range(L, v, address, 0, false);
+    lua_Integer limit = luaL_optinteger(L, 3, LUA_MAXINTEGER);
     luaL_argcheck(L, limit >= 0, 3, "a negative limit");
-    lua_pushlstring(L, at, strnlen(at, (size_t)limit < room ? (size_t)limit : room));
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    uint64_t at = (uint64_t)address, left = (uint64_t)limit;
+    for (uint64_t n; left && (n = mk_mem_span(mem, at, left)); at += n, left -= n) {
+        const char *bytes = mk_mem_at(mem, at, n);
+        size_t length = strnlen(bytes, n);
+        luaL_addlstring(&b, bytes, length);
+        if (length < n)
+            break;
+    }
+    luaL_pushresult(&b);
     return 1;
 }
 
@@ -93,12 +114,43 @@ static int memory_cstring(lua_State *L)
 static int memory_fill(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
-    lua_Integer length = luaL_checkinteger(L, 3);
+    lua_Integer address = luaL_checkinteger(L, 2), length = luaL_checkinteger(L, 3);
     lua_Integer byte = luaL_optinteger(L, 4, 0);
     luaL_argcheck(L, byte >= 0 && byte <= 255, 4, "not a byte");
-    memset(writable(L, v, luaL_checkinteger(L, 2), length), (int)byte, (size_t)length);
+    const struct mk_mem *mem = check_range(L, v, address, length, true);
+    uint64_t at = (uint64_t)address, left = (uint64_t)length;
+    for (uint64_t n; left && (n = mk_mem_span(mem, at, left)); at += n, left -= n)
+        memset(mk_mem_edit(mem, at, n), (int)byte, n);
     touch_all(v);
     return 0;
+}
+
+/* The first place from `at` on where `what` lies in one region, or in two that meet. */
+static bool find(const struct mk_mem *mem, uint64_t at, const char *what, size_t length,
+                 uint64_t *hit)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mk_region *r = &mem->regions[i];
+        uint64_t end = r->gpa + r->size, from = at > r->gpa ? at : r->gpa;
+        const char *bytes = from < end ? mk_mem_at(mem, from, end - from) : NULL;
+        const char *found = bytes ? memmem(bytes, end - from, what, length) : NULL;
+        if (found) {
+            *hit = from + (uint64_t)(found - bytes);
+            return true;
+        }
+        uint64_t first = length <= r->size ? end - length + 1 : r->gpa; /* beyond the end */
+        for (uint64_t k = first > from ? first : from; i + 1 < mem->count && k < end; k++) {
+            size_t here = end - k;
+            const char *rest = mk_mem_at(mem, k, here), *next = mk_mem_at(mem, end, length - here);
+            if (!next || !rest)
+                break;
+            if (memcmp(rest, what, here) == 0 && memcmp(next, what + here, length - here) == 0) {
+                *hit = k;
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 /* memory:find(string[, from = 0]) -> address or nil */
@@ -108,10 +160,9 @@ static int memory_find(lua_State *L)
     size_t length;
     const char *what = luaL_checklstring(L, 2, &length);
     lua_Integer from = luaL_optinteger(L, 3, 0);
-    const uint8_t *at = range(L, v, from, 0);
-    const uint8_t *hit = memmem(at, (size_t)(v->vm.m.mem.size - (uint64_t)from), what, length);
-    if (hit)
-        lua_pushinteger(L, hit - v->vm.m.mem.ram);
+    uint64_t hit;
+    if (find(check_range(L, v, from, 0, false), (uint64_t)from, what, length, &hit))
+        lua_pushinteger(L, (lua_Integer)hit);
     else
         luaL_pushfail(L);
     return 1;
@@ -137,12 +188,15 @@ static int memory_hexdump(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     lua_Integer address = luaL_checkinteger(L, 2), length = luaL_checkinteger(L, 3);
-    const uint8_t *at = range(L, v, address, length);
+    const struct mk_mem *mem = check_range(L, v, address, length, false);
     luaL_Buffer b;
     luaL_buffinit(L, &b);
-    for (size_t i = 0; i < (size_t)length; i += 16) {
-        size_t left = (size_t)length - i;
-        hexdump_line(&b, (uint64_t)address + i, at + i, left < 16 ? left : 16);
+    for (lua_Integer i = 0; i < length; i += 16) {
+        size_t n = length - i < 16 ? (size_t)(length - i) : 16;
+        uint8_t line[16];
+        if (!mk_mem_read(mem, (uint64_t)(address + i), line, n))
+            no_memory(L, v, address, length);
+        hexdump_line(&b, (uint64_t)(address + i), line, n);
     }
     luaL_pushresult(&b);
     return 1;

@@ -263,6 +263,8 @@ static int new_vm(lua_State *L)
     luaL_setmetatable(L, MK_VM);
     if (snap) {
         config.ram = snap->ram;
+        config.regions = snap->shape.regions;
+        config.region_count = snap->shape.region_count;
         config.mapping = snap->shape.mapping;
         config.places = snap->shape.places;
         config.command_line = snap->shape.command_line;

@@ -40,6 +40,44 @@ static bool places_fit(const struct mk_shape *s)
            (s->mode != MK_MODE_PAGED || mk_inside(p->tables, MK_PAGE, s->memory));
 }
 
+#define REGION struct mk_region
+static const struct mk_field region_fields[] = {
+    MK_RANGE(REGION, gpa, 0, INT64_MAX), MK_RANGE(REGION, size, MK_PAGE, MK_MEM_MAX),
+    MK_RANGE(REGION, kind, 0, MK_REGION_KINDS - 1), MK_FLAG(REGION, read_only),
+    MK_FLAG(REGION, mapped), MK_FLAG(REGION, in_tables), MK_TEXT(REGION, name), { 0 },
+};
+
+/* In order and apart, own RAM where it belongs; sets where each is in a copy. */
+static bool regions_fit(const struct mk_shape *s)
+{
+    uint64_t end = 0, own = 0, at = 0;
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        struct mk_region *r = &s->regions[i];
+        if (r->gpa < end || r->gpa % MK_PAGE || r->size % MK_PAGE ||
+            r->mapped == mk_mem_is_own(s->memory, r->gpa) || (!r->mapped && r->kind != MK_RAM))
+            return false;
+        own += r->mapped ? 0 : r->size;
+        r->at = at;
+        r->fd = -1;
+        at += r->kind == MK_SHARED ? 0 : r->size;
+        end = r->gpa + r->size;
+    }
+    return own == s->memory && s->regions[0].gpa == 0;
+}
+
+static void code_regions(struct mk_codec *k, struct mk_shape *s)
+{
+    mk_code_u32(k, &s->region_count);
+    if (!k->out) {
+        mk_code_need(k, s->region_count && s->region_count < MK_REGIONS);
+        s->regions = mk_code_failed(k) ? NULL : calloc(s->region_count, sizeof(*s->regions));
+        mk_code_memory(k, s->regions);
+    }
+    for (uint32_t i = 0; i < s->region_count && !mk_code_failed(k); i++)
+        mk_code_fields(k, region_fields, &s->regions[i]);
+    mk_code_need(k, mk_code_failed(k) || regions_fit(s));
+}
+
 /* --- vCPUs --- */
 
 #define CPU struct mk_cpu_state
@@ -106,6 +144,7 @@ static void code_all(struct mk_codec *k, struct mk_snapshot *snap)
 {
     mk_code_fields(k, shape_fields, &snap->shape);
     mk_code_need(k, snap->shape.memory % MK_PAGE == 0 && places_fit(&snap->shape));
+    code_regions(k, &snap->shape);
     for (unsigned i = 0; i < snap->shape.cpus && !mk_code_failed(k); i++)
         code_cpu(k, &snap->state.cpu[i]);
     mk_code_fields(k, fields, snap);

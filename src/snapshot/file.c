@@ -4,7 +4,7 @@
  *   8  u32        version
  *  12  u32        CRC-32 of all from 24 on
  *  16  u64        length of the file
- *  24  u64        bytes of RAM
+ *  24  u64        bytes of RAM and ROM
  *  32  u64 + ...  length of shape and state, and these (code.c)
  *      u64, u64 + pages   runs of pages that are not all zero: first page, count, contents; until
  *                         a run of no pages, at page 0
@@ -73,7 +73,7 @@ static void put_run(struct output *o, const struct mk_snapshot *snap, uint64_t f
 
 static void put_ram(struct output *o, const struct mk_snapshot *snap)
 {
-    uint64_t pages = snap->shape.memory / MK_PAGE, first = 0;
+    uint64_t pages = snap->ram->size / MK_PAGE, first = 0;
     size_t next = 0, look = 0; /* `look` runs ahead */
     for (uint64_t i = 0; i < pages && !o->error; i++)
         if (mk_page_is_zero(mk_snapshot_page(snap, i, &look))) {
@@ -96,7 +96,7 @@ static void put_all(struct output *o, const struct mk_snapshot *snap, const stru
     put(o, magic, sizeof(magic));
     put(o, version, sizeof(version));
     put_u64(o, length);
-    put_u64(o, snap->shape.memory);
+    put_u64(o, snap->ram->size);
     put_u64(o, state->length);
     put(o, state->data, state->length);
     put_ram(o, snap);
@@ -189,7 +189,7 @@ static int get_head(struct input *in, uint32_t *crc, uint64_t *memory)
                        in->path, (ull)in->size, (ull)head.length);
     if (get(in, memory, sizeof(*memory)) < 0)
         return -1;
-    if (*memory == 0 || *memory % MK_PAGE || *memory > MK_MEM_MAX)
+    if (*memory == 0 || *memory % MK_PAGE || *memory > 2 * MK_MEM_MAX)
         return damaged(in, "no VM has so much memory");
     *crc = head.crc;
     return 0;
@@ -247,14 +247,23 @@ static int get_ram(struct input *in, struct mk_ram *ram)
     return rc;
 }
 
+/* Bytes of RAM and ROM. */
+static uint64_t memory_of(const struct mk_shape *shape)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < shape->region_count; i++)
+        bytes += shape->regions[i].kind == MK_SHARED ? 0 : shape->regions[i].size;
+    return bytes;
+}
+
 static int decode(struct input *in, struct mk_snapshot *snap, const struct mk_bytes *state)
 {
     struct mk_err why;
     struct mk_reader reader = { .at = state->data, .left = state->length };
     if (mk_state_decode(snap, &reader, &why) < 0)
         return damaged(in, why.text);
-    return reader.left || snap->shape.memory != snap->ram->size ? damaged(in, "its parts disagree")
-                                                                 : 0;
+    return reader.left || memory_of(&snap->shape) != snap->ram->size
+               ? damaged(in, "its parts disagree") : 0;
 }
 
 /* A file of which most is a hole would take far more memory than it has bytes; what minikvm writes

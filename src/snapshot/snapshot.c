@@ -8,7 +8,7 @@
 
 static uint64_t pages_of(const struct mk_mem *mem)
 {
-    return mem->size / MK_PAGE;
+    return mem->bytes / MK_PAGE;
 }
 
 static size_t words_of(const struct mk_mem *mem)
@@ -32,12 +32,12 @@ static int collect(struct mk_vm *vm, struct mk_err *err)
     struct mk_mem *mem = &vm->m.mem;
     int rc = vm->assist.shadow.on
                  ? mk_shadow_collect(&vm->assist.shadow, mem, vm->m.fd)
-                 : mk_mem_collect(mem, vm->m.fd, &(struct mk_slot){ .length = mem->size });
+                 : mk_mem_collect_all(mem, vm->m.fd);
     return rc < 0 ? mk_fail_errno(err, errno, "vm \"%s\": KVM's log of writes", vm->name) : 0;
 }
 
-/* Afterwards mem.written has every page that may differ from vm->base: all of them when nobody
- * watched so far. */
+/* Afterwards mem.written has every page that may differ from vm->base, or from zeros when there is no
+ * base. Of a VM that was made from a copy and is none of it any more, that is all pages. */
 static int look(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
@@ -45,7 +45,10 @@ static int look(struct mk_vm *vm, struct mk_err *err)
         return collect(vm, err);
     if (mk_mem_watch(mem, err) < 0 || register_slots(vm, err) < 0)
         return -1;
-    mk_mem_mark(mem, 0, mem->size);
+    if (vm->base || !mem->copied)
+        mk_mem_mark_used(mem);
+    else
+        mk_mem_mark_pages(mem, 0, pages_of(mem));
     return 0;
 }
 
@@ -63,7 +66,7 @@ static size_t prune(struct mk_vm *vm)
     for (size_t i = 0; i < words_of(mem); i++)
         for (uint64_t bits = mem->written[i]; bits; bits &= bits - 1) {
             uint64_t at = (i * 64 + (unsigned)__builtin_ctzll(bits)) * MK_PAGE;
-            if (memcmp(mem->ram + at, vm->base->at + at, MK_PAGE) == 0)
+            if (memcmp(mk_mem_page(mem, at / MK_PAGE, NULL), vm->base->at + at, MK_PAGE) == 0)
                 mem->written[i] &= ~(bits & -bits);
             else
                 count++;
@@ -85,7 +88,7 @@ static int take_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count
         snap->changed[i] = mem->written[i];
         for (uint64_t bits = snap->changed[i]; bits; bits &= bits - 1)
             memcpy(snap->pages + snap->changed_count++ * MK_PAGE,
-                   mem->ram + (i * 64 + (unsigned)__builtin_ctzll(bits)) * MK_PAGE, MK_PAGE);
+                   mk_mem_page(mem, i * 64 + (unsigned)__builtin_ctzll(bits), NULL), MK_PAGE);
     }
     return 0;
 }
@@ -98,6 +101,8 @@ static int take_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *e
         return -1;
     size_t count = vm->base ? prune(vm) : SIZE_MAX;
     if (count > pages_of(mem) / 2) {
+        if (vm->base)
+            mk_ram_mark(vm->base, mem);
         struct mk_ram *copy = mk_ram_copy(mem, err);
         if (!copy)
             return -1;
@@ -118,6 +123,21 @@ static struct mk_shape shape_of(const struct mk_vm *vm)
     snprintf(shape.name, sizeof(shape.name), "%s", vm->name);
     snprintf(shape.command_line, sizeof(shape.command_line), "%s", vm->command_line);
     return shape;
+}
+
+static int take_regions(const struct mk_vm *vm, struct mk_shape *shape, struct mk_err *err)
+{
+    const struct mk_mem *mem = &vm->m.mem;
+    shape->regions = calloc(mem->count, sizeof(*shape->regions));
+    if (!shape->regions)
+        return mk_fail_errno(err, ENOMEM, "snapshot");
+    shape->region_count = mem->count;
+    for (unsigned i = 0; i < mem->count; i++) {
+        shape->regions[i] = mem->regions[i];
+        shape->regions[i].host = NULL;
+        shape->regions[i].fd = -1;
+    }
+    return 0;
 }
 
 static size_t cpuid_size(const struct kvm_cpuid2 *cpuid)
@@ -157,7 +177,8 @@ struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script,
         free(snap);
         return NULL;
     }
-    if (take_cpuid(vm, snap, err) < 0 || take_ram(vm, snap, err) < 0) {
+    if (take_cpuid(vm, snap, err) < 0 || take_regions(vm, &snap->shape, err) < 0 ||
+        take_ram(vm, snap, err) < 0) {
         mk_snapshot_free(snap);
         return NULL;
     }
@@ -175,6 +196,7 @@ void mk_snapshot_free(struct mk_snapshot *snap)
     free(snap->changed);
     free(snap->pages);
     free(snap->cpuid);
+    free(snap->shape.regions);
     mk_bytes_free(&snap->script);
     free(snap);
 }
@@ -188,11 +210,43 @@ const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, s
 
 /* --- restoring --- */
 
+static bool same_region(const struct mk_region *a, const struct mk_region *b)
+{
+    return a->gpa == b->gpa && a->size == b->size && a->kind == b->kind &&
+           a->read_only == b->read_only;
+}
+
+/* The first region of `list` that the other list does not have; NULL when it has all. */
+static const struct mk_region *missing(const struct mk_region *list, unsigned count,
+                                       const struct mk_region *others, unsigned other_count)
+{
+    for (unsigned i = 0, j = 0; i < count; i++) {
+        while (j < other_count && others[j].gpa < list[i].gpa)
+            j++;
+        if (j == other_count || !same_region(&list[i], &others[j]))
+            return &list[i];
+    }
+    return NULL;
+}
+
+/* Describes how the memories differ; false when they do not. */
+static bool other_memory(const struct mk_shape *s, const struct mk_mem *mem, char *why, size_t size)
+{
+    const struct mk_region *without, *with;
+    without = missing(s->regions, s->region_count, mem->regions, mem->count);
+    with = missing(mem->regions, mem->count, s->regions, s->region_count);
+    const struct mk_region *r = without ? without : with;
+    if (r)
+        snprintf(why, size, "%s%s, 0x%llx bytes at 0x%llx (vm.memory:map)", without ? "" : "no ",
+                 r->name, (unsigned long long)r->size, (unsigned long long)r->gpa);
+    return r;
+}
+
 int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, struct mk_err *err)
 {
     static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
     const struct mk_shape *s = &snap->shape;
-    char why[120] = "";
+    char why[200] = "";
     if (s->mode != vm->mode)
         snprintf(why, sizeof(why), "mode = \"%s\", not \"%s\"", modes[s->mode], modes[vm->mode]);
     else if (s->memory != vm->m.mem.size)
@@ -204,17 +258,20 @@ int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, str
         snprintf(why, sizeof(why), "irqchip = \"%s\"", s->pic ? "pic" : "none");
     else if (!same_cpuid(snap->cpuid, vm->cpuid))
         snprintf(why, sizeof(why), "other processor features (cpuid)");
-    else
+    else if (!other_memory(s, &vm->m.mem, why, sizeof(why)))
         return 0;
     return mk_fail(err, EINVAL, "the snapshot does not fit vm \"%s\": it is of one with %s",
                    vm->name, why);
 }
 
-static void put_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
+/* True when it was another; what is the same need not be copied, nor unshared. */
+static bool put_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
 {
-    uint8_t *to = mem->ram + page * MK_PAGE;
-    if (memcmp(to, from, MK_PAGE) != 0) /* what is the same need not be copied, nor unshared */
+    uint8_t *to = mk_mem_page(mem, page, NULL);
+    bool differs = memcmp(to, from, MK_PAGE) != 0;
+    if (differs)
         memcpy(to, from, MK_PAGE);
+    return differs;
 }
 
 /* RAM is snap->ram: what the snapshot has different. */
@@ -228,36 +285,49 @@ static void put_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
 }
 
 /* KVM keeps page tables of its own where the processor cannot walk the guest's, and learns of
- * changes to those from the guest's writes, not from ours. It makes them anew with the slot. */
-static int renew_slot(struct mk_vm *vm, struct mk_err *err)
+ * changes to those from the guest's writes, not from ours. */
+static int flush_tables(struct mk_vm *vm, struct mk_err *err)
 {
     if (!vm->m.kvm->shadow_paging || vm->assist.shadow.on)
         return 0;
-    if (mk_mem_slot(&vm->m.mem, vm->m.fd, &(struct mk_slot){ 0 }) < 0)
-        return mk_fail_errno(err, errno, "vm \"%s\": memory slot 0", vm->name);
-    return mk_mem_register(&vm->m.mem, vm->m.fd, err);
+    if (mk_mem_flush(&vm->m.mem, vm->m.fd) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": a memory slot", vm->name);
+    return 0;
+}
+
+/* What may differ from this snapshot: what was written, and where the copies have contents. */
+static int find_differences(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
+{
+    if (look(vm, err) < 0)
+        return -1;
+    if (vm->base == snap->ram)
+        return 0;
+    if (vm->base)
+        mk_ram_mark(vm->base, &vm->m.mem);
+    mk_ram_mark(snap->ram, &vm->m.mem);
+    return 0;
 }
 
 static int restore_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
     size_t next = 0;
-    if (look(vm, err) < 0)
+    bool changes = false;
+    if (find_differences(vm, snap, err) < 0)
         return -1;
-    if (vm->base != snap->ram)
-        mk_mem_mark(mem, 0, mem->size);
     for (size_t i = 0; i < words_of(mem); i++) {
-        uint64_t changed = snap->changed ? snap->changed[i] : 0;
-        for (uint64_t bits = mem->written[i] | changed; bits; bits &= bits - 1) {
+        uint64_t changed = snap->changed ? snap->changed[i] : 0, written = mem->written[i];
+        for (uint64_t bits = written | changed; bits; bits &= bits - 1) {
             uint64_t page = i * 64 + (unsigned)__builtin_ctzll(bits);
-            put_page(mem, page, mk_snapshot_page(snap, page, &next));
+            changes |= put_page(mem, page, mk_snapshot_page(snap, page, &next));
         }
-        mem->written[i] = changed;
+        if (written != changed)
+            mem->written[i] = changed;
     }
     struct mk_ram *before = vm->base;
     vm->base = mk_ram_hold(snap->ram);
     mk_ram_drop(before);
-    return renew_slot(vm, err);
+    return changes ? flush_tables(vm, err) : 0;
 }
 
 int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool fresh,

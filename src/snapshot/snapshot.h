@@ -17,7 +17,9 @@
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */
 struct mk_shape {
     enum mk_mode mode;
-    uint64_t memory;
+    uint64_t memory; /* the VM's own RAM */
+    struct mk_region *regions; /* all memory, as data: without host memory */
+    uint32_t region_count;
     uint32_t cpus;
     bool pic;
     struct mk_mapping mapping;

@@ -67,9 +67,18 @@ static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8
     mk_bus_out(&c->machine->bus, &c->cpu, port, size, value, served);
 }
 
+/* Of an access that nobody serves: why it came here. */
+static const char *place_of(const struct mk_vcpu *c, uint64_t address)
+{
+    if (c->run->exit_reason != KVM_EXIT_MMIO)
+        return "";
+    return mk_mem_find(&c->machine->mem, address) ? "it is read-only memory and "
+                                                  : "it is outside RAM and ";
+}
+
 static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what)
 {
-    const char *outside = c->run->exit_reason == KVM_EXIT_MMIO ? "it is outside RAM and " : "";
+    const char *outside = place_of(c, served->nobody);
     if (served->none && c->machine->unhandled_fault)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")",
                     what, (unsigned long long)served->nobody, outside);
@@ -133,6 +142,8 @@ static void serve_mmio(struct mk_vcpu *c)
         trace(c, "mmio write 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
               (unsigned long long)value);
         mk_bus_out(bus, &c->cpu, gpa, size, value, &served);
+        if (served.none)
+            mk_mem_count_ignored(&c->machine->mem, gpa);
     } else {
         value = mk_bus_in(bus, &c->cpu, gpa, size, &served);
         memcpy(run->mmio.data, &value, size);

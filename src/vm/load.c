@@ -61,19 +61,17 @@ static void zero(uint8_t *to, uint64_t bytes)
 
 int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err)
 {
-    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
-    if (!to)
+    struct mk_mem *mem = &vm->m.mem;
+    if (!mk_mem_has(mem, at, bytes, true))
         return no_room(vm, at, bytes, err);
-    zero(to, bytes);
+    for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, bytes -= n)
+        zero(mk_mem_edit(mem, at, n), n);
     return 0;
 }
 
-int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
-                    struct mk_err *err)
+/* The part of it that lies in one region. */
+static int read_part(uint8_t *to, int fd, uint64_t offset, uint64_t bytes, struct mk_err *err)
 {
-    uint8_t *to = mk_mem_edit(&vm->m.mem, at, bytes);
-    if (!to || offset > INT64_MAX - bytes)
-        return no_room(vm, at, bytes, err);
     const off_t first = (off_t)offset, last = (off_t)(offset + bytes);
     want_huge_pages(to, bytes);
     for (off_t from = first, data, end; from < last; from = end) {
@@ -84,6 +82,18 @@ int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint
         if (read_data(fd, to + (data - first), data, end, err) < 0)
             return -1;
     }
+    return 0;
+}
+
+int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
+                    struct mk_err *err)
+{
+    struct mk_mem *mem = &vm->m.mem;
+    if (!mk_mem_has(mem, at, bytes, true) || offset > INT64_MAX - bytes)
+        return no_room(vm, at, bytes, err);
+    for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, offset += n, bytes -= n)
+        if (read_part(mk_mem_edit(mem, at, n), fd, offset, n, err) < 0)
+            return -1;
     return 0;
 }
 
@@ -127,7 +137,7 @@ int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
 
 static struct mk_places usual_places(const struct mk_vm *vm)
 {
-    uint64_t top = vm->m.mem.size & ~(uint64_t)(MK_PAGE - 1);
+    uint64_t top = vm->m.mem.size < MK_HOLE ? vm->m.mem.size : MK_HOLE; /* where 32 bits reach */
     bool wide = vm->mode == MK_MODE_LONG;
     return (struct mk_places){ .tables = wide ? top : MK_PAGE_DIR, .end = wide ? top : 0 };
 }
@@ -169,24 +179,17 @@ static int move_tables(struct mk_vm *vm, const struct mk_places *places, struct 
     return -1;
 }
 
-/* RAM of another size, with what it held. Nobody watches its pages yet. */
+/* RAM of another size, with what it held. */
 static int resize(struct mk_vm *vm, uint64_t size, struct mk_err *err)
 {
-    struct mk_mem *mem = &vm->m.mem, other;
+    struct mk_mem *mem = &vm->m.mem;
     if (size == mem->size)
         return 0;
-    if (mk_mem_open(&other, size, err) < 0)
+    if (mk_mem_unregister(mem, vm->m.fd, err) < 0)
         return -1;
-    for (uint64_t at = 0; at < size && at < mem->size; at += MK_PAGE)
-        if (!mk_page_is_zero(mem->ram + at))
-            memcpy(other.ram + at, mem->ram + at, MK_PAGE);
-    if (mk_mem_slot(mem, vm->m.fd, &(struct mk_slot){ 0 }) < 0) {
-        mk_mem_close(&other);
-        return mk_fail_errno(err, errno, "vm \"%s\": memory slot 0", vm->name);
-    }
-    mk_mem_close(mem);
-    *mem = other;
-    return mk_mem_register(mem, vm->m.fd, err);
+    int rc = mk_mem_resize(mem, size, err);
+    struct mk_err again;
+    return mk_mem_register(mem, vm->m.fd, rc ? &again : err) < 0 ? -1 : rc;
 }
 
 int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err)

@@ -1,6 +1,8 @@
 /* ram.c - see ram.h. man 2 memfd_create. */
 #include "vm/ram.h"
 
+#include "base/extent.h"
+
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -62,23 +64,53 @@ bool mk_page_is_zero(const uint8_t *page)
     return first == 0 && memcmp(page, page + sizeof(first), MK_PAGE - sizeof(first)) == 0;
 }
 
-/* Runs of pages that are not zero, each with one call. */
+static bool marked(const struct mk_mem *mem, uint64_t page)
+{
+    return mem->written[page / 64] >> page % 64 & 1;
+}
+
+/* The next page that is marked, from `page` on; the number of pages when there is none. */
+static uint64_t next_marked(const struct mk_mem *mem, uint64_t page)
+{
+    uint64_t pages = mem->bytes / MK_PAGE;
+    while (page < pages && !marked(mem, page))
+        page += mem->written[page / 64] ? 1 : 64 - page % 64;
+    return page < pages ? page : pages;
+}
+
+/* The first page from `page` on that is not to be copied together with it; `from` is its contents. */
+static uint64_t run_end(const struct mk_mem *mem, uint64_t page, uint64_t follow, const uint8_t *from)
+{
+    uint64_t last = page + follow;
+    while (page < last && marked(mem, page) && !mk_page_is_zero(from)) {
+        page++;
+        from += MK_PAGE;
+    }
+    return page;
+}
+
 struct mk_ram *mk_ram_copy(const struct mk_mem *mem, struct mk_err *err)
 {
-    struct mk_ram *ram = mk_ram_new(mem->size, err);
-    uint64_t end = 0;
-    for (uint64_t at = 0; ram && at < mem->size; at = end) {
-        while (at < mem->size && mk_page_is_zero(mem->ram + at))
-            at += MK_PAGE;
-        for (end = at; end < mem->size && !mk_page_is_zero(mem->ram + end);)
-            end += MK_PAGE;
-        if (mk_ram_fill(ram, at, mem->ram + at, end - at) < 0) {
+    struct mk_ram *ram = mk_ram_new(mem->bytes, err);
+    uint64_t pages = mem->bytes / MK_PAGE, page = 0, end, follow;
+    while (ram && (page = next_marked(mem, page)) < pages) {
+        const uint8_t *from = mk_mem_page(mem, page, &follow);
+        end = run_end(mem, page, follow, from);
+        if (mk_ram_fill(ram, page * MK_PAGE, from, (end - page) * MK_PAGE) < 0) {
             mk_fail_errno(err, errno, "snapshot: copying RAM");
             mk_ram_drop(ram);
             return NULL;
         }
+        page = end > page ? end : page + 1;
     }
     return ram;
+}
+
+void mk_ram_mark(const struct mk_ram *ram, const struct mk_mem *mem)
+{
+    for (off_t at = 0, end; mk_next_data(ram->fd, (off_t)ram->size, &at, &end); at = end)
+        mk_mem_mark_pages(mem, (uint64_t)at / MK_PAGE,
+                          ((uint64_t)(end - at) + MK_PAGE - 1) / MK_PAGE);
 }
 
 struct mk_ram *mk_ram_hold(struct mk_ram *ram)
@@ -94,15 +126,4 @@ void mk_ram_drop(struct mk_ram *ram)
     munmap((void *)ram->at, ram->size);
     close(ram->fd);
     free(ram);
-}
-
-int mk_ram_open(const struct mk_ram *ram, struct mk_mem *mem, struct mk_err *err)
-{
-    void *at = mmap(NULL, ram->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, ram->fd,
-                    0);
-    if (at == MAP_FAILED)
-        return mk_fail_errno(err, errno, "guest memory of %llu bytes",
-                             (unsigned long long)ram->size);
-    *mem = (struct mk_mem){ .ram = at, .size = ram->size, .copied = true };
-    return 0;
 }

@@ -19,13 +19,13 @@ struct mk_ram {
 struct mk_ram *mk_ram_new(uint64_t size, struct mk_err *err);
 /* While it is being made: `length` bytes, pages of them, go to `at`. -1 with errno. */
 int mk_ram_fill(struct mk_ram *ram, uint64_t at, const void *bytes, uint64_t length);
-/* A copy of RAM as it is. */
+/* A copy of memory as it is: of the pages that are marked as written; the others are zero. */
 struct mk_ram *mk_ram_copy(const struct mk_mem *mem, struct mk_err *err);
 struct mk_ram *mk_ram_hold(struct mk_ram *ram);
 void mk_ram_drop(struct mk_ram *ram); /* NULL is fine */
 
-/* RAM of a new VM that begins with these contents: pages are copied when they are written. */
-int mk_ram_open(const struct mk_ram *ram, struct mk_mem *mem, struct mk_err *err);
+/* Marks the pages that may not be zero in the copy. */
+void mk_ram_mark(const struct mk_ram *ram, const struct mk_mem *mem);
 
 /* How long a file may become: a longer one would end the process with SIGXFSZ. */
 uint64_t mk_file_limit(void);

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define KVM_TSS_ADDRESS 0xfffbd000 /* three pages that VMX wants for real mode */
 #define REKICK_NS 20000000u
 
 static void end_others(struct mk_vcpu *cause)
@@ -72,7 +71,8 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
     vm->m.fd = mk_kvm_create_vm(vm->m.kvm, err);
     if (vm->m.fd < 0)
         return -1;
-    mk_ioctl(vm->m.fd, KVM_SET_TSS_ADDR, (void *)(unsigned long)KVM_TSS_ADDRESS);
+    mk_ioctl(vm->m.fd, KVM_SET_IDENTITY_MAP_ADDR, &(uint64_t){ MK_KVM_PAGES });
+    mk_ioctl(vm->m.fd, KVM_SET_TSS_ADDR, (void *)(unsigned long)(MK_KVM_PAGES + MK_PAGE));
     if (mk_mem_register(&vm->m.mem, vm->m.fd, err) < 0)
         return -1;
     for (unsigned i = 0; i < vm->cpus; i++) {
@@ -106,7 +106,7 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
     if (mk_mapping_check(config->mode, &config->mapping, config->memory, err) < 0)
         return -1;
     const struct mk_mapping *map = &config->mapping;
-    bool low = map->io < config->memory || (config->mode == MK_MODE_PAGED && map->io > UINT32_MAX);
+    bool low = mk_mem_is_own(config->memory, map->io) || (config->mode == MK_MODE_PAGED && map->io > UINT32_MAX);
     if (map->io && (low || (config->mode != MK_MODE_LONG && config->mode != MK_MODE_PAGED)))
         return mk_fail(err, EINVAL, "map_io = 0x%llx: it is for paged and long mode, and lies outside "
                        "RAM", (unsigned long long)map->io);
@@ -168,7 +168,7 @@ static int open_memory(struct mk_vm *vm, const struct mk_vm_config *config, stru
     if (!config->ram)
         return mk_mem_open(&vm->m.mem, config->memory, err);
     vm->base = mk_ram_hold(config->ram);
-    return mk_ram_open(config->ram, &vm->m.mem, err);
+    return mk_mem_open_copy(&vm->m.mem, config->regions, config->region_count, config->ram->fd, err);
 }
 
 /* A vCPU waits for the copy of a file; NULL: somebody else does. */
@@ -222,6 +222,8 @@ void mk_vm_touch(struct mk_vm *vm, unsigned cpu)
 static int reset(struct mk_vm *vm, struct mk_err *err)
 {
     mk_mem_clear(&vm->m.mem);
+    mk_ram_drop(vm->base);
+    vm->base = NULL;
     mk_devs_reset(&vm->devices);
     mk_assist_forget(&vm->assist);
     vm->state = MK_VM_IDLE;

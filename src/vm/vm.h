@@ -25,6 +25,10 @@
 struct kvm_cpuid2;
 
 #define MK_FOREVER UINT64_MAX
+/* What VMX wants for real mode: a page with a page table and three with a TSS, below the room of a
+ * BIOS of 16 MiB. */
+#define MK_KVM_PAGES UINT64_C(0xfeffc000)
+#define MK_KVM_PAGES_SIZE 0x4000u
 #define MK_BOOT_NATIVE (MK_BOOT_PAGING_NATIVE | MK_BOOT_INT_NATIVE | MK_BOOT_IRET_NATIVE)
 
 struct mk_vm_config {
@@ -40,6 +44,8 @@ struct mk_vm_config {
     const char *command_line; /* NULL: none */
     struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
     struct mk_ram *ram;       /* RAM begins with these contents (ram.h); NULL: as after load */
+    const struct mk_region *regions; /* with `ram`: all memory, but shared files, which are not */
+    unsigned region_count;           /* mapped */
     struct mk_places places;  /* with `ram`: where in it the tables of the mode are */
     bool mode_open, memory_open; /* mode and memory are what the first image makes of them */
 };
@@ -124,6 +130,11 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
                struct mk_err *err);
 /* Stops it if need be, joins its threads, frees everything. */
 void mk_vm_close(struct mk_vm *vm);
+
+/* One more region of memory (mem.h) while the VM does not run; NULL with *err. */
+struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int fd,
+                            struct mk_err *err);
+int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err);
 
 /* Bytes of a file straight into RAM; zeros there. Nothing changes when the range is not all RAM. */
 int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,

@@ -48,23 +48,39 @@ static uint64_t descend(struct builder *b, uint64_t table, uint64_t linear, unsi
     return *entry & ADDRESS;
 }
 
+/* Nothing happens where a large page is, which maps the same. */
 static void map_page(struct builder *b, uint64_t linear, uint64_t physical, bool large)
 {
     uint64_t table = descend(b, b->root, linear, 39);
     table = descend(b, table, linear, 30);
+    uint64_t *entry = entry_at(b, table, linear, 21);
     if (large) {
-        *entry_at(b, table, linear, 21) = physical | PRESENT_RW_USER | LARGE;
-    } else {
+        *entry = physical | PRESENT_RW_USER | LARGE;
+    } else if (!(*entry & LARGE)) {
         table = descend(b, table, linear, 21);
         *entry_at(b, table, linear, 12) = physical | PRESENT_RW_USER;
     }
 }
 
-static void map(struct builder *b, uint64_t linear, uint64_t length, bool large)
+/* [gpa, end) at its own address and `base` further up. */
+static void map_range(struct builder *b, uint64_t base, uint64_t gpa, uint64_t end, bool large)
 {
-    uint64_t page = large ? PAGE_2M : MK_PAGE;
-    for (uint64_t at = 0; at < length && !b->full; at += page)
-        map_page(b, linear + at, at, large);
+    for (uint64_t page; gpa < end && !b->full; gpa += page) {
+        bool fits = large && gpa % PAGE_2M == 0 && end - gpa >= PAGE_2M;
+        page = fits ? PAGE_2M : MK_PAGE;
+        map_page(b, base + gpa, gpa, fits);
+    }
+}
+
+/* All memory; of own RAM what lies below `limit`. */
+static void map_memory(struct builder *b, uint64_t base, uint64_t limit, bool large)
+{
+    for (unsigned i = 0; i < b->mem->count; i++) {
+        const struct mk_region *r = &b->mem->regions[i];
+        uint64_t end = r->gpa + r->size;
+        if (r->in_tables)
+            map_range(b, base, r->gpa, r->mapped || end < limit ? end : limit, large);
+    }
 }
 
 static void gdt(uint64_t table[7], uint64_t low)
@@ -94,17 +110,16 @@ bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct
                     const struct mk_boot *boot)
 {
     uint64_t table[7], low = places->low;
-    uint64_t size = mapping->size && mapping->size < mem->size ? mapping->size : mem->size;
     struct builder b = { .mem = mem, .lowest = places->end };
-    if (mem->size < 16 * MK_PAGE || places->end > mem->size ||
+    if (mem->size < 16 * MK_PAGE || !mk_mem_has(mem, 0, places->end, true) ||
         places->end % MK_PAGE || !mk_low_fits(mem, low))
         return false;
     b.root = new_table(&b);
-    map(&b, 0, size, mapping->large);
-    if (mapping->base)
-        map(&b, mapping->base, mem->size, mapping->large);
     if (mapping->io)
         map_page(&b, mapping->io & ~(PAGE_2M - 1), mapping->io & ~(PAGE_2M - 1), true);
+    map_memory(&b, 0, mapping->size ? mapping->size : UINT64_MAX, mapping->large);
+    if (mapping->base)
+        map_memory(&b, mapping->base, UINT64_MAX, mapping->large);
     if (b.full)
         return false;
     gdt(table, low);

@@ -65,7 +65,8 @@ static void write_tss(struct mk_mem *mem, uint64_t low)
     mk_mem_write(mem, low + MK_TSS_BASE, &head, sizeof(head));
 }
 
-/* All RAM (1 GiB of it at the most), at its own address and once more at 0x80000000. */
+/* RAM (1 GiB of it at the most), at its own address and once more at 0x80000000; other memory, and
+ * what else is in its 4 MiB, at its own. */
 static void write_directory(struct mk_mem *mem, uint64_t at)
 {
     uint32_t *directory = mk_mem_edit(mem, at, MK_PAGE);
@@ -73,6 +74,12 @@ static void write_directory(struct mk_mem *mem, uint64_t at)
     for (uint32_t i = 0; i < MAPPED_PAGES && i * PAGE_4M < mem->size; i++) {
         directory[i] = i << 22 | PDE_LARGE;
         directory[(MK_HIGH_BASE >> 22) + i] = i << 22 | PDE_LARGE;
+    }
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mk_region *r = &mem->regions[i];
+        for (uint64_t page = r->gpa / PAGE_4M; page <= (r->gpa + r->size - 1) / PAGE_4M; page++)
+            if (r->mapped && r->in_tables && page < 1024 && !directory[page])
+                directory[page] = (uint32_t)page << 22 | PDE_LARGE;
     }
 }
 
@@ -82,10 +89,24 @@ void mk_prot_map_io(struct mk_mem *mem, const struct mk_places *places, uint32_t
     directory[address >> 22] = (address >> 22 << 22) | PDE_LARGE;
 }
 
+/* The VM's own RAM as a list of ranges, in the form of a PC's e820 map; returns their number. */
+static uint32_t write_ranges(struct mk_mem *mem, uint64_t at)
+{
+    uint32_t count = 0;
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mk_region *r = &mem->regions[i];
+        struct { uint64_t gpa, size; uint32_t type; } range = { r->gpa, r->size, MK_RANGE_RAM };
+        if (!r->mapped)
+            mk_mem_write(mem, at + MK_RANGE_SIZE * count++, &range, MK_RANGE_SIZE);
+    }
+    return count;
+}
+
 void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot)
 {
-    uint32_t info[5] = { MK_BOOT_MAGIC, sizeof(info), (uint32_t)(mem->size > UINT32_MAX
-                         ? UINT32_MAX : mem->size), boot->features, 0 };
+    uint32_t info[7] = { MK_BOOT_MAGIC, sizeof(info), (uint32_t)(mem->size > UINT32_MAX
+                         ? UINT32_MAX : mem->size), boot->features, 0,
+                         write_ranges(mem, low + MK_RANGES), (uint32_t)low + MK_RANGES };
     if (boot->command_line) {
         size_t room = MK_LOAD_BASE - MK_COMMAND_LINE - 1;
         size_t length = strnlen(boot->command_line, room);

@@ -16,7 +16,7 @@ void mk_shadow_forget(struct mk_shadow *s)
     free(s->runs);
     free(s->copies);
     free(s->tables);
-    *s = (struct mk_shadow){ .next_slot = 1 };
+    *s = (struct mk_shadow){ .next_slot = MK_REGIONS };
 }
 
 static struct mk_slot slot_of(const struct mk_run *run)
@@ -49,21 +49,33 @@ struct collection {
     bool full;
 };
 
-static void add_page(struct collection *k, uint64_t linear, uint64_t physical, uint64_t length,
-                     bool writable)
+/* Within one region of memory. */
+static void add_run(struct collection *k, uint64_t linear, uint64_t physical, uint64_t length,
+                    bool writable)
 {
-    if (physical >= k->mem->size)
-        return; /* points outside RAM: as good as absent */
-    if (length > k->mem->size - physical)
-        length = k->mem->size - physical;
+    const struct mk_region *r = mk_mem_find(k->mem, physical);
     struct mk_run *last = k->count ? &k->runs[k->count - 1] : NULL;
-    if (last && last->linear + last->length == linear &&
+    writable = writable && !r->read_only;
+    if (last && last->linear + last->length == linear && physical > r->gpa &&
         last->physical + last->length == physical && last->writable == writable) {
         last->length += length;
     } else if (k->count < MAX_RUNS) {
         k->runs[k->count++] = (struct mk_run){ linear, physical, length, writable, 0 };
     } else {
         k->full = true;
+    }
+}
+
+/* What points outside memory is as good as absent. */
+static void add_page(struct collection *k, uint64_t linear, uint64_t physical, uint64_t length,
+                     bool writable)
+{
+    for (uint64_t done = 0, n; done < length; done += n) {
+        n = mk_mem_span(k->mem, physical + done, length - done);
+        if (n)
+            add_run(k, linear + done, physical + done, n, writable);
+        else
+            n = MK_PAGE;
     }
 }
 
@@ -150,7 +162,7 @@ static void renumber(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
     for (size_t i = 0; i < s->run_count; i++)
         remove_slot(mem, vm_fd, slot_of(&s->runs[i]));
     s->run_count = 0;
-    s->next_slot = 1;
+    s->next_slot = MK_REGIONS;
 }
 
 /* What replace() left half-done: no slot may be there that s->runs does not tell of. Those that are
@@ -180,7 +192,7 @@ static int walk(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct
                 MAX_RUNS);
         goto out;
     }
-    if (s->next_slot > MAX_RUNS * 2)
+    if (s->next_slot > MK_REGIONS + MAX_RUNS * 2)
         renumber(s, mem, vm_fd);
     if (replace(s, vm_fd, &k, 0) < 0 || replace(s, vm_fd, &k, 1) < 0) {
         mk_fail_errno(err, errno, "paging assist: KVM refuses a memory slot");
@@ -206,13 +218,24 @@ out:
 int mk_shadow_set(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
                   bool large, struct mk_err *err)
 {
-    if (!s->on && remove_slot(mem, vm_fd, (struct mk_slot){ .length = mem->size }) < 0)
-        /* from now on RAM appears where the tables say */
-        return mk_fail_errno(err, errno, "paging assist: memory slot 0");
+    if (!s->on) { /* from now on RAM appears where the tables say */
+        if (mk_mem_collect_all(mem, vm_fd) < 0)
+            return mk_fail_errno(err, errno, "paging assist: KVM's log of writes");
+        if (mk_mem_unregister(mem, vm_fd, err) < 0) {
+            mk_mem_register(mem, vm_fd, &(struct mk_err){ 0 });
+            return -1;
+        }
+    }
     s->on = true;
     s->cr3 = cr3;
     s->large = large;
     return walk(s, mem, vm_fd, err);
+}
+
+static bool differs(const uint8_t *copy, const struct mk_mem *mem, uint64_t table)
+{
+    const void *now = mk_mem_at(mem, table, MK_PAGE);
+    return !now || memcmp(copy, now, MK_PAGE) != 0;
 }
 
 bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64_t cr3, bool large)
@@ -220,9 +243,20 @@ bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64
     if (cr3 != s->cr3 || large != s->large)
         return true;
     for (size_t i = 0; i < s->table_count; i++)
-        if (memcmp(s->copies + i * MK_PAGE, mem->ram + s->tables[i], MK_PAGE) != 0)
+        if (differs(s->copies + i * MK_PAGE, mem, s->tables[i]))
             return true;
     return false;
+}
+
+void mk_shadow_drop(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+{
+    renumber(s, mem, vm_fd);
+}
+
+int mk_shadow_renew(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err)
+{
+    renumber(s, mem, vm_fd);
+    return walk(s, mem, vm_fd, err);
 }
 
 int mk_shadow_leave(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err)

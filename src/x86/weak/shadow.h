@@ -16,7 +16,7 @@ struct mk_run { /* of pages that lie side by side in both address spaces */
 };
 
 struct mk_shadow {
-    bool on; /* the guest believes that paging is on; slot 0, RAM as it is, is gone */
+    bool on; /* the guest believes that paging is on; the slots of memory as it is are gone */
     uint64_t cr3;
     bool large; /* CR4.PSE */
     struct mk_run *runs;
@@ -32,10 +32,13 @@ void mk_shadow_forget(struct mk_shadow *s);
 /* Makes the slots those of the tables at cr3. -1 with *err when KVM or memory refuses. */
 int mk_shadow_set(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
                   bool large, struct mk_err *err);
+/* Memory has other regions than before: without slots until they are made anew. */
+void mk_shadow_drop(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
+int mk_shadow_renew(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err);
 /* True when mk_shadow_set() would find other tables than last time. */
 bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64_t cr3, bool large);
 
-/* Paging ends: RAM as it is, slot 0, takes the place of the slots. */
+/* Paging ends: memory as it is takes the place of the slots. */
 int mk_shadow_leave(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err);
 /* Notes what was written through the slots (mem.h); makes them anew, with a log. -1 with errno. */
 int mk_shadow_collect(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);

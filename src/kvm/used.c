@@ -1,0 +1,65 @@
+/* used.c - which pages of guest memory are in use, from the process's page tables (Linux
+ * Documentation/admin-guide/mm/pagemap.rst). See mem.h, mk_mem_mark_used().
+ *
+ * A page that is neither present nor swapped out was never written, nor was one that is still that of
+ * the file beneath. Kernels before 6.7 cannot be asked for ranges: there all pages count as used. */
+#include "kvm/mem.h"
+
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define IS_FILE (1u << 2)
+#define IS_PRESENT (1u << 3)
+#define IS_SWAPPED (1u << 4)
+#define IS_ZERO (1u << 5)
+#define RANGES 128
+
+struct range {
+    uint64_t start, end, categories;
+};
+
+struct scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted,
+        category_mask, category_anyof_mask, return_mask;
+};
+
+#define SCAN _IOWR('f', 16, struct scan) /* PAGEMAP_SCAN */
+
+static bool mark_used(const struct mk_mem *mem, const struct mk_region *r, int pagemap)
+{
+    uint64_t host = (uint64_t)(uintptr_t)r->host;
+    struct range ranges[RANGES];
+    struct scan scan = { .size = sizeof(scan), .start = host, .end = host + r->size,
+                         .vec = (uint64_t)(uintptr_t)ranges, .vec_len = RANGES,
+                         .category_inverted = IS_FILE | IS_ZERO, .category_mask = IS_FILE | IS_ZERO,
+                         .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
+                         .return_mask = IS_PRESENT };
+    while (scan.start < scan.end) {
+        int count = ioctl(pagemap, SCAN, &scan);
+        if (count < 0)
+            return false;
+        for (int i = 0; i < count; i++)
+            mk_mem_mark_pages(mem, (r->at + ranges[i].start - host) / MK_PAGE,
+                              (ranges[i].end - ranges[i].start) / MK_PAGE);
+        scan.start = scan.walk_end;
+    }
+    return true;
+}
+
+void mk_mem_mark_used(const struct mk_mem *mem)
+{
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mk_region *r = &mem->regions[i];
+        if (r->kind == MK_SHARED)
+            continue;
+        if (!mem->copied)
+            mk_mem_mark_pages(mem, r->at / MK_PAGE, (r->filled + MK_PAGE - 1) / MK_PAGE);
+        if (r->kind == MK_RAM && (pagemap < 0 || !mark_used(mem, r, pagemap)))
+            mk_mem_mark_pages(mem, r->at / MK_PAGE, r->size / MK_PAGE);
+    }
+    if (pagemap >= 0)
+        close(pagemap);
+}
