@@ -115,7 +115,7 @@ struct boot_info {
 
 struct __attribute__((packed)) ram_range {
     uint64_t address, size;
-    uint32_t type; /* MK_RANGE_RAM */
+    uint32_t type; /* MK_RAM_TYPE */
 };
 
 extern const struct boot_info *boot;

@@ -159,9 +159,9 @@ describe("a snapshot's file", function()
 
   it("is refused when it is something else, or of a newer minikvm", function()
     local path, bytes = saved()
-    local newer = bytes:sub(1, 8) .. ("<I4"):pack(5) .. bytes:sub(13)
+    local newer = bytes:sub(1, 8) .. ("<I4"):pack(6) .. bytes:sub(13)
     local _, why, code = load_bytes(newer)
-    assert.equal("a snapshot of version 5: this minikvm reads version 4", why)
+    assert.equal("a snapshot of version 6: this minikvm reads version 5", why)
     assert.equal("EOPNOTSUPP", code)
     for _, foreign in ipairs{ "", "\n", ("x"):rep(5000), support.read_file "os-1k/kernel.bin" } do
       assert.equal("not a snapshot of minikvm", (select(2, load_bytes(foreign))))

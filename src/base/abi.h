@@ -62,7 +62,7 @@
 #define MK_GDT_BASE 0x500
 #define MK_IDT_BASE 0x600 /* 256 gates of 8 bytes, 128 of 16 */
 #define MK_IDT_LONG_GATES 128
-#define MK_RANGES 0x540 /* list of RAM, to 0x57f */
+#define MK_RAM_LIST 0x540 /* list of RAM, to 0x57f */
 #define MK_TSS_BASE 0x580
 #define MK_BOOT_INFO 0xe00
 #define MK_COMMAND_LINE 0xe40 /* to 0xfff */
@@ -78,8 +78,8 @@
 /* Boot information at MK_BOOT_INFO, physical address in EBX: magic, size of the block, bytes of
  * RAM, features, physical address of the NUL-terminated command line (0: none), number of ranges of
  * RAM, physical address of their list; seven u32. A range is u64 address, u64 size, u32 type. */
-#define MK_RANGE_SIZE 20
-#define MK_RANGE_RAM 1
+#define MK_RAM_ENTRY 20
+#define MK_RAM_TYPE 1
 #define MK_BOOT_MAGIC 0x49424b4d /* "MKBI" */
 #define MK_BOOT_PAGING_NATIVE 0x01
 #define MK_BOOT_INT_NATIVE 0x02

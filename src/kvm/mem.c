@@ -75,9 +75,10 @@ static void unmap_region(struct mk_region *r)
 
 /* --- the list --- */
 
-static struct mk_region *room_for(struct mk_mem *mem, struct mk_err *err)
+/* For `count` more; NULL with *err. */
+static struct mk_region *room_for(struct mk_mem *mem, unsigned count, struct mk_err *err)
 {
-    struct mk_region *more = realloc(mem->regions, (mem->count + 1) * sizeof(*more));
+    struct mk_region *more = realloc(mem->regions, (mem->count + count) * sizeof(*more));
     if (!more) {
         mk_fail_errno(err, ENOMEM, "guest memory");
         return NULL;
@@ -119,7 +120,7 @@ static struct mk_region *add(struct mk_mem *mem, const struct mk_region *want, i
                              uint64_t offset, struct mk_err *err)
 {
     struct mk_region r = *want;
-    if (!room_for(mem, err) || map_region(&r, fd, offset, err) < 0)
+    if (!room_for(mem, 1, err) || map_region(&r, fd, offset, err) < 0)
         return NULL;
     r.slot = free_slot(mem);
     r.ignored = 0;
@@ -194,6 +195,22 @@ static void copy_own(const struct mk_mem *from, const struct mk_mem *to)
     }
 }
 
+/* Own RAM of `from` goes, its other regions are those of `to` now. There is room. */
+static void move_mapped(struct mk_mem *from, struct mk_mem *to)
+{
+    for (unsigned i = 0; i < from->count; i++) {
+        struct mk_region *r = &from->regions[i];
+        if (r->mapped) {
+            r->slot = free_slot(to);
+            insert(to, r);
+        } else {
+            unmap_region(r);
+        }
+    }
+    place_all(to);
+    free(from->regions);
+}
+
 int mk_mem_resize(struct mk_mem *mem, uint64_t size, struct mk_err *err)
 {
     struct mk_mem other = { .owner = getpid() };
@@ -204,24 +221,12 @@ int mk_mem_resize(struct mk_mem *mem, uint64_t size, struct mk_err *err)
             return mk_fail(err, EEXIST, "RAM of %llu bytes would lie over %s at 0x%llx: give the VM "
                            "its mode or memory when it is made", (ull)size, mem->regions[i].name,
                            (ull)mem->regions[i].gpa);
-    if (add_own(&other, size, err) < 0) {
+    if (add_own(&other, size, err) < 0 || !room_for(&other, mem->count, err)) {
         mk_mem_close(&other);
         return -1;
     }
     copy_own(mem, &other);
-    for (unsigned i = 0; i < mem->count; i++) {
-        struct mk_region *r = &mem->regions[i];
-        if (!r->mapped) {
-            unmap_region(r);
-        } else if (room_for(&other, err)) {
-            r->slot = free_slot(&other);
-            insert(&other, r);
-        } else {
-            unmap_region(r);
-        }
-    }
-    place_all(&other);
-    free(mem->regions);
+    move_mapped(mem, &other);
     *mem = other;
     return 0;
 }
@@ -250,7 +255,7 @@ struct mk_region *mk_mem_by_slot(const struct mk_mem *mem, uint32_t slot)
     return NULL;
 }
 
-static int check_place(const struct mk_mem *mem, const struct mk_region *r, struct mk_err *err)
+int mk_mem_check_add(const struct mk_mem *mem, const struct mk_region *r, struct mk_err *err)
 {
     const struct mk_region *other;
     if (r->size == 0 || r->size % MK_PAGE || r->gpa % MK_PAGE)
@@ -272,23 +277,23 @@ static int check_place(const struct mk_mem *mem, const struct mk_region *r, stru
 struct mk_region *mk_mem_add(struct mk_mem *mem, const struct mk_region *want, int fd,
                              struct mk_err *err)
 {
-    if (check_place(mem, want, err) < 0)
+    if (mk_mem_check_add(mem, want, err) < 0)
         return NULL;
     struct mk_region *added = add(mem, want, fd, 0, err);
-    if (added)
+    if (added && added->kind != MK_SHARED)
         mk_mem_unwatch(mem);
     return added;
 }
 
 void mk_mem_remove(struct mk_mem *mem, struct mk_region *region)
 {
+    if (region->kind != MK_SHARED)
+        mk_mem_unwatch(mem);
     unmap_region(region);
-    *region = (struct mk_region){ 0 };
     for (unsigned i = (unsigned)(region - mem->regions); i + 1 < mem->count; i++)
         mem->regions[i] = mem->regions[i + 1];
     mem->count--;
     place_all(mem);
-    mk_mem_unwatch(mem);
 }
 
 /* --- slots --- */
@@ -456,7 +461,8 @@ const struct mk_region *mk_mem_find(const struct mk_mem *mem, uint64_t gpa)
 static bool is_there(const struct mk_region *r, uint64_t end)
 {
     struct stat st;
-    return r->fd < 0 || (fstat(r->fd, &st) == 0 && (uint64_t)st.st_size >= end);
+    return r->fd < 0 || (fstat(r->fd, &st) == 0 &&
+                         ((uint64_t)st.st_size + MK_PAGE - 1) / MK_PAGE >= (end + MK_PAGE - 1) / MK_PAGE);
 }
 
 uint64_t mk_mem_span(const struct mk_mem *mem, uint64_t gpa, uint64_t len)

@@ -64,6 +64,7 @@ int mk_mem_resize(struct mk_mem *mem, uint64_t size, struct mk_err *err);
  * Overlaps and sizes are refused by name. NULL with *err. What was watched is not any more. */
 struct mk_region *mk_mem_add(struct mk_mem *mem, const struct mk_region *want, int fd,
                              struct mk_err *err);
+int mk_mem_check_add(const struct mk_mem *mem, const struct mk_region *want, struct mk_err *err);
 void mk_mem_remove(struct mk_mem *mem, struct mk_region *region);
 struct mk_region *mk_mem_by_slot(const struct mk_mem *mem, uint32_t slot);
 /* The region that has a byte in common with [gpa, gpa + size); of a VM that has so much own RAM,

@@ -217,6 +217,7 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 void mk_open_vm(lua_State *L);
 void mk_open_cpu(lua_State *L);
 void mk_open_memory(lua_State *L);
+void mk_open_map(lua_State *L); /* after it */
 void mk_open_hooks(lua_State *L);
 void mk_open_prims(lua_State *L); /* methods of hooks and handles, which must be there */
 void mk_open_unhandled(lua_State *L);

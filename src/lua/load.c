@@ -195,6 +195,24 @@ static int image_zero(lua_State *L)
 
 /* --- the VM --- */
 
+/* Pushes a list of { at, size } of the RAM beyond what begins at 0: above the hole, and mapped. */
+static void push_ranges(lua_State *L, const struct mk_mem *mem)
+{
+    lua_Integer count = 0;
+    lua_newtable(L);
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mk_region *r = &mem->regions[i];
+        if (r->gpa == 0 || r->kind != MK_RAM)
+            continue;
+        lua_createtable(L, 2, 0);
+        lua_pushinteger(L, (lua_Integer)r->gpa);
+        lua_rawseti(L, -2, 1);
+        lua_pushinteger(L, (lua_Integer)r->size);
+        lua_rawseti(L, -2, 2);
+        lua_rawseti(L, -2, ++count);
+    }
+}
+
 /* layout(vm, cpu) -> a table of what an image must know of its VM. Raises while it runs, and when
  * a register was set that loading an image for this vCPU would set, too. */
 static int layout(lua_State *L)
@@ -211,7 +229,9 @@ static int layout(lua_State *L)
     mk_set_string(L, "name", vm->name);
     mk_set_string(L, "cmdline", vm->command_line);
     mk_set_integer(L, "cpus", vm->cpus);
-    mk_set_integer(L, "memory", vm->m.mem.size);
+    mk_set_integer(L, "memory", vm->m.mem.size < MK_HOLE ? vm->m.mem.size : MK_HOLE);
+    push_ranges(L, &vm->m.mem);
+    lua_setfield(L, -2, "ranges");
     mk_set_integer(L, "map_size", vm->mapping.size);
     mk_set_integer(L, "map_base", vm->mapping.base);
     mk_set_integer(L, "low", vm->places.low);

@@ -172,6 +172,7 @@ static void push_core(lua_State *L)
     mk_open_vm(L);
     mk_open_cpu(L);
     mk_open_memory(L);
+    mk_open_map(L);
     mk_open_hooks(L);
     mk_open_unhandled(L);
     mk_open_stats(L);

@@ -25,7 +25,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define VERSION 4u
+#define VERSION 5u
 #define CHECKED_FROM 24
 #define CHUNK_PAGES 64u
 #define HOLES_MAX (16u << 20)
@@ -71,12 +71,28 @@ static void put_run(struct output *o, const struct mk_snapshot *snap, uint64_t f
         put(o, mk_snapshot_page(snap, i, next), MK_PAGE);
 }
 
+/* Whether a page may be other than zero; asked of one after the other. The copy's holes are not read:
+ * that would take memory for them. */
+static bool may_hold(const struct mk_snapshot *snap, uint64_t page, off_t *data, off_t *end)
+{
+    off_t at = (off_t)(page * MK_PAGE);
+    if (snap->changed && snap->changed[page / 64] >> page % 64 & 1)
+        return true;
+    if (at >= *end) {
+        *data = at;
+        if (!mk_next_data(snap->ram->fd, (off_t)snap->ram->size, data, end))
+            *data = *end = INT64_MAX;
+    }
+    return at + MK_PAGE > *data;
+}
+
 static void put_ram(struct output *o, const struct mk_snapshot *snap)
 {
+    off_t data = 0, end = 0;
     uint64_t pages = snap->ram->size / MK_PAGE, first = 0;
     size_t next = 0, look = 0; /* `look` runs ahead */
     for (uint64_t i = 0; i < pages && !o->error; i++)
-        if (mk_page_is_zero(mk_snapshot_page(snap, i, &look))) {
+        if (!may_hold(snap, i, &data, &end) || mk_page_is_zero(mk_snapshot_page(snap, i, &look))) {
             if (i > first)
                 put_run(o, snap, first, i - first, &next);
             next = look;

@@ -7,16 +7,17 @@
 
 typedef unsigned long long ull;
 
-/* What KVM and devices have taken. */
-static int check_free(const struct mk_vm *vm, const struct mk_region *want, struct mk_err *err)
+int mk_vm_check_map(const struct mk_vm *vm, const struct mk_region *want, struct mk_err *err)
 {
+    if (mk_mem_check_add(&vm->m.mem, want, err) < 0)
+        return -1;
     char owner[sizeof(((struct mk_hook *)0)->owner)];
     uint64_t where, last = want->gpa + want->size - 1;
     if (want->gpa < MK_KVM_PAGES + MK_KVM_PAGES_SIZE && last >= MK_KVM_PAGES)
         return mk_fail(err, EEXIST, "%s: 0x%llx-0x%llx overlaps pages that KVM needs for itself at "
                        "0x%llx-0x%llx", want->name, (ull)want->gpa, (ull)last, (ull)MK_KVM_PAGES,
                        (ull)MK_KVM_PAGES + MK_KVM_PAGES_SIZE - 1);
-    if (!want->read_only && want->size &&
+    if (!want->read_only &&
         mk_bus_owned((struct mk_bus *)&vm->m.mmio, want->gpa, last, &where, owner))
         return mk_fail(err, EEXIST, "%s: 0x%llx-0x%llx overlaps %s at 0x%llx (vm.mmio)", want->name,
                        (ull)want->gpa, (ull)last, owner, (ull)where);
@@ -44,6 +45,8 @@ static int renew_slots(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_shadow *shadow = &vm->assist.shadow;
     struct mk_mem *mem = &vm->m.mem;
+    if (vm->m.fd < 0) /* after a reset that failed */
+        return 0;
     return shadow->on ? mk_shadow_renew(shadow, mem, vm->m.fd, err)
                       : mk_mem_register(mem, vm->m.fd, err);
 }
@@ -56,12 +59,13 @@ struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int 
     mk_vm_join(vm);
     r.mapped = true;
     r.in_tables = is_new(vm);
-    if (check_free(vm, &r, err) < 0)
+    if (mk_vm_check_map(vm, &r, err) < 0)
         return NULL;
     struct mk_region *added = mk_mem_add(&vm->m.mem, &r, fd, err);
     if (!added)
         return NULL;
-    forget_copy(vm);
+    if (r.kind != MK_SHARED)
+        forget_copy(vm);
     if (renew_slots(vm, err) == 0 && (!r.in_tables || mk_vm_prepare_memory(vm, err) == 0))
         return added;
     mk_vm_unmap(vm, added, &ignored);
@@ -78,8 +82,9 @@ int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err)
         mk_shadow_drop(shadow, &vm->m.mem, vm->m.fd);
     else
         mk_mem_slot(&vm->m.mem, vm->m.fd, &(struct mk_slot){ .number = slot });
+    if (region->kind != MK_SHARED)
+        forget_copy(vm);
     mk_mem_remove(&vm->m.mem, region);
-    forget_copy(vm);
     int rc = renew_slots(vm, err);
     return rc == 0 && tables ? mk_vm_prepare_memory(vm, err) : rc;
 }

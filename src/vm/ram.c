@@ -1,7 +1,7 @@
 /* ram.c - see ram.h. man 2 memfd_create. */
 #include "vm/ram.h"
 
-#include "base/extent.h"
+#include "files/extent.h"
 
 #include <errno.h>
 #include <stdatomic.h>

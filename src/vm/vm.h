@@ -131,7 +131,9 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
 /* Stops it if need be, joins its threads, frees everything. */
 void mk_vm_close(struct mk_vm *vm);
 
-/* One more region of memory (mem.h) while the VM does not run; NULL with *err. */
+/* One more region of memory (mem.h) while the VM does not run; NULL with *err. Before its contents are
+ * made: whether there is a place for it. */
+int mk_vm_check_map(const struct mk_vm *vm, const struct mk_region *want, struct mk_err *err);
 struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int fd,
                             struct mk_err *err);
 int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err);

@@ -95,9 +95,9 @@ static uint32_t write_ranges(struct mk_mem *mem, uint64_t at)
     uint32_t count = 0;
     for (unsigned i = 0; i < mem->count; i++) {
         const struct mk_region *r = &mem->regions[i];
-        struct { uint64_t gpa, size; uint32_t type; } range = { r->gpa, r->size, MK_RANGE_RAM };
+        struct { uint64_t gpa, size; uint32_t type; } range = { r->gpa, r->size, MK_RAM_TYPE };
         if (!r->mapped)
-            mk_mem_write(mem, at + MK_RANGE_SIZE * count++, &range, MK_RANGE_SIZE);
+            mk_mem_write(mem, at + MK_RAM_ENTRY * count++, &range, MK_RAM_ENTRY);
     }
     return count;
 }
@@ -106,7 +106,7 @@ void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot)
 {
     uint32_t info[7] = { MK_BOOT_MAGIC, sizeof(info), (uint32_t)(mem->size > UINT32_MAX
                          ? UINT32_MAX : mem->size), boot->features, 0,
-                         write_ranges(mem, low + MK_RANGES), (uint32_t)low + MK_RANGES };
+                         write_ranges(mem, low + MK_RAM_LIST), (uint32_t)low + MK_RAM_LIST };
     if (boot->command_line) {
         size_t room = MK_LOAD_BASE - MK_COMMAND_LINE - 1;
         size_t length = strnlen(boot->command_line, room);

@@ -233,7 +233,7 @@ function Device:keep(handle)
   return handle
 end
 
----Whether a guest-physical range lies in RAM, as DMA must.
+---Whether a guest-physical range lies in RAM that a device may write to.
 ---@param address integer  as the guest gave it: any 64 bits
 ---@param length integer  bytes
 ---@return boolean
@@ -241,8 +241,7 @@ function Device:is_ram(address, length)
   options.self("device:is_ram", self, KIND)
   options.argument("device:is_ram", "address", address, "integer")
   options.argument("device:is_ram", "length", length, "integer")
-  local size = self.vm.memory:size()
-  return length >= 0 and math.ult(address, size + 1) and length <= size - address
+  return self.vm.memory:has(address, length, true)
 end
 
 ---Reads guest memory, as a device does on its own.
@@ -252,7 +251,9 @@ end
 ---@return string? why
 function Device:dma_read(address, length)
   options.self("device:dma_read", self, KIND)
-  if self:is_ram(address, length) then return self.vm.memory:read(address, length) end
+  options.argument("device:dma_read", "address", address, "integer")
+  options.argument("device:dma_read", "length", length, "integer")
+  if self.vm.memory:has(address, length) then return self.vm.memory:read(address, length) end
   return nil, ("device %s: DMA of %d bytes from 0x%x is not all in RAM"):format(self.name, length,
                                                                              address)
 end

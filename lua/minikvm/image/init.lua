@@ -115,7 +115,8 @@ end
 ---What the VM wants of an image, in the mode that `layout` says.
 ---@return minikvm.image.want
 function M.want(vm, layout, o)
-  local want = { mode = layout.mode, limit = layout.memory, format = o.format, has_at = o.at ~= nil,
+  local want = { mode = layout.mode, limit = layout.memory, ranges = layout.ranges,
+                 format = o.format, has_at = o.at ~= nil,
                  entry = o.entry, symbol = o.symbol, cmdline = o.cmdline or layout.cmdline }
   if layout.mode == "real" then
     want_real(want, o)

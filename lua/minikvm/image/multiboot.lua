@@ -190,10 +190,11 @@ end
 -- ---- the information (3.3), laid out as: structure, modules, memory map, strings ----
 
 ---As on a PC: 1 for RAM, 2 for what a kernel had better leave alone.
-local function memory_map(ram)
+local function memory_map(ram, more)
   local ranges = { { 0, math.min(ram, LOW_END), 1 } }
   if ram > LOW_END then ranges[2] = { LOW_END, math.min(ram, HIGH_START), 2 } end
   if ram > HIGH_START then ranges[3] = { HIGH_START, ram, 1 } end
+  for _, r in ipairs(more or {}) do ranges[#ranges + 1] = { r[1], r[1] + r[2], 1 } end
   local entries = {}
   for i, r in ipairs(ranges) do -- an entry's size does not count itself
     entries[i] = ("<I4I8I8I4"):pack(MAP_ENTRY_SIZE - 4, r[1], r[2] - r[1], r[3])
@@ -235,7 +236,7 @@ local function make_info(source, want, made)
   end
   local texts = { line, LOADER }
   for i, m in ipairs(modules) do texts[i + 2] = m.source.text end
-  local map, list_size = memory_map(want.limit), #modules * MODULE_SIZE
+  local map, list_size = memory_map(want.limit, want.ranges), #modules * MODULE_SIZE
   local before_texts = INFO_SIZE + list_size + #map
   local at = find_place(source, want, made, "the Multiboot information",
                         before_texts + #strings(texts, 0), INFO_LOWEST)

@@ -26,6 +26,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field bits 16|32|64  of the code that the mode starts with
 ---@field paging boolean?
 ---@field limit integer  images end at or below it; the RAM that a Multiboot kernel is told of
+---@field ranges { [1]: integer, [2]: integer }[]?  RAM elsewhere: address, size
 ---@field high integer?  the linear address where physical 0 is mapped once more
 ---@field format string?  nil: what detect() says
 ---@field at integer?  flat: where it goes; ELF in real mode: what its addresses are relative to
@@ -153,6 +154,9 @@ end
 
 local function check_range(source, want, what, at, bytes)
   if inside(at, bytes, want.limit) then return end
+  for _, r in ipairs(want.ranges or {}) do
+    if not ult(at, r[1]) and inside(at - r[1], bytes, r[2]) then return end
+  end
   local room = ult(at, want.limit) and want.limit - at or 0
   refuse(source, "EFBIG", "%s%s bytes do not fit at 0x%x: there is room for %d", what,
          bytes < 0 and ("0x%x"):format(bytes) or ("%d"):format(bytes), at, room)

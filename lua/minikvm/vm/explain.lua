@@ -28,7 +28,7 @@ local function read(c, linear, length)
   local bytes = {}
   for i = 0, length - 1 do
     local at = c.cpu:translate((linear + i) & c.mask)
-    if not at or at < 0 or at >= #c.vm.memory then break end
+    if not at or not c.vm.memory:has(at, 1) then break end
     bytes[#bytes + 1] = c.vm.memory:read(at, 1)
   end
   return table.concat(bytes)
@@ -189,7 +189,7 @@ local function tss_trouble(c)
 end
 
 local function cr3_trouble(c)
-  if c.paged and c.s.cr3 & 0xfffff000 >= #c.vm.memory then
+  if c.paged and not c.vm.memory:has(c.s.cr3 & ~0xfff & 0x000fffffffffffff, 8) then
     return ("CR3 points to 0x%x, outside RAM"):format(c.s.cr3)
   end
 end

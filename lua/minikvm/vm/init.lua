@@ -281,6 +281,13 @@ for _, name in ipairs{ "snapshot", "restore", "fork" } do
   end
 end
 
+-- vm.memory:map: lua/minikvm/vm/memory.lua, loaded when first used, takes this function's place.
+local memory = core.methods "minikvm.memory"
+function memory.map(...)
+  require "minikvm.vm.memory"
+  return memory.map(...)
+end
+
 -- vm.cpuid: lua/minikvm/vm/cpuid.lua, loaded when first used, takes these functions' place.
 local cpuid = core.methods "minikvm.cpuid"
 for _, name in ipairs{ "get", "set", "has", "hide", "vendor" } do

@@ -140,6 +140,11 @@ local function new_vm(o, setup, i, what)
     if ok then core.blame(problem) end
     error(problem, 0) -- the script's own
   end
+  local fits, misfit = pcall(core.check_fit, new, o.snapshot, what)
+  if not fits then
+    new:close()
+    error(misfit, 0)
+  end
   core.fill_hooks(new, o.snapshot)
   return load_devices(new, values)
 end
