@@ -120,7 +120,7 @@ static int disable(lua_State *L)
 static int fill_hooks(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    mk_state_fill_hooks(&v->vm, &check_snapshot(L, 2)->state);
+    mk_state_load(&v->vm, &check_snapshot(L, 2)->state, MK_LOAD_HOOKS, NULL);
     return 0;
 }
 

@@ -1,8 +1,8 @@
 /* code.c - shape and state of a snapshot as bytes, and back.
  *
  * One description of the layout serves both directions (fields.h). What is read was written by
- * nobody knows whom: it is all checked here, what the devices keep by reading it into devices of no
- * VM; what KVM checks itself when it is set is left to it. The layout's version is the file's. */
+ * nobody knows whom: it is all checked here, what vCPUs and devices keep by reading it into those
+ * of no VM; what KVM checks itself when it is set is left to it. The layout's version is the file's. */
 #include "snapshot/snapshot.h"
 
 #include "base/abi.h"
@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FPU_MAX (64u << 10)
-#define MSRS_MAX 4096u
 #define CPUID_MAX 512u
 #define BYTES_MAX (UINT64_C(1) << 35)
 
@@ -78,50 +76,13 @@ static void code_regions(struct mk_codec *k, struct mk_shape *s)
     mk_code_need(k, mk_code_failed(k) || regions_fit(s));
 }
 
-/* --- vCPUs --- */
-
-#define CPU struct mk_cpu_state
-static const struct mk_field cpu_fields[] = {
-    MK_FLAG(CPU, ready), MK_RAW(CPU, regs), MK_RAW(CPU, sregs), MK_RAW(CPU, events),
-    MK_RAW(CPU, debug), MK_RAW(CPU, mp), MK_RAW(CPU, xcrs),
-    MK_RANGE(CPU, xcrs.nr_xcrs, 0, KVM_MAX_XCRS), MK_FLAG(CPU, has_xsave),
-    MK_BLOB(CPU, fpu.data, fpu.length, FPU_MAX), MK_RAW(CPU, queued), MK_FLAG(CPU, nmi),
-    MK_RAW(CPU, last), MK_RAW(CPU, delivered), MK_FLAG(CPU, injectable), MK_RAW(CPU, exit_reason),
-    MK_RAW(CPU, last_rip), MK_RANGE(CPU, end.reason, 0, MK_REASONS - 1), MK_RAW(CPU, end.code),
-    MK_FLAG(CPU, end.whole_vm), MK_TEXT(CPU, end.text), MK_RAW(CPU, code),
-    MK_RANGE(CPU, code_length, 0, sizeof(((CPU *)NULL)->code)), { 0 },
-};
-
-static void code_msrs(struct mk_codec *k, struct mk_cpu_state *s)
-{
-    uint32_t count = s->msrs ? s->msrs->nmsrs : 0;
-    mk_code_u32(k, &count);
-    if (!k->out) {
-        mk_code_need(k, count <= MSRS_MAX);
-        s->msrs = mk_code_failed(k) ? NULL : mk_msrs_new(count);
-        mk_code_memory(k, s->msrs);
-    }
-    for (uint32_t i = 0; i < count && !mk_code_failed(k); i++) {
-        mk_code_u32(k, &s->msrs->entries[i].index);
-        mk_code_raw(k, &s->msrs->entries[i].data, sizeof(s->msrs->entries[i].data));
-    }
-}
-
-static void code_cpu(struct mk_codec *k, struct mk_cpu_state *s)
-{
-    mk_code_fields(k, cpu_fields, s);
-    size_t length = s->fpu.length;
-    mk_code_need(k, s->has_xsave ? length >= sizeof(struct kvm_xsave)
-                                 : length == sizeof(struct kvm_fpu));
-    code_msrs(k, s);
-}
-
 /* --- the VM --- */
 
 #define SNAP struct mk_snapshot
 static const struct mk_field fields[] = {
     MK_RANGE(SNAP, state.vm_state, 0, MK_VM_ENDED),
     MK_RANGE(SNAP, state.time, 0, MK_CLOCK_MAX),
+    MK_BLOB(SNAP, state.cpus.data, state.cpus.length, BYTES_MAX),
     MK_BLOB(SNAP, state.devices.data, state.devices.length, BYTES_MAX),
     MK_BLOB(SNAP, script.data, script.length, BYTES_MAX),
     MK_FLAG(SNAP, state.paging), MK_FLAG(SNAP, state.late.pending),
@@ -145,8 +106,6 @@ static void code_all(struct mk_codec *k, struct mk_snapshot *snap)
     mk_code_fields(k, shape_fields, &snap->shape);
     mk_code_need(k, snap->shape.memory % MK_PAGE == 0 && places_fit(&snap->shape));
     code_regions(k, &snap->shape);
-    for (unsigned i = 0; i < snap->shape.cpus && !mk_code_failed(k); i++)
-        code_cpu(k, &snap->state.cpu[i]);
     mk_code_fields(k, fields, snap);
     mk_code_need(k, snap->state.vm_state != MK_VM_RUNNING);
     code_cpuid(k, snap);
@@ -162,15 +121,16 @@ bool mk_state_encode(const struct mk_snapshot *snap, struct mk_bytes *out)
     return !mk_code_failed(&k);
 }
 
-/* Into the devices of a machine without hardware, made for that. */
-static int check_devices(const struct mk_snapshot *snap, struct mk_err *err)
+/* Into a machine without hardware, made for that. */
+static int check_state(const struct mk_snapshot *snap, struct mk_err *err)
 {
     struct mk_vm *vm = calloc(1, sizeof(*vm));
     if (!vm)
         return mk_fail_errno(err, ENOMEM, "its state");
+    vm->cpus = snap->shape.cpus;
     int rc = mk_vm_compose(vm, &(struct mk_vm_config){ .pic = snap->shape.pic }, err);
     if (rc == 0)
-        rc = mk_devs_load(&vm->devices, 0, &snap->state.devices, MK_LOAD_CHECK, err);
+        rc = mk_state_load(vm, &snap->state, MK_LOAD_CHECK, err);
     mk_vm_dismantle(vm);
     free(vm);
     return rc;
@@ -181,5 +141,5 @@ int mk_state_decode(struct mk_snapshot *snap, struct mk_reader *in, struct mk_er
     struct mk_codec k = { .in = *in, .err = err };
     code_all(&k, snap);
     *in = k.in;
-    return mk_code_failed(&k) ? -1 : check_devices(snap, err);
+    return mk_code_failed(&k) ? -1 : check_state(snap, err);
 }

@@ -1,12 +1,12 @@
 /* cpu.c - see cpu.h. */
 #include "snapshot/cpu.h"
 
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MSRS_MAX 4096
+#define FPU_MAX (64u << 10)
 #define COMPLETIONS 64 /* parts of an access that is still under way */
 
 /* --- which MSRs can be kept ---
@@ -20,9 +20,14 @@ static struct {
     uint32_t *index; /* NULL: not known yet */
 } known = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-struct kvm_msrs *mk_msrs_new(uint32_t count)
+static size_t msrs_size(uint32_t count)
 {
-    struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + count * sizeof(msrs->entries[0]));
+    return sizeof(struct kvm_msrs) + count * sizeof(struct kvm_msr_entry);
+}
+
+static struct kvm_msrs *new_msrs(uint32_t count)
+{
+    struct kvm_msrs *msrs = calloc(1, msrs_size(count));
     if (msrs)
         msrs->nmsrs = count;
     return msrs;
@@ -79,14 +84,15 @@ static int get_msrs(struct mk_vcpu *c, struct mk_cpu_state *state)
     pthread_mutex_unlock(&known.lock); /* never changed afterwards */
     if (!found)
         return -1;
-    state->msrs = mk_msrs_new(known.count);
-    if (!state->msrs) {
+    struct kvm_msrs *msrs = new_msrs(known.count);
+    if (!msrs) {
         errno = ENOMEM;
         return -1;
     }
+    state->msrs = (struct mk_bytes){ .data = (uint8_t *)msrs, .length = msrs_size(known.count) };
     for (uint32_t i = 0; i < known.count; i++)
-        state->msrs->entries[i].index = known.index[i];
-    int got = mk_ioctl(c->fd, KVM_GET_MSRS, state->msrs);
+        msrs->entries[i].index = known.index[i];
+    int got = mk_ioctl(c->fd, KVM_GET_MSRS, msrs);
     if (got >= 0 && (uint32_t)got < known.count)
         errno = EIO;
     return got == (int)known.count ? 0 : -1;
@@ -115,21 +121,6 @@ static void complete(struct mk_vcpu *c)
         mk_vcpu_complete(c);
 }
 
-static void get_own(struct mk_vcpu *c, struct mk_cpu_state *state)
-{
-    for (unsigned i = 0; i < MK_COUNT(state->queued); i++)
-        state->queued[i] = atomic_load(&c->irq.queued[i]);
-    state->nmi = atomic_load(&c->irq.nmi);
-    memcpy(state->last, c->irq.last, sizeof(state->last));
-    state->delivered = c->irq.delivered;
-    state->injectable = c->run->ready_for_interrupt_injection;
-    state->exit_reason = c->run->exit_reason;
-    state->last_rip = c->last_rip;
-    state->end = c->end;
-    memcpy(state->code, c->code, sizeof(state->code));
-    state->code_length = c->code_length;
-}
-
 int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err *err)
 {
     *state = (struct mk_cpu_state){ 0 };
@@ -146,15 +137,50 @@ int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err 
         mk_cpu_state_free(state);
         return -1;
     }
-    get_own(c, state);
+    state->injectable = c->run->ready_for_interrupt_injection;
+    state->exit_reason = c->run->exit_reason;
     return 0;
 }
 
 void mk_cpu_state_free(struct mk_cpu_state *state)
 {
     mk_bytes_free(&state->fpu);
-    free(state->msrs);
-    state->msrs = NULL;
+    mk_bytes_free(&state->msrs);
+}
+
+/* --- as bytes --- */
+
+#define CPU struct mk_cpu_state
+static const struct mk_field kvm_fields[] = {
+    MK_RAW(CPU, regs), MK_RAW(CPU, sregs), MK_RAW(CPU, events), MK_RAW(CPU, debug),
+    MK_RAW(CPU, mp), MK_RAW(CPU, xcrs), MK_RANGE(CPU, xcrs.nr_xcrs, 0, KVM_MAX_XCRS),
+    MK_FLAG(CPU, has_xsave), MK_BLOB(CPU, fpu.data, fpu.length, FPU_MAX),
+    MK_BLOB(CPU, msrs.data, msrs.length, UINT16_MAX), MK_FLAG(CPU, injectable),
+    MK_RAW(CPU, exit_reason), { 0 },
+};
+
+#define OWN struct mk_vcpu
+static const struct mk_field own_fields[] = {
+    MK_RAW(OWN, irq.queued), MK_FLAG(OWN, irq.nmi), MK_RAW(OWN, irq.last),
+    MK_RAW(OWN, irq.delivered), MK_RAW(OWN, last_rip),
+    MK_RANGE(OWN, end.reason, 0, MK_REASONS - 1), MK_RAW(OWN, end.code),
+    MK_FLAG(OWN, end.whole_vm), MK_TEXT(OWN, end.text), MK_RAW(OWN, code),
+    MK_RANGE(OWN, code_length, 0, sizeof(((OWN *)NULL)->code)), { 0 },
+};
+
+static bool blobs_fit(const struct mk_cpu_state *s)
+{
+    const struct kvm_msrs *msrs = (const void *)s->msrs.data;
+    size_t length = s->fpu.length;
+    return (s->has_xsave ? length >= sizeof(struct kvm_xsave) : length == sizeof(struct kvm_fpu)) &&
+           s->msrs.length >= sizeof(*msrs) && s->msrs.length == msrs_size(msrs->nmsrs);
+}
+
+void mk_cpu_code(struct mk_codec *k, struct mk_vcpu *c, struct mk_cpu_state *state)
+{
+    mk_code_fields(k, kvm_fields, state);
+    mk_code_fields(k, own_fields, c);
+    mk_code_need(k, mk_code_failed(k) || blobs_fit(state));
 }
 
 /* --- restore --- */
@@ -166,7 +192,7 @@ static int set_msrs(struct mk_vcpu *c, const struct kvm_msrs *msrs, struct mk_er
     if (mk_ioctl(c->fd, KVM_SET_MSRS, (void *)msrs) == (int)msrs->nmsrs)
         return 0;
     for (uint32_t done = 0; done < msrs->nmsrs; done++) {
-        struct kvm_msrs *rest = mk_msrs_new(msrs->nmsrs - done);
+        struct kvm_msrs *rest = new_msrs(msrs->nmsrs - done);
         if (!rest)
             return mk_fail_errno(err, ENOMEM, "the MSRs of cpu %u", c->cpu.index);
         memcpy(rest->entries, msrs->entries + done, rest->nmsrs * sizeof(rest->entries[0]));
@@ -195,25 +221,18 @@ static int set_fpu(struct mk_vcpu *c, const struct mk_cpu_state *state)
     return mk_ioctl(c->fd, KVM_SET_XSAVE, state->fpu.data);
 }
 
+/* What follows from what was read, and what a new run begins with. */
 static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
 {
     bool any = false;
-    for (unsigned i = 0; i < MK_COUNT(state->queued); i++) {
-        atomic_store(&c->irq.queued[i], state->queued[i]);
-        any |= state->queued[i] != 0;
-    }
+    for (unsigned i = 0; i < MK_COUNT(c->irq.queued); i++)
+        any |= c->irq.queued[i] != 0;
     atomic_store(&c->irq.any, any);
-    atomic_store(&c->irq.nmi, state->nmi);
-    memcpy(c->irq.last, state->last, sizeof(c->irq.last));
-    c->irq.delivered = state->delivered;
     c->irq.row = 0;
     c->irq.hold_until = 0;
+    c->end.goes_on = false;
     c->run->ready_for_interrupt_injection = state->injectable;
     c->run->exit_reason = state->exit_reason;
-    c->last_rip = state->last_rip;
-    c->end = state->end;
-    memcpy(c->code, state->code, sizeof(c->code));
-    c->code_length = state->code_length;
 }
 
 #define TSS_AVAILABLE 9
@@ -245,7 +264,7 @@ int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state,
                        c->cpu.index);
     if ((s.xcrs.nr_xcrs && mk_ioctl(c->fd, KVM_SET_XCRS, &s.xcrs) < 0) || set_fpu(c, &s) < 0)
         return mk_fail_errno(err, errno, "KVM refuses the FPU's state of cpu %u", c->cpu.index);
-    if (set_msrs(c, s.msrs, err) < 0)
+    if (set_msrs(c, (const struct kvm_msrs *)(void *)s.msrs.data, err) < 0)
         return -1;
     if (mk_vcpu_set_regs(c, &s.regs) < 0 || mk_ioctl(c->fd, KVM_SET_DEBUGREGS, &s.debug) < 0 ||
         mk_ioctl(c->fd, KVM_SET_MP_STATE, &s.mp) < 0 ||

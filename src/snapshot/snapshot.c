@@ -342,7 +342,7 @@ int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool f
     vm->places = snap->shape.places;
     vm->mode_open = false;
     if (rc == 0)
-        rc = mk_state_apply(vm, &snap->state, err);
+        rc = mk_state_load(vm, &snap->state, MK_LOAD_ALL, err);
     if (rc < 0)
         mk_vm_disable(vm, "restore", err->text);
     return rc;

@@ -11,7 +11,6 @@
 #define MK_SNAPSHOT_H
 
 #include "vm/ram.h"
-#include "snapshot/cpu.h"
 #include "vm/vm.h"
 
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */
@@ -31,7 +30,7 @@ struct mk_shape {
 struct mk_state {
     enum mk_vm_state vm_state;
     uint64_t time; /* of the VM */
-    struct mk_cpu_state cpu[MK_MAX_CPUS];
+    struct mk_bytes cpus; /* cpu.h */
     struct mk_bytes devices; /* of all of them (dev.h) */
     struct mk_console_place input;
     bool paging; /* done by the assist */
@@ -65,10 +64,11 @@ const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, s
 
 /* state.c: all but RAM. */
 int mk_state_capture(struct mk_vm *vm, struct mk_state *state, struct mk_err *err);
-int mk_state_apply(struct mk_vm *vm, const struct mk_state *state, struct mk_err *err);
+/* MK_LOAD_CHECK is for a VM like this without hardware, which compose.c makes; MK_LOAD_HOOKS for
+ * hooks that were made after a restore. */
+int mk_state_load(struct mk_vm *vm, const struct mk_state *state, enum mk_load how,
+                  struct mk_err *err);
 void mk_state_free(struct mk_state *state);
-/* Only what hooks hold: for those that were made after a restore. */
-void mk_state_fill_hooks(struct mk_vm *vm, const struct mk_state *state);
 
 /* code.c: shape and state as bytes, and back. -1 when they are damaged. */
 bool mk_state_encode(const struct mk_snapshot *snap, struct mk_bytes *out);

@@ -2,22 +2,33 @@
 #include "snapshot/snapshot.h"
 
 #include "base/abi.h"
+#include "snapshot/cpu.h"
 #include "x86/mode.h"
 
 #include <errno.h>
 
 /* --- capture --- */
 
+static int capture_cpu(struct mk_vm *vm, unsigned index, struct mk_codec *k)
+{
+    struct mk_cpu_state cpu;
+    if (mk_cpu_capture(&vm->cpu[index], &cpu, k->err) < 0)
+        return -1;
+    mk_bytes_u8(k->out, vm->ready[index]);
+    mk_cpu_code(k, &vm->cpu[index], &cpu);
+    mk_cpu_state_free(&cpu);
+    return mk_code_failed(k) ? -1 : 0;
+}
+
 int mk_state_capture(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
 {
     *s = (struct mk_state){ .vm_state = vm->state, .time = mk_clock_now(&vm->m.clock),
                             .input = mk_console_tell(&vm->m.console),
                             .paging = vm->assist.shadow.on, .late = vm->assist.late };
+    struct mk_codec k = { .out = &s->cpus, .err = err };
     int rc = 0;
-    for (unsigned i = 0; i < vm->cpus && rc == 0; i++) {
-        rc = mk_cpu_capture(&vm->cpu[i], &s->cpu[i], err);
-        s->cpu[i].ready = vm->ready[i];
-    }
+    for (unsigned i = 0; i < vm->cpus && rc == 0; i++)
+        rc = capture_cpu(vm, i, &k);
     if (rc == 0)
         rc = mk_devs_save(&vm->devices, s->time, &s->devices, err);
     if (rc < 0)
@@ -27,8 +38,7 @@ int mk_state_capture(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
 
 void mk_state_free(struct mk_state *s)
 {
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
-        mk_cpu_state_free(&s->cpu[i]);
+    mk_bytes_free(&s->cpus);
     mk_bytes_free(&s->devices);
 }
 
@@ -36,9 +46,9 @@ void mk_state_free(struct mk_state *s)
 
 /* 32-bit paging that this host's KVM does not run. A snapshot may come from a host that does, or
  * go to one. */
-static bool wants_assist(const struct mk_vm *vm, const struct mk_state *s)
+static bool wants_assist(const struct mk_vm *vm, const struct mk_state *s,
+                         const struct kvm_sregs *r)
 {
-    const struct kvm_sregs *r = &s->cpu[0].sregs;
     bool paging32 = r->cr0 & MK_CR0_PG && !(r->efer & MK_EFER_LME);
     bool native = vm->boot_features & MK_BOOT_PAGING_NATIVE;
     return paging32 && !native && (s->paging || vm->mode != MK_MODE_REAL);
@@ -48,7 +58,7 @@ static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_s
                         struct mk_err *err)
 {
     struct mk_shadow *shadow = &vm->assist.shadow;
-    if (!wants_assist(vm, s)) {
+    if (!wants_assist(vm, s, sregs)) {
         vm->assist.late.pending = false;
         return mk_shadow_leave(shadow, &vm->m.mem, vm->m.fd, err);
     }
@@ -62,24 +72,31 @@ static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_s
     return mk_assist_paging(&vm->assist, &vm->m.mem, vm->m.fd, sregs, err);
 }
 
-void mk_state_fill_hooks(struct mk_vm *vm, const struct mk_state *s)
+static int load_cpus(struct mk_vm *vm, const struct mk_state *s, bool check, struct mk_err *err)
 {
-    mk_devs_load(&vm->devices, s->time, &s->devices, MK_LOAD_HOOKS, NULL);
+    struct mk_codec k = { .in = { .at = s->cpus.data, .left = s->cpus.length }, .err = err };
+    for (unsigned i = 0; i < vm->cpus && !k.bad; i++) {
+        struct mk_cpu_state cpu = { 0 };
+        vm->ready[i] = mk_reader_u8(&k.in);
+        mk_cpu_code(&k, &vm->cpu[i], &cpu);
+        struct kvm_sregs sregs = cpu.sregs;
+        if (!k.bad && !check)
+            k.bad = (i == 0 && apply_paging(vm, s, &sregs, err) < 0) ||
+                    mk_cpu_apply(&vm->cpu[i], &cpu, &sregs, err) < 0;
+        mk_cpu_state_free(&cpu);
+    }
+    mk_code_need(&k, k.in.left == 0);
+    return k.bad ? -1 : 0;
 }
 
-int mk_state_apply(struct mk_vm *vm, const struct mk_state *s, struct mk_err *err)
+int mk_state_load(struct mk_vm *vm, const struct mk_state *s, enum mk_load how, struct mk_err *err)
 {
-    for (unsigned i = 0; i < vm->cpus; i++) {
-        struct kvm_sregs sregs = s->cpu[i].sregs;
-        if ((i == 0 && apply_paging(vm, s, &sregs, err) < 0) ||
-            mk_cpu_apply(&vm->cpu[i], &s->cpu[i], &sregs, err) < 0)
-            return -1;
-        vm->ready[i] = s->cpu[i].ready;
-    }
-    mk_clock_set(&vm->m.clock, s->time);
-    mk_console_seek(&vm->m.console, &s->input);
-    if (mk_devs_load(&vm->devices, s->time, &s->devices, MK_LOAD_ALL, err) < 0)
+    if (how != MK_LOAD_HOOKS && load_cpus(vm, s, how == MK_LOAD_CHECK, err) < 0)
         return -1;
-    vm->state = s->vm_state;
-    return 0;
+    if (how == MK_LOAD_ALL) {
+        mk_clock_set(&vm->m.clock, s->time);
+        mk_console_seek(&vm->m.console, &s->input);
+        vm->state = s->vm_state;
+    }
+    return mk_devs_load(&vm->devices, s->time, &s->devices, how, err);
 }
