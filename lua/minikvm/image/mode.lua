@@ -8,6 +8,7 @@ local planner = require "minikvm.image.plan"
 local M = {}
 
 local RAM_REAL <const>, RAM_USUAL <const> = 1 << 20, 4 << 20 -- of VMs that are not told
+local MOST_GIB <const> = 64 -- that a VM can have
 
 ---The mode that an image is for; and its format, where that is decided with it.
 local function choose(source, o)
@@ -43,7 +44,8 @@ function M.hint(source, layout, o, text)
   if o.format or text:find("mode=", 1, true) then return "" end
   local ok, mode, format = pcall(planner.mode, source)
   if ok and mode and mode ~= "real" and layout.mode_open then -- it was tried in that mode
-    return layout.memory_open and text:find("do not fit", 1, true)
+    local at = layout.memory_open and text:match "at (0x%x+): there is room for"
+    return at and math.ult(tonumber(at) >> 30, MOST_GIB)
       and "; RAM is 4M unless memory= (minikvm run: --memory) says otherwise" or ""
   elseif ok and mode and mode ~= layout.mode then
     return ("; it looks like an image for %s"):format(planner.as_mode(mode))
