@@ -37,6 +37,17 @@ describe("a device in Lua", function()
     assert.equal(10, d:hits())
   end)
 
+  it("keeps handles, and nothing else that can be closed", function()
+    local vm <close> = support.vm()
+    local d = vm:attach(counter(), { ports = 0x300 })
+    for _, handle in ipairs{ vm.ports:const(0x310, 1), vm.clock:after(1, print),
+                             vm.console:on_line(print) } do
+      assert.equal(handle, d:keep(handle))
+    end
+    assert.equal(0, d:hits())
+    assert.error_matches(function() d:keep(io.stdout) end, "expected a handle, got a userdata")
+  end)
+
   it("has instances with states of their own, on ports and in memory", function()
     local def = counter{ registers = { [0] = "CTRL", [4] = "STATUS", [8] = "DATA" } }
     local vm <close> = support.vm{ mode = "protected", memory = "1M" }

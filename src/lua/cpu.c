@@ -61,7 +61,7 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
     const struct box *box = lua_touserdata(L, 1);
     mk_need_cpus(L, v);
     if (!mk_vm_wait(&v->vm, 0) && v->lua->handler != &v->cpu[box->index] && !mk_vm_paused(&v->vm))
-        luaL_error(L, "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
+        mk_misuse(L, "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
                       "handler of this cpu", (int)box->index, v->vm.name);
     *vm = v;
     return &v->vm.cpu[box->index];
@@ -70,7 +70,7 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
 static void read_sregs(lua_State *L, struct mk_vcpu *c, struct kvm_sregs *s)
 {
     if (mk_vcpu_guest_sregs(c, s) < 0)
-        luaL_error(L, "KVM does not tell the system registers");
+        mk_misuse(L, "KVM does not tell the system registers");
 }
 
 static uint64_t load(const void *base, const struct field *f)
@@ -182,7 +182,7 @@ static void check_settable(lua_State *L, const struct mk_vcpu *c)
 {
     bool in = serves(c, KVM_EXIT_IO, true);
     if (in || serves(c, KVM_EXIT_MMIO, true))
-        luaL_error(L, "registers cannot be set while %s waits for its answer",
+        mk_misuse(L, "registers cannot be set while %s waits for its answer",
                    in ? "an IN" : "a read of memory");
 }
 
@@ -213,7 +213,7 @@ static int cpu_newindex(lua_State *L)
         rc = mk_vcpu_set_guest_sregs(c, &s);
     }
     if (rc < 0)
-        return luaL_error(L, "KVM refuses %s = %I", name, (lua_Integer)value);
+        return mk_misuse(L, "KVM refuses %s = %lld", name, (long long)value);
     mk_vm_touch(&v->vm, c->cpu.index);
     v->cpu[c->cpu.index].set = f->name;
     return 0;

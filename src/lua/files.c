@@ -29,7 +29,7 @@ static enum mk_verdict take_answer(lua_State *co, const struct question *q)
     else if (!lua_isboolean(co, -1))
         verdict = -1;
     if (verdict < 0)
-        luaL_error(co, "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
+        mk_misuse(co, "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
                        "nothing", lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1)
                                                                   : luaL_typename(co, -1));
     return (enum mk_verdict)verdict;
@@ -95,7 +95,7 @@ struct mk_policy *mk_files_field(lua_State *L, int options)
     lua_getfield(L, options, "files");
     struct files *f = luaL_testudata(L, -1, MK_FILES);
     if (!lua_isnil(L, -1) && (!f || !f->policy))
-        luaL_error(L, "kvm.vm: option 'files': expected a file policy that is open, as kvm.files{} "
+        mk_misuse(L, "kvm.vm: option 'files': expected a file policy that is open, as kvm.files{} "
                       "makes it");
     lua_pop(L, 1);
     return f ? f->policy : NULL;
@@ -222,7 +222,7 @@ static int files_audit(lua_State *L)
     struct mk_fsbox *box = check_box(L);
     struct mk_file_entry e;
     if (!box->audit)
-        return luaL_error(L, "audit: the file policy was made without audit = true");
+        return mk_misuse(L, "audit: the file policy was made without audit = true");
     lua_newtable(L);
     for (uint64_t i = 0; mk_fsbox_entry(box, i, &e); i++) {
         push_entry(L, &e);

@@ -211,7 +211,7 @@ static int call_next(lua_State *L)
     struct mk_lua_cpu *lc = lua_touserdata(L, lua_upvalueindex(1));
     struct mk_frame *frame = lc->frame;
     if (!frame || !lc->depth)
-        return luaL_error(L, "next() belongs to an access that is over: call it inside the handler");
+        return mk_misuse(L, "next() belongs to an access that is over: call it inside the handler");
     int results = 1;
     if (frame->call)
         lua_pushinteger(L, frame->call(lc->v, frame));
@@ -220,7 +220,7 @@ static int call_next(lua_State *L)
     else
         results = next_write(L, frame);
     if (lc->v->vm.cpu[frame->io->cpu->index].end.reason == MK_ERROR)
-        return luaL_error(L, "the handler beneath failed");
+        return mk_misuse(L, "the handler beneath failed");
     return results;
 }
 
@@ -392,7 +392,7 @@ struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r)
 {
     struct mk_lua_hook *h = calloc(1, sizeof(*h));
     if (!h)
-        luaL_error(L, "out of memory for a handler");
+        mk_misuse(L, "out of memory for a handler");
     *h = (struct mk_lua_hook){ .v = r->v, .bus = r->bus, .read_ref = LUA_NOREF,
                                .write_ref = LUA_NOREF };
     return h;
@@ -408,7 +408,7 @@ int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
     h->hook = mk_bus_hook(r->bus, r->first, r->last, ops, self, owner);
     if (!h->hook) {
         ops->retire(self);
-        return luaL_error(L, "out of memory for a handler");
+        return mk_misuse(L, "out of memory for a handler");
     }
     if (r->bus->space == MK_SPACE_MSRS && mk_vm_filter_msrs(&r->v->vm, &err) < 0) {
         mk_bus_unhook(r->bus, h->hook);
@@ -440,11 +440,11 @@ static void check_handlers(lua_State *L, int index, char *owner, size_t size)
         const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
         bool name = strcmp(key, "name") == 0;
         if (!name && strcmp(key, "read") != 0 && strcmp(key, "write") != 0)
-            luaL_error(L, "unknown handler '%s': there are 'read' and 'write'", key);
+            mk_misuse(L, "unknown handler '%s': there are 'read' and 'write'", key);
         if (name && lua_type(L, -1) != LUA_TSTRING)
-            luaL_error(L, "'name' is a %s, not a string", luaL_typename(L, -1));
+            mk_misuse(L, "'name' is a %s, not a string", luaL_typename(L, -1));
         if (!name && !lua_isfunction(L, -1))
-            luaL_error(L, "handler '%s' is a %s, not a function", key, luaL_typename(L, -1));
+            mk_misuse(L, "handler '%s' is a %s, not a function", key, luaL_typename(L, -1));
         if (!name && !any)
             mk_describe_function(L, -1, owner, size);
         any |= !name;

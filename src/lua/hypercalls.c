@@ -205,7 +205,7 @@ static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call
     int ref = mk_lua_ref(L, vm_index, function);
     struct mk_call *call = malloc(sizeof(*call));
     if (!call)
-        return luaL_error(L, "out of memory for a hypercall");
+        return mk_misuse(L, "out of memory for a hypercall");
     *call = (struct mk_call){ .beneath = v->calls[number], .order = ++v->call_orders, .kind = kind,
                               .number = number, .ref = ref };
     snprintf(call->name, sizeof(call->name), "%s", name);
@@ -224,7 +224,7 @@ static int hypercalls_define(lua_State *L)
     luaL_checktype(L, 4, LUA_TFUNCTION);
     for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
         if (call->kind == DEFINED)
-            return luaL_error(L, "hypercall %d is defined already, as \"%s\": remove() its handle "
+            return mk_misuse(L, "hypercall %d is defined already, as \"%s\": remove() its handle "
                               "first, or override() it", (int)number, call->name);
     return add_call(L, v, number, DEFINED, name, 4);
 }

@@ -6,8 +6,8 @@
 
 static void no_memory(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
 {
-    luaL_error(L, "%I bytes at address %I are not all in RAM of %I bytes", length, address,
-               (lua_Integer)v->vm.m.mem.size);
+    mk_misuse(L, "%lld bytes at address %lld are not all in RAM of %lld bytes", length, address,
+               (long long)v->vm.m.mem.size);
 }
 
 /* Raises when [address, address + length) is not all memory. */
@@ -16,11 +16,11 @@ static const struct mk_mem *check_range(lua_State *L, struct mk_lua_vm *v, lua_I
 {
     const struct mk_mem *mem = &v->vm.m.mem;
     if (length < 0)
-        luaL_error(L, "a length of %I bytes", length);
+        mk_misuse(L, "a length of %lld bytes", length);
     if (address < 0 || !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, false))
         no_memory(L, v, address, length);
     if (write && !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, true))
-        luaL_error(L, "%I bytes at address %I: %s is read-only, its contents are given when it is "
+        mk_misuse(L, "%lld bytes at address %lld: %s is read-only, its contents are given when it is "
                    "mapped", length, address, mk_mem_find(mem, (uint64_t)address)->name);
     return mem;
 }

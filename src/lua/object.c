@@ -53,7 +53,7 @@ static void need_colon(lua_State *L, int index, const char *type)
     const char *name = "method";
     if (lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) && ar.name)
         name = ar.name;
-    luaL_error(L, "'%s' needs a %s as its first argument, got %s: call it with ':' (object:%s(...))",
+    mk_misuse(L, "'%s' needs a %s as its first argument, got %s: call it with ':' (object:%s(...))",
                name, type, luaL_typename(L, index), name);
 }
 
@@ -63,7 +63,7 @@ struct mk_lua_vm *mk_check_vm(lua_State *L, int index)
     if (!v)
         need_colon(L, index, MK_VM);
     if (!v->open)
-        luaL_error(L, "vm \"%s\" is closed", v->vm.name);
+        mk_misuse(L, "vm \"%s\" is closed", v->vm.name);
     return v;
 }
 
@@ -247,7 +247,7 @@ static int handle_remove(lua_State *L)
     struct mk_handle *h;
     struct mk_lua_vm *v = handle_vm(L, &h);
     if (!v && !h->removed)
-        return luaL_error(L, "handle of a closed vm");
+        return mk_misuse(L, "handle of a closed vm");
     if (!h->removed) {
         h->hits = h->count(v, h);
         h->removed = true;

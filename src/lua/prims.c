@@ -16,7 +16,7 @@ static int place(lua_State *L, const struct mk_range *r, struct mk_prim *prim,
                  const struct mk_io_ops *ops, const char *owner)
 {
     if (!prim)
-        return luaL_error(L, "out of memory for a %s", ops->name);
+        return mk_misuse(L, "out of memory for a %s", ops->name);
     int ref = LUA_NOREF;
     if (lua_isfunction(L, -1)) {
         lua_getiuservalue(L, 1, 1);
@@ -251,7 +251,7 @@ static int prim_doorbell(lua_State *L)
     int ref = mk_lua_ref(L, vm_index, fn);
     struct lua_bell *b = calloc(1, sizeof(*b));
     if (!b)
-        return luaL_error(L, "out of memory for a doorbell");
+        return mk_misuse(L, "out of memory for a doorbell");
     b->h = (struct mk_lua_hook){ .v = r.v, .bus = r.bus, .read_ref = LUA_NOREF, .write_ref = ref };
     b->bell = (struct mk_doorbell){ .mmio = mmio, .any = any, .size = (uint8_t)size,
         .address = r.first, .value = any ? 0 : (uint64_t)lua_tointeger(L, 4), .ring = on_ring,
@@ -259,7 +259,7 @@ static int prim_doorbell(lua_State *L)
     if (mk_doorbell_add(&r.v->vm.doorbells, &b->bell, owner, &err) < 0) {
         free(b);
         mk_lua_unref(L, vm_index, ref);
-        return luaL_error(L, "%s", err.text);
+        return mk_misuse(L, "%s", err.text);
     }
     *handle = (struct mk_handle){ .remove = bell_remove, .count = bell_hits, .target = b };
     return 1;
@@ -278,10 +278,10 @@ static struct mk_prim *check_prim(lua_State *L, const struct mk_io_ops *ops)
     const struct mk_lua_vm *v = lua_touserdata(L, -1);
     lua_pop(L, 1);
     if (handle->removed || !v->open)
-        luaL_error(L, "the handle is removed, or its vm closed");
+        mk_misuse(L, "the handle is removed, or its vm closed");
     const struct mk_lua_hook *h = handle->prim ? handle->target : NULL;
     if (!h || (h->hook->ops != ops && !(ops == &mk_latch_ops && h->hook->ops == &mk_const_ops)))
-        luaL_error(L, "only the handle of a %s can do that", ops->name);
+        mk_misuse(L, "only the handle of a %s can do that", ops->name);
     return handle->prim;
 }
 

@@ -63,7 +63,7 @@ static struct children *check_children(lua_State *L)
 {
     struct children *c = luaL_checkudata(L, 1, MK_CHILDREN);
     if (!c->open)
-        luaL_error(L, "the children object is closed");
+        mk_misuse(L, "the children object is closed");
     return c;
 }
 

@@ -75,14 +75,14 @@ int mk_lua_end_after(lua_State *L)
     struct mk_err err;
     struct mk_script *s = lua->script ? NULL : calloc(1, sizeof(*s));
     if (!s)
-        return luaL_error(L, "end_after: once, and with memory");
+        return mk_misuse(L, "end_after: once, and with memory");
     *s = (struct mk_script){ .lua = lua, .began = mk_now(), .ns = ns, .thread = pthread_self(),
                              .guard = { .depth = 1, .co = lua->main },
                              .timer = { .fire = time_up, .ctx = s },
                              .kicks = { .fn = on_signal, .ctx = s } };
     if (mk_kick_setup(&err) < 0 || mk_io_hold(&err) < 0) {
         free(s);
-        return luaL_error(L, "no timer for the script: %s", err.text);
+        return mk_misuse(L, "no timer for the script: %s", err.text);
     }
     mk_kick_watch(&s->kicks);
     mk_kick_allow();

@@ -462,7 +462,7 @@ static int vm_irq(lua_State *L)
     lua_Integer line = luaL_checkinteger(L, 2);
     luaL_argcheck(L, line >= 0 && line <= 15 && line != 2, 2, "a line is 0 to 15, not 2");
     if (!v->vm.has_pic)
-        return luaL_error(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
+        return mk_misuse(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
                           v->vm.name);
     mk_lua_flush_output();
     if (lua_isnoneornil(L, 3))

@@ -22,7 +22,7 @@ static struct mk_lua_vm *check_watch(lua_State *L, struct box **box)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_WATCH);
     *box = lua_touserdata(L, 1);
     if (!(*box)->w)
-        luaL_error(L, "the wait is over");
+        mk_misuse(L, "the wait is over");
     return v;
 }
 

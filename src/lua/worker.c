@@ -115,7 +115,7 @@ static void open_libraries(lua_State *L, const struct worker *w)
 static void raise_if(lua_State *L, bool failed, const struct mk_err *err)
 {
     if (failed)
-        luaL_error(L, "%s", err->text);
+        mk_misuse(L, "%s", err->text);
 }
 
 /* Pushes the function that the bytes are, with its upvalues. */
@@ -369,7 +369,7 @@ static struct box *check_box(lua_State *L)
 {
     struct box *box = luaL_checkudata(L, 1, MK_WORKER);
     if (!box->w)
-        luaL_error(L, "the worker is gone, with the state that made it");
+        mk_misuse(L, "the worker is gone, with the state that made it");
     return box;
 }
 

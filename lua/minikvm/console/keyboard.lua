@@ -164,7 +164,8 @@ local function key_named(name)
   end
   local keys = #name == 1 and STROKES[name] or { KEYS[name:lower()] }
   if #keys > 0 then return keys end
-  core.blame(('keyboard:press: no key is named "%.40s"%s'):format(name, options.hint(name, NAMES)))
+  core.blame(("keyboard:press: no key is named %q%s"):format(name:sub(1, 40),
+                                                           options.hint(name, NAMES)))
 end
 
 ---Presses keys in order and releases them in reverse: "ctrl", "c"; "f1"; "alt", "tab"; "A". A

@@ -217,7 +217,8 @@ end
 
 local function is_handle(value)
   local kind = core.kind(value)
-  if kind == "minikvm.handle" or kind == "minikvm.timer" or (getmetatable(value) or {}).__close then
+  if kind == "minikvm.handle" or kind == "minikvm.timer"
+     or type(value) == "table" and getmetatable(value) == "minikvm.handle" then -- one made in Lua
     return value
   end
   return nil, ("expected a handle, got a %s"):format(type(value))
