@@ -143,8 +143,9 @@ $(B)/embed_program.S: $(LUA_PARTS) $(B)/bytecode Makefile
 $(B)/bytecode: tools/bytecode.c Makefile | $(B)
 	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -o $@ $< $(LUA_LINK)
 
+# A part may be called linux, which gcc defines as a macro.
 $(B)/embed.o $(B)/embed_program.o: $(B)/%.o: $(B)/%.S
-	$(CC) -c -o $@ $<
+	$(CC) -Ulinux -c -o $@ $<
 
 # The command line's parser (Debian: lua-argparse) becomes a part, so that no other file is needed.
 ARGPARSE = $(shell $(LUA) -e 'print(package.searchpath("argparse", package.path))')

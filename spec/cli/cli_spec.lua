@@ -111,7 +111,8 @@ describe("minikvm run refuses with status 2", function()
     ["run --memory 4Q x"] = "got \"4Q\"",
     ["run --memory 0 x"] = "got \"0\"",
     ["run --memory 1M --memory 2M x"] = "--memory is given twice",
-    ["run --mode rael x"] = "--mode: expected real or protected or paged or long, got \"rael\" (did "
+    ["run --mode rael x"] = "--mode: expected real or protected or paged or long or linux, "
+      .. "got \"rael\" (did "
       .. "you mean \"real\"?)",
     ["completion tcsh"] = "no completions for \"tcsh\": there are bash, zsh and fish",
     ["completion"] = "bash|zsh|fish is missing",
@@ -150,7 +151,7 @@ describe("minikvm completion", function()
     if not os.execute "command -v bash >/dev/null" then return pending "needs bash" end
     assert.equal("completion doctor run test\n", complete "minikvm ''")
     assert.equal("--mode --memory\n", complete "minikvm run --m")
-    assert.equal("real protected paged long\n", complete "minikvm run --mode ''")
+    assert.equal("real protected paged long linux\n", complete "minikvm run --mode ''")
     assert.equal("--timings --timeout\n", complete "minikvm test --ti")
     assert.equal("--save-timings\n", complete "minikvm test --sa")
   end)
@@ -158,10 +159,10 @@ describe("minikvm completion", function()
   it("is for zsh and fish, too", function()
     local zsh, fish = run "P completion zsh", run "P completion fish"
     assert.match("^#compdef minikvm\n", zsh.out)
-    assert.truthy(zsh.out:find(": :(real protected paged long)", 1, true))
+    assert.truthy(zsh.out:find(": :(real protected paged long linux)", 1, true))
     assert.match('_describe "command" commands\n  _files\n', zsh.out)
     assert.truthy(fish.out:find("complete -c minikvm -n '__fish_minikvm_seen_command run' -l mode -s m "
-                                .. "-xa 'real protected paged long'", 1, true), fish.out)
+                                .. "-xa 'real protected paged long linux'", 1, true), fish.out)
   end)
 end)
 

@@ -260,7 +260,7 @@ static int set_mode(lua_State *L)
     return 1;
 }
 
-/* set_entry(vm, { cpu=, ip=, segment=, regs=, eax=, ebx=, edx=, low=, tables=, tables_end= })
+/* set_entry(vm, { cpu=, ip=, segment=, regs=, eax=, ebx=, edx=, esi=, low=, tables=, tables_end= })
  * -> vm | nil, text, name: points a vCPU at its first instruction. */
 static int set_entry(lua_State *L)
 {
@@ -273,6 +273,7 @@ static int set_entry(lua_State *L)
         .eax = (uint32_t)mk_integer_field(L, 2, "eax", 0),
         .ebx = (uint32_t)mk_integer_field(L, 2, "ebx", 0),
         .edx = (uint32_t)mk_integer_field(L, 2, "edx", 0),
+        .esi = (uint32_t)mk_integer_field(L, 2, "esi", 0),
         .places = { .low = (uint64_t)mk_integer_field(L, 2, "low", 0),
                     .tables = (uint64_t)mk_integer_field(L, 2, "tables", 0),
                     .end = (uint64_t)mk_integer_field(L, 2, "tables_end", 0) } };

@@ -223,6 +223,7 @@ static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry
         start.regs.rax = entry->eax;
         start.regs.rbx = entry->ebx;
         start.regs.rdx = entry->edx;
+        start.regs.rsi = entry->esi;
     }
     return start;
 }

@@ -56,7 +56,7 @@ struct mk_entry {
     uint16_t segment; /* real mode */
     uint64_t ip;
     bool has_regs;    /* the image's format says what these hold */
-    uint32_t eax, ebx, edx;
+    uint32_t eax, ebx, edx, esi;
     struct mk_places places; /* not real mode: where the tables are to be */
 };
 

@@ -52,9 +52,9 @@ M.run_spec = {
   summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
-    { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long" },
-      help = "CPU mode a guest starts in: real, protected, paged or long (default: what an ELF or"
-        .. " Multiboot file is for; else real)" },
+    { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long", "linux" },
+      help = "CPU mode a guest starts in: real, protected, paged, long, or linux (default: what an ELF"
+        .. " or Multiboot file is for; else real)" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },

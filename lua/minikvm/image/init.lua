@@ -99,6 +99,7 @@ local function open_all(vm, o, sources)
     read_start(s)
   end
   if sources[2] then sources[1].modules = table.move(sources, 2, #sources, 1, {}) end
+  sources[1].initrd = o.initrd ~= nil
   return sources[1]
 end
 
@@ -115,9 +116,14 @@ end
 ---What the VM wants of an image, in the mode that `layout` says.
 ---@return minikvm.image.want
 function M.want(vm, layout, o)
+  local made = require("minikvm.vm").made[vm]
   local want = { mode = layout.mode, limit = layout.memory, ranges = layout.ranges,
                  format = o.format, has_at = o.at ~= nil,
-                 entry = o.entry, symbol = o.symbol, cmdline = o.cmdline or layout.cmdline }
+                 entry = o.entry, symbol = o.symbol, cmdline = o.cmdline or layout.cmdline,
+                 linux = made and made.linux }
+  if want.linux then
+    want.cmdline = require("minikvm.vm.linux").command_line(vm, want.cmdline)
+  end
   if layout.mode == "real" then
     want_real(want, o)
   else
@@ -147,7 +153,7 @@ end
 local function set_entry(vm, layout, source, o, want, plan)
   local regs = plan.regs or {}
   local entry = { cpu = o.cpu, ip = plan.entry, regs = plan.regs ~= nil, eax = regs.eax,
-                  ebx = regs.ebx, edx = regs.edx }
+                  ebx = regs.ebx, edx = regs.edx, esi = regs.esi }
   if layout.mode == "real" then
     entry.segment = segment_of(source, plan, o)
   else
@@ -265,8 +271,9 @@ end
 
 local LOAD <const> = {
   at = address, entry = entry, segment = address, cpu = cpu, cmdline = "text",
-  modules = function(value) return require("minikvm.image.multiboot").check_modules(value) end,
-  format = { "auto", "flat", "boot", "elf", "multiboot" },
+  modules = function(value) return require("minikvm.image.place").check_modules(value) end,
+  initrd = function(value) return require("minikvm.image.place").check_module("initrd", value) end,
+  format = { "auto", "flat", "boot", "elf", "multiboot", "linux", "pvh" },
 }
 
 ---vm:load: see lua/minikvm/vm/init.lua.
@@ -275,6 +282,8 @@ function M.load(vm, source, opts)
   local o = options.check("vm:load", opts, LOAD)
   if type(o.entry) == "string" then o.symbol, o.entry = o.entry, nil end
   if o.format == "auto" then o.format = nil end
+  if o.initrd and o.modules then core.blame "vm:load: give either 'initrd' or 'modules'" end
+  if o.initrd then o.modules = { o.initrd } end
   if type(source) == "table" then
     local s = options.check("vm:load", source, { bytes = "string", name = "text" })
     if not s.bytes then core.blame("vm:load: the table has no 'bytes'") end

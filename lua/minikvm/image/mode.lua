@@ -11,10 +11,13 @@ local RAM_REAL <const>, RAM_USUAL <const> = 1 << 20, 4 << 20 -- of VMs that are 
 local MOST_GIB <const> = 64 -- that a VM can have
 
 ---The mode that an image is for; and its format, where that is decided with it.
-local function choose(source, o)
+local function choose(source, o, linux)
   if o.format == "flat" or o.format == "boot" then return "real" end
-  if o.format == "multiboot" then return "protected" end
+  if o.format == "multiboot" or o.format == "pvh" then return "protected" end
+  if o.format == "linux" then return "long" end
   local mode, format = planner.mode(source)
+  if linux then return mode == "protected" and mode or "long" end
+  if format == "linux" then return "real" end -- where it is refused: it takes more than a mode
   local placed = o.at or o.segment or o.entry
   if mode == "real" then return mode, not placed and not o.format and format or nil end
   if not mode or (o.at or o.segment) and mode ~= "long" then return "real" end
@@ -25,7 +28,8 @@ end
 ---@param layout table  of core.layout
 ---@return table layout  as it is then
 function M.settle(vm, layout, source, o)
-  local mode, format = choose(source, o)
+  local made = require("minikvm.vm").made[vm] -- a fork is made like this VM
+  local mode, format = choose(source, o, made and made.linux)
   o.format = format or o.format
   if mode == layout.mode then return layout end
   local there = setmetatable({ mode = mode, tables = false }, { __index = layout })
@@ -33,7 +37,6 @@ function M.settle(vm, layout, source, o)
   planner.make(source, images.want(vm, there, o))
   local set, why, code = core.set_mode(vm, mode)
   if not set then planner.refuse(source, code, "%s", why) end
-  local made = require("minikvm.vm").made[vm] -- a fork is made like this VM
   if made then made.mode, made.memory, made.mode_open = mode, #vm.memory, false end
   return core.layout(vm, o.cpu or 0)
 end

@@ -4,13 +4,14 @@
 -- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name.
 -- Not provided: video modes, boot device, drives, APM, the kernel's own section headers.
 
-local core = require "minikvm.core"
-local options = require "minikvm.options"
+local place = require "minikvm.image.place"
 local plan = require "minikvm.image.plan"
 
-local refuse, inside = plan.refuse, plan.inside
+local refuse = plan.refuse
 
 local M = {}
+
+M.beside = "modules" -- what may be loaded beside it
 
 local HEADER_MAGIC <const>, HEADER_BYTES <const> = 0x1badb002, "\x02\xb0\xad\x1b" -- 3.1.2
 local LOADER_MAGIC <const> = 0x2badb002 -- 3.2, in EAX
@@ -28,8 +29,6 @@ local LOADER <const> = "minikvm"
 local TEXT_MAX <const>, MODULES_MAX <const> = 1024, 32
 
 local LOW_END <const>, HIGH_START <const>, INFO_LOWEST <const> = 0xa0000, 0x100000, 0x1000
-local TOP <const> = 0xffffffff
-local PAGE <const> = 4096
 
 -- ---- the header (3.1) ----
 
@@ -124,52 +123,12 @@ function M.segments(source, want)
     .. "not an ELF file", h.flags)
 end
 
--- ---- modules and the information: whole pages that nothing else needs ----
-
-local MODULE <const> = { path = "text", bytes = "string", name = "text", text = "text" }
-
----A Multiboot module: a path, or { path= | bytes=, name=, text= }.
-local function check_module(value, i)
-  if type(value) == "string" then return { path = value } end
-  local o = options.check(("vm:load: modules[%d]"):format(i), value, MODULE)
-  if (o.path == nil) == (o.bytes == nil) then
-    core.blame(("vm:load: modules[%d]: give either 'path' or 'bytes'"):format(i))
-  end
-  return o
-end
-
----For the options of vm:load.
-function M.check_modules(value)
-  if type(value) ~= "table" then return nil, "expected a list of modules" end
-  local list = {}
-  for i, module in ipairs(value) do list[i] = check_module(module, i) end
-  return list
-end
-
-local function page_up(at)
-  return (at + PAGE - 1) & ~(PAGE - 1)
-end
-
----The ranges that are taken: segments, what minikvm keeps, modules so far.
-local function taken(want, made)
-  local list = {}
-  for _, s in ipairs(made.segments) do list[#list + 1] = { s.at, s.at + s.mem_bytes } end
-  for _, block in ipairs(want.blocks or {}) do
-    list[#list + 1] = { block.at + block.from, block.at + block.to }
-  end
-  for _, m in ipairs(made.modules or {}) do list[#list + 1] = { m.at, m.at + m.source.size } end
-  table.sort(list, function(a, b) return a[1] < b[1] end)
-  return list
-end
+-- ---- modules and the information ----
 
 ---The first free place at or above `from`, page-aligned.
 local function find_place(source, want, made, what, bytes, from)
-  local at, limit = page_up(from), math.min(want.limit, TOP)
-  for _, range in ipairs(taken(want, made)) do -- in order, so that one pass is enough
-    if at < range[2] and range[1] < at + bytes then at = page_up(range[2]) end
-  end
-  if inside(at, bytes, limit) then return at end
-  refuse(source, "EFBIG", "no room in memory for %s of %d bytes", what, bytes)
+  return place.above(want, made, bytes, from)
+    or refuse(source, "EFBIG", "no room in memory for %s of %d bytes", what, bytes)
 end
 
 local function place_modules(source, want, made)
@@ -189,14 +148,9 @@ end
 
 -- ---- the information (3.3), laid out as: structure, modules, memory map, strings ----
 
----As on a PC: 1 for RAM, 2 for what a kernel had better leave alone.
-local function memory_map(ram, more)
-  local ranges = { { 0, math.min(ram, LOW_END), 1 } }
-  if ram > LOW_END then ranges[2] = { LOW_END, math.min(ram, HIGH_START), 2 } end
-  if ram > HIGH_START then ranges[3] = { HIGH_START, ram, 1 } end
-  for _, r in ipairs(more or {}) do ranges[#ranges + 1] = { r[1], r[1] + r[2], 1 } end
+local function memory_map(want)
   local entries = {}
-  for i, r in ipairs(ranges) do -- an entry's size does not count itself
+  for i, r in ipairs(place.memory_map(want)) do -- an entry's size does not count itself
     entries[i] = ("<I4I8I8I4"):pack(MAP_ENTRY_SIZE - 4, r[1], r[2] - r[1], r[3])
   end
   return table.concat(entries)
@@ -224,7 +178,7 @@ end
 local function structure(want, count, at)
   local upper = math.max(want.limit - HIGH_START, 0) // 1024
   return ("<I4I4I4I4I4I4I4"):pack(INFO_FLAGS, math.min(want.limit, LOW_END) // 1024,
-                                  math.min(upper, TOP), 0, at.line, count, at.modules)
+                                  math.min(upper, place.TOP), 0, at.line, count, at.modules)
     .. ("\0"):rep(16) .. ("<I4I4"):pack(at.map_size, at.map) .. ("\0"):rep(12)
     .. ("<I4"):pack(at.loader) .. ("\0"):rep(INFO_SIZE - 68)
 end
@@ -236,7 +190,7 @@ local function make_info(source, want, made)
   end
   local texts = { line, LOADER }
   for i, m in ipairs(modules) do texts[i + 2] = m.source.text end
-  local map, list_size = memory_map(want.limit, want.ranges), #modules * MODULE_SIZE
+  local map, list_size = memory_map(want), #modules * MODULE_SIZE
   local before_texts = INFO_SIZE + list_size + #map
   local at = find_place(source, want, made, "the Multiboot information",
                         before_texts + #strings(texts, 0), INFO_LOWEST)

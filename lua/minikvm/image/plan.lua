@@ -19,7 +19,8 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field head string  its first bytes, 8192 at the most
 ---@field bytes string?  all of it; or:
 ---@field read fun(self, offset: integer, bytes: integer): string  raises when that fails
----@field modules { name: string, size: integer, text: string }[]?  for Multiboot
+---@field modules { name: string, size: integer, text: string }[]?
+---@field initrd boolean?  there is one, and it is the only module
 
 ---@class minikvm.image.want
 ---@field mode "real"|"protected"|"paged"|"long"
@@ -31,6 +32,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field format string?  nil: what detect() says
 ---@field at integer?  flat: where it goes; ELF in real mode: what its addresses are relative to
 ---@field has_at boolean?  `at` was asked for
+---@field linux boolean?  nothing but a Linux kernel
 ---@field entry integer?  instead of the file's own
 ---@field symbol string?  or this one's value
 ---@field cmdline string?  Multiboot
@@ -45,13 +47,14 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field mem_bytes integer  what it has beyond file_bytes is zero
 
 ---@class minikvm.image.plan
----@field format "flat"|"boot"|"elf"|"multiboot"
+---@field format "flat"|"boot"|"elf"|"multiboot"|"linux"|"pvh"
 ---@field segments minikvm.image.segment[]
 ---@field entry integer  instruction pointer; linear in modes with paging, an offset in real mode
 ---@field at integer  where it was loaded to; ELF in real mode: the window's start
 ---@field cs integer?  real mode: the segment that `entry` belongs to; nil: that of the place
----@field regs { eax: integer?, ebx: integer?, edx: integer? }?  what the format says of them
----@field info { at: integer, bytes: string }?  the Multiboot information
+---@field physical boolean?  `entry` is, and stays so
+---@field regs { eax: integer?, ebx: integer?, edx: integer?, esi: integer? }?  what the format says
+---@field info { at: integer, bytes: string }?  what is handed over
 ---@field modules { source: table, at: integer }[]?
 
 ---Raises what vm:load returns as nil, text, code.
@@ -100,15 +103,29 @@ end
 
 ---What an image is, for a mode:
 ---  multiboot  32 bits without paging, a header with the right checksum that can be followed
+---  pvh        the same, ELF with the note
+---  linux      64 bits, a bzImage
 ---  elf        it begins with ELF's magic number
 ---  boot       16 bits, exactly 512 bytes, with the signature
 ---  flat       everything else
 ---@return string format
 function M.detect(source, want)
   if want.bits == 32 and not want.paging and M.is_multiboot(source) then return "multiboot" end
+  if want.bits == 32 and not want.paging and M.is_pvh(source) then return "pvh" end
   if M.is_elf(source) then return "elf" end
+  if want.bits == 64 and M.is_bzimage(source) then return "linux" end
   if want.bits == 16 and source.size == 512 and is_boot_sector(source) then return "boot" end
   return "flat"
+end
+
+---Whether it is a Linux kernel with a boot loader's header.
+function M.is_bzimage(source)
+  return source.head:sub(0x203, 0x206) == "HdrS" and is_boot_sector(source)
+end
+
+---Whether it is an ELF file with an entry point for PVH.
+function M.is_pvh(source)
+  return M.is_elf(source) and require("minikvm.image.pvh").is(source)
 end
 
 ---Whether mode() may have an answer: cheaper to ask.
@@ -122,23 +139,31 @@ end
 ---@return string? mode
 ---@return string? format
 function M.mode(source)
-  if M.is_multiboot(source) then return "protected" end
+  if M.is_multiboot(source) or M.is_pvh(source) then return "protected" end
+  if M.is_bzimage(source) then return "long", "linux" end
   if M.is_elf(source) then return require("minikvm.image.elf").mode(source) end
   if is_boot_sector(source) and source.size % 512 == 0 then return "real", "boot" end
 end
 
 ---Formats that nothing here loads, and that look like others.
 local function refuse_foreign(source)
-  if is_boot_sector(source) and source.head:sub(0x203, 0x206) == "HdrS" then
-    refuse(source, "ENOEXEC", "a Linux kernel (bzImage) needs a boot loader: minikvm loads flat "
-      .. "images, boot sectors, ELF and Multiboot; format=\"flat\" loads its bytes as they are")
+  if M.is_bzimage(source) then
+    refuse(source, "EINVAL", "a Linux kernel (bzImage) starts in 64-bit mode: mode=\"linux\" "
+      .. "(minikvm linux --kernel); format=\"flat\" loads its bytes as they are")
   end
 end
+
+local NAMED <const> = { elf = true, multiboot = true, pvh = true } -- formats with segments
 
 ---The format, when none was asked for. What looks like one but cannot be loaded as that is refused.
 local function choose_format(source, want)
   local format = M.detect(source, want)
-  if want.has_at or format == "elf" or format == "multiboot" then return format end
+  if format == "linux" then return format end
+  if want.linux and format ~= "pvh" then
+    refuse(source, "ENOEXEC", "not a Linux kernel: it is neither a bzImage (no HdrS at 0x202) nor "
+      .. "an ELF file with a PVH note")
+  end
+  if want.has_at or NAMED[format] then return format end
   refuse_foreign(source)
   if want.bits ~= 16 and is_boot_sector(source) and source.size % 512 == 0 then
     refuse(source, "EINVAL", "a boot sector starts in real mode: %s; format=\"flat\" loads its "
@@ -171,7 +196,7 @@ M.overlap = overlap
 
 local function check_segments(source, want, plan)
   local list = plan.segments
-  local named = plan.format == "elf" or plan.format == "multiboot"
+  local named = NAMED[plan.format]
   for i, s in ipairs(list) do
     check_range(source, want, named and ("segment %d (VirtAddr 0x%x): "):format(i - 1, s.linear)
                 or "", s.at, s.mem_bytes)
@@ -191,12 +216,12 @@ local function choose_entry(source, want, plan)
     plan.entry = want.entry
     return
   end
-  if want.symbol and (plan.format == "elf" or plan.format == "multiboot") then
+  if want.symbol and NAMED[plan.format] then
     plan.entry = require("minikvm.image.symbols").entry(source, want.symbol)
   elseif want.symbol then
     refuse(source, "ENOENT", "entry=%q: the image has no symbol table", want.symbol)
   end
-  local s = M.segment(plan, plan.entry)
+  local s = not plan.physical and M.segment(plan, plan.entry)
   if s and want.bits == 32 and not want.paging then
     plan.entry = plan.entry - s.linear + s.at
   elseif plan.format == "flat" and want.mode == "paged" then
@@ -204,7 +229,16 @@ local function choose_entry(source, want, plan)
   end
 end
 
-local FORMATS <const> = { flat = "flat", boot = "flat", elf = "elf", multiboot = "multiboot" }
+local FORMATS <const> = { flat = "flat", boot = "flat", elf = "elf", multiboot = "multiboot",
+                          linux = "linux", pvh = "pvh" }
+
+---Modules and an initrd are for formats that know of them.
+local function check_beside(source, format, beside)
+  local what = source.modules and source.initrd and "initrd" or "modules"
+  if not source.modules or beside == what or beside == "modules" then return end
+  refuse(source, "EINVAL", "%s= %s; this image is format=%q", what,
+         what == "initrd" and "is for Linux kernels" or "are for Multiboot and PVH", format)
+end
 
 ---What goes where, and where it starts; raises what refuse() raises.
 ---@param source minikvm.image.source
@@ -212,13 +246,12 @@ local FORMATS <const> = { flat = "flat", boot = "flat", elf = "elf", multiboot =
 ---@return minikvm.image.plan
 function M.make(source, want)
   local format = want.format or choose_format(source, want)
-  if want.has_at and want.bits ~= 16 and format ~= "flat" then
+  local reader = require("minikvm.image." .. FORMATS[format])
+  check_beside(source, format, reader.beside)
+  if want.has_at and want.bits ~= 16 and format ~= "flat" and format ~= "linux" then
     refuse(source, "EINVAL", "at= is for flat images; this one (format=%q) says itself where it "
       .. "goes", format)
-  elseif source.modules and format ~= "multiboot" then
-    refuse(source, "EINVAL", "modules= are for Multiboot; this image is format=%q", format)
   end
-  local reader = require("minikvm.image." .. FORMATS[format])
   local plan = reader.segments(source, want, format)
   plan.format = format
   check_segments(source, want, plan)

@@ -86,7 +86,7 @@ local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
 
 local NEW = {
   name = "text", memory = check_memory, cpus = between(1, 4),
-  mode = { "real", "protected", "paged", "long" }, limits = LIMITS,
+  mode = { "real", "protected", "paged", "long", "linux" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = canonical,
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
@@ -101,7 +101,7 @@ local NEW = {
 ---Options that mean something in one mode only are misuse in another.
 local function check_mode(o)
   for _, key in ipairs{ "page_size", "map_size", "map_base" } do
-    if o[key] and o.mode and o.mode ~= "long" then
+    if o[key] and o.mode and o.mode ~= "long" and o.mode ~= "linux" then
       core.blame(("kvm.vm: option '%s' is for mode \"long\", this is %q"):format(key, o.mode))
     end
   end
@@ -110,7 +110,9 @@ end
 
 ---Checked options as the core takes them.
 local function for_core(o)
-  o.mode_open, o.memory_open = o.mode == nil and not o.snapshot, o.memory == nil
+  if o.mode == "linux" then require("minikvm.vm.linux").options(o) end
+  o.mode_open = (o.mode == nil or o.linux or false) and not o.snapshot
+  o.memory_open = o.memory == nil
   o.memory = o.memory or (o.mode or "real") == "real" and 1 << 20 or 4 << 20
   o.large = o.page_size == 2 << 20
   o.uart = o.console == "uart"
@@ -127,7 +129,9 @@ end
 ---  name       for messages ("vm")
 ---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
 ---  mode       "real" (16-bit), "protected" (flat 32-bit), "paged" (32-bit with 4 MiB pages),
----             "long" (64-bit); by default what the first image is for, "real" when it does not say
+---             "long" (64-bit); by default what the first image is for, "real" when it does not
+---             say; "linux": what a Linux kernel expects, see lua/minikvm/vm/linux.lua: 256M,
+---             "pic", "uart", a real-time clock
 ---  page_size  long mode: "4K" (default) or "2M"
 ---  map_size   long mode: only the first bytes of RAM appear at their own address
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
@@ -165,6 +169,7 @@ function M.new(opts)
     end
   end
   if new then M.made[new] = o end
+  if new and o.linux then require("minikvm.vm.linux").attach(new) end
   return new, why, code
 end
 
@@ -190,13 +195,16 @@ end
 
 ---Loads an image and points a vCPU at it.
 ---  cpu      which vCPU (0)
----  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot"
+---  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot", "linux" (a
+---           bzImage), "pvh" (ELF with a PVH entry point, such as vmlinux)
 ---  at       flat images: physical address (real mode: the vCPU's window; else 0x1000); ELF in real
----           mode: what its addresses are relative to
+---           mode: what its addresses are relative to; bzImage: where a relocatable kernel goes
 ---  entry    address, or the name of a symbol, instead of the image's own
 ---  segment  real mode: CS and the others (at // 16)
----  cmdline  Multiboot: command line (that of the VM)
----  modules  Multiboot: list of paths or { path= | bytes=, name=, text= }
+---  cmdline  Multiboot, PVH, Linux: command line (that of the VM); in mode "linux" the words on its
+---           machine precede it
+---  modules  Multiboot, PVH: list of paths or { path= | bytes=, name=, text= }
+---  initrd   Linux: its first file system, a path or { path= | bytes= }
 ---@param source string|{ bytes: string, name: string? }  a path, or the image itself
 ---@param opts? table
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
@@ -341,11 +349,15 @@ local function run_options(where, opts)
 end
 
 ---Adds a report to what is worth one; its module is loaded when a guest died first.
-local function explained(self, reason, ...)
+local function explained(self, reason, info, ...)
   if reason == "shutdown" or reason == "fault" then
-    return require("minikvm.vm.explain").add(self, reason, ...)
+    require("minikvm.vm.explain").add(self, reason, info)
   end
-  return reason, ...
+  local made = M.made[self]
+  if reason and made and made.linux then
+    require("minikvm.vm.linux").explain(self, reason, info)
+  end
+  return reason, info, ...
 end
 
 ---Runs the VM to its end, one of one vCPU on this thread.

@@ -1,0 +1,96 @@
+-- image/place.lua - what goes into RAM beside an image: modules and an initrd, what a kernel is
+-- told of its machine. Whole pages that nothing else needs.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+local plan = require "minikvm.image.plan"
+
+local inside = plan.inside
+
+local M = {}
+
+local LOW_END <const>, HIGH_START <const> = 0xa0000, 0x100000
+local PAGE <const> = 4096
+M.TOP = 0xffffffff -- addresses of 32 bits
+M.HIGH_START = HIGH_START
+
+-- ---- what is given with an image ----
+
+local MODULE <const> = { path = "text", bytes = "string", name = "text", text = "text" }
+
+---A module or an initrd: a path, or { path= | bytes=, name=, text= }.
+---@param what string  for messages: "initrd", "modules[1]"
+function M.check_module(what, value)
+  if type(value) == "string" then return { path = value } end
+  local where = "vm:load: " .. what
+  local o = options.check(where, value, MODULE)
+  if (o.path == nil) == (o.bytes == nil) then
+    core.blame(where .. ": give either 'path' or 'bytes'")
+  end
+  o.name = o.name or not o.path and what or nil
+  return o
+end
+
+---For the options of vm:load.
+function M.check_modules(value)
+  if type(value) ~= "table" then return nil, "expected a list of modules" end
+  local list = {}
+  for i, module in ipairs(value) do
+    list[i] = M.check_module(("modules[%d]"):format(i), module)
+  end
+  return list
+end
+
+-- ---- RAM ----
+
+---RAM as on a PC: first and last byte + 1, 1 for RAM, 2 for what a kernel had better leave alone.
+---@param want minikvm.image.want
+---@return integer[][]
+function M.memory_map(want)
+  local ram = want.limit
+  local ranges = { { 0, math.min(ram, LOW_END), 1 } }
+  if ram > LOW_END then ranges[2] = { LOW_END, math.min(ram, HIGH_START), 2 } end
+  if ram > HIGH_START then ranges[3] = { HIGH_START, ram, 1 } end
+  for _, r in ipairs(want.ranges or {}) do ranges[#ranges + 1] = { r[1], r[1] + r[2], 1 } end
+  return ranges
+end
+
+function M.page_up(at)
+  return (at + PAGE - 1) & ~(PAGE - 1)
+end
+
+---The ranges that are taken, from below: segments, what minikvm keeps, modules so far.
+local function taken(want, made)
+  local list = {}
+  for _, s in ipairs(made.segments) do list[#list + 1] = { s.at, s.at + s.mem_bytes } end
+  for _, block in ipairs(want.blocks or {}) do
+    list[#list + 1] = { block.at + block.from, block.at + block.to }
+  end
+  for _, m in ipairs(made.modules or {}) do list[#list + 1] = { m.at, m.at + m.source.size } end
+  table.sort(list, function(a, b) return a[1] < b[1] end)
+  return list
+end
+
+---The first free place at or above `from`, page-aligned, below 4 GiB; nil when there is none.
+---@return integer?
+function M.above(want, made, bytes, from)
+  local at, limit = M.page_up(from), math.min(want.limit, M.TOP)
+  for _, range in ipairs(taken(want, made)) do -- in order, so that one pass is enough
+    if at < range[2] and range[1] < at + bytes then at = M.page_up(range[2]) end
+  end
+  return inside(at, bytes, limit) and at or nil
+end
+
+---The highest free place that ends at or below `top`, page-aligned; nil when there is none at or
+---above `from`.
+---@return integer?
+function M.below(want, made, bytes, top, from)
+  local list, at = taken(want, made), (math.min(top, want.limit, M.TOP) - bytes) & -PAGE
+  for i = #list, 1, -1 do
+    local range = list[i]
+    if at < range[2] and range[1] < at + bytes then at = (range[1] - bytes) & -PAGE end
+  end
+  return at >= from and at or nil
+end
+
+return M

@@ -1,0 +1,121 @@
+-- image/pvh.lua - kernels that are ELF files with an entry point for PVH, as Linux's vmlinux is:
+-- the x86/HVM direct boot ABI (Xen, docs/misc/pvh.pandoc; public/arch-x86/hvm/start_info.h, version 1;
+-- public/elfnote.h). They start in 32-bit protected mode without paging, EBX pointing to what they
+-- are told: modules, the first of which is Linux's initrd, command line, memory map.
+
+local elf = require "minikvm.image.elf"
+local place = require "minikvm.image.place"
+local plan = require "minikvm.image.plan"
+
+local refuse = plan.refuse
+
+local M = {}
+
+M.beside = "modules"
+
+local NOTE <const> = 4 -- a program header's type
+local NAME <const>, PHYS32_ENTRY <const> = "Xen\0", 18
+local NOTES_MAX <const> = 1 << 16 -- bytes looked at
+local MAGIC <const>, VERSION <const> = 0x336ec578, 1
+local INFO_SIZE <const>, MODULE_SIZE <const>, MAP_ENTRY_SIZE <const> = 56, 32, 24
+local TEXT_MAX <const> = 4095
+local LOWEST <const> = 0x1000
+
+-- ---- the note ----
+
+local function align(n) return (n + 3) & -4 end
+
+---The entry point in the bytes of a NOTE segment (gABI, "Note Section"); nil when there is none.
+local function entry_of(bytes)
+  local at = 1
+  while at + 11 <= #bytes do
+    local name_size, size, kind = ("<I4I4I4"):unpack(bytes, at)
+    local value = at + 12 + align(name_size)
+    if value + size - 1 > #bytes then return nil end
+    if kind == PHYS32_ENTRY and bytes:sub(at + 12, at + 11 + name_size) == NAME and size >= 4 then
+      return (("<I4"):unpack(bytes, value))
+    end
+    at = value + align(size)
+  end
+end
+
+---@return integer? entry  physical; raises what elf.header() and reading raise
+local function find_entry(source)
+  for _, kind, offset, _, _, size in elf.program_headers(source, elf.header(source)) do
+    if kind == NOTE and plan.inside(offset, size, source.size) then
+      local entry = entry_of(source:read(offset, math.min(size, NOTES_MAX)))
+      if entry then return entry end
+    end
+  end
+end
+
+---Whether a file is an ELF with such a note; what is wrong with a damaged one is said by elf.lua.
+function M.is(source)
+  if not plan.is_elf(source) then return false end
+  local ok, entry = pcall(find_entry, source)
+  return ok and entry ~= nil
+end
+
+function M.segments(source, want)
+  if want.bits ~= 32 or want.paging then
+    refuse(source, "EINVAL", "a kernel with a PVH note starts in 32-bit mode with paging off: %s",
+           plan.as_mode "protected")
+  end
+  local entry = find_entry(source)
+  if not entry then refuse(source, "ENOEXEC", "it has no note of a PVH entry point") end
+  local made = elf.segments(source, want, "pvh", true)
+  if not plan.segment(made, entry, true) then
+    refuse(source, "ENOEXEC", "its PVH entry point 0x%x lies in no LOAD segment", entry)
+  end
+  made.entry, made.physical = entry, true
+  return made
+end
+
+-- ---- what is handed over: structure, modules, memory map, strings ----
+
+local function place_modules(source, want, made)
+  made.modules = {}
+  for i, m in ipairs(source.modules or {}) do
+    local at = place.below(want, made, m.size, want.limit, place.HIGH_START)
+      or refuse(source, "EFBIG", "%s: %d bytes do not fit into RAM beside the kernel", m.name,
+                m.size)
+    made.modules[i] = { source = m, at = at }
+  end
+end
+
+local function check_text(source, what, text)
+  if #text > TEXT_MAX then
+    refuse(source, "E2BIG", "%s is longer than %d bytes", what, TEXT_MAX)
+  elseif text:find "%z" then
+    refuse(source, "EINVAL", "%s has a NUL in it", what)
+  end
+  return text .. "\0"
+end
+
+---Modules, what they and the kernel are told, and EBX.
+function M.finish(source, want, made)
+  place_modules(source, want, made)
+  local texts = { check_text(source, "the command line", want.cmdline or "") }
+  for i, m in ipairs(made.modules) do
+    texts[i + 1] = check_text(source, "a module's text", m.source.text)
+  end
+  local map = place.memory_map(want)
+  local map_at = INFO_SIZE + #made.modules * MODULE_SIZE
+  local text_at = map_at + #map * MAP_ENTRY_SIZE
+  local at = place.above(want, made, text_at + #table.concat(texts), LOWEST)
+    or refuse(source, "EFBIG", "no room in memory for what the kernel is told")
+  local list, next_text = {}, at + text_at + #texts[1]
+  for i, m in ipairs(made.modules) do
+    list[i] = ("<I8I8I8I8"):pack(m.at, m.source.size, next_text, 0)
+    next_text = next_text + #texts[i + 1]
+  end
+  for _, r in ipairs(map) do
+    list[#list + 1] = ("<I8I8I4I4"):pack(r[1], r[2] - r[1], r[3], 0)
+  end
+  local info = ("<I4I4I4I4I8I8I8I8I4I4"):pack(MAGIC, VERSION, 0, #made.modules,
+    #made.modules > 0 and at + INFO_SIZE or 0, at + text_at, 0, at + map_at, #map, 0)
+  made.info = { at = at, bytes = info .. table.concat(list) .. table.concat(texts) }
+  made.regs = { ebx = at }
+end
+
+return M

@@ -1,0 +1,84 @@
+-- vm/linux.lua - mode="linux": the machine that a Linux kernel finds, what it is told of it, and
+-- how its end is told from the last lines it printed.
+--
+-- Linux without ACPI and without an APIC: 8259A, 8254, 8042, MC146818, 16550A, as in a PC/AT. What
+-- it would look for in vain, and wait for, is named on its command line (Linux,
+-- Documentation/admin-guide/kernel-parameters.txt).
+
+local M = {}
+
+M.MEMORY = 256 << 20
+local CMOS <const>, CMOS_IRQ <const> = 0x70, 8
+local LINES <const>, TAIL <const> = 20, 16384 -- of the console, for reports
+
+local WORDS <const> = "console=ttyS0 panic=-1 reboot=k acpi=off pci=off noapic nolapic nokaslr "
+  .. "tsc=reliable io_delay=none i8042.noaux i8042.nomux i8042.nopnp random.trust_cpu=on"
+
+---Options of kvm.vm, for a PC.
+---@param o table  checked
+function M.options(o)
+  o.linux, o.mode = true, "long"
+  o.memory = o.memory or M.MEMORY
+  o.page_size = o.page_size or 2 << 20
+  o.irqchip, o.console = o.irqchip or "pic", o.console or "uart"
+end
+
+---The devices that are made in Lua.
+function M.attach(vm)
+  vm:attach(require("minikvm.devices.rtc").new(), { ports = CMOS, irq = CMOS_IRQ })
+end
+
+---What a kernel is told: words on the machine, then the script's, which so have the last word.
+---@param text string?
+---@return string
+function M.command_line(vm, text)
+  local hz, words = vm.cpu[0].tsc_hz, WORDS
+  if hz then words = ("%s tsc_early_khz=%d"):format(words, hz // 1000) end
+  return text and text ~= "" and words .. " " .. text or words
+end
+
+-- ---- how it ended ----
+
+---The newest lines of the console.
+local function last_lines(text)
+  local lines = {}
+  for line in text:gsub("\r", ""):gmatch "[^\n]+" do lines[#lines + 1] = line end
+  return lines, table.concat(lines, "\n", math.max(1, #lines - LINES + 1))
+end
+
+-- What Linux prints at the very end (kernel/panic.c, kernel/reboot.c), by what it means.
+local ENDS <const> = {
+  { "Kernel panic %- not syncing: (.*)", "Linux panicked: %s" },
+  { "reboot: Restarting system", "Linux rebooted" },
+  { "reboot: Power down", "Linux powered off" },
+  { "reboot: System halted", "Linux powered off, or was halted" },
+}
+
+---The last of those among the lines, as a sentence.
+local function meaning(lines)
+  for i = #lines, math.max(1, #lines - 3 * LINES), -1 do
+    for _, known in ipairs(ENDS) do
+      local what = lines[i]:match(known[1])
+      if what then return known[2]:format(what), known[1]:find "panic" ~= nil end
+    end
+  end
+end
+
+---Says of a run that ended what Linux's last lines say; the lines are the report, behind that on a
+---crash.
+---@param reason string?
+---@param info table|string
+function M.explain(vm, reason, info)
+  if vm.state == "closed" or (reason ~= "halt" and reason ~= "shutdown" and reason ~= "fault") then
+    return
+  end
+  local lines, text = last_lines(vm.console:text():sub(-TAIL))
+  local said, panicked = meaning(lines)
+  if said then info.text = ("%s (%s)"):format(said, info.text) end
+  if said and not panicked then info.report = nil end
+  if reason == "halt" or text == "" then return end
+  info.report = (info.report and not panicked and info.report .. "\n" or "")
+    .. "the guest's last lines:\n" .. text
+end
+
+return M
