@@ -3,7 +3,7 @@
  * The hooks themselves are the script's. Contents go back to the hook of the same kind at the same
  * addresses; of several such, in their order. Used while no vCPU runs. */
 #include "dev/bus.h"
-#include "base/bytes.h"
+#include "codec/bytes.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
 #ifndef MK_DEV_H
 #define MK_DEV_H
 
-#include "base/fields.h"
+#include "codec/fields.h"
 #include "kvm/cpu.h"
 
 #include <pthread.h>

@@ -1,7 +1,7 @@
 /* prim.c - see prim.h. */
 #include "dev/prim.h"
 
-#include "base/bytes.h"
+#include "codec/bytes.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -12,7 +12,7 @@
 #define MK_FSBOX_H
 
 #include "base/abi.h"
-#include "base/fields.h"
+#include "codec/fields.h"
 #include "files/fsbox_path.h"
 #include "files/fsbox_policy.h"
 

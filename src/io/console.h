@@ -10,7 +10,7 @@
 #ifndef MK_CONSOLE_H
 #define MK_CONSOLE_H
 
-#include "base/fields.h"
+#include "codec/fields.h"
 #include "kvm/cpu.h"
 #include "io/buffer.h"
 #include "io/desc.h"

@@ -1,8 +1,8 @@
 /* interrupt.h - getting interrupts into a vCPU when KVM has no irqchip of its own.
  *
- * Sources are the interrupt controller that drives `intr` and direct requests by vector. What waits is offered
- * before every entry: injected when the guest can take it (KVM_INTERRUPT), else KVM is asked to
- * exit as soon as it can (Documentation/virt/kvm/api.rst, request_interrupt_window). */
+ * Sources are the interrupt controller that drives `intr` and direct requests by vector. What waits
+ * is offered before every entry: injected when the guest can take it (KVM_INTERRUPT), else KVM is
+ * asked to exit as soon as it can (Documentation/virt/kvm/api.rst, request_interrupt_window). */
 #ifndef MK_INTERRUPT_H
 #define MK_INTERRUPT_H
 

@@ -99,9 +99,6 @@ int mk_mem_collect_all(const struct mk_mem *mem, int vm_fd);
 /* Notes pages as written; nothing without a watch. The range is memory. */
 void mk_mem_mark(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
 void mk_mem_mark_pages(const struct mk_mem *mem, uint64_t first, uint64_t count);
-/* Notes every page that may differ from what lies beneath: zeros, or the copy that mk_mem_open_copy()
- * was given. */
-void mk_mem_mark_used(const struct mk_mem *mem);
 
 /* Host pointer to [gpa, gpa + len) to read, or NULL when it does not lie in one region. */
 const void *mk_mem_at(const struct mk_mem *mem, uint64_t gpa, uint64_t len);

@@ -7,7 +7,7 @@
 #ifndef MK_LUA_COPY_H
 #define MK_LUA_COPY_H
 
-#include "base/bytes.h"
+#include "codec/bytes.h"
 #include "base/err.h"
 
 #include <lua.h>

@@ -5,7 +5,7 @@
 #ifndef MK_SNAPSHOT_CPU_H
 #define MK_SNAPSHOT_CPU_H
 
-#include "base/fields.h"
+#include "codec/fields.h"
 #include "kvm/vcpu.h"
 
 /* What KVM has of it; the rest is the vCPU's own. */

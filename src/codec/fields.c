@@ -1,5 +1,5 @@
 /* fields.c - see fields.h. */
-#include "base/fields.h"
+#include "codec/fields.h"
 
 #include <errno.h>
 #include <stdlib.h>

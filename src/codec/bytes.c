@@ -1,5 +1,5 @@
 /* bytes.c - see bytes.h. x86 hosts only: memory is little-endian as well. */
-#include "base/bytes.h"
+#include "codec/bytes.h"
 
 #include <stdlib.h>
 #include <string.h>

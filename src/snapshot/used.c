@@ -1,9 +1,9 @@
 /* used.c - which pages of guest memory are in use, from the process's page tables (Linux
- * Documentation/admin-guide/mm/pagemap.rst). See mem.h, mk_mem_mark_used().
+ * Documentation/admin-guide/mm/pagemap.rst). See used.h.
  *
  * A page that is neither present nor swapped out was never written, nor was one that is still that of
  * the file beneath. Kernels before 6.7 cannot be asked for ranges: there all pages count as used. */
-#include "kvm/mem.h"
+#include "snapshot/used.h"
 
 #include <fcntl.h>
 #include <stdint.h>

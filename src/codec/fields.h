@@ -7,7 +7,7 @@
 #ifndef MK_FIELDS_H
 #define MK_FIELDS_H
 
-#include "base/bytes.h"
+#include "codec/bytes.h"
 #include "base/err.h"
 
 struct mk_codec {
