@@ -234,8 +234,8 @@ void mk_open_snapshot(lua_State *L);
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
-/* find, match, gmatch, gsub and rep with a limit on the work, into the table on top. */
-void mk_lua_bounded_strings(lua_State *L);
+/* bounded_strings() -> a table of find, match, gsub and next, with a limit on the work */
+int mk_lua_bounded_strings(lua_State *L);
 /* Pushes the chunk of a part of the module that is written in Lua: "cli.interpreter". */
 void mk_lua_part(lua_State *L, const char *name);
 /* Pushes the children of the VM at the top of the stack. */

@@ -146,15 +146,6 @@ static int probe(lua_State *L)
     return 1;
 }
 
-/* bound_strings(table) */
-static int bound_strings(lua_State *L)
-{
-    luaL_checktype(L, 1, LUA_TTABLE);
-    lua_settop(L, 1);
-    mk_lua_bounded_strings(L);
-    return 0;
-}
-
 static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods }, { "kind", kind }, { "sleep", sleep_seconds },
@@ -162,7 +153,7 @@ static void push_core(lua_State *L)
                                           { "probe", probe }, { "now", time_now },
                                           { "limit", mk_lua_limit },
                                           { "end_after", mk_lua_end_after },
-                                          { "bound_strings", bound_strings },
+                                          { "bounded_strings", mk_lua_bounded_strings },
                                           { "disassemble", mk_lua_disassemble },
                                           { "pack", mk_lua_pack }, { "unpack", mk_lua_unpack },
                                           { NULL, NULL } };

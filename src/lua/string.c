@@ -1,4 +1,4 @@
-/* string.c - string.find, match, gmatch, gsub and rep with a limit on the work, for --safe.
+/* string.c - string.find, match and gsub with a limit on the work, for --safe (cli/strings.lua).
  *
  * They follow the Lua 5.4 manual, section 6.4, on the matcher of pattern.h: a pattern made to take
  * exponential time is an error after STEPS steps. Looking for plain text takes linear time. */
@@ -23,24 +23,18 @@ static void check_subject(lua_State *L, struct subject *t)
     t->steps = STEPS;
 }
 
-static void check_pattern(lua_State *L, const struct subject *t, bool anchors)
+static void check_pattern(lua_State *L, const struct subject *t)
 {
     struct mk_err err;
-    size_t skip = !anchors && t->lp > 0 && t->p[0] == '^'; /* there it is a character as any other */
-    if (mk_pattern_check(t->p + skip, t->lp - skip, &err) < 0)
-        luaL_error(L, "%s", err.text);
+    if (mk_pattern_check(t->p, t->lp, &err) < 0)
+        mk_misuse(L, "%s", err.text);
 }
 
 static bool found(lua_State *L, enum mk_pattern_result result)
 {
     if (result == MK_PATTERN_EXHAUSTED)
-        luaL_error(L, "the pattern takes too long: more than %d million steps", STEPS / 1000000);
+        mk_misuse(L, "the pattern takes too long: more than %d million steps", STEPS / 1000000);
     return result == MK_PATTERN_FOUND;
-}
-
-static bool match_at(lua_State *L, struct subject *t, size_t at, size_t skip)
-{
-    return found(L, mk_pattern_at(t->s, t->ls, at, t->p + skip, t->lp - skip, &t->steps, &t->m));
 }
 
 /* --- captures --- */
@@ -101,14 +95,16 @@ static int find_plain(lua_State *L, const struct subject *t, size_t init)
     return 2;
 }
 
-static int find_or_match(lua_State *L, bool find)
+/* Returns where the match is, and its captures; of a match() the captures alone, or all of it. */
+static int matches(lua_State *L, bool find)
 {
     struct subject t;
     check_subject(L, &t);
     size_t init = initial(L, 3, t.ls);
-    if (init <= t.ls && find && (lua_toboolean(L, 4) || is_plain(&t)))
+    if (init <= t.ls && find && lua_toboolean(L, 4))
         return find_plain(L, &t, init);
-    check_pattern(L, &t, true);
+    if (init <= t.ls)
+        check_pattern(L, &t);
     if (init > t.ls ||
         !found(L, mk_pattern_match(t.s, t.ls, init, t.p, t.lp, &t.steps, &t.m))) {
         luaL_pushfail(L);
@@ -123,46 +119,24 @@ static int find_or_match(lua_State *L, bool find)
 
 static int string_find(lua_State *L)
 {
-    return find_or_match(L, true);
+    struct subject t;
+    check_subject(L, &t);
+    if (is_plain(&t)) {
+        lua_settop(L, 3);
+        lua_pushboolean(L, 1);
+    }
+    return matches(L, true);
+}
+
+/* next(s, pattern, init): as find(), but that a pattern without magic is one, too */
+static int string_next(lua_State *L)
+{
+    return matches(L, true);
 }
 
 static int string_match(lua_State *L)
 {
-    return find_or_match(L, false);
-}
-
-/* --- gmatch --- */
-
-/* upvalues: subject, pattern, where to go on, the end of the last match + 1 */
-static int gmatch_next(lua_State *L)
-{
-    struct subject t = { .steps = STEPS };
-    t.s = lua_tolstring(L, lua_upvalueindex(1), &t.ls);
-    t.p = lua_tolstring(L, lua_upvalueindex(2), &t.lp);
-    size_t last = (size_t)lua_tointeger(L, lua_upvalueindex(4));
-    for (size_t at = (size_t)lua_tointeger(L, lua_upvalueindex(3)); at <= t.ls; at++) {
-        if (!match_at(L, &t, at, 0) || t.m.end + 1 == last)
-            continue;
-        lua_pushinteger(L, (lua_Integer)t.m.end);
-        lua_replace(L, lua_upvalueindex(3));
-        lua_pushinteger(L, (lua_Integer)t.m.end + 1);
-        lua_replace(L, lua_upvalueindex(4));
-        return push_captures(L, &t, true);
-    }
-    return 0;
-}
-
-static int string_gmatch(lua_State *L)
-{
-    struct subject t;
-    check_subject(L, &t);
-    check_pattern(L, &t, false);
-    size_t init = initial(L, 3, t.ls);
-    lua_settop(L, 2);
-    lua_pushinteger(L, (lua_Integer)(init > t.ls ? t.ls + 1 : init));
-    lua_pushinteger(L, 0);
-    lua_pushcclosure(L, gmatch_next, 4);
-    return 1;
+    return matches(L, false);
 }
 
 /* --- gsub --- */
@@ -221,11 +195,12 @@ static int string_gsub(lua_State *L)
     luaL_argexpected(L, type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TFUNCTION ||
                      type == LUA_TTABLE, 3, "string/function/table");
     lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)t.ls + 1), count = 0;
-    check_pattern(L, &t, true);
+    check_pattern(L, &t);
     size_t anchor = t.lp > 0 && t.p[0] == '^', at = 0, last = 0; /* last: end of a match + 1 */
     luaL_buffinit(L, &b);
     while (count < most) {
-        if (match_at(L, &t, at, anchor) && t.m.end + 1 != last) {
+        if (found(L, mk_pattern_at(t.s, t.ls, at, t.p + anchor, t.lp - anchor, &t.steps,
+                                   &t.m)) && t.m.end + 1 != last) {
             count++;
             add_replacement(L, &b, &t);
             at = t.m.end;
@@ -245,39 +220,12 @@ static int string_gsub(lua_State *L)
     return 2;
 }
 
-/* --- rep --- */
-
-/* Nothing, repeated, takes no time; memory bounds the rest. */
-static int string_rep(lua_State *L)
-{
-    size_t length, gap;
-    const char *s = luaL_checklstring(L, 1, &length);
-    lua_Integer count = luaL_checkinteger(L, 2);
-    const char *sep = luaL_optlstring(L, 3, "", &gap);
-    luaL_Buffer b;
-    if (count <= 0 || length + gap == 0) {
-        lua_pushliteral(L, "");
-        return 1;
-    }
-    if (length + gap > (size_t)LUA_MAXINTEGER / (size_t)count)
-        return luaL_error(L, "resulting string too large");
-    size_t total = (size_t)count * length + (size_t)(count - 1) * gap;
-    char *to = luaL_buffinitsize(L, &b, total);
-    for (; count > 0; count--) {
-        memcpy(to, s, length);
-        to += length;
-        memcpy(to, sep, count > 1 ? gap : 0);
-        to += count > 1 ? gap : 0;
-    }
-    luaL_pushresultsize(&b, total);
-    return 1;
-}
-
-/* Puts them into the table on top. */
-void mk_lua_bounded_strings(lua_State *L)
+/* bounded_strings() -> a table of find, match, next and gsub */
+int mk_lua_bounded_strings(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "find", string_find }, { "match", string_match },
-                                          { "gmatch", string_gmatch }, { "gsub", string_gsub },
-                                          { "rep", string_rep }, { NULL, NULL } };
-    luaL_setfuncs(L, functions, 0);
+                                          { "next", string_next }, { "gsub", string_gsub },
+                                          { NULL, NULL } };
+    luaL_newlib(L, functions);
+    return 1;
 }

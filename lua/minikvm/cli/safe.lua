@@ -299,7 +299,7 @@ local function bounded_table()
 end
 
 local function bounded_string()
-  core.bound_strings(string)
+  for name, fn in pairs(require "minikvm.cli.strings") do string[name] = fn end
   getmetatable("").__metatable = "locked" -- its __index is the table that minikvm itself uses
   string.dump = nil -- ("").dump
   return copy_of(string)
