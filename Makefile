@@ -17,8 +17,8 @@ LUA_LINK = $(if $(LUA_ARCHIVE),$(LUA_ARCHIVE) -lm -ldl,$(LUA_LIBS))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
 ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
 ZLIB_LIBS = $(shell pkg-config --libs zlib)
-# The program takes zlib in, too: a library less to load at its start. Its segments share pages for the
-# same reason.
+# The program takes zlib in, too, a library less to load at its start. Its segments share pages for
+# the same reason.
 ZLIB_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=libz.a))
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 

@@ -1,8 +1,8 @@
 /* line.c - lines that a user types at the prompt, edited by libedit on a terminal.
  *
  * libedit is loaded by the first prompt: few runs of the program come to one. Without it lines are
- * read as they are. Runs on the main thread only; the static variables exist because a signal handler
- * and libedit have nowhere else to look. */
+ * read as they are. Runs on the main thread only; the static variables exist because a signal
+ * handler and libedit have nowhere else to look. */
 #include "line.h"
 #include "lua/core.h"
 
@@ -67,7 +67,7 @@ int mk_line_open(lua_State *L)
     *edit.name = "minikvm";
     edit.using_history();
     edit.stifle_history(HISTORY_LINES);
-    /* libedit takes the letters of Latin-1 for keys pressed with Meta; those come as ESC and a letter. */
+    /* libedit takes the letters of Latin-1 for keys pressed with Meta; those come as ESC and one. */
     for (int letter = 0xa0; letter <= 0xff; letter++)
         edit.bind_key(letter, edit.insert);
     edit.history = history ? strdup(history) : NULL;

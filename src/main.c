@@ -1,11 +1,11 @@
 /* main.c - the minikvm program: a Lua state with the module built in, and the calls into it.
  *
- * What the arguments mean is lua/minikvm/cli/interpreter.lua's. It runs in a coroutine and yields what
+ * lua/minikvm/cli/interpreter.lua says what the arguments mean. It runs in a coroutine and yields what
  * is to be called, a function and its arguments: that is called on the main thread, so that scripts
- * find there what they find under lua, their calls alone. SIGINT raises "interrupted!" in the running
- * code at the next instruction, a second one ends the process. Output that cannot be written is an
- * error at the end. Everything here belongs to the main thread; the signal handler needs the static
- * variables `target` and `interrupted`. */
+ * find there what they find under lua, their calls alone. SIGINT raises "interrupted!" in the
+ * running code at the next instruction, a second one ends the process. Output that cannot be written
+ * is an error at the end. Everything here belongs to the main thread; the signal handler needs the
+ * static variables `target` and `interrupted`. */
 #include "io/tty.h"
 #include "line.h"
 #include "lua/alloc.h"
@@ -119,8 +119,8 @@ static void move(lua_State *from, lua_State *to, int count)
     lua_xmove(from, to, count);
 }
 
-/* Calls the function below `count` - 1 arguments on top of `front`. Leaves there what came of it, and
- * returns how many: true and the results; false, a message with traceback, whether it was SIGINT. */
+/* Calls the function below `count` - 1 arguments on top of `front`. Leaves there what came of it,
+ * and returns how many: true and the results; false, a message with traceback, was it SIGINT. */
 static int call(lua_State *L, lua_State *front, int count)
 {
     int handler = lua_gettop(L) + 1;

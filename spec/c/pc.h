@@ -197,7 +197,7 @@ static inline void clocks(uint64_t n)
 /* The vCPU takes an interrupt if there is one; -1: none. */
 static inline int take(void)
 {
-    return mk_pic_pending(&pic) ? mk_pic_ack(&pic) : -1;
+    return pic.intr ? mk_pic_ack(&pic) : -1;
 }
 
 static inline void pic_program(unsigned icw1, unsigned icw4)

@@ -5,29 +5,32 @@
 #include <stdio.h>
 #include <string.h>
 
-int mk_fail(struct mk_err *err, int code, const char *fmt, ...)
+static void word(struct mk_err *err, int code, const char *fmt, va_list ap)
 {
     if (!err)
-        return -1;
+        return;
+    vsnprintf(err->text, sizeof(err->text), fmt, ap);
+    err->code = code;
+}
+
+int mk_fail(struct mk_err *err, int code, const char *fmt, ...)
+{
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(err->text, sizeof(err->text), fmt, ap);
+    word(err, code, fmt, ap);
     va_end(ap);
-    err->code = code;
     return -1;
 }
 
 int mk_fail_errno(struct mk_err *err, int code, const char *fmt, ...)
 {
-    if (!err)
-        return -1;
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(err->text, sizeof(err->text), fmt, ap);
+    word(err, code, fmt, ap);
     va_end(ap);
-    size_t used = strlen(err->text);
-    snprintf(err->text + used, sizeof(err->text) - used, ": %s", strerror(code));
-    err->code = code;
+    size_t used = err ? strlen(err->text) : 0;
+    if (err)
+        snprintf(err->text + used, sizeof(err->text) - used, ": %s", strerror(code));
     return -1;
 }
 

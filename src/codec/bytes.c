@@ -10,31 +10,30 @@ void mk_bytes_free(struct mk_bytes *b)
     *b = (struct mk_bytes){ 0 };
 }
 
-static bool grow(struct mk_bytes *b, size_t length)
+void *mk_grow(void *data, size_t *room, size_t need)
 {
-    if (b->failed || length > SIZE_MAX / 2 - b->length)
-        return false;
-    size_t room = b->room ? b->room : 256;
-    while (room < b->length + length)
-        room *= 2;
-    if (room == b->room)
-        return true;
-    uint8_t *data = realloc(b->data, room);
-    if (!data)
-        return false;
-    b->data = data;
-    b->room = room;
-    return true;
+    size_t more = *room ? *room : 256;
+    if (need <= *room || need > SIZE_MAX / 2)
+        return need <= *room ? data : NULL;
+    while (more < need)
+        more *= 2;
+    data = realloc(data, more);
+    if (data)
+        *room = more;
+    return data;
 }
 
 void mk_bytes_add(struct mk_bytes *b, const void *from, size_t length)
 {
     if (length == 0)
         return;
-    if (!grow(b, length)) {
+    bool fits = !b->failed && length <= SIZE_MAX / 2 - b->length;
+    uint8_t *data = fits ? mk_grow(b->data, &b->room, b->length + length) : NULL;
+    if (!data) {
         b->failed = true;
         return;
     }
+    b->data = data;
     memcpy(b->data + b->length, from, length);
     b->length += length;
 }

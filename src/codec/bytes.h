@@ -7,6 +7,10 @@
 
 #include "base/util.h"
 
+/* `data` with room for `need` bytes, `*room` or more: moved when it has less. NULL when memory runs
+ * out; then `data` stays. */
+void *mk_grow(void *data, size_t *room, size_t need);
+
 struct mk_bytes { /* all zero: empty; free() of `data` or mk_bytes_free() */
     uint8_t *data;
     size_t length, room;

@@ -2,12 +2,13 @@
 #include "dev/file.h"
 
 #include "base/abi.h"
+#include "base/bytes.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define DATA_FIRST (4u << 10)  /* bytes a data buffer begins with */
+#define DATA_FIRST (4u << 10)  /* bytes of the first read */
 #define TRANSFER (1u << 20)    /* bytes moved at once for a request block */
 #define DATA_KEEP (64u << 10)  /* and may keep between commands */
 
@@ -26,17 +27,10 @@ _Static_assert(sizeof(struct block) == MK_FILE_BLOCK, "the ABI's request block")
 
 static bool grow(struct mk_file_wire *w, uint64_t need)
 {
-    size_t capacity = w->capacity ? w->capacity : DATA_FIRST;
-    if (need <= w->capacity)
-        return true;
-    while (capacity < need)
-        capacity *= 2;
-    uint8_t *data = realloc(w->data, capacity);
-    if (!data)
-        return false;
-    w->data = data;
-    w->capacity = capacity;
-    return true;
+    uint8_t *data = mk_grow(w->data, &w->capacity, need);
+    if (data)
+        w->data = data;
+    return data || need == 0;
 }
 
 static void shrink(struct mk_file_wire *w)

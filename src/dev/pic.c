@@ -348,11 +348,6 @@ bool mk_pic_masked(void *self, unsigned line)
     return masked;
 }
 
-bool mk_pic_pending(struct mk_pic *pic)
-{
-    return atomic_load_explicit(&pic->intr, memory_order_acquire);
-}
-
 int mk_pic_ack(struct mk_pic *pic)
 {
     int line;

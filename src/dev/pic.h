@@ -1,7 +1,7 @@
 /* pic.h - two cascaded 8259A interrupt controllers, as in a PC (ports 0x20, 0xa0, ELCR 0x4d0).
  *
  * Device lines 0..15 come in through mk_pic_set_line(), from any thread; line 2 is the cascade and
- * not a device's. The vCPU that gets external interrupts looks at mk_pic_pending() before it enters
+ * not a device's. The vCPU that gets external interrupts looks at `intr` before it enters
  * the guest and takes the vector with mk_pic_ack(). Both hooks are called without the lock held:
  * on_int on the thread that made INT rise, on_ack on the one that acknowledged. */
 #ifndef MK_DEV_PIC_H
@@ -55,10 +55,8 @@ void mk_pic_pulse(struct mk_pic *pic, unsigned line);
 /* True when the guest cannot get this line now because of its masks or a missing initialisation. */
 bool mk_pic_masked(void *pic, unsigned line);
 
-/* The INT output; no lock, cheap enough for every entry. */
-bool mk_pic_pending(struct mk_pic *pic);
 /* The INTA cycle: the vector, 0..255. With no request left it is the spurious one (input 7).
- * Look at mk_pic_pending() again afterwards: on_int is not called for an INT that stays up. */
+ * Look at `intr` again afterwards: on_int is not called for an INT that stays up. */
 int mk_pic_ack(struct mk_pic *pic);
 
 #endif

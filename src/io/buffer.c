@@ -1,6 +1,8 @@
 /* buffer.c - see buffer.h. */
 #include "io/buffer.h"
 
+#include "base/bytes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,15 +22,10 @@ bool mk_buffer_reserve(struct mk_buffer *b, size_t length)
         if (length <= b->capacity)
             return true;
     }
-    size_t capacity = b->capacity ? b->capacity : 256;
-    while (capacity < b->start + length)
-        capacity *= 2;
-    char *data = realloc(b->data, capacity);
-    if (!data)
-        return false;
-    b->data = data;
-    b->capacity = capacity;
-    return true;
+    char *data = mk_grow(b->data, &b->capacity, b->start + length);
+    if (data)
+        b->data = data;
+    return data;
 }
 
 bool mk_buffer_append_more(struct mk_buffer *b, const char *bytes, size_t length)

@@ -17,7 +17,6 @@ enum mk_reason {
     MK_HALT,        /* HLT with nothing left to wake it */
     MK_EXIT,        /* the guest said so */
     MK_STOPPED,     /* somebody else said so */
-    MK_BREAK,
     MK_DEADLINE,
     MK_LIMIT,
     MK_FORBIDDEN, /* it printed what the script forbids */

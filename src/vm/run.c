@@ -12,8 +12,8 @@
 
 static const char *const reasons[MK_REASONS] = {
     [MK_RUNNING] = "running", [MK_HALT] = "halt", [MK_EXIT] = "exit", [MK_STOPPED] = "stopped",
-    [MK_BREAK] = "break", [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
-    [MK_FORBIDDEN] = "forbidden", [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
+    [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit", [MK_FORBIDDEN] = "forbidden",
+    [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
 };
 
 const char *mk_reason_name(enum mk_reason reason)

@@ -137,11 +137,7 @@ void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
     uint64_t table[7];
     struct kvm_sregs *s = &start->sregs;
     gdt(table, places->low);
-    s->cs = mk_descriptor(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
-    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
-    s->tr = mk_descriptor(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
-    s->gdt = (struct kvm_dtable){ .base = places->low + MK_GDT_BASE, .limit = sizeof(table) - 1 };
-    s->idt = (struct kvm_dtable){ .base = places->low + MK_IDT_BASE, .limit = MK_IDT_LONG_GATES * 16 - 1 };
+    mk_start_tables(s, table, sizeof(table), places->low, MK_IDT_LONG_GATES * 16);
     s->cr0 = MK_CR0_PE | CR0_MP | MK_CR0_ET | MK_CR0_NE | MK_CR0_WP | MK_CR0_PG;
     s->cr3 = places->end - MK_PAGE;
     s->cr4 = MK_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;

@@ -80,6 +80,9 @@ uint64_t mk_make_descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8
 bool mk_low_fits(const struct mk_mem *mem, uint64_t low);
 /* A TSS with no stacks and no open ports; alike in 32 and 64 bits (SDM 8.2.1, 8.7). */
 void mk_empty_tss(struct mk_mem *mem, uint64_t low);
+/* Flat kernel segments, TR, GDTR and IDTR, with a GDT at `table` that is at `low` in RAM. */
+void mk_start_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
+                     unsigned idt_size);
 /* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
 struct kvm_segment mk_descriptor(uint16_t selector, uint64_t bytes);
 

@@ -29,6 +29,16 @@ struct kvm_segment mk_descriptor(uint16_t selector, uint64_t d)
         .g = pages };
 }
 
+void mk_start_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
+                     unsigned idt_size)
+{
+    s->cs = mk_descriptor(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
+    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
+    s->tr = mk_descriptor(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
+    s->gdt = (struct kvm_dtable){ .base = low + MK_GDT_BASE, .limit = (uint16_t)(size - 1) };
+    s->idt = (struct kvm_dtable){ .base = low + MK_IDT_BASE, .limit = (uint16_t)(idt_size - 1) };
+}
+
 static void gdt(uint64_t table[6], uint64_t low)
 {
     table[0] = 0;
@@ -140,11 +150,7 @@ void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, const struc
     uint64_t table[6];
     struct kvm_sregs *s = &start->sregs;
     gdt(table, places->low);
-    s->cs = mk_descriptor(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
-    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
-    s->tr = mk_descriptor(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
-    s->gdt = (struct kvm_dtable){ .base = places->low + MK_GDT_BASE, .limit = sizeof(table) - 1 };
-    s->idt = (struct kvm_dtable){ .base = places->low + MK_IDT_BASE, .limit = 256 * 8 - 1 };
+    mk_start_tables(s, table, sizeof(table), places->low, 256 * 8);
     s->cr0 = MK_CR0_PE | MK_CR0_ET | MK_CR0_NE;
     if (paged) {
         s->cr0 |= MK_CR0_PG | MK_CR0_WP;

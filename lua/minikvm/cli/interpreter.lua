@@ -1,12 +1,12 @@
 -- interpreter.lua - the program's command line, where it is lua's: options, LUA_INIT, scripts, the
 -- prompt (Lua 5.4 manual, section 7).
 --
--- Messages and statuses are lua's, except that a wrong option exits with 2, a failing script on stdin
--- with 1. When the first argument is the name of a sub-command, the arguments go to cli/init.lua; a
--- script of such a name runs as ./run. Runs in a coroutine of its own (src/main.c): what it yields is
--- called on the main thread, with a traceback and with Ctrl-C. It loads no other part of the module
--- unless it needs one, and uses what Lua's libraries hold when it is loaded, whatever scripts do to
--- them later.
+-- Messages and statuses are lua's, except that a wrong option exits with 2, a failing script on
+-- stdin with 1. When the first argument is the name of a sub-command, the arguments go to
+-- cli/init.lua; a script of such a name runs as ./run. Runs in a coroutine of its own (src/main.c):
+-- what it yields is called on the main thread, with a traceback and with Ctrl-C. It loads no other
+-- part of the module unless it needs one, and uses what Lua's libraries hold when it is loaded,
+-- whatever scripts do to them later.
 
 local G <const> = _G
 local find, sub = string.find, string.sub
@@ -124,7 +124,7 @@ local function require_into_global(spec)
   return succeeded(ok, module)
 end
 
----The module in the global "kvm", unless that is taken: for the prompt, and for -e that speaks of it.
+---The module in the global "kvm", unless that is taken: for the prompt, and for -e that names it.
 local function offer_module()
   return G.kvm ~= nil or require_into_global "kvm=minikvm"
 end

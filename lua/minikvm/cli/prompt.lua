@@ -1,9 +1,10 @@
--- prompt.lua - the interactive prompt: behaves like lua's (Lua 5.4 manual, section 7), with history.
+-- prompt.lua - the interactive prompt: lua's (Lua 5.4 manual, section 7), with history.
 --
 -- A line is tried as an expression first, its values are printed; else it is a statement, which
--- continues on further lines while Lua finds it incomplete. On a terminal lines are edited. History is
--- kept in $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when MINIKVM_HISTORY is
--- empty. Ctrl-C at the prompt drops the line. Runs in the coroutine of interpreter.lua.
+-- continues on further lines while Lua finds it incomplete. On a terminal lines are edited. History
+-- is kept in $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when
+-- MINIKVM_HISTORY is empty. Ctrl-C at the prompt drops the line. Runs in the coroutine of
+-- interpreter.lua.
 
 local G <const> = _G
 local getenv, load, select, tostring = os.getenv, load, select, tostring
@@ -31,7 +32,7 @@ local function read(host, first)
   return line
 end
 
----The function of a statement that begins with this line; nil, why not: no reason when it was dropped.
+---The function of a statement that begins with this line; nil, why not. No reason: it was dropped.
 local function compile(host, text)
   local chunk = load("return " .. text, "=stdin")
   while not chunk do

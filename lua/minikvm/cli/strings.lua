@@ -1,7 +1,7 @@
 -- strings.lua - string.find, match, gmatch, gsub and rep that can be ended, for --safe.
 --
--- They follow the Lua 5.4 manual, section 6.4. What looks for patterns is C (src/lua/string.c), with a
--- limit on the work.
+-- They follow the Lua 5.4 manual, section 6.4. What looks for patterns is C (src/lua/string.c), with
+-- a limit on the work.
 
 local core = require "minikvm.core"
 local max, select, tonumber, tostring, type = math.max, select, tonumber, tostring, type

@@ -229,13 +229,10 @@ static void read_caps(struct mk_probe *out, const struct mk_kvm *kvm)
 {
     static const struct { const char *name; int number; } caps[] = {
         { "immediate_exit", KVM_CAP_IMMEDIATE_EXIT }, { "coalesced_pio", KVM_CAP_COALESCED_PIO },
-        { "sync_regs", KVM_CAP_SYNC_REGS }, { "irqchip", KVM_CAP_IRQCHIP },
-        { "split_irqchip", KVM_CAP_SPLIT_IRQCHIP }, { "pit2", KVM_CAP_PIT2 },
-        { "ioeventfd", KVM_CAP_IOEVENTFD }, { "irqfd", KVM_CAP_IRQFD },
-        { "readonly_mem", KVM_CAP_READONLY_MEM }, { "guest_debug", KVM_CAP_SET_GUEST_DEBUG },
-        { "user_space_msr", KVM_CAP_X86_USER_SPACE_MSR }, { "msr_filter", KVM_CAP_X86_MSR_FILTER },
-        { "xsave", KVM_CAP_XSAVE }, { "vcpu_events", KVM_CAP_VCPU_EVENTS },
-        { "dirty_log_ring", KVM_CAP_DIRTY_LOG_RING } };
+        { "sync_regs", KVM_CAP_SYNC_REGS }, { "ioeventfd", KVM_CAP_IOEVENTFD },
+        { "readonly_mem", KVM_CAP_READONLY_MEM }, { "user_space_msr", KVM_CAP_X86_USER_SPACE_MSR },
+        { "msr_filter", KVM_CAP_X86_MSR_FILTER }, { "xsave", KVM_CAP_XSAVE },
+        { "vcpu_events", KVM_CAP_VCPU_EVENTS } };
     _Static_assert(MK_COUNT(caps) <= MK_PROBE_CAPS, "room for all capabilities");
     for (size_t i = 0; i < MK_COUNT(caps); i++) {
         out->caps[i].name = caps[i].name;

@@ -4,7 +4,7 @@
 
 #include "kvm/kvm.h"
 
-#define MK_PROBE_CAPS 24
+#define MK_PROBE_CAPS 12
 
 struct mk_probe {
     bool ok;            /* VMs can run; else err says why not */
