@@ -207,18 +207,18 @@ static void test_forbid(void)
     w->forbids = w->stops = true;
     mk_watch_add(w, "PANIC", 5, true, NULL);
     mk_watch_arm(&con, w);
-    tap_is(mk_watch_heed(&con, 0, 1, &decided, text, sizeof(text)), MK_RUNNING,
+    tap_is(mk_watch_check(&con, 0, 1, &decided, text, sizeof(text)), MK_RUNNING,
            "what was printed before is not forbidden");
     print("all is well\nPAN");
     print("IC: \x01 page fault\nmore");
     tap_is((long long)w->hits, 1, "seen across pieces");
-    tap_is(mk_watch_heed(&con, 1, 1, &decided, text, sizeof(text)), MK_RUNNING,
+    tap_is(mk_watch_check(&con, 1, 1, &decided, text, sizeof(text)), MK_RUNNING,
            "another vCPU goes on");
-    tap_is(mk_watch_heed(&con, 0, 1, &decided, text, sizeof(text)), MK_FORBIDDEN,
+    tap_is(mk_watch_check(&con, 0, 1, &decided, text, sizeof(text)), MK_FORBIDDEN,
            "its own run ends");
     tap_text(text, "the output matches the forbidden pattern \"PANIC\": \"PANIC: . page fault\"",
              "the line is told");
-    tap_is(mk_watch_heed(&con, 0, 1, &decided, text, sizeof(text)), MK_RUNNING, "once");
+    tap_is(mk_watch_check(&con, 0, 1, &decided, text, sizeof(text)), MK_RUNNING, "once");
     struct mk_watch *later = wait_for("more", true);
     tap_ok(!mk_watch_forbidden(&con, later, text, sizeof(text)) == false,
            "a wait whose match came later fails");
@@ -243,10 +243,10 @@ static void test_budget(void)
     struct mk_watch *w = wait_for("never", true);
     w->exits = 10;
     w->stops = true;
-    tap_is(mk_watch_heed(&con, 0, 100, &decided, text, sizeof(text)), MK_RUNNING,
+    tap_is(mk_watch_check(&con, 0, 100, &decided, text, sizeof(text)), MK_RUNNING,
            "counted from the first look");
-    tap_is(mk_watch_heed(&con, 0, 109, &decided, text, sizeof(text)), MK_RUNNING, "nine exits");
-    tap_is(mk_watch_heed(&con, 0, 110, &decided, text, sizeof(text)), MK_LIMIT, "ten");
+    tap_is(mk_watch_check(&con, 0, 109, &decided, text, sizeof(text)), MK_RUNNING, "nine exits");
+    tap_is(mk_watch_check(&con, 0, 110, &decided, text, sizeof(text)), MK_LIMIT, "ten");
     tap_ok(decided && w->state == MK_WATCH_BUDGET, "which the wait learns");
     forget(w);
     w = wait_for("never", true);
