@@ -2,7 +2,7 @@
 #include "dev/file.h"
 
 #include "base/abi.h"
-#include "base/bytes.h"
+#include "codec/bytes.h"
 
 #include <errno.h>
 #include <stdlib.h>

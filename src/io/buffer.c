@@ -1,7 +1,7 @@
 /* buffer.c - see buffer.h. */
 #include "io/buffer.h"
 
-#include "base/bytes.h"
+#include "codec/bytes.h"
 
 #include <stdlib.h>
 #include <string.h>
