@@ -336,12 +336,14 @@ bool mk_watch_screen_changed(struct mk_console *con)
     return changed;
 }
 
+/* The guest gets its time between two looks, however long a look takes. */
 static void compare(struct mk_watch *w)
 {
+    if (w->looks && !w->look_at)
+        w->look_at = mk_now() + MK_WATCH_LOOK_NS;
     if (!looks_different(w))
         return;
-    if (w->look_at)
-        w->look_at = mk_now() + MK_WATCH_LOOK_NS;
+    w->look_at = 0;
     if (w->seen)
         memcpy(w->seen, w->screen, w->screen_size);
     w->state = MK_WATCH_CHANGED;
@@ -357,7 +359,7 @@ enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exi
         bool armed = w->state == MK_WATCH_ARMED;
         if (armed && w->cpu == cpu && w->exits != UINT64_MAX)
             count(w, exits);
-        if (armed && (w->screen || w->look_at))
+        if (armed && (w->screen || w->looks))
             compare(w);
         *decided |= armed && w->state != MK_WATCH_ARMED;
         if (reason == MK_RUNNING && w->stops && !w->ended && w->state != MK_WATCH_ARMED &&

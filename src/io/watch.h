@@ -44,8 +44,8 @@ struct mk_watch {
     const uint8_t *screen; /* memory to watch for changes instead, `screen_size` bytes */
     size_t screen_size;
     uint8_t *seen;         /* a copy of it */
-    uint64_t look_at;      /* mk_now() time: it counts as changed then, whatever its memory
-                              says, and every MK_WATCH_LOOK_NS after; 0: never */
+    bool looks;            /* it counts as changed now and then, whatever its memory has: */
+    uint64_t look_at;      /* mk_now() time; 0: the guest has not run since the last look */
 
     enum mk_watch_state state;
     bool ended;        /* the run has been ended for it */
