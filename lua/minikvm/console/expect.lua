@@ -244,7 +244,10 @@ local function check_console(con, method, object)
     core.blame(("call %s with ':' (%s:%s(...))"):format(method, object, method))
   end
   local ok, why = pcall(core.vm_of, con)
-  if not ok then core.blame(("%s:%s: %s"):format(object, method, why)) end
+  if not ok then
+    local reason = why:gsub("^[^\n]-:%d+: ", "", 1) -- the line is put before the whole
+    core.blame(("%s:%s: %s"):format(object, method, reason))
+  end
 end
 
 local function raise_or_return(ok, ...)
