@@ -69,6 +69,7 @@ test: deps ## build, then run every test
 .PHONY: test-stock test-vmx
 test-stock: deps ## the specs that run guests in an emulated machine with a stock KVM of AMD (kvm_amd)
 	@$(MAKE) all $(TESTS)
+	-@./tools/linux-kernel >/dev/null
 	@BUILD=$(BUILD) ./tools/stock
 
 test-vmx: deps ## guests, modes and interrupts in an emulated machine with a stock KVM of Intel (kvm_intel)

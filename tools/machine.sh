@@ -5,6 +5,7 @@
 #   name         of the tool: stock, vmx
 #   memory, limit, boot_limit  in MiB and seconds
 #   packages     words "program-or-/file:Debian package" that it needs
+#   kernel_package  of Debian, whose kernel boots (linux-image-amd64)
 #   modules      of the kernel, in the order in which they depend on each other; one that is built
 #                into the kernel has no file; the last one is the KVM module
 #   specs        what runs when no command is given
@@ -25,6 +26,7 @@ is_number() { [[ $1 =~ ^[1-9][0-9]*$ ]] && [ "${#1}" -le 7 ]; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 more=() command=()
+: "${kernel_package:=linux-image-amd64}"
 read_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
@@ -113,9 +115,9 @@ fetch_kernel() {
     { have apt-get && have dpkg-deb; } ||
         fail "no kernel yet, and no apt-get to fetch one: $by_hand"
     local package
-    package=$(apt-cache depends linux-image-amd64 2>/dev/null |
+    package=$(apt-cache depends "$kernel_package" 2>/dev/null |
         sed -n 's/^ *Depends: *//p' | head -1)
-    [ -n "$package" ] || fail "apt knows no linux-image-amd64 (apt-get update?): else $by_hand"
+    [ -n "$package" ] || fail "apt knows no $kernel_package (apt-get update?): else $by_hand"
     echo "Fetching $package" >&2
     mkdir -p "$cache" "$work/deb"
     (cd "$work/deb" && apt-get download -qq "$package" >&2) ||
@@ -156,8 +158,8 @@ pack_checkout() { # more options of tar
 write_init() {
     { printf 'cd %q && exec' "$checkout"; printf ' %q' "${command[@]}"; echo; } >"$work/root/command"
     {
-        printf '#!/bin/sh\nmodules="%s"\ncheckout=%q limit=%d name=%q\n' \
-            "${modules//$'\n'/ }" "$checkout" "$limit" "$name"
+        printf '#!/bin/sh\nmodules="%s"\ncheckout=%q limit=%d name=%q caches=%q\n' \
+            "${modules//$'\n'/ }" "$checkout" "$limit" "$name" "$(dirname "$cache")"
         cat <<'END'
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -192,7 +194,7 @@ deliver() { # the exit status, the artefacts, and that is all
 }
 (sleep $limit; ps -o pid,ppid,stat,args >artefacts/processes; deliver 124) &
 {
-    env -i HOME=/tmp/home TERM=dumb LANG=C.UTF-8 ARTEFACTS=/artefacts EMULATED=$name \
+    env -i HOME=/tmp/home TERM=dumb LANG=C.UTF-8 ARTEFACTS=/artefacts EMULATED=$name XDG_CACHE_HOME=$caches \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         chroot /layer/root /bin/bash /run/command </dev/null
     echo $? >status

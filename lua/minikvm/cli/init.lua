@@ -125,7 +125,7 @@ end
 
 ---What is wrong in a call's arguments is raised, and here it is the user's command line: nil, the
 ---message without our own file and line, status 2. What the world refuses: status 1.
-local function attempt(what, fn, ...)
+function M.attempt(what, fn, ...)
   local results = table.pack(pcall(fn, ...))
   if not results[1] then
     local text = tostring(results[2])
@@ -172,11 +172,11 @@ end
 
 local function prepare(kvm, opts, i, host)
   local name = opts.names[i]
-  local vm, status = attempt(name, new_vm, kvm, opts, i)
+  local vm, status = M.attempt(name, new_vm, kvm, opts, i)
   if not vm then return nil, status end
   local done
-  done, status = attempt(name, vm.load, vm, opts.guests[i], { at = opts.at, entry = opts.entry })
-  if done then done, status = attempt(name, connect, vm, opts, host) end
+  done, status = M.attempt(name, vm.load, vm, opts.guests[i], { at = opts.at, entry = opts.entry })
+  if done then done, status = M.attempt(name, connect, vm, opts, host) end
   if done then return vm end
   vm:close()
   return nil, status
@@ -250,7 +250,7 @@ local function show_stats(vm, opts)
 end
 
 local function run_one(vm, opts)
-  local done, reason, info = pcall(attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
+  local done, reason, info = pcall(M.attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
   local name, note, repeats = vm.name, load_note(vm, opts), repeats_a_byte(vm)
   if done then show_stats(vm, opts) end
   vm:close() -- the terminal is itself again before we write
@@ -266,7 +266,7 @@ end
 local function run_several(kvm, vms, opts)
   local status, started = 0, {}
   for _, vm in ipairs(vms) do
-    local ok, why = attempt(vm.name, vm.start, vm, { deadline = opts.deadline })
+    local ok, why = M.attempt(vm.name, vm.start, vm, { deadline = opts.deadline })
     if ok then started[#started + 1] = vm else status = math.max(status, why) end
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
@@ -319,6 +319,7 @@ end
 local HELP = [==[
 usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the module "minikvm"
        minikvm run [options] guest.bin ...   runs guest images; more: minikvm run --help
+       minikvm linux [options]               Linux in a VM; more: minikvm linux --help
        minikvm test [options] path ...       runs spec files; more: minikvm test --help
        minikvm --safe [options] script.lua   a script that gets nothing of the host but what is
                                              named; more: minikvm --safe --help
@@ -338,7 +339,7 @@ Options of the interpreter, as of lua:
   --        stop handling options
   -         stop handling options and execute stdin
 Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
-"run", "test", "doctor" or "completion" is started as ./run.
+"run", "linux", "test", "doctor" or "completion" is started as ./run.
 ]==]
 
 local function version_text(host)
@@ -398,17 +399,20 @@ local function completion(argv)
     local why = ("no completions for %q: there are bash, zsh and fish"):format(shell)
     return args.complain(COMPLETION, why)
   end
-  local specs = { run = M.run_spec, test = require("minikvm.test.runner").spec, doctor = DOCTOR,
+  local specs = { run = M.run_spec, linux = require("minikvm.cli.linux").spec,
+                  test = require("minikvm.test.runner").spec, doctor = DOCTOR,
                   completion = COMPLETION }
   return print_and_succeed(args.completion(shell, INTERPRETER, specs))
 end
 
-local WORDS <const> = { "run", "test", "doctor", "completion", "--safe", "--help", "--version" }
+local WORDS <const> = { "run", "linux", "test", "doctor", "completion", "--safe", "--help",
+                        "--version" }
 
 local COMMANDS = {
   run = run,
   doctor = doctor,
   completion = completion,
+  linux = function(argv, host) return require("minikvm.cli.linux").main(argv, host) end,
   test = function(argv) return require("minikvm.test.runner").main(argv) end,
   ["--safe"] = function(argv) return require("minikvm.cli.safe").main(argv) end,
   ["--help"] = function() return print_and_succeed(HELP) end,
@@ -421,8 +425,8 @@ local COMMANDS = {
 local USAGE_TEXT <const> = [==[
 usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]
        [script [args]]
-       %s run [options] guest.bin ... | test [options] path ... | --safe [options] script |
-       doctor | completion bash|zsh|fish | --help | --version
+       %s run [options] guest.bin ... | linux [options] | test [options] path ... |
+       --safe [options] script | doctor | completion bash|zsh|fish | --help | --version
 ]==]
 
 ---Says on stderr what is wrong with an option of the interpreter. Returns the exit status.

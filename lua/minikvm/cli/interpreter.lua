@@ -19,7 +19,7 @@ local call <const> = coroutine.yield
 
 local OK <const>, FAILED <const>, USAGE <const>, INTERRUPTED <const> = 0, 1, 2, 130
 
-local COMMANDS <const> = { run = true, test = true, doctor = true, completion = true,
+local COMMANDS <const> = { run = true, linux = true, test = true, doctor = true, completion = true,
                            ["--safe"] = true, ["--help"] = true, ["-h"] = true,
                            ["--version"] = true }
 

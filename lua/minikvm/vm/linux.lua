@@ -9,7 +9,7 @@ local M = {}
 
 M.MEMORY = 256 << 20
 local CMOS <const>, CMOS_IRQ <const> = 0x70, 8
-local LINES <const>, TAIL <const> = 20, 16384 -- of the console, for reports
+local LINES <const>, LINES_MAX <const>, TAIL <const> = 20, 100, 16384 -- of the console
 
 local WORDS <const> = "console=ttyS0 panic=-1 reboot=k acpi=off pci=off noapic nolapic nokaslr "
   .. "tsc=reliable io_delay=none i8042.noaux i8042.nomux i8042.nopnp random.trust_cpu=on"
@@ -39,11 +39,10 @@ end
 
 -- ---- how it ended ----
 
----The newest lines of the console.
-local function last_lines(text)
+local function split(text)
   local lines = {}
   for line in text:gsub("\r", ""):gmatch "[^\n]+" do lines[#lines + 1] = line end
-  return lines, table.concat(lines, "\n", math.max(1, #lines - LINES + 1))
+  return lines
 end
 
 -- What Linux prints at the very end (kernel/panic.c, kernel/reboot.c), by what it means.
@@ -54,31 +53,33 @@ local ENDS <const> = {
   { "reboot: System halted", "Linux powered off, or was halted" },
 }
 
----The last of those among the lines, as a sentence.
+---The last of those among the lines, as a sentence, and its line when it is a panic.
 local function meaning(lines)
-  for i = #lines, math.max(1, #lines - 3 * LINES), -1 do
+  for i = #lines, math.max(1, #lines - LINES_MAX), -1 do
     for _, known in ipairs(ENDS) do
       local what = lines[i]:match(known[1])
-      if what then return known[2]:format(what), known[1]:find "panic" ~= nil end
+      if what then return known[2]:format(what), known[1]:find "panic" and i end
     end
   end
 end
 
----Says of a run that ended what Linux's last lines say; the lines are the report, behind that on a
----crash.
+---Says of a run that ended what Linux's last lines say. They become the report, from the panic on,
+---or follow it on a crash.
 ---@param reason string?
 ---@param info table|string
 function M.explain(vm, reason, info)
   if vm.state == "closed" or (reason ~= "halt" and reason ~= "shutdown" and reason ~= "fault") then
     return
   end
-  local lines, text = last_lines(vm.console:text():sub(-TAIL))
-  local said, panicked = meaning(lines)
-  if said then info.text = ("%s (%s)"):format(said, info.text) end
-  if said and not panicked then info.report = nil end
-  if reason == "halt" or text == "" then return end
-  info.report = (info.report and not panicked and info.report .. "\n" or "")
-    .. "the guest's last lines:\n" .. text
+  local lines = split(vm.console:text():sub(-TAIL))
+  local said, panic = meaning(lines)
+  if said then
+    info.text = ("%s (%s)"):format(said, info.text)
+    info.report = nil -- the registers of a reset, which was meant
+  end
+  if reason == "halt" or #lines == 0 then return end
+  info.report = (info.report and info.report .. "\n" or "") .. "the guest's last lines:\n"
+    .. table.concat(lines, "\n", panic or math.max(1, #lines - LINES + 1))
 end
 
 return M

@@ -1,0 +1,208 @@
+-- minikvm linux: a shell, or one command, under a distribution's kernel.
+--
+-- Without --initrd the guest's first file system is made here: busybox, what --file names, and an
+-- init that runs the shell on the console, or the command of --run, whose output and exit status
+-- come through ports (image/tell.lua).
+
+local args = require "minikvm.cli.args"
+
+local M = {}
+
+local EXIT_PORT <const>, BEGIN_PORT <const> = 244, 245 -- 0xf4 (docs/abi.md); the command begins
+local QUIET <const> = "quiet loglevel=1" -- panics and the last words only
+
+M.spec = {
+  program = "minikvm linux",
+  summary = "A shell under a Linux kernel, in the terminal, which Ctrl-A x leaves; or one command.",
+  options = {
+    { "--kernel", "-k", value = "FILE", help = "bzImage, or vmlinux with a PVH note (default: the one"
+        .. " that tools/linux-kernel has fetched, else the host's own in /boot)" },
+    { "--initrd", value = "FILE", help = "the first file system, instead of busybox and a shell" },
+    { "--append", value = "TEXT", help = "more for the kernel's command line" },
+    { "--memory", value = "SIZE", type = "size", help = "RAM (256M)" },
+    { "--file", value = "PATH=HOST", repeatable = true,
+      help = "a file of the host, or a program, at this path of the guest, relative to /" },
+    { "--run", value = "CMD", help = "run this command of sh, its output on stdout, and end with its"
+        .. " exit status" },
+    { "--deadline", "-d", value = "SEC", type = "seconds", help = "end the VM after this time" },
+  },
+  notes = "Exit status: the command's, or the shell's; 0 when Linux was powered off; 1 could not"
+    .. "\nstart; 2 wrong command line; 124 deadline; 134 panic or reboot.",
+}
+
+-- What runs first in the guest.
+local INIT <const> = [[
+#!/bin/sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t tmpfs tmp /tmp
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+cd /root
+if [ -e /etc/minikvm/command ]; then
+    tell BEGIN 1
+    { sh /etc/minikvm/command </dev/null 2>&1; echo $? >/tmp/.status; } | tell
+    read -r status </tmp/.status
+else
+    setsid cttyhack sh
+    status=$?
+fi
+tell EXIT ${status:-255}
+]]
+
+local function complain(...)
+  io.stderr:write("minikvm: linux: ", ...)
+  io.stderr:write "\n"
+  return 1
+end
+
+-- ---- what it takes ----
+
+---A command line for a shell.
+local function quoted(argv)
+  local words = {}
+  for i, word in ipairs(argv) do
+    words[i] = word:find "^[%w%-=/._,:+@]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
+  end
+  return table.concat(words, " ")
+end
+
+---Whether this host's KVM can run Linux; says why not.
+local function check_host(kvm, argv)
+  local probe = kvm.probe()
+  if not probe.ok then
+    complain("this needs KVM: ", probe.why, " (minikvm doctor says more)")
+  elseif probe.host == "pvm" then
+    complain("this host's KVM (kvm_pvm, a paravirtual one) cannot run Linux's user space: the system "
+      .. "calls of 64-bit programs do not reach a guest's kernel, and kernel code has no FPU and no "
+      .. "XSAVE. It takes kvm_intel or kvm_amd. To try it all the same, in an emulated machine:\n"
+      .. "  tools/stock -- ./minikvm linux ", quoted(argv))
+  end
+  return probe.ok and probe.host ~= "pvm"
+end
+
+local function is_readable(path)
+  local file = io.open(path, "rb")
+  local there = file and file:read(1) ~= nil
+  if file then file:close() end
+  return there
+end
+
+---The kernel that tools/linux-kernel has fetched, or the host's own; nil when there is none.
+local function find_kernel()
+  local home = os.getenv "HOME" or "/"
+  local cache = os.getenv "XDG_CACHE_HOME" or home .. "/.cache"
+  local list = { cache .. "/minikvm-linux/vmlinuz" }
+  local release <close> = io.open("/proc/sys/kernel/osrelease")
+  if release then list[2] = "/boot/vmlinuz-" .. release:read() end
+  list[#list + 1] = "/boot/vmlinuz"
+  for _, path in ipairs(list) do
+    if is_readable(path) then return path end
+  end
+end
+
+---nil and a message when one of --file is none.
+local function parse_files(list)
+  local files = {}
+  for _, text in ipairs(list or {}) do
+    local path, host = text:match "^([^=]+)=(.+)$"
+    if not path then return nil, ("--file: expected PATH=HOST, got %q"):format(text) end
+    if files[path] then return nil, ("--file: %s is given twice"):format(path) end
+    files[path] = host
+  end
+  return files
+end
+
+local function parse(argv)
+  local opts, status = args.handle(M.spec, argv)
+  if not opts then return nil, status end
+  local why
+  opts.files, why = parse_files(opts.file)
+  if opts.initrd and (opts.run or opts.file[1]) then
+    why = "--run and --file go into minikvm's own initrd: not with --initrd"
+  end
+  if why then return nil, args.complain(M.spec, why) end
+  return opts
+end
+
+-- ---- the machine ----
+
+---The table of kvm.initrd.
+local function own_initrd(opts)
+  local files = opts.files
+  files["bin/tell"] = { bytes = require("minikvm.image.tell").program() }
+  if opts.run then files["etc/minikvm/command"] = { bytes = opts.run .. "\n" } end
+  return { busybox = true, files = files,
+           init = INIT:gsub("BEGIN", BEGIN_PORT):gsub("EXIT", EXIT_PORT),
+           directories = { "proc", "sys", "dev", "tmp", "sbin", "usr/bin", "usr/sbin", "root" },
+           nodes = { ["dev/console"] = { "c", 5, 1 } } }
+end
+
+local function command_line(opts)
+  local words = { opts.initrd and "quiet" or QUIET }
+  local term = os.getenv "TERM"
+  if term and term:find "^[%w.+-]+$" then words[2] = "TERM=" .. term end -- for init, by the kernel
+  words[#words + 1] = opts.append
+  return table.concat(words, " ")
+end
+
+---The console of a VM that runs a command: nothing of what is printed before it begins is shown.
+local function watch_command(vm)
+  vm.console:echo(false)
+  vm.console:eof()
+  vm.ports:on(BEGIN_PORT, { write = function() vm.console:echo(true) end })
+end
+
+---@return minikvm.vm? vm  nil, status when something was said
+local function make(kvm, opts, host)
+  local cli = require "minikvm.cli"
+  local kernel = opts.kernel or find_kernel()
+  if not kernel then
+    return nil, complain "no kernel: tools/linux-kernel fetches Debian's, --kernel names another"
+  end
+  local initrd = opts.initrd
+  if not initrd then
+    local bytes, status = cli.attempt("linux", kvm.initrd, own_initrd(opts))
+    if not bytes then return nil, status end
+    initrd = { bytes = bytes, name = "the initrd" }
+  end
+  local vm, status = cli.attempt("linux", kvm.vm, { name = "linux", mode = "linux",
+                                                    memory = opts.memory })
+  if not vm then return nil, status end
+  local done
+  done, status = cli.attempt("linux", vm.load, vm, kernel, { initrd = initrd,
+                                                             cmdline = command_line(opts) })
+  if not done then
+    vm:close()
+    return nil, status
+  end
+  if opts.run then
+    watch_command(vm)
+  else
+    if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
+    vm.console:attach()
+  end
+  return vm
+end
+
+---Carries out the command line behind "linux".
+---@param argv string[]
+---@param host { terminal: boolean? }
+---@return integer status
+function M.main(argv, host)
+  local opts, status = parse(argv)
+  if not opts then return status end
+  local kvm = require "minikvm"
+  if not check_host(kvm, argv) then return 1 end
+  local vm
+  vm, status = make(kvm, opts, host)
+  if not vm then return status end
+  local reason, info = vm:run{ deadline = opts.deadline }
+  vm:close() -- the terminal is itself again before we write
+  io.stdout:flush()
+  if reason == "exit" then return info.code & 255 end
+  return require("minikvm.cli").conclude("linux", reason, info)
+end
+
+return M

@@ -1,0 +1,41 @@
+-- linux.lua - Linux from a script: boots a kernel with a shell on its console, asks it something,
+-- and forks the booted machine.
+--
+--   minikvm scripts/linux.lua [KERNEL]      (default: what tools/linux-kernel has fetched)
+--
+-- It takes kvm_intel or kvm_amd; elsewhere: tools/stock -- ./minikvm scripts/linux.lua
+
+local kvm = require "minikvm"
+
+local cache = os.getenv "XDG_CACHE_HOME" or os.getenv "HOME" .. "/.cache"
+local kernel = arg[1] or cache .. "/minikvm-linux/vmlinuz"
+
+if kvm.probe().host == "pvm" then
+  io.stderr:write("linux.lua: a paravirtual KVM does not run Linux: tools/stock -- ./minikvm "
+    .. "scripts/linux.lua\n")
+  os.exit(1)
+end
+
+local initrd = assert(kvm.initrd{
+  busybox = true, directories = { "proc" }, nodes = { ["dev/console"] = { "c", 5, 1 } },
+  init = "#!/bin/sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox --install -s /bin\n"
+    .. "stty -echo\nPS1='ready> ' exec sh\n",
+})
+
+local vm <close> = assert(kvm.vm{ name = "linux", mode = "linux", echo = false })
+assert(vm:load(kernel, { initrd = { bytes = initrd, name = "initrd" }, cmdline = "quiet" }))
+
+---What a command prints.
+local function sh(machine, command)
+  machine.console:sendline(command)
+  local _, text = machine.console:expect("(.-)\r\nready> ", { timeout = 30 })
+  return text
+end
+
+vm.console:expect("ready> ", { timeout = 60 })
+print("booted: " .. sh(vm, "uname -sr"))
+
+for i, child in ipairs(assert(vm:fork(2))) do
+  print(("fork %d: %s"):format(i, sh(child, ("echo $((%d * 7))"):format(i))))
+  child:close()
+end
