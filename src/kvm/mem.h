@@ -5,7 +5,7 @@
  * VM does not run: RAM, ROM, files that others see too. Each is a mapping of its own and a memory
  * slot; pages take host memory when they are first used. Every access is checked against the list.
  *
- * The bytes of RAM and ROM have a second address: in a copy of memory (vm/ram.h) one region follows
+ * The bytes of RAM and ROM have a second address: in a copy of memory (files/ram.h) one region follows
  * the other without gaps. Pages are counted there, in "pages of a copy".
  *
  * Once somebody watches, the pages that were written are known: those that the guest wrote from

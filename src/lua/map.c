@@ -2,7 +2,7 @@
  * checks its options), and the list of regions. Runs on the thread that runs Lua. */
 #include "lua/core.h"
 
-#include "vm/ram.h"
+#include "files/ram.h"
 
 #include <errno.h>
 #include <fcntl.h>

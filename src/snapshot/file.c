@@ -12,6 +12,7 @@
  * It is written by outfile.c, so a regular file is complete or not there. It is read in one pass, and
  * believed after its checksum was found right; still nothing in it is trusted. */
 #include "files/outfile.h"
+#include "snapshot/copy.h"
 #include "snapshot/snapshot.h"
 
 #include "files/extent.h"

@@ -1,6 +1,6 @@
 /* snapshot.c - see snapshot.h. RAM, and the order of things. */
 #include "snapshot/snapshot.h"
-#include "snapshot/used.h"
+#include "snapshot/copy.h"
 
 #include <errno.h>
 #include <stdio.h>

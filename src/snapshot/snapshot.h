@@ -10,7 +10,7 @@
 #ifndef MK_SNAPSHOT_H
 #define MK_SNAPSHOT_H
 
-#include "vm/ram.h"
+#include "files/ram.h"
 #include "vm/vm.h"
 
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */

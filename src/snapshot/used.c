@@ -1,10 +1,10 @@
 /* used.c - which pages of guest memory are in use, from the process's page tables (Linux
- * Documentation/admin-guide/mm/pagemap.rst). See used.h.
+ * Documentation/admin-guide/mm/pagemap.rst). See copy.h.
  *
  * A page that is neither present nor swapped out was never written, nor was one that is still that of
  * the file beneath. Kernels before 6.7 cannot be asked for ranges: they are asked for every page, 4 GiB
  * in some 10 ms. Where there is no /proc all pages count as used. */
-#include "snapshot/used.h"
+#include "snapshot/copy.h"
 
 #include <fcntl.h>
 #include <stdint.h>

@@ -4,7 +4,6 @@
 
 #include "base/abi.h"
 #include "files/extent.h"
-#include "vm/ram.h"
 #include "x86/weak/probe.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* map.c - memory that a script adds to a VM, and takes away, while it does not run. See mem.h. */
 #include "vm/vm.h"
 
-#include "vm/ram.h"
+#include "files/ram.h"
 
 #include <errno.h>
 

@@ -3,7 +3,7 @@
 
 #include "base/abi.h"
 #include "kvm/interrupt.h"
-#include "vm/ram.h"
+#include "files/ram.h"
 
 #include <errno.h>
 #include <stdio.h>

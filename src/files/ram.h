@@ -6,7 +6,7 @@
 #ifndef MK_RAM_H
 #define MK_RAM_H
 
-#include "kvm/mem.h"
+#include "base/err.h"
 
 struct mk_ram {
     _Atomic unsigned users;
@@ -19,16 +19,10 @@ struct mk_ram {
 struct mk_ram *mk_ram_new(uint64_t size, struct mk_err *err);
 /* While it is being made: `length` bytes, pages of them, go to `at`. -1 with errno. */
 int mk_ram_fill(struct mk_ram *ram, uint64_t at, const void *bytes, uint64_t length);
-/* A copy of memory as it is: of the pages that are marked as written; the others are zero. */
-struct mk_ram *mk_ram_copy(const struct mk_mem *mem, struct mk_err *err);
 struct mk_ram *mk_ram_hold(struct mk_ram *ram);
 void mk_ram_drop(struct mk_ram *ram); /* NULL is fine */
 
-/* Marks the pages that may not be zero in the copy. */
-void mk_ram_mark(const struct mk_ram *ram, const struct mk_mem *mem);
-
 /* How long a file may become: a longer one would end the process with SIGXFSZ. */
 uint64_t mk_file_limit(void);
-bool mk_page_is_zero(const uint8_t *page);
 
 #endif
