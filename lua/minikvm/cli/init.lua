@@ -405,8 +405,7 @@ local function completion(argv)
   return print_and_succeed(args.completion(shell, INTERPRETER, specs))
 end
 
-local WORDS <const> = { "run", "linux", "test", "doctor", "completion", "--safe", "--help",
-                        "--version" }
+local WORDS <const> = require("minikvm.cli.interpreter").commands
 
 local COMMANDS = {
   run = run,

@@ -12,16 +12,18 @@ local G <const> = _G
 local find, sub = string.find, string.sub
 local error, ipairs, load, loadfile, pcall = error, ipairs, load, loadfile, pcall
 local rawget, type, warn = rawget, type, warn
-local getenv, stdout, unpack = os.getenv, io.stdout, table.unpack
+local getenv, loaded, stdout, unpack = os.getenv, package.loaded, io.stdout, table.unpack
 
 ---call(f, ...) -> true, results; or false, the message with traceback, whether it was Ctrl-C
 local call <const> = coroutine.yield
 
 local OK <const>, FAILED <const>, USAGE <const>, INTERRUPTED <const> = 0, 1, 2, 130
 
-local COMMANDS <const> = { run = true, linux = true, test = true, doctor = true, completion = true,
-                           ["--safe"] = true, ["--help"] = true, ["-h"] = true,
-                           ["--version"] = true }
+local M = {}
+
+---The first arguments that cli/init.lua serves.
+M.commands = { "run", "linux", "test", "doctor", "completion", "--safe", "--help", "--version",
+               "-h" }
 
 ---What the program knows, and C does for this part.
 ---@class minikvm.host
@@ -133,6 +135,7 @@ end
 ---@return boolean ok
 ---@return any ...
 local function call_cli(name, ...)
+  loaded["minikvm.cli.interpreter"] = M -- this chunk, not another one of the same source
   local ok, cli = call(G.require, "minikvm") -- brings the parts written in Lua
   if ok then ok, cli = call(G.require, "minikvm.cli") end
   if not ok then return false, cli end
@@ -221,7 +224,12 @@ local function run_command()
   return status
 end
 
-local M = {}
+local function is_command(word)
+  for _, command in ipairs(M.commands) do
+    if command == word then return true end
+  end
+  return false
+end
 
 ---Carries the program's command line out.
 ---@param from minikvm.host
@@ -229,7 +237,7 @@ local M = {}
 function M.main(from)
   host = from
   local argv = host.argv
-  local command = argv[1] and COMMANDS[argv[1]]
+  local command = is_command(argv[1])
   local o, wrong = {}, nil
   if not command then o, wrong = read_options(argv) end
   if o.version and not wrong then print_version() end
