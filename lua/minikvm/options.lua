@@ -71,6 +71,15 @@ local function show(value)
   return "a " .. type(value)
 end
 
+---The integer that text of decimal or hexadecimal digits stands for; nil when that does not fit.
+---@param text string  "-7", "0x7c00"
+---@return integer?
+function M.to_integer(text)
+  local digits = text:match "^0[xX]0*(%x+)$" -- tonumber() forgets those above 64 bits
+  local known = digits and #digits <= 16 or text:find "^%-?%d+$"
+  return known and math.tointeger(tonumber(text)) or nil
+end
+
 local SIZE = 'a size in bytes (a positive integer or "256K", "4M", "1G")'
 
 ---Bytes of a size given as a positive integer or as text: "4096", "0x1000", "256K", "4M", "1G".

@@ -117,6 +117,7 @@ describe("minikvm run refuses with status 2", function()
     ["completion tcsh"] = "no completions for \"tcsh\": there are bash, zsh and fish",
     ["completion"] = "bash|zsh|fish is missing",
     ["run --at -1 x"] = "--at: expected an address",
+    ["run --at 0x10000000000000000 x"] = "--at: expected an address", -- 2^64
     ["run --deadline -1 x"] = "expected seconds",
     ["run --limit exit=3 x"] = "unknown limit \"exit\" (did you mean \"exits\"?)",
     ["run --limit exits=0 x"] = "expected a positive number, got \"0\"",

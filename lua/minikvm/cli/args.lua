@@ -47,8 +47,8 @@ local TYPES = {
   string = function(text) return text end,
   size = options.size,
   integer = function(text)
-    local number = (text:match("^%-?%d+$") or text:match("^0[xX]%x+$")) and tonumber(text)
-    if math.type(number) == "integer" then return number end
+    local number = options.to_integer(text)
+    if number then return number end
     return nil, ("expected an integer, got %q"):format(text)
   end,
   seconds = function(text)

@@ -42,8 +42,8 @@ local function parse_limit(text)
 end
 
 local function parse_address(text)
-  local number = (text:match("^%d+$") or text:match("^0[xX]%x+$")) and tonumber(text)
-  if math.type(number) == "integer" and number >= 0 then return number end
+  local number = options.to_integer(text)
+  if number and number >= 0 then return number end
   return nil, ("expected an address (0x7c00 or decimal), got %q"):format(text)
 end
 
