@@ -214,6 +214,15 @@ describe("memory above the hole", function()
     assert.equal(("<I8I8I4I8I8I4"):pack(0, HOLE, 1, HIGH, 1 << 30, 1), vm.memory:read(list, 40))
   end)
 
+  it("appears at map_base as far as addresses go, without covering the map from 0", function()
+    local vm <close> = long("f4", { map_base = 0xffffffff80000000 })
+    assert.equal("halt", (vm:run{ deadline = 20 }))
+    for linear, physical in pairs{ [0x1000] = 0x1000, [HIGH] = HIGH, [-(2 << 30)] = 0,
+                                   [-4096] = (2 << 30) - 4096 } do
+      assert.equal(physical, (vm.cpu[0]:translate(linear)), ("0x%x"):format(linear))
+    end
+  end)
+
   it("may be 64 GiB of which most is never used", function()
     -- mov rax, 0x103fffffff8; mov qword [rax], 7; hlt: the last 8 bytes
     local vm <close> = long("48 b8 f8 ff ff 3f 10 00 00 00 48 c7 00 07 00 00 00 f4", { memory = "64G" })
@@ -247,6 +256,19 @@ describe("memory above the hole", function()
     local other <close> = assert(loaded:vm{ echo = false })
     assert.equal(0x11223345, other.memory:u32(HIGH))
     assert.equal(-1, other.memory:u64(HIGH + (1 << 30) - 8))
+  end)
+
+  it("is in the maps that Multiboot and Linux kernels are given", function()
+    local map = require("minikvm.image.place").memory_map{ limit = HOLE, ranges = { { HIGH, 1 << 30 } } }
+    assert.same({ { 0, 0xa0000, 1 }, { 0xa0000, 0x100000, 2 }, { 0x100000, HOLE, 1 },
+                  { HIGH, HIGH + (1 << 30), 1 } }, map)
+    -- Multiboot Specification 3.3: mmap_length and mmap_addr at 44 and 48 of the structure in EBX
+    local m = image.multiboot(true)
+    local vm <close> = assert(kvm.vm{ mode = "protected", memory = "4G", echo = false })
+    assert(vm:load{ bytes = image.bytes(m) })
+    local info = vm.cpu[0].rbx
+    local length, at = vm.memory:u32(info + 44), vm.memory:u32(info + 48)
+    assert.equal(("<I4I8I8I4"):pack(20, HIGH, 1 << 30, 1), vm.memory:read(at + length - 24, 24))
   end)
 
   it("takes images, and DMA of devices", function()

@@ -48,38 +48,62 @@ static uint64_t descend(struct builder *b, uint64_t table, uint64_t linear, unsi
     return *entry & ADDRESS;
 }
 
-/* Nothing happens where a large page is, which maps the same. */
-static void map_page(struct builder *b, uint64_t linear, uint64_t physical, bool large)
+/* The entry of the large page around `linear`. */
+static uint64_t *large_entry(struct builder *b, uint64_t linear)
 {
     uint64_t table = descend(b, b->root, linear, 39);
     table = descend(b, table, linear, 30);
-    uint64_t *entry = entry_at(b, table, linear, 21);
-    if (large) {
-        *entry = physical | PRESENT_RW_USER | LARGE;
-    } else if (!(*entry & LARGE)) {
-        table = descend(b, table, linear, 21);
-        *entry_at(b, table, linear, 12) = physical | PRESENT_RW_USER;
-    }
+    return entry_at(b, table, linear, 21);
 }
 
-/* [gpa, end) at its own address and `base` further up. */
+/* That of the small page; NULL where a large one is, which maps the same. */
+static uint64_t *small_entry(struct builder *b, uint64_t linear)
+{
+    uint64_t *entry = large_entry(b, linear);
+    if (*entry & LARGE)
+        return NULL;
+    if (!(*entry & 1))
+        *entry = new_table(b) | PRESENT_RW_USER;
+    return entry_at(b, *entry & ADDRESS, linear, 12);
+}
+
+static void map_large(struct builder *b, uint64_t linear, uint64_t physical)
+{
+    *large_entry(b, linear) = physical | PRESENT_RW_USER | LARGE;
+}
+
+/* [gpa, end), which lies in one large page. */
+static void map_small(struct builder *b, uint64_t linear, uint64_t gpa, uint64_t end)
+{
+    uint64_t *entry = small_entry(b, linear);
+    for (; entry && !b->full && gpa < end; gpa += MK_PAGE)
+        *entry++ = gpa | PRESENT_RW_USER;
+}
+
+/* [gpa, end) at its own address and `base`, a multiple of a page of either size, further up. */
 static void map_range(struct builder *b, uint64_t base, uint64_t gpa, uint64_t end, bool large)
 {
-    for (uint64_t page; gpa < end && !b->full; gpa += page) {
-        bool fits = large && gpa % PAGE_2M == 0 && end - gpa >= PAGE_2M;
-        page = fits ? PAGE_2M : MK_PAGE;
-        map_page(b, base + gpa, gpa, fits);
+    for (uint64_t next; gpa < end && !b->full; gpa = next) {
+        next = ((base + gpa) | (PAGE_2M - 1)) + 1 - base;
+        next = next < end ? next : end;
+        if (large && gpa % PAGE_2M == 0 && next - gpa == PAGE_2M && base % PAGE_2M == 0)
+            map_large(b, base + gpa, gpa);
+        else
+            map_small(b, base + gpa, gpa, next);
     }
 }
 
-/* All memory; of own RAM what lies below `limit`. */
+/* All memory; of own RAM what lies below `limit`. What scripts mapped may be much more than there is
+ * RAM for tables: by large pages where that is possible. */
 static void map_memory(struct builder *b, uint64_t base, uint64_t limit, bool large)
 {
     for (unsigned i = 0; i < b->mem->count; i++) {
         const struct mk_region *r = &b->mem->regions[i];
-        uint64_t end = r->gpa + r->size;
+        uint64_t end = r->gpa + r->size, most = base ? -base : UINT64_MAX; /* addresses end there */
+        if (!r->mapped && limit < most)
+            most = limit;
         if (r->in_tables)
-            map_range(b, base, r->gpa, r->mapped || end < limit ? end : limit, large);
+            map_range(b, base, r->gpa, end < most ? end : most, large || r->mapped);
     }
 }
 
@@ -116,7 +140,7 @@ bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct
         return false;
     b.root = new_table(&b);
     if (mapping->io)
-        map_page(&b, mapping->io & ~(PAGE_2M - 1), mapping->io & ~(PAGE_2M - 1), true);
+        map_large(&b, mapping->io & ~(PAGE_2M - 1), mapping->io & ~(PAGE_2M - 1));
     map_memory(&b, 0, mapping->size ? mapping->size : UINT64_MAX, mapping->large);
     if (mapping->base)
         map_memory(&b, mapping->base, UINT64_MAX, mapping->large);
