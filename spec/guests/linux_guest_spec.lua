@@ -31,6 +31,12 @@ describe("Linux on a stock KVM", function()
     assert.same({ 3, "Linux\nof the host\n29\nmore\n", "" }, { r.status, r.out, r.err })
   end)
 
+  it("runs a shell, which hears all that was typed before it is there", function()
+    local r = program.run("echo 'echo $((6 * 7)); exit 4' | P linux --deadline 100")
+    assert.same({ 4, "" }, { r.status, r.err })
+    assert.match("\n42\r\n", r.out)
+  end)
+
   it("forks after it has booted; a panic is told with its last lines", function()
     local vm <close> = support.vm{ mode = "linux" }
     local init = "#!/bin/sh\n/bin/busybox echo booted\nread -r line\nexit ${line#exit }\n"

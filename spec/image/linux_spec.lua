@@ -246,6 +246,7 @@ describe("a VM of mode \"linux\"", function()
       local made, why = vm:load({ bytes = bytes })
       assert.is_nil(made)
       assert.match(message, why)
+      assert.not_match("mode=", why) -- that was chosen
     end
     local vm <close> = support.vm()
     local made, why = vm:load{ bytes = bytes_of(kernel()) }

@@ -40,8 +40,8 @@ local INIT <const> = [[
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 cd /root
+tell BEGIN 1
 if [ -e /etc/minikvm/command ]; then
-    tell BEGIN 1
     { sh /etc/minikvm/command </dev/null 2>&1; echo $? >/tmp/.status; } | tell
     read -r status </tmp/.status
 else
@@ -147,11 +147,21 @@ local function command_line(opts)
   return table.concat(words, " ")
 end
 
----The console of a VM that runs a command: nothing of what is printed before it begins is shown.
-local function watch_command(vm)
-  vm.console:echo(false)
-  vm.console:eof()
-  vm.ports:on(BEGIN_PORT, { write = function() vm.console:echo(true) end })
+---Connects the console when the command or the shell begins: nothing that is printed before a
+---command is shown, and Linux drops what is typed before its driver of the UART is there.
+local function connect(vm, opts, host)
+  local function attach()
+    if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
+    vm.console:attach()
+  end
+  if opts.initrd then return attach() end
+  if opts.run then
+    vm.console:echo(false)
+    vm.console:eof()
+  end
+  vm.ports:on(BEGIN_PORT, { write = function()
+    if opts.run then vm.console:echo(true) else attach() end
+  end })
 end
 
 ---@return minikvm.vm? vm  nil, status when something was said
@@ -177,12 +187,7 @@ local function make(kvm, opts, host)
     vm:close()
     return nil, status
   end
-  if opts.run then
-    watch_command(vm)
-  else
-    if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
-    vm.console:attach()
-  end
+  connect(vm, opts, host)
   return vm
 end
 

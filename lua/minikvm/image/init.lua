@@ -298,7 +298,7 @@ function M.load(vm, source, opts)
   if ok then return vm end
   if sources[1] and sources[1].head and type(problem) == "table" and problem.text then
     problem.text = problem.text
-      .. require("minikvm.image.mode").hint(sources[1], layout, o, problem.text)
+      .. require("minikvm.image.mode").hint(vm, sources[1], layout, o, problem.text)
   end
   close_all(sources)
   return failed(vm, problem)

@@ -43,8 +43,9 @@ end
 
 ---What to add to the message about an image that was refused in a mode that it is not for.
 ---@return string
-function M.hint(source, layout, o, text)
-  if o.format or text:find("mode=", 1, true) then return "" end
+function M.hint(vm, source, layout, o, text)
+  local made = require("minikvm.vm").made[vm]
+  if o.format or text:find("mode=", 1, true) or made and made.linux then return "" end
   local ok, mode, format = pcall(planner.mode, source)
   if ok and mode and mode ~= "real" and layout.mode_open then -- it was tried in that mode
     local at = layout.memory_open and text:match "at (0x%x+): there is room for"
