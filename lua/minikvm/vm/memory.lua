@@ -19,7 +19,7 @@ local function address(value)
 end
 
 local MAP <const> = { at = address, size = "size", rom = "boolean", shared = "boolean",
-                      bytes = "string", path = "string", name = "string" }
+                      bytes = "string", path = "text", name = "text" }
 
 ---What is wrong with options that are right each by itself; nil when nothing is.
 local function conflict(o)
