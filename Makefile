@@ -175,8 +175,8 @@ os-1k:
 lint: ## luacheck, layer check, compiler warnings as errors
 	@./tools/lint
 
-format: ## clang-format over src and bench
-	clang-format -i $$(git ls-files '*.[ch]' ':!guests' ':!os-1k')
+format: ## clang-format (Debian 12's, 14) over src, include, bench and spec/c
+	clang-format -i $$(find src include bench spec/c -name '*.[ch]')
 
 install: all ## program, module, header and scripts below PREFIX
 	install -D -m 755 $(B)/minikvm $(DESTDIR)$(PREFIX)/bin/minikvm

@@ -91,8 +91,8 @@ static struct guest open_guest(const struct host *h, const uint8_t *code, size_t
     struct kvm_regs regs = { .rflags = 2 };
     call(g.vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
     g.ram = map(MEMORY, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-    struct kvm_userspace_memory_region region = {
-        .memory_size = MEMORY, .userspace_addr = (uint64_t)(uintptr_t)g.ram };
+    struct kvm_userspace_memory_region region = { .memory_size = MEMORY,
+                                                  .userspace_addr = (uint64_t)(uintptr_t)g.ram };
     call(g.vm, KVM_SET_USER_MEMORY_REGION, &region);
     g.cpu = call(g.vm, KVM_CREATE_VCPU, NULL);
     g.run = map(h->run_size, MAP_SHARED, g.cpu);

@@ -19,9 +19,9 @@
  * module starts threads only for VMs that a script starts; Lua is entered only inside calls that
  * the script makes, on the thread that called or, for handlers of VMs that were started, on theirs;
  * never in parallel, and an error that Lua raises there ends there. It opens no descriptor, and
- * replaces nothing of Lua's own libraries. From the first VM on one signal has a handler (SA_ONSTACK),
- * which minikvm_signal() chooses: it is unblocked in a thread while that runs a VM. Threads of VMs
- * have the signal mask of the thread that starts them. */
+ * replaces nothing of Lua's own libraries. From the first VM on one signal has a handler
+ * (SA_ONSTACK), which minikvm_signal() chooses: it is unblocked in a thread while that runs a VM.
+ * Threads of VMs have the signal mask of the thread that starts them. */
 #ifndef MINIKVM_H
 #define MINIKVM_H
 
@@ -37,9 +37,9 @@ __attribute__((visibility("default"))) int luaopen_minikvm(lua_State *L);
 /* The same for require "minikvm.test"; needed only when that may come before require "minikvm". */
 __attribute__((visibility("default"))) int luaopen_minikvm_test(lua_State *L);
 
-/* Chooses the signal that interrupts guests (a kick), for the whole process and before the first VM is
- * made; it is SIGRTMIN + 6 otherwise. 0, EINVAL for one that cannot be it, or EBUSY: the program has a
- * handler for it, or VMs use another one already. */
+/* Chooses the signal that interrupts guests (a kick), for the whole process and before the first VM
+ * is made; it is SIGRTMIN + 6 otherwise. 0, EINVAL for one that cannot be it, or EBUSY: the program
+ * has a handler for it, or VMs use another one already. */
 __attribute__((visibility("default"))) int minikvm_signal(int number);
 
 #ifdef __cplusplus

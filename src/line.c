@@ -36,18 +36,22 @@ static struct {
     __typeof__(rl_bind_key) *bind_key;
     __typeof__(rl_insert) *insert;
     const char **name; /* NULL: lines are not edited */
-    char *history; /* the file; NULL: none */
+    char *history;     /* the file; NULL: none */
 } edit;
 
 /* False when there is no libedit, or nobody at a terminal. */
 static bool load_editor(void)
 {
-    const struct { const char *name; void *to; } symbols[] = {
-        { "readline", &edit.readline }, { "add_history", &edit.add_history },
+    const struct {
+        const char *name;
+        void *to;
+    } symbols[] = {
+        { "readline", &edit.readline },           { "add_history", &edit.add_history },
         { "write_history", &edit.write_history }, { "read_history", &edit.read_history },
         { "using_history", &edit.using_history }, { "stifle_history", &edit.stifle_history },
-        { "rl_bind_key", &edit.bind_key }, { "rl_insert", &edit.insert },
-        { "rl_readline_name", &edit.name } };
+        { "rl_bind_key", &edit.bind_key },        { "rl_insert", &edit.insert },
+        { "rl_readline_name", &edit.name }
+    };
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
         return false;
     void *library = dlopen("libedit.so.2", RTLD_LAZY);
@@ -67,7 +71,8 @@ int mk_line_open(lua_State *L)
     *edit.name = "minikvm";
     edit.using_history();
     edit.stifle_history(HISTORY_LINES);
-    /* libedit takes the letters of Latin-1 for keys pressed with Meta; those come as ESC and one. */
+    /* libedit takes the letters of Latin-1 for keys pressed with Meta; those come as ESC and one.
+     */
     for (int letter = 0xa0; letter <= 0xff; letter++)
         edit.bind_key(letter, edit.insert);
     edit.history = history ? strdup(history) : NULL;

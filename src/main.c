@@ -1,11 +1,11 @@
 /* main.c - the minikvm program: a Lua state with the module built in, and the calls into it.
  *
- * lua/minikvm/cli/interpreter.lua says what the arguments mean. It runs in a coroutine and yields what
- * is to be called, a function and its arguments: that is called on the main thread, so that scripts
- * find there what they find under lua, their calls alone. SIGINT raises "interrupted!" in the
- * running code at the next instruction, a second one ends the process. Output that cannot be written
- * is an error at the end. Everything here belongs to the main thread; the signal handler needs the
- * static variables `target` and `interrupted`. */
+ * lua/minikvm/cli/interpreter.lua says what the arguments mean. It runs in a coroutine and yields
+ * what is to be called, a function and its arguments: that is called on the main thread, so that
+ * scripts find there what they find under lua, their calls alone. SIGINT raises "interrupted!" in
+ * the running code at the next instruction, a second one ends the process. Output that cannot be
+ * written is an error at the end. Everything here belongs to the main thread; the signal handler
+ * needs the static variables `target` and `interrupted`. */
 #include "io/tty.h"
 #include "line.h"
 #include "lua/alloc.h"
@@ -45,7 +45,7 @@ static const char *output_error(void)
     bool lost = ferror(stdout) != 0;
     if (fflush(stdout) != 0)
         return strerror(errno);
-    int copy = dup(STDOUT_FILENO); /* VMs that still run may write to descriptor 1 itself */
+    int copy = dup(STDOUT_FILENO);    /* VMs that still run may write to descriptor 1 itself */
     if (copy >= 0 && close(copy) < 0) /* some file systems tell only now */
         return strerror(errno);
     if (lost && poll(&out, 1, 0) > 0 && out.revents & POLLERR)
@@ -54,8 +54,8 @@ static const char *output_error(void)
 }
 
 /* Runs at exit, whoever called for it: output that is lost must not end with status 0 (POSIX XCU
- * 1.4, "Consequences of Errors"), that on stderr, such as --trace's, included. A reader that has gone
- * away is not worth a word. */
+ * 1.4, "Consequences of Errors"), that on stderr, such as --trace's, included. A reader that has
+ * gone away is not worth a word. */
 static void check_output(int status, void *unused)
 {
     (void)unused;
@@ -177,11 +177,13 @@ static int ignore_environment(lua_State *L)
 
 static void push_host(lua_State *L, int argc, char **argv)
 {
-    static const luaL_Reg functions[] = { { "say", say }, { "part", part },
+    static const luaL_Reg functions[] = { { "say", say },
+                                          { "part", part },
                                           { "ignore_environment", ignore_environment },
                                           { "open_editor", mk_line_open },
                                           { "read_line", mk_line_read },
-                                          { "remember", mk_line_remember }, { NULL, NULL } };
+                                          { "remember", mk_line_remember },
+                                          { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_createtable(L, argc, 0);
     for (int i = 0; i < argc; i++) {
@@ -236,8 +238,9 @@ static int protected_main(lua_State *L)
     return status == LUA_OK ? 1 : lua_error(L);
 }
 
-/* A standard descriptor that is closed would be that of the next file that is opened: a guest's output
- * would go into guest RAM, or to KVM. So all three are there; what needs a closed one fails. */
+/* A standard descriptor that is closed would be that of the next file that is opened: a guest's
+ * output would go into guest RAM, or to KVM. So all three are there; what needs a closed one fails.
+ */
 static bool occupy_standard(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)

@@ -5,10 +5,10 @@
 
 #include "base/abi.h"
 #include "dev/bus.h"
-#include "io/clock.h"
 #include "dev/i8042.h"
 #include "dev/pic.h"
 #include "dev/pit.h"
+#include "io/clock.h"
 #include "tap.h"
 
 #include <errno.h>
@@ -42,7 +42,7 @@ static inline uint64_t cpu_reg(struct mk_cpu *self, enum mk_reg reg)
 }
 
 static inline void MK_PRINTF(5, 6) cpu_end(struct mk_cpu *self, enum mk_reason reason, int64_t code,
-                                    bool whole_vm, const char *fmt, ...)
+                                           bool whole_vm, const char *fmt, ...)
 {
     va_list ap;
     (void)self, (void)code;
@@ -110,8 +110,9 @@ static inline void machine_on(void)
     mk_devs_add(&devices, mk_pic_init(&pic), &mk_pic_dev);
     mk_devs_add(&devices, mk_pit_init(&pit, &vm_clock, (struct mk_irq){ mk_pic_set_line, &pic, 0 }),
                 &mk_pit_dev);
-    mk_devs_add(&devices, mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 },
-                                        (struct mk_irq){ mk_pic_set_line, &pic, 12 }),
+    mk_devs_add(&devices,
+                mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 },
+                              (struct mk_irq){ mk_pic_set_line, &pic, 12 }),
                 &mk_i8042_dev);
     pic.on_int = count_rise;
     pic.int_ctx = &int_rises;
@@ -151,7 +152,8 @@ static inline int load_damaged(void *device, void *damaged, struct mk_err *err)
     struct mk_bytes bytes = { 0 };
     struct mk_codec out = { .out = &bytes, .now = mk_clock_now(&vm_clock) };
     mk_code_fields(&out, ops->fields, damaged);
-    struct mk_codec in = { .in = { .at = bytes.data, .left = bytes.length }, .now = out.now,
+    struct mk_codec in = { .in = { .at = bytes.data, .left = bytes.length },
+                           .now = out.now,
                            .err = err };
     mk_code_fields(&in, ops->fields, device);
     bool fine = !mk_code_failed(&in) && (!ops->valid || ops->valid(device));

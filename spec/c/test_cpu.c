@@ -3,15 +3,15 @@
  * cc -Isrc spec/c/test_cpu.c src/cpu_*.c src/kvm/mem.c src/kvm/kvm.c src/base/err.c
  * Expected values are written out from the Intel SDM, volume 3, not computed like the code does. */
 #include "base/abi.h"
-#include "x86/mode.h"
 #include "tap.h"
+#include "x86/mode.h"
 
 #include <stdlib.h>
 
 #define MIB (UINT64_C(1) << 20)
-#define P 1u  /* present */
-#define W 2u  /* writable */
-#define U 4u  /* user */
+#define P 1u    /* present */
+#define W 2u    /* writable */
+#define U 4u    /* user */
 #define L 0x80u /* large */
 
 static struct mk_mem open_memory(uint64_t size)
@@ -92,8 +92,9 @@ static void test_real_start(void)
 {
     struct mk_start start = fresh();
     struct kvm_regs want = { .rip = 0x1234, .rsp = 0xfff0, .rflags = 2 };
-    struct kvm_segment code = { .base = 0x80000, .limit = 0xffff, .selector = 0x8000, .type = 0xb,
-                                .present = 1, .s = 1 };
+    struct kvm_segment code = {
+        .base = 0x80000, .limit = 0xffff, .selector = 0x8000, .type = 0xb, .present = 1, .s = 1
+    };
     struct kvm_segment data = code;
     data.type = 3;
     mk_real_start(&start, 0x8000, 0x1234);
@@ -117,19 +118,41 @@ static void test_descriptor(void)
 {
     is_segment(&(struct kvm_segment){ 0 }, mk_descriptor(0, 0), "descriptor: the null one");
     struct kvm_segment got = mk_descriptor(0x08, 0x00cf9b000000ffff);
-    is_segment(&got, (struct kvm_segment){ .limit = 0xffffffff, .selector = 8, .type = 0xb, .s = 1,
-               .present = 1, .db = 1, .g = 1 }, "descriptor: flat 32-bit code");
+    is_segment(&got,
+               (struct kvm_segment){ .limit = 0xffffffff,
+                                     .selector = 8,
+                                     .type = 0xb,
+                                     .s = 1,
+                                     .present = 1,
+                                     .db = 1,
+                                     .g = 1 },
+               "descriptor: flat 32-bit code");
     got = mk_descriptor(0x23, 0xfedc73123456789a & ~UINT64_C(0x0080000000000000));
-    is_segment(&got, (struct kvm_segment){ .base = 0xfe123456, .limit = 0xc789a, .selector = 0x23,
-               .type = 3, .s = 1, .dpl = 3, .db = 1, .avl = 1 },
+    is_segment(&got,
+               (struct kvm_segment){ .base = 0xfe123456,
+                                     .limit = 0xc789a,
+                                     .selector = 0x23,
+                                     .type = 3,
+                                     .s = 1,
+                                     .dpl = 3,
+                                     .db = 1,
+                                     .avl = 1 },
                "descriptor: base and limit in pieces, ring 3, available, absent, limit in bytes");
     got = mk_descriptor(0x30, 0x00af9a0000000000);
-    is_segment(&got, (struct kvm_segment){ .limit = 0xf0000fff, .selector = 0x30, .type = 0xa,
-               .s = 1, .present = 1, .l = 1, .g = 1 },
+    is_segment(&got,
+               (struct kvm_segment){ .limit = 0xf0000fff,
+                                     .selector = 0x30,
+                                     .type = 0xa,
+                                     .s = 1,
+                                     .present = 1,
+                                     .l = 1,
+                                     .g = 1 },
                "descriptor: 64-bit code, limit in pages");
     got = mk_descriptor(0x28, 0x00008b0005800067);
-    is_segment(&got, (struct kvm_segment){ .base = 0x580, .limit = 0x67, .selector = 0x28,
-               .type = 0xb, .present = 1 }, "descriptor: a busy TSS is a system segment");
+    is_segment(&got,
+               (struct kvm_segment){
+                   .base = 0x580, .limit = 0x67, .selector = 0x28, .type = 0xb, .present = 1 },
+               "descriptor: a busy TSS is a system segment");
 }
 
 /* --- protected mode --- */
@@ -141,8 +164,9 @@ static void test_prot_start(bool paged)
     struct mk_mem mem = open_memory(4 * MIB);
     struct mk_start start = fresh();
     struct kvm_regs want = { .rip = 0x80001000, .rsp = 4 * MIB - 16, .rflags = 2, .rbx = 0xe00 };
-    struct kvm_segment code = { .limit = 0xffffffff, .selector = 0x08, .type = 0xb, .present = 1,
-                                .s = 1, .db = 1, .g = 1 };
+    struct kvm_segment code = {
+        .limit = 0xffffffff, .selector = 0x08, .type = 0xb, .present = 1, .s = 1, .db = 1, .g = 1
+    };
     struct kvm_segment data = code;
     data.selector = 0x10;
     data.type = 3;
@@ -156,8 +180,10 @@ static void test_prot_start(bool paged)
     is_segment(&s->fs, data, "prot: FS");
     is_segment(&s->gs, data, "prot: GS");
     is_segment(&s->ss, data, "prot: SS");
-    is_segment(&s->tr, (struct kvm_segment){ .base = 0x580, .limit = 0x67, .selector = 0x28,
-               .type = 0xb, .present = 1 }, "prot: TR");
+    is_segment(&s->tr,
+               (struct kvm_segment){
+                   .base = 0x580, .limit = 0x67, .selector = 0x28, .type = 0xb, .present = 1 },
+               "prot: TR");
     tap_is(s->ldt.unusable, 1, "prot: no LDT");
     tap_is((long long)s->gdt.base, 0x500, "prot: GDTR base");
     tap_is(s->gdt.limit, 47, "prot: GDTR limit");
@@ -172,7 +198,11 @@ static void test_prot_start(bool paged)
 
 static void test_prot_gdt(void)
 {
-    static const struct { unsigned selector; uint64_t bytes; const char *name; } table[] = {
+    static const struct {
+        unsigned selector;
+        uint64_t bytes;
+        const char *name;
+    } table[] = {
         { 0, 0, "GDT: null" },
         { MK_SEL_KCODE, 0x00cf9b000000ffff, "GDT: kernel code" },
         { MK_SEL_KDATA, 0x00cf93000000ffff, "GDT: kernel data" },
@@ -192,7 +222,8 @@ static void test_prot_tables(void)
 {
     struct mk_mem mem = open_memory(64 * 1024);
     memset(mem.regions[0].host, 0xaa, mem.size);
-    tap_ok(mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ .features = 0x2a }), "tables: written");
+    tap_ok(mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ .features = 0x2a }),
+           "tables: written");
     tap_ok(all(&mem, 0, 0x500, 0xaa), "tables: nothing below the GDT");
     tap_ok(all(&mem, 0x500 + 48, 0x540, 0xaa), "tables: the GDT ends before the list of RAM");
     tap_is((long long)get64(&mem, 0x540), 0, "ranges: RAM begins at 0");
@@ -227,13 +258,16 @@ static void test_prot_moved(void)
     mk_prot_tables(&there, &usual, true, &boot);
     tap_ok(mk_prot_tables(&mem, &moved, true, &boot), "moved: written");
     tap_ok(all(&mem, 0, 0x7000, 0) && all(&mem, 0x8000, 0x9500, 0) &&
-           all(&mem, 0xa000, mem.size, 0), "moved: nothing is at the usual place");
-    tap_ok(!memcmp(mem.regions[0].host + 0x9600, there.regions[0].host + 0x600, 0x808), "moved: IDT and its like");
+               all(&mem, 0xa000, mem.size, 0),
+           "moved: nothing is at the usual place");
+    tap_ok(!memcmp(mem.regions[0].host + 0x9600, there.regions[0].host + 0x600, 0x808),
+           "moved: IDT and its like");
     tap_is((long long)get64(&mem, 0x9528), 0x00008b0095800067, "moved: the TSS's descriptor");
     tap_is(get32(&mem, 0x9e10), 0x9e40, "moved: the command line's address");
     mk_prot_start(&start, &mem, &moved, 0x1000, true);
     tap_ok(start.sregs.gdt.base == 0x9500 && start.sregs.idt.base == 0x9600 &&
-           start.sregs.tr.base == 0x9580 && start.sregs.cr3 == 0x7000 && start.regs.rbx == 0x9e00,
+               start.sregs.tr.base == 0x9580 && start.sregs.cr3 == 0x7000 &&
+               start.regs.rbx == 0x9e00,
            "moved: the registers say where");
     mk_mem_close(&mem);
     mk_mem_close(&there);
@@ -248,7 +282,9 @@ static void is_command_line(size_t length, size_t kept, const char *name)
     memset(mem.regions[0].host, 0xaa, mem.size);
     mk_prot_tables(&mem, &usual, false, &(struct mk_boot){ .command_line = text });
     tap_ok(get32(&mem, 0xe10) == 0xe40 && all(&mem, 0xe40, 0xe40 + kept, 'x') &&
-               mem.regions[0].host[0xe40 + kept] == 0 && all(&mem, 0xe40 + kept + 1, mem.size, 0xaa), name);
+               mem.regions[0].host[0xe40 + kept] == 0 &&
+               all(&mem, 0xe40 + kept + 1, mem.size, 0xaa),
+           name);
     free(text);
     mk_mem_close(&mem);
 }
@@ -264,9 +300,14 @@ static void test_boot_command_line(void)
 
 static void test_prot_sizes(void)
 {
-    static const struct { uint64_t size; bool paged, fits; } sizes[] = {
-        { MK_PAGE, false, false }, { 2 * MK_PAGE, false, true }, { 2 * MK_PAGE, true, false },
-        { MIB, true, false }, { MIB + MK_PAGE, true, true } };
+    static const struct {
+        uint64_t size;
+        bool paged, fits;
+    } sizes[] = { { MK_PAGE, false, false },
+                  { 2 * MK_PAGE, false, true },
+                  { 2 * MK_PAGE, true, false },
+                  { MIB, true, false },
+                  { MIB + MK_PAGE, true, true } };
     for (size_t i = 0; i < MK_COUNT(sizes); i++) {
         struct mk_mem mem = open_memory(sizes[i].size);
         bool fits = mk_prot_tables(&mem, &usual, sizes[i].paged, &(struct mk_boot){ 0 });
@@ -308,8 +349,7 @@ static struct mk_mem tables;
 
 static struct kvm_sregs paging(uint64_t cr3, uint64_t cr4, uint64_t efer)
 {
-    return (struct kvm_sregs){ .cr0 = MK_CR0_PG | MK_CR0_PE, .cr3 = cr3, .cr4 = cr4,
-                               .efer = efer };
+    return (struct kvm_sregs){ .cr0 = MK_CR0_PG | MK_CR0_PE, .cr3 = cr3, .cr4 = cr4, .efer = efer };
 }
 
 static void walks_to(const struct kvm_sregs *s, uint64_t linear, uint64_t address, uint64_t size,
@@ -456,8 +496,8 @@ static void test_walk_random(void)
         uint64_t at = next_random(&seed) % (small.size - 8);
         uint64_t value = next_random(&seed);
         put64(&small, at, i & 1 ? value & 0xf0ff : value); /* half of them stay near RAM */
-        struct kvm_sregs s = paging(next_random(&seed) & 0xffff, value >> 8 & MK_CR4_PAE,
-                                    value >> 16 & MK_EFER_LMA);
+        struct kvm_sregs s =
+            paging(next_random(&seed) & 0xffff, value >> 8 & MK_CR4_PAE, value >> 16 & MK_EFER_LMA);
         s.cr4 |= value >> 24 & MK_CR4_PSE;
         struct mk_walk w = mk_walk(&small, &s, next_random(&seed));
         bad += w.levels > 4 || (w.present && (w.levels == 0 || w.page_size < MK_PAGE));

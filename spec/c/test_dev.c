@@ -53,16 +53,22 @@ static void counter_free(void *self)
 }
 
 static const struct mk_io_ops counter_io = {
-    .name = "counter", .in = counter_in, .out = counter_out, .width = 2 };
+    .name = "counter", .in = counter_in, .out = counter_out, .width = 2
+};
 
 static const struct mk_field counter_fields[] = {
-    MK_RAW(struct counter, count), MK_RANGE(struct counter, limit, 1, 1000),
-    MK_BLOB(struct counter, log, length, 100), { 0 },
+    MK_RAW(struct counter, count),
+    MK_RANGE(struct counter, limit, 1, 1000),
+    MK_BLOB(struct counter, log, length, 100),
+    { 0 },
 };
 
 static const struct mk_dev_ops counter_dev = {
-    .name = "counter", .ranges = { { MK_SPACE_PORTS, 0x300, 0x301, &counter_io } },
-    .fields = counter_fields, .loaded = counter_loaded, .reset = counter_reset,
+    .name = "counter",
+    .ranges = { { MK_SPACE_PORTS, 0x300, 0x301, &counter_io } },
+    .fields = counter_fields,
+    .loaded = counter_loaded,
+    .reset = counter_reset,
     .free = counter_free,
 };
 

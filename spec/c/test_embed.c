@@ -1,5 +1,5 @@
-/* test_embed.c - a program that embeds Lua and the module: no error of Lua leaves the thread that it
- * was raised on, whichever allocation fails. spec/c/embed.lua is its script: a guest that calls
+/* test_embed.c - a program that embeds Lua and the module: no error of Lua leaves the thread that
+ * it was raised on, whichever allocation fails. spec/c/embed.lua is its script: a guest that calls
  * handlers of every kind, run again and again, each time with a later allocation failing, until the
  * run is untouched (the way of sqlite's "malloc" tests). After each run the script asks for the
  * thread it is on; an error outside of a protected call lands there on a vCPU's thread, because Lua

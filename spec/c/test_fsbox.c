@@ -27,9 +27,9 @@
 /* --- system calls that fail when told to --- */
 
 static bool no_tmpfile, no_range;
-static _Atomic int writes_left = -1;  /* pwrite() fails with ENOSPC after so many; -1: never */
-static _Atomic int ranges_left = -1;  /* copy_file_range() likewise */
-static bool die;                      /* instead of failing, the process is killed */
+static _Atomic int writes_left = -1; /* pwrite() fails with ENOSPC after so many; -1: never */
+static _Atomic int ranges_left = -1; /* copy_file_range() likewise */
+static bool die;                     /* instead of failing, the process is killed */
 
 static bool used_up(_Atomic int *left)
 {
@@ -168,12 +168,17 @@ static void remove_folder(const char *path)
 
 static void test_names(void)
 {
-    static const struct { const char *name; size_t length; int want; } names[] = {
-        { "a", 1, 0 }, { "a/b", 3, 0 }, { "A-z_0.9", 7, 0 }, { "...", 3, 0 }, { ".a", 2, 0 },
-        { "", 0, -EINVAL }, { ".", 1, -EINVAL }, { "..", 2, -EINVAL }, { "a/..", 4, -EINVAL },
-        { "../a", 4, -EINVAL }, { "a/./b", 5, -EINVAL }, { "/", 1, -EINVAL }, { "/a", 2, -EINVAL },
-        { "a/", 2, -EINVAL }, { "a//b", 4, -EINVAL }, { "a\0b", 3, -EINVAL }, { "a", 2, -EINVAL },
-        { "a b", 3, -EINVAL }, { "~a", 2, -EINVAL }, { "\xff", 1, -EINVAL } };
+    static const struct {
+        const char *name;
+        size_t length;
+        int want;
+    } names[] = { { "a", 1, 0 },          { "a/b", 3, 0 },         { "A-z_0.9", 7, 0 },
+                  { "...", 3, 0 },        { ".a", 2, 0 },          { "", 0, -EINVAL },
+                  { ".", 1, -EINVAL },    { "..", 2, -EINVAL },    { "a/..", 4, -EINVAL },
+                  { "../a", 4, -EINVAL }, { "a/./b", 5, -EINVAL }, { "/", 1, -EINVAL },
+                  { "/a", 2, -EINVAL },   { "a/", 2, -EINVAL },    { "a//b", 4, -EINVAL },
+                  { "a\0b", 3, -EINVAL }, { "a", 2, -EINVAL },     { "a b", 3, -EINVAL },
+                  { "~a", 2, -EINVAL },   { "\xff", 1, -EINVAL } };
     char longest[257];
     bool good = true;
     memset(longest, 'n', sizeof(longest));
@@ -187,16 +192,39 @@ static void test_names(void)
 
 static void test_patterns(void)
 {
-    static const struct { const char *pattern, *name; bool want; } cases[] = {
-        { "a", "a", true }, { "a", "b", false }, { "a", "ab", false }, { "ab", "a", false },
-        { "*", "abc", true }, { "*", "a/b", false }, { "**", "a/b/c", true }, { "a*", "a", true },
-        { "*c", "abc", true }, { "*b", "abc", false }, { "a*c*e", "abcde", true },
-        { "a*c*e", "abcd", false }, { "?", "a", true }, { "?", "/", false }, { "??", "a", false },
-        { "a/*", "a/b", true }, { "a/*", "a/b/c", false }, { "a/**", "a/b/c", true },
-        { "**/c", "a/b/c", true }, { "**/c", "c", false }, { "**c", "c", true },
-        { "*/**/x", "a/b/c/x", true }, { "*/**/x", "a/x", false }, { "**.txt", "a/b.txt", true },
-        { "**/*.t", "a/b/c.t", true }, { "**/*.t/d", "a/b.t/c.t/d", true }, { "a**b", "ab", true },
-        { "*.png", "x.png.png", true }, { "*.png", "x.png/y", false }, { "***", "a/b", true } };
+    static const struct {
+        const char *pattern, *name;
+        bool want;
+    } cases[] = { { "a", "a", true },
+                  { "a", "b", false },
+                  { "a", "ab", false },
+                  { "ab", "a", false },
+                  { "*", "abc", true },
+                  { "*", "a/b", false },
+                  { "**", "a/b/c", true },
+                  { "a*", "a", true },
+                  { "*c", "abc", true },
+                  { "*b", "abc", false },
+                  { "a*c*e", "abcde", true },
+                  { "a*c*e", "abcd", false },
+                  { "?", "a", true },
+                  { "?", "/", false },
+                  { "??", "a", false },
+                  { "a/*", "a/b", true },
+                  { "a/*", "a/b/c", false },
+                  { "a/**", "a/b/c", true },
+                  { "**/c", "a/b/c", true },
+                  { "**/c", "c", false },
+                  { "**c", "c", true },
+                  { "*/**/x", "a/b/c/x", true },
+                  { "*/**/x", "a/x", false },
+                  { "**.txt", "a/b.txt", true },
+                  { "**/*.t", "a/b/c.t", true },
+                  { "**/*.t/d", "a/b.t/c.t/d", true },
+                  { "a**b", "ab", true },
+                  { "*.png", "x.png.png", true },
+                  { "*.png", "x.png/y", false },
+                  { "***", "a/b", true } };
     bool good = true;
     for (size_t i = 0; i < MK_COUNT(cases); i++)
         if (mk_glob_match(cases[i].pattern, cases[i].name) != cases[i].want) {
@@ -227,7 +255,8 @@ static void copy_by(const char *how, bool tmpfile, bool range)
     int fd = mk_path_copy(dir, "x/copy", from, NULL, NULL);
     snprintf(title, sizeof(title), "copy: %s", how);
     tap_ok(fd >= 0 && intact(path_of("%s/x/copy", keep_path), BIG) &&
-           entries(path_of("%s/x", keep_path), true) == 0, title);
+               entries(path_of("%s/x", keep_path), true) == 0,
+           title);
     snprintf(title, sizeof(title), "copy: %s, does not replace a file", how);
     tap_is(mk_path_copy(dir, "x/copy", from, NULL, NULL), -EEXIST, title);
     close(fd);
@@ -252,8 +281,8 @@ static void copy_fails(const char *how, bool tmpfile, bool range)
         *(range ? &ranges_left : &writes_left) = step;
         fd = mk_path_copy(dir, "copy", from, NULL, NULL);
         ranges_left = writes_left = -1;
-        good &= fd >= 0 || (fd == -ENOSPC && entries(keep_path, false) == 0 &&
-                            entries(keep_path, true) == 0);
+        good &= fd >= 0 ||
+                (fd == -ENOSPC && entries(keep_path, false) == 0 && entries(keep_path, true) == 0);
         if (fd >= 0)
             close(fd);
         close(from);
@@ -302,9 +331,13 @@ static void copy_killed(const char *how, bool tmpfile, bool range)
 
 static void test_copies(void)
 {
-    static const struct { const char *how; bool tmpfile, range; } ways[] = {
-        { "unnamed file, in the kernel", true, true }, { "unnamed file, by hand", true, false },
-        { "hidden name, in the kernel", false, true }, { "hidden name, by hand", false, false } };
+    static const struct {
+        const char *how;
+        bool tmpfile, range;
+    } ways[] = { { "unnamed file, in the kernel", true, true },
+                 { "unnamed file, by hand", true, false },
+                 { "hidden name, in the kernel", false, true },
+                 { "hidden name, by hand", false, false } };
     for (size_t i = 0; i < MK_COUNT(ways); i++) {
         copy_by(ways[i].how, ways[i].tmpfile, ways[i].range);
         copy_fails(ways[i].how, ways[i].tmpfile, ways[i].range);
@@ -368,7 +401,8 @@ static void test_failed_cow(void)
     remove_folder(keep_path);
 }
 
-/* Between the look at a file and its opening a FIFO takes its name: opening it would wake a writer. */
+/* Between the look at a file and its opening a FIFO takes its name: opening it would wake a writer.
+ */
 static void test_swapped(void)
 {
     put(path_of("%s/f", root_path), 10);
@@ -422,11 +456,13 @@ static void *use_box(void *arg)
         char name[] = { (char)('a' + next_random(&state) % 5), 0 };
         int32_t fd = (int32_t)(next_random(&state) % 18) - 1;
         switch (next_random(&state) % 8) {
-        case 0: case 1: open_name(box, name, next_random(&state) % 32); break;
+        case 0:
+        case 1: open_name(box, name, next_random(&state) % 32); break;
         case 2: mk_fsbox_close(box, fd); break;
         case 3: mk_fsbox_read(box, fd, bytes, sizeof(bytes)); break;
         case 4: mk_fsbox_write(box, fd, "0123456789", 1 + next_random(&state) % 10); break;
-        case 5: mk_fsbox_seek(box, fd, next_random(&state) % 100, next_random(&state) % 4, 1000);
+        case 5:
+            mk_fsbox_seek(box, fd, next_random(&state) % 100, next_random(&state) % 4, 1000);
             break;
         case 6: mk_fsbox_size(box, fd); break;
         default: free(mk_fsbox_directory(box));
@@ -471,8 +507,9 @@ static const struct mk_cpu_ops cpu_ops = { .reg = cpu_reg };
 /* Numbers that are likely to matter. */
 static uint32_t interesting(uint32_t *state, uint32_t ram)
 {
-    static const uint32_t numbers[] = { 0, 1, 2, 3, 4, 5, 6, 7, 15, 16, 40, 255, 256, 0x7fffffff,
-                                        0x80000000, 0xfffffff0, 0xffffffff };
+    static const uint32_t numbers[] = { 0,   1,          2,          3,          4,         5,
+                                        6,   7,          15,         16,         40,        255,
+                                        256, 0x7fffffff, 0x80000000, 0xfffffff0, 0xffffffff };
     uint32_t n = numbers[next_random(state) % MK_COUNT(numbers)];
     switch (next_random(state) % 4) {
     case 0: return ram - n;
@@ -532,8 +569,7 @@ static void test_long_commands(void)
     tap_is(n, MK_FILE_WIRE_MAX - 9 + 4, "a READ of 2 GiB reads what is there");
     bool same = true;
     for (unsigned i = 9; i < MK_FILE_WIRE_MAX && same; i++)
-        same = mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) ==
-               (uint8_t)(i + sizeof(write_head));
+        same = mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) == (uint8_t)(i + sizeof(write_head));
     tap_ok(same && mk_bus_in(&bus, &cpu, MK_PORT_FILE, 1, NULL) == 'm', "its data are the file's");
     mk_bus_free(&bus);
     mk_devs_free(&list);
@@ -569,10 +605,14 @@ static void test_random(unsigned accesses, uint32_t state)
             mk_bus_in(&bus, c, (uint16_t)(MK_PORT_FILE + next_random(&state) % 8), 4, NULL);
             break;
         case 2: mk_bus_in(&bus, c, MK_PORT_FILE, 1, NULL); break;
-        case 3: if (next_random(&state) % 64 == 0) mk_file_drop(&port, c->index); break;
+        case 3:
+            if (next_random(&state) % 64 == 0)
+                mk_file_drop(&port, c->index);
+            break;
         default:
-            mk_bus_out(&bus, c, MK_PORT_FILE, 1, next_random(&state) % 3
-                       ? next_random(&state) % 8 : next_random(&state), NULL);
+            mk_bus_out(&bus, c, MK_PORT_FILE, 1,
+                       next_random(&state) % 3 ? next_random(&state) % 8 : next_random(&state),
+                       NULL);
         }
     }
     bool bounded = box.bytes <= p->limits.bytes && box.files <= p->limits.files;

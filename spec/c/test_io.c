@@ -78,8 +78,9 @@ static void test_sources(void)
     char byte;
     if (pipe(pipe_fd) < 0)
         return;
-    struct mk_io_source s = { .ready = fire, .ctx = (char[]){ 's' }, .fd = pipe_fd[0],
-                              .events = EPOLLIN };
+    struct mk_io_source s = {
+        .ready = fire, .ctx = (char[]){ 's' }, .fd = pipe_fd[0], .events = EPOLLIN
+    };
     struct mk_io_timer later = { .fire = fire, .ctx = (char[]){ 't' } };
     fired = 0;
     mk_io_watch(&s);

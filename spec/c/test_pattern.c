@@ -25,12 +25,14 @@ static void describe(char *to, size_t size, const char *subject, enum mk_pattern
         if (length == MK_CAPTURE_POSITION)
             used += (size_t)snprintf(to + used, size - used, " @%zu", start + 1);
         else
-            used += (size_t)snprintf(to + used, size - used, " '%.*s'", (int)length,
-                                     subject + start);
+            used +=
+                (size_t)snprintf(to + used, size - used, " '%.*s'", (int)length, subject + start);
     }
 }
 
-static const struct { const char *subject, *pattern, *want; } known[] = {
+static const struct {
+    const char *subject, *pattern, *want;
+} known[] = {
     { "hello world", "world", "7-11" },
     { "hello", "", "1-0" },
     { "", "", "1-0" },
@@ -94,8 +96,8 @@ static void test_known(void)
             continue;
         }
         uint64_t steps = PLENTY;
-        enum mk_pattern_result result = mk_pattern_match(
-            subject, strlen(subject), 0, pattern, strlen(pattern), &steps, &m);
+        enum mk_pattern_result result =
+            mk_pattern_match(subject, strlen(subject), 0, pattern, strlen(pattern), &steps, &m);
         describe(got, sizeof(got), subject, result, &m);
         tap_text(got, known[i].want ? known[i].want : "malformed", pattern);
     }
@@ -133,7 +135,9 @@ static void test_places(void)
 
 static void test_malformed(void)
 {
-    static const struct { const char *pattern, *want; } bad[] = {
+    static const struct {
+        const char *pattern, *want;
+    } bad[] = {
         { "abc%", "malformed pattern \"abc%\", at character 4: ends with '%'" },
         { "x[a-z", "malformed pattern \"x[a-z\", at character 2: missing ']'" },
         { "[]", "malformed pattern \"[]\", at character 1: missing ']'" },
@@ -160,7 +164,8 @@ static void test_malformed(void)
         mk_pattern_check(bad[i].pattern, strlen(bad[i].pattern), &err);
         tap_text(err.text, bad[i].want, bad[i].pattern);
         tap_ok(mk_pattern_match("aab(", 4, 0, bad[i].pattern, strlen(bad[i].pattern), &steps, &m) !=
-                   MK_PATTERN_EXHAUSTED, "does no harm unchecked");
+                   MK_PATTERN_EXHAUSTED,
+               "does no harm unchecked");
     }
 }
 
@@ -173,7 +178,7 @@ static void test_limits(void)
         memcpy(pattern + 2 * i, "a?", 2);
     tap_is(mk_pattern_check(pattern, 2 * 199, &err), 0, "199 repetitions are well");
     tap_is(mk_pattern_check(pattern, 2 * 200, &err), -1, "200 are too many");
-    tap_ok(strstr(err.text, "too complex") && strstr(err.text, "...") , "which is said, cut short");
+    tap_ok(strstr(err.text, "too complex") && strstr(err.text, "..."), "which is said, cut short");
     memset(subject, 'a', 2000);
     uint64_t steps = 100000;
     tap_is(mk_pattern_match(subject, 199, 0, pattern, 398, &steps, &m), MK_PATTERN_FOUND,

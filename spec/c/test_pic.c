@@ -356,7 +356,12 @@ static void test_pic_pulse_and_state(void)
     tap_is(int_rises, rises + 1, "pic: telling the VMM");
     struct mk_pic bad = pic;
     bad.state.chip[0] = bad.state.chip[1] = (struct mk_pic_chip){
-        .edge = 0xff, .lowest = 7, .base = 0x20, .elcr = 0xff, .icw3 = 4, .ready = 1,
+        .edge = 0xff,
+        .lowest = 7,
+        .base = 0x20,
+        .elcr = 0xff,
+        .icw3 = 4,
+        .ready = 1,
     };
     tap_is(load_damaged(&pic, &bad, NULL), 0, "pic: edges and levels that cannot be are loaded");
     tap_is(in8(0x4d0) | in8(0x4d1) << 8, 0xdef8, "pic: but cut to their range: ELCR");

@@ -232,8 +232,8 @@ static unsigned serve_for(uint64_t ns, uint64_t step)
     return n;
 }
 
-/* 8254 data sheet, "Mode Definitions": a new count in mode 3 is loaded at the end of the half-cycle;
- * in mode 0 the first of two bytes stops the counting and lowers OUT. */
+/* 8254 data sheet, "Mode Definitions": a new count in mode 3 is loaded at the end of the
+ * half-cycle; in mode 0 the first of two bytes stops the counting and lowers OUT. */
 static void test_pit_new_counts(void)
 {
     pic_start();

@@ -1,5 +1,6 @@
 /* test_probe.c - what the host's KVM can do: the answers are right among signals, and found once.
- * The file is taken in, with other names for what it exports, to put a question of the test's own. */
+ * The file is taken in, with other names for what it exports, to put a question of the test's own.
+ */
 #define mk_probe tested_probe
 #define mk_host_kind tested_host_kind
 #define mk_native_find tested_native_find
@@ -35,8 +36,9 @@ static int answer_bits(void)
 {
     struct mk_probe p;
     mk_probe(&p);
-    return !p.ok ? 0x80 : (p.paging32[0] == 'n') << 0 | (p.int_n[0] == 'n') << 1 |
-                          (p.iret[0] == 'n') << 2 | (p.cpuid[0] == 's') << 3;
+    return !p.ok ? 0x80
+                 : (p.paging32[0] == 'n') << 0 | (p.int_n[0] == 'n') << 1 |
+                       (p.iret[0] == 'n') << 2 | (p.cpuid[0] == 's') << 3;
 }
 
 /* In a process that knows nothing yet. */
@@ -67,8 +69,8 @@ static void ask_among_signals(const struct mk_kvm *kvm)
     struct mk_err err;
     uint8_t *page = mmap(NULL, MK_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct guest g = { .cpu = -1, .page = page, .run = MAP_FAILED };
-    struct kvm_userspace_memory_region region = {
-        .memory_size = MK_PAGE, .userspace_addr = (uint64_t)(uintptr_t)page };
+    struct kvm_userspace_memory_region region = { .memory_size = MK_PAGE,
+                                                  .userspace_addr = (uint64_t)(uintptr_t)page };
     int vm = mk_kvm_create_vm(kvm, &err);
     mk_ioctl(vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
     mk_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);

@@ -1,5 +1,5 @@
-/* test_shadow.c - paging by memory slots against a KVM that refuses a slot at any moment: afterwards
- * no slot is there that nobody knows, and the next attempt is whole. Prints TAP.
+/* test_shadow.c - paging by memory slots against a KVM that refuses a slot at any moment:
+ * afterwards no slot is there that nobody knows, and the next attempt is whole. Prints TAP.
  *
  * ioctl() is replaced by a model of KVM_SET_USER_MEMORY_REGION (Documentation/virt/kvm/api.rst,
  * 4.35): slots must not overlap, one that is not there cannot be removed. */
@@ -22,8 +22,9 @@ static unsigned slots, calls, fail_at;
 static bool overlaps(const struct kvm_userspace_memory_region *a)
 {
     for (unsigned i = 0; i < SLOTS; i++)
-        if (slot[i].memory_size && i != a->slot && a->guest_phys_addr < slot[i].guest_phys_addr +
-                slot[i].memory_size && slot[i].guest_phys_addr < a->guest_phys_addr + a->memory_size)
+        if (slot[i].memory_size && i != a->slot &&
+            a->guest_phys_addr < slot[i].guest_phys_addr + slot[i].memory_size &&
+            slot[i].guest_phys_addr < a->guest_phys_addr + a->memory_size)
             return true;
     return false;
 }

@@ -2,8 +2,8 @@
  * byte, output in pieces, what forbids, budgets, limits. No KVM, no Lua. Prints TAP.
  *
  * Arguments: how many random patterns to compare, and their seed. */
-#include "tap.h"
 #include "io/watch.h"
+#include "tap.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -104,9 +104,10 @@ static bool compare_one(const char *pattern, const char *text)
 
 static void test_random(unsigned count)
 {
-    static const char *const parts[] = {
-        "a", "b", ".", "%a", "[ab]", "[^a]", "%d", "(", ")", "()", "%1", "%b()", "%f[a]", "%f[%A]",
-        "a*", "b-", ".-", "a?", "%a+", "[^b]*", "^", "$", "$", "ab", "b?", ".*", "(a-)", "%s" };
+    static const char *const parts[] = { "a",  "b",  ".",  "%a", "[ab]", "[^a]",  "%d",
+                                         "(",  ")",  "()", "%1", "%b()", "%f[a]", "%f[%A]",
+                                         "a*", "b-", ".-", "a?", "%a+",  "[^b]*", "^",
+                                         "$",  "$",  "ab", "b?", ".*",   "(a-)",  "%s" };
     static const char *const bytes[] = { "a", "b", "c", "(", ")", "1", " ", "ab", "aa", "^", "$" };
     unsigned tried = 0, differ = 0;
     while (tried < count) {

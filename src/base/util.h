@@ -10,7 +10,7 @@
 #define MK_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #define MK_EXPORT __attribute__((visibility("default")))
 #define MK_COUNT(a) (sizeof(a) / sizeof((a)[0]))
-#define MK_CONTAINER(ptr, type, field) ((type *)((char *)(ptr) - offsetof(type, field)))
+#define MK_CONTAINER(ptr, type, field) ((type *)((char *)(ptr)-offsetof(type, field)))
 
 #define MK_PAGE 4096u
 

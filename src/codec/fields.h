@@ -7,27 +7,27 @@
 #ifndef MK_FIELDS_H
 #define MK_FIELDS_H
 
-#include "codec/bytes.h"
 #include "base/err.h"
+#include "codec/bytes.h"
 
 struct mk_codec {
     struct mk_bytes *out; /* NULL: reading */
     struct mk_reader in;
-    struct mk_err *err;   /* of the first fault; may be NULL */
-    uint64_t now;         /* what times are relative to */
-    bool check;           /* reading, only to know whether it can be: nothing outside is changed */
+    struct mk_err *err; /* of the first fault; may be NULL */
+    uint64_t now;       /* what times are relative to */
+    bool check;         /* reading, only to know whether it can be: nothing outside is changed */
     bool bad;
 };
 
 enum mk_field_kind {
     MK_FIELD_END = 0,
-    MK_FIELD_RAW,    /* bytes that may hold anything; more than eight after their number (u32) */
-    MK_FIELD_RANGE,  /* an unsigned number from `min` to `max` */
-    MK_FIELD_BITS,   /* one with no other bits than those of `max` */
-    MK_FIELD_TIME,   /* int64_t, kept relative to now: from `min` to `max` */
-    MK_FIELD_TEXT,   /* a string in an array */
-    MK_FIELD_BLOB,   /* a pointer to memory of its own, with its length (size_t) at `other` */
-    MK_FIELD_LIST,   /* `max` structs, `size` bytes each, with these `fields` */
+    MK_FIELD_RAW,   /* bytes that may hold anything; more than eight after their number (u32) */
+    MK_FIELD_RANGE, /* an unsigned number from `min` to `max` */
+    MK_FIELD_BITS,  /* one with no other bits than those of `max` */
+    MK_FIELD_TIME,  /* int64_t, kept relative to now: from `min` to `max` */
+    MK_FIELD_TEXT,  /* a string in an array */
+    MK_FIELD_BLOB,  /* a pointer to memory of its own, with its length (size_t) at `other` */
+    MK_FIELD_LIST,  /* `max` structs, `size` bytes each, with these `fields` */
 };
 
 struct mk_field {
@@ -38,23 +38,40 @@ struct mk_field {
     const struct mk_field *fields;
 };
 
-#define MK_FIELD_AT(type, field) \
-    .at = offsetof(type, field), .size = sizeof(((type *)NULL)->field)
-#define MK_RAW(type, field) { MK_FIELD_RAW, MK_FIELD_AT(type, field) }
-#define MK_RANGE(type, field, low, high) \
-    { MK_FIELD_RANGE, MK_FIELD_AT(type, field), .min = (low), .max = (high) }
+#define MK_FIELD_AT(type, field) .at = offsetof(type, field), .size = sizeof(((type *)NULL)->field)
+#define MK_RAW(type, field)                                                                        \
+    {                                                                                              \
+        MK_FIELD_RAW, MK_FIELD_AT(type, field)                                                     \
+    }
+#define MK_RANGE(type, field, low, high)                                                           \
+    {                                                                                              \
+        MK_FIELD_RANGE, MK_FIELD_AT(type, field), .min = (low), .max = (high)                      \
+    }
 #define MK_FLAG(type, field) MK_RANGE(type, field, 0, 1)
-#define MK_BITS(type, field, bits) { MK_FIELD_BITS, MK_FIELD_AT(type, field), .max = (bits) }
-#define MK_TIME(type, field, low, high) \
-    { MK_FIELD_TIME, MK_FIELD_AT(type, field), .min = (uint64_t)(low), .max = (uint64_t)(high) }
-#define MK_TEXT(type, field) { MK_FIELD_TEXT, MK_FIELD_AT(type, field) }
-#define MK_BLOB(type, field, length, most) \
-    { MK_FIELD_BLOB, MK_FIELD_AT(type, field), .max = (most), .other = offsetof(type, length) }
-#define MK_LIST(type, field, table) \
-    { MK_FIELD_LIST, .at = offsetof(type, field), .size = sizeof(((type *)NULL)->field[0]), \
-      .max = MK_COUNT(((type *)NULL)->field), .fields = (table) }
+#define MK_BITS(type, field, bits)                                                                 \
+    {                                                                                              \
+        MK_FIELD_BITS, MK_FIELD_AT(type, field), .max = (bits)                                     \
+    }
+#define MK_TIME(type, field, low, high)                                                            \
+    {                                                                                              \
+        MK_FIELD_TIME, MK_FIELD_AT(type, field), .min = (uint64_t)(low), .max = (uint64_t)(high)   \
+    }
+#define MK_TEXT(type, field)                                                                       \
+    {                                                                                              \
+        MK_FIELD_TEXT, MK_FIELD_AT(type, field)                                                    \
+    }
+#define MK_BLOB(type, field, length, most)                                                         \
+    {                                                                                              \
+        MK_FIELD_BLOB, MK_FIELD_AT(type, field), .max = (most), .other = offsetof(type, length)    \
+    }
+#define MK_LIST(type, field, table)                                                                \
+    {                                                                                              \
+        MK_FIELD_LIST, .at = offsetof(type, field), .size = sizeof(((type *)NULL)->field[0]),      \
+                       .max = MK_COUNT(((type *)NULL)->field), .fields = (table)                   \
+    }
 
-/* Writes or reads the fields of `state`. Blobs are malloc()ed; one that is read replaces the old. */
+/* Writes or reads the fields of `state`. Blobs are malloc()ed; one that is read replaces the old.
+ */
 void mk_code_fields(struct mk_codec *k, const struct mk_field *fields, void *state);
 /* Frees the blobs. */
 void mk_free_fields(const struct mk_field *fields, void *state);

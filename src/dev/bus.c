@@ -124,8 +124,10 @@ int mk_bus_check_room(const struct mk_bus *bus, struct mk_err *err)
     static const char *const kinds[] = { "ports", "memory", "MSRs" };
     if (bus->hook_count < MK_HOOKS_MAX)
         return 0;
-    return mk_fail(err, E2BIG, "%d handlers of %s are the most there may be: remove() some, or let "
-                   "one serve more", MK_HOOKS_MAX, kinds[bus->space]);
+    return mk_fail(err, E2BIG,
+                   "%d handlers of %s are the most there may be: remove() some, or let "
+                   "one serve more",
+                   MK_HOOKS_MAX, kinds[bus->space]);
 }
 
 struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,

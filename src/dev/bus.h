@@ -1,8 +1,8 @@
 /* bus.h - who answers which port, which address outside RAM, which MSR.
  *
- * A bus is one address space with a list of hooks, the newest first. Those that cover an address are
- * its stack; the topmost answers and may pass the access to what lies beneath. The topmost hook of a
- * port is found by two loads. Passing on does not nest calls, so stacks may be deep.
+ * A bus is one address space with a list of hooks, the newest first. Those that cover an address
+ * are its stack; the topmost answers and may pass the access to what lies beneath. The topmost hook
+ * of a port is found by two loads. Passing on does not nest calls, so stacks may be deep.
  *
  * Readers take no lock: vCPUs announce that they are inside the bus, and a removed hook is freed
  * only when none of them can still hold it, so hooks may be added and removed while the guest runs,
@@ -23,12 +23,12 @@ struct mk_hook {
     struct mk_hook *_Atomic link; /* the next older one; stays when it is retired */
     const struct mk_io_ops *ops;
     void *self;
-    char owner[64];           /* for messages and statistics */
-    _Atomic uint64_t hits;    /* accesses served */
-    _Atomic uint64_t quiet;   /* of these, those that cost no exit */
-    _Atomic uint64_t ns;      /* spent in it, and in what its next() called, while bus->timing */
-    uint64_t retired_at;      /* bus generation of its removal */
-    struct mk_hook *retired;      /* list of those */
+    char owner[64];          /* for messages and statistics */
+    _Atomic uint64_t hits;   /* accesses served */
+    _Atomic uint64_t quiet;  /* of these, those that cost no exit */
+    _Atomic uint64_t ns;     /* spent in it, and in what its next() called, while bus->timing */
+    uint64_t retired_at;     /* bus generation of its removal */
+    struct mk_hook *retired; /* list of those */
 };
 
 struct mk_bus_page {

@@ -2,8 +2,8 @@
  *
  * The hooks themselves are the script's. Contents go back to the hook of the same kind at the same
  * addresses; of several such, in their order. Used while no vCPU runs. */
-#include "dev/bus.h"
 #include "codec/bytes.h"
+#include "dev/bus.h"
 
 #include <string.h>
 
@@ -96,4 +96,5 @@ static void code(void *self, struct mk_codec *k)
 }
 
 const struct mk_dev_ops mk_bus_dev = {
-    .name = "hooks", .code = code, .hooks = true, .reset = mk_bus_reset, .free = mk_bus_free };
+    .name = "hooks", .code = code, .hooks = true, .reset = mk_bus_reset, .free = mk_bus_free
+};

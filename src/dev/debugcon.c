@@ -35,10 +35,12 @@ static void debugcon_reset(void *self)
 }
 
 static const struct mk_io_ops ops = {
-    .name = "debug console", .in = debugcon_in, .out = debugcon_out, .width = 1, .coalesce = true };
+    .name = "debug console", .in = debugcon_in, .out = debugcon_out, .width = 1, .coalesce = true
+};
 
 const struct mk_dev_ops mk_debugcon_dev = {
     .name = "debugcon",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_DEBUGCON, MK_PORT_DEBUGCON, &ops } },
-    .code = debugcon_code, .reset = debugcon_reset,
+    .code = debugcon_code,
+    .reset = debugcon_reset,
 };

@@ -77,8 +77,7 @@ static void save(struct mk_dev *dev, struct mk_codec *k)
     mk_bytes_put_u64(k->out, start - sizeof(uint64_t), k->out->length - start);
 }
 
-int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out,
-                 struct mk_err *err)
+int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out, struct mk_err *err)
 {
     struct mk_codec k = { .out = out, .now = now, .err = err };
     for (struct mk_dev *d = list->first; d; d = d->next)
@@ -112,7 +111,9 @@ static void load(struct mk_dev *dev, struct mk_codec *k, enum mk_load how)
 int mk_devs_load(const struct mk_devs *list, uint64_t now, const struct mk_bytes *from,
                  enum mk_load how, struct mk_err *err)
 {
-    struct mk_codec k = { .in = { .at = from->data, .left = from->length }, .now = now, .err = err,
+    struct mk_codec k = { .in = { .at = from->data, .left = from->length },
+                          .now = now,
+                          .err = err,
                           .check = how == MK_LOAD_CHECK };
     for (struct mk_dev *d = list->first; d && !k.bad; d = d->next)
         load(d, &k, how);

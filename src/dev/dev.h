@@ -34,10 +34,10 @@ struct mk_io_ops {
     void (*out)(void *self, struct mk_io *io, uint64_t value);
     /* Is told what is read, after `in` has passed; may be NULL. */
     void (*tap)(void *self, struct mk_io *io, uint64_t value);
-    uint8_t width;   /* the widest access taken whole; wider ones are served byte by byte */
-    bool coalesce;   /* one-byte OUTs may be collected by KVM and arrive later, in order */
-    bool script;     /* served in Lua: only for the counters */
-    void (*reset)(void *self);  /* the VM is reset; may be NULL */
+    uint8_t width; /* the widest access taken whole; wider ones are served byte by byte */
+    bool coalesce; /* one-byte OUTs may be collected by KVM and arrive later, in order */
+    bool script;   /* served in Lua: only for the counters */
+    void (*reset)(void *self); /* the VM is reset; may be NULL */
     /* What a snapshot keeps, written and taken back (any content must be safe); may be NULL. */
     void (*save)(void *self, struct mk_bytes *out);
     void (*load)(void *self, const uint8_t *bytes, size_t length);
@@ -60,13 +60,13 @@ struct mk_dev_ops {
     /* All that a guest can see, for snapshots, files and forks: fields of the device's struct, and
      * what follows them. Used while no vCPU runs; each may be NULL. */
     const struct mk_field *fields;
-    bool (*valid)(const void *dev);  /* the fields that were read, when ranges do not say all */
+    bool (*valid)(const void *dev); /* the fields that were read, when ranges do not say all */
     void (*code)(void *dev, struct mk_codec *k);
-    void (*settle)(void *dev);       /* before it is written: hands on what is due; may be NULL */
-    void (*loaded)(void *dev);       /* after it was read: moves interrupt lines; may be NULL */
-    bool hooks;                      /* it is what hooks hold: read again when they are made late */
-    void (*reset)(void *dev);        /* as at power-up; may be NULL */
-    void (*free)(void *dev);         /* no vCPU runs; may be NULL */
+    void (*settle)(void *dev); /* before it is written: hands on what is due; may be NULL */
+    void (*loaded)(void *dev); /* after it was read: moves interrupt lines; may be NULL */
+    bool hooks;                /* it is what hooks hold: read again when they are made late */
+    void (*reset)(void *dev);  /* as at power-up; may be NULL */
+    void (*free)(void *dev);   /* no vCPU runs; may be NULL */
 };
 
 struct mk_dev {

@@ -18,11 +18,14 @@
 
 static int tell_kvm(const struct mk_doorbell *bell, bool on)
 {
-    struct kvm_ioeventfd event = { .datamatch = bell->value, .addr = bell->address,
-        .len = bell->size, .fd = bell->source.fd,
-        .flags = (bell->mmio ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_PIO) |
-                 (bell->any ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DATAMATCH) |
-                 (on ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DEASSIGN) };
+    struct kvm_ioeventfd event = { .datamatch = bell->value,
+                                   .addr = bell->address,
+                                   .len = bell->size,
+                                   .fd = bell->source.fd,
+                                   .flags =
+                                       (bell->mmio ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_PIO) |
+                                       (bell->any ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DATAMATCH) |
+                                       (on ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DEASSIGN) };
     return mk_ioctl(bell->list->vm_fd, KVM_IOEVENTFD, &event);
 }
 
@@ -54,8 +57,9 @@ static void bell_retire(void *self)
     free(self);
 }
 
-static const struct mk_io_ops bell_ops = { .name = "doorbell", .out = bell_out, .width = 8,
-                                           .retire = bell_retire };
+static const struct mk_io_ops bell_ops = {
+    .name = "doorbell", .out = bell_out, .width = 8, .retire = bell_retire
+};
 
 static struct mk_bus *bus_of(const struct mk_doorbell *bell)
 {
@@ -67,7 +71,9 @@ int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const c
 {
     bell->list = list;
     bell->again = (struct mk_io_timer){ .fire = listen_again, .ctx = bell };
-    bell->source = (struct mk_io_source){ .ready = bell_rings, .ctx = bell, .events = EPOLLIN,
+    bell->source = (struct mk_io_source){ .ready = bell_rings,
+                                          .ctx = bell,
+                                          .events = EPOLLIN,
                                           .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
     if (bell->source.fd < 0)
         return mk_fail_errno(err, errno, "eventfd for a doorbell");
@@ -156,8 +162,9 @@ void mk_doorbells_answer(struct mk_doorbells *list, struct mk_cpu *cpu)
 void mk_doorbells_init(struct mk_doorbells *list, struct mk_bus *ports, struct mk_bus *mmio,
                        void (*wake)(void *ctx), void *ctx)
 {
-    *list = (struct mk_doorbells){ .vm_fd = -1, .ports = ports, .mmio = mmio, .wake = wake,
-                                   .ctx = ctx };
+    *list = (struct mk_doorbells){
+        .vm_fd = -1, .ports = ports, .mmio = mmio, .wake = wake, .ctx = ctx
+    };
     pthread_mutex_init(&list->lock, NULL);
 }
 

@@ -14,21 +14,21 @@ struct mk_doorbells {
     struct mk_doorbell *first; /* under it */
     int vm_fd;
     struct mk_bus *ports, *mmio;
-    void (*wake)(void *ctx);   /* a doorbell has rung: the VM, if it runs, shall answer */
+    void (*wake)(void *ctx); /* a doorbell has rung: the VM, if it runs, shall answer */
     void *ctx;
 };
 
 struct mk_doorbell {
     struct mk_doorbells *list;
     struct mk_doorbell *next;
-    bool mmio, any;   /* any: whatever value is written */
-    uint8_t size;     /* of the writes that ring; 0: all */
-    bool lone;        /* not known to KVM: each write exits */
+    bool mmio, any; /* any: whatever value is written */
+    uint8_t size;   /* of the writes that ring; 0: all */
+    bool lone;      /* not known to KVM: each write exits */
     uint64_t address, value;
     struct mk_io_source source; /* an eventfd */
     struct mk_io_timer again;   /* watches it again */
-    struct mk_hook *hook; /* for writes that KVM does not catch; freed with it */
-    _Atomic uint64_t rung; /* through the hook */
+    struct mk_hook *hook;       /* for writes that KVM does not catch; freed with it */
+    _Atomic uint64_t rung;      /* through the hook */
     void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);
     void *ctx;
 };

@@ -13,4 +13,5 @@ static void exit_out(void *self, struct mk_io *io, uint64_t value)
 static const struct mk_io_ops ops = { .name = "exit port", .out = exit_out, .width = 4 };
 
 const struct mk_dev_ops mk_exit_dev = {
-    .name = "exit", .ranges = { { MK_SPACE_PORTS, MK_PORT_EXIT, MK_PORT_EXIT, &ops } } };
+    .name = "exit", .ranges = { { MK_SPACE_PORTS, MK_PORT_EXIT, MK_PORT_EXIT, &ops } }
+};

@@ -8,16 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DATA_FIRST (4u << 10)  /* bytes of the first read */
-#define TRANSFER (1u << 20)    /* bytes moved at once for a request block */
-#define DATA_KEEP (64u << 10)  /* and may keep between commands */
+#define DATA_FIRST (4u << 10) /* bytes of the first read */
+#define TRANSFER (1u << 20)   /* bytes moved at once for a request block */
+#define DATA_KEEP (64u << 10) /* and may keep between commands */
 
 /* As it lies in guest memory; little-endian, like the host. */
 struct block {
     uint32_t op, flags; /* of OPEN; SEEK: whence */
     int32_t fd;
-    uint32_t count;     /* OPEN: length of the name */
-    uint64_t address;   /* guest-physical, of the data or the name */
+    uint32_t count;   /* OPEN: length of the name */
+    uint64_t address; /* guest-physical, of the data or the name */
     int64_t offset;
     int64_t result;
 };
@@ -64,8 +64,10 @@ static uint64_t fixed_part(uint8_t op)
 {
     switch (op) {
     case MK_FILE_OP_OPEN: return 2;
-    case MK_FILE_OP_CLOSE: case MK_FILE_OP_STAT: return 4;
-    case MK_FILE_OP_READ: case MK_FILE_OP_WRITE: return 8;
+    case MK_FILE_OP_CLOSE:
+    case MK_FILE_OP_STAT: return 4;
+    case MK_FILE_OP_READ:
+    case MK_FILE_OP_WRITE: return 8;
     case MK_FILE_OP_SEEK: return 9;
     default: return 0;
     }
@@ -238,7 +240,8 @@ static int64_t run_block(struct mk_file_port *port, struct mk_cpu *cpu, const st
     switch (b->op) {
     case MK_FILE_OP_OPEN: return open_block(port, cpu, b);
     case MK_FILE_OP_CLOSE: return mk_fsbox_close(port->box, b->fd);
-    case MK_FILE_OP_READ: case MK_FILE_OP_WRITE: return transfer(port, cpu, b);
+    case MK_FILE_OP_READ:
+    case MK_FILE_OP_WRITE: return transfer(port, cpu, b);
     case MK_FILE_OP_SEEK: return mk_fsbox_seek(port->box, b->fd, b->offset, b->flags, INT64_MAX);
     case MK_FILE_OP_STAT: return mk_fsbox_size(port->box, b->fd);
     default: return -EINVAL;
@@ -353,26 +356,40 @@ static bool file_valid(const void *self)
 }
 
 static const struct mk_io_ops byte_ops = {
-    .name = "the file port", .in = byte_in, .out = byte_out, .width = 1 };
+    .name = "the file port", .in = byte_in, .out = byte_out, .width = 1
+};
 static const struct mk_io_ops block_ops = {
-    .name = "the file port", .in = block_in, .out = block_out, .width = 4 };
+    .name = "the file port", .in = block_in, .out = block_out, .width = 4
+};
 
 #define WIRE struct mk_file_wire
 static const struct mk_field wire_fields[] = {
-    MK_RAW(WIRE, op), MK_RAW(WIRE, head), MK_RAW(WIRE, have), MK_RAW(WIRE, need),
-    MK_RAW(WIRE, kept), MK_RAW(WIRE, result), MK_RAW(WIRE, at), MK_RAW(WIRE, end),
-    MK_BLOB(WIRE, data, capacity, MK_FILE_WIRE_MAX), { 0 },
+    MK_RAW(WIRE, op),
+    MK_RAW(WIRE, head),
+    MK_RAW(WIRE, have),
+    MK_RAW(WIRE, need),
+    MK_RAW(WIRE, kept),
+    MK_RAW(WIRE, result),
+    MK_RAW(WIRE, at),
+    MK_RAW(WIRE, end),
+    MK_BLOB(WIRE, data, capacity, MK_FILE_WIRE_MAX),
+    { 0 },
 };
 
 static const struct mk_field fields[] = {
     MK_LIST(struct mk_file_port, wire, wire_fields),
-    MK_LIST(struct mk_file_port, answer, mk_answer_fields), { 0 },
+    MK_LIST(struct mk_file_port, answer, mk_answer_fields),
+    { 0 },
 };
 
 const struct mk_dev_ops mk_file_dev = {
     .name = "file port",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_FILE, MK_PORT_FILE, &byte_ops },
                 { MK_SPACE_PORTS, MK_PORT_FILE_BLOCK, MK_PORT_FILE_BLOCK, &block_ops } },
-    .fields = fields, .valid = file_valid, .code = file_code, .settle = file_settle,
-    .reset = file_reset, .free = file_free,
+    .fields = fields,
+    .valid = file_valid,
+    .code = file_code,
+    .settle = file_settle,
+    .reset = file_reset,
+    .free = file_free,
 };

@@ -17,12 +17,12 @@
 
 /* One vCPU's side of the byte protocol. */
 struct mk_file_wire {
-    uint8_t op;               /* the command being sent; 0: none */
-    uint8_t head[2 + 255];    /* its arguments but the data of a WRITE */
-    uint64_t have, need;      /* argument bytes, as far as is known */
-    uint64_t kept;            /* of the data of a WRITE, in `data` */
-    uint8_t result[4];        /* the answer: this, then `data` */
-    uint64_t at, end;         /* what was fetched of it; at == end: no answer is pending */
+    uint8_t op;            /* the command being sent; 0: none */
+    uint8_t head[2 + 255]; /* its arguments but the data of a WRITE */
+    uint64_t have, need;   /* argument bytes, as far as is known */
+    uint64_t kept;         /* of the data of a WRITE, in `data` */
+    uint8_t result[4];     /* the answer: this, then `data` */
+    uint64_t at, end;      /* what was fetched of it; at == end: no answer is pending */
     uint8_t *data;
     size_t capacity;
 };

@@ -95,8 +95,10 @@ static void call_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t numb
     case MK_HC_WRITE: call_write(hc, io); break;
     case MK_HC_READ: call_read(hc, io); break;
     default:
-        cpu->ops->end(cpu, MK_FAULT, 0, false, "unknown hypercall 0x%02x: define it with "
-                      "vm.hypercalls:define(0x%02x, name, fn)", number, number);
+        cpu->ops->end(cpu, MK_FAULT, 0, false,
+                      "unknown hypercall 0x%02x: define it with "
+                      "vm.hypercalls:define(0x%02x, name, fn)",
+                      number, number);
     }
 }
 
@@ -148,18 +150,23 @@ static void hypercall_reset(void *self)
 }
 
 static const struct mk_io_ops ops = {
-    .name = "hypercall port", .in = hypercall_in, .out = hypercall_out, .width = 4 };
+    .name = "hypercall port", .in = hypercall_in, .out = hypercall_out, .width = 4
+};
 
 const struct mk_field mk_answer_fields[] = {
-    MK_FLAG(struct mk_answer, pending), MK_RAW(struct mk_answer, value), { 0 },
+    MK_FLAG(struct mk_answer, pending),
+    MK_RAW(struct mk_answer, value),
+    { 0 },
 };
 
 static const struct mk_field fields[] = {
-    MK_LIST(struct mk_hypercall, answer, mk_answer_fields), { 0 },
+    MK_LIST(struct mk_hypercall, answer, mk_answer_fields),
+    { 0 },
 };
 
 const struct mk_dev_ops mk_hypercall_dev = {
     .name = "hypercalls",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_HYPERCALL, MK_PORT_HYPERCALL, &ops } },
-    .fields = fields, .reset = hypercall_reset,
+    .fields = fields,
+    .reset = hypercall_reset,
 };

@@ -268,11 +268,18 @@ static void keyboard_command(struct mk_i8042_state *s, uint8_t command)
     case KBD_ECHO: answer(s, KBD_ECHO); return;
     case KBD_ID: keyboard_id(s); return;
     case KBD_ENABLE: s->scanning = true; break;
-    case KBD_DISABLE: keyboard_defaults(s); s->scanning = false; break;
+    case KBD_DISABLE:
+        keyboard_defaults(s);
+        s->scanning = false;
+        break;
     case KBD_DEFAULTS: keyboard_defaults(s); break;
     case KBD_ALL_KEYS ... KBD_ALL_KEYS + 3: break;
     case KBD_RESEND: reply(s, s->last); return;
-    case KBD_RESET: keyboard_defaults(s); answer(s, KBD_ACK); answer(s, KBD_PASSED); return;
+    case KBD_RESET:
+        keyboard_defaults(s);
+        answer(s, KBD_ACK);
+        answer(s, KBD_PASSED);
+        return;
     default: answer(s, KBD_RESEND); return;
     }
     answer(s, KBD_ACK);
@@ -342,7 +349,7 @@ static bool controller_parameter(struct mk_i8042_state *s, uint8_t command, uint
     if (command <= CMD_WRITE_RAM + 0x1f)
         s->ram[command & 0x1f] = value;
     else if (command == CMD_WRITE_OUTPUT)
-        s->output_port = value & (uint8_t)~(OUTPUT_FULL | OUTPUT_AUX_FULL);
+        s->output_port = value & (uint8_t) ~(OUTPUT_FULL | OUTPUT_AUX_FULL);
     else if (command == CMD_WRITE_KEYBOARD_BUFFER)
         reply(s, value);
     else if (command == CMD_WRITE_AUX_BUFFER)
@@ -374,12 +381,21 @@ static bool controller_command(struct mk_i8042_state *s, uint8_t command)
     case CMD_ENABLE_AUX: s->ram[0] &= (uint8_t)~CONFIG_NO_AUX; break;
     case CMD_TEST_AUX:
     case CMD_TEST_KEYBOARD: reply(s, 0x00); break;
-    case CMD_SELF_TEST: s->ram[0] |= CONFIG_SYSTEM; reply(s, 0x55); break;
+    case CMD_SELF_TEST:
+        s->ram[0] |= CONFIG_SYSTEM;
+        reply(s, 0x55);
+        break;
     case CMD_DISABLE: s->ram[0] |= CONFIG_NO_KEYBOARD; break;
     case CMD_ENABLE: s->ram[0] &= (uint8_t)~CONFIG_NO_KEYBOARD; break;
     case CMD_READ_INPUT: reply(s, INPUT_PORT); break;
-    case CMD_POLL_LOW: s->poll = (uint8_t)(INPUT_PORT << 4); s->polling = true; break;
-    case CMD_POLL_HIGH: s->poll = INPUT_PORT & 0xf0; s->polling = true; break;
+    case CMD_POLL_LOW:
+        s->poll = (uint8_t)(INPUT_PORT << 4);
+        s->polling = true;
+        break;
+    case CMD_POLL_HIGH:
+        s->poll = INPUT_PORT & 0xf0;
+        s->polling = true;
+        break;
     case CMD_READ_OUTPUT: reply(s, read_output(s)); break;
     case CMD_WRITE_RAM ... CMD_WRITE_RAM + 0x1f:
     case CMD_WRITE_OUTPUT:
@@ -503,25 +519,42 @@ static void i8042_loaded(void *self)
 }
 
 static const struct mk_io_ops ops = {
-    .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1 };
+    .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1
+};
 
 /* But the levels of the lines: they are as they are, and settle() moves them. */
 #define KBD struct mk_i8042
 static const struct mk_field fields[] = {
-    MK_RANGE(KBD, state.head, 0, MK_I8042_KEYS - 1), MK_RANGE(KBD, state.count, 0, MK_I8042_KEYS),
-    MK_RAW(KBD, state.source), MK_RAW(KBD, state.last), MK_RAW(KBD, state.replies),
+    MK_RANGE(KBD, state.head, 0, MK_I8042_KEYS - 1),
+    MK_RANGE(KBD, state.count, 0, MK_I8042_KEYS),
+    MK_RAW(KBD, state.source),
+    MK_RAW(KBD, state.last),
+    MK_RAW(KBD, state.replies),
     MK_RANGE(KBD, state.reply_head, 0, MK_I8042_REPLIES - 1),
-    MK_RANGE(KBD, state.reply_count, 0, MK_I8042_REPLIES), MK_RAW(KBD, state.ram),
-    MK_RAW(KBD, state.output_port), MK_RAW(KBD, state.output), MK_RAW(KBD, state.poll),
-    MK_RAW(KBD, state.parameter_of), MK_RAW(KBD, state.keyboard_parameter_of),
-    MK_RANGE(KBD, state.set, 1, 2), MK_RAW(KBD, state.leds), MK_RAW(KBD, state.typematic),
-    MK_RAW(KBD, state.carry), MK_RAW(KBD, state.full), MK_RAW(KBD, state.to_command),
-    MK_RAW(KBD, state.polling), MK_RAW(KBD, state.scanning), MK_RAW(KBD, state.keys), { 0 },
+    MK_RANGE(KBD, state.reply_count, 0, MK_I8042_REPLIES),
+    MK_RAW(KBD, state.ram),
+    MK_RAW(KBD, state.output_port),
+    MK_RAW(KBD, state.output),
+    MK_RAW(KBD, state.poll),
+    MK_RAW(KBD, state.parameter_of),
+    MK_RAW(KBD, state.keyboard_parameter_of),
+    MK_RANGE(KBD, state.set, 1, 2),
+    MK_RAW(KBD, state.leds),
+    MK_RAW(KBD, state.typematic),
+    MK_RAW(KBD, state.carry),
+    MK_RAW(KBD, state.full),
+    MK_RAW(KBD, state.to_command),
+    MK_RAW(KBD, state.polling),
+    MK_RAW(KBD, state.scanning),
+    MK_RAW(KBD, state.keys),
+    { 0 },
 };
 
 const struct mk_dev_ops mk_i8042_dev = {
     .name = "i8042",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_KBD_DATA, MK_PORT_KBD_DATA, &ops },
                 { MK_SPACE_PORTS, MK_PORT_KBD_STATUS, MK_PORT_KBD_STATUS, &ops } },
-    .fields = fields, .loaded = i8042_loaded, .reset = i8042_reset,
+    .fields = fields,
+    .loaded = i8042_loaded,
+    .reset = i8042_reset,
 };

@@ -6,8 +6,8 @@
 #ifndef MK_DEV_I8042_H
 #define MK_DEV_I8042_H
 
-#include "dev/dev.h"
 #include "base/err.h"
+#include "dev/dev.h"
 
 #include <pthread.h>
 
@@ -16,23 +16,23 @@
 
 /* All that a guest can see. */
 struct mk_i8042_state {
-    uint16_t head, count;            /* of keys[], as scancode set 1 */
-    uint16_t source;                 /* of the byte in port 0x60 */
-    uint16_t last;                   /* what the keyboard sent last, for its resend command */
+    uint16_t head, count;               /* of keys[], as scancode set 1 */
+    uint16_t source;                    /* of the byte in port 0x60 */
+    uint16_t last;                      /* what the keyboard sent last, for its resend command */
     uint16_t replies[MK_I8042_REPLIES]; /* answers to commands, ahead of keys */
     uint8_t reply_head, reply_count;
-    uint8_t ram[32];      /* of the controller; the first is its command byte */
+    uint8_t ram[32]; /* of the controller; the first is its command byte */
     uint8_t output_port;
     uint8_t output;       /* in port 0x60 */
     uint8_t poll;         /* upper half of the status while `polling` */
     uint8_t parameter_of; /* controller command whose parameter port 0x60 takes next; 0: none */
     uint8_t keyboard_parameter_of; /* the same for the keyboard's commands */
-    uint8_t set;          /* scancode set, 1 or 2 */
+    uint8_t set;                   /* scancode set, 1 or 2 */
     uint8_t leds, typematic;
-    uint8_t carry;        /* second byte of a key in set 2, 0: none */
-    uint8_t line;         /* levels of the interrupt lines, a bit each */
-    uint8_t full;         /* flags from here on: output waits to be read */
-    uint8_t to_command;   /* the last byte written went to port 0x64 */
+    uint8_t carry;      /* second byte of a key in set 2, 0: none */
+    uint8_t line;       /* levels of the interrupt lines, a bit each */
+    uint8_t full;       /* flags from here on: output waits to be read */
+    uint8_t to_command; /* the last byte written went to port 0x64 */
     uint8_t polling;
     uint8_t scanning;
     uint8_t keys[MK_I8042_KEYS];

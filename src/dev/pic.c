@@ -394,19 +394,36 @@ static void pic_loaded(void *self)
 
 static const struct mk_io_ops pic_ops = { .name = "pic", .in = pic_in, .out = pic_out, .width = 1 };
 static const struct mk_io_ops elcr_ops = {
-    .name = "pic", .in = elcr_in, .out = elcr_out, .width = 1 };
+    .name = "pic", .in = elcr_in, .out = elcr_out, .width = 1
+};
 
 #define CHIP struct mk_pic_chip
-static const struct mk_field chip_fields[] = { /* but which of the two it is */
-    MK_RAW(CHIP, line), MK_RAW(CHIP, edge), MK_RAW(CHIP, isr), MK_RAW(CHIP, imr),
-    MK_RAW(CHIP, elcr), MK_RAW(CHIP, pulse), MK_RANGE(CHIP, lowest, 0, 7),
-    MK_BITS(CHIP, base, 0xf8), MK_RAW(CHIP, icw1), MK_RAW(CHIP, icw3), MK_RAW(CHIP, icw4),
-    MK_RANGE(CHIP, step, 0, 4), MK_RAW(CHIP, ready), MK_RAW(CHIP, read_isr), MK_RAW(CHIP, poll),
-    MK_RAW(CHIP, special_mask), MK_RAW(CHIP, rotate_aeoi), { 0 },
+static const struct mk_field chip_fields[] = {
+    /* but which of the two it is */
+    MK_RAW(CHIP, line),
+    MK_RAW(CHIP, edge),
+    MK_RAW(CHIP, isr),
+    MK_RAW(CHIP, imr),
+    MK_RAW(CHIP, elcr),
+    MK_RAW(CHIP, pulse),
+    MK_RANGE(CHIP, lowest, 0, 7),
+    MK_BITS(CHIP, base, 0xf8),
+    MK_RAW(CHIP, icw1),
+    MK_RAW(CHIP, icw3),
+    MK_RAW(CHIP, icw4),
+    MK_RANGE(CHIP, step, 0, 4),
+    MK_RAW(CHIP, ready),
+    MK_RAW(CHIP, read_isr),
+    MK_RAW(CHIP, poll),
+    MK_RAW(CHIP, special_mask),
+    MK_RAW(CHIP, rotate_aeoi),
+    { 0 },
 };
 
 static const struct mk_field fields[] = {
-    MK_LIST(struct mk_pic, state.chip, chip_fields), MK_RAW(struct mk_pic, state.cause), { 0 },
+    MK_LIST(struct mk_pic, state.chip, chip_fields),
+    MK_RAW(struct mk_pic, state.cause),
+    { 0 },
 };
 
 const struct mk_dev_ops mk_pic_dev = {
@@ -414,5 +431,7 @@ const struct mk_dev_ops mk_pic_dev = {
     .ranges = { { MK_SPACE_PORTS, MK_PORT_PIC1, MK_PORT_PIC1 + 1, &pic_ops },
                 { MK_SPACE_PORTS, MK_PORT_PIC2, MK_PORT_PIC2 + 1, &pic_ops },
                 { MK_SPACE_PORTS, MK_PORT_ELCR, MK_PORT_ELCR + 1, &elcr_ops } },
-    .fields = fields, .loaded = pic_loaded, .reset = pic_reset,
+    .fields = fields,
+    .loaded = pic_loaded,
+    .reset = pic_reset,
 };

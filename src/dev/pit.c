@@ -132,8 +132,8 @@ static uint16_t counter(const struct mk_pit_channel *ch, uint64_t now)
 
 static uint8_t status(const struct mk_pit_channel *ch, uint64_t now)
 {
-    bool waits = !ch->loaded || ch->next || (int64_t)now < ch->start ||
-                 (triggered(ch) && !ch->running);
+    bool waits =
+        !ch->loaded || ch->next || (int64_t)now < ch->start || (triggered(ch) && !ch->running);
     return (uint8_t)((output(ch, now) ? STATUS_OUT : 0) | (waits ? STATUS_NULL : 0) | ch->control);
 }
 
@@ -522,7 +522,9 @@ static void power_up(struct mk_pit_state *s)
 struct mk_dev *mk_pit_init(struct mk_pit *pit, struct mk_clock *clock, struct mk_irq irq)
 {
     *pit = (struct mk_pit){
-        .irq = irq, .clock = clock, .timer = { .fire = fire, .ctx = pit },
+        .irq = irq,
+        .clock = clock,
+        .timer = { .fire = fire, .ctx = pit },
     };
     power_up(&pit->state);
     return &pit->dev;
@@ -571,31 +573,51 @@ static void pit_loaded(void *self)
 
 static const struct mk_io_ops pit_ops = { .name = "pit", .in = pit_in, .out = pit_out, .width = 1 };
 static const struct mk_io_ops sysb_ops = {
-    .name = "pit", .in = sysb_in, .out = sysb_out, .width = 1 };
+    .name = "pit", .in = sysb_in, .out = sysb_out, .width = 1
+};
 
 #define CHANNEL struct mk_pit_channel
 #define CLOCKS_MAX (MAX_AGE / 1000000000 * MK_PIT_HZ)
 static const struct mk_field channel_fields[] = {
-    MK_TIME(CHANNEL, start, -MAX_AGE, CLOCK_NS), MK_RANGE(CHANNEL, held, 0, CLOCKS_MAX),
-    MK_RANGE(CHANNEL, next_at, 0, CLOCKS_MAX), MK_RAW(CHANNEL, ticked),
-    MK_RANGE(CHANNEL, reload, 1, 65536), MK_RANGE(CHANNEL, next, 0, 65536),
-    MK_RAW(CHANNEL, latch), MK_RAW(CHANNEL, control), MK_RANGE(CHANNEL, mode, 0, 5),
-    MK_RANGE(CHANNEL, access, 1, 3), MK_RAW(CHANNEL, write_low), MK_RAW(CHANNEL, status),
-    MK_RAW(CHANNEL, write_high), MK_RAW(CHANNEL, read_high), MK_RAW(CHANNEL, count_latched),
-    MK_RAW(CHANNEL, status_latched), MK_RAW(CHANNEL, loaded), MK_RAW(CHANNEL, running),
-    MK_RAW(CHANNEL, gate), { 0 },
+    MK_TIME(CHANNEL, start, -MAX_AGE, CLOCK_NS),
+    MK_RANGE(CHANNEL, held, 0, CLOCKS_MAX),
+    MK_RANGE(CHANNEL, next_at, 0, CLOCKS_MAX),
+    MK_RAW(CHANNEL, ticked),
+    MK_RANGE(CHANNEL, reload, 1, 65536),
+    MK_RANGE(CHANNEL, next, 0, 65536),
+    MK_RAW(CHANNEL, latch),
+    MK_RAW(CHANNEL, control),
+    MK_RANGE(CHANNEL, mode, 0, 5),
+    MK_RANGE(CHANNEL, access, 1, 3),
+    MK_RAW(CHANNEL, write_low),
+    MK_RAW(CHANNEL, status),
+    MK_RAW(CHANNEL, write_high),
+    MK_RAW(CHANNEL, read_high),
+    MK_RAW(CHANNEL, count_latched),
+    MK_RAW(CHANNEL, status_latched),
+    MK_RAW(CHANNEL, loaded),
+    MK_RAW(CHANNEL, running),
+    MK_RAW(CHANNEL, gate),
+    { 0 },
 };
 
 /* But the level of the line: it is as it is, and settle() moves it where the state wants it. */
 static const struct mk_field fields[] = {
-    MK_LIST(struct mk_pit, state.channel, channel_fields), MK_RAW(struct mk_pit, state.owed),
-    MK_BITS(struct mk_pit, state.speaker, 0x0f), MK_RAW(struct mk_pit, state.was_masked), { 0 },
+    MK_LIST(struct mk_pit, state.channel, channel_fields),
+    MK_RAW(struct mk_pit, state.owed),
+    MK_BITS(struct mk_pit, state.speaker, 0x0f),
+    MK_RAW(struct mk_pit, state.was_masked),
+    { 0 },
 };
 
 const struct mk_dev_ops mk_pit_dev = {
     .name = "pit",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_PIT, MK_PORT_PIT + 3, &pit_ops },
                 { MK_SPACE_PORTS, MK_PORT_SYSB, MK_PORT_SYSB, &sysb_ops } },
-    .fields = fields, .valid = pit_valid, .settle = pit_settle, .loaded = pit_loaded,
-    .reset = pit_reset, .free = pit_free,
+    .fields = fields,
+    .valid = pit_valid,
+    .settle = pit_settle,
+    .loaded = pit_loaded,
+    .reset = pit_reset,
+    .free = pit_free,
 };

@@ -43,9 +43,11 @@ static void drop(void *self, struct mk_io *io, uint64_t value)
 }
 
 const struct mk_io_ops mk_const_ops = {
-    .name = "const", .in = const_in, .out = drop, .width = 8, .retire = retire };
+    .name = "const", .in = const_in, .out = drop, .width = 8, .retire = retire
+};
 const struct mk_io_ops mk_sink_ops = {
-    .name = "sink", .out = drop, .width = 8, .coalesce = true, .retire = retire };
+    .name = "sink", .out = drop, .width = 8, .coalesce = true, .retire = retire
+};
 
 /* --- latch: a byte of storage for each address --- */
 
@@ -128,9 +130,14 @@ static void latch_load(void *self, const uint8_t *bytes, size_t length)
     memcpy(p->bytes, bytes, length < p->length ? length : p->length);
 }
 
-const struct mk_io_ops mk_latch_ops = {
-    .name = "latch", .in = latch_in, .out = latch_out, .width = 8, .reset = latch_reset,
-    .save = latch_save, .load = latch_load, .retire = retire };
+const struct mk_io_ops mk_latch_ops = { .name = "latch",
+                                        .in = latch_in,
+                                        .out = latch_out,
+                                        .width = 8,
+                                        .reset = latch_reset,
+                                        .save = latch_save,
+                                        .load = latch_load,
+                                        .retire = retire };
 
 /* --- fifo --- */
 
@@ -218,9 +225,14 @@ size_t mk_prim_take(struct mk_prim *p, void *to, size_t size)
     return size;
 }
 
-const struct mk_io_ops mk_fifo_ops = {
-    .name = "fifo", .out = fifo_out, .width = 8, .coalesce = true,
-    .reset = fifo_reset, .save = fifo_save, .load = fifo_load, .retire = retire };
+const struct mk_io_ops mk_fifo_ops = { .name = "fifo",
+                                       .out = fifo_out,
+                                       .width = 8,
+                                       .coalesce = true,
+                                       .reset = fifo_reset,
+                                       .save = fifo_save,
+                                       .load = fifo_load,
+                                       .retire = retire };
 
 /* --- match --- */
 
@@ -234,4 +246,5 @@ static void match_out(void *self, struct mk_io *io, uint64_t value)
 }
 
 const struct mk_io_ops mk_match_ops = {
-    .name = "match", .out = match_out, .width = 8, .retire = retire };
+    .name = "match", .out = match_out, .width = 8, .retire = retire
+};

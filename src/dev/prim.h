@@ -1,5 +1,5 @@
-/* prim.h - simple devices that a script composes, answered in C: a constant, a latch, a sink, a fifo
- * that hands whole records on, and a match that hands one value on.
+/* prim.h - simple devices that a script composes, answered in C: a constant, a latch, a sink, a
+ * fifo that hands whole records on, and a match that hands one value on.
  *
  * Each is hooked to a bus with its ops and freed when the bus lets go of it. They may be used by
  * several vCPUs at once. */
@@ -14,13 +14,13 @@
 
 struct mk_prim {
     pthread_mutex_t lock;
-    uint64_t value;      /* const, match; what a latch begins with */
-    uint64_t first;      /* latch: address of bytes[0] */
-    unsigned stride;     /* bytes of storage from one address to the next */
-    uint8_t *bytes;      /* latch, fifo */
+    uint64_t value;  /* const, match; what a latch begins with */
+    uint64_t first;  /* latch: address of bytes[0] */
+    unsigned stride; /* bytes of storage from one address to the next */
+    uint8_t *bytes;  /* latch, fifo */
     size_t length, capacity;
-    int on;              /* fifo: the byte that ends a record, -1: none */
-    size_t record_size;  /* fifo: bytes of a record that has no end mark */
+    int on;             /* fifo: the byte that ends a record, -1: none */
+    size_t record_size; /* fifo: bytes of a record that has no end mark */
     /* fifo: a whole record, without its end mark. It is called without the lock. */
     void (*on_record)(void *ctx, struct mk_cpu *cpu, const char *bytes, size_t length);
     /* match: `value` was written. */

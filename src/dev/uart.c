@@ -26,10 +26,10 @@ enum { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR }; /* register offsets */
 #define MCR_LOOP 0x10
 #define LSR_READY 0x01
 #define LSR_OVERRUN 0x02
-#define LSR_EMPTY 0x60 /* THRE and TEMT: sending takes no time */
+#define LSR_EMPTY 0x60     /* THRE and TEMT: sending takes no time */
 #define MSR_CONNECTED 0xb0 /* DCD, DSR, CTS */
 
-#define UART_9600 12 /* the divisor that a PC's firmware leaves: 9600 baud */
+#define UART_9600 12  /* the divisor that a PC's firmware leaves: 9600 baud */
 #define FREE_POLLS 64 /* LSR reads in vain before a polling vCPU is made to wait */
 #define IDLE_MS 1     /* short: some drivers count polls to find their timeouts */
 
@@ -230,7 +230,8 @@ static void refill(struct mk_uart *uart)
 }
 
 /* A byte that is read takes its interrupt along; the next raises it again, also one that is in the
- * FIFO already: on a real line it would have come later. (The timeout does so by the data sheet.) */
+ * FIFO already: on a real line it would have come later. (The timeout does so by the data sheet.)
+ */
 static uint64_t uart_in(void *self, struct mk_io *io)
 {
     struct mk_uart *uart = self;
@@ -301,24 +302,38 @@ struct mk_dev *mk_uart_init(struct mk_uart *uart, struct mk_console *console, st
 }
 
 static const struct mk_io_ops data_ops = { /* its output is coalesced */
-    .name = "16550A UART", .in = uart_in, .out = uart_out, .width = 1, .coalesce = true };
+                                           .name = "16550A UART",
+                                           .in = uart_in,
+                                           .out = uart_out,
+                                           .width = 1,
+                                           .coalesce = true
+};
 static const struct mk_io_ops other_ops = {
-    .name = "16550A UART", .in = uart_in, .out = uart_out, .width = 1 };
+    .name = "16550A UART", .in = uart_in, .out = uart_out, .width = 1
+};
 
 static const struct mk_field fields[] = {
-    MK_BITS(struct mk_uart, state.ier, 0x0f), MK_RAW(struct mk_uart, state.fcr),
-    MK_RAW(struct mk_uart, state.lcr), MK_BITS(struct mk_uart, state.mcr, 0x1f),
-    MK_RAW(struct mk_uart, state.scr), MK_RAW(struct mk_uart, state.dll),
-    MK_RAW(struct mk_uart, state.dlm), MK_BITS(struct mk_uart, state.errors, LSR_OVERRUN),
-    MK_BITS(struct mk_uart, state.modem_delta, 0x0f), MK_FLAG(struct mk_uart, state.thre_pending),
+    MK_BITS(struct mk_uart, state.ier, 0x0f),
+    MK_RAW(struct mk_uart, state.fcr),
+    MK_RAW(struct mk_uart, state.lcr),
+    MK_BITS(struct mk_uart, state.mcr, 0x1f),
+    MK_RAW(struct mk_uart, state.scr),
+    MK_RAW(struct mk_uart, state.dll),
+    MK_RAW(struct mk_uart, state.dlm),
+    MK_BITS(struct mk_uart, state.errors, LSR_OVERRUN),
+    MK_BITS(struct mk_uart, state.modem_delta, 0x0f),
+    MK_FLAG(struct mk_uart, state.thre_pending),
     MK_RAW(struct mk_uart, state.fifo),
     MK_RANGE(struct mk_uart, state.fifo_start, 0, MK_UART_FIFO - 1),
-    MK_RANGE(struct mk_uart, state.fifo_count, 0, MK_UART_FIFO), { 0 },
+    MK_RANGE(struct mk_uart, state.fifo_count, 0, MK_UART_FIFO),
+    { 0 },
 };
 
 const struct mk_dev_ops mk_uart_dev = {
     .name = "uart",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_UART, MK_PORT_UART, &data_ops },
                 { MK_SPACE_PORTS, MK_PORT_UART + 1, MK_PORT_UART + 7, &other_ops } },
-    .fields = fields, .loaded = uart_loaded, .reset = uart_reset,
+    .fields = fields,
+    .loaded = uart_loaded,
+    .reset = uart_reset,
 };

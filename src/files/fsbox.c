@@ -14,8 +14,7 @@
 
 static const char *word_of(const struct mk_file_node *node)
 {
-    return mk_verdict_name(node->own && node->verdict != MK_FILE_COW ? MK_FILE_OWN
-                                                                     : node->verdict);
+    return mk_verdict_name(node->own && node->verdict != MK_FILE_COW ? MK_FILE_OWN : node->verdict);
 }
 
 /* Notes what was done on a descriptor, and passes the result on. */

@@ -2,8 +2,8 @@
  *
  * What a guest may do is the policy's matter (fsbox_policy.h); that nothing leads out of a
  * directory is the kernel's (fsbox_path.h). Descriptors are the VM's own small integers. All
- * descriptors that a VM has on one file share one host descriptor, so that all of them go on with the
- * copy when the VM writes to a `cow` file; each has a position of its own.
+ * descriptors that a VM has on one file share one host descriptor, so that all of them go on with
+ * the copy when the VM writes to a `cow` file; each has a position of its own.
  *
  * Results are >= 0, or a negated errno for the guest. Functions may be called from any thread,
  * except init, free and reset, which the owner of the stopped VM calls. One lock a box, held while
@@ -26,7 +26,7 @@ struct mk_file_entry {
     char name[MK_NAME_MAX + 1];
     unsigned name_length;
     const char *verdict;
-    int error;      /* errno, 0: it was done */
+    int error; /* errno, 0: it was done */
     uint64_t bytes;
     uint64_t times;
 };
@@ -51,9 +51,9 @@ struct mk_fsbox {
     struct mk_policy *policy; /* NULL: only own files */
     struct mk_file_limits limits;
     char vm_name[64];
-    int own;        /* O_PATH descriptor of the private directory, -1: not made yet */
+    int own; /* O_PATH descriptor of the private directory, -1: not made yet */
     char *own_path;
-    char **made;    /* names in a directory that stays: of what the VM made there or wrote to */
+    char **made; /* names in a directory that stays: of what the VM made there or wrote to */
     size_t made_count;
     uint64_t bytes, files;
     struct mk_file_slot slot[MK_FILES_OPEN];

@@ -26,8 +26,9 @@ void mk_fsbox_note(struct mk_fsbox *box, const char *op, const char *name, size_
     struct mk_file_entry *e = newest(box);
     if (!repeats(e, op, name, length, verdict, error)) {
         e = &box->audit[box->audited++ % MK_FILE_AUDIT];
-        *e = (struct mk_file_entry){ .op = op, .verdict = verdict, .error = error,
-                                     .name_length = (unsigned)length };
+        *e = (struct mk_file_entry){
+            .op = op, .verdict = verdict, .error = error, .name_length = (unsigned)length
+        };
         memcpy(e->name, name, length);
     }
     e->bytes += bytes;

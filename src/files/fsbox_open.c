@@ -169,8 +169,7 @@ static int make_writable(struct mk_fsbox *box, struct mk_file_node *node, const 
 {
     if (node->own)
         return mk_fsbox_claim(box, node->name);
-    return r->verdict == MK_FILE_COW ? make_own(box, node, r)
-                                     : reopen(box, node, r->verdict);
+    return r->verdict == MK_FILE_COW ? make_own(box, node, r) : reopen(box, node, r->verdict);
 }
 
 /* --- open --- */
@@ -259,8 +258,13 @@ static void judge(struct mk_fsbox *box, void *caller, struct request *r)
 int64_t mk_fsbox_told(int64_t rc)
 {
     switch (rc) {
-    case -ELOOP: case -EXDEV: case -EISDIR: case -ENXIO: case -EPERM: case -ETXTBSY: case -EEXIST:
-        return -EACCES; /* no regular file that this VM may have */
+    case -ELOOP:
+    case -EXDEV:
+    case -EISDIR:
+    case -ENXIO:
+    case -EPERM:
+    case -ETXTBSY:
+    case -EEXIST: return -EACCES; /* no regular file that this VM may have */
     case -EDQUOT: return -ENOSPC;
     case -ENFILE: return -EMFILE;
     default: return rc;

@@ -19,16 +19,16 @@
 #include <unistd.h>
 
 #define BENEATH (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
-#define RETRIES 8             /* openat2 may say "again" when directories are renamed meanwhile */
-#define PIECE (4u << 20)      /* of a copy, per call */
+#define RETRIES 8        /* openat2 may say "again" when directories are renamed meanwhile */
+#define PIECE (4u << 20) /* of a copy, per call */
 #define COPY_BUFFER (256u << 10)
 
 /* --- names --- */
 
 static bool allowed(char c)
 {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-           c == '.' || c == '_' || c == '-';
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
 }
 
 static bool component_ok(const char *at, size_t length)
@@ -60,7 +60,8 @@ int mk_path_check(const char *name, size_t length)
 
 static int beneath(int dir, const char *name, int flags, mode_t mode)
 {
-    struct open_how how = { .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC), .mode = mode,
+    struct open_how how = { .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
+                            .mode = mode,
                             .resolve = BENEATH };
     for (int i = 0; i < RETRIES; i++) {
         long fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
@@ -87,8 +88,8 @@ static int reopen(int path_fd, int flags)
     return fd < 0 ? -errno : fd;
 }
 
-/* Looked at before it is opened, because opening a device or a FIFO may do something. Where /proc is
- * not mounted it is opened by name, and may be another file by then. */
+/* Looked at before it is opened, because opening a device or a FIFO may do something. Where /proc
+ * is not mounted it is opened by name, and may be another file by then. */
 int mk_path_open(int dir, const char *name, int flags)
 {
     int found = beneath(dir, name, O_PATH, 0);

@@ -11,11 +11,13 @@
 #include <unistd.h>
 
 const struct mk_file_limits mk_file_limits_default = {
-    .open = MK_FILES_OPEN, .bytes = UINT64_C(1) << 30, .file = UINT64_C(1) << 30, .files = 256 };
+    .open = MK_FILES_OPEN, .bytes = UINT64_C(1) << 30, .file = UINT64_C(1) << 30, .files = 256
+};
 
 static const char *const verdicts[MK_FILE_VERDICTS] = {
-    [MK_FILE_DENY] = "deny", [MK_FILE_RO] = "ro", [MK_FILE_OWN] = "own", [MK_FILE_COW] = "cow",
-    [MK_FILE_RW] = "rw", [MK_FILE_SHARED_RW] = "shared-rw" };
+    [MK_FILE_DENY] = "deny", [MK_FILE_RO] = "ro", [MK_FILE_OWN] = "own",
+    [MK_FILE_COW] = "cow",   [MK_FILE_RW] = "rw", [MK_FILE_SHARED_RW] = "shared-rw"
+};
 
 const char *mk_verdict_name(enum mk_verdict verdict)
 {
@@ -121,8 +123,10 @@ int mk_policy_add(struct mk_policy *p, const char *pattern, enum mk_verdict verd
                   struct mk_err *err)
 {
     if (!can_match(pattern))
-        return mk_fail(err, EINVAL, "pattern \"%s\" matches no name: names are relative, of "
-                       "components of [A-Za-z0-9._-], none of them . or ..", pattern);
+        return mk_fail(err, EINVAL,
+                       "pattern \"%s\" matches no name: names are relative, of "
+                       "components of [A-Za-z0-9._-], none of them . or ..",
+                       pattern);
     struct mk_file_rule *rules = realloc(p->rules, (p->rule_count + 1) * sizeof(*rules));
     if (!rules)
         return mk_fail_errno(err, ENOMEM, "file policy");

@@ -36,8 +36,8 @@ struct mk_file_rule {
 
 struct mk_policy {
     _Atomic unsigned users;
-    int root;           /* O_PATH descriptor, -1: none */
-    int keep;           /* VMs get a directory in there that stays; -1: one that vanishes */
+    int root; /* O_PATH descriptor, -1: none */
+    int keep; /* VMs get a directory in there that stays; -1: one that vanishes */
     char *keep_path;
     struct mk_file_rule *rules;
     size_t rule_count;

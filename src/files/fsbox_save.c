@@ -1,5 +1,5 @@
-/* fsbox_save.c - what a snapshot keeps of a VM's files: its descriptors and their positions, and the
- * whole contents of its private directory, copies (cow) included. Holes of files stay holes.
+/* fsbox_save.c - what a snapshot keeps of a VM's files: its descriptors and their positions, and
+ * the whole contents of its private directory, copies (cow) included. Holes of files stay holes.
  *
  * Files of the host's root are the host's: they are opened again by name, with the contents they
  * have then. Used by the owner of the stopped VM. */
@@ -17,7 +17,9 @@
 #include <unistd.h>
 
 #define RUNS_MAX (UINT64_C(1) << 34) /* bytes */
-#define BLOCK 512u /* that is left out when it is zero: a byte in a hole costs no more than that */
+#define BLOCK                                                                                      \
+    512u /* that is left out when it is zero: a byte in a hole costs no more than that             \
+          */
 
 struct saved_file { /* of the private directory */
     char name[MK_NAME_MAX + 1];
@@ -26,14 +28,20 @@ struct saved_file { /* of the private directory */
 };
 
 static const struct mk_field file_fields[] = {
-    MK_TEXT(struct saved_file, name), MK_RAW(struct saved_file, length),
-    MK_BLOB(struct saved_file, runs.data, runs.length, RUNS_MAX), { 0 },
+    MK_TEXT(struct saved_file, name),
+    MK_RAW(struct saved_file, length),
+    MK_BLOB(struct saved_file, runs.data, runs.length, RUNS_MAX),
+    { 0 },
 };
 
 #define NODE struct mk_file_node
 static const struct mk_field node_fields[] = {
-    MK_TEXT(NODE, name), MK_FLAG(NODE, own), MK_FLAG(NODE, writable), MK_FLAG(NODE, locked),
-    MK_RANGE(NODE, verdict, 0, MK_FILE_VERDICTS - 1), { 0 },
+    MK_TEXT(NODE, name),
+    MK_FLAG(NODE, own),
+    MK_FLAG(NODE, writable),
+    MK_FLAG(NODE, locked),
+    MK_RANGE(NODE, verdict, 0, MK_FILE_VERDICTS - 1),
+    { 0 },
 };
 
 struct saved_slot {
@@ -43,12 +51,16 @@ struct saved_slot {
 };
 
 static const struct mk_field slot_fields[] = {
-    MK_RANGE(struct saved_slot, node, 0, MK_FILES_OPEN), MK_RAW(struct saved_slot, flags),
-    MK_RANGE(struct saved_slot, at, 0, INT64_MAX), { 0 },
+    MK_RANGE(struct saved_slot, node, 0, MK_FILES_OPEN),
+    MK_RAW(struct saved_slot, flags),
+    MK_RANGE(struct saved_slot, at, 0, INT64_MAX),
+    { 0 },
 };
 
 static const struct mk_field quota_fields[] = {
-    MK_RAW(struct mk_fsbox, bytes), MK_RAW(struct mk_fsbox, files), { 0 },
+    MK_RAW(struct mk_fsbox, bytes),
+    MK_RAW(struct mk_fsbox, files),
+    { 0 },
 };
 
 /* --- saving --- */
@@ -294,8 +306,12 @@ static int open_node(struct mk_fsbox *box, unsigned i, const struct mk_file_node
     if (fd < 0)
         return mk_fail_errno(err, -fd, "vm \"%s\": the file \"%s\" that its guest has open",
                              box->vm_name, n->name);
-    *node = (struct mk_file_node){ .fd = fd, .users = 1, .own = n->own, .writable = n->writable,
-                                   .locked = lock, .verdict = n->verdict };
+    *node = (struct mk_file_node){ .fd = fd,
+                                   .users = 1,
+                                   .own = n->own,
+                                   .writable = n->writable,
+                                   .locked = lock,
+                                   .verdict = n->verdict };
     strcpy(node->name, n->name);
     return 0;
 }

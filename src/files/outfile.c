@@ -1,10 +1,10 @@
 /* outfile.c - a file that the host's user named, written as a whole.
  *
  * A regular file, or one that is not there yet, is written under another name in the same folder,
- * and renamed when it is on the disk: what bears its name is complete. Anything else (a link, a FIFO, a
- * device), and a file in a folder that takes no new ones, is written in place, as open(2) with
- * O_CREAT | O_TRUNC does (POSIX.1-2017, open): it must not be replaced by a regular file.
- * Any thread; blocks as long as the file does. */
+ * and renamed when it is on the disk: what bears its name is complete. Anything else (a link, a
+ * FIFO, a device), and a file in a folder that takes no new ones, is written in place, as open(2)
+ * with O_CREAT | O_TRUNC does (POSIX.1-2017, open): it must not be replaced by a regular file. Any
+ * thread; blocks as long as the file does. */
 #include "files/outfile.h"
 
 #include <errno.h>

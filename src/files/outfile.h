@@ -7,7 +7,7 @@
 #include <stddef.h>
 
 struct mk_outfile {
-    int fd; /* to write to; -1: not open */
+    int fd;        /* to write to; -1: not open */
     bool seekable; /* what was written may be overwritten by pwrite(2) */
     const char *path;
     char *temporary; /* its name until it is complete; NULL: it is written in place */

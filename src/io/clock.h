@@ -24,8 +24,8 @@ struct mk_timer {
 
 struct mk_clock {
     pthread_mutex_t lock;
-    struct mk_timer *first;        /* earliest first */
-    unsigned running;              /* vCPUs in their run loop */
+    struct mk_timer *first; /* earliest first */
+    unsigned running;       /* vCPUs in their run loop */
     /* Twice the time it stands at, or, plus 1, twice what mk_now() is ahead of it while it goes. */
     _Atomic int64_t time;
     void (*on_earlier)(void *ctx); /* the earliest time moved forward: wake who sleeps for it */
@@ -46,7 +46,8 @@ void mk_clock_set(struct mk_clock *clock, uint64_t now);
 void mk_clock_arm(struct mk_clock *clock, struct mk_timer *timer, uint64_t at);
 /* False when it was not armed: never, or it fires this moment. */
 bool mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer);
-/* The mk_now() time at which the next timer is due; UINT64_MAX when none is armed, or time stands. */
+/* The mk_now() time at which the next timer is due; UINT64_MAX when none is armed, or time stands.
+ */
 uint64_t mk_clock_next(struct mk_clock *clock);
 /* Fires what is due. */
 void mk_clock_run(struct mk_clock *clock);

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PENDING_FULL 65536  /* bytes: then the guest waits for the reader */
-#define PIECE 65536         /* written under the lock at once */
+#define PENDING_FULL 65536 /* bytes: then the guest waits for the reader */
+#define PIECE 65536        /* written under the lock at once */
 
 /* --- life --- */
 

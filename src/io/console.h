@@ -11,10 +11,10 @@
 #define MK_CONSOLE_H
 
 #include "codec/fields.h"
-#include "kvm/cpu.h"
 #include "io/buffer.h"
 #include "io/desc.h"
 #include "io/io.h"
+#include "kvm/cpu.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -57,7 +57,10 @@ struct mk_console {
     struct mk_desc in_desc;
     struct mk_io_source arrival;
     struct mk_waiter *readers; /* handlers that wait for input (wait.h) */
-    struct { char bytes[MK_CONSOLE_SENT]; size_t length; } sent; /* by the last send() */
+    struct {
+        char bytes[MK_CONSOLE_SENT];
+        size_t length;
+    } sent; /* by the last send() */
     /* Output. */
     struct mk_stream stream[MK_MAX_CPUS];
     size_t history_limit;
@@ -66,26 +69,26 @@ struct mk_console {
     _Atomic bool full;        /* that many that the guest should wait until out_fd takes them */
     _Atomic int out_error;    /* errno of a write that failed: what follows is not written */
     pthread_mutex_t out_lock;
-    struct mk_desc out_desc;  /* under out_lock, as the next two */
-    bool out_known;           /* out_desc was looked at since the run began */
-    _Atomic bool stalled;     /* out_desc takes nothing; `room` waits for it */
+    struct mk_desc out_desc; /* under out_lock, as the next two */
+    bool out_known;          /* out_desc was looked at since the run began */
+    _Atomic bool stalled;    /* out_desc takes nothing; `room` waits for it */
     struct mk_io_source room;
     struct mk_buffer log; /* not yet written to log_fd */
     int log_fd;           /* -1: none; all streams go there, too. Changed under both locks */
     int log_error;        /* errno of the first write that failed */
     /* Who waits for output. */
     struct mk_watch *watches;
-    _Atomic bool watched; /* there are some */
+    _Atomic bool watched;        /* there are some */
     void (*on_watch)(void *ctx); /* one was decided; called without the lock */
-    _Atomic bool lines; /* listener wanted */
+    _Atomic bool lines;          /* listener wanted */
     /* A whole line (without its newline), or, when `more` of it follows, MK_CONSOLE_LINE bytes of
      * one; called on the printing vCPU's thread. */
     void (*on_line)(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more);
-    void (*on_input)(void *ctx); /* input arrived from another thread: wake sleeping vCPUs */
+    void (*on_input)(void *ctx);  /* input arrived from another thread: wake sleeping vCPUs */
     void (*on_output)(void *ctx); /* out_fd took what was pending, or failed: the same */
-    void (*on_leave)(void *ctx); /* Ctrl-A x */
-    void *ctx;      /* of on_input, on_output, on_leave and on_watch */
-    void *line_ctx; /* of on_line */
+    void (*on_leave)(void *ctx);  /* Ctrl-A x */
+    void *ctx;                    /* of on_input, on_output, on_leave and on_watch */
+    void *line_ctx;               /* of on_line */
 };
 
 void mk_console_init(struct mk_console *con);
@@ -98,10 +101,10 @@ void mk_console_begin(struct mk_console *con);
 void mk_console_end(struct mk_console *con);
 
 /* Guest side. */
-int mk_console_getc(struct mk_console *con);  /* 0..255, MK_INPUT_NONE or MK_INPUT_EOF */
+int mk_console_getc(struct mk_console *con); /* 0..255, MK_INPUT_NONE or MK_INPUT_EOF */
 /* The same for a guest that polls: in vain it lets the vCPU idle a moment, and looks once more. */
 int mk_console_getc_idle(struct mk_console *con, struct mk_cpu *cpu);
-int mk_console_peek(struct mk_console *con); /* what getc would return; takes nothing */
+int mk_console_peek(struct mk_console *con);            /* what getc would return; takes nothing */
 int mk_console_next(struct mk_console *con, bool take); /* both, for who holds the lock */
 void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length);
 void mk_console_putc(struct mk_console *con, struct mk_cpu *cpu, uint8_t byte);

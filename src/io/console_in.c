@@ -15,9 +15,9 @@
 #include <unistd.h>
 
 #define CTRL_A 1
-#define FREE_POLLS 3  /* empty polls before a polling vCPU is made to wait */
+#define FREE_POLLS 3 /* empty polls before a polling vCPU is made to wait */
 #define IDLE_MS 100
-#define AHEAD 65536   /* bytes that are read before the guest asks for them */
+#define AHEAD 65536 /* bytes that are read before the guest asks for them */
 
 /* --- bytes that came; callers hold the lock --- */
 

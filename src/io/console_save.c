@@ -30,8 +30,10 @@ static void code_buffer(struct mk_codec *k, struct mk_buffer *b, uint64_t most)
 }
 
 static const struct mk_field stream_fields[] = {
-    MK_RAW(struct mk_stream, total), MK_RAW(struct mk_stream, consumed),
-    MK_RAW(struct mk_stream, polls), { 0 },
+    MK_RAW(struct mk_stream, total),
+    MK_RAW(struct mk_stream, consumed),
+    MK_RAW(struct mk_stream, polls),
+    { 0 },
 };
 
 static void code_stream(struct mk_codec *k, struct mk_stream *s)

@@ -10,7 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define POLLED_CHUNK 512 /* a pipe that poll() calls writable takes 4096 bytes, a terminal fewer */
+/* A pipe that poll() calls writable takes 4096 bytes, a terminal fewer. */
+#define POLLED_CHUNK 512
 
 static int open_again(int fd, int flags)
 {

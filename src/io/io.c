@@ -24,13 +24,16 @@ static struct {
     unsigned holds;
     bool runs, ending, forks_known;
     pthread_t thread;
-    int epoll, clock; /* descriptors */
-    uint64_t clock_at; /* what the timerfd is set to */
+    int epoll, clock;           /* descriptors */
+    uint64_t clock_at;          /* what the timerfd is set to */
     struct mk_io_timer *timers; /* earliest first */
     struct mk_io_source *sources;
     const void *current;
-} io = { .life = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER,
-         .over = PTHREAD_COND_INITIALIZER, .epoll = -1, .clock = -1 };
+} io = { .life = PTHREAD_MUTEX_INITIALIZER,
+         .lock = PTHREAD_MUTEX_INITIALIZER,
+         .over = PTHREAD_COND_INITIALIZER,
+         .epoll = -1,
+         .clock = -1 };
 
 /* --- timers; callers hold the lock --- */
 

@@ -178,8 +178,7 @@ static const char *check_item(struct check *k, const struct mk_pattern_item *ite
         k->open[k->captures++] = item->kind == MK_PATTERN_OPEN;
     if (item->kind == MK_PATTERN_CLOSE)
         return close_last(k);
-    if (item->kind == MK_PATTERN_BACK &&
-        (digit == 0 || digit > k->captures || k->open[digit - 1]))
+    if (item->kind == MK_PATTERN_BACK && (digit == 0 || digit > k->captures || k->open[digit - 1]))
         return "no such capture, or it is not closed yet";
     return NULL;
 }
@@ -201,8 +200,8 @@ int mk_pattern_check(const char *pattern, size_t length, struct mk_err *err)
     if (!why)
         return 0;
     int shown = length > 80 ? 80 : (int)length;
-    return mk_fail(err, EINVAL, "malformed pattern \"%.*s%s\", at character %zu: %s", shown, pattern,
-                   length > 80 ? "..." : "", (size_t)(at - start) + (at < end), why);
+    return mk_fail(err, EINVAL, "malformed pattern \"%.*s%s\", at character %zu: %s", shown,
+                   pattern, length > 80 ? "..." : "", (size_t)(at - start) + (at < end), why);
 }
 
 /* --- matching --- */
@@ -392,8 +391,9 @@ enum mk_pattern_result mk_pattern_at(const char *subject, size_t length, size_t 
                                      struct mk_match *match)
 {
     const uint8_t *s = (const uint8_t *)subject, *p = (const uint8_t *)pattern;
-    struct run r = { .subject = s, .end = s + length, .pend = p + plength, .steps = steps,
-                     .m = match };
+    struct run r = {
+        .subject = s, .end = s + length, .pend = p + plength, .steps = steps, .m = match
+    };
     return at > length ? MK_PATTERN_NONE : attempt(&r, s + at, p);
 }
 

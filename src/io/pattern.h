@@ -26,7 +26,9 @@ enum mk_pattern_result {
 struct mk_match {
     size_t start, end; /* offsets in the subject, from 0; subject[end] is behind the match */
     unsigned captures; /* 0: none in the pattern; the whole match stands for them */
-    struct { size_t start, length; } capture[MK_PATTERN_CAPTURES];
+    struct {
+        size_t start, length;
+    } capture[MK_PATTERN_CAPTURES];
 };
 
 /* -1 and an error that names the pattern, the place and the reason when it is malformed. */

@@ -17,7 +17,7 @@ struct position {
 struct positions {
     struct position *list;
     unsigned count;
-    bool exact;     /* the positions say all that the pattern says */
+    bool exact;         /* the positions say all that the pattern says */
     unsigned mandatory; /* so many have to match something */
     bool loops;
     unsigned captures;
@@ -46,8 +46,8 @@ static bool accepts(const struct position *p, uint8_t c)
     return p->item.end ? mk_pattern_accepts(&p->item, c) : *p->item.at == c;
 }
 
-/* An item as positions that match at least what it matches. A frontier at the end of the pattern may
- * have to see one byte more. */
+/* An item as positions that match at least what it matches. A frontier at the end of the pattern
+ * may have to see one byte more. */
 static void add_item(struct positions *p, const struct mk_pattern_item *item)
 {
     p->captures += item->kind == MK_PATTERN_OPEN || item->kind == MK_PATTERN_POSITION;
@@ -142,7 +142,8 @@ static void build(struct mk_automaton *a, const struct position *list, unsigned 
 static int check(const char *pattern, size_t length, bool plain, struct mk_err *err)
 {
     if (length > MK_SCAN_LENGTH)
-        return mk_fail(err, E2BIG, "a pattern of %zu bytes: %d at the most", length, MK_SCAN_LENGTH);
+        return mk_fail(err, E2BIG, "a pattern of %zu bytes: %d at the most", length,
+                       MK_SCAN_LENGTH);
     if (plain)
         return length ? 0 : mk_fail(err, EINVAL, "the empty text is found everywhere: give one");
     return mk_pattern_check(pattern, length, err);
@@ -155,8 +156,10 @@ static int compile(struct mk_scan *s, struct positions *p, struct mk_err *err)
     if (!s->plain)
         add_pattern(p, s);
     if (!p->mandatory)
-        return mk_fail(err, EINVAL, "pattern \"%.80s\" matches the empty string, which is "
-                       "everywhere: demand something, with '+' instead of '*'", s->text);
+        return mk_fail(err, EINVAL,
+                       "pattern \"%.80s\" matches the empty string, which is "
+                       "everywhere: demand something, with '+' instead of '*'",
+                       s->text);
     unsigned count = p->count < MK_SCAN_POSITIONS ? p->count : MK_SCAN_POSITIONS;
     s->whole = count == p->count;
     s->exact = p->exact && s->whole;
@@ -210,8 +213,8 @@ void mk_scan_restart(struct mk_scan *s)
 
 static const uint8_t *skip(const struct mk_automaton *a, const uint8_t *at, const uint8_t *end)
 {
-    while (end - at >= 4 && !(a->begins[at[0]] | a->begins[at[1]] | a->begins[at[2]] |
-                              a->begins[at[3]]))
+    while (end - at >= 4 &&
+           !(a->begins[at[0]] | a->begins[at[1]] | a->begins[at[2]] | a->begins[at[3]]))
         at += 4;
     while (at < end && !a->begins[*at])
         at++;

@@ -1,10 +1,10 @@
 /* scan.h - finds where matches of a pattern end in a stream of bytes, at one look per byte.
  *
  * A pattern becomes a bit-parallel automaton (Shift-And with repetitions and optional parts): one
- * bit for each of its characters, classes and sets. What the automaton cannot know (%b, %f, %1, more
- * than MK_SCAN_POSITIONS of them) it takes for possible; then the ends it reports are candidates,
- * which the matcher of pattern.h has to confirm.
- * No lock: whoever owns the scan uses it from one thread at a time.
+ * bit for each of its characters, classes and sets. What the automaton cannot know (%b, %f, %1,
+ * more than MK_SCAN_POSITIONS of them) it takes for possible; then the ends it reports are
+ * candidates, which the matcher of pattern.h has to confirm. No lock: whoever owns the scan uses it
+ * from one thread at a time.
  *
  * Follows Navarro and Raffinot, "Flexible Pattern Matching in Strings" (2002), section 4.4. */
 #ifndef MK_SCAN_H
@@ -17,13 +17,13 @@
 
 /* Bit i of a state: the next byte may be the pattern's i-th. */
 struct mk_automaton {
-    uint64_t mask[256];   /* by byte: the positions that accept it */
-    uint64_t start;       /* the state before the first byte */
-    uint64_t accept;      /* in a state: a match is complete */
-    uint64_t loop;        /* positions that repeat */
+    uint64_t mask[256];         /* by byte: the positions that accept it */
+    uint64_t start;             /* the state before the first byte */
+    uint64_t accept;            /* in a state: a match is complete */
+    uint64_t loop;              /* positions that repeat */
     uint64_t first, over, last; /* of each run of optional positions: where it begins, which
                                    positions can be reached by leaving some out, the last of them */
-    bool begins[256];     /* bytes that a match may begin with */
+    bool begins[256];           /* bytes that a match may begin with */
 };
 
 struct mk_scan {

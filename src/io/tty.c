@@ -21,8 +21,9 @@ static const struct {
     int number;
     bool fault; /* raised by an instruction: taken over even from a handler (a sanitizer's, say) */
 } endings[] = {
-    {SIGINT, false},  {SIGTERM, false}, {SIGHUP, false}, {SIGQUIT, false}, {SIGPIPE, false},
-    {SIGABRT, true},  {SIGSEGV, true},  {SIGBUS, true},  {SIGFPE, true},   {SIGILL, true},
+    { SIGINT, false },  { SIGTERM, false }, { SIGHUP, false }, { SIGQUIT, false },
+    { SIGPIPE, false }, { SIGABRT, true },  { SIGSEGV, true }, { SIGBUS, true },
+    { SIGFPE, true },   { SIGILL, true },
 };
 
 #define ENDINGS MK_COUNT(endings)
@@ -106,9 +107,9 @@ static void take_signal(size_t slot, int number, const struct sigaction *action,
 
 static void take_signals(void)
 {
-    struct sigaction ending = {.sa_sigaction = on_ending, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    struct sigaction stop = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
-    struct sigaction cont = {.sa_handler = on_continue, .sa_flags = SA_RESTART};
+    struct sigaction ending = { .sa_sigaction = on_ending, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+    struct sigaction stop = { .sa_handler = on_stop, .sa_flags = SA_RESTART };
+    struct sigaction cont = { .sa_handler = on_continue, .sa_flags = SA_RESTART };
     sigemptyset(&ending.sa_mask);
     sigemptyset(&stop.sa_mask);
     sigemptyset(&cont.sa_mask);

@@ -55,14 +55,15 @@ struct window {
 static struct window window_of(const struct mk_stream *s)
 {
     return (struct window){ .bytes = s->history.data + s->history.start,
-                            .base = s->total - s->history.length, .end = s->total };
+                            .base = s->total - s->history.length,
+                            .end = s->total };
 }
 
 /* Where pattern `which` has been found to match. */
 struct found {
     unsigned which;
     enum mk_pattern_result result;
-    uint64_t from, end;    /* where match's offsets count from; the byte that completed it */
+    uint64_t from, end; /* where match's offsets count from; the byte that completed it */
     struct mk_match match;
 };
 
@@ -122,8 +123,8 @@ static bool look(struct mk_watch *w, unsigned i, const struct window *win, uint6
     while (mk_scan_next(&w->scan[i], &at, end)) {
         struct found new = { .which = i, .from = from };
         new.end = win->base + (uint64_t)(at - win->bytes);
-        new.result = mk_scan_confirm(&w->scan[i], start, (size_t)(at - start), &w->steps,
-                                     &new.match);
+        new.result =
+            mk_scan_confirm(&w->scan[i], start, (size_t)(at - start), &w->steps, &new.match);
         if (new.result != MK_PATTERN_NONE || (from > w->from && w->scan[i].exact)) {
             *f = new;
             return true;
@@ -142,8 +143,10 @@ static enum mk_reason why(const struct mk_watch *w, char *text, size_t size)
         return MK_LIMIT;
     }
     if (w->state == MK_WATCH_EXPLODED) {
-        snprintf(text, size, "pattern \"%.80s\" needs more than %d steps, or a match longer than "
-                 "the output that is kept", pattern, MK_WATCH_STEPS);
+        snprintf(text, size,
+                 "pattern \"%.80s\" needs more than %d steps, or a match longer than "
+                 "the output that is kept",
+                 pattern, MK_WATCH_STEPS);
         return w->forbids ? MK_FORBIDDEN : MK_LIMIT;
     }
     if (w->forbids)
@@ -350,7 +353,7 @@ static void compare(struct mk_watch *w)
 }
 
 enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
-                             char *text, size_t size)
+                              char *text, size_t size)
 {
     enum mk_reason reason = MK_RUNNING;
     *decided = false;

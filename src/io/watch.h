@@ -30,32 +30,32 @@ enum mk_watch_state {
 struct mk_watch {
     struct mk_watch *next;    /* of the console's */
     struct mk_watch *sibling; /* of those that were made together */
-    unsigned cpu;      /* whose output */
+    unsigned cpu;             /* whose output */
     bool forbids;
-    bool stops;        /* a decision ends the run */
-    bool exact;        /* at the very byte: output must not be collected */
+    bool stops; /* a decision ends the run */
+    bool exact; /* at the very byte: output must not be collected */
     unsigned count;
     struct mk_scan *scan;
     uint64_t steps;
-    uint64_t from;     /* offset in the stream at which a match may begin */
-    uint64_t at;       /* and up to which it was looked for */
+    uint64_t from;         /* offset in the stream at which a match may begin */
+    uint64_t at;           /* and up to which it was looked for */
     uint64_t exits, ticks; /* budget; UINT64_MAX: none */
     uint64_t exits_before; /* the vCPU's count when it began, UINT64_MAX: not known yet */
     const uint8_t *screen; /* memory to watch for changes instead, `screen_size` bytes */
     size_t screen_size;
-    uint8_t *seen;         /* a copy of it */
-    bool looks;            /* it counts as changed now and then, whatever its memory has: */
-    uint64_t look_at;      /* mk_now() time; 0: the guest has not run since the last look */
+    uint8_t *seen;    /* a copy of it */
+    bool looks;       /* it counts as changed now and then, whatever its memory has: */
+    uint64_t look_at; /* mk_now() time; 0: the guest has not run since the last look */
 
     enum mk_watch_state state;
-    bool ended;        /* the run has been ended for it */
-    unsigned which;    /* pattern that matched or exploded */
+    bool ended;     /* the run has been ended for it */
+    unsigned which; /* pattern that matched or exploded */
     uint64_t hits;
-    uint64_t match_end; /* offset behind the byte that decided it last */
+    uint64_t match_end;    /* offset behind the byte that decided it last */
     struct mk_match match; /* in `text` */
-    char *text;        /* from the start of the match to its end */
+    char *text;            /* from the start of the match to its end */
     size_t text_length;
-    char line[160];    /* in which it ends, as far as it was printed, made printable */
+    char line[160]; /* in which it ends, as far as it was printed, made printable */
 };
 
 /* NULL when there is no memory. mk_watch_free() undoes it, armed or not. */
@@ -92,7 +92,7 @@ bool mk_watch_tick(struct mk_console *con);
 /* After each exit of a vCPU that has made `exits`: counts them, looks at screens. *decided tells
  * whether a watch was. Returns why the run is to end, with a sentence, or MK_RUNNING. */
 enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
-                             char *text, size_t size);
+                              char *text, size_t size);
 /* Whether a watch that must not miss the byte is armed. */
 bool mk_watch_exact(struct mk_console *con);
 

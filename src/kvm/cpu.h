@@ -20,9 +20,9 @@ enum mk_reason {
     MK_DEADLINE,
     MK_LIMIT,
     MK_FORBIDDEN, /* it printed what the script forbids */
-    MK_SHUTDOWN, /* triple fault */
-    MK_FAULT,    /* emulation or entry failure, bad hypercall, fatal unhandled access */
-    MK_ERROR,    /* a Lua handler raised */
+    MK_SHUTDOWN,  /* triple fault */
+    MK_FAULT,     /* emulation or entry failure, bad hypercall, fatal unhandled access */
+    MK_ERROR,     /* a Lua handler raised */
     MK_REASONS
 };
 
@@ -42,11 +42,11 @@ struct mk_cpu_ops {
     /* The guest polls for input in vain: lets the vCPU sleep until there is some, an interrupt or a
      * request to stop comes, or `ms` milliseconds have passed, so that polling burns no core. */
     void (*idle)(struct mk_cpu *cpu, unsigned ms);
-    /* Between pieces (MK_PIECE) of what may take long: false when the run is to end. The device then
-     * answers what it has done so far. */
+    /* Between pieces (MK_PIECE) of what may take long: false when the run is to end. The device
+     * then answers what it has done so far. */
     bool (*more)(struct mk_cpu *cpu);
-    /* The same for what is printed: waits while the reader of the output is slow; the bytes that may
-     * be printed before the run's limit of output ends it, 0 when the run is to end. */
+    /* The same for what is printed: waits while the reader of the output is slow; the bytes that
+     * may be printed before the run's limit of output ends it, 0 when the run is to end. */
     uint64_t (*output_room)(struct mk_cpu *cpu);
 };
 

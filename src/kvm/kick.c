@@ -7,10 +7,9 @@
 
 /* In the thread's own block from its start to its end: other variables of a thread that a shared
  * object has come from malloc() at their first use, and the first use may be in the signal's
- * handler, while the thread is inside malloc() or has given them back (ELF Handling For Thread-Local
- * Storage, 3.4). */
+ * handler, while the thread is inside malloc() or has given them back (ELF Handling For
+ * Thread-Local Storage, 3.4). */
 #define SIGNAL_SAFE __attribute__((tls_model("initial-exec")))
-
 
 static __thread struct mk_kick_watch *volatile watches SIGNAL_SAFE;
 
@@ -39,7 +38,7 @@ void mk_kick_unwatch(struct mk_kick_watch *w)
             above->below = w->below;
 }
 
-static _Atomic int kick_signal;      /* 0: nobody has asked yet */
+static _Atomic int kick_signal; /* 0: nobody has asked yet */
 static _Atomic bool kick_ready;
 static _Atomic unsigned kick_breaks; /* threads that want system calls broken off */
 
@@ -60,17 +59,21 @@ static bool is_ours(int number)
 /* Signals that the kernel sends for what a thread itself did cannot be told from kicks. */
 int mk_kick_choose(int number, struct mk_err *err)
 {
-    static const int own[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGSTOP,
-                               SIGSYS };
+    static const int own[] = { SIGILL,  SIGTRAP, SIGABRT, SIGBUS, SIGFPE,
+                               SIGKILL, SIGSEGV, SIGSTOP, SIGSYS };
     bool fits = number > 0 && number <= SIGRTMAX && (number < 32 || number >= SIGRTMIN);
     for (size_t i = 0; i < MK_COUNT(own); i++)
         fits = fits && number != own[i];
     if (!fits)
-        return mk_fail(err, EINVAL, "signal %d cannot interrupt guests: choose one that the program "
-                                    "does not use, such as SIGRTMIN + 7 (%d)", number, SIGRTMIN + 7);
+        return mk_fail(err, EINVAL,
+                       "signal %d cannot interrupt guests: choose one that the program "
+                       "does not use, such as SIGRTMIN + 7 (%d)",
+                       number, SIGRTMIN + 7);
     if (kick_ready && number != mk_kick_signal())
-        return mk_fail(err, EBUSY, "signal %d interrupts guests already: choose another one before "
-                                   "the first VM is made", mk_kick_signal());
+        return mk_fail(err, EBUSY,
+                       "signal %d interrupts guests already: choose another one before "
+                       "the first VM is made",
+                       mk_kick_signal());
     if (!is_ours(number))
         return mk_fail(err, EBUSY, "signal %d is in use by this program", number);
     kick_signal = number;
@@ -88,8 +91,9 @@ static void install(bool restart)
 int mk_kick_setup(struct mk_err *err)
 {
     if (!is_ours(mk_kick_signal()))
-        return mk_fail(err, EBUSY, "signal %d is in use by this program: minikvm needs one to "
-                                   "interrupt guests; choose another by kvm.signal(number)",
+        return mk_fail(err, EBUSY,
+                       "signal %d is in use by this program: minikvm needs one to "
+                       "interrupt guests; choose another by kvm.signal(number)",
                        mk_kick_signal());
     if (!atomic_exchange(&kick_ready, true))
         install(true);
@@ -98,8 +102,8 @@ int mk_kick_setup(struct mk_err *err)
 
 void mk_kick_break(bool wanted)
 {
-    unsigned before = wanted ? atomic_fetch_add(&kick_breaks, 1)
-                             : atomic_fetch_sub(&kick_breaks, 1);
+    unsigned before =
+        wanted ? atomic_fetch_add(&kick_breaks, 1) : atomic_fetch_sub(&kick_breaks, 1);
     if (before == !wanted)
         install(!wanted);
 }

@@ -1,4 +1,5 @@
-/* kick.h - the signal that gets a thread out of the guest, out of a wait or to what it has to end. */
+/* kick.h - the signal that gets a thread out of the guest, out of a wait or to what it has to end.
+ */
 #ifndef MK_KICK_H
 #define MK_KICK_H
 

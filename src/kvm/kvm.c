@@ -28,14 +28,15 @@ static int open_failed(int code, struct mk_err *err)
 {
     switch (code) {
     case ENOENT:
-        return mk_fail(err, code, "/dev/kvm: it does not exist: the kvm module is not loaded, or "
-                                  "this container was not given the device ('minikvm doctor' tells more)");
+        return mk_fail(err, code,
+                       "/dev/kvm: it does not exist: the kvm module is not loaded, or "
+                       "this container was not given the device ('minikvm doctor' tells more)");
     case EACCES:
     case EPERM:
-        return mk_fail(err, code, "/dev/kvm: permission denied: join the group that owns it "
-                                  "('sudo usermod -aG kvm $USER', then log in again)");
-    default:
-        return mk_fail_errno(err, code, "/dev/kvm");
+        return mk_fail(err, code,
+                       "/dev/kvm: permission denied: join the group that owns it "
+                       "('sudo usermod -aG kvm $USER', then log in again)");
+    default: return mk_fail_errno(err, code, "/dev/kvm");
     }
 }
 
@@ -49,8 +50,9 @@ static int check(struct mk_kvm *kvm, struct mk_err *err)
                        KVM_API_VERSION);
     if (mk_kvm_capability(kvm, KVM_CAP_USER_MEMORY) <= 0 ||
         mk_kvm_capability(kvm, KVM_CAP_IMMEDIATE_EXIT) <= 0)
-        return mk_fail(err, ENOTSUP, "/dev/kvm: this kernel's KVM is too old "
-                                     "(no immediate_exit; Linux 4.12 has it)");
+        return mk_fail(err, ENOTSUP,
+                       "/dev/kvm: this kernel's KVM is too old "
+                       "(no immediate_exit; Linux 4.12 has it)");
     int size = mk_ioctl(kvm->fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
     if (size < (int)sizeof(struct kvm_run))
         return mk_fail(err, ENOTSUP, "/dev/kvm: vCPU mapping of %d bytes is too small", size);
@@ -106,8 +108,8 @@ int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
     kvm->shadow_paging = !nested_paging();
     int xsave = mk_kvm_capability(kvm, KVM_CAP_XSAVE2);
     if (mk_kvm_capability(kvm, KVM_CAP_XSAVE) > 0)
-        kvm->xsave_size = xsave > (int)sizeof(struct kvm_xsave) ? (size_t)xsave
-                                                                : sizeof(struct kvm_xsave);
+        kvm->xsave_size =
+            xsave > (int)sizeof(struct kvm_xsave) ? (size_t)xsave : sizeof(struct kvm_xsave);
     return 0;
 }
 

@@ -11,12 +11,12 @@ struct kvm_cpuid2;
 
 struct mk_kvm {
     int fd;
-    size_t run_size;     /* bytes to mmap of a vCPU descriptor */
-    bool coalesced_pio;  /* KVM_CAP_COALESCED_PIO */
-    bool sync_regs;      /* registers appear in kvm_run with every exit */
-    bool sync_state;     /* and system registers and events can be had and set there */
+    size_t run_size;          /* bytes to mmap of a vCPU descriptor */
+    bool coalesced_pio;       /* KVM_CAP_COALESCED_PIO */
+    bool sync_regs;           /* registers appear in kvm_run with every exit */
+    bool sync_state;          /* and system registers and events can be had and set there */
     struct kvm_cpuid2 *cpuid; /* all that KVM supports */
-    bool svm;            /* AMD-V */
+    bool svm;                 /* AMD-V */
     bool shadow_paging;  /* the processor does not walk guests' page tables: KVM keeps its own */
     size_t xsave_size;   /* bytes of the FPU's state; 0: only struct kvm_fpu */
     size_t coalesced_at; /* page of the coalescing ring in the vCPU mapping */

@@ -22,13 +22,13 @@ typedef unsigned long long ull;
 static uint8_t *map_host(uint64_t gpa, uint64_t size, int prot, int flags, int fd, uint64_t offset)
 {
     uint64_t more = size >= HUGE_PAGE ? HUGE_PAGE : 0;
-    uint8_t *at = mmap(NULL, size + more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                       -1, 0);
+    uint8_t *at =
+        mmap(NULL, size + more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
         return NULL;
     uint64_t skip = more ? (gpa - (uintptr_t)at) & (HUGE_PAGE - 1) : 0;
-    uint8_t *host = mmap(at + skip, size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd,
-                         (off_t)offset);
+    uint8_t *host =
+        mmap(at + skip, size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
     int code = errno;
     if (host == MAP_FAILED) {
         munmap(at, size + more);
@@ -129,22 +129,26 @@ static struct mk_region *add(struct mk_mem *mem, const struct mk_region *want, i
 
 static struct mk_region own_ram(uint64_t gpa, uint64_t size)
 {
-    return (struct mk_region){ .gpa = gpa, .size = size, .kind = MK_RAM, .in_tables = true,
-                               .name = "RAM" };
+    return (struct mk_region){
+        .gpa = gpa, .size = size, .kind = MK_RAM, .in_tables = true, .name = "RAM"
+    };
 }
 
 static int add_own(struct mk_mem *mem, uint64_t size, struct mk_err *err)
 {
     uint64_t low = size < MK_HOLE ? size : MK_HOLE;
     struct mk_region first = own_ram(0, low), second = own_ram(MK_HIGH, size - low);
-    return !add(mem, &first, -1, 0, err) || (second.size && !add(mem, &second, -1, 0, err)) ? -1 : 0;
+    return !add(mem, &first, -1, 0, err) || (second.size && !add(mem, &second, -1, 0, err)) ? -1
+                                                                                            : 0;
 }
 
 static int check_size(uint64_t size, struct mk_err *err)
 {
     if (size == 0 || size % MK_PAGE || size > MK_MEM_MAX)
-        return mk_fail(err, EINVAL, "memory of %llu bytes: it must be a multiple of 4096, "
-                                    "at most 64G", (ull)size);
+        return mk_fail(err, EINVAL,
+                       "memory of %llu bytes: it must be a multiple of 4096, "
+                       "at most 64G",
+                       (ull)size);
     return 0;
 }
 
@@ -215,9 +219,10 @@ int mk_mem_resize(struct mk_mem *mem, uint64_t size, struct mk_err *err)
         return -1;
     for (unsigned i = 0; i < mem->count; i++)
         if (mem->regions[i].mapped && mk_mem_is_own(size, mem->regions[i].gpa))
-            return mk_fail(err, EEXIST, "RAM of %llu bytes would lie over %s at 0x%llx: give the VM "
-                           "its mode or memory when it is made", (ull)size, mem->regions[i].name,
-                           (ull)mem->regions[i].gpa);
+            return mk_fail(err, EEXIST,
+                           "RAM of %llu bytes would lie over %s at 0x%llx: give the VM "
+                           "its mode or memory when it is made",
+                           (ull)size, mem->regions[i].name, (ull)mem->regions[i].gpa);
     if (add_own(&other, size, err) < 0 || !room_for(&other, mem->count, err)) {
         mk_mem_close(&other);
         return -1;
@@ -256,18 +261,24 @@ int mk_mem_check_add(const struct mk_mem *mem, const struct mk_region *r, struct
 {
     const struct mk_region *other;
     if (r->size == 0 || r->size % MK_PAGE || r->gpa % MK_PAGE)
-        return mk_fail(err, EINVAL, "%s: 0x%llx bytes at 0x%llx: both are multiples of 4096, and the "
-                       "size is not 0", r->name, (ull)r->size, (ull)r->gpa);
+        return mk_fail(err, EINVAL,
+                       "%s: 0x%llx bytes at 0x%llx: both are multiples of 4096, and the "
+                       "size is not 0",
+                       r->name, (ull)r->size, (ull)r->gpa);
     if (r->size > MK_MEM_MAX - (mem->bytes - mem->size) || r->gpa > TOP - r->size)
-        return mk_fail(err, EINVAL, "%s: 0x%llx bytes at 0x%llx: a VM's regions have at most 64G in "
-                       "all, and end below 0x%llx", r->name, (ull)r->size, (ull)r->gpa, (ull)TOP);
+        return mk_fail(err, EINVAL,
+                       "%s: 0x%llx bytes at 0x%llx: a VM's regions have at most 64G in "
+                       "all, and end below 0x%llx",
+                       r->name, (ull)r->size, (ull)r->gpa, (ull)TOP);
     if ((other = mk_mem_overlap(mem, r->gpa, r->size)))
         return mk_fail(err, EEXIST, "%s: 0x%llx-0x%llx overlaps %s at 0x%llx-0x%llx", r->name,
                        (ull)r->gpa, (ull)(r->gpa + r->size - 1), other->name, (ull)other->gpa,
                        (ull)(other->gpa + other->size - 1));
     if (mem->count >= MK_REGIONS - 1) /* one slot is for mk_mem_flush() */
-        return mk_fail(err, ENOSPC, "%s: a VM has at most %d regions of memory: remove others, or "
-                       "map larger ones", r->name, MK_REGIONS - 1);
+        return mk_fail(err, ENOSPC,
+                       "%s: a VM has at most %d regions of memory: remove others, or "
+                       "map larger ones",
+                       r->name, MK_REGIONS - 1);
     return 0;
 }
 
@@ -374,12 +385,13 @@ const struct mk_region *mk_mem_find(const struct mk_mem *mem, uint64_t gpa)
     return NULL;
 }
 
-/* A shared file that somebody made shorter has no memory at its end: to read it would be a SIGBUS. */
+/* A shared file that somebody made shorter has no memory at its end: to read it would be a SIGBUS.
+ */
 static bool is_there(const struct mk_region *r, uint64_t end)
 {
     struct stat st;
-    return r->fd < 0 || (fstat(r->fd, &st) == 0 &&
-                         ((uint64_t)st.st_size + MK_PAGE - 1) / MK_PAGE >= (end + MK_PAGE - 1) / MK_PAGE);
+    return r->fd < 0 || (fstat(r->fd, &st) == 0 && ((uint64_t)st.st_size + MK_PAGE - 1) / MK_PAGE >=
+                                                       (end + MK_PAGE - 1) / MK_PAGE);
 }
 
 uint64_t mk_mem_span(const struct mk_mem *mem, uint64_t gpa, uint64_t len)

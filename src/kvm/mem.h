@@ -5,8 +5,8 @@
  * VM does not run: RAM, ROM, files that others see too. Each is a mapping of its own and a memory
  * slot; pages take host memory when they are first used. Every access is checked against the list.
  *
- * The bytes of RAM and ROM have a second address: in a copy of memory (files/ram.h) one region follows
- * the other without gaps. Pages are counted there, in "pages of a copy".
+ * The bytes of RAM and ROM have a second address: in a copy of memory (files/ram.h) one region
+ * follows the other without gaps. Pages are counted there, in "pages of a copy".
  *
  * Once somebody watches, the pages that were written are known: those that the guest wrote from
  * KVM's dirty log (one a slot, fetched by mk_mem_collect()), those that were written here because
@@ -28,15 +28,15 @@ enum mk_region_kind { MK_RAM, MK_ROM, MK_SHARED, MK_REGION_KINDS };
 struct mk_region {
     uint64_t gpa, size;
     enum mk_region_kind kind;
-    bool read_only;  /* guests do not write there: ROM, or a file that only others write */
-    bool mapped;     /* by a script: not the VM's own RAM */
-    bool in_tables;  /* the tables of the mode map it */
+    bool read_only; /* guests do not write there: ROM, or a file that only others write */
+    bool mapped;    /* by a script: not the VM's own RAM */
+    bool in_tables; /* the tables of the mode map it */
     char name[64];
     uint8_t *host;
-    uint64_t at;      /* RAM, ROM: where its bytes are in a copy */
-    uint64_t filled;  /* so many bytes of it were given when it was mapped */
+    uint64_t at;     /* RAM, ROM: where its bytes are in a copy */
+    uint64_t filled; /* so many bytes of it were given when it was mapped */
     uint32_t slot;
-    int fd;           /* of a shared file; else -1 */
+    int fd;                   /* of a shared file; else -1 */
     _Atomic uint64_t ignored; /* writes of the guest that nobody served */
 };
 
@@ -60,8 +60,9 @@ void mk_mem_close(struct mk_mem *mem);
 /* Another size of own RAM, with what it held; before anybody watches, or KVM knows of it. */
 int mk_mem_resize(struct mk_mem *mem, uint64_t size, struct mk_err *err);
 /* One more region: zeros, or with `fd` the contents of that file, or with kind MK_SHARED that file
- * itself, from its beginning. `at`, `slot` and `host` are chosen here, `fd` is not kept unless shared.
- * Overlaps and sizes are refused by name. NULL with *err. What was watched is not any more. */
+ * itself, from its beginning. `at`, `slot` and `host` are chosen here, `fd` is not kept unless
+ * shared. Overlaps and sizes are refused by name. NULL with *err. What was watched is not any more.
+ */
 struct mk_region *mk_mem_add(struct mk_mem *mem, const struct mk_region *want, int fd,
                              struct mk_err *err);
 int mk_mem_check_add(const struct mk_mem *mem, const struct mk_region *want, struct mk_err *err);
@@ -75,8 +76,8 @@ bool mk_mem_is_own(uint64_t memory, uint64_t gpa);
 /* Makes all slots of the VM, or makes them anew, with or without a log; removes them. */
 int mk_mem_register(const struct mk_mem *mem, int vm_fd, struct mk_err *err);
 int mk_mem_unregister(const struct mk_mem *mem, int vm_fd, struct mk_err *err);
-/* KVM forgets what it made of the guest's page tables: it invalidates all of it when any memory slot
- * is deleted (api.rst, KVM_X86_QUIRK_SLOT_ZAP_ALL). -1 with errno. */
+/* KVM forgets what it made of the guest's page tables: it invalidates all of it when any memory
+ * slot is deleted (api.rst, KVM_X86_QUIRK_SLOT_ZAP_ALL). -1 with errno. */
 int mk_mem_flush(const struct mk_mem *mem, int vm_fd);
 /* As after mk_mem_open() and mk_mem_add(). Nobody watches any more. */
 void mk_mem_clear(struct mk_mem *mem);

@@ -15,9 +15,14 @@ int mk_mem_slot(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot)
     bool read_only = slot->read_only || (r && r->read_only);
     bool log = mem->written && r && r->kind == MK_RAM;
     struct kvm_userspace_memory_region region = {
-        .slot = slot->number, .flags = read_only ? KVM_MEM_READONLY : log ? KVM_MEM_LOG_DIRTY_PAGES : 0,
-        .guest_phys_addr = slot->linear, .memory_size = slot->length,
-        .userspace_addr = r ? (uint64_t)(uintptr_t)(r->host + (slot->physical - r->gpa)) : 0 };
+        .slot = slot->number,
+        .flags = read_only ? KVM_MEM_READONLY
+                 : log     ? KVM_MEM_LOG_DIRTY_PAGES
+                           : 0,
+        .guest_phys_addr = slot->linear,
+        .memory_size = slot->length,
+        .userspace_addr = r ? (uint64_t)(uintptr_t)(r->host + (slot->physical - r->gpa)) : 0
+    };
     if (slot->length == 0)
         region.flags = 0;
     return mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
@@ -33,9 +38,10 @@ int mk_mem_register(const struct mk_mem *mem, int vm_fd, struct mk_err *err)
     for (unsigned i = 0; i < mem->count; i++) {
         struct mk_slot slot = slot_of(&mem->regions[i]);
         if (mk_mem_slot(mem, vm_fd, &slot) < 0)
-            return mk_fail_errno(err, errno, "KVM refuses the memory slot for %s, 0x%llx bytes at "
-                                 "0x%llx", mem->regions[i].name, (ull)slot.length,
-                                 (ull)slot.linear);
+            return mk_fail_errno(err, errno,
+                                 "KVM refuses the memory slot for %s, 0x%llx bytes at "
+                                 "0x%llx",
+                                 mem->regions[i].name, (ull)slot.length, (ull)slot.linear);
     }
     return 0;
 }
@@ -52,9 +58,12 @@ int mk_mem_flush(const struct mk_mem *mem, int vm_fd)
 {
     const struct mk_region *last = &mem->regions[mem->count - 1];
     uint64_t behind = last->gpa + last->size;
-    struct kvm_userspace_memory_region page = {
-        .slot = MK_REGIONS - 1, .guest_phys_addr = behind > MK_HIGH ? behind : MK_HIGH,
-        .memory_size = MK_PAGE, .userspace_addr = (uint64_t)(uintptr_t)mem->regions[0].host };
+    struct kvm_userspace_memory_region page = { .slot = MK_REGIONS - 1,
+                                                .guest_phys_addr =
+                                                    behind > MK_HIGH ? behind : MK_HIGH,
+                                                .memory_size = MK_PAGE,
+                                                .userspace_addr =
+                                                    (uint64_t)(uintptr_t)mem->regions[0].host };
     if (mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &page) < 0)
         return -1;
     page.memory_size = 0;

@@ -100,9 +100,13 @@ int mk_vcpu_open(struct mk_vcpu *c, const struct mk_vcpu_parts *parts, unsigned 
                  struct mk_err *err)
 {
     const struct mk_kvm *kvm = parts->kvm;
-    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = parts->device_ops }, .kvm = kvm,
-                           .vm_fd = parts->vm_fd, .mem = parts->mem, .machine = parts->machine,
-                           .ops = parts->ops, .intr = parts->intr,
+    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = parts->device_ops },
+                           .kvm = kvm,
+                           .vm_fd = parts->vm_fd,
+                           .mem = parts->mem,
+                           .machine = parts->machine,
+                           .ops = parts->ops,
+                           .intr = parts->intr,
                            .kicks = { .fn = kicked, .ctx = c } };
     pthread_mutex_init(&c->lock, NULL);
     c->fd = mk_kvm_create_vcpu(parts->vm_fd, index, err);

@@ -21,10 +21,10 @@ struct mk_vcpu;
 
 #define MK_EXIT_KINDS 40
 
-enum { /* requests */
-    MK_REQ_STOP = 1, /* end the run; the reason is in `stop` */
-    MK_REQ_WAKE = 2, /* input, a timer or an interrupt arrived: look again */
-    MK_REQ_WHERE = 4, /* put RIP into `where` */
+enum {                   /* requests */
+       MK_REQ_STOP = 1,  /* end the run; the reason is in `stop` */
+       MK_REQ_WAKE = 2,  /* input, a timer or an interrupt arrived: look again */
+       MK_REQ_WHERE = 4, /* put RIP into `where` */
 };
 
 struct mk_end {
@@ -36,12 +36,12 @@ struct mk_end {
 };
 
 struct mk_counters {
-    uint64_t entries;             /* calls of KVM_RUN */
-    uint64_t exits;               /* returns of it with something to do */
-    uint64_t by[MK_EXIT_KINDS];   /* the same by KVM_EXIT_* */
-    uint64_t c, lua, none;        /* accesses answered in C, in Lua, by nobody */
-    uint64_t coalesced;           /* OUTs that cost no exit */
-    uint64_t assists;             /* what the host's KVM could not do itself (assist.h) */
+    uint64_t entries;           /* calls of KVM_RUN */
+    uint64_t exits;             /* returns of it with something to do */
+    uint64_t by[MK_EXIT_KINDS]; /* the same by KVM_EXIT_* */
+    uint64_t c, lua, none;      /* accesses answered in C, in Lua, by nobody */
+    uint64_t coalesced;         /* OUTs that cost no exit */
+    uint64_t assists;           /* what the host's KVM could not do itself (assist.h) */
 };
 
 /* What a vCPU asks of the VM that it is a part of; src/vm answers. All may be NULL. */
@@ -57,8 +57,8 @@ struct mk_vcpu_ops {
 /* What stands in for a KVM that cannot run all of a guest (x86/weak/assist.h). */
 struct mk_assist_ops {
     /* Each returns true when it has dealt with the exit and the guest can go on. */
-    bool (*failure)(struct mk_vcpu *c);  /* emulation failure */
-    bool (*mmio)(struct mk_vcpu *c);     /* access outside the memory slots */
+    bool (*failure)(struct mk_vcpu *c); /* emulation failure */
+    bool (*mmio)(struct mk_vcpu *c);    /* access outside the memory slots */
     bool (*shutdown)(struct mk_vcpu *c);
     /* After an exit: follows what the guest has changed. */
     void (*follow)(struct mk_vcpu *c);
@@ -93,8 +93,8 @@ struct mk_vcpu {
     struct kvm_coalesced_mmio_ring *ring; /* NULL without coalescing */
     struct mk_counters counters;
     struct mk_end end;
-    uint64_t exits_before; /* counters.exits when this run began */
-    uint64_t exits_marked; /* and when they were asked about last */
+    uint64_t exits_before;  /* counters.exits when this run began */
+    uint64_t exits_marked;  /* and when they were asked about last */
     uint64_t output_before; /* bytes printed until then */
 
     /* Kick: `thread` is valid while `running`. */
@@ -106,26 +106,26 @@ struct mk_vcpu {
     _Atomic uint32_t requests;
     _Atomic int stop_reason; /* enum mk_reason of MK_REQ_STOP */
 
-    const _Atomic bool *intr; /* INT output of the interrupt controller; NULL: it has none */
-    struct { /* interrupts (interrupt.h) */
+    const _Atomic bool *intr;       /* INT output of the interrupt controller; NULL: it has none */
+    struct {                        /* interrupts (interrupt.h) */
         _Atomic uint64_t queued[4]; /* requested vectors */
         _Atomic bool any, nmi;
         uint8_t last[8]; /* ring of those delivered, for explanations */
         uint64_t delivered;
-        unsigned row;                  /* taken one upon the other */
+        unsigned row;                   /* taken one upon the other */
         uint64_t row_began, hold_until; /* mk_now() times */
     } irq;
 
-    bool msr_refused;      /* the access being served raises #GP in the guest */
+    bool msr_refused;       /* the access being served raises #GP in the guest */
     _Atomic uint64_t where; /* answer to MK_REQ_WHERE */
-    uint64_t last_rip;     /* at the exit before this one */
-    bool in_access;        /* an access to a port or to memory is being served */
-    bool incomplete;       /* the last exit's access is completed by the next KVM_RUN */
-    unsigned waits;        /* handlers that wait, one inside the other: an access is being served */
-    bool regs_known;       /* `regs` is what the vCPU has */
-    uint64_t synced;       /* KVM_SYNC_X86_* parts of run->s.regs that KVM filled in last */
+    uint64_t last_rip;      /* at the exit before this one */
+    bool in_access;         /* an access to a port or to memory is being served */
+    bool incomplete;        /* the last exit's access is completed by the next KVM_RUN */
+    unsigned waits;  /* handlers that wait, one inside the other: an access is being served */
+    bool regs_known; /* `regs` is what the vCPU has */
+    uint64_t synced; /* KVM_SYNC_X86_* parts of run->s.regs that KVM filled in last */
     struct kvm_regs regs;
-    uint8_t code[16];      /* instruction bytes of the last failure */
+    uint8_t code[16]; /* instruction bytes of the last failure */
     unsigned code_length;
 };
 

@@ -17,9 +17,10 @@ struct mk_waiter {
 };
 
 struct mk_wait {
-    pthread_mutex_t *lock;        /* held when done() is asked; NULL: none */
-    struct mk_waiter **waiters;   /* under it: whom mk_wake() wakes; NULL: somebody kicks the thread */
-    bool (*done)(void *ctx);      /* NULL: only the time or a signal ends it */
+    pthread_mutex_t *lock; /* held when done() is asked; NULL: none */
+    struct mk_waiter *
+        *waiters;            /* under it: whom mk_wake() wakes; NULL: somebody kicks the thread */
+    bool (*done)(void *ctx); /* NULL: only the time or a signal ends it */
     void *ctx;
     bool (*interrupted)(void *ctx); /* asked after every signal; NULL: no signal ends it */
     void *interrupted_ctx;

@@ -25,8 +25,10 @@ static size_t first_soft(const struct cap *cap)
 static void *refuse(struct cap *cap, size_t size)
 {
     cap->refused = size;
-    snprintf(cap->text, sizeof(cap->text), "not enough memory: %zu bytes more were wanted, and the "
-             "script may have %zu KiB (kvm.limit)", size, cap->limit / 1024);
+    snprintf(cap->text, sizeof(cap->text),
+             "not enough memory: %zu bytes more were wanted, and the "
+             "script may have %zu KiB (kvm.limit)",
+             size, cap->limit / 1024);
     return NULL;
 }
 
@@ -42,8 +44,8 @@ static void collect(lua_State *L)
         lua_gc(L, LUA_GCGEN, 0, 0);
 }
 
-/* The hook of a coroutine that used nearly all, at its next instruction. An error leaves room in which
- * it can be described and caught: half of what is left. */
+/* The hook of a coroutine that used nearly all, at its next instruction. An error leaves room in
+ * which it can be described and caught: half of what is left. */
 static void look_into_it(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
@@ -57,8 +59,10 @@ static void look_into_it(lua_State *L, lua_Debug *ar)
         return;
     char where[100];
     mk_lua_where(L, where, sizeof(where));
-    snprintf(cap->text, sizeof(cap->text), "%s: not enough memory: the script may have %zu KiB "
-             "(kvm.limit)", where, cap->limit / 1024);
+    snprintf(cap->text, sizeof(cap->text),
+             "%s: not enough memory: the script may have %zu KiB "
+             "(kvm.limit)",
+             where, cap->limit / 1024);
     if (cap->limit > cap->used)
         cap->soft = cap->used + (cap->limit - cap->used) / 2;
     cap->raised = true;
@@ -66,9 +70,9 @@ static void look_into_it(lua_State *L, lua_Debug *ar)
     lua_error(L);
 }
 
-/* Setting a hook, and while a new block is asked for looking who runs, is all that may be done with a
- * state that is in the midst of something: a block that grows may be a stack. A hook that is there
- * already, such as a debugger's, stays; then the limit alone holds. */
+/* Setting a hook, and while a new block is asked for looking who runs, is all that may be done with
+ * a state that is in the midst of something: a block that grows may be a stack. A hook that is
+ * there already, such as a debugger's, stays; then the limit alone holds. */
 static void grant(struct cap *cap, size_t size, bool is_new)
 {
     if (cap->refused == size)
@@ -117,8 +121,10 @@ static void set_cap(lua_State *L, size_t limit)
     struct cap *cap = cap_of(L);
     lua_gc(L, LUA_GCCOLLECT);
     if (in_use(L) > limit)
-        mk_misuse(L, "kvm.limit: %zu bytes are in use already, more than the %zu that 'memory' "
-                     "allows", in_use(L), limit);
+        mk_misuse(L,
+                  "kvm.limit: %zu bytes are in use already, more than the %zu that 'memory' "
+                  "allows",
+                  in_use(L), limit);
     if (!cap) {
         cap = calloc(1, sizeof(*cap));
         if (!cap)

@@ -163,8 +163,9 @@ int mk_channel_receive(lua_State *L, struct mk_channel *c, int end)
     struct receiver r = { c, end, NULL };
     struct mk_err err;
     luaL_checkstack(L, 10, NULL);
-    mk_lua_wait(L, ns, &(struct mk_wait){ .lock = &c->lock, .waiters = &c->waiters,
-                                          .done = received, .ctx = &r });
+    mk_lua_wait(
+        L, ns,
+        &(struct mk_wait){ .lock = &c->lock, .waiters = &c->waiters, .done = received, .ctx = &r });
     if (!r.message)
         return push_none(L, &r);
     int count = mk_values_read(L, r.message->bytes, r.message->length, &err);

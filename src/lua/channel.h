@@ -27,9 +27,9 @@ struct mk_queue {
 struct mk_channel {
     pthread_mutex_t lock;
     struct mk_waiter *waiters; /* for a message, or one of the flags */
-    struct mk_queue to[2];  /* messages on their way to end 0 and end 1 */
-    bool ended;             /* end 1 will not send or receive any more */
-    _Atomic bool stop;      /* it shall not */
+    struct mk_queue to[2];     /* messages on their way to end 0 and end 1 */
+    bool ended;                /* end 1 will not send or receive any more */
+    _Atomic bool stop;         /* it shall not */
 };
 
 void mk_channel_init(struct mk_channel *c);

@@ -220,9 +220,11 @@ void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list
 void mk_open_clock(lua_State *L)
 {
     static const luaL_Reg clock_meta[] = { { "__index", clock_index }, { NULL, NULL } };
-    static const luaL_Reg clock_methods[] = { { "after", clock_after }, { "every", clock_every },
+    static const luaL_Reg clock_methods[] = { { "after", clock_after },
+                                              { "every", clock_every },
                                               { NULL, NULL } };
-    static const luaL_Reg timer_meta[] = { { "__index", timer_index }, { "__close", timer_remove },
+    static const luaL_Reg timer_meta[] = { { "__index", timer_index },
+                                           { "__close", timer_remove },
                                            { NULL, NULL } };
     static const luaL_Reg timer_methods[] = { { "remove", timer_remove }, { NULL, NULL } };
     mk_new_type(L, MK_CLOCK, clock_meta, clock_methods);

@@ -1,6 +1,6 @@
 /* console.c - vm.console: what goes into a guest's console and what comes out. */
-#include "lua/core.h"
 #include "io/tty.h"
+#include "lua/core.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-
 
 struct line {
     struct mk_lua_vm *v;
@@ -80,8 +79,8 @@ static bool has_input(void *ctx)
     return r->next != MK_INPUT_NONE;
 }
 
-/* console:read([count [, seconds]]) -> bytes | nil, text, name: takes input from the guest, one byte
- * at least and `count` (1) at most; waits for it. */
+/* console:read([count [, seconds]]) -> bytes | nil, text, name: takes input from the guest, one
+ * byte at least and `count` (1) at most; waits for it. */
 static int console_read(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
@@ -96,8 +95,10 @@ static int console_read(lua_State *L)
     bool idle = mk_vm_wait(&v->vm, 0); /* else the run reads what is attached */
     if (idle)
         mk_console_begin(r.con);
-    bool any = mk_lua_wait(L, ns, &(struct mk_wait){ .lock = &r.con->lock, .done = has_input, .ctx = &r,
-                                                     .waiters = &r.con->readers });
+    bool any = mk_lua_wait(
+        L, ns,
+        &(struct mk_wait){
+            .lock = &r.con->lock, .done = has_input, .ctx = &r, .waiters = &r.con->readers });
     if (idle)
         mk_console_end(r.con);
     v->busy -= foreign;
@@ -148,8 +149,9 @@ static int console_write(lua_State *L)
     const char *text = luaL_checklstring(L, 2, &length);
     int cpu = mk_lua_handler_cpu(v);
     if (cpu < 0)
-        return mk_misuse(L, "console:write: only a handler of the vm prints for its guest: a script "
-                            "has print and io.write");
+        return mk_misuse(L,
+                         "console:write: only a handler of the vm prints for its guest: a script "
+                         "has print and io.write");
     mk_lua_flush_output(); /* what the handler printed before */
     mk_console_write(&v->vm.m.console, &v->vm.cpu[cpu].cpu, text, length);
     mk_console_flush(&v->vm.m.console); /* before what it prints next */
@@ -208,8 +210,9 @@ static int console_listen(lua_State *L)
 static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
 {
     struct mk_console *con = &v->vm.m.console;
-    struct mk_console_input in = { .fd = fd, .pipe = fd >= 0 && !terminal, .escape = terminal,
-                                   .eof = con->in.eof };
+    struct mk_console_input in = {
+        .fd = fd, .pipe = fd >= 0 && !terminal, .escape = terminal, .eof = con->in.eof
+    };
     int before = mk_console_set_input(con, &in).fd;
     if (before > STDERR_FILENO)
         close(before);
@@ -284,8 +287,8 @@ static int open_log(const char *path, struct mk_err *err)
     if (fd < 0)
         return mk_fail_errno(err, errno, "%s", path);
     close(fd);
-    return mk_fail(err, EINVAL, "%s: a log is a file: a pipe whose reader waits would stop the guest",
-                   path);
+    return mk_fail(err, EINVAL,
+                   "%s: a log is a file: a pipe whose reader waits would stop the guest", path);
 }
 
 /* console:log(path | nil) -> console: all that is printed from now on goes to a file, too, which is
@@ -310,8 +313,9 @@ static int hand_over(lua_State *L)
     struct mk_lua_vm *v = check_console(L);
     struct mk_console *con = &v->vm.m.console;
     v->terminal = isatty(STDIN_FILENO);
-    struct mk_console_input in = { .fd = STDIN_FILENO, .pipe = !v->terminal,
-                                   .escape = v->terminal, .eof = con->in.eof };
+    struct mk_console_input in = {
+        .fd = STDIN_FILENO, .pipe = !v->terminal, .escape = v->terminal, .eof = con->in.eof
+    };
     struct mk_console_input before = mk_console_set_input(con, &in);
     lua_pushinteger(L, before.fd);
     lua_pushinteger(L, mk_console_set_output(con, STDOUT_FILENO));
@@ -326,7 +330,8 @@ static int take_back(lua_State *L)
     struct mk_lua_vm *v = check_console(L);
     struct mk_console *con = &v->vm.m.console;
     int out_fd = (int)luaL_checkinteger(L, 3);
-    struct mk_console_input in = { .fd = (int)luaL_checkinteger(L, 2), .pipe = lua_toboolean(L, 4),
+    struct mk_console_input in = { .fd = (int)luaL_checkinteger(L, 2),
+                                   .pipe = lua_toboolean(L, 4),
                                    .eof = lua_toboolean(L, 5) };
     v->terminal = in.escape = in.fd == STDIN_FILENO && isatty(STDIN_FILENO);
     mk_console_set_input(con, &in);
@@ -336,12 +341,12 @@ static int take_back(lua_State *L)
 
 void mk_open_console(lua_State *L)
 {
-    static const luaL_Reg methods[] = {
-        { "send", console_send }, { "read", console_read }, { "write", console_write },
-        { "eof", console_eof }, { "text", console_text },
-        { "echo", console_echo }, { "attach", console_attach },
-        { "detach", console_detach }, { "input", console_input },
-        { "output", console_output }, { "log", console_log }, { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "send", console_send },     { "read", console_read },
+                                        { "write", console_write },   { "eof", console_eof },
+                                        { "text", console_text },     { "echo", console_echo },
+                                        { "attach", console_attach }, { "detach", console_detach },
+                                        { "input", console_input },   { "output", console_output },
+                                        { "log", console_log },       { NULL, NULL } };
     mk_new_type(L, MK_CONSOLE, NULL, methods);
     lua_pushcfunction(L, console_listen);
     lua_setfield(L, -2, "listen"); /* into the core table on top */

@@ -37,8 +37,8 @@ static int print_key(char *to, size_t room, lua_State *L, const struct level *l)
     switch (lua_type(L, l->key)) {
     case LUA_TSTRING: return snprintf(to, room, ".%.60s", lua_tostring(L, l->key));
     case LUA_TNUMBER: return snprintf(to, room, "[%g]", lua_tonumber(L, l->key));
-    case LUA_TBOOLEAN: return snprintf(to, room, "[%s]",
-                                       lua_toboolean(L, l->key) ? "true" : "false");
+    case LUA_TBOOLEAN:
+        return snprintf(to, room, "[%s]", lua_toboolean(L, l->key) ? "true" : "false");
     default: return snprintf(to, room, "[a %s]", lua_typename(L, lua_type(L, l->key)));
     }
 }

@@ -2,17 +2,17 @@
  *
  * nil, booleans, numbers, strings, and tables of these without a metatable. A table that is
  * reached twice is copied twice; one that contains itself is an error. mk_copy_write() and _read()
- * change nothing on the stack but what they say, raise nothing, and hold nothing afterwards; they belong
- * to the thread that runs Lua. */
+ * change nothing on the stack but what they say, raise nothing, and hold nothing afterwards; they
+ * belong to the thread that runs Lua. */
 #ifndef MK_LUA_COPY_H
 #define MK_LUA_COPY_H
 
-#include "codec/bytes.h"
 #include "base/err.h"
+#include "codec/bytes.h"
 
 #include <lua.h>
 
-#define MK_COPY_DEPTH 100              /* tables inside tables */
+#define MK_COPY_DEPTH 100               /* tables inside tables */
 #define MK_COPY_MAX (64u * 1024 * 1024) /* bytes of one value */
 
 /* Appends the value at `index`. False with *err, which names where in the value it went wrong

@@ -26,7 +26,7 @@
 #define MK_CLOCK "minikvm.clock"
 #define MK_TIMER "minikvm.timer"
 #define MK_KEYBOARD "minikvm.keyboard"
-#define MK_FILES "minikvm.files"       /* a policy */
+#define MK_FILES "minikvm.files"      /* a policy */
 #define MK_VM_FILES "minikvm.vmfiles" /* vm.files */
 #define MK_SYMBOLS "minikvm.symbols"
 #define MK_HANDLE "minikvm.handle"
@@ -39,18 +39,19 @@ struct mk_lua {
     pthread_cond_t script_turn, handler_turn;
     _Atomic bool held;
     _Atomic unsigned script_waits, handler_waits;
-    struct mk_lua_cpu *handler; /* whose handler runs; NULL: the script. For the holder of the lock */
+    struct mk_lua_cpu
+        *handler; /* whose handler runs; NULL: the script. For the holder of the lock */
     lua_State *main;
     lua_State *volatile base; /* where the holder's call began: `main`, or a vCPU's coroutine */
-    volatile bool away;  /* the script's thread gave up the lock; for that thread's signals */
-    _Atomic bool ending; /* the script shall end: mk_guard_end_script() */
-    uint64_t handler_most; /* what limits.handler can be at the most */
-    bool last_resort;    /* a handler that nothing can end ends the process */
+    volatile bool away;       /* the script's thread gave up the lock; for that thread's signals */
+    _Atomic bool ending;      /* the script shall end: mk_guard_end_script() */
+    uint64_t handler_most;    /* what limits.handler can be at the most */
+    bool last_resort;         /* a handler that nothing can end ends the process */
     struct mk_script *script; /* the script's own time; NULL: it has none */
     void (*on_close)(struct mk_lua *lua); /* it goes with the state */
-    char ended[400];     /* of a handler that was ended because the script shall end */
+    char ended[400];                 /* of a handler that was ended because the script shall end */
     struct mk_guard *volatile guard; /* of the call that is in progress; NULL: it has no limit */
-    lua_Hook script_hook; /* the C side of debug.sethook() */
+    lua_Hook script_hook;            /* the C side of debug.sethook() */
     struct mk_kvm kvm;
     bool kvm_open;
 };
@@ -63,7 +64,7 @@ struct mk_frame {
     /* Of a hypercall: what answers beneath; NULL: it is an access. */
     uint32_t (*call)(struct mk_lua_vm *v, const struct mk_frame *frame);
     uint8_t number;
-    uint64_t order;  /* of the handler whose turn it is */
+    uint64_t order; /* of the handler whose turn it is */
     struct mk_frame *above;
 };
 
@@ -97,9 +98,9 @@ struct mk_lua_vm {
     lua_State *anchor;
     struct mk_lua_cpu cpu[MK_MAX_CPUS];
     struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
-    uint64_t call_orders; /* hypercall handlers that were ever made */
+    uint64_t call_orders;               /* hypercall handlers that were ever made */
     int line_ref, trace_ref, decide_ref;
-    lua_State *opener; /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
+    lua_State *opener;    /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
     _Atomic int none_ref; /* on_unhandled */
     uint64_t none_hits;
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
@@ -147,20 +148,20 @@ int mk_lua_handler_cpu(const struct mk_lua_vm *v);
 /* Raises when called inside a handler. */
 void mk_lua_no_handler(lua_State *L, const char *what);
 
-/* The wait of every function that blocks: gives the Lua lock up until wait->done() says true, or `ns`
- * have passed, or Ctrl-C came. True when it is done.
- * In a handler it waits on the vCPU's thread: the guest stays at its access, the VM's timers and
- * other handlers go on. A stop, the deadline and Ctrl-C end the wait and, at the next instruction,
- * the handler; the time that the VM is paused does not count (mk_vcpu_wait). */
+/* The wait of every function that blocks: gives the Lua lock up until wait->done() says true, or
+ * `ns` have passed, or Ctrl-C came. True when it is done. In a handler it waits on the vCPU's
+ * thread: the guest stays at its access, the VM's timers and other handlers go on. A stop, the
+ * deadline and Ctrl-C end the wait and, at the next instruction, the handler; the time that the VM
+ * is paused does not count (mk_vcpu_wait). */
 bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait);
 
 /* The gate: every call into Lua from a vCPU's thread. Takes the Lua lock and calls body(co), which
- * finds `ctx` as a light userdata at index 1, pushes a handler and its arguments, calls it and reads
- * its results: all of it in one protected call, because an error outside of one would go on in the
- * main thread's frame. What fails ends the VM with message and traceback. `what` names the handler
- * in messages; NULL: it is that of the exit being served. */
+ * finds `ctx` as a light userdata at index 1, pushes a handler and its arguments, calls it and
+ * reads its results: all of it in one protected call, because an error outside of one would go on
+ * in the main thread's frame. What fails ends the VM with message and traceback. `what` names the
+ * handler in messages; NULL: it is that of the exit being served. */
 enum mk_called {
-    MK_CALL_NOT,    /* the VM is being closed */
+    MK_CALL_NOT, /* the VM is being closed */
     MK_CALL_DONE,
     MK_CALL_FAILED, /* the VM ends */
 };
@@ -281,8 +282,8 @@ struct mk_handle {
 struct mk_handle *mk_new_handle(lua_State *L, int vm_index);
 void mk_open_handle(lua_State *L);
 
-/* Raises for a field that objects of `type` do not have, or whose value cannot be set; the key is at
- * index 2. strict.lua words it. */
+/* Raises for a field that objects of `type` do not have, or whose value cannot be set; the key is
+ * at index 2. strict.lua words it. */
 int mk_unknown_field(lua_State *L, const char *type, bool set);
 /* Defines a kind of userdata: metatable with methods reachable through __index. A field that is
  * neither there nor served by a metamethod of `meta` raises, read or written. */

@@ -1,10 +1,10 @@
 /* coroutine.c - coroutine.wrap and xpcall that know of guards (limit.h), for Lua states of our own:
  * those of the program and of workers. What `require` is called in keeps its own.
  *
- * They do what Lua's do (lcorolib.c, lbaselib.c), but for an error of the guard's hook: hooks are off
- * in what handles it, which could then go on for ever. So xpcall() does not hand it to the script's
- * message handler, and a coroutine that it ended is not closed. Belongs to the holder of the Lua
- * lock. */
+ * They do what Lua's do (lcorolib.c, lbaselib.c), but for an error of the guard's hook: hooks are
+ * off in what handles it, which could then go on for ever. So xpcall() does not hand it to the
+ * script's message handler, and a coroutine that it ended is not closed. Belongs to the holder of
+ * the Lua lock. */
 #include "lua/core.h"
 
 static struct mk_lua *lua_of(lua_State *L)

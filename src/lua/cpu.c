@@ -20,16 +20,43 @@ struct field {
 };
 
 #define REG(field) offsetof(struct kvm_regs, field)
-#define LEGACY(l) { "r" #l "x", REG(r##l##x), 0, 8 }, { "e" #l "x", REG(r##l##x), 0, 4 }, \
-    { #l "x", REG(r##l##x), 0, 2 }, { #l "l", REG(r##l##x), 0, 1 }, { #l "h", REG(r##l##x), 8, 1 }
-#define INDEX(n) { "r" #n, REG(r##n), 0, 8 }, { "e" #n, REG(r##n), 0, 4 }, { #n, REG(r##n), 0, 2 }
-#define WIDE(n) { "r" #n, REG(r##n), 0, 8 }
+#define LEGACY(l)                                                                                  \
+    { "r" #l "x", REG(r##l##x), 0, 8 }, { "e" #l "x", REG(r##l##x), 0, 4 },                        \
+        { #l "x", REG(r##l##x), 0, 2 }, { #l "l", REG(r##l##x), 0, 1 },                            \
+    {                                                                                              \
+#l "h", REG(r##l##x), 8, 1                                                                 \
+    }
+#define INDEX(n)                                                                                   \
+    { "r" #n, REG(r##n), 0, 8 }, { "e" #n, REG(r##n), 0, 4 },                                      \
+    {                                                                                              \
+#n, REG(r##n), 0, 2                                                                        \
+    }
+#define WIDE(n)                                                                                    \
+    {                                                                                              \
+        "r" #n, REG(r##n), 0, 8                                                                    \
+    }
 
 static const struct field registers[] = {
-    LEGACY(a), LEGACY(b), LEGACY(c), LEGACY(d),
-    INDEX(si), INDEX(di), INDEX(sp), INDEX(bp), INDEX(ip),
-    WIDE(8), WIDE(9), WIDE(10), WIDE(11), WIDE(12), WIDE(13), WIDE(14), WIDE(15),
-    { "rflags", REG(rflags), 0, 8 }, { "eflags", REG(rflags), 0, 4 }, { "flags", REG(rflags), 0, 2 },
+    LEGACY(a),
+    LEGACY(b),
+    LEGACY(c),
+    LEGACY(d),
+    INDEX(si),
+    INDEX(di),
+    INDEX(sp),
+    INDEX(bp),
+    INDEX(ip),
+    WIDE(8),
+    WIDE(9),
+    WIDE(10),
+    WIDE(11),
+    WIDE(12),
+    WIDE(13),
+    WIDE(14),
+    WIDE(15),
+    { "rflags", REG(rflags), 0, 8 },
+    { "eflags", REG(rflags), 0, 4 },
+    { "flags", REG(rflags), 0, 2 },
 };
 
 #define SREG(field) offsetof(struct kvm_sregs, field)
@@ -61,8 +88,10 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
     const struct box *box = lua_touserdata(L, 1);
     mk_need_cpus(L, v);
     if (!mk_vm_wait(&v->vm, 0) && v->lua->handler != &v->cpu[box->index] && !mk_vm_paused(&v->vm))
-        mk_misuse(L, "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
-                      "handler of this cpu", (int)box->index, v->vm.name);
+        mk_misuse(L,
+                  "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
+                  "handler of this cpu",
+                  (int)box->index, v->vm.name);
     *vm = v;
     return &v->vm.cpu[box->index];
 }
@@ -183,7 +212,7 @@ static void check_settable(lua_State *L, const struct mk_vcpu *c)
     bool in = serves(c, KVM_EXIT_IO, true);
     if (in || serves(c, KVM_EXIT_MMIO, true))
         mk_misuse(L, "registers cannot be set while %s waits for its answer",
-                   in ? "an IN" : "a read of memory");
+                  in ? "an IN" : "a read of memory");
 }
 
 static int cpu_newindex(lua_State *L)
@@ -236,10 +265,19 @@ static int cpu_regs(lua_State *L)
 
 static void push_segment(lua_State *L, const struct kvm_segment *s)
 {
-    const struct { const char *name; lua_Integer value; } fields[] = {
-        { "selector", s->selector }, { "base", (lua_Integer)s->base }, { "limit", s->limit },
-        { "type", s->type }, { "dpl", s->dpl }, { "present", s->present }, { "s", s->s },
-        { "db", s->db }, { "l", s->l }, { "g", s->g } };
+    const struct {
+        const char *name;
+        lua_Integer value;
+    } fields[] = { { "selector", s->selector },
+                   { "base", (lua_Integer)s->base },
+                   { "limit", s->limit },
+                   { "type", s->type },
+                   { "dpl", s->dpl },
+                   { "present", s->present },
+                   { "s", s->s },
+                   { "db", s->db },
+                   { "l", s->l },
+                   { "g", s->g } };
     lua_createtable(L, 0, MK_COUNT(fields));
     for (size_t i = 0; i < MK_COUNT(fields); i++) {
         lua_pushinteger(L, fields[i].value);
@@ -279,7 +317,8 @@ static int cpu_sregs(lua_State *L)
     return 1;
 }
 
-/* The integer under `key` of the table on top into *to, which has `bytes`; nothing when it is nil. */
+/* The integer under `key` of the table on top into *to, which has `bytes`; nothing when it is nil.
+ */
 static void take_integer(lua_State *L, const char *key, void *to, size_t bytes)
 {
     lua_getfield(L, -1, key);
@@ -292,10 +331,20 @@ static void take_integer(lua_State *L, const char *key, void *to, size_t bytes)
 static void take_segment(lua_State *L, const char *name, struct kvm_segment *s)
 {
     if (lua_getfield(L, 2, name) == LUA_TTABLE) {
-        const struct { const char *key; void *to; size_t bytes; } fields[] = {
-            { "selector", &s->selector, 2 }, { "base", &s->base, 8 }, { "limit", &s->limit, 4 },
-            { "type", &s->type, 1 }, { "dpl", &s->dpl, 1 }, { "present", &s->present, 1 },
-            { "s", &s->s, 1 }, { "db", &s->db, 1 }, { "l", &s->l, 1 }, { "g", &s->g, 1 } };
+        const struct {
+            const char *key;
+            void *to;
+            size_t bytes;
+        } fields[] = { { "selector", &s->selector, 2 },
+                       { "base", &s->base, 8 },
+                       { "limit", &s->limit, 4 },
+                       { "type", &s->type, 1 },
+                       { "dpl", &s->dpl, 1 },
+                       { "present", &s->present, 1 },
+                       { "s", &s->s, 1 },
+                       { "db", &s->db, 1 },
+                       { "l", &s->l, 1 },
+                       { "g", &s->g, 1 } };
         for (size_t i = 0; i < MK_COUNT(fields); i++)
             take_integer(L, fields[i].key, fields[i].to, fields[i].bytes);
         s->unusable = !s->present;
@@ -373,8 +422,10 @@ static void set_list(lua_State *L, const char *name, const uint64_t *values, uns
 static int cpu_walk(lua_State *L)
 {
     struct mk_walk w = check_walk(L);
-    const struct { const char *name; bool value; } flags[] = {
-        { "present", w.present }, { "writable", w.writable }, { "user", w.user } };
+    const struct {
+        const char *name;
+        bool value;
+    } flags[] = { { "present", w.present }, { "writable", w.writable }, { "user", w.user } };
     lua_createtable(L, 0, 6);
     for (size_t i = 0; i < MK_COUNT(flags); i++) {
         lua_pushboolean(L, flags[i].value);
@@ -441,12 +492,15 @@ void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu)
 
 void mk_open_cpu(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__index", cpu_index }, { "__newindex", cpu_newindex },
-                                     { "__tostring", cpu_tostring }, { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "regs", cpu_regs }, { "sregs", cpu_sregs },
-                                        { "translate", cpu_translate }, { "walk", cpu_walk },
-                                        { "nmi", cpu_nmi },
-                                        { "interrupt", cpu_interrupt }, { NULL, NULL } };
+    static const luaL_Reg meta[] = { { "__index", cpu_index },
+                                     { "__newindex", cpu_newindex },
+                                     { "__tostring", cpu_tostring },
+                                     { NULL, NULL } };
+    static const luaL_Reg methods[] = {
+        { "regs", cpu_regs }, { "sregs", cpu_sregs }, { "translate", cpu_translate },
+        { "walk", cpu_walk }, { "nmi", cpu_nmi },     { "interrupt", cpu_interrupt },
+        { NULL, NULL }
+    };
     mk_new_type(L, MK_CPU, meta, methods);
     lua_pushcfunction(L, set_sregs);
     lua_setfield(L, -2, "set_sregs");

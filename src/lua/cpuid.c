@@ -26,14 +26,13 @@ static int cpuid(lua_State *L)
 
 static struct kvm_cpuid_entry2 cpuid_entry(lua_State *L, int index)
 {
-    return (struct kvm_cpuid_entry2){
-        .function = (uint32_t)mk_integer_field(L, index, "leaf", 0),
-        .index = (uint32_t)mk_integer_field(L, index, "subleaf", 0),
-        .flags = (uint32_t)mk_integer_field(L, index, "flags", 0),
-        .eax = (uint32_t)mk_integer_field(L, index, "eax", 0),
-        .ebx = (uint32_t)mk_integer_field(L, index, "ebx", 0),
-        .ecx = (uint32_t)mk_integer_field(L, index, "ecx", 0),
-        .edx = (uint32_t)mk_integer_field(L, index, "edx", 0) };
+    return (struct kvm_cpuid_entry2){ .function = (uint32_t)mk_integer_field(L, index, "leaf", 0),
+                                      .index = (uint32_t)mk_integer_field(L, index, "subleaf", 0),
+                                      .flags = (uint32_t)mk_integer_field(L, index, "flags", 0),
+                                      .eax = (uint32_t)mk_integer_field(L, index, "eax", 0),
+                                      .ebx = (uint32_t)mk_integer_field(L, index, "ebx", 0),
+                                      .ecx = (uint32_t)mk_integer_field(L, index, "ecx", 0),
+                                      .edx = (uint32_t)mk_integer_field(L, index, "edx", 0) };
 }
 
 /* set_cpuid(vm.cpuid, list as cpuid() gives it) -> true | nil, text, name */
@@ -43,8 +42,8 @@ static int set_cpuid(lua_State *L)
     struct mk_err err;
     size_t count = lua_rawlen(L, 2);
     mk_need_stopped(L, v, "cpuid");
-    struct kvm_cpuid2 *list = lua_newuserdatauv(L, sizeof(*list) +
-                                                count * sizeof(list->entries[0]), 0);
+    struct kvm_cpuid2 *list =
+        lua_newuserdatauv(L, sizeof(*list) + count * sizeof(list->entries[0]), 0);
     *list = (struct kvm_cpuid2){ .nent = (uint32_t)count };
     for (size_t i = 0; i < count; i++) {
         lua_rawgeti(L, 2, (lua_Integer)i + 1);
@@ -52,8 +51,10 @@ static int set_cpuid(lua_State *L)
         lua_pop(L, 1);
     }
     if (v->vm.state != MK_VM_IDLE)
-        return mk_misuse(L, "vm \"%s\" has run: its CPUID can be changed before that, or after "
-                         "reset()", v->vm.name);
+        return mk_misuse(L,
+                         "vm \"%s\" has run: its CPUID can be changed before that, or after "
+                         "reset()",
+                         v->vm.name);
     if (mk_vm_set_cpuid(&v->vm, list, &err) < 0)
         return mk_push_err(L, &err);
     lua_pushboolean(L, true);
@@ -62,7 +63,8 @@ static int set_cpuid(lua_State *L)
 
 void mk_open_cpuid(lua_State *L)
 {
-    static const luaL_Reg core[] = { { "cpuid", cpuid }, { "set_cpuid", set_cpuid },
+    static const luaL_Reg core[] = { { "cpuid", cpuid },
+                                     { "set_cpuid", set_cpuid },
                                      { NULL, NULL } };
     luaL_setfuncs(L, core, 0); /* into the core table on top */
     mk_new_type(L, MK_CPUID, NULL, NULL);

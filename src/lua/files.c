@@ -29,9 +29,10 @@ static enum mk_verdict take_answer(lua_State *co, const struct question *q)
     else if (!lua_isboolean(co, -1))
         verdict = -1;
     if (verdict < 0)
-        mk_misuse(co, "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
-                       "nothing", lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1)
-                                                                  : luaL_typename(co, -1));
+        mk_misuse(co,
+                  "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
+                  "nothing",
+                  lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : luaL_typename(co, -1));
     return (enum mk_verdict)verdict;
 }
 
@@ -96,7 +97,7 @@ struct mk_policy *mk_files_field(lua_State *L, int options)
     struct files *f = luaL_testudata(L, -1, MK_FILES);
     if (!lua_isnil(L, -1) && (!f || !f->policy))
         mk_misuse(L, "kvm.vm: option 'files': expected a file policy that is open, as kvm.files{} "
-                      "makes it");
+                     "makes it");
     lua_pop(L, 1);
     return f ? f->policy : NULL;
 }
@@ -282,19 +283,24 @@ static int push_done(lua_State *L, int64_t rc, const char *what)
 
 static unsigned check_mode(lua_State *L, int index)
 {
-    static const struct { const char *name; unsigned flags; } modes[] = {
-        { "r", MK_FILE_READ }, { "w", MK_FILE_WRITE | MK_FILE_TRUNC },
-        { "a", MK_FILE_WRITE | MK_FILE_APPEND }, { "r+", MK_FILE_READ | MK_FILE_WRITE },
-        { "w+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_TRUNC },
-        { "a+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_APPEND } };
+    static const struct {
+        const char *name;
+        unsigned flags;
+    } modes[] = { { "r", MK_FILE_READ },
+                  { "w", MK_FILE_WRITE | MK_FILE_TRUNC },
+                  { "a", MK_FILE_WRITE | MK_FILE_APPEND },
+                  { "r+", MK_FILE_READ | MK_FILE_WRITE },
+                  { "w+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_TRUNC },
+                  { "a+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_APPEND } };
     if (lua_isinteger(L, index))
         return (unsigned)lua_tointeger(L, index);
     const char *name = luaL_optstring(L, index, "r");
     for (size_t i = 0; i < MK_COUNT(modes); i++)
         if (strcmp(modes[i].name, name) == 0)
             return modes[i].flags;
-    return (unsigned)luaL_argerror(L, index, "a mode is r, w, a, r+, w+, a+, or flags of the file "
-                                             "port");
+    return (unsigned)luaL_argerror(L, index,
+                                   "a mode is r, w, a, r+, w+, a+, or flags of the file "
+                                   "port");
 }
 
 /* A descriptor of the VM's; -1, which is none, for a number that cannot be one. */
@@ -348,7 +354,8 @@ static int files_seek(lua_State *L)
     struct mk_fsbox *box = check_box(L);
     int32_t fd = check_fd(L, 2);
     unsigned whence = (unsigned)luaL_checkoption(L, 3, "cur", names);
-    return push_done(L, mk_fsbox_seek(box, fd, luaL_optinteger(L, 4, 0), whence, INT64_MAX), "seek");
+    return push_done(L, mk_fsbox_seek(box, fd, luaL_optinteger(L, 4, 0), whence, INT64_MAX),
+                     "seek");
 }
 
 /* files:size(descriptor) -> bytes */
@@ -365,16 +372,20 @@ static int files_close_one(lua_State *L)
 
 void mk_open_files(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__gc", files_close }, { "__close", files_close },
-                                     { "__tostring", files_tostring }, { NULL, NULL } };
+    static const luaL_Reg meta[] = { { "__gc", files_close },
+                                     { "__close", files_close },
+                                     { "__tostring", files_tostring },
+                                     { NULL, NULL } };
     static const luaL_Reg methods[] = { { "close", files_close }, { NULL, NULL } };
-    static const luaL_Reg vm_methods[] = { { "audit", files_audit },
-                                           { "directory", files_directory },
-                                           { "usage", files_usage }, { "open", files_open },
-                                           { "read", files_read }, { "write", files_write },
-                                           { "seek", files_seek }, { "size", files_size },
-                                           { "close", files_close_one }, { NULL, NULL } };
-    static const luaL_Reg core[] = { { "new_files", new_files }, { "is_files", is_files },
+    static const luaL_Reg vm_methods[] = {
+        { "audit", files_audit },     { "directory", files_directory },
+        { "usage", files_usage },     { "open", files_open },
+        { "read", files_read },       { "write", files_write },
+        { "seek", files_seek },       { "size", files_size },
+        { "close", files_close_one }, { NULL, NULL }
+    };
+    static const luaL_Reg core[] = { { "new_files", new_files },
+                                     { "is_files", is_files },
                                      { NULL, NULL } };
     mk_new_type(L, MK_FILES, meta, methods);
     mk_new_type(L, MK_VM_FILES, NULL, vm_methods);

@@ -15,8 +15,10 @@ int mk_lua_handler_cpu(const struct mk_lua_vm *v)
 void mk_lua_no_handler(lua_State *L, const char *what)
 {
     if (mk_lua_get(L)->handler)
-        mk_misuse(L, "%s would block inside a handler: a guest is waiting for its answer; set a "
-                      "variable here and do it after the run, or in another thread's turn", what);
+        mk_misuse(L,
+                  "%s would block inside a handler: a guest is waiting for its answer; set a "
+                  "variable here and do it after the run, or in another thread's turn",
+                  what);
 }
 
 static bool wait_for_turn(struct mk_lua_vm *v)

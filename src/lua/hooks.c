@@ -4,8 +4,8 @@
  *   ports:override(range, { read = fn(port, size, next), write = fn(port, value, size, next) })
  *   ports:tap(range, fn(what, port, value, size))
  *   mmio:on(range, ...)   the same, with guest-physical addresses outside RAM
- *   msrs:on(range, ...)   the same, with numbers of MSRs; a handler that returns false raises #GP in
- *                         the guest
+ *   msrs:on(range, ...)   the same, with numbers of MSRs; a handler that returns false raises #GP
+ * in the guest
  *
  * `on` takes what nobody serves yet; `override` goes on top of whatever is there, and `next` is the
  * handler beneath; a tap sees and changes nothing. A direction without a function passes to what
@@ -90,13 +90,16 @@ static void take_value(struct access *a, lua_State *co)
     } else if (!lua_isinteger(co, -1)) {
         const char *type = luaL_typename(co, -1);
         const char *text = lua_tostring(co, -1);
-        mk_lua_blame(a->call.h->v, io->cpu->index, "read handler of %s 0x%llx answered %s%s%s: it "
-                     "must return an integer of 0 to 0x%llx", kind_of(io), at, type,
-                     text ? " " : "", text ? text : "", (unsigned long long)limit);
+        mk_lua_blame(a->call.h->v, io->cpu->index,
+                     "read handler of %s 0x%llx answered %s%s%s: it "
+                     "must return an integer of 0 to 0x%llx",
+                     kind_of(io), at, type, text ? " " : "", text ? text : "",
+                     (unsigned long long)limit);
     } else if (value > limit) {
-        mk_lua_blame(a->call.h->v, io->cpu->index, "read handler of %s 0x%llx answered %lld: it "
-                     "does not fit in %u byte%s", kind_of(io), at, (long long)value, io->size,
-                     io->size > 1 ? "s" : "");
+        mk_lua_blame(a->call.h->v, io->cpu->index,
+                     "read handler of %s 0x%llx answered %lld: it "
+                     "does not fit in %u byte%s",
+                     kind_of(io), at, (long long)value, io->size, io->size > 1 ? "s" : "");
     }
 }
 
@@ -113,8 +116,10 @@ static int call_in(lua_State *co, struct mk_hook_call *c)
 static uint64_t hook_in(void *self, struct mk_io *io)
 {
     struct mk_lua_hook *h = self;
-    struct access a = { .call = { h, h->read_ref, call_in, false }, .io = io,
-                        .frame = { .io = io, .in = true }, .value = mk_mask(io->size) };
+    struct access a = { .call = { h, h->read_ref, call_in, false },
+                        .io = io,
+                        .frame = { .io = io, .in = true },
+                        .value = mk_mask(io->size) };
     io->passed = !call_for(&a);
     return a.value;
 }
@@ -135,7 +140,8 @@ static int call_out(lua_State *co, struct mk_hook_call *c)
 static void hook_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_lua_hook *h = self;
-    struct access a = { .call = { h, h->write_ref, call_out, false }, .io = io,
+    struct access a = { .call = { h, h->write_ref, call_out, false },
+                        .io = io,
                         .frame = { .io = io, .value = value } };
     io->passed = !call_for(&a);
 }
@@ -153,7 +159,8 @@ static int call_tap(lua_State *co, struct mk_hook_call *c)
 
 static void tell_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_t value)
 {
-    struct access a = { .call = { h, h->read_ref, call_tap, false }, .io = io,
+    struct access a = { .call = { h, h->read_ref, call_tap, false },
+                        .io = io,
                         .frame = { .io = io, .in = in, .value = value } };
     call_for(&a);
 }
@@ -190,7 +197,9 @@ static const struct mk_io_ops tap_ops = { LUA_OPS, .in = tap_in, .out = tap_out,
 
 static const struct mk_io_ops *ops_for(const struct mk_lua_hook *h)
 {
-    return h->read_ref == LUA_NOREF ? &write_ops : h->write_ref == LUA_NOREF ? &read_ops : &both_ops;
+    return h->read_ref == LUA_NOREF    ? &write_ops
+           : h->write_ref == LUA_NOREF ? &read_ops
+                                       : &both_ops;
 }
 
 static int next_write(lua_State *L, struct mk_frame *frame)
@@ -205,7 +214,8 @@ static int next_write(lua_State *L, struct mk_frame *frame)
 }
 
 /* next([value]): the handler beneath. One closure per vCPU; which access it stands for is in the
- * vCPU's frame, so that calling it allocates nothing. The VM is its other upvalue, to stay alive. */
+ * vCPU's frame, so that calling it allocates nothing. The VM is its other upvalue, to stay alive.
+ */
 static int call_next(lua_State *L)
 {
     struct mk_lua_cpu *lc = lua_touserdata(L, lua_upvalueindex(1));
@@ -288,18 +298,23 @@ static void check_no_memory(lua_State *L, const struct mk_range *r)
         const struct mk_region *m = &mem->regions[i];
         if (m->read_only || r->first >= m->gpa + m->size || r->last < m->gpa)
             continue;
-        snprintf(text, sizeof(text), "addresses 0x%llx-0x%llx lie over %s, which ends at 0x%llx: "
-                 "memory is no device", (unsigned long long)r->first,
-                 (unsigned long long)r->last, m->name, (unsigned long long)(m->gpa + m->size));
+        snprintf(text, sizeof(text),
+                 "addresses 0x%llx-0x%llx lie over %s, which ends at 0x%llx: "
+                 "memory is no device",
+                 (unsigned long long)r->first, (unsigned long long)r->last, m->name,
+                 (unsigned long long)(m->gpa + m->size));
         luaL_argerror(L, 2, text);
     }
 }
 
 static void check_ends(lua_State *L, const struct mk_range *r)
 {
-    static const struct { uint64_t last; const char *what; } spaces[] = {
-        { 0xffff, "a port is 0 to 0xffff" }, { INT64_MAX, "a guest-physical address is 0 or more" },
-        { UINT32_MAX, "an MSR is 0 to 0xffffffff" } };
+    static const struct {
+        uint64_t last;
+        const char *what;
+    } spaces[] = { { 0xffff, "a port is 0 to 0xffff" },
+                   { INT64_MAX, "a guest-physical address is 0 or more" },
+                   { UINT32_MAX, "an MSR is 0 to 0xffffffff" } };
     uint64_t most = spaces[r->bus->space].last;
     int index = r->next - 1;
     luaL_argcheck(L, r->first <= most, 2, spaces[r->bus->space].what);
@@ -360,8 +375,10 @@ static void check_free(lua_State *L, const struct mk_range *r, const char *owner
         return;
     describe_range(r->bus, r->first, r->last, wanted, sizeof(wanted));
     describe_range(r->bus, where, where, taken, sizeof(taken));
-    snprintf(text, sizeof(text), "%s belongs to %s: use override() to go on top of it (wanted: %s "
-             "for %s)", taken, other, wanted, owner);
+    snprintf(text, sizeof(text),
+             "%s belongs to %s: use override() to go on top of it (wanted: %s "
+             "for %s)",
+             taken, other, wanted, owner);
     mk_misuse(L, "%s", text);
 }
 
@@ -393,8 +410,9 @@ struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r)
     struct mk_lua_hook *h = calloc(1, sizeof(*h));
     if (!h)
         mk_misuse(L, "out of memory for a handler");
-    *h = (struct mk_lua_hook){ .v = r->v, .bus = r->bus, .read_ref = LUA_NOREF,
-                               .write_ref = LUA_NOREF };
+    *h = (struct mk_lua_hook){
+        .v = r->v, .bus = r->bus, .read_ref = LUA_NOREF, .write_ref = LUA_NOREF
+    };
     return h;
 }
 
@@ -414,8 +432,9 @@ int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
         mk_bus_unhook(r->bus, h->hook);
         return mk_misuse(L, "%s", err.text);
     }
-    *handle = (struct mk_handle){ .remove = hook_remove, .count = hook_hits, .target = h,
-                                  .prim = h->prim };
+    *handle = (struct mk_handle){
+        .remove = hook_remove, .count = hook_hits, .target = h, .prim = h->prim
+    };
     return 1;
 }
 
@@ -504,8 +523,9 @@ static int hooks_tap(lua_State *L)
 void mk_open_hooks(lua_State *L)
 {
     static const char *const types[] = { MK_PORTS, MK_MMIO, MK_MSRS };
-    static const luaL_Reg methods[] = { { "on", hooks_on }, { "override", hooks_override },
-                                        { "tap", hooks_tap }, { NULL, NULL } };
+    static const luaL_Reg methods[] = {
+        { "on", hooks_on }, { "override", hooks_override }, { "tap", hooks_tap }, { NULL, NULL }
+    };
     for (size_t i = 0; i < MK_COUNT(types); i++)
         mk_new_type(L, types[i], NULL, methods);
 }

@@ -3,15 +3,15 @@
 #ifndef MK_LUA_HOOKS_H
 #define MK_LUA_HOOKS_H
 
-#include "lua/core.h"
 #include "dev/prim.h"
+#include "lua/core.h"
 
 /* The target of a handle; freed when the bus lets go of the hook. */
 struct mk_lua_hook {
     struct mk_lua_vm *v;
     struct mk_bus *bus;
     struct mk_hook *hook;
-    struct mk_prim *prim; /* const, latch, fifo, match */
+    struct mk_prim *prim;    /* const, latch, fifo, match */
     int read_ref, write_ref; /* LUA_NOREF: none */
     bool with_next, tap;
     bool removed; /* under the Lua lock */

@@ -28,9 +28,14 @@ struct mk_call {
     char name[32];
 };
 
-static const struct { uint8_t number; const char *name; } builtin[] = {
-    { MK_HC_EXIT, "EXIT" }, { MK_HC_PUTCHAR, "PUTCHAR" }, { MK_HC_GETCHAR, "GETCHAR" },
-    { MK_HC_WRITE, "WRITE" }, { MK_HC_READ, "READ" } };
+static const struct {
+    uint8_t number;
+    const char *name;
+} builtin[] = { { MK_HC_EXIT, "EXIT" },
+                { MK_HC_PUTCHAR, "PUTCHAR" },
+                { MK_HC_GETCHAR, "GETCHAR" },
+                { MK_HC_WRITE, "WRITE" },
+                { MK_HC_READ, "READ" } };
 
 /* --- the vCPU's side --- */
 
@@ -58,9 +63,10 @@ static void take_answer(lua_State *co, const struct turn *t)
     if (lua_isinteger(co, -1) && (uint64_t)lua_tointeger(co, -1) <= UINT32_MAX)
         *t->value = (uint32_t)lua_tointeger(co, -1);
     else if (!lua_isnil(co, -1))
-        mk_lua_blame(t->v, t->frame.io->cpu->index, "hypercall 0x%02x answered a %s: it must "
-                     "return an integer of 0 to 0xffffffff, or nothing", t->frame.number,
-                     luaL_typename(co, -1));
+        mk_lua_blame(t->v, t->frame.io->cpu->index,
+                     "hypercall 0x%02x answered a %s: it must "
+                     "return an integer of 0 to 0xffffffff, or nothing",
+                     t->frame.number, luaL_typename(co, -1));
 }
 
 /* The handler below the order in t->frame, if there is one. */
@@ -97,8 +103,12 @@ static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uin
                       uint32_t *value)
 {
     struct mk_lua_cpu *lc = &v->cpu[io->cpu->index];
-    struct turn t = { .v = v, .value = value,
-                      .frame = { .io = io, .call = next_call, .number = number, .order = order,
+    struct turn t = { .v = v,
+                      .value = value,
+                      .frame = { .io = io,
+                                 .call = next_call,
+                                 .number = number,
+                                 .order = order,
                                  .above = lc->frame } };
     enum mk_called called;
     lc->frame = &t.frame;
@@ -190,8 +200,8 @@ static void check_room(lua_State *L, const struct mk_lua_vm *v, uint8_t number)
     for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
         depth++;
     if (depth >= CALLS_MAX)
-        mk_misuse(L, "hypercall 0x%02x has %d handlers, the most there may be: remove() some", number,
-                  CALLS_MAX);
+        mk_misuse(L, "hypercall 0x%02x has %d handlers, the most there may be: remove() some",
+                  number, CALLS_MAX);
 }
 
 static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call_kind kind,
@@ -206,8 +216,11 @@ static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call
     struct mk_call *call = malloc(sizeof(*call));
     if (!call)
         return mk_misuse(L, "out of memory for a hypercall");
-    *call = (struct mk_call){ .beneath = v->calls[number], .order = ++v->call_orders, .kind = kind,
-                              .number = number, .ref = ref };
+    *call = (struct mk_call){ .beneath = v->calls[number],
+                              .order = ++v->call_orders,
+                              .kind = kind,
+                              .number = number,
+                              .ref = ref };
     snprintf(call->name, sizeof(call->name), "%s", name);
     *h = (struct mk_handle){ .remove = call_remove, .count = call_hits, .target = call };
     v->calls[number] = call;
@@ -224,8 +237,10 @@ static int hypercalls_define(lua_State *L)
     luaL_checktype(L, 4, LUA_TFUNCTION);
     for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
         if (call->kind == DEFINED)
-            return mk_misuse(L, "hypercall %d is defined already, as \"%s\": remove() its handle "
-                              "first, or override() it", (int)number, call->name);
+            return mk_misuse(L,
+                             "hypercall %d is defined already, as \"%s\": remove() its handle "
+                             "first, or override() it",
+                             (int)number, call->name);
     return add_call(L, v, number, DEFINED, name, 4);
 }
 
@@ -254,6 +269,7 @@ void mk_open_hypercalls(lua_State *L)
 {
     static const luaL_Reg methods[] = { { "define", hypercalls_define },
                                         { "override", hypercalls_override },
-                                        { "tap", hypercalls_tap }, { NULL, NULL } };
+                                        { "tap", hypercalls_tap },
+                                        { NULL, NULL } };
     mk_new_type(L, MK_HYPERCALLS, NULL, methods);
 }

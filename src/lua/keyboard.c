@@ -10,7 +10,8 @@ static struct mk_i8042 *check_keyboard(lua_State *L)
     return &v->vm.keyboard;
 }
 
-/* scancodes(keyboard, bytes) -> whether there was room for all of them, of set 1; else none waits */
+/* scancodes(keyboard, bytes) -> whether there was room for all of them, of set 1; else none waits
+ */
 static int scancodes(lua_State *L)
 {
     struct mk_i8042 *keyboard = check_keyboard(L);
@@ -41,8 +42,10 @@ static int vm_of_keyboard(lua_State *L)
 void mk_open_keyboard(lua_State *L)
 {
     static const luaL_Reg methods[] = { { NULL, NULL } };
-    static const luaL_Reg core[] = { { "scancodes", scancodes }, { "keyboard_state", keyboard_state },
-                                     { "vm_of_keyboard", vm_of_keyboard }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "scancodes", scancodes },
+                                     { "keyboard_state", keyboard_state },
+                                     { "vm_of_keyboard", vm_of_keyboard },
+                                     { NULL, NULL } };
     mk_new_type(L, MK_KEYBOARD, NULL, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -1,8 +1,8 @@
 /* limit.c - see limit.h. */
 #include "lua/limit.h"
 
-#include "lua/alloc.h"
 #include "io/tty.h"
+#include "lua/alloc.h"
 #include "lua/core.h"
 #include "x86/access.h"
 
@@ -51,10 +51,10 @@ void mk_guard_arm(lua_State *L)
 }
 
 /* In a signal handler, on the thread that runs Lua. Once it has been armed, `base` does not run Lua
- * code when the next signal finds that the hook was not there: only then the coroutines above it may
- * be looked for, whose stacks would change meanwhile otherwise. Setting a hook walks all frames of a
- * stack: that of a deep recursion may take longer than there is between two signals. So it is done
- * again for the 1st, 2nd, 4th, 8th … signal alone, and the code gets on in between. */
+ * code when the next signal finds that the hook was not there: only then the coroutines above it
+ * may be looked for, whose stacks would change meanwhile otherwise. Setting a hook walks all frames
+ * of a stack: that of a deep recursion may take longer than there is between two signals. So it is
+ * done again for the 1st, 2nd, 4th, 8th … signal alone, and the code gets on in between. */
 static void arm_all(struct mk_guard *g, lua_State *base)
 {
     unsigned before = g->armed++;
@@ -167,7 +167,8 @@ static enum mk_due wish(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t n
         return MK_DUE_DEADLINE;
     bool waits = v->in_run || atomic_load(&lua->script_waits);
     return waits && mk_lua_interrupted(lua, v->in_run ? v->hook_before : lua_gethook(lua->main))
-               ? MK_DUE_STOP : MK_DUE_NOT;
+               ? MK_DUE_STOP
+               : MK_DUE_NOT;
 }
 
 static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_guard *g,
@@ -240,8 +241,8 @@ void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
 void mk_limit_die(const char *text)
 {
     mk_tty_restore();
-    if (write(STDERR_FILENO, "minikvm: ", 9) < 0 ||
-        write(STDERR_FILENO, text, strlen(text)) < 0 || write(STDERR_FILENO, "\n", 1) < 0)
+    if (write(STDERR_FILENO, "minikvm: ", 9) < 0 || write(STDERR_FILENO, text, strlen(text)) < 0 ||
+        write(STDERR_FILENO, "\n", 1) < 0)
         _exit(2); /* nobody reads */
     _exit(1);
 }
@@ -253,8 +254,10 @@ static void die(const struct mk_lua_vm *v, unsigned cpu)
     mk_lua_where(mk_lua_innermost(v->lua->base), where, sizeof(where));
     describe_handler(v, cpu, handler, sizeof(handler));
     describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu], true, guest, sizeof(guest));
-    snprintf(text, sizeof(text), "%s: %s is long over its limit, and goes on where nothing can end it; "
-             "the guest waits at %s", where, handler, guest);
+    snprintf(text, sizeof(text),
+             "%s: %s is long over its limit, and goes on where nothing can end it; "
+             "the guest waits at %s",
+             where, handler, guest);
     mk_limit_die(text);
 }
 

@@ -22,7 +22,9 @@
 #include <lua.h>
 #include <stdatomic.h>
 
-#define MK_HANDLER_NS UINT64_C(10000000000) /* a handler's time unless the script says otherwise */
+#define MK_HANDLER_NS                                                                              \
+    UINT64_C(10000000000)      /* a handler's time unless the script says otherwise                \
+                                */
 #define MK_GRACE_NS 300000000u /* a handler has so long after a stop, the deadline or Ctrl-C */
 
 struct mk_lua;
@@ -39,23 +41,23 @@ enum mk_due {
 
 struct mk_guard {
     /* Written by the thread that makes the call. */
-    _Atomic unsigned depth;   /* calls in progress, one inside the other; 0: nothing to end */
-    _Atomic unsigned calls;   /* outermost ones so far: names the one in progress */
-    _Atomic uint64_t used;    /* ns of it, before it waited */
-    _Atomic enum mk_due due;  /* it is being ended */
-    volatile bool raised;     /* the hook has been there; `text` is set */
-    volatile unsigned armed;  /* times, since it was there last */
-    bool breaks;              /* mk_kick_break() was called for it */
-    lua_State *co;            /* of the outermost call */
-    char text[200];           /* where it was and why it ended */
+    _Atomic unsigned depth;  /* calls in progress, one inside the other; 0: nothing to end */
+    _Atomic unsigned calls;  /* outermost ones so far: names the one in progress */
+    _Atomic uint64_t used;   /* ns of it, before it waited */
+    _Atomic enum mk_due due; /* it is being ended */
+    volatile bool raised;    /* the hook has been there; `text` is set */
+    volatile unsigned armed; /* times, since it was there last */
+    bool breaks;             /* mk_kick_break() was called for it */
+    lua_State *co;           /* of the outermost call */
+    char text[200];          /* where it was and why it ended */
     /* Written by the I/O thread. */
-    _Atomic unsigned seen;    /* the call it looked at last, */
-    _Atomic uint64_t since;   /* mk_now() of its first look at that, less `used` */
-    uint64_t asked;           /* of the first look that saw a wish to end */
+    _Atomic unsigned seen;     /* the call it looked at last, */
+    _Atomic uint64_t since;    /* mk_now() of its first look at that, less `used` */
+    uint64_t asked;            /* of the first look that saw a wish to end */
     _Atomic unsigned due_call; /* shall end: */
     _Atomic enum mk_due why;
-    _Atomic uint64_t ran;     /* ns, when it was found due */
-    _Atomic bool hopeless;    /* nothing has ended it for long */
+    _Atomic uint64_t ran;  /* ns, when it was found due */
+    _Atomic bool hopeless; /* nothing has ended it for long */
 };
 
 /* Around a protected call into `co`. */
@@ -89,8 +91,8 @@ static inline bool mk_limit_overdue(uint64_t ran, uint64_t limit)
 /* In a signal's handler: "minikvm: <text>" on stderr, and the end of the process. */
 void mk_limit_die(const char *text);
 
-/* end_after(seconds, most): the script of this state ends then, and the process after twice that. No
- * handler of it may take more than `most` seconds; the process ends when one goes on after twice
+/* end_after(seconds, most): the script of this state ends then, and the process after twice that.
+ * No handler of it may take more than `most` seconds; the process ends when one goes on after twice
  * its limit. For --safe, once. Without arguments: the script has ended. */
 int mk_lua_end_after(lua_State *L);
 void mk_script_free(struct mk_lua *lua);

@@ -222,8 +222,10 @@ static int layout(lua_State *L)
     lua_Integer cpu = luaL_checkinteger(L, 2);
     mk_need_stopped(L, v, "load");
     if (cpu >= 0 && cpu < vm->cpus && v->cpu[cpu].set)
-        return mk_misuse(L, "vm:load: cpu %d's %s was set before, and loading sets all registers: "
-                            "set it after vm:load", (int)cpu, v->cpu[cpu].set);
+        return mk_misuse(L,
+                         "vm:load: cpu %d's %s was set before, and loading sets all registers: "
+                         "set it after vm:load",
+                         (int)cpu, v->cpu[cpu].set);
     lua_createtable(L, 0, 12);
     mk_set_string(L, "mode", mk_lua_modes[vm->mode]);
     mk_set_string(L, "name", vm->name);
@@ -252,8 +254,9 @@ static int set_mode(lua_State *L)
     enum mk_mode mode = (enum mk_mode)luaL_checkoption(L, 2, NULL, mk_lua_modes);
     struct mk_err err;
     luaL_argcheck(L, v->vm.mode_open, 1, "the mode was chosen");
-    uint64_t memory = !v->vm.memory_open ? v->vm.m.mem.size
-                      : mode == MK_MODE_REAL ? RAM_REAL : RAM_USUAL;
+    uint64_t memory = !v->vm.memory_open     ? v->vm.m.mem.size
+                      : mode == MK_MODE_REAL ? RAM_REAL
+                                             : RAM_USUAL;
     if (mode != v->vm.mode && mk_vm_set_mode(&v->vm, mode, memory, &err) < 0)
         return mk_push_err(L, &err);
     lua_settop(L, 1);
@@ -266,17 +269,18 @@ static int set_entry(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
-    struct mk_entry entry = {
-        .cpu = (unsigned)mk_integer_field(L, 2, "cpu", 0),
-        .segment = (uint16_t)mk_integer_field(L, 2, "segment", 0),
-        .ip = (uint64_t)mk_integer_field(L, 2, "ip", 0), .has_regs = mk_true_field(L, 2, "regs"),
-        .eax = (uint32_t)mk_integer_field(L, 2, "eax", 0),
-        .ebx = (uint32_t)mk_integer_field(L, 2, "ebx", 0),
-        .edx = (uint32_t)mk_integer_field(L, 2, "edx", 0),
-        .esi = (uint32_t)mk_integer_field(L, 2, "esi", 0),
-        .places = { .low = (uint64_t)mk_integer_field(L, 2, "low", 0),
-                    .tables = (uint64_t)mk_integer_field(L, 2, "tables", 0),
-                    .end = (uint64_t)mk_integer_field(L, 2, "tables_end", 0) } };
+    struct mk_entry entry = { .cpu = (unsigned)mk_integer_field(L, 2, "cpu", 0),
+                              .segment = (uint16_t)mk_integer_field(L, 2, "segment", 0),
+                              .ip = (uint64_t)mk_integer_field(L, 2, "ip", 0),
+                              .has_regs = mk_true_field(L, 2, "regs"),
+                              .eax = (uint32_t)mk_integer_field(L, 2, "eax", 0),
+                              .ebx = (uint32_t)mk_integer_field(L, 2, "ebx", 0),
+                              .edx = (uint32_t)mk_integer_field(L, 2, "edx", 0),
+                              .esi = (uint32_t)mk_integer_field(L, 2, "esi", 0),
+                              .places = { .low = (uint64_t)mk_integer_field(L, 2, "low", 0),
+                                          .tables = (uint64_t)mk_integer_field(L, 2, "tables", 0),
+                                          .end =
+                                              (uint64_t)mk_integer_field(L, 2, "tables_end", 0) } };
     luaL_argcheck(L, entry.cpu < v->vm.cpus, 2, "no such cpu");
     if (mk_vm_set_entry(&v->vm, &entry, &err) < 0)
         return mk_push_err(L, &err);
@@ -319,13 +323,21 @@ static int symbols_vm(lua_State *L)
 
 void mk_open_load(lua_State *L)
 {
-    static const luaL_Reg core[] = {
-        { "image_open", image_open }, { "image_close", image_close },
-        { "image_changed", image_changed }, { "image_read", image_read },
-        { "image_put", image_put }, { "image_zero", image_zero }, { "layout", layout },
-        { "set_mode", set_mode }, { "set_entry", set_entry }, { "load_failed", load_failed },
-        { "check_open", check_open }, { "file_size", file_size },
-        { "symbols_type", symbols_type }, { "symbols_vm", symbols_vm }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "image_open", image_open },
+                                     { "image_close", image_close },
+                                     { "image_changed", image_changed },
+                                     { "image_read", image_read },
+                                     { "image_put", image_put },
+                                     { "image_zero", image_zero },
+                                     { "layout", layout },
+                                     { "set_mode", set_mode },
+                                     { "set_entry", set_entry },
+                                     { "load_failed", load_failed },
+                                     { "check_open", check_open },
+                                     { "file_size", file_size },
+                                     { "symbols_type", symbols_type },
+                                     { "symbols_vm", symbols_vm },
+                                     { NULL, NULL } };
     mk_new_type(L, MK_SYMBOLS, NULL, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -1,5 +1,6 @@
-/* map.c - memory that a script adds to a VM: the core behind vm.memory:map() (lua/minikvm/vm/memory.lua
- * checks its options), and the list of regions. Runs on the thread that runs Lua. */
+/* map.c - memory that a script adds to a VM: the core behind vm.memory:map()
+ * (lua/minikvm/vm/memory.lua checks its options), and the list of regions. Runs on the thread that
+ * runs Lua. */
 #include "lua/core.h"
 
 #include "files/ram.h"
@@ -49,9 +50,10 @@ static int check_size(const struct contents *from, struct mk_region *r, struct m
     if (r->size == 0)
         r->size = page_up(from->length);
     if (shared && r->size > page_up(from->length))
-        return mk_fail(err, EINVAL, "%s: the file has %zu bytes, the region 0x%llx: make the file "
-                       "longer first, or leave size out", from->path, from->length,
-                       (unsigned long long)r->size);
+        return mk_fail(err, EINVAL,
+                       "%s: the file has %zu bytes, the region 0x%llx: make the file "
+                       "longer first, or leave size out",
+                       from->path, from->length, (unsigned long long)r->size);
     if (!shared && from->length > r->size)
         return mk_fail(err, EFBIG, "%s: %zu bytes do not fit into a region of 0x%llx",
                        from->path ? from->path : r->name, from->length,
@@ -140,10 +142,12 @@ static int memory_map(lua_State *L)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     bool rom = mk_true_field(L, 2, "rom"), shared = mk_true_field(L, 2, "shared");
     struct contents from = { .fd = -1, .path = mk_string_field(L, 2, "path", NULL) };
-    struct mk_region want = {
-        .gpa = (uint64_t)mk_integer_field(L, 2, "at", 0),
-        .size = (uint64_t)mk_integer_field(L, 2, "size", 0),
-        .kind = shared ? MK_SHARED : rom ? MK_ROM : MK_RAM, .read_only = rom };
+    struct mk_region want = { .gpa = (uint64_t)mk_integer_field(L, 2, "at", 0),
+                              .size = (uint64_t)mk_integer_field(L, 2, "size", 0),
+                              .kind = shared ? MK_SHARED
+                                      : rom  ? MK_ROM
+                                             : MK_RAM,
+                              .read_only = rom };
     struct mk_err err;
     from.bytes = mk_string_field(L, 2, "bytes", &from.length);
     snprintf(want.name, sizeof(want.name), "%s", mk_string_field(L, 2, "name", NULL));
@@ -157,8 +161,8 @@ static int memory_map(lua_State *L)
         close(from.fd);
     if (!added)
         return mk_push_err(L, &err);
-    *handle = (struct mk_handle){ .remove = unmap, .count = ignored_writes,
-                                  .number = (int)added->slot };
+    *handle =
+        (struct mk_handle){ .remove = unmap, .count = ignored_writes, .number = (int)added->slot };
     return 1;
 }
 
@@ -192,8 +196,9 @@ static int memory_has(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg region_methods[] = { { "regions", memory_regions }, { "has", memory_has },
-                                          { NULL, NULL } };
+static const luaL_Reg region_methods[] = { { "regions", memory_regions },
+                                           { "has", memory_has },
+                                           { NULL, NULL } };
 
 void mk_open_map(lua_State *L)
 {

@@ -7,7 +7,7 @@
 static void no_memory(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
 {
     mk_misuse(L, "%lld bytes at address %lld are not all in RAM of %lld bytes", length, address,
-               (long long)v->vm.m.mem.size);
+              (long long)v->vm.m.mem.size);
 }
 
 /* Raises when [address, address + length) is not all memory. */
@@ -20,8 +20,10 @@ static const struct mk_mem *check_range(lua_State *L, struct mk_lua_vm *v, lua_I
     if (address < 0 || !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, false))
         no_memory(L, v, address, length);
     if (write && !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, true))
-        mk_misuse(L, "%lld bytes at address %lld: %s is read-only, its contents are given when it is "
-                   "mapped", length, address, mk_mem_find(mem, (uint64_t)address)->name);
+        mk_misuse(L,
+                  "%lld bytes at address %lld: %s is read-only, its contents are given when it is "
+                  "mapped",
+                  length, address, mk_mem_find(mem, (uint64_t)address)->name);
     return mem;
 }
 
@@ -83,10 +85,22 @@ static int number(lua_State *L, unsigned bytes)
     return 0;
 }
 
-static int memory_u8(lua_State *L) { return number(L, 1); }
-static int memory_u16(lua_State *L) { return number(L, 2); }
-static int memory_u32(lua_State *L) { return number(L, 4); }
-static int memory_u64(lua_State *L) { return number(L, 8); }
+static int memory_u8(lua_State *L)
+{
+    return number(L, 1);
+}
+static int memory_u16(lua_State *L)
+{
+    return number(L, 2);
+}
+static int memory_u32(lua_State *L)
+{
+    return number(L, 4);
+}
+static int memory_u64(lua_State *L)
+{
+    return number(L, 8);
+}
 
 /* memory:cstring(address[, limit]) -> the bytes before the next NUL, or before memory ends */
 static int memory_cstring(lua_State *L)
@@ -212,9 +226,10 @@ void mk_open_memory(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__len", memory_size }, { NULL, NULL } };
     static const luaL_Reg methods[] = {
-        { "read", memory_read }, { "write", memory_write }, { "u8", memory_u8 },
-        { "u16", memory_u16 }, { "u32", memory_u32 }, { "u64", memory_u64 },
-        { "cstring", memory_cstring }, { "fill", memory_fill }, { "find", memory_find },
-        { "hexdump", memory_hexdump }, { "size", memory_size }, { NULL, NULL } };
+        { "read", memory_read },       { "write", memory_write }, { "u8", memory_u8 },
+        { "u16", memory_u16 },         { "u32", memory_u32 },     { "u64", memory_u64 },
+        { "cstring", memory_cstring }, { "fill", memory_fill },   { "find", memory_find },
+        { "hexdump", memory_hexdump }, { "size", memory_size },   { NULL, NULL }
+    };
     mk_new_type(L, MK_MEMORY, meta, methods);
 }

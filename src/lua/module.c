@@ -1,11 +1,11 @@
 /* module.c - luaopen_minikvm: puts the module together.
  *
- * The parts written in Lua are inside this object (embed.S, made by the Makefile from lua/minikvm; in
- * the program embed_program.S, the same as bytecode), so that one file is the whole module. They
+ * The parts written in Lua are inside this object (embed.S, made by the Makefile from lua/minikvm;
+ * in the program embed_program.S, the same as bytecode), so that one file is the whole module. They
  * appear as minikvm.NAME in package.preload; the part called init builds what require "minikvm"
  * returns. */
-#include "lua/copy.h"
 #include "lua/alloc.h"
+#include "lua/copy.h"
 #include "lua/core.h"
 #include "x86/weak/probe.h"
 
@@ -122,9 +122,11 @@ static int probe(lua_State *L)
     lua_createtable(L, 0, 10);
     lua_pushboolean(L, p.ok);
     lua_setfield(L, -2, "ok");
-    const char *const texts[][2] = {
-        { "host", p.host }, { "paging32", p.paging32 }, { "int_n", p.int_n }, { "iret", p.iret },
-        { "cpuid", p.cpuid } };
+    const char *const texts[][2] = { { "host", p.host },
+                                     { "paging32", p.paging32 },
+                                     { "int_n", p.int_n },
+                                     { "iret", p.iret },
+                                     { "cpuid", p.cpuid } };
     for (size_t i = 0; i < MK_COUNT(texts); i++) {
         lua_pushstring(L, texts[i][1]);
         lua_setfield(L, -2, texts[i][0]);
@@ -148,14 +150,18 @@ static int probe(lua_State *L)
 
 static void push_core(lua_State *L)
 {
-    static const luaL_Reg functions[] = { { "methods", methods }, { "kind", kind }, { "sleep", sleep_seconds },
+    static const luaL_Reg functions[] = { { "methods", methods },
+                                          { "kind", kind },
+                                          { "sleep", sleep_seconds },
                                           { "signal", choose_signal },
-                                          { "probe", probe }, { "now", time_now },
+                                          { "probe", probe },
+                                          { "now", time_now },
                                           { "limit", mk_lua_limit },
                                           { "end_after", mk_lua_end_after },
                                           { "bounded_strings", mk_lua_bounded_strings },
                                           { "disassemble", mk_lua_disassemble },
-                                          { "pack", mk_lua_pack }, { "unpack", mk_lua_unpack },
+                                          { "pack", mk_lua_pack },
+                                          { "unpack", mk_lua_unpack },
                                           { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);

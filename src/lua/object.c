@@ -1,5 +1,5 @@
-/* object.c - what the kinds of objects share: checks, errors, fields of tables, handlers and children of
- * a VM, types, handles. See core.h. */
+/* object.c - what the kinds of objects share: checks, errors, fields of tables, handlers and
+ * children of a VM, types, handles. See core.h. */
 #include "lua/core.h"
 
 #include <stdio.h>
@@ -54,7 +54,7 @@ static void need_colon(lua_State *L, int index, const char *type)
     if (lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) && ar.name)
         name = ar.name;
     mk_misuse(L, "'%s' needs a %s as its first argument, got %s: call it with ':' (object:%s(...))",
-               name, type, luaL_typename(L, index), name);
+              name, type, luaL_typename(L, index), name);
 }
 
 struct mk_lua_vm *mk_check_vm(lua_State *L, int index)
@@ -290,8 +290,10 @@ struct mk_handle *mk_new_handle(lua_State *L, int vm_index)
 
 void mk_open_handle(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__index", handle_index }, { "__close", handle_close },
-                                     { "__tostring", handle_tostring }, { NULL, NULL } };
+    static const luaL_Reg meta[] = { { "__index", handle_index },
+                                     { "__close", handle_close },
+                                     { "__tostring", handle_tostring },
+                                     { NULL, NULL } };
     static const luaL_Reg methods[] = { { "remove", handle_remove }, { NULL, NULL } };
     mk_new_type(L, MK_HANDLE, meta, methods);
 }

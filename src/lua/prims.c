@@ -253,9 +253,13 @@ static int prim_doorbell(lua_State *L)
     if (!b)
         return mk_misuse(L, "out of memory for a doorbell");
     b->h = (struct mk_lua_hook){ .v = r.v, .bus = r.bus, .read_ref = LUA_NOREF, .write_ref = ref };
-    b->bell = (struct mk_doorbell){ .mmio = mmio, .any = any, .size = (uint8_t)size,
-        .address = r.first, .value = any ? 0 : (uint64_t)lua_tointeger(L, 4), .ring = on_ring,
-        .ctx = &b->h };
+    b->bell = (struct mk_doorbell){ .mmio = mmio,
+                                    .any = any,
+                                    .size = (uint8_t)size,
+                                    .address = r.first,
+                                    .value = any ? 0 : (uint64_t)lua_tointeger(L, 4),
+                                    .ring = on_ring,
+                                    .ctx = &b->h };
     if (mk_doorbell_add(&r.v->vm.doorbells, &b->bell, owner, &err) < 0) {
         free(b);
         mk_lua_unref(L, vm_index, ref);
@@ -265,9 +269,10 @@ static int prim_doorbell(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg prim_methods[] = {
-    { "const", prim_const }, { "latch", prim_latch }, { "sink", prim_sink }, { "fifo", prim_fifo },
-    { "match", prim_match }, { "doorbell", prim_doorbell }, { NULL, NULL } };
+static const luaL_Reg prim_methods[] = { { "const", prim_const }, { "latch", prim_latch },
+                                         { "sink", prim_sink },   { "fifo", prim_fifo },
+                                         { "match", prim_match }, { "doorbell", prim_doorbell },
+                                         { NULL, NULL } };
 
 /* --- what a handle can do --- */
 
@@ -291,8 +296,8 @@ static size_t check_place(lua_State *L, const struct mk_prim *p, int index, lua_
     *size = luaL_optinteger(L, index + 1, p->stride);
     luaL_argcheck(L, *size == 1 || *size == 2 || *size == 4 || *size == 8, index + 1,
                   "a size is 1, 2, 4 or 8");
-    luaL_argcheck(L, at < p->length && mk_inside(at * p->stride, (uint64_t)*size, p->length),
-                  index, "outside the latch");
+    luaL_argcheck(L, at < p->length && mk_inside(at * p->stride, (uint64_t)*size, p->length), index,
+                  "outside the latch");
     return (size_t)at * p->stride;
 }
 
@@ -337,7 +342,8 @@ static int handle_take(lua_State *L)
 }
 
 static const luaL_Reg handle_methods[] = {
-    { "get", handle_get }, { "set", handle_set }, { "take", handle_take }, { NULL, NULL } };
+    { "get", handle_get }, { "set", handle_set }, { "take", handle_take }, { NULL, NULL }
+};
 
 static void add_methods(lua_State *L, const char *type, const luaL_Reg *methods)
 {

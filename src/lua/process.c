@@ -1,12 +1,12 @@
 /* process.c - processes that a script starts, listens to and ends: what the test runner needs.
  *
- * core.children() owns them. Each child leads a process group of its own, with nothing on stdin, its
- * output in one pipe and what it reports on descriptor 3 in another. The group is killed as a whole
- * when its leader has ended, by kill() and by close(). A guard, a process in the same group that does
- * nothing else, kills it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG), however
- * that came about. While the object is open, SIGINT, SIGTERM and SIGHUP are blocked in its thread and
- * arrive as events (signalfd(2)).
- * Script's thread only. At most MAX_CHILDREN at a time. */
+ * core.children() owns them. Each child leads a process group of its own, with nothing on stdin,
+ * its output in one pipe and what it reports on descriptor 3 in another. The group is killed as a
+ * whole when its leader has ended, by kill() and by close(). A guard, a process in the same group
+ * that does nothing else, kills it when the thread that started it ends (prctl(2),
+ * PR_SET_PDEATHSIG), however that came about. While the object is open, SIGINT, SIGTERM and SIGHUP
+ * are blocked in its thread and arrive as events (signalfd(2)). Script's thread only. At most
+ * MAX_CHILDREN at a time. */
 #include "files/outfile.h"
 #include "lua/core.h"
 
@@ -39,7 +39,8 @@ struct child {
 
 struct children {
     bool open;
-    int next; /* the child that is looked at first: one that never stops leaves room for the others */
+    int next; /* the child that is looked at first: one that never stops leaves room for the others
+               */
     int signals;
     sigset_t mask_before;
     struct child child[MAX_CHILDREN];
@@ -180,8 +181,9 @@ static int start(struct child *child, struct launch *l, struct mk_err *err)
     }
     fcntl(output[0], F_SETFL, O_NONBLOCK);
     fcntl(report[0], F_SETFL, O_NONBLOCK);
-    *child = (struct child){ .pid = pid, .guard = guardian, .budget = LAST_WORDS,
-                             .fd = { output[0], report[0], pidfd } };
+    *child = (struct child){
+        .pid = pid, .guard = guardian, .budget = LAST_WORDS, .fd = { output[0], report[0], pidfd }
+    };
     output[0] = report[0] = -1;
     status = 0;
 out:
@@ -253,7 +255,8 @@ static int push_child(lua_State *L, struct child *child, const struct pollfd *re
         child->gone = true;
     }
     for (int source = OUTPUT; source <= REPORT && child->budget > 0; source++) {
-        int pushed = ready[source].revents || child->gone ? push_bytes(L, child, source, number) : 0;
+        int pushed =
+            ready[source].revents || child->gone ? push_bytes(L, child, source, number) : 0;
         if (pushed)
             return pushed;
     }
@@ -288,8 +291,8 @@ static void fill(const struct children *c, struct pollfd *list)
     for (int i = 0; i < MAX_CHILDREN; i++)
         for (int s = 0; s < SOURCES; s++) {
             const struct child *child = &c->child[i];
-            list[1 + i * SOURCES + s] = (struct pollfd){ .fd = child->pid ? child->fd[s] : -1,
-                                                         .events = POLLIN };
+            list[1 + i * SOURCES + s] =
+                (struct pollfd){ .fd = child->pid ? child->fd[s] : -1, .events = POLLIN };
         }
 }
 
@@ -423,15 +426,19 @@ static int write_file(lua_State *L)
 
 void mk_open_process(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__gc", children_close }, { "__close", children_close },
+    static const luaL_Reg meta[] = { { "__gc", children_close },
+                                     { "__close", children_close },
                                      { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "spawn", children_spawn }, { "next", children_next },
-                                        { "kill", children_kill }, { "close", children_close },
+    static const luaL_Reg methods[] = { { "spawn", children_spawn },
+                                        { "next", children_next },
+                                        { "kill", children_kill },
+                                        { "close", children_close },
                                         { NULL, NULL } };
     static const luaL_Reg functions[] = { { "children", new_children },
                                           { "process", about_process },
                                           { "environment", environment },
-                                          { "write_file", write_file }, { NULL, NULL } };
+                                          { "write_file", write_file },
+                                          { NULL, NULL } };
     mk_new_type(L, MK_CHILDREN, meta, methods);
     luaL_setfuncs(L, functions, 0);
 }

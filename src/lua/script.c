@@ -1,8 +1,8 @@
 /* script.c - the time of a whole script, for --safe (limit.h).
  *
  * When the time is up, the I/O thread signals the script's thread, whose handler raises in the
- * script, until that has ended; after twice the time the handler ends the process: then the script is
- * where no hook gets in. */
+ * script, until that has ended; after twice the time the handler ends the process: then the script
+ * is where no hook gets in. */
 #include "lua/core.h"
 
 #include <signal.h>
@@ -23,9 +23,12 @@ struct mk_script {
 static void die(const struct mk_script *s)
 {
     char where[100], text[300];
-    mk_lua_where(mk_lua_innermost(s->lua->away ? s->lua->main : s->lua->base), where, sizeof(where));
-    snprintf(text, sizeof(text), "%s: the script's time of %llu.%llu s is long up, and it goes on "
-             "where nothing can end it", where, (unsigned long long)(s->ns / 1000000000u),
+    mk_lua_where(mk_lua_innermost(s->lua->away ? s->lua->main : s->lua->base), where,
+                 sizeof(where));
+    snprintf(text, sizeof(text),
+             "%s: the script's time of %llu.%llu s is long up, and it goes on "
+             "where nothing can end it",
+             where, (unsigned long long)(s->ns / 1000000000u),
              (unsigned long long)(s->ns / 100000000u % 10));
     mk_limit_die(text);
 }
@@ -76,7 +79,10 @@ int mk_lua_end_after(lua_State *L)
     struct mk_script *s = lua->script ? NULL : calloc(1, sizeof(*s));
     if (!s)
         return mk_misuse(L, "end_after: once, and with memory");
-    *s = (struct mk_script){ .lua = lua, .began = mk_now(), .ns = ns, .thread = pthread_self(),
+    *s = (struct mk_script){ .lua = lua,
+                             .began = mk_now(),
+                             .ns = ns,
+                             .thread = pthread_self(),
                              .guard = { .depth = 1, .co = lua->main },
                              .timer = { .fire = time_up, .ctx = s },
                              .kicks = { .fn = on_signal, .ctx = s } };

@@ -34,8 +34,10 @@ static struct box *new_box(lua_State *L)
 static void need_end(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
     if (v->lua->handler && v->lua->handler->v == v)
-        mk_misuse(L, "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "
-                      "variable, call vm:stop(), and do it when the run is over", what, v->vm.name);
+        mk_misuse(L,
+                  "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "
+                  "variable, call vm:stop(), and do it when the run is over",
+                  what, v->vm.name);
     if (!mk_vm_wait(&v->vm, 0))
         mk_misuse(L, "%s: vm \"%s\" is running: stop it first (vm:stop(), or wait for its end)",
                   what, v->vm.name);
@@ -102,7 +104,8 @@ static int restore(lua_State *L)
     return 1;
 }
 
-/* restoring(vm, on): a reset or a restore is being finished in Lua: until then the VM cannot run. */
+/* restoring(vm, on): a reset or a restore is being finished in Lua: until then the VM cannot run.
+ */
 static int restoring(lua_State *L)
 {
     mk_check_vm(L, 1)->vm.restoring = lua_toboolean(L, 2);
@@ -205,16 +208,24 @@ struct mk_snapshot *mk_snapshot_field(lua_State *L, int options)
 
 void mk_open_snapshot(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__index", snapshot_index }, { "__gc", snapshot_close },
+    static const luaL_Reg meta[] = { { "__index", snapshot_index },
+                                     { "__gc", snapshot_close },
                                      { "__close", snapshot_close },
-                                     { "__tostring", snapshot_tostring }, { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "save", snapshot_save }, { "close", snapshot_close },
+                                     { "__tostring", snapshot_tostring },
+                                     { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "save", snapshot_save },
+                                        { "close", snapshot_close },
                                         { NULL, NULL } };
-    static const luaL_Reg core[] = { { "take", take }, { "restore", restore },
-                                     { "check_idle", check_idle }, { "check_fit", check_fit },
-                                     { "restoring", restoring }, { "disable", disable }, { "fill_hooks", fill_hooks },
+    static const luaL_Reg core[] = { { "take", take },
+                                     { "restore", restore },
+                                     { "check_idle", check_idle },
+                                     { "check_fit", check_fit },
+                                     { "restoring", restoring },
+                                     { "disable", disable },
+                                     { "fill_hooks", fill_hooks },
                                      { "saved_devices", saved_devices },
-                                     { "load_snapshot", load_snapshot }, { NULL, NULL } };
+                                     { "load_snapshot", load_snapshot },
+                                     { NULL, NULL } };
     mk_new_type(L, MK_SNAPSHOT, meta, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -83,8 +83,8 @@ struct mk_lua *mk_lua_get(lua_State *L)
 /* --- the Lua lock ---
  *
  * Free most of the time: then one exchange takes it and one store gives it back. Who has to wait
- * counts itself as waiting before it tries again, and who gives up looks for such after that: either
- * the one sees the lock free, or the other sees somebody wait. */
+ * counts itself as waiting before it tries again, and who gives up looks for such after that:
+ * either the one sees the lock free, or the other sees somebody wait. */
 
 bool mk_lua_take(struct mk_lua *lua)
 {
@@ -153,15 +153,15 @@ bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before)
         return true;
     const int every = LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT;
     lua_Hook hook = lua_gethook(lua->main);
-    return hook != before || (hook && hook != lua->script_hook &&
-                              lua_gethookmask(lua->main) == every &&
-                              lua_gethookcount(lua->main) == 1);
+    return hook != before ||
+           (hook && hook != lua->script_hook && lua_gethookmask(lua->main) == every &&
+            lua_gethookcount(lua->main) == 1);
 }
 
 /* --- coroutines --- */
 
-/* The coroutine that the innermost function of L, one of C, resumes; NULL: none. Only looks. One that
- * is resumed has a call and is neither suspended nor dead; L stands still then. */
+/* The coroutine that the innermost function of L, one of C, resumes; NULL: none. Only looks. One
+ * that is resumed has a call and is neither suspended nor dead; L stands still then. */
 lua_State *mk_lua_resumed(lua_State *L)
 {
     lua_Debug ar;

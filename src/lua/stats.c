@@ -21,13 +21,18 @@ static struct row *copy_hooks(struct mk_bus *bus, size_t *count)
     *count = rows ? n + bus->unclaimed_count : 0;
     n = 0;
     for (struct mk_hook *h = bus->hooks; rows && h; h = h->link) {
-        rows[n] = (struct row){ .first = h->first, .last = h->last, .hits = atomic_load(&h->hits),
-            .quiet = atomic_load(&h->quiet), .ns = atomic_load(&h->ns), .script = h->ops->script };
+        rows[n] = (struct row){ .first = h->first,
+                                .last = h->last,
+                                .hits = atomic_load(&h->hits),
+                                .quiet = atomic_load(&h->quiet),
+                                .ns = atomic_load(&h->ns),
+                                .script = h->ops->script };
         memcpy(rows[n++].owner, h->owner, sizeof(h->owner));
     }
     for (unsigned i = 0; rows && i < bus->unclaimed_count; i++)
         rows[n++] = (struct row){ .first = bus->unclaimed[i].address,
-            .last = bus->unclaimed[i].address, .hits = bus->unclaimed[i].count };
+                                  .last = bus->unclaimed[i].address,
+                                  .hits = bus->unclaimed[i].count };
     pthread_mutex_unlock(&bus->lock);
     return rows;
 }

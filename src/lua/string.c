@@ -2,8 +2,8 @@
  *
  * They follow the Lua 5.4 manual, section 6.4, on the matcher of pattern.h: a pattern made to take
  * exponential time is an error after STEPS steps. Looking for plain text takes linear time. */
-#include "lua/core.h"
 #include "io/pattern.h"
+#include "lua/core.h"
 
 #include <string.h>
 
@@ -105,8 +105,7 @@ static int matches(lua_State *L, bool find)
         return find_plain(L, &t, init);
     if (init <= t.ls)
         check_pattern(L, &t);
-    if (init > t.ls ||
-        !found(L, mk_pattern_match(t.s, t.ls, init, t.p, t.lp, &t.steps, &t.m))) {
+    if (init > t.ls || !found(L, mk_pattern_match(t.s, t.ls, init, t.p, t.lp, &t.steps, &t.m))) {
         luaL_pushfail(L);
         return 1;
     }
@@ -192,15 +191,17 @@ static int string_gsub(lua_State *L)
     luaL_Buffer b;
     check_subject(L, &t);
     int type = lua_type(L, 3);
-    luaL_argexpected(L, type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TFUNCTION ||
-                     type == LUA_TTABLE, 3, "string/function/table");
+    luaL_argexpected(L,
+                     type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TFUNCTION ||
+                         type == LUA_TTABLE,
+                     3, "string/function/table");
     lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)t.ls + 1), count = 0;
     check_pattern(L, &t);
     size_t anchor = t.lp > 0 && t.p[0] == '^', at = 0, last = 0; /* last: end of a match + 1 */
     luaL_buffinit(L, &b);
     while (count < most) {
-        if (found(L, mk_pattern_at(t.s, t.ls, at, t.p + anchor, t.lp - anchor, &t.steps,
-                                   &t.m)) && t.m.end + 1 != last) {
+        if (found(L, mk_pattern_at(t.s, t.ls, at, t.p + anchor, t.lp - anchor, &t.steps, &t.m)) &&
+            t.m.end + 1 != last) {
             count++;
             add_replacement(L, &b, &t);
             at = t.m.end;
@@ -223,8 +224,10 @@ static int string_gsub(lua_State *L)
 /* bounded_strings() -> a table of find, match, next and gsub */
 int mk_lua_bounded_strings(lua_State *L)
 {
-    static const luaL_Reg functions[] = { { "find", string_find }, { "match", string_match },
-                                          { "next", string_next }, { "gsub", string_gsub },
+    static const luaL_Reg functions[] = { { "find", string_find },
+                                          { "match", string_match },
+                                          { "next", string_next },
+                                          { "gsub", string_gsub },
                                           { NULL, NULL } };
     luaL_newlib(L, functions);
     return 1;

@@ -19,14 +19,16 @@ static void take_answer(lua_State *co, struct question *q)
         q->served = *q->value <= mk_mask(q->io->size);
     }
     if (!q->served && !nothing)
-        mk_lua_blame(q->v, q->io->cpu->index, "the on_unhandled handler answered a %s that does "
+        mk_lua_blame(q->v, q->io->cpu->index,
+                     "the on_unhandled handler answered a %s that does "
                      "not serve this: an integer that fits for reads, true for writes, or nothing",
                      luaL_typename(co, -1));
 }
 
 static int call_none(lua_State *co)
 {
-    static const char *const what[][2] = { { "out", "in" }, { "write", "read" },
+    static const char *const what[][2] = { { "out", "in" },
+                                           { "write", "read" },
                                            { "wrmsr", "rdmsr" } };
     struct question *q = lua_touserdata(co, 1);
     if (!q->v->none_ref) /* removed while we waited for the lock */
@@ -79,8 +81,8 @@ static void none_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, 
     mk_vm_filter_msrs(&v->vm, &err);
 }
 
-/* vm:on_unhandled(fn(what, address, value, size)) -> handle. `what` is "in", "out", "read", "write",
- * "rdmsr" or "wrmsr"; a read is served by the integer that fn returns, a write by true. */
+/* vm:on_unhandled(fn(what, address, value, size)) -> handle. `what` is "in", "out", "read",
+ * "write", "rdmsr" or "wrmsr"; a read is served by the integer that fn returns, a write by true. */
 static int vm_on_unhandled(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);

@@ -1,8 +1,8 @@
 /* vm.c - the VM object: life, loading, running, results. Option tables are checked in Lua
  * (lua/minikvm/vm/init.lua); these functions take tables that are known to be right. */
-#include "lua/core.h"
 #include "base/abi.h"
 #include "io/tty.h"
+#include "lua/core.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +42,8 @@ static uint64_t handler_field(lua_State *L, int index)
 {
     int type = lua_getfield(L, index, "handler");
     uint64_t ns = type == LUA_TNUMBER ? seconds_to_ns(lua_tonumber(L, -1))
-                  : type == LUA_TNIL  ? MK_HANDLER_NS : MK_FOREVER;
+                  : type == LUA_TNIL  ? MK_HANDLER_NS
+                                      : MK_FOREVER;
     lua_pop(L, 1);
     return ns;
 }
@@ -79,9 +80,9 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const char *text)
         mk_lua_call(line.v, cpu->cpu.index, "the trace function", call_trace, &line);
 }
 
-static const struct mk_machine_ops machine_ops = { .interrupted = interrupted, .trace = trace,
-                                                   .overdue = mk_lua_overdue,
-                                                   .kicked = mk_lua_kicked };
+static const struct mk_machine_ops machine_ops = {
+    .interrupted = interrupted, .trace = trace, .overdue = mk_lua_overdue, .kicked = mk_lua_kicked
+};
 
 /* --- life --- */
 
@@ -184,11 +185,12 @@ static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
 
 static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
-    static const char *const kinds[][2] = { { "memory", MK_MEMORY }, { "ports", MK_PORTS }, { "mmio", MK_MMIO }, { "msrs", MK_MSRS },
-        { "cpuid", MK_CPUID },
-        { "hypercalls", MK_HYPERCALLS }, { "console", MK_CONSOLE },
-        { "clock", MK_CLOCK }, { "keyboard", MK_KEYBOARD }, { "symbols", MK_SYMBOLS },
-        { "files", MK_VM_FILES } };
+    static const char *const kinds[][2] = {
+        { "memory", MK_MEMORY },   { "ports", MK_PORTS },   { "mmio", MK_MMIO },
+        { "msrs", MK_MSRS },       { "cpuid", MK_CPUID },   { "hypercalls", MK_HYPERCALLS },
+        { "console", MK_CONSOLE }, { "clock", MK_CLOCK },   { "keyboard", MK_KEYBOARD },
+        { "symbols", MK_SYMBOLS }, { "files", MK_VM_FILES }
+    };
     lua_getiuservalue(L, vm_index, 1);
     for (size_t i = 0; i < MK_COUNT(kinds); i++) {
         mk_new_child(L, vm_index, 0, kinds[i][1]);
@@ -207,7 +209,8 @@ static int open_kvm(struct mk_lua *lua, struct mk_err *err)
 {
     if (lua->kvm_open)
         return 0;
-    if (mk_io_hold(err) < 0) /* until the state is closed: starting it takes longer than a VM's run */
+    if (mk_io_hold(err) <
+        0) /* until the state is closed: starting it takes longer than a VM's run */
         return -1;
     lua->kvm_open = mk_kvm_open(&lua->kvm, err) == 0;
     if (!lua->kvm_open)
@@ -234,18 +237,23 @@ static int new_vm(lua_State *L)
     struct mk_err err;
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_vm_config config = {
-        .name = mk_string_field(L, 1, "name", NULL), .mode = mode_field(L, 1),
+        .name = mk_string_field(L, 1, "name", NULL),
+        .mode = mode_field(L, 1),
         .memory = (uint64_t)mk_integer_field(L, 1, "memory", 0),
         .cpus = (unsigned)mk_integer_field(L, 1, "cpus", 1),
-        .coalesce = mk_true_field(L, 1, "coalesce"), .unhandled_fault = mk_true_field(L, 1, "fatal"),
+        .coalesce = mk_true_field(L, 1, "coalesce"),
+        .unhandled_fault = mk_true_field(L, 1, "fatal"),
         .mode_open = mk_true_field(L, 1, "mode_open"),
         .memory_open = mk_true_field(L, 1, "memory_open"),
-        .pic = mk_true_field(L, 1, "pic"), .assist = mk_true_field(L, 1, "assist"),
+        .pic = mk_true_field(L, 1, "pic"),
+        .assist = mk_true_field(L, 1, "assist"),
         .mapping = { .large = mk_true_field(L, 1, "large"),
                      .size = (uint64_t)mk_integer_field(L, 1, "map_size", 0),
                      .base = (uint64_t)mk_integer_field(L, 1, "map_base", 0),
                      .io = (uint64_t)mk_integer_field(L, 1, "map_io", 0) },
-        .command_line = mk_string_field(L, 1, "cmdline", NULL), .files = mk_files_field(L, 1) };
+        .command_line = mk_string_field(L, 1, "cmdline", NULL),
+        .files = mk_files_field(L, 1)
+    };
     struct mk_snapshot *snap = mk_snapshot_field(L, 1);
     if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
@@ -404,16 +412,17 @@ static int vm_stop(lua_State *L)
     return finish(L, v);
 }
 
-/* vm:exit([code]): inside a handler of the VM, ends the run when the handler is done, as a guest that
- * writes `code` (0) to the exit port does. */
+/* vm:exit([code]): inside a handler of the VM, ends the run when the handler is done, as a guest
+ * that writes `code` (0) to the exit port does. */
 static int vm_exit(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     lua_Integer code = luaL_optinteger(L, 2, 0);
     int cpu = mk_lua_handler_cpu(v);
     if (cpu < 0)
-        return mk_misuse(L, "vm:exit: only a handler of the vm ends it with a code: vm:stop() ends it "
-                            "from outside");
+        return mk_misuse(L,
+                         "vm:exit: only a handler of the vm ends it with a code: vm:stop() ends it "
+                         "from outside");
     luaL_argcheck(L, code >= 0 && code <= UINT32_MAX, 2, "a code is 0 to 0xffffffff");
     mk_vcpu_end(&v->vm.cpu[cpu], MK_EXIT, code, true, "the script ended it with %lld",
                 (long long)code);
@@ -427,8 +436,10 @@ static int vm_pause(lua_State *L)
     if (never_ran(v))
         return mk_misuse(L, "pause: vm \"%s\" was never started", v->vm.name);
     if (v->in_run)
-        return mk_misuse(L, "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
-                            "it instead", v->vm.name);
+        return mk_misuse(L,
+                         "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
+                         "it instead",
+                         v->vm.name);
     bool runs = mk_vm_pause(&v->vm);
     if (runs && !v->lua->handler) {
         wait_for(L, v, mk_vm_is_outside, MK_FOREVER);
@@ -463,7 +474,7 @@ static int vm_irq(lua_State *L)
     luaL_argcheck(L, line >= 0 && line <= 15 && line != 2, 2, "a line is 0 to 15, not 2");
     if (!v->vm.has_pic)
         return mk_misuse(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
-                          v->vm.name);
+                         v->vm.name);
     mk_lua_flush_output();
     if (lua_isnoneornil(L, 3))
         mk_pic_pulse(&v->vm.pic, (unsigned)line);
@@ -514,8 +525,10 @@ static int vm_index(lua_State *L)
     } else if (strcmp(key, "mode") == 0) {
         lua_pushstring(L, mk_lua_modes[v->vm.mode]);
     } else if (strcmp(key, "state") == 0) {
-        lua_pushstring(L, !v->open ? "closed" : mk_vm_paused(&v->vm) ? "paused" : states[mk_vm_wait(&v->vm, 0) ? v->vm.state
-                                                                             : MK_VM_RUNNING]);
+        lua_pushstring(L, !v->open ? "closed"
+                          : mk_vm_paused(&v->vm)
+                              ? "paused"
+                              : states[mk_vm_wait(&v->vm, 0) ? v->vm.state : MK_VM_RUNNING]);
     } else {
         lua_getiuservalue(L, 1, 1);
         lua_pushvalue(L, 2);
@@ -535,16 +548,18 @@ static int vm_tostring(lua_State *L)
 
 void mk_open_vm(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__index", vm_index }, { "__gc", vm_gc },
-                                     { "__close", vm_close }, { "__tostring", vm_tostring },
+    static const luaL_Reg meta[] = { { "__index", vm_index },
+                                     { "__gc", vm_gc },
+                                     { "__close", vm_close },
+                                     { "__tostring", vm_tostring },
                                      { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop }, { "exit", vm_exit },
-                                        { "reset", vm_reset }, { "irq", vm_irq },
-                                        { "pause", vm_pause }, { "resume", vm_resume },
-                                        { NULL, NULL } };
-    static const luaL_Reg core[] = { { "new_vm", new_vm }, { "run", run },
-                                     { "start", start }, { "wait", wait }, { "trace", set_trace },
-                                     { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "close", vm_close },   { "stop", vm_stop },
+                                        { "exit", vm_exit },     { "reset", vm_reset },
+                                        { "irq", vm_irq },       { "pause", vm_pause },
+                                        { "resume", vm_resume }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "new_vm", new_vm },   { "run", run },
+                                     { "start", start },     { "wait", wait },
+                                     { "trace", set_trace }, { NULL, NULL } };
     mk_new_type(L, MK_VM, meta, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -1,5 +1,5 @@
-/* watch.c - watches on a console for lua/minikvm/console/expect.lua, which knows what to do with them:
- * arming, waiting on a started VM, what was found, and what a failed wait has to tell. */
+/* watch.c - watches on a console for lua/minikvm/console/expect.lua, which knows what to do with
+ * them: arming, waiting on a started VM, what was found, and what a failed wait has to tell. */
 #include "lua/core.h"
 
 #include <errno.h>
@@ -91,8 +91,10 @@ static int watch(lua_State *L)
                               .exits = budget_field(L, 4, "exits"),
                               .ticks = budget_field(L, 4, "ticks") };
     if (lua_getfield(L, 4, "ticks") != LUA_TNIL && !v->vm.has_pic)
-        return mk_misuse(L, "a budget of ticks: vm \"%s\" has no timer that ticks: create it with "
-                         "irqchip = \"pic\", or count exits", v->vm.name);
+        return mk_misuse(L,
+                         "a budget of ticks: vm \"%s\" has no timer that ticks: create it with "
+                         "irqchip = \"pic\", or count exits",
+                         v->vm.name);
     lua_getiuservalue(L, 1, 1);
     struct box *box = mk_new_child(L, -1, sizeof(*box), MK_WATCH);
     struct mk_watch *w = mk_watch_new(cpu);
@@ -326,7 +328,8 @@ static int scan(lua_State *L)
 
 /* --- what a failed wait tells --- */
 
-/* input_state(console) -> what was sent last, bytes that wait to be read, whether input has ended */
+/* input_state(console) -> what was sent last, bytes that wait to be read, whether input has ended
+ */
 static int input_state(lua_State *L)
 {
     struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.m.console;
@@ -415,15 +418,25 @@ static int exits_since(lua_State *L)
 
 void mk_open_watch(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__gc", watch_close }, { "__close", watch_close },
+    static const luaL_Reg meta[] = { { "__gc", watch_close },
+                                     { "__close", watch_close },
                                      { NULL, NULL } };
-    static const luaL_Reg core[] = {
-        { "watch", watch }, { "forbid", forbid }, { "watch_wait", watch_wait },
-        { "watch_again", watch_again }, { "watch_result", watch_result },
-        { "forbidden", forbidden }, { "search", search }, { "scan", scan },
-        { "input_state", input_state }, { "where", where }, { "last_result", last_result },
-        { "vm_of", vm_of }, { "consume", consume }, { "blame", blame },
-        { "exits_since", exits_since }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "watch", watch },
+                                     { "forbid", forbid },
+                                     { "watch_wait", watch_wait },
+                                     { "watch_again", watch_again },
+                                     { "watch_result", watch_result },
+                                     { "forbidden", forbidden },
+                                     { "search", search },
+                                     { "scan", scan },
+                                     { "input_state", input_state },
+                                     { "where", where },
+                                     { "last_result", last_result },
+                                     { "vm_of", vm_of },
+                                     { "consume", consume },
+                                     { "blame", blame },
+                                     { "exits_since", exits_since },
+                                     { NULL, NULL } };
     mk_new_type(L, MK_WATCH, meta, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -26,18 +26,18 @@ struct worker {
     struct mk_channel channel; /* end 0: the owner's, end 1: the worker's */
     unsigned sides;            /* under the channel's lock */
     pthread_t thread;
-    struct mk_bytes start;     /* what it runs */
-    char *path, *cpath;        /* where it finds modules */
-    lua_CFunction open_module; /* and minikvm */
-    struct mk_bytes results;   /* or: */
-    char *failure;             /* message and traceback */
+    struct mk_bytes start;      /* what it runs */
+    char *path, *cpath;         /* where it finds modules */
+    lua_CFunction open_module;  /* and minikvm */
+    struct mk_bytes results;    /* or: */
+    char *failure;              /* message and traceback */
     struct mk_lua *_Atomic lua; /* of its state, while that is open */
     struct mk_guard guard;
 };
 
 struct box { /* the owner's userdata */
     struct worker *w;
-    bool over;     /* joined, or left to itself */
+    bool over; /* joined, or left to itself */
     bool left;
 };
 
@@ -84,7 +84,8 @@ static int owner_receive(lua_State *L)
 
 static void push_owner(lua_State *L, struct worker *w)
 {
-    static const luaL_Reg methods[] = { { "send", owner_send }, { "receive", owner_receive },
+    static const luaL_Reg methods[] = { { "send", owner_send },
+                                        { "receive", owner_receive },
                                         { NULL, NULL } };
     mk_new_type(L, MK_OWNER, NULL, methods);
     struct mk_channel **box = lua_newuserdatauv(L, sizeof(*box), 0);
@@ -390,8 +391,9 @@ static bool has_ended(void *worker)
 
 static struct mk_wait end_of(struct worker *w)
 {
-    return (struct mk_wait){ .lock = &w->channel.lock, .waiters = &w->channel.waiters,
-                             .done = has_ended, .ctx = w };
+    return (struct mk_wait){
+        .lock = &w->channel.lock, .waiters = &w->channel.waiters, .done = has_ended, .ctx = w
+    };
 }
 
 /* Kicks one that shall stop until it has ended, or MK_CLOSE_NS have passed. */
@@ -450,7 +452,8 @@ static int worker_wait(lua_State *L)
     return push_outcome(L, box->w);
 }
 
-/* Stops it; false when it had to be left to itself. Others' handlers may run meanwhile, if `yield`. */
+/* Stops it; false when it had to be left to itself. Others' handlers may run meanwhile, if `yield`.
+ */
 static bool close_box(struct box *box, struct mk_lua *lua, bool yield)
 {
     struct worker *w = box->w;
@@ -480,8 +483,10 @@ static int worker_close(lua_State *L)
 {
     struct mk_lua *lua = mk_lua_get(L);
     if (!close_box(check_box(L), lua, !lua->handler))
-        return push_failure(L, "the worker is in a C function that does not return: its thread and "
-                               "memory are left to themselves", "EBUSY");
+        return push_failure(L,
+                            "the worker is in a C function that does not return: its thread and "
+                            "memory are left to themselves",
+                            "EBUSY");
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -509,10 +514,14 @@ static int worker_tostring(lua_State *L)
 
 void mk_open_worker(lua_State *L, lua_CFunction open_module)
 {
-    static const luaL_Reg meta[] = { { "__gc", worker_gc }, { "__close", worker_close },
-                                     { "__tostring", worker_tostring }, { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "send", worker_send }, { "receive", worker_receive },
-                                        { "wait", worker_wait }, { "close", worker_close },
+    static const luaL_Reg meta[] = { { "__gc", worker_gc },
+                                     { "__close", worker_close },
+                                     { "__tostring", worker_tostring },
+                                     { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "send", worker_send },
+                                        { "receive", worker_receive },
+                                        { "wait", worker_wait },
+                                        { "close", worker_close },
                                         { NULL, NULL } };
     static const luaL_Reg core[] = { { "worker", start_worker }, { NULL, NULL } };
     mk_new_type(L, MK_WORKER, meta, methods);

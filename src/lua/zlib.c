@@ -1,12 +1,12 @@
 /* zlib.c - what pictures and fonts need of zlib, for the parts written in Lua: core.deflate,
- * core.inflate, core.crc32. All memory that a call needs is there before zlib allocates anything, so
- * that an error of Lua leaves nothing behind. RFC 1950 (zlib), RFC 1952 (gzip). */
+ * core.inflate, core.crc32. All memory that a call needs is there before zlib allocates anything,
+ * so that an error of Lua leaves nothing behind. RFC 1950 (zlib), RFC 1952 (gzip). */
 #include "lua/core.h"
 
 #include <zlib.h>
 
 #define EITHER (32 + MAX_WBITS) /* the format is told from the first bytes */
-#define LARGEST (64 << 20) /* of what is to be unpacked */
+#define LARGEST (64 << 20)      /* of what is to be unpacked */
 
 /* deflate(bytes) -> a zlib stream; nil when memory ran out */
 static int deflate_bytes(lua_State *L)
@@ -27,8 +27,10 @@ static int deflate_bytes(lua_State *L)
 /* The whole stream, or -1. */
 static long unpack(const char *from, size_t length, char *to, size_t limit)
 {
-    z_stream stream = { .next_in = (Bytef *)(uintptr_t)from, .avail_in = (uInt)length,
-                        .next_out = (Bytef *)to, .avail_out = (uInt)limit };
+    z_stream stream = { .next_in = (Bytef *)(uintptr_t)from,
+                        .avail_in = (uInt)length,
+                        .next_out = (Bytef *)to,
+                        .avail_out = (uInt)limit };
     if (inflateInit2(&stream, EITHER) != Z_OK)
         return -1;
     int rc = inflate(&stream, Z_FINISH);
@@ -36,7 +38,8 @@ static long unpack(const char *from, size_t length, char *to, size_t limit)
     return rc == Z_STREAM_END ? (long)stream.total_out : -1;
 }
 
-/* inflate(bytes, limit), of a zlib or gzip stream -> the bytes; nil when they are damaged or more than `limit` */
+/* inflate(bytes, limit), of a zlib or gzip stream -> the bytes; nil when they are damaged or more
+ * than `limit` */
 static int inflate_bytes(lua_State *L)
 {
     size_t length;
@@ -66,7 +69,9 @@ static int crc32_bytes(lua_State *L)
 
 void mk_open_zlib(lua_State *L)
 {
-    static const luaL_Reg core[] = { { "deflate", deflate_bytes }, { "inflate", inflate_bytes },
-                                     { "crc32", crc32_bytes }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "deflate", deflate_bytes },
+                                     { "inflate", inflate_bytes },
+                                     { "crc32", crc32_bytes },
+                                     { NULL, NULL } };
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

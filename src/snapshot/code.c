@@ -2,7 +2,8 @@
  *
  * One description of the layout serves both directions (fields.h). What is read was written by
  * nobody knows whom: it is all checked here, what vCPUs and devices keep by reading it into those
- * of no VM; what KVM checks itself when it is set is left to it. The layout's version is the file's. */
+ * of no VM; what KVM checks itself when it is set is left to it. The layout's version is the
+ * file's. */
 #include "snapshot/snapshot.h"
 
 #include "base/abi.h"
@@ -18,11 +19,21 @@
 
 #define SHAPE struct mk_shape
 static const struct mk_field shape_fields[] = {
-    MK_RANGE(SHAPE, mode, 0, MK_MODES - 1), MK_RANGE(SHAPE, memory, MK_PAGE, MK_MEM_MAX),
-    MK_RANGE(SHAPE, cpus, 1, MK_MAX_CPUS), MK_FLAG(SHAPE, pic), MK_FLAG(SHAPE, mapping.large),
-    MK_RAW(SHAPE, mapping.size), MK_RAW(SHAPE, mapping.base), MK_RAW(SHAPE, mapping.io),
-    MK_RAW(SHAPE, places.low), MK_RAW(SHAPE, places.tables), MK_RAW(SHAPE, places.end),
-    MK_RAW(SHAPE, boot_features), MK_TEXT(SHAPE, name), MK_TEXT(SHAPE, command_line), { 0 },
+    MK_RANGE(SHAPE, mode, 0, MK_MODES - 1),
+    MK_RANGE(SHAPE, memory, MK_PAGE, MK_MEM_MAX),
+    MK_RANGE(SHAPE, cpus, 1, MK_MAX_CPUS),
+    MK_FLAG(SHAPE, pic),
+    MK_FLAG(SHAPE, mapping.large),
+    MK_RAW(SHAPE, mapping.size),
+    MK_RAW(SHAPE, mapping.base),
+    MK_RAW(SHAPE, mapping.io),
+    MK_RAW(SHAPE, places.low),
+    MK_RAW(SHAPE, places.tables),
+    MK_RAW(SHAPE, places.end),
+    MK_RAW(SHAPE, boot_features),
+    MK_TEXT(SHAPE, name),
+    MK_TEXT(SHAPE, command_line),
+    { 0 },
 };
 
 /* Where the tables of the mode lie: what a load in a VM of this state moves. */
@@ -32,7 +43,8 @@ static bool places_fit(const struct mk_shape *s)
     bool pages = p->low % MK_PAGE == 0 && p->tables % MK_PAGE == 0 && p->end % MK_PAGE == 0;
     if (s->mode == MK_MODE_REAL)
         return true;
-    if (s->mode == MK_MODE_LONG && (p->tables < MK_PAGE || p->tables >= p->end || p->end > s->memory))
+    if (s->mode == MK_MODE_LONG &&
+        (p->tables < MK_PAGE || p->tables >= p->end || p->end > s->memory))
         return false;
     return pages && mk_inside(p->low, MK_PAGE, s->memory) &&
            (s->mode != MK_MODE_PAGED || mk_inside(p->tables, MK_PAGE, s->memory));
@@ -40,9 +52,14 @@ static bool places_fit(const struct mk_shape *s)
 
 #define REGION struct mk_region
 static const struct mk_field region_fields[] = {
-    MK_RANGE(REGION, gpa, 0, INT64_MAX), MK_RANGE(REGION, size, MK_PAGE, MK_MEM_MAX),
-    MK_RANGE(REGION, kind, 0, MK_REGION_KINDS - 1), MK_FLAG(REGION, read_only),
-    MK_FLAG(REGION, mapped), MK_FLAG(REGION, in_tables), MK_TEXT(REGION, name), { 0 },
+    MK_RANGE(REGION, gpa, 0, INT64_MAX),
+    MK_RANGE(REGION, size, MK_PAGE, MK_MEM_MAX),
+    MK_RANGE(REGION, kind, 0, MK_REGION_KINDS - 1),
+    MK_FLAG(REGION, read_only),
+    MK_FLAG(REGION, mapped),
+    MK_FLAG(REGION, in_tables),
+    MK_TEXT(REGION, name),
+    { 0 },
 };
 
 /* In order and apart, own RAM where it belongs; sets where each is in a copy. */
@@ -85,10 +102,13 @@ static const struct mk_field fields[] = {
     MK_BLOB(SNAP, state.cpus.data, state.cpus.length, BYTES_MAX),
     MK_BLOB(SNAP, state.devices.data, state.devices.length, BYTES_MAX),
     MK_BLOB(SNAP, script.data, script.length, BYTES_MAX),
-    MK_FLAG(SNAP, state.paging), MK_FLAG(SNAP, state.late.pending),
-    MK_RAW(SNAP, state.late.linear), MK_RAW(SNAP, state.late.rip),
+    MK_FLAG(SNAP, state.paging),
+    MK_FLAG(SNAP, state.late.pending),
+    MK_RAW(SNAP, state.late.linear),
+    MK_RAW(SNAP, state.late.rip),
     MK_RANGE(SNAP, state.late.length, 0, 8),
-    MK_RAW(SNAP, state.late.data), { 0 },
+    MK_RAW(SNAP, state.late.data),
+    { 0 },
 };
 
 static void code_cpuid(struct mk_codec *k, struct mk_snapshot *snap)

@@ -27,8 +27,10 @@ static uint64_t next_marked(const struct mk_mem *mem, uint64_t page)
     return page < pages ? page : pages;
 }
 
-/* The first page from `page` on that is not to be copied together with it; `from` is its contents. */
-static uint64_t run_end(const struct mk_mem *mem, uint64_t page, uint64_t follow, const uint8_t *from)
+/* The first page from `page` on that is not to be copied together with it; `from` is its contents.
+ */
+static uint64_t run_end(const struct mk_mem *mem, uint64_t page, uint64_t follow,
+                        const uint8_t *from)
 {
     uint64_t last = page + follow;
     while (page < last && marked(mem, page) && !mk_page_is_zero(from)) {

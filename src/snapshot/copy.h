@@ -1,4 +1,5 @@
-/* copy.h - memory into a copy (files/ram.h): which of its pages have to be copied, and copying them. */
+/* copy.h - memory into a copy (files/ram.h): which of its pages have to be copied, and copying
+ * them. */
 #ifndef MK_SNAPSHOT_COPY_H
 #define MK_SNAPSHOT_COPY_H
 

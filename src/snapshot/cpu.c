@@ -126,8 +126,7 @@ int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err 
     *state = (struct mk_cpu_state){ 0 };
     complete(c);
     int fd = c->fd;
-    if (mk_ioctl(fd, KVM_GET_REGS, &state->regs) < 0 ||
-        mk_vcpu_guest_sregs(c, &state->sregs) < 0 ||
+    if (mk_ioctl(fd, KVM_GET_REGS, &state->regs) < 0 || mk_vcpu_guest_sregs(c, &state->sregs) < 0 ||
         mk_ioctl(fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
         mk_ioctl(fd, KVM_GET_DEBUGREGS, &state->debug) < 0 ||
         mk_ioctl(fd, KVM_GET_MP_STATE, &state->mp) < 0 ||
@@ -152,20 +151,35 @@ void mk_cpu_state_free(struct mk_cpu_state *state)
 
 #define CPU struct mk_cpu_state
 static const struct mk_field kvm_fields[] = {
-    MK_RAW(CPU, regs), MK_RAW(CPU, sregs), MK_RAW(CPU, events), MK_RAW(CPU, debug),
-    MK_RAW(CPU, mp), MK_RAW(CPU, xcrs), MK_RANGE(CPU, xcrs.nr_xcrs, 0, KVM_MAX_XCRS),
-    MK_FLAG(CPU, has_xsave), MK_BLOB(CPU, fpu.data, fpu.length, FPU_MAX),
-    MK_BLOB(CPU, msrs.data, msrs.length, UINT16_MAX), MK_FLAG(CPU, injectable),
-    MK_RAW(CPU, exit_reason), { 0 },
+    MK_RAW(CPU, regs),
+    MK_RAW(CPU, sregs),
+    MK_RAW(CPU, events),
+    MK_RAW(CPU, debug),
+    MK_RAW(CPU, mp),
+    MK_RAW(CPU, xcrs),
+    MK_RANGE(CPU, xcrs.nr_xcrs, 0, KVM_MAX_XCRS),
+    MK_FLAG(CPU, has_xsave),
+    MK_BLOB(CPU, fpu.data, fpu.length, FPU_MAX),
+    MK_BLOB(CPU, msrs.data, msrs.length, UINT16_MAX),
+    MK_FLAG(CPU, injectable),
+    MK_RAW(CPU, exit_reason),
+    { 0 },
 };
 
 #define OWN struct mk_vcpu
 static const struct mk_field own_fields[] = {
-    MK_RAW(OWN, irq.queued), MK_FLAG(OWN, irq.nmi), MK_RAW(OWN, irq.last),
-    MK_RAW(OWN, irq.delivered), MK_RAW(OWN, last_rip),
-    MK_RANGE(OWN, end.reason, 0, MK_REASONS - 1), MK_RAW(OWN, end.code),
-    MK_FLAG(OWN, end.whole_vm), MK_TEXT(OWN, end.text), MK_RAW(OWN, code),
-    MK_RANGE(OWN, code_length, 0, sizeof(((OWN *)NULL)->code)), { 0 },
+    MK_RAW(OWN, irq.queued),
+    MK_FLAG(OWN, irq.nmi),
+    MK_RAW(OWN, irq.last),
+    MK_RAW(OWN, irq.delivered),
+    MK_RAW(OWN, last_rip),
+    MK_RANGE(OWN, end.reason, 0, MK_REASONS - 1),
+    MK_RAW(OWN, end.code),
+    MK_FLAG(OWN, end.whole_vm),
+    MK_TEXT(OWN, end.text),
+    MK_RAW(OWN, code),
+    MK_RANGE(OWN, code_length, 0, sizeof(((OWN *)NULL)->code)),
+    { 0 },
 };
 
 static bool blobs_fit(const struct mk_cpu_state *s)
@@ -202,10 +216,11 @@ static int set_msrs(struct mk_vcpu *c, const struct kvm_msrs *msrs, struct mk_er
             return mk_fail_errno(err, errno, "KVM refuses the MSRs of cpu %u", c->cpu.index);
         done += (uint32_t)set;
         if (done < msrs->nmsrs && msrs->entries[done].data)
-            return mk_fail(err, ENOTSUP, "KVM refuses 0x%llx for MSR 0x%x of cpu %u: the snapshot "
+            return mk_fail(err, ENOTSUP,
+                           "KVM refuses 0x%llx for MSR 0x%x of cpu %u: the snapshot "
                            "is of another kind of processor",
-                           (unsigned long long)msrs->entries[done].data,
-                           msrs->entries[done].index, c->cpu.index);
+                           (unsigned long long)msrs->entries[done].data, msrs->entries[done].index,
+                           c->cpu.index);
     }
     return 0;
 }
@@ -238,8 +253,8 @@ static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
 #define TSS_AVAILABLE 9
 #define TSS_BUSY 11
 
-/* AMD's processors say of a guest's TSS that it is available, and KVM calls it busy. QEMU's emulation
- * of them, in which the tests run, insists on getting back what it gave. */
+/* AMD's processors say of a guest's TSS that it is available, and KVM calls it busy. QEMU's
+ * emulation of them, in which the tests run, insists on getting back what it gave. */
 static struct kvm_sregs as_given(const struct mk_vcpu *c, const struct kvm_sregs *sregs)
 {
     struct kvm_sregs s = *sregs;
@@ -248,8 +263,8 @@ static struct kvm_sregs as_given(const struct mk_vcpu *c, const struct kvm_sregs
     return s;
 }
 
-int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state,
-                 const struct kvm_sregs *sregs, struct mk_err *err)
+int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state, const struct kvm_sregs *sregs,
+                 struct mk_err *err)
 {
     struct mk_cpu_state s = *state; /* the ioctls take no constants */
     struct kvm_sregs want = as_given(c, sregs), have;

@@ -27,8 +27,8 @@ int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err 
 /* Both parts as bytes, and back: the vCPU's own is then as it is to be. */
 void mk_cpu_code(struct mk_codec *k, struct mk_vcpu *c, struct mk_cpu_state *state);
 /* Does not switch paging over to the assist: `sregs` is what KVM is to have. */
-int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state,
-                 const struct kvm_sregs *sregs, struct mk_err *err);
+int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state, const struct kvm_sregs *sregs,
+                 struct mk_err *err);
 void mk_cpu_state_free(struct mk_cpu_state *state);
 
 #endif

@@ -9,8 +9,8 @@
  *      u64, u64 + pages   runs of pages that are not all zero: first page, count, contents; until
  *                         a run of no pages, at page 0
  *
- * It is written by outfile.c, so a regular file is complete or not there. It is read in one pass, and
- * believed after its checksum was found right; still nothing in it is trusted. */
+ * It is written by outfile.c, so a regular file is complete or not there. It is read in one pass,
+ * and believed after its checksum was found right; still nothing in it is trusted. */
 #include "files/outfile.h"
 #include "snapshot/copy.h"
 #include "snapshot/snapshot.h"
@@ -63,8 +63,8 @@ static void put_u64(struct output *o, uint64_t value)
 }
 
 /* One run of pages, gathered: changed ones lie elsewhere than their neighbours. */
-static void put_run(struct output *o, const struct mk_snapshot *snap, uint64_t first, uint64_t count,
-                    size_t *next)
+static void put_run(struct output *o, const struct mk_snapshot *snap, uint64_t first,
+                    uint64_t count, size_t *next)
 {
     put_u64(o, first);
     put_u64(o, count);
@@ -72,8 +72,8 @@ static void put_run(struct output *o, const struct mk_snapshot *snap, uint64_t f
         put(o, mk_snapshot_page(snap, i, next), MK_PAGE);
 }
 
-/* Whether a page may be other than zero; asked of one after the other. The copy's holes are not read:
- * that would take memory for them. */
+/* Whether a page may be other than zero; asked of one after the other. The copy's holes are not
+ * read: that would take memory for them. */
 static bool may_hold(const struct mk_snapshot *snap, uint64_t page, off_t *data, off_t *end)
 {
     off_t at = (off_t)(page * MK_PAGE);
@@ -194,13 +194,19 @@ static int get(struct input *in, void *to, uint64_t length)
 /* Who it is of, before anything is made of it. */
 static int get_head(struct input *in, uint32_t *crc, uint64_t *memory)
 {
-    struct { char magic[8]; uint32_t version, crc; uint64_t length; } head;
+    struct {
+        char magic[8];
+        uint32_t version, crc;
+        uint64_t length;
+    } head;
     if (in->size < sizeof(head) || get(in, &head, sizeof(head)) < 0 ||
         memcmp(head.magic, magic, sizeof(magic)) != 0)
         return mk_fail(in->err, EINVAL, "%s: not a snapshot of minikvm", in->path);
     if (head.version != VERSION)
-        return mk_fail(in->err, ENOTSUP, "%s: a snapshot of version %u: this minikvm reads version "
-                       "%u", in->path, head.version, VERSION);
+        return mk_fail(in->err, ENOTSUP,
+                       "%s: a snapshot of version %u: this minikvm reads version "
+                       "%u",
+                       in->path, head.version, VERSION);
     if (head.length != in->size)
         return mk_fail(in->err, EBADMSG, "%s: the snapshot is truncated: %llu bytes of %llu",
                        in->path, (ull)in->size, (ull)head.length);
@@ -280,7 +286,8 @@ static int decode(struct input *in, struct mk_snapshot *snap, const struct mk_by
     if (mk_state_decode(snap, &reader, &why) < 0)
         return damaged(in, why.text);
     return reader.left || memory_of(&snap->shape) != snap->ram->size
-               ? damaged(in, "its parts disagree") : 0;
+               ? damaged(in, "its parts disagree")
+               : 0;
 }
 
 /* A file of which most is a hole would take far more memory than it has bytes; what minikvm writes

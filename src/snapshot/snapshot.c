@@ -31,14 +31,13 @@ static int register_slots(struct mk_vm *vm, struct mk_err *err)
 static int collect(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
-    int rc = vm->assist.shadow.on
-                 ? mk_shadow_collect(&vm->assist.shadow, mem, vm->m.fd)
-                 : mk_mem_collect_all(mem, vm->m.fd);
+    int rc = vm->assist.shadow.on ? mk_shadow_collect(&vm->assist.shadow, mem, vm->m.fd)
+                                  : mk_mem_collect_all(mem, vm->m.fd);
     return rc < 0 ? mk_fail_errno(err, errno, "vm \"%s\": KVM's log of writes", vm->name) : 0;
 }
 
-/* Afterwards mem.written has every page that may differ from vm->base, or from zeros when there is no
- * base. Of a VM that was made from a copy and is none of it any more, that is all pages. */
+/* Afterwards mem.written has every page that may differ from vm->base, or from zeros when there is
+ * no base. Of a VM that was made from a copy and is none of it any more, that is all pages. */
 static int look(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
@@ -118,8 +117,12 @@ static int take_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *e
 
 static struct mk_shape shape_of(const struct mk_vm *vm)
 {
-    struct mk_shape shape = { .mode = vm->mode, .memory = vm->m.mem.size, .cpus = vm->cpus,
-                              .pic = vm->has_pic, .mapping = vm->mapping, .places = vm->places,
+    struct mk_shape shape = { .mode = vm->mode,
+                              .memory = vm->m.mem.size,
+                              .cpus = vm->cpus,
+                              .pic = vm->has_pic,
+                              .mapping = vm->mapping,
+                              .places = vm->places,
                               .boot_features = vm->boot_features };
     snprintf(shape.name, sizeof(shape.name), "%s", vm->name);
     snprintf(shape.command_line, sizeof(shape.command_line), "%s", vm->command_line);
@@ -163,8 +166,7 @@ static bool same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b)
     return cpuid_size(a) == cpuid_size(b) && (!a || memcmp(a, b, cpuid_size(a)) == 0);
 }
 
-struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script,
-                                     struct mk_err *err)
+struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script, struct mk_err *err)
 {
     struct mk_snapshot *snap = calloc(1, sizeof(*snap));
     if (!snap) {

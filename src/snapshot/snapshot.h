@@ -1,9 +1,9 @@
 /* snapshot.h - a VM at one moment, to go back to, to branch from, or to put into a file.
  *
  * A snapshot is never changed once it was taken, so any number of threads may use it; it has
- * one owner. Its RAM is a copy that snapshots of one VM and the VMs made from them share (ram.h), and
- * the pages in which it differs from that copy. A VM knows which pages it has written since it last
- * equalled a copy, so going back copies only those.
+ * one owner. Its RAM is a copy that snapshots of one VM and the VMs made from them share (ram.h),
+ * and the pages in which it differs from that copy. A VM knows which pages it has written since it
+ * last equalled a copy, so going back copies only those.
  *
  * What belongs to the script is not part of it: handlers, hooks, listeners; nor are counters.
  * VMs that are captured or restored must not run; that is for the caller to check. */
@@ -16,7 +16,7 @@
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */
 struct mk_shape {
     enum mk_mode mode;
-    uint64_t memory; /* the VM's own RAM */
+    uint64_t memory;           /* the VM's own RAM */
     struct mk_region *regions; /* all memory, as data: without host memory */
     uint32_t region_count;
     uint32_t cpus;
@@ -29,8 +29,8 @@ struct mk_shape {
 
 struct mk_state {
     enum mk_vm_state vm_state;
-    uint64_t time; /* of the VM */
-    struct mk_bytes cpus; /* cpu.h */
+    uint64_t time;           /* of the VM */
+    struct mk_bytes cpus;    /* cpu.h */
     struct mk_bytes devices; /* of all of them (dev.h) */
     struct mk_console_place input;
     bool paging; /* done by the assist */
@@ -45,12 +45,11 @@ struct mk_snapshot {
     uint8_t *pages;    /* their contents, in order */
     size_t changed_count;
     struct kvm_cpuid2 *cpuid; /* NULL: nobody changed it */
-    struct mk_bytes script; /* what devices of the script saved; for the script */
+    struct mk_bytes script;   /* what devices of the script saved; for the script */
 };
 
 /* Takes over *script. NULL with *err, and the VM as it was. */
-struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script,
-                                     struct mk_err *err);
+struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script, struct mk_err *err);
 void mk_snapshot_free(struct mk_snapshot *snap); /* NULL is fine */
 
 /* -1 when the VM is of another shape. */

@@ -22,9 +22,11 @@ static int capture_cpu(struct mk_vm *vm, unsigned index, struct mk_codec *k)
 
 int mk_state_capture(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
 {
-    *s = (struct mk_state){ .vm_state = vm->state, .time = mk_clock_now(&vm->m.clock),
+    *s = (struct mk_state){ .vm_state = vm->state,
+                            .time = mk_clock_now(&vm->m.clock),
                             .input = mk_console_tell(&vm->m.console),
-                            .paging = vm->assist.shadow.on, .late = vm->assist.late };
+                            .paging = vm->assist.shadow.on,
+                            .late = vm->assist.late };
     struct mk_codec k = { .out = &s->cpus, .err = err };
     int rc = 0;
     for (unsigned i = 0; i < vm->cpus && rc == 0; i++)
@@ -63,8 +65,10 @@ static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_s
         return mk_shadow_leave(shadow, &vm->m.mem, vm->m.fd, err);
     }
     if (!vm->m.assist)
-        return mk_fail(err, ENOTSUP, "vm \"%s\": this KVM does not run 32-bit paging: leave assist "
-                       "on, or use a host with VT-x or AMD-V", vm->name);
+        return mk_fail(err, ENOTSUP,
+                       "vm \"%s\": this KVM does not run 32-bit paging: leave assist "
+                       "on, or use a host with VT-x or AMD-V",
+                       vm->name);
     sregs->cr0 &= ~(uint64_t)MK_CR0_PG;
     vm->assist.late = s->late;
     if (shadow->on && !mk_shadow_stale(shadow, &vm->m.mem, sregs->cr3, sregs->cr4 & MK_CR4_PSE))

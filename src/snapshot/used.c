@@ -1,9 +1,9 @@
 /* used.c - which pages of guest memory are in use, from the process's page tables (Linux
  * Documentation/admin-guide/mm/pagemap.rst). See copy.h.
  *
- * A page that is neither present nor swapped out was never written, nor was one that is still that of
- * the file beneath. Kernels before 6.7 cannot be asked for ranges: they are asked for every page, 4 GiB
- * in some 10 ms. Where there is no /proc all pages count as used. */
+ * A page that is neither present nor swapped out was never written, nor was one that is still that
+ * of the file beneath. Kernels before 6.7 cannot be asked for ranges: they are asked for every
+ * page, 4 GiB in some 10 ms. Where there is no /proc all pages count as used. */
 #include "snapshot/copy.h"
 
 #include <fcntl.h>
@@ -38,9 +38,13 @@ static bool mark_ranges(const struct mk_mem *mem, const struct mk_region *r, int
 {
     uint64_t host = (uint64_t)(uintptr_t)r->host;
     struct range ranges[RANGES];
-    struct scan scan = { .size = sizeof(scan), .start = host, .end = host + r->size,
-                         .vec = (uint64_t)(uintptr_t)ranges, .vec_len = RANGES,
-                         .category_inverted = IS_FILE | IS_ZERO, .category_mask = IS_FILE | IS_ZERO,
+    struct scan scan = { .size = sizeof(scan),
+                         .start = host,
+                         .end = host + r->size,
+                         .vec = (uint64_t)(uintptr_t)ranges,
+                         .vec_len = RANGES,
+                         .category_inverted = IS_FILE | IS_ZERO,
+                         .category_mask = IS_FILE | IS_ZERO,
                          .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
                          .return_mask = IS_PRESENT };
     while (scan.start < scan.end) {

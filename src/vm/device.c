@@ -59,5 +59,8 @@ static uint64_t cpu_output_room(struct mk_cpu *cpu)
     return limit == UINT64_MAX ? limit : limit - mk_vcpu_printed(c) + 1;
 }
 
-const struct mk_cpu_ops mk_device_ops = { .reg = cpu_reg, .end = cpu_end, .idle = cpu_idle,
-                                           .more = cpu_more, .output_room = cpu_output_room };
+const struct mk_cpu_ops mk_device_ops = { .reg = cpu_reg,
+                                          .end = cpu_end,
+                                          .idle = cpu_idle,
+                                          .more = cpu_more,
+                                          .output_room = cpu_output_room };

@@ -13,13 +13,22 @@
 #define SLOW_NS 100000000u /* that the items of one exit may take after the run was to end */
 
 static const char *const names[MK_EXIT_KINDS] = {
-    [KVM_EXIT_UNKNOWN] = "unknown", [KVM_EXIT_EXCEPTION] = "exception", [KVM_EXIT_IO] = "io",
-    [KVM_EXIT_HYPERCALL] = "hypercall", [KVM_EXIT_DEBUG] = "debug", [KVM_EXIT_HLT] = "hlt",
-    [KVM_EXIT_MMIO] = "mmio", [KVM_EXIT_IRQ_WINDOW_OPEN] = "irq_window",
-    [KVM_EXIT_SHUTDOWN] = "shutdown", [KVM_EXIT_FAIL_ENTRY] = "fail_entry",
-    [KVM_EXIT_INTR] = "intr", [KVM_EXIT_SET_TPR] = "set_tpr",
-    [KVM_EXIT_INTERNAL_ERROR] = "internal_error", [KVM_EXIT_SYSTEM_EVENT] = "system_event",
-    [KVM_EXIT_X86_RDMSR] = "rdmsr", [KVM_EXIT_X86_WRMSR] = "wrmsr",
+    [KVM_EXIT_UNKNOWN] = "unknown",
+    [KVM_EXIT_EXCEPTION] = "exception",
+    [KVM_EXIT_IO] = "io",
+    [KVM_EXIT_HYPERCALL] = "hypercall",
+    [KVM_EXIT_DEBUG] = "debug",
+    [KVM_EXIT_HLT] = "hlt",
+    [KVM_EXIT_MMIO] = "mmio",
+    [KVM_EXIT_IRQ_WINDOW_OPEN] = "irq_window",
+    [KVM_EXIT_SHUTDOWN] = "shutdown",
+    [KVM_EXIT_FAIL_ENTRY] = "fail_entry",
+    [KVM_EXIT_INTR] = "intr",
+    [KVM_EXIT_SET_TPR] = "set_tpr",
+    [KVM_EXIT_INTERNAL_ERROR] = "internal_error",
+    [KVM_EXIT_SYSTEM_EVENT] = "system_event",
+    [KVM_EXIT_X86_RDMSR] = "rdmsr",
+    [KVM_EXIT_X86_WRMSR] = "wrmsr",
 };
 
 const char *mk_exit_name(unsigned kind)
@@ -38,8 +47,8 @@ static void MK_PRINTF(2, 3) trace(struct mk_vcpu *c, const char *fmt, ...)
     vsnprintf(what, sizeof(what), fmt, ap);
     va_end(ap);
     snprintf(line, sizeof(line), "cpu%u %8llu rip=%08llx %s", c->cpu.index,
-             (unsigned long long)c->counters.exits,
-             (unsigned long long)mk_access_rip(c, true), what);
+             (unsigned long long)c->counters.exits, (unsigned long long)mk_access_rip(c, true),
+             what);
     m->ops->trace(m->ctx, c, line);
 }
 
@@ -84,8 +93,8 @@ static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const c
                     what, (unsigned long long)served->nobody, outside);
 }
 
-/* Several items whose handlers are slow: the run's end need not wait for all of them. `began` is when
- * the first tick came in between. */
+/* Several items whose handlers are slow: the run's end need not wait for all of them. `began` is
+ * when the first tick came in between. */
 static void check_slow(struct mk_vcpu *c, uint64_t *began)
 {
     if (!__atomic_load_n(&c->run->immediate_exit, __ATOMIC_RELAXED))
@@ -236,8 +245,8 @@ static void internal_error(struct mk_vcpu *c)
 static bool state_lost(struct mk_vcpu *c)
 {
     struct kvm_sregs s;
-    return mk_vcpu_sregs(c, &s) == 0 && mk_vcpu_regs(c)->rip == 0xfff0 &&
-           s.cs.base == 0xffff0000 && !(s.cr0 & MK_CR0_PE);
+    return mk_vcpu_sregs(c, &s) == 0 && mk_vcpu_regs(c)->rip == 0xfff0 && s.cs.base == 0xffff0000 &&
+           !(s.cr0 & MK_CR0_PE);
 }
 
 static void shut_down(struct mk_vcpu *c)
@@ -246,15 +255,18 @@ static void shut_down(struct mk_vcpu *c)
     if (c->assist && c->assist->shutdown(c))
         return;
     if (state_lost(c)) {
-        mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault after rip 0x%llx, the last place it was "
+        mk_vcpu_end(c, MK_SHUTDOWN, 0, false,
+                    "triple fault after rip 0x%llx, the last place it was "
                     "seen at: this KVM resets the vCPU then, its registers are lost",
                     (unsigned long long)c->last_rip);
         return;
     }
     fetch_code(c);
     describe_code(c, where, sizeof(where));
-    mk_vcpu_end(c, MK_SHUTDOWN, 0, false, "triple fault %s: an exception could not be delivered, "
-                "nor the double fault that followed; look at the IDT and the stack", where);
+    mk_vcpu_end(c, MK_SHUTDOWN, 0, false,
+                "triple fault %s: an exception could not be delivered, "
+                "nor the double fault that followed; look at the IDT and the stack",
+                where);
 }
 
 /* HLT: with interrupts on it lasts until one comes, without burning a core. */

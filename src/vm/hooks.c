@@ -20,7 +20,7 @@
 static void deny(uint8_t *bitmap, uint64_t first, uint64_t last)
 {
     for (uint64_t bit = first; bit <= last; bit++)
-        bitmap[bit / 8] &= (uint8_t)~(1u << bit % 8);
+        bitmap[bit / 8] &= (uint8_t) ~(1u << bit % 8);
 }
 
 static struct kvm_msr_filter_range *range_for(struct kvm_msr_filter *filter, unsigned *used,
@@ -36,7 +36,9 @@ static struct kvm_msr_filter_range *range_for(struct kvm_msr_filter *filter, uns
     struct kvm_msr_filter_range *range = &filter->ranges[*used];
     memset(bitmaps[*used], 0xff, sizeof(bitmaps[*used]));
     *range = (struct kvm_msr_filter_range){ .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
-        .base = base, .nmsrs = FILTER_MSRS, .bitmap = bitmaps[*used] };
+                                            .base = base,
+                                            .nmsrs = FILTER_MSRS,
+                                            .bitmap = bitmaps[*used] };
     ++*used;
     return range;
 }
@@ -73,13 +75,16 @@ static bool hooks_x2apic(const struct mk_bus *msrs)
 static int enable_msr_exits(struct mk_vm *vm, struct mk_err *err)
 {
     bool refused = vm->unknown_msrs || hooks_x2apic(&vm->m.msrs);
-    struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR,
+    struct kvm_enable_cap cap = {
+        .cap = KVM_CAP_X86_USER_SPACE_MSR,
         .args = { KVM_MSR_EXIT_REASON_FILTER |
-                  (refused ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL : 0) } };
+                  (refused ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL : 0) }
+    };
     if (mk_kvm_capability(vm->m.kvm, KVM_CAP_X86_MSR_FILTER) <= 0 ||
         mk_ioctl(vm->m.fd, KVM_ENABLE_CAP, &cap) < 0)
-        return mk_fail(err, ENOTSUP, "this kernel's KVM does not hand MSRs to programs (Linux 5.10 "
-                                     "and later do)");
+        return mk_fail(err, ENOTSUP,
+                       "this kernel's KVM does not hand MSRs to programs (Linux 5.10 "
+                       "and later do)");
     vm->msr_exits = true;
     return 0;
 }
@@ -117,8 +122,10 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
 {
     struct mk_vm *vm = ctx;
     struct mk_vcpu *c = &vm->cpu[io->cpu->index];
-    struct { struct kvm_msrs head; struct kvm_msr_entry entry; } msrs = {
-        .head.nmsrs = 1, .entry = { .index = (uint32_t)io->address, .data = *value } };
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } msrs = { .head.nmsrs = 1, .entry = { .index = (uint32_t)io->address, .data = *value } };
     bool filtered = c->run->msr.reason == KVM_MSR_EXIT_REASON_FILTER;
     if (filtered && mk_ioctl(c->fd, in ? KVM_GET_MSRS : KVM_SET_MSRS, &msrs) == 1) {
         *value = msrs.entry.data;
@@ -152,8 +159,11 @@ static int give_cpuid(const struct mk_vm *vm, unsigned cpu, const struct kvm_cpu
  * and that is set at first though there is no APIC. */
 static void disable_apic(int vcpu_fd, bool first)
 {
-    struct { struct kvm_msrs head; struct kvm_msr_entry entry; } base = { .head.nmsrs = 1,
-        .entry = { .index = 0x1b, .data = 0xfee00000 | (first ? 0x100 : 0) } };
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } base = { .head.nmsrs = 1,
+               .entry = { .index = 0x1b, .data = 0xfee00000 | (first ? 0x100 : 0) } };
     mk_ioctl(vcpu_fd, KVM_SET_MSRS, &base);
 }
 

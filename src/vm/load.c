@@ -1,5 +1,5 @@
-/* load.c - what an image is loaded with: bytes of a file into RAM, the tables of the mode, and how a
- * vCPU gets to its first instruction. What images consist of is known in lua/minikvm/image. */
+/* load.c - what an image is loaded with: bytes of a file into RAM, the tables of the mode, and how
+ * a vCPU gets to its first instruction. What images consist of is known in lua/minikvm/image. */
 #include "vm/vm.h"
 
 #include "base/abi.h"
@@ -103,8 +103,10 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
 {
     uint64_t page = map->large ? 2u << 20 : MK_PAGE;
     if (mode == MK_MODE_LONG && (memory % page || map->size % page || map->base % page))
-        return mk_fail(err, EINVAL, "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
-                       "and map_base must be multiples", (ull)memory, (ull)page);
+        return mk_fail(err, EINVAL,
+                       "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
+                       "and map_base must be multiples",
+                       (ull)memory, (ull)page);
     return 0;
 }
 
@@ -116,14 +118,13 @@ void mk_vm_hook_assist(struct mk_vm *vm)
     }
 }
 
-/* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with. Real
- * mode does not ask: it has no boot information, and is assisted only after a failure. */
+/* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with.
+ * Real mode does not ask: it has no boot information, and is assisted only after a failure. */
 int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_native native = { 0 };
-    if (vm->mode != MK_MODE_REAL &&
-        mk_native_find(&native, vm->m.kvm, vm->m.fd, vm->cpus, mk_mem_edit(&vm->m.mem, 0, MK_PAGE),
-                       err) < 0)
+    if (vm->mode != MK_MODE_REAL && mk_native_find(&native, vm->m.kvm, vm->m.fd, vm->cpus,
+                                                   mk_mem_edit(&vm->m.mem, 0, MK_PAGE), err) < 0)
         return -1;
     vm->boot_features |= (native.paging32 ? MK_BOOT_PAGING_NATIVE : 0) |
                          (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
@@ -153,8 +154,11 @@ static int write_tables(struct mk_vm *vm, struct mk_err *err)
         fits = mk_prot_tables(&vm->m.mem, &vm->places, paged, &boot);
     if (fits && paged && vm->mapping.io)
         mk_prot_map_io(&vm->m.mem, &vm->places, (uint32_t)vm->mapping.io);
-    return fits ? 0 : mk_fail(err, EINVAL, "vm \"%s\": memory of %llu bytes is too small for this "
-                              "mode", vm->name, (ull)vm->m.mem.size);
+    return fits ? 0
+                : mk_fail(err, EINVAL,
+                          "vm \"%s\": memory of %llu bytes is too small for this "
+                          "mode",
+                          vm->name, (ull)vm->m.mem.size);
 }
 
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
@@ -247,8 +251,10 @@ static int take_over_paging(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sreg
                             struct mk_err *err)
 {
     if (!vm->m.assist)
-        return mk_fail(err, ENOTSUP, "vm \"%s\": this KVM does not run 32-bit paging (it drops "
-                       "CR0.PG): leave assist on, or use a host with VT-x or AMD-V", vm->name);
+        return mk_fail(err, ENOTSUP,
+                       "vm \"%s\": this KVM does not run 32-bit paging (it drops "
+                       "CR0.PG): leave assist on, or use a host with VT-x or AMD-V",
+                       vm->name);
     want->cr0 &= ~(uint64_t)MK_CR0_PG;
     if (mk_vcpu_set_sregs(c, want) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses the start state", vm->name);
@@ -266,9 +272,10 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the start state", vm->name,
                              c->cpu.index);
     if (have.cr0 != want->cr0 || have.cr4 != want->cr4 || have.efer != want->efer)
-        return mk_fail(err, ENOTSUP, "vm \"%s\": KVM changed control registers: CR0 0x%llx to "
-                       "0x%llx, CR4 0x%llx to 0x%llx, EFER 0x%llx to 0x%llx", vm->name,
-                       (ull)want->cr0, (ull)have.cr0, (ull)want->cr4, (ull)have.cr4,
+        return mk_fail(err, ENOTSUP,
+                       "vm \"%s\": KVM changed control registers: CR0 0x%llx to "
+                       "0x%llx, CR4 0x%llx to 0x%llx, EFER 0x%llx to 0x%llx",
+                       vm->name, (ull)want->cr0, (ull)have.cr0, (ull)want->cr4, (ull)have.cr4,
                        (ull)want->efer, (ull)have.efer);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* loop.h - the run loop of a vCPU, and what goes on between two entries: exits are served, timers and
- * input looked after, limits checked; and how the loop waits.
+/* loop.h - the run loop of a vCPU, and what goes on between two entries: exits are served, timers
+ * and input looked after, limits checked; and how the loop waits.
  *
  * For the thread that runs the vCPU, unless a function says otherwise. */
 #ifndef MK_LOOP_H
@@ -33,8 +33,8 @@ bool mk_vcpu_goes_on(struct mk_vcpu *c);
 void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until);
 
 /* In a handler, in the middle of an access: until it is done, which is true then; until `until`; or
- * until the run shall end, with the reason. Output, input, timers and doorbells go on; the time that
- * the VM is paused does not count. */
+ * until the run shall end, with the reason. Output, input, timers and doorbells go on; the time
+ * that the VM is paused does not count. */
 bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
                   enum mk_reason *reason);
 

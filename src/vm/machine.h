@@ -1,7 +1,7 @@
 /* machine.h - what the run loops of a VM's vCPUs share: memory, buses, console, clock, limits.
  *
- * The VM (vm.h) owns it and fills it in; the run loops (loop.h) read it. What changes while they run
- * is atomic or has a lock of its own. */
+ * The VM (vm.h) owns it and fills it in; the run loops (loop.h) read it. What changes while they
+ * run is atomic or has a lock of its own. */
 #ifndef MK_MACHINE_H
 #define MK_MACHINE_H
 
@@ -36,15 +36,15 @@ struct mk_machine {
     struct mk_bus msrs; /* those that KVM hands to us (hooks.c) */
     struct mk_clock clock;
     struct mk_console console;
-    bool unhandled_fault;  /* an access that nobody serves ends the vCPU */
+    bool unhandled_fault; /* an access that nobody serves ends the vCPU */
     _Atomic bool tracing;
     _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
     _Atomic bool paused;       /* vCPUs shall stay outside the guest */
     bool attended;             /* its vCPU runs on the thread of who may be interrupted */
-    uint64_t exit_limit;   /* per vCPU and run, UINT64_MAX: none */
-    uint64_t output_limit; /* bytes per vCPU, UINT64_MAX: none */
-    struct mk_pic *pic;       /* NULL: none */
-    struct mk_assist *assist; /* NULL: this host needs none, or it is not wanted */
+    uint64_t exit_limit;       /* per vCPU and run, UINT64_MAX: none */
+    uint64_t output_limit;     /* bytes per vCPU, UINT64_MAX: none */
+    struct mk_pic *pic;        /* NULL: none */
+    struct mk_assist *assist;  /* NULL: this host needs none, or it is not wanted */
     const struct mk_machine_ops *ops;
     void *ctx; /* for ops */
 };

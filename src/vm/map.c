@@ -14,8 +14,10 @@ int mk_vm_check_map(const struct mk_vm *vm, const struct mk_region *want, struct
     char owner[sizeof(((struct mk_hook *)0)->owner)];
     uint64_t where, last = want->gpa + want->size - 1;
     if (want->gpa < MK_KVM_PAGES + MK_KVM_PAGES_SIZE && last >= MK_KVM_PAGES)
-        return mk_fail(err, EEXIST, "%s: 0x%llx-0x%llx overlaps pages that KVM needs for itself at "
-                       "0x%llx-0x%llx", want->name, (ull)want->gpa, (ull)last, (ull)MK_KVM_PAGES,
+        return mk_fail(err, EEXIST,
+                       "%s: 0x%llx-0x%llx overlaps pages that KVM needs for itself at "
+                       "0x%llx-0x%llx",
+                       want->name, (ull)want->gpa, (ull)last, (ull)MK_KVM_PAGES,
                        (ull)MK_KVM_PAGES + MK_KVM_PAGES_SIZE - 1);
     if (!want->read_only &&
         mk_bus_owned((struct mk_bus *)&vm->m.mmio, want->gpa, last, &where, owner))

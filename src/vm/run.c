@@ -11,9 +11,10 @@
 /* --- what came of it --- */
 
 static const char *const reasons[MK_REASONS] = {
-    [MK_RUNNING] = "running", [MK_HALT] = "halt", [MK_EXIT] = "exit", [MK_STOPPED] = "stopped",
-    [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit", [MK_FORBIDDEN] = "forbidden",
-    [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault", [MK_ERROR] = "error",
+    [MK_RUNNING] = "running",     [MK_HALT] = "halt",         [MK_EXIT] = "exit",
+    [MK_STOPPED] = "stopped",     [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
+    [MK_FORBIDDEN] = "forbidden", [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault",
+    [MK_ERROR] = "error",
 };
 
 const char *mk_reason_name(enum mk_reason reason)
@@ -62,13 +63,17 @@ void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why)
 static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
 {
     if (vm->restoring)
-        return mk_fail(err, EINVAL, "vm \"%s\" is being reset or restored: start it when reset() or "
-                       "restore() has returned", vm->name);
+        return mk_fail(err, EINVAL,
+                       "vm \"%s\" is being reset or restored: start it when reset() or "
+                       "restore() has returned",
+                       vm->name);
     for (unsigned i = 0; i < vm->cpus; i++) {
         const struct mk_end *end = &vm->cpu[i].end;
         if (vm->state == MK_VM_ENDED && dead(end->reason))
-            return mk_fail(err, EINVAL, "vm \"%s\" ended by %s: reset() it before it can run again "
-                           "(%.200s)", vm->name, mk_reason_name(end->reason), end->text);
+            return mk_fail(err, EINVAL,
+                           "vm \"%s\" ended by %s: reset() it before it can run again "
+                           "(%.200s)",
+                           vm->name, mk_reason_name(end->reason), end->text);
         if (!vm->ready[i])
             return mk_fail(err, EINVAL, "vm \"%s\": cpu %u has nothing to run%s%s", vm->name, i,
                            vm->load_error.code ? "; the last load failed: " : "",

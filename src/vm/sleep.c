@@ -221,8 +221,9 @@ bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
 {
     enum mk_reason before = c->end.reason;
     struct handler_wait h = { c, wait };
-    struct mk_wait either = { .lock = wait->lock, .waiters = wait->waiters,
-                              .done = done_or_requested, .ctx = &h };
+    struct mk_wait either = {
+        .lock = wait->lock, .waiters = wait->waiters, .done = done_or_requested, .ctx = &h
+    };
     bool done;
     c->waits++;
     while (!(done = mk_wait(wait, 0)) && mk_now() < until && !(*reason = ending(c, before))) {

@@ -2,8 +2,8 @@
 #include "vm/vm.h"
 
 #include "base/abi.h"
-#include "kvm/interrupt.h"
 #include "files/ram.h"
+#include "kvm/interrupt.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -33,7 +33,8 @@ static int acknowledge(struct mk_vcpu *c)
     return mk_pic_ack(c->machine->pic);
 }
 
-static const struct mk_vcpu_ops vcpu_ops = { .kicked = kicked, .end_others = end_others,
+static const struct mk_vcpu_ops vcpu_ops = { .kicked = kicked,
+                                             .end_others = end_others,
                                              .acknowledge = acknowledge };
 
 static void interrupt_first(void *ctx)
@@ -58,8 +59,11 @@ static void acknowledged(void *ctx, unsigned line)
 /* The first one gets the PIC's interrupts. */
 static int open_vcpu(struct mk_vm *vm, unsigned index, struct mk_err *err)
 {
-    struct mk_vcpu_parts parts = { .kvm = vm->m.kvm, .vm_fd = vm->m.fd, .mem = &vm->m.mem,
-                                   .device_ops = &mk_device_ops, .ops = &vcpu_ops,
+    struct mk_vcpu_parts parts = { .kvm = vm->m.kvm,
+                                   .vm_fd = vm->m.fd,
+                                   .mem = &vm->m.mem,
+                                   .device_ops = &mk_device_ops,
+                                   .ops = &vcpu_ops,
                                    .intr = vm->has_pic && index == 0 ? &vm->pic.intr : NULL,
                                    .machine = &vm->m };
     return mk_vcpu_open(&vm->cpu[index], &parts, index, err);
@@ -76,8 +80,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
     if (mk_mem_register(&vm->m.mem, vm->m.fd, err) < 0)
         return -1;
     for (unsigned i = 0; i < vm->cpus; i++) {
-        if (open_vcpu(vm, i, err) < 0 ||
-            mk_vm_init_cpuid(vm, i, err) < 0)
+        if (open_vcpu(vm, i, err) < 0 || mk_vm_init_cpuid(vm, i, err) < 0)
             return -1;
     }
     mk_vm_hook_assist(vm);
@@ -106,14 +109,19 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
     if (mk_mapping_check(config->mode, &config->mapping, config->memory, err) < 0)
         return -1;
     const struct mk_mapping *map = &config->mapping;
-    bool low = mk_mem_is_own(config->memory, map->io) || (config->mode == MK_MODE_PAGED && map->io > UINT32_MAX);
+    bool low = mk_mem_is_own(config->memory, map->io) ||
+               (config->mode == MK_MODE_PAGED && map->io > UINT32_MAX);
     if (map->io && (low || (config->mode != MK_MODE_LONG && config->mode != MK_MODE_PAGED)))
-        return mk_fail(err, EINVAL, "map_io = 0x%llx: it is for paged and long mode, and lies outside "
-                       "RAM", (unsigned long long)map->io);
+        return mk_fail(err, EINVAL,
+                       "map_io = 0x%llx: it is for paged and long mode, and lies outside "
+                       "RAM",
+                       (unsigned long long)map->io);
     uint64_t windows = (uint64_t)config->cpus * MK_REAL_WINDOW;
     if (config->mode == MK_MODE_REAL && config->memory < windows && config->cpus > 1)
-        return mk_fail(err, EINVAL, "memory of %llu bytes: %u real-mode vCPUs need %llu "
-                       "(256 KiB each)", (unsigned long long)config->memory, config->cpus,
+        return mk_fail(err, EINVAL,
+                       "memory of %llu bytes: %u real-mode vCPUs need %llu "
+                       "(256 KiB each)",
+                       (unsigned long long)config->memory, config->cpus,
                        (unsigned long long)windows);
     return 0;
 }
@@ -121,8 +129,11 @@ static int check_config(const struct mk_vm_config *config, struct mk_err *err)
 static void init_config(struct mk_vm *vm, const struct mk_kvm *kvm,
                         const struct mk_vm_config *config)
 {
-    *vm = (struct mk_vm){ .mode = config->mode, .cpus = config->cpus, .places = config->places,
-                          .mode_open = config->mode_open, .memory_open = config->memory_open,
+    *vm = (struct mk_vm){ .mode = config->mode,
+                          .cpus = config->cpus,
+                          .places = config->places,
+                          .mode_open = config->mode_open,
+                          .memory_open = config->memory_open,
                           .may_assist = config->assist };
     snprintf(vm->name, sizeof(vm->name), "%s", config->name ? config->name : "vm");
     snprintf(vm->command_line, sizeof(vm->command_line), "%s",
@@ -168,7 +179,8 @@ static int open_memory(struct mk_vm *vm, const struct mk_vm_config *config, stru
     if (!config->ram)
         return mk_mem_open(&vm->m.mem, config->memory, err);
     vm->base = mk_ram_hold(config->ram);
-    return mk_mem_open_copy(&vm->m.mem, config->regions, config->region_count, config->ram->fd, err);
+    return mk_mem_open_copy(&vm->m.mem, config->regions, config->region_count, config->ram->fd,
+                            err);
 }
 
 /* A vCPU waits for the copy of a file; NULL: somebody else does. */
@@ -187,8 +199,8 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
     int rc = mk_vm_compose(vm, config, err);
     connect_parts(vm, config);
     if (rc < 0 || open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
-        mk_vm_find_native(vm, err) < 0 ||
-        attach_devices(vm, err) < 0 || (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
+        mk_vm_find_native(vm, err) < 0 || attach_devices(vm, err) < 0 ||
+        (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
         mk_vm_close(vm);
         return -1;
     }

@@ -1,13 +1,11 @@
 /* vm.h - a virtual machine: its life-cycle, devices, threads and results.
  *
  * One owner calls these functions, from one thread at a time, except mk_vm_stop(), which any thread
- * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), mk_vm_pause() and what goes with it,
- * the console and the bus may be used; while it is paused, registers too. */
+ * may call. While the VM runs, only mk_vm_wait(), mk_vm_stop(), mk_vm_pause() and what goes with
+ * it, the console and the bus may be used; while it is paused, registers too. */
 #ifndef MK_VM_H
 #define MK_VM_H
 
-#include "x86/weak/assist.h"
-#include "x86/mode.h"
 #include "dev/debugcon.h"
 #include "dev/doorbell.h"
 #include "dev/exit.h"
@@ -21,6 +19,8 @@
 #include "io/watch.h"
 #include "vm/loop.h"
 #include "vm/machine.h"
+#include "x86/mode.h"
+#include "x86/weak/assist.h"
 
 struct kvm_cpuid2;
 
@@ -37,17 +37,17 @@ struct mk_vm_config {
     uint64_t memory;
     unsigned cpus;
     bool coalesce, unhandled_fault;
-    bool pic;    /* 8259A pair, 8254 and i8042 */
-    bool assist; /* may minikvm do what this host's KVM cannot (assist.h) */
+    bool pic;                  /* 8259A pair, 8254 and i8042 */
+    bool assist;               /* may minikvm do what this host's KVM cannot (assist.h) */
     struct mk_mapping mapping; /* long mode */
-    uint32_t boot_features;   /* MK_BOOT_* bits beyond those of the host and the devices */
-    const char *command_line; /* NULL: none */
-    struct mk_policy *files;  /* held by the VM; NULL: only files that it makes itself */
-    struct mk_ram *ram;       /* RAM begins with these contents (ram.h); NULL: as after load */
+    uint32_t boot_features;    /* MK_BOOT_* bits beyond those of the host and the devices */
+    const char *command_line;  /* NULL: none */
+    struct mk_policy *files;   /* held by the VM; NULL: only files that it makes itself */
+    struct mk_ram *ram;        /* RAM begins with these contents (ram.h); NULL: as after load */
     const struct mk_region *regions; /* with `ram`: all memory, but shared files, which are not */
     unsigned region_count;           /* mapped */
-    struct mk_places places;  /* with `ram`: where in it the tables of the mode are */
-    bool mode_open, memory_open; /* mode and memory are what the first image makes of them */
+    struct mk_places places;         /* with `ram`: where in it the tables of the mode are */
+    bool mode_open, memory_open;     /* mode and memory are what the first image makes of them */
 };
 
 /* Where a vCPU starts. */
@@ -55,7 +55,7 @@ struct mk_entry {
     unsigned cpu;
     uint16_t segment; /* real mode */
     uint64_t ip;
-    bool has_regs;    /* the image's format says what these hold */
+    bool has_regs; /* the image's format says what these hold */
     uint32_t eax, ebx, edx, esi;
     struct mk_places places; /* not real mode: where the tables are to be */
 };
@@ -87,31 +87,31 @@ struct mk_vm {
     struct mk_assist assist;
     struct mk_ram *base; /* what RAM was a copy of, but for pages written since; NULL: none */
     struct mk_mapping mapping;
-    struct mk_places places; /* of the tables of the mode */
+    struct mk_places places;                 /* of the tables of the mode */
     bool mode_open, memory_open, may_assist; /* as configured; mode_open until something starts */
     uint32_t boot_features;
     char command_line[448];
-    bool ready[MK_MAX_CPUS];  /* has something to run */
+    bool ready[MK_MAX_CPUS];            /* has something to run */
     bool has_entry[MK_MAX_CPUS];        /* by a load: a reset sets it again */
     struct mk_entry entry[MK_MAX_CPUS]; /* for reset */
-    bool restoring;           /* the part of a reset or a restore that is done in Lua: it cannot run */
+    bool restoring; /* the part of a reset or a restore that is done in Lua: it cannot run */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     struct mk_zones zones;
-    struct kvm_cpuid2 *cpuid;      /* NULL: nobody changed it */
+    struct kvm_cpuid2 *cpuid; /* NULL: nobody changed it */
     struct kvm_cpuid2 *default_cpuid;
-    bool msr_exits;                /* KVM hands some MSRs to us */
-    bool unknown_msrs;             /* a script wants those that KVM does not know */
+    bool msr_exits;    /* KVM hands some MSRs to us */
+    bool unknown_msrs; /* a script wants those that KVM does not know */
     /* An MSR that KVM does not know either; as the bus's on_none. */
     bool (*other_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
     void *other_ctx;
     struct mk_doorbells doorbells;
 
-    pthread_mutex_t lock; /* state, live, waiters */
+    pthread_mutex_t lock;      /* state, live, waiters */
     struct mk_waiter *waiters; /* for a change of what the VM is or does */
     enum mk_vm_state state;
-    unsigned live;   /* vCPUs still running */
+    unsigned live;    /* vCPUs still running */
     unsigned outside; /* of those, outside the guest because the VM is paused */
-    bool threaded;   /* threads wait to be joined */
+    bool threaded;    /* threads wait to be joined */
     pthread_t thread[MK_MAX_CPUS];
     uint64_t began, ended; /* mk_now() of the last run */
     uint64_t paused_at;
@@ -131,8 +131,8 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
 /* Stops it if need be, joins its threads, frees everything. */
 void mk_vm_close(struct mk_vm *vm);
 
-/* One more region of memory (mem.h) while the VM does not run; NULL with *err. Before its contents are
- * made: whether there is a place for it. */
+/* One more region of memory (mem.h) while the VM does not run; NULL with *err. Before its contents
+ * are made: whether there is a place for it. */
 int mk_vm_check_map(const struct mk_vm *vm, const struct mk_region *want, struct mk_err *err);
 struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int fd,
                             struct mk_err *err);
@@ -171,8 +171,8 @@ bool mk_vm_resume(struct mk_vm *vm);
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
 /* Leaves a VM of which only a part was reset or restored so that it does not run, and says why. */
 void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why);
-/* Back to the state after loading: memory, vCPUs, devices, console. After -1 it has no vCPUs and does
- * not run until it is reset again. */
+/* Back to the state after loading: memory, vCPUs, devices, console. After -1 it has no vCPUs and
+ * does not run until it is reset again. */
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
 
 /* Makes the devices, and what they need of a VM (compose.c); after -1 that is there all the same.
@@ -187,7 +187,10 @@ void mk_vm_join(struct mk_vm *vm);
 void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w);
 void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w);
 /* For mk_wait(): a watch is decided, or its VM does not run any more. */
-struct mk_vm_watched { struct mk_vm *vm; struct mk_watch *w; };
+struct mk_vm_watched {
+    struct mk_vm *vm;
+    struct mk_watch *w;
+};
 bool mk_vm_is_decided(void *watched);
 /* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
 bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
@@ -217,8 +220,8 @@ void mk_vm_note_awake(struct mk_vm *vm);
 /* May an interrupt still come for a halted vCPU? */
 bool mk_vm_can_wake(struct mk_vm *vm);
 
-/* For vm.c: the tables of the mode at their usual places; whether a mode can map RAM of this size as
- * configured; what the host does without help in this mode (load.c). */
+/* For vm.c: the tables of the mode at their usual places; whether a mode can map RAM of this size
+ * as configured; what the host does without help in this mode (load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err);
 /* vCPUs are new: gives them the assist, where there is one. */
@@ -227,9 +230,9 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
                      struct mk_err *err);
 
 /* What KVM has to be told of hooks (hooks.c). */
-const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm); /* as vCPU 0 is told */
+const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm);             /* as vCPU 0 is told */
 int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err); /* the vCPU is new */
-int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err); /* the KVM VM is new */
+int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err);              /* the KVM VM is new */
 void mk_vm_hooks_free(struct mk_vm *vm);
 /* The hooks of bus `msrs` changed. */
 int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);

@@ -59,7 +59,10 @@ bool mk_vm_is_decided(void *ctx)
     return decided || mk_vm_is_over(watched->vm);
 }
 
-struct asked { struct mk_vm *vm; struct mk_vcpu *c; };
+struct asked {
+    struct mk_vm *vm;
+    struct mk_vcpu *c;
+};
 
 static bool answered(void *ctx)
 {

@@ -165,8 +165,7 @@ static struct kvm_cpuid2 *copy(const struct kvm_cpuid2 *list)
     return new;
 }
 
-struct kvm_cpuid2 *mk_cpuid_new(const struct kvm_cpuid2 *supported, unsigned cpus,
-                                uint32_t tsc_khz)
+struct kvm_cpuid2 *mk_cpuid_new(const struct kvm_cpuid2 *supported, unsigned cpus, uint32_t tsc_khz)
 {
     struct kvm_cpuid2 *list = copy(supported);
     if (!list)
@@ -184,7 +183,8 @@ struct kvm_cpuid2 *mk_cpuid_copy(const struct kvm_cpuid2 *list, unsigned index)
         leaf *e = &own->entries[i];
         switch (e->function) {
         case 1: e->ebx += index << 24; break;
-        case 0xb: case 0x1f: e->edx += index; break;
+        case 0xb:
+        case 0x1f: e->edx += index; break;
         case 0x8000001e:
             e->eax += index;
             e->ebx = (e->ebx & ~0xffu) | ((e->ebx + index) & 0xff);

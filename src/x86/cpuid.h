@@ -1,5 +1,6 @@
 /* cpuid.h - what guests are told of their processor: what KVM can do, less what a VM without a
- * local APIC does not have, with a topology and a frequency of the VM's own. Data, without an ioctl.
+ * local APIC does not have, with a topology and a frequency of the VM's own. Data, without an
+ * ioctl.
  *
  * Follows Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E; Linux
  * Documentation/virt/kvm/x86/cpuid.rst and errata.rst (KVM_GET_SUPPORTED_CPUID tells the topology

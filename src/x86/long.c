@@ -93,8 +93,8 @@ static void map_range(struct builder *b, uint64_t base, uint64_t gpa, uint64_t e
     }
 }
 
-/* All memory; of own RAM what lies below `limit`. What scripts mapped may be much more than there is
- * RAM for tables: by large pages where that is possible. */
+/* All memory; of own RAM what lies below `limit`. What scripts mapped may be much more than there
+ * is RAM for tables: by large pages where that is possible. */
 static void map_memory(struct builder *b, uint64_t base, uint64_t limit, bool large)
 {
     for (unsigned i = 0; i < b->mem->count; i++) {
@@ -115,7 +115,8 @@ static void gdt(uint64_t table[7], uint64_t low)
     table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, data);
     table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, code);
     table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, data);
-    table[MK_SEL_TSS / 8] = mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
+    table[MK_SEL_TSS / 8] =
+        mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
 static void write_tss(struct mk_mem *mem, uint64_t low, uint64_t stack)
@@ -169,6 +170,7 @@ void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
     uint64_t stack = stack_top(mapping, places->tables);
     if (mapping->base && entry >= mapping->base)
         stack += mapping->base; /* one that a high-half kernel keeps without the low map */
-    start->regs = (struct kvm_regs){ .rip = entry, .rsp = stack, .rflags = 2,
-                                     .rbx = places->low + MK_BOOT_INFO };
+    start->regs = (struct kvm_regs){
+        .rip = entry, .rsp = stack, .rflags = 2, .rbx = places->low + MK_BOOT_INFO
+    };
 }

@@ -36,7 +36,8 @@ struct mk_boot {
 
 /* Where in RAM the tables of a mode lie; moved away when an image wants their place. */
 struct mk_places {
-    uint64_t low; /* a page: MK_GDT_BASE to MK_COMMAND_LINE of abi.h are relative to it; below 4 GiB */
+    uint64_t
+        low; /* a page: MK_GDT_BASE to MK_COMMAND_LINE of abi.h are relative to it; below 4 GiB */
     uint64_t tables; /* paged mode: the page directory; long mode: where the page tables begin, */
     uint64_t end;    /* and where they end: a page */
 };
@@ -90,10 +91,10 @@ struct kvm_segment mk_descriptor(uint16_t selector, uint64_t bytes);
 
 struct mk_walk {
     bool present, writable, user;
-    uint64_t address;   /* physical, when present */
-    uint64_t page_size; /* bytes of the page that maps it */
-    unsigned levels;    /* entries looked at */
-    uint64_t entry[4];  /* their values, outermost first */
+    uint64_t address;     /* physical, when present */
+    uint64_t page_size;   /* bytes of the page that maps it */
+    unsigned levels;      /* entries looked at */
+    uint64_t entry[4];    /* their values, outermost first */
     uint64_t entry_at[4]; /* and physical addresses */
 };
 

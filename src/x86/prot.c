@@ -21,12 +21,17 @@ struct kvm_segment mk_descriptor(uint16_t selector, uint64_t d)
 {
     uint32_t limit = (uint32_t)((d & 0xffff) | (d >> 32 & 0xf0000));
     bool pages = d >> 55 & 1;
-    return (struct kvm_segment){
-        .base = (d >> 16 & 0xffffff) | (d >> 32 & 0xff000000),
-        .limit = pages ? limit << 12 | 0xfff : limit,
-        .selector = selector, .type = d >> 40 & 0xf, .s = d >> 44 & 1, .dpl = d >> 45 & 3,
-        .present = d >> 47 & 1, .avl = d >> 52 & 1, .l = d >> 53 & 1, .db = d >> 54 & 1,
-        .g = pages };
+    return (struct kvm_segment){ .base = (d >> 16 & 0xffffff) | (d >> 32 & 0xff000000),
+                                 .limit = pages ? limit << 12 | 0xfff : limit,
+                                 .selector = selector,
+                                 .type = d >> 40 & 0xf,
+                                 .s = d >> 44 & 1,
+                                 .dpl = d >> 45 & 3,
+                                 .present = d >> 47 & 1,
+                                 .avl = d >> 52 & 1,
+                                 .l = d >> 53 & 1,
+                                 .db = d >> 54 & 1,
+                                 .g = pages };
 }
 
 void mk_start_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
@@ -46,7 +51,8 @@ static void gdt(uint64_t table[6], uint64_t low)
     table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, 0xc);
     table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, 0xc);
     table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, 0xc);
-    table[MK_SEL_TSS / 8] = mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
+    table[MK_SEL_TSS / 8] =
+        mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
 /* Below the end of RAM, and of what the page directory maps. */
@@ -70,7 +76,9 @@ void mk_empty_tss(struct mk_mem *mem, uint64_t low)
 
 static void write_tss(struct mk_mem *mem, uint64_t low)
 {
-    struct { uint32_t back, esp0, ss0; } head = { 0, stack_top(mem), MK_SEL_KDATA };
+    struct {
+        uint32_t back, esp0, ss0;
+    } head = { 0, stack_top(mem), MK_SEL_KDATA };
     mk_empty_tss(mem, low);
     mk_mem_write(mem, low + MK_TSS_BASE, &head, sizeof(head));
 }
@@ -105,7 +113,10 @@ static uint32_t write_ranges(struct mk_mem *mem, uint64_t at)
     uint32_t count = 0;
     for (unsigned i = 0; i < mem->count; i++) {
         const struct mk_region *r = &mem->regions[i];
-        struct { uint64_t gpa, size; uint32_t type; } range = { r->gpa, r->size, MK_RAM_TYPE };
+        struct {
+            uint64_t gpa, size;
+            uint32_t type;
+        } range = { r->gpa, r->size, MK_RAM_TYPE };
         if (!r->mapped)
             mk_mem_write(mem, at + MK_RAM_ENTRY * count++, &range, MK_RAM_ENTRY);
     }
@@ -114,9 +125,13 @@ static uint32_t write_ranges(struct mk_mem *mem, uint64_t at)
 
 void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot)
 {
-    uint32_t info[7] = { MK_BOOT_MAGIC, sizeof(info), (uint32_t)(mem->size > UINT32_MAX
-                         ? UINT32_MAX : mem->size), boot->features, 0,
-                         write_ranges(mem, low + MK_RAM_LIST), (uint32_t)low + MK_RAM_LIST };
+    uint32_t info[7] = { MK_BOOT_MAGIC,
+                         sizeof(info),
+                         (uint32_t)(mem->size > UINT32_MAX ? UINT32_MAX : mem->size),
+                         boot->features,
+                         0,
+                         write_ranges(mem, low + MK_RAM_LIST),
+                         (uint32_t)low + MK_RAM_LIST };
     if (boot->command_line) {
         size_t room = MK_LOAD_BASE - MK_COMMAND_LINE - 1;
         size_t length = strnlen(boot->command_line, room);
@@ -157,6 +172,7 @@ void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, const struc
         s->cr3 = places->tables;
         s->cr4 |= MK_CR4_PSE;
     }
-    start->regs = (struct kvm_regs){ .rip = entry, .rsp = stack_top(mem), .rflags = 2,
-                                     .rbx = places->low + MK_BOOT_INFO };
+    start->regs = (struct kvm_regs){
+        .rip = entry, .rsp = stack_top(mem), .rflags = 2, .rbx = places->low + MK_BOOT_INFO
+    };
 }

@@ -5,8 +5,12 @@
 
 static void real_segment(struct kvm_segment *s, uint16_t selector, uint8_t type)
 {
-    *s = (struct kvm_segment){ .base = (uint64_t)selector << 4, .limit = 0xffff,
-                               .selector = selector, .type = type, .present = 1, .s = 1 };
+    *s = (struct kvm_segment){ .base = (uint64_t)selector << 4,
+                               .limit = 0xffff,
+                               .selector = selector,
+                               .type = type,
+                               .present = 1,
+                               .s = 1 };
 }
 
 void mk_real_start(struct mk_start *start, uint16_t segment, uint16_t ip)

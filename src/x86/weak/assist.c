@@ -82,8 +82,8 @@ static bool copy(const struct access *x, uint64_t linear, void *data, size_t len
     for (size_t i = 0; i < length; i++) {
         struct mk_walk w = mk_walk(mem, &x->s.sregs, (linear + i) & x->mask);
         uint8_t *byte = (uint8_t *)data + i;
-        if (!w.present || !(write ? mk_mem_write(mem, w.address, byte, 1)
-                                  : mk_mem_read(mem, w.address, byte, 1)))
+        if (!w.present ||
+            !(write ? mk_mem_write(mem, w.address, byte, 1) : mk_mem_read(mem, w.address, byte, 1)))
             return false;
     }
     return true;
@@ -101,7 +101,8 @@ int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
                      const struct kvm_sregs *s, struct mk_err *err)
 {
     if (s->cr4 & MK_CR4_PAE)
-        return mk_fail(err, ENOTSUP, "this KVM does not run 32-bit paging, and the assist "
+        return mk_fail(err, ENOTSUP,
+                       "this KVM does not run 32-bit paging, and the assist "
                        "follows two-level page tables only, not PAE");
     return mk_shadow_set(&a->shadow, mem, vm_fd, s->cr3, s->cr4 & MK_CR4_PSE, err);
 }
@@ -111,8 +112,7 @@ static bool follow(struct mk_vcpu *c, const struct kvm_sregs *s)
 {
     struct mk_assist *a = c->assist_ctx;
     struct mk_err err;
-    if (!(s->cr4 & MK_CR4_PAE) &&
-        !mk_shadow_stale(&a->shadow, c->mem, s->cr3, s->cr4 & MK_CR4_PSE))
+    if (!(s->cr4 & MK_CR4_PAE) && !mk_shadow_stale(&a->shadow, c->mem, s->cr3, s->cr4 & MK_CR4_PSE))
         return false;
     if (mk_assist_paging(a, c->mem, c->vm_fd, s, &err) < 0)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s", err.text);
@@ -182,7 +182,7 @@ static bool serve_mmio(struct mk_vcpu *c)
     bool allowed = !write || w.writable || (supervisor && !(x.s.sregs.cr0 & MK_CR0_WP));
     if (w.present && allowed) {
         if (!copy(&x, linear, run->mmio.data, run->mmio.len, write))
-            return false; /* mapped to where no RAM is */
+            return false;     /* mapped to where no RAM is */
         c->incomplete = true; /* served from the page the tables map now, which is followed after */
     } else if (write) {
         fault_on_write(&x, linear, w.present ? PF_PRESENT : 0);
@@ -208,8 +208,9 @@ static uint64_t physical_address(struct mk_vcpu *c, uint64_t address)
 /* The general register of a ModRM byte's low bits. */
 static uint64_t general(const struct kvm_regs *r, unsigned number)
 {
-    const __u64 *all[8] = { &r->rax, &r->rcx, &r->rdx, &r->rbx,
-                            &r->rsp, &r->rbp, &r->rsi, &r->rdi };
+    const __u64 *all[8] = {
+        &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi
+    };
     return *all[number];
 }
 
@@ -316,8 +317,8 @@ static bool read_frame(const struct access *x, bool wide, struct frame *f)
         if (i == 1 && (words[1] & 3) > cpl)
             count = 5;
     }
-    *f = (struct frame){ words[0], words[1] & 0xffff, words[2], words[3], words[4] & 0xffff,
-                         count * size };
+    *f = (struct frame){ words[0], words[1] & 0xffff, words[2],
+                         words[3], words[4] & 0xffff, count * size };
     return true;
 }
 
@@ -470,7 +471,11 @@ static bool serve_failure(struct mk_vcpu *c)
 }
 
 const struct mk_assist_ops mk_assist_ops = {
-    .failure = serve_failure, .mmio = serve_mmio, .shutdown = serve_shutdown,
-    .follow = follow_tables, .address = physical_address,
-    .show_sregs = show_sregs, .hide_sregs = hide_sregs,
+    .failure = serve_failure,
+    .mmio = serve_mmio,
+    .shutdown = serve_shutdown,
+    .follow = follow_tables,
+    .address = physical_address,
+    .show_sregs = show_sregs,
+    .hide_sregs = hide_sregs,
 };

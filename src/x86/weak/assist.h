@@ -14,8 +14,8 @@
 #ifndef MK_ASSIST_H
 #define MK_ASSIST_H
 
-#include "x86/weak/shadow.h"
 #include "kvm/vcpu.h"
+#include "x86/weak/shadow.h"
 
 /* A write that faulted: made up for when the handler returns to where it was. */
 struct mk_late_write {

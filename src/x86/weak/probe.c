@@ -20,7 +20,7 @@ struct guest {
     size_t run_size;
     struct kvm_sregs fresh;      /* of a vCPU that has not run */
     struct kvm_vcpu_events calm; /* nothing pending */
-    bool failed; /* a question could not be asked */
+    bool failed;                 /* a question could not be asked */
 };
 
 /* --- questions --- */
@@ -35,8 +35,13 @@ static bool call(struct guest *g, unsigned long request, void *arg)
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type)
 {
-    return (struct kvm_segment){ .limit = 0xffffffff, .selector = selector, .type = type,
-                                 .present = 1, .s = 1, .db = 1, .g = 1 };
+    return (struct kvm_segment){ .limit = 0xffffffff,
+                                 .selector = selector,
+                                 .type = type,
+                                 .present = 1,
+                                 .s = 1,
+                                 .db = 1,
+                                 .g = 1 };
 }
 
 /* Flat 32-bit segments, a GDT that holds the same, and one interrupt gate. A failed instruction
@@ -85,19 +90,22 @@ static bool keeps_paging(struct guest *g)
  * run yet. */
 static bool hides_features(struct guest *g)
 {
-    static const uint8_t code[] = { 0xb8, 1, 0, 0, 0, 0x0f, 0xa2,      /* mov eax, 1; cpuid */
-                                    0xf7, 0xc2, 0, 0, 0, SSE2 >> 24,   /* test edx, SSE2 */
-                                    0x74, 1, 0xf4, 0xf4 };             /* jz over one of two hlt */
-    struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 leaf[2]; } told = {
-        .head.nent = 2, .leaf = { { .eax = 1 }, { .function = 1 } } };
+    static const uint8_t code[] = { 0xb8, 1,    0,    0,   0, 0x0f,
+                                    0xa2,                                 /* mov eax, 1; cpuid */
+                                    0xf7, 0xc2, 0,    0,   0, SSE2 >> 24, /* test edx, SSE2 */
+                                    0x74, 1,    0xf4, 0xf4 }; /* jz over one of two hlt */
+    struct {
+        struct kvm_cpuid2 head;
+        struct kvm_cpuid_entry2 leaf[2];
+    } told = { .head.nent = 2, .leaf = { { .eax = 1 }, { .function = 1 } } };
     return call(g, KVM_SET_CPUID2, &told) && reaches(g, code, sizeof(code), CODE + sizeof(code));
 }
 
 static void ask_native(struct guest *g, struct mk_native *out)
 {
-    static const uint8_t int_n[] = { 0xcd, GATE };                      /* int 0x40 */
+    static const uint8_t int_n[] = { 0xcd, GATE }; /* int 0x40 */
     static const uint8_t iret[] = { 0x9c, 0x0e, 0x68, HANDLER & 0xff, HANDLER >> 8, 0, 0, 0xcf };
-                                                                   /* pushf, push cs, push, iret */
+    /* pushf, push cs, push, iret */
     out->int_n = reaches(g, int_n, sizeof(int_n), HANDLER + 1);
     out->iret = reaches(g, iret, sizeof(iret), HANDLER + 1);
     out->paging32 = keeps_paging(g); /* last: some KVMs cannot enter such a vCPU any more */
@@ -194,8 +202,8 @@ static int ask_alone(const struct mk_kvm *kvm, struct mk_err *err)
     if (vm_fd < 0)
         return -1;
     void *page = mmap(NULL, MK_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct kvm_userspace_memory_region region = {
-        .memory_size = MK_PAGE, .userspace_addr = (uint64_t)(uintptr_t)page };
+    struct kvm_userspace_memory_region region = { .memory_size = MK_PAGE,
+                                                  .userspace_addr = (uint64_t)(uintptr_t)page };
     mk_ioctl(vm_fd, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
     if (page == MAP_FAILED || mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
         mk_fail_errno(err, errno, "memory to find out what this KVM can do");
@@ -227,12 +235,18 @@ static int find_all(struct mk_native *native, bool *cpuid, const struct mk_kvm *
 
 static void read_caps(struct mk_probe *out, const struct mk_kvm *kvm)
 {
-    static const struct { const char *name; int number; } caps[] = {
-        { "immediate_exit", KVM_CAP_IMMEDIATE_EXIT }, { "coalesced_pio", KVM_CAP_COALESCED_PIO },
-        { "sync_regs", KVM_CAP_SYNC_REGS }, { "ioeventfd", KVM_CAP_IOEVENTFD },
-        { "readonly_mem", KVM_CAP_READONLY_MEM }, { "user_space_msr", KVM_CAP_X86_USER_SPACE_MSR },
-        { "msr_filter", KVM_CAP_X86_MSR_FILTER }, { "xsave", KVM_CAP_XSAVE },
-        { "vcpu_events", KVM_CAP_VCPU_EVENTS } };
+    static const struct {
+        const char *name;
+        int number;
+    } caps[] = { { "immediate_exit", KVM_CAP_IMMEDIATE_EXIT },
+                 { "coalesced_pio", KVM_CAP_COALESCED_PIO },
+                 { "sync_regs", KVM_CAP_SYNC_REGS },
+                 { "ioeventfd", KVM_CAP_IOEVENTFD },
+                 { "readonly_mem", KVM_CAP_READONLY_MEM },
+                 { "user_space_msr", KVM_CAP_X86_USER_SPACE_MSR },
+                 { "msr_filter", KVM_CAP_X86_MSR_FILTER },
+                 { "xsave", KVM_CAP_XSAVE },
+                 { "vcpu_events", KVM_CAP_VCPU_EVENTS } };
     _Static_assert(MK_COUNT(caps) <= MK_PROBE_CAPS, "room for all capabilities");
     for (size_t i = 0; i < MK_COUNT(caps); i++) {
         out->caps[i].name = caps[i].name;
@@ -245,7 +259,8 @@ static void read_caps(struct mk_probe *out, const struct mk_kvm *kvm)
 const char *mk_host_kind(void)
 {
     static const char *const kinds[][2] = { { "/sys/module/kvm_pvm", "pvm" },
-        { "/sys/module/kvm_intel", "vmx" }, { "/sys/module/kvm_amd", "svm" } };
+                                            { "/sys/module/kvm_intel", "vmx" },
+                                            { "/sys/module/kvm_amd", "svm" } };
     for (size_t i = 0; i < MK_COUNT(kinds); i++)
         if (access(kinds[i][0], F_OK) == 0)
             return kinds[i][1];
@@ -257,8 +272,11 @@ void mk_probe(struct mk_probe *out)
     struct mk_kvm kvm;
     struct mk_native native;
     bool cpuid;
-    *out = (struct mk_probe){ .host = mk_host_kind(), .paging32 = "unknown", .int_n = "unknown",
-                              .iret = "unknown", .cpuid = "unknown" };
+    *out = (struct mk_probe){ .host = mk_host_kind(),
+                              .paging32 = "unknown",
+                              .int_n = "unknown",
+                              .iret = "unknown",
+                              .cpuid = "unknown" };
     if (mk_kvm_open(&kvm, &out->err) < 0)
         return;
     out->api = KVM_API_VERSION;

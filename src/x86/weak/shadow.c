@@ -137,7 +137,7 @@ static int replace(struct mk_shadow *s, int vm_fd, struct collection *k, int pas
     for (size_t j = 0; j < k->count || (pass == 0 && i < s->run_count);) {
         struct mk_run *old = i < s->run_count ? &s->runs[i] : NULL;
         struct mk_run *new = j < k->count ? &k->runs[j] : NULL;
-        if (old && new && same(old, new)) {
+        if (old && new &&same(old, new)) {
             new->slot = old->slot;
             i++, j++;
         } else if (old && (!new || old->linear <= new->linear)) {
