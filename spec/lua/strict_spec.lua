@@ -68,7 +68,11 @@ describe("misuse", function()
   end)
 
   it("of any method is blamed on the script", function()
-    local out = {} -- what runs the guest, ends an object, waits, or makes a file named "1.5"
+    -- What runs the guest or waits (those with arguments that are wrong in any case), ends an object,
+    -- or makes a file named "1.5".
+    local out, waits = {}, { "vm.run", "console.expect", "console.try_expect", "console.type",
+                             "screen.expect", "keyboard.type" }
+    for _, name in ipairs(waits) do out[name] = true end
     for name in ([[vm.close vm.start snapshot.close policy.close console.interact console.attach
                    console.log console.output snapshot.save screen.png]]):gmatch "%S+" do
       out[name] = true
@@ -94,6 +98,15 @@ describe("misuse", function()
           try(what .. " of a table", fn, {})
         end
       end
+    end
+    for _, path in ipairs(waits) do
+      local name, method = path:match "(.*)%.(.*)"
+      local object = objects[name]
+      local fn = object[method]
+      try(path .. " without an object", fn)
+      try(path .. " of a table", fn, {})
+      try(path, fn, object, method == "run" and "x" or {}) -- an empty list of patterns; no text
+      try(path, fn, object, method == "run" and { deadlin = 1 } or "x", { timeot = 1 })
     end
     for name, fn in pairs(kvm) do
       for i = 1, type(fn) == "function" and name ~= "sleep" and values.n or 0 do
