@@ -176,7 +176,10 @@ mount --bind /dev dev
 mkdir -p dev/pts dev/shm artefacts
 mount -t devpts devpts dev/pts
 mount -t tmpfs tmp dev/shm
-for d in tmp run; do mount -t tmpfs $d $d; done
+for d in tmp run; do # unless the checkout is there already
+    case $checkout in /$d/*) [ -e /checkout.tar ] || continue ;; esac
+    mount -t tmpfs $d $d
+done
 chmod 1777 tmp dev/shm
 mkdir -p tmp/home ./$checkout
 if [ -e /checkout.tar ]; then
