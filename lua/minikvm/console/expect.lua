@@ -239,14 +239,12 @@ end
 
 ---Raises for anything but the console of a VM that is open.
 local function check_console(con, method, object)
-  object = object or "console"
-  if type(con) ~= "userdata" then
-    core.blame(("call %s with ':' (%s:%s(...))"):format(method, object, method))
-  end
+  local where = ("%s:%s"):format(object or "console", method)
+  options.self(where, con, "minikvm.console")
   local ok, why = pcall(core.vm_of, con)
   if not ok then
     local reason = why:gsub("^[^\n]-:%d+: ", "", 1) -- the line is put before the whole
-    core.blame(("%s:%s: %s"):format(object, method, reason))
+    core.blame(("%s: %s"):format(where, reason))
   end
 end
 
