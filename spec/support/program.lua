@@ -59,7 +59,7 @@ local Running = {}
 Running.__index = Running
 
 ---Starts a shell command in which P stands for the program, which the shell becomes. It does not
----last longer than a minute.
+---last longer than a minute. No shell stays between, whichever $SHELL is: Ctrl-C would end it.
 ---@param command string
 ---@param opts? { terminal: boolean? }  a terminal of its own (util-linux's script), stderr included
 ---@return running
@@ -69,7 +69,7 @@ function M.start(command, opts)
   self.err = os.tmpname()
   assert(os.remove(fifo) and os.execute("mkfifo " .. fifo))
   self.script = M.file(("echo $$ >%s\n"):format(pid) .. command:gsub("%f[%w]P%f[^%w]", M.minikvm))
-  local line = self.terminal and ("script -qec 'sh %s' /dev/null"):format(self.script)
+  local line = self.terminal and ("script -qec 'exec sh %s' /dev/null"):format(self.script)
     or "sh " .. self.script
   self.pipe = assert(io.popen(("exec timeout -s KILL 60 %s <%s 2>%s"):format(line, fifo, self.err)))
   self.input = assert(io.open(fifo, "w"))
