@@ -7,7 +7,7 @@
 
 local kvm = require "minikvm"
 
-local cache = os.getenv "XDG_CACHE_HOME" or os.getenv "HOME" .. "/.cache"
+local cache = os.getenv "XDG_CACHE_HOME" or (os.getenv "HOME" or "") .. "/.cache"
 local kernel = arg[1] or cache .. "/minikvm-linux/vmlinuz"
 
 if kvm.probe().host == "pvm" then

@@ -67,7 +67,7 @@ set_up() {
     [ -x "$build/minikvm" ] || fail "$build/minikvm is not there: run 'make' first"
     [ ${#command[@]} != 0 ] ||
         command=(env "BUILD=${BUILD:-release}" UNDER=minikvm ./tools/test "${specs[@]}")
-    cache=${XDG_CACHE_HOME:-$HOME/.cache}/minikvm-stock
+    cache=${XDG_CACHE_HOME:-${HOME:-}/.cache}/minikvm-stock
     work=$(mktemp -d)
     results=$work/$name # becomes build/$name at the end: two runs at a time do not mix
     trap clean_up EXIT

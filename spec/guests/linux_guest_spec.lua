@@ -5,7 +5,7 @@ local kvm = require "minikvm"
 local program = require "support.program"
 local support = require "support.guest"
 
-local KERNEL <const> = (os.getenv "XDG_CACHE_HOME" or os.getenv "HOME" .. "/.cache")
+local KERNEL <const> = (os.getenv "XDG_CACHE_HOME" or (os.getenv "HOME" or "") .. "/.cache")
   .. "/minikvm-linux/vmlinuz"
 
 ---Says why Linux cannot be booted here: true when it did.
