@@ -20,12 +20,26 @@ static struct mk_hook *covering(struct mk_hook *hook, uint64_t address)
     return hook;
 }
 
-static struct mk_hook *lookup(struct mk_bus *bus, uint64_t address)
+static struct mk_hook *port_top(const struct mk_bus *bus, uint64_t port)
 {
-    if (bus->space != MK_SPACE_PORTS)
-        return covering(atomic_load(&bus->hooks), address);
-    struct mk_bus_page *page = atomic_load(&bus->pages[(address >> 8) & 0xff]);
-    return page ? atomic_load(&page->top[address & 0xff]) : NULL;
+    struct mk_bus_page *page = atomic_load(&bus->pages[(port >> 8) & 0xff]);
+    return page ? atomic_load(&page->top[port & 0xff]) : NULL;
+}
+
+/* The range of an address of memory or an MSR; NULL while there is no map of them. */
+static const struct mk_bus_range *range_of(struct mk_bus *bus, const struct mk_cpu *cpu,
+                                           uint64_t address)
+{
+    const struct mk_bus_ranges *map = atomic_load(&bus->ranges);
+    return map ? mk_bus_ranges_find(map, address, &bus->reader[cpu->index].hit) : NULL;
+}
+
+static struct mk_hook *lookup(struct mk_bus *bus, const struct mk_cpu *cpu, uint64_t address)
+{
+    if (bus->space == MK_SPACE_PORTS)
+        return port_top(bus, address);
+    const struct mk_bus_range *range = range_of(bus, cpu, address);
+    return range ? range->top : covering(atomic_load(&bus->hooks), address);
 }
 
 static struct mk_hook *beneath(struct mk_hook *hook, uint64_t address)
@@ -39,11 +53,20 @@ void mk_bus_init(struct mk_bus *bus, enum mk_space space)
     pthread_mutex_init(&bus->lock, NULL);
 }
 
-static void release(struct mk_hook *hook)
+static void release(struct mk_retired *retired)
 {
+    struct mk_hook *hook = (struct mk_hook *)retired;
     if (hook->ops->retire)
         hook->ops->retire(hook->self);
     free(hook);
+}
+
+static void free_retired(struct mk_retired *what)
+{
+    for (struct mk_retired *next; what; what = next) {
+        next = what->next;
+        what->release(what);
+    }
 }
 
 void mk_bus_free(void *self)
@@ -51,36 +74,53 @@ void mk_bus_free(void *self)
     struct mk_bus *bus = self;
     for (struct mk_hook *h = bus->hooks, *next; h; h = next) {
         next = h->link;
-        release(h);
+        release(&h->retired);
     }
-    for (struct mk_hook *h = bus->retired, *next; h; h = next) {
-        next = h->retired;
-        release(h);
-    }
+    free_retired(bus->retired);
+    free(atomic_load(&bus->ranges));
     for (unsigned i = 0; i < MK_COUNT(bus->pages); i++)
         free(atomic_load(&bus->pages[i]));
     pthread_mutex_destroy(&bus->lock);
 }
 
-/* Frees the retired hooks that no reader can still hold. Caller holds the lock. */
+/* Frees what was retired and no reader can hold any more. Caller holds the lock. */
 static void reclaim(struct mk_bus *bus)
 {
     uint64_t oldest = UINT64_MAX;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
-        uint64_t seen = atomic_load(&bus->inside[i]);
+        uint64_t seen = atomic_load(&bus->reader[i].inside);
         if (seen && seen < oldest)
             oldest = seen;
     }
-    struct mk_hook **at = &bus->retired;
+    struct mk_retired **at = &bus->retired;
     while (*at) {
-        struct mk_hook *hook = *at;
-        if (hook->retired_at < oldest) {
-            *at = hook->retired;
-            release(hook);
+        struct mk_retired *what = *at;
+        if (what->at < oldest) {
+            *at = what->next;
+            what->release(what);
         } else {
-            at = &hook->retired;
+            at = &what->next;
         }
     }
+}
+
+/* Readers do not find it any more, but may hold it. Caller holds the lock. */
+static void retire(struct mk_bus *bus, struct mk_retired *what)
+{
+    what->at = atomic_fetch_add(&bus->generation, 1);
+    what->next = bus->retired;
+    bus->retired = what;
+}
+
+/* The list of hooks has changed in [first, last]. */
+static void update_ranges(struct mk_bus *bus, uint64_t first, uint64_t last)
+{
+    struct mk_bus_ranges *old = atomic_load(&bus->ranges);
+    struct mk_hook *hooks = atomic_load(&bus->hooks);
+    atomic_store(&bus->ranges,
+                 hooks ? mk_bus_ranges_make(old, hooks, bus->hook_count, first, last) : NULL);
+    if (old)
+        retire(bus, &old->retired);
 }
 
 static bool make_pages(struct mk_bus *bus, uint64_t first, uint64_t last)
@@ -115,6 +155,8 @@ static void link_hook(struct mk_bus *bus, struct mk_hook *hook)
     atomic_store(&hook->link, atomic_load(&bus->hooks));
     atomic_store(&bus->hooks, hook);
     bus->hook_count++;
+    if (bus->space != MK_SPACE_PORTS)
+        update_ranges(bus, hook->first, hook->last);
     for (uint64_t port = hook->first; bus->space == MK_SPACE_PORTS && port <= hook->last; port++)
         set_top(bus, port, hook);
 }
@@ -136,6 +178,7 @@ struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
     struct mk_hook *hook = calloc(1, sizeof(*hook));
     if (!hook)
         return NULL;
+    hook->retired.release = release;
     hook->first = first;
     hook->last = last;
     hook->ops = ops;
@@ -161,8 +204,10 @@ static void unlink_hook(struct mk_bus *bus, struct mk_hook *hook)
         at = &atomic_load(at)->link;
     atomic_store(at, atomic_load(&hook->link));
     bus->hook_count--;
+    if (bus->space != MK_SPACE_PORTS)
+        update_ranges(bus, hook->first, hook->last);
     for (uint64_t port = hook->first; bus->space == MK_SPACE_PORTS && port <= hook->last; port++)
-        if (lookup(bus, port) == hook)
+        if (port_top(bus, port) == hook)
             set_top(bus, port, beneath(hook, port));
 }
 
@@ -170,9 +215,7 @@ void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook)
 {
     pthread_mutex_lock(&bus->lock);
     unlink_hook(bus, hook);
-    hook->retired_at = atomic_fetch_add(&bus->generation, 1);
-    hook->retired = bus->retired;
-    bus->retired = hook;
+    retire(bus, &hook->retired);
     reclaim(bus);
     pthread_mutex_unlock(&bus->lock);
 }
@@ -208,7 +251,7 @@ static struct mk_hook *hook_at(const struct mk_io *from, uint64_t address)
     struct mk_hook *above = from->hook;
     if (above && address >= above->first && address <= above->last)
         return beneath(above, address);
-    return lookup(from->bus, address);
+    return lookup(from->bus, from->cpu, address);
 }
 
 /* Handlers without a function for this direction leave it to what lies beneath. */
@@ -240,10 +283,13 @@ static bool all_in(const struct mk_io *io, const struct mk_hook *hook)
 {
     const struct mk_hook *above = io->hook, *h;
     uint64_t first = io->address, last = first + io->size - 1;
-    bool under = above && first >= above->first && first <= above->last;
     if (io->bus->space != MK_SPACE_MMIO || !hook || last > hook->last || last < first)
         return false;
-    h = atomic_load(under ? &above->link : &io->bus->hooks);
+    if (!above || first < above->first || first > above->last) {
+        const struct mk_bus_range *range = range_of(io->bus, io->cpu, first);
+        return range && range->top == hook && last <= range->last;
+    }
+    h = atomic_load(&above->link);
     while (h && h != hook && (last < h->first || first > h->last))
         h = atomic_load(&h->link);
     return h == hook;
@@ -439,12 +485,12 @@ static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served
 
 void mk_bus_enter(struct mk_bus *bus, struct mk_cpu *cpu)
 {
-    atomic_store(&bus->inside[cpu->index], atomic_load(&bus->generation));
+    atomic_store(&bus->reader[cpu->index].inside, atomic_load(&bus->generation));
 }
 
 void mk_bus_leave(struct mk_bus *bus, struct mk_cpu *cpu)
 {
-    atomic_store_explicit(&bus->inside[cpu->index], 0, memory_order_release);
+    atomic_store_explicit(&bus->reader[cpu->index].inside, 0, memory_order_release);
 }
 
 uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,

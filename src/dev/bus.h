@@ -2,7 +2,8 @@
  *
  * A bus is one address space with a list of hooks, the newest first. Those that cover an address
  * are its stack; the topmost answers and may pass the access to what lies beneath. The topmost hook
- * of a port is found by two loads. Passing on does not nest calls, so stacks may be deep.
+ * of a port is found by two loads, that of other addresses by a binary search (ranges.h). Passing
+ * on does not nest calls, so stacks may be deep.
  *
  * Readers take no lock: vCPUs announce that they are inside the bus, and a removed hook is freed
  * only when none of them can still hold it, so hooks may be added and removed while the guest runs,
@@ -12,6 +13,7 @@
 
 #include "base/err.h"
 #include "dev/dev.h"
+#include "dev/ranges.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -19,20 +21,25 @@
 #define MK_HOOKS_MAX 4096 /* of one bus: an access may have to pass all of them */
 
 struct mk_hook {
+    struct mk_retired retired; /* first */
     uint64_t first, last;
     struct mk_hook *_Atomic link; /* the next older one; stays when it is retired */
     const struct mk_io_ops *ops;
     void *self;
-    char owner[64];          /* for messages and statistics */
-    _Atomic uint64_t hits;   /* accesses served */
-    _Atomic uint64_t quiet;  /* of these, those that cost no exit */
-    _Atomic uint64_t ns;     /* spent in it, and in what its next() called, while bus->timing */
-    uint64_t retired_at;     /* bus generation of its removal */
-    struct mk_hook *retired; /* list of those */
+    char owner[64];         /* for messages and statistics */
+    _Atomic uint64_t hits;  /* accesses served */
+    _Atomic uint64_t quiet; /* of these, those that cost no exit */
+    _Atomic uint64_t ns;    /* spent in it, and in what its next() called, while bus->timing */
 };
 
 struct mk_bus_page {
     struct mk_hook *_Atomic top[256];
+};
+
+/* A vCPU that may be inside the bus. */
+struct mk_bus_reader {
+    _Atomic uint64_t inside; /* generation at entry, 0 when outside */
+    unsigned hit;            /* its last place in the map of ranges */
 };
 
 /* Accesses that nobody served, by address; more than fit are only counted. */
@@ -45,12 +52,15 @@ struct mk_bus {
     struct mk_dev dev; /* of which a snapshot keeps what its hooks hold (bus_save.c) */
     enum mk_space space;
     struct mk_bus_page *_Atomic pages[256]; /* ports */
-    struct mk_hook *_Atomic hooks;          /* the newest first */
+    /* Memory and MSRs. NULL while there was no memory for it, and without hooks: then the topmost
+     * hook is looked for in the list. */
+    struct mk_bus_ranges *_Atomic ranges;
+    struct mk_hook *_Atomic hooks; /* the newest first */
     unsigned hook_count;
-    struct mk_hook *retired;
+    struct mk_retired *retired;
     pthread_mutex_t lock; /* writers */
     _Atomic uint64_t generation;
-    _Atomic uint64_t inside[MK_MAX_CPUS]; /* generation at entry, 0 when outside */
+    struct mk_bus_reader reader[MK_MAX_CPUS];
     _Atomic bool timing;
     struct mk_unclaimed unclaimed[MK_UNCLAIMED]; /* under the lock */
     unsigned unclaimed_count;

@@ -135,7 +135,7 @@ static struct mk_doorbell *next_rung(struct mk_doorbells *list, uint64_t *count)
 /* False when the vCPU is in there already: a handler waits in the middle of an access. */
 static bool enter_bus(struct mk_bus *bus, struct mk_cpu *cpu)
 {
-    bool outside = !atomic_load(&bus->inside[cpu->index]);
+    bool outside = !atomic_load(&bus->reader[cpu->index].inside);
     if (outside)
         mk_bus_enter(bus, cpu);
     return outside;
