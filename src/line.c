@@ -82,7 +82,7 @@ int mk_line_open(lua_State *L)
 }
 
 /* Written after each line: an os.exit or a crash loses nothing. */
-int mk_line_remember(lua_State *L)
+int mk_line_add_history(lua_State *L)
 {
     const char *line = luaL_checkstring(L, 1);
     if (!edit.name)
@@ -140,11 +140,11 @@ int mk_line_read(lua_State *L)
 {
     const char *prompt = luaL_checkstring(L, 1);
     struct mk_lua *lua = mk_lua_get(L);
-    struct mk_turn turn;
+    struct mk_lua_context context;
     dropped = 0;
-    mk_lua_release(lua, &turn); /* handlers of started VMs run meanwhile */
+    mk_lua_begin_blocking(lua, &context); /* handlers of started VMs run meanwhile */
     char *line = edit.name ? edit_line(prompt) : plain_line(prompt);
-    mk_lua_acquire(lua, &turn);
+    mk_lua_end_blocking(lua, &context);
     if (dropped)
         lua_pushboolean(L, 0);
     else

@@ -11,6 +11,6 @@ int mk_line_open(lua_State *L);
  * VMs that run are called meanwhile. */
 int mk_line_read(lua_State *L);
 /* remember(line): adds it to the history, where lines are edited. */
-int mk_line_remember(lua_State *L);
+int mk_line_add_history(lua_State *L);
 
 #endif

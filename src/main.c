@@ -182,7 +182,7 @@ static void push_host(lua_State *L, int argc, char **argv)
                                           { "ignore_environment", ignore_environment },
                                           { "open_editor", mk_line_open },
                                           { "read_line", mk_line_read },
-                                          { "remember", mk_line_remember },
+                                          { "remember", mk_line_add_history },
                                           { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_createtable(L, argc, 0);

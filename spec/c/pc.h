@@ -59,7 +59,7 @@ static inline void cpu_idle(struct mk_cpu *self, unsigned polls)
     (void)self, (void)polls;
 }
 
-static inline bool cpu_more(struct mk_cpu *self)
+static inline bool cpu_may_continue(struct mk_cpu *self)
 {
     (void)self;
     return true;
@@ -72,7 +72,7 @@ static inline uint64_t cpu_output_left(struct mk_cpu *self)
 }
 
 static const struct mk_cpu_ops cpu_ops = {
-    cpu_reg, cpu_end, cpu_idle, cpu_more, cpu_output_left,
+    cpu_reg, cpu_end, cpu_idle, cpu_may_continue, cpu_output_left,
 };
 static struct mk_cpu cpu = { .ops = &cpu_ops };
 
@@ -151,14 +151,14 @@ static inline int load_damaged(void *device, void *damaged, struct mk_err *err)
     const struct mk_dev_ops *ops = ((struct mk_dev *)device)->ops;
     struct mk_bytes bytes = { 0 };
     struct mk_codec out = { .out = &bytes, .now = mk_clock_now(&vm_clock) };
-    mk_code_fields(&out, ops->fields, damaged);
+    mk_codec_fields(&out, ops->fields, damaged);
     struct mk_codec in = { .in = { .at = bytes.data, .left = bytes.length },
                            .now = out.now,
                            .err = err };
-    mk_code_fields(&in, ops->fields, device);
-    bool fine = !mk_code_failed(&in) && (!ops->valid || ops->valid(device));
+    mk_codec_fields(&in, ops->fields, device);
+    bool fine = !mk_codec_failed(&in) && (!ops->valid || ops->valid(device));
     if (fine)
-        ops->loaded(device);
+        ops->after_load(device);
     mk_bytes_free(&bytes);
     return fine ? 0 : -1;
 }

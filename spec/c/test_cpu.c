@@ -116,8 +116,8 @@ static void test_real_start(void)
 
 static void test_descriptor(void)
 {
-    is_segment(&(struct kvm_segment){ 0 }, mk_descriptor(0, 0), "descriptor: the null one");
-    struct kvm_segment got = mk_descriptor(0x08, 0x00cf9b000000ffff);
+    is_segment(&(struct kvm_segment){ 0 }, mk_descriptor_decode(0, 0), "descriptor: the null one");
+    struct kvm_segment got = mk_descriptor_decode(0x08, 0x00cf9b000000ffff);
     is_segment(&got,
                (struct kvm_segment){ .limit = 0xffffffff,
                                      .selector = 8,
@@ -127,7 +127,7 @@ static void test_descriptor(void)
                                      .db = 1,
                                      .g = 1 },
                "descriptor: flat 32-bit code");
-    got = mk_descriptor(0x23, 0xfedc73123456789a & ~UINT64_C(0x0080000000000000));
+    got = mk_descriptor_decode(0x23, 0xfedc73123456789a & ~UINT64_C(0x0080000000000000));
     is_segment(&got,
                (struct kvm_segment){ .base = 0xfe123456,
                                      .limit = 0xc789a,
@@ -138,7 +138,7 @@ static void test_descriptor(void)
                                      .db = 1,
                                      .avl = 1 },
                "descriptor: base and limit in pieces, ring 3, available, absent, limit in bytes");
-    got = mk_descriptor(0x30, 0x00af9a0000000000);
+    got = mk_descriptor_decode(0x30, 0x00af9a0000000000);
     is_segment(&got,
                (struct kvm_segment){ .limit = 0xf0000fff,
                                      .selector = 0x30,
@@ -148,7 +148,7 @@ static void test_descriptor(void)
                                      .l = 1,
                                      .g = 1 },
                "descriptor: 64-bit code, limit in pages");
-    got = mk_descriptor(0x28, 0x00008b0005800067);
+    got = mk_descriptor_decode(0x28, 0x00008b0005800067);
     is_segment(&got,
                (struct kvm_segment){
                    .base = 0x580, .limit = 0x67, .selector = 0x28, .type = 0xb, .present = 1 },

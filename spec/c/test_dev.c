@@ -67,7 +67,7 @@ static const struct mk_dev_ops counter_dev = {
     .name = "counter",
     .ranges = { { MK_SPACE_PORTS, 0x300, 0x301, &counter_io } },
     .fields = counter_fields,
-    .loaded = counter_loaded,
+    .after_load = counter_loaded,
     .reset = counter_reset,
     .free = counter_free,
 };

@@ -397,7 +397,7 @@ static void test_failed_cow(void)
     tap_ok(mk_fsbox_read(&box, 0, &byte, 1) == 1 && byte == 77, "cow: both are on the copy");
     tap_ok(intact(path_of("%s/big", root_path), BIG), "cow: the original is untouched");
     mk_fsbox_free(&box);
-    mk_policy_drop(p);
+    mk_policy_unref(p);
     remove_folder(keep_path);
 }
 
@@ -436,7 +436,7 @@ static void test_replaced(void)
     tap_is(mk_fsbox_close(&box, 0), 0, "rw: close");
     tap_is(open_name(&box, "f", MK_FILE_WRITE), 0, "rw: opened again");
     mk_fsbox_free(&box);
-    mk_policy_drop(p);
+    mk_policy_unref(p);
     unlink(path_of("%s/f", root_path));
     remove_folder(keep_path);
 }
@@ -491,7 +491,7 @@ static void test_threads(void)
         mk_fsbox_free(&box[b]);
     tap_is(descriptors(), before, "threads on two boxes leave no descriptor open");
     tap_ok(intact(path_of("%s/a", root_path), 100), "and the original as it was");
-    mk_policy_drop(p);
+    mk_policy_unref(p);
     remove_folder(keep_path);
 }
 
@@ -607,7 +607,7 @@ static void test_random(unsigned accesses, uint32_t state)
         case 2: mk_bus_in(&bus, c, MK_PORT_FILE, 1, NULL); break;
         case 3:
             if (next_random(&state) % 64 == 0)
-                mk_file_drop(&port, c->index);
+                mk_file_abort(&port, c->index);
             break;
         default:
             mk_bus_out(&bus, c, MK_PORT_FILE, 1,
@@ -619,7 +619,7 @@ static void test_random(unsigned accesses, uint32_t state)
     mk_bus_free(&bus);
     mk_devs_free(&list);
     mk_fsbox_free(&box);
-    mk_policy_drop(p);
+    mk_policy_unref(p);
     mk_mem_close(&mem);
     tap_ok(bounded, "random accesses stay within the quotas");
     tap_is(descriptors(), before, "and leave no descriptor open");

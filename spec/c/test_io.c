@@ -35,41 +35,41 @@ static void test_timers(void)
                        never = { .fire = fire, .ctx = (char[]){ 'n' } };
     fired = 0;
     uint64_t now = mk_now();
-    mk_io_set(&never, now + 3600 * UINT64_C(1000000000));
-    mk_io_set(&b, now + 20000000);
-    mk_io_set(&a, now + 10000000);
+    mk_io_arm(&never, now + 3600 * UINT64_C(1000000000));
+    mk_io_arm(&b, now + 20000000);
+    mk_io_arm(&a, now + 10000000);
     tap_ok(called(2) && order[0] == 'a' && order[1] == 'b', "io: timers fire in order of time");
-    mk_io_set(&a, now + 3600 * UINT64_C(1000000000));
-    mk_io_set(&a, 0);
+    mk_io_arm(&a, now + 3600 * UINT64_C(1000000000));
+    mk_io_arm(&a, 0);
     tap_ok(called(3), "io: a timer set to the past fires at once");
-    mk_io_set(&a, mk_now() + 5000000);
-    mk_io_set(&a, UINT64_MAX);
-    mk_io_set(&b, mk_now() + 10000000);
+    mk_io_arm(&a, mk_now() + 5000000);
+    mk_io_arm(&a, UINT64_MAX);
+    mk_io_arm(&b, mk_now() + 10000000);
     tap_ok(called(4) && order[3] == 'b', "io: a timer set to never does not fire");
-    mk_io_clear(&a);
-    mk_io_clear(&b);
-    mk_io_clear(&never);
+    mk_io_disarm(&a);
+    mk_io_disarm(&b);
+    mk_io_disarm(&never);
 }
 
 static void again(void *ctx)
 {
     fired++;
-    mk_io_set(ctx, 0);
+    mk_io_arm(ctx, 0);
 }
 
 static void test_clear(void)
 {
     struct mk_io_timer t = { .fire = again, .ctx = &t };
     fired = 0;
-    mk_io_set(&t, 0);
+    mk_io_arm(&t, 0);
     called(1);
-    mk_io_clear(&t);
+    mk_io_disarm(&t);
     int count = fired;
     struct mk_io_timer b = { .fire = fire, .ctx = (char[]){ 'b' } };
-    mk_io_set(&b, mk_now() + 5000000);
+    mk_io_arm(&b, mk_now() + 5000000);
     tap_ok(called(count + 1) && fired == count + 1,
            "io: a timer that sets itself again ends when cleared");
-    mk_io_clear(&b);
+    mk_io_disarm(&b);
 }
 
 static void test_sources(void)
@@ -85,18 +85,18 @@ static void test_sources(void)
     fired = 0;
     mk_io_watch(&s);
     tap_ok(write(pipe_fd[1], "xy", 2) == 2 && called(1), "io: a source is told of");
-    mk_io_set(&later, mk_now() + 10000000);
+    mk_io_arm(&later, mk_now() + 10000000);
     tap_ok(called(2) && order[1] == 't', "io: but once, though there is more");
     tap_ok(read(pipe_fd[0], &byte, 1) == 1, "io: a byte is read");
     mk_io_watch(&s);
     tap_ok(called(3) && order[2] == 's', "io: watched again it is told of again");
     close(pipe_fd[1]);
-    mk_io_set(&later, mk_now() + 10000000);
+    mk_io_arm(&later, mk_now() + 10000000);
     tap_ok(called(4) && order[3] == 't', "io: a hangup is not told of while nobody watches");
     mk_io_watch(&s);
     mk_io_unwatch(&s);
     close(pipe_fd[0]);
-    mk_io_clear(&later);
+    mk_io_disarm(&later);
 }
 
 /* The child: what was set before the fork does nothing, and a new hold starts a thread. */
@@ -104,14 +104,14 @@ static int in_child(struct mk_io_timer *old)
 {
     struct mk_err err;
     struct mk_io_timer t = { .fire = fire, .ctx = (char[]){ 'c' } };
-    mk_io_clear(old);
+    mk_io_disarm(old);
     fired = 0;
-    if (mk_io_hold(&err) < 0)
+    if (mk_io_ref(&err) < 0)
         return 1;
-    mk_io_set(&t, 0);
+    mk_io_arm(&t, 0);
     int bad = called(1) && order[0] == 'c' ? 0 : 2;
-    mk_io_clear(&t);
-    mk_io_drop();
+    mk_io_disarm(&t);
+    mk_io_unref();
     return bad;
 }
 
@@ -119,28 +119,28 @@ static void test_fork(void)
 {
     struct mk_io_timer old = { .fire = fire, .ctx = (char[]){ 'o' } };
     int status = -1;
-    mk_io_set(&old, mk_now() + 3600 * UINT64_C(1000000000));
+    mk_io_arm(&old, mk_now() + 3600 * UINT64_C(1000000000));
     pid_t pid = fork();
     if (pid == 0)
         _exit(in_child(&old));
     tap_ok(waitpid(pid, &status, 0) == pid && status == 0, "io: a child of fork() has its own");
     fired = 0;
-    mk_io_set(&old, 0);
+    mk_io_arm(&old, 0);
     tap_ok(called(1), "io: the parent's goes on");
-    mk_io_clear(&old);
+    mk_io_disarm(&old);
 }
 
 int main(void)
 {
     struct mk_err err;
     for (int i = 0; i < 3; i++) {
-        if (mk_io_hold(&err) < 0)
+        if (mk_io_ref(&err) < 0)
             break;
         test_timers();
         test_clear();
         test_sources();
         test_fork();
-        mk_io_drop();
+        mk_io_unref();
     }
     return tap_done();
 }

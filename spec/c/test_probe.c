@@ -3,7 +3,7 @@
  */
 #define mk_probe tested_probe
 #define mk_host_kind tested_host_kind
-#define mk_native_find tested_native_find
+#define mk_native_probe tested_native_find
 #include "x86/weak/probe.c"
 
 #include "tap.h"

@@ -75,15 +75,15 @@ static bool switch_tables(struct mk_mem *mem, unsigned failing, bool *whole)
     memset(slot, 0, sizeof(slot));
     slots = calls = fail_at = 0;
     bool good = mk_mem_register(mem, 0, &err) == 0 &&
-                mk_shadow_set(&s, mem, 0, 0x1000, false, &err) == 0 && slots == PAGES;
+                mk_shadow_set_cr3(&s, mem, 0, 0x1000, false, &err) == 0 && slots == PAGES;
     calls = 0;
     fail_at = failing;
-    *whole = mk_shadow_set(&s, mem, 0, 0x4000, false, &err) == 0;
+    *whole = mk_shadow_set_cr3(&s, mem, 0, 0x4000, false, &err) == 0;
     good &= slots == (*whole ? PAGES : 0) && s.run_count == slots;
     fail_at = 0;
-    good &= mk_shadow_set(&s, mem, 0, 0x4000, false, &err) == 0 && slots == PAGES &&
-            mk_shadow_leave(&s, mem, 0, &err) == 0 && slots == 1;
-    mk_shadow_forget(&s);
+    good &= mk_shadow_set_cr3(&s, mem, 0, 0x4000, false, &err) == 0 && slots == PAGES &&
+            mk_shadow_disable(&s, mem, 0, &err) == 0 && slots == 1;
+    mk_shadow_reset(&s);
     return good;
 }
 

@@ -5,63 +5,63 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool mk_code_failed(const struct mk_codec *k)
+bool mk_codec_failed(const struct mk_codec *k)
 {
     return k->bad || k->in.failed || (k->out && k->out->failed);
 }
 
-void mk_code_need(struct mk_codec *k, bool fine)
+void mk_codec_check(struct mk_codec *k, bool fine)
 {
     if (!fine && !k->bad)
         mk_fail(k->err, EBADMSG, "its state is damaged");
     k->bad |= !fine;
 }
 
-void mk_code_memory(struct mk_codec *k, bool there)
+void mk_codec_check_memory(struct mk_codec *k, bool there)
 {
     if (!there && !k->bad)
         mk_fail_errno(k->err, ENOMEM, "its state");
     k->bad |= !there;
 }
 
-void mk_code_raw(struct mk_codec *k, void *at, size_t size)
+void mk_codec_raw(struct mk_codec *k, void *at, size_t size)
 {
     if (k->out) {
         mk_bytes_add(k->out, at, size);
-        mk_code_memory(k, !k->out->failed);
+        mk_codec_check_memory(k, !k->out->failed);
     } else {
         mk_reader_get(&k->in, at, size);
-        mk_code_need(k, !k->in.failed);
+        mk_codec_check(k, !k->in.failed);
     }
 }
 
-void mk_code_u32(struct mk_codec *k, uint32_t *value)
+void mk_codec_u32(struct mk_codec *k, uint32_t *value)
 {
-    mk_code_raw(k, value, sizeof(*value));
+    mk_codec_raw(k, value, sizeof(*value));
 }
 
-void mk_code_u64(struct mk_codec *k, uint64_t *value)
+void mk_codec_u64(struct mk_codec *k, uint64_t *value)
 {
-    mk_code_raw(k, value, sizeof(*value));
+    mk_codec_raw(k, value, sizeof(*value));
 }
 
 /* They must all be there before memory is taken for them. */
-void mk_code_blob(struct mk_codec *k, void *pointer, size_t *length, uint64_t most)
+void mk_codec_blob(struct mk_codec *k, void *pointer, size_t *length, uint64_t most)
 {
     uint8_t **bytes = pointer;
-    mk_code_u64(k, length);
+    mk_codec_u64(k, length);
     if (k->out) {
-        mk_code_raw(k, *bytes, *length);
+        mk_codec_raw(k, *bytes, *length);
         return;
     }
     *bytes = NULL;
-    mk_code_need(k, *length <= most && *length <= k->in.left);
-    if (!mk_code_failed(k) && *length) {
+    mk_codec_check(k, *length <= most && *length <= k->in.left);
+    if (!mk_codec_failed(k) && *length) {
         *bytes = malloc(*length);
-        mk_code_memory(k, *bytes);
+        mk_codec_check_memory(k, *bytes);
     }
     if (*bytes)
-        mk_code_raw(k, *bytes, *length);
+        mk_codec_raw(k, *bytes, *length);
     else
         *length = 0;
 }
@@ -71,10 +71,10 @@ static void code_bytes(struct mk_codec *k, void *at, uint32_t size)
 {
     uint32_t length = size;
     if (size > sizeof(uint64_t))
-        mk_code_u32(k, &length);
-    mk_code_need(k, length == size);
-    if (!mk_code_failed(k))
-        mk_code_raw(k, at, size);
+        mk_codec_u32(k, &length);
+    mk_codec_check(k, length == size);
+    if (!mk_codec_failed(k))
+        mk_codec_raw(k, at, size);
 }
 
 static uint64_t load(const struct mk_field *f, const void *at)
@@ -96,20 +96,20 @@ static bool in_range(const struct mk_field *f, uint64_t value)
 static void code_number(struct mk_codec *k, const struct mk_field *f, void *at)
 {
     uint64_t shift = f->kind == MK_FIELD_TIME ? k->now : 0, value = load(f, at) - shift;
-    mk_code_raw(k, &value, f->size);
+    mk_codec_raw(k, &value, f->size);
     if (k->out)
         return;
     value = load(f, &value);
-    mk_code_need(k, in_range(f, value));
+    mk_codec_check(k, in_range(f, value));
     value += shift;
-    if (!mk_code_failed(k))
+    if (!mk_codec_failed(k))
         memcpy(at, &value, f->size);
 }
 
 static void code_text(struct mk_codec *k, char *at, uint32_t size)
 {
     code_bytes(k, at, size);
-    mk_code_need(k, memchr(at, 0, size));
+    mk_codec_check(k, memchr(at, 0, size));
     at[size - 1] = 0;
 }
 
@@ -121,29 +121,29 @@ static void code_field(struct mk_codec *k, const struct mk_field *f, uint8_t *st
     case MK_FIELD_TEXT: code_text(k, at, f->size); break;
     case MK_FIELD_LIST:
         for (uint64_t i = 0; i < f->max; i++)
-            mk_code_fields(k, f->fields, state + f->at + i * f->size);
+            mk_codec_fields(k, f->fields, state + f->at + i * f->size);
         break;
     case MK_FIELD_BLOB:
         if (!k->out)
             free(*(void **)at);
-        mk_code_blob(k, at, (size_t *)(void *)(state + f->other), f->max);
+        mk_codec_blob(k, at, (size_t *)(void *)(state + f->other), f->max);
         break;
     default: code_number(k, f, at);
     }
 }
 
-void mk_code_fields(struct mk_codec *k, const struct mk_field *fields, void *state)
+void mk_codec_fields(struct mk_codec *k, const struct mk_field *fields, void *state)
 {
     for (const struct mk_field *f = fields; f->kind != MK_FIELD_END; f++)
         code_field(k, f, state);
 }
 
-void mk_free_fields(const struct mk_field *fields, void *state)
+void mk_fields_free(const struct mk_field *fields, void *state)
 {
     for (const struct mk_field *f = fields; f->kind != MK_FIELD_END; f++) {
         uint8_t *at = (uint8_t *)state + f->at;
         for (uint64_t i = 0; f->kind == MK_FIELD_LIST && i < f->max; i++)
-            mk_free_fields(f->fields, at + i * f->size);
+            mk_fields_free(f->fields, at + i * f->size);
         if (f->kind == MK_FIELD_BLOB) {
             free(*(void **)(void *)at);
             *(void **)(void *)at = NULL;

@@ -72,20 +72,20 @@ struct mk_field {
 
 /* Writes or reads the fields of `state`. Blobs are malloc()ed; one that is read replaces the old.
  */
-void mk_code_fields(struct mk_codec *k, const struct mk_field *fields, void *state);
+void mk_codec_fields(struct mk_codec *k, const struct mk_field *fields, void *state);
 /* Frees the blobs. */
-void mk_free_fields(const struct mk_field *fields, void *state);
+void mk_fields_free(const struct mk_field *fields, void *state);
 
 /* For what no table describes. */
-void mk_code_raw(struct mk_codec *k, void *at, size_t size);
-void mk_code_u32(struct mk_codec *k, uint32_t *value);
-void mk_code_u64(struct mk_codec *k, uint64_t *value);
+void mk_codec_raw(struct mk_codec *k, void *at, size_t size);
+void mk_codec_u32(struct mk_codec *k, uint32_t *value);
+void mk_codec_u64(struct mk_codec *k, uint64_t *value);
 /* *pointer, with its length; what is read is malloc()ed, NULL when it is empty. */
-void mk_code_blob(struct mk_codec *k, void *pointer, size_t *length, uint64_t most);
+void mk_codec_blob(struct mk_codec *k, void *pointer, size_t *length, uint64_t most);
 /* A fault, unless this holds; the second is of memory that ran out. */
-void mk_code_need(struct mk_codec *k, bool fine);
-void mk_code_memory(struct mk_codec *k, bool there);
+void mk_codec_check(struct mk_codec *k, bool fine);
+void mk_codec_check_memory(struct mk_codec *k, bool there);
 /* Whether there was a fault; then what was read is not to be used. */
-bool mk_code_failed(const struct mk_codec *k);
+bool mk_codec_failed(const struct mk_codec *k);
 
 #endif

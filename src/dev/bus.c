@@ -314,35 +314,35 @@ static bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
     return true;
 }
 
-static void note_unclaimed(struct mk_bus *bus, uint64_t address)
+static void count_unhandled(struct mk_bus *bus, uint64_t address)
 {
     unsigned i = 0;
     pthread_mutex_lock(&bus->lock);
-    while (i < bus->unclaimed_count && bus->unclaimed[i].address != address)
+    while (i < bus->unhandled_count && bus->unhandled[i].address != address)
         i++;
-    if (i < MK_UNCLAIMED)
-        bus->unclaimed[i].address = address;
-    if (i < MK_UNCLAIMED && i == bus->unclaimed_count)
-        bus->unclaimed_count++;
-    if (i < MK_UNCLAIMED)
-        bus->unclaimed[i].count++;
+    if (i < MK_UNHANDLED)
+        bus->unhandled[i].address = address;
+    if (i < MK_UNHANDLED && i == bus->unhandled_count)
+        bus->unhandled_count++;
+    if (i < MK_UNHANDLED)
+        bus->unhandled[i].count++;
     pthread_mutex_unlock(&bus->lock);
 }
 
 /* Nobody serves it: reads see all ones, writes go nowhere, unless the script wants to know. */
-static uint64_t nobody(struct mk_io *io, bool in, uint64_t value, struct mk_served *served)
+static uint64_t serve_unhandled(struct mk_io *io, bool in, uint64_t value, struct mk_served *served)
 {
     struct mk_bus *bus = io->bus;
-    note_unclaimed(bus, io->address);
+    count_unhandled(bus, io->address);
     io->hook = NULL;
     bool script = false;
-    if (bus->on_none && bus->on_none(bus->none_ctx, io, in, &value, &script)) {
+    if (bus->on_unhandled && bus->on_unhandled(bus->unhandled_ctx, io, in, &value, &script)) {
         if (served)
             *(script ? &served->lua : &served->c) += 1;
         return value & mk_mask(io->size);
     }
     if (served && served->none++ == 0)
-        served->nobody = io->address;
+        served->unhandled_at = io->address;
     return mk_mask(io->size);
 }
 
@@ -351,8 +351,8 @@ static void account(struct mk_hook *hook, struct mk_served *served)
     atomic_fetch_add_explicit(&hook->hits, 1, memory_order_relaxed);
     if (!served)
         return;
-    if (served->quiet)
-        atomic_fetch_add_explicit(&hook->quiet, 1, memory_order_relaxed);
+    if (served->coalesced)
+        atomic_fetch_add_explicit(&hook->coalesced, 1, memory_order_relaxed);
     if (hook->ops->script)
         served->lua++;
     else
@@ -373,7 +373,7 @@ static void stop_time(struct mk_hook *hook, uint64_t began)
 static uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
 {
     if (!hook)
-        return nobody(io, true, 0, served);
+        return serve_unhandled(io, true, 0, served);
     io->hook = hook;
     account(hook, served);
     uint64_t began = start_time(io->bus);
@@ -387,7 +387,7 @@ static void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
 {
     value &= mk_mask(io->size);
     if (!hook) {
-        nobody(io, false, value, served);
+        serve_unhandled(io, false, value, served);
         return;
     }
     io->hook = hook;
@@ -423,8 +423,8 @@ static void out_bytes(const struct mk_io *from, uint64_t value, struct mk_served
 }
 
 /* What was passed on from beneath `above` until `end` answered: taps want to know the value. */
-static void tell_taps(struct mk_io io, struct mk_hook *above, const struct mk_hook *end,
-                      uint64_t value)
+static void notify_taps(struct mk_io io, struct mk_hook *above, const struct mk_hook *end,
+                        uint64_t value)
 {
     io.hook = above;
     for (struct mk_hook *h; (h = reader(&io, io.address)) && h != end;) {
@@ -444,7 +444,7 @@ static __attribute__((noinline)) uint64_t in_passed(struct mk_io *io, struct mk_
         hook = reader(io, io->address);
         value = in_one_piece(io, hook, reader) ? hook_in(hook, io, NULL) : in_bytes(io, NULL);
     } while (io->passed);
-    tell_taps(*io, above, hook, value);
+    notify_taps(*io, above, hook, value);
     return value;
 }
 

@@ -26,10 +26,10 @@ struct mk_hook {
     struct mk_hook *_Atomic link; /* the next older one; stays when it is retired */
     const struct mk_io_ops *ops;
     void *self;
-    char owner[64];         /* for messages and statistics */
-    _Atomic uint64_t hits;  /* accesses served */
-    _Atomic uint64_t quiet; /* of these, those that cost no exit */
-    _Atomic uint64_t ns;    /* spent in it, and in what its next() called, while bus->timing */
+    char owner[64];             /* for messages and statistics */
+    _Atomic uint64_t hits;      /* accesses served */
+    _Atomic uint64_t coalesced; /* of these, those that cost no exit */
+    _Atomic uint64_t ns;        /* spent in it, and in what its next() called, while bus->timing */
 };
 
 struct mk_bus_page {
@@ -43,8 +43,8 @@ struct mk_bus_reader {
 };
 
 /* Accesses that nobody served, by address; more than fit are only counted. */
-#define MK_UNCLAIMED 64
-struct mk_unclaimed {
+#define MK_UNHANDLED 64
+struct mk_unhandled {
     uint64_t address, count;
 };
 
@@ -62,12 +62,12 @@ struct mk_bus {
     _Atomic uint64_t generation;
     struct mk_bus_reader reader[MK_MAX_CPUS];
     _Atomic bool timing;
-    struct mk_unclaimed unclaimed[MK_UNCLAIMED]; /* under the lock */
-    unsigned unclaimed_count;
+    struct mk_unhandled unhandled[MK_UNHANDLED]; /* under the lock */
+    unsigned unhandled_count;
     /* An access that nobody serves: true when it did what was to be done, for IN with the answer.
      * May be NULL. `script`: whether it was done in Lua. */
-    bool (*on_none)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
-    void *none_ctx;
+    bool (*on_unhandled)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
+    void *unhandled_ctx;
     /* Told, under the lock, that another hook (or none) is now on top of port `port`. */
     void (*on_top)(void *ctx, uint16_t port, const struct mk_io_ops *top);
     void *ctx;
@@ -75,9 +75,9 @@ struct mk_bus {
 
 /* What came of an access. */
 struct mk_served {
-    uint8_t c, lua, none; /* parts of it answered by C, by Lua, by nobody */
-    bool quiet;           /* set by the caller: it cost no exit */
-    uint64_t nobody;      /* address of the first part that nobody answered */
+    uint8_t c, lua, none;  /* parts of it answered by C, by Lua, by nobody */
+    bool coalesced;        /* set by the caller: it cost no exit */
+    uint64_t unhandled_at; /* address of the first part that nobody answered */
 };
 
 void mk_bus_init(struct mk_bus *bus, enum mk_space space);

@@ -92,7 +92,7 @@ static void code(void *self, struct mk_codec *k)
         save(self, k->out);
     else
         load(self, &k->in, k->check);
-    mk_code_need(k, !k->in.failed);
+    mk_codec_check(k, !k->in.failed);
 }
 
 const struct mk_dev_ops mk_bus_dev = {

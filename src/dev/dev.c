@@ -59,9 +59,9 @@ void mk_devs_free(struct mk_devs *list)
 static void code(struct mk_dev *dev, struct mk_codec *k)
 {
     if (dev->ops->fields)
-        mk_code_fields(k, dev->ops->fields, dev);
-    if (!k->out && !mk_code_failed(k) && dev->ops->valid)
-        mk_code_need(k, dev->ops->valid(dev));
+        mk_codec_fields(k, dev->ops->fields, dev);
+    if (!k->out && !mk_codec_failed(k) && dev->ops->valid)
+        mk_codec_check(k, dev->ops->valid(dev));
     if (dev->ops->code)
         dev->ops->code(dev, k);
 }
@@ -81,11 +81,11 @@ int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out,
 {
     struct mk_codec k = { .out = out, .now = now, .err = err };
     for (struct mk_dev *d = list->first; d; d = d->next)
-        if (d->ops->settle)
-            d->ops->settle(d);
-    for (struct mk_dev *d = list->first; d && !mk_code_failed(&k); d = d->next)
+        if (d->ops->before_save)
+            d->ops->before_save(d);
+    for (struct mk_dev *d = list->first; d && !mk_codec_failed(&k); d = d->next)
         save(d, &k);
-    mk_code_memory(&k, !out->failed);
+    mk_codec_check_memory(&k, !out->failed);
     return k.bad ? -1 : 0;
 }
 
@@ -98,14 +98,14 @@ static void load(struct mk_dev *dev, struct mk_codec *k, enum mk_load how)
     uint64_t size = mk_reader_u64(&k->in);
     struct mk_codec part = *k;
     part.in = (struct mk_reader){ .at = mk_reader_take(&k->in, size), .left = size };
-    mk_code_need(k, same && !k->in.failed);
+    mk_codec_check(k, same && !k->in.failed);
     if (k->bad || (how == MK_LOAD_HOOKS && !dev->ops->hooks))
         return;
     code(dev, &part);
-    mk_code_need(&part, part.in.left == 0);
+    mk_codec_check(&part, part.in.left == 0);
     k->bad |= part.bad;
-    if (!k->bad && !k->check && dev->ops->loaded)
-        dev->ops->loaded(dev);
+    if (!k->bad && !k->check && dev->ops->after_load)
+        dev->ops->after_load(dev);
 }
 
 int mk_devs_load(const struct mk_devs *list, uint64_t now, const struct mk_bytes *from,
@@ -117,6 +117,6 @@ int mk_devs_load(const struct mk_devs *list, uint64_t now, const struct mk_bytes
                           .check = how == MK_LOAD_CHECK };
     for (struct mk_dev *d = list->first; d && !k.bad; d = d->next)
         load(d, &k, how);
-    mk_code_need(&k, k.in.left == 0);
+    mk_codec_check(&k, k.in.left == 0);
     return k.bad ? -1 : 0;
 }

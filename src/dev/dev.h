@@ -62,11 +62,11 @@ struct mk_dev_ops {
     const struct mk_field *fields;
     bool (*valid)(const void *dev); /* the fields that were read, when ranges do not say all */
     void (*code)(void *dev, struct mk_codec *k);
-    void (*settle)(void *dev); /* before it is written: hands on what is due; may be NULL */
-    void (*loaded)(void *dev); /* after it was read: moves interrupt lines; may be NULL */
-    bool hooks;                /* it is what hooks hold: read again when they are made late */
-    void (*reset)(void *dev);  /* as at power-up; may be NULL */
-    void (*free)(void *dev);   /* no vCPU runs; may be NULL */
+    void (*before_save)(void *dev); /* before it is written: hands on what is due; may be NULL */
+    void (*after_load)(void *dev);  /* after it was read: moves interrupt lines; may be NULL */
+    bool hooks;                     /* it is what hooks hold: read again when they are made late */
+    void (*reset)(void *dev);       /* as at power-up; may be NULL */
+    void (*free)(void *dev);        /* no vCPU runs; may be NULL */
 };
 
 struct mk_dev {

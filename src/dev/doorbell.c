@@ -16,7 +16,7 @@
 #define MANY 16
 #define MANY_NS 2000000u
 
-static int tell_kvm(const struct mk_doorbell *bell, bool on)
+static int register_bell(const struct mk_doorbell *bell, bool on)
 {
     struct kvm_ioeventfd event = { .datamatch = bell->value,
                                    .addr = bell->address,
@@ -77,11 +77,11 @@ int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const c
                                           .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
     if (bell->source.fd < 0)
         return mk_fail_errno(err, errno, "eventfd for a doorbell");
-    bell->lone = tell_kvm(bell, true) < 0;
+    bell->lone = register_bell(bell, true) < 0;
     bell->hook = mk_bus_hook(bus_of(bell), bell->address, bell->address, &bell_ops, bell, owner);
     if (!bell->hook) {
         if (!bell->lone)
-            tell_kvm(bell, false);
+            register_bell(bell, false);
         close(bell->source.fd);
         return mk_fail_errno(err, ENOMEM, "doorbell");
     }
@@ -103,8 +103,8 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
     *at = bell->next;
     pthread_mutex_unlock(&list->lock);
     if (!bell->lone)
-        tell_kvm(bell, false);
-    mk_io_clear(&bell->again);
+        register_bell(bell, false);
+    mk_io_disarm(&bell->again);
     mk_io_unwatch(&bell->source);
     close(bell->source.fd);
     mk_bus_unhook(bus_of(bell), bell->hook); /* frees it when no vCPU uses it any more */
@@ -116,9 +116,9 @@ static uint64_t collect(struct mk_doorbell *bell)
     if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
         count = 0;
     else
-        mk_io_set(&bell->again, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
+        mk_io_arm(&bell->again, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
     atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
-    atomic_fetch_add_explicit(&bell->hook->quiet, count, memory_order_relaxed);
+    atomic_fetch_add_explicit(&bell->hook->coalesced, count, memory_order_relaxed);
     return count + atomic_exchange(&bell->rung, 0);
 }
 
@@ -141,7 +141,7 @@ static bool enter_bus(struct mk_bus *bus, struct mk_cpu *cpu)
     return outside;
 }
 
-void mk_doorbells_answer(struct mk_doorbells *list, struct mk_cpu *cpu)
+void mk_doorbells_serve(struct mk_doorbells *list, struct mk_cpu *cpu)
 {
     struct mk_doorbell *bell;
     uint64_t count;
@@ -168,19 +168,19 @@ void mk_doorbells_init(struct mk_doorbells *list, struct mk_bus *ports, struct m
     pthread_mutex_init(&list->lock, NULL);
 }
 
-void mk_doorbells_renew(struct mk_doorbells *list, int vm_fd)
+void mk_doorbells_register(struct mk_doorbells *list, int vm_fd)
 {
     list->vm_fd = vm_fd;
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
         collect(bell); /* of before the reset */
-        bell->lone = tell_kvm(bell, true) < 0;
+        bell->lone = register_bell(bell, true) < 0;
     }
 }
 
 void mk_doorbells_free(struct mk_doorbells *list)
 {
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
-        mk_io_clear(&bell->again);
+        mk_io_disarm(&bell->again);
         mk_io_unwatch(&bell->source);
         close(bell->source.fd);
     }

@@ -38,9 +38,9 @@ void mk_doorbells_init(struct mk_doorbells *list, struct mk_bus *ports, struct m
 /* Before the buses, which free the doorbells. */
 void mk_doorbells_free(struct mk_doorbells *list);
 /* The KVM VM is new, or gone: -1. */
-void mk_doorbells_renew(struct mk_doorbells *list, int vm_fd);
+void mk_doorbells_register(struct mk_doorbells *list, int vm_fd);
 /* On a vCPU's thread: calls `ring` of those that have rung. */
-void mk_doorbells_answer(struct mk_doorbells *list, struct mk_cpu *cpu);
+void mk_doorbells_serve(struct mk_doorbells *list, struct mk_cpu *cpu);
 
 /* Sets it up with mmio, any, size, address, value, ring and ctx filled in; it is from malloc(). */
 int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const char *owner,

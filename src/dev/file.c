@@ -194,7 +194,7 @@ static int64_t transfer_piece(struct mk_file_port *port, const struct block *b, 
                               size_t count)
 {
     bool read = b->op == MK_FILE_OP_READ;
-    void *to = read ? mk_mem_edit(port->mem, at, count) : NULL;
+    void *to = read ? mk_mem_writable(port->mem, at, count) : NULL;
     const void *from = read ? to : mk_mem_at(port->mem, at, count);
     if (!from)
         return -EFAULT; /* a shared file that became shorter */
@@ -220,7 +220,7 @@ static int64_t transfer(struct mk_file_port *port, struct mk_cpu *cpu, const str
         done += n;
         if ((size_t)n < piece)
             break;
-    } while (done < b->count && cpu->ops->more(cpu));
+    } while (done < b->count && cpu->ops->may_continue(cpu));
     return done;
 }
 
@@ -281,7 +281,7 @@ struct mk_dev *mk_file_init(struct mk_file_port *port, struct mk_fsbox *box, str
     return &port->dev;
 }
 
-void mk_file_drop(struct mk_file_port *port, unsigned cpu)
+void mk_file_abort(struct mk_file_port *port, unsigned cpu)
 {
     struct mk_file_wire *w = &port->wire[cpu];
     if (!w->op)
@@ -319,7 +319,7 @@ static size_t data_used(const struct mk_file_wire *w)
 }
 
 /* A snapshot keeps no more of `data` than will be used. */
-static void file_settle(void *self)
+static void file_before_save(void *self)
 {
     struct mk_file_port *port = self;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
@@ -389,7 +389,7 @@ const struct mk_dev_ops mk_file_dev = {
     .fields = fields,
     .valid = file_valid,
     .code = file_code,
-    .settle = file_settle,
+    .before_save = file_before_save,
     .reset = file_reset,
     .free = file_free,
 };

@@ -37,7 +37,7 @@ struct mk_file_port {
 
 struct mk_dev *mk_file_init(struct mk_file_port *port, struct mk_fsbox *box, struct mk_mem *mem);
 /* The vCPU stopped by its own doing: a command it had begun is dropped. */
-void mk_file_drop(struct mk_file_port *port, unsigned cpu);
+void mk_file_abort(struct mk_file_port *port, unsigned cpu);
 
 extern const struct mk_dev_ops mk_file_dev;
 

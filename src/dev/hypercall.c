@@ -71,7 +71,7 @@ static void call_read(struct mk_hypercall *hc, struct mk_io *io)
     while (got < len && c >= 0) {
         uint8_t byte = (uint8_t)c;
         mk_mem_write(hc->mem, (uint64_t)gpa + got++, &byte, 1);
-        if (got % MK_PIECE == 0 && !io->cpu->ops->more(io->cpu))
+        if (got % MK_PIECE == 0 && !io->cpu->ops->may_continue(io->cpu))
             break;
         if (got < len)
             c = mk_console_getc(hc->console);

@@ -2,7 +2,7 @@
  * "Keyboard and Auxiliary Device Controller" and "Keyboards (101- and 102-Key)"; commands that are
  * the AT's alone, from the IBM PC/AT Technical Reference.
  *
- * Thread: any; every entry takes the lock. The lines are moved by settle(), without it.
+ * Thread: any; every entry takes the lock. The lines are moved by update_irq(), without it.
  *
  * Limits and deliberate differences:
  * - Nothing is plugged into the auxiliary port: what is sent there times out, at once.
@@ -228,14 +228,14 @@ static bool line_step(struct mk_i8042 *kbd)
 /* Ends a locked section: offers the next byte and moves the lines. That calls out, so it is done
  * unlocked, and by one thread at a time, or a stale level could arrive last: who comes second
  * leaves the work to the first. */
-static void settle(struct mk_i8042 *kbd)
+static void update_irq(struct mk_i8042 *kbd)
 {
     refill(&kbd->state);
-    if (!kbd->settling) {
-        kbd->settling = true;
+    if (!kbd->updating) {
+        kbd->updating = true;
         while (line_step(kbd))
             ;
-        kbd->settling = false;
+        kbd->updating = false;
     }
     pthread_mutex_unlock(&kbd->dev.lock);
 }
@@ -428,7 +428,7 @@ static void i8042_out(void *self, struct mk_io *io, uint64_t value)
         reset = controller_command(&kbd->state, (uint8_t)value);
     else
         reset = to_data(&kbd->state, (uint8_t)value);
-    settle(kbd);
+    update_irq(kbd);
     if (reset)
         io->cpu->ops->end(io->cpu, MK_SHUTDOWN, 0, true, "reset by the keyboard controller");
 }
@@ -456,7 +456,7 @@ static uint64_t i8042_in(void *self, struct mk_io *io)
             kbd->drop = true;
         kbd->state.full = false;
     }
-    settle(kbd);
+    update_irq(kbd);
     return value;
 }
 
@@ -469,7 +469,7 @@ bool mk_i8042_key(struct mk_i8042 *kbd, const uint8_t *scancodes, size_t n)
     bool fits = n <= (size_t)(MK_I8042_KEYS - s->count);
     for (size_t i = 0; fits && i < n; i++)
         s->keys[(s->head + s->count++) % MK_I8042_KEYS] = scancodes[i];
-    settle(kbd);
+    update_irq(kbd);
     return fits;
 }
 
@@ -486,7 +486,7 @@ size_t mk_i8042_queued(struct mk_i8042 *kbd, uint8_t *leds)
 
 static void power_up(struct mk_i8042_state *s)
 {
-    uint8_t line = s->line; /* settle() lowers them */
+    uint8_t line = s->line; /* update_irq() lowers them */
     *s = (struct mk_i8042_state){
         .line = line,
         .ram = { CONFIG_IRQ | CONFIG_SYSTEM | CONFIG_NO_AUX | CONFIG_TRANSLATE },
@@ -508,21 +508,21 @@ static void i8042_reset(void *self)
     struct mk_i8042 *kbd = self;
     pthread_mutex_lock(&kbd->dev.lock);
     power_up(&kbd->state);
-    settle(kbd);
+    update_irq(kbd);
 }
 
-static void i8042_loaded(void *self)
+static void i8042_after_load(void *self)
 {
     struct mk_i8042 *kbd = self;
     pthread_mutex_lock(&kbd->dev.lock);
-    settle(kbd);
+    update_irq(kbd);
 }
 
 static const struct mk_io_ops ops = {
     .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1
 };
 
-/* But the levels of the lines: they are as they are, and settle() moves them. */
+/* But the levels of the lines: they are as they are, and update_irq() moves them. */
 #define KBD struct mk_i8042
 static const struct mk_field fields[] = {
     MK_RANGE(KBD, state.head, 0, MK_I8042_KEYS - 1),
@@ -555,6 +555,6 @@ const struct mk_dev_ops mk_i8042_dev = {
     .ranges = { { MK_SPACE_PORTS, MK_PORT_KBD_DATA, MK_PORT_KBD_DATA, &ops },
                 { MK_SPACE_PORTS, MK_PORT_KBD_STATUS, MK_PORT_KBD_STATUS, &ops } },
     .fields = fields,
-    .loaded = i8042_loaded,
+    .after_load = i8042_after_load,
     .reset = i8042_reset,
 };

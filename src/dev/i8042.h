@@ -42,7 +42,7 @@ struct mk_i8042 {
     struct mk_dev dev;
     struct mk_i8042_state state;
     struct mk_irq irq[2]; /* the keyboard's, the auxiliary port's */
-    bool settling, drop;
+    bool updating, drop;
 };
 
 /* At power-up as a PC's firmware leaves it: enabled, translating to set 1, interrupting. */

@@ -381,7 +381,7 @@ static void pic_reset(void *self)
     finish(pic, -1);
 }
 
-static void pic_loaded(void *self)
+static void pic_after_load(void *self)
 {
     struct mk_pic *pic = self;
     pthread_mutex_lock(&pic->dev.lock);
@@ -432,6 +432,6 @@ const struct mk_dev_ops mk_pic_dev = {
                 { MK_SPACE_PORTS, MK_PORT_PIC2, MK_PORT_PIC2 + 1, &pic_ops },
                 { MK_SPACE_PORTS, MK_PORT_ELCR, MK_PORT_ELCR + 1, &elcr_ops } },
     .fields = fields,
-    .loaded = pic_loaded,
+    .after_load = pic_after_load,
     .reset = pic_reset,
 };

@@ -4,7 +4,7 @@
  * Nothing ticks here: a channel is the time at which its count was loaded, and what a guest reads
  * is computed from the time that passed. The host's timer runs for channel 0's interrupts alone.
  *
- * Thread: any; every entry takes the lock. Line and timer are moved by settle(), without it.
+ * Thread: any; every entry takes the lock. Line and timer are moved by update_irq(), without it.
  *
  * Limits and deliberate differences:
  * - Interrupts come every 100 us at the most: of a faster channel 0 only every n-th rising edge
@@ -409,14 +409,14 @@ static bool timer_step(struct mk_pit *pit)
 /* Ends a locked section: brings line and timer to what the state asks for. Both call out, so it is
  * done unlocked, and by one thread at a time, or a stale level could arrive last: who comes second
  * leaves the work to the first. */
-static void settle(struct mk_pit *pit)
+static void update_irq(struct mk_pit *pit)
 {
     pit->want_at = next_event(&pit->state.channel[0]);
-    if (!pit->settling) {
-        pit->settling = true;
+    if (!pit->updating) {
+        pit->updating = true;
         while (line_step(pit) || timer_step(pit))
             ;
-        pit->settling = false;
+        pit->updating = false;
     }
     pthread_mutex_unlock(&pit->dev.lock);
 }
@@ -442,7 +442,7 @@ static void fire(void *ctx, uint64_t now)
     if (masked && s->was_masked && s->owed > 1)
         s->owed = 1;
     s->was_masked = masked;
-    settle(pit);
+    update_irq(pit);
 }
 
 void mk_pit_on_ack(void *self, unsigned line)
@@ -455,7 +455,7 @@ void mk_pit_on_ack(void *self, unsigned line)
         pit->state.owed--;
     pit->state.was_masked = false; /* or the guest would not have got it */
     pit->drop = true;
-    settle(pit);
+    update_irq(pit);
 }
 
 /* --- ports --- */
@@ -468,7 +468,7 @@ static uint64_t pit_in(void *self, struct mk_io *io)
         return 0xff; /* the control word cannot be read */
     uint64_t now = enter(pit);
     uint8_t value = read_count(&pit->state.channel[which], now);
-    settle(pit);
+    update_irq(pit);
     return value;
 }
 
@@ -483,7 +483,7 @@ static void pit_out(void *self, struct mk_io *io, uint64_t value)
         write_count(&pit->state.channel[which], (uint8_t)value, now);
     if (which == 0)
         forget_owed(&pit->state, false);
-    settle(pit);
+    update_irq(pit);
 }
 
 static uint64_t sysb_in(void *self, struct mk_io *io)
@@ -494,7 +494,7 @@ static uint64_t sysb_in(void *self, struct mk_io *io)
     uint32_t refresh = clocks_of(now) / REFRESH_CLOCKS & 1;
     uint32_t out2 = output(&pit->state.channel[2], now);
     uint32_t value = pit->state.speaker | refresh << 4 | out2 << 5;
-    settle(pit);
+    update_irq(pit);
     return value;
 }
 
@@ -505,14 +505,14 @@ static void sysb_out(void *self, struct mk_io *io, uint64_t value)
     uint64_t now = enter(pit);
     pit->state.speaker = value & 0x0f;
     set_gate(&pit->state.channel[2], value & 1, now);
-    settle(pit);
+    update_irq(pit);
 }
 
 /* --- as a device --- */
 
 static void power_up(struct mk_pit_state *s)
 {
-    uint8_t line = s->line; /* settle() lowers it */
+    uint8_t line = s->line; /* update_irq() lowers it */
     *s = (struct mk_pit_state){ .line = line };
     s->channel[0].gate = s->channel[1].gate = true;
     for (unsigned i = 0; i < 3; i++)
@@ -541,13 +541,13 @@ static void pit_reset(void *self)
     struct mk_pit *pit = self;
     pthread_mutex_lock(&pit->dev.lock);
     power_up(&pit->state);
-    settle(pit);
+    update_irq(pit);
 }
 
-static void pit_settle(void *self)
+static void pit_before_save(void *self)
 {
     enter(self);
-    settle(self);
+    update_irq(self);
 }
 
 static bool pit_valid(const void *self)
@@ -561,14 +561,14 @@ static bool pit_valid(const void *self)
     return true;
 }
 
-static void pit_loaded(void *self)
+static void pit_after_load(void *self)
 {
     struct mk_pit *pit = self;
     pthread_mutex_lock(&pit->dev.lock);
     uint32_t limit = owed_limit(&pit->state.channel[0]);
     if (pit->state.owed > limit)
         pit->state.owed = limit;
-    settle(pit);
+    update_irq(pit);
 }
 
 static const struct mk_io_ops pit_ops = { .name = "pit", .in = pit_in, .out = pit_out, .width = 1 };
@@ -601,7 +601,7 @@ static const struct mk_field channel_fields[] = {
     { 0 },
 };
 
-/* But the level of the line: it is as it is, and settle() moves it where the state wants it. */
+/* But the level of the line: it is as it is, and update_irq() moves it where the state wants it. */
 static const struct mk_field fields[] = {
     MK_LIST(struct mk_pit, state.channel, channel_fields),
     MK_RAW(struct mk_pit, state.owed),
@@ -616,8 +616,8 @@ const struct mk_dev_ops mk_pit_dev = {
                 { MK_SPACE_PORTS, MK_PORT_SYSB, MK_PORT_SYSB, &sysb_ops } },
     .fields = fields,
     .valid = pit_valid,
-    .settle = pit_settle,
-    .loaded = pit_loaded,
+    .before_save = pit_before_save,
+    .after_load = pit_after_load,
     .reset = pit_reset,
     .free = pit_free,
 };

@@ -54,7 +54,7 @@ struct mk_pit {
     struct mk_clock *clock;
     struct mk_timer timer;
     uint64_t want_at, armed_at; /* 0: not armed */
-    bool settling, drop;
+    bool updating, drop;
     /* May be NULL. While the line is masked from one tick to the next, ticks are lost as on a PC,
      * and no burst follows the unmasking. Fits mk_pic_masked(). */
     bool (*masked)(void *ctx, unsigned line);

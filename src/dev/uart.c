@@ -285,7 +285,7 @@ static void uart_reset(void *self)
     pthread_mutex_unlock(&uart->dev.lock);
 }
 
-static void uart_loaded(void *self)
+static void uart_after_load(void *self)
 {
     struct mk_uart *uart = self;
     pthread_mutex_lock(&uart->dev.lock);
@@ -334,6 +334,6 @@ const struct mk_dev_ops mk_uart_dev = {
     .ranges = { { MK_SPACE_PORTS, MK_PORT_UART, MK_PORT_UART, &data_ops },
                 { MK_SPACE_PORTS, MK_PORT_UART + 1, MK_PORT_UART + 7, &other_ops } },
     .fields = fields,
-    .loaded = uart_loaded,
+    .after_load = uart_after_load,
     .reset = uart_reset,
 };

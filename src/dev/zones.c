@@ -45,7 +45,7 @@ static void forget(struct mk_zone *zone)
     *zone = (struct mk_zone){ .port = zone->port };
 }
 
-void mk_zones_renew(struct mk_zones *z, int vm_fd)
+void mk_zones_register(struct mk_zones *z, int vm_fd)
 {
     z->vm_fd = vm_fd;
     for (unsigned i = 0; i < z->count; i++)

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
-bool mk_next_data(int fd, off_t size, off_t *at, off_t *end)
+bool mk_extent_next(int fd, off_t size, off_t *at, off_t *end)
 {
     if (*at >= size)
         return false;

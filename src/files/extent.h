@@ -9,6 +9,6 @@
 /* The next data of a file of `size` bytes from *at on: false when only a hole follows, else *at is
  * where they begin and *end where they end. Where the file system does not tell, all is data. Moves
  * the descriptor's position. */
-bool mk_next_data(int fd, off_t size, off_t *at, off_t *end);
+bool mk_extent_next(int fd, off_t size, off_t *at, off_t *end);
 
 #endif

@@ -22,10 +22,10 @@ static int64_t done(struct mk_fsbox *box, const char *op, const struct mk_file_s
                     int64_t result, uint64_t bytes)
 {
     if (slot)
-        mk_fsbox_note(box, op, slot->node->name, strlen(slot->node->name), word_of(slot->node),
-                      result, bytes);
+        mk_fsbox_log(box, op, slot->node->name, strlen(slot->node->name), word_of(slot->node),
+                     result, bytes);
     else
-        mk_fsbox_note(box, op, "", 0, "invalid", result, bytes);
+        mk_fsbox_log(box, op, "", 0, "invalid", result, bytes);
     return result;
 }
 
@@ -51,7 +51,7 @@ int64_t mk_fsbox_close(struct mk_fsbox *box, int32_t fd)
     if (!slot)
         return leave(box, done(box, "close", NULL, -EBADF, 0));
     done(box, "close", slot, 0, 0);
-    mk_fsbox_release(slot->node);
+    mk_fsbox_close_node(slot->node);
     slot->node = NULL;
     return leave(box, 0);
 }
@@ -80,7 +80,7 @@ int64_t mk_fsbox_read(struct mk_fsbox *box, int32_t fd, void *to, size_t count)
     struct mk_file_slot *slot = enter(box, fd);
     if (!slot || !(slot->flags & MK_FILE_READ))
         return leave(box, done(box, "read", slot, -EBADF, 0));
-    int64_t n = mk_fsbox_told(read_from(slot, to, count));
+    int64_t n = mk_fsbox_guest_errno(read_from(slot, to, count));
     if (n > 0)
         slot->at += n;
     return leave(box, done(box, "read", slot, n, n > 0 ? (uint64_t)n : 0));
@@ -157,7 +157,7 @@ int64_t mk_fsbox_write(struct mk_fsbox *box, int32_t fd, const void *from, size_
     struct mk_file_slot *slot = enter(box, fd);
     if (!slot || !(slot->flags & MK_FILE_WRITE))
         return leave(box, done(box, "write", slot, -EBADF, 0));
-    int64_t n = mk_fsbox_told(write_slot(box, slot, from, count));
+    int64_t n = mk_fsbox_guest_errno(write_slot(box, slot, from, count));
     return leave(box, done(box, "write", slot, n, n > 0 ? (uint64_t)n : 0));
 }
 
@@ -222,7 +222,7 @@ static void set_limits(struct mk_fsbox *box)
 int mk_fsbox_init(struct mk_fsbox *box, const char *vm_name, struct mk_policy *policy,
                   struct mk_err *err)
 {
-    *box = (struct mk_fsbox){ .own = -1, .policy = policy ? mk_policy_hold(policy) : NULL };
+    *box = (struct mk_fsbox){ .own = -1, .policy = policy ? mk_policy_ref(policy) : NULL };
     pthread_mutex_init(&box->lock, NULL);
     set_name(box, vm_name);
     set_limits(box);
@@ -238,17 +238,17 @@ void mk_fsbox_reset(struct mk_fsbox *box)
 {
     for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
         if (box->slot[i].node)
-            mk_fsbox_release(box->slot[i].node);
+            mk_fsbox_close_node(box->slot[i].node);
         box->slot[i].node = NULL;
     }
-    mk_fsbox_leave_own(box);
+    mk_fsbox_close_own(box);
     box->bytes = box->files = 0;
 }
 
 void mk_fsbox_free(struct mk_fsbox *box)
 {
     mk_fsbox_reset(box);
-    mk_policy_drop(box->policy);
+    mk_policy_unref(box->policy);
     box->policy = NULL;
     free(box->audit);
     box->audit = NULL;

@@ -65,7 +65,7 @@ struct mk_fsbox {
     enum mk_verdict (*decide)(void *ctx, void *caller, const char *name, unsigned flags,
                               enum mk_verdict rule);
     void *ctx;
-    bool (*more)(void *caller); /* between pieces of a copy: false ends it. May be NULL */
+    bool (*may_continue)(void *caller); /* between pieces of a copy: false ends it. May be NULL */
 };
 
 /* Holds the policy (NULL: the default one). -1 when there is no memory. */
@@ -88,7 +88,7 @@ int64_t mk_fsbox_seek(struct mk_fsbox *box, int32_t fd, int64_t offset, unsigned
 int64_t mk_fsbox_size(struct mk_fsbox *box, int32_t fd);
 
 /* Copies entry `index` of the log, 0 being the oldest that is kept; false behind the newest. */
-bool mk_fsbox_entry(struct mk_fsbox *box, uint64_t index, struct mk_file_entry *entry);
+bool mk_fsbox_log_entry(struct mk_fsbox *box, uint64_t index, struct mk_file_entry *entry);
 /* The private directory's path, a string to free; NULL when it was not made yet. */
 char *mk_fsbox_directory(struct mk_fsbox *box);
 

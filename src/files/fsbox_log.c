@@ -15,8 +15,8 @@ static bool repeats(const struct mk_file_entry *e, const char *op, const char *n
            e->name_length == length && memcmp(e->name, name, length) == 0;
 }
 
-void mk_fsbox_note(struct mk_fsbox *box, const char *op, const char *name, size_t length,
-                   const char *verdict, int64_t result, uint64_t bytes)
+void mk_fsbox_log(struct mk_fsbox *box, const char *op, const char *name, size_t length,
+                  const char *verdict, int64_t result, uint64_t bytes)
 {
     int error = result < 0 ? (int)-result : 0;
     if (!box->audit)
@@ -35,7 +35,7 @@ void mk_fsbox_note(struct mk_fsbox *box, const char *op, const char *name, size_
     e->times++;
 }
 
-bool mk_fsbox_entry(struct mk_fsbox *box, uint64_t index, struct mk_file_entry *entry)
+bool mk_fsbox_log_entry(struct mk_fsbox *box, uint64_t index, struct mk_file_entry *entry)
 {
     pthread_mutex_lock(&box->lock);
     uint64_t first = box->audited > MK_FILE_AUDIT ? box->audited - MK_FILE_AUDIT : 0;

@@ -40,7 +40,7 @@ static struct mk_file_node *node_of(struct mk_fsbox *box, const char *name, int 
     return NULL;
 }
 
-void mk_fsbox_release(struct mk_file_node *node)
+void mk_fsbox_close_node(struct mk_file_node *node)
 {
     if (--node->users == 0)
         close(node->fd);
@@ -114,7 +114,7 @@ static int reopen(struct mk_fsbox *box, struct mk_file_node *node, enum mk_verdi
 /* Room for one file more, within the quota and on the host. */
 static int room_for_file(struct mk_fsbox *box)
 {
-    return box->files >= box->limits.files ? -ENOSPC : mk_fsbox_need_own(box);
+    return box->files >= box->limits.files ? -ENOSPC : mk_fsbox_open_own(box);
 }
 
 /* One file more; the descriptor, or why not. */
@@ -144,11 +144,11 @@ static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node, void
         return -EFBIG;
     int fd = room_for_file(box);
     if (fd == 0)
-        fd = mk_path_copy(box->own, node->name, node->fd, box->more, caller);
+        fd = mk_path_copy(box->own, node->name, node->fd, box->may_continue, caller);
     if (fd >= 0)
         fd = claim_new(box, node->name, fd);
-    mk_fsbox_note(box, "copy", node->name, strlen(node->name), mk_verdict_name(MK_FILE_COW),
-                  fd < 0 ? fd : 0, fd < 0 ? 0 : (uint64_t)st.st_size);
+    mk_fsbox_log(box, "copy", node->name, strlen(node->name), mk_verdict_name(MK_FILE_COW),
+                 fd < 0 ? fd : 0, fd < 0 ? 0 : (uint64_t)st.st_size);
     return fd;
 }
 
@@ -234,7 +234,7 @@ static int open_locked(struct mk_fsbox *box, const struct request *r)
         return rc;
     rc = prepare(box, node, r);
     if (rc < 0) {
-        mk_fsbox_release(node);
+        mk_fsbox_close_node(node);
         return rc;
     }
     node->verdict = r->verdict;
@@ -243,7 +243,7 @@ static int open_locked(struct mk_fsbox *box, const struct request *r)
 }
 
 /* Asks decide(), whose answer can only take away. Without the lock. */
-static void judge(struct mk_fsbox *box, void *caller, struct request *r)
+static void check_access(struct mk_fsbox *box, void *caller, struct request *r)
 {
     r->verdict = box->policy ? mk_policy_match(box->policy, r->name) : MK_FILE_OWN;
     if (r->verdict == MK_FILE_DENY || !box->decide)
@@ -255,7 +255,7 @@ static void judge(struct mk_fsbox *box, void *caller, struct request *r)
         r->verdict = limit;
 }
 
-int64_t mk_fsbox_told(int64_t rc)
+int64_t mk_fsbox_guest_errno(int64_t rc)
 {
     switch (rc) {
     case -ELOOP:
@@ -283,12 +283,12 @@ int64_t mk_fsbox_open(struct mk_fsbox *box, void *caller, const char *name, size
     if (valid) {
         memcpy(text, name, length);
         text[length] = 0;
-        judge(box, caller, &r);
+        check_access(box, caller, &r);
     }
     pthread_mutex_lock(&box->lock);
     if (valid)
-        rc = mk_fsbox_told(open_locked(box, &r));
-    mk_fsbox_note(box, "open", name, length, valid ? mk_verdict_name(r.verdict) : "invalid", rc, 0);
+        rc = mk_fsbox_guest_errno(open_locked(box, &r));
+    mk_fsbox_log(box, "open", name, length, valid ? mk_verdict_name(r.verdict) : "invalid", rc, 0);
     pthread_mutex_unlock(&box->lock);
     return rc;
 }

@@ -53,7 +53,7 @@ static bool kept(const struct mk_fsbox *box)
     return box->policy && box->policy->keep >= 0;
 }
 
-int mk_fsbox_need_own(struct mk_fsbox *box)
+int mk_fsbox_open_own(struct mk_fsbox *box)
 {
     if (box->own >= 0)
         return 0;
@@ -100,7 +100,7 @@ void mk_fsbox_empty_own(struct mk_fsbox *box)
     forget_made(box);
 }
 
-void mk_fsbox_leave_own(struct mk_fsbox *box)
+void mk_fsbox_close_own(struct mk_fsbox *box)
 {
     if (box->own < 0)
         return;

@@ -197,7 +197,7 @@ struct copy {
     void *ctx;
 };
 
-static bool goes_on(const struct copy *c)
+static bool may_continue(const struct copy *c)
 {
     return !c->more || c->more(c->ctx);
 }
@@ -215,7 +215,7 @@ static int copy_by_hand(const struct copy *c, off_t at, off_t end)
             rc = -errno;
         if (n <= 0) /* 0: it was cut short meanwhile */
             break;
-        rc = goes_on(c) ? write_all(c->to, buffer, (size_t)n, at) : -EINTR;
+        rc = may_continue(c) ? write_all(c->to, buffer, (size_t)n, at) : -EINTR;
         at += n;
     }
     free(buffer);
@@ -232,7 +232,7 @@ static bool not_here(int code)
 static int copy_range(const struct copy *c, off_t at, off_t end)
 {
     while (at < end) {
-        if (!goes_on(c))
+        if (!may_continue(c))
             return -EINTR;
         off_t source = at, target = at;
         size_t want = end - at < (off_t)PIECE ? (size_t)(end - at) : PIECE;
@@ -256,7 +256,7 @@ static int copy_data(const struct copy *c)
         return 0;
     if (fstat(c->from, &st) < 0)
         return -errno;
-    for (off_t at = 0, end; mk_next_data(c->from, st.st_size, &at, &end); at = end) {
+    for (off_t at = 0, end; mk_extent_next(c->from, st.st_size, &at, &end); at = end) {
         int rc = copy_range(c, at, end);
         if (rc < 0)
             return rc;

@@ -113,7 +113,7 @@ struct mk_policy *mk_policy_new(const char *root, const char *keep, struct mk_er
     p->limits = mk_file_limits_default;
     if ((root && (p->root = open_directory("root", root, err)) < 0) ||
         (keep && open_keep(p, keep, err) < 0)) {
-        mk_policy_drop(p);
+        mk_policy_unref(p);
         return NULL;
     }
     return p;
@@ -138,13 +138,13 @@ int mk_policy_add(struct mk_policy *p, const char *pattern, enum mk_verdict verd
     return 0;
 }
 
-struct mk_policy *mk_policy_hold(struct mk_policy *p)
+struct mk_policy *mk_policy_ref(struct mk_policy *p)
 {
     atomic_fetch_add(&p->users, 1);
     return p;
 }
 
-void mk_policy_drop(struct mk_policy *p)
+void mk_policy_unref(struct mk_policy *p)
 {
     if (!p || atomic_fetch_sub(&p->users, 1) > 1)
         return;

@@ -59,8 +59,8 @@ struct mk_policy *mk_policy_new(const char *root, const char *keep, struct mk_er
 /* Only before the first VM uses it. */
 int mk_policy_add(struct mk_policy *p, const char *pattern, enum mk_verdict verdict,
                   struct mk_err *err);
-struct mk_policy *mk_policy_hold(struct mk_policy *p);
-void mk_policy_drop(struct mk_policy *p); /* NULL is fine */
+struct mk_policy *mk_policy_ref(struct mk_policy *p);
+void mk_policy_unref(struct mk_policy *p); /* NULL is fine */
 
 enum mk_verdict mk_policy_match(const struct mk_policy *p, const char *name);
 bool mk_glob_match(const char *pattern, const char *name);

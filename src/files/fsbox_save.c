@@ -120,7 +120,7 @@ static int read_runs(int fd, struct saved_file *f)
         return -errno;
     f->length = (uint64_t)st.st_size;
     int rc = 0;
-    for (off_t at = 0, end; rc == 0 && mk_next_data(fd, st.st_size, &at, &end); at = end)
+    for (off_t at = 0, end; rc == 0 && mk_extent_next(fd, st.st_size, &at, &end); at = end)
         rc = read_data(fd, &g, (uint64_t)at, (uint64_t)end);
     return rc;
 }
@@ -134,7 +134,7 @@ static int save_file(struct mk_fsbox *box, const char *name, struct mk_codec *k)
     strcpy(f.name, name);
     int rc = read_runs(fd, &f);
     mk_bytes_u8(k->out, true); /* another file follows */
-    mk_code_fields(k, file_fields, &f);
+    mk_codec_fields(k, file_fields, &f);
     mk_bytes_free(&f.runs);
     close(fd);
     return rc;
@@ -172,13 +172,13 @@ static void save_open(struct mk_fsbox *box, struct mk_codec *k)
     for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
         mk_bytes_u8(k->out, box->node[i].users > 0);
         if (box->node[i].users)
-            mk_code_fields(k, node_fields, &box->node[i]);
+            mk_codec_fields(k, node_fields, &box->node[i]);
     }
     for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
         const struct mk_file_slot *slot = &box->slot[i];
         struct saved_slot s = { slot->node ? (uint32_t)(slot->node - box->node) : MK_FILES_OPEN,
                                 slot->flags, slot->at };
-        mk_code_fields(k, slot_fields, &s);
+        mk_codec_fields(k, slot_fields, &s);
     }
 }
 
@@ -252,12 +252,12 @@ static int write_file(struct mk_fsbox *box, const struct saved_file *f)
 static void load_files(struct mk_fsbox *box, struct mk_codec *k)
 {
     int rc = 0;
-    while (mk_reader_u8(&k->in) && !mk_code_failed(k) && rc == 0) {
+    while (mk_reader_u8(&k->in) && !mk_codec_failed(k) && rc == 0) {
         struct saved_file f = { 0 };
-        mk_code_fields(k, file_fields, &f);
-        mk_code_need(k, !mk_code_failed(k) && valid_file(&f));
+        mk_codec_fields(k, file_fields, &f);
+        mk_codec_check(k, !mk_codec_failed(k) && valid_file(&f));
         if (!k->check && !k->bad)
-            rc = mk_fsbox_need_own(box);
+            rc = mk_fsbox_open_own(box);
         if (!k->check && !k->bad && rc == 0)
             rc = write_file(box, &f);
         mk_bytes_free(&f.runs);
@@ -320,7 +320,7 @@ static void close_all(struct mk_fsbox *box)
 {
     for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
         if (box->slot[i].node)
-            mk_fsbox_release(box->slot[i].node);
+            mk_fsbox_close_node(box->slot[i].node);
         box->slot[i].node = NULL;
     }
 }
@@ -328,13 +328,13 @@ static void close_all(struct mk_fsbox *box)
 /* While they are opened each counts one user; what no descriptor uses then is closed again. */
 static void load_nodes(struct mk_fsbox *box, struct mk_codec *k)
 {
-    for (unsigned i = 0; i < MK_FILES_OPEN && !mk_code_failed(k); i++) {
+    for (unsigned i = 0; i < MK_FILES_OPEN && !mk_codec_failed(k); i++) {
         struct mk_file_node n = { 0 };
         if (!mk_reader_u8(&k->in))
             continue;
-        mk_code_fields(k, node_fields, &n);
-        mk_code_need(k, mk_path_check(n.name, strlen(n.name)) == 0);
-        if (!k->check && !mk_code_failed(k))
+        mk_codec_fields(k, node_fields, &n);
+        mk_codec_check(k, mk_path_check(n.name, strlen(n.name)) == 0);
+        if (!k->check && !mk_codec_failed(k))
             k->bad |= open_node(box, i, &n, k->err) < 0;
     }
 }
@@ -343,8 +343,8 @@ static void load_slots(struct mk_fsbox *box, struct mk_codec *k)
 {
     for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
         struct saved_slot s = { .node = MK_FILES_OPEN };
-        mk_code_fields(k, slot_fields, &s);
-        if (mk_code_failed(k) || s.node == MK_FILES_OPEN || !box->node[s.node].users)
+        mk_codec_fields(k, slot_fields, &s);
+        if (mk_codec_failed(k) || s.node == MK_FILES_OPEN || !box->node[s.node].users)
             continue;
         box->slot[i] = (struct mk_file_slot){ &box->node[s.node], s.flags, s.at };
         box->node[s.node].users++;
@@ -360,7 +360,7 @@ static void load(struct mk_fsbox *box, struct mk_codec *k)
     load_slots(box, k);
     for (unsigned i = 0; i < MK_FILES_OPEN; i++)
         if (box->node[i].users)
-            mk_fsbox_release(&box->node[i]);
+            mk_fsbox_close_node(&box->node[i]);
 }
 
 void mk_fsbox_code(struct mk_fsbox *box, struct mk_codec *k)
@@ -370,6 +370,6 @@ void mk_fsbox_code(struct mk_fsbox *box, struct mk_codec *k)
         save(box, k);
     else
         load(box, k);
-    mk_code_fields(k, quota_fields, box);
+    mk_codec_fields(k, quota_fields, box);
     pthread_mutex_unlock(&box->lock);
 }

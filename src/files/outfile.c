@@ -79,7 +79,7 @@ static void sync_folder(const char *path)
     free(copy);
 }
 
-int mk_outfile_end(struct mk_outfile *file, int error)
+int mk_outfile_close(struct mk_outfile *file, int error)
 {
     if (!error && file->seekable && fsync(file->fd) < 0)
         error = errno;

@@ -13,7 +13,7 @@ struct mk_outfile {
     char *temporary; /* its name until it is complete; NULL: it is written in place */
 };
 
-/* Opens `path`, which must stay valid until mk_outfile_end(). Any thread; no state is shared.
+/* Opens `path`, which must stay valid until mk_outfile_close(). Any thread; no state is shared.
  * Returns 0, or -1 with *err. */
 int mk_outfile_open(struct mk_outfile *file, const char *path, struct mk_err *err);
 
@@ -22,6 +22,6 @@ int mk_outfile_write(struct mk_outfile *file, const void *bytes, size_t length);
 
 /* Closes it. With `error` 0 it gets its name, else (an errno value) nothing is left of it.
  * Returns `error`, or the errno value of what failed here. */
-int mk_outfile_end(struct mk_outfile *file, int error);
+int mk_outfile_close(struct mk_outfile *file, int error);
 
 #endif

@@ -54,13 +54,13 @@ int mk_ram_fill(struct mk_ram *ram, uint64_t at, const void *bytes, uint64_t len
     return 0;
 }
 
-struct mk_ram *mk_ram_hold(struct mk_ram *ram)
+struct mk_ram *mk_ram_ref(struct mk_ram *ram)
 {
     atomic_fetch_add(&ram->users, 1);
     return ram;
 }
 
-void mk_ram_drop(struct mk_ram *ram)
+void mk_ram_unref(struct mk_ram *ram)
 {
     if (!ram || atomic_fetch_sub(&ram->users, 1) != 1)
         return;

@@ -19,8 +19,8 @@ struct mk_ram {
 struct mk_ram *mk_ram_new(uint64_t size, struct mk_err *err);
 /* While it is being made: `length` bytes, pages of them, go to `at`. -1 with errno. */
 int mk_ram_fill(struct mk_ram *ram, uint64_t at, const void *bytes, uint64_t length);
-struct mk_ram *mk_ram_hold(struct mk_ram *ram);
-void mk_ram_drop(struct mk_ram *ram); /* NULL is fine */
+struct mk_ram *mk_ram_ref(struct mk_ram *ram);
+void mk_ram_unref(struct mk_ram *ram); /* NULL is fine */
 
 /* How long a file may become: a longer one would end the process with SIGXFSZ. */
 uint64_t mk_file_limit(void);

@@ -24,7 +24,7 @@ static inline bool mk_buffer_append(struct mk_buffer *b, const char *bytes, size
     return true;
 }
 
-static inline void mk_buffer_drop(struct mk_buffer *b, size_t length)
+static inline void mk_buffer_consume(struct mk_buffer *b, size_t length)
 {
     b->start += length;
     b->length -= length;

@@ -56,7 +56,7 @@ void mk_console_reset(struct mk_console *con)
     streams_free(con);
     con->unwritten = 0;
     con->full = false;
-    mk_watch_restart(con);
+    mk_watch_reset(con);
     con->sent.length = 0;
     con->in.eof = con->escaped = false;
     if (con->in.fd > STDERR_FILENO) /* a file begins anew; stdin is not ours to rewind */
@@ -92,7 +92,7 @@ static void remember(struct mk_console *con, struct mk_stream *s, const char *by
     }
     mk_buffer_append(&s->history, bytes, length);
     if (s->history.length > con->history_limit)
-        mk_buffer_drop(&s->history, s->history.length - con->history_limit);
+        mk_buffer_consume(&s->history, s->history.length - con->history_limit);
 }
 
 /* Hands whole lines to the listener. Only the printing vCPU's thread touches its `line`, so the
@@ -111,7 +111,7 @@ static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *by
         if (newline || reach > room) {
             const char *start = line->data ? line->data + line->start : "";
             con->on_line(con->line_ctx, cpu, start, line->length, !newline);
-            mk_buffer_drop(line, line->length);
+            mk_buffer_consume(line, line->length);
         }
     }
 }
@@ -176,6 +176,6 @@ void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu)
     pthread_mutex_unlock(&con->lock);
     if (lines && line->length > 0) {
         con->on_line(con->line_ctx, cpu, line->data + line->start, line->length, false);
-        mk_buffer_drop(line, line->length);
+        mk_buffer_consume(line, line->length);
     }
 }

@@ -51,9 +51,9 @@ struct mk_console {
     /* Input. */
     struct mk_buffer input;
     struct mk_console_input in;
-    bool escaped; /* Ctrl-A was the last byte */
-    bool reading; /* a run is in progress */
-    bool rests;   /* enough is queued: nothing is read until the guest took some */
+    bool escaped;   /* Ctrl-A was the last byte */
+    bool reading;   /* a run is in progress */
+    bool throttled; /* enough is queued: nothing is read until the guest took some */
     struct mk_desc in_desc;
     struct mk_io_source arrival;
     struct mk_waiter *readers; /* handlers that wait for input (wait.h) */
@@ -116,7 +116,7 @@ void mk_console_eof(struct mk_console *con);
 struct mk_console_input mk_console_set_input(struct mk_console *con,
                                              const struct mk_console_input *in);
 /* More may come from what is attached. */
-bool mk_console_awaits(struct mk_console *con);
+bool mk_console_expects_input(struct mk_console *con);
 /* Changes where output goes; tells where it went. What was printed so far goes there still, as far
  * as that takes it now. */
 int mk_console_set_output(struct mk_console *con, int fd);

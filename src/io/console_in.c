@@ -87,8 +87,8 @@ static void arrived(void *ctx)
     bool background = in_background(con, code);
     pthread_mutex_lock(&con->lock);
     bool leave = take_in(con, bytes, got, background ? EAGAIN : code);
-    con->rests = !con->in.eof && con->input.length >= AHEAD;
-    bool more = !con->in.eof && !con->rests;
+    con->throttled = !con->in.eof && con->input.length >= AHEAD;
+    bool more = !con->in.eof && !con->throttled;
     mk_wake(con->readers);
     pthread_mutex_unlock(&con->lock);
     if (background)
@@ -117,7 +117,7 @@ void mk_console_start_input(struct mk_console *con)
 void mk_console_stop_input(struct mk_console *con)
 {
     pthread_mutex_lock(&con->lock);
-    con->rests = false;
+    con->throttled = false;
     pthread_mutex_unlock(&con->lock);
     mk_io_unwatch(&con->arrival);
     pthread_mutex_lock(&con->lock);
@@ -138,7 +138,7 @@ struct mk_console_input mk_console_set_input(struct mk_console *con,
     return before;
 }
 
-bool mk_console_awaits(struct mk_console *con)
+bool mk_console_expects_input(struct mk_console *con)
 {
     pthread_mutex_lock(&con->lock);
     bool awaits = con->in.fd >= 0 && !con->in.eof && con->input.length == 0;
@@ -156,7 +156,7 @@ int mk_console_next(struct mk_console *con, bool take)
     if (con->input.length > 0) {
         c = (uint8_t)con->input.data[con->input.start];
         if (take)
-            mk_buffer_drop(&con->input, 1);
+            mk_buffer_consume(&con->input, 1);
     } else if (con->in.eof) {
         c = MK_INPUT_EOF;
     }
@@ -167,9 +167,9 @@ static int next_byte(struct mk_console *con, bool take)
 {
     pthread_mutex_lock(&con->lock);
     int c = mk_console_next(con, take);
-    bool read_on = con->rests && con->input.length < AHEAD / 2;
+    bool read_on = con->throttled && con->input.length < AHEAD / 2;
     if (read_on)
-        con->rests = false;
+        con->throttled = false;
     pthread_mutex_unlock(&con->lock);
     if (read_on)
         mk_io_watch(&con->arrival);

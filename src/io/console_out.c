@@ -27,7 +27,7 @@ static size_t copy_chunk(struct mk_console *con, const struct mk_buffer *b, char
 static void drop(struct mk_console *con, struct mk_buffer *b, size_t length)
 {
     pthread_mutex_lock(&con->lock);
-    mk_buffer_drop(b, length);
+    mk_buffer_consume(b, length);
     if (b != &con->log) {
         con->unwritten -= length;
         con->full = false;
@@ -39,7 +39,7 @@ static void drop_all(struct mk_console *con)
 {
     pthread_mutex_lock(&con->lock);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
-        mk_buffer_drop(&con->stream[i].pending, con->stream[i].pending.length);
+        mk_buffer_consume(&con->stream[i].pending, con->stream[i].pending.length);
     con->unwritten = 0;
     con->full = false;
     pthread_mutex_unlock(&con->lock);

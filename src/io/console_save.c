@@ -12,18 +12,18 @@
 static void code_buffer(struct mk_codec *k, struct mk_buffer *b, uint64_t most)
 {
     uint64_t length = b->length;
-    mk_code_u64(k, &length);
+    mk_codec_u64(k, &length);
     if (k->out) {
         mk_bytes_add(k->out, b->data + b->start, length);
         return;
     }
     const uint8_t *from = length <= most ? mk_reader_take(&k->in, length) : NULL;
-    mk_code_need(k, from);
+    mk_codec_check(k, from);
     b->start = b->length = 0;
     if (!from || !length)
         return;
     bool room = mk_buffer_reserve(b, length);
-    mk_code_memory(k, room);
+    mk_codec_check_memory(k, room);
     if (room)
         memcpy(b->data, from, length);
     b->length = room ? length : 0;
@@ -40,8 +40,8 @@ static void code_stream(struct mk_codec *k, struct mk_stream *s)
 {
     code_buffer(k, &s->history, UINT32_MAX);
     code_buffer(k, &s->line, MK_CONSOLE_LINE);
-    mk_code_fields(k, stream_fields, s);
-    mk_code_need(k, s->consumed <= s->total && s->history.length <= s->total);
+    mk_codec_fields(k, stream_fields, s);
+    mk_codec_check(k, s->consumed <= s->total && s->history.length <= s->total);
 }
 
 static const struct mk_field fields[] = { MK_FLAG(struct mk_console, in.eof), { 0 } };
@@ -50,11 +50,11 @@ void mk_console_code(struct mk_console *con, struct mk_codec *k)
 {
     pthread_mutex_lock(&con->lock);
     code_buffer(k, &con->input, MK_CONSOLE_INPUT);
-    mk_code_fields(k, fields, con);
+    mk_codec_fields(k, fields, con);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         code_stream(k, &con->stream[i]);
     if (!k->out)
-        mk_watch_restart(con);
+        mk_watch_reset(con);
     pthread_mutex_unlock(&con->lock);
 }
 

@@ -28,12 +28,12 @@ static void choose(struct mk_desc *d, const struct stat *st, int flags)
         d->kind = MK_DESC_FILE;
         return;
     }
-    d->kind = S_ISSOCK(st->st_mode) ? MK_DESC_SOCKET : MK_DESC_AGAIN;
-    if (d->kind == MK_DESC_AGAIN)
+    d->kind = S_ISSOCK(st->st_mode) ? MK_DESC_SOCKET : MK_DESC_REOPENED;
+    if (d->kind == MK_DESC_REOPENED)
         d->own = open_again(d->fd, flags);
     if (d->own < 0) {
         d->own = fcntl(d->fd, F_DUPFD_CLOEXEC, 0);
-        if (d->kind == MK_DESC_AGAIN)
+        if (d->kind == MK_DESC_REOPENED)
             d->kind = MK_DESC_POLLED;
     }
 }

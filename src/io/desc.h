@@ -12,7 +12,7 @@
 
 #include <sys/types.h>
 
-enum mk_desc_kind { MK_DESC_NONE, MK_DESC_FILE, MK_DESC_SOCKET, MK_DESC_AGAIN, MK_DESC_POLLED };
+enum mk_desc_kind { MK_DESC_NONE, MK_DESC_FILE, MK_DESC_SOCKET, MK_DESC_REOPENED, MK_DESC_POLLED };
 
 struct mk_desc {
     enum mk_desc_kind kind;

@@ -75,7 +75,7 @@ static void list_timer(struct mk_io_timer *timer)
     timer->listed = true;
 }
 
-void mk_io_set(struct mk_io_timer *timer, uint64_t at)
+void mk_io_arm(struct mk_io_timer *timer, uint64_t at)
 {
     pthread_mutex_lock(&io.lock);
     if (!timer->ends && (timer->listed ? timer->at != at : at != UINT64_MAX)) {
@@ -99,7 +99,7 @@ static void wait_over(const void *what)
 }
 
 /* The timerfd keeps its time: to wake once for nothing is cheaper than to set it again. */
-void mk_io_clear(struct mk_io_timer *timer)
+void mk_io_disarm(struct mk_io_timer *timer)
 {
     pthread_mutex_lock(&io.lock);
     unlist_timer(timer);
@@ -263,7 +263,7 @@ static int start(void)
     return code;
 }
 
-int mk_io_hold(struct mk_err *err)
+int mk_io_ref(struct mk_err *err)
 {
     int code = 0;
     pthread_mutex_lock(&io.life);
@@ -281,7 +281,7 @@ int mk_io_hold(struct mk_err *err)
     return code ? mk_fail_errno(err, code, "the I/O thread") : 0;
 }
 
-void mk_io_drop(void)
+void mk_io_unref(void)
 {
     pthread_mutex_lock(&io.life);
     if (--io.holds == 0 && io.runs) {

@@ -30,17 +30,17 @@ struct mk_io_source {
     struct mk_io_source *next;
 };
 
-int mk_io_hold(struct mk_err *err);
-void mk_io_drop(void);
+int mk_io_ref(struct mk_err *err);
+void mk_io_unref(void);
 
 /* Calls timer->fire once, at the mk_now() time `at`; UINT64_MAX: not any more. */
-void mk_io_set(struct mk_io_timer *timer, uint64_t at);
+void mk_io_arm(struct mk_io_timer *timer, uint64_t at);
 /* It is not set, and its function does not run any more. Not under a lock that that takes. */
-void mk_io_clear(struct mk_io_timer *timer);
+void mk_io_disarm(struct mk_io_timer *timer);
 
 /* Calls source->ready once, when the descriptor is; whoever handles it watches again. */
 void mk_io_watch(struct mk_io_source *source);
-/* As mk_io_clear(). The descriptor may be closed after it. */
+/* As mk_io_disarm(). The descriptor may be closed after it. */
 void mk_io_unwatch(struct mk_io_source *source);
 
 #endif

@@ -168,7 +168,7 @@ static int compile(struct mk_scan *s, struct positions *p, struct mk_err *err)
     s->longest = p->loops ? SIZE_MAX : p->count;
     build(&s->ahead, p->list + p->count - count, count, false);
     build(&s->back, p->list + p->count - count, count, true);
-    mk_scan_restart(s);
+    mk_scan_reset(s);
     return 0;
 }
 
@@ -204,7 +204,7 @@ void mk_scan_free(struct mk_scan *s)
     s->text = NULL;
 }
 
-void mk_scan_restart(struct mk_scan *s)
+void mk_scan_reset(struct mk_scan *s)
 {
     s->state = s->ahead.start;
 }

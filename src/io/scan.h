@@ -45,7 +45,7 @@ int mk_scan_init(struct mk_scan *s, const char *pattern, size_t length, bool pla
                  struct mk_err *err);
 void mk_scan_free(struct mk_scan *s);
 /* Before the first byte again. */
-void mk_scan_restart(struct mk_scan *s);
+void mk_scan_reset(struct mk_scan *s);
 
 /* Takes the bytes up to the next place where a match may end; true when there is one. Then *at is
  * behind its last byte, else it is `end`. */

@@ -104,7 +104,7 @@ static bool keep_match(struct mk_watch *w, const struct window *win, const struc
 static void decide(struct mk_watch *w, const struct window *win, const struct found *f)
 {
     bool known = f->result == MK_PATTERN_FOUND && keep_match(w, win, f);
-    w->state = known ? MK_WATCH_MATCHED : MK_WATCH_EXPLODED;
+    w->state = known ? MK_WATCH_MATCHED : MK_WATCH_UNDECIDABLE;
     w->which = f->which;
     w->hits++;
     keep_line(w, win, f->end - 1);
@@ -142,7 +142,7 @@ static enum mk_reason why(const struct mk_watch *w, char *text, size_t size)
         snprintf(text, size, "the budget of a wait is used up");
         return MK_LIMIT;
     }
-    if (w->state == MK_WATCH_EXPLODED) {
+    if (w->state == MK_WATCH_UNDECIDABLE) {
         snprintf(text, size,
                  "pattern \"%.80s\" needs more than %d steps, or a match longer than "
                  "the output that is kept",
@@ -205,7 +205,7 @@ static void begin(struct mk_watch *w, uint64_t from)
     w->state = MK_WATCH_ARMED;
     w->ended = false;
     for (unsigned i = 0; i < w->count; i++)
-        mk_scan_restart(&w->scan[i]);
+        mk_scan_reset(&w->scan[i]);
 }
 
 void mk_watch_arm(struct mk_console *con, struct mk_watch *w)
@@ -238,7 +238,7 @@ void mk_watch_disarm(struct mk_console *con, struct mk_watch *w)
     pthread_mutex_unlock(&con->lock);
 }
 
-void mk_watch_again(struct mk_console *con, struct mk_watch *w)
+void mk_watch_rearm(struct mk_console *con, struct mk_watch *w)
 {
     pthread_mutex_lock(&con->lock);
     w->state = MK_WATCH_ARMED;
@@ -246,7 +246,7 @@ void mk_watch_again(struct mk_console *con, struct mk_watch *w)
     pthread_mutex_unlock(&con->lock);
 }
 
-void mk_watch_restart(struct mk_console *con)
+void mk_watch_reset(struct mk_console *con)
 {
     for (struct mk_watch *w = con->watches; w; w = w->next) {
         begin(w, con->stream[w->cpu].total);
@@ -288,19 +288,19 @@ bool mk_watch_exact(struct mk_console *con)
     return exact;
 }
 
-bool mk_watch_exploded(struct mk_console *con, const struct mk_watch *w, char *text, size_t size)
+bool mk_watch_undecidable(struct mk_console *con, const struct mk_watch *w, char *text, size_t size)
 {
     pthread_mutex_lock(&con->lock);
-    bool exploded = w->state == MK_WATCH_EXPLODED;
-    if (exploded)
+    bool undecidable = w->state == MK_WATCH_UNDECIDABLE;
+    if (undecidable)
         why(w, text, size);
     pthread_mutex_unlock(&con->lock);
-    return exploded;
+    return undecidable;
 }
 
 /* --- budgets, screens, and ending the run --- */
 
-bool mk_watch_tick(struct mk_console *con)
+bool mk_watch_timer_tick(struct mk_console *con)
 {
     bool decided = false;
     if (!con->watched)

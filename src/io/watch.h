@@ -22,9 +22,9 @@
 enum mk_watch_state {
     MK_WATCH_ARMED,
     MK_WATCH_MATCHED,
-    MK_WATCH_EXPLODED, /* it cannot be told whether it matches: steps or kept output used up */
-    MK_WATCH_BUDGET,   /* exits or timer ticks used up */
-    MK_WATCH_CHANGED,  /* of a screen: it looks different */
+    MK_WATCH_UNDECIDABLE, /* it cannot be told whether it matches: steps or kept output used up */
+    MK_WATCH_BUDGET,      /* exits or timer ticks used up */
+    MK_WATCH_CHANGED,     /* of a screen: it looks different */
 };
 
 struct mk_watch {
@@ -49,7 +49,7 @@ struct mk_watch {
 
     enum mk_watch_state state;
     bool ended;     /* the run has been ended for it */
-    unsigned which; /* pattern that matched or exploded */
+    unsigned which; /* pattern that matched or cannot be decided */
     uint64_t hits;
     uint64_t match_end;    /* offset behind the byte that decided it last */
     struct mk_match match; /* in `text` */
@@ -69,12 +69,13 @@ void mk_watch_free(struct mk_watch *w);
 void mk_watch_arm(struct mk_console *con, struct mk_watch *w);
 void mk_watch_disarm(struct mk_console *con, struct mk_watch *w);
 /* One on a screen goes on waiting. */
-void mk_watch_again(struct mk_console *con, struct mk_watch *w);
+void mk_watch_rearm(struct mk_console *con, struct mk_watch *w);
 /* Whether something forbidden was printed, before the match of `w` if that has one: says what. */
 bool mk_watch_forbidden(struct mk_console *con, const struct mk_watch *w, char *text, size_t size);
 
 /* Whether it cannot be told if it matches: says why. */
-bool mk_watch_exploded(struct mk_console *con, const struct mk_watch *w, char *text, size_t size);
+bool mk_watch_undecidable(struct mk_console *con, const struct mk_watch *w, char *text,
+                          size_t size);
 
 /* The rest is for those who run or print. */
 
@@ -82,13 +83,13 @@ bool mk_watch_exploded(struct mk_console *con, const struct mk_watch *w, char *t
  * watch was decided. */
 bool mk_watch_feed(struct mk_console *con, unsigned cpu, size_t length);
 /* After a console was emptied or a snapshot restored: all begins anew. With the lock. */
-void mk_watch_restart(struct mk_console *con);
+void mk_watch_reset(struct mk_console *con);
 /* A run begins: what was forbidden and ended the one before is forbidden again. */
 void mk_watch_resume(struct mk_console *con);
 /* An armed watch on a screen would see it changed. */
 bool mk_watch_screen_changed(struct mk_console *con);
 /* A timer tick was delivered; true when a watch was decided. */
-bool mk_watch_tick(struct mk_console *con);
+bool mk_watch_timer_tick(struct mk_console *con);
 /* After each exit of a vCPU that has made `exits`: counts them, looks at screens. *decided tells
  * whether a watch was. Returns why the run is to end, with a sentence, or MK_RUNNING. */
 enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,

@@ -44,7 +44,7 @@ struct mk_cpu_ops {
     void (*idle)(struct mk_cpu *cpu, unsigned ms);
     /* Between pieces (MK_PIECE) of what may take long: false when the run is to end. The device
      * then answers what it has done so far. */
-    bool (*more)(struct mk_cpu *cpu);
+    bool (*may_continue)(struct mk_cpu *cpu);
     /* The same for what is printed: waits while the reader of the output is slow; the bytes that
      * may be printed before the run's limit of output ends it, 0 when the run is to end. */
     uint64_t (*output_room)(struct mk_cpu *cpu);

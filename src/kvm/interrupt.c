@@ -28,14 +28,14 @@ static bool intr_is_up(const struct mk_vcpu *c)
     return c->intr && atomic_load_explicit(c->intr, memory_order_acquire);
 }
 
-bool mk_interrupt_waiting(struct mk_vcpu *c)
+bool mk_interrupt_pending(struct mk_vcpu *c)
 {
     return atomic_load_explicit(&c->irq.any, memory_order_relaxed) || intr_is_up(c);
 }
 
-bool mk_interrupt_due(struct mk_vcpu *c, bool enabled)
+bool mk_interrupt_deliverable(struct mk_vcpu *c, bool enabled)
 {
-    return atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_waiting(c));
+    return atomic_load(&c->irq.nmi) || (enabled && mk_interrupt_pending(c));
 }
 
 /* The lowest queued vector, or -1. `any` is cleared first: a request that comes meanwhile sets it
@@ -121,12 +121,12 @@ static bool in_turn(struct mk_vcpu *c)
     return false;
 }
 
-void mk_interrupt_offer(struct mk_vcpu *c)
+void mk_interrupt_inject(struct mk_vcpu *c)
 {
     if (atomic_load_explicit(&c->irq.nmi, memory_order_relaxed) &&
         atomic_exchange(&c->irq.nmi, false))
         inject_nmi(c);
-    if (!held(c) && mk_interrupt_waiting(c) && c->run->ready_for_interrupt_injection && in_turn(c))
+    if (!held(c) && mk_interrupt_pending(c) && c->run->ready_for_interrupt_injection && in_turn(c))
         inject(c);
-    c->run->request_interrupt_window = mk_interrupt_waiting(c) && !c->irq.hold_until;
+    c->run->request_interrupt_window = mk_interrupt_pending(c) && !c->irq.hold_until;
 }

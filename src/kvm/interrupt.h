@@ -16,10 +16,10 @@ void mk_interrupt_nmi(struct mk_vcpu *c);
 void mk_interrupt_notify(struct mk_vcpu *c);
 
 /* The vCPU's thread. Is something waiting that the guest's flags may or may not let in? */
-bool mk_interrupt_waiting(struct mk_vcpu *c);
+bool mk_interrupt_pending(struct mk_vcpu *c);
 /* Would one of these be delivered now, or an NMI, were the guest's interrupt flag as `enabled`? */
-bool mk_interrupt_due(struct mk_vcpu *c, bool enabled);
+bool mk_interrupt_deliverable(struct mk_vcpu *c, bool enabled);
 /* Before an entry. */
-void mk_interrupt_offer(struct mk_vcpu *c);
+void mk_interrupt_inject(struct mk_vcpu *c);
 
 #endif

@@ -11,29 +11,29 @@
  * Thread-Local Storage, 3.4). */
 #define SIGNAL_SAFE __attribute__((tls_model("initial-exec")))
 
-static __thread struct mk_kick_watch *volatile watches SIGNAL_SAFE;
+static __thread struct mk_kick_handler *volatile watches SIGNAL_SAFE;
 
 static void on_kick(int signal_number)
 {
     (void)signal_number;
     int saved = errno;
-    for (const struct mk_kick_watch *w = watches; w; w = w->below)
+    for (const struct mk_kick_handler *w = watches; w; w = w->below)
         w->fn(w->ctx);
     errno = saved;
 }
 
-void mk_kick_watch(struct mk_kick_watch *w)
+void mk_kick_add_handler(struct mk_kick_handler *w)
 {
     w->below = watches;
     atomic_signal_fence(memory_order_seq_cst);
     watches = w;
 }
 
-void mk_kick_unwatch(struct mk_kick_watch *w)
+void mk_kick_remove_handler(struct mk_kick_handler *w)
 {
     if (watches == w)
         watches = w->below;
-    for (struct mk_kick_watch *above = watches; above; above = above->below)
+    for (struct mk_kick_handler *above = watches; above; above = above->below)
         if (above->below == w)
             above->below = w->below;
 }
@@ -57,7 +57,7 @@ static bool is_ours(int number)
 }
 
 /* Signals that the kernel sends for what a thread itself did cannot be told from kicks. */
-int mk_kick_choose(int number, struct mk_err *err)
+int mk_kick_set_signal(int number, struct mk_err *err)
 {
     static const int own[] = { SIGILL,  SIGTRAP, SIGABRT, SIGBUS, SIGFPE,
                                SIGKILL, SIGSEGV, SIGSTOP, SIGSYS };
@@ -88,7 +88,7 @@ static void install(bool restart)
     sigaction(mk_kick_signal(), &kick, NULL);
 }
 
-int mk_kick_setup(struct mk_err *err)
+int mk_kick_init(struct mk_err *err)
 {
     if (!is_ours(mk_kick_signal()))
         return mk_fail(err, EBUSY,
@@ -100,7 +100,7 @@ int mk_kick_setup(struct mk_err *err)
     return 0;
 }
 
-void mk_kick_break(bool wanted)
+void mk_kick_interrupt_syscalls(bool wanted)
 {
     unsigned before =
         wanted ? atomic_fetch_add(&kick_breaks, 1) : atomic_fetch_sub(&kick_breaks, 1);
@@ -116,13 +116,13 @@ static sigset_t kick_set(void)
     return kick;
 }
 
-void mk_kick_forbid(void)
+void mk_kick_block(void)
 {
     sigset_t kick = kick_set();
     pthread_sigmask(SIG_BLOCK, &kick, NULL);
 }
 
-bool mk_kick_allow(void)
+bool mk_kick_unblock(void)
 {
     sigset_t kick = kick_set(), before;
     pthread_sigmask(SIG_UNBLOCK, &kick, &before);

@@ -180,7 +180,7 @@ void mk_mem_close(struct mk_mem *mem)
     for (unsigned i = 0, here = mem->owner == getpid(); here && i < mem->count; i++)
         unmap_region(&mem->regions[i]);
     free(mem->regions);
-    mk_mem_unwatch(mem);
+    mk_mem_stop_log(mem);
     *mem = (struct mk_mem){ 0 };
 }
 
@@ -190,7 +190,7 @@ static void copy_own(const struct mk_mem *from, const struct mk_mem *to)
     static const uint8_t zeros[MK_PAGE];
     for (uint64_t at = 0; at < from->size && at < MK_HOLE; at += MK_PAGE) {
         const void *page = mk_mem_at(from, at, MK_PAGE);
-        void *other = mk_mem_edit(to, at, MK_PAGE);
+        void *other = mk_mem_writable(to, at, MK_PAGE);
         if (other && memcmp(page, zeros, MK_PAGE) != 0)
             memcpy(other, page, MK_PAGE);
     }
@@ -289,14 +289,14 @@ struct mk_region *mk_mem_add(struct mk_mem *mem, const struct mk_region *want, i
         return NULL;
     struct mk_region *added = add(mem, want, fd, 0, err);
     if (added && added->kind != MK_SHARED)
-        mk_mem_unwatch(mem);
+        mk_mem_stop_log(mem);
     return added;
 }
 
 void mk_mem_remove(struct mk_mem *mem, struct mk_region *region)
 {
     if (region->kind != MK_SHARED)
-        mk_mem_unwatch(mem);
+        mk_mem_stop_log(mem);
     unmap_region(region);
     for (unsigned i = (unsigned)(region - mem->regions); i + 1 < mem->count; i++)
         mem->regions[i] = mem->regions[i + 1];
@@ -304,7 +304,7 @@ void mk_mem_remove(struct mk_mem *mem, struct mk_region *region)
     place_all(mem);
 }
 
-void mk_mem_clear(struct mk_mem *mem)
+void mk_mem_reset(struct mk_mem *mem)
 {
     for (unsigned i = 0; i < mem->count; i++) {
         struct mk_region *r = &mem->regions[i];
@@ -312,14 +312,14 @@ void mk_mem_clear(struct mk_mem *mem)
         if (r->kind == MK_RAM && (mem->copied || madvise(r->host, r->size, MADV_DONTNEED) < 0))
             memset(r->host, 0, r->size);
     }
-    mk_mem_unwatch(mem);
+    mk_mem_stop_log(mem);
 }
 
 /* --- which pages were written --- */
 
-int mk_mem_watch(struct mk_mem *mem, struct mk_err *err)
+int mk_mem_start_log(struct mk_mem *mem, struct mk_err *err)
 {
-    if (mem->written)
+    if (mem->dirty)
         return 0;
     size_t words = mem->bytes / MK_PAGE / 64 + 1;
     uint64_t *log = calloc(words, sizeof(*log));
@@ -330,29 +330,29 @@ int mk_mem_watch(struct mk_mem *mem, struct mk_err *err)
         return mk_fail_errno(err, ENOMEM, "a record of %zu pages", words * 64);
     }
     mem->log = log;
-    mem->written = written;
+    mem->dirty = written;
     return 0;
 }
 
-void mk_mem_unwatch(struct mk_mem *mem)
+void mk_mem_stop_log(struct mk_mem *mem)
 {
-    free(mem->written);
+    free(mem->dirty);
     free(mem->log);
-    mem->written = NULL;
+    mem->dirty = NULL;
     mem->log = NULL;
 }
 
 static void mark_page(const struct mk_mem *mem, uint64_t page)
 {
-    atomic_fetch_or_explicit(&mem->written[page / 64], UINT64_C(1) << page % 64,
+    atomic_fetch_or_explicit(&mem->dirty[page / 64], UINT64_C(1) << page % 64,
                              memory_order_relaxed);
 }
 
-void mk_mem_mark_pages(const struct mk_mem *mem, uint64_t first, uint64_t count)
+void mk_mem_mark_pages_dirty(const struct mk_mem *mem, uint64_t first, uint64_t count)
 {
-    for (uint64_t page = first; mem->written && page < first + count; page++)
+    for (uint64_t page = first; mem->dirty && page < first + count; page++)
         if (page % 64 == 0 && first + count - page >= 64) {
-            mem->written[page / 64] = UINT64_MAX;
+            mem->dirty[page / 64] = UINT64_MAX;
             page += 63;
         } else {
             mark_page(mem, page);
@@ -362,14 +362,14 @@ void mk_mem_mark_pages(const struct mk_mem *mem, uint64_t first, uint64_t count)
 static void mark_region(const struct mk_mem *mem, const struct mk_region *r, uint64_t from,
                         uint64_t len)
 {
-    if (mem->written && r->kind == MK_RAM && len)
-        mk_mem_mark_pages(mem, (r->at + from) / MK_PAGE,
-                          (from + len - 1) / MK_PAGE - from / MK_PAGE + 1);
+    if (mem->dirty && r->kind == MK_RAM && len)
+        mk_mem_mark_pages_dirty(mem, (r->at + from) / MK_PAGE,
+                                (from + len - 1) / MK_PAGE - from / MK_PAGE + 1);
 }
 
-void mk_mem_mark(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
+void mk_mem_mark_dirty(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
-    for (uint64_t n; mem->written && len && (n = mk_mem_span(mem, gpa, len)); gpa += n, len -= n) {
+    for (uint64_t n; mem->dirty && len && (n = mk_mem_span(mem, gpa, len)); gpa += n, len -= n) {
         const struct mk_region *r = mk_mem_find(mem, gpa);
         mark_region(mem, r, gpa - r->gpa, n);
     }
@@ -422,7 +422,7 @@ const void *mk_mem_at(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
     return locate(mem, gpa, len, false);
 }
 
-void *mk_mem_edit(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
+void *mk_mem_writable(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
     return locate(mem, gpa, len, true);
 }
@@ -461,7 +461,7 @@ bool mk_mem_write(const struct mk_mem *mem, uint64_t gpa, const void *from, size
         return false;
     for (uint64_t n; len; gpa += n, bytes += n, len -= n) {
         n = mk_mem_span(mem, gpa, len);
-        void *to = mk_mem_edit(mem, gpa, n);
+        void *to = mk_mem_writable(mem, gpa, n);
         if (n == 0 || !to)
             return false;
         memcpy(to, bytes, n);

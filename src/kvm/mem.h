@@ -9,8 +9,8 @@
  * follows the other without gaps. Pages are counted there, in "pages of a copy".
  *
  * Once somebody watches, the pages that were written are known: those that the guest wrote from
- * KVM's dirty log (one a slot, fetched by mk_mem_collect()), those that were written here because
- * every pointer to write through comes from mk_mem_edit(). */
+ * KVM's dirty log (one a slot, fetched by mk_mem_sync_slot()), those that were written here because
+ * every pointer to write through comes from mk_mem_writable(). */
 #ifndef MK_MEM_H
 #define MK_MEM_H
 
@@ -43,12 +43,12 @@ struct mk_region {
 struct mk_mem {
     struct mk_region *regions;
     unsigned count;
-    uint64_t size;  /* of the VM's own RAM */
-    uint64_t bytes; /* of a copy: all RAM and ROM */
-    bool copied;    /* a copy-on-write view of a copy: pages given back do not read zero */
-    pid_t owner;    /* a forked child does not have the mappings */
-    _Atomic uint64_t *written; /* a bit for each page of a copy; NULL: nobody watches */
-    uint64_t *log;             /* room for what KVM answers */
+    uint64_t size;           /* of the VM's own RAM */
+    uint64_t bytes;          /* of a copy: all RAM and ROM */
+    bool copied;             /* a copy-on-write view of a copy: pages given back do not read zero */
+    pid_t owner;             /* a forked child does not have the mappings */
+    _Atomic uint64_t *dirty; /* a bit for each page of a copy; NULL: nobody watches */
+    uint64_t *log;           /* room for what KVM answers */
 };
 
 /* RAM of `size` bytes, a multiple of the page size, all zero. */
@@ -80,7 +80,7 @@ int mk_mem_unregister(const struct mk_mem *mem, int vm_fd, struct mk_err *err);
  * slot is deleted (api.rst, KVM_X86_QUIRK_SLOT_ZAP_ALL). -1 with errno. */
 int mk_mem_flush(const struct mk_mem *mem, int vm_fd);
 /* As after mk_mem_open() and mk_mem_add(). Nobody watches any more. */
-void mk_mem_clear(struct mk_mem *mem);
+void mk_mem_reset(struct mk_mem *mem);
 
 /* Part of a region as a memory slot: `length` 0 removes the slot. -1 with errno. */
 struct mk_slot {
@@ -91,20 +91,20 @@ struct mk_slot {
 int mk_mem_slot(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot);
 
 /* Begins to watch; slots must be registered (again) afterwards to be logged. And ends. */
-int mk_mem_watch(struct mk_mem *mem, struct mk_err *err);
-void mk_mem_unwatch(struct mk_mem *mem);
+int mk_mem_start_log(struct mk_mem *mem, struct mk_err *err);
+void mk_mem_stop_log(struct mk_mem *mem);
 /* Adds what the guest wrote through this slot, or through all of the regions', since the last call.
  * -1 with errno. */
-int mk_mem_collect(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot);
-int mk_mem_collect_all(const struct mk_mem *mem, int vm_fd);
+int mk_mem_sync_slot(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot);
+int mk_mem_sync_log(const struct mk_mem *mem, int vm_fd);
 /* Notes pages as written; nothing without a watch. The range is memory. */
-void mk_mem_mark(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
-void mk_mem_mark_pages(const struct mk_mem *mem, uint64_t first, uint64_t count);
+void mk_mem_mark_dirty(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
+void mk_mem_mark_pages_dirty(const struct mk_mem *mem, uint64_t first, uint64_t count);
 
 /* Host pointer to [gpa, gpa + len) to read, or NULL when it does not lie in one region. */
 const void *mk_mem_at(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
 /* The same to write through, at once; not to what is read-only. */
-void *mk_mem_edit(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
+void *mk_mem_writable(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
 /* How many of `len` bytes from here lie in one region, 0 when none does. */
 uint64_t mk_mem_span(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
 /* Whether the range is memory, in one region or several, to write to. */

@@ -13,7 +13,7 @@ int mk_mem_slot(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot)
 {
     const struct mk_region *r = slot->length ? mk_mem_find(mem, slot->physical) : NULL;
     bool read_only = slot->read_only || (r && r->read_only);
-    bool log = mem->written && r && r->kind == MK_RAM;
+    bool log = mem->dirty && r && r->kind == MK_RAM;
     struct kvm_userspace_memory_region region = {
         .slot = slot->number,
         .flags = read_only ? KVM_MEM_READONLY
@@ -72,10 +72,10 @@ int mk_mem_flush(const struct mk_mem *mem, int vm_fd)
 
 /* --- what the guest wrote --- */
 
-int mk_mem_collect(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot)
+int mk_mem_sync_slot(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot)
 {
     const struct mk_region *r = mk_mem_find(mem, slot->physical);
-    if (!mem->written || slot->read_only || r->kind != MK_RAM)
+    if (!mem->dirty || slot->read_only || r->kind != MK_RAM)
         return 0;
     uint64_t words = (slot->length / MK_PAGE + 63) / 64;
     uint64_t first = (r->at + slot->physical - r->gpa) / MK_PAGE;
@@ -84,15 +84,15 @@ int mk_mem_collect(const struct mk_mem *mem, int vm_fd, const struct mk_slot *sl
         return -1;
     for (uint64_t i = 0; i < words; i++)
         for (uint64_t bits = mem->log[i]; bits; bits &= bits - 1)
-            mk_mem_mark_pages(mem, first + i * 64 + (unsigned)__builtin_ctzll(bits), 1);
+            mk_mem_mark_pages_dirty(mem, first + i * 64 + (unsigned)__builtin_ctzll(bits), 1);
     return 0;
 }
 
-int mk_mem_collect_all(const struct mk_mem *mem, int vm_fd)
+int mk_mem_sync_log(const struct mk_mem *mem, int vm_fd)
 {
     for (unsigned i = 0; i < mem->count; i++) {
         struct mk_slot slot = slot_of(&mem->regions[i]);
-        if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+        if (mk_mem_sync_slot(mem, vm_fd, &slot) < 0)
             return -1;
     }
     return 0;

@@ -56,7 +56,7 @@ void mk_vcpu_set_running(struct mk_vcpu *c, bool running)
     c->thread = pthread_self();
     c->running = running;
     pthread_mutex_unlock(&c->lock);
-    running ? mk_kick_watch(&c->kicks) : mk_kick_unwatch(&c->kicks);
+    running ? mk_kick_add_handler(&c->kicks) : mk_kick_remove_handler(&c->kicks);
 }
 
 void mk_vcpu_signal(struct mk_vcpu *c)
@@ -139,7 +139,7 @@ void mk_vcpu_close(struct mk_vcpu *c)
 
 /* --- registers --- */
 
-struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c)
+struct kvm_regs *mk_vcpu_get_regs(struct mk_vcpu *c)
 {
     if (c->regs_known)
         return &c->regs;
@@ -148,7 +148,7 @@ struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c)
     return &c->regs;
 }
 
-int mk_vcpu_state(struct mk_vcpu *c, struct kvm_sync_regs *state)
+int mk_vcpu_get_state(struct mk_vcpu *c, struct kvm_sync_regs *state)
 {
     const uint64_t all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
     if (c->synced == all || c->run->kvm_dirty_regs == all) { /* what was set counts already */
@@ -157,8 +157,8 @@ int mk_vcpu_state(struct mk_vcpu *c, struct kvm_sync_regs *state)
     }
     if (c->kvm->sync_state)
         c->run->kvm_valid_regs = all; /* from the next exit on */
-    state->regs = *mk_vcpu_regs(c);
-    if (mk_vcpu_sregs(c, &state->sregs) < 0)
+    state->regs = *mk_vcpu_get_regs(c);
+    if (mk_vcpu_get_sregs(c, &state->sregs) < 0)
         return -1;
     return mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &state->events);
 }
@@ -207,14 +207,14 @@ int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs)
     return 0;
 }
 
-int mk_vcpu_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
+int mk_vcpu_get_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
 {
     return mk_ioctl(c->fd, KVM_GET_SREGS, sregs);
 }
 
-int mk_vcpu_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
+int mk_vcpu_get_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
 {
-    if (mk_vcpu_sregs(c, sregs) < 0)
+    if (mk_vcpu_get_sregs(c, sregs) < 0)
         return -1;
     if (c->assist)
         c->assist->show_sregs(c, sregs);
@@ -250,7 +250,7 @@ void mk_vcpu_complete(struct mk_vcpu *c)
     c->incomplete = mk_vcpu_enter(c, true) == 0; /* an access in parts has more of them */
 }
 
-bool mk_vcpu_has_collected(const struct mk_vcpu *c)
+bool mk_vcpu_has_coalesced(const struct mk_vcpu *c)
 {
     return c->ring && __atomic_load_n(&c->ring->first, __ATOMIC_RELAXED) !=
                           __atomic_load_n(&c->ring->last, __ATOMIC_RELAXED);

@@ -21,17 +21,17 @@ struct mk_vcpu;
 
 #define MK_EXIT_KINDS 40
 
-enum {                   /* requests */
-       MK_REQ_STOP = 1,  /* end the run; the reason is in `stop` */
-       MK_REQ_WAKE = 2,  /* input, a timer or an interrupt arrived: look again */
-       MK_REQ_WHERE = 4, /* put RIP into `where` */
+enum {                    /* requests */
+       MK_REQ_STOP = 1,   /* end the run; the reason is in `stop` */
+       MK_REQ_WAKE = 2,   /* input, a timer or an interrupt arrived: look again */
+       MK_REQ_SAMPLE = 4, /* put RIP into `sampled_rip` */
 };
 
 struct mk_end {
     enum mk_reason reason;
     int64_t code;
     bool whole_vm;
-    bool goes_on; /* for a wait of the script, which will run it again: its line is not over */
+    bool resumable; /* for a wait of the script, which will run it again: its line is not over */
     char text[400];
 };
 
@@ -102,7 +102,7 @@ struct mk_vcpu {
     bool running;
     pthread_t thread;
     _Atomic bool awake; /* in its run loop, and not asleep */
-    struct mk_kick_watch kicks;
+    struct mk_kick_handler kicks;
     _Atomic uint32_t requests;
     _Atomic int stop_reason; /* enum mk_reason of MK_REQ_STOP */
 
@@ -116,11 +116,11 @@ struct mk_vcpu {
         uint64_t row_began, hold_until; /* mk_now() times */
     } irq;
 
-    bool msr_refused;       /* the access being served raises #GP in the guest */
-    _Atomic uint64_t where; /* answer to MK_REQ_WHERE */
-    uint64_t last_rip;      /* at the exit before this one */
-    bool in_access;         /* an access to a port or to memory is being served */
-    bool incomplete;        /* the last exit's access is completed by the next KVM_RUN */
+    bool msr_refused;             /* the access being served raises #GP in the guest */
+    _Atomic uint64_t sampled_rip; /* answer to MK_REQ_SAMPLE */
+    uint64_t last_rip;            /* at the exit before this one */
+    bool in_access;               /* an access to a port or to memory is being served */
+    bool incomplete;              /* the last exit's access is completed by the next KVM_RUN */
     unsigned waits;  /* handlers that wait, one inside the other: an access is being served */
     bool regs_known; /* `regs` is what the vCPU has */
     uint64_t synced; /* KVM_SYNC_X86_* parts of run->s.regs that KVM filled in last */
@@ -157,28 +157,28 @@ void mk_vcpu_end_va(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool
                     const char *fmt, va_list ap);
 
 /* Registers; for the thread that runs the vCPU, or when none does. -1 with errno on failure. */
-struct kvm_regs *mk_vcpu_regs(struct mk_vcpu *c);
+struct kvm_regs *mk_vcpu_get_regs(struct mk_vcpu *c);
 int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
-int mk_vcpu_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
+int mk_vcpu_get_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
 int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
 /* System registers as the guest has set them: an assist may keep some of them from KVM. */
-int mk_vcpu_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
+int mk_vcpu_get_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
 int mk_vcpu_set_guest_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
 
 /* Registers, system registers and pending events together, at an exit. They travel in the memory
  * shared with KVM where it can do that: on some hosts an ioctl costs as much as a third of an exit.
  * What is set takes effect at the next entry. */
-int mk_vcpu_state(struct mk_vcpu *c, struct kvm_sync_regs *state);
+int mk_vcpu_get_state(struct mk_vcpu *c, struct kvm_sync_regs *state);
 int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state);
 
 /* Any thread: KVM holds output that it collected. */
-bool mk_vcpu_has_collected(const struct mk_vcpu *c);
+bool mk_vcpu_has_coalesced(const struct mk_vcpu *c);
 
 /* KVM_RUN, without entering the guest when `only_complete`; -1 with errno as from the ioctl. */
 int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete);
 
 /* Lets a port or memory read whose data was supplied take effect, so that the registers are those
- * after the instruction. A vCPU that runs looks around next. */
+ * after the instruction. A vCPU that runs handles events next. */
 void mk_vcpu_complete(struct mk_vcpu *c);
 
 #endif

@@ -8,7 +8,7 @@
 
 /* A program may handle Ctrl-C on another thread than the one that waits: then nothing wakes this
  * one, and it looks by itself so often. */
-#define LOOK_NS UINT64_C(1000000000)
+#define POLL_NS UINT64_C(1000000000)
 
 static void lock(const struct mk_wait *wait)
 {
@@ -45,8 +45,8 @@ static void sleep_until(const struct mk_wait *wait, uint64_t now, uint64_t until
                         const sigset_t *mask)
 {
     uint64_t ns = until - now;
-    if (wait->interrupted && ns > LOOK_NS)
-        ns = LOOK_NS;
+    if (wait->interrupted && ns > POLL_NS)
+        ns = POLL_NS;
     struct timespec ts = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
     ppoll(NULL, 0, until == UINT64_MAX && !wait->interrupted ? NULL : &ts, mask);
 }

@@ -80,7 +80,7 @@ static void grant(struct cap *cap, size_t size, bool is_new)
     cap->refused = 0;
     if (!is_new || (cap->used <= cap->soft && !cap->raised))
         return;
-    lua_State *L = mk_lua_innermost(cap->lua->base);
+    lua_State *L = mk_lua_running(cap->lua->base);
     if (!lua_gethook(L))
         lua_sethook(L, look_into_it, LUA_MASKCOUNT, 1);
 }
@@ -121,14 +121,14 @@ static void set_cap(lua_State *L, size_t limit)
     struct cap *cap = cap_of(L);
     lua_gc(L, LUA_GCCOLLECT);
     if (in_use(L) > limit)
-        mk_misuse(L,
-                  "kvm.limit: %zu bytes are in use already, more than the %zu that 'memory' "
-                  "allows",
-                  in_use(L), limit);
+        mk_lua_error(L,
+                     "kvm.limit: %zu bytes are in use already, more than the %zu that 'memory' "
+                     "allows",
+                     in_use(L), limit);
     if (!cap) {
         cap = calloc(1, sizeof(*cap));
         if (!cap)
-            mk_misuse(L, "kvm.limit: out of memory");
+            mk_lua_error(L, "kvm.limit: out of memory");
         cap->below = lua_getallocf(L, &cap->ud);
         cap->lua = mk_lua_get(L);
         cap->used = in_use(L);

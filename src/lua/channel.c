@@ -105,10 +105,10 @@ int mk_channel_send(lua_State *L, struct mk_channel *c, int end)
     int count = lua_gettop(L) - 1;
     struct mk_bytes *b = mk_push_bytes(L);
     if (!mk_values_write(L, 2, count, "send: argument", b, &err))
-        return err.code == EINVAL ? mk_misuse(L, "%s", err.text) : mk_push_err(L, &err);
+        return err.code == EINVAL ? mk_lua_error(L, "%s", err.text) : mk_push_err(L, &err);
     struct mk_message *m = malloc(sizeof(*m) + b->length);
     if (!m)
-        return mk_misuse(L, "send: out of memory");
+        return mk_lua_error(L, "send: out of memory");
     m->next = NULL;
     m->length = b->length;
     memcpy(m->bytes, b->data, b->length);

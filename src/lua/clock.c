@@ -66,7 +66,7 @@ static void fire(void *ctx, uint64_t now)
 {
     (void)now;
     struct timer *t = ctx;
-    if (mk_lua_call(t->v, 0, "a timer's function", call, t) != MK_CALL_NOT)
+    if (mk_lua_call(t->v, 0, "a timer's function", call, t) != MK_CALL_REFUSED)
         mk_lua_call(t->v, 0, NULL, rearm_or_release, t);
 }
 

@@ -149,9 +149,9 @@ static int console_write(lua_State *L)
     const char *text = luaL_checklstring(L, 2, &length);
     int cpu = mk_lua_handler_cpu(v);
     if (cpu < 0)
-        return mk_misuse(L,
-                         "console:write: only a handler of the vm prints for its guest: a script "
-                         "has print and io.write");
+        return mk_lua_error(
+            L, "console:write: only a handler of the vm prints for its guest: a script "
+               "has print and io.write");
     mk_lua_flush_output(); /* what the handler printed before */
     mk_console_write(&v->vm.m.console, &v->vm.cpu[cpu].cpu, text, length);
     mk_console_flush(&v->vm.m.console); /* before what it prints next */

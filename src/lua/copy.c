@@ -208,7 +208,7 @@ static bool is_key(lua_State *L)
            (type == LUA_TNUMBER && lua_tonumber(L, -1) == lua_tonumber(L, -1)); /* not NaN */
 }
 
-/* A count is believed only as far as bytes for so many values are there. */
+/* A count is trusted only as far as bytes for so many values are there. */
 static int at_most(uint32_t count, size_t left)
 {
     size_t hint = count < left ? count : left;

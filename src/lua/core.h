@@ -44,14 +44,15 @@ struct mk_lua {
     lua_State *main;
     lua_State *volatile base; /* where the holder's call began: `main`, or a vCPU's coroutine */
     volatile bool away;       /* the script's thread gave up the lock; for that thread's signals */
-    _Atomic bool ending;      /* the script shall end: mk_guard_end_script() */
+    _Atomic bool ending;      /* the script shall end: mk_watchdog_end_script() */
     uint64_t handler_most;    /* what limits.handler can be at the most */
     bool last_resort;         /* a handler that nothing can end ends the process */
     struct mk_script *script; /* the script's own time; NULL: it has none */
     void (*on_close)(struct mk_lua *lua); /* it goes with the state */
-    char ended[400];                 /* of a handler that was ended because the script shall end */
-    struct mk_guard *volatile guard; /* of the call that is in progress; NULL: it has no limit */
-    lua_Hook script_hook;            /* the C side of debug.sethook() */
+    char ended[400]; /* of a handler that was ended because the script shall end */
+    struct mk_watchdog
+        *volatile watchdog; /* of the call that is in progress; NULL: it has no limit */
+    lua_Hook script_hook;   /* the C side of debug.sethook() */
     struct mk_kvm kvm;
     bool kvm_open;
 };
@@ -74,7 +75,7 @@ struct mk_lua_cpu {
     unsigned depth; /* handlers in progress, one inside the other */
     bool waits;     /* the innermost one has given the Lua lock up */
     struct mk_frame *frame;
-    struct mk_guard guard;
+    struct mk_watchdog watchdog;
     const char *what; /* "the trace function"; NULL: as the exit says */
     const char *set; /* a register that the script has set since the last run or load; NULL: none */
     char *traceback; /* of the handler that failed */
@@ -100,9 +101,9 @@ struct mk_lua_vm {
     struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
     uint64_t call_orders;               /* hypercall handlers that were ever made */
     int line_ref, trace_ref, decide_ref;
-    lua_State *opener;    /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
-    _Atomic int none_ref; /* on_unhandled */
-    uint64_t none_hits;
+    lua_State *opener; /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
+    _Atomic int unhandled_ref; /* on_unhandled */
+    uint64_t unhandled_hits;
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
     unsigned file_count;
     int output_file; /* opened by console:output(); 0: none */
@@ -126,27 +127,27 @@ struct mk_lua *mk_lua_get(lua_State *L);
 /* The coroutine that the innermost function of L, one of C, resumes; NULL: none. */
 lua_State *mk_lua_resumed(lua_State *L);
 /* The coroutine that runs, when `L` is where the call began. */
-lua_State *mk_lua_innermost(lua_State *L);
+lua_State *mk_lua_running(lua_State *L);
 /* Takes the lock when it is free; gives it up. */
-bool mk_lua_take(struct mk_lua *lua);
-void mk_lua_give_up(struct mk_lua *lua);
+bool mk_lua_trylock(struct mk_lua *lua);
+void mk_lua_unlock(struct mk_lua *lua);
 
 /* Around what blocks: gives the lock up; what `turn` keeps belongs to the call that comes back. */
-struct mk_turn {
+struct mk_lua_context {
     lua_State *base;
-    struct mk_guard *guard;
+    struct mk_watchdog *watchdog;
     struct mk_lua_cpu *handler;
 };
-void mk_lua_release(struct mk_lua *lua, struct mk_turn *turn);
+void mk_lua_begin_blocking(struct mk_lua *lua, struct mk_lua_context *context);
 /* What the script printed (C's stdout) goes on its way, before what guests print now. */
 void mk_lua_flush_output(void);
-void mk_lua_acquire(struct mk_lua *lua, const struct mk_turn *turn);
+void mk_lua_end_blocking(struct mk_lua *lua, const struct mk_lua_context *context);
 /* Has Ctrl-C come, now or before the blocking call began with hook `before`? */
 bool mk_lua_interrupted(const struct mk_lua *lua, lua_Hook before);
 /* The vCPU of `v` whose handler runs, -1 outside one. */
 int mk_lua_handler_cpu(const struct mk_lua_vm *v);
 /* Raises when called inside a handler. */
-void mk_lua_no_handler(lua_State *L, const char *what);
+void mk_check_outside_handler(lua_State *L, const char *what);
 
 /* The wait of every function that blocks: gives the Lua lock up until wait->done() says true, or
  * `ns` have passed, or Ctrl-C came. True when it is done. In a handler it waits on the vCPU's
@@ -160,13 +161,13 @@ bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait);
  * reads its results: all of it in one protected call, because an error outside of one would go on
  * in the main thread's frame. What fails ends the VM with message and traceback. `what` names the
  * handler in messages; NULL: it is that of the exit being served. */
-enum mk_called {
-    MK_CALL_NOT, /* the VM is being closed */
+enum mk_call_result {
+    MK_CALL_REFUSED, /* the VM is being closed */
     MK_CALL_DONE,
     MK_CALL_FAILED, /* the VM ends */
 };
-enum mk_called mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what, lua_CFunction body,
-                           void *ctx);
+enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
+                                lua_CFunction body, void *ctx);
 /* In a body: pushes handler `ref`. */
 void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref);
 /* No handler is called any more once one has failed. */
@@ -175,12 +176,12 @@ static inline bool mk_lua_failed(const struct mk_lua_vm *v, unsigned cpu)
     return v->vm.cpu[cpu].end.reason == MK_ERROR;
 }
 /* Ends the VM because a handler answered with nonsense. */
-void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PRINTF(3, 4);
+void mk_lua_bad_answer(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PRINTF(3, 4);
 
 /* Argument checks: the object itself, and that it is still open. */
 struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
 /* Raises when a reset that failed left the VM without vCPUs. */
-void mk_need_cpus(lua_State *L, const struct mk_lua_vm *v);
+void mk_check_cpus(lua_State *L, const struct mk_lua_vm *v);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);
@@ -189,9 +190,9 @@ uint64_t mk_opt_seconds(lua_State *L, int index);
 /* "script.lua:12": the innermost line of the script's own. Allocates nothing. */
 void mk_lua_where(lua_State *L, char *text, size_t size);
 /* Pushes the script's place, "file:line: ", below minikvm's own Lua parts. */
-void mk_lua_blame_line(lua_State *L);
+void mk_push_where(lua_State *L);
 /* luaL_error() that blames the script's line, not one of minikvm's own Lua parts. */
-int mk_misuse(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
+int mk_lua_error(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
 /* luaL_checkstring() of what C reads up to its NUL, such as a path: one inside raises. */
 const char *mk_check_cstring(lua_State *L, int index);
 /* The reason and the information table of a VM that ended: 2. */
@@ -206,7 +207,7 @@ const char *mk_string_field(lua_State *L, int index, const char *key, size_t *le
 void mk_set_integer(lua_State *L, const char *key, uint64_t value);
 void mk_set_string(lua_State *L, const char *key, const char *value);
 /* Raises when the VM runs; `what` was called. */
-void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
+void mk_check_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
 /* Keeps a function in the VM's handler table, its user value, which also holds the children by
  * name; returns its reference. */
 int mk_lua_ref(lua_State *L, int vm_index, int function_index);

@@ -1,8 +1,8 @@
 /* coroutine.c - coroutine.wrap and xpcall that know of guards (limit.h), for Lua states of our own:
  * those of the program and of workers. What `require` is called in keeps its own.
  *
- * They do what Lua's do (lcorolib.c, lbaselib.c), but for an error of the guard's hook: hooks are
- * off in what handles it, which could then go on for ever. So xpcall() does not hand it to the
+ * They do what Lua's do (lcorolib.c, lbaselib.c), but for an error of the watchdog's hook: hooks
+ * are off in what handles it, which could then go on for ever. So xpcall() does not hand it to the
  * script's message handler, and a coroutine that it ended is not closed. Belongs to the holder of
  * the Lua lock. */
 #include "lua/core.h"
@@ -14,7 +14,7 @@ static struct mk_lua *lua_of(lua_State *L)
 
 static bool is_due(const struct mk_lua *lua)
 {
-    return lua->guard && lua->guard->due;
+    return lua->watchdog && lua->watchdog->due;
 }
 
 /* As in lcorolib.c: the number of results moved to L, or -1 with a message. */

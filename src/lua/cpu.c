@@ -86,20 +86,21 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPU);
     const struct box *box = lua_touserdata(L, 1);
-    mk_need_cpus(L, v);
-    if (!mk_vm_wait(&v->vm, 0) && v->lua->handler != &v->cpu[box->index] && !mk_vm_paused(&v->vm))
-        mk_misuse(L,
-                  "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
-                  "handler of this cpu",
-                  (int)box->index, v->vm.name);
+    mk_check_cpus(L, v);
+    if (!mk_vm_wait(&v->vm, 0) && v->lua->handler != &v->cpu[box->index] &&
+        !mk_vm_is_paused(&v->vm))
+        mk_lua_error(L,
+                     "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
+                     "handler of this cpu",
+                     (int)box->index, v->vm.name);
     *vm = v;
     return &v->vm.cpu[box->index];
 }
 
 static void read_sregs(lua_State *L, struct mk_vcpu *c, struct kvm_sregs *s)
 {
-    if (mk_vcpu_guest_sregs(c, s) < 0)
-        mk_misuse(L, "KVM does not tell the system registers");
+    if (mk_vcpu_get_guest_sregs(c, s) < 0)
+        mk_lua_error(L, "KVM does not tell the system registers");
 }
 
 static uint64_t load(const void *base, const struct field *f)
@@ -124,7 +125,7 @@ static void store(void *base, const struct field *f, uint64_t value)
 static struct kvm_regs seen_regs(struct mk_vcpu *c)
 {
     uint64_t rip = mk_access_rip(c, true);
-    struct kvm_regs regs = *mk_vcpu_regs(c);
+    struct kvm_regs regs = *mk_vcpu_get_regs(c);
     regs.rip = rip;
     return regs;
 }
@@ -140,7 +141,7 @@ static int cpu_index(lua_State *L)
     const struct field *f = FIND(registers, name);
     struct kvm_sregs s;
     if (f) {
-        struct kvm_regs regs = f->offset == REG(rip) ? seen_regs(c) : *mk_vcpu_regs(c);
+        struct kvm_regs regs = f->offset == REG(rip) ? seen_regs(c) : *mk_vcpu_get_regs(c);
         lua_pushinteger(L, (lua_Integer)load(&regs, f));
         return 1;
     }
@@ -170,12 +171,12 @@ static uint64_t read_descriptor(lua_State *L, const struct mk_lua_vm *v, const s
     uint64_t bytes = 0;
     struct mk_walk w = mk_walk(&v->vm.m.mem, s, s->gdt.base + (selector & 0xfff8));
     if (selector & 4)
-        mk_misuse(L, "%s = 0x%x: it names an entry of the LDT; set it with cpu:set_sregs", name,
-                  selector);
+        mk_lua_error(L, "%s = 0x%x: it names an entry of the LDT; set it with cpu:set_sregs", name,
+                     selector);
     if ((selector & 0xfff8u) + 7 > s->gdt.limit || !w.present ||
         !mk_mem_read(&v->vm.m.mem, w.address, &bytes, 8))
-        mk_misuse(L, "%s = 0x%x: the GDT at 0x%llx, limit 0x%x, has no such entry", name, selector,
-                  (unsigned long long)s->gdt.base, s->gdt.limit);
+        mk_lua_error(L, "%s = 0x%x: the GDT at 0x%llx, limit 0x%x, has no such entry", name,
+                     selector, (unsigned long long)s->gdt.base, s->gdt.limit);
     return bytes;
 }
 
@@ -187,14 +188,14 @@ static void store_segment(lua_State *L, const struct mk_lua_vm *v, struct kvm_sr
     struct kvm_segment *segment = (struct kvm_segment *)((char *)s + f->offset);
     uint16_t selector = (uint16_t)value;
     if (value > 0xffff)
-        mk_misuse(L, "%s = 0x%llx: a selector has 16 bits", f->name, (unsigned long long)value);
+        mk_lua_error(L, "%s = 0x%llx: a selector has 16 bits", f->name, (unsigned long long)value);
     if (!(s->cr0 & MK_CR0_PE)) {
         segment->selector = selector;
         segment->base = (uint64_t)selector << 4;
     } else if (selector < 4) {
         *segment = (struct kvm_segment){ .selector = selector, .unusable = 1 };
     } else {
-        *segment = mk_descriptor(selector, read_descriptor(L, v, s, f->name, selector));
+        *segment = mk_descriptor_decode(selector, read_descriptor(L, v, s, f->name, selector));
     }
 }
 
@@ -211,8 +212,8 @@ static void check_settable(lua_State *L, const struct mk_vcpu *c)
 {
     bool in = serves(c, KVM_EXIT_IO, true);
     if (in || serves(c, KVM_EXIT_MMIO, true))
-        mk_misuse(L, "registers cannot be set while %s waits for its answer",
-                  in ? "an IN" : "a read of memory");
+        mk_lua_error(L, "registers cannot be set while %s waits for its answer",
+                     in ? "an IN" : "a read of memory");
 }
 
 static int cpu_newindex(lua_State *L)
@@ -227,7 +228,7 @@ static int cpu_newindex(lua_State *L)
     if (f) {
         if (f->offset == REG(rip) && serves(c, KVM_EXIT_IO, false))
             mk_vcpu_complete(c); /* KVM would skip an OUT that it finds RIP at */
-        struct kvm_regs regs = *mk_vcpu_regs(c);
+        struct kvm_regs regs = *mk_vcpu_get_regs(c);
         store(&regs, f, value);
         rc = mk_vcpu_set_regs(c, &regs);
     } else {
@@ -242,8 +243,8 @@ static int cpu_newindex(lua_State *L)
         rc = mk_vcpu_set_guest_sregs(c, &s);
     }
     if (rc < 0)
-        return mk_misuse(L, "KVM refuses %s = %lld", name, (long long)value);
-    mk_vm_touch(&v->vm, c->cpu.index);
+        return mk_lua_error(L, "KVM refuses %s = %lld", name, (long long)value);
+    mk_vm_set_ready(&v->vm, c->cpu.index);
     v->cpu[c->cpu.index].set = f->name;
     return 0;
 }
@@ -378,8 +379,8 @@ static int set_sregs(lua_State *L)
     take_table(L, "gdt", &s.gdt);
     take_table(L, "idt", &s.idt);
     if (mk_vcpu_set_guest_sregs(c, &s) < 0)
-        return mk_misuse(L, "cpu:set_sregs: KVM refuses these system registers");
-    mk_vm_touch(&v->vm, c->cpu.index);
+        return mk_lua_error(L, "cpu:set_sregs: KVM refuses these system registers");
+    mk_vm_set_ready(&v->vm, c->cpu.index);
     return 0;
 }
 

@@ -41,7 +41,7 @@ static int set_cpuid(lua_State *L)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPUID);
     struct mk_err err;
     size_t count = lua_rawlen(L, 2);
-    mk_need_stopped(L, v, "cpuid");
+    mk_check_stopped(L, v, "cpuid");
     struct kvm_cpuid2 *list =
         lua_newuserdatauv(L, sizeof(*list) + count * sizeof(list->entries[0]), 0);
     *list = (struct kvm_cpuid2){ .nent = (uint32_t)count };
@@ -51,10 +51,10 @@ static int set_cpuid(lua_State *L)
         lua_pop(L, 1);
     }
     if (v->vm.state != MK_VM_IDLE)
-        return mk_misuse(L,
-                         "vm \"%s\" has run: its CPUID can be changed before that, or after "
-                         "reset()",
-                         v->vm.name);
+        return mk_lua_error(L,
+                            "vm \"%s\" has run: its CPUID can be changed before that, or after "
+                            "reset()",
+                            v->vm.name);
     if (mk_vm_set_cpuid(&v->vm, list, &err) < 0)
         return mk_push_err(L, &err);
     lua_pushboolean(L, true);

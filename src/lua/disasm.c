@@ -84,7 +84,7 @@ int mk_lua_disassemble(lua_State *L)
     lua_newtable(L);
     luaL_checkstack(L, 4, NULL);
     if (!load_library(&cs) || cs.open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
-        return mk_misuse(L, "%s, the disassembler, cannot be loaded", NAME(CS_API_MAJOR));
+        return mk_lua_error(L, "%s, the disassembler, cannot be loaded", NAME(CS_API_MAJOR));
     cs_insn *insn = cs.malloc(handle);
     for (lua_Integer i = 1; insn && cs.disasm_iter(handle, &bytes, &length, &address, insn); i++) {
         push_instruction(L, insn);

@@ -29,10 +29,11 @@ static enum mk_verdict take_answer(lua_State *co, const struct question *q)
     else if (!lua_isboolean(co, -1))
         verdict = -1;
     if (verdict < 0)
-        mk_misuse(co,
-                  "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
-                  "nothing",
-                  lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : luaL_typename(co, -1));
+        mk_lua_error(co,
+                     "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
+                     "nothing",
+                     lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1)
+                                                     : luaL_typename(co, -1));
     return (enum mk_verdict)verdict;
 }
 
@@ -96,7 +97,8 @@ struct mk_policy *mk_files_field(lua_State *L, int options)
     lua_getfield(L, options, "files");
     struct files *f = luaL_testudata(L, -1, MK_FILES);
     if (!lua_isnil(L, -1) && (!f || !f->policy))
-        mk_misuse(L, "kvm.vm: option 'files': expected a file policy that is open, as kvm.files{} "
+        mk_lua_error(L,
+                     "kvm.vm: option 'files': expected a file policy that is open, as kvm.files{} "
                      "makes it");
     lua_pop(L, 1);
     return f ? f->policy : NULL;
@@ -172,7 +174,7 @@ static int new_files(lua_State *L)
 static int files_close(lua_State *L)
 {
     struct files *f = luaL_checkudata(L, 1, MK_FILES);
-    mk_policy_drop(f->policy);
+    mk_policy_unref(f->policy);
     f->policy = NULL;
     return 0;
 }
@@ -223,9 +225,9 @@ static int files_audit(lua_State *L)
     struct mk_fsbox *box = check_box(L);
     struct mk_file_entry e;
     if (!box->audit)
-        return mk_misuse(L, "audit: the file policy was made without audit = true");
+        return mk_lua_error(L, "audit: the file policy was made without audit = true");
     lua_newtable(L);
-    for (uint64_t i = 0; mk_fsbox_entry(box, i, &e); i++) {
+    for (uint64_t i = 0; mk_fsbox_log_entry(box, i, &e); i++) {
         push_entry(L, &e);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }

@@ -12,13 +12,13 @@ int mk_lua_handler_cpu(const struct mk_lua_vm *v)
     return handler && handler->v == v ? (int)(handler - v->cpu) : -1;
 }
 
-void mk_lua_no_handler(lua_State *L, const char *what)
+void mk_check_outside_handler(lua_State *L, const char *what)
 {
     if (mk_lua_get(L)->handler)
-        mk_misuse(L,
-                  "%s would block inside a handler: a guest is waiting for its answer; set a "
-                  "variable here and do it after the run, or in another thread's turn",
-                  what);
+        mk_lua_error(L,
+                     "%s would block inside a handler: a guest is waiting for its answer; set a "
+                     "variable here and do it after the run, or in another thread's turn",
+                     what);
 }
 
 static bool wait_for_turn(struct mk_lua_vm *v)
@@ -27,7 +27,7 @@ static bool wait_for_turn(struct mk_lua_vm *v)
     bool mine = false;
     pthread_mutex_lock(&lua->mutex);
     lua->handler_waits++;
-    while (!v->closing && !(mine = !lua->script_waits && mk_lua_take(lua)))
+    while (!v->closing && !(mine = !lua->script_waits && mk_lua_trylock(lua)))
         pthread_cond_wait(&lua->handler_turn, &lua->mutex);
     lua->handler_waits--;
     if (!mine && !lua->held && lua->handler_waits) /* pass on the turn that woke us */
@@ -41,7 +41,7 @@ static bool acquire_for_handler(struct mk_lua_vm *v)
     struct mk_lua *lua = v->lua;
     if (atomic_load_explicit(&v->closing, memory_order_relaxed))
         return false;
-    return (!lua->script_waits && mk_lua_take(lua)) || wait_for_turn(v);
+    return (!lua->script_waits && mk_lua_trylock(lua)) || wait_for_turn(v);
 }
 
 /* --- waiting --- */
@@ -69,31 +69,31 @@ static bool wait_as_script(struct mk_lua *lua, uint64_t ns, const struct mk_wait
 static bool wait_as_handler(struct mk_lua_cpu *lc, uint64_t ns, const struct mk_wait *wait)
 {
     struct mk_vcpu *c = &lc->v->vm.cpu[lc - lc->v->cpu];
-    struct mk_guard before;
+    struct mk_watchdog before;
     uint64_t began = mk_now();
     enum mk_reason reason = MK_RUNNING;
-    mk_guard_suspend(&lc->guard, &before);
+    mk_watchdog_suspend(&lc->watchdog, &before);
     bool over = mk_vcpu_wait(c, mk_time_in(ns), wait, &reason);
-    mk_guard_resume(&lc->guard, &before, mk_now() - began, reason);
+    mk_watchdog_resume(&lc->watchdog, &before, mk_now() - began, reason);
     return over;
 }
 
 bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait)
 {
     struct mk_lua *lua = mk_lua_get(L);
-    struct mk_turn turn;
+    struct mk_lua_context context;
     struct mk_lua_vm *v = lua->handler ? lua->handler->v : NULL;
     if (ns == 0)
         return mk_wait(wait, 0);
     if (v)
         v->waiting++;
-    mk_lua_release(lua, &turn);
-    bool over = v ? wait_as_handler(turn.handler, ns, wait) : wait_as_script(lua, ns, wait);
-    mk_lua_acquire(lua, &turn);
+    mk_lua_begin_blocking(lua, &context);
+    bool over = v ? wait_as_handler(context.handler, ns, wait) : wait_as_script(lua, ns, wait);
+    mk_lua_end_blocking(lua, &context);
     if (v)
         v->waiting--;
-    if (v && turn.guard->due)
-        mk_guard_arm(L);
+    if (v && context.watchdog->due)
+        mk_watchdog_arm(L);
     return over;
 }
 
@@ -114,7 +114,7 @@ void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref)
     lua_xmove(v->anchor, co, 1);
 }
 
-void mk_lua_blame(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)
+void mk_lua_bad_answer(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)
 {
     char text[300];
     va_list ap;
@@ -135,75 +135,75 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
         v->cpu[cpu].traceback = strdup(trace);
     const char *end = strstr(trace, "\nstack traceback:");
     mk_limit_describe(v, cpu);
-    if (!mk_limit_blame(v, cpu, trace))
-        mk_lua_blame(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
+    if (!mk_limit_end_vm(v, cpu, trace))
+        mk_lua_bad_answer(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
     lua_pop(co, 1);
 }
 
 /* The lock, and room on the coroutine's stack, which has plenty while nothing runs on it. A handler
  * inside another one has the lock, unless that one waits. */
-static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_turn *outer)
+static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_lua_context *outer)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
-    *outer = (struct mk_turn){ .handler = lc->depth && !lc->waits ? lc : NULL };
+    *outer = (struct mk_lua_context){ .handler = lc->depth && !lc->waits ? lc : NULL };
     if (!outer->handler && v->vm.cpu[cpu].cpu.printed)
         mk_vcpu_finish_output(&v->vm.cpu[cpu]); /* before what the script prints */
     if (!outer->handler && !acquire_for_handler(v))
         return false;
     outer->base = v->lua->base;
-    outer->guard = v->lua->guard;
+    outer->watchdog = v->lua->watchdog;
     v->lua->handler = lc;
     lc->depth++;
     return true;
 }
 
-static void leave(struct mk_lua_vm *v, unsigned cpu, const struct mk_turn *outer)
+static void leave(struct mk_lua_vm *v, unsigned cpu, const struct mk_lua_context *outer)
 {
     struct mk_lua *lua = v->lua;
     v->cpu[cpu].depth--;
     lua->base = outer->base;
-    lua->guard = outer->guard;
+    lua->watchdog = outer->watchdog;
     lua->handler = outer->handler;
     if (!outer->handler)
-        mk_lua_give_up(lua);
+        mk_lua_unlock(lua);
 }
 
 /* Nothing here but lua_pcall() can raise. */
-static enum mk_called call_protected(struct mk_lua_vm *v, unsigned cpu, lua_CFunction body,
-                                     void *ctx)
+static enum mk_call_result call_protected(struct mk_lua_vm *v, unsigned cpu, lua_CFunction body,
+                                          void *ctx)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
     lua_State *co = lc->co;
     if (lc->depth > 1 && !lua_checkstack(co, 4)) {
-        mk_lua_blame(v, cpu, "out of Lua stack");
+        mk_lua_bad_answer(v, cpu, "out of Lua stack");
         return MK_CALL_FAILED;
     }
     lua_pushcfunction(co, describe_error);
     int base = lua_gettop(co);
     lua_pushcfunction(co, body);
     lua_pushlightuserdata(co, ctx);
-    mk_guard_enter(v->lua, &lc->guard, co);
+    mk_watchdog_enter(v->lua, &lc->watchdog, co);
     int rc = lua_pcall(co, 1, 0, base);
-    mk_lua_flush_output(); /* under the guard: nobody may read it */
-    mk_guard_leave(&lc->guard, co);
+    mk_lua_flush_output(); /* under the watchdog: nobody may read it */
+    mk_watchdog_leave(&lc->watchdog, co);
     if (rc != LUA_OK)
         handler_failed(v, cpu);
     lua_settop(co, base - 1); /* a script that got hold of it finds it dead */
     return rc == LUA_OK ? MK_CALL_DONE : MK_CALL_FAILED;
 }
 
-enum mk_called mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what, lua_CFunction body,
-                           void *ctx)
+enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
+                                lua_CFunction body, void *ctx)
 {
     struct mk_lua_cpu *lc = &v->cpu[cpu];
-    struct mk_turn outer;
+    struct mk_lua_context outer;
     if (!enter(v, cpu, &outer))
-        return MK_CALL_NOT;
+        return MK_CALL_REFUSED;
     bool waits = lc->waits;
     const char *before = lc->what;
     lc->waits = false;
     lc->what = what;
-    enum mk_called called = call_protected(v, cpu, body, ctx);
+    enum mk_call_result called = call_protected(v, cpu, body, ctx);
     lc->what = before;
     lc->waits = waits;
     leave(v, cpu, &outer);

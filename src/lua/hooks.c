@@ -31,7 +31,7 @@ static int call_hook(lua_State *co)
 bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu)
 {
     return cpu->index < c->h->v->vm.cpus && !mk_lua_failed(c->h->v, cpu->index) &&
-           mk_lua_call(c->h->v, cpu->index, NULL, call_hook, c) != MK_CALL_NOT && c->called;
+           mk_lua_call(c->h->v, cpu->index, NULL, call_hook, c) != MK_CALL_REFUSED && c->called;
 }
 
 /* An access of the guest for a handler. */
@@ -90,16 +90,16 @@ static void take_value(struct access *a, lua_State *co)
     } else if (!lua_isinteger(co, -1)) {
         const char *type = luaL_typename(co, -1);
         const char *text = lua_tostring(co, -1);
-        mk_lua_blame(a->call.h->v, io->cpu->index,
-                     "read handler of %s 0x%llx answered %s%s%s: it "
-                     "must return an integer of 0 to 0x%llx",
-                     kind_of(io), at, type, text ? " " : "", text ? text : "",
-                     (unsigned long long)limit);
+        mk_lua_bad_answer(a->call.h->v, io->cpu->index,
+                          "read handler of %s 0x%llx answered %s%s%s: it "
+                          "must return an integer of 0 to 0x%llx",
+                          kind_of(io), at, type, text ? " " : "", text ? text : "",
+                          (unsigned long long)limit);
     } else if (value > limit) {
-        mk_lua_blame(a->call.h->v, io->cpu->index,
-                     "read handler of %s 0x%llx answered %lld: it "
-                     "does not fit in %u byte%s",
-                     kind_of(io), at, (long long)value, io->size, io->size > 1 ? "s" : "");
+        mk_lua_bad_answer(a->call.h->v, io->cpu->index,
+                          "read handler of %s 0x%llx answered %lld: it "
+                          "does not fit in %u byte%s",
+                          kind_of(io), at, (long long)value, io->size, io->size > 1 ? "s" : "");
     }
 }
 
@@ -157,7 +157,7 @@ static int call_tap(lua_State *co, struct mk_hook_call *c)
     return 0;
 }
 
-static void tell_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_t value)
+static void notify_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_t value)
 {
     struct access a = { .call = { h, h->read_ref, call_tap, false },
                         .io = io,
@@ -174,12 +174,12 @@ static uint64_t tap_in(void *self, struct mk_io *io)
 
 static void tap_read(void *self, struct mk_io *io, uint64_t value)
 {
-    tell_tap(self, io, true, value);
+    notify_tap(self, io, true, value);
 }
 
 static void tap_out(void *self, struct mk_io *io, uint64_t value)
 {
-    tell_tap(self, io, false, value);
+    notify_tap(self, io, false, value);
     io->passed = true;
 }
 
@@ -221,7 +221,8 @@ static int call_next(lua_State *L)
     struct mk_lua_cpu *lc = lua_touserdata(L, lua_upvalueindex(1));
     struct mk_frame *frame = lc->frame;
     if (!frame || !lc->depth)
-        return mk_misuse(L, "next() belongs to an access that is over: call it inside the handler");
+        return mk_lua_error(L,
+                            "next() belongs to an access that is over: call it inside the handler");
     int results = 1;
     if (frame->call)
         lua_pushinteger(L, frame->call(lc->v, frame));
@@ -230,7 +231,7 @@ static int call_next(lua_State *L)
     else
         results = next_write(L, frame);
     if (lc->v->vm.cpu[frame->io->cpu->index].end.reason == MK_ERROR)
-        return mk_misuse(L, "the handler beneath failed");
+        return mk_lua_error(L, "the handler beneath failed");
     return results;
 }
 
@@ -362,7 +363,7 @@ struct mk_range mk_check_range(lua_State *L, bool more_integers)
     struct mk_range r = range_argument(L, more_integers);
     struct mk_err err;
     if (mk_bus_check_room(r.bus, &err) < 0)
-        mk_misuse(L, "%s", err.text);
+        mk_lua_error(L, "%s", err.text);
     return r;
 }
 
@@ -379,7 +380,7 @@ static void check_free(lua_State *L, const struct mk_range *r, const char *owner
              "%s belongs to %s: use override() to go on top of it (wanted: %s "
              "for %s)",
              taken, other, wanted, owner);
-    mk_misuse(L, "%s", text);
+    mk_lua_error(L, "%s", text);
 }
 
 /* --- handles --- */
@@ -409,7 +410,7 @@ struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r)
 {
     struct mk_lua_hook *h = calloc(1, sizeof(*h));
     if (!h)
-        mk_misuse(L, "out of memory for a handler");
+        mk_lua_error(L, "out of memory for a handler");
     *h = (struct mk_lua_hook){
         .v = r->v, .bus = r->bus, .read_ref = LUA_NOREF, .write_ref = LUA_NOREF
     };
@@ -426,11 +427,11 @@ int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
     h->hook = mk_bus_hook(r->bus, r->first, r->last, ops, self, owner);
     if (!h->hook) {
         ops->retire(self);
-        return mk_misuse(L, "out of memory for a handler");
+        return mk_lua_error(L, "out of memory for a handler");
     }
     if (r->bus->space == MK_SPACE_MSRS && mk_vm_filter_msrs(&r->v->vm, &err) < 0) {
         mk_bus_unhook(r->bus, h->hook);
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     }
     *handle = (struct mk_handle){
         .remove = hook_remove, .count = hook_hits, .target = h, .prim = h->prim
@@ -459,11 +460,11 @@ static void check_handlers(lua_State *L, int index, char *owner, size_t size)
         const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
         bool name = strcmp(key, "name") == 0;
         if (!name && strcmp(key, "read") != 0 && strcmp(key, "write") != 0)
-            mk_misuse(L, "unknown handler '%s': there are 'read' and 'write'", key);
+            mk_lua_error(L, "unknown handler '%s': there are 'read' and 'write'", key);
         if (name && lua_type(L, -1) != LUA_TSTRING)
-            mk_misuse(L, "'name' is a %s, not a string", luaL_typename(L, -1));
+            mk_lua_error(L, "'name' is a %s, not a string", luaL_typename(L, -1));
         if (!name && !lua_isfunction(L, -1))
-            mk_misuse(L, "handler '%s' is a %s, not a function", key, luaL_typename(L, -1));
+            mk_lua_error(L, "handler '%s' is a %s, not a function", key, luaL_typename(L, -1));
         if (!name && !any)
             mk_describe_function(L, -1, owner, size);
         any |= !name;

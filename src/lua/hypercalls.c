@@ -63,10 +63,10 @@ static void take_answer(lua_State *co, const struct turn *t)
     if (lua_isinteger(co, -1) && (uint64_t)lua_tointeger(co, -1) <= UINT32_MAX)
         *t->value = (uint32_t)lua_tointeger(co, -1);
     else if (!lua_isnil(co, -1))
-        mk_lua_blame(t->v, t->frame.io->cpu->index,
-                     "hypercall 0x%02x answered a %s: it must "
-                     "return an integer of 0 to 0xffffffff, or nothing",
-                     t->frame.number, luaL_typename(co, -1));
+        mk_lua_bad_answer(t->v, t->frame.io->cpu->index,
+                          "hypercall 0x%02x answered a %s: it must "
+                          "return an integer of 0 to 0xffffffff, or nothing",
+                          t->frame.number, luaL_typename(co, -1));
 }
 
 /* The handler below the order in t->frame, if there is one. */
@@ -110,7 +110,7 @@ static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uin
                                  .number = number,
                                  .order = order,
                                  .above = lc->frame } };
-    enum mk_called called;
+    enum mk_call_result called;
     lc->frame = &t.frame;
     do {
         t.found = t.tap = false;
@@ -185,8 +185,9 @@ static uint8_t check_number(lua_State *L, const struct mk_lua_vm *v, int index, 
     if (or_name && lua_type(L, index) == LUA_TSTRING) {
         int number = named_call(v, lua_tostring(L, index));
         if (number < 0)
-            mk_misuse(L, "there is no hypercall \"%.40s\": define() it first, or give its number",
-                      lua_tostring(L, index));
+            mk_lua_error(L,
+                         "there is no hypercall \"%.40s\": define() it first, or give its number",
+                         lua_tostring(L, index));
         return (uint8_t)number;
     }
     lua_Integer number = luaL_checkinteger(L, index);
@@ -200,8 +201,8 @@ static void check_room(lua_State *L, const struct mk_lua_vm *v, uint8_t number)
     for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
         depth++;
     if (depth >= CALLS_MAX)
-        mk_misuse(L, "hypercall 0x%02x has %d handlers, the most there may be: remove() some",
-                  number, CALLS_MAX);
+        mk_lua_error(L, "hypercall 0x%02x has %d handlers, the most there may be: remove() some",
+                     number, CALLS_MAX);
 }
 
 static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call_kind kind,
@@ -215,7 +216,7 @@ static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call
     int ref = mk_lua_ref(L, vm_index, function);
     struct mk_call *call = malloc(sizeof(*call));
     if (!call)
-        return mk_misuse(L, "out of memory for a hypercall");
+        return mk_lua_error(L, "out of memory for a hypercall");
     *call = (struct mk_call){ .beneath = v->calls[number],
                               .order = ++v->call_orders,
                               .kind = kind,
@@ -237,10 +238,10 @@ static int hypercalls_define(lua_State *L)
     luaL_checktype(L, 4, LUA_TFUNCTION);
     for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
         if (call->kind == DEFINED)
-            return mk_misuse(L,
-                             "hypercall %d is defined already, as \"%s\": remove() its handle "
-                             "first, or override() it",
-                             (int)number, call->name);
+            return mk_lua_error(L,
+                                "hypercall %d is defined already, as \"%s\": remove() its handle "
+                                "first, or override() it",
+                                (int)number, call->name);
     return add_call(L, v, number, DEFINED, name, 4);
 }
 

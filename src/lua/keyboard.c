@@ -6,7 +6,7 @@ static struct mk_i8042 *check_keyboard(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_KEYBOARD);
     if (!v->vm.has_pic)
-        mk_misuse(L, "vm \"%s\" has no keyboard: create it with irqchip = \"pic\"", v->vm.name);
+        mk_lua_error(L, "vm \"%s\" has no keyboard: create it with irqchip = \"pic\"", v->vm.name);
     return &v->vm.keyboard;
 }
 

@@ -29,7 +29,7 @@ static void raise_due(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
     const struct mk_lua *lua = mk_lua_get(L);
-    struct mk_guard *g = lua->guard;
+    struct mk_watchdog *g = lua->watchdog;
     if (!g || !g->due) { /* left over in a coroutine from a call that has ended */
         lua_sethook(L, NULL, 0, 0);
         return;
@@ -45,7 +45,7 @@ static void raise_due(lua_State *L, lua_Debug *ar)
     lua_error(L);
 }
 
-void mk_guard_arm(lua_State *L)
+void mk_watchdog_arm(lua_State *L)
 {
     lua_sethook(L, raise_due, EVERY, 1);
 }
@@ -55,32 +55,32 @@ void mk_guard_arm(lua_State *L)
  * may be looked for, whose stacks would change meanwhile otherwise. Setting a hook walks all frames
  * of a stack: that of a deep recursion may take longer than there is between two signals. So it is
  * done again for the 1st, 2nd, 4th, 8th … signal alone, and the code gets on in between. */
-static void arm_all(struct mk_guard *g, lua_State *base)
+static void arm_all(struct mk_watchdog *g, lua_State *base)
 {
     unsigned before = g->armed++;
     if (before & (before - 1))
         return;
-    mk_guard_arm(base);
+    mk_watchdog_arm(base);
     for (lua_State *co = before ? mk_lua_resumed(base) : NULL; co; co = mk_lua_resumed(co))
-        mk_guard_arm(co);
+        mk_watchdog_arm(co);
 }
 
 /* The call is due: system calls that it blocks in return from the next signal on. */
-static void end_call(struct mk_guard *g, lua_State *base)
+static void end_call(struct mk_watchdog *g, lua_State *base)
 {
     if (!g->breaks)
-        mk_kick_break(true);
+        mk_kick_interrupt_syscalls(true);
     g->breaks = true;
     arm_all(g, base);
 }
 
-void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g)
+void mk_watchdog_end_script(struct mk_lua *lua, struct mk_watchdog *g)
 {
     atomic_store(&lua->ending, true);
     if (!lua->away)
         end_call(g, lua->base);
     else if (lua_gethook(lua->main) != raise_due)
-        mk_guard_arm(lua->main);
+        mk_watchdog_arm(lua->main);
 }
 
 /* --- guards --- */
@@ -96,7 +96,7 @@ static void set(_Atomic unsigned *field, unsigned value)
     atomic_store_explicit(field, value, memory_order_relaxed);
 }
 
-void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co)
+void mk_watchdog_enter(struct mk_lua *lua, struct mk_watchdog *g, lua_State *co)
 {
     unsigned depth = get(&g->depth);
     if (depth == 0) {
@@ -108,11 +108,11 @@ void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co)
         g->co = co;
     }
     lua->base = co;
-    lua->guard = g;
+    lua->watchdog = g;
     set(&g->depth, depth + 1);
 }
 
-void mk_guard_leave(struct mk_guard *g, lua_State *co)
+void mk_watchdog_leave(struct mk_watchdog *g, lua_State *co)
 {
     unsigned depth = get(&g->depth) - 1;
     set(&g->depth, depth);
@@ -120,11 +120,11 @@ void mk_guard_leave(struct mk_guard *g, lua_State *co)
         return;
     lua_sethook(co, NULL, 0, 0);
     if (g->breaks)
-        mk_kick_break(false);
+        mk_kick_interrupt_syscalls(false);
     g->breaks = false;
 }
 
-void mk_guard_suspend(struct mk_guard *g, struct mk_guard *kept)
+void mk_watchdog_suspend(struct mk_watchdog *g, struct mk_watchdog *kept)
 {
     uint64_t since = g->seen == g->calls ? g->since : mk_now();
     kept->depth = get(&g->depth);
@@ -140,8 +140,8 @@ void mk_guard_suspend(struct mk_guard *g, struct mk_guard *kept)
 }
 
 /* It is a new call to the I/O thread. */
-void mk_guard_resume(struct mk_guard *g, const struct mk_guard *kept, uint64_t ns,
-                     enum mk_reason reason)
+void mk_watchdog_resume(struct mk_watchdog *g, const struct mk_watchdog *kept, uint64_t ns,
+                        enum mk_reason reason)
 {
     bool ends = reason != MK_RUNNING && !kept->due;
     g->used = kept->used;
@@ -171,7 +171,7 @@ static enum mk_due wish(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t n
                : MK_DUE_NOT;
 }
 
-static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_guard *g,
+static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_watchdog *g,
                         uint64_t now)
 {
     if (now - g->since >= v->handler_ns)
@@ -206,11 +206,11 @@ static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t
         snprintf(text, size, "the write before rip 0x%llx", (unsigned long long)rip);
         return; /* KVM has moved on, and how long the instruction was is anybody's guess */
     }
-    if (mk_vcpu_guest_sregs(c, &s) < 0) {
+    if (mk_vcpu_get_guest_sregs(c, &s) < 0) {
         snprintf(text, size, "rip 0x%llx", (unsigned long long)rip);
         return;
     }
-    unsigned length = mk_fetch(c, &s, s.cs.base + rip, code, sizeof(code));
+    unsigned length = mk_fetch_code(c, &s, s.cs.base + rip, code, sizeof(code));
     unsigned bits = in_signal ? 0 : s.cs.l ? 64 : s.cs.db ? 32 : 16;
     instruction(code, length, bits, rip, insn, sizeof(insn));
     snprintf(text, size, "rip 0x%llx: %s", (unsigned long long)rip, insn);
@@ -238,7 +238,7 @@ void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
     describe_guest(&v->vm.cpu[cpu], false, v->cpu[cpu].waiting, sizeof(v->cpu[cpu].waiting));
 }
 
-void mk_limit_die(const char *text)
+void mk_limit_abort(const char *text)
 {
     mk_tty_restore();
     if (write(STDERR_FILENO, "minikvm: ", 9) < 0 || write(STDERR_FILENO, text, strlen(text)) < 0 ||
@@ -251,20 +251,20 @@ void mk_limit_die(const char *text)
 static void die(const struct mk_lua_vm *v, unsigned cpu)
 {
     char where[100], handler[60], guest[140], text[400];
-    mk_lua_where(mk_lua_innermost(v->lua->base), where, sizeof(where));
+    mk_lua_where(mk_lua_running(v->lua->base), where, sizeof(where));
     describe_handler(v, cpu, handler, sizeof(handler));
     describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu], true, guest, sizeof(guest));
     snprintf(text, sizeof(text),
              "%s: %s is long over its limit, and goes on where nothing can end it; "
              "the guest waits at %s",
              where, handler, guest);
-    mk_limit_die(text);
+    mk_limit_abort(text);
 }
 
 bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
 {
     struct mk_lua_vm *v = ctx;
-    struct mk_guard *g = &v->cpu[c->cpu.index].guard;
+    struct mk_watchdog *g = &v->cpu[c->cpu.index].watchdog;
     unsigned call = g->calls;
     if (g->depth == 0)
         return false;
@@ -288,7 +288,7 @@ bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
 void mk_lua_kicked(void *ctx, struct mk_vcpu *c)
 {
     struct mk_lua_vm *v = ctx;
-    struct mk_guard *g = &v->cpu[c->cpu.index].guard;
+    struct mk_watchdog *g = &v->cpu[c->cpu.index].watchdog;
     if (g->depth == 0 || v->cpu[c->cpu.index].waits)
         return;
     bool found = g->due_call == g->calls;
@@ -323,10 +323,10 @@ static void blame_memory(struct mk_lua_vm *v, unsigned cpu)
                 mk_alloc_refusal(v->cpu[cpu].co), handler, v->cpu[cpu].waiting);
 }
 
-bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message)
+bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message)
 {
     struct mk_vcpu *c = &v->vm.cpu[cpu];
-    const struct mk_guard *g = &v->cpu[cpu].guard;
+    const struct mk_watchdog *g = &v->cpu[cpu].watchdog;
     char handler[60], why[60];
     if (!g->raised && ran_out(v->cpu[cpu].co, message)) {
         c->end.reason = MK_RUNNING;

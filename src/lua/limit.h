@@ -1,6 +1,6 @@
 /* limit.h - what ends Lua code that does not end by itself.
  *
- * A guard stands for a call into Lua that has a limit. The I/O thread looks at it now and then;
+ * A watchdog watches a call into Lua that has a limit. The I/O thread checks it now and then;
  * when the call is due, it signals the thread that makes it, and the signal's handler arms a hook
  * on the coroutine that runs, which raises at the next instruction. It stays armed until the call
  * is unwound, so that pcall() catches it and is raised at again. Before a call is due this costs a
@@ -39,7 +39,7 @@ enum mk_due {
     MK_DUE_SCRIPT,   /* the script's time is up */
 };
 
-struct mk_guard {
+struct mk_watchdog {
     /* Written by the thread that makes the call. */
     _Atomic unsigned depth;  /* calls in progress, one inside the other; 0: nothing to end */
     _Atomic unsigned calls;  /* outermost ones so far: names the one in progress */
@@ -47,7 +47,7 @@ struct mk_guard {
     _Atomic enum mk_due due; /* it is being ended */
     volatile bool raised;    /* the hook has been there; `text` is set */
     volatile unsigned armed; /* times, since it was there last */
-    bool breaks;             /* mk_kick_break() was called for it */
+    bool breaks;             /* mk_kick_interrupt_syscalls() was called for it */
     lua_State *co;           /* of the outermost call */
     char text[200];          /* where it was and why it ended */
     /* Written by the I/O thread. */
@@ -61,24 +61,24 @@ struct mk_guard {
 };
 
 /* Around a protected call into `co`. */
-void mk_guard_enter(struct mk_lua *lua, struct mk_guard *g, lua_State *co);
-void mk_guard_leave(struct mk_guard *g, lua_State *co);
+void mk_watchdog_enter(struct mk_lua *lua, struct mk_watchdog *g, lua_State *co);
+void mk_watchdog_leave(struct mk_watchdog *g, lua_State *co);
 /* The call waits, and others may be made; it goes on after `ns`, which do not count, and is due
  * when a reason came to end it. */
-void mk_guard_suspend(struct mk_guard *g, struct mk_guard *kept);
-void mk_guard_resume(struct mk_guard *g, const struct mk_guard *kept, uint64_t ns,
-                     enum mk_reason reason);
+void mk_watchdog_suspend(struct mk_watchdog *g, struct mk_watchdog *kept);
+void mk_watchdog_resume(struct mk_watchdog *g, const struct mk_watchdog *kept, uint64_t ns,
+                        enum mk_reason reason);
 /* What runs in `L` ends at its next instruction. */
-void mk_guard_arm(lua_State *L);
-/* The same for the whole script of a state, whose guard is due: blocking calls return, too. */
-void mk_guard_end_script(struct mk_lua *lua, struct mk_guard *g);
+void mk_watchdog_arm(lua_State *L);
+/* The same for the whole script of a state, whose watchdog is due: blocking calls return, too. */
+void mk_watchdog_end_script(struct mk_lua *lua, struct mk_watchdog *g);
 
 /* The core's questions (machine.h): on the I/O thread; in a signal handler on the vCPU's thread. */
 bool mk_lua_overdue(void *ctx, struct mk_vcpu *c);
 void mk_lua_kicked(void *ctx, struct mk_vcpu *c);
 /* After a handler's call failed: ends the VM when that was because it was due, or because the
  * script's memory was used up. */
-bool mk_limit_blame(struct mk_lua_vm *v, unsigned cpu, const char *message);
+bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message);
 /* Notes which instruction of the guest waits for the handler that failed. */
 void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu);
 
@@ -89,7 +89,7 @@ static inline bool mk_limit_overdue(uint64_t ran, uint64_t limit)
 }
 
 /* In a signal's handler: "minikvm: <text>" on stderr, and the end of the process. */
-void mk_limit_die(const char *text);
+void mk_limit_abort(const char *text);
 
 /* end_after(seconds, most): the script of this state ends then, and the process after twice that.
  * No handler of it may take more than `most` seconds; the process ends when one goes on after twice

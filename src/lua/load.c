@@ -220,12 +220,12 @@ static int layout(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     const struct mk_vm *vm = &v->vm;
     lua_Integer cpu = luaL_checkinteger(L, 2);
-    mk_need_stopped(L, v, "load");
+    mk_check_stopped(L, v, "load");
     if (cpu >= 0 && cpu < vm->cpus && v->cpu[cpu].set)
-        return mk_misuse(L,
-                         "vm:load: cpu %d's %s was set before, and loading sets all registers: "
-                         "set it after vm:load",
-                         (int)cpu, v->cpu[cpu].set);
+        return mk_lua_error(L,
+                            "vm:load: cpu %d's %s was set before, and loading sets all registers: "
+                            "set it after vm:load",
+                            (int)cpu, v->cpu[cpu].set);
     lua_createtable(L, 0, 12);
     mk_set_string(L, "mode", mk_lua_modes[vm->mode]);
     mk_set_string(L, "name", vm->name);

@@ -90,7 +90,7 @@ static struct mk_ram *copy_contents(const struct contents *from, uint64_t size, 
         rc = mk_fail_errno(err, errno, "the contents of a region");
     if (rc == 0)
         return ram;
-    mk_ram_drop(ram);
+    mk_ram_unref(ram);
     return NULL;
 }
 
@@ -106,7 +106,7 @@ static struct mk_region *map(struct mk_vm *vm, struct contents *from, struct mk_
         return NULL;
     struct mk_ram *copy = copy_contents(from, want->size, err);
     struct mk_region *added = copy ? mk_vm_map(vm, want, copy->fd, err) : NULL;
-    mk_ram_drop(copy);
+    mk_ram_unref(copy);
     return added;
 }
 
@@ -127,7 +127,7 @@ static void unmap(lua_State *L, struct mk_lua_vm *v, struct mk_handle *handle, i
     struct mk_err err;
     (void)vm_index;
     handle->removed = false; /* until it is */
-    mk_need_stopped(L, v, "memory:map: remove");
+    mk_check_stopped(L, v, "memory:map: remove");
     handle->removed = true;
     if (mk_vm_unmap(&v->vm, region_of(v, handle), &err) < 0)
         luaL_error(L, "%s", err.text);
@@ -151,8 +151,8 @@ static int memory_map(lua_State *L)
     struct mk_err err;
     from.bytes = mk_string_field(L, 2, "bytes", &from.length);
     snprintf(want.name, sizeof(want.name), "%s", mk_string_field(L, 2, "name", NULL));
-    mk_need_stopped(L, v, "memory:map");
-    mk_need_cpus(L, v);
+    mk_check_stopped(L, v, "memory:map");
+    mk_check_cpus(L, v);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *handle = mk_new_handle(L, lua_gettop(L));
     *handle = (struct mk_handle){ .removed = true };

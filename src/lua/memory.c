@@ -6,8 +6,8 @@
 
 static void no_memory(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
 {
-    mk_misuse(L, "%lld bytes at address %lld are not all in RAM of %lld bytes", length, address,
-              (long long)v->vm.m.mem.size);
+    mk_lua_error(L, "%lld bytes at address %lld are not all in RAM of %lld bytes", length, address,
+                 (long long)v->vm.m.mem.size);
 }
 
 /* Raises when [address, address + length) is not all memory. */
@@ -16,21 +16,22 @@ static const struct mk_mem *check_range(lua_State *L, struct mk_lua_vm *v, lua_I
 {
     const struct mk_mem *mem = &v->vm.m.mem;
     if (length < 0)
-        mk_misuse(L, "a length of %lld bytes", length);
+        mk_lua_error(L, "a length of %lld bytes", length);
     if (address < 0 || !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, false))
         no_memory(L, v, address, length);
     if (write && !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, true))
-        mk_misuse(L,
-                  "%lld bytes at address %lld: %s is read-only, its contents are given when it is "
-                  "mapped",
-                  length, address, mk_mem_find(mem, (uint64_t)address)->name);
+        mk_lua_error(
+            L,
+            "%lld bytes at address %lld: %s is read-only, its contents are given when it is "
+            "mapped",
+            length, address, mk_mem_find(mem, (uint64_t)address)->name);
     return mem;
 }
 
-static void touch_all(struct mk_lua_vm *v)
+static void set_all_ready(struct mk_lua_vm *v)
 {
     for (unsigned i = 0; i < v->vm.cpus; i++)
-        mk_vm_touch(&v->vm, i);
+        mk_vm_set_ready(&v->vm, i);
 }
 
 /* memory:read(address, length) -> string */
@@ -53,7 +54,7 @@ static void write_bytes(lua_State *L, struct mk_lua_vm *v, lua_Integer address, 
     const struct mk_mem *mem = check_range(L, v, address, (lua_Integer)length, true);
     if (!mk_mem_write(mem, (uint64_t)address, bytes, length))
         no_memory(L, v, address, (lua_Integer)length);
-    touch_all(v);
+    set_all_ready(v);
 }
 
 /* memory:write(address, string) */
@@ -134,8 +135,8 @@ static int memory_fill(lua_State *L)
     const struct mk_mem *mem = check_range(L, v, address, length, true);
     uint64_t at = (uint64_t)address, left = (uint64_t)length;
     for (uint64_t n; left && (n = mk_mem_span(mem, at, left)); at += n, left -= n)
-        memset(mk_mem_edit(mem, at, n), (int)byte, n);
-    touch_all(v);
+        memset(mk_mem_writable(mem, at, n), (int)byte, n);
+    set_all_ready(v);
     return 0;
 }
 

@@ -95,8 +95,8 @@ static int choose_signal(lua_State *L)
     lua_Integer number = luaL_optinteger(L, 1, 0);
     struct mk_err err;
     luaL_argcheck(L, number >= 0 && number <= SIGRTMAX, 1, "no such signal");
-    if (number && mk_kick_choose((int)number, &err) < 0)
-        return mk_misuse(L, "kvm.signal: %s", err.text);
+    if (number && mk_kick_set_signal((int)number, &err) < 0)
+        return mk_lua_error(L, "kvm.signal: %s", err.text);
     lua_pushinteger(L, mk_kick_signal());
     return 1;
 }
@@ -104,7 +104,7 @@ static int choose_signal(lua_State *L)
 int minikvm_signal(int number)
 {
     struct mk_err err = { 0 };
-    return mk_kick_choose(number, &err) < 0 ? err.code : 0;
+    return mk_kick_set_signal(number, &err) < 0 ? err.code : 0;
 }
 
 /* now() -> seconds of a clock that only goes forward */

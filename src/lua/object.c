@@ -18,21 +18,21 @@ void mk_lua_where(lua_State *L, char *text, size_t size)
         }
 }
 
-void mk_lua_blame_line(lua_State *L)
+void mk_push_where(lua_State *L)
 {
     char where[100];
     mk_lua_where(L, where, sizeof(where));
     lua_pushfstring(L, where[0] == '?' ? "" : "%s: ", where);
 }
 
-int mk_misuse(lua_State *L, const char *fmt, ...)
+int mk_lua_error(lua_State *L, const char *fmt, ...)
 {
     char text[500];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    mk_lua_blame_line(L);
+    mk_push_where(L);
     lua_pushstring(L, text);
     lua_concat(L, 2);
     return lua_error(L);
@@ -43,40 +43,41 @@ const char *mk_check_cstring(lua_State *L, int index)
     size_t length;
     const char *text = luaL_checklstring(L, index, &length);
     if (strlen(text) != length)
-        mk_misuse(L, "\"%s\\0...\": a path or name may not contain a NUL byte", text);
+        mk_lua_error(L, "\"%s\\0...\": a path or name may not contain a NUL byte", text);
     return text;
 }
 
-static void need_colon(lua_State *L, int index, const char *type)
+static void check_colon(lua_State *L, int index, const char *type)
 {
     lua_Debug ar;
     const char *name = "method";
     if (lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) && ar.name)
         name = ar.name;
-    mk_misuse(L, "'%s' needs a %s as its first argument, got %s: call it with ':' (object:%s(...))",
-              name, type, luaL_typename(L, index), name);
+    mk_lua_error(L,
+                 "'%s' needs a %s as its first argument, got %s: call it with ':' (object:%s(...))",
+                 name, type, luaL_typename(L, index), name);
 }
 
 struct mk_lua_vm *mk_check_vm(lua_State *L, int index)
 {
     struct mk_lua_vm *v = luaL_testudata(L, index, MK_VM);
     if (!v)
-        need_colon(L, index, MK_VM);
+        check_colon(L, index, MK_VM);
     if (!v->open)
-        mk_misuse(L, "vm \"%s\" is closed", v->vm.name);
+        mk_lua_error(L, "vm \"%s\" is closed", v->vm.name);
     return v;
 }
 
-void mk_need_cpus(lua_State *L, const struct mk_lua_vm *v)
+void mk_check_cpus(lua_State *L, const struct mk_lua_vm *v)
 {
     if (v->vm.m.fd < 0)
-        mk_misuse(L, "vm \"%s\" has no vCPUs, because its reset failed: reset() it", v->vm.name);
+        mk_lua_error(L, "vm \"%s\" has no vCPUs, because its reset failed: reset() it", v->vm.name);
 }
 
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type)
 {
     if (!luaL_testudata(L, index, type))
-        need_colon(L, index, type);
+        check_colon(L, index, type);
     lua_getiuservalue(L, index, 1);
     struct mk_lua_vm *v = mk_check_vm(L, -1);
     lua_pop(L, 1);
@@ -105,10 +106,10 @@ int mk_push_err(lua_State *L, const struct mk_err *err)
 
 const char *const mk_lua_modes[MK_MODES] = { "real", "protected", "paged", "long" };
 
-void mk_need_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
+void mk_check_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
     if (!mk_vm_wait(&v->vm, 0))
-        mk_misuse(L, "%s: vm \"%s\" is running", what, v->vm.name);
+        mk_lua_error(L, "%s: vm \"%s\" is running", what, v->vm.name);
 }
 
 /* --- fields of checked tables --- */
@@ -235,7 +236,7 @@ static struct mk_lua_vm *handle_vm(lua_State *L, struct mk_handle **h)
 {
     *h = luaL_testudata(L, 1, MK_HANDLE);
     if (!*h)
-        need_colon(L, 1, MK_HANDLE);
+        check_colon(L, 1, MK_HANDLE);
     lua_settop(L, 2);
     lua_getiuservalue(L, 1, 1);
     struct mk_lua_vm *v = lua_touserdata(L, -1);
@@ -247,7 +248,7 @@ static int handle_remove(lua_State *L)
     struct mk_handle *h;
     struct mk_lua_vm *v = handle_vm(L, &h);
     if (!v && !h->removed)
-        return mk_misuse(L, "handle of a closed vm");
+        return mk_lua_error(L, "handle of a closed vm");
     if (!h->removed) {
         h->hits = h->count(v, h);
         h->removed = true;

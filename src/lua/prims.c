@@ -16,7 +16,7 @@ static int place(lua_State *L, const struct mk_range *r, struct mk_prim *prim,
                  const struct mk_io_ops *ops, const char *owner)
 {
     if (!prim)
-        return mk_misuse(L, "out of memory for a %s", ops->name);
+        return mk_lua_error(L, "out of memory for a %s", ops->name);
     int ref = LUA_NOREF;
     if (lua_isfunction(L, -1)) {
         lua_getiuservalue(L, 1, 1);
@@ -66,8 +66,9 @@ static int prim_latch(lua_State *L)
     luaL_argcheck(L, r.last - r.first < MK_LATCH_MAX, 2, "a latch has 16 MiB at most");
     const struct mk_machine *m = &r.v->vm.m;
     if (latched(&m->bus) + latched(&m->mmio) + latched(&m->msrs) >= MK_LATCHES_MAX)
-        mk_misuse(L, "the latches of vm \"%s\" hold %u MiB, the most there may be: remove() some",
-                  r.v->vm.name, MK_LATCHES_MAX >> 20);
+        mk_lua_error(L,
+                     "the latches of vm \"%s\" hold %u MiB, the most there may be: remove() some",
+                     r.v->vm.name, MK_LATCHES_MAX >> 20);
     lua_settop(L, r.next);
     return place(L, &r, mk_prim_new_latch(r.first, r.last, stride_of(r.bus), (uint64_t)value),
                  &mk_latch_ops, NULL);
@@ -129,12 +130,12 @@ static int prim_fifo(lua_State *L)
         const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
         bool on = strcmp(key, "on") == 0;
         if (!on && strcmp(key, "size") != 0)
-            return mk_misuse(L, "fifo: unknown option '%s': there are 'on' and 'size'", key);
+            return mk_lua_error(L, "fifo: unknown option '%s': there are 'on' and 'size'", key);
         if (on && (lua_type(L, -1) != LUA_TSTRING || (lua_tolstring(L, -1, &length), length != 1)))
-            return mk_misuse(L, "fifo: 'on' is one byte, such as \"\\n\"");
+            return mk_lua_error(L, "fifo: 'on' is one byte, such as \"\\n\"");
         if (!on && (!lua_isinteger(L, -1) || lua_tointeger(L, -1) < 1 ||
                     lua_tointeger(L, -1) > MK_FIFO_RECORD))
-            return mk_misuse(L, "fifo: 'size' is 1 to %d bytes", MK_FIFO_RECORD);
+            return mk_lua_error(L, "fifo: 'size' is 1 to %d bytes", MK_FIFO_RECORD);
     }
     lua_settop(L, options + 1);
     mk_describe_function(L, options + 1, owner, sizeof(owner));
@@ -251,7 +252,7 @@ static int prim_doorbell(lua_State *L)
     int ref = mk_lua_ref(L, vm_index, fn);
     struct lua_bell *b = calloc(1, sizeof(*b));
     if (!b)
-        return mk_misuse(L, "out of memory for a doorbell");
+        return mk_lua_error(L, "out of memory for a doorbell");
     b->h = (struct mk_lua_hook){ .v = r.v, .bus = r.bus, .read_ref = LUA_NOREF, .write_ref = ref };
     b->bell = (struct mk_doorbell){ .mmio = mmio,
                                     .any = any,
@@ -263,7 +264,7 @@ static int prim_doorbell(lua_State *L)
     if (mk_doorbell_add(&r.v->vm.doorbells, &b->bell, owner, &err) < 0) {
         free(b);
         mk_lua_unref(L, vm_index, ref);
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     }
     *handle = (struct mk_handle){ .remove = bell_remove, .count = bell_hits, .target = b };
     return 1;
@@ -283,10 +284,10 @@ static struct mk_prim *check_prim(lua_State *L, const struct mk_io_ops *ops)
     const struct mk_lua_vm *v = lua_touserdata(L, -1);
     lua_pop(L, 1);
     if (handle->removed || !v->open)
-        mk_misuse(L, "the handle is removed, or its vm closed");
+        mk_lua_error(L, "the handle is removed, or its vm closed");
     const struct mk_lua_hook *h = handle->prim ? handle->target : NULL;
     if (!h || (h->hook->ops != ops && !(ops == &mk_latch_ops && h->hook->ops == &mk_const_ops)))
-        mk_misuse(L, "only the handle of a %s can do that", ops->name);
+        mk_lua_error(L, "only the handle of a %s can do that", ops->name);
     return handle->prim;
 }
 

@@ -31,7 +31,7 @@ enum { OUTPUT, REPORT, ENDED, SOURCES };
 
 struct child {
     pid_t pid; /* 0: free */
-    pid_t guard;
+    pid_t guardian;
     bool gone; /* its group has been killed; not yet reaped */
     size_t budget;
     int fd[SOURCES]; /* two pipes and a pidfd; -1: at its end */
@@ -64,7 +64,7 @@ static struct children *check_children(lua_State *L)
 {
     struct children *c = luaL_checkudata(L, 1, MK_CHILDREN);
     if (!c->open)
-        mk_misuse(L, "the children object is closed");
+        mk_lua_error(L, "the children object is closed");
     return c;
 }
 
@@ -134,7 +134,7 @@ static _Noreturn void become(const struct launch *l)
 }
 
 /* In the guard: waits for the end of its parent, which is the only one to send this signal. */
-static _Noreturn void guard(pid_t group, pid_t parent)
+static _Noreturn void wait_for_parent(pid_t group, pid_t parent)
 {
     sigset_t all, orphaned;
     int number;
@@ -172,7 +172,7 @@ static int start(struct child *child, struct launch *l, struct mk_err *err)
     setpgid(pid, pid); /* both do it: whoever comes first */
     guardian = fork();
     if (guardian == 0)
-        guard(pid, l->parent);
+        wait_for_parent(pid, l->parent);
     int pidfd = guardian < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0) {
         mk_fail_errno(err, errno, guardian < 0 ? "fork" : "pidfd_open");
@@ -181,9 +181,10 @@ static int start(struct child *child, struct launch *l, struct mk_err *err)
     }
     fcntl(output[0], F_SETFL, O_NONBLOCK);
     fcntl(report[0], F_SETFL, O_NONBLOCK);
-    *child = (struct child){
-        .pid = pid, .guard = guardian, .budget = LAST_WORDS, .fd = { output[0], report[0], pidfd }
-    };
+    *child = (struct child){ .pid = pid,
+                             .guardian = guardian,
+                             .budget = LAST_WORDS,
+                             .fd = { output[0], report[0], pidfd } };
     output[0] = report[0] = -1;
     status = 0;
 out:
@@ -219,7 +220,7 @@ static int children_spawn(lua_State *L)
 /* Lets go of an ended child. Its number is free again. */
 static int push_end(lua_State *L, struct child *child, int number)
 {
-    int status = end_group(child->pid, child->guard);
+    int status = end_group(child->pid, child->guardian);
     for (int i = 0; i < SOURCES; i++)
         close_fd(&child->fd[i]);
     child->pid = 0;
@@ -303,17 +304,17 @@ static int children_next(lua_State *L)
     struct children *c = check_children(L);
     uint64_t ns = mk_check_seconds(L, 2);
     struct mk_lua *lua = mk_lua_get(L);
-    struct mk_turn turn;
-    mk_lua_no_handler(L, "children:next()");
+    struct mk_lua_context context;
+    mk_check_outside_handler(L, "children:next()");
     uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
     for (int pushed = 0;; now = mk_now()) {
         struct pollfd list[1 + MAX_CHILDREN * SOURCES];
         fill(c, list);
         uint64_t left = until > now ? until - now : 0;
         struct timespec wait = { (time_t)(left / 1000000000u), (long)(left % 1000000000u) };
-        mk_lua_release(lua, &turn);
+        mk_lua_begin_blocking(lua, &context);
         int ready = ppoll(list, MK_COUNT(list), &wait, NULL);
-        mk_lua_acquire(lua, &turn);
+        mk_lua_end_blocking(lua, &context);
         if (ready > 0)
             pushed = push_event(L, c, list);
         if (pushed || left == 0 || (ready < 0 && errno != EINTR))
@@ -375,7 +376,7 @@ static int new_children(lua_State *L)
 /* ---- about this process ---- */
 
 /* process() -> { pid=, program= (its path), cpus= (that it may use), terminal= (stdout is one) } */
-static int about_process(lua_State *L)
+static int process_info(lua_State *L)
 {
     char path[4096];
     ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
@@ -415,7 +416,7 @@ static int write_file(lua_State *L)
     int code = 0;
     if (mk_outfile_open(&file, path, &err) < 0)
         return mk_push_err(L, &err);
-    code = mk_outfile_end(&file, mk_outfile_write(&file, bytes, length));
+    code = mk_outfile_close(&file, mk_outfile_write(&file, bytes, length));
     if (code) {
         mk_fail_errno(&err, code, "%s", path);
         return mk_push_err(L, &err);
@@ -435,7 +436,7 @@ void mk_open_process(lua_State *L)
                                         { "close", children_close },
                                         { NULL, NULL } };
     static const luaL_Reg functions[] = { { "children", new_children },
-                                          { "process", about_process },
+                                          { "process", process_info },
                                           { "environment", environment },
                                           { "write_file", write_file },
                                           { NULL, NULL } };

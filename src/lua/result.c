@@ -61,7 +61,7 @@ static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
 {
     mk_set_string(L, "reason", mk_reason_name(c->end.reason));
     mk_set_string(L, "text", c->end.text);
-    mk_set_integer(L, "rip", mk_vcpu_regs(&v->vm.cpu[c->cpu.index])->rip);
+    mk_set_integer(L, "rip", mk_vcpu_get_regs(&v->vm.cpu[c->cpu.index])->rip);
     if (c->end.reason == MK_EXIT)
         mk_set_integer(L, "code", (uint64_t)c->end.code);
     if (c->end.reason == MK_FAULT || c->end.reason == MK_SHUTDOWN) {
@@ -76,7 +76,7 @@ static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
 
 int mk_push_result(lua_State *L, struct mk_lua_vm *v)
 {
-    const struct mk_vcpu *verdict = mk_vm_verdict(&v->vm);
+    const struct mk_vcpu *verdict = mk_vm_deciding_cpu(&v->vm);
     struct mk_counters sum = { 0 };
     lua_pushstring(L, mk_reason_name(verdict->end.reason));
     lua_createtable(L, 0, 12);

@@ -17,9 +17,9 @@ static struct mk_snapshot *check_snapshot(lua_State *L, int index)
 {
     struct box *box = luaL_testudata(L, index, MK_SNAPSHOT);
     if (!box)
-        mk_misuse(L, "expected a snapshot, got %s", luaL_typename(L, index));
+        mk_lua_error(L, "expected a snapshot, got %s", luaL_typename(L, index));
     if (!box->snap)
-        mk_misuse(L, "the snapshot is closed");
+        mk_lua_error(L, "the snapshot is closed");
     return box->snap;
 }
 
@@ -34,14 +34,14 @@ static struct box *new_box(lua_State *L)
 static void need_end(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
     if (v->lua->handler && v->lua->handler->v == v)
-        mk_misuse(L,
-                  "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "
-                  "variable, call vm:stop(), and do it when the run is over",
-                  what, v->vm.name);
+        mk_lua_error(L,
+                     "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "
+                     "variable, call vm:stop(), and do it when the run is over",
+                     what, v->vm.name);
     if (!mk_vm_wait(&v->vm, 0))
-        mk_misuse(L, "%s: vm \"%s\" is running: stop it first (vm:stop(), or wait for its end)",
-                  what, v->vm.name);
-    mk_need_cpus(L, v);
+        mk_lua_error(L, "%s: vm \"%s\" is running: stop it first (vm:stop(), or wait for its end)",
+                     what, v->vm.name);
+    mk_check_cpus(L, v);
 }
 
 /* check_idle(vm, what): raises while the VM runs. */
@@ -81,7 +81,7 @@ static int check_fit(lua_State *L)
     struct mk_err err;
     need_end(L, v, what);
     if (mk_snapshot_fits(snap, &v->vm, &err) < 0)
-        return mk_misuse(L, "%s: %s", what, err.text);
+        return mk_lua_error(L, "%s: %s", what, err.text);
     return 0;
 }
 
@@ -176,15 +176,15 @@ static int snapshot_index(lua_State *L)
         return 1;
     const struct mk_snapshot *snap = check_snapshot(L, 1);
     if (strcmp(key, "name") == 0)
-        lua_pushstring(L, snap->shape.name);
+        lua_pushstring(L, snap->config.name);
     else if (strcmp(key, "mode") == 0)
-        lua_pushstring(L, mk_lua_modes[snap->shape.mode]);
+        lua_pushstring(L, mk_lua_modes[snap->config.mode]);
     else if (strcmp(key, "memory") == 0)
-        lua_pushinteger(L, (lua_Integer)snap->shape.memory);
+        lua_pushinteger(L, (lua_Integer)snap->config.memory);
     else if (strcmp(key, "cpus") == 0)
-        lua_pushinteger(L, snap->shape.cpus);
+        lua_pushinteger(L, snap->config.cpus);
     else if (strcmp(key, "irqchip") == 0)
-        lua_pushstring(L, snap->shape.pic ? "pic" : "none");
+        lua_pushstring(L, snap->config.pic ? "pic" : "none");
     else
         return mk_unknown_field(L, MK_SNAPSHOT, false);
     return 1;
@@ -194,7 +194,7 @@ static int snapshot_tostring(lua_State *L)
 {
     const struct box *box = luaL_checkudata(L, 1, MK_SNAPSHOT);
     lua_pushfstring(L, MK_SNAPSHOT "%s%s%s", box->snap ? " of \"" : " (closed)",
-                    box->snap ? box->snap->shape.name : "", box->snap ? "\"" : "");
+                    box->snap ? box->snap->config.name : "", box->snap ? "\"" : "");
     return 1;
 }
 

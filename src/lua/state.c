@@ -27,7 +27,7 @@ static int lua_state_gc(lua_State *L)
         lua->on_close(lua);
     if (lua->kvm_open) {
         mk_kvm_close(&lua->kvm);
-        mk_io_drop();
+        mk_io_unref();
     }
     lua->kvm_open = false;
     return 0;
@@ -86,7 +86,7 @@ struct mk_lua *mk_lua_get(lua_State *L)
  * counts itself as waiting before it tries again, and who gives up looks for such after that:
  * either the one sees the lock free, or the other sees somebody wait. */
 
-bool mk_lua_take(struct mk_lua *lua)
+bool mk_lua_trylock(struct mk_lua *lua)
 {
     return !atomic_exchange(&lua->held, true);
 }
@@ -101,7 +101,7 @@ static void pass_on(struct mk_lua *lua)
     pthread_mutex_unlock(&lua->mutex);
 }
 
-void mk_lua_give_up(struct mk_lua *lua)
+void mk_lua_unlock(struct mk_lua *lua)
 {
     atomic_store(&lua->held, false);
     if (lua->script_waits || lua->handler_waits)
@@ -115,32 +115,32 @@ void mk_lua_flush_output(void)
         fflush(stdout);
 }
 
-void mk_lua_release(struct mk_lua *lua, struct mk_turn *turn)
+void mk_lua_begin_blocking(struct mk_lua *lua, struct mk_lua_context *context)
 {
-    *turn = (struct mk_turn){ lua->base, lua->guard, lua->handler };
+    *context = (struct mk_lua_context){ lua->base, lua->watchdog, lua->handler };
     mk_lua_flush_output();
-    if (turn->handler)
-        turn->handler->waits = true;
+    if (context->handler)
+        context->handler->waits = true;
     else
         lua->away = true;
-    mk_lua_give_up(lua);
+    mk_lua_unlock(lua);
 }
 
 /* The script goes first: handlers of busy guests would keep it out for long otherwise. So does a
  * handler that has waited. */
-void mk_lua_acquire(struct mk_lua *lua, const struct mk_turn *turn)
+void mk_lua_end_blocking(struct mk_lua *lua, const struct mk_lua_context *context)
 {
     pthread_mutex_lock(&lua->mutex);
     lua->script_waits++;
-    while (!mk_lua_take(lua))
+    while (!mk_lua_trylock(lua))
         pthread_cond_wait(&lua->script_turn, &lua->mutex);
     lua->script_waits--;
     pthread_mutex_unlock(&lua->mutex);
-    lua->base = turn->base;
-    lua->guard = turn->guard;
-    lua->handler = turn->handler;
-    if (turn->handler)
-        turn->handler->waits = false;
+    lua->base = context->base;
+    lua->watchdog = context->watchdog;
+    lua->handler = context->handler;
+    if (context->handler)
+        context->handler->waits = false;
     else
         lua->away = false;
 }
@@ -175,7 +175,7 @@ lua_State *mk_lua_resumed(lua_State *L)
     return co && co != L && lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar) ? co : NULL;
 }
 
-lua_State *mk_lua_innermost(lua_State *L)
+lua_State *mk_lua_running(lua_State *L)
 {
     for (lua_State *co = L; co; co = mk_lua_resumed(L))
         L = co;

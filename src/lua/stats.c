@@ -6,7 +6,7 @@
 
 /* What is known of a hook, copied: Lua may raise, and must not while the bus is locked. */
 struct row {
-    uint64_t first, last, hits, quiet, ns;
+    uint64_t first, last, hits, coalesced, ns;
     bool script;
     char owner[64];
 };
@@ -17,27 +17,27 @@ static struct row *copy_hooks(struct mk_bus *bus, size_t *count)
     pthread_mutex_lock(&bus->lock);
     for (const struct mk_hook *h = bus->hooks; h; h = h->link)
         n++;
-    struct row *rows = calloc(n + bus->unclaimed_count + 1, sizeof(*rows));
-    *count = rows ? n + bus->unclaimed_count : 0;
+    struct row *rows = calloc(n + bus->unhandled_count + 1, sizeof(*rows));
+    *count = rows ? n + bus->unhandled_count : 0;
     n = 0;
     for (struct mk_hook *h = bus->hooks; rows && h; h = h->link) {
         rows[n] = (struct row){ .first = h->first,
                                 .last = h->last,
                                 .hits = atomic_load(&h->hits),
-                                .quiet = atomic_load(&h->quiet),
+                                .coalesced = atomic_load(&h->coalesced),
                                 .ns = atomic_load(&h->ns),
                                 .script = h->ops->script };
         memcpy(rows[n++].owner, h->owner, sizeof(h->owner));
     }
-    for (unsigned i = 0; rows && i < bus->unclaimed_count; i++)
-        rows[n++] = (struct row){ .first = bus->unclaimed[i].address,
-                                  .last = bus->unclaimed[i].address,
-                                  .hits = bus->unclaimed[i].count };
+    for (unsigned i = 0; rows && i < bus->unhandled_count; i++)
+        rows[n++] = (struct row){ .first = bus->unhandled[i].address,
+                                  .last = bus->unhandled[i].address,
+                                  .hits = bus->unhandled[i].count };
     pthread_mutex_unlock(&bus->lock);
     return rows;
 }
 
-/* stats(vm, space) -> { { first, last, hits, quiet, seconds, script, owner | nil }, ... } */
+/* stats(vm, space) -> { { first, last, hits, coalesced, seconds, script, owner | nil }, ... } */
 static int stats(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
@@ -56,7 +56,7 @@ static int stats(lua_State *L)
         mk_set_integer(L, "first", r->first);
         mk_set_integer(L, "last", r->last);
         mk_set_integer(L, "hits", r->hits);
-        mk_set_integer(L, "quiet", r->quiet);
+        mk_set_integer(L, "coalesced", r->coalesced);
         lua_pushnumber(L, (lua_Number)r->ns / 1e9);
         lua_setfield(L, -2, "seconds");
         lua_pushboolean(L, r->script);

@@ -27,13 +27,13 @@ static void check_pattern(lua_State *L, const struct subject *t)
 {
     struct mk_err err;
     if (mk_pattern_check(t->p, t->lp, &err) < 0)
-        mk_misuse(L, "%s", err.text);
+        mk_lua_error(L, "%s", err.text);
 }
 
 static bool found(lua_State *L, enum mk_pattern_result result)
 {
     if (result == MK_PATTERN_EXHAUSTED)
-        mk_misuse(L, "the pattern takes too long: more than %d million steps", STEPS / 1000000);
+        mk_lua_error(L, "the pattern takes too long: more than %d million steps", STEPS / 1000000);
     return result == MK_PATTERN_FOUND;
 }
 

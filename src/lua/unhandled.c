@@ -19,22 +19,23 @@ static void take_answer(lua_State *co, struct question *q)
         q->served = *q->value <= mk_mask(q->io->size);
     }
     if (!q->served && !nothing)
-        mk_lua_blame(q->v, q->io->cpu->index,
-                     "the on_unhandled handler answered a %s that does "
-                     "not serve this: an integer that fits for reads, true for writes, or nothing",
-                     luaL_typename(co, -1));
+        mk_lua_bad_answer(
+            q->v, q->io->cpu->index,
+            "the on_unhandled handler answered a %s that does "
+            "not serve this: an integer that fits for reads, true for writes, or nothing",
+            luaL_typename(co, -1));
 }
 
-static int call_none(lua_State *co)
+static int call_unhandled(lua_State *co)
 {
     static const char *const what[][2] = { { "out", "in" },
                                            { "write", "read" },
                                            { "wrmsr", "rdmsr" } };
     struct question *q = lua_touserdata(co, 1);
-    if (!q->v->none_ref) /* removed while we waited for the lock */
+    if (!q->v->unhandled_ref) /* removed while we waited for the lock */
         return 0;
-    q->v->none_hits++;
-    mk_lua_push_handler(q->v, co, q->v->none_ref);
+    q->v->unhandled_hits++;
+    mk_lua_push_handler(q->v, co, q->v->unhandled_ref);
     lua_pushstring(co, what[q->io->bus->space][q->in]);
     lua_pushinteger(co, (lua_Integer)q->io->address);
     if (q->in)
@@ -51,8 +52,8 @@ static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bo
 {
     struct mk_lua_vm *v = ctx;
     struct question q = { .v = v, .io = io, .in = in, .value = value };
-    if (v->none_ref && !mk_lua_failed(v, io->cpu->index))
-        mk_lua_call(v, io->cpu->index, NULL, call_none, &q);
+    if (v->unhandled_ref && !mk_lua_failed(v, io->cpu->index))
+        mk_lua_call(v, io->cpu->index, NULL, call_unhandled, &q);
     if (q.served)
         *script = true;
     return q.served;
@@ -61,22 +62,22 @@ static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bo
 void mk_lua_connect_unhandled(struct mk_lua_vm *v)
 {
     struct mk_machine *m = &v->vm.m;
-    m->bus.on_none = m->mmio.on_none = v->vm.other_msr = ask_script;
-    m->bus.none_ctx = m->mmio.none_ctx = v->vm.other_ctx = v;
+    m->bus.on_unhandled = m->mmio.on_unhandled = v->vm.on_unhandled_msr = ask_script;
+    m->bus.unhandled_ctx = m->mmio.unhandled_ctx = v->vm.unhandled_msr_ctx = v;
 }
 
-static uint64_t none_hits(struct mk_lua_vm *v, struct mk_handle *h)
+static uint64_t unhandled_hits(struct mk_lua_vm *v, struct mk_handle *h)
 {
     (void)h;
-    return v->none_hits;
+    return v->unhandled_hits;
 }
 
-static void none_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
+static void unhandled_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
 {
     struct mk_err err;
     (void)h;
-    mk_lua_unref(L, vm_index, v->none_ref);
-    v->none_ref = 0; /* vCPUs may still be on the way: they find nothing to call */
+    mk_lua_unref(L, vm_index, v->unhandled_ref);
+    v->unhandled_ref = 0; /* vCPUs may still be on the way: they find nothing to call */
     v->vm.unknown_msrs = false;
     mk_vm_filter_msrs(&v->vm, &err);
 }
@@ -88,16 +89,16 @@ static int vm_on_unhandled(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
     luaL_checktype(L, 2, LUA_TFUNCTION);
-    if (v->none_ref)
-        return mk_misuse(L, "vm \"%s\" has an on_unhandled handler: remove() its handle first",
-                         v->vm.name);
+    if (v->unhandled_ref)
+        return mk_lua_error(L, "vm \"%s\" has an on_unhandled handler: remove() its handle first",
+                            v->vm.name);
     struct mk_handle *handle = mk_new_handle(L, 1);
     *handle = (struct mk_handle){ .removed = true };
-    v->none_hits = 0;
-    v->none_ref = mk_lua_ref(L, 1, 2);
+    v->unhandled_hits = 0;
+    v->unhandled_ref = mk_lua_ref(L, 1, 2);
     v->vm.unknown_msrs = true;
     mk_vm_filter_msrs(&v->vm, &err); /* an old kernel keeps its MSRs to itself */
-    *handle = (struct mk_handle){ .remove = none_remove, .count = none_hits };
+    *handle = (struct mk_handle){ .remove = unhandled_remove, .count = unhandled_hits };
     return 1;
 }
 

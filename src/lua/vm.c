@@ -94,11 +94,11 @@ static bool in_own_handler(const struct mk_lua_vm *v)
 /* Handlers that have given the Lua lock up come back for it, to be ended. */
 static void end_waiting(struct mk_lua_vm *v)
 {
-    struct mk_turn turn;
+    struct mk_lua_context context;
     mk_vm_stop(&v->vm, MK_STOPPED);
-    mk_lua_release(v->lua, &turn);
+    mk_lua_begin_blocking(v->lua, &context);
     mk_vm_wait(&v->vm, MK_FOREVER);
-    mk_lua_acquire(v->lua, &turn);
+    mk_lua_end_blocking(v->lua, &context);
 }
 
 /* Frees what the box holds. The Lua lock stays ours: handlers that would begin give up. */
@@ -209,12 +209,12 @@ static int open_kvm(struct mk_lua *lua, struct mk_err *err)
 {
     if (lua->kvm_open)
         return 0;
-    if (mk_io_hold(err) <
+    if (mk_io_ref(err) <
         0) /* until the state is closed: starting it takes longer than a VM's run */
         return -1;
     lua->kvm_open = mk_kvm_open(&lua->kvm, err) == 0;
     if (!lua->kvm_open)
-        mk_io_drop();
+        mk_io_unref();
     return lua->kvm_open ? 0 : -1;
 }
 
@@ -271,11 +271,11 @@ static int new_vm(lua_State *L)
     luaL_setmetatable(L, MK_VM);
     if (snap) {
         config.ram = snap->ram;
-        config.regions = snap->shape.regions;
-        config.region_count = snap->shape.region_count;
-        config.mapping = snap->shape.mapping;
-        config.places = snap->shape.places;
-        config.command_line = snap->shape.command_line;
+        config.regions = snap->config.regions;
+        config.region_count = snap->config.region_count;
+        config.mapping = snap->config.mapping;
+        config.places = snap->config.places;
+        config.command_line = snap->config.command_line;
     }
     if (mk_vm_open(&v->vm, &lua->kvm, &config, &err) < 0)
         return mk_push_err(L, &err);
@@ -310,7 +310,7 @@ static int finish(lua_State *L, struct mk_lua_vm *v)
 static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct mk_limits *limits)
 {
     struct mk_err err;
-    mk_need_stopped(L, v, what);
+    mk_check_stopped(L, v, what);
     *limits = limits_field(L, 2, &v->limits);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
         free(v->cpu[i].traceback);
@@ -330,22 +330,22 @@ static int run(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_limits limits;
-    struct mk_turn turn;
+    struct mk_lua_context context;
     struct mk_err err;
-    mk_lua_no_handler(L, "run()");
+    mk_check_outside_handler(L, "run()");
     if (!prepare(L, v, "run", &limits))
         return 3;
     v->hook_before = lua_gethook(v->lua->main);
     v->in_run = true;
     v->busy++;
-    mk_lua_release(v->lua, &turn);
+    mk_lua_begin_blocking(v->lua, &context);
     int rc = mk_vm_run(&v->vm, &limits, &err);
-    mk_lua_acquire(v->lua, &turn);
+    mk_lua_end_blocking(v->lua, &context);
     v->in_run = false;
     v->busy--;
     if (rc < 0) {
         mk_tty_restore();
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     }
     return finish(L, v);
 }
@@ -361,7 +361,7 @@ static int start(lua_State *L)
     fflush(stdout);
     if (mk_vm_start(&v->vm, &limits, &err) < 0) {
         mk_tty_restore();
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     }
     lua_settop(L, 1);
     return 1;
@@ -370,7 +370,7 @@ static int start(lua_State *L)
 /* Gives the lock up until done(vm), `ns` have passed or Ctrl-C came. */
 static bool wait_for(lua_State *L, struct mk_lua_vm *v, bool (*done)(void *vm), uint64_t ns)
 {
-    struct mk_wait wait = mk_vm_until(&v->vm, done, &v->vm);
+    struct mk_wait wait = mk_vm_wait_for(&v->vm, done, &v->vm);
     v->busy++;
     bool is = mk_lua_wait(L, ns, &wait);
     v->busy--;
@@ -389,10 +389,10 @@ static int wait(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     uint64_t ns = mk_opt_seconds(L, 2);
     if (ns > 0)
-        mk_lua_no_handler(L, "wait()");
+        mk_check_outside_handler(L, "wait()");
     if (never_ran(v))
-        return mk_misuse(L, "wait: vm \"%s\" was never started", v->vm.name);
-    if (wait_for(L, v, mk_vm_is_over, ns))
+        return mk_lua_error(L, "wait: vm \"%s\" was never started", v->vm.name);
+    if (wait_for(L, v, mk_vm_is_stopped, ns))
         return finish(L, v);
     luaL_pushfail(L);
     lua_pushfstring(L, "vm \"%s\" is still running", v->vm.name);
@@ -408,7 +408,7 @@ static int vm_stop(lua_State *L)
     mk_vm_stop(&v->vm, MK_STOPPED);
     if (v->lua->handler || never_ran(v))
         return 0;
-    wait_for(L, v, mk_vm_is_over, MK_FOREVER);
+    wait_for(L, v, mk_vm_is_stopped, MK_FOREVER);
     return finish(L, v);
 }
 
@@ -420,9 +420,9 @@ static int vm_exit(lua_State *L)
     lua_Integer code = luaL_optinteger(L, 2, 0);
     int cpu = mk_lua_handler_cpu(v);
     if (cpu < 0)
-        return mk_misuse(L,
-                         "vm:exit: only a handler of the vm ends it with a code: vm:stop() ends it "
-                         "from outside");
+        return mk_lua_error(
+            L, "vm:exit: only a handler of the vm ends it with a code: vm:stop() ends it "
+               "from outside");
     luaL_argcheck(L, code >= 0 && code <= UINT32_MAX, 2, "a code is 0 to 0xffffffff");
     mk_vcpu_end(&v->vm.cpu[cpu], MK_EXIT, code, true, "the script ended it with %lld",
                 (long long)code);
@@ -434,15 +434,15 @@ static int vm_pause(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     if (never_ran(v))
-        return mk_misuse(L, "pause: vm \"%s\" was never started", v->vm.name);
+        return mk_lua_error(L, "pause: vm \"%s\" was never started", v->vm.name);
     if (v->in_run)
-        return mk_misuse(L,
-                         "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
-                         "it instead",
-                         v->vm.name);
+        return mk_lua_error(L,
+                            "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
+                            "it instead",
+                            v->vm.name);
     bool runs = mk_vm_pause(&v->vm);
     if (runs && !v->lua->handler) {
-        wait_for(L, v, mk_vm_is_outside, MK_FOREVER);
+        wait_for(L, v, mk_vm_is_paused_or_stopped, MK_FOREVER);
         runs = !mk_vm_wait(&v->vm, 0);
     }
     lua_settop(L, 1);
@@ -460,7 +460,7 @@ static int vm_resume(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     mk_lua_flush_output();
     if (!mk_vm_resume(&v->vm))
-        return mk_misuse(L, "resume: vm \"%s\" is not paused", v->vm.name);
+        return mk_lua_error(L, "resume: vm \"%s\" is not paused", v->vm.name);
     lua_settop(L, 1);
     return 1;
 }
@@ -473,8 +473,8 @@ static int vm_irq(lua_State *L)
     lua_Integer line = luaL_checkinteger(L, 2);
     luaL_argcheck(L, line >= 0 && line <= 15 && line != 2, 2, "a line is 0 to 15, not 2");
     if (!v->vm.has_pic)
-        return mk_misuse(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
-                         v->vm.name);
+        return mk_lua_error(L, "vm \"%s\" has no interrupt lines: create it with irqchip = \"pic\"",
+                            v->vm.name);
     mk_lua_flush_output();
     if (lua_isnoneornil(L, 3))
         mk_pic_pulse(&v->vm.pic, (unsigned)line);
@@ -488,7 +488,7 @@ static int vm_reset(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
-    mk_need_stopped(L, v, "reset");
+    mk_check_stopped(L, v, "reset");
     if (mk_vm_reset(&v->vm, &err) < 0)
         return mk_push_err(L, &err);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
@@ -526,7 +526,7 @@ static int vm_index(lua_State *L)
         lua_pushstring(L, mk_lua_modes[v->vm.mode]);
     } else if (strcmp(key, "state") == 0) {
         lua_pushstring(L, !v->open ? "closed"
-                          : mk_vm_paused(&v->vm)
+                          : mk_vm_is_paused(&v->vm)
                               ? "paused"
                               : states[mk_vm_wait(&v->vm, 0) ? v->vm.state : MK_VM_RUNNING]);
     } else {

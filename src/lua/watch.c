@@ -13,7 +13,7 @@ struct box {
     struct mk_watch *w; /* NULL when it is off; gone with its VM when that is closed */
 };
 
-static const char *const states[] = { "armed", "match", "exploded", "budget", "changed" };
+static const char *const states[] = { "armed", "match", "undecidable", "budget", "changed" };
 
 /* --- life --- */
 
@@ -22,7 +22,7 @@ static struct mk_lua_vm *check_watch(lua_State *L, struct box **box)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_WATCH);
     *box = lua_touserdata(L, 1);
     if (!(*box)->w)
-        mk_misuse(L, "the wait is over");
+        mk_lua_error(L, "the wait is over");
     return v;
 }
 
@@ -70,7 +70,7 @@ static struct mk_lua_vm *check_stream(lua_State *L, unsigned *cpu)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CONSOLE);
     lua_Integer index = luaL_optinteger(L, 2, 0);
     if (index < 0 || index >= v->vm.cpus)
-        mk_misuse(L, "vm \"%s\" has no cpu %lld", v->vm.name, (long long)index);
+        mk_lua_error(L, "vm \"%s\" has no cpu %lld", v->vm.name, (long long)index);
     *cpu = (unsigned)index;
     return v;
 }
@@ -84,24 +84,24 @@ static int watch(lua_State *L)
     struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
     luaL_checktype(L, 3, LUA_TTABLE);
     luaL_checktype(L, 4, LUA_TTABLE);
-    mk_lua_no_handler(L, "expect()");
+    mk_check_outside_handler(L, "expect()");
     bool plain = mk_true_field(L, 4, "plain"), screen = mk_true_field(L, 4, "screen");
     struct mk_watch setup = { .stops = mk_true_field(L, 4, "stops"),
                               .exact = mk_true_field(L, 4, "exact"),
                               .exits = budget_field(L, 4, "exits"),
                               .ticks = budget_field(L, 4, "ticks") };
     if (lua_getfield(L, 4, "ticks") != LUA_TNIL && !v->vm.has_pic)
-        return mk_misuse(L,
-                         "a budget of ticks: vm \"%s\" has no timer that ticks: create it with "
-                         "irqchip = \"pic\", or count exits",
-                         v->vm.name);
+        return mk_lua_error(L,
+                            "a budget of ticks: vm \"%s\" has no timer that ticks: create it with "
+                            "irqchip = \"pic\", or count exits",
+                            v->vm.name);
     lua_getiuservalue(L, 1, 1);
     struct box *box = mk_new_child(L, -1, sizeof(*box), MK_WATCH);
     struct mk_watch *w = mk_watch_new(cpu);
     if (!w || !add_patterns(L, w, 3, plain, &err)) {
         if (w)
             mk_watch_free(w);
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     }
     w->stops = setup.stops;
     w->exact = setup.exact;
@@ -184,7 +184,7 @@ static int forbid(lua_State *L)
     struct mk_watch *list = make_forbids(L, cpu, last, plain, exact, &err);
     lua_pop(L, 1);
     if (!list)
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     for (struct mk_watch *w = list; w; w = w->sibling)
         mk_vm_watch(&v->vm, w);
     *h = (struct mk_handle){ .remove = remove_forbids, .count = count_forbids, .target = list };
@@ -201,7 +201,7 @@ static int watch_wait(lua_State *L)
     struct mk_lua_vm *v = check_watch(L, &box);
     uint64_t ns = mk_check_seconds(L, 2);
     struct mk_vm_watched watched = { &v->vm, box->w };
-    struct mk_wait wait = mk_vm_until(&v->vm, mk_vm_is_decided, &watched);
+    struct mk_wait wait = mk_vm_wait_for(&v->vm, mk_vm_watch_decided, &watched);
     v->busy++;
     mk_lua_wait(L, ns, &wait);
     v->busy--;
@@ -213,7 +213,7 @@ static int watch_again(lua_State *L)
 {
     struct box *box;
     struct mk_lua_vm *v = check_watch(L, &box);
-    mk_watch_again(&v->vm.m.console, box->w);
+    mk_watch_rearm(&v->vm.m.console, box->w);
     return 0;
 }
 
@@ -243,7 +243,7 @@ static int watch_result(lua_State *L)
     if (state != MK_WATCH_ARMED)
         mk_console_flush(&v->vm.m.console); /* before what the script prints about it */
     lua_pushstring(L, states[state]);
-    if (state != MK_WATCH_MATCHED && state != MK_WATCH_EXPLODED)
+    if (state != MK_WATCH_MATCHED && state != MK_WATCH_UNDECIDABLE)
         return 1;
     lua_pushinteger(L, box->w->which + 1);
     return state == MK_WATCH_MATCHED ? 2 + push_captures(L, box->w->text, &box->w->match) : 2;
@@ -258,8 +258,8 @@ static int forbidden(lua_State *L)
     char text[400];
     bool found = mk_watch_forbidden(&v->vm.m.console, box->w, text, sizeof(text));
     lua_pushstring(L, found ? text : NULL);
-    bool exploded = mk_watch_exploded(&v->vm.m.console, box->w, text, sizeof(text));
-    lua_pushstring(L, exploded ? text : NULL);
+    bool undecidable = mk_watch_undecidable(&v->vm.m.console, box->w, text, sizeof(text));
+    lua_pushstring(L, undecidable ? text : NULL);
     return 2;
 }
 
@@ -276,7 +276,7 @@ static int search(lua_State *L)
     struct mk_scan scan;
     struct mk_err err;
     if (mk_scan_init(&scan, pattern, plength, plain, &err) < 0)
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     mk_scan_free(&scan);
     uint64_t steps = SEARCH_STEPS;
     const char *at = plain ? memmem(text, length, pattern, plength) : NULL;
@@ -286,7 +286,7 @@ static int search(lua_State *L)
     else if (at)
         m = (struct mk_match){ .start = (size_t)(at - text), .end = (size_t)(at - text) + plength };
     if (result == MK_PATTERN_EXHAUSTED)
-        return mk_misuse(L, "pattern \"%.80s\" needs more than %d steps", pattern, SEARCH_STEPS);
+        return mk_lua_error(L, "pattern \"%.80s\" needs more than %d steps", pattern, SEARCH_STEPS);
     return result == MK_PATTERN_FOUND ? push_captures(L, text, &m) : 0;
 }
 
@@ -305,7 +305,7 @@ static int scan(lua_State *L)
     if (!w || !add_patterns(L, w, 2, plain, &err)) {
         if (w)
             mk_watch_free(w);
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     }
     struct mk_console con;
     struct mk_cpu cpu = { 0 };
@@ -317,7 +317,7 @@ static int scan(lua_State *L)
         for (size_t at = 0; at < length; at += (size_t)piece) {
             size_t left = length - at;
             mk_console_write(&con, &cpu, text + at, left < (size_t)piece ? left : (size_t)piece);
-            mk_watch_again(&con, w);
+            mk_watch_rearm(&con, w);
         }
     lua_Number seconds = (lua_Number)(mk_now() - began) / 1e9;
     lua_pushinteger(L, (lua_Integer)w->hits);
@@ -351,12 +351,12 @@ static int where(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     lua_Integer cpu = luaL_checkinteger(L, 2);
     luaL_argcheck(L, cpu >= 0 && cpu < v->vm.cpus, 2, "no such cpu");
-    struct mk_turn turn;
+    struct mk_lua_context context;
     uint64_t rip;
     v->busy++;
-    mk_lua_release(v->lua, &turn);
-    bool known = mk_vm_where(&v->vm, (unsigned)cpu, &rip);
-    mk_lua_acquire(v->lua, &turn);
+    mk_lua_begin_blocking(v->lua, &context);
+    bool known = mk_vm_sample_rip(&v->vm, (unsigned)cpu, &rip);
+    mk_lua_end_blocking(v->lua, &context);
     v->busy--;
     lua_pushinteger(L, (lua_Integer)rip);
     return known;
@@ -393,7 +393,7 @@ static int consume(lua_State *L)
 static int blame(lua_State *L)
 {
     luaL_checkstring(L, 1);
-    mk_lua_blame_line(L);
+    mk_push_where(L);
     lua_pushvalue(L, 1);
     lua_concat(L, 2);
     return lua_error(L);
@@ -403,7 +403,7 @@ static int blame(lua_State *L)
 static int exits_since(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    mk_need_stopped(L, v, "expect_exits");
+    mk_check_stopped(L, v, "expect_exits");
     uint64_t sum = 0;
     for (unsigned i = 0; i < v->vm.cpus; i++) {
         struct mk_vcpu *c = &v->vm.cpu[i];

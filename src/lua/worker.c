@@ -32,7 +32,7 @@ struct worker {
     struct mk_bytes results;    /* or: */
     char *failure;              /* message and traceback */
     struct mk_lua *_Atomic lua; /* of its state, while that is open */
-    struct mk_guard guard;
+    struct mk_watchdog watchdog;
 };
 
 struct box { /* the owner's userdata */
@@ -43,7 +43,7 @@ struct box { /* the owner's userdata */
 
 /* --- life --- */
 
-static void let_go(struct worker *w)
+static void leave_behind(struct worker *w)
 {
     pthread_mutex_lock(&w->channel.lock);
     bool last = --w->sides == 0;
@@ -66,10 +66,10 @@ static void on_signal(void *ctx)
 {
     struct worker *w = ctx;
     struct mk_lua *lua = atomic_load(&w->lua);
-    if (!lua || !atomic_load(&w->channel.stop) || w->guard.depth == 0)
+    if (!lua || !atomic_load(&w->channel.stop) || w->watchdog.depth == 0)
         return;
-    w->guard.due = MK_DUE_STOP;
-    mk_guard_end_script(lua, &w->guard);
+    w->watchdog.due = MK_DUE_STOP;
+    mk_watchdog_end_script(lua, &w->watchdog);
 }
 
 static int owner_send(lua_State *L)
@@ -116,7 +116,7 @@ static void open_libraries(lua_State *L, const struct worker *w)
 static void raise_if(lua_State *L, bool failed, const struct mk_err *err)
 {
     if (failed)
-        mk_misuse(L, "%s", err->text);
+        mk_lua_error(L, "%s", err->text);
 }
 
 /* Pushes the function that the bytes are, with its upvalues. */
@@ -194,10 +194,10 @@ static void run(lua_State *L, struct worker *w)
     lua_pushcfunction(L, body);
     lua_pushlightuserdata(L, w);
     atomic_store(&w->lua, lua);
-    mk_guard_enter(lua, &w->guard, L);
+    mk_watchdog_enter(lua, &w->watchdog, L);
     int status = lua_pcall(L, 1, 0, 1);
-    mk_guard_leave(&w->guard, L);
-    lua->guard = NULL;
+    mk_watchdog_leave(&w->watchdog, L);
+    lua->watchdog = NULL;
     if (status != LUA_OK) {
         mk_bytes_free(&w->results);
         const char *text = lua_tostring(L, -1);
@@ -215,9 +215,9 @@ static void *worker_thread(void *arg)
 {
     struct worker *w = arg;
     lua_State *L = luaL_newstate();
-    struct mk_kick_watch kicks = { .fn = on_signal, .ctx = w };
-    mk_kick_watch(&kicks);
-    mk_kick_allow();
+    struct mk_kick_handler kicks = { .fn = on_signal, .ctx = w };
+    mk_kick_add_handler(&kicks);
+    mk_kick_unblock();
     if (L) {
         lua_pushcfunction(L, open_protected);
         lua_pushlightuserdata(L, w);
@@ -229,12 +229,12 @@ static void *worker_thread(void *arg)
         lua_close(L);
     }
     atomic_store(&w->lua, NULL);
-    mk_kick_unwatch(&kicks);
+    mk_kick_remove_handler(&kicks);
     pthread_mutex_lock(&w->channel.lock);
     w->channel.ended = true;
     mk_wake(w->channel.waiters);
     pthread_mutex_unlock(&w->channel.lock);
-    let_go(w);
+    leave_behind(w);
     return NULL;
 }
 
@@ -258,8 +258,9 @@ static void write_upvalues(lua_State *L, struct mk_bytes *b, uint32_t count)
         snprintf(what, sizeof(what), "kvm.worker: upvalue '%s'", name);
         if (strcmp(name, "_ENV") != 0) {
             if (!mk_copy_write(L, -1, what, b, &err))
-                mk_misuse(L, "%s; get it inside the function, or pass what it needs as arguments",
-                          err.text);
+                mk_lua_error(L,
+                             "%s; get it inside the function, or pass what it needs as arguments",
+                             err.text);
             mk_bytes_put_u32(b, at, (uint32_t)(b->length - at - 4));
         }
         lua_pop(L, 1);
@@ -270,7 +271,7 @@ static void write_function(lua_State *L, struct mk_bytes *b)
 {
     lua_Debug ar;
     if (lua_iscfunction(L, 1))
-        mk_misuse(L, "kvm.worker: a C function cannot be copied: give a Lua function");
+        mk_lua_error(L, "kvm.worker: a C function cannot be copied: give a Lua function");
     mk_bytes_u8(b, false);
     size_t at = b->length;
     mk_bytes_u32(b, 0);
@@ -335,13 +336,13 @@ static int start_worker(lua_State *L)
     if (script)
         mk_check_cstring(L, 1);
     if (!script && !lua_isfunction(L, 1))
-        return mk_misuse(L, "kvm.worker: expected a function or the path of a script, got a %s",
-                         luaL_typename(L, 1));
+        return mk_lua_error(L, "kvm.worker: expected a function or the path of a script, got a %s",
+                            luaL_typename(L, 1));
     luaL_checkstack(L, 20, NULL);
     struct mk_bytes *b = mk_push_bytes(L);
     script ? write_script(L, b) : write_function(L, b);
     if (!mk_values_write(L, 2, count, "kvm.worker: argument", b, &err))
-        return mk_misuse(L, "%s", err.text);
+        return mk_lua_error(L, "%s", err.text);
     if (script && access(lua_tostring(L, 1), R_OK) < 0) {
         mk_fail_errno(&err, errno, "%s", lua_tostring(L, 1));
         return mk_push_err(L, &err);
@@ -350,7 +351,7 @@ static int start_worker(lua_State *L)
     *box = (struct box){ .over = true };
     luaL_setmetatable(L, MK_WORKER);
     box->w = new_worker(L, b);
-    if (!box->w || box->w->start.failed || mk_kick_setup(&err) < 0) {
+    if (!box->w || box->w->start.failed || mk_kick_init(&err) < 0) {
         if (!err.code)
             mk_fail_errno(&err, ENOMEM, "kvm.worker");
         return mk_push_err(L, &err);
@@ -370,7 +371,7 @@ static struct box *check_box(lua_State *L)
 {
     struct box *box = luaL_checkudata(L, 1, MK_WORKER);
     if (!box->w)
-        mk_misuse(L, "the worker is gone, with the state that made it");
+        mk_lua_error(L, "the worker is gone, with the state that made it");
     return box;
 }
 
@@ -428,7 +429,7 @@ static int push_failure(lua_State *L, const char *text, const char *name)
 static int push_outcome(lua_State *L, struct worker *w)
 {
     struct mk_err err;
-    if (w->failure && atomic_load(&w->channel.stop) && w->guard.raised)
+    if (w->failure && atomic_load(&w->channel.stop) && w->watchdog.raised)
         return push_failure(L, w->failure, "ECANCELED");
     if (w->failure)
         return push_failure(L, w->failure, "ERROR");
@@ -457,7 +458,7 @@ static int worker_wait(lua_State *L)
 static bool close_box(struct box *box, struct mk_lua *lua, bool yield)
 {
     struct worker *w = box->w;
-    struct mk_turn turn;
+    struct mk_lua_context context;
     if (box->over)
         return !box->left;
     atomic_store(&w->channel.stop, true);
@@ -465,10 +466,10 @@ static bool close_box(struct box *box, struct mk_lua *lua, bool yield)
     mk_wake(w->channel.waiters);
     pthread_mutex_unlock(&w->channel.lock);
     if (yield)
-        mk_lua_release(lua, &turn);
+        mk_lua_begin_blocking(lua, &context);
     bool ended = end_worker(w);
     if (yield)
-        mk_lua_acquire(lua, &turn);
+        mk_lua_end_blocking(lua, &context);
     if (ended) {
         join(box);
     } else {
@@ -497,7 +498,7 @@ static int worker_gc(lua_State *L)
     if (!box->w)
         return 0;
     close_box(box, mk_lua_get(L), false);
-    let_go(box->w);
+    leave_behind(box->w);
     box->w = NULL;
     return 0;
 }

@@ -17,7 +17,7 @@
 
 /* --- shape --- */
 
-#define SHAPE struct mk_shape
+#define SHAPE struct mk_snapshot_config
 static const struct mk_field shape_fields[] = {
     MK_RANGE(SHAPE, mode, 0, MK_MODES - 1),
     MK_RANGE(SHAPE, memory, MK_PAGE, MK_MEM_MAX),
@@ -37,7 +37,7 @@ static const struct mk_field shape_fields[] = {
 };
 
 /* Where the tables of the mode lie: what a load in a VM of this state moves. */
-static bool places_fit(const struct mk_shape *s)
+static bool places_fit(const struct mk_snapshot_config *s)
 {
     const struct mk_places *p = &s->places;
     bool pages = p->low % MK_PAGE == 0 && p->tables % MK_PAGE == 0 && p->end % MK_PAGE == 0;
@@ -63,7 +63,7 @@ static const struct mk_field region_fields[] = {
 };
 
 /* In order and apart, own RAM where it belongs; sets where each is in a copy. */
-static bool regions_fit(const struct mk_shape *s)
+static bool regions_fit(const struct mk_snapshot_config *s)
 {
     uint64_t end = 0, own = 0, at = 0;
     for (uint32_t i = 0; i < s->region_count; i++) {
@@ -80,17 +80,17 @@ static bool regions_fit(const struct mk_shape *s)
     return own == s->memory && s->regions[0].gpa == 0;
 }
 
-static void code_regions(struct mk_codec *k, struct mk_shape *s)
+static void code_regions(struct mk_codec *k, struct mk_snapshot_config *s)
 {
-    mk_code_u32(k, &s->region_count);
+    mk_codec_u32(k, &s->region_count);
     if (!k->out) {
-        mk_code_need(k, s->region_count && s->region_count < MK_REGIONS);
-        s->regions = mk_code_failed(k) ? NULL : calloc(s->region_count, sizeof(*s->regions));
-        mk_code_memory(k, s->regions);
+        mk_codec_check(k, s->region_count && s->region_count < MK_REGIONS);
+        s->regions = mk_codec_failed(k) ? NULL : calloc(s->region_count, sizeof(*s->regions));
+        mk_codec_check_memory(k, s->regions);
     }
-    for (uint32_t i = 0; i < s->region_count && !mk_code_failed(k); i++)
-        mk_code_fields(k, region_fields, &s->regions[i]);
-    mk_code_need(k, mk_code_failed(k) || regions_fit(s));
+    for (uint32_t i = 0; i < s->region_count && !mk_codec_failed(k); i++)
+        mk_codec_fields(k, region_fields, &s->regions[i]);
+    mk_codec_check(k, mk_codec_failed(k) || regions_fit(s));
 }
 
 /* --- the VM --- */
@@ -103,11 +103,11 @@ static const struct mk_field fields[] = {
     MK_BLOB(SNAP, state.devices.data, state.devices.length, BYTES_MAX),
     MK_BLOB(SNAP, script.data, script.length, BYTES_MAX),
     MK_FLAG(SNAP, state.paging),
-    MK_FLAG(SNAP, state.late.pending),
-    MK_RAW(SNAP, state.late.linear),
-    MK_RAW(SNAP, state.late.rip),
-    MK_RANGE(SNAP, state.late.length, 0, 8),
-    MK_RAW(SNAP, state.late.data),
+    MK_FLAG(SNAP, state.deferred.pending),
+    MK_RAW(SNAP, state.deferred.linear),
+    MK_RAW(SNAP, state.deferred.rip),
+    MK_RANGE(SNAP, state.deferred.length, 0, 8),
+    MK_RAW(SNAP, state.deferred.data),
     { 0 },
 };
 
@@ -116,18 +116,18 @@ static void code_cpuid(struct mk_codec *k, struct mk_snapshot *snap)
     const size_t entry = sizeof(struct kvm_cpuid_entry2);
     struct kvm_cpuid2 *list = snap->cpuid;
     size_t length = list ? sizeof(*list) + list->nent * entry : 0;
-    mk_code_blob(k, &snap->cpuid, &length, sizeof(*list) + CPUID_MAX * entry);
-    mk_code_need(k, length == 0 || (length >= sizeof(*list) &&
-                                    length == sizeof(*list) + snap->cpuid->nent * entry));
+    mk_codec_blob(k, &snap->cpuid, &length, sizeof(*list) + CPUID_MAX * entry);
+    mk_codec_check(k, length == 0 || (length >= sizeof(*list) &&
+                                      length == sizeof(*list) + snap->cpuid->nent * entry));
 }
 
 static void code_all(struct mk_codec *k, struct mk_snapshot *snap)
 {
-    mk_code_fields(k, shape_fields, &snap->shape);
-    mk_code_need(k, snap->shape.memory % MK_PAGE == 0 && places_fit(&snap->shape));
-    code_regions(k, &snap->shape);
-    mk_code_fields(k, fields, snap);
-    mk_code_need(k, snap->state.vm_state != MK_VM_RUNNING);
+    mk_codec_fields(k, shape_fields, &snap->config);
+    mk_codec_check(k, snap->config.memory % MK_PAGE == 0 && places_fit(&snap->config));
+    code_regions(k, &snap->config);
+    mk_codec_fields(k, fields, snap);
+    mk_codec_check(k, snap->state.vm_state != MK_VM_RUNNING);
     code_cpuid(k, snap);
 }
 
@@ -138,7 +138,7 @@ bool mk_state_encode(const struct mk_snapshot *snap, struct mk_bytes *out)
 {
     struct mk_codec k = { .out = out };
     code_all(&k, (struct mk_snapshot *)snap);
-    return !mk_code_failed(&k);
+    return !mk_codec_failed(&k);
 }
 
 /* Into a machine without hardware, made for that. */
@@ -147,8 +147,8 @@ static int check_state(const struct mk_snapshot *snap, struct mk_err *err)
     struct mk_vm *vm = calloc(1, sizeof(*vm));
     if (!vm)
         return mk_fail_errno(err, ENOMEM, "its state");
-    vm->cpus = snap->shape.cpus;
-    int rc = mk_vm_compose(vm, &(struct mk_vm_config){ .pic = snap->shape.pic }, err);
+    vm->cpus = snap->config.cpus;
+    int rc = mk_vm_compose(vm, &(struct mk_vm_config){ .pic = snap->config.pic }, err);
     if (rc == 0)
         rc = mk_state_load(vm, &snap->state, MK_LOAD_CHECK, err);
     mk_vm_dismantle(vm);
@@ -161,5 +161,5 @@ int mk_state_decode(struct mk_snapshot *snap, struct mk_reader *in, struct mk_er
     struct mk_codec k = { .in = *in, .err = err };
     code_all(&k, snap);
     *in = k.in;
-    return mk_code_failed(&k) ? -1 : check_state(snap, err);
+    return mk_codec_failed(&k) ? -1 : check_state(snap, err);
 }

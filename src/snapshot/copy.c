@@ -15,7 +15,7 @@ bool mk_page_is_zero(const uint8_t *page)
 
 static bool marked(const struct mk_mem *mem, uint64_t page)
 {
-    return mem->written[page / 64] >> page % 64 & 1;
+    return mem->dirty[page / 64] >> page % 64 & 1;
 }
 
 /* The next page that is marked, from `page` on; the number of pages when there is none. */
@@ -23,7 +23,7 @@ static uint64_t next_marked(const struct mk_mem *mem, uint64_t page)
 {
     uint64_t pages = mem->bytes / MK_PAGE;
     while (page < pages && !marked(mem, page))
-        page += mem->written[page / 64] ? 1 : 64 - page % 64;
+        page += mem->dirty[page / 64] ? 1 : 64 - page % 64;
     return page < pages ? page : pages;
 }
 
@@ -49,7 +49,7 @@ struct mk_ram *mk_ram_copy(const struct mk_mem *mem, struct mk_err *err)
         end = run_end(mem, page, follow, from);
         if (mk_ram_fill(ram, page * MK_PAGE, from, (end - page) * MK_PAGE) < 0) {
             mk_fail_errno(err, errno, "snapshot: copying RAM");
-            mk_ram_drop(ram);
+            mk_ram_unref(ram);
             return NULL;
         }
         page = end > page ? end : page + 1;
@@ -57,9 +57,9 @@ struct mk_ram *mk_ram_copy(const struct mk_mem *mem, struct mk_err *err)
     return ram;
 }
 
-void mk_ram_mark(const struct mk_ram *ram, const struct mk_mem *mem)
+void mk_ram_mark_dirty(const struct mk_ram *ram, const struct mk_mem *mem)
 {
-    for (off_t at = 0, end; mk_next_data(ram->fd, (off_t)ram->size, &at, &end); at = end)
-        mk_mem_mark_pages(mem, (uint64_t)at / MK_PAGE,
-                          ((uint64_t)(end - at) + MK_PAGE - 1) / MK_PAGE);
+    for (off_t at = 0, end; mk_extent_next(ram->fd, (off_t)ram->size, &at, &end); at = end)
+        mk_mem_mark_pages_dirty(mem, (uint64_t)at / MK_PAGE,
+                                ((uint64_t)(end - at) + MK_PAGE - 1) / MK_PAGE);
 }

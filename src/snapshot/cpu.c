@@ -121,12 +121,13 @@ static void complete(struct mk_vcpu *c)
         mk_vcpu_complete(c);
 }
 
-int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err *err)
+int mk_cpu_save(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err *err)
 {
     *state = (struct mk_cpu_state){ 0 };
     complete(c);
     int fd = c->fd;
-    if (mk_ioctl(fd, KVM_GET_REGS, &state->regs) < 0 || mk_vcpu_guest_sregs(c, &state->sregs) < 0 ||
+    if (mk_ioctl(fd, KVM_GET_REGS, &state->regs) < 0 ||
+        mk_vcpu_get_guest_sregs(c, &state->sregs) < 0 ||
         mk_ioctl(fd, KVM_GET_VCPU_EVENTS, &state->events) < 0 ||
         mk_ioctl(fd, KVM_GET_DEBUGREGS, &state->debug) < 0 ||
         mk_ioctl(fd, KVM_GET_MP_STATE, &state->mp) < 0 ||
@@ -192,9 +193,9 @@ static bool blobs_fit(const struct mk_cpu_state *s)
 
 void mk_cpu_code(struct mk_codec *k, struct mk_vcpu *c, struct mk_cpu_state *state)
 {
-    mk_code_fields(k, kvm_fields, state);
-    mk_code_fields(k, own_fields, c);
-    mk_code_need(k, mk_code_failed(k) || blobs_fit(state));
+    mk_codec_fields(k, kvm_fields, state);
+    mk_codec_fields(k, own_fields, c);
+    mk_codec_check(k, mk_codec_failed(k) || blobs_fit(state));
 }
 
 /* --- restore --- */
@@ -245,7 +246,7 @@ static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
     atomic_store(&c->irq.any, any);
     c->irq.row = 0;
     c->irq.hold_until = 0;
-    c->end.goes_on = false;
+    c->end.resumable = false;
     c->run->ready_for_interrupt_injection = state->injectable;
     c->run->exit_reason = state->exit_reason;
 }
@@ -263,15 +264,15 @@ static struct kvm_sregs as_given(const struct mk_vcpu *c, const struct kvm_sregs
     return s;
 }
 
-int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state, const struct kvm_sregs *sregs,
-                 struct mk_err *err)
+int mk_cpu_load(struct mk_vcpu *c, const struct mk_cpu_state *state, const struct kvm_sregs *sregs,
+                struct mk_err *err)
 {
     struct mk_cpu_state s = *state; /* the ioctls take no constants */
     struct kvm_sregs want = as_given(c, sregs), have;
     complete(c);
     c->synced = 0;
     c->run->kvm_dirty_regs = 0;
-    if (mk_vcpu_set_sregs(c, &want) < 0 || mk_vcpu_sregs(c, &have) < 0)
+    if (mk_vcpu_set_sregs(c, &want) < 0 || mk_vcpu_get_sregs(c, &have) < 0)
         return mk_fail_errno(err, errno, "KVM refuses the system registers of cpu %u",
                              c->cpu.index);
     if (have.cr0 != sregs->cr0 || have.cr4 != sregs->cr4 || have.efer != sregs->efer)

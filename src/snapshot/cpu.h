@@ -11,7 +11,7 @@
 /* What KVM has of it; the rest is the vCPU's own. */
 struct mk_cpu_state {
     struct kvm_regs regs;
-    struct kvm_sregs sregs; /* as the guest believes them to be (assist.h) */
+    struct kvm_sregs sregs; /* as the guest set them (assist.h) */
     struct kvm_vcpu_events events;
     struct kvm_debugregs debug;
     struct kvm_mp_state mp;
@@ -23,12 +23,12 @@ struct mk_cpu_state {
     uint32_t exit_reason; /* the last one */
 };
 
-int mk_cpu_capture(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err *err);
+int mk_cpu_save(struct mk_vcpu *c, struct mk_cpu_state *state, struct mk_err *err);
 /* Both parts as bytes, and back: the vCPU's own is then as it is to be. */
 void mk_cpu_code(struct mk_codec *k, struct mk_vcpu *c, struct mk_cpu_state *state);
 /* Does not switch paging over to the assist: `sregs` is what KVM is to have. */
-int mk_cpu_apply(struct mk_vcpu *c, const struct mk_cpu_state *state, const struct kvm_sregs *sregs,
-                 struct mk_err *err);
+int mk_cpu_load(struct mk_vcpu *c, const struct mk_cpu_state *state, const struct kvm_sregs *sregs,
+                struct mk_err *err);
 void mk_cpu_state_free(struct mk_cpu_state *state);
 
 #endif

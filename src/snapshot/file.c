@@ -10,7 +10,7 @@
  *                         a run of no pages, at page 0
  *
  * It is written by outfile.c, so a regular file is complete or not there. It is read in one pass,
- * and believed after its checksum was found right; still nothing in it is trusted. */
+ * and used after its checksum was found right; still nothing in it is trusted. */
 #include "files/outfile.h"
 #include "snapshot/copy.h"
 #include "snapshot/snapshot.h"
@@ -81,7 +81,7 @@ static bool may_hold(const struct mk_snapshot *snap, uint64_t page, off_t *data,
         return true;
     if (at >= *end) {
         *data = at;
-        if (!mk_next_data(snap->ram->fd, (off_t)snap->ram->size, data, end))
+        if (!mk_extent_next(snap->ram->fd, (off_t)snap->ram->size, data, end))
             *data = *end = INT64_MAX;
     }
     return at + MK_PAGE > *data;
@@ -141,7 +141,7 @@ static int write_file(const struct mk_snapshot *snap, const struct mk_bytes *sta
     put_all(&o, snap, state, nowhere.at, nowhere.crc);
     if (o.file.seekable)
         patch_head(&o);
-    int code = mk_outfile_end(&o.file, o.error);
+    int code = mk_outfile_close(&o.file, o.error);
     return code ? mk_fail_errno(err, code, "%s", path) : 0;
 }
 
@@ -271,11 +271,11 @@ static int get_ram(struct input *in, struct mk_ram *ram)
 }
 
 /* Bytes of RAM and ROM. */
-static uint64_t memory_of(const struct mk_shape *shape)
+static uint64_t memory_of(const struct mk_snapshot_config *config)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < shape->region_count; i++)
-        bytes += shape->regions[i].kind == MK_SHARED ? 0 : shape->regions[i].size;
+    for (uint32_t i = 0; i < config->region_count; i++)
+        bytes += config->regions[i].kind == MK_SHARED ? 0 : config->regions[i].size;
     return bytes;
 }
 
@@ -285,7 +285,7 @@ static int decode(struct input *in, struct mk_snapshot *snap, const struct mk_by
     struct mk_reader reader = { .at = state->data, .left = state->length };
     if (mk_state_decode(snap, &reader, &why) < 0)
         return damaged(in, why.text);
-    return reader.left || memory_of(&snap->shape) != snap->ram->size
+    return reader.left || memory_of(&snap->config) != snap->ram->size
                ? damaged(in, "its parts disagree")
                : 0;
 }
@@ -295,7 +295,7 @@ static int decode(struct input *in, struct mk_snapshot *snap, const struct mk_by
 static int check_holes(struct input *in)
 {
     uint64_t data = 0;
-    for (off_t at = 0, end; mk_next_data(in->fd, (off_t)in->size, &at, &end); at = end)
+    for (off_t at = 0, end; mk_extent_next(in->fd, (off_t)in->size, &at, &end); at = end)
         data += (uint64_t)(end - at);
     lseek(in->fd, (off_t)in->at, SEEK_SET);
     return in->size - data > data + HOLES_MAX ? damaged(in, "most of it is a hole") : 0;

@@ -31,31 +31,31 @@ static int register_slots(struct mk_vm *vm, struct mk_err *err)
 static int collect(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
-    int rc = vm->assist.shadow.on ? mk_shadow_collect(&vm->assist.shadow, mem, vm->m.fd)
-                                  : mk_mem_collect_all(mem, vm->m.fd);
+    int rc = vm->assist.shadow.on ? mk_shadow_sync_log(&vm->assist.shadow, mem, vm->m.fd)
+                                  : mk_mem_sync_log(mem, vm->m.fd);
     return rc < 0 ? mk_fail_errno(err, errno, "vm \"%s\": KVM's log of writes", vm->name) : 0;
 }
 
-/* Afterwards mem.written has every page that may differ from vm->base, or from zeros when there is
+/* Afterwards mem.dirty has every page that may differ from vm->base, or from zeros when there is
  * no base. Of a VM that was made from a copy and is none of it any more, that is all pages. */
 static int look(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
-    if (mem->written)
+    if (mem->dirty)
         return collect(vm, err);
-    if (mk_mem_watch(mem, err) < 0 || register_slots(vm, err) < 0)
+    if (mk_mem_start_log(mem, err) < 0 || register_slots(vm, err) < 0)
         return -1;
     if (vm->base || !mem->copied)
         mk_mem_mark_used(mem);
     else
-        mk_mem_mark_pages(mem, 0, pages_of(mem));
+        mk_mem_mark_pages_dirty(mem, 0, pages_of(mem));
     return 0;
 }
 
-static void forget_writes(struct mk_mem *mem)
+static void clear_dirty(struct mk_mem *mem)
 {
     for (size_t i = 0; i < words_of(mem); i++)
-        mem->written[i] = 0;
+        mem->dirty[i] = 0;
 }
 
 /* Unmarks the pages that are as in the copy; returns how many are not. */
@@ -64,10 +64,10 @@ static size_t prune(struct mk_vm *vm)
     struct mk_mem *mem = &vm->m.mem;
     size_t count = 0;
     for (size_t i = 0; i < words_of(mem); i++)
-        for (uint64_t bits = mem->written[i]; bits; bits &= bits - 1) {
+        for (uint64_t bits = mem->dirty[i]; bits; bits &= bits - 1) {
             uint64_t at = (i * 64 + (unsigned)__builtin_ctzll(bits)) * MK_PAGE;
             if (memcmp(mk_mem_page(mem, at / MK_PAGE, NULL), vm->base->at + at, MK_PAGE) == 0)
-                mem->written[i] &= ~(bits & -bits);
+                mem->dirty[i] &= ~(bits & -bits);
             else
                 count++;
         }
@@ -85,7 +85,7 @@ static int take_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count
     if (!snap->changed || !snap->pages)
         return mk_fail_errno(err, ENOMEM, "snapshot: %zu pages", count);
     for (size_t i = 0; i < words_of(mem); i++) {
-        snap->changed[i] = mem->written[i];
+        snap->changed[i] = mem->dirty[i];
         for (uint64_t bits = snap->changed[i]; bits; bits &= bits - 1)
             memcpy(snap->pages + snap->changed_count++ * MK_PAGE,
                    mk_mem_page(mem, i * 64 + (unsigned)__builtin_ctzll(bits), NULL), MK_PAGE);
@@ -102,44 +102,45 @@ static int take_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *e
     size_t count = vm->base ? prune(vm) : SIZE_MAX;
     if (count > pages_of(mem) / 2) {
         if (vm->base)
-            mk_ram_mark(vm->base, mem);
+            mk_ram_mark_dirty(vm->base, mem);
         struct mk_ram *copy = mk_ram_copy(mem, err);
         if (!copy)
             return -1;
-        mk_ram_drop(vm->base);
+        mk_ram_unref(vm->base);
         vm->base = copy;
-        forget_writes(mem);
+        clear_dirty(mem);
         count = 0;
     }
-    snap->ram = mk_ram_hold(vm->base);
+    snap->ram = mk_ram_ref(vm->base);
     return count ? take_changed(vm, snap, count, err) : 0;
 }
 
-static struct mk_shape shape_of(const struct mk_vm *vm)
+static struct mk_snapshot_config shape_of(const struct mk_vm *vm)
 {
-    struct mk_shape shape = { .mode = vm->mode,
-                              .memory = vm->m.mem.size,
-                              .cpus = vm->cpus,
-                              .pic = vm->has_pic,
-                              .mapping = vm->mapping,
-                              .places = vm->places,
-                              .boot_features = vm->boot_features };
-    snprintf(shape.name, sizeof(shape.name), "%s", vm->name);
-    snprintf(shape.command_line, sizeof(shape.command_line), "%s", vm->command_line);
-    return shape;
+    struct mk_snapshot_config config = { .mode = vm->mode,
+                                         .memory = vm->m.mem.size,
+                                         .cpus = vm->cpus,
+                                         .pic = vm->has_pic,
+                                         .mapping = vm->mapping,
+                                         .places = vm->places,
+                                         .boot_features = vm->boot_features };
+    snprintf(config.name, sizeof(config.name), "%s", vm->name);
+    snprintf(config.command_line, sizeof(config.command_line), "%s", vm->command_line);
+    return config;
 }
 
-static int take_regions(const struct mk_vm *vm, struct mk_shape *shape, struct mk_err *err)
+static int take_regions(const struct mk_vm *vm, struct mk_snapshot_config *config,
+                        struct mk_err *err)
 {
     const struct mk_mem *mem = &vm->m.mem;
-    shape->regions = calloc(mem->count, sizeof(*shape->regions));
-    if (!shape->regions)
+    config->regions = calloc(mem->count, sizeof(*config->regions));
+    if (!config->regions)
         return mk_fail_errno(err, ENOMEM, "snapshot");
-    shape->region_count = mem->count;
+    config->region_count = mem->count;
     for (unsigned i = 0; i < mem->count; i++) {
-        shape->regions[i] = mem->regions[i];
-        shape->regions[i].host = NULL;
-        shape->regions[i].fd = -1;
+        config->regions[i] = mem->regions[i];
+        config->regions[i].host = NULL;
+        config->regions[i].fd = -1;
     }
     return 0;
 }
@@ -175,12 +176,12 @@ struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script, 
     }
     mk_vm_join(vm);
     vm->mode_open = false;
-    snap->shape = shape_of(vm);
-    if (mk_state_capture(vm, &snap->state, err) < 0) { /* first: it may complete an access */
+    snap->config = shape_of(vm);
+    if (mk_state_save(vm, &snap->state, err) < 0) { /* first: it may complete an access */
         free(snap);
         return NULL;
     }
-    if (take_cpuid(vm, snap, err) < 0 || take_regions(vm, &snap->shape, err) < 0 ||
+    if (take_cpuid(vm, snap, err) < 0 || take_regions(vm, &snap->config, err) < 0 ||
         take_ram(vm, snap, err) < 0) {
         mk_snapshot_free(snap);
         return NULL;
@@ -195,11 +196,11 @@ void mk_snapshot_free(struct mk_snapshot *snap)
     if (!snap)
         return;
     mk_state_free(&snap->state);
-    mk_ram_drop(snap->ram);
+    mk_ram_unref(snap->ram);
     free(snap->changed);
     free(snap->pages);
     free(snap->cpuid);
-    free(snap->shape.regions);
+    free(snap->config.regions);
     mk_bytes_free(&snap->script);
     free(snap);
 }
@@ -233,7 +234,8 @@ static const struct mk_region *missing(const struct mk_region *list, unsigned co
 }
 
 /* Describes how the memories differ; false when they do not. */
-static bool other_memory(const struct mk_shape *s, const struct mk_mem *mem, char *why, size_t size)
+static bool other_memory(const struct mk_snapshot_config *s, const struct mk_mem *mem, char *why,
+                         size_t size)
 {
     const struct mk_region *without, *with;
     without = missing(s->regions, s->region_count, mem->regions, mem->count);
@@ -248,7 +250,7 @@ static bool other_memory(const struct mk_shape *s, const struct mk_mem *mem, cha
 int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, struct mk_err *err)
 {
     static const char *const modes[MK_MODES] = { "real", "protected", "paged", "long" };
-    const struct mk_shape *s = &snap->shape;
+    const struct mk_snapshot_config *s = &snap->config;
     char why[200] = "";
     if (s->mode != vm->mode)
         snprintf(why, sizeof(why), "mode = \"%s\", not \"%s\"", modes[s->mode], modes[vm->mode]);
@@ -299,15 +301,15 @@ static int flush_tables(struct mk_vm *vm, struct mk_err *err)
 }
 
 /* What may differ from this snapshot: what was written, and where the copies have contents. */
-static int find_differences(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
+static int find_dirty_pages(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
 {
     if (look(vm, err) < 0)
         return -1;
     if (vm->base == snap->ram)
         return 0;
     if (vm->base)
-        mk_ram_mark(vm->base, &vm->m.mem);
-    mk_ram_mark(snap->ram, &vm->m.mem);
+        mk_ram_mark_dirty(vm->base, &vm->m.mem);
+    mk_ram_mark_dirty(snap->ram, &vm->m.mem);
     return 0;
 }
 
@@ -316,20 +318,20 @@ static int restore_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct 
     struct mk_mem *mem = &vm->m.mem;
     size_t next = 0;
     bool changes = false;
-    if (find_differences(vm, snap, err) < 0)
+    if (find_dirty_pages(vm, snap, err) < 0)
         return -1;
     for (size_t i = 0; i < words_of(mem); i++) {
-        uint64_t changed = snap->changed ? snap->changed[i] : 0, written = mem->written[i];
+        uint64_t changed = snap->changed ? snap->changed[i] : 0, written = mem->dirty[i];
         for (uint64_t bits = written | changed; bits; bits &= bits - 1) {
             uint64_t page = i * 64 + (unsigned)__builtin_ctzll(bits);
             changes |= put_page(mem, page, mk_snapshot_page(snap, page, &next));
         }
         if (written != changed)
-            mem->written[i] = changed;
+            mem->dirty[i] = changed;
     }
     struct mk_ram *before = vm->base;
-    vm->base = mk_ram_hold(snap->ram);
-    mk_ram_drop(before);
+    vm->base = mk_ram_ref(snap->ram);
+    mk_ram_unref(before);
     return changes ? flush_tables(vm, err) : 0;
 }
 
@@ -342,7 +344,7 @@ int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool f
         put_changed(vm, snap);
     else
         rc = restore_ram(vm, snap, err);
-    vm->places = snap->shape.places;
+    vm->places = snap->config.places;
     vm->mode_open = false;
     if (rc == 0)
         rc = mk_state_load(vm, &snap->state, MK_LOAD_ALL, err);

@@ -14,7 +14,7 @@
 #include "vm/vm.h"
 
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */
-struct mk_shape {
+struct mk_snapshot_config {
     enum mk_mode mode;
     uint64_t memory;           /* the VM's own RAM */
     struct mk_region *regions; /* all memory, as data: without host memory */
@@ -34,11 +34,11 @@ struct mk_state {
     struct mk_bytes devices; /* of all of them (dev.h) */
     struct mk_console_place input;
     bool paging; /* done by the assist */
-    struct mk_late_write late;
+    struct mk_deferred_write deferred;
 };
 
 struct mk_snapshot {
-    struct mk_shape shape;
+    struct mk_snapshot_config config;
     struct mk_state state;
     struct mk_ram *ram;
     uint64_t *changed; /* pages that differ from `ram`, a bit each; NULL: none */
@@ -62,7 +62,7 @@ int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool f
 const uint8_t *mk_snapshot_page(const struct mk_snapshot *snap, uint64_t page, size_t *next);
 
 /* state.c: all but RAM. */
-int mk_state_capture(struct mk_vm *vm, struct mk_state *state, struct mk_err *err);
+int mk_state_save(struct mk_vm *vm, struct mk_state *state, struct mk_err *err);
 /* MK_LOAD_CHECK is for a VM like this without hardware, which compose.c makes; MK_LOAD_HOOKS for
  * hooks that were made after a restore. */
 int mk_state_load(struct mk_vm *vm, const struct mk_state *state, enum mk_load how,

@@ -9,28 +9,28 @@
 
 /* --- capture --- */
 
-static int capture_cpu(struct mk_vm *vm, unsigned index, struct mk_codec *k)
+static int save_cpu(struct mk_vm *vm, unsigned index, struct mk_codec *k)
 {
     struct mk_cpu_state cpu;
-    if (mk_cpu_capture(&vm->cpu[index], &cpu, k->err) < 0)
+    if (mk_cpu_save(&vm->cpu[index], &cpu, k->err) < 0)
         return -1;
     mk_bytes_u8(k->out, vm->ready[index]);
     mk_cpu_code(k, &vm->cpu[index], &cpu);
     mk_cpu_state_free(&cpu);
-    return mk_code_failed(k) ? -1 : 0;
+    return mk_codec_failed(k) ? -1 : 0;
 }
 
-int mk_state_capture(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
+int mk_state_save(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
 {
     *s = (struct mk_state){ .vm_state = vm->state,
                             .time = mk_clock_now(&vm->m.clock),
                             .input = mk_console_tell(&vm->m.console),
                             .paging = vm->assist.shadow.on,
-                            .late = vm->assist.late };
+                            .deferred = vm->assist.deferred };
     struct mk_codec k = { .out = &s->cpus, .err = err };
     int rc = 0;
     for (unsigned i = 0; i < vm->cpus && rc == 0; i++)
-        rc = capture_cpu(vm, i, &k);
+        rc = save_cpu(vm, i, &k);
     if (rc == 0)
         rc = mk_devs_save(&vm->devices, s->time, &s->devices, err);
     if (rc < 0)
@@ -61,8 +61,8 @@ static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_s
 {
     struct mk_shadow *shadow = &vm->assist.shadow;
     if (!wants_assist(vm, s, sregs)) {
-        vm->assist.late.pending = false;
-        return mk_shadow_leave(shadow, &vm->m.mem, vm->m.fd, err);
+        vm->assist.deferred.pending = false;
+        return mk_shadow_disable(shadow, &vm->m.mem, vm->m.fd, err);
     }
     if (!vm->m.assist)
         return mk_fail(err, ENOTSUP,
@@ -70,7 +70,7 @@ static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_s
                        "on, or use a host with VT-x or AMD-V",
                        vm->name);
     sregs->cr0 &= ~(uint64_t)MK_CR0_PG;
-    vm->assist.late = s->late;
+    vm->assist.deferred = s->deferred;
     if (shadow->on && !mk_shadow_stale(shadow, &vm->m.mem, sregs->cr3, sregs->cr4 & MK_CR4_PSE))
         return 0;
     return mk_assist_paging(&vm->assist, &vm->m.mem, vm->m.fd, sregs, err);
@@ -86,10 +86,10 @@ static int load_cpus(struct mk_vm *vm, const struct mk_state *s, bool check, str
         struct kvm_sregs sregs = cpu.sregs;
         if (!k.bad && !check)
             k.bad = (i == 0 && apply_paging(vm, s, &sregs, err) < 0) ||
-                    mk_cpu_apply(&vm->cpu[i], &cpu, &sregs, err) < 0;
+                    mk_cpu_load(&vm->cpu[i], &cpu, &sregs, err) < 0;
         mk_cpu_state_free(&cpu);
     }
-    mk_code_need(&k, k.in.left == 0);
+    mk_codec_check(&k, k.in.left == 0);
     return k.bad ? -1 : 0;
 }
 

@@ -52,8 +52,8 @@ static bool mark_ranges(const struct mk_mem *mem, const struct mk_region *r, int
         if (count < 0)
             return false;
         for (int i = 0; i < count; i++)
-            mk_mem_mark_pages(mem, (r->at + ranges[i].start - host) / MK_PAGE,
-                              (ranges[i].end - ranges[i].start) / MK_PAGE);
+            mk_mem_mark_pages_dirty(mem, (r->at + ranges[i].start - host) / MK_PAGE,
+                                    (ranges[i].end - ranges[i].start) / MK_PAGE);
         scan.start = scan.walk_end;
     }
     return true;
@@ -70,7 +70,7 @@ static bool mark_each(const struct mk_mem *mem, const struct mk_region *r, int p
             return false;
         for (size_t i = 0; i < (size_t)got / sizeof(*entries); i++, page++)
             if (entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED) && !(entries[i] & ENTRY_FILE))
-                mk_mem_mark_pages(mem, r->at / MK_PAGE + page, 1);
+                mk_mem_mark_pages_dirty(mem, r->at / MK_PAGE + page, 1);
     }
     return true;
 }
@@ -88,9 +88,9 @@ void mk_mem_mark_used(const struct mk_mem *mem)
         if (r->kind == MK_SHARED)
             continue;
         if (!mem->copied)
-            mk_mem_mark_pages(mem, r->at / MK_PAGE, (r->filled + MK_PAGE - 1) / MK_PAGE);
+            mk_mem_mark_pages_dirty(mem, r->at / MK_PAGE, (r->filled + MK_PAGE - 1) / MK_PAGE);
         if (r->kind == MK_RAM && !mark_used(mem, r, pagemap))
-            mk_mem_mark_pages(mem, r->at / MK_PAGE, r->size / MK_PAGE);
+            mk_mem_mark_pages_dirty(mem, r->at / MK_PAGE, r->size / MK_PAGE);
     }
     if (pagemap >= 0)
         close(pagemap);

@@ -13,7 +13,7 @@ static struct mk_vcpu *vcpu_of(struct mk_cpu *cpu)
 static uint64_t cpu_reg(struct mk_cpu *cpu, enum mk_reg reg)
 {
     struct mk_vcpu *c = vcpu_of(cpu);
-    const struct kvm_regs *r = mk_vcpu_regs(c);
+    const struct kvm_regs *r = mk_vcpu_get_regs(c);
     if (c->kvm->sync_regs)
         c->run->kvm_valid_regs |= KVM_SYNC_X86_REGS;
     switch (reg) {
@@ -40,13 +40,13 @@ static void cpu_end(struct mk_cpu *cpu, enum mk_reason reason, int64_t code, boo
 static void cpu_idle(struct mk_cpu *cpu, unsigned ms)
 {
     struct mk_vcpu *c = vcpu_of(cpu);
-    if (!mk_interrupt_due(c, c->run->if_flag))
+    if (!mk_interrupt_deliverable(c, c->run->if_flag))
         mk_vcpu_sleep(c, mk_now() + ms * UINT64_C(1000000));
 }
 
-static bool cpu_more(struct mk_cpu *cpu)
+static bool cpu_may_continue(struct mk_cpu *cpu)
 {
-    return mk_vcpu_goes_on(vcpu_of(cpu));
+    return mk_vcpu_may_continue(vcpu_of(cpu));
 }
 
 static uint64_t cpu_output_room(struct mk_cpu *cpu)
@@ -54,13 +54,13 @@ static uint64_t cpu_output_room(struct mk_cpu *cpu)
     struct mk_vcpu *c = vcpu_of(cpu);
     uint64_t limit = c->machine->output_limit;
     mk_vcpu_wait_for_room(c);
-    if (!mk_vcpu_goes_on(c))
+    if (!mk_vcpu_may_continue(c))
         return 0;
-    return limit == UINT64_MAX ? limit : limit - mk_vcpu_printed(c) + 1;
+    return limit == UINT64_MAX ? limit : limit - mk_vcpu_output_bytes(c) + 1;
 }
 
 const struct mk_cpu_ops mk_device_ops = { .reg = cpu_reg,
                                           .end = cpu_end,
                                           .idle = cpu_idle,
-                                          .more = cpu_more,
+                                          .may_continue = cpu_may_continue,
                                           .output_room = cpu_output_room };

@@ -87,10 +87,10 @@ static const char *place_of(const struct mk_vcpu *c, uint64_t address)
 
 static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what)
 {
-    const char *outside = place_of(c, served->nobody);
+    const char *outside = place_of(c, served->unhandled_at);
     if (served->none && c->machine->unhandled_fault)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")",
-                    what, (unsigned long long)served->nobody, outside);
+                    what, (unsigned long long)served->unhandled_at, outside);
 }
 
 /* Several items whose handlers are slow: the run's end need not wait for all of them. `began` is
@@ -102,7 +102,7 @@ static void check_slow(struct mk_vcpu *c, uint64_t *began)
     if (!*began)
         *began = mk_now();
     else if (mk_now() - *began > SLOW_NS)
-        mk_vcpu_goes_on(c);
+        mk_vcpu_may_continue(c);
 }
 
 /* String I/O may bring several items at once. The run ends after the item that asked for it. */
@@ -189,9 +189,10 @@ static void fetch_code(struct mk_vcpu *c)
 {
     struct kvm_sregs s;
     c->code_length = 0;
-    if (mk_vcpu_guest_sregs(c, &s) < 0)
+    if (mk_vcpu_get_guest_sregs(c, &s) < 0)
         return;
-    c->code_length = mk_fetch(c, &s, s.cs.base + mk_vcpu_regs(c)->rip, c->code, sizeof(c->code));
+    c->code_length =
+        mk_fetch_code(c, &s, s.cs.base + mk_vcpu_get_regs(c)->rip, c->code, sizeof(c->code));
 }
 
 static void hex(char *to, size_t size, const uint8_t *bytes, unsigned length)
@@ -206,7 +207,7 @@ static void describe_code(struct mk_vcpu *c, char *text, size_t size)
 {
     char bytes[3 * sizeof(c->code)];
     hex(bytes, sizeof(bytes), c->code, c->code_length);
-    unsigned long long rip = mk_vcpu_regs(c)->rip;
+    unsigned long long rip = mk_vcpu_get_regs(c)->rip;
     if (c->code_length)
         snprintf(text, size, "at rip 0x%llx (bytes %s)", rip, bytes);
     else
@@ -245,8 +246,8 @@ static void internal_error(struct mk_vcpu *c)
 static bool state_lost(struct mk_vcpu *c)
 {
     struct kvm_sregs s;
-    return mk_vcpu_sregs(c, &s) == 0 && mk_vcpu_regs(c)->rip == 0xfff0 && s.cs.base == 0xffff0000 &&
-           !(s.cr0 & MK_CR0_PE);
+    return mk_vcpu_get_sregs(c, &s) == 0 && mk_vcpu_get_regs(c)->rip == 0xfff0 &&
+           s.cs.base == 0xffff0000 && !(s.cr0 & MK_CR0_PE);
 }
 
 static void shut_down(struct mk_vcpu *c)
@@ -275,9 +276,9 @@ static void halted(struct mk_vcpu *c)
     struct mk_vm *vm = mk_vm_of(c);
     trace(c, "hlt");
     mk_vm_serve_due(vm, c); /* a doorbell may have been rung */
-    bool enabled = mk_vcpu_regs(c)->rflags & MK_RFLAGS_IF;
+    bool enabled = mk_vcpu_get_regs(c)->rflags & MK_RFLAGS_IF;
     while (c->end.reason == MK_RUNNING) {
-        if (mk_interrupt_due(c, enabled))
+        if (mk_interrupt_deliverable(c, enabled))
             return;
         bool asleep = !enabled || !mk_vm_can_wake(vm);
         if (asleep && !atomic_load(&c->requests)) { /* a request, such as to stop, comes first */
@@ -286,7 +287,7 @@ static void halted(struct mk_vcpu *c)
             return;
         }
         mk_vcpu_sleep(c, UINT64_MAX);
-        mk_vcpu_look_around(c);
+        mk_vcpu_handle_events(c);
     }
 }
 
@@ -300,7 +301,7 @@ void mk_vcpu_drain(struct mk_vcpu *c)
     const uint32_t slots = (MK_PAGE - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
     while (ring->first != __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE)) {
         const struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
-        struct mk_served served = { .quiet = true };
+        struct mk_served served = { .coalesced = true };
         if (entry->pio && entry->len == 1)
             mk_bus_out(&c->machine->bus, &c->cpu, (uint16_t)entry->phys_addr, 1, entry->data[0],
                        &served);

@@ -131,7 +131,7 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
         *value = msrs.entry.data;
         return true;
     }
-    if (vm->other_msr && vm->other_msr(vm->other_ctx, io, in, value, script))
+    if (vm->on_unhandled_msr && vm->on_unhandled_msr(vm->unhandled_msr_ctx, io, in, value, script))
         return true;
     c->msr_refused = true;
     return !filtered && !vm->unknown_msrs;

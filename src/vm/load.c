@@ -64,7 +64,7 @@ int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err
     if (!mk_mem_has(mem, at, bytes, true))
         return no_room(vm, at, bytes, err);
     for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, bytes -= n)
-        zero(mk_mem_edit(mem, at, n), n);
+        zero(mk_mem_writable(mem, at, n), n);
     return 0;
 }
 
@@ -75,7 +75,7 @@ static int read_part(uint8_t *to, int fd, uint64_t offset, uint64_t bytes, struc
     want_huge_pages(to, bytes);
     for (off_t from = first, data, end; from < last; from = end) {
         data = from;
-        if (!mk_next_data(fd, last, &data, &end))
+        if (!mk_extent_next(fd, last, &data, &end))
             data = end = last;
         zero(to + (from - first), (uint64_t)(data - from));
         if (read_data(fd, to + (data - first), data, end, err) < 0)
@@ -91,7 +91,7 @@ int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint
     if (!mk_mem_has(mem, at, bytes, true) || offset > INT64_MAX - bytes)
         return no_room(vm, at, bytes, err);
     for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, offset += n, bytes -= n)
-        if (read_part(mk_mem_edit(mem, at, n), fd, offset, n, err) < 0)
+        if (read_part(mk_mem_writable(mem, at, n), fd, offset, n, err) < 0)
             return -1;
     return 0;
 }
@@ -110,7 +110,7 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
     return 0;
 }
 
-void mk_vm_hook_assist(struct mk_vm *vm)
+void mk_vm_attach_assist(struct mk_vm *vm)
 {
     for (unsigned i = 0; i < vm->cpus; i++) {
         vm->cpu[i].assist = vm->m.assist ? &mk_assist_ops : NULL;
@@ -120,18 +120,19 @@ void mk_vm_hook_assist(struct mk_vm *vm)
 
 /* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with.
  * Real mode does not ask: it has no boot information, and is assisted only after a failure. */
-int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err)
+int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_native native = { 0 };
-    if (vm->mode != MK_MODE_REAL && mk_native_find(&native, vm->m.kvm, vm->m.fd, vm->cpus,
-                                                   mk_mem_edit(&vm->m.mem, 0, MK_PAGE), err) < 0)
+    if (vm->mode != MK_MODE_REAL &&
+        mk_native_probe(&native, vm->m.kvm, vm->m.fd, vm->cpus,
+                        mk_mem_writable(&vm->m.mem, 0, MK_PAGE), err) < 0)
         return -1;
     vm->boot_features |= (native.paging32 ? MK_BOOT_PAGING_NATIVE : 0) |
                          (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
                          (native.iret ? MK_BOOT_IRET_NATIVE : 0);
     bool all = native.paging32 && native.int_n && native.iret;
     vm->m.assist = vm->may_assist && !all ? &vm->assist : NULL;
-    mk_vm_hook_assist(vm);
+    mk_vm_attach_assist(vm);
     return 0;
 }
 
@@ -201,7 +202,7 @@ int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct 
     if (mk_mapping_check(mode, &vm->mapping, memory, err) < 0 || resize(vm, memory, err) < 0)
         return -1;
     vm->mode = mode;
-    if (mk_vm_find_native(vm, err) == 0 && mk_vm_prepare_memory(vm, err) == 0)
+    if (mk_vm_probe_native(vm, err) == 0 && mk_vm_prepare_memory(vm, err) == 0)
         return 0;
     vm->mode = before;
     return -1;
@@ -268,7 +269,7 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
     struct kvm_sregs have;
     if (vm->mode == MK_MODE_PAGED && !(vm->boot_features & MK_BOOT_PAGING_NATIVE))
         return take_over_paging(vm, c, want, err);
-    if (mk_vcpu_set_sregs(c, want) < 0 || mk_vcpu_sregs(c, &have) < 0)
+    if (mk_vcpu_set_sregs(c, want) < 0 || mk_vcpu_get_sregs(c, &have) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the start state", vm->name,
                              c->cpu.index);
     if (have.cr0 != want->cr0 || have.cr4 != want->cr4 || have.efer != want->efer)
@@ -284,7 +285,7 @@ int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_er
 {
     struct mk_vcpu *c = &vm->cpu[entry->cpu];
     struct kvm_sregs fresh;
-    if (mk_vcpu_sregs(c, &fresh) < 0)
+    if (mk_vcpu_get_sregs(c, &fresh) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, entry->cpu);
     struct mk_start start = start_state(vm, entry, &fresh);
     if (check_entry(vm, &start, entry->ip, err) < 0)

@@ -17,7 +17,7 @@ static void check_limits(struct mk_vcpu *c)
     mk_vcpu_check_output(c);
     while (m->console.full && c->end.reason == MK_RUNNING) { /* for a slow reader */
         mk_vcpu_sleep(c, UINT64_MAX);
-        mk_vcpu_look_around(c);
+        mk_vcpu_handle_events(c);
     }
 }
 
@@ -29,10 +29,10 @@ static void entry_failed(struct mk_vcpu *c, int code)
         mk_vcpu_end(c, MK_FAULT, 0, false, "KVM refuses to run the vCPU: %s", strerror(code));
 }
 
-/* One trip into the guest and back. */
-static void trip(struct mk_vcpu *c)
+/* Enters the guest once and serves its exit. */
+static void run_once(struct mk_vcpu *c)
 {
-    mk_interrupt_offer(c);
+    mk_interrupt_inject(c);
     c->last_rip = c->regs.rip;
     int code = mk_vcpu_enter(c, false) < 0 ? errno : 0;
     mk_vcpu_drain(c);
@@ -41,7 +41,7 @@ static void trip(struct mk_vcpu *c)
         if (c->assist)
             c->assist->follow(c);
     } else if (code == EINTR || code == EAGAIN) {
-        mk_vcpu_look_around(c);
+        mk_vcpu_handle_events(c);
     } else {
         entry_failed(c, code);
     }
@@ -67,21 +67,21 @@ void mk_vcpu_run(struct mk_vcpu *c)
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
     c->output_before = m->console.stream[c->cpu.index].total;
-    bool blocked = mk_kick_allow();
+    bool blocked = mk_kick_unblock();
     mk_vcpu_set_running(c, true);
     c->awake = true;
-    mk_vm_note_awake(mk_vm_of(c));
-    mk_vcpu_set_immediate_exit(c, true); /* look around before the first instruction */
+    mk_vm_start_polling(mk_vm_of(c));
+    mk_vcpu_set_immediate_exit(c, true); /* handle events before the first instruction */
     mk_clock_start(&m->clock);
     while (c->end.reason == MK_RUNNING)
-        trip(c);
+        run_once(c);
     mk_clock_stop(&m->clock);
     end_output(c);
     mk_vcpu_complete(c);
-    if (!c->end.goes_on) /* before kicks end: its listener may take long, or wait */
+    if (!c->end.resumable) /* before kicks end: its listener may take long, or wait */
         mk_console_end_lines(&m->console, &c->cpu);
     c->awake = false;
     mk_vcpu_set_running(c, false);
     if (blocked)
-        mk_kick_forbid();
+        mk_kick_block();
 }

@@ -24,10 +24,10 @@ const char *mk_exit_name(unsigned kind);
 
 /* Fires due timers, takes input, acts on requests and the deadline; stays there while the VM is
  * paused. */
-void mk_vcpu_look_around(struct mk_vcpu *c);
+void mk_vcpu_handle_events(struct mk_vcpu *c);
 
 /* Between pieces of an access that takes long: false when the run is to end. */
-bool mk_vcpu_goes_on(struct mk_vcpu *c);
+bool mk_vcpu_may_continue(struct mk_vcpu *c);
 
 /* Sleeps until `until`, a timer of the VM, or a request. */
 void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until);
@@ -45,7 +45,7 @@ bool mk_vcpu_finish_output(struct mk_vcpu *c);
 
 /* Ends the run if its output is over the limit. The bytes that this run has printed. */
 void mk_vcpu_check_output(struct mk_vcpu *c);
-uint64_t mk_vcpu_printed(const struct mk_vcpu *c);
+uint64_t mk_vcpu_output_bytes(const struct mk_vcpu *c);
 /* Ends it because output is lost. */
 void mk_vcpu_output_failed(struct mk_vcpu *c);
 

@@ -40,7 +40,7 @@ struct mk_machine {
     _Atomic bool tracing;
     _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
     _Atomic bool paused;       /* vCPUs shall stay outside the guest */
-    bool attended;             /* its vCPU runs on the thread of who may be interrupted */
+    bool on_caller_thread;     /* its vCPU runs on the thread of who may be interrupted */
     uint64_t exit_limit;       /* per vCPU and run, UINT64_MAX: none */
     uint64_t output_limit;     /* bytes per vCPU, UINT64_MAX: none */
     struct mk_pic *pic;        /* NULL: none */

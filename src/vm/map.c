@@ -29,7 +29,7 @@ int mk_vm_check_map(const struct mk_vm *vm, const struct mk_region *want, struct
 /* Nothing that was known of its RAM holds for another list of regions. */
 static void forget_copy(struct mk_vm *vm)
 {
-    mk_ram_drop(vm->base);
+    mk_ram_unref(vm->base);
     vm->base = NULL;
 }
 
@@ -49,7 +49,7 @@ static int renew_slots(struct mk_vm *vm, struct mk_err *err)
     struct mk_mem *mem = &vm->m.mem;
     if (vm->m.fd < 0) /* after a reset that failed */
         return 0;
-    return shadow->on ? mk_shadow_renew(shadow, mem, vm->m.fd, err)
+    return shadow->on ? mk_shadow_rebuild(shadow, mem, vm->m.fd, err)
                       : mk_mem_register(mem, vm->m.fd, err);
 }
 
@@ -81,7 +81,7 @@ int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err)
     bool tables = region->in_tables && is_new(vm);
     mk_vm_join(vm);
     if (shadow->on)
-        mk_shadow_drop(shadow, &vm->m.mem, vm->m.fd);
+        mk_shadow_remove_slots(shadow, &vm->m.mem, vm->m.fd);
     else
         mk_mem_slot(&vm->m.mem, vm->m.fd, &(struct mk_slot){ .number = slot });
     if (region->kind != MK_SHARED)

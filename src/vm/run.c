@@ -29,7 +29,7 @@ static int64_t gravity(const struct mk_end *end)
     return (end->whole_vm ? 1000 : 0) + end->reason * 2 + failed;
 }
 
-const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm)
+const struct mk_vcpu *mk_vm_deciding_cpu(const struct mk_vm *vm)
 {
     const struct mk_vcpu *worst = &vm->cpu[0];
     for (unsigned i = 1; i < vm->cpus; i++)
@@ -100,7 +100,7 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     pthread_mutex_lock(&vm->lock);
     vm->state = MK_VM_RUNNING; /* from here on a stop counts */
     pthread_mutex_unlock(&vm->lock);
-    mk_vm_attend(vm);
+    mk_vm_start_monitor(vm);
 }
 
 static void one_ended(struct mk_vm *vm)
@@ -112,7 +112,7 @@ static void one_ended(struct mk_vm *vm)
     pthread_mutex_unlock(&vm->lock);
     if (!last)
         return;
-    mk_vm_leave_alone(vm);
+    mk_vm_stop_monitor(vm);
     pthread_mutex_lock(&vm->lock);
     vm->ended = mk_now();
     vm->state = MK_VM_ENDED;
@@ -128,7 +128,7 @@ static void *vcpu_thread(void *arg)
     struct mk_vm *vm = mk_vm_of(c);
     mk_vcpu_run(c);
     if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
-        mk_file_drop(&vm->file, c->cpu.index);
+        mk_file_abort(&vm->file, c->cpu.index);
     one_ended(vm);
     return NULL;
 }
@@ -149,7 +149,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
     if (check_runnable(vm, err) < 0)
         return -1;
     mk_vm_join(vm);
-    vm->m.attended = false;
+    vm->m.on_caller_thread = false;
     begin(vm, limits);
     vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
     for (unsigned i = 0; i < vm->cpus; i++)
@@ -158,7 +158,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
             for (unsigned j = 0; j < i; j++)
                 pthread_join(vm->thread[j], NULL);
             vm->threaded = false;
-            mk_vm_leave_alone(vm);
+            mk_vm_stop_monitor(vm);
             vm->live = 0;
             vm->state = MK_VM_ENDED;
             return -1;
@@ -171,14 +171,14 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
     if (vm->cpus == 1) {
         if (check_runnable(vm, err) < 0)
             return -1;
-        vm->m.attended = true;
+        vm->m.on_caller_thread = true;
         begin(vm, limits);
         vcpu_thread(&vm->cpu[0]);
         return 0;
     }
     if (mk_vm_start(vm, limits, err) < 0)
         return -1;
-    struct mk_wait wait = mk_vm_until(vm, mk_vm_is_over, vm);
+    struct mk_wait wait = mk_vm_wait_for(vm, mk_vm_is_stopped, vm);
     wait.interrupted = mk_machine_interrupted;
     wait.interrupted_ctx = &vm->m;
     if (!mk_wait(&wait, MK_FOREVER)) {

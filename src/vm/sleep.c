@@ -1,5 +1,6 @@
-/* sleep.c - what a run loop does between two entries that is not an exit: it looks around, sleeps,
- * waits while the VM is paused, for a slow reader, or for what a handler waits for. See loop.h. */
+/* sleep.c - what a run loop does between two entries that is not an exit: it handles events,
+ * sleeps, waits while the VM is paused, for a slow reader, or for what a handler waits for. See
+ * loop.h. */
 #include "vm/vm.h"
 
 #include <string.h>
@@ -32,18 +33,18 @@ static bool has_room(void *vcpu)
     return !c->machine->console.full;
 }
 
-/* Outside the guest; whatever ended it, the loop looks around. */
+/* Outside the guest; whatever ended it, the loop handles events. */
 static void wait_outside(struct mk_vcpu *c, struct mk_wait *wait, uint64_t until)
 {
     struct mk_machine *m = c->machine;
-    if (m->attended) {
+    if (m->on_caller_thread) {
         wait->interrupted = mk_machine_interrupted;
         wait->interrupted_ctx = m;
     }
     c->awake = false;
     mk_wait(wait, until);
     c->awake = true;
-    mk_vm_note_awake(mk_vm_of(c));
+    mk_vm_start_polling(mk_vm_of(c));
     mk_vcpu_set_immediate_exit(c, true);
 }
 
@@ -62,9 +63,9 @@ static void wait_paused(struct mk_vcpu *c)
     if (!c->waits)
         mk_vcpu_complete(c);
     mk_clock_stop(&m->clock);
-    mk_vm_count_outside(mk_vm_of(c), true);
+    mk_vm_count_paused(mk_vm_of(c), true);
     wait_outside(c, &wait, UINT64_MAX);
-    mk_vm_count_outside(mk_vm_of(c), false);
+    mk_vm_count_paused(mk_vm_of(c), false);
     mk_clock_start(&m->clock);
 }
 
@@ -135,20 +136,20 @@ static void check_end(struct mk_vcpu *c, uint32_t requests)
         mk_vcpu_output_failed(c);
 }
 
-uint64_t mk_vcpu_printed(const struct mk_vcpu *c)
+uint64_t mk_vcpu_output_bytes(const struct mk_vcpu *c)
 {
     return c->machine->console.stream[c->cpu.index].total - c->output_before;
 }
 
 void mk_vcpu_check_output(struct mk_vcpu *c)
 {
-    if (mk_vcpu_printed(c) > c->machine->output_limit)
+    if (mk_vcpu_output_bytes(c) > c->machine->output_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
                     (unsigned long long)c->machine->output_limit);
 }
 
 /* In the middle of an access: to pause, or to let timers and input in, must wait for its end. */
-bool mk_vcpu_goes_on(struct mk_vcpu *c)
+bool mk_vcpu_may_continue(struct mk_vcpu *c)
 {
     mk_vcpu_check_output(c);
     check_end(c, atomic_load(&c->requests));
@@ -158,15 +159,15 @@ bool mk_vcpu_goes_on(struct mk_vcpu *c)
 /* Timers, input, doorbells. */
 static void serve_due(struct mk_vcpu *c, uint32_t requests)
 {
-    if (requests & MK_REQ_WHERE) {
-        c->where = mk_vcpu_regs(c)->rip;
-        mk_vm_announce(mk_vm_of(c));
+    if (requests & MK_REQ_SAMPLE) {
+        c->sampled_rip = mk_vcpu_get_regs(c)->rip;
+        mk_vm_notify(mk_vm_of(c));
     }
     mk_vm_serve_due(mk_vm_of(c), c);
 }
 
 /* Everything that is not an exit: what is due, limits, requests. */
-void mk_vcpu_look_around(struct mk_vcpu *c)
+void mk_vcpu_handle_events(struct mk_vcpu *c)
 {
     struct mk_machine *m = c->machine;
     mk_vcpu_set_immediate_exit(c, false);
@@ -182,7 +183,7 @@ void mk_vcpu_look_around(struct mk_vcpu *c)
 /* Why the run shall end that had `before` as its end when the wait began. */
 static enum mk_reason ending(const struct mk_vcpu *c, enum mk_reason before)
 {
-    if (c->end.reason != before && !c->end.goes_on)
+    if (c->end.reason != before && !c->end.resumable)
         return c->end.reason;
     if (atomic_load(&c->requests) & MK_REQ_STOP) {
         int asked = atomic_load(&c->stop_reason);
@@ -194,7 +195,7 @@ static enum mk_reason ending(const struct mk_vcpu *c, enum mk_reason before)
 }
 
 /* A stop is left for the run loop. */
-static void look_waiting(struct mk_vcpu *c, uint64_t *until)
+static void handle_events_waiting(struct mk_vcpu *c, uint64_t *until)
 {
     mk_vcpu_set_immediate_exit(c, false);
     serve_due(c, atomic_fetch_and(&c->requests, MK_REQ_STOP));
@@ -228,7 +229,7 @@ bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
     c->waits++;
     while (!(done = mk_wait(wait, 0)) && mk_now() < until && !(*reason = ending(c, before))) {
         wait_outside(c, &either, mk_vm_begin_sleep(mk_vm_of(c), c, until));
-        look_waiting(c, &until);
+        handle_events_waiting(c, &until);
     }
     c->waits--;
     mk_vcpu_set_immediate_exit(c, true); /* what came meanwhile is seen before the next entry */

@@ -3,19 +3,19 @@
 
 /* --- waiting --- */
 
-void mk_vm_announce(struct mk_vm *vm)
+void mk_vm_notify(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
     mk_wake(vm->waiters);
     pthread_mutex_unlock(&vm->lock);
 }
 
-struct mk_wait mk_vm_until(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx)
+struct mk_wait mk_vm_wait_for(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx)
 {
     return (struct mk_wait){ .lock = &vm->lock, .waiters = &vm->waiters, .done = done, .ctx = ctx };
 }
 
-bool mk_vm_is_over(void *ctx)
+bool mk_vm_is_stopped(void *ctx)
 {
     const struct mk_vm *vm = ctx;
     return vm->state != MK_VM_RUNNING;
@@ -23,16 +23,16 @@ bool mk_vm_is_over(void *ctx)
 
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
 {
-    struct mk_wait wait = mk_vm_until(vm, mk_vm_is_over, vm);
+    struct mk_wait wait = mk_vm_wait_for(vm, mk_vm_is_stopped, vm);
     return mk_wait(&wait, ns ? mk_time_in(ns) : 0);
 }
 
 /* --- pausing --- */
 
-void mk_vm_count_outside(struct mk_vm *vm, bool in)
+void mk_vm_count_paused(struct mk_vm *vm, bool in)
 {
     pthread_mutex_lock(&vm->lock);
-    vm->outside += in ? 1 : -1u;
+    vm->paused_cpus += in ? 1 : -1u;
     mk_wake(vm->waiters);
     pthread_mutex_unlock(&vm->lock);
 }
@@ -40,28 +40,28 @@ void mk_vm_count_outside(struct mk_vm *vm, bool in)
 static bool is_paused(void *ctx)
 {
     const struct mk_vm *vm = ctx;
-    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->outside == vm->live;
+    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->paused_cpus == vm->live;
 }
 
-bool mk_vm_is_outside(void *vm)
+bool mk_vm_is_paused_or_stopped(void *vm)
 {
-    return is_paused(vm) || mk_vm_is_over(vm);
+    return is_paused(vm) || mk_vm_is_stopped(vm);
 }
 
-bool mk_vm_paused(struct mk_vm *vm)
+bool mk_vm_is_paused(struct mk_vm *vm)
 {
-    struct mk_wait wait = mk_vm_until(vm, is_paused, vm);
+    struct mk_wait wait = mk_vm_wait_for(vm, is_paused, vm);
     return mk_wait(&wait, 0);
 }
 
 bool mk_vm_pause(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool runs = !mk_vm_is_over(vm);
+    bool runs = !mk_vm_is_stopped(vm);
     if (runs && !vm->m.paused) {
-        vm->paused_at = mk_now();
+        vm->paused_since = mk_now();
         vm->m.paused = true;
-        mk_io_set(&vm->deadline, MK_FOREVER);
+        mk_io_arm(&vm->deadline, MK_FOREVER);
     }
     pthread_mutex_unlock(&vm->lock);
     if (runs)
@@ -72,14 +72,14 @@ bool mk_vm_pause(struct mk_vm *vm)
 bool mk_vm_resume(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool was = !mk_vm_is_over(vm) && vm->live && vm->m.paused;
+    bool was = !mk_vm_is_stopped(vm) && vm->live && vm->m.paused;
     uint64_t deadline = vm->m.deadline;
     if (was && deadline != MK_FOREVER)
-        vm->m.deadline = deadline + (mk_now() - vm->paused_at);
+        vm->m.deadline = deadline + (mk_now() - vm->paused_since);
     if (was)
         vm->m.paused = false;
     if (was)
-        mk_io_set(&vm->deadline, vm->m.deadline);
+        mk_io_arm(&vm->deadline, vm->m.deadline);
     pthread_mutex_unlock(&vm->lock);
     if (was)
         mk_vm_wake(vm);

@@ -53,7 +53,7 @@ static void acknowledged(void *ctx, unsigned line)
     struct mk_vm *vm = ctx;
     mk_pit_on_ack(&vm->pit, line);
     if (line == 0)
-        mk_vm_ticked(vm);
+        mk_vm_timer_tick(vm);
 }
 
 /* The first one gets the PIC's interrupts. */
@@ -83,9 +83,9 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
         if (open_vcpu(vm, i, err) < 0 || mk_vm_init_cpuid(vm, i, err) < 0)
             return -1;
     }
-    mk_vm_hook_assist(vm);
-    mk_zones_renew(&vm->zones, vm->m.fd);
-    mk_doorbells_renew(&vm->doorbells, vm->m.fd);
+    mk_vm_attach_assist(vm);
+    mk_zones_register(&vm->zones, vm->m.fd);
+    mk_doorbells_register(&vm->doorbells, vm->m.fd);
     return mk_vm_hooks_apply(vm, err);
 }
 
@@ -96,8 +96,8 @@ static void close_hardware(struct mk_vm *vm)
     if (vm->m.fd >= 0)
         close(vm->m.fd);
     vm->m.fd = -1;
-    mk_zones_renew(&vm->zones, -1);
-    mk_doorbells_renew(&vm->doorbells, -1);
+    mk_zones_register(&vm->zones, -1);
+    mk_doorbells_register(&vm->doorbells, -1);
 }
 
 static int check_config(const struct mk_vm_config *config, struct mk_err *err)
@@ -147,14 +147,14 @@ static void init_config(struct mk_vm *vm, const struct mk_kvm *kvm,
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         vm->cpu[i].fd = vm->cpu[i].vm_fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
-    mk_assist_forget(&vm->assist);
+    mk_assist_reset(&vm->assist);
 }
 
 /* What its parts tell the VM. */
 static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
 {
-    vm->m.msrs.on_none = mk_vm_msr;
-    vm->m.msrs.none_ctx = vm;
+    vm->m.msrs.on_unhandled = mk_vm_msr;
+    vm->m.msrs.unhandled_ctx = vm;
     mk_zones_init(&vm->zones, &vm->m.bus,
                   config->coalesce && vm->cpus == 1 && vm->m.kvm->coalesced_pio);
     mk_doorbells_init(&vm->doorbells, &vm->m.bus, &vm->m.mmio, mk_vm_wake, vm);
@@ -165,7 +165,7 @@ static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
     vm->pic.on_ack = acknowledged;
     vm->pic.int_ctx = vm->pic.ack_ctx = vm;
     mk_vm_watch_init(vm);
-    mk_vm_attend_init(vm);
+    mk_vm_init_monitor(vm);
 }
 
 static int attach_devices(struct mk_vm *vm, struct mk_err *err)
@@ -178,33 +178,33 @@ static int open_memory(struct mk_vm *vm, const struct mk_vm_config *config, stru
 {
     if (!config->ram)
         return mk_mem_open(&vm->m.mem, config->memory, err);
-    vm->base = mk_ram_hold(config->ram);
+    vm->base = mk_ram_ref(config->ram);
     return mk_mem_open_copy(&vm->m.mem, config->regions, config->region_count, config->ram->fd,
                             err);
 }
 
 /* A vCPU waits for the copy of a file; NULL: somebody else does. */
-static bool copy_goes_on(void *caller)
+static bool copy_may_continue(void *caller)
 {
     struct mk_cpu *cpu = caller;
-    return !cpu || cpu->ops->more(cpu);
+    return !cpu || cpu->ops->may_continue(cpu);
 }
 
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,
                struct mk_err *err)
 {
-    if (check_config(config, err) < 0 || mk_kick_setup(err) < 0 || mk_io_hold(err) < 0)
+    if (check_config(config, err) < 0 || mk_kick_init(err) < 0 || mk_io_ref(err) < 0)
         return -1;
     init_config(vm, kvm, config);
     int rc = mk_vm_compose(vm, config, err);
     connect_parts(vm, config);
     if (rc < 0 || open_memory(vm, config, err) < 0 || open_hardware(vm, err) < 0 ||
-        mk_vm_find_native(vm, err) < 0 || attach_devices(vm, err) < 0 ||
+        mk_vm_probe_native(vm, err) < 0 || attach_devices(vm, err) < 0 ||
         (!config->ram && mk_vm_prepare_memory(vm, err) < 0)) {
         mk_vm_close(vm);
         return -1;
     }
-    vm->fsbox.more = copy_goes_on;
+    vm->fsbox.may_continue = copy_may_continue;
     return 0;
 }
 
@@ -220,24 +220,24 @@ void mk_vm_close(struct mk_vm *vm)
     mk_vm_dismantle(vm);
     close_hardware(vm);
     mk_mem_close(&vm->m.mem);
-    mk_ram_drop(vm->base);
-    mk_assist_forget(&vm->assist);
+    mk_ram_unref(vm->base);
+    mk_assist_reset(&vm->assist);
     pthread_mutex_destroy(&vm->lock);
-    mk_io_drop();
+    mk_io_unref();
 }
 
-void mk_vm_touch(struct mk_vm *vm, unsigned cpu)
+void mk_vm_set_ready(struct mk_vm *vm, unsigned cpu)
 {
     vm->ready[cpu] = true;
 }
 
 static int reset(struct mk_vm *vm, struct mk_err *err)
 {
-    mk_mem_clear(&vm->m.mem);
-    mk_ram_drop(vm->base);
+    mk_mem_reset(&vm->m.mem);
+    mk_ram_unref(vm->base);
     vm->base = NULL;
     mk_devs_reset(&vm->devices);
-    mk_assist_forget(&vm->assist);
+    mk_assist_reset(&vm->assist);
     vm->state = MK_VM_IDLE;
     if (open_hardware(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0)
         return -1;

@@ -101,24 +101,24 @@ struct mk_vm {
     struct kvm_cpuid2 *default_cpuid;
     bool msr_exits;    /* KVM hands some MSRs to us */
     bool unknown_msrs; /* a script wants those that KVM does not know */
-    /* An MSR that KVM does not know either; as the bus's on_none. */
-    bool (*other_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
-    void *other_ctx;
+    /* An MSR that KVM does not know either; as the bus's on_unhandled. */
+    bool (*on_unhandled_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
+    void *unhandled_msr_ctx;
     struct mk_doorbells doorbells;
 
     pthread_mutex_t lock;      /* state, live, waiters */
     struct mk_waiter *waiters; /* for a change of what the VM is or does */
     enum mk_vm_state state;
-    unsigned live;    /* vCPUs still running */
-    unsigned outside; /* of those, outside the guest because the VM is paused */
-    bool threaded;    /* threads wait to be joined */
+    unsigned live;        /* vCPUs still running */
+    unsigned paused_cpus; /* of those, outside the guest because the VM is paused */
+    bool threaded;        /* threads wait to be joined */
     pthread_t thread[MK_MAX_CPUS];
     uint64_t began, ended; /* mk_now() of the last run */
-    uint64_t paused_at;
+    uint64_t paused_since;
 
-    struct mk_io_timer deadline, alarm, look; /* attend.c */
+    struct mk_io_timer deadline, alarm, poll; /* monitor.c */
     _Atomic uint64_t alarm_earliest;
-    _Atomic bool looked_at;
+    _Atomic bool polling;
 };
 
 static inline struct mk_vm *mk_vm_of(const struct mk_vcpu *c)
@@ -148,23 +148,23 @@ int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_er
 /* Another mode and size of RAM while vm->mode_open. */
 int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err);
 /* The script wrote memory or registers itself: the vCPU has something to run. */
-void mk_vm_touch(struct mk_vm *vm, unsigned cpu);
+void mk_vm_set_ready(struct mk_vm *vm, unsigned cpu);
 
 /* Runs to the end of all vCPUs, the only one of a VM on the calling thread. */
 int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
 /* The same on threads of the VM's own; returns at once. */
 int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
 /* Waiting for a VM (wait.h): done(ctx) is asked under its lock, whenever something has changed. */
-struct mk_wait mk_vm_until(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx);
+struct mk_wait mk_vm_wait_for(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx);
 /* For it, of the VM: it does not run (any more); it is paused, or does not run. */
-bool mk_vm_is_over(void *vm);
-bool mk_vm_is_outside(void *vm);
+bool mk_vm_is_stopped(void *vm);
+bool mk_vm_is_paused_or_stopped(void *vm);
 /* Waits at most `ns`; true when the VM does not run (any more). */
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
 /* A VM that runs on threads of its own: its vCPUs leave the guest and stay outside. False when it
  * does not run. The run's deadline is put off by the time that it is paused. */
 bool mk_vm_pause(struct mk_vm *vm);
-bool mk_vm_paused(struct mk_vm *vm);
+bool mk_vm_is_paused(struct mk_vm *vm);
 /* False when it was not paused. */
 bool mk_vm_resume(struct mk_vm *vm);
 /* Asks a running VM to end with this reason. */
@@ -191,41 +191,41 @@ struct mk_vm_watched {
     struct mk_vm *vm;
     struct mk_watch *w;
 };
-bool mk_vm_is_decided(void *watched);
+bool mk_vm_watch_decided(void *watched);
 /* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
-bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
+bool mk_vm_sample_rip(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
 /* For vm.c: hooks the watches in; a timer tick was delivered. */
 void mk_vm_watch_init(struct mk_vm *vm);
-void mk_vm_ticked(struct mk_vm *vm);
+void mk_vm_timer_tick(struct mk_vm *vm);
 
-/* All vCPUs look around: input arrived, output went. */
+/* All vCPUs handle events: input arrived, output went. */
 void mk_vm_wake(void *vm);
 /* Wakes who waits for the VM. */
-void mk_vm_announce(struct mk_vm *vm);
+void mk_vm_notify(struct mk_vm *vm);
 /* A vCPU stays outside the guest because the VM is paused; it goes on. */
-void mk_vm_count_outside(struct mk_vm *vm, bool in);
-/* After a trip of a vCPU while there are watches (watch.c). */
+void mk_vm_count_paused(struct mk_vm *vm, bool in);
+/* After an exit of a vCPU while there are watches (watch.c). */
 void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c);
 
-/* The I/O thread's part (attend.c), from the begin of a run to its end. After the end nothing there
- * knows the VM any more, but for output that its reader has not taken. */
-void mk_vm_attend_init(struct mk_vm *vm);
-void mk_vm_attend(struct mk_vm *vm);
-void mk_vm_leave_alone(struct mk_vm *vm);
+/* The I/O thread's part (monitor.c), from the begin of a run to its end. After the end nothing
+ * there knows the VM any more, but for output that its reader has not taken. */
+void mk_vm_init_monitor(struct mk_vm *vm);
+void mk_vm_start_monitor(struct mk_vm *vm);
+void mk_vm_stop_monitor(struct mk_vm *vm);
 /* A vCPU's thread looks after timers that are due, input that arrived, doorbells. */
 void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c);
 /* It is about to sleep until `until`: tells how long it may. It is awake (again). */
 uint64_t mk_vm_begin_sleep(struct mk_vm *vm, struct mk_vcpu *c, uint64_t until);
-void mk_vm_note_awake(struct mk_vm *vm);
+void mk_vm_start_polling(struct mk_vm *vm);
 /* May an interrupt still come for a halted vCPU? */
 bool mk_vm_can_wake(struct mk_vm *vm);
 
 /* For vm.c: the tables of the mode at their usual places; whether a mode can map RAM of this size
  * as configured; what the host does without help in this mode (load.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
-int mk_vm_find_native(struct mk_vm *vm, struct mk_err *err);
+int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err);
 /* vCPUs are new: gives them the assist, where there is one. */
-void mk_vm_hook_assist(struct mk_vm *vm);
+void mk_vm_attach_assist(struct mk_vm *vm);
 int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
                      struct mk_err *err);
 
@@ -243,7 +243,7 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
 int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err);
 
 /* The vCPU whose end speaks for the VM: the gravest, and of those the first. */
-const struct mk_vcpu *mk_vm_verdict(const struct mk_vm *vm);
+const struct mk_vcpu *mk_vm_deciding_cpu(const struct mk_vm *vm);
 const char *mk_reason_name(enum mk_reason reason);
 
 #endif

@@ -7,7 +7,7 @@
 /* A watch was decided. */
 static void decided(void *vm)
 {
-    mk_vm_announce(vm);
+    mk_vm_notify(vm);
 }
 
 void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c)
@@ -18,7 +18,7 @@ void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c)
         mk_watch_check(&vm->m.console, c->cpu.index, c->counters.exits, &news, text, sizeof(text));
     if (reason != MK_RUNNING && c->end.reason == MK_RUNNING) {
         mk_vcpu_end(c, reason, 0, true, "%s", text);
-        c->end.goes_on = reason == MK_STOPPED;
+        c->end.resumable = reason == MK_STOPPED;
     }
     if (news)
         decided(vm);
@@ -29,9 +29,9 @@ void mk_vm_watch_init(struct mk_vm *vm)
     vm->m.console.on_watch = decided;
 }
 
-void mk_vm_ticked(struct mk_vm *vm)
+void mk_vm_timer_tick(struct mk_vm *vm)
 {
-    if (mk_watch_tick(&vm->m.console))
+    if (mk_watch_timer_tick(&vm->m.console))
         decided(vm);
 }
 
@@ -49,14 +49,14 @@ void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w)
     mk_watch_disarm(&vm->m.console, w);
 }
 
-bool mk_vm_is_decided(void *ctx)
+bool mk_vm_watch_decided(void *ctx)
 {
     const struct mk_vm_watched *watched = ctx;
     struct mk_console *con = &watched->vm->m.console;
     pthread_mutex_lock(&con->lock);
     bool decided = watched->w->state != MK_WATCH_ARMED;
     pthread_mutex_unlock(&con->lock);
-    return decided || mk_vm_is_over(watched->vm);
+    return decided || mk_vm_is_stopped(watched->vm);
 }
 
 struct asked {
@@ -67,17 +67,17 @@ struct asked {
 static bool answered(void *ctx)
 {
     const struct asked *asked = ctx;
-    return asked->c->where != MK_FOREVER || mk_vm_is_over(asked->vm);
+    return asked->c->sampled_rip != MK_FOREVER || mk_vm_is_stopped(asked->vm);
 }
 
-bool mk_vm_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip)
+bool mk_vm_sample_rip(struct mk_vm *vm, unsigned cpu, uint64_t *rip)
 {
     struct mk_vcpu *c = &vm->cpu[cpu];
     struct asked asked = { vm, c };
-    struct mk_wait wait = mk_vm_until(vm, answered, &asked);
-    c->where = MK_FOREVER;
-    mk_vcpu_request(c, MK_REQ_WHERE);
+    struct mk_wait wait = mk_vm_wait_for(vm, answered, &asked);
+    c->sampled_rip = MK_FOREVER;
+    mk_vcpu_request(c, MK_REQ_SAMPLE);
     mk_wait(&wait, mk_time_in(WHERE_NS));
-    *rip = mk_vm_wait(vm, 0) ? mk_vcpu_regs(c)->rip : c->where;
+    *rip = mk_vm_wait(vm, 0) ? mk_vcpu_get_regs(c)->rip : c->sampled_rip;
     return *rip != MK_FOREVER;
 }

@@ -6,8 +6,8 @@
 #define LONGEST 15 /* bytes of an instruction */
 #define PREFIXED 4 /* of an OUT with a prefix or two */
 
-unsigned mk_fetch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
-                  unsigned length)
+unsigned mk_fetch_code(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
+                       unsigned length)
 {
     for (unsigned i = 0; i < length; i++) {
         struct mk_walk w = mk_walk(c->mem, s, s->cs.l ? at + i : (uint32_t)(at + i));
@@ -43,7 +43,7 @@ static struct out decode(struct mk_vcpu *c, const struct kvm_segment *cs, const 
         return out;
     uint8_t opcode = bytes[i] & 0xfe;
     bool by_dx = opcode == 0xee || opcode == 0x6e; /* OUT DX; OUTS */
-    if (by_dx && (uint16_t)mk_vcpu_regs(c)->rdx == run->io.port)
+    if (by_dx && (uint16_t)mk_vcpu_get_regs(c)->rdx == run->io.port)
         out.length = i + 1;
     else if (opcode == 0xe6 && i + 1 < count && bytes[i + 1] == run->io.port)
         out.length = i + 2;
@@ -56,28 +56,28 @@ static unsigned out_before(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_
 {
     uint8_t bytes[PREFIXED];
     for (unsigned n = 1; n <= PREFIXED; n++)
-        if (mk_fetch(c, s, end - n, bytes, n) == n && decode(c, &s->cs, bytes, n).length == n)
+        if (mk_fetch_code(c, s, end - n, bytes, n) == n && decode(c, &s->cs, bytes, n).length == n)
             return n;
     return 0;
 }
 
 uint64_t mk_access_rip(struct mk_vcpu *c, bool may_enter)
 {
-    uint64_t rip = mk_vcpu_regs(c)->rip;
+    uint64_t rip = mk_vcpu_get_regs(c)->rip;
     uint8_t bytes[LONGEST];
     struct kvm_sregs s;
     if (!c->in_access || c->run->exit_reason != KVM_EXIT_IO ||
-        c->run->io.direction != KVM_EXIT_IO_OUT || mk_vcpu_guest_sregs(c, &s) < 0)
+        c->run->io.direction != KVM_EXIT_IO_OUT || mk_vcpu_get_guest_sregs(c, &s) < 0)
         return rip;
     unsigned before = out_before(c, &s, s.cs.base + rip);
     if (!before)
         return rip;
-    struct out at = decode(c, &s.cs, bytes, mk_fetch(c, &s, s.cs.base + rip, bytes, LONGEST));
+    struct out at = decode(c, &s.cs, bytes, mk_fetch_code(c, &s, s.cs.base + rip, bytes, LONGEST));
     if (at.repeated) /* stays at it until the last item is out */
         return rip;
     if (at.length && may_enter) { /* which of the two? One that is not complete moves on now */
         mk_vcpu_complete(c);
-        if (mk_vcpu_regs(c)->rip != rip)
+        if (mk_vcpu_get_regs(c)->rip != rip)
             return rip;
     }
     return rip - before;

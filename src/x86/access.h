@@ -15,7 +15,7 @@
 uint64_t mk_access_rip(struct mk_vcpu *c, bool may_enter);
 
 /* The bytes at a linear address, as far as they are mapped to RAM: returns how many. */
-unsigned mk_fetch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
-                  unsigned length);
+unsigned mk_fetch_code(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
+                       unsigned length);
 
 #endif

@@ -30,13 +30,13 @@ static uint64_t new_table(struct builder *b)
         return b->root;
     }
     b->lowest -= MK_PAGE;
-    memset(mk_mem_edit(b->mem, b->lowest, MK_PAGE), 0, MK_PAGE);
+    memset(mk_mem_writable(b->mem, b->lowest, MK_PAGE), 0, MK_PAGE);
     return b->lowest;
 }
 
 static uint64_t *entry_at(struct builder *b, uint64_t table, uint64_t linear, unsigned shift)
 {
-    return (uint64_t *)mk_mem_edit(b->mem, table, MK_PAGE) + (linear >> shift & 511);
+    return (uint64_t *)mk_mem_writable(b->mem, table, MK_PAGE) + (linear >> shift & 511);
 }
 
 /* The table below `table` that `linear` goes through; made when there is none. */
@@ -111,12 +111,12 @@ static void gdt(uint64_t table[7], uint64_t low)
 {
     const uint8_t code = 0xa, data = 0xc; /* limits in pages; 64-bit code, 32-bit data */
     memset(table, 0, 7 * sizeof(*table));
-    table[MK_SEL_KCODE / 8] = mk_make_descriptor(0, 0xfffff, 0x9b, code);
-    table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, data);
-    table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, code);
-    table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, data);
+    table[MK_SEL_KCODE / 8] = mk_descriptor_encode(0, 0xfffff, 0x9b, code);
+    table[MK_SEL_KDATA / 8] = mk_descriptor_encode(0, 0xfffff, 0x93, data);
+    table[MK_SEL_UCODE / 8] = mk_descriptor_encode(0, 0xfffff, 0xfb, code);
+    table[MK_SEL_UDATA / 8] = mk_descriptor_encode(0, 0xfffff, 0xf3, data);
     table[MK_SEL_TSS / 8] =
-        mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
+        mk_descriptor_encode((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
 static void write_tss(struct mk_mem *mem, uint64_t low, uint64_t stack)
@@ -149,7 +149,8 @@ bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct
         return false;
     gdt(table, low);
     mk_mem_write(mem, low + MK_GDT_BASE, table, sizeof(table));
-    memset(mk_mem_edit(mem, low + MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0, MK_IDT_LONG_GATES * 16);
+    memset(mk_mem_writable(mem, low + MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0,
+           MK_IDT_LONG_GATES * 16);
     write_tss(mem, low, stack_top(mapping, b.lowest));
     mk_boot_write(mem, low, boot);
     places->tables = b.lowest;
@@ -162,7 +163,7 @@ void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
     uint64_t table[7];
     struct kvm_sregs *s = &start->sregs;
     gdt(table, places->low);
-    mk_start_tables(s, table, sizeof(table), places->low, MK_IDT_LONG_GATES * 16);
+    mk_start_set_tables(s, table, sizeof(table), places->low, MK_IDT_LONG_GATES * 16);
     s->cr0 = MK_CR0_PE | CR0_MP | MK_CR0_ET | MK_CR0_NE | MK_CR0_WP | MK_CR0_PG;
     s->cr3 = places->end - MK_PAGE;
     s->cr4 = MK_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;

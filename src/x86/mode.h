@@ -76,16 +76,16 @@ void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
 /* The boot-information block, for all modes but real. */
 void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot);
 /* The 8 bytes of a segment descriptor (SDM 3.4.5); `flags` are its bits 52 to 55. */
-uint64_t mk_make_descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
+uint64_t mk_descriptor_encode(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
 /* Whether the page for GDT, TSS, IDT and boot information may be here. */
 bool mk_low_fits(const struct mk_mem *mem, uint64_t low);
 /* A TSS with no stacks and no open ports; alike in 32 and 64 bits (SDM 8.2.1, 8.7). */
 void mk_empty_tss(struct mk_mem *mem, uint64_t low);
 /* Flat kernel segments, TR, GDTR and IDTR, with a GDT at `table` that is at `low` in RAM. */
-void mk_start_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
-                     unsigned idt_size);
+void mk_start_set_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
+                         unsigned idt_size);
 /* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
-struct kvm_segment mk_descriptor(uint16_t selector, uint64_t bytes);
+struct kvm_segment mk_descriptor_decode(uint16_t selector, uint64_t bytes);
 
 /* --- page tables (paging.c) --- */
 

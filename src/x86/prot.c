@@ -10,14 +10,14 @@
 #define STACK_GAP 16
 #define MAPPED_PAGES 256 /* of 4 MiB, in paged mode */
 
-uint64_t mk_make_descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags)
+uint64_t mk_descriptor_encode(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags)
 {
     return (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 | (uint64_t)access << 40 |
            (uint64_t)(limit >> 16 & 0xf) << 48 | (uint64_t)(flags & 0xf) << 52 |
            (uint64_t)(base >> 24) << 56;
 }
 
-struct kvm_segment mk_descriptor(uint16_t selector, uint64_t d)
+struct kvm_segment mk_descriptor_decode(uint16_t selector, uint64_t d)
 {
     uint32_t limit = (uint32_t)((d & 0xffff) | (d >> 32 & 0xf0000));
     bool pages = d >> 55 & 1;
@@ -34,12 +34,13 @@ struct kvm_segment mk_descriptor(uint16_t selector, uint64_t d)
                                  .g = pages };
 }
 
-void mk_start_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
-                     unsigned idt_size)
+void mk_start_set_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
+                         unsigned idt_size)
 {
-    s->cs = mk_descriptor(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
-    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
-    s->tr = mk_descriptor(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
+    s->cs = mk_descriptor_decode(MK_SEL_KCODE, table[MK_SEL_KCODE / 8]);
+    s->ds = s->es = s->fs = s->gs = s->ss =
+        mk_descriptor_decode(MK_SEL_KDATA, table[MK_SEL_KDATA / 8]);
+    s->tr = mk_descriptor_decode(MK_SEL_TSS, table[MK_SEL_TSS / 8]);
     s->gdt = (struct kvm_dtable){ .base = low + MK_GDT_BASE, .limit = (uint16_t)(size - 1) };
     s->idt = (struct kvm_dtable){ .base = low + MK_IDT_BASE, .limit = (uint16_t)(idt_size - 1) };
 }
@@ -47,12 +48,12 @@ void mk_start_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, ui
 static void gdt(uint64_t table[6], uint64_t low)
 {
     table[0] = 0;
-    table[MK_SEL_KCODE / 8] = mk_make_descriptor(0, 0xfffff, 0x9b, 0xc);
-    table[MK_SEL_KDATA / 8] = mk_make_descriptor(0, 0xfffff, 0x93, 0xc);
-    table[MK_SEL_UCODE / 8] = mk_make_descriptor(0, 0xfffff, 0xfb, 0xc);
-    table[MK_SEL_UDATA / 8] = mk_make_descriptor(0, 0xfffff, 0xf3, 0xc);
+    table[MK_SEL_KCODE / 8] = mk_descriptor_encode(0, 0xfffff, 0x9b, 0xc);
+    table[MK_SEL_KDATA / 8] = mk_descriptor_encode(0, 0xfffff, 0x93, 0xc);
+    table[MK_SEL_UCODE / 8] = mk_descriptor_encode(0, 0xfffff, 0xfb, 0xc);
+    table[MK_SEL_UDATA / 8] = mk_descriptor_encode(0, 0xfffff, 0xf3, 0xc);
     table[MK_SEL_TSS / 8] =
-        mk_make_descriptor((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
+        mk_descriptor_encode((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
 }
 
 /* Below the end of RAM, and of what the page directory maps. */
@@ -70,7 +71,7 @@ bool mk_low_fits(const struct mk_mem *mem, uint64_t low)
 void mk_empty_tss(struct mk_mem *mem, uint64_t low)
 {
     uint16_t io_map = MK_TSS_SIZE; /* beyond the limit: no port is open to CPL 3 */
-    memset(mk_mem_edit(mem, low + MK_TSS_BASE, MK_TSS_SIZE), 0, MK_TSS_SIZE);
+    memset(mk_mem_writable(mem, low + MK_TSS_BASE, MK_TSS_SIZE), 0, MK_TSS_SIZE);
     mk_mem_write(mem, low + MK_TSS_BASE + 102, &io_map, sizeof(io_map));
 }
 
@@ -87,7 +88,7 @@ static void write_tss(struct mk_mem *mem, uint64_t low)
  * what else is in its 4 MiB, at its own. */
 static void write_directory(struct mk_mem *mem, uint64_t at)
 {
-    uint32_t *directory = mk_mem_edit(mem, at, MK_PAGE);
+    uint32_t *directory = mk_mem_writable(mem, at, MK_PAGE);
     memset(directory, 0, MK_PAGE);
     for (uint32_t i = 0; i < MAPPED_PAGES && i * PAGE_4M < mem->size; i++) {
         directory[i] = i << 22 | PDE_LARGE;
@@ -103,7 +104,7 @@ static void write_directory(struct mk_mem *mem, uint64_t at)
 
 void mk_prot_map_io(struct mk_mem *mem, const struct mk_places *places, uint32_t address)
 {
-    uint32_t *directory = mk_mem_edit(mem, places->tables, MK_PAGE);
+    uint32_t *directory = mk_mem_writable(mem, places->tables, MK_PAGE);
     directory[address >> 22] = (address >> 22 << 22) | PDE_LARGE;
 }
 
@@ -136,7 +137,7 @@ void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot)
         size_t room = MK_LOAD_BASE - MK_COMMAND_LINE - 1;
         size_t length = strnlen(boot->command_line, room);
         mk_mem_write(mem, low + MK_COMMAND_LINE, boot->command_line, length);
-        *(uint8_t *)mk_mem_edit(mem, low + MK_COMMAND_LINE + length, 1) = 0;
+        *(uint8_t *)mk_mem_writable(mem, low + MK_COMMAND_LINE + length, 1) = 0;
         info[4] = (uint32_t)low + MK_COMMAND_LINE;
     }
     mk_mem_write(mem, low + MK_BOOT_INFO, info, sizeof(info));
@@ -152,7 +153,7 @@ bool mk_prot_tables(struct mk_mem *mem, const struct mk_places *places, bool pag
     gdt(table, low);
     mk_mem_write(mem, low + MK_GDT_BASE, table, sizeof(table));
     write_tss(mem, low);
-    memset(mk_mem_edit(mem, low + MK_IDT_BASE, 256 * 8), 0, 256 * 8);
+    memset(mk_mem_writable(mem, low + MK_IDT_BASE, 256 * 8), 0, 256 * 8);
     if (paged)
         write_directory(mem, places->tables);
     mk_boot_write(mem, low, boot);
@@ -165,7 +166,7 @@ void mk_prot_start(struct mk_start *start, const struct mk_mem *mem, const struc
     uint64_t table[6];
     struct kvm_sregs *s = &start->sregs;
     gdt(table, places->low);
-    mk_start_tables(s, table, sizeof(table), places->low, 256 * 8);
+    mk_start_set_tables(s, table, sizeof(table), places->low, 256 * 8);
     s->cr0 = MK_CR0_PE | MK_CR0_ET | MK_CR0_NE;
     if (paged) {
         s->cr0 |= MK_CR0_PG | MK_CR0_WP;

@@ -157,10 +157,10 @@ end
 
 ---Why a wait failed, and the name of the error.
 local function failure(wait, state, reason, info)
-  local forbidden, exploded = core.forbidden(wait.watch)
+  local forbidden, undecidable = core.forbidden(wait.watch)
   if forbidden then return forbidden, "ECANCELED" end
-  if exploded then
-    return exploded, "E2BIG"
+  if undecidable then
+    return undecidable, "E2BIG"
   elseif state == "budget" then
     return ("not within the budget of %s"):format(budget_text(wait.budget)), "EDQUOT"
   elseif reason == nil or reason == "deadline" then

@@ -41,7 +41,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 
 ---@class minikvm.image.segment
 ---@field at integer  guest-physical
----@field linear integer  where the program believes it to be (ELF: p_vaddr)
+---@field linear integer  where the program is linked to run (ELF: p_vaddr)
 ---@field offset integer  in the file
 ---@field file_bytes integer
 ---@field mem_bytes integer  what it has beyond file_bytes is zero

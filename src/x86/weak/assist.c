@@ -17,7 +17,7 @@ enum { NP = 11, SS_FAULT = 12, GP = 13, PF = 14 };
 #define INTERRUPT_GATE 6 /* bit 0: trap gate; bit 3: of 32 or 64 bits */
 #define LONGEST_INSTRUCTION 15
 
-/* The vCPU at an exit, with its registers as the guest believes them. Nothing is changed until
+/* The vCPU at an exit, with its registers as the guest set them. Nothing is changed until
  * commit(). */
 struct access {
     struct mk_vcpu *c;
@@ -44,7 +44,7 @@ static bool begin(struct access *x, struct mk_vcpu *c)
 {
     x->c = c;
     x->a = c->assist_ctx;
-    if (mk_vcpu_state(c, &x->s) < 0)
+    if (mk_vcpu_get_state(c, &x->s) < 0)
         return false;
     show_sregs(c, &x->s.sregs);
     x->mask = x->s.sregs.cs.l && x->s.sregs.efer & MK_EFER_LMA ? UINT64_MAX : UINT32_MAX;
@@ -91,10 +91,10 @@ static bool copy(const struct access *x, uint64_t linear, void *data, size_t len
 
 /* --- paging --- */
 
-void mk_assist_forget(struct mk_assist *a)
+void mk_assist_reset(struct mk_assist *a)
 {
-    mk_shadow_forget(&a->shadow);
-    a->late.pending = false;
+    mk_shadow_reset(&a->shadow);
+    a->deferred.pending = false;
 }
 
 int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
@@ -104,7 +104,7 @@ int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
         return mk_fail(err, ENOTSUP,
                        "this KVM does not run 32-bit paging, and the assist "
                        "follows two-level page tables only, not PAE");
-    return mk_shadow_set(&a->shadow, mem, vm_fd, s->cr3, s->cr4 & MK_CR4_PSE, err);
+    return mk_shadow_set_cr3(&a->shadow, mem, vm_fd, s->cr3, s->cr4 & MK_CR4_PSE, err);
 }
 
 /* Returns true when the slots are others than before. */
@@ -123,7 +123,7 @@ static void follow_tables(struct mk_vcpu *c)
 {
     struct mk_assist *a = c->assist_ctx;
     struct kvm_sync_regs s;
-    if (a->shadow.on && mk_vcpu_state(c, &s) == 0 && follow(c, &s.sregs))
+    if (a->shadow.on && mk_vcpu_get_state(c, &s) == 0 && follow(c, &s.sregs))
         c->counters.assists++;
 }
 
@@ -157,14 +157,14 @@ static void fault_on_write(struct access *x, uint64_t linear, uint32_t code)
 {
     struct mk_vcpu *c = x->c;
     uint32_t length = c->run->mmio.len;
-    x->a->late.linear = linear;
-    x->a->late.length = length;
-    memcpy(x->a->late.data, c->run->mmio.data, length);
+    x->a->deferred.linear = linear;
+    x->a->deferred.length = length;
+    memcpy(x->a->deferred.data, c->run->mmio.data, length);
     abandon(c);
     if (!begin(x, c))
         return;
-    x->a->late.rip = x->s.regs.rip;
-    x->a->late.pending = true;
+    x->a->deferred.rip = x->s.regs.rip;
+    x->a->deferred.pending = true;
     page_fault(x, linear, code | PF_WRITE);
 }
 
@@ -197,7 +197,7 @@ static uint64_t physical_address(struct mk_vcpu *c, uint64_t address)
 {
     struct kvm_sync_regs s;
     const struct mk_assist *a = c->assist_ctx;
-    if (!a->shadow.on || mk_vcpu_state(c, &s) < 0)
+    if (!a->shadow.on || mk_vcpu_get_state(c, &s) < 0)
         return address;
     show_sregs(c, &s.sregs);
     return mk_walk(c->mem, &s.sregs, address).address;
@@ -269,7 +269,7 @@ static int check_target(const struct access *x, const uint8_t gate[8], uint32_t 
     if (!*code || (selector | 7) > limit ||
         !copy(x, (selector & 4 ? s->ldt.base : s->gdt.base) + (selector & ~7u), &bytes, 8, false))
         return GP;
-    struct kvm_segment cs = mk_descriptor((uint16_t)selector, bytes);
+    struct kvm_segment cs = mk_descriptor_decode((uint16_t)selector, bytes);
     if (!cs.s || !(cs.type & 8) || cs.dpl > (s->cs.selector & 3))
         return GP;
     return cs.present ? 0 : NP;
@@ -332,7 +332,7 @@ static uint8_t load_descriptor(const struct access *x, uint32_t selector, bool i
     if (!(selector & ~3u) || (selector | 7u) > limit ||
         !copy(x, base + (selector & ~7u), &bytes, 8, false))
         return GP;
-    *segment = mk_descriptor((uint16_t)selector, bytes);
+    *segment = mk_descriptor_decode((uint16_t)selector, bytes);
     unsigned rpl = selector & 3;
     bool right = segment->s && (is_code ? segment->type & 8 : (segment->type & 0xa) == 2);
     bool conforming = is_code && segment->type & 4;
@@ -380,11 +380,11 @@ static uint64_t new_flags(const struct access *x, uint32_t popped, bool wide)
 }
 
 /* The write that faulted, when the handler has mapped its page and returns to it. */
-static void make_up(struct access *x, const struct frame *f)
+static void complete_deferred_write(struct access *x, const struct frame *f)
 {
-    if (x->a->late.pending && x->a->late.rip == f->eip)
-        copy(x, x->a->late.linear, x->a->late.data, x->a->late.length, true);
-    x->a->late.pending = false;
+    if (x->a->deferred.pending && x->a->deferred.rip == f->eip)
+        copy(x, x->a->deferred.linear, x->a->deferred.data, x->a->deferred.length, true);
+    x->a->deferred.pending = false;
 }
 
 /* Not done: task returns (NT) and returns to virtual-8086 mode. */
@@ -406,7 +406,7 @@ static bool iret(struct access *x, bool wide)
     x->s.regs.rflags = new_flags(x, f.eflags, wide);
     x->s.regs.rip = f.eip;
     x->s.regs.rsp = outward ? f.esp : (rsp & ~mask) | ((rsp + f.bytes) & mask);
-    make_up(x, &f);
+    complete_deferred_write(x, &f);
     x->s.sregs.cs = cs;
     x->s.sregs.ss = ss;
     if (outward)
@@ -446,7 +446,7 @@ static bool fault_on_end(struct access *x, uint64_t rip)
 }
 
 /* New tables first: the failure may have been a fetch from where no slot was. */
-static bool deal_with_failure(struct access *x)
+static bool handle_failure(struct access *x)
 {
     struct mk_vcpu *c = x->c;
     uint64_t rip = (x->s.sregs.cs.base + x->s.regs.rip) & x->mask;
@@ -464,7 +464,7 @@ static bool deal_with_failure(struct access *x)
 static bool serve_failure(struct mk_vcpu *c)
 {
     struct access x;
-    if (!begin(&x, c) || !deal_with_failure(&x))
+    if (!begin(&x, c) || !handle_failure(&x))
         return false;
     c->counters.assists++;
     return true;

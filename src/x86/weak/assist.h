@@ -18,7 +18,7 @@
 #include "x86/weak/shadow.h"
 
 /* A write that faulted: made up for when the handler returns to where it was. */
-struct mk_late_write {
+struct mk_deferred_write {
     bool pending;
     uint64_t linear, rip;
     uint32_t length;
@@ -27,14 +27,14 @@ struct mk_late_write {
 
 struct mk_assist {
     struct mk_shadow shadow;
-    struct mk_late_write late;
+    struct mk_deferred_write deferred;
 };
 
 /* For mk_vcpu.assist; assist_ctx is the VM's struct mk_assist. */
 extern const struct mk_assist_ops mk_assist_ops;
 
 /* The VM's KVM half is new. */
-void mk_assist_forget(struct mk_assist *a);
+void mk_assist_reset(struct mk_assist *a);
 /* Paging begins, or goes on, with these control registers. */
 int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
                      const struct kvm_sregs *s, struct mk_err *err);

@@ -172,8 +172,8 @@ static bool is_hardware(void)
     return strcmp(host, "vmx") == 0 || strcmp(host, "svm") == 0;
 }
 
-int mk_native_find(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
-                   uint8_t *page, struct mk_err *err)
+int mk_native_probe(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
+                    uint8_t *page, struct mk_err *err)
 {
     int rc = 0;
     pthread_mutex_lock(&answers.lock);

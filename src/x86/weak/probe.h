@@ -36,7 +36,7 @@ struct mk_native {
  * the VM's RAM at 0, on a new vCPU number `spare`; the page is given back as it was, the vCPU is
  * not used any more. That happens once a process, on whichever thread is first. -1 when it could
  * not be. */
-int mk_native_find(struct mk_native *native, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
-                   uint8_t *page, struct mk_err *err);
+int mk_native_probe(struct mk_native *native, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
+                    uint8_t *page, struct mk_err *err);
 
 #endif

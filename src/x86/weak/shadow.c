@@ -11,7 +11,7 @@
 #define MAX_RUNS 4096
 #define PDE_LARGE 0x80u
 
-void mk_shadow_forget(struct mk_shadow *s)
+void mk_shadow_reset(struct mk_shadow *s)
 {
     free(s->runs);
     free(s->copies);
@@ -33,7 +33,7 @@ static int add_slot(const struct mk_mem *mem, int vm_fd, const struct mk_run *ru
 /* What was written through it is noted first: the log goes with the slot. */
 static int remove_slot(const struct mk_mem *mem, int vm_fd, struct mk_slot slot)
 {
-    if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+    if (mk_mem_sync_slot(mem, vm_fd, &slot) < 0)
         return -1;
     slot.length = 0;
     return mk_mem_slot(mem, vm_fd, &slot);
@@ -215,11 +215,11 @@ out:
     return rc;
 }
 
-int mk_shadow_set(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
-                  bool large, struct mk_err *err)
+int mk_shadow_set_cr3(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
+                      bool large, struct mk_err *err)
 {
     if (!s->on) { /* from now on RAM appears where the tables say */
-        if (mk_mem_collect_all(mem, vm_fd) < 0)
+        if (mk_mem_sync_log(mem, vm_fd) < 0)
             return mk_fail_errno(err, errno, "paging assist: KVM's log of writes");
         if (mk_mem_unregister(mem, vm_fd, err) < 0) {
             mk_mem_register(mem, vm_fd, &(struct mk_err){ 0 });
@@ -248,31 +248,31 @@ bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64
     return false;
 }
 
-void mk_shadow_drop(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+void mk_shadow_remove_slots(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
 {
     renumber(s, mem, vm_fd);
 }
 
-int mk_shadow_renew(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err)
+int mk_shadow_rebuild(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err)
 {
     renumber(s, mem, vm_fd);
     return walk(s, mem, vm_fd, err);
 }
 
-int mk_shadow_leave(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err)
+int mk_shadow_disable(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err)
 {
     if (!s->on)
         return 0;
     renumber(s, mem, vm_fd);
-    mk_shadow_forget(s);
+    mk_shadow_reset(s);
     return mk_mem_register(mem, vm_fd, err);
 }
 
-int mk_shadow_collect(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
+int mk_shadow_sync_log(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
 {
     for (size_t i = 0; i < s->run_count; i++) {
         struct mk_slot slot = slot_of(&s->runs[i]);
-        if (mk_mem_collect(mem, vm_fd, &slot) < 0)
+        if (mk_mem_sync_slot(mem, vm_fd, &slot) < 0)
             return -1;
     }
     return 0;

@@ -16,7 +16,7 @@ struct mk_run { /* of pages that lie side by side in both address spaces */
 };
 
 struct mk_shadow {
-    bool on; /* the guest believes that paging is on; the slots of memory as it is are gone */
+    bool on; /* the guest turned paging on; the slots of memory as it is are gone */
     uint64_t cr3;
     bool large; /* CR4.PSE */
     struct mk_run *runs;
@@ -28,20 +28,20 @@ struct mk_shadow {
 };
 
 /* Forgets all slots, after the KVM VM they belonged to is gone. */
-void mk_shadow_forget(struct mk_shadow *s);
+void mk_shadow_reset(struct mk_shadow *s);
 /* Makes the slots those of the tables at cr3. -1 with *err when KVM or memory refuses. */
-int mk_shadow_set(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
-                  bool large, struct mk_err *err);
+int mk_shadow_set_cr3(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
+                      bool large, struct mk_err *err);
 /* Memory has other regions than before: without slots until they are made anew. */
-void mk_shadow_drop(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
-int mk_shadow_renew(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err);
-/* True when mk_shadow_set() would find other tables than last time. */
+void mk_shadow_remove_slots(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
+int mk_shadow_rebuild(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err);
+/* True when mk_shadow_set_cr3() would find other tables than last time. */
 bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64_t cr3, bool large);
 
 /* Paging ends: memory as it is takes the place of the slots. */
-int mk_shadow_leave(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err);
+int mk_shadow_disable(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err);
 /* Notes what was written through the slots (mem.h); makes them anew, with a log. -1 with errno. */
-int mk_shadow_collect(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
+int mk_shadow_sync_log(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
 int mk_shadow_register(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
 
 #endif

@@ -1,10 +1,10 @@
-/* attend.c - asking the vCPUs of a VM, and what the I/O thread (io.h) does for one that runs: its
- * deadline, the alarm for its timers, and a look at its vCPUs every LOOK_NS while one of them is
+/* monitor.c - asking the vCPUs of a VM, and what the I/O thread (io.h) does for one that runs: its
+ * deadline, the alarm for its timers, and a look at its vCPUs every POLL_NS while one of them is
  * awake: output that KVM collected or that waits to be written, a wish to end the run, a handler
  * that is over its time. Of a VM whose vCPUs all sleep nothing is asked, and nobody is woken. */
 #include "vm/vm.h"
 
-#define LOOK_NS 10000000u
+#define POLL_NS 10000000u
 
 /* --- on any thread --- */
 
@@ -38,29 +38,29 @@ static void timer_due(void *ctx)
 }
 
 /* The first vCPU that is awake sees to it that it is looked at. */
-void mk_vm_note_awake(struct mk_vm *vm)
+void mk_vm_start_polling(struct mk_vm *vm)
 {
-    if (!atomic_exchange(&vm->looked_at, true))
-        mk_io_set(&vm->look, mk_now() + LOOK_NS);
+    if (!atomic_exchange(&vm->polling, true))
+        mk_io_arm(&vm->poll, mk_now() + POLL_NS);
 }
 
-/* It shall look around if there is collected output or a wish to end the run that nobody told it
+/* Requests attention if there is coalesced output or a wish to end the run that nobody told it
  * of; its thread gets the signal if what the script does there is due. */
 static void check_vcpu(struct mk_vm *vm, struct mk_vcpu *c)
 {
     struct mk_machine *m = &vm->m;
-    if (mk_vcpu_has_collected(c) || mk_machine_interrupted(m) ||
+    if (mk_vcpu_has_coalesced(c) || mk_machine_interrupted(m) ||
         (m->console.watched && mk_watch_screen_changed(&m->console)))
         mk_vcpu_request(c, MK_REQ_WAKE);
     if (m->ops && m->ops->overdue && m->ops->overdue(m->ctx, c))
         mk_vcpu_signal(c);
 }
 
-static void look_at_vcpus(void *ctx)
+static void poll_vcpus(void *ctx)
 {
     struct mk_vm *vm = ctx;
     bool awake = false;
-    vm->looked_at = false; /* before it sees them asleep */
+    vm->polling = false; /* before it sees them asleep */
     for (unsigned i = 0; i < vm->cpus; i++)
         if (vm->cpu[i].awake) {
             awake = true;
@@ -68,7 +68,7 @@ static void look_at_vcpus(void *ctx)
         }
     mk_console_flush(&vm->m.console);
     if (awake)
-        mk_vm_note_awake(vm);
+        mk_vm_start_polling(vm);
 }
 
 /* --- on the thread of a vCPU --- */
@@ -78,7 +78,7 @@ static void set_alarm(void *ctx)
 {
     struct mk_vm *vm = ctx;
     uint64_t at = mk_clock_next(&vm->m.clock), earliest = vm->alarm_earliest;
-    mk_io_set(&vm->alarm, at < earliest ? earliest : at);
+    mk_io_arm(&vm->alarm, at < earliest ? earliest : at);
 }
 
 void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
@@ -90,7 +90,7 @@ void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
         mk_uart_input(&vm->uart);
     if (c->cpu.index != 0)
         return;
-    mk_doorbells_answer(&vm->doorbells, &c->cpu);
+    mk_doorbells_serve(&vm->doorbells, &c->cpu);
     end = mk_now();
     vm->alarm_earliest = end + 2 * (end - began);
     set_alarm(vm);
@@ -101,7 +101,7 @@ void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
 bool mk_vm_can_wake(struct mk_vm *vm)
 {
     return mk_clock_next(&vm->m.clock) != UINT64_MAX ||
-           (vm->has_pic && (vm->threaded || mk_console_awaits(&vm->m.console)));
+           (vm->has_pic && (vm->threaded || mk_console_expects_input(&vm->m.console)));
 }
 
 /* It wakes by itself for the next timer. */
@@ -110,34 +110,34 @@ uint64_t mk_vm_begin_sleep(struct mk_vm *vm, struct mk_vcpu *c, uint64_t until)
     mk_console_flush(&vm->m.console);
     if (c->cpu.index != 0)
         return until;
-    mk_io_set(&vm->alarm, UINT64_MAX); /* a timer that is armed from now on sets it again */
+    mk_io_arm(&vm->alarm, UINT64_MAX); /* a timer that is armed from now on sets it again */
     uint64_t next = mk_clock_next(&vm->m.clock);
     return next < until ? next : until;
 }
 
 /* --- its owner --- */
 
-void mk_vm_attend_init(struct mk_vm *vm)
+void mk_vm_init_monitor(struct mk_vm *vm)
 {
     vm->deadline = (struct mk_io_timer){ .fire = deadline_passed, .ctx = vm };
     vm->alarm = (struct mk_io_timer){ .fire = timer_due, .ctx = vm };
-    vm->look = (struct mk_io_timer){ .fire = look_at_vcpus, .ctx = vm };
+    vm->poll = (struct mk_io_timer){ .fire = poll_vcpus, .ctx = vm };
     vm->m.clock.on_earlier = set_alarm;
     vm->m.clock.ctx = vm;
 }
 
-void mk_vm_attend(struct mk_vm *vm)
+void mk_vm_start_monitor(struct mk_vm *vm)
 {
     mk_console_begin(&vm->m.console);
     vm->alarm_earliest = 0;
-    mk_io_set(&vm->deadline, vm->m.deadline);
+    mk_io_arm(&vm->deadline, vm->m.deadline);
 }
 
-void mk_vm_leave_alone(struct mk_vm *vm)
+void mk_vm_stop_monitor(struct mk_vm *vm)
 {
-    mk_io_clear(&vm->deadline);
-    mk_io_clear(&vm->alarm);
-    mk_io_clear(&vm->look);
-    vm->looked_at = false;
+    mk_io_disarm(&vm->deadline);
+    mk_io_disarm(&vm->alarm);
+    mk_io_disarm(&vm->poll);
+    vm->polling = false;
     mk_console_end(&vm->m.console);
 }
