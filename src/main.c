@@ -29,7 +29,7 @@
 
 static const char *program = "minikvm";
 
-static void complain(const char *message)
+static void print_error(const char *message)
 {
     fprintf(stderr, "%s: %s\n", program, message);
     fflush(stderr);
@@ -241,7 +241,7 @@ static int protected_main(lua_State *L)
 /* A standard descriptor that is closed would be that of the next file that is opened: a guest's
  * output would go into guest RAM, or to KVM. So all three are there; what needs a closed one fails.
  */
-static bool occupy_standard(void)
+static bool open_standard_fds(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_GETFD) < 0 &&
@@ -254,12 +254,12 @@ int main(int argc, char **argv)
 {
     if (argc > 0 && argv[0][0])
         program = argv[0];
-    if (!occupy_standard())
+    if (!open_standard_fds())
         return EXIT_FAILURE;
     on_exit(check_output, NULL);
     lua_State *L = luaL_newstate();
     if (!L) {
-        complain("not enough memory for a Lua state");
+        print_error("not enough memory for a Lua state");
         return EXIT_FAILURE;
     }
     lua_pushcfunction(L, protected_main);
@@ -269,7 +269,7 @@ int main(int argc, char **argv)
     if (lua_pcall(L, 2, 1, 0) == LUA_OK)
         status = (int)lua_tointeger(L, -1);
     else
-        complain(lua_isstring(L, -1) ? lua_tostring(L, -1) : "(error message is not a string)");
+        print_error(lua_isstring(L, -1) ? lua_tostring(L, -1) : "(error message is not a string)");
     lua_close(L);
     return status;
 }

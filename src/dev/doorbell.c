@@ -41,7 +41,7 @@ static void bell_out(void *self, struct mk_io *io, uint64_t value)
 }
 
 /* On the I/O thread, as the next one. */
-static void listen_again(void *ctx)
+static void rearm(void *ctx)
 {
     mk_io_watch(&((struct mk_doorbell *)ctx)->source);
 }
@@ -70,17 +70,17 @@ int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const c
                     struct mk_err *err)
 {
     bell->list = list;
-    bell->again = (struct mk_io_timer){ .fire = listen_again, .ctx = bell };
+    bell->rearm_timer = (struct mk_io_timer){ .fire = rearm, .ctx = bell };
     bell->source = (struct mk_io_source){ .ready = bell_rings,
                                           .ctx = bell,
                                           .events = EPOLLIN,
                                           .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
     if (bell->source.fd < 0)
         return mk_fail_errno(err, errno, "eventfd for a doorbell");
-    bell->lone = register_bell(bell, true) < 0;
+    bell->exits = register_bell(bell, true) < 0;
     bell->hook = mk_bus_hook(bus_of(bell), bell->address, bell->address, &bell_ops, bell, owner);
     if (!bell->hook) {
-        if (!bell->lone)
+        if (!bell->exits)
             register_bell(bell, false);
         close(bell->source.fd);
         return mk_fail_errno(err, ENOMEM, "doorbell");
@@ -102,9 +102,9 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
         at = &(*at)->next;
     *at = bell->next;
     pthread_mutex_unlock(&list->lock);
-    if (!bell->lone)
+    if (!bell->exits)
         register_bell(bell, false);
-    mk_io_disarm(&bell->again);
+    mk_io_disarm(&bell->rearm_timer);
     mk_io_unwatch(&bell->source);
     close(bell->source.fd);
     mk_bus_unhook(bus_of(bell), bell->hook); /* frees it when no vCPU uses it any more */
@@ -116,7 +116,7 @@ static uint64_t collect(struct mk_doorbell *bell)
     if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
         count = 0;
     else
-        mk_io_arm(&bell->again, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
+        mk_io_arm(&bell->rearm_timer, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
     atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
     atomic_fetch_add_explicit(&bell->hook->coalesced, count, memory_order_relaxed);
     return count + atomic_exchange(&bell->rung, 0);
@@ -173,14 +173,14 @@ void mk_doorbells_register(struct mk_doorbells *list, int vm_fd)
     list->vm_fd = vm_fd;
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
         collect(bell); /* of before the reset */
-        bell->lone = register_bell(bell, true) < 0;
+        bell->exits = register_bell(bell, true) < 0;
     }
 }
 
 void mk_doorbells_free(struct mk_doorbells *list)
 {
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
-        mk_io_disarm(&bell->again);
+        mk_io_disarm(&bell->rearm_timer);
         mk_io_unwatch(&bell->source);
         close(bell->source.fd);
     }

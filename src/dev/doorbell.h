@@ -23,12 +23,12 @@ struct mk_doorbell {
     struct mk_doorbell *next;
     bool mmio, any; /* any: whatever value is written */
     uint8_t size;   /* of the writes that ring; 0: all */
-    bool lone;      /* not known to KVM: each write exits */
+    bool exits;     /* not known to KVM: each write exits */
     uint64_t address, value;
-    struct mk_io_source source; /* an eventfd */
-    struct mk_io_timer again;   /* watches it again */
-    struct mk_hook *hook;       /* for writes that KVM does not catch; freed with it */
-    _Atomic uint64_t rung;      /* through the hook */
+    struct mk_io_source source;     /* an eventfd */
+    struct mk_io_timer rearm_timer; /* watches it again */
+    struct mk_hook *hook;           /* for writes that KVM does not catch; freed with it */
+    _Atomic uint64_t rung;          /* through the hook */
     void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);
     void *ctx;
 };

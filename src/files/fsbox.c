@@ -12,17 +12,17 @@
 
 /* --- the log --- */
 
-static const char *word_of(const struct mk_file_node *node)
+static const char *verdict_of(const struct mk_file_node *node)
 {
     return mk_verdict_name(node->own && node->verdict != MK_FILE_COW ? MK_FILE_OWN : node->verdict);
 }
 
 /* Notes what was done on a descriptor, and passes the result on. */
-static int64_t done(struct mk_fsbox *box, const char *op, const struct mk_file_slot *slot,
-                    int64_t result, uint64_t bytes)
+static int64_t log_result(struct mk_fsbox *box, const char *op, const struct mk_file_slot *slot,
+                          int64_t result, uint64_t bytes)
 {
     if (slot)
-        mk_fsbox_log(box, op, slot->node->name, strlen(slot->node->name), word_of(slot->node),
+        mk_fsbox_log(box, op, slot->node->name, strlen(slot->node->name), verdict_of(slot->node),
                      result, bytes);
     else
         mk_fsbox_log(box, op, "", 0, "invalid", result, bytes);
@@ -49,8 +49,8 @@ int64_t mk_fsbox_close(struct mk_fsbox *box, int32_t fd)
 {
     struct mk_file_slot *slot = enter(box, fd);
     if (!slot)
-        return leave(box, done(box, "close", NULL, -EBADF, 0));
-    done(box, "close", slot, 0, 0);
+        return leave(box, log_result(box, "close", NULL, -EBADF, 0));
+    log_result(box, "close", slot, 0, 0);
     mk_fsbox_close_node(slot->node);
     slot->node = NULL;
     return leave(box, 0);
@@ -79,11 +79,11 @@ int64_t mk_fsbox_read(struct mk_fsbox *box, int32_t fd, void *to, size_t count)
 {
     struct mk_file_slot *slot = enter(box, fd);
     if (!slot || !(slot->flags & MK_FILE_READ))
-        return leave(box, done(box, "read", slot, -EBADF, 0));
+        return leave(box, log_result(box, "read", slot, -EBADF, 0));
     int64_t n = mk_fsbox_guest_errno(read_from(slot, to, count));
     if (n > 0)
         slot->at += n;
-    return leave(box, done(box, "read", slot, n, n > 0 ? (uint64_t)n : 0));
+    return leave(box, log_result(box, "read", slot, n, n > 0 ? (uint64_t)n : 0));
 }
 
 /* How much of `count` bytes at the slot's position the quotas leave; 0 with *rc when nothing. */
@@ -156,9 +156,9 @@ int64_t mk_fsbox_write(struct mk_fsbox *box, int32_t fd, const void *from, size_
 {
     struct mk_file_slot *slot = enter(box, fd);
     if (!slot || !(slot->flags & MK_FILE_WRITE))
-        return leave(box, done(box, "write", slot, -EBADF, 0));
+        return leave(box, log_result(box, "write", slot, -EBADF, 0));
     int64_t n = mk_fsbox_guest_errno(write_slot(box, slot, from, count));
-    return leave(box, done(box, "write", slot, n, n > 0 ? (uint64_t)n : 0));
+    return leave(box, log_result(box, "write", slot, n, n > 0 ? (uint64_t)n : 0));
 }
 
 static int64_t seek_slot(struct mk_file_slot *slot, int64_t offset, unsigned whence, int64_t max)
@@ -182,14 +182,14 @@ int64_t mk_fsbox_seek(struct mk_fsbox *box, int32_t fd, int64_t offset, unsigned
 {
     struct mk_file_slot *slot = enter(box, fd);
     int64_t at = slot ? seek_slot(slot, offset, whence, max) : -EBADF;
-    return leave(box, done(box, "seek", slot, at, 0));
+    return leave(box, log_result(box, "seek", slot, at, 0));
 }
 
 int64_t mk_fsbox_size(struct mk_fsbox *box, int32_t fd)
 {
     struct mk_file_slot *slot = enter(box, fd);
     int64_t size = slot ? end_of(slot) : -EBADF;
-    return leave(box, done(box, "stat", slot, size, 0));
+    return leave(box, log_result(box, "stat", slot, size, 0));
 }
 
 /* --- life --- */

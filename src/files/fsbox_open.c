@@ -180,7 +180,7 @@ static bool writes(unsigned flags)
 }
 
 /* The node with one user more, or a negated errno in *rc. */
-static struct mk_file_node *take_node(struct mk_fsbox *box, const struct request *r, int *rc)
+static struct mk_file_node *get_node(struct mk_fsbox *box, const struct request *r, int *rc)
 {
     struct mk_file_node *node;
     bool own = true;
@@ -229,7 +229,7 @@ static int open_locked(struct mk_fsbox *box, const struct request *r)
         return -EMFILE;
     if (writes(r->flags) && (r->verdict == MK_FILE_RO || r->read_only))
         return -EROFS;
-    struct mk_file_node *node = take_node(box, r, &rc);
+    struct mk_file_node *node = get_node(box, r, &rc);
     if (!node)
         return rc;
     rc = prepare(box, node, r);

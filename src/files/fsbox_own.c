@@ -28,7 +28,7 @@ static int make_temporary(struct mk_fsbox *box)
 }
 
 /* One that is not there yet, named after the VM: what another run left is never touched. */
-static int make_kept(struct mk_fsbox *box)
+static int make_persistent(struct mk_fsbox *box)
 {
     char name[sizeof(box->vm_name) + 12];
     int rc = -1;
@@ -48,7 +48,7 @@ static int make_kept(struct mk_fsbox *box)
     return box->own < 0 ? -errno : 0;
 }
 
-static bool kept(const struct mk_fsbox *box)
+static bool is_persistent(const struct mk_fsbox *box)
 {
     return box->policy && box->policy->keep >= 0;
 }
@@ -57,7 +57,7 @@ int mk_fsbox_open_own(struct mk_fsbox *box)
 {
     if (box->own >= 0)
         return 0;
-    int rc = kept(box) ? make_kept(box) : make_temporary(box);
+    int rc = is_persistent(box) ? make_persistent(box) : make_temporary(box);
     if (rc < 0) {
         free(box->own_path);
         box->own_path = NULL;
@@ -67,7 +67,7 @@ int mk_fsbox_open_own(struct mk_fsbox *box)
 
 int mk_fsbox_claim(struct mk_fsbox *box, const char *name)
 {
-    if (!kept(box))
+    if (!is_persistent(box))
         return 0;
     for (size_t i = 0; i < box->made_count; i++)
         if (strcmp(box->made[i], name) == 0)
@@ -82,7 +82,7 @@ int mk_fsbox_claim(struct mk_fsbox *box, const char *name)
     return 0;
 }
 
-static void forget_made(struct mk_fsbox *box)
+static void free_made(struct mk_fsbox *box)
 {
     for (size_t i = 0; i < box->made_count; i++)
         free(box->made[i]);
@@ -93,19 +93,19 @@ static void forget_made(struct mk_fsbox *box)
 
 void mk_fsbox_empty_own(struct mk_fsbox *box)
 {
-    if (box->own >= 0 && !kept(box))
+    if (box->own >= 0 && !is_persistent(box))
         mk_path_empty(box->own);
     for (size_t i = 0; i < box->made_count; i++)
         mk_path_remove(box->own, box->made[i]);
-    forget_made(box);
+    free_made(box);
 }
 
 void mk_fsbox_close_own(struct mk_fsbox *box)
 {
     if (box->own < 0)
         return;
-    forget_made(box);
-    if (!kept(box)) {
+    free_made(box);
+    if (!is_persistent(box)) {
         mk_path_empty(box->own);
         rmdir(box->own_path);
     }

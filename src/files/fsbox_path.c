@@ -58,7 +58,7 @@ int mk_path_check(const char *name, size_t length)
 
 /* --- opening --- */
 
-static int beneath(int dir, const char *name, int flags, mode_t mode)
+static int open_beneath(int dir, const char *name, int flags, mode_t mode)
 {
     struct open_how how = { .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
                             .mode = mode,
@@ -92,13 +92,13 @@ static int reopen(int path_fd, int flags)
  * is not mounted it is opened by name, and may be another file by then. */
 int mk_path_open(int dir, const char *name, int flags)
 {
-    int found = beneath(dir, name, O_PATH, 0);
+    int found = open_beneath(dir, name, O_PATH, 0);
     if (found < 0)
         return found;
     int fd = regular(found) ? reopen(found, flags) : -EACCES;
     close(found);
     if (fd == -ENOENT)
-        fd = beneath(dir, name, flags | O_NONBLOCK | O_NOCTTY, 0);
+        fd = open_beneath(dir, name, flags | O_NONBLOCK | O_NOCTTY, 0);
     if (fd >= 0 && !regular(fd)) {
         close(fd);
         return -EACCES;
@@ -122,7 +122,7 @@ static int open_parent(int dir, const char *name, const char **leaf)
             close(at);
             return -code;
         }
-        int next = beneath(at, part, O_PATH | O_DIRECTORY, 0);
+        int next = open_beneath(at, part, O_PATH | O_DIRECTORY, 0);
         close(at);
         if (next < 0)
             return next;
@@ -138,7 +138,7 @@ int mk_path_create(int dir, const char *name)
     int parent = open_parent(dir, name, &leaf);
     if (parent < 0)
         return parent;
-    int fd = beneath(parent, leaf, O_CREAT | O_EXCL | O_RDWR, 0666);
+    int fd = open_beneath(parent, leaf, O_CREAT | O_EXCL | O_RDWR, 0666);
     close(parent);
     return fd;
 }
@@ -153,7 +153,7 @@ static int open_nameless(int parent, char hidden[64])
     if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL))
         return fd < 0 ? -errno : fd;
     snprintf(hidden, 64, "~copy.%ld.%llx", (long)getpid(), (unsigned long long)mk_now());
-    return beneath(parent, hidden, O_CREAT | O_EXCL | O_RDWR, 0666);
+    return open_beneath(parent, hidden, O_CREAT | O_EXCL | O_RDWR, 0666);
 }
 
 /* Gives the finished file its name; never replaces one. */
@@ -222,7 +222,7 @@ static int copy_by_hand(const struct copy *c, off_t at, off_t end)
     return rc;
 }
 
-static bool not_here(int code)
+static bool unsupported(int code)
 {
     return code == EXDEV || code == EINVAL || code == ENOSYS || code == EOPNOTSUPP ||
            code == EBADF || code == ETXTBSY || code == EPERM;
@@ -239,7 +239,7 @@ static int copy_range(const struct copy *c, off_t at, off_t end)
         ssize_t n = copy_file_range(c->from, &source, c->to, &target, want, 0);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n == 0 || (n < 0 && not_here(errno)))
+        if (n == 0 || (n < 0 && unsupported(errno)))
             return copy_by_hand(c, at, end);
         if (n < 0)
             return -errno;
@@ -295,7 +295,7 @@ void mk_path_remove(int dir, const char *name)
         char *leaf = slash ? slash + 1 : path;
         if (slash)
             *slash = 0;
-        int at = slash ? beneath(dir, path, O_PATH | O_DIRECTORY, 0) : dir;
+        int at = slash ? open_beneath(dir, path, O_PATH | O_DIRECTORY, 0) : dir;
         bool gone = at >= 0 && unlinkat(at, leaf, flags) == 0;
         if (slash && at >= 0)
             close(at);
@@ -316,7 +316,7 @@ static void empty(int fd)
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
             unlinkat(fd, e->d_name, 0) == 0 || (errno != EISDIR && errno != EPERM))
             continue;
-        int below = beneath(fd, e->d_name, O_RDONLY | O_DIRECTORY, 0);
+        int below = open_beneath(fd, e->d_name, O_RDONLY | O_DIRECTORY, 0);
         if (below >= 0)
             empty(below);
         unlinkat(fd, e->d_name, AT_REMOVEDIR);
@@ -326,7 +326,7 @@ static void empty(int fd)
 
 void mk_path_empty(int dir)
 {
-    int fd = beneath(dir, ".", O_RDONLY | O_DIRECTORY, 0);
+    int fd = open_beneath(dir, ".", O_RDONLY | O_DIRECTORY, 0);
     if (fd >= 0)
         empty(fd);
 }

@@ -45,7 +45,7 @@ static bool filter_escapes(struct mk_console *con, char *bytes, size_t *length)
 }
 
 /* What read() returned, with its errno; returns true on Ctrl-A x. */
-static bool take_in(struct mk_console *con, char *bytes, ssize_t got, int code)
+static bool enqueue(struct mk_console *con, char *bytes, ssize_t got, int code)
 {
     if (got < 0 && (code == EINTR || code == EAGAIN))
         return false;
@@ -65,7 +65,7 @@ static void fill_from_file(struct mk_console *con)
     if (con->in_desc.kind != MK_DESC_FILE || con->in.eof)
         return;
     ssize_t got = mk_desc_read(&con->in_desc, bytes, sizeof(bytes));
-    take_in(con, bytes, got, errno);
+    enqueue(con, bytes, got, errno);
 }
 
 /* --- the I/O thread --- */
@@ -78,7 +78,7 @@ static bool in_background(const struct mk_console *con, int code)
 }
 
 /* Reads what is there, and has it watched for more. */
-static void arrived(void *ctx)
+static void became_readable(void *ctx)
 {
     struct mk_console *con = ctx;
     char bytes[MK_CONSOLE_CHUNK];
@@ -86,7 +86,7 @@ static void arrived(void *ctx)
     int code = got < 0 ? errno : 0;
     bool background = in_background(con, code);
     pthread_mutex_lock(&con->lock);
-    bool leave = take_in(con, bytes, got, background ? EAGAIN : code);
+    bool leave = enqueue(con, bytes, got, background ? EAGAIN : code);
     con->throttled = !con->in.eof && con->input.length >= AHEAD;
     bool more = !con->in.eof && !con->throttled;
     mk_wake(con->readers);
@@ -111,7 +111,7 @@ void mk_console_start_input(struct mk_console *con)
     con->arrival.fd = con->in_desc.own;
     pthread_mutex_unlock(&con->lock);
     if (fd >= 0 && !file)
-        arrived(con); /* what is there now is there for the first instruction */
+        became_readable(con); /* what is there now is there for the first instruction */
 }
 
 void mk_console_stop_input(struct mk_console *con)
@@ -239,5 +239,5 @@ void mk_console_eof(struct mk_console *con)
 void mk_console_init_input(struct mk_console *con)
 {
     con->in.fd = -1;
-    con->arrival = (struct mk_io_source){ .ready = arrived, .ctx = con, .events = EPOLLIN };
+    con->arrival = (struct mk_io_source){ .ready = became_readable, .ctx = con, .events = EPOLLIN };
 }

@@ -122,7 +122,7 @@ void mk_console_flush(struct mk_console *con)
 }
 
 /* On the I/O thread. */
-static void room_came(void *ctx)
+static void became_writable(void *ctx)
 {
     struct mk_console *con = ctx;
     pthread_mutex_lock(&con->out_lock);
@@ -170,5 +170,5 @@ void mk_console_init_output(struct mk_console *con)
 {
     pthread_mutex_init(&con->out_lock, NULL);
     con->out_fd = con->log_fd = -1;
-    con->room = (struct mk_io_source){ .ready = room_came, .ctx = con, .events = EPOLLOUT };
+    con->room = (struct mk_io_source){ .ready = became_writable, .ctx = con, .events = EPOLLOUT };
 }

@@ -21,7 +21,7 @@
 static struct {
     pthread_mutex_t life, lock;
     pthread_cond_t over; /* of `current` */
-    unsigned holds;
+    unsigned users;
     bool runs, ending, forks_known;
     pthread_t thread;
     int epoll, clock;           /* descriptors */
@@ -92,7 +92,7 @@ void mk_io_arm(struct mk_io_timer *timer, uint64_t at)
 
 /* --- owners' functions --- */
 
-static void wait_over(const void *what)
+static void wait_callback(const void *what)
 {
     while (io.current == what && !pthread_equal(io.thread, pthread_self()))
         pthread_cond_wait(&io.over, &io.lock);
@@ -104,7 +104,7 @@ void mk_io_disarm(struct mk_io_timer *timer)
     pthread_mutex_lock(&io.lock);
     unlist_timer(timer);
     timer->ends = true; /* its function cannot set it again */
-    wait_over(timer);
+    wait_callback(timer);
     timer->ends = false;
     pthread_mutex_unlock(&io.lock);
 }
@@ -153,7 +153,7 @@ void mk_io_unwatch(struct mk_io_source *source)
 {
     struct mk_io_source **at;
     pthread_mutex_lock(&io.lock);
-    wait_over(source); /* its function may watch it again */
+    wait_callback(source); /* its function may watch it again */
     for (at = &io.sources; source->listed && *at != source;)
         at = &(*at)->next;
     if (source->listed) {
@@ -276,7 +276,7 @@ int mk_io_ref(struct mk_err *err)
         if (code)
             close_descriptors();
     }
-    io.holds += code == 0;
+    io.users += code == 0;
     pthread_mutex_unlock(&io.life);
     return code ? mk_fail_errno(err, code, "the I/O thread") : 0;
 }
@@ -284,7 +284,7 @@ int mk_io_ref(struct mk_err *err)
 void mk_io_unref(void)
 {
     pthread_mutex_lock(&io.life);
-    if (--io.holds == 0 && io.runs) {
+    if (--io.users == 0 && io.runs) {
         pthread_mutex_lock(&io.lock);
         io.ending = true;
         set_clock(0);

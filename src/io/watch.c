@@ -68,7 +68,7 @@ struct found {
 };
 
 /* The line of the byte at `offset`, as far as it was printed. */
-static void keep_line(struct mk_watch *w, const struct window *win, uint64_t offset)
+static void record_line(struct mk_watch *w, const struct window *win, uint64_t offset)
 {
     const char *first = win->bytes + (offset - win->base), *last = first;
     const char *limit = win->bytes + (win->end - win->base);
@@ -83,7 +83,7 @@ static void keep_line(struct mk_watch *w, const struct window *win, uint64_t off
 }
 
 /* Keeps the text of the match, and offsets that count from its start. */
-static bool keep_match(struct mk_watch *w, const struct window *win, const struct found *f)
+static bool record_text(struct mk_watch *w, const struct window *win, const struct found *f)
 {
     size_t shift = f->match.start;
     size_t length = f->match.end - shift;
@@ -101,21 +101,21 @@ static bool keep_match(struct mk_watch *w, const struct window *win, const struc
     return true;
 }
 
-static void decide(struct mk_watch *w, const struct window *win, const struct found *f)
+static void record_match(struct mk_watch *w, const struct window *win, const struct found *f)
 {
-    bool known = f->result == MK_PATTERN_FOUND && keep_match(w, win, f);
+    bool known = f->result == MK_PATTERN_FOUND && record_text(w, win, f);
     w->state = known ? MK_WATCH_MATCHED : MK_WATCH_UNDECIDABLE;
     w->which = f->which;
     w->hits++;
-    keep_line(w, win, f->end - 1);
+    record_line(w, win, f->end - 1);
     w->from = w->at = known ? f->from + f->match.end : f->end;
     w->match_end = f->end;
 }
 
 /* Looks for the first end of pattern `i` in what is new before `limit`. A candidate that cannot be
  * confirmed is an end only if its start may lie before what is kept. */
-static bool look(struct mk_watch *w, unsigned i, const struct window *win, uint64_t limit,
-                 struct found *f)
+static bool search(struct mk_watch *w, unsigned i, const struct window *win, uint64_t limit,
+                   struct found *f)
 {
     const char *at = win->bytes + (w->at - win->base), *end = win->bytes + (limit - win->base);
     uint64_t from = w->from > win->base ? w->from : win->base;
@@ -135,7 +135,7 @@ static bool look(struct mk_watch *w, unsigned i, const struct window *win, uint6
 
 /* --- watches of a console --- */
 
-static enum mk_reason why(const struct mk_watch *w, char *text, size_t size)
+static enum mk_reason end_reason(const struct mk_watch *w, char *text, size_t size)
 {
     const char *pattern = w->count ? w->scan[w->which].text : "";
     if (w->state == MK_WATCH_BUDGET) {
@@ -171,12 +171,12 @@ static bool feed(struct mk_console *con, struct mk_watch *w)
     if (w->steps > MK_WATCH_STEPS)
         w->steps = MK_WATCH_STEPS;
     for (unsigned i = 0; i < w->count && limit > w->at; i++)
-        if (look(w, i, &win, limit, &f)) {
+        if (search(w, i, &win, limit, &f)) {
             decided = true;
             limit = f.end - 1;
         }
     if (decided)
-        decide(w, &win, &f);
+        record_match(w, &win, &f);
     else
         w->at = win.end;
     if (!w->forbids && w->state == MK_WATCH_MATCHED)
@@ -193,7 +193,7 @@ bool mk_watch_feed(struct mk_console *con, unsigned cpu, size_t length)
     return decided;
 }
 
-static void note_watches(struct mk_console *con)
+static void update_watched(struct mk_console *con)
 {
     con->watched = con->watches != NULL;
 }
@@ -215,7 +215,7 @@ void mk_watch_arm(struct mk_console *con, struct mk_watch *w)
     begin(w, w->forbids ? s->total : s->consumed);
     w->next = con->watches;
     con->watches = w;
-    note_watches(con);
+    update_watched(con);
     if (w->screen) {
         w->seen = malloc(w->screen_size);
         if (w->seen)
@@ -234,7 +234,7 @@ void mk_watch_disarm(struct mk_console *con, struct mk_watch *w)
             *at = w->next;
             break;
         }
-    note_watches(con);
+    update_watched(con);
     pthread_mutex_unlock(&con->lock);
 }
 
@@ -271,7 +271,7 @@ bool mk_watch_forbidden(struct mk_console *con, const struct mk_watch *w, char *
     for (struct mk_watch *f = con->watches; f && !found; f = f->next)
         if (f->forbids && f->hits &&
             (!matched || (f->cpu == w->cpu && f->match_end <= w->match_end))) {
-            why(f, text, size);
+            end_reason(f, text, size);
             found = true;
         }
     pthread_mutex_unlock(&con->lock);
@@ -293,7 +293,7 @@ bool mk_watch_undecidable(struct mk_console *con, const struct mk_watch *w, char
     pthread_mutex_lock(&con->lock);
     bool undecidable = w->state == MK_WATCH_UNDECIDABLE;
     if (undecidable)
-        why(w, text, size);
+        end_reason(w, text, size);
     pthread_mutex_unlock(&con->lock);
     return undecidable;
 }
@@ -323,9 +323,9 @@ static void count(struct mk_watch *w, uint64_t exits)
         w->state = MK_WATCH_BUDGET;
 }
 
-static bool looks_different(const struct mk_watch *w)
+static bool screen_changed(const struct mk_watch *w)
 {
-    return (w->look_at && mk_now() >= w->look_at) ||
+    return (w->poll_at && mk_now() >= w->poll_at) ||
            (w->seen && memcmp(w->seen, w->screen, w->screen_size));
 }
 
@@ -334,7 +334,7 @@ bool mk_watch_screen_changed(struct mk_console *con)
     bool changed = false;
     pthread_mutex_lock(&con->lock);
     for (const struct mk_watch *w = con->watches; w; w = w->next)
-        changed |= w->state == MK_WATCH_ARMED && looks_different(w);
+        changed |= w->state == MK_WATCH_ARMED && screen_changed(w);
     pthread_mutex_unlock(&con->lock);
     return changed;
 }
@@ -342,11 +342,11 @@ bool mk_watch_screen_changed(struct mk_console *con)
 /* The guest gets its time between two looks, however long a look takes. */
 static void compare(struct mk_watch *w)
 {
-    if (w->looks && !w->look_at)
-        w->look_at = mk_now() + MK_WATCH_LOOK_NS;
-    if (!looks_different(w))
+    if (w->polls && !w->poll_at)
+        w->poll_at = mk_now() + MK_WATCH_LOOK_NS;
+    if (!screen_changed(w))
         return;
-    w->look_at = 0;
+    w->poll_at = 0;
     if (w->seen)
         memcpy(w->seen, w->screen, w->screen_size);
     w->state = MK_WATCH_CHANGED;
@@ -362,12 +362,12 @@ enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exi
         bool armed = w->state == MK_WATCH_ARMED;
         if (armed && w->cpu == cpu && w->exits != UINT64_MAX)
             count(w, exits);
-        if (armed && (w->screen || w->looks))
+        if (armed && (w->screen || w->polls))
             compare(w);
         *decided |= armed && w->state != MK_WATCH_ARMED;
         if (reason == MK_RUNNING && w->stops && !w->ended && w->state != MK_WATCH_ARMED &&
             (w->cpu == cpu || w->state == MK_WATCH_BUDGET)) {
-            reason = why(w, text, size);
+            reason = end_reason(w, text, size);
             w->ended = true;
         }
     }

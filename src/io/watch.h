@@ -44,8 +44,8 @@ struct mk_watch {
     const uint8_t *screen; /* memory to watch for changes instead, `screen_size` bytes */
     size_t screen_size;
     uint8_t *seen;    /* a copy of it */
-    bool looks;       /* it counts as changed now and then, whatever its memory has: */
-    uint64_t look_at; /* mk_now() time; 0: the guest has not run since the last look */
+    bool polls;       /* it counts as changed now and then, whatever its memory has: */
+    uint64_t poll_at; /* mk_now() time; 0: the guest has not run since the last look */
 
     enum mk_watch_state state;
     bool ended;     /* the run has been ended for it */

@@ -23,14 +23,14 @@ void mk_interrupt_nmi(struct mk_vcpu *c)
     mk_interrupt_notify(c);
 }
 
-static bool intr_is_up(const struct mk_vcpu *c)
+static bool intr_asserted(const struct mk_vcpu *c)
 {
     return c->intr && atomic_load_explicit(c->intr, memory_order_acquire);
 }
 
 bool mk_interrupt_pending(struct mk_vcpu *c)
 {
-    return atomic_load_explicit(&c->irq.any, memory_order_relaxed) || intr_is_up(c);
+    return atomic_load_explicit(&c->irq.any, memory_order_relaxed) || intr_asserted(c);
 }
 
 bool mk_interrupt_deliverable(struct mk_vcpu *c, bool enabled)
@@ -57,15 +57,15 @@ static int take_queued(struct mk_vcpu *c)
     return vector;
 }
 
-static int take(struct mk_vcpu *c)
+static int accept(struct mk_vcpu *c)
 {
     int vector = atomic_load(&c->irq.any) ? take_queued(c) : -1;
-    if (vector < 0 && intr_is_up(c))
+    if (vector < 0 && intr_asserted(c))
         vector = c->ops->acknowledge(c);
     return vector;
 }
 
-static void remember(struct mk_vcpu *c, uint8_t vector)
+static void record(struct mk_vcpu *c, uint8_t vector)
 {
     c->irq.last[c->irq.delivered++ % MK_COUNT(c->irq.last)] = vector;
 }
@@ -81,11 +81,11 @@ static void inject_nmi(struct mk_vcpu *c)
 
 static void inject(struct mk_vcpu *c)
 {
-    int vector = take(c);
+    int vector = accept(c);
     if (vector < 0)
         return;
     struct kvm_interrupt irq = { .irq = (uint32_t)vector };
-    remember(c, (uint8_t)vector);
+    record(c, (uint8_t)vector);
     if (mk_ioctl(c->fd, KVM_INTERRUPT, &irq) < 0)
         mk_vcpu_end(c, MK_FAULT, 0, false, "KVM refuses interrupt 0x%02x: %s", (unsigned)vector,
                     strerror(errno));
@@ -95,11 +95,11 @@ static void inject(struct mk_vcpu *c)
 /* --- storms ---
  *
  * When one interrupt follows upon the other, each at the moment the guest can take it, the
- * interrupted program would never run. After ROW of them it gets half the time they took. */
+ * interrupted program would never run. After BURST of them it gets half the time they took. */
 
-#define ROW 32
+#define BURST 32
 
-static bool held(struct mk_vcpu *c)
+static bool storm_pause(struct mk_vcpu *c)
 {
     if (c->irq.hold_until && (c->run->exit_reason == KVM_EXIT_HLT || mk_now() >= c->irq.hold_until))
         c->irq.hold_until = 0;
@@ -107,17 +107,17 @@ static bool held(struct mk_vcpu *c)
 }
 
 /* An interrupt is about to be injected: false when it has to wait. */
-static bool in_turn(struct mk_vcpu *c)
+static bool may_inject(struct mk_vcpu *c)
 {
     if (c->run->exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN)
-        c->irq.row = 0;
-    if (c->irq.row++ == 0)
-        c->irq.row_began = mk_now();
-    if (c->irq.row <= ROW)
+        c->irq.burst = 0;
+    if (c->irq.burst++ == 0)
+        c->irq.burst_began = mk_now();
+    if (c->irq.burst <= BURST)
         return true;
     uint64_t now = mk_now();
-    c->irq.hold_until = now + (now - c->irq.row_began) / 2;
-    c->irq.row = 0;
+    c->irq.hold_until = now + (now - c->irq.burst_began) / 2;
+    c->irq.burst = 0;
     return false;
 }
 
@@ -126,7 +126,8 @@ void mk_interrupt_inject(struct mk_vcpu *c)
     if (atomic_load_explicit(&c->irq.nmi, memory_order_relaxed) &&
         atomic_exchange(&c->irq.nmi, false))
         inject_nmi(c);
-    if (!held(c) && mk_interrupt_pending(c) && c->run->ready_for_interrupt_injection && in_turn(c))
+    if (!storm_pause(c) && mk_interrupt_pending(c) && c->run->ready_for_interrupt_injection &&
+        may_inject(c))
         inject(c);
     c->run->request_interrupt_window = mk_interrupt_pending(c) && !c->irq.hold_until;
 }

@@ -11,29 +11,29 @@
  * Thread-Local Storage, 3.4). */
 #define SIGNAL_SAFE __attribute__((tls_model("initial-exec")))
 
-static __thread struct mk_kick_handler *volatile watches SIGNAL_SAFE;
+static __thread struct mk_kick_handler *volatile handlers SIGNAL_SAFE;
 
 static void on_kick(int signal_number)
 {
     (void)signal_number;
     int saved = errno;
-    for (const struct mk_kick_handler *w = watches; w; w = w->below)
+    for (const struct mk_kick_handler *w = handlers; w; w = w->below)
         w->fn(w->ctx);
     errno = saved;
 }
 
 void mk_kick_add_handler(struct mk_kick_handler *w)
 {
-    w->below = watches;
+    w->below = handlers;
     atomic_signal_fence(memory_order_seq_cst);
-    watches = w;
+    handlers = w;
 }
 
 void mk_kick_remove_handler(struct mk_kick_handler *w)
 {
-    if (watches == w)
-        watches = w->below;
-    for (struct mk_kick_handler *above = watches; above; above = above->below)
+    if (handlers == w)
+        handlers = w->below;
+    for (struct mk_kick_handler *above = handlers; above; above = above->below)
         if (above->below == w)
             above->below = w->below;
 }

@@ -112,8 +112,8 @@ struct mk_vcpu {
         _Atomic bool any, nmi;
         uint8_t last[8]; /* ring of those delivered, for explanations */
         uint64_t delivered;
-        unsigned row;                   /* taken one upon the other */
-        uint64_t row_began, hold_until; /* mk_now() times */
+        unsigned burst;                   /* taken one upon the other */
+        uint64_t burst_began, hold_until; /* mk_now() times */
     } irq;
 
     bool msr_refused;             /* the access being served raises #GP in the guest */

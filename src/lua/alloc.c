@@ -10,7 +10,7 @@ struct cap {
     lua_Alloc below; /* the state's own allocator */
     void *ud;
     size_t used, limit;
-    size_t soft; /* more in use than this: look_into_it() */
+    size_t soft; /* more in use than this: check_soft_limit() */
     bool raised; /* what the error leaves behind is not collected yet */
     const struct mk_lua *lua;
     size_t refused; /* the request that was refused just now: Lua asks again after a collection */
@@ -46,7 +46,7 @@ static void collect(lua_State *L)
 
 /* The hook of a coroutine that used nearly all, at its next instruction. An error leaves room in
  * which it can be described and caught: half of what is left. */
-static void look_into_it(lua_State *L, lua_Debug *ar)
+static void check_soft_limit(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
     struct cap *cap = cap_of(L);
@@ -82,7 +82,7 @@ static void grant(struct cap *cap, size_t size, bool is_new)
         return;
     lua_State *L = mk_lua_running(cap->lua->base);
     if (!lua_gethook(L))
-        lua_sethook(L, look_into_it, LUA_MASKCOUNT, 1);
+        lua_sethook(L, check_soft_limit, LUA_MASKCOUNT, 1);
 }
 
 /* The last block that is freed is the state itself: then the cap goes, too. */

@@ -68,9 +68,9 @@ static void arm_all(struct mk_watchdog *g, lua_State *base)
 /* The call is due: system calls that it blocks in return from the next signal on. */
 static void end_call(struct mk_watchdog *g, lua_State *base)
 {
-    if (!g->breaks)
+    if (!g->interrupts)
         mk_kick_interrupt_syscalls(true);
-    g->breaks = true;
+    g->interrupts = true;
     arm_all(g, base);
 }
 
@@ -83,7 +83,7 @@ void mk_watchdog_end_script(struct mk_lua *lua, struct mk_watchdog *g)
         mk_watchdog_arm(lua->main);
 }
 
-/* --- guards --- */
+/* --- watchdogs --- */
 
 /* Only its own thread writes these, and orders nothing by them. */
 static unsigned get(_Atomic unsigned *field)
@@ -119,9 +119,9 @@ void mk_watchdog_leave(struct mk_watchdog *g, lua_State *co)
     if (depth > 0 || !g->due)
         return;
     lua_sethook(co, NULL, 0, 0);
-    if (g->breaks)
+    if (g->interrupts)
         mk_kick_interrupt_syscalls(false);
-    g->breaks = false;
+    g->interrupts = false;
 }
 
 void mk_watchdog_suspend(struct mk_watchdog *g, struct mk_watchdog *kept)
@@ -132,10 +132,10 @@ void mk_watchdog_suspend(struct mk_watchdog *g, struct mk_watchdog *kept)
     kept->due = g->due;
     kept->raised = g->raised;
     kept->armed = g->armed;
-    kept->breaks = g->breaks;
+    kept->interrupts = g->interrupts;
     kept->co = g->co;
     memcpy(kept->text, g->text, sizeof(g->text));
-    g->breaks = false;
+    g->interrupts = false;
     set(&g->depth, 0);
 }
 
@@ -149,7 +149,7 @@ void mk_watchdog_resume(struct mk_watchdog *g, const struct mk_watchdog *kept, u
     g->due = !ends ? kept->due : reason == MK_DEADLINE ? MK_DUE_DEADLINE : MK_DUE_STOP;
     g->raised = kept->raised;
     g->armed = kept->armed;
-    g->breaks = kept->breaks;
+    g->interrupts = kept->interrupts;
     g->co = kept->co;
     memcpy(g->text, kept->text, sizeof(g->text));
     set(&g->calls, get(&g->calls) + 1);
@@ -158,7 +158,7 @@ void mk_watchdog_resume(struct mk_watchdog *g, const struct mk_watchdog *kept, u
 
 /* --- handlers --- */
 
-static enum mk_due wish(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t now)
+static enum mk_due end_requested(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t now)
 {
     const struct mk_lua *lua = v->lua;
     if (atomic_load(&c->requests) & MK_REQ_STOP)
@@ -171,12 +171,12 @@ static enum mk_due wish(const struct mk_lua_vm *v, struct mk_vcpu *c, uint64_t n
                : MK_DUE_NOT;
 }
 
-static enum mk_due look(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_watchdog *g,
-                        uint64_t now)
+static enum mk_due check_call(const struct mk_lua_vm *v, struct mk_vcpu *c, struct mk_watchdog *g,
+                              uint64_t now)
 {
     if (now - g->since >= v->handler_ns)
         return MK_DUE_HANDLER;
-    enum mk_due due = wish(v, c, now);
+    enum mk_due due = end_requested(v, c, now);
     if (due && !g->asked)
         g->asked = now;
     return due && now - g->asked >= MK_GRACE_NS ? due : MK_DUE_NOT;
@@ -248,7 +248,7 @@ void mk_limit_abort(const char *text)
 }
 
 /* In a signal's handler: the process ends, because nothing else gets through. */
-static void die(const struct mk_lua_vm *v, unsigned cpu)
+static void abort_process(const struct mk_lua_vm *v, unsigned cpu)
 {
     char where[100], handler[60], guest[140], text[400];
     mk_lua_where(mk_lua_running(v->lua->base), where, sizeof(where));
@@ -274,13 +274,13 @@ bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
         g->asked = 0;
         g->seen = call;
     }
-    enum mk_due why = g->due_call == call ? MK_DUE_NOT : look(v, c, g, now);
+    enum mk_due why = g->due_call == call ? MK_DUE_NOT : check_call(v, c, g, now);
     if (why) {
         g->why = why;
         g->ran = now - g->since;
         g->due_call = call; /* the last: now it counts */
     }
-    g->hopeless = v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns);
+    g->stuck = v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns);
     return g->due || g->due_call == call;
 }
 
@@ -296,11 +296,11 @@ void mk_lua_kicked(void *ctx, struct mk_vcpu *c)
         g->due = g->why;
     if (g->due)
         end_call(g, v->lua->base);
-    if (found && g->hopeless)
-        die(v, c->cpu.index);
+    if (found && g->stuck)
+        abort_process(v, c->cpu.index);
 }
 
-static enum mk_reason verdict(enum mk_due due, struct mk_vcpu *c)
+static enum mk_reason end_reason(enum mk_due due, struct mk_vcpu *c)
 {
     enum mk_reason asked = (enum mk_reason)atomic_load(&c->stop_reason);
     if (due == MK_DUE_DEADLINE)
@@ -309,13 +309,13 @@ static enum mk_reason verdict(enum mk_due due, struct mk_vcpu *c)
 }
 
 /* What was refused came through as the message, or at its end. */
-static bool ran_out(lua_State *L, const char *message)
+static bool out_of_memory(lua_State *L, const char *message)
 {
     const char *found = strstr(message, "not enough memory");
     return found && found < message + strcspn(message, "\n") && mk_alloc_refusal(L);
 }
 
-static void blame_memory(struct mk_lua_vm *v, unsigned cpu)
+static void end_for_memory(struct mk_lua_vm *v, unsigned cpu)
 {
     char handler[60];
     describe_handler(v, cpu, handler, sizeof(handler));
@@ -328,9 +328,9 @@ bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message)
     struct mk_vcpu *c = &v->vm.cpu[cpu];
     const struct mk_watchdog *g = &v->cpu[cpu].watchdog;
     char handler[60], why[60];
-    if (!g->raised && ran_out(v->cpu[cpu].co, message)) {
+    if (!g->raised && out_of_memory(v->cpu[cpu].co, message)) {
         c->end.reason = MK_RUNNING;
-        blame_memory(v, cpu);
+        end_for_memory(v, cpu);
         return true;
     }
     if (!g->due || !g->raised)
@@ -343,7 +343,7 @@ bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message)
     else
         snprintf(why, sizeof(why), "%s", reason_of(g->due));
     c->end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
-    mk_vcpu_end(c, verdict(g->due, c), 0, true,
+    mk_vcpu_end(c, end_reason(g->due, c), 0, true,
                 "%s: %s was ended after %.1f s: %s; the guest waits at %s", g->text, handler,
                 (double)g->ran / 1e9, why, v->cpu[cpu].waiting);
     if (atomic_load(&v->lua->ending)) /* the script's own error shall tell of it */

@@ -47,7 +47,7 @@ struct mk_watchdog {
     _Atomic enum mk_due due; /* it is being ended */
     volatile bool raised;    /* the hook has been there; `text` is set */
     volatile unsigned armed; /* times, since it was there last */
-    bool breaks;             /* mk_kick_interrupt_syscalls() was called for it */
+    bool interrupts;         /* mk_kick_interrupt_syscalls() was called for it */
     lua_State *co;           /* of the outermost call */
     char text[200];          /* where it was and why it ended */
     /* Written by the I/O thread. */
@@ -56,8 +56,8 @@ struct mk_watchdog {
     uint64_t asked;            /* of the first look that saw a wish to end */
     _Atomic unsigned due_call; /* shall end: */
     _Atomic enum mk_due why;
-    _Atomic uint64_t ran;  /* ns, when it was found due */
-    _Atomic bool hopeless; /* nothing has ended it for long */
+    _Atomic uint64_t ran; /* ns, when it was found due */
+    _Atomic bool stuck;   /* nothing has ended it for long */
 };
 
 /* Around a protected call into `co`. */

@@ -112,7 +112,7 @@ static int end_group(pid_t leader, pid_t guardian)
 
 /* In the new process: calls that are safe after fork() only. The pipes move out of the way first,
  * because they may have any number. */
-static _Noreturn void become(const struct launch *l)
+static _Noreturn void exec_child(const struct launch *l)
 {
     sigset_t none;
     int output = fcntl(l->output, F_DUPFD_CLOEXEC, ABOVE_ALL);
@@ -164,7 +164,7 @@ static int start(struct child *child, struct launch *l, struct mk_err *err)
     l->parent = getpid();
     pid = fork();
     if (pid == 0)
-        become(l);
+        exec_child(l);
     if (pid < 0) {
         mk_fail_errno(err, errno, "fork");
         goto out;
@@ -286,7 +286,7 @@ static int push_event(lua_State *L, struct children *c, const struct pollfd *rea
     return pushed;
 }
 
-static void fill(const struct children *c, struct pollfd *list)
+static void fill_pollfds(const struct children *c, struct pollfd *list)
 {
     list[0] = (struct pollfd){ .fd = c->signals, .events = POLLIN };
     for (int i = 0; i < MAX_CHILDREN; i++)
@@ -309,7 +309,7 @@ static int children_next(lua_State *L)
     uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
     for (int pushed = 0;; now = mk_now()) {
         struct pollfd list[1 + MAX_CHILDREN * SOURCES];
-        fill(c, list);
+        fill_pollfds(c, list);
         uint64_t left = until > now ? until - now : 0;
         struct timespec wait = { (time_t)(left / 1000000000u), (long)(left % 1000000000u) };
         mk_lua_begin_blocking(lua, &context);

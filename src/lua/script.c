@@ -20,7 +20,7 @@ struct mk_script {
     struct mk_kick_handler kicks;
 };
 
-static void die(const struct mk_script *s)
+static void abort_process(const struct mk_script *s)
 {
     char where[100], text[300];
     mk_lua_where(mk_lua_running(s->lua->away ? s->lua->main : s->lua->base), where, sizeof(where));
@@ -42,7 +42,7 @@ static void on_signal(void *ctx)
     s->watchdog.due = MK_DUE_SCRIPT;
     mk_watchdog_end_script(s->lua, &s->watchdog);
     if (mk_limit_overdue(ran, s->ns))
-        die(s);
+        abort_process(s);
 }
 
 /* On the I/O thread. */

@@ -8,7 +8,7 @@ static const char registry_key;
 
 /* --- the Lua lock --- */
 
-static void *free_nothing(void *ud, void *block, size_t old_size, size_t new_size)
+static void *fail_alloc(void *ud, void *block, size_t old_size, size_t new_size)
 {
     (void)ud, (void)block, (void)old_size, (void)new_size;
     return NULL;
@@ -20,7 +20,7 @@ static int lua_state_gc(lua_State *L)
 {
     struct mk_lua *lua = lua_touserdata(L, 1);
     if (lua->handler) {
-        lua_setallocf(L, free_nothing, NULL);
+        lua_setallocf(L, fail_alloc, NULL);
         return 0;
     }
     if (lua->on_close)
@@ -91,7 +91,7 @@ bool mk_lua_trylock(struct mk_lua *lua)
     return !atomic_exchange(&lua->held, true);
 }
 
-static void pass_on(struct mk_lua *lua)
+static void wake_next(struct mk_lua *lua)
 {
     pthread_mutex_lock(&lua->mutex);
     if (lua->script_waits)
@@ -105,7 +105,7 @@ void mk_lua_unlock(struct mk_lua *lua)
 {
     atomic_store(&lua->held, false);
     if (lua->script_waits || lua->handler_waits)
-        pass_on(lua);
+        wake_next(lua);
 }
 
 /* What Lua code printed comes before what guests print now. */

@@ -109,7 +109,7 @@ static int watch(lua_State *L)
     w->ticks = setup.ticks;
     w->screen = screen ? mk_mem_at(&v->vm.m.mem, SCREEN_AT, SCREEN_SIZE) : NULL;
     w->screen_size = SCREEN_SIZE;
-    w->looks = mk_true_field(L, 4, "looks");
+    w->polls = mk_true_field(L, 4, "looks");
     mk_vm_watch(&v->vm, w);
     box->w = w;
     return 1;

@@ -244,7 +244,7 @@ static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
     for (unsigned i = 0; i < MK_COUNT(c->irq.queued); i++)
         any |= c->irq.queued[i] != 0;
     atomic_store(&c->irq.any, any);
-    c->irq.row = 0;
+    c->irq.burst = 0;
     c->irq.hold_until = 0;
     c->end.resumable = false;
     c->run->ready_for_interrupt_injection = state->injectable;

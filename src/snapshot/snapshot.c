@@ -28,7 +28,7 @@ static int register_slots(struct mk_vm *vm, struct mk_err *err)
     return 0;
 }
 
-static int collect(struct mk_vm *vm, struct mk_err *err)
+static int sync_log(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
     int rc = vm->assist.shadow.on ? mk_shadow_sync_log(&vm->assist.shadow, mem, vm->m.fd)
@@ -38,11 +38,11 @@ static int collect(struct mk_vm *vm, struct mk_err *err)
 
 /* Afterwards mem.dirty has every page that may differ from vm->base, or from zeros when there is
  * no base. Of a VM that was made from a copy and is none of it any more, that is all pages. */
-static int look(struct mk_vm *vm, struct mk_err *err)
+static int track_writes(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
     if (mem->dirty)
-        return collect(vm, err);
+        return sync_log(vm, err);
     if (mk_mem_start_log(mem, err) < 0 || register_slots(vm, err) < 0)
         return -1;
     if (vm->base || !mem->copied)
@@ -76,7 +76,7 @@ static size_t prune(struct mk_vm *vm)
 
 /* --- taking --- */
 
-static int take_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count,
+static int save_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count,
                         struct mk_err *err)
 {
     const struct mk_mem *mem = &vm->m.mem;
@@ -94,10 +94,10 @@ static int take_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count
 }
 
 /* Only what changed, when there is a copy already and that is little. */
-static int take_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *err)
+static int save_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
-    if (look(vm, err) < 0)
+    if (track_writes(vm, err) < 0)
         return -1;
     size_t count = vm->base ? prune(vm) : SIZE_MAX;
     if (count > pages_of(mem) / 2) {
@@ -112,7 +112,7 @@ static int take_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *e
         count = 0;
     }
     snap->ram = mk_ram_ref(vm->base);
-    return count ? take_changed(vm, snap, count, err) : 0;
+    return count ? save_changed(vm, snap, count, err) : 0;
 }
 
 static struct mk_snapshot_config shape_of(const struct mk_vm *vm)
@@ -129,7 +129,7 @@ static struct mk_snapshot_config shape_of(const struct mk_vm *vm)
     return config;
 }
 
-static int take_regions(const struct mk_vm *vm, struct mk_snapshot_config *config,
+static int save_regions(const struct mk_vm *vm, struct mk_snapshot_config *config,
                         struct mk_err *err)
 {
     const struct mk_mem *mem = &vm->m.mem;
@@ -150,7 +150,7 @@ static size_t cpuid_size(const struct kvm_cpuid2 *cpuid)
     return cpuid ? sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]) : 0;
 }
 
-static int take_cpuid(const struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *err)
+static int save_cpuid(const struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *err)
 {
     size_t size = cpuid_size(vm->cpuid);
     if (!size)
@@ -181,8 +181,8 @@ struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script, 
         free(snap);
         return NULL;
     }
-    if (take_cpuid(vm, snap, err) < 0 || take_regions(vm, &snap->config, err) < 0 ||
-        take_ram(vm, snap, err) < 0) {
+    if (save_cpuid(vm, snap, err) < 0 || save_regions(vm, &snap->config, err) < 0 ||
+        save_ram(vm, snap, err) < 0) {
         mk_snapshot_free(snap);
         return NULL;
     }
@@ -270,7 +270,7 @@ int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, str
 }
 
 /* True when it was another; what is the same need not be copied, nor unshared. */
-static bool put_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
+static bool load_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
 {
     uint8_t *to = mk_mem_page(mem, page, NULL);
     bool differs = memcmp(to, from, MK_PAGE) != 0;
@@ -280,13 +280,13 @@ static bool put_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
 }
 
 /* RAM is snap->ram: what the snapshot has different. */
-static void put_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
+static void load_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
 {
     size_t next = 0;
     for (size_t i = 0; snap->changed && i < words_of(&vm->m.mem); i++)
         for (uint64_t bits = snap->changed[i]; bits; bits &= bits - 1)
-            put_page(&vm->m.mem, i * 64 + (unsigned)__builtin_ctzll(bits),
-                     snap->pages + next++ * MK_PAGE);
+            load_page(&vm->m.mem, i * 64 + (unsigned)__builtin_ctzll(bits),
+                      snap->pages + next++ * MK_PAGE);
 }
 
 /* KVM keeps page tables of its own where the processor cannot walk the guest's, and learns of
@@ -303,7 +303,7 @@ static int flush_tables(struct mk_vm *vm, struct mk_err *err)
 /* What may differ from this snapshot: what was written, and where the copies have contents. */
 static int find_dirty_pages(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
 {
-    if (look(vm, err) < 0)
+    if (track_writes(vm, err) < 0)
         return -1;
     if (vm->base == snap->ram)
         return 0;
@@ -313,7 +313,7 @@ static int find_dirty_pages(struct mk_vm *vm, const struct mk_snapshot *snap, st
     return 0;
 }
 
-static int restore_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
+static int load_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
     size_t next = 0;
@@ -324,7 +324,7 @@ static int restore_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct 
         uint64_t changed = snap->changed ? snap->changed[i] : 0, written = mem->dirty[i];
         for (uint64_t bits = written | changed; bits; bits &= bits - 1) {
             uint64_t page = i * 64 + (unsigned)__builtin_ctzll(bits);
-            changes |= put_page(mem, page, mk_snapshot_page(snap, page, &next));
+            changes |= load_page(mem, page, mk_snapshot_page(snap, page, &next));
         }
         if (written != changed)
             mem->dirty[i] = changed;
@@ -341,9 +341,9 @@ int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool f
     int rc = 0;
     mk_vm_join(vm);
     if (fresh)
-        put_changed(vm, snap);
+        load_changed(vm, snap);
     else
-        rc = restore_ram(vm, snap, err);
+        rc = load_ram(vm, snap, err);
     vm->places = snap->config.places;
     vm->mode_open = false;
     if (rc == 0)

@@ -149,7 +149,7 @@ end
 
 local function check_permission(host, probe)
   if probe.ok then return "ok", "/dev/kvm can be opened" end
-  if probe.code == "ENOENT" then return "warn", "cannot be told without /dev/kvm" end
+  if probe.code == "ENOENT" then return "warn", "unknown without /dev/kvm" end
   if probe.code ~= "EACCES" and probe.code ~= "EPERM" then
     return "ok", "/dev/kvm does not refuse us"
   end
@@ -195,7 +195,7 @@ local KINDS = {
 }
 
 local function check_kind(host, probe)
-  if not probe.ok then return "warn", "cannot be told" end
+  if not probe.ok then return "warn", "unknown" end
   local what = KINDS[probe.host] or "unknown kind"
   if cpu_flags(host).hypervisor and probe.host ~= "pvm" then
     what = what .. "; nested in another VM, so exits are slow"
@@ -213,7 +213,7 @@ local FEATURES = {
 
 local MEANING = {
   native = { "ok", "native" },
-  shaped = { "ok", "guests see what they are told" },
+  shaped = { "ok", "guests see the features they are given" },
   host = { "ok", "guests see this processor's own feature bits: they cannot be hidden" },
   assist = { "ok", "assisted: this KVM cannot, minikvm does it instead (same results, slower)" },
 }
@@ -221,7 +221,7 @@ local MEANING = {
 local function check_feature(feature)
   return function(_, probe)
     local meaning = probe.ok and MEANING[probe[feature.key]]
-    if not meaning then return "warn", "cannot be told" end
+    if not meaning then return "warn", "unknown" end
     return table.unpack(meaning)
   end
 end

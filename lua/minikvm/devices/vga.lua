@@ -105,7 +105,7 @@ local function write_dac(d, _, value)
   s.dac_at = (s.dac_at + 1) % 768
 end
 
-local function aim_dac(reading)
+local function set_dac_index(reading)
   return function(d, _, value) d.state.dac_at, d.state.dac_reading = 3 * value, reading end
 end
 
@@ -128,7 +128,7 @@ local WRITE <const> = {
   SEQUENCER = write_indexed("sequencer", "SEQUENCER_INDEX"),
   GRAPHICS = write_indexed("graphics", "GRAPHICS_INDEX"),
   CRTC = write_indexed("crtc", "CRTC_INDEX"),
-  DAC_READ = aim_dac(true), DAC_WRITE = aim_dac(false), DAC = write_dac,
+  DAC_READ = set_dac_index(true), DAC_WRITE = set_dac_index(false), DAC = write_dac,
 }
 
 -- ---- what vm:screen() asks ----

@@ -198,7 +198,7 @@ function M.finish(source, want, made)
   local line = command_line(source, want, made.header.cmdline_size)
   place_initrd(source, want, made)
   local at = place.above(want, made, PAGE + #line, LOWEST)
-    or refuse(source, "EFBIG", "no room in memory for what the kernel is told")
+    or refuse(source, "EFBIG", "no room in memory for the boot parameters")
   made.info = { at = at, bytes = zero_page(want, made, at) .. line }
   made.regs = { esi = at }
 end

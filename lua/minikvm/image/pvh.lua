@@ -103,7 +103,7 @@ function M.finish(source, want, made)
   local map_at = INFO_SIZE + #made.modules * MODULE_SIZE
   local text_at = map_at + #map * MAP_ENTRY_SIZE
   local at = place.above(want, made, text_at + #table.concat(texts), LOWEST)
-    or refuse(source, "EFBIG", "no room in memory for what the kernel is told")
+    or refuse(source, "EFBIG", "no room in memory for the boot parameters")
   local list, next_text = {}, at + text_at + #texts[1]
   for i, m in ipairs(made.modules) do
     list[i] = ("<I8I8I8I8"):pack(m.at, m.source.size, next_text, 0)

@@ -206,7 +206,7 @@ static uint64_t physical_address(struct mk_vcpu *c, uint64_t address)
 /* --- a guest that switches paging on itself --- */
 
 /* The general register of a ModRM byte's low bits. */
-static uint64_t general(const struct kvm_regs *r, unsigned number)
+static uint64_t general_register(const struct kvm_regs *r, unsigned number)
 {
     const __u64 *all[8] = {
         &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi
@@ -229,7 +229,7 @@ static bool serve_shutdown(struct mk_vcpu *c)
     if (s->cr0 & MK_CR0_PG || s->efer & MK_EFER_LME || s->cr4 & MK_CR4_PAE ||
         !copy(&x, rip, code, 3, false) || code[0] != 0x0f || code[1] != 0x22 || code[2] & 0x38)
         return false;
-    uint32_t value = (uint32_t)general(&x.s.regs, code[2] & 7);
+    uint32_t value = (uint32_t)general_register(&x.s.regs, code[2] & 7);
     if ((value & (MK_CR0_PG | MK_CR0_PE)) != (MK_CR0_PG | MK_CR0_PE))
         return false;
     s->cr0 = (value & ~MK_CR0_PG) | MK_CR0_ET;
@@ -435,7 +435,7 @@ static bool transfer(struct access *x, uint64_t rip)
 }
 
 /* An instruction whose end is on a page that is not mapped. */
-static bool fault_on_end(struct access *x, uint64_t rip)
+static bool fault_after_write(struct access *x, uint64_t rip)
 {
     uint64_t next = (rip | (MK_PAGE - 1)) + 1;
     if (!x->a->shadow.on || next - rip >= LONGEST_INSTRUCTION ||
@@ -458,7 +458,7 @@ static bool handle_failure(struct access *x)
         page_fault(x, rip, 0);
         return true;
     }
-    return transfer(x, rip) || fault_on_end(x, rip);
+    return transfer(x, rip) || fault_after_write(x, rip);
 }
 
 static bool serve_failure(struct mk_vcpu *c)
