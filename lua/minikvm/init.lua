@@ -79,6 +79,14 @@ function M.device(def)
   return require("minikvm.device").define(def)
 end
 
+---A disk for a device: an image, or one in memory: see lua/minikvm/device/disk.lua for the options.
+---@return minikvm.disk? disk
+---@return string? why  "path: why" when the file cannot be used
+---@return string? code  such as "ENOENT"
+function M.disk(opts)
+  return require("minikvm.device.disk").open(opts)
+end
+
 ---An initramfs for a Linux guest; the same table gives the same bytes.
 ---  files        by path: a path of the host, { bytes= | path=, mode= }, or a function that returns
 ---               the bytes; mode: permissions (0755)

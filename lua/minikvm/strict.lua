@@ -27,6 +27,7 @@ local KINDS <const> = {
   ["minikvm.clock"] = { "vm.clock has no", get = { "now" } },
   ["minikvm.snapshot"] = { "a snapshot has no", get = { "name", "mode", "memory", "cpus", "irqchip" } },
   ["minikvm.files"] = { "a file policy has no" }, ["minikvm.vmfiles"] = { "vm.files has no" },
+  ["minikvm.disk"] = { "a disk has no" },
   ["minikvm.worker"] = { "a worker has no" }, ["minikvm.owner"] = { "a worker's owner has no" },
 }
 

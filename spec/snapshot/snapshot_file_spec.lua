@@ -175,11 +175,44 @@ describe("a snapshot's file", function()
     end
   end)
 
+  -- At its end: how many disks, of each its blocks of 4096 bytes, then those written, by number.
+  it("is refused when its disks cannot hold what it tells of", function()
+    local path = os.tmpname()
+    local vm <close> = counter{ memory = "64K" }
+    vm:attach(kvm.device{ name = "drive", attach = function(d)
+      d:use_disk(kvm.disk{ size = "16K" }):write(8192, "x")
+    end }, {})
+    assert(assert(vm:snapshot()):save(path))
+    local bytes = support.read_file(path)
+    os.remove(path)
+    local block = "x" .. ("\0"):rep(4095)
+    local head = bytes:sub(1, -1 - #("<I8I8I8 c4096 I8"):pack(1, 4, 3, block, 0))
+    local function load(format, ...)
+      local tail = format:pack(...)
+      local length = ("<I8"):pack(#head + #tail)
+      return load_bytes(signed(head:sub(1, 16) .. length .. head:sub(25) .. tail))
+    end
+    assert(load("<I8I8I8 c4096 I8", 1, 4, 3, block, 0))
+    for _, case in ipairs{
+      { "no VM has so many disks", "<I8", 33 }, { "it ends too early", "<I8", 1 },
+      { "no disk has so many blocks", "<I8I8I8", 1, 0, 0 },
+      { "no disk has so many blocks", "<I8i8I8", 1, -1, 0 },
+      { "blocks outside a disk", "<I8I8I8 c4096 I8", 1, 4, 5, block, 0 },
+      { "blocks outside a disk", "<I8I8I8 c4096 I8 c4096 I8", 1, 4, 3, block, 3, block, 0 },
+      { "it ends too early", "<I8I8I8 c4096", 1, 4, 3, block },
+      { "it ends too early", "<I8I8I8 c9", 1, 4, 3, block:sub(1, 9) },
+      { "something follows it", "<I8I8I8I8", 1, 4, 0, 0 },
+    } do
+      local _, why, code = load(table.unpack(case, 2))
+      assert.same({ "the snapshot is damaged: " .. case[1], "EBADMSG" }, { why, code })
+    end
+  end)
+
   it("is refused when it is something else, or of a newer minikvm", function()
     local path, bytes = saved()
-    local newer = bytes:sub(1, 8) .. ("<I4"):pack(6) .. bytes:sub(13)
+    local newer = bytes:sub(1, 8) .. ("<I4"):pack(7) .. bytes:sub(13)
     local _, why, code = load_bytes(newer)
-    assert.equal("a snapshot of version 6: this minikvm reads version 5", why)
+    assert.equal("a snapshot of version 7: this minikvm reads version 6", why)
     assert.equal("EOPNOTSUPP", code)
     for _, foreign in ipairs{ "", "\n", ("x"):rep(5000), support.read_file "os-1k/kernel.bin" } do
       assert.equal("not a snapshot of minikvm", (select(2, load_bytes(foreign))))

@@ -32,6 +32,8 @@
 #define MK_HANDLE "minikvm.handle"
 #define MK_SNAPSHOT "minikvm.snapshot"
 #define MK_WATCH "minikvm.watch"
+#define MK_DISK "minikvm.disk"
+#define MK_LAYER "minikvm.layer"
 
 /* One per Lua state, in its registry. */
 struct mk_lua {
@@ -83,6 +85,7 @@ struct mk_lua_cpu {
 };
 
 struct mk_lua_file;
+struct mk_lua_disk;
 
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
@@ -106,9 +109,10 @@ struct mk_lua_vm {
     uint64_t unhandled_hits;
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
     unsigned file_count;
-    int output_file; /* opened by console:output(); 0: none */
-    int echo_before; /* out_fd while nobody listened */
-    bool terminal;   /* attached: raw while it runs */
+    struct mk_lua_disk *disks; /* of its devices, closed with it (disk.c) */
+    int output_file;           /* opened by console:output(); 0: none */
+    int echo_before;           /* out_fd while nobody listened */
+    bool terminal;             /* attached: raw while it runs */
 };
 
 /* Closes v->files. */
@@ -233,6 +237,7 @@ void mk_open_clock(lua_State *L);
 void mk_open_keyboard(lua_State *L);
 void mk_open_files(lua_State *L);
 void mk_open_snapshot(lua_State *L);
+void mk_open_disk(lua_State *L);
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
@@ -261,6 +266,12 @@ void mk_lua_connect_unhandled(struct mk_lua_vm *v);
  * Putting it back ends those that are not in it, and leaves those that the script removed. */
 void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index);
 void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list);
+
+/* What was written to a disk (disk.c), as an object, which is one more user of it. */
+struct mk_layer *mk_check_layer(lua_State *L, int index);
+void mk_push_layer(lua_State *L, struct mk_layer *layer);
+/* Closes v->disks. */
+void mk_lua_close_disks(struct mk_lua_vm *v);
 
 /* The snapshot in field `snapshot` of an options table, or NULL. */
 struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);

@@ -182,6 +182,7 @@ static void push_core(lua_State *L)
     mk_open_keyboard(L);
     mk_open_files(L);
     mk_open_snapshot(L);
+    mk_open_disk(L);
     mk_open_worker(L, luaopen_minikvm);
     mk_open_watch(L);
     mk_open_process(L);

@@ -51,7 +51,16 @@ static int check_idle(lua_State *L)
     return 0;
 }
 
-/* take(vm, devices) -> snapshot | nil, text, name. `devices` are bytes, kept as they are. */
+/* The layers of a list become the snapshot's. */
+static void hold_layers(lua_State *L, int list, struct mk_snapshot *snap)
+{
+    for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++, lua_pop(L, 1))
+        snap->layers[snap->layer_count++] = mk_layer_hold(mk_check_layer(L, -1));
+    lua_pop(L, 1);
+}
+
+/* take(vm, devices, layers) -> snapshot | nil, text, name. `devices` are bytes, kept as they are;
+ * `layers` what their disks hold (disk.c). */
 static int take(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
@@ -59,7 +68,11 @@ static int take(lua_State *L)
     struct mk_err err;
     size_t length;
     const char *bytes = luaL_checklstring(L, 2, &length);
+    luaL_checktype(L, 3, LUA_TTABLE);
     need_end(L, v, "vm:snapshot");
+    if (lua_rawlen(L, 3) > MK_SNAPSHOT_LAYERS)
+        return mk_misuse(L, "vm:snapshot: vm \"%s\" has more than %u disks", v->vm.name,
+                         MK_SNAPSHOT_LAYERS);
     struct box *box = new_box(L);
     mk_lua_timers_push(L, v, 1);
     lua_setiuservalue(L, -2, 1);
@@ -69,7 +82,10 @@ static int take(lua_State *L)
     else
         box->snap = mk_snapshot_take(&v->vm, &kept, &err);
     mk_bytes_free(&kept);
-    return box->snap ? 1 : mk_push_err(L, &err);
+    if (!box->snap)
+        return mk_push_err(L, &err);
+    hold_layers(L, 3, box->snap);
+    return 1;
 }
 
 /* check_fit(vm, snapshot, what): raises when it cannot go into this VM now. */
@@ -132,6 +148,18 @@ static int saved_devices(lua_State *L)
 {
     const struct mk_snapshot *snap = check_snapshot(L, 1);
     lua_pushlstring(L, (const char *)snap->script.data, snap->script.length);
+    return 1;
+}
+
+/* saved_layers(snapshot) -> the list that take() got */
+static int saved_layers(lua_State *L)
+{
+    const struct mk_snapshot *snap = check_snapshot(L, 1);
+    lua_createtable(L, (int)snap->layer_count, 0);
+    for (unsigned i = 0; i < snap->layer_count; i++) {
+        mk_push_layer(L, snap->layers[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
     return 1;
 }
 
@@ -224,6 +252,7 @@ void mk_open_snapshot(lua_State *L)
                                      { "disable", disable },
                                      { "fill_hooks", fill_hooks },
                                      { "saved_devices", saved_devices },
+                                     { "saved_layers", saved_layers },
                                      { "load_snapshot", load_snapshot },
                                      { NULL, NULL } };
     mk_new_type(L, MK_SNAPSHOT, meta, methods);

@@ -124,6 +124,7 @@ static void close_box(struct mk_lua_vm *v)
         mk_tty_restore();
     mk_lua_free_calls(v);
     mk_lua_free_files(v);
+    mk_lua_close_disks(v);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         free(v->cpu[i].traceback);
     v->open = false;

@@ -26,7 +26,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define VERSION 5u
+#define VERSION 6u
 #define CHECKED_FROM 24
 #define CHUNK_PAGES 64u
 #define HOLES_MAX (16u << 20)
@@ -105,6 +105,21 @@ static void put_ram(struct output *o, const struct mk_snapshot *snap)
     put_u64(o, 0);
 }
 
+/* Each layer: how many blocks there may be, then those that are there, their numbers from 1. */
+static void put_layers(struct output *o, const struct mk_snapshot *snap)
+{
+    put_u64(o, snap->layer_count);
+    for (unsigned i = 0; i < snap->layer_count; i++) {
+        const struct mk_layer *layer = snap->layers[i];
+        put_u64(o, layer->blocks);
+        for (uint64_t block = 0; mk_layer_next(layer, &block) && !o->error; block++) {
+            put_u64(o, block + 1);
+            put(o, mk_layer_find(layer, block), MK_LAYER_BLOCK);
+        }
+        put_u64(o, 0);
+    }
+}
+
 /* Length and checksum are zeros where patch_head() replaces them. */
 static void put_all(struct output *o, const struct mk_snapshot *snap, const struct mk_bytes *state,
                     uint64_t length, uint32_t crc)
@@ -117,6 +132,7 @@ static void put_all(struct output *o, const struct mk_snapshot *snap, const stru
     put_u64(o, state->length);
     put(o, state->data, state->length);
     put_ram(o, snap);
+    put_layers(o, snap);
 }
 
 /* Length and checksum are known at the end. */
@@ -270,6 +286,44 @@ static int get_ram(struct input *in, struct mk_ram *ram)
     return rc;
 }
 
+static int get_layer(struct input *in, struct mk_layer **layer)
+{
+    uint64_t blocks, number, from = 0;
+    if (get(in, &blocks, sizeof(blocks)) < 0)
+        return -1;
+    if (blocks == 0 || blocks > MK_LAYER_BLOCKS_MAX)
+        return damaged(in, "no disk has so many blocks");
+    *layer = mk_layer_new(blocks);
+    while (*layer) {
+        if (get(in, &number, sizeof(number)) < 0)
+            return -1;
+        if (number == 0)
+            return 0;
+        if (number <= from || number > blocks)
+            return damaged(in, "blocks outside a disk");
+        uint8_t *to = mk_layer_edit(layer, number - 1);
+        if (!to)
+            break;
+        if (get(in, to, MK_LAYER_BLOCK) < 0)
+            return -1;
+        from = number;
+    }
+    return mk_fail_errno(in->err, ENOMEM, "%s: what its disks hold", in->path);
+}
+
+static int get_layers(struct input *in, struct mk_snapshot *snap)
+{
+    uint64_t count;
+    if (get(in, &count, sizeof(count)) < 0)
+        return -1;
+    if (count > MK_SNAPSHOT_LAYERS)
+        return damaged(in, "no VM has so many disks");
+    for (; count; count--)
+        if (get_layer(in, &snap->layers[snap->layer_count++]) < 0)
+            return -1;
+    return 0;
+}
+
 /* Bytes of RAM and ROM. */
 static uint64_t memory_of(const struct mk_snapshot_config *config)
 {
@@ -308,7 +362,7 @@ static int get_all(struct input *in, struct mk_snapshot *snap, struct mk_bytes *
     if (get_head(in, &crc, &memory) < 0 || check_holes(in) < 0 || get_state(in, state) < 0)
         return -1;
     snap->ram = mk_ram_new(memory, in->err);
-    if (!snap->ram || get_ram(in, snap->ram) < 0)
+    if (!snap->ram || get_ram(in, snap->ram) < 0 || get_layers(in, snap) < 0)
         return -1;
     if (in->at != in->size)
         return damaged(in, "something follows it");

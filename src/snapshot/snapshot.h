@@ -10,8 +10,11 @@
 #ifndef MK_SNAPSHOT_H
 #define MK_SNAPSHOT_H
 
+#include "files/layer.h"
 #include "files/ram.h"
 #include "vm/vm.h"
+
+#define MK_SNAPSHOT_LAYERS 32u /* disks of a VM */
 
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */
 struct mk_snapshot_config {
@@ -46,9 +49,11 @@ struct mk_snapshot {
     size_t changed_count;
     struct kvm_cpuid2 *cpuid; /* NULL: nobody changed it */
     struct mk_bytes script;   /* what devices of the script saved; for the script */
+    struct mk_layer *layers[MK_SNAPSHOT_LAYERS]; /* what was written to their disks */
+    unsigned layer_count;
 };
 
-/* Takes over *script. NULL with *err, and the VM as it was. */
+/* Takes over *script; the layers are the caller's to add. NULL with *err, and the VM as it was. */
 struct mk_snapshot *mk_snapshot_take(struct mk_vm *vm, struct mk_bytes *script, struct mk_err *err);
 void mk_snapshot_free(struct mk_snapshot *snap); /* NULL is fine */
 

@@ -27,7 +27,7 @@ M.METHODS = words [[
   read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo match
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take set get hide has
-  vendor interact exit open seek set_sregs regions
+  vendor interact exit open seek set_sregs regions flush written
 ]]
 
 ---The module's functions that a script may call.
@@ -35,7 +35,7 @@ M.FUNCTIONS = words "vm files wait sleep probe disassemble device"
 
 ---What is known and refused: it reaches files, or a Lua state without these limits.
 M.REFUSED = words [[
-  worker signal limit initrd load_snapshot input output log save receive spawn kill next map
+  worker signal limit initrd disk load_snapshot input output log save receive spawn kill next map
 ]]
 
 ---Options of kvm.vm and kvm.files that a script may use.

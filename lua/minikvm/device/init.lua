@@ -7,6 +7,7 @@
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local disks = require "minikvm.device.disk"
 local registers = require "minikvm.device.registers"
 local strict = require "minikvm.strict"
 
@@ -28,7 +29,7 @@ local KIND <const> = "minikvm.device"
 local Device, device_meta = class(KIND)
 strict.seal(Device, device_meta, "device",
             { "name", "vm", "state", "own", "reg", "irq", "refused", "definition", "list", "handles",
-              "timers", "gone", "readers", "read_any", "writers", "write_any" },
+              "disks", "timers", "gone", "readers", "read_any", "writers", "write_any" },
             "what is the device's own goes into d.state, or into d.own if it is not to be saved")
 
 -- ---- describing a device ----
@@ -215,6 +216,15 @@ function Device:every(seconds, fn)
   return start_timer(self, "every", seconds, fn)
 end
 
+---A disk of kvm.disk becomes a part of the device: what was written to it is in snapshots, goes with
+---a reset, and it is closed when the device goes.
+---@param disk minikvm.disk
+---@return minikvm.disk
+function Device:use_disk(disk)
+  options.self("device:use_disk", self, KIND)
+  return disks.use(self, disk)
+end
+
 local function is_handle(value)
   local kind = core.kind(value)
   if kind == "minikvm.handle" or kind == "minikvm.timer"
@@ -298,6 +308,7 @@ local function reset(d)
   d.state, d.reg = {}, {}
   for _, r in ipairs(d.list) do d.reg[r.name] = r.reset end
   strict.fixed(d.reg, ("register of device %s"):format(d.name))
+  disks.reset(d)
   if d.definition.reset then d.definition.reset(d) end
 end
 
@@ -321,6 +332,7 @@ function Device:detach()
     if other == self then table.remove(list, i) break end
   end
   if self.definition.detach then self.definition.detach(self) end
+  disks.close(self)
 end
 
 ---Nothing is left to take off when the VM is closed already.
@@ -344,7 +356,7 @@ local function new_instance(vm, def, o)
       or nil,
     writers = type(write) == "table" and write or nil, write_any = type(write) == "function"
       and write or nil,
-    state = {}, own = {}, reg = {}, handles = {}, timers = no_timers(), refused = 0,
+    state = {}, own = {}, reg = {}, handles = {}, disks = {}, timers = no_timers(), refused = 0,
   }, device_meta)
 end
 
@@ -419,19 +431,20 @@ local function copy(value)
   return new
 end
 
----The states of all devices of a VM, in their order.
+---The states of all devices of a VM, in their order, and what was written to their disks.
 ---@param vm minikvm.vm
----@return table
+---@return table states
+---@return table layers
 function M.save_all(vm)
-  local list = {}
+  local list, layers = {}, {}
   for i, d in ipairs(M.of(vm)) do
     local def = d.definition
     local value
     if def.save then value = copy(def.save(d)) else value = { state = copy(d.state) } end
-    list[i] = { name = d.name, reg = copy(d.reg), value = value,
+    list[i] = { name = d.name, reg = copy(d.reg), value = value, disks = disks.save(d, layers),
                 raised = d.irq and lines_of(d.vm)[d.irq] and lines_of(d.vm)[d.irq][d] or false }
   end
-  return list
+  return list, layers
 end
 
 ---Whether save_all()'s list is one of these devices: nil and what differs otherwise.
@@ -448,6 +461,8 @@ function M.fits(vm, list)
     if saved.name ~= devices[i].name then
       return nil, ("its device %d is %q, the vm's %q"):format(i, saved.name, devices[i].name)
     end
+    local why = disks.misfit(devices[i], saved.disks)
+    if why then return nil, why end
   end
   return true
 end
@@ -455,11 +470,13 @@ end
 ---Gives every device back what save_all() took.
 ---@param vm minikvm.vm
 ---@param list table
-function M.load_all(vm, list)
+---@param layers table
+function M.load_all(vm, list, layers)
   for i, d in ipairs(M.of(vm)) do
     local saved, def = list[i], d.definition
     drop_timers(d) -- those that belong to the saved state are for its load function to start
     d.reg = strict.fixed(copy(saved.reg), ("register of device %s"):format(d.name))
+    disks.load(d, layers)
     if def.load then
       def.load(d, copy(saved.value))
     else

@@ -27,15 +27,16 @@ local function devices()
   return package.loaded["minikvm.device"]
 end
 
----The states of the VM's devices as bytes, in their order.
+---The states of the VM's devices as bytes, in their order; what was written to their disks.
 local function pack_devices(self)
-  local list = {}
-  for i, saved in ipairs(devices() and devices().save_all(self) or {}) do
+  local list, states, layers = {}, {}, {}
+  if devices() then states, layers = devices().save_all(self) end
+  for i, saved in ipairs(states) do
     local bytes, why = core.pack(saved, ("vm:snapshot: device %q"):format(saved.name))
     if not bytes then core.blame(why) end
     list[i] = bytes
   end
-  return core.pack(list, "devices")
+  return core.pack(list, "devices"), layers
 end
 
 local function is_state(saved)
@@ -59,10 +60,10 @@ local function saved_devices(self, snap)
 end
 
 ---Hands the states to the devices; nil, why, "EINVAL" when one does not take its own.
-local function load_devices(self, list)
+local function load_devices(self, list, snap)
   if not devices() then return self end
   local ok, why = require("minikvm.vm").finish(self, "restore", function()
-    devices().load_all(self, list)
+    devices().load_all(self, list, core.saved_layers(snap))
     return self
   end)
   if ok then return self end
@@ -72,8 +73,8 @@ end
 -- ---- taking and restoring ----
 
 ---Takes one; it knows the images that the VM was loaded with.
-local function take(self, devices_packed)
-  local snap, why, code = core.take(self, devices_packed)
+local function take(self)
+  local snap, why, code = core.take(self, pack_devices(self))
   local images = package.loaded["minikvm.image"]
   if snap and images then images.inherit(self, snap) end
   return snap, why, code
@@ -88,7 +89,7 @@ end
 function vm:snapshot()
   options.self("vm:snapshot", self, "minikvm.vm")
   core.check_idle(self, "vm:snapshot")
-  return take(self, pack_devices(self))
+  return take(self)
 end
 
 local function restore(self, snap, what)
@@ -98,7 +99,7 @@ local function restore(self, snap, what)
   local done, code
   done, why, code = core.restore(self, snap)
   if not done then return nil, why, code end
-  return load_devices(self, values)
+  return load_devices(self, values, snap)
 end
 
 ---Back to a snapshot of this VM, or of any other of the same shape (mode, memory, cpus, irqchip).
@@ -147,7 +148,7 @@ local function new_vm(o, setup, i, what)
     error(misfit, 0)
   end
   core.fill_hooks(new, o.snapshot)
-  return load_devices(new, values)
+  return load_devices(new, values, o.snapshot)
 end
 
 local function close_all(list)
@@ -172,7 +173,7 @@ function vm:fork(n, setup)
     core.blame(("vm:fork: expected a function for 'setup', got a %s"):format(type(setup)))
   end
   core.check_idle(self, "vm:fork")
-  local snap, why, code = take(self, pack_devices(self))
+  local snap, why, code = take(self)
   if not snap then return nil, why, code end
   local children = {}
   for i = 1, n or 1 do
