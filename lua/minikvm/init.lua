@@ -7,9 +7,26 @@ package.loaded["minikvm.core"] = core
 local options = require "minikvm.options"
 local strict = require "minikvm.strict"
 require "minikvm.vm"
-require "minikvm.console"
-require "minikvm.console.keyboard"
-require "minikvm.vm.cpu"
+
+-- By kind of object, the part that brings some of its methods, and their names: it is loaded when one
+-- of them is called first, and takes the place of what stands there until then.
+for kind, late in pairs{
+  vm = { "vm.snapshot", "snapshot", "restore", "fork" },
+  memory = { "vm.memory", "map" },
+  cpuid = { "vm.cpuid", "get", "set", "has", "hide", "vendor" },
+  cpu = { "vm.cpu", "set_sregs", "disassemble" },
+  console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type", "interact" },
+  keyboard = { "console.keyboard", "type", "press" },
+} do
+  local methods <const> = core.methods("minikvm." .. kind)
+  for i = 2, #late do
+    local name <const> = late[i]
+    methods[name] = function(...)
+      require("minikvm." .. late[1])
+      return methods[name](...)
+    end
+  end
+end
 
 ---@class minikvm
 local M = { _VERSION = core.version }

@@ -201,13 +201,25 @@ int luaopen_minikvm_test(lua_State *L)
     return 1;
 }
 
-int luaopen_minikvm(lua_State *L)
+static int build(lua_State *L)
 {
-    luaL_checkversion(L);
     preload_all(L);
     push_core(L);
     mk_lua_part(L, "init");
     lua_insert(L, -2);
     lua_call(L, 1, 1);
     return 1;
+}
+
+/* Nothing of what is made here is garbage, so the collector need not look for some. */
+int luaopen_minikvm(lua_State *L)
+{
+    luaL_checkversion(L);
+    int collecting = lua_gc(L, LUA_GCISRUNNING);
+    lua_gc(L, LUA_GCSTOP);
+    lua_pushcfunction(L, build);
+    int status = lua_pcall(L, 0, 1, 0);
+    if (collecting)
+        lua_gc(L, LUA_GCRESTART);
+    return status == LUA_OK ? 1 : lua_error(L);
 }

@@ -13,9 +13,9 @@
 --     notes = "More text at the end of the help." }
 -- `type` is "string" (default), "integer" (0x too), "size", "seconds", "duration" (seconds above
 -- 0), a list of words, or a function text -> value or nil, message. Results are keyed by the long
--- name, "-" replaced by "_". The parser is LuaRocks' and Debian's argparse, which the build embeds.
+-- name, "-" replaced by "_". The parser is LuaRocks' and Debian's argparse, which the build embeds; it
+-- is loaded for command lines that have options.
 
-local argparse = require "minikvm.cli.argparse"
 local options = require "minikvm.options"
 
 local M = {}
@@ -127,7 +127,7 @@ end
 
 ---@param spec minikvm.args.spec
 local function make_parser(spec, to_show)
-  local parser = fill(argparse(spec.program), spec, to_show)
+  local parser = fill(require "minikvm.cli.argparse"(spec.program), spec, to_show)
   function parser.error(_, message) error{ message = message } end
   return parser
 end
@@ -139,7 +139,7 @@ end
 ---@param commands table<string, minikvm.args.spec>
 ---@return string
 function M.completion(shell, root, commands)
-  local parser, names = fill(argparse(root.program), root, true), {}
+  local parser, names = fill(require "minikvm.cli.argparse"(root.program), root, true), {}
   for name in pairs(commands) do names[#names + 1] = name end
   table.sort(names)
   for _, name in ipairs(names) do fill(parser:command(name), commands[name], true) end
@@ -226,23 +226,37 @@ local function check_rest(rest, words)
   end
 end
 
+---Words without an option among them are the rest; nil when there is one, or no word.
+local function plain(spec, argv)
+  for _, word in ipairs(argv) do
+    if word:sub(1, 1) == "-" then return nil end
+  end
+  return argv[1] and { [(spec.rest or NOTHING).key] = table.move(argv, 1, #argv, 1, {}) }
+end
+
+---What argparse makes of the words; nil and a message when they are wrong.
+local function parse_options(spec, argv)
+  local words, by_name = prepare(spec, argv)
+  if not words then return nil, by_name end
+  local parser = make_parser(spec)
+  local fine, result = pcall(parser.parse, parser, words)
+  if fine then return result end
+  if type(result) ~= "table" then error(result, 0) end
+  if result.help then return { help = true } end
+  return nil, translate(result.message, by_name)
+end
+
 ---Parses a command line. `result.help` is true when --help was among it (nothing is checked then).
 ---@param spec minikvm.args.spec
 ---@param argv string[]
 ---@return table? result
 ---@return string? message
 function M.parse(spec, argv)
-  local words, by_name = prepare(spec, argv)
-  if not words then return nil, by_name end
-  local parser = make_parser(spec)
-  local fine, result = pcall(parser.parse, parser, words)
-  if not fine then
-    if type(result) ~= "table" then error(result, 0) end
-    if result.help then return { help = true } end
-    return nil, translate(result.message, by_name)
-  end
+  local result, why = plain(spec, argv)
+  if not result then result, why = parse_options(spec, argv) end
+  if not result or result.help then return result, why end
   local rest = spec.rest or NOTHING
-  local why = check_rest(rest, result[rest.key])
+  why = check_rest(rest, result[rest.key])
   if why then return nil, why end
   result[NOTHING.key] = nil
   return result

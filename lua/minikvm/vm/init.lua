@@ -281,30 +281,6 @@ function vm:stats(opts)
   return require("minikvm.vm.stats").of(self, opts)
 end
 
--- lua/minikvm/vm/snapshot.lua, loaded when first used, takes these functions' place.
-for _, name in ipairs{ "snapshot", "restore", "fork" } do
-  vm[name] = function(...)
-    require "minikvm.vm.snapshot"
-    return vm[name](...)
-  end
-end
-
--- vm.memory:map: lua/minikvm/vm/memory.lua, loaded when first used, takes this function's place.
-local memory = core.methods "minikvm.memory"
-function memory.map(...)
-  require "minikvm.vm.memory"
-  return memory.map(...)
-end
-
--- vm.cpuid: lua/minikvm/vm/cpuid.lua, loaded when first used, takes these functions' place.
-local cpuid = core.methods "minikvm.cpuid"
-for _, name in ipairs{ "get", "set", "has", "hide", "vendor" } do
-  cpuid[name] = function(...)
-    require "minikvm.vm.cpuid"
-    return cpuid[name](...)
-  end
-end
-
 ---The function or label that a linear address lies in, when the image has symbols.
 ---@param where integer
 ---@return string? name
