@@ -44,9 +44,9 @@ static struct mk_disk *check_disk(lua_State *L)
 {
     struct mk_disk *disk = luaL_testudata(L, 1, MK_DISK);
     if (!disk)
-        mk_misuse(L, "expected a disk, got %s: call its methods with ':'", luaL_typename(L, 1));
+        mk_lua_error(L, "expected a disk, got %s: call its methods with ':'", luaL_typename(L, 1));
     if (!disk->name)
-        mk_misuse(L, "the disk is closed");
+        mk_lua_error(L, "the disk is closed");
     return disk;
 }
 
@@ -73,7 +73,7 @@ static int disk_join(lua_State *L)
     struct mk_lua_disk *d = (struct mk_lua_disk *)check_disk(L);
     struct mk_lua_vm *v = mk_check_vm(L, 2);
     if (d->v)
-        return mk_misuse(L, "the disk is another device's already: open one for each");
+        return mk_lua_error(L, "the disk is another device's already: open one for each");
     d->v = v;
     d->next = v->disks;
     v->disks = d;
@@ -106,10 +106,10 @@ static uint64_t check_range(lua_State *L, const struct mk_disk *disk, size_t len
 {
     uint64_t at = (uint64_t)luaL_checkinteger(L, 2);
     if (length > MK_DISK_PIECE)
-        mk_misuse(L, "disk: at most %u bytes at once, got %zu", MK_DISK_PIECE, length);
+        mk_lua_error(L, "disk: at most %u bytes at once, got %zu", MK_DISK_PIECE, length);
     if (!mk_inside(at, length, disk->size))
-        mk_misuse(L, "disk: %zu bytes at %lld lie outside of its %llu bytes", length, (long long)at,
-                  (unsigned long long)disk->size);
+        mk_lua_error(L, "disk: %zu bytes at %lld lie outside of its %llu bytes", length,
+                     (long long)at, (unsigned long long)disk->size);
     return at;
 }
 

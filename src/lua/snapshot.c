@@ -71,8 +71,8 @@ static int take(lua_State *L)
     luaL_checktype(L, 3, LUA_TTABLE);
     need_end(L, v, "vm:snapshot");
     if (lua_rawlen(L, 3) > MK_SNAPSHOT_LAYERS)
-        return mk_misuse(L, "vm:snapshot: vm \"%s\" has more than %u disks", v->vm.name,
-                         MK_SNAPSHOT_LAYERS);
+        return mk_lua_error(L, "vm:snapshot: vm \"%s\" has more than %u disks", v->vm.name,
+                            MK_SNAPSHOT_LAYERS);
     struct box *box = new_box(L);
     mk_lua_timers_push(L, v, 1);
     lua_setiuservalue(L, -2, 1);
