@@ -550,6 +550,7 @@ static void test_long_commands(void)
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_fsbox_init(&box, "long", NULL, &err);
     mk_devs_add(&list, mk_file_init(&port, &box, &mem), &mk_file_dev);
+    mk_devs_grow(&list, 1, &err);
     mk_devs_attach(&list, buses, &err);
     open_name(&box, "f", MK_FILE_READ | MK_FILE_WRITE);
     for (unsigned i = 0; i < sizeof(write_head) + (17u << 20); i++)
@@ -591,6 +592,7 @@ static void test_random(unsigned accesses, uint32_t state)
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_fsbox_init(&box, "random", p, &err);
     mk_devs_add(&list, mk_file_init(&port, &box, &mem), &mk_file_dev);
+    mk_devs_grow(&list, 2, &err);
     mk_devs_attach(&list, buses, &err);
     unsigned before = descriptors();
     for (unsigned i = 0; i < accesses; i++) {

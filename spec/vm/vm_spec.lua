@@ -45,12 +45,12 @@ describe("options of kvm.vm", function()
     assert.error_matches(function() kvm.vm "1M" end, "expected a table")
   end)
 
-  it("take 1 to 4 cpus", function()
-    for _, cpus in ipairs{ 0, 5, -1, 1 << 32 | 1, math.maxinteger, math.mininteger } do
-      refused("1 to 4", kvm.vm, { cpus = cpus })
+  it("take 1 to 64 cpus", function()
+    for _, cpus in ipairs{ 0, 65, -1, 1000000000, 1 << 32 | 1, math.maxinteger, math.mininteger } do
+      refused("1 to 64", kvm.vm, { cpus = cpus })
     end
     refused("integer", kvm.vm, { cpus = 1.5 })
-    for cpus = 1, 4 do kvm.vm{ cpus = cpus }:close() end
+    for _, cpus in ipairs{ 1, 2, 4, 5, 63, 64 } do kvm.vm{ cpus = cpus }:close() end
   end)
 
   it("take a memory size that can be", function()
@@ -65,8 +65,10 @@ describe("options of kvm.vm", function()
     end
   end)
 
-  it("refuse several real-mode cpus without room for their windows", function()
-    refused("256 KiB each", kvm.vm, { cpus = 4, memory = "512K" })
+  it("refuse several cpus without room for their windows or stacks", function()
+    refused("a window of 256 KiB each", kvm.vm, { cpus = 4, memory = "512K" })
+    refused("a window of 16 KiB each", kvm.vm, { cpus = 64, memory = "1020K" })
+    refused("a stack of 16 KiB each", kvm.vm, { cpus = 64, memory = "1M", mode = "long" })
     support.vm{ cpus = 2, memory = "512K" }:close()
   end)
 

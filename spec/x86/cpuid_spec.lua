@@ -21,10 +21,12 @@ local function see(vm, asked)
   end
   local reason, info = support.run(vm)
   assert.equal("halt", reason, info.text)
+  local window = 0x40000
+  while window * cpus > 1 << 20 do window = window // 2 end
   return function(cpu, leaf, subleaf)
     for i, q in ipairs(asked) do
       if q[1] == leaf and (q[2] or 0) == (subleaf or 0) then
-        local at = cpu * 0x40000 + 0x1000 + 16 * i
+        local at = cpu * window + 0x1000 + 16 * i
         return vm.memory:u32(at), vm.memory:u32(at + 4), vm.memory:u32(at + 8),
                vm.memory:u32(at + 12)
       end
@@ -55,28 +57,45 @@ describe("CPUID", function()
                 { vm.cpuid:has "apic", vm.cpuid:has "x2apic", vm.cpuid:has "hypervisor" })
   end)
 
-  it("gives each vCPU the APIC id of its index, as a core of one package", function()
-    local vm <close> = support.vm{ cpus = 4 }
-    local asked = { { 0 }, { 1 }, { 0xb, 0 }, { 0xb, 1 }, { 0xb, 2 }, { 0x1f, 0 }, { 0x1f, 1 },
-                    { 0x8000001e } }
-    local get = see(vm, asked)
-    local highest, vendor = get(0, 0)
-    for cpu = 0, 3 do
-      local _, ebx, _, edx = get(cpu, 1)
-      assert.same({ cpu, 4, 1 }, { ebx >> 24, ebx >> 16 & 0xff, bit(edx, 28) }) -- id, ids, HTT
-      for _, leaf in ipairs{ 0xb, 0x1f } do
-        if highest >= leaf then
-          assert.same({ 0, 1, 0x100, cpu }, { get(cpu, leaf, 0) }) -- threads of a core
-          assert.same({ 2, 4, 0x201, cpu }, { get(cpu, leaf, 1) }) -- cores of the package
+  -- With 1 << bits >= cpus: the least number of bits that APIC ids fit into.
+  for cpus, bits in pairs{ [1] = 0, [4] = 2, [5] = 3, [64] = 6 } do
+    it(("gives each of %d the APIC id of its index, as a core of one package"):format(cpus), function()
+      local vm <close> = support.vm{ cpus = cpus }
+      local asked = { { 0 }, { 1 }, { 4, 0 }, { 4, 3 }, { 0xb, 0 }, { 0xb, 1 }, { 0xb, 2 },
+                      { 0x1f, 0 }, { 0x1f, 1 }, { 0x1f, 2 }, { 0x80000008 }, { 0x8000001d, 3 },
+                      { 0x8000001e } }
+      local get = see(vm, asked)
+      local highest, vendor = get(0, 0)
+      for cpu = 0, cpus - 1 do
+        local _, ebx, _, edx = get(cpu, 1)
+        assert.same({ cpu, cpus }, { ebx >> 24, ebx >> 16 & 0xff }) -- id, ids
+        if cpus > 1 or support.host.cpuid == "shaped" then
+          assert.equal(cpus > 1 and 1 or 0, bit(edx, 28)) -- HTT
+        end
+        for _, leaf in ipairs{ 0xb, 0x1f } do
+          if highest >= leaf then
+            assert.same({ 0, 1, 0x100, cpu }, { get(cpu, leaf, 0) }) -- threads of a core
+            assert.same({ bits, cpus, 0x201, cpu }, { get(cpu, leaf, 1) }) -- cores of the package
+            local _, count, kind, id = get(cpu, leaf, 2)
+            assert.same({ 0, 0, cpu }, { count, kind >> 8, id }) -- no more levels
+          end
+        end
+        if vendor == 0x756e6547 and (get(cpu, 4)) & 31 ~= 0 then -- GenuineIntel
+          local first, third = get(cpu, 4), get(cpu, 4, 3)
+          assert.equal((1 << bits) - 1, first >> 26) -- ids of cores in the package, less one
+          assert.equal(0, first >> 14 & 0xfff) -- cores that share it, less one
+          if third & 31 ~= 0 then assert.equal((1 << bits) - 1, third >> 14 & 0xfff) end
+        elseif vendor == 0x68747541 then -- AuthenticAMD
+          local id, core = get(cpu, 0x8000001e)
+          assert.same({ cpu, cpu }, { id, core & 0xff })
+          local _, _, cores = get(cpu, 0x80000008)
+          assert.same({ cpus - 1, bits }, { cores & 0xff, cores >> 12 & 15 }) -- NC, ApicIdSize
+          local third = get(cpu, 0x8000001d, 3)
+          if third & 31 ~= 0 then assert.equal((1 << bits) - 1, third >> 14 & 0xfff) end
         end
       end
-      if highest >= 0xb then assert.equal(0, select(3, get(cpu, 0xb, 2)) >> 8) end -- no more
-      if vendor == 0x68747541 then -- AuthenticAMD
-        local id, core = get(cpu, 0x8000001e)
-        assert.same({ cpu, cpu }, { id, core })
-      end
-    end
-  end)
+    end)
+  end
 
   it("adds the index to an APIC id that the script gives", function()
     local vm <close> = support.vm{ cpus = 2, cpuid = { [1] = { ebx = 0x05020800 } } }

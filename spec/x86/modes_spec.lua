@@ -159,11 +159,6 @@ describe("a 32-bit guest", function()
       halts(vm)
       assert.equal(first, vm.memory:read(0, 0x4000))
     end)
-
-    it("in mode " .. mode .. " is one vCPU", function()
-      assert.error_matches(function() kvm.vm{ mode = mode, cpus = 2 } end,
-        "kvm.vm: cpus = 2: several vCPUs are for real mode")
-    end)
   end
 
   it("needs memory for its tables", function()

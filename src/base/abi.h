@@ -53,12 +53,16 @@
 #define MK_FILE_END 2
 #define MK_FILE_BLOCK 40
 
-/* Real mode: vCPU i owns the window [i * size, (i + 1) * size) */
+#define MK_MAX_CPUS 64 /* vCPUs of one VM */
+
+/* Real mode: vCPU i owns the window [i * size, (i + 1) * size); of more than four, less each, so
+ * that all lie in the first MiB */
 #define MK_REAL_WINDOW 0x40000
-#define MK_REAL_MAX_CPUS 4
 #define MK_REAL_SP 0xfff0
 
-/* Protected, paged and long mode */
+/* Protected, paged and long mode: RDI is the number of the vCPU, whose stack is so many bytes below
+ * that of the one before */
+#define MK_CPU_STACK 0x4000
 #define MK_GDT_BASE 0x500
 #define MK_IDT_BASE 0x600 /* 256 gates of 8 bytes, 128 of 16 */
 #define MK_IDT_LONG_GATES 128

@@ -113,6 +113,28 @@ static void code_text(struct mk_codec *k, char *at, uint32_t size)
     at[size - 1] = 0;
 }
 
+/* The structs of a list, and how many. */
+static uint8_t *list_of(const struct mk_field *f, uint8_t *state, uint64_t *count)
+{
+    unsigned each = 0;
+    *count = 0;
+    if (f->kind == MK_FIELD_LIST)
+        *count = f->max;
+    if (f->kind != MK_FIELD_EACH)
+        return state + f->at;
+    memcpy(&each, state + f->other, sizeof(each));
+    *count = each;
+    return *(uint8_t **)(void *)(state + f->at);
+}
+
+static void code_list(struct mk_codec *k, const struct mk_field *f, uint8_t *state)
+{
+    uint64_t count;
+    uint8_t *first = list_of(f, state, &count);
+    for (uint64_t i = 0; i < count; i++)
+        mk_codec_fields(k, f->fields, first + i * f->size);
+}
+
 static void code_field(struct mk_codec *k, const struct mk_field *f, uint8_t *state)
 {
     void *at = state + f->at;
@@ -120,9 +142,7 @@ static void code_field(struct mk_codec *k, const struct mk_field *f, uint8_t *st
     case MK_FIELD_RAW: code_bytes(k, at, f->size); break;
     case MK_FIELD_TEXT: code_text(k, at, f->size); break;
     case MK_FIELD_LIST:
-        for (uint64_t i = 0; i < f->max; i++)
-            mk_codec_fields(k, f->fields, state + f->at + i * f->size);
-        break;
+    case MK_FIELD_EACH: code_list(k, f, state); break;
     case MK_FIELD_BLOB:
         if (!k->out)
             free(*(void **)at);
@@ -141,8 +161,9 @@ void mk_codec_fields(struct mk_codec *k, const struct mk_field *fields, void *st
 void mk_fields_free(const struct mk_field *fields, void *state)
 {
     for (const struct mk_field *f = fields; f->kind != MK_FIELD_END; f++) {
-        uint8_t *at = (uint8_t *)state + f->at;
-        for (uint64_t i = 0; f->kind == MK_FIELD_LIST && i < f->max; i++)
+        uint64_t count;
+        uint8_t *at = list_of(f, state, &count);
+        for (uint64_t i = 0; i < count; i++)
             mk_fields_free(f->fields, at + i * f->size);
         if (f->kind == MK_FIELD_BLOB) {
             free(*(void **)(void *)at);

@@ -28,6 +28,7 @@ enum mk_field_kind {
     MK_FIELD_TEXT,  /* a string in an array */
     MK_FIELD_BLOB,  /* a pointer to memory of its own, with its length (size_t) at `other` */
     MK_FIELD_LIST,  /* `max` structs, `size` bytes each, with these `fields` */
+    MK_FIELD_EACH,  /* a pointer to structs, as many as the unsigned at `other` says already */
 };
 
 struct mk_field {
@@ -68,6 +69,12 @@ struct mk_field {
     {                                                                                              \
         MK_FIELD_LIST, .at = offsetof(type, field), .size = sizeof(((type *)NULL)->field[0]),      \
                        .max = MK_COUNT(((type *)NULL)->field), .fields = (table)                   \
+    }
+
+#define MK_EACH(type, field, count, table)                                                         \
+    {                                                                                              \
+        MK_FIELD_EACH, .at = offsetof(type, field), .size = sizeof(((type *)NULL)->field[0]),      \
+                       .other = offsetof(type, count), .fields = (table)                           \
     }
 
 /* Writes or reads the fields of `state`. Blobs are malloc()ed; one that is read replaces the old.

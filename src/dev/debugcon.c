@@ -34,6 +34,12 @@ static void debugcon_reset(void *self)
     mk_console_reset(port->console);
 }
 
+static bool debugcon_grow(void *self, unsigned cpus)
+{
+    struct mk_debugcon *port = self;
+    return mk_console_grow(port->console, cpus);
+}
+
 static const struct mk_io_ops ops = {
     .name = "debug console", .in = debugcon_in, .out = debugcon_out, .width = 1, .coalesce = true
 };
@@ -42,5 +48,6 @@ const struct mk_dev_ops mk_debugcon_dev = {
     .name = "debugcon",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_DEBUGCON, MK_PORT_DEBUGCON, &ops } },
     .code = debugcon_code,
+    .grow = debugcon_grow,
     .reset = debugcon_reset,
 };

@@ -5,6 +5,7 @@
 #include "dev/bus.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 void mk_devs_add(struct mk_devs *list, struct mk_dev *dev, const struct mk_dev_ops *ops)
@@ -36,6 +37,28 @@ int mk_devs_attach(const struct mk_devs *list, struct mk_bus *const bus[MK_SPACE
     for (struct mk_dev *d = list->first; d && ok; d = d->next)
         ok = attach(d, bus);
     return ok ? 0 : mk_fail_errno(err, ENOMEM, "devices");
+}
+
+int mk_devs_grow(const struct mk_devs *list, unsigned cpus, struct mk_err *err)
+{
+    bool ok = true;
+    for (struct mk_dev *d = list->first; d && ok; d = d->next)
+        ok = !d->ops->grow || d->ops->grow(d, cpus);
+    return ok ? 0 : mk_fail_errno(err, ENOMEM, "devices of %u vCPUs", cpus);
+}
+
+bool mk_grow_cpus(void *array, size_t size, unsigned *count, unsigned cpus)
+{
+    uint8_t **at = array;
+    if (cpus <= *count)
+        return true;
+    uint8_t *more = realloc(*at, cpus * size);
+    if (!more)
+        return false;
+    memset(more + *count * size, 0, (cpus - *count) * size);
+    *at = more;
+    *count = cpus;
+    return true;
 }
 
 void mk_devs_reset(const struct mk_devs *list)

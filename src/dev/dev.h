@@ -64,9 +64,12 @@ struct mk_dev_ops {
     void (*code)(void *dev, struct mk_codec *k);
     void (*before_save)(void *dev); /* before it is written: hands on what is due; may be NULL */
     void (*after_load)(void *dev);  /* after it was read: moves interrupt lines; may be NULL */
-    bool hooks;                     /* it is what hooks hold: read again when they are made late */
-    void (*reset)(void *dev);       /* as at power-up; may be NULL */
-    void (*free)(void *dev);        /* no vCPU runs; may be NULL */
+    /* Room for what it keeps of each vCPU, of which there are as many, or more than before; false
+     * when memory ran out. No vCPU runs; may be NULL. */
+    bool (*grow)(void *dev, unsigned cpus);
+    bool hooks;               /* it is what hooks hold: read again when they are made late */
+    void (*reset)(void *dev); /* as at power-up; may be NULL */
+    void (*free)(void *dev);  /* no vCPU runs; may be NULL */
 };
 
 struct mk_dev {
@@ -87,6 +90,10 @@ void mk_devs_add(struct mk_devs *list, struct mk_dev *dev, const struct mk_dev_o
 /* Hooks their ranges to the buses of ports, memory and MSRs. */
 int mk_devs_attach(const struct mk_devs *list, struct mk_bus *const bus[MK_SPACES],
                    struct mk_err *err);
+/* Makes room for so many vCPUs; after -1 there may be more than before. */
+int mk_devs_grow(const struct mk_devs *list, unsigned cpus, struct mk_err *err);
+/* For that: an array of structs with one for each vCPU, new ones all zero. */
+bool mk_grow_cpus(void *array, size_t size, unsigned *count, unsigned cpus);
 void mk_devs_reset(const struct mk_devs *list);
 void mk_devs_free(struct mk_devs *list);
 /* Adds their states to *out; `now` is the VM's time. */

@@ -259,18 +259,18 @@ static void block_out(void *self, struct mk_io *io, uint64_t gpa)
         result = run_block(port, io->cpu, &b);
         mk_mem_write(port->mem, gpa + offsetof(struct block, result), &result, sizeof(result));
     }
-    port->answer[io->cpu->index].pending = true;
-    port->answer[io->cpu->index].value =
+    port->wire[io->cpu->index].answer.pending = true;
+    port->wire[io->cpu->index].answer.value =
         (uint32_t)(result > INT32_MAX ? -EOVERFLOW : (int32_t)result);
 }
 
 static uint64_t block_in(void *self, struct mk_io *io)
 {
     struct mk_file_port *port = self;
-    if (!port->answer[io->cpu->index].pending)
+    if (!port->wire[io->cpu->index].answer.pending)
         return 0;
-    port->answer[io->cpu->index].pending = false;
-    return port->answer[io->cpu->index].value;
+    port->wire[io->cpu->index].answer.pending = false;
+    return port->wire[io->cpu->index].answer.value;
 }
 
 /* --- as a device --- */
@@ -290,19 +290,33 @@ void mk_file_abort(struct mk_file_port *port, unsigned cpu)
     shrink(w);
 }
 
+static void drop_commands(struct mk_file_port *port)
+{
+    for (unsigned i = 0; i < port->cpus; i++) {
+        free(port->wire[i].data);
+        port->wire[i] = (struct mk_file_wire){ 0 };
+    }
+}
+
 static void file_free(void *self)
 {
     struct mk_file_port *port = self;
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
-        free(port->wire[i].data);
-    memset(port->wire, 0, sizeof(port->wire));
-    memset(port->answer, 0, sizeof(port->answer));
+    drop_commands(port);
+    free(port->wire);
+    port->wire = NULL;
+    port->cpus = 0;
+}
+
+static bool file_grow(void *self, unsigned cpus)
+{
+    struct mk_file_port *port = self;
+    return mk_grow_cpus(&port->wire, sizeof(*port->wire), &port->cpus, cpus);
 }
 
 static void file_reset(void *self)
 {
     struct mk_file_port *port = self;
-    file_free(port);
+    drop_commands(port);
     mk_fsbox_reset(port->box);
 }
 
@@ -322,7 +336,7 @@ static size_t data_used(const struct mk_file_wire *w)
 static void file_before_save(void *self)
 {
     struct mk_file_port *port = self;
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
+    for (unsigned i = 0; i < port->cpus; i++) {
         struct mk_file_wire *w = &port->wire[i];
         size_t used = data_used(w);
         uint8_t *less = w->data ? realloc(w->data, used ? used : 1) : NULL;
@@ -350,7 +364,7 @@ static bool file_valid(const void *self)
 {
     const struct mk_file_port *port = self;
     bool valid = true;
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+    for (unsigned i = 0; i < port->cpus; i++)
         valid &= plausible(&port->wire[i]);
     return valid;
 }
@@ -373,12 +387,13 @@ static const struct mk_field wire_fields[] = {
     MK_RAW(WIRE, at),
     MK_RAW(WIRE, end),
     MK_BLOB(WIRE, data, capacity, MK_FILE_WIRE_MAX),
+    MK_FLAG(WIRE, answer.pending),
+    MK_RAW(WIRE, answer.value),
     { 0 },
 };
 
 static const struct mk_field fields[] = {
-    MK_LIST(struct mk_file_port, wire, wire_fields),
-    MK_LIST(struct mk_file_port, answer, mk_answer_fields),
+    MK_EACH(struct mk_file_port, wire, cpus, wire_fields),
     { 0 },
 };
 
@@ -390,6 +405,7 @@ const struct mk_dev_ops mk_file_dev = {
     .valid = file_valid,
     .code = file_code,
     .before_save = file_before_save,
+    .grow = file_grow,
     .reset = file_reset,
     .free = file_free,
 };

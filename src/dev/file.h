@@ -15,7 +15,7 @@
 /* Data of one byte-protocol command that are kept; a longer READ or WRITE is done this far. */
 #define MK_FILE_WIRE_MAX (16u << 20)
 
-/* One vCPU's side of the byte protocol. */
+/* One vCPU's side of the byte protocol, */
 struct mk_file_wire {
     uint8_t op;            /* the command being sent; 0: none */
     uint8_t head[2 + 255]; /* its arguments but the data of a WRITE */
@@ -25,14 +25,15 @@ struct mk_file_wire {
     uint64_t at, end;      /* what was fetched of it; at == end: no answer is pending */
     uint8_t *data;
     size_t capacity;
+    struct mk_answer answer; /* and of the last request block */
 };
 
 struct mk_file_port {
     struct mk_dev dev;
     struct mk_fsbox *box;
     struct mk_mem *mem;
-    struct mk_file_wire wire[MK_MAX_CPUS];
-    struct mk_answer answer[MK_MAX_CPUS]; /* of the last request block */
+    struct mk_file_wire *wire; /* of each vCPU */
+    unsigned cpus;
 };
 
 struct mk_dev *mk_file_init(struct mk_file_port *port, struct mk_fsbox *box, struct mk_mem *mem);

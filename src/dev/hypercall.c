@@ -3,6 +3,7 @@
 
 #include "base/abi.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void answer(struct mk_hypercall *hc, struct mk_io *io, uint32_t value)
@@ -146,21 +147,35 @@ struct mk_dev *mk_hypercall_init(struct mk_hypercall *hc, struct mk_console *con
 static void hypercall_reset(void *self)
 {
     struct mk_hypercall *hc = self;
-    memset(hc->answer, 0, sizeof(hc->answer));
+    memset(hc->answer, 0, hc->cpus * sizeof(*hc->answer));
+}
+
+static bool hypercall_grow(void *self, unsigned cpus)
+{
+    struct mk_hypercall *hc = self;
+    return mk_grow_cpus(&hc->answer, sizeof(*hc->answer), &hc->cpus, cpus);
+}
+
+static void hypercall_free(void *self)
+{
+    struct mk_hypercall *hc = self;
+    free(hc->answer);
+    hc->answer = NULL;
+    hc->cpus = 0;
 }
 
 static const struct mk_io_ops ops = {
     .name = "hypercall port", .in = hypercall_in, .out = hypercall_out, .width = 4
 };
 
-const struct mk_field mk_answer_fields[] = {
+static const struct mk_field answer_fields[] = {
     MK_FLAG(struct mk_answer, pending),
     MK_RAW(struct mk_answer, value),
     { 0 },
 };
 
 static const struct mk_field fields[] = {
-    MK_LIST(struct mk_hypercall, answer, mk_answer_fields),
+    MK_EACH(struct mk_hypercall, answer, cpus, answer_fields),
     { 0 },
 };
 
@@ -168,5 +183,7 @@ const struct mk_dev_ops mk_hypercall_dev = {
     .name = "hypercalls",
     .ranges = { { MK_SPACE_PORTS, MK_PORT_HYPERCALL, MK_PORT_HYPERCALL, &ops } },
     .fields = fields,
+    .grow = hypercall_grow,
     .reset = hypercall_reset,
+    .free = hypercall_free,
 };

@@ -15,13 +15,13 @@ struct mk_answer {
     bool pending;
     uint32_t value;
 };
-extern const struct mk_field mk_answer_fields[];
 
 struct mk_hypercall {
     struct mk_dev dev;
     struct mk_console *console;
     struct mk_mem *mem;
-    struct mk_answer answer[MK_MAX_CPUS];
+    struct mk_answer *answer; /* of each vCPU */
+    unsigned cpus;
     /* A call by its number before the built-in ones are looked at: true when it was taken, with the
      * answer for the next IN in *value. May be NULL. */
     bool (*other)(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);

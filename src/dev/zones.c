@@ -52,6 +52,15 @@ void mk_zones_register(struct mk_zones *z, int vm_fd)
         forget(&z->zone[i]);
 }
 
+void mk_zones_disable(struct mk_zones *z)
+{
+    mk_zones_exact(z, true);
+    pthread_mutex_lock(&z->bus->lock);
+    z->wanted = false;
+    z->count = 0;
+    pthread_mutex_unlock(&z->bus->lock);
+}
+
 void mk_zones_note_out(struct mk_zones *z, uint16_t port)
 {
     if (!z->wanted)

@@ -14,15 +14,33 @@
 
 void mk_console_init(struct mk_console *con)
 {
-    *con = (struct mk_console){ .history_limit = MK_CONSOLE_HISTORY };
+    *con = (struct mk_console){ .history_limit = MK_CONSOLE_HISTORY, .streams = 1 };
+    con->stream = &con->one;
     pthread_mutex_init(&con->lock, NULL);
     mk_console_init_input(con);
     mk_console_init_output(con);
 }
 
+bool mk_console_grow(struct mk_console *con, unsigned streams)
+{
+    struct mk_stream *more = streams > con->streams ? calloc(streams, sizeof(*more)) : NULL;
+    if (!more)
+        return streams <= con->streams;
+    pthread_mutex_lock(&con->out_lock); /* nobody writes what moves */
+    pthread_mutex_lock(&con->lock);
+    memcpy(more, con->stream, con->streams * sizeof(*more));
+    if (con->stream != &con->one)
+        free(con->stream);
+    con->stream = more;
+    con->streams = streams;
+    pthread_mutex_unlock(&con->lock);
+    pthread_mutex_unlock(&con->out_lock);
+    return true;
+}
+
 static void streams_free(struct mk_console *con)
 {
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
+    for (unsigned i = 0; i < con->streams; i++) {
         mk_buffer_free(&con->stream[i].history);
         mk_buffer_free(&con->stream[i].line);
         mk_buffer_free(&con->stream[i].pending);
@@ -39,6 +57,10 @@ void mk_console_free(struct mk_console *con)
     mk_buffer_free(&con->input);
     mk_buffer_free(&con->log);
     streams_free(con);
+    if (con->stream != &con->one)
+        free(con->stream);
+    con->stream = &con->one;
+    con->streams = 1;
     while (con->watches) {
         struct mk_watch *w = con->watches;
         mk_watch_disarm(con, w);

@@ -62,7 +62,8 @@ struct mk_console {
         size_t length;
     } sent; /* by the last send() */
     /* Output. */
-    struct mk_stream stream[MK_MAX_CPUS];
+    struct mk_stream one, *stream; /* `one`, or as many as there are. Changed under both locks */
+    unsigned streams;
     size_t history_limit;
     _Atomic int out_fd;       /* -1: none */
     _Atomic size_t unwritten; /* bytes of all `pending` */
@@ -95,6 +96,9 @@ void mk_console_init(struct mk_console *con);
 void mk_console_free(struct mk_console *con);
 /* Empties queues and histories; attachments stay. */
 void mk_console_reset(struct mk_console *con);
+/* Makes room for so many streams, of which there may be more than before; false when memory ran
+ * out. No vCPU runs. */
+bool mk_console_grow(struct mk_console *con, unsigned streams);
 /* A run begins: input is read from now on, output that failed before is tried again. It is over:
  * input belongs to others. */
 void mk_console_begin(struct mk_console *con);

@@ -38,7 +38,7 @@ static void drop(struct mk_console *con, struct mk_buffer *b, size_t length)
 static void drop_all(struct mk_console *con)
 {
     pthread_mutex_lock(&con->lock);
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+    for (unsigned i = 0; i < con->streams; i++)
         mk_buffer_consume(&con->stream[i].pending, con->stream[i].pending.length);
     con->unwritten = 0;
     con->full = false;
@@ -82,7 +82,7 @@ static void write_streams(struct mk_console *con)
     if (!con->out_known && !mk_desc_use(&con->out_desc, fd, O_WRONLY))
         failed(con, errno);
     con->out_known = true;
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+    for (unsigned i = 0; i < con->streams; i++)
         write_stream(con, &con->stream[i].pending);
 }
 

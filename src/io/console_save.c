@@ -51,7 +51,7 @@ void mk_console_code(struct mk_console *con, struct mk_codec *k)
     pthread_mutex_lock(&con->lock);
     code_buffer(k, &con->input, MK_CONSOLE_INPUT);
     mk_codec_fields(k, fields, con);
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+    for (unsigned i = 0; i < con->streams; i++)
         code_stream(k, &con->stream[i]);
     if (!k->out)
         mk_watch_reset(con);

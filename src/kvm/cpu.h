@@ -5,9 +5,8 @@
 #ifndef MK_CPU_H
 #define MK_CPU_H
 
+#include "base/abi.h"
 #include "base/util.h"
-
-#define MK_MAX_CPUS 4 /* vCPUs of one VM */
 
 enum mk_reg { MK_RAX, MK_RBX, MK_RCX, MK_RDX, MK_RSI, MK_RDI, MK_RIP };
 

@@ -24,6 +24,15 @@ int mk_kvm_capability(const struct mk_kvm *kvm, int capability)
     return mk_ioctl(kvm->fd, KVM_CHECK_EXTENSION, (void *)(long)capability);
 }
 
+/* api.rst 4.7: the capability of old kernels, and what to assume without. */
+unsigned mk_kvm_most_cpus(const struct mk_kvm *kvm)
+{
+    int most = mk_kvm_capability(kvm, KVM_CAP_MAX_VCPUS);
+    if (most <= 0)
+        most = mk_kvm_capability(kvm, KVM_CAP_NR_VCPUS);
+    return most > 0 ? (unsigned)most : 4;
+}
+
 static int open_failed(int code, struct mk_err *err)
 {
     switch (code) {

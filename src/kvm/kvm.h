@@ -31,6 +31,8 @@ int mk_ioctl(int fd, unsigned long request, void *arg);
 
 /* 0 or less: absent. */
 int mk_kvm_capability(const struct mk_kvm *kvm, int capability);
+/* vCPUs that a VM of this KVM can have. */
+unsigned mk_kvm_most_cpus(const struct mk_kvm *kvm);
 
 /* Creates a VM; returns its descriptor. */
 int mk_kvm_create_vm(const struct mk_kvm *kvm, struct mk_err *err);

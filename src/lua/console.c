@@ -153,7 +153,7 @@ static int console_write(lua_State *L)
             L, "console:write: only a handler of the vm prints for its guest: a script "
                "has print and io.write");
     mk_lua_flush_output(); /* what the handler printed before */
-    mk_console_write(&v->vm.m.console, &v->vm.cpu[cpu].cpu, text, length);
+    mk_console_write(&v->vm.m.console, &v->vm.cpu[cpu]->c.cpu, text, length);
     mk_console_flush(&v->vm.m.console); /* before what it prints next */
     lua_settop(L, 1);
     return 1;

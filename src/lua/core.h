@@ -73,6 +73,7 @@ struct mk_frame {
 
 struct mk_lua_cpu {
     struct mk_lua_vm *v;
+    unsigned index;
     lua_State *co;
     unsigned depth; /* handlers in progress, one inside the other */
     bool waits;     /* the innermost one has given the Lua lock up */
@@ -100,7 +101,8 @@ struct mk_lua_vm {
     struct mk_limits limits; /* defaults of its runs */
     uint64_t handler_ns;     /* a handler's time */
     lua_State *anchor;
-    struct mk_lua_cpu cpu[MK_MAX_CPUS];
+    struct mk_lua_cpu *cpu[MK_MAX_CPUS]; /* as many as the VM has; until it is closed */
+    unsigned cpus;
     struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
     uint64_t call_orders;               /* hypercall handlers that were ever made */
     int line_ref, trace_ref, decide_ref;
@@ -177,7 +179,7 @@ void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref);
 /* No handler is called any more once one has failed. */
 static inline bool mk_lua_failed(const struct mk_lua_vm *v, unsigned cpu)
 {
-    return v->vm.cpu[cpu].end.reason == MK_ERROR;
+    return v->vm.cpu[cpu]->c.end.reason == MK_ERROR;
 }
 /* Ends the VM because a handler answered with nonsense. */
 void mk_lua_bad_answer(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) MK_PRINTF(3, 4);

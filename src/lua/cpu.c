@@ -87,14 +87,13 @@ static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPU);
     const struct box *box = lua_touserdata(L, 1);
     mk_check_cpus(L, v);
-    if (!mk_vm_wait(&v->vm, 0) && v->lua->handler != &v->cpu[box->index] &&
-        !mk_vm_is_paused(&v->vm))
+    if (!mk_vm_wait(&v->vm, 0) && v->lua->handler != v->cpu[box->index] && !mk_vm_is_paused(&v->vm))
         mk_lua_error(L,
                      "cpu %d of vm \"%s\" is running: stop or pause the vm first, or look from a "
                      "handler of this cpu",
                      (int)box->index, v->vm.name);
     *vm = v;
-    return &v->vm.cpu[box->index];
+    return &v->vm.cpu[box->index]->c;
 }
 
 static void read_sregs(lua_State *L, struct mk_vcpu *c, struct kvm_sregs *s)
@@ -245,7 +244,7 @@ static int cpu_newindex(lua_State *L)
     if (rc < 0)
         return mk_lua_error(L, "KVM refuses %s = %lld", name, (long long)value);
     mk_vm_set_ready(&v->vm, c->cpu.index);
-    v->cpu[c->cpu.index].set = f->name;
+    v->cpu[c->cpu.index]->set = f->name;
     return 0;
 }
 
@@ -445,7 +444,7 @@ static int cpu_walk(lua_State *L)
 static struct mk_vcpu *any_cpu(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPU);
-    return &v->vm.cpu[((const struct box *)lua_touserdata(L, 1))->index];
+    return &v->vm.cpu[((const struct box *)lua_touserdata(L, 1))->index]->c;
 }
 
 /* cpu:interrupt(vector): delivered as soon as the guest's flags let it in. */

@@ -9,7 +9,7 @@
 int mk_lua_handler_cpu(const struct mk_lua_vm *v)
 {
     const struct mk_lua_cpu *handler = v->lua->handler;
-    return handler && handler->v == v ? (int)(handler - v->cpu) : -1;
+    return handler && handler->v == v ? (int)handler->index : -1;
 }
 
 void mk_check_outside_handler(lua_State *L, const char *what)
@@ -68,7 +68,7 @@ static bool wait_as_script(struct mk_lua *lua, uint64_t ns, const struct mk_wait
 
 static bool wait_as_handler(struct mk_lua_cpu *lc, uint64_t ns, const struct mk_wait *wait)
 {
-    struct mk_vcpu *c = &lc->v->vm.cpu[lc - lc->v->cpu];
+    struct mk_vcpu *c = &lc->v->vm.cpu[lc->index]->c;
     struct mk_watchdog before;
     uint64_t began = mk_now();
     enum mk_reason reason = MK_RUNNING;
@@ -121,18 +121,19 @@ void mk_lua_bad_answer(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    v->vm.cpu[cpu].end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
-    mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s", text);
+    v->vm.cpu[cpu]->c.end.reason =
+        MK_RUNNING; /* also when it has ended: with the guest's last line */
+    mk_vcpu_end(&v->vm.cpu[cpu]->c, MK_ERROR, 0, true, "%s", text);
 }
 
 static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
 {
-    lua_State *co = v->cpu[cpu].co;
+    lua_State *co = v->cpu[cpu]->co;
     const char *trace = lua_tostring(co, -1);
     if (!trace)
         trace = "a handler failed without a message";
-    if (!v->cpu[cpu].traceback)
-        v->cpu[cpu].traceback = strdup(trace);
+    if (!v->cpu[cpu]->traceback)
+        v->cpu[cpu]->traceback = strdup(trace);
     const char *end = strstr(trace, "\nstack traceback:");
     mk_limit_describe(v, cpu);
     if (!mk_limit_end_vm(v, cpu, trace))
@@ -144,10 +145,10 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
  * inside another one has the lock, unless that one waits. */
 static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_lua_context *outer)
 {
-    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    struct mk_lua_cpu *lc = v->cpu[cpu];
     *outer = (struct mk_lua_context){ .handler = lc->depth && !lc->waits ? lc : NULL };
-    if (!outer->handler && v->vm.cpu[cpu].cpu.printed)
-        mk_vcpu_finish_output(&v->vm.cpu[cpu]); /* before what the script prints */
+    if (!outer->handler && v->vm.cpu[cpu]->c.cpu.printed)
+        mk_vcpu_finish_output(&v->vm.cpu[cpu]->c); /* before what the script prints */
     if (!outer->handler && !acquire_for_handler(v))
         return false;
     outer->base = v->lua->base;
@@ -160,7 +161,7 @@ static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_lua_context *oute
 static void leave(struct mk_lua_vm *v, unsigned cpu, const struct mk_lua_context *outer)
 {
     struct mk_lua *lua = v->lua;
-    v->cpu[cpu].depth--;
+    v->cpu[cpu]->depth--;
     lua->base = outer->base;
     lua->watchdog = outer->watchdog;
     lua->handler = outer->handler;
@@ -172,7 +173,7 @@ static void leave(struct mk_lua_vm *v, unsigned cpu, const struct mk_lua_context
 static enum mk_call_result call_protected(struct mk_lua_vm *v, unsigned cpu, lua_CFunction body,
                                           void *ctx)
 {
-    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    struct mk_lua_cpu *lc = v->cpu[cpu];
     lua_State *co = lc->co;
     if (lc->depth > 1 && !lua_checkstack(co, 4)) {
         mk_lua_bad_answer(v, cpu, "out of Lua stack");
@@ -195,7 +196,7 @@ static enum mk_call_result call_protected(struct mk_lua_vm *v, unsigned cpu, lua
 enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
                                 lua_CFunction body, void *ctx)
 {
-    struct mk_lua_cpu *lc = &v->cpu[cpu];
+    struct mk_lua_cpu *lc = v->cpu[cpu];
     struct mk_lua_context outer;
     if (!enter(v, cpu, &outer))
         return MK_CALL_REFUSED;

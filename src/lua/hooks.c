@@ -45,7 +45,7 @@ struct access {
 /* The same for next(): which access it stands for. */
 static bool call_for(struct access *a)
 {
-    struct mk_lua_cpu *lc = &a->call.h->v->cpu[a->io->cpu->index];
+    struct mk_lua_cpu *lc = a->call.h->v->cpu[a->io->cpu->index];
     a->frame.above = lc->frame;
     lc->frame = &a->frame;
     bool called = mk_hook_call(&a->call, a->io->cpu);
@@ -73,7 +73,7 @@ static const char *kind_of(const struct mk_io *io)
 static void refuse_msr(const struct access *a, bool refused)
 {
     if (a->io->bus->space == MK_SPACE_MSRS)
-        a->call.h->v->vm.cpu[a->io->cpu->index].msr_refused = refused;
+        a->call.h->v->vm.cpu[a->io->cpu->index]->c.msr_refused = refused;
 }
 
 /* The answer of a read handler: an integer that fits. */
@@ -230,7 +230,7 @@ static int call_next(lua_State *L)
         lua_pushinteger(L, (lua_Integer)mk_bus_next_in(frame->io));
     else
         results = next_write(L, frame);
-    if (lc->v->vm.cpu[frame->io->cpu->index].end.reason == MK_ERROR)
+    if (lc->v->vm.cpu[frame->io->cpu->index]->c.end.reason == MK_ERROR)
         return mk_lua_error(L, "the handler beneath failed");
     return results;
 }
@@ -238,7 +238,7 @@ static int call_next(lua_State *L)
 void mk_push_next(lua_State *L, int vm_index, unsigned cpu)
 {
     struct mk_lua_vm *v = lua_touserdata(L, vm_index);
-    lua_pushlightuserdata(L, &v->cpu[cpu]);
+    lua_pushlightuserdata(L, v->cpu[cpu]);
     lua_pushvalue(L, vm_index);
     lua_pushcclosure(L, call_next, 2);
 }

@@ -102,7 +102,7 @@ static uint32_t next_call(struct mk_lua_vm *v, const struct mk_frame *frame);
 static bool run_below(struct mk_lua_vm *v, struct mk_io *io, uint8_t number, uint64_t order,
                       uint32_t *value)
 {
-    struct mk_lua_cpu *lc = &v->cpu[io->cpu->index];
+    struct mk_lua_cpu *lc = v->cpu[io->cpu->index];
     struct turn t = { .v = v,
                       .value = value,
                       .frame = { .io = io,

@@ -219,9 +219,9 @@ static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t
 /* What the handler answered: as its glue said, or else the exit that is being served. */
 static void describe_handler(const struct mk_lua_vm *v, unsigned cpu, char *text, size_t size)
 {
-    const struct kvm_run *run = v->vm.cpu[cpu].run;
-    if (v->cpu[cpu].what)
-        snprintf(text, size, "%s", v->cpu[cpu].what);
+    const struct kvm_run *run = v->vm.cpu[cpu]->c.run;
+    if (v->cpu[cpu]->what)
+        snprintf(text, size, "%s", v->cpu[cpu]->what);
     else if (run->exit_reason == KVM_EXIT_IO)
         snprintf(text, size, "the handler of port 0x%x", run->io.port);
     else if (run->exit_reason == KVM_EXIT_MMIO)
@@ -235,7 +235,7 @@ static void describe_handler(const struct mk_lua_vm *v, unsigned cpu, char *text
 
 void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
 {
-    describe_guest(&v->vm.cpu[cpu], false, v->cpu[cpu].waiting, sizeof(v->cpu[cpu].waiting));
+    describe_guest(&v->vm.cpu[cpu]->c, false, v->cpu[cpu]->waiting, sizeof(v->cpu[cpu]->waiting));
 }
 
 void mk_limit_abort(const char *text)
@@ -253,7 +253,7 @@ static void abort_process(const struct mk_lua_vm *v, unsigned cpu)
     char where[100], handler[60], guest[140], text[400];
     mk_lua_where(mk_lua_running(v->lua->base), where, sizeof(where));
     describe_handler(v, cpu, handler, sizeof(handler));
-    describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu], true, guest, sizeof(guest));
+    describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu]->c, true, guest, sizeof(guest));
     snprintf(text, sizeof(text),
              "%s: %s is long over its limit, and goes on where nothing can end it; "
              "the guest waits at %s",
@@ -264,7 +264,7 @@ static void abort_process(const struct mk_lua_vm *v, unsigned cpu)
 bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
 {
     struct mk_lua_vm *v = ctx;
-    struct mk_watchdog *g = &v->cpu[c->cpu.index].watchdog;
+    struct mk_watchdog *g = &v->cpu[c->cpu.index]->watchdog;
     unsigned call = g->calls;
     if (g->depth == 0)
         return false;
@@ -288,8 +288,8 @@ bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
 void mk_lua_kicked(void *ctx, struct mk_vcpu *c)
 {
     struct mk_lua_vm *v = ctx;
-    struct mk_watchdog *g = &v->cpu[c->cpu.index].watchdog;
-    if (g->depth == 0 || v->cpu[c->cpu.index].waits)
+    struct mk_watchdog *g = &v->cpu[c->cpu.index]->watchdog;
+    if (g->depth == 0 || v->cpu[c->cpu.index]->waits)
         return;
     bool found = g->due_call == g->calls;
     if (found && !g->due)
@@ -319,16 +319,16 @@ static void end_for_memory(struct mk_lua_vm *v, unsigned cpu)
 {
     char handler[60];
     describe_handler(v, cpu, handler, sizeof(handler));
-    mk_vcpu_end(&v->vm.cpu[cpu], MK_ERROR, 0, true, "%s; %s was ended, the guest waits at %s",
-                mk_alloc_refusal(v->cpu[cpu].co), handler, v->cpu[cpu].waiting);
+    mk_vcpu_end(&v->vm.cpu[cpu]->c, MK_ERROR, 0, true, "%s; %s was ended, the guest waits at %s",
+                mk_alloc_refusal(v->cpu[cpu]->co), handler, v->cpu[cpu]->waiting);
 }
 
 bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message)
 {
-    struct mk_vcpu *c = &v->vm.cpu[cpu];
-    const struct mk_watchdog *g = &v->cpu[cpu].watchdog;
+    struct mk_vcpu *c = &v->vm.cpu[cpu]->c;
+    const struct mk_watchdog *g = &v->cpu[cpu]->watchdog;
     char handler[60], why[60];
-    if (!g->raised && out_of_memory(v->cpu[cpu].co, message)) {
+    if (!g->raised && out_of_memory(v->cpu[cpu]->co, message)) {
         c->end.reason = MK_RUNNING;
         end_for_memory(v, cpu);
         return true;
@@ -345,7 +345,7 @@ bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message)
     c->end.reason = MK_RUNNING; /* also when it has ended: with the guest's last line */
     mk_vcpu_end(c, end_reason(g->due, c), 0, true,
                 "%s: %s was ended after %.1f s: %s; the guest waits at %s", g->text, handler,
-                (double)g->ran / 1e9, why, v->cpu[cpu].waiting);
+                (double)g->ran / 1e9, why, v->cpu[cpu]->waiting);
     if (atomic_load(&v->lua->ending)) /* the script's own error shall tell of it */
         snprintf(v->lua->ended, sizeof(v->lua->ended), "%s", c->end.text);
     return true;

@@ -221,16 +221,18 @@ static int layout(lua_State *L)
     const struct mk_vm *vm = &v->vm;
     lua_Integer cpu = luaL_checkinteger(L, 2);
     mk_check_stopped(L, v, "load");
-    if (cpu >= 0 && cpu < vm->cpus && v->cpu[cpu].set)
+    if (cpu >= 0 && cpu < vm->cpus && v->cpu[cpu]->set)
         return mk_lua_error(L,
                             "vm:load: cpu %d's %s was set before, and loading sets all registers: "
                             "set it after vm:load",
-                            (int)cpu, v->cpu[cpu].set);
-    lua_createtable(L, 0, 12);
+                            (int)cpu, v->cpu[cpu]->set);
+    lua_createtable(L, 0, 14);
     mk_set_string(L, "mode", mk_lua_modes[vm->mode]);
     mk_set_string(L, "name", vm->name);
     mk_set_string(L, "cmdline", vm->command_line);
     mk_set_integer(L, "cpus", vm->cpus);
+    mk_set_integer(L, "window", mk_real_window(vm->cpus));
+    mk_set_integer(L, "stacks", (uint64_t)(vm->cpus - 1) * MK_CPU_STACK);
     mk_set_integer(L, "memory", vm->m.mem.size < MK_HOLE ? vm->m.mem.size : MK_HOLE);
     push_ranges(L, &vm->m.mem);
     lua_setfield(L, -2, "ranges");
@@ -295,7 +297,7 @@ static int load_failed(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     mk_fail(&v->vm.load_error, EINVAL, "%s", luaL_checkstring(L, 2));
     for (unsigned i = 0; lua_toboolean(L, 3) && i < v->vm.cpus; i++)
-        v->vm.ready[i] = v->vm.has_entry[i] = false;
+        v->vm.cpu[i]->ready = v->vm.cpu[i]->has_entry = false;
     return 0;
 }
 

@@ -61,17 +61,17 @@ static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
 {
     mk_set_string(L, "reason", mk_reason_name(c->end.reason));
     mk_set_string(L, "text", c->end.text);
-    mk_set_integer(L, "rip", mk_vcpu_get_regs(&v->vm.cpu[c->cpu.index])->rip);
+    mk_set_integer(L, "rip", mk_vcpu_get_regs(&v->vm.cpu[c->cpu.index]->c)->rip);
     if (c->end.reason == MK_EXIT)
         mk_set_integer(L, "code", (uint64_t)c->end.code);
     if (c->end.reason == MK_FAULT || c->end.reason == MK_SHUTDOWN) {
         set_code(L, c);
         push_interrupts(L, c);
     }
-    if (v->cpu[c->cpu.index].waiting[0])
-        mk_set_string(L, "waiting", v->cpu[c->cpu.index].waiting);
-    if (v->cpu[c->cpu.index].traceback)
-        mk_set_string(L, "traceback", v->cpu[c->cpu.index].traceback);
+    if (v->cpu[c->cpu.index]->waiting[0])
+        mk_set_string(L, "waiting", v->cpu[c->cpu.index]->waiting);
+    if (v->cpu[c->cpu.index]->traceback)
+        mk_set_string(L, "traceback", v->cpu[c->cpu.index]->traceback);
 }
 
 int mk_push_result(lua_State *L, struct mk_lua_vm *v)
@@ -83,10 +83,10 @@ int mk_push_result(lua_State *L, struct mk_lua_vm *v)
     push_end(L, v, verdict);
     lua_createtable(L, (int)v->vm.cpus, 1);
     for (unsigned i = 0; i < v->vm.cpus; i++) {
-        add_counters(&sum, &v->vm.cpu[i].counters);
+        add_counters(&sum, &v->vm.cpu[i]->c.counters);
         lua_createtable(L, 0, 8);
-        push_end(L, v, &v->vm.cpu[i]);
-        push_counters(L, &v->vm.cpu[i].counters);
+        push_end(L, v, &v->vm.cpu[i]->c);
+        push_counters(L, &v->vm.cpu[i]->c.counters);
         lua_rawseti(L, -2, i);
     }
     lua_setfield(L, -2, "cpu");

@@ -4,6 +4,7 @@
 #include "io/tty.h"
 #include "lua/core.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,8 +126,11 @@ static void close_box(struct mk_lua_vm *v)
     mk_lua_free_calls(v);
     mk_lua_free_files(v);
     mk_lua_close_disks(v);
+    for (unsigned i = 0; i < v->cpus; i++)
+        free(v->cpu[i]->traceback);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
-        free(v->cpu[i].traceback);
+        free(v->cpu[i]);
+    v->cpus = 0;
     v->open = false;
 }
 
@@ -165,23 +169,60 @@ static lua_State *new_thread(lua_State *L, int table)
     return thread;
 }
 
-/* A coroutine for each vCPU's handlers, and the anchor with what they need. They are kept alive by
- * the VM's user value, not by the registry, so that a VM nobody knows can be collected. */
-static void make_coroutines(lua_State *L, struct mk_lua_vm *v, int vm_index)
+/* The handlers' side of the next vCPU: a coroutine. Those and the anchor are kept alive by the VM's
+ * user value, not by the registry, so that a VM nobody knows can be collected. It counts when all
+ * is there: Lua may run out of memory. */
+static bool make_cpu(lua_State *L, struct mk_lua_vm *v, int vm_index)
+{
+    unsigned index = v->cpus;
+    struct mk_lua_cpu *lc = v->cpu[index] ? v->cpu[index] : calloc(1, sizeof(*lc));
+    if (!lc || !lua_checkstack(v->anchor, LUA_MINSTACK))
+        return false;
+    v->cpu[index] = lc;
+    lua_getiuservalue(L, vm_index, 1);
+    *lc = (struct mk_lua_cpu){ .v = v, .index = index, .co = new_thread(L, lua_gettop(L)) };
+    lua_getfield(L, -1, "cpu");
+    mk_push_cpu(L, vm_index, index);
+    lua_rawseti(L, -2, index);
+    mk_push_next(L, vm_index, index);
+    lua_xmove(L, v->anchor, 1);
+    v->cpus++;
+    lua_pop(L, 2);
+    return true;
+}
+
+/* The anchor, with what handlers need. */
+static void make_anchor(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
     lua_getiuservalue(L, vm_index, 1);
-    int handlers = lua_gettop(L);
-    v->anchor = new_thread(L, handlers);
+    v->anchor = new_thread(L, lua_gettop(L));
     lua_pushvalue(L, vm_index);
-    lua_pushvalue(L, handlers);
+    lua_pushvalue(L, -2);
     lua_xmove(L, v->anchor, 2);
-    for (unsigned i = 0; i < v->vm.cpus; i++) {
-        v->cpu[i].v = v;
-        v->cpu[i].co = new_thread(L, handlers);
-        mk_push_next(L, vm_index, i);
-        lua_xmove(L, v->anchor, 1);
-    }
     lua_pop(L, 1);
+}
+
+static bool make_cpus(lua_State *L, struct mk_lua_vm *v, int vm_index, struct mk_err *err)
+{
+    while (v->cpus < v->vm.cpus)
+        if (!make_cpu(L, v, vm_index)) {
+            mk_fail_errno(err, ENOMEM, "vCPU %u", v->cpus);
+            return false;
+        }
+    return true;
+}
+
+/* add_cpu(vm) -> number of the new vCPU | nil, text, name. Raises while it runs. */
+static int add_cpu(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_err err;
+    mk_check_stopped(L, v, "vm:add_cpu");
+    mk_check_cpus(L, v);
+    if ((v->cpus == v->vm.cpus && mk_vm_add_cpu(&v->vm, &err) < 0) || !make_cpus(L, v, 1, &err))
+        return mk_push_err(L, &err);
+    lua_pushinteger(L, v->cpus - 1);
+    return 1;
 }
 
 static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
@@ -198,10 +239,6 @@ static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
         lua_setfield(L, -2, kinds[i][0]);
     }
     lua_createtable(L, (int)v->vm.cpus, 1);
-    for (unsigned i = 0; i < v->vm.cpus; i++) {
-        mk_push_cpu(L, vm_index, i);
-        lua_rawseti(L, -2, i);
-    }
     lua_setfield(L, -2, "cpu");
     lua_pop(L, 1);
 }
@@ -281,8 +318,12 @@ static int new_vm(lua_State *L)
     if (mk_vm_open(&v->vm, &lua->kvm, &config, &err) < 0)
         return mk_push_err(L, &err);
     v->open = true;
-    make_coroutines(L, v, vm_index);
+    make_anchor(L, v, vm_index);
     make_children(L, v, vm_index);
+    if (!make_cpus(L, v, vm_index, &err)) {
+        close_box(v);
+        return mk_push_err(L, &err);
+    }
     connect(v, mk_true_field(L, 1, "echo"));
     mk_lua_connect_files(L, v, vm_index, 1);
     lua_settop(L, vm_index);
@@ -313,11 +354,11 @@ static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct 
     struct mk_err err;
     mk_check_stopped(L, v, what);
     *limits = limits_field(L, 2, &v->limits);
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
-        free(v->cpu[i].traceback);
-        v->cpu[i].traceback = NULL;
-        v->cpu[i].waiting[0] = 0;
-        v->cpu[i].set = NULL;
+    for (unsigned i = 0; i < v->cpus; i++) {
+        free(v->cpu[i]->traceback);
+        v->cpu[i]->traceback = NULL;
+        v->cpu[i]->waiting[0] = 0;
+        v->cpu[i]->set = NULL;
     }
     if (v->terminal && mk_tty_raw(STDIN_FILENO, &err) < 0) {
         mk_push_err(L, &err);
@@ -425,7 +466,7 @@ static int vm_exit(lua_State *L)
             L, "vm:exit: only a handler of the vm ends it with a code: vm:stop() ends it "
                "from outside");
     luaL_argcheck(L, code >= 0 && code <= UINT32_MAX, 2, "a code is 0 to 0xffffffff");
-    mk_vcpu_end(&v->vm.cpu[cpu], MK_EXIT, code, true, "the script ended it with %lld",
+    mk_vcpu_end(&v->vm.cpu[cpu]->c, MK_EXIT, code, true, "the script ended it with %lld",
                 (long long)code);
     return 0;
 }
@@ -492,8 +533,8 @@ static int vm_reset(lua_State *L)
     mk_check_stopped(L, v, "reset");
     if (mk_vm_reset(&v->vm, &err) < 0)
         return mk_push_err(L, &err);
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
-        v->cpu[i].set = NULL;
+    for (unsigned i = 0; i < v->cpus; i++)
+        v->cpu[i]->set = NULL;
     lua_settop(L, 1);
     return 1;
 }
@@ -560,7 +601,8 @@ void mk_open_vm(lua_State *L)
                                         { "resume", vm_resume }, { NULL, NULL } };
     static const luaL_Reg core[] = { { "new_vm", new_vm },   { "run", run },
                                      { "start", start },     { "wait", wait },
-                                     { "trace", set_trace }, { NULL, NULL } };
+                                     { "trace", set_trace }, { "add_cpu", add_cpu },
+                                     { NULL, NULL } };
     mk_new_type(L, MK_VM, meta, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -383,7 +383,7 @@ static int consume(lua_State *L)
 {
     struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.m.console;
     pthread_mutex_lock(&con->lock);
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+    for (unsigned i = 0; i < con->streams; i++)
         con->stream[i].consumed = con->stream[i].total;
     pthread_mutex_unlock(&con->lock);
     return 0;
@@ -406,7 +406,7 @@ static int exits_since(lua_State *L)
     mk_check_stopped(L, v, "expect_exits");
     uint64_t sum = 0;
     for (unsigned i = 0; i < v->vm.cpus; i++) {
-        struct mk_vcpu *c = &v->vm.cpu[i];
+        struct mk_vcpu *c = &v->vm.cpu[i]->c;
         if (c->exits_marked > c->counters.exits) /* set back by a snapshot */
             c->exits_marked = 0;
         sum += c->counters.exits - c->exits_marked;

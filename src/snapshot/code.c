@@ -147,11 +147,12 @@ static int check_state(const struct mk_snapshot *snap, struct mk_err *err)
     struct mk_vm *vm = calloc(1, sizeof(*vm));
     if (!vm)
         return mk_fail_errno(err, ENOMEM, "its state");
-    vm->cpus = snap->config.cpus;
-    int rc = mk_vm_compose(vm, &(struct mk_vm_config){ .pic = snap->config.pic }, err);
+    struct mk_vm_config like = { .cpus = snap->config.cpus, .pic = snap->config.pic };
+    int rc = mk_vm_compose(vm, &like, err);
     if (rc == 0)
         rc = mk_state_load(vm, &snap->state, MK_LOAD_CHECK, err);
     mk_vm_dismantle(vm);
+    mk_vm_free_cpus(vm);
     free(vm);
     return rc;
 }

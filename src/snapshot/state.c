@@ -12,10 +12,10 @@
 static int save_cpu(struct mk_vm *vm, unsigned index, struct mk_codec *k)
 {
     struct mk_cpu_state cpu;
-    if (mk_cpu_save(&vm->cpu[index], &cpu, k->err) < 0)
+    if (mk_cpu_save(&vm->cpu[index]->c, &cpu, k->err) < 0)
         return -1;
-    mk_bytes_u8(k->out, vm->ready[index]);
-    mk_cpu_code(k, &vm->cpu[index], &cpu);
+    mk_bytes_u8(k->out, vm->cpu[index]->ready);
+    mk_cpu_code(k, &vm->cpu[index]->c, &cpu);
     mk_cpu_state_free(&cpu);
     return mk_codec_failed(k) ? -1 : 0;
 }
@@ -81,12 +81,12 @@ static int load_cpus(struct mk_vm *vm, const struct mk_state *s, bool check, str
     struct mk_codec k = { .in = { .at = s->cpus.data, .left = s->cpus.length }, .err = err };
     for (unsigned i = 0; i < vm->cpus && !k.bad; i++) {
         struct mk_cpu_state cpu = { 0 };
-        vm->ready[i] = mk_reader_u8(&k.in);
-        mk_cpu_code(&k, &vm->cpu[i], &cpu);
+        vm->cpu[i]->ready = mk_reader_u8(&k.in);
+        mk_cpu_code(&k, &vm->cpu[i]->c, &cpu);
         struct kvm_sregs sregs = cpu.sregs;
         if (!k.bad && !check)
             k.bad = (i == 0 && apply_paging(vm, s, &sregs, err) < 0) ||
-                    mk_cpu_load(&vm->cpu[i], &cpu, &sregs, err) < 0;
+                    mk_cpu_load(&vm->cpu[i]->c, &cpu, &sregs, err) < 0;
         mk_cpu_state_free(&cpu);
     }
     mk_codec_check(&k, k.in.left == 0);

@@ -28,7 +28,8 @@ int mk_vm_compose(struct mk_vm *vm, const struct mk_vm_config *config, struct mk
     struct mk_mem *mem = &vm->m.mem;
     init_parts(vm);
     vm->has_pic = config->pic;
-    int rc = mk_fsbox_init(&vm->fsbox, vm->name, config->files, err);
+    int rc = mk_vm_make_cpus(vm, config->cpus, err);
+    rc |= mk_fsbox_init(&vm->fsbox, vm->name, config->files, err);
     mk_devs_add(list, mk_debugcon_init(&vm->debugcon, con), &mk_debugcon_dev);
     if (config->pic) {
         mk_devs_add(list, mk_pic_init(&vm->pic), &mk_pic_dev);
@@ -45,7 +46,7 @@ int mk_vm_compose(struct mk_vm *vm, const struct mk_vm_config *config, struct mk
     mk_devs_add(list, &vm->m.bus.dev, &mk_bus_dev);
     mk_devs_add(list, &vm->m.mmio.dev, &mk_bus_dev);
     mk_devs_add(list, &vm->m.msrs.dev, &mk_bus_dev);
-    return rc;
+    return rc < 0 ? -1 : mk_devs_grow(list, vm->cpus, err);
 }
 
 void mk_vm_dismantle(struct mk_vm *vm)

@@ -121,7 +121,7 @@ int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err)
 bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script)
 {
     struct mk_vm *vm = ctx;
-    struct mk_vcpu *c = &vm->cpu[io->cpu->index];
+    struct mk_vcpu *c = &vm->cpu[io->cpu->index]->c;
     struct {
         struct kvm_msrs head;
         struct kvm_msr_entry entry;
@@ -150,7 +150,7 @@ static int give_cpuid(const struct mk_vm *vm, unsigned cpu, const struct kvm_cpu
     struct kvm_cpuid2 *own = mk_cpuid_copy(list, cpu);
     if (!own)
         return mk_fail_errno(err, ENOMEM, "CPUID table");
-    int rc = mk_kvm_set_cpuid(vm->cpu[cpu].fd, own, err);
+    int rc = mk_kvm_set_cpuid(vm->cpu[cpu]->c.fd, own, err);
     free(own);
     return rc;
 }
@@ -167,18 +167,36 @@ static void disable_apic(int vcpu_fd, bool first)
     mk_ioctl(vcpu_fd, KVM_SET_MSRS, &base);
 }
 
+static struct kvm_cpuid2 *make_default(const struct mk_vm *vm, struct mk_err *err)
+{
+    int khz = mk_ioctl(vm->m.fd, KVM_GET_TSC_KHZ, NULL); /* not of older kernels; cheaper */
+    if (khz <= 0)
+        khz = mk_ioctl(vm->cpu[0]->c.fd, KVM_GET_TSC_KHZ, NULL);
+    struct kvm_cpuid2 *list = mk_cpuid_new(vm->m.kvm->cpuid, vm->cpus, khz > 0 ? (uint32_t)khz : 0);
+    if (!list)
+        mk_fail_errno(err, ENOMEM, "CPUID table");
+    return list;
+}
+
 int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err)
 {
-    if (!vm->default_cpuid) {
-        int khz = mk_ioctl(vm->m.fd, KVM_GET_TSC_KHZ, NULL); /* not of older kernels; cheaper */
-        if (khz <= 0)
-            khz = mk_ioctl(vm->cpu[cpu].fd, KVM_GET_TSC_KHZ, NULL);
-        vm->default_cpuid = mk_cpuid_new(vm->m.kvm->cpuid, vm->cpus, khz > 0 ? (uint32_t)khz : 0);
-        if (!vm->default_cpuid)
-            return mk_fail_errno(err, ENOMEM, "CPUID table");
-    }
-    disable_apic(vm->cpu[cpu].fd, cpu == 0);
+    if (!vm->default_cpuid && !(vm->default_cpuid = make_default(vm, err)))
+        return -1;
+    disable_apic(vm->cpu[cpu]->c.fd, cpu == 0);
     return give_cpuid(vm, cpu, mk_vm_cpuid(vm), err);
+}
+
+int mk_vm_renew_cpuid(struct mk_vm *vm, struct mk_err *err)
+{
+    struct kvm_cpuid2 *list = make_default(vm, err);
+    if (!list)
+        return -1;
+    free(vm->default_cpuid);
+    vm->default_cpuid = list;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        if (give_cpuid(vm, i, mk_vm_cpuid(vm), err) < 0)
+            return -1;
+    return 0;
 }
 
 int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_err *err)

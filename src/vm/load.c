@@ -4,7 +4,6 @@
 
 #include "base/abi.h"
 #include "files/extent.h"
-#include "x86/weak/probe.h"
 
 #include <errno.h>
 #include <string.h>
@@ -110,32 +109,6 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
     return 0;
 }
 
-void mk_vm_attach_assist(struct mk_vm *vm)
-{
-    for (unsigned i = 0; i < vm->cpus; i++) {
-        vm->cpu[i].assist = vm->m.assist ? &mk_assist_ops : NULL;
-        vm->cpu[i].assist_ctx = vm->m.assist;
-    }
-}
-
-/* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with.
- * Real mode does not ask: it has no boot information, and is assisted only after a failure. */
-int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err)
-{
-    struct mk_native native = { 0 };
-    if (vm->mode != MK_MODE_REAL &&
-        mk_native_probe(&native, vm->m.kvm, vm->m.fd, vm->cpus,
-                        mk_mem_writable(&vm->m.mem, 0, MK_PAGE), err) < 0)
-        return -1;
-    vm->boot_features |= (native.paging32 ? MK_BOOT_PAGING_NATIVE : 0) |
-                         (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
-                         (native.iret ? MK_BOOT_IRET_NATIVE : 0);
-    bool all = native.paging32 && native.int_n && native.iret;
-    vm->m.assist = vm->may_assist && !all ? &vm->assist : NULL;
-    mk_vm_attach_assist(vm);
-    return 0;
-}
-
 static struct mk_places usual_places(const struct mk_vm *vm)
 {
     uint64_t top = vm->m.mem.size < MK_HOLE ? vm->m.mem.size : MK_HOLE; /* where 32 bits reach */
@@ -199,7 +172,8 @@ static int resize(struct mk_vm *vm, uint64_t size, struct mk_err *err)
 int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err)
 {
     enum mk_mode before = vm->mode;
-    if (mk_mapping_check(mode, &vm->mapping, memory, err) < 0 || resize(vm, memory, err) < 0)
+    if (mk_vm_check_cpus(vm->m.kvm, mode, memory, vm->cpus, err) < 0 ||
+        mk_mapping_check(mode, &vm->mapping, memory, err) < 0 || resize(vm, memory, err) < 0)
         return -1;
     vm->mode = mode;
     if (mk_vm_probe_native(vm, err) == 0 && mk_vm_prepare_memory(vm, err) == 0)
@@ -222,6 +196,12 @@ static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry
     case MK_MODE_PAGED: mk_prot_start(&start, mem, places, (uint32_t)ip, true); break;
     case MK_MODE_PROTECTED: mk_prot_start(&start, mem, places, (uint32_t)ip, false); break;
     default: mk_real_start(&start, entry->segment, (uint16_t)ip); break;
+    }
+    if (vm->mode != MK_MODE_REAL) {
+        start.regs.rsp -= entry->cpu * (uint64_t)MK_CPU_STACK;
+        start.regs.rdi = entry->cpu;
+    } else if (mk_real_window(vm->cpus) <= MK_REAL_SP) {
+        start.regs.rsp = mk_real_window(vm->cpus) - (0x10000 - MK_REAL_SP);
     }
     if (entry->has_regs) {
         start.regs.rax = entry->eax;
@@ -283,7 +263,7 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
 
 int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_err *err)
 {
-    struct mk_vcpu *c = &vm->cpu[entry->cpu];
+    struct mk_vcpu *c = &vm->cpu[entry->cpu]->c;
     struct kvm_sregs fresh;
     if (mk_vcpu_get_sregs(c, &fresh) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, entry->cpu);
@@ -300,8 +280,8 @@ int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_er
     if (mk_vcpu_set_regs(c, &start.regs) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the registers", vm->name,
                              entry->cpu);
-    vm->entry[entry->cpu] = *entry;
-    vm->has_entry[entry->cpu] = vm->ready[entry->cpu] = true;
+    vm->cpu[entry->cpu]->entry = *entry;
+    vm->cpu[entry->cpu]->has_entry = vm->cpu[entry->cpu]->ready = true;
     vm->mode_open = false;
     return 0;
 }

@@ -38,7 +38,7 @@ static bool is_new(const struct mk_vm *vm)
 {
     bool entered = false;
     for (unsigned i = 0; i < vm->cpus; i++)
-        entered |= vm->has_entry[i] || vm->ready[i];
+        entered |= vm->cpu[i]->has_entry || vm->cpu[i]->ready;
     return !entered && vm->state == MK_VM_IDLE;
 }
 

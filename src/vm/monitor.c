@@ -11,7 +11,7 @@
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason)
 {
     for (unsigned i = 0; i < vm->cpus; i++)
-        mk_vcpu_stop(&vm->cpu[i], reason);
+        mk_vcpu_stop(&vm->cpu[i]->c, reason);
 }
 
 /* A VM that does not run may be losing its vCPUs. */
@@ -20,7 +20,7 @@ void mk_vm_wake(void *ctx)
     struct mk_vm *vm = ctx;
     pthread_mutex_lock(&vm->lock);
     for (unsigned i = 0; vm->state == MK_VM_RUNNING && i < vm->cpus; i++)
-        mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE);
+        mk_vcpu_request(&vm->cpu[i]->c, MK_REQ_WAKE);
     pthread_mutex_unlock(&vm->lock);
 }
 
@@ -34,7 +34,7 @@ static void deadline_passed(void *ctx)
 static void timer_due(void *ctx)
 {
     struct mk_vm *vm = ctx;
-    mk_vcpu_request(&vm->cpu[0], MK_REQ_WAKE);
+    mk_vcpu_request(&vm->cpu[0]->c, MK_REQ_WAKE);
 }
 
 /* The first vCPU that is awake sees to it that it is looked at. */
@@ -62,9 +62,9 @@ static void poll_vcpus(void *ctx)
     bool awake = false;
     vm->polling = false; /* before it sees them asleep */
     for (unsigned i = 0; i < vm->cpus; i++)
-        if (vm->cpu[i].awake) {
+        if (vm->cpu[i]->c.awake) {
             awake = true;
-            check_vcpu(vm, &vm->cpu[i]);
+            check_vcpu(vm, &vm->cpu[i]->c);
         }
     mk_console_flush(&vm->m.console);
     if (awake)

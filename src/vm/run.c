@@ -31,10 +31,10 @@ static int64_t gravity(const struct mk_end *end)
 
 const struct mk_vcpu *mk_vm_deciding_cpu(const struct mk_vm *vm)
 {
-    const struct mk_vcpu *worst = &vm->cpu[0];
+    const struct mk_vcpu *worst = &vm->cpu[0]->c;
     for (unsigned i = 1; i < vm->cpus; i++)
-        if (gravity(&vm->cpu[i].end) > gravity(&worst->end))
-            worst = &vm->cpu[i];
+        if (gravity(&vm->cpu[i]->c.end) > gravity(&worst->end))
+            worst = &vm->cpu[i]->c;
     return worst;
 }
 
@@ -43,7 +43,7 @@ const struct mk_vcpu *mk_vm_deciding_cpu(const struct mk_vm *vm)
 void mk_vm_join(struct mk_vm *vm)
 {
     for (unsigned i = 0; vm->threaded && i < vm->cpus; i++)
-        pthread_join(vm->thread[i], NULL);
+        pthread_join(vm->cpu[i]->thread, NULL);
     vm->threaded = false;
 }
 
@@ -54,7 +54,7 @@ static bool dead(enum mk_reason reason)
 
 void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why)
 {
-    struct mk_end *end = &vm->cpu[0].end;
+    struct mk_end *end = &vm->cpu[0]->c.end;
     *end = (struct mk_end){ .reason = MK_ERROR, .whole_vm = true };
     snprintf(end->text, sizeof(end->text), "%s failed: %.380s", what, why);
     vm->state = MK_VM_ENDED;
@@ -68,13 +68,13 @@ static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
                        "restore() has returned",
                        vm->name);
     for (unsigned i = 0; i < vm->cpus; i++) {
-        const struct mk_end *end = &vm->cpu[i].end;
+        const struct mk_end *end = &vm->cpu[i]->c.end;
         if (vm->state == MK_VM_ENDED && dead(end->reason))
             return mk_fail(err, EINVAL,
                            "vm \"%s\" ended by %s: reset() it before it can run again "
                            "(%.200s)",
                            vm->name, mk_reason_name(end->reason), end->text);
-        if (!vm->ready[i])
+        if (!vm->cpu[i]->ready)
             return mk_fail(err, EINVAL, "vm \"%s\": cpu %u has nothing to run%s%s", vm->name, i,
                            vm->load_error.code ? "; the last load failed: " : "",
                            vm->load_error.code ? vm->load_error.text : "");
@@ -94,8 +94,8 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     vm->m.paused = false;
     vm->mode_open = false;
     for (unsigned i = 0; i < vm->cpus; i++) {
-        atomic_store(&vm->cpu[i].requests, 0);
-        atomic_store(&vm->cpu[i].stop_reason, MK_RUNNING);
+        atomic_store(&vm->cpu[i]->c.requests, 0);
+        atomic_store(&vm->cpu[i]->c.stop_reason, MK_RUNNING);
     }
     pthread_mutex_lock(&vm->lock);
     vm->state = MK_VM_RUNNING; /* from here on a stop counts */
@@ -139,7 +139,7 @@ static int spawn(struct mk_vm *vm, unsigned i, struct mk_err *err)
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, THREAD_STACK);
-    int code = pthread_create(&vm->thread[i], &attr, vcpu_thread, &vm->cpu[i]);
+    int code = pthread_create(&vm->cpu[i]->thread, &attr, vcpu_thread, &vm->cpu[i]->c);
     pthread_attr_destroy(&attr);
     return code ? mk_fail_errno(err, code, "vm \"%s\": thread for cpu %u", vm->name, i) : 0;
 }
@@ -156,7 +156,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
         if (spawn(vm, i, err) < 0) {
             mk_vm_stop(vm, MK_STOPPED);
             for (unsigned j = 0; j < i; j++)
-                pthread_join(vm->thread[j], NULL);
+                pthread_join(vm->cpu[j]->thread, NULL);
             vm->threaded = false;
             mk_vm_stop_monitor(vm);
             vm->live = 0;
@@ -173,7 +173,7 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
             return -1;
         vm->m.on_caller_thread = true;
         begin(vm, limits);
-        vcpu_thread(&vm->cpu[0]);
+        vcpu_thread(&vm->cpu[0]->c);
         return 0;
     }
     if (mk_vm_start(vm, limits, err) < 0)

@@ -67,13 +67,22 @@ struct mk_limits {
 
 enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
 
+/* A vCPU of a VM. */
+struct mk_vm_cpu {
+    struct mk_vcpu c;
+    bool ready;            /* has something to run */
+    bool has_entry;        /* by a load: a reset sets it again */
+    struct mk_entry entry; /* for reset */
+    pthread_t thread;
+};
+
 struct mk_vm {
     struct mk_machine m; /* first */
     char name[64];
     enum mk_mode mode;
     unsigned cpus;
-    struct mk_vcpu cpu[MK_MAX_CPUS];
-    struct mk_devs devices; /* all of them (compose.c): */
+    struct mk_vm_cpu *cpu[MK_MAX_CPUS]; /* the first `cpus` of them; more are added (cpus.c) */
+    struct mk_devs devices;             /* all of them (compose.c): */
     struct mk_uart uart;
     struct mk_debugcon debugcon;
     struct mk_dev exit_port;
@@ -91,9 +100,6 @@ struct mk_vm {
     bool mode_open, memory_open, may_assist; /* as configured; mode_open until something starts */
     uint32_t boot_features;
     char command_line[448];
-    bool ready[MK_MAX_CPUS];            /* has something to run */
-    bool has_entry[MK_MAX_CPUS];        /* by a load: a reset sets it again */
-    struct mk_entry entry[MK_MAX_CPUS]; /* for reset */
     bool restoring; /* the part of a reset or a restore that is done in Lua: it cannot run */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
     struct mk_zones zones;
@@ -109,10 +115,9 @@ struct mk_vm {
     pthread_mutex_t lock;      /* state, live, waiters */
     struct mk_waiter *waiters; /* for a change of what the VM is or does */
     enum mk_vm_state state;
-    unsigned live;        /* vCPUs still running */
-    unsigned paused_cpus; /* of those, outside the guest because the VM is paused */
-    bool threaded;        /* threads wait to be joined */
-    pthread_t thread[MK_MAX_CPUS];
+    unsigned live;         /* vCPUs still running */
+    unsigned paused_cpus;  /* of those, outside the guest because the VM is paused */
+    bool threaded;         /* threads wait to be joined */
     uint64_t began, ended; /* mk_now() of the last run */
     uint64_t paused_since;
 
@@ -130,6 +135,10 @@ int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_co
                struct mk_err *err);
 /* Stops it if need be, joins its threads, frees everything. */
 void mk_vm_close(struct mk_vm *vm);
+
+/* One more vCPU, before the VM runs for the first time, with nothing to run yet: the others learn
+ * of it by their CPUID. -1 with *err, and the VM as it was. */
+int mk_vm_add_cpu(struct mk_vm *vm, struct mk_err *err);
 
 /* One more region of memory (mem.h) while the VM does not run; NULL with *err. Before its contents
  * are made: whether there is a place for it. */
@@ -220,8 +229,17 @@ void mk_vm_start_polling(struct mk_vm *vm);
 /* May an interrupt still come for a halted vCPU? */
 bool mk_vm_can_wake(struct mk_vm *vm);
 
+/* For vm.c (cpus.c): whether a VM can have so many vCPUs; makes them and frees them, as data, and
+ * opens and closes those that KVM has. */
+int mk_vm_check_cpus(const struct mk_kvm *kvm, enum mk_mode mode, uint64_t memory, unsigned cpus,
+                     struct mk_err *err);
+int mk_vm_make_cpus(struct mk_vm *vm, unsigned cpus, struct mk_err *err);
+void mk_vm_free_cpus(struct mk_vm *vm);
+int mk_vm_open_cpus(struct mk_vm *vm, struct mk_err *err);
+void mk_vm_close_cpus(struct mk_vm *vm);
+
 /* For vm.c: the tables of the mode at their usual places; whether a mode can map RAM of this size
- * as configured; what the host does without help in this mode (load.c). */
+ * as configured (load.c); what the host does without help in this mode (assist.c). */
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err);
 /* vCPUs are new: gives them the assist, where there is one. */
@@ -232,7 +250,8 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
 /* What KVM has to be told of hooks (hooks.c). */
 const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm);             /* as vCPU 0 is told */
 int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err); /* the vCPU is new */
-int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err);              /* the KVM VM is new */
+int mk_vm_renew_cpuid(struct mk_vm *vm, struct mk_err *err); /* there are more vCPUs than before */
+int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err); /* the KVM VM is new */
 void mk_vm_hooks_free(struct mk_vm *vm);
 /* The hooks of bus `msrs` changed. */
 int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);

@@ -40,7 +40,7 @@ void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w)
     if (w->exact)
         mk_zones_exact(&vm->zones, true);
     for (unsigned i = 0; w->exact && i < vm->cpus; i++)
-        mk_vcpu_request(&vm->cpu[i], MK_REQ_WAKE); /* it may hold output that was collected */
+        mk_vcpu_request(&vm->cpu[i]->c, MK_REQ_WAKE); /* it may hold output that was collected */
     mk_watch_arm(&vm->m.console, w);
 }
 
@@ -72,7 +72,7 @@ static bool answered(void *ctx)
 
 bool mk_vm_sample_rip(struct mk_vm *vm, unsigned cpu, uint64_t *rip)
 {
-    struct mk_vcpu *c = &vm->cpu[cpu];
+    struct mk_vcpu *c = &vm->cpu[cpu]->c;
     struct asked asked = { vm, c };
     struct mk_wait wait = mk_vm_wait_for(vm, answered, &asked);
     c->sampled_rip = MK_FOREVER;

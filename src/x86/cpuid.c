@@ -123,7 +123,12 @@ static void set_topology(struct kvm_cpuid2 *list, unsigned cpus)
         case 0x8000001d: share_cache(e, cpus, false); break;
         case 0x80000008:
             if (is_amd(list))
-                e->ecx = (e->ecx & ~0xf0ffu) | (cpus - 1);
+                e->ecx = (e->ecx & ~0xf0ffu) | id_bits(cpus) << 12 | (cpus - 1);
+            break;
+        case 0xb:
+        case 0x1f: /* the host's levels; of ours there are two, made beneath */
+            e->eax = e->ebx = e->edx = 0;
+            e->ecx = e->index;
             break;
         case 0x8000001e: e->eax = e->ebx = e->ecx = e->edx = 0; break;
         default: break;

@@ -5,6 +5,7 @@
 #ifndef MK_CPU_MODE_H
 #define MK_CPU_MODE_H
 
+#include "base/abi.h"
 #include "kvm/mem.h"
 
 #include <linux/kvm.h>
@@ -41,6 +42,15 @@ struct mk_places {
     uint64_t tables; /* paged mode: the page directory; long mode: where the page tables begin, */
     uint64_t end;    /* and where they end: a page */
 };
+
+/* Real mode: bytes of a vCPU's window, of `cpus` in the first MiB. */
+static inline uint32_t mk_real_window(unsigned cpus)
+{
+    uint32_t window = MK_REAL_WINDOW;
+    while (cpus * window > 0x100000)
+        window /= 2;
+    return window;
+}
 
 /* Real mode at segment:ip, all segments alike, SP = 0xfff0 (SDM 20.1). */
 void mk_real_start(struct mk_start *start, uint16_t segment, uint16_t ip);

@@ -15,7 +15,7 @@ local M = {}
 
 local KEPT_MAX <const> = 1 << 20
 local PIECE <const> = 64 << 20 -- of what is read at once: a script can be interrupted in between
-local WINDOW <const> = 0x40000 -- real mode: a vCPU's
+local MOST_CPUS <const> = 64 -- that a VM can have
 local LOAD_BASE <const> = 0x1000
 
 ---By VM, the images in the order in which they were loaded; by snapshot, those of its VM.
@@ -106,11 +106,11 @@ end
 -- ---- what the VM wants of it ----
 
 ---A vCPU's window in real mode: where its image goes unless another place is asked for.
-local function want_real(want, o)
-  local window = (o.cpu or 0) * WINDOW
+local function want_real(want, layout, o)
+  local window = (o.cpu or 0) * layout.window
   want.bits = 16
   want.at = o.at or window
-  if not o.at then want.limit = math.min(want.limit, window + WINDOW) end
+  if not o.at then want.limit = math.min(want.limit, window + layout.window) end
 end
 
 ---What the VM wants of an image, in the mode that `layout` says.
@@ -125,7 +125,7 @@ function M.want(vm, layout, o)
     want.cmdline = require("minikvm.vm.linux").command_line(vm, want.cmdline)
   end
   if layout.mode == "real" then
-    want_real(want, o)
+    want_real(want, layout, o)
   else
     want.at = o.at or LOAD_BASE
     require("minikvm.image.tables").want(want, layout, M.of(vm))
@@ -191,7 +191,7 @@ end
 
 ---In the mode that was chosen, or that the image is for.
 local function settle_mode(vm, layout, source, o)
-  if layout.mode_open and layout.cpus == 1
+  if layout.mode_open
      and (layout.mode ~= "real" or o.format or planner.tells_mode(source)) then
     layout = require("minikvm.image.mode").settle(vm, layout, source, o)
   end
@@ -232,18 +232,30 @@ local function remember(vm, source, plan)
   loaded[vm] = images
 end
 
----Raises what vm:load returns.
-local function load(vm, layout, o, sources)
-  local source = open_all(vm, o, sources)
-  if (o.cpu or 0) >= layout.cpus then
-    refuse(source, "EINVAL", "cpu %d: vm %q has %d", o.cpu, layout.name, layout.cpus)
-  end
-  layout = settle_mode(vm, layout, source, o)
+---For one vCPU. Those that begin in the same image, on stacks of their own, need it in RAM once.
+local function load_for(vm, source, o, there)
+  local layout = core.layout(vm, o.cpu or 0)
   local want = M.want(vm, layout, o)
   local plan = planner.make(source, want)
   set_entry(vm, layout, source, o, want, plan)
+  if there and (layout.mode ~= "real" or o.at) then return end
   apply_all(vm, source, plan)
   remember(vm, source, plan)
+end
+
+---Raises what vm:load returns.
+local function load(vm, layout, o, sources)
+  local source, all = open_all(vm, o, sources), o.cpu == "all"
+  if all then o.cpu = 0 end
+  if (o.cpu or 0) >= layout.cpus then
+    refuse(source, "EINVAL", "cpu %d: vm %q has %d", o.cpu, layout.name, layout.cpus)
+  end
+  settle_mode(vm, layout, source, o)
+  load_for(vm, source, o, false)
+  for cpu = 1, all and layout.cpus - 1 or 0 do
+    o.cpu = cpu
+    load_for(vm, source, o, true)
+  end
 end
 
 ---nil, text, code of what was raised; what is no refusal is raised again.
@@ -265,8 +277,11 @@ end
 
 local function cpu(value)
   local integer = type(value) == "number" and math.tointeger(value)
-  if integer and 0 <= integer and integer <= 3 then return integer end
-  return nil, ("expected an integer of 0 to 3, got %s"):format(tostring(value))
+  if value == "all" or integer and 0 <= integer and integer < MOST_CPUS then
+    return integer or value
+  end
+  return nil, ("expected an integer of 0 to %d or \"all\", got %s")
+    :format(MOST_CPUS - 1, tostring(value))
 end
 
 local LOAD <const> = {
@@ -293,7 +308,7 @@ function M.load(vm, source, opts)
   else
     core.blame(("vm:load: expected a path or { bytes = ... }, got %s"):format(type(source)))
   end
-  local layout, sources = core.layout(vm, o.cpu or 0), {}
+  local layout, sources = core.layout(vm, math.tointeger(o.cpu) or 0), {}
   local ok, problem = pcall(load, vm, layout, o, sources)
   if ok then return vm end
   if sources[1] and sources[1].head and type(problem) == "table" and problem.text then

@@ -24,7 +24,7 @@ local function choose(source, o, linux)
   return mode
 end
 
----Gives a VM of one vCPU the mode that the image is for, when it could be loaded then.
+---Gives a VM the mode that the image is for, when it could be loaded then.
 ---@param layout table  of core.layout
 ---@return table layout  as it is then
 function M.settle(vm, layout, source, o)

@@ -37,10 +37,11 @@ local function directory_block(layout)
            to = PAGE, limit = math.min(layout.memory, 4 * GIB) }
 end
 
----A page of stack lies below the tables.
+---Below the tables lie the stacks: a page for the last vCPU, and room for those of the others.
 local function tables_block(layout)
-  local size = layout.tables_end - layout.tables + PAGE
-  return { what = "the page tables and the stack below them", at = layout.tables - PAGE, from = 0,
+  local stacks = PAGE + layout.stacks
+  local size = layout.tables_end - layout.tables + stacks
+  return { what = "the page tables and the stack below them", at = layout.tables - stacks, from = 0,
            to = size, usual = (layout.memory & -PAGE) - size, limit = layout.memory }
 end
 
@@ -57,6 +58,7 @@ end
 function M.want(want, layout, images)
   want.bits = want.mode == "long" and 64 or 32
   want.paging = want.mode ~= "protected"
+  want.stacks = layout.stacks
   want.high = want.mode == "paged" and HIGH_BASE or layout.map_base
   want.blocks = layout.tables and blocks(layout)
   want.busy = {}
@@ -93,11 +95,11 @@ local function below(block, top, ranges)
   end
 end
 
-local function new_place(block, ranges)
+local function new_place(block, ranges, stacks)
   if block.usual + block.to <= block.limit and not collision(block, block.usual, ranges) then
     return block.usual
   end
-  local top = block.limit - math.min(STACK, block.limit // 4)
+  local top = block.limit - math.min(STACK + stacks, block.limit // 4)
   return below(block, math.min(CONVENTIONAL, top), ranges) or below(block, top, ranges)
     or below(block, block.limit, ranges)
 end
@@ -110,7 +112,7 @@ function M.place(source, want, made)
       wanted = wanted or overlap(block.at + block.from, block.to - block.from, s.at, s.mem_bytes)
     end
     if wanted then
-      block.at = new_place(block, others(want, made, block))
+      block.at = new_place(block, others(want, made, block), want.stacks or 0)
         or refuse(source, "EFBIG", "it leaves no room in RAM for %s", block.what)
     end
   end
@@ -125,7 +127,8 @@ function M.places(layout, blocks)
   if layout.mode == "paged" then
     places.tables = blocks[2].at
   elseif layout.mode == "long" then
-    places.tables, places.tables_end = blocks[2].at + PAGE, blocks[2].at + blocks[2].to
+    places.tables = blocks[2].at + PAGE + layout.stacks
+    places.tables_end = blocks[2].at + blocks[2].to
   end
   return places
 end

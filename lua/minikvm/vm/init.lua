@@ -85,7 +85,7 @@ local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
                  output = "size", handler = handler_limit }
 
 local NEW = {
-  name = "text", memory = check_memory, cpus = between(1, 4),
+  name = "text", memory = check_memory, cpus = between(1, 64),
   mode = { "real", "protected", "paged", "long", "linux" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
   page_size = page_size, map_size = "size", map_base = canonical,
@@ -137,7 +137,8 @@ end
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
 ---  map_io     paged and long mode: an address outside RAM whose large page (4 MiB, 2 MiB) appears
 ---             at itself, for devices
----  cpus       1 to 4 in real mode, each with a window of 256 KiB of its own
+---  cpus       1 to 64; in real mode each has a window of 256 KiB of its own, of more than four
+---             less; in the others a stack, and its number in RDI
 ---  irqchip    "pic": 8259A pair, 8254 timer and keyboard; "none" (the default)
 ---  files      which files the guest may use, from kvm.files; only its own by default
 ---  console    what the guest is told to print to: "hypercall" (the default) or "uart"; all work
@@ -194,7 +195,7 @@ function M.from_snapshot(snap, opts)
 end
 
 ---Loads an image and points a vCPU at it.
----  cpu      which vCPU (0)
+---  cpu      which vCPU (0); "all": each of them, which begin alike
 ---  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot", "linux" (a
 ---           bzImage), "pvh" (ELF with a PVH entry point, such as vmlinux)
 ---  at       flat images: physical address (real mode: the vCPU's window; else 0x1000); ELF in real
@@ -210,6 +211,26 @@ end
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 function vm:load(source, opts)
   return require("minikvm.image").load(self, source, opts)
+end
+
+---Adds a vCPU, before the VM runs for the first time. It has nothing to run until something is
+---loaded for it; the others learn by their CPUID how many there are.
+---@return minikvm.cpu? cpu  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+function vm:add_cpu()
+  options.self("vm:add_cpu", self, "minikvm.vm")
+  core.check_open(self)
+  local made = M.made[self]
+  if made and made.linux then
+    core.blame "vm:add_cpu: mode \"linux\" has one vCPU: a kernel starts others by an APIC"
+  elseif made and made.snapshot then
+    core.blame "vm:add_cpu: the vm was made from a snapshot, and has the vCPUs of that"
+  end
+  local number, why, code = core.add_cpu(self)
+  if code == "EINVAL" or code == "EBUSY" then core.blame("vm:add_cpu: " .. why) end
+  if not number then return nil, why, code end
+  return self.cpu[number]
 end
 
 ---The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's place.

@@ -5,6 +5,8 @@
 -- it would look for in vain, and wait for, is named on its command line (Linux,
 -- Documentation/admin-guide/kernel-parameters.txt).
 
+local core = require "minikvm.core"
+
 local M = {}
 
 M.MEMORY = 256 << 20
@@ -17,6 +19,10 @@ local WORDS <const> = "console=ttyS0 panic=-1 reboot=k acpi=off pci=off noapic n
 ---Options of kvm.vm, for a PC.
 ---@param o table  checked
 function M.options(o)
+  if o.cpus and o.cpus > 1 then
+    core.blame(("kvm.vm: cpus = %d: mode \"linux\" has one vCPU: a kernel starts others by an APIC, "
+      .. "which there is none of"):format(o.cpus))
+  end
   o.linux, o.mode = true, "long"
   o.memory = o.memory or M.MEMORY
   o.page_size = o.page_size or 2 << 20

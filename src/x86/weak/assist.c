@@ -100,6 +100,10 @@ void mk_assist_reset(struct mk_assist *a)
 int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
                      const struct kvm_sregs *s, struct mk_err *err)
 {
+    if (!a->alone)
+        return mk_fail(err, ENOTSUP,
+                       "this KVM does not run 32-bit paging, and the assist does it for VMs of one "
+                       "vCPU only");
     if (s->cr4 & MK_CR4_PAE)
         return mk_fail(err, ENOTSUP,
                        "this KVM does not run 32-bit paging, and the assist "

@@ -27,6 +27,7 @@ struct mk_deferred_write {
 
 struct mk_assist {
     struct mk_shadow shadow;
+    bool alone; /* the VM has one vCPU */
     struct mk_deferred_write deferred;
 };
 

@@ -165,36 +165,6 @@ static int ask(const struct mk_kvm *kvm, int vm_fd, unsigned cpu, uint8_t *page,
     return rc;
 }
 
-/* Hardware virtualization does all of it; any other KVM is asked. */
-static bool is_hardware(void)
-{
-    const char *host = mk_host_kind();
-    return strcmp(host, "vmx") == 0 || strcmp(host, "svm") == 0;
-}
-
-int mk_native_probe(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
-                    uint8_t *page, struct mk_err *err)
-{
-    int rc = 0;
-    pthread_mutex_lock(&answers.lock);
-    if (is_hardware())
-        *out = (struct mk_native){ true, true, true };
-    else {
-        if (!answers.know_native)
-            rc = ask(kvm, vm_fd, spare, page, false, err);
-        *out = answers.native;
-    }
-    pthread_mutex_unlock(&answers.lock);
-    return rc;
-}
-
-/* --- the report for scripts --- */
-
-static const char *word(bool native)
-{
-    return native ? "native" : "assist";
-}
-
 /* In a VM of one page. */
 static int ask_alone(const struct mk_kvm *kvm, struct mk_err *err)
 {
@@ -213,6 +183,38 @@ static int ask_alone(const struct mk_kvm *kvm, struct mk_err *err)
     if (page != MAP_FAILED)
         munmap(page, MK_PAGE);
     return rc;
+}
+
+/* Hardware virtualization does all of it; any other KVM is asked. */
+static bool is_hardware(void)
+{
+    const char *host = mk_host_kind();
+    return strcmp(host, "vmx") == 0 || strcmp(host, "svm") == 0;
+}
+
+int mk_native_probe(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
+                    uint8_t *page, struct mk_err *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&answers.lock);
+    if (is_hardware())
+        *out = (struct mk_native){ true, true, true };
+    else {
+        if (!answers.know_native)
+            rc = ask(kvm, vm_fd, spare, page, false, err);
+        if (rc < 0) /* that VM cannot have one vCPU more */
+            rc = ask_alone(kvm, err);
+        *out = answers.native;
+    }
+    pthread_mutex_unlock(&answers.lock);
+    return rc;
+}
+
+/* --- the report for scripts --- */
+
+static const char *word(bool native)
+{
+    return native ? "native" : "assist";
 }
 
 /* All answers; a VM is made for them when one is not known. */
