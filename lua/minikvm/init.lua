@@ -71,8 +71,13 @@ end
 ---Runs a function, or a script, on a thread and in a Lua state of its own. Its first argument is
 ---its end of the line: me:send(...), me:receive(timeout). Values are copied: nil, booleans,
 ---numbers, strings, tables of these.
----@type fun(fn: function|string, ...): minikvm.worker?, string?, string?
-M.worker = core.worker
+---@param what function|string  or the path of a script
+---@return minikvm.worker? worker
+---@return string? why  "path: why" when the script cannot be read
+---@return string? code  such as "ENOENT"
+function M.worker(what, ...)
+  return require("minikvm.worker").start(what, ...)
+end
 
 ---Creates a virtual machine: see lua/minikvm/vm/init.lua for the options.
 ---@return minikvm.vm? vm

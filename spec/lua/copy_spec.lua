@@ -1,14 +1,14 @@
--- Lua values as flat bytes (src/lua/copy.c): what a snapshot's file and a worker get.
+-- Lua values as flat bytes (lua/minikvm/copy.lua): what a snapshot's file and a worker get.
 
 require "minikvm"
-local core = require "minikvm.core"
+local copies = require "minikvm.copy"
 
 local function copy(value)
-  return core.unpack(assert(core.pack(value, "value")))
+  return copies.unpack(assert(copies.pack(value, "value")))
 end
 
 local function refusal(value)
-  local packed, why, code = core.pack(value, "value")
+  local packed, why, code = copies.pack(value, "value")
   assert.is_nil(packed)
   return why, code
 end
@@ -75,22 +75,22 @@ describe("copied values", function()
   end)
 
   it("are refused when their bytes are malformed, wherever they are", function()
-    local bytes = assert(core.pack({ 1, "two", { three = 3.5, [false] = {} } }, "value"))
+    local bytes = assert(copies.pack({ 1, "two", { three = 3.5, [false] = {} } }, "value"))
     for length = 0, #bytes - 1 do
-      local value, why, code = core.unpack(bytes:sub(1, length))
+      local value, why, code = copies.unpack(bytes:sub(1, length))
       assert.is_nil(value)
       assert.are.equal("a copied value is malformed", why)
       assert.are.equal("EBADMSG", code)
     end
-    assert.is_nil(core.unpack(bytes .. "\0"))
+    assert.is_nil(copies.unpack(bytes .. "\0"))
     for at = 1, #bytes do
       for _, byte in ipairs { 0, 1, 2, 3, 4, 5, 6, 7, 127, 128, 255 } do
-        pcall(core.unpack, bytes:sub(1, at - 1) .. string.char(byte) .. bytes:sub(at + 1))
+        pcall(copies.unpack, bytes:sub(1, at - 1) .. string.char(byte) .. bytes:sub(at + 1))
       end
     end
     local nan_key = "\6\0\0\0\0\1\0\0\0" .. "\4" .. ("<d"):pack(0 / 0) .. "\1"
-    assert.is_nil(core.unpack(nan_key))
-    assert.is_nil(core.unpack("\6\255\255\255\255\255\255\255\255"))
-    assert.is_nil(core.unpack(("\6\1\0\0\0\0\0\0\0"):rep(100000)))
+    assert.is_nil(copies.unpack(nan_key))
+    assert.is_nil(copies.unpack("\6\255\255\255\255\255\255\255\255"))
+    assert.is_nil(copies.unpack(("\6\1\0\0\0\0\0\0\0"):rep(100000)))
   end)
 end)

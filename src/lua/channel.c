@@ -4,7 +4,6 @@
 #include "lua/core.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,47 +29,6 @@ void mk_channel_free(struct mk_channel *c)
         for (struct mk_message *m; (m = take(&c->to[i]));)
             free(m);
     pthread_mutex_destroy(&c->lock);
-}
-
-/* --- rows of values --- */
-
-bool mk_values_write(lua_State *L, int first, int count, const char *what, struct mk_bytes *out,
-                     struct mk_err *err)
-{
-    char name[60];
-    mk_bytes_u32(out, (uint32_t)count);
-    for (int i = 0; i < count; i++) {
-        size_t at = out->length;
-        mk_bytes_u32(out, 0);
-        snprintf(name, sizeof(name), "%s %d", what, i + 1);
-        if (!mk_copy_write(L, first + i, name, out, err))
-            return false;
-        mk_bytes_put_u32(out, at, (uint32_t)(out->length - at - 4));
-    }
-    if (out->length > MK_CHANNEL_MAX) {
-        mk_fail(err, E2BIG, "%ss of more than 64 MiB", what);
-        return false;
-    }
-    return true;
-}
-
-int mk_values_read(lua_State *L, const void *bytes, size_t length, struct mk_err *err)
-{
-    struct mk_reader r = { .at = bytes, .left = length };
-    int count = (int)mk_reader_u32(&r), top = lua_gettop(L);
-    if (!lua_checkstack(L, count + 3)) {
-        mk_fail(err, ENOMEM, "out of Lua stack");
-        return -1;
-    }
-    for (int i = 0; i < count; i++) {
-        uint32_t size = mk_reader_u32(&r);
-        const uint8_t *at = mk_reader_take(&r, size);
-        if (!at || !mk_copy_read(L, at, size, err)) {
-            lua_settop(L, top);
-            return -1;
-        }
-    }
-    return count;
 }
 
 /* --- sending --- */
@@ -100,19 +58,15 @@ static bool put(struct mk_channel *c, int end, struct mk_message *m, struct mk_e
 
 int mk_channel_send(lua_State *L, struct mk_channel *c, int end)
 {
-    struct mk_err err = { 0 };
-    luaL_argcheck(L, !lua_isnoneornil(L, 2), 2, "the first value of a message is not nil");
-    int count = lua_gettop(L) - 1;
-    struct mk_bytes *b = mk_push_bytes(L);
-    if (!mk_values_write(L, 2, count, "send: argument", b, &err))
-        return err.code == EINVAL ? mk_lua_error(L, "%s", err.text) : mk_push_err(L, &err);
-    struct mk_message *m = malloc(sizeof(*m) + b->length);
+    struct mk_err err;
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    struct mk_message *m = malloc(sizeof(*m) + length);
     if (!m)
         return mk_lua_error(L, "send: out of memory");
     m->next = NULL;
-    m->length = b->length;
-    memcpy(m->bytes, b->data, b->length);
-    mk_bytes_free(b);
+    m->length = length;
+    memcpy(m->bytes, bytes, length);
     if (!put(c, end, m, &err)) {
         free(m);
         return mk_push_err(L, &err);
@@ -156,19 +110,27 @@ static int push_none(lua_State *L, const struct receiver *r)
     return mk_push_err(L, &err);
 }
 
-/* Reads a message in protected mode: upvalues would raise, and the message is ours to free. */
+/* The string is made in protected mode: the message is ours to free. */
+static int push_message(lua_State *L)
+{
+    const struct mk_message *m = lua_touserdata(L, 1);
+    lua_pushlstring(L, (const char *)m->bytes, m->length);
+    return 1;
+}
+
 int mk_channel_receive(lua_State *L, struct mk_channel *c, int end)
 {
     uint64_t ns = mk_opt_seconds(L, 2);
     struct receiver r = { c, end, NULL };
-    struct mk_err err;
     luaL_checkstack(L, 10, NULL);
+    lua_pushcfunction(L, push_message);
     mk_lua_wait(
         L, ns,
         &(struct mk_wait){ .lock = &c->lock, .waiters = &c->waiters, .done = received, .ctx = &r });
     if (!r.message)
         return push_none(L, &r);
-    int count = mk_values_read(L, r.message->bytes, r.message->length, &err);
+    lua_pushlightuserdata(L, r.message);
+    int status = lua_pcall(L, 1, 1, 0);
     free(r.message);
-    return count >= 0 ? count : mk_push_err(L, &err);
+    return status == LUA_OK ? 1 : lua_error(L);
 }

@@ -1,13 +1,13 @@
-/* channel.h - messages between two Lua states: rows of copied values in two queues.
+/* channel.h - messages between two Lua states: bytes in two queues.
  *
  * A channel has two ends, each used by the thread that runs the Lua state of its side; the lock is
- * held for moments, never while Lua runs. Values are copied as copy.h has it. */
+ * held for moments, never while Lua runs. What the bytes mean is lua/minikvm/copy.lua's. */
 #ifndef MK_LUA_CHANNEL_H
 #define MK_LUA_CHANNEL_H
 
 #include "kvm/wait.h"
-#include "lua/copy.h"
 
+#include <lua.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -35,15 +35,9 @@ struct mk_channel {
 void mk_channel_init(struct mk_channel *c);
 void mk_channel_free(struct mk_channel *c);
 
-/* Rows of values: `count` of them from stack index `first` on, into bytes; and back onto a stack,
- * -1 with *err when that failed. `what` names them in errors: "argument", then its number. */
-bool mk_values_write(lua_State *L, int first, int count, const char *what, struct mk_bytes *out,
-                     struct mk_err *err);
-int mk_values_read(lua_State *L, const void *bytes, size_t length, struct mk_err *err);
-
 /* The methods of both ends; `end` is whose call it is, 0 or 1, arguments begin at stack index 2.
- *   send(...)         -> true | nil, text, name
- *   receive(timeout)  -> values… | nil, text, name */
+ *   send(bytes)       -> true | nil, text, name
+ *   receive(timeout)  -> bytes | nil, text, name */
 int mk_channel_send(lua_State *L, struct mk_channel *c, int end);
 int mk_channel_receive(lua_State *L, struct mk_channel *c, int end);
 

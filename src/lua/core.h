@@ -247,6 +247,8 @@ void mk_open_process(lua_State *L);
 int mk_lua_bounded_strings(lua_State *L);
 /* Pushes the chunk of a part of the module that is written in Lua: "cli.interpreter". */
 void mk_lua_part(lua_State *L, const char *name);
+/* Puts all of them into package.preload, as minikvm.NAME. */
+void mk_lua_preload(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 

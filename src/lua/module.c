@@ -1,69 +1,13 @@
 /* module.c - luaopen_minikvm: puts the module together.
  *
- * The parts written in Lua are inside this object (embed.S, made by the Makefile from lua/minikvm;
- * in the program embed_program.S, the same as bytecode), so that one file is the whole module. They
- * appear as minikvm.NAME in package.preload; the part called init builds what require "minikvm"
- * returns. */
+ * The part written in Lua (part.c) called init builds what require "minikvm" returns. */
 #include "lua/alloc.h"
-#include "lua/copy.h"
 #include "lua/core.h"
 #include "x86/weak/probe.h"
 
 #include "minikvm.h"
 
 #include <signal.h>
-#include <string.h>
-
-struct embedded {
-    const char *name;
-    const char *start, *end;
-};
-
-extern const struct embedded mk_embedded[]; /* ends with a NULL name */
-
-/* Pushes the chunk of a part. */
-static void push_chunk(lua_State *L, const struct embedded *e)
-{
-    char chunk[80];
-    strcpy(chunk, "@minikvm/");
-    strncat(chunk, e->name, 50);
-    for (char *dot = strchr(chunk, '.'); dot; dot = strchr(dot, '.'))
-        *dot = '/';
-    strcat(chunk, ".lua");
-    if (luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "bt") != LUA_OK)
-        lua_error(L);
-}
-
-void mk_lua_part(lua_State *L, const char *name)
-{
-    const struct embedded *e = mk_embedded;
-    while (e->name && strcmp(e->name, name) != 0)
-        e++;
-    if (!e->name)
-        luaL_error(L, "minikvm has no part \"%s\"", name);
-    push_chunk(L, e);
-}
-
-/* package.preload["minikvm.NAME"]: compiled when first required. */
-static int preload(lua_State *L)
-{
-    push_chunk(L, lua_touserdata(L, lua_upvalueindex(1)));
-    lua_insert(L, 1);
-    lua_call(L, lua_gettop(L) - 1, 1);
-    return 1;
-}
-
-static void preload_all(lua_State *L)
-{
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    for (const struct embedded *e = mk_embedded; e->name; e++) {
-        lua_pushfstring(L, "minikvm.%s", e->name);
-        lua_pushlightuserdata(L, (void *)e);
-        lua_pushcclosure(L, preload, 1);
-        lua_settable(L, -3);
-    }
-    lua_pop(L, 1);
-}
 
 /* methods(type) -> the table that objects of a type take their methods from */
 static int methods(lua_State *L)
@@ -160,8 +104,6 @@ static void push_core(lua_State *L)
                                           { "end_after", mk_lua_end_after },
                                           { "bounded_strings", mk_lua_bounded_strings },
                                           { "disassemble", mk_lua_disassemble },
-                                          { "pack", mk_lua_pack },
-                                          { "unpack", mk_lua_unpack },
                                           { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);
@@ -203,7 +145,7 @@ int luaopen_minikvm_test(lua_State *L)
 
 static int build(lua_State *L)
 {
-    preload_all(L);
+    mk_lua_preload(L);
     push_core(L);
     mk_lua_part(L, "init");
     lua_insert(L, -2);

@@ -3,9 +3,11 @@
  * What the two sides share is struct worker; the side that lets go of it last frees it. The owner's
  * side belongs to the thread of the script that made the worker; the other to the worker's thread,
  * which opens its state, runs, closes the state (VMs included), and then says that it has ended.
+ * What it runs, its results and messages are bytes here: lua/minikvm/worker makes values of them.
  * close() sends the kick signal until the worker has ended: its handler arms the hook of
  * limit.h. A worker that does not get there within MK_CLOSE_NS, because it is in a C function
  * that does not return, is left to itself: its thread frees its memory should it ever end. */
+#include "codec/bytes.h"
 #include "lua/channel.h"
 #include "lua/core.h"
 
@@ -113,70 +115,29 @@ static void open_libraries(lua_State *L, const struct worker *w)
     mk_coroutine_open(L);
 }
 
-static void raise_if(lua_State *L, bool failed, const struct mk_err *err)
+/* raise_text(text): at the line of the worker's script. */
+static int raise_text(lua_State *L)
 {
-    if (failed)
-        mk_lua_error(L, "%s", err->text);
+    return mk_lua_error(L, "%s", luaL_checkstring(L, 1));
 }
 
-/* Pushes the function that the bytes are, with its upvalues. */
-static void push_function(lua_State *L, struct mk_reader *r)
-{
-    struct mk_err err;
-    uint32_t size = mk_reader_u32(r), count;
-    const char *code = (const char *)mk_reader_take(r, size);
-    if (luaL_loadbufferx(L, code, size, "=worker", "b") != LUA_OK)
-        lua_error(L);
-    count = mk_reader_u32(r);
-    for (uint32_t i = 1; i <= count; i++) {
-        uint32_t length = mk_reader_u32(r);
-        if (length == 0)
-            lua_pushglobaltable(L); /* _ENV */
-        else
-            raise_if(L, !mk_copy_read(L, mk_reader_take(r, length), length, &err), &err);
-        lua_setupvalue(L, -2, (int)i);
-    }
-}
-
-/* Pushes the chunk of a script. */
-static void push_script(lua_State *L, struct mk_reader *r)
-{
-    uint32_t length = mk_reader_u32(r);
-    const char *path = (const char *)mk_reader_take(r, length); /* ends with a NUL */
-    if (luaL_loadfile(L, path) != LUA_OK)
-        lua_error(L);
-    lua_newtable(L);
-    lua_pushstring(L, path);
-    lua_rawseti(L, -2, 0);
-    lua_setglobal(L, "arg");
-}
-
-static void set_arguments(lua_State *L, int first)
-{
-    int count = lua_gettop(L) - first + 1;
-    if (lua_getglobal(L, "arg") == LUA_TTABLE)
-        for (int i = 0; i < count; i++) {
-            lua_pushvalue(L, first + i);
-            lua_rawseti(L, -2, i + 1);
-        }
-    lua_pop(L, 1);
-}
-
+/* Runs worker/main.lua, whose arguments these are. */
 static int body(lua_State *L)
 {
     struct worker *w = lua_touserdata(L, 1);
-    struct mk_err err;
-    struct mk_reader r = { .at = w->start.data, .left = w->start.length };
-    lua_settop(L, 0);
-    bool script = mk_reader_u8(&r);
-    script ? push_script(L, &r) : push_function(L, &r);
+    size_t length;
+    mk_lua_part(L, "worker.main");
+    mk_lua_part(L, "copy");
+    lua_call(L, 0, 1);
     push_owner(L, w);
-    int count = mk_values_read(L, r.at, r.left, &err);
-    raise_if(L, count < 0, &err);
-    set_arguments(L, 3);
+    luaL_getmetafield(L, -1, "methods");
+    lua_insert(L, -2);
+    lua_pushcfunction(L, raise_text);
+    lua_pushlstring(L, (const char *)w->start.data, w->start.length);
     mk_bytes_free(&w->start);
-    lua_call(L, count + 1, LUA_MULTRET);
-    raise_if(L, !mk_values_write(L, 1, lua_gettop(L), "worker: result", &w->results, &err), &err);
+    lua_call(L, 5, 1);
+    const char *results = luaL_checklstring(L, -1, &length);
+    mk_bytes_add(&w->results, results, length);
     return 0;
 }
 
@@ -240,58 +201,6 @@ static void *worker_thread(void *arg)
 
 /* --- starting one --- */
 
-static int add_code(lua_State *L, const void *bytes, size_t length, void *to)
-{
-    (void)L;
-    mk_bytes_add(to, bytes, length);
-    return 0;
-}
-
-static void write_upvalues(lua_State *L, struct mk_bytes *b, uint32_t count)
-{
-    struct mk_err err;
-    char what[80];
-    for (uint32_t i = 1; i <= count; i++) {
-        const char *name = lua_getupvalue(L, 1, (int)i);
-        size_t at = b->length;
-        mk_bytes_u32(b, 0);
-        snprintf(what, sizeof(what), "kvm.worker: upvalue '%s'", name);
-        if (strcmp(name, "_ENV") != 0) {
-            if (!mk_copy_write(L, -1, what, b, &err))
-                mk_lua_error(L,
-                             "%s; get it inside the function, or pass what it needs as arguments",
-                             err.text);
-            mk_bytes_put_u32(b, at, (uint32_t)(b->length - at - 4));
-        }
-        lua_pop(L, 1);
-    }
-}
-
-static void write_function(lua_State *L, struct mk_bytes *b)
-{
-    lua_Debug ar;
-    if (lua_iscfunction(L, 1))
-        mk_lua_error(L, "kvm.worker: a C function cannot be copied: give a Lua function");
-    mk_bytes_u8(b, false);
-    size_t at = b->length;
-    mk_bytes_u32(b, 0);
-    lua_pushvalue(L, 1);
-    lua_dump(L, add_code, b, 0);
-    lua_getinfo(L, ">u", &ar);
-    mk_bytes_put_u32(b, at, (uint32_t)(b->length - at - 4));
-    mk_bytes_u32(b, ar.nups);
-    write_upvalues(L, b, ar.nups);
-}
-
-static void write_script(lua_State *L, struct mk_bytes *b)
-{
-    size_t length;
-    const char *path = lua_tolstring(L, 1, &length);
-    mk_bytes_u8(b, true);
-    mk_bytes_u32(b, (uint32_t)length + 1);
-    mk_bytes_add(b, path, length + 1);
-}
-
 static char *package_field(lua_State *L, const char *name)
 {
     const char *text = NULL;
@@ -312,45 +221,35 @@ static int spawn(struct worker *w, struct mk_err *err)
     return code ? mk_fail_errno(err, code, "kvm.worker: a thread") : 0;
 }
 
-static struct worker *new_worker(lua_State *L, struct mk_bytes *start)
+static struct worker *new_worker(lua_State *L)
 {
+    size_t length;
+    const char *start = luaL_checklstring(L, 1, &length);
     struct worker *w = calloc(1, sizeof(*w));
     if (!w)
         return NULL;
     mk_channel_init(&w->channel);
     w->sides = 1;
-    w->start = *start;
-    *start = (struct mk_bytes){ 0 };
+    mk_bytes_add(&w->start, start, length);
     w->path = package_field(L, "path");
     w->cpath = package_field(L, "cpath");
     w->open_module = lua_tocfunction(L, lua_upvalueindex(1));
     return w;
 }
 
-/* worker(function | path, ...) -> worker | nil, text, name */
+/* worker(bytes, path of a script that they name | nil) -> worker | nil, text, name */
 static int start_worker(lua_State *L)
 {
     struct mk_err err = { 0 };
-    int count = lua_gettop(L) - 1;
-    bool script = lua_type(L, 1) == LUA_TSTRING;
-    if (script)
-        mk_check_cstring(L, 1);
-    if (!script && !lua_isfunction(L, 1))
-        return mk_lua_error(L, "kvm.worker: expected a function or the path of a script, got a %s",
-                            luaL_typename(L, 1));
-    luaL_checkstack(L, 20, NULL);
-    struct mk_bytes *b = mk_push_bytes(L);
-    script ? write_script(L, b) : write_function(L, b);
-    if (!mk_values_write(L, 2, count, "kvm.worker: argument", b, &err))
-        return mk_lua_error(L, "%s", err.text);
-    if (script && access(lua_tostring(L, 1), R_OK) < 0) {
-        mk_fail_errno(&err, errno, "%s", lua_tostring(L, 1));
+    const char *path = lua_isnil(L, 2) ? NULL : mk_check_cstring(L, 2);
+    if (path && access(path, R_OK) < 0) {
+        mk_fail_errno(&err, errno, "%s", path);
         return mk_push_err(L, &err);
     }
     struct box *box = lua_newuserdatauv(L, sizeof(*box), 0);
     *box = (struct box){ .over = true };
     luaL_setmetatable(L, MK_WORKER);
-    box->w = new_worker(L, b);
+    box->w = new_worker(L);
     if (!box->w || box->w->start.failed || mk_kick_init(&err) < 0) {
         if (!err.code)
             mk_fail_errno(&err, ENOMEM, "kvm.worker");
@@ -425,21 +324,19 @@ static int push_failure(lua_State *L, const char *text, const char *name)
     return 3;
 }
 
-/* true, results… of one that has ended; or what went wrong */
-static int push_outcome(lua_State *L, struct worker *w)
+/* true, results of one that has ended; or what went wrong */
+static int push_outcome(lua_State *L, const struct worker *w)
 {
-    struct mk_err err;
     if (w->failure && atomic_load(&w->channel.stop) && w->watchdog.raised)
         return push_failure(L, w->failure, "ECANCELED");
     if (w->failure)
         return push_failure(L, w->failure, "ERROR");
-    luaL_checkstack(L, 10, NULL);
     lua_pushboolean(L, 1);
-    int count = mk_values_read(L, w->results.data, w->results.length, &err);
-    return count >= 0 ? count + 1 : mk_push_err(L, &err);
+    lua_pushlstring(L, (const char *)w->results.data, w->results.length);
+    return 2;
 }
 
-/* worker:wait([timeout]) -> true, results… | nil, text, name */
+/* worker:wait([timeout]) -> true, results | nil, text, name */
 static int worker_wait(lua_State *L)
 {
     struct box *box = check_box(L);

@@ -1,6 +1,7 @@
 -- snapshot.lua - vm:snapshot, vm:restore, vm:fork, and VMs made from snapshots, on top of the
 -- core's functions (src/lua/snapshot.c): options, and the state of devices that the script made.
 
+local copy = require "minikvm.copy"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 
@@ -32,11 +33,11 @@ local function pack_devices(self)
   local list, states, layers = {}, {}, {}
   if devices() then states, layers = devices().save_all(self) end
   for i, saved in ipairs(states) do
-    local bytes, why = core.pack(saved, ("vm:snapshot: device %q"):format(saved.name))
+    local bytes, why = copy.pack(saved, ("vm:snapshot: device %q"):format(saved.name))
     if not bytes then core.blame(why) end
     list[i] = bytes
   end
-  return core.pack(list, "devices"), layers
+  return copy.pack(list, "devices"), layers
 end
 
 local function is_state(saved)
@@ -45,9 +46,9 @@ end
 
 ---What pack_devices() packed, when these are the VM's devices; nil and why otherwise.
 local function saved_devices(self, snap)
-  local packed, list = core.unpack(core.saved_devices(snap)), {}
+  local packed, list = copy.unpack(core.saved_devices(snap)), {}
   for i, bytes in ipairs(type(packed) == "table" and packed or {}) do
-    list[i] = core.unpack(tostring(bytes))
+    list[i] = copy.unpack(tostring(bytes))
     if not is_state(list[i]) then return nil, "the states of its devices are damaged" end
   end
   if devices() then
