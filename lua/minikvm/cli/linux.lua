@@ -45,7 +45,9 @@ if [ -e /etc/minikvm/command ]; then
     { sh /etc/minikvm/command </dev/null 2>&1; echo $? >/tmp/.status; } | tell
     read -r status </tmp/.status
 else
-    setsid cttyhack sh
+    # The end of a session's leader hangs up the terminal, and what is not out yet is lost: stty
+    # waits for it (tcsetattr(3), TCSADRAIN).
+    setsid cttyhack sh -c 'sh; status=$?; stty opost; exit $status'
     status=$?
 fi
 tell EXIT ${status:-255}
