@@ -14,7 +14,7 @@ for kind, late in pairs{
   vm = { "vm.snapshot", "snapshot", "restore", "fork" },
   memory = { "vm.memory", "map" },
   cpuid = { "vm.cpuid", "get", "set", "has", "hide", "vendor" },
-  cpu = { "vm.cpu", "set_sregs", "disassemble" },
+  cpu = { "vm.cpu", "regs", "sregs", "set_sregs", "walk", "disassemble" },
   console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type", "interact" },
   keyboard = { "console.keyboard", "type", "press" },
 } do

@@ -9,12 +9,9 @@ local options = require "minikvm.options"
 local M = {}
 
 -- What the core computes; methods are found in the kinds' tables. `set`: fields that can be set.
-local REGISTERS <const> = {
-  "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", "rip", "r8", "r9", "r10", "r11", "r12",
-  "r13", "r14", "r15", "rflags", "eax", "ebx", "ecx", "edx", "esi", "edi", "esp", "ebp", "eip",
-  "eflags", "ax", "bx", "cx", "dx", "si", "di", "sp", "bp", "ip", "flags", "al", "bl", "cl", "dl",
-  "ah", "bh", "ch", "dh", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "cs", "ds", "es", "fs", "gs",
-  "ss" }
+local REGISTERS <const> = {}
+for name in pairs(require "minikvm.vm.registers") do REGISTERS[#REGISTERS + 1] = name end
+table.sort(REGISTERS) -- so that the nearest is the same in every run
 local KINDS <const> = {
   ["minikvm.vm"] = { "a vm has no", get = {
     "name", "state", "mode", "cpu", "memory", "ports", "mmio", "msrs", "cpuid", "hypercalls", "console",

@@ -1,4 +1,5 @@
--- cpu.lua - looking at a vCPU's code, on top of the core (src/lua/cpu.c).
+-- cpu.lua - a vCPU's registers as tables, page walks, its code, on top of the core's functions
+-- (src/lua/cpu.c).
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
@@ -38,9 +39,63 @@ local SEGMENT <const> = { selector = up_to(16), base = up_to(64), limit = up_to(
                           dpl = up_to(2), present = up_to(1), s = up_to(1), db = up_to(1),
                           l = up_to(1), g = up_to(1) }
 local TABLE <const> = { base = up_to(64), limit = up_to(16) }
+
+-- Linux, arch/x86/include/uapi/asm/kvm.h: struct kvm_regs, struct kvm_sregs, and what is in these.
+local REGS <const> = { "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", "r8", "r9", "r10",
+                       "r11", "r12", "r13", "r14", "r15", "rip", "rflags" }
+local SEGMENTS <const> = { "cs", "ds", "es", "fs", "gs", "ss", "tr" }
+local PARTS <const> = { "base", "limit", "selector", "type", "present", "dpl", "db", "s", "l", "g" }
+local PART_BYTES <const>, SEGMENT_BYTES <const> = "<i8I4I2BBBBBBB", 24
+local UNUSABLE <const> = 22 -- offset of that flag
+local TABLES <const> = { gdt = 193, idt = 209 }
+local TABLE_BYTES <const> = "<i8I2"
+local CONTROLS <const> = { cr0 = 225, cr2 = 233, cr3 = 241, cr4 = 249, cr8 = 257, efer = 265 }
+
 local SREGS <const> = { gdt = TABLE, idt = TABLE }
-for name in ("cs ds es fs gs ss tr"):gmatch "%a+" do SREGS[name] = SEGMENT end
-for name in ("cr0 cr2 cr3 cr4 cr8 efer"):gmatch "%w+" do SREGS[name] = up_to(64) end
+for _, name in ipairs(SEGMENTS) do SREGS[name] = SEGMENT end
+for name in pairs(CONTROLS) do SREGS[name] = up_to(64) end
+
+---The general registers, RIP as handlers see it.
+---@return table<string, integer>  { rax=, …, rflags= }
+function cpu:regs()
+  options.self("cpu:regs", self, "minikvm.cpu")
+  local bytes, regs = core.regs(self), {}
+  for i, name in ipairs(REGS) do regs[name] = ("<i8"):unpack(bytes, 8 * i - 7) end
+  return regs
+end
+
+local function segment_at(bytes, i)
+  local values, segment = { PART_BYTES:unpack(bytes, (i - 1) * SEGMENT_BYTES + 1) }, {}
+  for n, part in ipairs(PARTS) do segment[part] = values[n] end
+  return segment
+end
+
+---System registers.
+---@return table values  { cr0=, …, cs = { selector=, base=, limit=, … }, gdt = { base=, limit= }, … }
+function cpu:sregs()
+  options.self("cpu:sregs", self, "minikvm.cpu")
+  local bytes, sregs = core.sregs(self), {}
+  for i, name in ipairs(SEGMENTS) do sregs[name] = segment_at(bytes, i) end
+  for name, at in pairs(TABLES) do
+    local base, limit = TABLE_BYTES:unpack(bytes, at)
+    sregs[name] = { base = base, limit = limit }
+  end
+  for name, at in pairs(CONTROLS) do sregs[name] = ("<i8"):unpack(bytes, at) end
+  return sregs
+end
+
+local function replace(bytes, at, part)
+  return bytes:sub(1, at - 1) .. part .. bytes:sub(at + #part)
+end
+
+---A segment with some of its parts changed; usable when it is present.
+local function change_segment(bytes, i, values)
+  local at, segment, parts = (i - 1) * SEGMENT_BYTES + 1, segment_at(bytes, i), {}
+  for n, part in ipairs(PARTS) do parts[n] = values[part] or segment[part] end
+  bytes = replace(bytes, at, PART_BYTES:pack(table.unpack(parts)))
+  local unusable = (values.present or segment.present) == 0
+  return replace(bytes, at + UNUSABLE, unusable and "\1" or "\0")
+end
 
 ---Sets system registers, all at once: what a table as from cpu:sregs() has; the rest stays. A
 ---segment gets exactly what it says, whatever the tables in memory have (Intel SDM volume 3, 3.4.3:
@@ -49,8 +104,34 @@ for name in ("cr0 cr2 cr3 cr4 cr8 efer"):gmatch "%w+" do SREGS[name] = up_to(64)
 ---@return minikvm.cpu
 function cpu:set_sregs(values)
   options.self("cpu:set_sregs", self, "minikvm.cpu")
-  core.set_sregs(self, options.check("cpu:set_sregs", values, SREGS))
+  values = options.check("cpu:set_sregs", values, SREGS)
+  local bytes = core.sregs(self)
+  for i, name in ipairs(SEGMENTS) do
+    if values[name] then bytes = change_segment(bytes, i, values[name]) end
+  end
+  for name, at in pairs(TABLES) do
+    local base, limit = TABLE_BYTES:unpack(bytes, at)
+    local new = values[name] or {}
+    bytes = replace(bytes, at, TABLE_BYTES:pack(new.base or base, new.limit or limit))
+  end
+  for name, at in pairs(CONTROLS) do
+    if values[name] then bytes = replace(bytes, at, ("<i8"):pack(values[name])) end
+  end
+  core.set_sregs(self, bytes)
   return self
+end
+
+---How a linear address is translated, by the page tables as they are now.
+---@param linear integer
+---@return table walk  { present=, writable=, user=, address=, page_size=, entries = { … },
+---  entry_addresses = { … } }, the outermost entry first
+function cpu:walk(linear)
+  options.self("cpu:walk", self, "minikvm.cpu")
+  options.argument("cpu:walk", "linear", linear, "integer")
+  local got, entries, addresses = { core.walk(self, linear) }, {}, {}
+  for i = 6, #got, 2 do entries[#entries + 1], addresses[#addresses + 1] = got[i], got[i + 1] end
+  return { present = got[1], writable = got[2], user = got[3], address = got[4],
+           page_size = got[5], entries = entries, entry_addresses = addresses }
 end
 
 ---The instructions from the next one on, or from a linear address, as far as they are mapped. While
