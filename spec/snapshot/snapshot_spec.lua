@@ -108,6 +108,32 @@ describe("a snapshot", function()
     end
   end)
 
+  -- A TLB holds what it was filled with until it is told (Intel SDM volume 3, 4.10).
+  it("goes back to mappings that the processor has forgotten since", function()
+    local vm <close> = stopping([[ e6 10          ; out 0x10, al
+                                   8a 06 88 45 00 ; mov al, [rsi]; mov [rbp], al
+                                   48 89 1f       ; mov [rdi], rbx: another page
+                                   0f 01 3e       ; invlpg [rsi]
+                                   8a 06 88 45 01 ; mov al, [rsi]; mov [rbp + 1], al
+                                   e6 10 f4 ]], { mode = "long" })
+    local cpu, memory <const> = vm.cpu[0], vm.memory
+    local table_at = cpu.cr3
+    for level = 3, 1, -1 do -- the table of the last level, SDM volume 3, 4.5
+      table_at = memory:u64(table_at + 8 * (0x200000 >> (12 + 9 * level) & 511)) & ~0xfff
+    end
+    memory:write(0x200000, "1")
+    memory:write(0x300000, "2")
+    cpu.rsi, cpu.rdi, cpu.rbp = 0x200000, table_at, 0x100000
+    cpu.rbx = memory:u64(table_at) + 0x100000
+    ended("stopped", vm)
+    local snap <close> = assert(vm:snapshot())
+    for _ = 1, 5 do
+      ended("stopped", vm)
+      assert.equal("12", memory:read(0x100000, 2))
+      assert(vm:restore(snap))
+    end
+  end)
+
   -- Each of these keeps something, stops, stores it to 0x800, and spoils it.
   local PIECES <const> = {
     { "general registers", [[ 66 bb 78 56 34 12 e6 10 66 89 1e 00 08 66 31 db f4 ]], 0x12345678 },

@@ -1,6 +1,8 @@
 /* cpu.c - see cpu.h. */
 #include "snapshot/cpu.h"
 
+#include "x86/mode.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -264,6 +266,15 @@ static struct kvm_sregs as_given(const struct mk_vcpu *c, const struct kvm_sregs
     return s;
 }
 
+/* The guest's page tables may have changed in memory, and the processor still know the old ones.
+ * KVM lets it forget them when CR3 changes: it gets another value before its own. */
+static int flush_tlb(struct mk_vcpu *c, const struct kvm_sregs *want)
+{
+    struct kvm_sregs other = *want;
+    other.cr3 ^= MK_PAGE;
+    return want->cr0 & MK_CR0_PG ? mk_vcpu_set_sregs(c, &other) : 0;
+}
+
 int mk_cpu_load(struct mk_vcpu *c, const struct mk_cpu_state *state, const struct kvm_sregs *sregs,
                 struct mk_err *err)
 {
@@ -272,7 +283,8 @@ int mk_cpu_load(struct mk_vcpu *c, const struct mk_cpu_state *state, const struc
     complete(c);
     c->synced = 0;
     c->run->kvm_dirty_regs = 0;
-    if (mk_vcpu_set_sregs(c, &want) < 0 || mk_vcpu_get_sregs(c, &have) < 0)
+    if (flush_tlb(c, &want) < 0 || mk_vcpu_set_sregs(c, &want) < 0 ||
+        mk_vcpu_get_sregs(c, &have) < 0)
         return mk_fail_errno(err, errno, "KVM refuses the system registers of cpu %u",
                              c->cpu.index);
     if (have.cr0 != sregs->cr0 || have.cr4 != sregs->cr4 || have.efer != sregs->efer)

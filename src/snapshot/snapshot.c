@@ -271,14 +271,15 @@ int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, str
                    vm->name, why);
 }
 
-/* True when it was another; what is the same need not be copied, nor unshared. */
+/* What is the same need not be copied, nor unshared. True when page tables may have changed. */
 static bool load_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
 {
     uint8_t *to = mk_mem_page(mem, page, NULL);
     bool differs = memcmp(to, from, MK_PAGE) != 0;
+    bool tables = differs && mk_page_changes_tables(to, from);
     if (differs)
         memcpy(to, from, MK_PAGE);
-    return differs;
+    return tables;
 }
 
 /* RAM is snap->ram: what the snapshot has different. */
@@ -291,8 +292,9 @@ static void load_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
                       snap->pages + next++ * MK_PAGE);
 }
 
-/* KVM keeps page tables of its own where the processor cannot walk the guest's, and learns of
- * changes to those from the guest's writes, not from ours. */
+/* KVM keeps page tables of its own where the processor cannot walk the guest's. They have what the
+ * guest has used of its own, and KVM learns of changes to those from the guest's writes, not from
+ * ours. */
 static int flush_tables(struct mk_vm *vm, struct mk_err *err)
 {
     if (!vm->m.kvm->shadow_paging || vm->assist.shadow.on)
@@ -319,14 +321,14 @@ static int load_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_
 {
     struct mk_mem *mem = &vm->m.mem;
     size_t next = 0;
-    bool changes = false;
+    bool tables = false;
     if (find_dirty_pages(vm, snap, err) < 0)
         return -1;
     for (size_t i = 0; i < words_of(mem); i++) {
         uint64_t changed = snap->changed ? snap->changed[i] : 0, written = mem->dirty[i];
         for (uint64_t bits = written | changed; bits; bits &= bits - 1) {
             uint64_t page = i * 64 + (unsigned)__builtin_ctzll(bits);
-            changes |= load_page(mem, page, mk_snapshot_page(snap, page, &next));
+            tables |= load_page(mem, page, mk_snapshot_page(snap, page, &next));
         }
         if (written != changed)
             mem->dirty[i] = changed;
@@ -334,7 +336,7 @@ static int load_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_
     struct mk_ram *before = vm->base;
     vm->base = mk_ram_ref(snap->ram);
     mk_ram_unref(before);
-    return changes ? flush_tables(vm, err) : 0;
+    return tables ? flush_tables(vm, err) : 0;
 }
 
 int mk_snapshot_restore(const struct mk_snapshot *snap, struct mk_vm *vm, bool fresh,

@@ -111,5 +111,8 @@ struct mk_walk {
 /* Follows the guest's page tables for a linear address, in whatever mode CR0, CR4 and EFER say;
  * without paging the address is its own (SDM 4.3-4.5). Tables outside RAM count as not present. */
 struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *sregs, uint64_t linear);
+/* Whether a page of memory, which becomes `with`, may be a table of which the processor has used an
+ * entry that changes: it has set the entry's accessed bit then (SDM 4.8). */
+bool mk_page_changes_tables(const uint8_t *page, const uint8_t *with);
 
 #endif

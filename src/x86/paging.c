@@ -1,9 +1,12 @@
 /* paging.c - walking page tables: 32-bit, PAE and 4-level (Intel SDM volume 3, chapter 4). */
 #include "x86/mode.h"
 
+#include <string.h>
+
 #define PRESENT 1u
 #define WRITABLE 2u
 #define USER 4u
+#define ACCESSED 0x20u
 #define LARGE 0x80u
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
@@ -71,4 +74,23 @@ struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *s, uint
         table = entry & (shape.entry_bytes == 4 ? UINT64_C(0xfffff000) : ADDRESS);
     }
     return w;
+}
+
+/* Entries of 8 bytes, or two of 4. */
+static bool was_used(uint64_t entry)
+{
+    const uint32_t used = PRESENT | ACCESSED;
+    return (entry & used) == used || (entry >> 32 & used) == used;
+}
+
+bool mk_page_changes_tables(const uint8_t *page, const uint8_t *with)
+{
+    for (unsigned at = 0; at < MK_PAGE; at += sizeof(uint64_t)) {
+        uint64_t old, new;
+        memcpy(&old, page + at, sizeof(old));
+        memcpy(&new, with + at, sizeof(new));
+        if (old != new &&was_used(old))
+            return true;
+    }
+    return false;
 }
