@@ -235,8 +235,7 @@ end)
 describe("a process of the test runner", function()
   it("has no signal blocked, whatever started the runner", function()
     local output = process.run([[
-      local core = require "minikvm.core"
-      local children <close> = core.children()
+      local children <close> = require("minikvm.test.children").open()
       children:spawn({ "/bin/sh", "-c", "exec grep SigBlk /proc/self/status" }, { "PATH=/usr/bin:/bin" })
       local text = ""
       repeat

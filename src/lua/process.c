@@ -1,12 +1,9 @@
-/* process.c - processes that a script starts, listens to and ends: what the test runner needs.
+/* process.c - processes and descriptors, for the test runner (lua/minikvm/test/children.lua).
  *
- * core.children() owns them. Each child leads a process group of its own, with nothing on stdin,
- * its output in one pipe and what it reports on descriptor 3 in another. The group is killed as a
- * whole when its leader has ended, by kill() and by close(). A guard, a process in the same group
- * that does nothing else, kills it when the thread that started it ends (prctl(2),
- * PR_SET_PDEATHSIG), however that came about. While the object is open, SIGINT, SIGTERM and SIGHUP
- * are blocked in its thread and arrive as events (signalfd(2)). Script's thread only. At most
- * MAX_CHILDREN at a time. */
+ * A process leads a process group of its own, with nothing on stdin, its output in one pipe and
+ * what it reports on descriptor 3 in another. A guardian, a process in the same group that does
+ * nothing else, kills it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG), however
+ * that came about. Script's thread only. */
 #include "files/outfile.h"
 #include "lua/core.h"
 
@@ -23,27 +20,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MK_CHILDREN "minikvm.children"
-
-enum { MAX_CHILDREN = 64, CHUNK = 16384, REPORT_FD = 3, ABOVE_ALL = 10 };
-enum { OUTPUT, REPORT, ENDED, SOURCES };
-#define LAST_WORDS (1u << 20) /* bytes that are still read of a child that has ended */
+enum { CHUNK = 16384, REPORT_FD = 3, ABOVE_ALL = 10, MOST_FDS = 256 };
 
 struct child {
-    pid_t pid; /* 0: free */
-    pid_t guardian;
-    bool gone; /* its group has been killed; not yet reaped */
-    size_t budget;
-    int fd[SOURCES]; /* two pipes and a pidfd; -1: at its end */
-};
-
-struct children {
-    bool open;
-    int next; /* the child that is looked at first: one that never stops leaves room for the others
-               */
-    int signals;
-    sigset_t mask_before;
-    struct child child[MAX_CHILDREN];
+    pid_t pid, guardian;
+    int output, report, pidfd; /* two pipes to read; ready when the process has ended */
 };
 
 /* What a new process needs to know; made before fork(). */
@@ -58,22 +39,6 @@ static void close_fd(int *fd)
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
-}
-
-static struct children *check_children(lua_State *L)
-{
-    struct children *c = luaL_checkudata(L, 1, MK_CHILDREN);
-    if (!c->open)
-        mk_lua_error(L, "the children object is closed");
-    return c;
-}
-
-static struct child *check_child(lua_State *L, struct children *c)
-{
-    lua_Integer number = luaL_checkinteger(L, 2);
-    luaL_argcheck(L, number >= 1 && number <= MAX_CHILDREN && c->child[number - 1].pid, 2,
-                  "no such child");
-    return &c->child[number - 1];
 }
 
 /* ---- starting ---- */
@@ -133,7 +98,7 @@ static _Noreturn void exec_child(const struct launch *l)
     _exit(127);
 }
 
-/* In the guard: waits for the end of its parent, which is the only one to send this signal. */
+/* In the guardian: waits for the end of its parent, which is the only one to send this signal. */
 static _Noreturn void wait_for_parent(pid_t group, pid_t parent)
 {
     sigset_t all, orphaned;
@@ -181,10 +146,7 @@ static int start(struct child *child, struct launch *l, struct mk_err *err)
     }
     fcntl(output[0], F_SETFL, O_NONBLOCK);
     fcntl(report[0], F_SETFL, O_NONBLOCK);
-    *child = (struct child){ .pid = pid,
-                             .guardian = guardian,
-                             .budget = LAST_WORDS,
-                             .fd = { output[0], report[0], pidfd } };
+    *child = (struct child){ pid, guardian, output[0], report[0], pidfd };
     output[0] = report[0] = -1;
     status = 0;
 out:
@@ -195,181 +157,127 @@ out:
     return status;
 }
 
-/* children:spawn(argv, env) -> number | nil, why, code. argv[1] is a path, env of "NAME=value". */
-static int children_spawn(lua_State *L)
+/* spawn(argv, env) -> { pid=, guardian=, output=, report=, pidfd= } | nil, why, code. argv[1] is a
+ * path, env of "NAME=value". */
+static int spawn(lua_State *L)
 {
-    struct children *c = check_children(L);
-    struct launch l = { .argv = push_strings(L, 2), .env = push_strings(L, 3) };
-    luaL_argcheck(L, l.argv[0], 2, "the list is empty");
+    struct launch l = { .argv = push_strings(L, 1), .env = push_strings(L, 2) };
+    luaL_argcheck(L, l.argv[0], 1, "the list is empty");
+    struct child child;
     struct mk_err err;
-    int i = 0;
-    while (i < MAX_CHILDREN && c->child[i].pid)
-        i++;
-    if (i == MAX_CHILDREN) {
-        mk_fail(&err, EAGAIN, "there are %d children already", MAX_CHILDREN);
+    lua_createtable(L, 0, 5);
+    if (start(&child, &l, &err) < 0)
         return mk_push_err(L, &err);
-    }
-    if (start(&c->child[i], &l, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_pushinteger(L, i + 1);
+    mk_set_integer(L, "pid", (uint64_t)child.pid);
+    mk_set_integer(L, "guardian", (uint64_t)child.guardian);
+    mk_set_integer(L, "output", (uint64_t)child.output);
+    mk_set_integer(L, "report", (uint64_t)child.report);
+    mk_set_integer(L, "pidfd", (uint64_t)child.pidfd);
     return 1;
+}
+
+/* kill_group(pid) */
+static int kill_group(lua_State *L)
+{
+    kill(-(pid_t)luaL_checkinteger(L, 1), SIGKILL);
+    return 0;
+}
+
+/* reap(pid, guardian) -> "exit" | "signal", status: ends both. */
+static int reap(lua_State *L)
+{
+    int status = end_group((pid_t)luaL_checkinteger(L, 1), (pid_t)luaL_checkinteger(L, 2));
+    lua_pushstring(L, WIFSIGNALED(status) ? "signal" : "exit");
+    lua_pushinteger(L, WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    return 2;
 }
 
 /* ---- listening ---- */
 
-/* Lets go of an ended child. Its number is free again. */
-static int push_end(lua_State *L, struct child *child, int number)
+/* poll(list of descriptors, seconds) -> a table with true for each that is ready to read */
+static int poll_fds(lua_State *L)
 {
-    int status = end_group(child->pid, child->guardian);
-    for (int i = 0; i < SOURCES; i++)
-        close_fd(&child->fd[i]);
-    child->pid = 0;
-    lua_pushliteral(L, "ended");
-    lua_pushinteger(L, number);
-    lua_pushstring(L, WIFSIGNALED(status) ? "signal" : "exit");
-    lua_pushinteger(L, WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-    return 4;
-}
-
-/* Pushes what there is to read in one of the pipes; 0: nothing. */
-static int push_bytes(lua_State *L, struct child *child, int source, int number)
-{
-    char buffer[CHUNK];
-    ssize_t got = child->fd[source] < 0 ? -1 : read(child->fd[source], buffer, sizeof(buffer));
-    if (got == 0)
-        close_fd(&child->fd[source]);
-    if (got <= 0)
-        return 0;
-    if (child->gone)
-        child->budget = child->budget > (size_t)got ? child->budget - (size_t)got : 0;
-    lua_pushstring(L, source == OUTPUT ? "output" : "report");
-    lua_pushinteger(L, number);
-    lua_pushlstring(L, buffer, (size_t)got);
-    return 3;
-}
-
-/* What it wrote comes before its end; the rest of its group does not outlive it. */
-static int push_child(lua_State *L, struct child *child, const struct pollfd *ready, int number)
-{
-    if (ready[ENDED].revents && !child->gone) {
-        kill(-child->pid, SIGKILL);
-        child->gone = true;
-    }
-    for (int source = OUTPUT; source <= REPORT && child->budget > 0; source++) {
-        int pushed =
-            ready[source].revents || child->gone ? push_bytes(L, child, source, number) : 0;
-        if (pushed)
-            return pushed;
-    }
-    return child->gone ? push_end(L, child, number) : 0;
-}
-
-static int push_signal(lua_State *L, struct children *c)
-{
-    struct signalfd_siginfo info;
-    if (read(c->signals, &info, sizeof(info)) != sizeof(info))
-        return 0;
-    lua_pushliteral(L, "signal");
-    lua_pushfstring(L, "SIG%s", sigabbrev_np((int)info.ssi_signo));
-    return 2;
-}
-
-static int push_event(lua_State *L, struct children *c, const struct pollfd *ready)
-{
-    int pushed = ready[0].revents ? push_signal(L, c) : 0;
-    for (int n = 0; n < MAX_CHILDREN && !pushed; n++) {
-        int i = c->next;
-        c->next = (i + 1) % MAX_CHILDREN;
-        if (c->child[i].pid)
-            pushed = push_child(L, &c->child[i], ready + 1 + i * SOURCES, i + 1);
-    }
-    return pushed;
-}
-
-static void fill_pollfds(const struct children *c, struct pollfd *list)
-{
-    list[0] = (struct pollfd){ .fd = c->signals, .events = POLLIN };
-    for (int i = 0; i < MAX_CHILDREN; i++)
-        for (int s = 0; s < SOURCES; s++) {
-            const struct child *child = &c->child[i];
-            list[1 + i * SOURCES + s] =
-                (struct pollfd){ .fd = child->pid ? child->fd[s] : -1, .events = POLLIN };
-        }
-}
-
-/* children:next(seconds) -> "output"|"report", number, bytes | "ended", number, "exit"|"signal",
- * status | "signal", name | nothing when the time is up */
-static int children_next(lua_State *L)
-{
-    struct children *c = check_children(L);
+    struct pollfd list[MOST_FDS];
     uint64_t ns = mk_check_seconds(L, 2);
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_lua_context context;
-    mk_check_outside_handler(L, "children:next()");
-    uint64_t now = mk_now(), until = ns > MK_FOREVER - now ? MK_FOREVER : now + ns;
-    for (int pushed = 0;; now = mk_now()) {
-        struct pollfd list[1 + MAX_CHILDREN * SOURCES];
-        fill_pollfds(c, list);
-        uint64_t left = until > now ? until - now : 0;
-        struct timespec wait = { (time_t)(left / 1000000000u), (long)(left % 1000000000u) };
-        mk_lua_begin_blocking(lua, &context);
-        int ready = ppoll(list, MK_COUNT(list), &wait, NULL);
-        mk_lua_end_blocking(lua, &context);
-        if (ready > 0)
-            pushed = push_event(L, c, list);
-        if (pushed || left == 0 || (ready < 0 && errno != EINTR))
-            return pushed;
+    struct timespec wait = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+    nfds_t count = (nfds_t)luaL_len(L, 1);
+    mk_check_outside_handler(L, "poll");
+    luaL_argcheck(L, count <= MOST_FDS, 1, "too many descriptors");
+    for (nfds_t i = 0; i < count; i++) {
+        lua_geti(L, 1, (lua_Integer)i + 1);
+        list[i] = (struct pollfd){ .fd = (int)lua_tointeger(L, -1), .events = POLLIN };
+        lua_pop(L, 1);
     }
-}
-
-/* ---- ending ---- */
-
-/* children:kill(number): the whole group, at once. Its end is still to come as an event. */
-static int children_kill(lua_State *L)
-{
-    struct child *child = check_child(L, check_children(L));
-    kill(-child->pid, SIGKILL);
-    return 0;
-}
-
-static int children_close(lua_State *L)
-{
-    struct children *c = luaL_checkudata(L, 1, MK_CHILDREN);
-    if (!c->open)
-        return 0;
-    c->open = false;
-    for (int i = 0; i < MAX_CHILDREN; i++)
-        if (c->child[i].pid)
-            kill(-c->child[i].pid, SIGKILL);
-    for (int i = 0; i < MAX_CHILDREN; i++)
-        if (c->child[i].pid) {
-            push_end(L, &c->child[i], i + 1);
-            lua_settop(L, 1);
+    mk_lua_begin_blocking(lua, &context);
+    int ready = ppoll(list, count, &wait, NULL);
+    mk_lua_end_blocking(lua, &context);
+    lua_newtable(L);
+    for (nfds_t i = 0; ready > 0 && i < count; i++)
+        if (list[i].revents) {
+            lua_pushboolean(L, 1);
+            lua_rawseti(L, -2, list[i].fd);
         }
-    close_fd(&c->signals);
-    pthread_sigmask(SIG_SETMASK, &c->mask_before, NULL);
+    return 1;
+}
+
+/* read_fd(fd) -> bytes, "" at the end | nil: there are none */
+static int read_fd(lua_State *L)
+{
+    char buffer[CHUNK];
+    ssize_t got = read((int)luaL_checkinteger(L, 1), buffer, sizeof(buffer));
+    got < 0 ? luaL_pushfail(L) : (void)lua_pushlstring(L, buffer, (size_t)got);
+    return 1;
+}
+
+/* close_fd(fd) */
+static int close_one(lua_State *L)
+{
+    close((int)luaL_checkinteger(L, 1));
     return 0;
 }
 
-/* children() -> object | nil, why, code */
-static int new_children(lua_State *L)
+/* block_signals() -> descriptor to read_signal(), mask for unblock_signals() | nil, why, code */
+static int block_signals(lua_State *L)
 {
-    struct children *c = lua_newuserdatauv(L, sizeof(*c), 0);
-    memset(c, 0, sizeof(*c));
-    luaL_setmetatable(L, MK_CHILDREN);
-    sigset_t wanted;
+    sigset_t wanted, before;
     sigemptyset(&wanted);
     sigaddset(&wanted, SIGINT);
     sigaddset(&wanted, SIGTERM);
     sigaddset(&wanted, SIGHUP);
-    c->signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (c->signals < 0) {
+    int fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) {
         struct mk_err err;
         mk_fail_errno(&err, errno, "signalfd");
         return mk_push_err(L, &err);
     }
-    pthread_sigmask(SIG_BLOCK, &wanted, &c->mask_before);
-    c->open = true;
+    pthread_sigmask(SIG_BLOCK, &wanted, &before);
+    lua_pushinteger(L, fd);
+    lua_pushlstring(L, (const char *)&before, sizeof(before));
+    return 2;
+}
+
+/* unblock_signals(descriptor, mask) */
+static int unblock_signals(lua_State *L)
+{
+    size_t length;
+    sigset_t before;
+    const char *mask = luaL_checklstring(L, 2, &length);
+    luaL_argcheck(L, length == sizeof(before), 2, "not a mask");
+    memcpy(&before, mask, sizeof(before));
+    close((int)luaL_checkinteger(L, 1));
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return 0;
+}
+
+/* read_signal(descriptor) -> "SIGINT" | nil */
+static int read_signal(lua_State *L)
+{
+    struct signalfd_siginfo info;
+    if (read((int)luaL_checkinteger(L, 1), &info, sizeof(info)) != sizeof(info))
+        return 0;
+    lua_pushfstring(L, "SIG%s", sigabbrev_np((int)info.ssi_signo));
     return 1;
 }
 
@@ -427,19 +335,18 @@ static int write_file(lua_State *L)
 
 void mk_open_process(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__gc", children_close },
-                                     { "__close", children_close },
-                                     { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "spawn", children_spawn },
-                                        { "next", children_next },
-                                        { "kill", children_kill },
-                                        { "close", children_close },
-                                        { NULL, NULL } };
-    static const luaL_Reg functions[] = { { "children", new_children },
+    static const luaL_Reg functions[] = { { "spawn", spawn },
+                                          { "kill_group", kill_group },
+                                          { "reap", reap },
+                                          { "poll", poll_fds },
+                                          { "read_fd", read_fd },
+                                          { "close_fd", close_one },
+                                          { "block_signals", block_signals },
+                                          { "unblock_signals", unblock_signals },
+                                          { "read_signal", read_signal },
                                           { "process", process_info },
                                           { "environment", environment },
                                           { "write_file", write_file },
                                           { NULL, NULL } };
-    mk_new_type(L, MK_CHILDREN, meta, methods);
     luaL_setfuncs(L, functions, 0);
 }

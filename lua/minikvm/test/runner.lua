@@ -7,6 +7,7 @@
 local args = require "minikvm.cli.args"
 local artefacts = require "minikvm.test.artefacts"
 local child = require "minikvm.test.child"
+local children_of = require "minikvm.test.children"
 local core = require "minikvm.core"
 local files = require "minikvm.test.files"
 
@@ -321,7 +322,7 @@ local function run(o, list)
                   total = #list * o["repeat"], from = core.now(), time = os.time(),
                   program = about.program, environment = core.environment() }
   state.reporter = report.new(o, about.terminal)
-  local children <close> = assert(core.children())
+  local children <close> = assert(children_of.open())
   state.children = children
   state.reporter:begin(state)
   loop(state)
