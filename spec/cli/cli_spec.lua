@@ -249,23 +249,34 @@ describe("minikvm run", function()
     end
   end)
 
-  it("says of a flat image that went wrong that no mode was given", function()
-    local r = run "P run --limit output=100 guests/long/hello.bin" -- 64-bit code
-    assert.equal(124, r.status)
-    assert.matches("it ran in real mode, .* no %-%-mode was given", r.err)
-    assert.matches("it looks like 64-bit code: try --mode long\n", r.err, 1, true)
+  it("says of code that is not for real mode which mode it may be for, before it runs", function()
+    for image, looks in pairs{ -- each by what its code does: REX prefixes, RAM at 0x80000000, neither
+      ["long/hello"] = "64-bit code: try --mode long", ["prot/paging"] = "32-bit code: try --mode paged",
+      ["prot/divide"] = "32-bit code: try --mode protected",
+      ["long/echo"] = "32- or 64-bit code: try --mode protected, or --mode long",
+    } do
+      local r = run(("P run --limit output=100 --deadline 1 guests/%s.bin"):format(image))
+      assert.matches("^minikvm: %S+: it runs in real mode, .* no %-%-mode was given; ", r.err)
+      assert.matches("it looks like " .. looks .. "\n", r.err, 1, true)
+    end
     assert.is_nil(run("P run --mode real --limit output=100 guests/long/hello.bin").err
                     :find "no %-%-mode")
+    for _, image in ipairs{ "hello", "primes", "rtc", "hctest" } do -- 16-bit code
+      assert.is_nil(run(("P run guests/real/%s.bin"):format(image)).err:find "looks like")
+    end
+    local r = run_images("P run IMAGE1", { HALT .. (" 90"):rep(1 << 20) })
+    assert.equal(1, r.status)
+    assert.matches("there is room for 262144; mode= (minikvm run: --mode) was not given", r.err, 1,
+                   true)
   end)
 
-  it("says so, too, when the user ends what prints one byte for ever", function()
-    -- mov al, 0xff; out 0xe9, al; jmp to the out; and mov rax, rax, five times
-    local path = image("b0 ff e6 e9 eb fc" .. ("48 89 c0"):rep(5))
+  it("says when the user ends what prints one byte for ever that no mode was given", function()
+    local path = image "b0 ff e6 e9 eb fc" -- mov al, 0xff; out 0xe9, al; jmp to the out
     local p = program.start("exec P run --name g " .. path)
     local r = p:wait(("\xff"):rep(64)):kill("INT"):finish()
     os.remove(path)
     assert.equal(130, r.status)
-    assert.matches("^minikvm: g: it ran in real mode, .* try %-%-mode long\n$", r.err)
+    assert.matches("^minikvm: g: it ran in real mode, .* there are protected, paged and long\n$", r.err)
     r = run_images("P run --deadline 0.2 IMAGE1", { SPIN })
     assert.matches("no --mode was given; there are protected, paged and long\n", r.err, 1, true)
   end)

@@ -41,6 +41,6 @@ describe("minikvm linux", function()
         end)
       end
     end
-    assert.same({ "je 3d", "jle 52", "jmp 19", "call 5b", "call 5b", "js 70", "jmp 5f" }, jumps)
+    assert.same({ "jl 31", "call 67", "je 52", "jle 5e", "jmp 31", "call 67", "js 7c", "jmp 6b" }, jumps)
   end)
 end)

@@ -28,13 +28,21 @@ describe("Linux on a stock KVM", function()
     local r = program.run("P linux --file etc/made=" .. path .. " --deadline 100 --run "
       .. "'uname -s; cat /etc/made; printf %s \"$PATH\" | wc -c; echo more >&2; exit 3'")
     os.remove(path)
-    assert.same({ 3, "Linux\nof the host\n29\nmore\n", "" }, { r.status, r.out, r.err })
+    assert.same({ 3, "Linux\nof the host\n29\n", "more\n" }, { r.status, r.out, r.err })
   end)
 
   it("runs a shell, which hears all that was typed before it is there", function()
     local r = program.run("echo 'echo $((6 * 7)); exit 4' | P linux --deadline 100")
     assert.same({ 4, "" }, { r.status, r.err })
     assert.match("\n42\r\n", r.out)
+  end)
+
+  it("is booted by minikvm run, which knows a kernel", function()
+    local r = program.run("echo 'cat /proc/cmdline; exit 5' | P run --cmdline a=b --deadline 100 "
+                          .. KERNEL)
+    assert.equal(5, r.status)
+    assert.match("console=ttyS0 [^\n]* a=b\r\n", r.out)
+    assert.match("^minikvm: vmlinuz: exit: [^\n]*\n$", r.err)
   end)
 
   it("forks after it has booted; a panic is told with its last lines", function()

@@ -107,8 +107,9 @@ describe("modules of an initramfs", function()
   local tree
 
   ---A module: an ELF64 file with sections .shstrtab and .modinfo (gABI, chapter 4, "Sections").
-  local function module_file(depends)
-    local texts, info = "\0.shstrtab\0.modinfo\0", "license=GPL\0depends=" .. depends .. "\0"
+  local function module_file(depends, more)
+    local texts = "\0.shstrtab\0.modinfo\0"
+    local info = "license=GPL\0depends=" .. depends .. "\0" .. (more or "")
     local header = "\x7fELF\2\1\1" .. ("\0"):rep(9)
       .. ("<I2I2I4I8I8I8I4I2I2I2I2I2I2"):pack(1, 62, 1, 0, 0, 64, 0, 64, 0, 0, 64, 3, 1)
     local function section(name, at, size)
@@ -128,12 +129,18 @@ describe("modules of an initramfs", function()
     tree = os.tmpname()
     os.remove(tree)
     assert(lfs.mkdir(tree))
-    write("modules.order", "a.ko\nb-b.ko\nc.ko\nxz.ko\nbad.ko\nshort.ko\ngone.ko\n")
+    write("modules.order", "a.ko\nb-b.ko\nc.ko\nxz.ko\nzst.ko\ngz.ko\nbad.ko\nshort.ko\ngone.ko\n"
+          .. "soft.ko\nsum_generic.ko\nlate.ko\nit's.ko\n")
     write("modules.builtin", "kernel/fs/d.ko\n")
     write("a.ko", module_file "b-b,c")
     write("b-b.ko", module_file "c,d")
     write("c.ko", module_file "")
     write("xz.ko.xz", "packed")
+    write("zst.ko.zst", "packed")
+    write("gz.ko.gz", "packed")
+    write("soft.ko", module_file("", "softdep=pre: crypto-sum nosuch post: late soft\0softdep=c\0"))
+    write("sum_generic.ko", module_file "")
+    write("late.ko", module_file "soft")
     write("bad.ko", "no module")
     write("short.ko", module_file(""):sub(1, -2))
   end)
@@ -150,9 +157,41 @@ describe("modules of an initramfs", function()
     assert.is_nil(list["lib/modules/d.ko"]) -- built into the kernel
   end)
 
-  it("are refused when they are not there, compressed, damaged or none", function()
+  it("come with those that a softdep names, where the tree has them", function() -- modprobe.d(5)
+    local list = unpack_archive(assert(kvm.initrd{ modules = { "soft", from = tree } }))
+    assert.equal("sum_generic\nc\nsoft\nlate\n", list["lib/modules/order"].data)
+    write("modules.alias", "# of depmod\nalias nosuch a\nalias pci:v00* b-b\n")
+    list = unpack_archive(assert(kvm.initrd{ modules = { "soft", from = tree } }))
+    assert(os.remove(tree .. "/modules.alias"))
+    assert.match("^sum_generic\n.*a\n.*soft\nlate\n$", list["lib/modules/order"].data)
+  end)
+
+  it("may be compressed", function()
+    local bytes = module_file "c"
+    local function packed(program, name)
+      local plain = path_of(bytes)
+      local path = tree .. "/" .. name
+      local done = os.execute(("%s -qc <%s >'%s' 2>/dev/null"):format(program, plain,
+                                                                   (path:gsub("'", "'\\''"))))
+      os.remove(plain)
+      return done
+    end
+    for name, program in pairs{ ["xz.ko.xz"] = "xz", ["zst.ko.zst"] = "zstd", ["gz.ko.gz"] = "gzip",
+                                ["it's.ko.xz"] = "xz" } do
+      if packed(program, name) then
+        local made, why = kvm.initrd{ modules = { name:match "^(.-)%.", from = tree } }
+        assert.is_nil(why)
+        local list = unpack_archive(made)
+        assert.equal(bytes, list[("lib/modules/%s.ko"):format(name:match "^(.-)%.")].data)
+      end
+      write(name, "packed")
+    end
+  end)
+
+  it("are refused when they are not there, damaged or none", function()
     for name, message in pairs{
-      nosuch = "it has no module \"nosuch\"", xz = "xz.ko.xz: it is compressed: unpack it first",
+      nosuch = "it has no module \"nosuch\"",
+      xz = "xz.ko.xz: .*[xz]", zst = "zst.ko.zst: .*zstd", gz = "gz.ko.gz: it is damaged",
       bad = "bad.ko: not an ELF file", short = "short.ko: it is no kernel module",
       gone = "gone.ko: No such file",
     } do

@@ -54,7 +54,7 @@ M.run_spec = {
   options = {
     { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long", "linux" },
       help = "CPU mode a guest starts in: real, protected, paged, long, or linux (default: what an ELF"
-        .. " or Multiboot file is for; else real)" },
+        .. " or Multiboot file or a Linux kernel is for; else real)" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
@@ -78,7 +78,8 @@ M.run_spec = {
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
-           help = "image: flat binary, boot sector, ELF or Multiboot file" },
+           help = "image: flat binary, boot sector, ELF or Multiboot file, Linux kernel; or a"
+             .. " snapshot, which goes on" },
   notes = "Exit status: 0 halted, or stopped by Ctrl-A x; the guest's own code (255 at most) if it"
     .. "\nexited; 1 could not start; 2 wrong command line; 124 deadline or limit; 134 shutdown\n"
     .. "(triple fault) or fault. Of several VMs the highest.",
@@ -117,7 +118,7 @@ local function parse_run(argv)
   end
   if why then return nil, args.complain(M.run_spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
-  opts.names = choose_names(opts)
+  opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
   return opts
 end
 
@@ -139,14 +140,15 @@ function M.attempt(what, fn, ...)
   return table.unpack(results, 2, results.n)
 end
 
-local function new_vm(kvm, opts, i)
+---Options of kvm.vm for the image of this number.
+local function vm_options(opts, i)
   local name, several = opts.names[i], #opts.guests > 1
   local coalesce, trace
   if opts.no_coalesce or opts.trace then coalesce = false end
   if opts.trace then
     trace = function(line) io.stderr:write("[", name, "] ", line, "\n") end
   end
-  return kvm.vm{
+  return {
     name = name, mode = opts.mode, memory = opts.memory, limits = opts.limit,
     unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
     irqchip = opts.irqchip, page_size = opts.page_size,
@@ -160,6 +162,9 @@ local function connect(vm, opts, host)
   local several = #opts.guests > 1
   if several then
     vm.console:on_line(function(line) print(("[%s] %s"):format(vm.name, line)) end)
+  elseif opts.shells[vm] then
+    require("minikvm.cli.linux").connect(vm, opts, host)
+    return true
   end
   if opts.input then return vm.console:input(opts.input) end
   if several then
@@ -170,13 +175,45 @@ local function connect(vm, opts, host)
   return vm.console:attach()
 end
 
-local function prepare(kvm, opts, i, host)
-  local name = opts.names[i]
-  local vm, status = M.attempt(name, new_vm, kvm, opts, i)
+---The image of a VM whose mode nobody chose, and which does not say it; nil when there is none.
+local function open_image(vm, opts)
+  local image = require("minikvm.image").of(vm)[1]
+  if image and not opts.mode and vm.mode == "real" and image.plan.format == "flat" then
+    return image
+  end
+end
+
+local UNTOLD <const> = "in real mode, as the image does not say which and no --mode was given; "
+
+---Says before the run that the code looks like that of another mode.
+local function warn_of_mode(vm, opts)
+  local image = open_image(vm, opts)
+  local looks = image and require("minikvm.image.guess").sentence(image.source.head,
+    image.source.size, function(mode) return "--mode " .. mode end)
+  if looks then complain(vm.name, "it runs " .. UNTOLD .. looks) end
+  opts.warned[vm] = looks ~= nil
+end
+
+---Makes the VM of an image and loads it; nil, status when something was said.
+local function make_vm(kvm, opts, i)
+  local name, path, o = opts.names[i], opts.guests[i], vm_options(opts, i)
+  local make = require("minikvm.cli.kinds").find(path, opts)
+  if make then return make(kvm, opts, path, o) end
+  local vm, status = M.attempt(name, kvm.vm, o)
   if not vm then return nil, status end
   local done
-  done, status = M.attempt(name, vm.load, vm, opts.guests[i], { at = opts.at, entry = opts.entry })
-  if done then done, status = M.attempt(name, connect, vm, opts, host) end
+  done, status = M.attempt(name, vm.load, vm, path, { at = opts.at, entry = opts.entry })
+  if done then return vm end
+  vm:close()
+  return nil, status
+end
+
+local function prepare(kvm, opts, i, host)
+  local vm, status = make_vm(kvm, opts, i)
+  if not vm then return nil, status end
+  warn_of_mode(vm, opts)
+  local done
+  done, status = M.attempt(opts.names[i], connect, vm, opts, host)
   if done then return vm end
   vm:close()
   return nil, status
@@ -203,15 +240,7 @@ function M.conclude(name, reason, info)
   return status
 end
 
-local CODE <const>, TAIL <const> = 4096, 64 -- bytes looked at of an image and of an output
-
----Whether bytes look like 64-bit code: REX prefixes (Intel SDM, volume 2, 2.2.1) before usual
----opcodes. In 16-bit code such a byte is a DEC, and there are few.
-local function looks_long(bytes)
-  local _, count = bytes:gsub("[\x48\x49\x4c\x4d][\x01\x0f\x29\x31\x39\x63\x81\x83\x85\x89\x8b\x8d"
-                              .. "\xb8-\xbf\xc1\xc7\xf7\xff]", "")
-  return count >= 3 and count * 100 > #bytes
-end
+local TAIL <const> = 64 -- bytes looked at of an output
 
 ---Whether a guest prints one and the same byte, as code in the wrong mode does.
 local function repeats_a_byte(vm)
@@ -223,14 +252,11 @@ end
 ---only the boot sector is there.
 local function load_note(vm, opts)
   local image = require("minikvm.image").of(vm)[1]
-  if not image then return nil end
-  if image.plan.format == "boot" and image.source.size > 512 then
+  if image and image.plan.format == "boot" and image.source.size > 512 then
     return "its boot sector was loaded, and there is no BIOS that could load the rest of the disk"
   end
-  if opts.mode or vm.mode ~= "real" or image.plan.format ~= "flat" then return nil end
-  local meant = looks_long(image.source.head:sub(1, CODE))
-    and "it looks like 64-bit code: try --mode long" or "there are protected, paged and long"
-  return "it ran in real mode, as the image does not say which and no --mode was given; " .. meant
+  if not open_image(vm, opts) or opts.warned[vm] then return nil end
+  return "it ran " .. UNTOLD .. "there are protected, paged and long"
 end
 
 local WORTH_A_NOTE <const> = { deadline = true, limit = true, shutdown = true, fault = true }

@@ -8,7 +8,8 @@ local args = require "minikvm.cli.args"
 
 local M = {}
 
-local EXIT_PORT <const>, BEGIN_PORT <const> = 244, 245 -- 0xf4 (docs/abi.md); the command begins
+-- 0xf4 (docs/abi.md); the command begins; what it prints to stderr
+local EXIT_PORT <const>, BEGIN_PORT <const>, ERROR_PORT <const> = 244, 245, 246
 local QUIET <const> = "quiet loglevel=1" -- panics and the last words only
 
 M.spec = {
@@ -22,13 +23,15 @@ M.spec = {
     { "--memory", value = "SIZE", type = "size", help = "RAM (256M)" },
     { "--file", value = "PATH=HOST", repeatable = true,
       help = "a file of the host, or a program, at this path of the guest, relative to /" },
-    { "--run", value = "CMD", help = "run this command of sh, its output on stdout, and end with its"
-        .. " exit status" },
+    { "--run", value = "CMD", help = "run this command of sh, its output on stdout and stderr, and"
+        .. " end with its exit status" },
     { "--deadline", "-d", value = "SEC", type = "seconds", help = "end the VM after this time" },
   },
   notes = "Exit status: the command's, or the shell's; 0 when Linux was powered off; 1 could not"
     .. "\nstart; 2 wrong command line; 124 deadline; 134 panic or reboot.",
 }
+
+local PORTS <const> = { EXIT = EXIT_PORT, BEGIN = BEGIN_PORT, ERROR = ERROR_PORT }
 
 -- What runs first in the guest.
 local INIT <const> = [[
@@ -42,7 +45,8 @@ export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 cd /root
 tell BEGIN 1
 if [ -e /etc/minikvm/command ]; then
-    { sh /etc/minikvm/command </dev/null 2>&1; echo $? >/tmp/.status; } | tell
+    { { sh /etc/minikvm/command </dev/null 2>&3 3>&-; echo $? >/tmp/.status; } | tell; } 3>&1 |
+        tell ERROR
     read -r status </tmp/.status
 else
     # The end of a session's leader hangs up the terminal, and what is not out yet is lost: stty
@@ -71,7 +75,8 @@ local function quoted(argv)
 end
 
 ---Whether this host's KVM can run Linux; says why not.
-local function check_host(kvm, argv)
+local function check_host(kvm, opts)
+  local argv = opts.argv or { "--kernel", opts.kernel }
   local probe = kvm.probe()
   if not probe.ok then
     complain("this needs KVM: ", probe.why, " (minikvm doctor says more)")
@@ -132,11 +137,11 @@ end
 
 ---The table of kvm.initrd.
 local function own_initrd(opts)
-  local files = opts.files
+  local files = opts.files or {}
   files["bin/tell"] = { bytes = require("minikvm.image.tell").program() }
   if opts.run then files["etc/minikvm/command"] = { bytes = opts.run .. "\n" } end
   return { busybox = true, files = files,
-           init = INIT:gsub("BEGIN", BEGIN_PORT):gsub("EXIT", EXIT_PORT),
+           init = INIT:gsub("tell (%u+)", function(port) return "tell " .. PORTS[port] end),
            directories = { "proc", "sys", "dev", "tmp", "sbin", "usr/bin", "usr/sbin", "root" },
            nodes = { ["dev/console"] = { "c", 5, 1 } } }
 end
@@ -151,8 +156,11 @@ end
 
 ---Connects the console when the command or the shell begins: nothing that is printed before a
 ---command is shown, and Linux drops what is typed before its driver of the UART is there.
-local function connect(vm, opts, host)
+---@param opts { initrd: string?, run: string?, input: string? }  input: a file that is typed
+---@param host { terminal: boolean? }
+function M.connect(vm, opts, host)
   local function attach()
+    if opts.input then return assert(vm.console:input(opts.input)) end
     if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
     vm.console:attach()
   end
@@ -160,37 +168,45 @@ local function connect(vm, opts, host)
   if opts.run then
     vm.console:echo(false)
     vm.console:eof()
+    vm.ports:on(ERROR_PORT, { write = function(_, byte)
+      io.stderr:write(string.char(byte & 0xff))
+    end })
   end
   vm.ports:on(BEGIN_PORT, { write = function()
     if opts.run then vm.console:echo(true) else attach() end
   end })
 end
 
+---The first file system, as vm:load takes it; nil, status when something was said.
+local function initrd_of(kvm, opts)
+  if opts.initrd then return opts.initrd end
+  local bytes, status = require("minikvm.cli").attempt("linux", kvm.initrd, own_initrd(opts))
+  if not bytes then return nil, status end
+  return { bytes = bytes, name = "the initrd" }
+end
+
+---A VM with Linux in it, where this host can run that.
+---@param opts { kernel: string?, initrd: string?, run: string?, append: string?, files: table?,
+---  vm: table }  vm: options of kvm.vm
 ---@return minikvm.vm? vm  nil, status when something was said
-local function make(kvm, opts, host)
+function M.machine(kvm, opts)
   local cli = require "minikvm.cli"
+  if not check_host(kvm, opts) then return nil, 1 end
   local kernel = opts.kernel or find_kernel()
   if not kernel then
     return nil, complain "no kernel: tools/linux-kernel fetches Debian's, --kernel names another"
   end
-  local initrd = opts.initrd
-  if not initrd then
-    local bytes, status = cli.attempt("linux", kvm.initrd, own_initrd(opts))
-    if not bytes then return nil, status end
-    initrd = { bytes = bytes, name = "the initrd" }
-  end
-  local vm, status = cli.attempt("linux", kvm.vm, { name = "linux", mode = "linux",
-                                                    memory = opts.memory })
+  local initrd, status = initrd_of(kvm, opts)
+  if not initrd then return nil, status end
+  local vm
+  vm, status = cli.attempt("linux", kvm.vm, opts.vm)
   if not vm then return nil, status end
   local done
   done, status = cli.attempt("linux", vm.load, vm, kernel, { initrd = initrd,
                                                              cmdline = command_line(opts) })
-  if not done then
-    vm:close()
-    return nil, status
-  end
-  connect(vm, opts, host)
-  return vm
+  if done then return vm end
+  vm:close()
+  return nil, status
 end
 
 ---Carries out the command line behind "linux".
@@ -200,11 +216,11 @@ end
 function M.main(argv, host)
   local opts, status = parse(argv)
   if not opts then return status end
-  local kvm = require "minikvm"
-  if not check_host(kvm, argv) then return 1 end
+  opts.argv, opts.vm = argv, { name = "linux", mode = "linux", memory = opts.memory }
   local vm
-  vm, status = make(kvm, opts, host)
+  vm, status = M.machine(require "minikvm", opts)
   if not vm then return status end
+  M.connect(vm, opts, host)
   local reason, info = vm:run{ deadline = opts.deadline }
   vm:close() -- the terminal is itself again before we write
   io.stdout:flush()

@@ -2,6 +2,7 @@
 -- was chosen is not that of the image.
 
 local core = require "minikvm.core"
+local guess = require "minikvm.image.guess"
 local images = require "minikvm.image"
 local planner = require "minikvm.image.plan"
 
@@ -56,7 +57,9 @@ function M.hint(vm, source, layout, o, text)
   elseif ok and format == "boot" then
     return "; it looks like a disk: format=\"boot\" loads its boot sector"
   elseif ok and not mode and layout.mode_open then
+    local looks = guess.sentence(source.head, source.size, planner.as_mode)
     return "; mode= (minikvm run: --mode) was not given, and the image does not say: it is \"real\""
+      .. (looks and "; " .. looks or "")
   end
   return ""
 end

@@ -3,9 +3,10 @@
 -- calls).
 --
 --   tell              copies its input to port 0xe9, the debug console
---   tell PORT VALUE   writes a doubleword to a port; both decimal. Port 244 ends the VM (0xf4)
+--   tell PORT         copies it to another port
+--   tell PORT VALUE   writes a doubleword to a port. Port 244 ends the VM (0xf4)
 --
--- It needs root, and a kernel with iopl(2) (CONFIG_X86_IOPL_IOPERM).
+-- Numbers are decimal. It needs root, and a kernel with iopl(2) (CONFIG_X86_IOPL_IOPERM).
 
 local M = {}
 
@@ -13,30 +14,34 @@ local AT <const>, BUFFER <const> = 0x400000, 0x2000
 local CODE_AT <const> = 64 + 56 -- behind the ELF header and its program header
 
 local CODE <const> = [[
-  8b 1c 24              ;         mov ebx, [rsp]        argc
+  44 8b 24 24           ;         mov r12d, [rsp]       argc
   48 8d 6c 24 10        ;         lea rbp, [rsp + 16]   argv + 1
   bf 03 00 00 00        ;         mov edi, 3
   b8 ac 00 00 00        ;         mov eax, 172
   0f 05                 ;         syscall               iopl(3)
-  83 fb 03              ;         cmp ebx, 3
-  74 24                 ;         je tell
+  bb e9 00 00 00        ;         mov ebx, 0xe9
+  41 83 fc 02           ;         cmp r12d, 2
+  7c 11                 ;         jl next
+  48 8b 75 00           ;         mov rsi, [rbp]
+  e8 3e 00 00 00        ;         call number
+  89 c3                 ;         mov ebx, eax
+  41 83 fc 03           ;         cmp r12d, 3
+  74 21                 ;         je tell
   31 ff                 ; next:   xor edi, edi
   be 00 10 40 00        ;         mov esi, 0x401000
   ba 00 10 00 00        ;         mov edx, 4096
   31 c0                 ;         xor eax, eax
   0f 05                 ;         syscall               read(0, 0x401000, 4096)
   85 c0                 ;         test eax, eax
-  7e 25                 ;         jle done
+  7e 19                 ;         jle done
   89 c1                 ;         mov ecx, eax
   be 00 10 40 00        ;         mov esi, 0x401000
-  ba e9 00 00 00        ;         mov edx, 0xe9
+  89 da                 ;         mov edx, ebx
   f3 6e                 ;         rep outsb
-  eb dc                 ;         jmp next
-  48 8b 75 00           ; tell:   mov rsi, [rbp]
-  e8 15 00 00 00        ;         call number
-  89 c2                 ;         mov edx, eax
-  48 8b 75 08           ;         mov rsi, [rbp + 8]
-  e8 0a 00 00 00        ;         call number
+  eb df                 ;         jmp next
+  48 8b 75 08           ; tell:   mov rsi, [rbp + 8]
+  e8 0c 00 00 00        ;         call number
+  89 da                 ;         mov edx, ebx
   ef                    ;         out dx, eax
   31 ff                 ; done:   xor edi, edi
   b8 3c 00 00 00        ;         mov eax, 60

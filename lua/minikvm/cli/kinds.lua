@@ -1,0 +1,83 @@
+-- cli/kinds.lua - what `minikvm run` makes of files that are more than an image: a snapshot goes on
+-- where it was taken; a Linux kernel gets its machine and a first file system with a shell.
+
+local core = require "minikvm.core"
+
+local M = {}
+
+local SNAPSHOT <const> = "\x89MKSNAP\n" -- src/snapshot/file.c
+local HEAD <const> = 1024
+
+---What `run` was told that a file of such a kind knows itself.
+local FIXED <const> = {
+  snapshot = { "mode", "memory", "page_size", "at", "entry", "irqchip", "cmdline" },
+  linux = { "page_size", "at", "entry", "irqchip" },
+}
+
+local function complain(name, text)
+  io.stderr:write("minikvm: ", name, ": ", text, "\n")
+end
+
+---The first option given that cannot be given for such a file, as it is written.
+local function misplaced(kind, opts)
+  for _, key in ipairs(FIXED[kind]) do
+    if opts[key] then return "--" .. key:gsub("_", "-") end
+  end
+end
+
+---@param o table  options of kvm.vm
+local function resume(kvm, opts, path, o)
+  local cli = require "minikvm.cli"
+  local wrong = misplaced("snapshot", opts)
+  if wrong then
+    complain(o.name, ("%s: it is a snapshot, which has that in it"):format(wrong))
+    return nil, 2
+  end
+  local snap, status = cli.attempt(o.name, kvm.load_snapshot, path)
+  if not snap then return nil, status end
+  local ok, vm, why = pcall(snap.vm, snap, {
+    name = o.name, limits = o.limits, unhandled = o.unhandled, coalesce = o.coalesce,
+    echo = o.echo, trace = o.trace, assist = o.assist })
+  snap:close()
+  if ok and vm then return vm end
+  why = tostring(why or vm):gsub("^[^\n]-%.lua:%d+: ", "")
+  if why:find("attach them in setup", 1, true) then
+    why = why .. ": a script resumes it, by kvm.load_snapshot and snapshot:vm{ setup = … }"
+  end
+  complain(o.name, why)
+  return nil, 1
+end
+
+---Linux with a shell, on the machine of minikvm linux.
+local function boot(kvm, opts, path, o)
+  local wrong = misplaced("linux", opts)
+  if wrong then
+    complain(o.name, ("%s: it is a Linux kernel, which says that itself; minikvm linux --help tells "
+      .. "what can be chosen"):format(wrong))
+    return nil, 2
+  end
+  o.mode, o.cmdline = "linux", nil
+  local machine = require("minikvm.cli.linux").machine
+  local vm, status = machine(kvm, { kernel = path, append = opts.cmdline, vm = o })
+  if vm then opts.shells[vm] = true end
+  return vm, status
+end
+
+local function head_of(path)
+  local size = core.file_size(path) -- a FIFO is not opened
+  local file <close> = size and io.open(path, "rb") or nil
+  return file and file:read(HEAD) or ""
+end
+
+---How a VM is made of a file that takes more than to be loaded; nil for others.
+---@param path string
+---@param opts table  of minikvm run
+---@return fun(kvm: minikvm, opts: table, path: string, o: table): minikvm.vm?, integer?
+function M.find(path, opts)
+  local head = head_of(path)
+  if head:sub(1, #SNAPSHOT) == SNAPSHOT then return resume end
+  local kernel = require("minikvm.image.plan").is_bzimage{ head = head }
+  if kernel and (opts.mode == nil or opts.mode == "linux") then return boot end
+end
+
+return M
