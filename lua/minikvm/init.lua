@@ -15,6 +15,9 @@ for kind, late in pairs{
   memory = { "vm.memory", "map" },
   cpuid = { "vm.cpuid", "get", "set", "has", "hide", "vendor" },
   cpu = { "vm.cpu", "regs", "sregs", "set_sregs", "walk", "disassemble" },
+  ports = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "match", "doorbell" },
+  mmio = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "match", "doorbell" },
+  msrs = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "match" },
   console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type", "interact" },
   keyboard = { "console.keyboard", "type", "press" },
 } do

@@ -227,7 +227,7 @@ void mk_open_cpu(lua_State *L);
 void mk_open_memory(lua_State *L);
 void mk_open_map(lua_State *L); /* after it */
 void mk_open_hooks(lua_State *L);
-void mk_open_prims(lua_State *L); /* methods of hooks and handles, which must be there */
+void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);

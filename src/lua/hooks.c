@@ -1,4 +1,5 @@
-/* hooks.c - vm.ports, vm.mmio and vm.msrs: accesses of the guest served in Lua.
+/* hooks.c - vm.ports, vm.mmio and vm.msrs: accesses of the guest served in Lua. The methods are in
+ * lua/minikvm/device/hooks.lua, which checks what a script gives:
  *
  *   ports:on(range, { read = fn(port, size), write = fn(port, value, size) })
  *   ports:override(range, { read = fn(port, size, next), write = fn(port, value, size, next) })
@@ -243,144 +244,64 @@ void mk_push_next(lua_State *L, int vm_index, unsigned cpu)
     lua_pushcclosure(L, call_next, 2);
 }
 
-/* --- ranges --- */
+/* --- ranges: lua/minikvm/device/hooks.lua has checked them --- */
 
-/* "ports 0x300-0x30f" */
-static void describe_range(const struct mk_bus *bus, uint64_t first, uint64_t last, char *to,
-                           size_t size)
-{
-    static const char *const kinds[] = { "port", "address", "MSR" };
-    static const char *const many[] = { "ports", "addresses", "MSRs" };
-    if (first == last)
-        snprintf(to, size, "%s 0x%llx", kinds[bus->space], (unsigned long long)first);
-    else
-        snprintf(to, size, "%s 0x%llx-0x%llx", many[bus->space], (unsigned long long)first,
-                 (unsigned long long)last);
-}
-
-void mk_describe_function(lua_State *L, int index, char *to, size_t size)
-{
-    lua_Debug ar;
-    lua_pushvalue(L, index);
-    lua_getinfo(L, ">S", &ar);
-    if (ar.linedefined < 0)
-        snprintf(to, size, "a Lua handler");
-    else
-        snprintf(to, size, "a Lua handler (%.40s:%d)", ar.short_src, ar.linedefined);
-}
-
-/* The range { first, last } or { first, size = n } at index 2. */
-static void table_range(lua_State *L, uint64_t *first, uint64_t *last)
-{
-    static const char form[] = "a range is { first, last } or { first, size = n }, in integers";
-    for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
-        bool known = lua_isinteger(L, -2) ? lua_tointeger(L, -2) == 1 || lua_tointeger(L, -2) == 2
-                                          : lua_type(L, -2) == LUA_TSTRING &&
-                                                strcmp(lua_tostring(L, -2), "size") == 0;
-        luaL_argcheck(L, known && lua_isinteger(L, -1), 2, form);
-    }
-    bool sized = lua_getfield(L, 2, "size") != LUA_TNIL;
-    lua_Integer size = lua_tointeger(L, -1);
-    luaL_argcheck(L, lua_rawgeti(L, 2, 1) != LUA_TNIL, 2, form);
-    luaL_argcheck(L, (lua_rawgeti(L, 2, 2) != LUA_TNIL) != sized, 2, form);
-    luaL_argcheck(L, !sized || size > 0, 2, "a size is 1 or more");
-    *first = (uint64_t)lua_tointeger(L, -2);
-    *last = sized ? *first + (uint64_t)size - 1 : (uint64_t)lua_tointeger(L, -1);
-    luaL_argcheck(L, !sized || *last >= *first, 2, "the range ends behind the last address");
-    lua_pop(L, 3);
-}
-
-/* A device does not lie over memory; writes to what is read-only do reach one. */
-static void check_no_memory(lua_State *L, const struct mk_range *r)
-{
-    const struct mk_mem *mem = &r->v->vm.m.mem;
-    char text[200];
-    for (unsigned i = 0; i < mem->count; i++) {
-        const struct mk_region *m = &mem->regions[i];
-        if (m->read_only || r->first >= m->gpa + m->size || r->last < m->gpa)
-            continue;
-        snprintf(text, sizeof(text),
-                 "addresses 0x%llx-0x%llx lie over %s, which ends at 0x%llx: "
-                 "memory is no device",
-                 (unsigned long long)r->first, (unsigned long long)r->last, m->name,
-                 (unsigned long long)(m->gpa + m->size));
-        luaL_argerror(L, 2, text);
-    }
-}
-
-static void check_ends(lua_State *L, const struct mk_range *r)
-{
-    static const struct {
-        uint64_t last;
-        const char *what;
-    } spaces[] = { { 0xffff, "a port is 0 to 0xffff" },
-                   { INT64_MAX, "a guest-physical address is 0 or more" },
-                   { UINT32_MAX, "an MSR is 0 to 0xffffffff" } };
-    uint64_t most = spaces[r->bus->space].last;
-    int index = r->next - 1;
-    luaL_argcheck(L, r->first <= most, 2, spaces[r->bus->space].what);
-    luaL_argcheck(L, r->last <= most, index, spaces[r->bus->space].what);
-    luaL_argcheck(L, r->last >= r->first, index, "the last comes before the first");
-    if (r->bus->space == MK_SPACE_MMIO)
-        check_no_memory(L, r);
-}
-
-/* The short forms: of addresses base, size; of the others first [, last], but where an integer
- * follows that is something else only first. */
-static void short_range(lua_State *L, struct mk_range *r, bool more_integers)
-{
-    r->first = r->last = (uint64_t)luaL_checkinteger(L, 2);
-    if (r->bus->space == MK_SPACE_MMIO) {
-        uint64_t size = (uint64_t)luaL_checkinteger(L, 3);
-        luaL_argcheck(L, size > 0 && size <= INT64_MAX, 3, "a size is 1 or more");
-        luaL_argcheck(L, r->first <= INT64_MAX, 2, "a guest-physical address is 0 or more");
-        luaL_argcheck(L, size - 1 <= INT64_MAX - r->first, 3,
-                      "the range ends behind the last address");
-        r->last += size - 1;
-        r->next = 4;
-    } else if (!more_integers && lua_isinteger(L, 3)) {
-        r->last = (uint64_t)lua_tointeger(L, 3);
-        r->next = 4;
-    }
-}
-
-static struct mk_range range_argument(lua_State *L, bool more_integers)
+/* The VM and the bus of the object at index 1. */
+static struct mk_range bus_argument(lua_State *L)
 {
     bool mmio = luaL_testudata(L, 1, MK_MMIO), msrs = luaL_testudata(L, 1, MK_MSRS);
     struct mk_lua_vm *v = mk_check_child(L, 1, mmio ? MK_MMIO : msrs ? MK_MSRS : MK_PORTS);
     struct mk_machine *m = &v->vm.m;
-    struct mk_range r = { .v = v, .bus = mmio ? &m->mmio : msrs ? &m->msrs : &m->bus, .next = 3 };
-    if (lua_istable(L, 2))
-        table_range(L, &r.first, &r.last);
-    else
-        short_range(L, &r, more_integers);
-    check_ends(L, &r);
+    return (struct mk_range){ .v = v, .bus = mmio ? &m->mmio : msrs ? &m->msrs : &m->bus };
+}
+
+struct mk_range mk_check_range(lua_State *L)
+{
+    struct mk_range r = bus_argument(L);
+    r.first = (uint64_t)luaL_checkinteger(L, 2);
+    r.last = (uint64_t)luaL_checkinteger(L, 3);
+    bool fits = r.bus->space != MK_SPACE_PORTS || r.last <= 0xffff;
+    luaL_argcheck(L, fits && r.first <= r.last, 3, "not a range");
     return r;
 }
 
-struct mk_range mk_check_range(lua_State *L, bool more_integers)
+/* memory_beneath(object, first, last) -> name, end of memory in the range that a device would lie
+ * over; writes to what is read-only do reach one */
+static int memory_beneath(lua_State *L)
 {
-    struct mk_range r = range_argument(L, more_integers);
+    struct mk_range r = mk_check_range(L);
+    const struct mk_mem *mem = &r.v->vm.m.mem;
+    for (unsigned i = 0; r.bus->space == MK_SPACE_MMIO && i < mem->count; i++) {
+        const struct mk_region *m = &mem->regions[i];
+        if (m->read_only || r.first >= m->gpa + m->size || r.last < m->gpa)
+            continue;
+        lua_pushstring(L, m->name);
+        lua_pushinteger(L, (lua_Integer)(m->gpa + m->size));
+        return 2;
+    }
+    return 0;
+}
+
+/* check_hooks(object): raises when there are as many as there may be. */
+static int check_hooks(lua_State *L)
+{
     struct mk_err err;
-    if (mk_bus_check_room(r.bus, &err) < 0)
-        mk_lua_error(L, "%s", err.text);
-    return r;
+    if (mk_bus_check_room(bus_argument(L).bus, &err) < 0)
+        return mk_lua_error(L, "%s", err.text);
+    return 0;
 }
 
-/* Raises when somebody serves part of the range, naming both. */
-static void check_free(lua_State *L, const struct mk_range *r, const char *owner)
+/* hook_owner(object, first, last) -> address, owner of the first that somebody serves */
+static int hook_owner(lua_State *L)
 {
-    char other[sizeof(((struct mk_hook *)0)->owner)], wanted[64], taken[64], text[400];
+    struct mk_range r = mk_check_range(L);
+    char owner[sizeof(((struct mk_hook *)0)->owner)];
     uint64_t where;
-    if (!mk_bus_owned(r->bus, r->first, r->last, &where, other))
-        return;
-    describe_range(r->bus, r->first, r->last, wanted, sizeof(wanted));
-    describe_range(r->bus, where, where, taken, sizeof(taken));
-    snprintf(text, sizeof(text),
-             "%s belongs to %s: use override() to go on top of it (wanted: %s "
-             "for %s)",
-             taken, other, wanted, owner);
-    mk_lua_error(L, "%s", text);
+    if (!mk_bus_owned(r.bus, r.first, r.last, &where, owner))
+        return 0;
+    lua_pushinteger(L, (lua_Integer)where);
+    lua_pushstring(L, owner);
+    return 2;
 }
 
 /* --- handles --- */
@@ -439,94 +360,35 @@ int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
     return 1;
 }
 
-/* --- the script's side --- */
-
-/* A function or nothing under `name` of the table at `index`. */
-static int function_ref(lua_State *L, int vm_index, int index, const char *name)
+/* hook(object, first, last, "on" | "override" | "tap", owner, read | nil, write | nil) -> handle;
+ * of a tap one function */
+static int hook(lua_State *L)
 {
-    int ref = LUA_NOREF;
-    if (lua_getfield(L, index, name) == LUA_TFUNCTION)
-        ref = mk_lua_ref(L, vm_index, -1);
-    lua_pop(L, 1);
-    return ref;
-}
-
-/* The table has read and write, one at least, and perhaps a name. */
-static void check_handlers(lua_State *L, int index, char *owner, size_t size)
-{
-    bool any = false;
-    luaL_checktype(L, index, LUA_TTABLE);
-    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
-        const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
-        bool name = strcmp(key, "name") == 0;
-        if (!name && strcmp(key, "read") != 0 && strcmp(key, "write") != 0)
-            mk_lua_error(L, "unknown handler '%s': there are 'read' and 'write'", key);
-        if (name && lua_type(L, -1) != LUA_TSTRING)
-            mk_lua_error(L, "'name' is a %s, not a string", luaL_typename(L, -1));
-        if (!name && !lua_isfunction(L, -1))
-            mk_lua_error(L, "handler '%s' is a %s, not a function", key, luaL_typename(L, -1));
-        if (!name && !any)
-            mk_describe_function(L, -1, owner, size);
-        any |= !name;
-    }
-    luaL_argcheck(L, any, index, "neither read nor write");
-    if (lua_getfield(L, index, "name") == LUA_TSTRING)
-        snprintf(owner, size, "%s", lua_tostring(L, -1));
-    lua_pop(L, 1);
-}
-
-static int add_hook(lua_State *L, bool override)
-{
-    char owner[64] = "";
-    struct mk_range r = mk_check_range(L, false);
-    check_handlers(L, r.next, owner, sizeof(owner));
-    if (!override)
-        check_free(L, &r, owner);
-    lua_settop(L, r.next);
+    static const char *const kinds[] = { "on", "override", "tap", NULL };
+    struct mk_range r = mk_check_range(L);
+    int kind = luaL_checkoption(L, 4, NULL, kinds);
+    const char *owner = luaL_checkstring(L, 5);
+    lua_settop(L, 7);
     lua_getiuservalue(L, 1, 1);
-    int vm_index = lua_gettop(L);
-    int read_ref = function_ref(L, vm_index, r.next, "read");
-    int write_ref = function_ref(L, vm_index, r.next, "write");
+    int read_ref = lua_isnil(L, 6) ? LUA_NOREF : mk_lua_ref(L, 8, 6);
+    int write_ref = lua_isnil(L, 7) ? LUA_NOREF : mk_lua_ref(L, 8, 7);
     struct mk_lua_hook *h = mk_hook_new(L, &r);
     h->read_ref = read_ref;
-    h->write_ref = write_ref;
-    h->with_next = override;
-    return mk_hook_place(L, &r, h, ops_for(h), h, owner);
-}
-
-static int hooks_on(lua_State *L)
-{
-    return add_hook(L, false);
-}
-
-static int hooks_override(lua_State *L)
-{
-    return add_hook(L, true);
-}
-
-/* tap(range, fn(what, address, value, size)): `what` is "read" or "write", `value` what the guest
- * reads or has written. */
-static int hooks_tap(lua_State *L)
-{
-    char owner[64];
-    struct mk_range r = mk_check_range(L, false);
-    luaL_checktype(L, r.next, LUA_TFUNCTION);
-    mk_describe_function(L, r.next, owner, sizeof(owner));
-    lua_settop(L, r.next);
-    lua_getiuservalue(L, 1, 1);
-    int ref = mk_lua_ref(L, lua_gettop(L), r.next);
-    struct mk_lua_hook *h = mk_hook_new(L, &r);
-    h->read_ref = h->write_ref = ref;
-    h->tap = true;
-    return mk_hook_place(L, &r, h, &tap_ops, h, owner);
+    h->with_next = kind == 1;
+    h->tap = kind == 2;
+    h->write_ref = h->tap ? read_ref : write_ref;
+    return mk_hook_place(L, &r, h, h->tap ? &tap_ops : ops_for(h), h, owner);
 }
 
 void mk_open_hooks(lua_State *L)
 {
     static const char *const types[] = { MK_PORTS, MK_MMIO, MK_MSRS };
-    static const luaL_Reg methods[] = {
-        { "on", hooks_on }, { "override", hooks_override }, { "tap", hooks_tap }, { NULL, NULL }
-    };
+    static const luaL_Reg core[] = { { "memory_beneath", memory_beneath },
+                                     { "check_hooks", check_hooks },
+                                     { "hook_owner", hook_owner },
+                                     { "hook", hook },
+                                     { NULL, NULL } };
     for (size_t i = 0; i < MK_COUNT(types); i++)
-        mk_new_type(L, types[i], NULL, methods);
+        mk_new_type(L, types[i], NULL, NULL);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -17,19 +17,15 @@ struct mk_lua_hook {
     bool removed; /* under the Lua lock */
 };
 
-/* The arguments that name what is hooked, from `index` on. */
+/* What is hooked. */
 struct mk_range {
     struct mk_lua_vm *v;
     struct mk_bus *bus;
     uint64_t first, last;
-    int next; /* index of the argument behind them */
 };
 
-/* For a method of vm.ports, vm.mmio or vm.msrs: the range at index 2, { first, last } or { first,
- * size = n }, or a short form; and that the VM is open. Raises. */
-struct mk_range mk_check_range(lua_State *L, bool more_integers);
-/* Where the function at `index` was defined, for messages: "a Lua handler (file:line)". */
-void mk_describe_function(lua_State *L, int index, char *to, size_t size);
+/* vm.ports, vm.mmio or vm.msrs at index 1, first and last at 2 and 3; and that the VM is open. */
+struct mk_range mk_check_range(lua_State *L);
 
 /* A call of a hook's function; what goes with it follows in a struct of the caller's. */
 struct mk_hook_call {
@@ -42,8 +38,9 @@ struct mk_hook_call {
 
 /* On the vCPU's thread, through the gate; false when the function is not to run. */
 bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu);
-/* Puts the hook on its bus and pushes its handle. `h` is the caller's no more; raises when memory
- * ran out or KVM refuses. The functions' references must be in `h` already. */
+/* Puts the hook on its bus and pushes its handle; the object is at index 1. `h` is the caller's no
+ * more; raises when memory ran out or KVM refuses. The functions' references must be in `h`
+ * already. */
 int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
                   const struct mk_io_ops *ops, void *self, const char *owner);
 /* A new hook of the VM; raises when memory ran out. */
