@@ -18,6 +18,7 @@ for kind, late in pairs{
   ports = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "match", "doorbell" },
   mmio = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "match", "doorbell" },
   msrs = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "match" },
+  hypercalls = { "device.hypercalls", "define", "override", "tap" },
   console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type", "interact" },
   keyboard = { "console.keyboard", "type", "press" },
 } do

@@ -1,22 +1,15 @@
-/* hypercalls.c - vm.hypercalls: calls of the guest by number or name, answered in Lua.
- *
- *   hypercalls:define(number, name, fn(argument, cpu))
- *   hypercalls:override(number or name, fn(argument, cpu, next))
- *   hypercalls:tap(number or name, fn(argument, cpu))
+/* hypercalls.c - vm.hypercalls: calls of the guest, answered in Lua. The methods are in
+ * lua/minikvm/device/hypercalls.lua, which checks what a script gives.
  *
  * The handlers of one number form a stack above the built-in call, if it has one. Under the Lua
  * lock; a vCPU looks whether there is any without it. */
 #include "lua/core.h"
 
-#include "base/abi.h"
-
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define CALLS_MAX 1024 /* handlers of one number */
 
-enum call_kind { DEFINED, OVERRIDE, TAP };
+enum call_kind { DEFINE, OVERRIDE, TAP };
 
 struct mk_call {
     struct mk_call *beneath;
@@ -25,17 +18,7 @@ struct mk_call {
     uint8_t number;
     int ref;
     uint64_t hits;
-    char name[32];
 };
-
-static const struct {
-    uint8_t number;
-    const char *name;
-} builtin[] = { { MK_HC_EXIT, "EXIT" },
-                { MK_HC_PUTCHAR, "PUTCHAR" },
-                { MK_HC_GETCHAR, "GETCHAR" },
-                { MK_HC_WRITE, "WRITE" },
-                { MK_HC_READ, "READ" } };
 
 /* --- the vCPU's side --- */
 
@@ -168,31 +151,22 @@ void mk_lua_free_calls(struct mk_lua_vm *v)
         }
 }
 
-static int named_call(const struct mk_lua_vm *v, const char *name)
+static uint8_t check_number(lua_State *L)
 {
-    for (unsigned i = 0; i < MK_COUNT(v->calls); i++)
-        for (const struct mk_call *call = v->calls[i]; call; call = call->beneath)
-            if (call->kind == DEFINED && strcmp(call->name, name) == 0)
-                return (int)i;
-    for (unsigned i = 0; i < MK_COUNT(builtin); i++)
-        if (strcmp(builtin[i].name, name) == 0)
-            return builtin[i].number;
-    return -1;
+    lua_Integer number = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, number >= 0 && number <= 255, 2, "a hypercall number is 0 to 255");
+    return (uint8_t)number;
 }
 
-static uint8_t check_number(lua_State *L, const struct mk_lua_vm *v, int index, bool or_name)
+/* hypercall_defined(object, number) -> whether a handler defines it */
+static int hypercall_defined(lua_State *L)
 {
-    if (or_name && lua_type(L, index) == LUA_TSTRING) {
-        int number = named_call(v, lua_tostring(L, index));
-        if (number < 0)
-            mk_lua_error(L,
-                         "there is no hypercall \"%.40s\": define() it first, or give its number",
-                         lua_tostring(L, index));
-        return (uint8_t)number;
-    }
-    lua_Integer number = luaL_checkinteger(L, index);
-    luaL_argcheck(L, number >= 0 && number <= 255, index, "a hypercall number is 0 to 255");
-    return (uint8_t)number;
+    const struct mk_lua_vm *v = mk_check_child(L, 1, MK_HYPERCALLS);
+    const struct mk_call *call = v->calls[check_number(L)];
+    while (call && call->kind != DEFINE)
+        call = call->beneath;
+    lua_pushboolean(L, call != NULL);
+    return 1;
 }
 
 static void check_room(lua_State *L, const struct mk_lua_vm *v, uint8_t number)
@@ -205,15 +179,19 @@ static void check_room(lua_State *L, const struct mk_lua_vm *v, uint8_t number)
                      number, CALLS_MAX);
 }
 
-static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call_kind kind,
-                    const char *name, int function)
+/* hypercall(object, number, "define" | "override" | "tap", fn) -> handle */
+static int hypercall(lua_State *L)
 {
+    static const char *const kinds[] = { "define", "override", "tap", NULL };
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_HYPERCALLS);
+    uint8_t number = check_number(L);
+    enum call_kind kind = (enum call_kind)luaL_checkoption(L, 3, NULL, kinds);
     check_room(L, v, number);
+    lua_settop(L, 4);
     lua_getiuservalue(L, 1, 1);
-    int vm_index = lua_gettop(L);
-    struct mk_handle *h = mk_new_handle(L, vm_index);
+    struct mk_handle *h = mk_new_handle(L, 5);
     *h = (struct mk_handle){ .removed = true };
-    int ref = mk_lua_ref(L, vm_index, function);
+    int ref = mk_lua_ref(L, 5, 4);
     struct mk_call *call = malloc(sizeof(*call));
     if (!call)
         return mk_lua_error(L, "out of memory for a hypercall");
@@ -222,55 +200,16 @@ static int add_call(lua_State *L, struct mk_lua_vm *v, uint8_t number, enum call
                               .kind = kind,
                               .number = number,
                               .ref = ref };
-    snprintf(call->name, sizeof(call->name), "%s", name);
     *h = (struct mk_handle){ .remove = call_remove, .count = call_hits, .target = call };
     v->calls[number] = call;
     return 1;
 }
 
-/* hypercalls:define(number, name, fn(argument, cpu)) -> handle. `argument` is RBX; an integer that
- * fn returns is what the guest's next IN from the port reads. */
-static int hypercalls_define(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_child(L, 1, MK_HYPERCALLS);
-    uint8_t number = check_number(L, v, 2, false);
-    const char *name = mk_check_cstring(L, 3);
-    luaL_checktype(L, 4, LUA_TFUNCTION);
-    for (const struct mk_call *call = v->calls[number]; call; call = call->beneath)
-        if (call->kind == DEFINED)
-            return mk_lua_error(L,
-                                "hypercall %d is defined already, as \"%s\": remove() its handle "
-                                "first, or override() it",
-                                (int)number, call->name);
-    return add_call(L, v, number, DEFINED, name, 4);
-}
-
-static int add_upon(lua_State *L, enum call_kind kind)
-{
-    struct mk_lua_vm *v = mk_check_child(L, 1, MK_HYPERCALLS);
-    uint8_t number = check_number(L, v, 2, true);
-    luaL_checktype(L, 3, LUA_TFUNCTION);
-    return add_call(L, v, number, kind, "", 3);
-}
-
-/* hypercalls:override(number or name, fn(argument, cpu, next)) -> handle: next() is the call
- * beneath, and returns its answer. */
-static int hypercalls_override(lua_State *L)
-{
-    return add_upon(L, OVERRIDE);
-}
-
-/* hypercalls:tap(number or name, fn(argument, cpu)) -> handle */
-static int hypercalls_tap(lua_State *L)
-{
-    return add_upon(L, TAP);
-}
-
 void mk_open_hypercalls(lua_State *L)
 {
-    static const luaL_Reg methods[] = { { "define", hypercalls_define },
-                                        { "override", hypercalls_override },
-                                        { "tap", hypercalls_tap },
-                                        { NULL, NULL } };
-    mk_new_type(L, MK_HYPERCALLS, NULL, methods);
+    static const luaL_Reg core[] = { { "hypercall", hypercall },
+                                     { "hypercall_defined", hypercall_defined },
+                                     { NULL, NULL } };
+    mk_new_type(L, MK_HYPERCALLS, NULL, NULL);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
 }
