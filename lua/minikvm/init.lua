@@ -21,6 +21,7 @@ for kind, late in pairs{
   hypercalls = { "device.hypercalls", "define", "override", "tap" },
   console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type", "interact" },
   keyboard = { "console.keyboard", "type", "press" },
+  pci = { "device.pci", "attach", "devices", "enable", "enabled", "lost", "routing_table" },
 } do
   local methods <const> = core.methods("minikvm." .. kind)
   for i = 2, #late do
@@ -111,6 +112,13 @@ end
 ---@return string? code  such as "ENOENT"
 function M.disk(opts)
   return require("minikvm.device.disk").open(opts)
+end
+
+---Describes a function of the PCI bus, to be attached with vm.pci:attach(): see
+---lua/minikvm/device/pci.lua for the options.
+---@return minikvm.definition
+function M.pci(def)
+  return require("minikvm.device.pci").define(def)
 end
 
 ---An initramfs for a Linux guest; the same table gives the same bytes.

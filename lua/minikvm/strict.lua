@@ -15,14 +15,15 @@ table.sort(REGISTERS) -- so that the nearest is the same in every run
 local KINDS <const> = {
   ["minikvm.vm"] = { "a vm has no", get = {
     "name", "state", "mode", "cpu", "memory", "ports", "mmio", "msrs", "cpuid", "hypercalls", "console",
-    "clock", "keyboard", "symbols", "files" } },
+    "clock", "keyboard", "symbols", "files", "pci" } },
   ["minikvm.cpu"] = { "cpu has no register or method", set = REGISTERS,
                       setting = "cpu has no register",
                       get = table.move(REGISTERS, 1, #REGISTERS, 3, { "index", "tsc_hz" }) },
   ["minikvm.handle"] = { "a handle has no", get = { "hits" } },
-  ["minikvm.timer"] = { "a timer has no", get = { "hits" } },
+  ["minikvm.timer"] = { "a timer has no", get = { "hits", "left" } },
   ["minikvm.clock"] = { "vm.clock has no", get = { "now" } },
   ["minikvm.snapshot"] = { "a snapshot has no", get = { "name", "mode", "memory", "cpus", "irqchip" } },
+  ["minikvm.window"] = { "a window has no", get = { "size", "io" } },
   ["minikvm.files"] = { "a file policy has no" }, ["minikvm.vmfiles"] = { "vm.files has no" },
   ["minikvm.disk"] = { "a disk has no" },
   ["minikvm.worker"] = { "a worker has no" }, ["minikvm.owner"] = { "a worker's owner has no" },

@@ -19,6 +19,9 @@
 #define MK_PORT_FILE_BLOCK 0x27c
 #define MK_PORT_UART 0x3f8
 #define MK_PORT_HYPERCALL 0x500
+#define MK_PORT_PCI_ADDRESS 0xcf8
+#define MK_PORT_RESET 0xcf9
+#define MK_PORT_PCI_DATA 0xcfc
 
 /* Hypercall numbers: in AL of `out 0x500, al` */
 #define MK_HC_EXIT 0x00

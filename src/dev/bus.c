@@ -47,10 +47,26 @@ static struct mk_hook *beneath(struct mk_hook *hook, uint64_t address)
     return covering(atomic_load(&hook->link), address);
 }
 
+static void lock(struct mk_bus *bus)
+{
+    pthread_mutex_lock(&mk_bus_root(bus)->lock);
+}
+
+static void unlock(struct mk_bus *bus)
+{
+    pthread_mutex_unlock(&mk_bus_root(bus)->lock);
+}
+
 void mk_bus_init(struct mk_bus *bus, enum mk_space space)
 {
     *bus = (struct mk_bus){ .space = space, .generation = 1 };
     pthread_mutex_init(&bus->lock, NULL);
+}
+
+void mk_bus_init_window(struct mk_bus *bus, enum mk_space space, struct mk_bus *outer)
+{
+    mk_bus_init(bus, space);
+    bus->outer = outer;
 }
 
 static void release(struct mk_retired *retired)
@@ -86,6 +102,7 @@ void mk_bus_free(void *self)
 /* Frees what was retired and no reader can hold any more. Caller holds the lock. */
 static void reclaim(struct mk_bus *bus)
 {
+    bus = mk_bus_root(bus);
     uint64_t oldest = UINT64_MAX;
     for (unsigned i = 0; i < MK_MAX_CPUS; i++) {
         uint64_t seen = atomic_load(&bus->reader[i].inside);
@@ -107,6 +124,7 @@ static void reclaim(struct mk_bus *bus)
 /* Readers do not find it any more, but may hold it. Caller holds the lock. */
 static void retire(struct mk_bus *bus, struct mk_retired *what)
 {
+    bus = mk_bus_root(bus);
     what->at = atomic_fetch_add(&bus->generation, 1);
     what->next = bus->retired;
     bus->retired = what;
@@ -150,15 +168,20 @@ static void set_top(struct mk_bus *bus, uint64_t port, struct mk_hook *hook)
         bus->on_top(bus->ctx, (uint16_t)port, hook ? hook->ops : NULL);
 }
 
-static void link_hook(struct mk_bus *bus, struct mk_hook *hook)
+/* On top of all others, or beneath them. */
+static void link_hook(struct mk_bus *bus, struct mk_hook *hook, bool on_top)
 {
-    atomic_store(&hook->link, atomic_load(&bus->hooks));
-    atomic_store(&bus->hooks, hook);
+    struct mk_hook *_Atomic *at = &bus->hooks;
+    while (!on_top && atomic_load(at))
+        at = &atomic_load(at)->link;
+    atomic_store(&hook->link, atomic_load(at));
+    atomic_store(at, hook);
     bus->hook_count++;
     if (bus->space != MK_SPACE_PORTS)
         update_ranges(bus, hook->first, hook->last);
     for (uint64_t port = hook->first; bus->space == MK_SPACE_PORTS && port <= hook->last; port++)
-        set_top(bus, port, hook);
+        if (on_top || !port_top(bus, port))
+            set_top(bus, port, hook);
 }
 
 int mk_bus_check_room(const struct mk_bus *bus, struct mk_err *err)
@@ -172,8 +195,9 @@ int mk_bus_check_room(const struct mk_bus *bus, struct mk_err *err)
                    MK_HOOKS_MAX, kinds[bus->space]);
 }
 
-struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
-                            const struct mk_io_ops *ops, void *self, const char *owner)
+static struct mk_hook *add_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
+                                const struct mk_io_ops *ops, void *self, const char *owner,
+                                bool on_top)
 {
     struct mk_hook *hook = calloc(1, sizeof(*hook));
     if (!hook)
@@ -184,16 +208,22 @@ struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
     hook->ops = ops;
     hook->self = self;
     snprintf(hook->owner, sizeof(hook->owner), "%s", owner ? owner : ops->name);
-    pthread_mutex_lock(&bus->lock);
+    lock(bus);
     reclaim(bus);
     bool made = bus->space != MK_SPACE_PORTS || make_pages(bus, first, last);
     if (made)
-        link_hook(bus, hook);
-    pthread_mutex_unlock(&bus->lock);
+        link_hook(bus, hook, on_top);
+    unlock(bus);
     if (made)
         return hook;
     free(hook);
     return NULL;
+}
+
+struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,
+                            const struct mk_io_ops *ops, void *self, const char *owner)
+{
+    return add_hook(bus, first, last, ops, self, owner, true);
 }
 
 /* hook->link stays: a vCPU that is in the handler may still ask for what lies beneath. */
@@ -213,27 +243,35 @@ static void unlink_hook(struct mk_bus *bus, struct mk_hook *hook)
 
 void mk_bus_unhook(struct mk_bus *bus, struct mk_hook *hook)
 {
-    pthread_mutex_lock(&bus->lock);
+    lock(bus);
     unlink_hook(bus, hook);
     retire(bus, &hook->retired);
     reclaim(bus);
-    pthread_mutex_unlock(&bus->lock);
+    unlock(bus);
+}
+
+void mk_bus_retire(struct mk_bus *bus, struct mk_retired *what)
+{
+    lock(bus);
+    retire(bus, what);
+    reclaim(bus);
+    unlock(bus);
 }
 
 void mk_bus_reset(void *self)
 {
     struct mk_bus *bus = self;
-    pthread_mutex_lock(&bus->lock);
+    lock(bus);
     for (struct mk_hook *h = bus->hooks; h; h = h->link)
         if (h->ops->reset)
             h->ops->reset(h->self);
-    pthread_mutex_unlock(&bus->lock);
+    unlock(bus);
 }
 
 bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *where, char *owner)
 {
     const struct mk_hook *found = NULL;
-    pthread_mutex_lock(&bus->lock);
+    lock(bus);
     for (const struct mk_hook *h = bus->hooks; h; h = h->link)
         if (h->first <= last && h->last >= first && (!found || h->first < found->first))
             found = h;
@@ -241,7 +279,7 @@ bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *w
         *where = found->first > first ? found->first : first;
         memcpy(owner, found->owner, sizeof(found->owner));
     }
-    pthread_mutex_unlock(&bus->lock);
+    unlock(bus);
     return found != NULL;
 }
 
@@ -329,12 +367,18 @@ static void count_unhandled(struct mk_bus *bus, uint64_t address)
     pthread_mutex_unlock(&bus->lock);
 }
 
-/* Nobody serves it: reads see all ones, writes go nowhere, unless the script wants to know. */
+/* Nobody serves it: reads see all ones, writes go nowhere, unless the script wants to know. A
+ * window has an owner, who has answered so. */
 static uint64_t serve_unhandled(struct mk_io *io, bool in, uint64_t value, struct mk_served *served)
 {
     struct mk_bus *bus = io->bus;
-    count_unhandled(bus, io->address);
     io->hook = NULL;
+    if (bus->outer) {
+        if (served)
+            served->c++;
+        return mk_mask(io->size);
+    }
+    count_unhandled(bus, io->address);
     bool script = false;
     if (bus->on_unhandled && bus->on_unhandled(bus->unhandled_ctx, io, in, &value, &script)) {
         if (served)
@@ -361,7 +405,7 @@ static void account(struct mk_hook *hook, struct mk_served *served)
 
 static uint64_t start_time(struct mk_bus *bus)
 {
-    return atomic_load_explicit(&bus->timing, memory_order_relaxed) ? mk_now() : 0;
+    return atomic_load_explicit(&mk_bus_root(bus)->timing, memory_order_relaxed) ? mk_now() : 0;
 }
 
 static void stop_time(struct mk_hook *hook, uint64_t began)
@@ -370,10 +414,75 @@ static void stop_time(struct mk_hook *hook, uint64_t began)
         atomic_fetch_add_explicit(&hook->ns, mk_now() - began, memory_order_relaxed);
 }
 
+static uint64_t serve_in(struct mk_io *io, struct mk_served *served);
+static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served);
+
+/* --- windows --- */
+
+/* An access to the outer bus as one to the window's. */
+static struct mk_io inside(const struct mk_io *io, struct mk_bus *bus, uint64_t address)
+{
+    return (struct mk_io){ .cpu = io->cpu, .bus = bus, .address = address, .size = io->size };
+}
+
+uint64_t mk_bus_window_in(const struct mk_io *io, struct mk_bus *bus, uint64_t address)
+{
+    struct mk_io inner = inside(io, bus, address);
+    return serve_in(&inner, NULL);
+}
+
+void mk_bus_window_out(const struct mk_io *io, struct mk_bus *bus, uint64_t address, uint64_t value)
+{
+    struct mk_io inner = inside(io, bus, address);
+    serve_out(&inner, value, NULL);
+}
+
+static uint64_t window_in(void *self, struct mk_io *io)
+{
+    return mk_bus_window_in(io, self, io->address - io->hook->first);
+}
+
+static void window_out(void *self, struct mk_io *io, uint64_t value)
+{
+    mk_bus_window_out(io, self, io->address - io->hook->first, value);
+}
+
+static const struct mk_io_ops window_ops = {
+    .name = "window", .in = window_in, .out = window_out, .width = 8
+};
+
+struct mk_bus *mk_bus_shown(const struct mk_hook *hook)
+{
+    return hook->ops == &window_ops ? hook->self : NULL;
+}
+
+int mk_bus_open_window(struct mk_bus *bus, uint64_t base, uint64_t size, const char *owner)
+{
+    atomic_store(&bus->base, base);
+    struct mk_hook *hook =
+        add_hook(bus->outer, base, base + size - 1, &window_ops, bus, owner, false);
+    atomic_store(&bus->window, hook);
+    return hook ? 0 : -1;
+}
+
+void mk_bus_close_window(struct mk_bus *bus)
+{
+    struct mk_hook *hook = atomic_exchange(&bus->window, NULL);
+    if (hook)
+        mk_bus_unhook(bus->outer, hook);
+}
+
+/* --- serving --- */
+
 static uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
 {
     if (!hook)
         return serve_unhandled(io, true, 0, served);
+    struct mk_bus *shown = mk_bus_shown(hook); /* a hook in there is accounted for */
+    if (shown) {
+        struct mk_io inner = inside(io, shown, io->address - hook->first);
+        return serve_in(&inner, served);
+    }
     io->hook = hook;
     account(hook, served);
     uint64_t began = start_time(io->bus);
@@ -390,15 +499,18 @@ static void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
         serve_unhandled(io, false, value, served);
         return;
     }
+    struct mk_bus *shown = mk_bus_shown(hook);
+    if (shown) {
+        struct mk_io inner = inside(io, shown, io->address - hook->first);
+        serve_out(&inner, value, served);
+        return;
+    }
     io->hook = hook;
     account(hook, served);
     uint64_t began = start_time(io->bus);
     hook->ops->out(hook->self, io, value);
     stop_time(hook, began);
 }
-
-static uint64_t serve_in(struct mk_io *io, struct mk_served *served);
-static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served);
 
 static uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
 {

@@ -5,6 +5,10 @@
  * of a port is found by two loads, that of other addresses by a binary search (ranges.h). Passing
  * on does not nest calls, so stacks may be deep.
  *
+ * A window shows one bus inside another one, at a place that may change: the registers of a PCI
+ * function in its BAR. Its addresses count from 0. It shares the outer bus's lock, readers and
+ * retired hooks.
+ *
  * Readers take no lock: vCPUs announce that they are inside the bus, and a removed hook is freed
  * only when none of them can still hold it, so hooks may be added and removed while the guest runs,
  * even by the handler that is being called. */
@@ -51,6 +55,9 @@ struct mk_unhandled {
 struct mk_bus {
     struct mk_dev dev; /* of which a snapshot keeps what its hooks hold (bus_save.c) */
     enum mk_space space;
+    struct mk_bus *outer;                   /* of a window; else NULL */
+    struct mk_hook *_Atomic window;         /* where it is open; NULL: nowhere */
+    _Atomic uint64_t base;                  /* where it is, or was last */
     struct mk_bus_page *_Atomic pages[256]; /* ports */
     /* Memory and MSRs. NULL while there was no memory for it, and without hooks: then the topmost
      * hook is looked for in the list. */
@@ -83,6 +90,27 @@ struct mk_served {
 void mk_bus_init(struct mk_bus *bus, enum mk_space space);
 /* No vCPU may be running. Retires every hook. */
 void mk_bus_free(void *bus);
+
+/* Of a window: with the lock, generation and readers that are its outer bus's. */
+static inline struct mk_bus *mk_bus_root(struct mk_bus *bus)
+{
+    return bus->outer ? bus->outer : bus;
+}
+
+/* A bus to be shown inside `outer`, which knows nothing of it yet; freed with mk_bus_free(). */
+void mk_bus_init_window(struct mk_bus *bus, enum mk_space space, struct mk_bus *outer);
+/* Shows its first `size` addresses from `base` on, beneath all hooks that are there. It is closed
+ * before. -1: out of memory. */
+int mk_bus_open_window(struct mk_bus *bus, uint64_t base, uint64_t size, const char *owner);
+void mk_bus_close_window(struct mk_bus *bus);
+/* The bus that is shown there, when the hook is that of a window; else NULL. */
+struct mk_bus *mk_bus_shown(const struct mk_hook *hook);
+/* Hands an access on to a window that is shown nowhere. */
+uint64_t mk_bus_window_in(const struct mk_io *io, struct mk_bus *bus, uint64_t address);
+void mk_bus_window_out(const struct mk_io *io, struct mk_bus *bus, uint64_t address,
+                       uint64_t value);
+/* Calls what->release() when no vCPU can hold anything any more that it could reach before now. */
+void mk_bus_retire(struct mk_bus *bus, struct mk_retired *what);
 
 /* Puts a hook on top of [first, last]; `owner` NULL: ops->name. NULL when memory ran out. */
 struct mk_hook *mk_bus_hook(struct mk_bus *bus, uint64_t first, uint64_t last,

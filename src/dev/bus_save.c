@@ -46,7 +46,7 @@ static struct entry entry_of(const struct mk_bus *bus, const struct mk_hook *h)
 
 static void save(struct mk_bus *bus, struct mk_bytes *out)
 {
-    pthread_mutex_lock(&bus->lock);
+    pthread_mutex_lock(&mk_bus_root(bus)->lock);
     for (const struct mk_hook *h = bus->hooks; h; h = h->link) {
         if (!keeps(h))
             continue;
@@ -56,7 +56,7 @@ static void save(struct mk_bus *bus, struct mk_bytes *out)
         h->ops->save(h->self, out);
         mk_bytes_put_u64(out, at + offsetof(struct entry, length), out->length - at - sizeof(e));
     }
-    pthread_mutex_unlock(&bus->lock);
+    pthread_mutex_unlock(&mk_bus_root(bus)->lock);
 }
 
 static void load_one(struct mk_bus *bus, struct entry *e, const uint8_t *bytes)
@@ -76,14 +76,14 @@ static void load_one(struct mk_bus *bus, struct entry *e, const uint8_t *bytes)
 static void load(struct mk_bus *bus, struct mk_reader *in, bool check)
 {
     struct entry e;
-    pthread_mutex_lock(&bus->lock);
+    pthread_mutex_lock(&mk_bus_root(bus)->lock);
     while (in->left && !in->failed) {
         mk_reader_get(in, &e, sizeof(e));
         const uint8_t *contents = mk_reader_take(in, e.length);
         if (contents && !check)
             load_one(bus, &e, contents);
     }
-    pthread_mutex_unlock(&bus->lock);
+    pthread_mutex_unlock(&mk_bus_root(bus)->lock);
 }
 
 static void code(void *self, struct mk_codec *k)

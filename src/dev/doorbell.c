@@ -19,7 +19,7 @@
 static int register_bell(const struct mk_doorbell *bell, bool on)
 {
     struct kvm_ioeventfd event = { .datamatch = bell->value,
-                                   .addr = bell->address,
+                                   .addr = bell->base + bell->address,
                                    .len = bell->size,
                                    .fd = bell->source.fd,
                                    .flags =
@@ -27,6 +27,12 @@ static int register_bell(const struct mk_doorbell *bell, bool on)
                                        (bell->any ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DATAMATCH) |
                                        (on ? 0 : (unsigned)KVM_IOEVENTFD_FLAG_DEASSIGN) };
     return mk_ioctl(bell->list->vm_fd, KVM_IOEVENTFD, &event);
+}
+
+/* What KVM does not catch is an exit. */
+static void register_new(struct mk_doorbell *bell)
+{
+    bell->exits = bell->shut || register_bell(bell, true) < 0;
 }
 
 static void bell_out(void *self, struct mk_io *io, uint64_t value)
@@ -61,11 +67,6 @@ static const struct mk_io_ops bell_ops = {
     .name = "doorbell", .out = bell_out, .width = 8, .retire = bell_retire
 };
 
-static struct mk_bus *bus_of(const struct mk_doorbell *bell)
-{
-    return bell->mmio ? bell->list->mmio : bell->list->ports;
-}
-
 int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const char *owner,
                     struct mk_err *err)
 {
@@ -77,16 +78,16 @@ int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const c
                                           .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
     if (bell->source.fd < 0)
         return mk_fail_errno(err, errno, "eventfd for a doorbell");
-    bell->exits = register_bell(bell, true) < 0;
-    bell->hook = mk_bus_hook(bus_of(bell), bell->address, bell->address, &bell_ops, bell, owner);
+    bell->hook = mk_bus_hook(bell->bus, bell->address, bell->address, &bell_ops, bell, owner);
     if (!bell->hook) {
-        if (!bell->exits)
-            register_bell(bell, false);
         close(bell->source.fd);
         return mk_fail_errno(err, ENOMEM, "doorbell");
     }
     mk_io_watch(&bell->source);
     pthread_mutex_lock(&list->lock);
+    bell->shut = bell->bus->outer && !atomic_load(&bell->bus->window);
+    bell->base = bell->bus->outer ? atomic_load(&bell->bus->base) : 0;
+    register_new(bell);
     bell->next = list->first;
     list->first = bell;
     pthread_mutex_unlock(&list->lock);
@@ -107,7 +108,7 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
     mk_io_disarm(&bell->rearm_timer);
     mk_io_unwatch(&bell->source);
     close(bell->source.fd);
-    mk_bus_unhook(bus_of(bell), bell->hook); /* frees it when no vCPU uses it any more */
+    mk_bus_unhook(bell->bus, bell->hook); /* frees it when no vCPU uses it any more */
 }
 
 static uint64_t collect(struct mk_doorbell *bell)
@@ -173,8 +174,24 @@ void mk_doorbells_register(struct mk_doorbells *list, int vm_fd)
     list->vm_fd = vm_fd;
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
         collect(bell); /* of before the reset */
-        bell->exits = register_bell(bell, true) < 0;
+        register_new(bell);
     }
+}
+
+void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, bool open,
+                       uint64_t base)
+{
+    pthread_mutex_lock(&list->lock);
+    for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
+        if (bell->bus != window)
+            continue;
+        if (!bell->exits)
+            register_bell(bell, false);
+        bell->shut = !open;
+        bell->base = base;
+        register_new(bell);
+    }
+    pthread_mutex_unlock(&list->lock);
 }
 
 void mk_doorbells_free(struct mk_doorbells *list)

@@ -21,9 +21,12 @@ struct mk_doorbells {
 struct mk_doorbell {
     struct mk_doorbells *list;
     struct mk_doorbell *next;
-    bool mmio, any; /* any: whatever value is written */
-    uint8_t size;   /* of the writes that ring; 0: all */
-    bool exits;     /* not known to KVM: each write exits */
+    bool mmio, any;     /* any: whatever value is written */
+    uint8_t size;       /* of the writes that ring; 0: all */
+    bool exits;         /* not known to KVM: each write exits */
+    struct mk_bus *bus; /* where its hook lies: `ports`, `mmio` or a window of them */
+    uint64_t base;      /* of a window that is open, else 0 */
+    bool shut;          /* its window is not open */
     uint64_t address, value;
     struct mk_io_source source;     /* an eventfd */
     struct mk_io_timer rearm_timer; /* watches it again */
@@ -42,7 +45,12 @@ void mk_doorbells_register(struct mk_doorbells *list, int vm_fd);
 /* On a vCPU's thread: calls `ring` of those that have rung. */
 void mk_doorbells_serve(struct mk_doorbells *list, struct mk_cpu *cpu);
 
-/* Sets it up with mmio, any, size, address, value, ring and ctx filled in; it is from malloc(). */
+/* A window opens at `base`, or closes: its doorbells go with it. */
+void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, bool open,
+                       uint64_t base);
+
+/* Sets it up with mmio, any, size, bus, address, value, ring and ctx filled in; it is from
+ * malloc(). */
 int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const char *owner,
                     struct mk_err *err);
 void mk_doorbell_remove(struct mk_doorbell *bell);

@@ -102,6 +102,12 @@ static void chip_line(struct mk_pic_chip *chip, unsigned input, bool level)
     }
 }
 
+/* The input follows who holds it up. */
+static void drive(struct mk_pic_chip *chip, unsigned input)
+{
+    chip_line(chip, input, (chip->own | chip->shared) & BIT(input));
+}
+
 /* What INTA does to one chip. */
 static void take(struct mk_pic_chip *chip, int input)
 {
@@ -109,7 +115,8 @@ static void take(struct mk_pic_chip *chip, int input)
     chip->edge &= (uint8_t)~bit;
     if (chip->pulse & bit) {
         chip->pulse &= (uint8_t)~bit;
-        chip_line(chip, (unsigned)input, false);
+        chip->own &= (uint8_t)~bit;
+        drive(chip, (unsigned)input);
     }
     if (!(chip->icw4 & ICW4_AEOI))
         chip->isr |= bit;
@@ -313,6 +320,11 @@ static bool device_line(unsigned line)
     return line < 16 && line != CASCADE;
 }
 
+static void set_bit(uint8_t *bits, unsigned input, bool value)
+{
+    *bits = (uint8_t)(value ? *bits | BIT(input) : *bits & ~BIT(input));
+}
+
 void mk_pic_set_line(void *self, unsigned line, bool level)
 {
     struct mk_pic *pic = self;
@@ -321,7 +333,29 @@ void mk_pic_set_line(void *self, unsigned line, bool level)
     pthread_mutex_lock(&pic->dev.lock);
     struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
     chip->pulse &= (uint8_t)~BIT(line & 7);
-    chip_line(chip, line & 7, level);
+    set_bit(&chip->own, line & 7, level);
+    drive(chip, line & 7);
+    finish(pic, -1);
+}
+
+void mk_pic_set_shared(void *self, unsigned line, bool level)
+{
+    struct mk_pic *pic = self;
+    if (!device_line(line))
+        return;
+    pthread_mutex_lock(&pic->dev.lock);
+    struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
+    set_bit(&chip->shared, line & 7, level);
+    drive(chip, line & 7);
+    finish(pic, -1);
+}
+
+void mk_pic_set_level_triggered(void *self, uint16_t lines)
+{
+    struct mk_pic *pic = self;
+    pthread_mutex_lock(&pic->dev.lock);
+    for (unsigned i = 0; i < 2; i++)
+        pic->state.chip[i].elcr |= (uint8_t)(lines >> 8 * i) & elcr_writable[i];
     finish(pic, -1);
 }
 
@@ -331,9 +365,10 @@ void mk_pic_pulse(struct mk_pic *pic, unsigned line)
         return;
     pthread_mutex_lock(&pic->dev.lock);
     struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
-    if (!(chip->line & BIT(line & 7))) /* a device that holds the line itself keeps it */
+    if (!(chip->own & BIT(line & 7))) /* a device that holds the line itself keeps it */
         chip->pulse |= BIT(line & 7);
-    chip_line(chip, line & 7, true);
+    set_bit(&chip->own, line & 7, true);
+    drive(chip, line & 7);
     finish(pic, -1);
 }
 
@@ -386,8 +421,13 @@ static void pic_after_load(void *self)
     struct mk_pic *pic = self;
     pthread_mutex_lock(&pic->dev.lock);
     for (unsigned i = 0; i < 2; i++) {
-        pic->state.chip[i].edge &= pic->state.chip[i].line;
-        pic->state.chip[i].elcr &= elcr_writable[i];
+        struct mk_pic_chip *chip = &pic->state.chip[i];
+        uint8_t cascade = chip->master ? BIT(CASCADE) : 0;
+        chip->own &= (uint8_t)~cascade;
+        chip->shared &= (uint8_t)~cascade;
+        chip->line = (chip->line & cascade) | chip->own | chip->shared;
+        chip->edge &= chip->line;
+        chip->elcr &= elcr_writable[i];
     }
     finish(pic, -1);
 }
@@ -417,6 +457,8 @@ static const struct mk_field chip_fields[] = {
     MK_RAW(CHIP, poll),
     MK_RAW(CHIP, special_mask),
     MK_RAW(CHIP, rotate_aeoi),
+    MK_RAW(CHIP, own),
+    MK_RAW(CHIP, shared),
     { 0 },
 };
 

@@ -15,8 +15,9 @@
 
 /* One 8259A. Bit n of a register is its input n. */
 struct mk_pic_chip {
-    uint8_t line; /* input levels */
-    uint8_t edge; /* rose and not yet acknowledged; drops with the input */
+    uint8_t line;        /* input levels: somebody holds them up, */
+    uint8_t own, shared; /* a device whose line it is, or the router of PCI's interrupts */
+    uint8_t edge;        /* rose and not yet acknowledged; drops with the input */
     uint8_t isr, imr;
     uint8_t elcr;   /* level-triggered inputs */
     uint8_t pulse;  /* inputs that go down by themselves when acknowledged */
@@ -50,6 +51,10 @@ extern const struct mk_dev_ops mk_pic_dev;
 
 /* The level of an input; fits struct mk_irq. Lines above 15 and line 2 are ignored. */
 void mk_pic_set_line(void *pic, unsigned line, bool level);
+/* The same for PCI's router: an input is high while either holds it up. */
+void mk_pic_set_shared(void *pic, unsigned line, bool level);
+/* As firmware does: these inputs are level-triggered, beside those that are (bit n is line n). */
+void mk_pic_set_level_triggered(void *pic, uint16_t lines);
 /* One request: the line goes up and, when acknowledged, down again. */
 void mk_pic_pulse(struct mk_pic *pic, unsigned line);
 /* True when the guest cannot get this line now because of its masks or a missing initialisation. */

@@ -70,14 +70,21 @@ static void fire(void *ctx, uint64_t now)
         mk_lua_call(t->v, 0, NULL, rearm_or_release, t);
 }
 
+static uint64_t check_ns(lua_State *L, int index)
+{
+    lua_Number seconds = luaL_checknumber(L, index);
+    luaL_argcheck(L, seconds >= 0 && seconds < 1e9, index, "seconds are 0 to 1e9");
+    return (uint64_t)(seconds * 1e9);
+}
+
 static int new_timer(lua_State *L, bool repeat)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CLOCK);
-    lua_Number seconds = luaL_checknumber(L, 2);
-    luaL_argcheck(L, seconds >= 0 && seconds < 1e9, 2, "seconds are 0 to 1e9");
+    uint64_t ns = check_ns(L, 2), first = ns;
     luaL_checktype(L, 3, LUA_TFUNCTION);
-    uint64_t ns = (uint64_t)(seconds * 1e9);
     luaL_argcheck(L, !repeat || ns >= SHORTEST_NS, 2, "a period is 10 microseconds at least");
+    if (repeat && !lua_isnoneornil(L, 4))
+        first = check_ns(L, 4);
     lua_getiuservalue(L, 1, 1);
     int vm_index = lua_gettop(L);
     struct timer *t = mk_new_child(L, vm_index, sizeof(*t), MK_TIMER);
@@ -88,7 +95,7 @@ static int new_timer(lua_State *L, bool repeat)
     t->function_ref = mk_lua_ref(L, vm_index, 3);
     t->self_ref = mk_lua_ref(L, vm_index, -1);
     struct mk_clock *clock = &v->vm.m.clock;
-    mk_clock_arm(clock, &t->core, mk_clock_now(clock) + ns);
+    mk_clock_arm(clock, &t->core, mk_clock_now(clock) + first);
     return 1;
 }
 
@@ -98,7 +105,7 @@ static int clock_after(lua_State *L)
     return new_timer(L, false);
 }
 
-/* clock:every(seconds, fn) -> handle */
+/* clock:every(seconds, fn [, first]) -> handle; `first`: seconds to the first call */
 static int clock_every(lua_State *L)
 {
     return new_timer(L, true);
@@ -120,11 +127,24 @@ static int timer_remove(lua_State *L)
     return 0;
 }
 
+/* Seconds until it fires; nil: not any more. */
+static void push_left(lua_State *L, const struct timer *t)
+{
+    uint64_t now = t->v->open ? mk_clock_now(&t->v->vm.m.clock) : 0;
+    if (t->dead || !t->v->open)
+        lua_pushnil(L);
+    else
+        lua_pushnumber(L, t->core.at > now ? (lua_Number)(t->core.at - now) / 1e9 : 0);
+}
+
 static int timer_index(lua_State *L)
 {
     const struct timer *t = luaL_checkudata(L, 1, MK_TIMER);
-    if (strcmp(luaL_checkstring(L, 2), "hits") == 0) {
+    const char *key = luaL_checkstring(L, 2);
+    if (strcmp(key, "hits") == 0) {
         lua_pushinteger(L, t->hits);
+    } else if (strcmp(key, "left") == 0) {
+        push_left(L, t);
     } else {
         lua_pushvalue(L, 2);
         lua_gettable(L, lua_upvalueindex(1));

@@ -21,6 +21,8 @@
 #define MK_MMIO "minikvm.mmio"
 #define MK_MSRS "minikvm.msrs"
 #define MK_CPUID "minikvm.cpuid"
+#define MK_PCI "minikvm.pci"
+#define MK_WINDOW "minikvm.window" /* of a BAR */
 #define MK_HYPERCALLS "minikvm.hypercalls"
 #define MK_CONSOLE "minikvm.console"
 #define MK_CLOCK "minikvm.clock"
@@ -228,6 +230,7 @@ void mk_open_memory(lua_State *L);
 void mk_open_map(lua_State *L); /* after it */
 void mk_open_hooks(lua_State *L);
 void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
+void mk_open_pci(lua_State *L);   /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);

@@ -219,8 +219,9 @@ static int next_write(lua_State *L, struct mk_frame *frame)
  */
 static int call_next(lua_State *L)
 {
-    struct mk_lua_cpu *lc = lua_touserdata(L, lua_upvalueindex(1));
-    struct mk_frame *frame = lc->frame;
+    const struct mk_lua_vm *v = lua_touserdata(L, lua_upvalueindex(2));
+    struct mk_lua_cpu *lc = v->open ? lua_touserdata(L, lua_upvalueindex(1)) : NULL;
+    struct mk_frame *frame = lc ? lc->frame : NULL;
     if (!frame || !lc->depth)
         return mk_lua_error(L,
                             "next() belongs to an access that is over: call it inside the handler");
@@ -246,9 +247,15 @@ void mk_push_next(lua_State *L, int vm_index, unsigned cpu)
 
 /* --- ranges: lua/minikvm/device/hooks.lua has checked them --- */
 
-/* The VM and the bus of the object at index 1. */
-static struct mk_range bus_argument(lua_State *L)
+struct mk_range mk_check_bus(lua_State *L)
 {
+    const struct mk_window *w = luaL_testudata(L, 1, MK_WINDOW);
+    if (w) {
+        struct mk_range r = { .v = mk_check_child(L, 1, MK_WINDOW), .bus = w->bus };
+        if (w->closed)
+            mk_lua_error(L, "the window is closed: its device is detached");
+        return r;
+    }
     bool mmio = luaL_testudata(L, 1, MK_MMIO), msrs = luaL_testudata(L, 1, MK_MSRS);
     struct mk_lua_vm *v = mk_check_child(L, 1, mmio ? MK_MMIO : msrs ? MK_MSRS : MK_PORTS);
     struct mk_machine *m = &v->vm.m;
@@ -257,7 +264,7 @@ static struct mk_range bus_argument(lua_State *L)
 
 struct mk_range mk_check_range(lua_State *L)
 {
-    struct mk_range r = bus_argument(L);
+    struct mk_range r = mk_check_bus(L);
     r.first = (uint64_t)luaL_checkinteger(L, 2);
     r.last = (uint64_t)luaL_checkinteger(L, 3);
     bool fits = r.bus->space != MK_SPACE_PORTS || r.last <= 0xffff;
@@ -271,7 +278,7 @@ static int memory_beneath(lua_State *L)
 {
     struct mk_range r = mk_check_range(L);
     const struct mk_mem *mem = &r.v->vm.m.mem;
-    for (unsigned i = 0; r.bus->space == MK_SPACE_MMIO && i < mem->count; i++) {
+    for (unsigned i = 0; r.bus == &r.v->vm.m.mmio && i < mem->count; i++) {
         const struct mk_region *m = &mem->regions[i];
         if (m->read_only || r.first >= m->gpa + m->size || r.last < m->gpa)
             continue;
@@ -286,7 +293,7 @@ static int memory_beneath(lua_State *L)
 static int check_hooks(lua_State *L)
 {
     struct mk_err err;
-    if (mk_bus_check_room(bus_argument(L).bus, &err) < 0)
+    if (mk_bus_check_room(mk_check_bus(L).bus, &err) < 0)
         return mk_lua_error(L, "%s", err.text);
     return 0;
 }
@@ -345,6 +352,7 @@ int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *handle = mk_new_handle(L, lua_gettop(L));
     *handle = (struct mk_handle){ .removed = true };
+    mk_window_keep(L);
     h->hook = mk_bus_hook(r->bus, r->first, r->last, ops, self, owner);
     if (!h->hook) {
         ops->retire(self);

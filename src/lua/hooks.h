@@ -24,7 +24,21 @@ struct mk_range {
     uint64_t first, last;
 };
 
-/* vm.ports, vm.mmio or vm.msrs at index 1, first and last at 2 and 3; and that the VM is open. */
+/* What scripts hook in a BAR: its bus (dev/bus.h). User value 2 has the handles. */
+struct mk_window {
+    struct mk_bus *bus;
+    uint64_t size;
+    bool closed; /* the function is detached */
+};
+/* Pushes one; `owner` is a child of the VM, and lives as long. */
+void mk_window_push(lua_State *L, int owner, struct mk_bus *bus, uint64_t size);
+/* The handle on top belongs to the window at index 1, if that is one. */
+void mk_window_keep(lua_State *L);
+void mk_open_window(lua_State *L);
+
+/* The VM and the bus of vm.ports, vm.mmio, vm.msrs or a window at index 1. */
+struct mk_range mk_check_bus(lua_State *L);
+/* The same, first and last at 2 and 3; and that the VM is open. */
 struct mk_range mk_check_range(lua_State *L);
 
 /* A call of a hook's function; what goes with it follows in a struct of the caller's. */

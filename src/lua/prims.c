@@ -66,7 +66,7 @@ static unsigned stride_of(const struct mk_bus *bus)
 }
 
 /* Bytes that the latches of a bus hold: a script's cap on memory does not count them. */
-static uint64_t latched(const struct mk_bus *bus)
+static uint64_t latched_on(const struct mk_bus *bus)
 {
     uint64_t sum = 0;
     for (const struct mk_hook *h = bus->hooks; h; h = h->link)
@@ -75,12 +75,22 @@ static uint64_t latched(const struct mk_bus *bus)
     return sum;
 }
 
+static uint64_t latched(struct mk_vm *vm)
+{
+    uint64_t sum = latched_on(&vm->m.bus) + latched_on(&vm->m.mmio) + latched_on(&vm->m.msrs);
+    for (unsigned i = 0; i < MK_PCI_FUNCTIONS; i++) {
+        struct mk_pci_fn *fn = atomic_load(&vm->pci.fn[i]);
+        for (unsigned k = 0; fn && k <= MK_PCI_BARS; k++)
+            sum += mk_pci_window(fn, k) ? latched_on(mk_pci_window(fn, k)) : 0;
+    }
+    return sum;
+}
+
 static void check_latch(lua_State *L, const struct mk_range *r)
 {
-    const struct mk_machine *m = &r->v->vm.m;
     if (r->last - r->first >= MK_LATCH_MAX)
         mk_lua_error(L, "a latch has 16 MiB at most");
-    if (latched(&m->bus) + latched(&m->mmio) + latched(&m->msrs) >= MK_LATCHES_MAX)
+    if (latched(&r->v->vm) >= MK_LATCHES_MAX)
         mk_lua_error(L,
                      "the latches of vm \"%s\" hold %u MiB, the most there may be: remove() some",
                      r->v->vm.name, MK_LATCHES_MAX >> 20);
@@ -168,29 +178,29 @@ static void bell_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *han
  */
 static int doorbell(lua_State *L)
 {
-    bool mmio = luaL_testudata(L, 1, MK_MMIO) != NULL;
-    struct mk_lua_vm *v = mk_check_child(L, 1, mmio ? MK_MMIO : MK_PORTS);
+    struct mk_range r = mk_check_bus(L);
+    bool mmio = mk_bus_root(r.bus)->space == MK_SPACE_MMIO;
     bool any = lua_isnoneornil(L, 4);
     struct mk_err err;
     lua_settop(L, 6);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *handle = mk_new_handle(L, 7);
     *handle = (struct mk_handle){ .removed = true };
+    mk_window_keep(L);
     int ref = mk_lua_ref(L, 7, 5);
     struct lua_bell *b = calloc(1, sizeof(*b));
     if (!b)
         return mk_lua_error(L, "out of memory for a doorbell");
-    b->h = (struct mk_lua_hook){
-        .v = v, .bus = mmio ? &v->vm.m.mmio : &v->vm.m.bus, .read_ref = LUA_NOREF, .write_ref = ref
-    };
+    b->h = (struct mk_lua_hook){ .v = r.v, .bus = r.bus, .read_ref = LUA_NOREF, .write_ref = ref };
     b->bell = (struct mk_doorbell){ .mmio = mmio,
                                     .any = any,
                                     .size = (uint8_t)luaL_checkinteger(L, 3),
+                                    .bus = r.bus,
                                     .address = (uint64_t)luaL_checkinteger(L, 2),
                                     .value = any ? 0 : (uint64_t)lua_tointeger(L, 4),
                                     .ring = on_ring,
                                     .ctx = &b->h };
-    if (mk_doorbell_add(&v->vm.doorbells, &b->bell, lua_tostring(L, 6), &err) < 0) {
+    if (mk_doorbell_add(&r.v->vm.doorbells, &b->bell, lua_tostring(L, 6), &err) < 0) {
         free(b);
         mk_lua_unref(L, 7, ref);
         return mk_lua_error(L, "%s", err.text);

@@ -11,29 +11,45 @@ struct row {
     char owner[64];
 };
 
-static struct row *copy_hooks(struct mk_bus *bus, size_t *count)
+static size_t count_hooks(struct mk_bus *bus)
 {
     size_t n = 0;
-    pthread_mutex_lock(&bus->lock);
     for (const struct mk_hook *h = bus->hooks; h; h = h->link)
-        n++;
-    struct row *rows = calloc(n + bus->unhandled_count + 1, sizeof(*rows));
-    *count = rows ? n + bus->unhandled_count : 0;
-    n = 0;
-    for (struct mk_hook *h = bus->hooks; rows && h; h = h->link) {
-        rows[n] = (struct row){ .first = h->first,
-                                .last = h->last,
+        n += mk_bus_shown(h) ? count_hooks(mk_bus_shown(h)) : 1;
+    return n;
+}
+
+/* Those in windows with the addresses at which guests see them. Returns how many. */
+static size_t copy_list(struct mk_bus *bus, uint64_t base, struct row *rows)
+{
+    size_t n = 0;
+    for (struct mk_hook *h = bus->hooks; h; h = h->link) {
+        if (mk_bus_shown(h)) {
+            n += copy_list(mk_bus_shown(h), h->first, rows + n);
+            continue;
+        }
+        rows[n] = (struct row){ .first = base + h->first,
+                                .last = base + h->last,
                                 .hits = atomic_load(&h->hits),
                                 .coalesced = atomic_load(&h->coalesced),
                                 .ns = atomic_load(&h->ns),
                                 .script = h->ops->script };
         memcpy(rows[n++].owner, h->owner, sizeof(h->owner));
     }
+    return n;
+}
+
+static struct row *copy_hooks(struct mk_bus *bus, size_t *count)
+{
+    pthread_mutex_lock(&bus->lock);
+    struct row *rows = calloc(count_hooks(bus) + bus->unhandled_count + 1, sizeof(*rows));
+    size_t n = rows ? copy_list(bus, 0, rows) : 0;
     for (unsigned i = 0; rows && i < bus->unhandled_count; i++)
         rows[n++] = (struct row){ .first = bus->unhandled[i].address,
                                   .last = bus->unhandled[i].address,
                                   .hits = bus->unhandled[i].count };
     pthread_mutex_unlock(&bus->lock);
+    *count = n;
     return rows;
 }
 

@@ -228,10 +228,10 @@ static int add_cpu(lua_State *L)
 static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
     static const char *const kinds[][2] = {
-        { "memory", MK_MEMORY },   { "ports", MK_PORTS },   { "mmio", MK_MMIO },
-        { "msrs", MK_MSRS },       { "cpuid", MK_CPUID },   { "hypercalls", MK_HYPERCALLS },
-        { "console", MK_CONSOLE }, { "clock", MK_CLOCK },   { "keyboard", MK_KEYBOARD },
-        { "symbols", MK_SYMBOLS }, { "files", MK_VM_FILES }
+        { "memory", MK_MEMORY },   { "ports", MK_PORTS },    { "mmio", MK_MMIO },
+        { "msrs", MK_MSRS },       { "cpuid", MK_CPUID },    { "hypercalls", MK_HYPERCALLS },
+        { "console", MK_CONSOLE }, { "clock", MK_CLOCK },    { "keyboard", MK_KEYBOARD },
+        { "symbols", MK_SYMBOLS }, { "files", MK_VM_FILES }, { "pci", MK_PCI }
     };
     lua_getiuservalue(L, vm_index, 1);
     for (size_t i = 0; i < MK_COUNT(kinds); i++) {

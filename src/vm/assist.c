@@ -13,6 +13,8 @@ void mk_vm_attach_assist(struct mk_vm *vm)
         vm->cpu[i]->c.assist = vm->m.assist ? &mk_assist_ops : NULL;
         vm->cpu[i]->c.assist_ctx = vm->m.assist;
     }
+    /* Paging by memory slots has them at linear addresses. */
+    mk_pci_use_slots(&vm->pci, !vm->m.assist || vm->mode == MK_MODE_LONG);
 }
 
 /* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with.

@@ -39,6 +39,12 @@ int mk_vm_compose(struct mk_vm *vm, const struct mk_vm_config *config, struct mk
         vm->pit.masked_ctx = &vm->pic;
         vm->m.pic = &vm->pic;
     }
+    mk_devs_add(list, mk_pci_init(&vm->pci), &mk_pci_dev);
+    vm->pci.ports = &vm->m.bus;
+    vm->pci.mmio = &vm->m.mmio;
+    vm->pci.mem = mem;
+    vm->pci.doorbells = &vm->doorbells;
+    vm->pci.pic = vm->m.pic;
     mk_devs_add(list, mk_uart_init(&vm->uart, con, line(vm, 4)), &mk_uart_dev);
     mk_devs_add(list, &vm->exit_port, &mk_exit_dev);
     mk_devs_add(list, mk_hypercall_init(&vm->hypercall, con, mem), &mk_hypercall_dev);

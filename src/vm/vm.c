@@ -47,6 +47,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
     mk_vm_attach_assist(vm);
     mk_zones_register(&vm->zones, vm->m.fd);
     mk_doorbells_register(&vm->doorbells, vm->m.fd);
+    mk_pci_register(&vm->pci, vm->m.fd);
     return mk_vm_hooks_apply(vm, err);
 }
 
@@ -58,6 +59,7 @@ static void close_hardware(struct mk_vm *vm)
     vm->m.fd = -1;
     mk_zones_register(&vm->zones, -1);
     mk_doorbells_register(&vm->doorbells, -1);
+    mk_pci_register(&vm->pci, -1);
 }
 
 static int check_config(const struct mk_kvm *kvm, const struct mk_vm_config *config,
@@ -165,8 +167,8 @@ void mk_vm_close(struct mk_vm *vm)
     mk_vm_join(vm);
     mk_doorbells_free(&vm->doorbells);
     mk_vm_hooks_free(vm);
-    mk_vm_dismantle(vm);
     close_hardware(vm);
+    mk_vm_dismantle(vm);
     mk_vm_free_cpus(vm);
     mk_mem_close(&vm->m.mem);
     mk_ram_unref(vm->base);

@@ -12,6 +12,7 @@
 #include "dev/file.h"
 #include "dev/hypercall.h"
 #include "dev/i8042.h"
+#include "dev/pci.h"
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/uart.h"
@@ -93,6 +94,7 @@ struct mk_vm {
     struct mk_pic pic;
     struct mk_pit pit;
     struct mk_i8042 keyboard;
+    struct mk_pci pci;
     struct mk_assist assist;
     struct mk_ram *base; /* what RAM was a copy of, but for pages written since; NULL: none */
     struct mk_mapping mapping;

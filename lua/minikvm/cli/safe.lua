@@ -27,11 +27,12 @@ M.METHODS = words [[
   read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo match
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take set get hide has
-  vendor interact exit open seek set_sregs regions flush written
+  vendor interact exit open seek set_sregs regions flush written devices enable enabled
+  lost routing_table
 ]]
 
 ---The module's functions that a script may call.
-M.FUNCTIONS = words "vm files wait sleep probe disassemble device"
+M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci"
 
 ---What is known and refused: it reaches files, or a Lua state without these limits.
 M.REFUSED = words [[

@@ -14,15 +14,23 @@ local SPACES <const> = {
   ["minikvm.msrs"] = { one = "MSR", many = "MSRs", most = 0xffffffff,
                        limit = "an MSR is 0 to 0xffffffff" },
 }
+local WINDOW <const> = "minikvm.window"
 local FORM <const> = "a range is { first, last } or { first, size = n }, in integers"
 local BEHIND <const> = "the range ends behind the last address"
 local RECORD <const> = 65536 -- MK_FIFO_RECORD
 
 -- ---- arguments ----
 
+---The addresses of a PCI function's window.
+local function window_space(window)
+  return { one = "address", many = "addresses", most = window.size - 1, sized = not window.io,
+           limit = ("the window has 0x%x bytes"):format(window.size) }
+end
+
 ---A call of a method: which, of what, and the arguments that were not looked at yet.
 local function call(name, self, ...)
-  local space = SPACES[core.kind(self)]
+  local kind = core.kind(self)
+  local space = kind == WINDOW and window_space(self) or SPACES[kind]
   if not space then core.blame(("call %s with ':' (vm.ports:%s(...))"):format(name, name)) end
   return { name = name, bus = self, space = space, next = 1, n = select("#", ...), ... }
 end
@@ -230,8 +238,8 @@ function M.doorbell(self, ...)
   return core.doorbell(self, first, size, value, fn, owner_of(fn))
 end
 
-for kind in pairs(SPACES) do
-  for name, fn in pairs(M) do
+for name, fn in pairs(M) do
+  for _, kind in ipairs{ "minikvm.ports", "minikvm.mmio", "minikvm.msrs", WINDOW } do
     if name ~= "doorbell" or kind ~= "minikvm.msrs" then core.methods(kind)[name] = fn end
   end
 end

@@ -2,14 +2,18 @@
 --
 -- A device is described once and attached as often as one likes; each attachment is an instance
 -- with a state of its own. Its registers (registers.lua) lie in ports or in guest-physical memory
--- outside RAM, hooked by vm.ports or vm.mmio. Handlers run on the vCPU's thread under the Lua lock.
+-- outside RAM, hooked by vm.ports or vm.mmio, or in the BARs of a PCI function (pci.lua). Handlers
+-- run on the vCPU's thread under the Lua lock.
 
+local block = require "minikvm.device.block"
 local class = require "minikvm.class"
 local core = require "minikvm.core"
-local options = require "minikvm.options"
 local disks = require "minikvm.device.disk"
+local options = require "minikvm.options"
 local registers = require "minikvm.device.registers"
+local saved_state = require "minikvm.device.saved"
 local strict = require "minikvm.strict"
+local timers = require "minikvm.device.timers"
 
 local M = {}
 
@@ -24,60 +28,42 @@ local Definition, definition_meta = class(DEFINITION)
 ---@field own table  what is the device's own but no state: handles, other VMs; not saved, not reset
 ---@field reg table<string, integer>  the registers' values: what was written last, or put there
 ---@field irq integer?  its interrupt line
+---@field place string  where it is, for snapshots: "ports 0x300", "slot 3.0"
+---@field bars table<integer, minikvm.window>?  of a PCI function: what else is hooked in its BARs
+---@field config minikvm.window?  and in its configuration space
+---@field slot integer?  and where it is
 ---@field refused integer  accesses that its `accepts` function turned away
 local KIND <const> = "minikvm.device"
 local Device, device_meta = class(KIND)
 strict.seal(Device, device_meta, "device",
-            { "name", "vm", "state", "own", "reg", "irq", "refused", "definition", "list", "handles",
-              "disks", "timers", "gone", "readers", "read_any", "writers", "write_any" },
+            { "name", "vm", "state", "own", "reg", "irq", "refused", "definition", "handles", "disks",
+              "timers", "gone", "place", "places", "pci", "bars", "config", "slot" },
             "what is the device's own goes into d.state, or into d.own if it is not to be saved")
 
 -- ---- describing a device ----
 
-local function handler(value)
-  if type(value) == "function" then return value end
-  if type(value) ~= "table" then return nil, "expected a function, or functions by register" end
-  for name, fn in pairs(value) do
-    if type(fn) ~= "function" then
-      return nil, ("%s: expected a function, got a %s"):format(tostring(name), type(fn))
-    end
-  end
-  return value
+local DEVICE <const> = { name = "text", irq = "boolean", timers = timers.check }
+for _, key in ipairs{ "reset", "save", "load", "attach", "detach", "replaced" } do
+  DEVICE[key] = "function"
+end
+---What every kind of device can say of itself, for options.check().
+M.OPTIONS = DEVICE
+
+local PLAIN <const> = {}
+for _, schema in ipairs{ DEVICE, block.OPTIONS } do
+  for key, rule in pairs(schema) do PLAIN[key] = rule end
 end
 
-local function width(value)
-  if registers.WIDTHS[value] then return value end
-  return nil, "a width is 1, 2, 4 or 8 bytes"
-end
-
-local DEVICE <const> = {
-  name = "text", width = width, size = "integer", irq = "boolean",
-  registers = function(value)
-    if type(value) == "table" then return value end
-    return nil, "expected a table of offsets and names"
-  end,
-  read = handler, write = handler, accepts = "function",
-  reset = "function", save = "function", load = "function",
-  attach = "function", detach = "function",
-}
-
-local fields = { "list", "names", "has_registers" }
-for key in pairs(DEVICE) do fields[#fields + 1] = key end
+local fields = { "blocks", "names", "pci", "kind" }
+for key in pairs(PLAIN) do fields[#fields + 1] = key end
 strict.seal(Definition, definition_meta, "device definition", fields)
-
-local function check_names(where, handlers, names)
-  if type(handlers) ~= "table" then return end
-  for name in pairs(handlers) do
-    if not names[name] then
-      core.blame(("kvm.device: %s: there is no register %s"):format(where, tostring(name)))
-    end
-  end
-end
 
 ---Describes a device.
 ---  name       for messages and statistics
----  registers  { [offset] = "NAME" | { name=, width=, reset=, access="rw"|"ro"|"wo" } }, in bytes
----             from the base; without registers, handlers get offset and size instead
+---  registers  { [offset] = "NAME" | { name=, width=, reset=, access="rw"|"ro"|"wo", bank=, banks= } },
+---             in bytes from the base; without registers, handlers get offset and size instead. One
+---             with `bank`, the name of a register that selects, has as many values as `banks` says:
+---             device.reg[NAME] is a table from 0, and handlers get the number as a last argument
 ---  width      bytes of a register that says none: the smallest distance between two otherwise
 ---  size       bytes the device occupies: to the end of its last register otherwise
 ---  irq        true: it needs an interrupt line
@@ -90,55 +76,28 @@ end
 ---  reset      function(device): after attach() and vm:reset(), with an empty device.state
 ---  save       function(device) -> value of nil, booleans, numbers, strings and tables of them; a
 ---             copy of device.state and device.reg otherwise
----  load       function(device, value): what save gave; the device's timers are gone
+---  load       function(device, value): what save gave; of the device's timers, those by name are
+---             armed again
+---  timers     { NAME = function(device) }: what device:after(seconds, NAME) and every() call
 ---  attach     function(device), detach function(device): when it comes and goes
+---  replaced   function(device): after device:replace() with this definition
 ---@param def table
 ---@return minikvm.definition
 function M.define(def)
-  local o = options.check("kvm.device", def, DEVICE)
+  local o = options.check("kvm.device", def, PLAIN)
   o.name = o.name or "device"
-  local list, names = registers.read(o.registers or {}, o.width)
-  if not list then core.blame("kvm.device: " .. names) end
-  o.list, o.names, o.has_registers = list, names, o.registers ~= nil
-  local last = list[#list]
-  o.size = o.size or (last and last.offset + last.width) or 1
-  if o.size < 1 then core.blame("kvm.device: a size is 1 byte or more") end
-  if last and last.offset + last.width > o.size then
-    core.blame(("kvm.device: register %s lies behind its %d bytes"):format(last.name, o.size))
-  end
-  check_names("read", o.read, names)
-  check_names("write", o.write, names)
+  o.names, o.kind = {}, "kvm.device"
+  o.blocks = { { block = block.check("kvm.device", o, o.names) } }
   return setmetatable(o, definition_meta)
 end
 
--- ---- its accesses ----
+---A definition of another kind than kvm.device's.
+---@param o table  with name, names and blocks: { { block=, ... }, ... }
+---@return minikvm.definition
+function M.new_definition(o) return setmetatable(o, definition_meta) end
 
----Handlers of a device without registers: they get offsets.
-local function plain_handlers(d)
-  local read, write = d.read_any, d.write_any
-  return {
-    read = read and function(offset, size) return read(d, offset, size) end,
-    write = write and function(offset, value, size) return write(d, offset, value, size) end,
-  }
-end
-
----The same handlers for addresses, and only for what the device accepts.
-local function bus_handlers(d, base)
-  local inner = d.definition.has_registers and registers.handlers(d) or plain_handlers(d)
-  local accepts = d.definition.accepts or function() return true end
-  local read, write = inner.read, inner.write
-  return {
-    read = read and function(address, size)
-      if accepts(d, address - base, size, false) then return read(address - base, size) end
-      d.refused = d.refused + 1
-      return registers.mask(size)
-    end,
-    write = write and function(address, value, size)
-      if accepts(d, address - base, size, true) then return write(address - base, value, size) end
-      d.refused = d.refused + 1
-    end,
-  }
-end
+---@return boolean
+function M.is_definition(value) return getmetatable(value) == DEFINITION end
 
 -- ---- interrupt lines: one may be shared ----
 
@@ -157,6 +116,12 @@ local function is_raised(vm, line)
 end
 
 local function set_line(d, level)
+  if d.pci then
+    if not d.definition.irq then
+      core.blame(("device %s has no interrupt: say irq = true in its kvm.pci{...}"):format(d.name))
+    end
+    return core.pci_irq(d.pci, level)
+  end
   if not d.irq then
     core.blame(("device %s has no interrupt line: attach it with irq = LINE"):format(d.name))
   end
@@ -181,39 +146,25 @@ end
 
 -- ---- what handlers may use ----
 
-local function seconds_from(least)
-  return function(value)
-    if type(value) == "number" and value >= least and value <= 1e9 then return value end
-    return nil, ("expected seconds, %g to 1e9, got %s"):format(least, tostring(value))
+timers.add_to(Device)
+
+---The line of the PIC that its interrupt goes to; nil: none. The guest routes that of a PCI function.
+---@return integer?
+function Device:line()
+  options.self("device:line", self, KIND)
+  return self.pci and core.pci_line(self.pci) or self.irq
+end
+
+---Where a BAR of a PCI function is; nil while the guest has put it nowhere.
+---@param number integer  0 to 5
+---@return integer? address
+function Device:bar(number)
+  options.self("device:bar", self, KIND)
+  options.argument("device:bar", "number", number, "integer")
+  if not (self.bars or {})[number] then
+    core.blame(("device:bar: device %s has no BAR %d"):format(self.name, number))
   end
-end
-local SECONDS <const> = { after = seconds_from(0), every = seconds_from(1e-5) }
-
-local function start_timer(d, method, seconds, fn)
-  local where = "device:" .. method
-  options.self(where, d, KIND)
-  options.argument(where, "seconds", seconds, SECONDS[method])
-  options.argument(where, "fn", fn, "function")
-  local clock = d.vm.clock
-  local timer = clock[method](clock, seconds, function() fn(d) end)
-  d.timers[timer] = true
-  return timer
-end
-
----Calls fn(device) after some seconds, unless the device is reset or detached before.
----@param seconds number
----@param fn fun(device: minikvm.device)
----@return minikvm.handle
-function Device:after(seconds, fn)
-  return start_timer(self, "after", seconds, fn)
-end
-
----Calls fn(device) every so many seconds, until the device is reset or detached.
----@param seconds number
----@param fn fun(device: minikvm.device)
----@return minikvm.handle
-function Device:every(seconds, fn)
-  return start_timer(self, "every", seconds, fn)
+  return core.pci_place(self.pci, number)
 end
 
 ---A disk of kvm.disk becomes a part of the device: what was written to it is in snapshots, goes with
@@ -255,15 +206,23 @@ function Device:is_ram(address, length)
   return self.vm.memory:has(address, length, true)
 end
 
----Reads guest memory, as a device does on its own.
+---Why a device may not access memory: nil when it may.
+local function no_master(d)
+  if not d.pci or core.pci_master(d.pci) then return end
+  return ("device %s: the guest has not made it a bus master (command register, bit 2)"):format(d.name)
+end
+
+---Reads guest memory, as a device does on its own; a PCI function once the guest lets it.
 ---@param address integer
 ---@param length integer  bytes
----@return string? bytes  nil when the range is not all RAM
+---@return string? bytes  nil when the range is not all RAM, or it is no bus master
 ---@return string? why
 function Device:dma_read(address, length)
   options.self("device:dma_read", self, KIND)
   options.argument("device:dma_read", "address", address, "integer")
   options.argument("device:dma_read", "length", length, "integer")
+  local why = no_master(self)
+  if why then return nil, why end
   if self.vm.memory:has(address, length) then return self.vm.memory:read(address, length) end
   return nil, ("device %s: DMA of %d bytes from 0x%x is not all in RAM"):format(self.name, length,
                                                                              address)
@@ -272,11 +231,13 @@ end
 ---Writes guest memory.
 ---@param address integer
 ---@param bytes string
----@return boolean? done  nil when the range is not all RAM: then nothing was written
+---@return boolean? done  nil when the range is not all RAM, or it is no bus master: nothing was written
 ---@return string? why
 function Device:dma_write(address, bytes)
   options.self("device:dma_write", self, KIND)
   options.argument("device:dma_write", "bytes", bytes, "string")
+  local why = no_master(self)
+  if why then return nil, why end
   if self:is_ram(address, #bytes) then
     self.vm.memory:write(address, bytes)
     return true
@@ -294,19 +255,20 @@ local attached = setmetatable({}, { __mode = "k" })
 ---@return minikvm.device[]
 function M.of(vm) return attached[vm] or {} end
 
----Timers that are armed are held by the VM; those that are over are not worth a reference.
-local function no_timers() return setmetatable({}, { __mode = "k" }) end
-
-local function drop_timers(d)
-  for timer in pairs(d.timers) do timer:remove() end
-  d.timers = no_timers()
+---Every register of a definition.
+---@param def minikvm.definition
+---@param fn fun(r: minikvm.register)
+function M.each_register(def, fn)
+  for _, b in ipairs(def.blocks) do
+    for _, r in ipairs(b.block.list) do fn(r) end
+  end
 end
 
 local function reset(d)
-  drop_timers(d)
+  timers.drop(d)
   if d.irq then set_line(d, false) end
   d.state, d.reg = {}, {}
-  for _, r in ipairs(d.list) do d.reg[r.name] = r.reset end
+  M.each_register(d.definition, function(r) d.reg[r.name] = registers.initial(r) end)
   strict.fixed(d.reg, ("register of device %s"):format(d.name))
   disks.reset(d)
   if d.definition.reset then d.definition.reset(d) end
@@ -325,8 +287,9 @@ function Device:detach()
   if self.gone then return end
   self.gone = true
   for _, handle in ipairs(self.handles) do handle:remove() end
-  drop_timers(self)
+  timers.drop(self)
   if self.irq then set_line(self, false) end
+  if self.pci then require("minikvm.device.pci").detach(self) end
   local list = M.of(self.vm)
   for i, other in ipairs(list) do
     if other == self then table.remove(list, i) break end
@@ -348,30 +311,43 @@ function Device:hits()
   return sum
 end
 
-local function new_instance(vm, def, o)
-  local read, write = def.read, def.write
+---Other code for a device, at once, also while its guest runs: its state, registers and place stay.
+---What the new definition places elsewhere raises, and nothing is changed; registers and timers that
+---it does not have any more are dropped.
+---@param def minikvm.definition
+---@return minikvm.device self
+---@return string[] dropped  sentences on what does not fit any more
+function Device:replace(def)
+  options.self("device:replace", self, KIND)
+  return self, require("minikvm.device.replace").replace(self, def)
+end
+
+---@param vm minikvm.vm
+---@param def minikvm.definition
+---@param name string?
+---@param place string
+---@param irq integer?
+---@return minikvm.device
+function M.new_instance(vm, def, name, place, irq)
   return setmetatable({
-    name = o.name or def.name, vm = vm, definition = def, list = def.list, irq = o.irq,
-    readers = type(read) == "table" and read or nil, read_any = type(read) == "function" and read
-      or nil,
-    writers = type(write) == "table" and write or nil, write_any = type(write) == "function"
-      and write or nil,
-    state = {}, own = {}, reg = {}, handles = {}, disks = {}, timers = no_timers(), refused = 0,
+    name = name or def.name, vm = vm, definition = def, irq = irq, place = place, places = {},
+    state = {}, own = {}, reg = {}, handles = {}, disks = {}, timers = timers.none(), refused = 0,
   }, device_meta)
 end
 
-local function place(d, def, o)
+local function hook(d, def, o)
   local base = o.ports or o.mmio
   if not base then return end
-  local handlers = bus_handlers(d, base)
+  local b = def.blocks[1].block
+  local place, handlers = block.place(d, b, base)
   if not (handlers.read or handlers.write) then
     error(("device %s has neither registers nor handlers"):format(d.name), 0)
   end
-  handlers.name = ("device %s"):format(d.name)
+  d.places[1] = place
   if o.ports then
-    d:keep(d.vm.ports:on(base, base + def.size - 1, handlers))
+    d:keep(d.vm.ports:on(base, base + b.size - 1, handlers))
   else
-    d:keep(d.vm.mmio:on(base, def.size, handlers))
+    d:keep(d.vm.mmio:on(base, b.size, handlers))
   end
 end
 
@@ -380,7 +356,10 @@ local ATTACH <const> = { ports = "integer", mmio = "integer", irq = "integer", n
 local function check_attach(def, opts)
   local o = options.check("vm:attach", opts, ATTACH)
   if o.ports and o.mmio then core.blame("vm:attach: give either 'ports' or 'mmio'") end
-  if not (o.ports or o.mmio) and def.has_registers then
+  if def.pci then
+    core.blame(("vm:attach: device %s is a PCI function: vm.pci:attach()"):format(def.name))
+  end
+  if not (o.ports or o.mmio) and def.blocks[1].block.has_registers then
     core.blame(("vm:attach: device %s has registers: say where, with 'ports' or 'mmio'")
       :format(def.name))
   end
@@ -391,7 +370,10 @@ local function check_attach(def, opts)
 end
 
 ---The device's own beginning; when that fails, nothing of it stays.
-local function begin(d)
+---@param d minikvm.device
+function M.begin(d)
+  attached[d.vm] = attached[d.vm] or {}
+  table.insert(attached[d.vm], d)
   local ok, why = pcall(function()
     reset(d)
     if d.definition.attach then d.definition.attach(d) end
@@ -399,6 +381,10 @@ local function begin(d)
   if ok then return end
   d:detach()
   core.blame(type(why) == "string" and why:gsub("^[^\n]-minikvm[^\n]-%.lua:%d+: ", "") or why)
+end
+
+local function place_name(o)
+  return o.ports and ("ports 0x%x"):format(o.ports) or o.mmio and ("mmio 0x%x"):format(o.mmio) or ""
 end
 
 ---Attaches an instance of a device; the VM may be running.
@@ -412,23 +398,19 @@ function M.attach(vm, def, opts)
     core.blame("vm:attach: expected a device made by kvm.device{...}")
   end
   local o = check_attach(def, opts)
-  local d = new_instance(vm, def, o)
+  local d = M.new_instance(vm, def, o.name, place_name(o), o.irq)
   if o.irq then vm:irq(o.irq, is_raised(vm, o.irq)) end -- raises when there is no such line
-  local ok, why = pcall(place, d, def, o)
+  local ok, why = pcall(hook, d, def, o)
   if not ok then core.blame((tostring(why):gsub("^[^\n]-%.lua:%d+: ", ""))) end
-  attached[vm] = attached[vm] or {}
-  table.insert(attached[vm], d)
-  begin(d)
+  M.begin(d)
   return d
 end
 
 -- ---- save and load ----
 
-local function copy(value)
-  if type(value) ~= "table" then return value end
-  local new = {}
-  for key, entry in pairs(value) do new[key] = copy(entry) end
-  return new
+---Whether a device holds its line, when that is not the bus's business.
+local function holds(d)
+  return d.irq ~= nil and lines_of(d.vm)[d.irq] ~= nil and lines_of(d.vm)[d.irq][d] == true
 end
 
 ---The states of all devices of a VM, in their order, and what was written to their disks.
@@ -437,13 +419,7 @@ end
 ---@return table layers
 function M.save_all(vm)
   local list, layers = {}, {}
-  for i, d in ipairs(M.of(vm)) do
-    local def = d.definition
-    local value
-    if def.save then value = copy(def.save(d)) else value = { state = copy(d.state) } end
-    list[i] = { name = d.name, reg = copy(d.reg), value = value, disks = disks.save(d, layers),
-                raised = d.irq and lines_of(d.vm)[d.irq] and lines_of(d.vm)[d.irq][d] or false }
-  end
+  for i, d in ipairs(M.of(vm)) do list[i] = saved_state.save(d, holds(d), layers) end
   return list, layers
 end
 
@@ -452,36 +428,17 @@ end
 ---@param list table
 ---@return boolean?
 ---@return string?
-function M.fits(vm, list)
-  local devices = M.of(vm)
-  if #devices ~= #list then
-    return nil, ("it has %d devices in Lua, the vm %d"):format(#list, #devices)
-  end
-  for i, saved in ipairs(list) do
-    if saved.name ~= devices[i].name then
-      return nil, ("its device %d is %q, the vm's %q"):format(i, saved.name, devices[i].name)
-    end
-    local why = disks.misfit(devices[i], saved.disks)
-    if why then return nil, why end
-  end
-  return true
-end
+function M.fits(vm, list) return saved_state.fits(M.of(vm), list) end
 
 ---Gives every device back what save_all() took.
 ---@param vm minikvm.vm
 ---@param list table
 ---@param layers table
 function M.load_all(vm, list, layers)
-  for i, d in ipairs(M.of(vm)) do
-    local saved, def = list[i], d.definition
-    drop_timers(d) -- those that belong to the saved state are for its load function to start
-    d.reg = strict.fixed(copy(saved.reg), ("register of device %s"):format(d.name))
-    disks.load(d, layers)
-    if def.load then
-      def.load(d, copy(saved.value))
-    else
-      d.state = copy(saved.value and saved.value.state or {})
-    end
+  local of = assert(saved_state.match(M.of(vm), list))
+  for _, saved in ipairs(list) do
+    local d = of[saved]
+    saved_state.load(d, saved, layers)
     if d.irq then
       lines_of(vm)[d.irq] = lines_of(vm)[d.irq] or {}
       lines_of(vm)[d.irq][d] = saved.raised or nil

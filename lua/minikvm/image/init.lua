@@ -123,6 +123,7 @@ function M.want(vm, layout, o)
                  linux = made and made.linux }
   if want.linux then
     want.cmdline = require("minikvm.vm.linux").command_line(vm, want.cmdline)
+    want.firmware = require("minikvm.vm.linux").tables(vm)
   end
   if layout.mode == "real" then
     want_real(want, layout, o)
@@ -174,6 +175,10 @@ local function apply(vm, source, plan)
   for _, m in ipairs(plan.modules or {}) do m.source:put(vm, m.at, 0, m.source.size) end
   if plan.info then
     check(source, core.image_put(vm, plan.info.at, plan.info.bytes, 0, #plan.info.bytes))
+  end
+  local firmware = plan.firmware
+  if firmware then
+    check(source, core.image_put(vm, firmware.at, firmware.bytes, 0, #firmware.bytes))
   end
 end
 
@@ -237,6 +242,7 @@ local function load_for(vm, source, o, there)
   local layout = core.layout(vm, o.cpu or 0)
   local want = M.want(vm, layout, o)
   local plan = planner.make(source, want)
+  plan.firmware = want.firmware
   set_entry(vm, layout, source, o, want, plan)
   if there and (layout.mode ~= "real" or o.at) then return end
   apply_all(vm, source, plan)

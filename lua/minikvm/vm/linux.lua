@@ -34,11 +34,33 @@ function M.attach(vm)
   vm:attach(require("minikvm.devices.rtc").new(), { ports = CMOS, irq = CMOS_IRQ })
 end
 
+-- VMs whose kernel was told that there is no PCI.
+local without_pci = setmetatable({}, { __mode = "k" })
+
+---Raises when a kernel was loaded that will not look for the bus.
+function M.check_pci(vm)
+  if without_pci[vm] then
+    core.blame(("vm.pci: the kernel of vm %q was loaded with pci=off on its command line: attach before "
+      .. "vm:load, or call vm.pci:enable() there"):format(vm.name))
+  end
+end
+
+---What a kernel finds in memory beside what its image brings: { at=, bytes= } or nil.
+function M.tables(vm)
+  if not vm.pci:enabled() then return end
+  return { at = require("minikvm.device.pci").TABLE, bytes = vm.pci:routing_table() }
+end
+
 ---What a kernel is told: words on the machine, then the script's, which so have the last word.
 ---@param text string?
 ---@return string
 function M.command_line(vm, text)
   local hz, words = vm.cpu[0].tsc_hz, WORDS
+  if vm.pci:enabled() then
+    words = words:gsub(" pci=off", "")
+  else
+    without_pci[vm] = true
+  end
   if hz then words = ("%s tsc_early_khz=%d"):format(words, hz // 1000) end
   return text and text ~= "" and words .. " " .. text or words
 end

@@ -1,0 +1,610 @@
+/* test_pci.c - the PCI bus (src/dev/pci.h), used as a guest uses it: through ports 0xcf8 and 0xcfc
+ * and the windows of BARs. Right values: PCI Local Bus Specification 3.0 (3.2.2.3.2, chapter 6),
+ * Intel's data sheets of the 82371SB (PIIX3) and the 8259A. No KVM. Prints TAP. */
+#include "dev/pci.h"
+#include "dev/prim.h"
+
+#include "pc.h"
+
+#define SLOT3 0x80001800u
+#define PIIX 0x80000800u
+#define FREE_SLOT 0x8000f800u
+
+static struct mk_bus mmio;
+static struct mk_pci pci;
+static struct mk_doorbells bells;
+static struct mk_mem memory;
+
+static void ring_nobody(void *ctx)
+{
+    (void)ctx;
+}
+
+static void bus_on(void)
+{
+    struct mk_err err;
+    machine_on();
+    pic_program(0x11, 0x01);
+    mk_bus_init(&mmio, MK_SPACE_MMIO);
+    mk_doorbells_init(&bells, &bus, &mmio, ring_nobody, NULL);
+    mk_devs_add(&devices, mk_pci_init(&pci), &mk_pci_dev);
+    pci.ports = &bus;
+    pci.mmio = &mmio;
+    pci.pic = &pic;
+    pci.doorbells = &bells;
+    pci.mem = &memory;
+    if (mk_pci_enable(&pci, &err) < 0)
+        abort();
+}
+
+static void bus_off(void)
+{
+    mk_doorbells_free(&bells);
+    mk_devs_free(&devices);
+    mk_bus_free(&bus);
+    mk_bus_free(&mmio);
+    mk_clock_free(&vm_clock);
+}
+
+static uint32_t in(uint16_t port, uint8_t size)
+{
+    return (uint32_t)mk_bus_in(&bus, &cpu, port, size, NULL);
+}
+
+static void out(uint16_t port, uint8_t size, uint32_t value)
+{
+    mk_bus_out(&bus, &cpu, port, size, value, NULL);
+}
+
+static uint32_t get(uint32_t function, unsigned reg)
+{
+    out(0xcf8, 4, function | (reg & 0xfc));
+    return in(0xcfc, 4);
+}
+
+static void set(uint32_t function, unsigned reg, uint8_t size, uint32_t value)
+{
+    out(0xcf8, 4, function | (reg & 0xfc));
+    out((uint16_t)(0xcfc + (reg & 3)), size, value);
+}
+
+static uint64_t load_at(uint64_t address, uint8_t size)
+{
+    return mk_bus_in(&mmio, &cpu, address, size, NULL);
+}
+
+static void store_at(uint64_t address, uint8_t size, uint64_t value)
+{
+    mk_bus_out(&mmio, &cpu, address, size, value, NULL);
+}
+
+static struct mk_pci_fn *new_fn(const char *name, uint8_t pin)
+{
+    const struct mk_pci_id id = { .name = name,
+                                  .vendor = 0x1234,
+                                  .device = 0x5678,
+                                  .class = 0xff00,
+                                  .revision = 7,
+                                  .subvendor = 1,
+                                  .subdevice = 2,
+                                  .pin = pin };
+    struct mk_pci_fn *fn = mk_pci_fn_new(&pci, &id, NULL);
+    if (!fn)
+        abort();
+    return fn;
+}
+
+/* A latch is what stands for registers here. */
+static void fill(struct mk_pci_fn *fn, unsigned number, uint64_t size)
+{
+    struct mk_prim *latch = mk_prim_new_latch(0, size - 1, 1, 0);
+    if (!latch || !mk_bus_hook(&fn->bar[number]->bus, 0, size - 1, &mk_latch_ops, latch, "latch"))
+        abort();
+}
+
+static struct mk_pci_fn *attach_at(struct mk_pci_fn *fn, uint8_t devfn)
+{
+    if (mk_pci_attach(fn, devfn, NULL) < 0)
+        abort();
+    return fn;
+}
+
+/* Slot 3: BAR 0 memory, 1 ports, 2 and 3 memory of 64 bits. */
+static struct mk_pci_fn *card(const char *name, uint8_t slot, uint8_t pin)
+{
+    struct mk_pci_fn *fn = new_fn(name, pin);
+    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, false, 4096, 0, NULL);
+    mk_pci_add_bar(fn, 1, MK_BAR_IO, false, 8, 0, NULL);
+    mk_pci_add_bar(fn, 2, MK_BAR_MEM64, true, UINT64_C(1) << 33, 0, NULL);
+    fill(fn, 0, 4096);
+    fill(fn, 1, 8);
+    return attach_at(fn, (uint8_t)(slot << 3));
+}
+
+/* --- the mechanism --- */
+
+static void test_mechanism(void)
+{
+    bus_on();
+    out(0xcf8, 4, 0xffffffff);
+    tap_is(in(0xcf8, 4), 0x80fffffc, "CONFADD: reserved bits read as 0 (3.2.2.3.2)");
+    out(0xcfb, 1, 1);
+    out(0xcf8, 2, 0);
+    tap_is(in(0xcf8, 4), 0x80fffffc, "CONFADD: only a dword is it");
+    tap_is(in(0xcf8, 1), 0xff, "and its bytes read as nothing");
+    tap_is(get(0x80000000, 0), 0x12378086, "a host bridge in slot 0");
+    tap_is(get(0x80000000, 8) >> 8, 0x060000, "of class 0600");
+    tap_is(get(PIIX, 0), 0x70008086, "a PIIX3 in slot 1");
+    get(0x80000000, 0);
+    tap_ok(in(0xcfc, 1) == 0x86 && in(0xcfd, 1) == 0x80 && in(0xcfe, 1) == 0x37 &&
+               in(0xcff, 1) == 0x12,
+           "data: bytes");
+    tap_ok(in(0xcfc, 2) == 0x8086 && in(0xcfd, 2) == 0x3780 && in(0xcfe, 2) == 0x1237,
+           "data: words, also unaligned");
+    tap_is(in(0xcfe, 4), 0xffff1237, "data: a dword over the end has two bytes of the port's");
+    tap_is(in(0xcff, 2), 0xff12, "data: so has a word");
+    tap_is(in(0xcfa, 4), 0x8086ffff, "data: and one that begins before");
+    tap_is(get(0x80010000, 0), 0xffffffff, "there is no bus 1");
+    tap_is(get(FREE_SLOT, 0), 0xffffffff, "an empty slot reads as ones");
+    tap_is(get(0x80000100, 0), 0xffffffff, "so does another function of a slot that has one");
+    tap_is(get(0x00000000, 0), 0xffffffff, "so does all without the enable bit");
+    set(FREE_SLOT, 4, 4, 0xffffffff);
+    out(0xcf9, 1, 0x02);
+    tap_is(ends, 0, "RCR: nothing without its reset bit");
+    out(0xcf9, 1, 0x06);
+    tap_ok(ends == 1 && end_reason == MK_SHUTDOWN, "RCR: a reset (82371SB, 0cf9h)");
+    bus_off();
+}
+
+static void test_header(void)
+{
+    bus_on();
+    struct mk_pci_fn *fn = card("card", 3, 1);
+    tap_is(get(SLOT3, 0), 0x56781234, "ids");
+    tap_is(get(SLOT3, 8), 0x00ff0007, "class and revision");
+    tap_is(get(SLOT3, 0x2c), 0x00020001, "subsystem");
+    set(SLOT3, 0, 4, 0);
+    set(SLOT3, 8, 4, 0);
+    tap_is(get(SLOT3, 0), 0x56781234, "ids are read-only");
+    set(SLOT3, 4, 4, 0xffffffff);
+    tap_is(get(SLOT3, 4), 0x00000547, "command: what is not there stays 0; status is read-only");
+    set(SLOT3, 4, 2, 0);
+    set(SLOT3, 0x3d, 1, 0xff);
+    set(SLOT3, 0x3c, 1, 0x5a);
+    tap_is(get(SLOT3, 0x3c), 0x015a, "interrupt line is writable, pin is not");
+    set(SLOT3, 0xfc, 4, 0xffffffff);
+    tap_is(get(SLOT3, 0xfc), 0, "what is not implemented reads 0 (6.1)");
+    tap_is(get(SLOT3, 0x0c), 0, "header type 0, one function");
+    struct mk_pci_fn *second = attach_at(new_fn("second", 0), 3 << 3 | 5);
+    tap_is(get(SLOT3, 0x0c), 0x00800000, "with another one: several");
+    tap_is(get(SLOT3 | 0x500, 0), 0x56781234, "which is there");
+    mk_pci_detach(second);
+    tap_is(get(SLOT3, 0x0c), 0, "and gone");
+    struct mk_err err;
+    tap_ok(mk_pci_attach(second, 3 << 3, &err) < 0, "a place that is taken");
+    tap_text(err.text, "pci: second: slot 3, function 0 is taken by card", "is refused by name");
+    mk_pci_fn_unref(second);
+    mk_pci_fn_unref(fn);
+    bus_off();
+}
+
+static void test_caps(void)
+{
+    static const uint8_t bytes[3] = { 1, 2, 3 }, mask[3] = { 0, 0xff, 0 };
+    struct mk_err err;
+    bus_on();
+    struct mk_pci_fn *fn = new_fn("caps", 1);
+    tap_is(mk_pci_add_cap(fn, 9, bytes, mask, 3, NULL), 0x40, "a capability");
+    tap_is(mk_pci_add_msi(fn, NULL), 0, "MSI");
+    uint8_t large[200] = { 0 };
+    tap_ok(mk_pci_add_cap(fn, 9, large, NULL, 200, &err) < 0, "one that does not fit is refused");
+    tap_text(err.text,
+             "pci: caps: capability 0x9 of 202 bytes does not fit: configuration space has 192 "
+             "bytes for all of them",
+             "with the reason");
+    attach_at(fn, 3 << 3);
+    tap_is(get(SLOT3, 4) >> 20 & 1, 1, "status says that there are some");
+    tap_is(get(SLOT3, 0x34), 0x40, "the first");
+    set(SLOT3, 0x40, 4, 0xffffffff);
+    tap_is(get(SLOT3, 0x40), 0xff014809, "id, next, and what may be written");
+    tap_is(get(SLOT3, 0x48) & 0xffff, 0x0005, "the second is the last");
+    mk_pci_fn_unref(fn);
+    bus_off();
+}
+
+/* --- BARs --- */
+
+static void test_sizes(void)
+{
+    struct mk_err err;
+    bus_on();
+    struct mk_pci_fn *fn = card("card", 3, 1);
+    for (unsigned reg = 0x10; reg < 0x28; reg += 4)
+        set(SLOT3, reg, 4, 0xffffffff);
+    tap_is(get(SLOT3, 0x10), 0xfffff000, "BAR 0: 4 KiB (6.2.5.1)");
+    tap_is(get(SLOT3, 0x14), 0xfffffff9, "BAR 1: 8 ports");
+    tap_is(get(SLOT3, 0x18), 0x0000000c, "BAR 2: 64 bits, prefetchable");
+    tap_is(get(SLOT3, 0x1c), 0xfffffffe, "of 8 GiB");
+    tap_is(get(SLOT3, 0x20), 0, "BAR 4: none");
+    set(SLOT3, 0x11, 1, 0x2f);
+    set(SLOT3, 0x12, 2, 0xfeb0);
+    tap_is(get(SLOT3, 0x10), 0xfeb02000, "BARs are written in bytes and words, too");
+    struct mk_pci_fn *bad = new_fn("bad", 0);
+    tap_ok(mk_pci_add_bar(bad, 0, MK_BAR_MEM32, false, 24, 0, &err) < 0, "24 bytes");
+    tap_text(err.text,
+             "pci: bad: BAR 0 of 0x18 bytes: a size is a power of two, 0x10 to 0x80000000",
+             "are refused");
+    tap_ok(mk_pci_add_bar(bad, 0, MK_BAR_IO, false, 512, 0, NULL) < 0, "512 ports are");
+    tap_ok(mk_pci_add_bar(bad, 5, MK_BAR_MEM64, false, 16, 0, &err) < 0, "64 bits in the last");
+    tap_is(mk_pci_add_bar(bad, 2, MK_BAR_MEM64, false, 16, 0, NULL), 0, "one of 64 bits");
+    tap_ok(mk_pci_add_bar(bad, 3, MK_BAR_MEM32, false, 16, 0, &err) < 0, "takes the next");
+    tap_ok(mk_pci_add_bar(bad, 1, MK_BAR_MEM64, false, 16, 0, &err) < 0, "so none begins before");
+    tap_ok(mk_pci_add_ram(bad, 2, 0, 4096, &err) < 0, "RAM does not fit in 16 bytes");
+    mk_pci_fn_unref(bad);
+    mk_pci_fn_unref(fn);
+    bus_off();
+}
+
+static void test_places(void)
+{
+    bus_on();
+    struct mk_pci_fn *fn = card("card", 3, 1);
+    set(SLOT3, 0x10, 4, 0xfeb00000);
+    store_at(0xfeb00010, 4, 0x11223344);
+    tap_is(load_at(0xfeb00010, 4), 0xffffffff, "a BAR without memory decoding is nowhere");
+    set(SLOT3, 4, 2, 2);
+    store_at(0xfeb00010, 4, 0x11223344);
+    tap_is(load_at(0xfeb00010, 4), 0x11223344, "with it, it is where its address says");
+    tap_is(load_at(0xfeb0000e, 8), 0x112233440000, "to accesses of all widths and alignments");
+    tap_is(load_at(0xfeb00ffe, 4), 0xffff0000, "to its last byte");
+    set(SLOT3, 0x10, 4, 0xc0000000);
+    tap_is(load_at(0xfeb00010, 4), 0xffffffff, "a BAR that moves leaves its place");
+    tap_is(load_at(0xc0000010, 4), 0x11223344, "with what it holds");
+    set(SLOT3, 4, 2, 0);
+    tap_is(load_at(0xc0000010, 4), 0xffffffff, "switched off");
+    set(SLOT3, 4, 2, 2);
+    tap_is(load_at(0xc0000010, 4), 0x11223344, "and on again");
+    set(SLOT3, 0x10, 4, 0);
+    tap_is(load_at(0x10, 4), 0xffffffff, "at 0 it is nowhere: nobody has given it a place");
+    set(SLOT3, 0x10, 4, 0xffffffff);
+    tap_is(load_at(0xfffff010, 4), 0xffffffff, "and while it is sized");
+    set(SLOT3, 0x14, 4, 0xcf8);
+    set(SLOT3, 4, 2, 3);
+    tap_is(get(SLOT3, 0x14), 0xcf9, "ports over 0xcf8: the bus keeps answering");
+    set(SLOT3, 0x14, 4, 0x20);
+    out8(0x21, 0xa5);
+    tap_is(in8(0x21), 0xa5, "ports over the PIC: it answers");
+    tap_ok(in(0x24, 2) == 0, "and the function where it has none");
+    set(SLOT3, 0x14, 4, 0x10000);
+    tap_is(in(0, 1), 0xff, "ports that there are not: nowhere");
+    set(SLOT3, 0x14, 4, 0xc000);
+    out(0xc002, 2, 0xbeef);
+    tap_is(in(0xc000, 4), 0xbeef0000, "ports in their place");
+    set(SLOT3, 0x1c, 4, 0x12);
+    set(SLOT3, 0x18, 4, 0);
+    uint64_t at;
+    tap_ok(mk_pci_bar_place(fn, 2, &at) && at == UINT64_C(0x1200000000), "64 bits above 4 GiB");
+    set(SLOT3, 0x1c, 4, 0x80000000);
+    tap_ok(!mk_pci_bar_place(fn, 2, &at), "but not where addresses end");
+    mk_pci_fn_unref(fn);
+    bus_off();
+}
+
+static void test_overlap(void)
+{
+    bus_on();
+    struct mk_pci_fn *a = card("a", 3, 1), *b = card("b", 4, 1);
+    set(SLOT3, 0x10, 4, 0xfeb00000);
+    set(0x80002000, 0x10, 4, 0xfeb00000);
+    set(SLOT3, 4, 2, 2);
+    store_at(0xfeb00000, 4, 1);
+    set(0x80002000, 4, 2, 2);
+    tap_is(load_at(0xfeb00000, 4), 1, "of two over each other one answers, as before");
+    set(SLOT3, 4, 2, 0);
+    tap_is(load_at(0xfeb00000, 4), 0, "then the other");
+    struct mk_prim *script = mk_prim_new();
+    script->value = 0x77;
+    struct mk_hook *hook =
+        mk_bus_hook(&mmio, 0xfeb00000, 0xfeb00fff, &mk_const_ops, script, "script");
+    set(SLOT3, 4, 2, 2);
+    tap_is(load_at(0xfeb00000, 1), 0x77, "a BAR goes beneath what a script hooks");
+    mk_bus_unhook(&mmio, hook);
+    mk_pci_detach(a);
+    mk_pci_detach(b);
+    tap_is(load_at(0xfeb00000, 4), 0xffffffff, "detached: nowhere");
+    tap_is(get(SLOT3, 0), 0xffffffff, "and no function");
+    tap_is(mk_pci_attach(a, 7 << 3, NULL), 0, "a function comes back elsewhere");
+    tap_is(get(0x80003800, 0x10), 0, "as after a reset");
+    mk_pci_fn_unref(a);
+    mk_pci_fn_unref(b);
+    bus_off();
+}
+
+static void test_ram(void)
+{
+    bus_on();
+    struct mk_pci_fn *fn = new_fn("video", 0);
+    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, true, 1 << 20, 0, NULL);
+    tap_is(mk_pci_add_ram(fn, 0, 4096, 8192, NULL), 0, "RAM in a part of a BAR");
+    attach_at(fn, 3 << 3);
+    set(SLOT3, 0x10, 4, 0xe0000000);
+    set(SLOT3, 4, 2, 2);
+    store_at(0xe0001ffc, 8, 0x0102030405060708);
+    tap_is(load_at(0xe0001ffc, 8), 0x0102030405060708, "without a slot it is there by exits");
+    tap_is(load_at(0xe0000ffe, 4), 0xffff, "its neighbours are not");
+    struct mk_bytes state = save();
+    store_at(0xe0001ffc, 8, 0);
+    tap_is(load(&state, NULL), 0, "a snapshot");
+    tap_is(load_at(0xe0001ffc, 8), 0x0102030405060708, "has what it holds");
+    mk_devs_reset(&devices);
+    set(SLOT3, 0x10, 4, 0xe0000000);
+    set(SLOT3, 4, 2, 2);
+    tap_is(load_at(0xe0001ffc, 8), 0, "a reset clears it");
+    mk_bytes_free(&state);
+    mk_pci_fn_unref(fn);
+    bus_off();
+}
+
+/* --- interrupts --- */
+
+static void route(unsigned pirq, uint8_t value)
+{
+    set(PIIX, 0x60 + pirq, 1, value);
+}
+
+static void test_router(void)
+{
+    bus_on();
+    struct mk_pci_fn *fn[5];
+    for (unsigned i = 0; i < 5; i++)
+        fn[i] = card("card", (uint8_t)(2 + i), 1);
+    tap_is(get(PIIX, 0x60), 0x09050b0a, "firmware has routed to 10, 11, 5 and 9");
+    tap_ok(in8(0x4d0) == 0x20 && in8(0x4d1) == 0x0e, "which ELCR says are level-triggered");
+    for (unsigned i = 0; i < 5; i++) {
+        static const uint8_t lines[5] = { 11, 5, 9, 10, 11 };
+        tap_is(mk_pci_irq_line(fn[i]), lines[i], "slots are spread over them");
+        tap_is(get(0x80001000 + i * 0x800, 0x3c) & 0xff, lines[i], "as their registers say");
+    }
+    mk_pci_set_irq(fn[1], true);
+    tap_is(take(), BASE1 + 5, "an interrupt");
+    tap_is(take(), -1, "is in service");
+    out8(0x20, EOI);
+    tap_is(take(), BASE1 + 5, "and comes again while the line is up");
+    route(2, 7);
+    out8(0x20, EOI);
+    tap_is(take(), BASE1 + 7, "routing changes while it is up");
+    out8(0x20, EOI);
+    route(2, 0x80 | 7);
+    tap_is(take(), -1, "bit 7 switches it off (82371SB, PIRQRC)");
+    for (unsigned line = 0; line < 16; line++) {
+        route(2, (uint8_t)line);
+        bool reserved = line < 3 || line == 8 || line == 13;
+        tap_is(mk_pci_irq_line(fn[1]), reserved ? -1 : (int)line, "reserved lines are none");
+    }
+    route(2, 0x70);
+    tap_is(get(PIIX, 0x60) >> 16 & 0xff, 0, "its reserved bits stay 0");
+    route(2, 5);
+    tap_is(get(SLOT3, 4) >> 19 & 1, 1, "status tells of the interrupt");
+    set(SLOT3, 4, 2, 0x400);
+    out8(0x20, EOI);
+    tap_is(take(), -1, "INTx can be switched off (6.2.2)");
+    tap_is(get(SLOT3, 4) >> 19 & 1, 1, "status tells of it all the same");
+    set(SLOT3, 4, 2, 0);
+    mk_pci_detach(fn[1]);
+    tap_is(take(), -1, "who is detached holds no line");
+    for (unsigned i = 0; i < 5; i++)
+        mk_pci_fn_unref(fn[i]);
+    bus_off();
+}
+
+/* Slots 2 and 6 share line 11. */
+static void test_sharing(void)
+{
+    bus_on();
+    struct mk_pci_fn *a = card("a", 2, 1), *b = card("b", 6, 1);
+    mk_pci_set_irq(a, true);
+    tap_is(take(), BASE2 + 3, "two on a line: one raises");
+    mk_pci_set_irq(b, true);
+    mk_pci_set_irq(a, false);
+    out8(0xa0, EOI), out8(0x20, EOI);
+    tap_is(take(), BASE2 + 3, "the other, which raised meanwhile, is not lost");
+    mk_pci_set_irq(b, false);
+    out8(0xa0, EOI), out8(0x20, EOI);
+    tap_is(take(), -1, "and then it is quiet");
+    raise(11);
+    mk_pci_set_irq(a, true);
+    mk_pci_set_irq(a, false);
+    tap_is(take(), BASE2 + 3, "so is a device of the line's own");
+    lower(11);
+    out8(0xa0, EOI), out8(0x20, EOI);
+    tap_is(take(), -1, "until it lowers it");
+    mk_pci_set_irq(a, true);
+    mk_pic_pulse(&pic, 11);
+    tap_is(take(), BASE2 + 3, "a pulse on a line that is up");
+    out8(0xa0, EOI), out8(0x20, EOI);
+    tap_is(take(), BASE2 + 3, "leaves it up");
+    mk_pci_fn_unref(a);
+    mk_pci_fn_unref(b);
+    bus_off();
+}
+
+static uint64_t sent_to;
+static uint32_t sent_data;
+
+static void take_message(void *ctx, uint64_t address, uint32_t data)
+{
+    (void)ctx;
+    sent_to = address;
+    sent_data = data;
+}
+
+static void test_messages(void)
+{
+    bus_on();
+    struct mk_pci_fn *fn = new_fn("msi", 1);
+    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, false, 4096, 0, NULL);
+    mk_pci_add_msi(fn, NULL);
+    tap_is(mk_pci_add_msix(fn, 3, 0, 0x800, NULL), 0, "MSI-X");
+    tap_ok(mk_pci_add_msix(fn, 300, 0, 0, NULL) < 0, "a table that its BAR has no room for");
+    attach_at(fn, 3 << 3);
+    set(SLOT3, 0x10, 4, 0xfeb00000);
+    set(SLOT3, 4, 2, 2);
+    set(SLOT3, 0x44, 4, 0xfee00000);
+    set(SLOT3, 0x4c, 4, 0x41);
+    set(SLOT3, 0x42, 2, 1);
+    mk_pci_set_irq(fn, true);
+    tap_is(take(), -1, "with MSI a function does not use INTx (6.8)");
+    tap_is((long long)pci.lost, 1, "without an APIC the message is lost");
+    set(SLOT3, 0x42, 2, 0);
+    tap_is(take(), BASE1 + 5, "without MSI INTx is back");
+    mk_pci_set_irq(fn, false);
+    tap_is(get(SLOT3, 0x54), 0x800, "MSI-X: where its table is");
+    tap_is(get(SLOT3, 0x58), 0x830, "and its pending bits");
+    tap_is(load_at(0xfeb0080c, 4), 1, "each vector is masked at first");
+    store_at(0xfeb00800, 8, 0xfee01000);
+    store_at(0xfeb00808, 4, 0x99);
+    set(SLOT3, 0x52, 2, 0xc000);
+    pci.message = take_message;
+    mk_pci_set_irq(fn, true);
+    tap_ok(sent_to == 0 && load_at(0xfeb00830, 8) == 1, "a masked one is pending");
+    mk_pci_set_irq(fn, false);
+    set(SLOT3, 0x52, 2, 0x8000);
+    store_at(0xfeb0080c, 4, 0);
+    mk_pci_set_irq(fn, true);
+    tap_ok(sent_to == 0xfee01000 && sent_data == 0x99, "one that is not goes to who takes it");
+    mk_pci_fn_unref(fn);
+    bus_off();
+}
+
+/* --- state --- */
+
+static void test_state(void)
+{
+    bus_on();
+    struct mk_pci_fn *fn = card("card", 3, 1);
+    set(SLOT3, 0x10, 4, 0xfeb00000);
+    set(SLOT3, 4, 2, 2);
+    store_at(0xfeb00004, 4, 0xcafe);
+    mk_pci_set_irq(fn, true);
+    route(2, 7);
+    out(0xcf8, 4, SLOT3 | 8);
+    struct mk_bytes state = save();
+    mk_devs_reset(&devices);
+    tap_is(load_at(0xfeb00004, 4), 0xffffffff, "reset: BARs are nowhere");
+    tap_is(get(SLOT3, 0x10), 0, "reset: their registers are 0");
+    tap_is(mk_pci_irq_line(fn), 5, "reset: routing is firmware's");
+    tap_is(load(&state, NULL), 0, "a saved state");
+    tap_is(in(0xcfc, 4), 0x00ff0007, "has the address");
+    tap_is(load_at(0xfeb00004, 4), 0xcafe, "BARs and what is in them");
+    pic_program(0x11, 0x01);
+    tap_is(take(), BASE1 + 7, "lines that are up, and where they go");
+    mk_pci_detach(fn);
+    tap_is(load(&state, NULL), 0, "without the function it loads");
+    tap_is(get(SLOT3, 0), 0xffffffff, "and the function is missing");
+    attach_at(fn, 3 << 3);
+    tap_is(mk_devs_load(&devices, now(), &state, MK_LOAD_HOOKS, NULL), 0, "attached later");
+    tap_is(load_at(0xfeb00004, 4), 0xcafe, "it gets what is its own");
+    mk_bytes_free(&state);
+    mk_pci_fn_unref(fn);
+    bus_off();
+}
+
+/* --- a hostile guest --- */
+
+static uint64_t random_state;
+
+static uint32_t rnd(uint32_t below)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 33) % below;
+}
+
+static void fuzz_config(void)
+{
+    static const uint8_t sizes[] = { 1, 2, 4 };
+    static const uint32_t values[] = { 0, 0xffffffff, 0xfeb00000, 0xcf8, 0x20, 0xe0000000, 0x547 };
+    uint8_t size = sizes[rnd(3)];
+    uint32_t value = rnd(2) ? values[rnd(MK_COUNT(values))] : rnd(0x7fffffff) << 1;
+    if (rnd(3))
+        out(0xcf8, 4, 0x80000000 | rnd(9) << 11 | (rnd(2) ? rnd(0x40) : rnd(0x100)));
+    if (rnd(2))
+        out((uint16_t)(0xcf6 + rnd(12)), size, value);
+    else
+        in((uint16_t)(0xcf6 + rnd(12)), size);
+}
+
+static void fuzz_world(struct mk_pci_fn **fn, unsigned count)
+{
+    struct mk_pci_fn *one = fn[rnd(count)];
+    uint64_t at;
+    switch (rnd(6)) {
+    case 0: mk_pci_set_irq(one, rnd(2)); break;
+    case 1: mk_pci_detach(one); break;
+    case 2: mk_pci_attach(one, (uint8_t)(2 + rnd(7)) << 3, NULL); break;
+    default:
+        if (mk_pci_bar_place(one, rnd(6), &at)) {
+            store_at(at + rnd(64), 1u << rnd(4), rnd(0x7fffffff));
+            load_at(at + rnd(64), 1u << rnd(4));
+        }
+    }
+}
+
+/* A byte of a saved state becomes another: it loads, or it is refused. */
+static void fuzz_state(void)
+{
+    struct mk_bytes state = save(), bad = save();
+    bad.data[rnd((unsigned)bad.length)] = (uint8_t)rnd(256);
+    if (load(&bad, NULL) < 0 && load(&state, NULL) < 0)
+        abort();
+    mk_bytes_free(&state);
+    mk_bytes_free(&bad);
+}
+
+static void test_fuzz(unsigned accesses, uint64_t seed)
+{
+    struct mk_pci_fn *fn[4];
+    unsigned bad_id = 0, bad_line = 0, bad_end = 0;
+    random_state = seed;
+    bus_on();
+    for (unsigned i = 0; i < MK_COUNT(fn); i++)
+        fn[i] = card("card", (uint8_t)(2 + i), 1);
+    for (unsigned i = 0; i < accesses; i++) {
+        fuzz_config();
+        if (!rnd(4))
+            fuzz_world(fn, MK_COUNT(fn));
+        if (!rnd(1000))
+            fuzz_state();
+        for (unsigned k = 0; k < MK_COUNT(fn); k++)
+            bad_id += mk_pci_get32(fn[k]->config) != 0x56781234;
+        bad_end += ends && end_reason != MK_SHUTDOWN;
+        bad_line += (pci.lines & ~0xdef8u) != 0;
+    }
+    printf("# %u accesses, seed %llu\n", accesses, (unsigned long long)seed);
+    tap_is(bad_id, 0, "fuzz: what is read-only stays");
+    tap_is(bad_line, 0, "fuzz: only lines that may be routed to are up");
+    tap_is(get(0x80000000, 0), 0x12378086, "fuzz: the bus answers");
+    tap_is(bad_end, 0, "fuzz: nothing but a reset ends the VM");
+    for (unsigned i = 0; i < MK_COUNT(fn); i++) {
+        mk_pci_set_irq(fn[i], false);
+        mk_pci_fn_unref(fn[i]);
+    }
+    bus_off();
+}
+
+int main(int argc, char **argv)
+{
+    test_mechanism();
+    test_header();
+    test_caps();
+    test_sizes();
+    test_places();
+    test_overlap();
+    test_ram();
+    test_router();
+    test_sharing();
+    test_messages();
+    test_state();
+    test_fuzz(argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : 200000,
+              argc > 2 ? strtoull(argv[2], NULL, 0) : 1);
+    return tap_done();
+}

@@ -1,0 +1,245 @@
+/* pci.c - vm.pci: functions of the PCI bus and the windows of their BARs, behind kvm.pci
+ * (lua/minikvm/device/pci.lua, which checks options). Runs on the thread that runs Lua.
+ *
+ * A function is a userdata that holds a reference to the core's. */
+#include "lua/hooks.h"
+
+#include <string.h>
+
+#define MK_PCI_FN "minikvm.pcifunction"
+
+struct box {
+    struct mk_pci_fn *fn;
+};
+
+/* --- functions --- */
+
+static uint16_t number16(lua_State *L, const char *key)
+{
+    return (uint16_t)mk_integer_field(L, 2, key, 0);
+}
+
+/* pci_new(vm.pci, { name=, vendor=, device=, subvendor=, subdevice=, class=, revision=, pin= })
+ * -> function */
+static int pci_new(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_PCI);
+    struct mk_err err;
+    struct mk_pci_id id = { .name = mk_string_field(L, 2, "name", NULL),
+                            .vendor = number16(L, "vendor"),
+                            .device = number16(L, "device"),
+                            .subvendor = number16(L, "subvendor"),
+                            .subdevice = number16(L, "subdevice"),
+                            .class = (uint32_t)mk_integer_field(L, 2, "class", 0),
+                            .revision = (uint8_t)mk_integer_field(L, 2, "revision", 0),
+                            .pin = (uint8_t)mk_integer_field(L, 2, "pin", 0) };
+    lua_getiuservalue(L, 1, 1);
+    struct box *box = mk_new_child(L, lua_gettop(L), sizeof(*box), MK_PCI_FN);
+    box->fn = mk_pci_fn_new(&v->vm.pci, &id, &err);
+    return box->fn ? 1 : mk_lua_error(L, "%s", err.text);
+}
+
+static int fn_gc(lua_State *L)
+{
+    struct box *box = luaL_checkudata(L, 1, MK_PCI_FN);
+    if (box->fn)
+        mk_pci_fn_unref(box->fn);
+    box->fn = NULL;
+    return 0;
+}
+
+static struct mk_pci_fn *check_fn(lua_State *L)
+{
+    mk_check_child(L, 1, MK_PCI_FN);
+    return ((struct box *)lua_touserdata(L, 1))->fn;
+}
+
+/* What went wrong in the core is the script's definition. */
+static int done(lua_State *L, int rc, const struct mk_err *err)
+{
+    if (rc < 0)
+        mk_lua_error(L, "%s", err->text);
+    lua_pushinteger(L, rc);
+    return 1;
+}
+
+/* pci_bar(function, number, "mem32"|"mem64"|"io", prefetch, size, at) */
+static int pci_bar(lua_State *L)
+{
+    static const char *const kinds[] = { "mem32", "mem64", "io", NULL };
+    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_err err;
+    unsigned number = (unsigned)luaL_checkinteger(L, 2);
+    enum mk_bar_kind kind = (enum mk_bar_kind)luaL_checkoption(L, 3, NULL, kinds);
+    return done(L,
+                mk_pci_add_bar(fn, number, kind, lua_toboolean(L, 4),
+                               (uint64_t)luaL_checkinteger(L, 5), (uint64_t)luaL_checkinteger(L, 6),
+                               &err),
+                &err);
+}
+
+/* pci_ram(function, number, at, size): after its pci_bar() */
+static int pci_ram(lua_State *L)
+{
+    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_err err;
+    unsigned number = (unsigned)luaL_checkinteger(L, 2);
+    return done(L,
+                mk_pci_add_ram(fn, number, (uint64_t)luaL_checkinteger(L, 3),
+                               (uint64_t)luaL_checkinteger(L, 4), &err),
+                &err);
+}
+
+/* pci_cap(function, id, bytes, mask) -> where it is; `mask` is as long as `bytes` */
+static int pci_cap(lua_State *L)
+{
+    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_err err;
+    size_t length, mask_length;
+    uint8_t id = (uint8_t)luaL_checkinteger(L, 2);
+    const char *bytes = luaL_checklstring(L, 3, &length);
+    const char *mask = luaL_checklstring(L, 4, &mask_length);
+    luaL_argcheck(L, mask_length == length, 4, "as many bytes as the capability");
+    return done(L,
+                mk_pci_add_cap(fn, id, (const uint8_t *)bytes, (const uint8_t *)mask, length, &err),
+                &err);
+}
+
+/* pci_msi(function); pci_msix(function, count, bar, at) */
+static int pci_msi(lua_State *L)
+{
+    struct mk_err err;
+    return done(L, mk_pci_add_msi(check_fn(L), &err), &err);
+}
+
+static int pci_msix(lua_State *L)
+{
+    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_err err;
+    unsigned count = (unsigned)luaL_checkinteger(L, 2), bar = (unsigned)luaL_checkinteger(L, 3);
+    return done(L, mk_pci_add_msix(fn, count, bar, (uint64_t)luaL_checkinteger(L, 4), &err), &err);
+}
+
+/* pci_attach(function, slot << 3 | function) */
+static int pci_attach(lua_State *L)
+{
+    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_err err;
+    lua_Integer devfn = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, devfn >= 0 && devfn < MK_PCI_FUNCTIONS, 2, "no such function");
+    return done(L, mk_pci_attach(fn, (uint8_t)devfn, &err), &err);
+}
+
+static int pci_detach(lua_State *L)
+{
+    mk_pci_detach(check_fn(L));
+    return 0;
+}
+
+/* pci_irq(function, level) */
+static int pci_irq(lua_State *L)
+{
+    struct mk_pci_fn *fn = check_fn(L);
+    mk_lua_flush_output();
+    mk_pci_set_irq(fn, lua_toboolean(L, 2));
+    return 0;
+}
+
+/* pci_line(function) -> the PIC's line, nil: none */
+static int pci_line(lua_State *L)
+{
+    int line = mk_pci_irq_line(check_fn(L));
+    if (line >= 0)
+        lua_pushinteger(L, line);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+static int pci_master(lua_State *L)
+{
+    lua_pushboolean(L, mk_pci_is_master(check_fn(L)));
+    return 1;
+}
+
+/* pci_place(function, number) -> address | nil */
+static int pci_place(lua_State *L)
+{
+    struct mk_pci_fn *fn = check_fn(L);
+    lua_Integer number = luaL_checkinteger(L, 2);
+    uint64_t at;
+    luaL_argcheck(L, number >= 0 && number < MK_PCI_BARS, 2, "a BAR is 0 to 5");
+    if (mk_pci_bar_place(fn, (unsigned)number, &at))
+        lua_pushinteger(L, (lua_Integer)at);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+/* --- the bus --- */
+
+/* pci_on(vm.pci [, true]) -> whether the bus is there; `true` makes it so. */
+static int pci_on(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_PCI);
+    struct mk_err err;
+    if (lua_toboolean(L, 2) && mk_pci_enable(&v->vm.pci, &err) < 0)
+        mk_lua_error(L, "%s", err.text);
+    lua_pushboolean(L, v->vm.pci.on);
+    return 1;
+}
+
+/* pci_name(vm.pci, slot << 3 | function) -> the name of the function that is there, or nil */
+static int pci_name(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_PCI);
+    const struct mk_pci_fn *fn = atomic_load(&v->vm.pci.fn[luaL_checkinteger(L, 2) & 0xff]);
+    lua_pushstring(L, fn ? fn->name : NULL);
+    return 1;
+}
+
+/* pci_vm(vm.pci) -> the VM */
+static int pci_vm(lua_State *L)
+{
+    mk_check_child(L, 1, MK_PCI);
+    lua_getiuservalue(L, 1, 1);
+    return 1;
+}
+
+/* pci_lost(vm.pci) -> messages that nobody took */
+static int pci_lost(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_PCI);
+    lua_pushinteger(L, (lua_Integer)atomic_load(&v->vm.pci.lost));
+    return 1;
+}
+
+/* pci_window(function [, number]) -> that of a BAR, or of configuration space */
+static int pci_window(lua_State *L)
+{
+    struct mk_pci_fn *fn = check_fn(L);
+    lua_Integer number = luaL_optinteger(L, 2, -1);
+    luaL_argcheck(L, number < MK_PCI_BARS && (number < 0 || fn->bar[number]), 2, "no such BAR");
+    if (number >= 0)
+        mk_window_push(L, 1, &fn->bar[number]->bus, fn->bar[number]->size);
+    else
+        mk_window_push(L, 1, &fn->window, MK_PCI_CONFIG);
+    return 1;
+}
+
+void mk_open_pci(lua_State *L)
+{
+    static const luaL_Reg core[] = {
+        { "pci_new", pci_new },       { "pci_bar", pci_bar },       { "pci_ram", pci_ram },
+        { "pci_cap", pci_cap },       { "pci_msi", pci_msi },       { "pci_msix", pci_msix },
+        { "pci_attach", pci_attach }, { "pci_detach", pci_detach }, { "pci_irq", pci_irq },
+        { "pci_line", pci_line },     { "pci_master", pci_master }, { "pci_place", pci_place },
+        { "pci_on", pci_on },         { "pci_name", pci_name },     { "pci_lost", pci_lost },
+        { "pci_window", pci_window }, { "pci_vm", pci_vm },         { NULL, NULL }
+    };
+    static const luaL_Reg fn_meta[] = { { "__gc", fn_gc }, { NULL, NULL } };
+    mk_new_type(L, MK_PCI, NULL, NULL);
+    mk_new_type(L, MK_PCI_FN, fn_meta, NULL);
+    mk_open_window(L);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}
