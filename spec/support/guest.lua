@@ -107,6 +107,7 @@ local HEADERS <const> = {
   real = { deadline = number, output = { "any" } },
   prot = { deadline = number, mode = "string", irqchip = "string", memory = "size",
            keys = "string", needs = "string", host = { "native" } },
+  boot = { image = "string", memory = "size", framebuffer = "string" },
   long = { irqchip = "string", device = { "edu" }, files = "string", maxfile = "size",
            maxbytes = "size", output = { "pattern" }, host = { "native" } },
 }
@@ -117,7 +118,7 @@ end
 ---Reads the text of an .expect: header fields by name, and the output in `output_text`. Raises for
 ---a header that nobody knows, with the nearest that there is.
 ---@param where string  for messages: the file's name
----@param folder "real"|"prot"|"long"
+---@param folder "real"|"prot"|"long"|"boot"
 function M.parse_expectation(where, folder, text)
   local head, body = text:match "^(.-\n)\n(.*)$"
   if not head then head, body = text, "" end

@@ -243,6 +243,18 @@ int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
     return mk_ioctl(c->fd, KVM_SET_SREGS, &copy);
 }
 
+int mk_vcpu_set_msr(const struct mk_vcpu *c, uint32_t index, uint64_t value)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } one = { { .nmsrs = 1 }, { .index = index, .data = value } };
+    int set = mk_ioctl(c->fd, KVM_SET_MSRS, &one);
+    if (set == 0)
+        errno = EINVAL; /* api.rst: it stopped at the first one that is not allowed */
+    return set == 1 ? 0 : -1;
+}
+
 void mk_vcpu_complete(struct mk_vcpu *c)
 {
     if (!c->incomplete)

@@ -161,6 +161,8 @@ struct kvm_regs *mk_vcpu_get_regs(struct mk_vcpu *c);
 int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 int mk_vcpu_get_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
 int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
+/* An MSR that KVM knows; -1 with errno. */
+int mk_vcpu_set_msr(const struct mk_vcpu *c, uint32_t index, uint64_t value);
 /* System registers as the guest has set them: an assist may keep some of them from KVM. */
 int mk_vcpu_get_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
 int mk_vcpu_set_guest_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);

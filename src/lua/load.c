@@ -248,25 +248,49 @@ static int layout(lua_State *L)
     return 1;
 }
 
-/* set_mode(vm, mode) -> vm | nil, text, name: for a VM whose mode nobody chose; with RAM of the
- * mode's usual size unless somebody chose that. */
+/* set_mode(vm, mode[, memory]) -> vm | nil, text, name: for a VM whose mode nobody chose; with so
+ * much RAM, or the mode's usual size, unless somebody chose that. */
 static int set_mode(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     enum mk_mode mode = (enum mk_mode)luaL_checkoption(L, 2, NULL, mk_lua_modes);
     struct mk_err err;
     luaL_argcheck(L, v->vm.mode_open, 1, "the mode was chosen");
-    uint64_t memory = !v->vm.memory_open     ? v->vm.m.mem.size
-                      : mode == MK_MODE_REAL ? RAM_REAL
-                                             : RAM_USUAL;
+    uint64_t usual = mode == MK_MODE_REAL ? RAM_REAL : RAM_USUAL, memory = v->vm.m.mem.size;
+    if (v->vm.memory_open)
+        memory = (uint64_t)luaL_optinteger(L, 3, (lua_Integer)usual);
     if (mode != v->vm.mode && mk_vm_set_mode(&v->vm, mode, memory, &err) < 0)
         return mk_push_err(L, &err);
     lua_settop(L, 1);
     return 1;
 }
 
-/* set_entry(vm, { cpu=, ip=, segment=, regs=, eax=, ebx=, edx=, esi=, low=, tables=, tables_end= })
- * -> vm | nil, text, name: points a vCPU at its first instruction. */
+/* The field `handoff` of set_entry()'s table: { cr0=, cr3=, cr4=, efer=, pat=, rsp=, gdt=,
+ * gdt_limit=, cs=, ds=, code=, data= }. */
+static void read_handoff(lua_State *L, int index, struct mk_entry *entry)
+{
+    entry->has_handoff = lua_getfield(L, index, "handoff") == LUA_TTABLE;
+    if (entry->has_handoff) {
+        int at = lua_gettop(L);
+        entry->handoff =
+            (struct mk_handoff){ .cr0 = (uint64_t)mk_integer_field(L, at, "cr0", 0),
+                                 .cr3 = (uint64_t)mk_integer_field(L, at, "cr3", 0),
+                                 .cr4 = (uint64_t)mk_integer_field(L, at, "cr4", 0),
+                                 .efer = (uint64_t)mk_integer_field(L, at, "efer", 0),
+                                 .rsp = (uint64_t)mk_integer_field(L, at, "rsp", 0),
+                                 .pat = (uint64_t)mk_integer_field(L, at, "pat", 0),
+                                 .gdt = (uint64_t)mk_integer_field(L, at, "gdt", 0),
+                                 .gdt_limit = (uint16_t)mk_integer_field(L, at, "gdt_limit", 0),
+                                 .cs = (uint16_t)mk_integer_field(L, at, "cs", 0),
+                                 .ds = (uint16_t)mk_integer_field(L, at, "ds", 0),
+                                 .code = (uint64_t)mk_integer_field(L, at, "code", 0),
+                                 .data = (uint64_t)mk_integer_field(L, at, "data", 0) };
+    }
+    lua_pop(L, 1);
+}
+
+/* set_entry(vm, { cpu=, ip=, segment=, regs=, eax=, ebx=, edx=, esi=, low=, tables=, tables_end=,
+ * handoff= }) -> vm | nil, text, name: points a vCPU at its first instruction. */
 static int set_entry(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
@@ -284,6 +308,7 @@ static int set_entry(lua_State *L)
                                           .end =
                                               (uint64_t)mk_integer_field(L, 2, "tables_end", 0) } };
     luaL_argcheck(L, entry.cpu < v->vm.cpus, 2, "no such cpu");
+    read_handoff(L, 2, &entry);
     if (mk_vm_set_entry(&v->vm, &entry, &err) < 0)
         return mk_push_err(L, &err);
     lua_settop(L, 1);

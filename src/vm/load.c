@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define HUGE_PAGE (2u << 20)
+#define IA32_PAT 0x277u /* SDM volume 3, 12.12.4 */
 
 typedef unsigned long long ull;
 
@@ -191,6 +192,10 @@ static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry
     const struct mk_places *places = &vm->places;
     uint64_t ip = entry->ip;
     struct mk_start start = { .sregs = *fresh };
+    if (entry->has_handoff) {
+        mk_handoff_start(&start, &entry->handoff, ip);
+        return start;
+    }
     switch (vm->mode) {
     case MK_MODE_LONG: mk_long_start(&start, &vm->mapping, places, ip); break;
     case MK_MODE_PAGED: mk_prot_start(&start, mem, places, (uint32_t)ip, true); break;
@@ -212,10 +217,14 @@ static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry
     return start;
 }
 
-/* Where the first instruction would be fetched from, as the page tables stand. */
-static int check_entry(const struct mk_vm *vm, const struct mk_start *start, uint64_t ip,
-                       struct mk_err *err)
+/* Where the first instruction would be fetched from, as the page tables stand. A format that hands
+ * over tables of its own puts them there later, and has checked its entry. */
+static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
+                       const struct mk_entry *entry, struct mk_err *err)
 {
+    if (entry->has_handoff)
+        return 0;
+    uint64_t ip = entry->ip;
     struct mk_walk w = mk_walk(&vm->m.mem, &start->sregs, start->sregs.cs.base + start->regs.rip);
     if (start->regs.rip == (vm->mode == MK_MODE_REAL ? (uint16_t)ip : ip) && w.present &&
         mk_mem_at(&vm->m.mem, w.address, 1))
@@ -261,6 +270,18 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
     return 0;
 }
 
+/* What else a format says of a vCPU. */
+static int set_pat(const struct mk_vm *vm, const struct mk_vcpu *c, const struct mk_entry *entry,
+                   struct mk_err *err)
+{
+    if (!entry->has_handoff || !entry->handoff.pat)
+        return 0;
+    if (mk_vcpu_set_msr(c, IA32_PAT, entry->handoff.pat) == 0)
+        return 0;
+    return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses IA32_PAT", vm->name,
+                         entry->cpu);
+}
+
 int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_err *err)
 {
     struct mk_vcpu *c = &vm->cpu[entry->cpu]->c;
@@ -268,14 +289,14 @@ int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_er
     if (mk_vcpu_get_sregs(c, &fresh) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u", vm->name, entry->cpu);
     struct mk_start start = start_state(vm, entry, &fresh);
-    if (check_entry(vm, &start, entry->ip, err) < 0)
+    if (check_entry(vm, &start, entry, err) < 0)
         return -1;
     if (vm->mode != MK_MODE_REAL && !same_places(&vm->places, &entry->places)) {
         if (move_tables(vm, &entry->places, err) < 0)
             return -1;
         start = start_state(vm, entry, &fresh);
     }
-    if (set_sregs(vm, c, &start.sregs, err) < 0)
+    if (set_sregs(vm, c, &start.sregs, err) < 0 || set_pat(vm, c, entry, err) < 0)
         return -1;
     if (mk_vcpu_set_regs(c, &start.regs) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the registers", vm->name,

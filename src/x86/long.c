@@ -175,3 +175,20 @@ void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
         .rip = entry, .rsp = stack, .rflags = 2, .rbx = places->low + MK_BOOT_INFO
     };
 }
+
+void mk_handoff_start(struct mk_start *start, const struct mk_handoff *h, uint64_t entry)
+{
+    struct kvm_sregs *s = &start->sregs;
+    s->cs = mk_descriptor_decode(h->cs, h->code);
+    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor_decode(h->ds, h->data);
+    /* What a processor needs in TR all the same (SDM 27.3.1.2): a busy TSS, which has no byte. */
+    s->tr = (struct kvm_segment){ .type = 11, .present = 1 };
+    s->ldt = (struct kvm_segment){ .type = 2, .unusable = 1 };
+    s->gdt = (struct kvm_dtable){ .base = h->gdt, .limit = h->gdt_limit };
+    s->idt = (struct kvm_dtable){ .limit = 0 };
+    s->cr0 = h->cr0;
+    s->cr3 = h->cr3;
+    s->cr4 = h->cr4;
+    s->efer = h->efer;
+    start->regs = (struct kvm_regs){ .rip = entry, .rsp = h->rsp, .rflags = 2 };
+}

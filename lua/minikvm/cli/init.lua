@@ -47,14 +47,32 @@ local function parse_address(text)
   return nil, ("expected an address (0x7c00 or decimal), got %q"):format(text)
 end
 
+---"640x480" as vm:load's option has it.
+local function parse_size(text)
+  if text == "none" then return false end
+  local width, height = text:match "^(%d+)x(%d+)$"
+  if width then return { width = tonumber(width), height = tonumber(height) } end
+  return nil, ("expected a width and a height such as 1024x768, or none, got %q"):format(text)
+end
+
+---What --module names, as vm:load's option has it.
+local function modules_of(list)
+  local modules = {}
+  for i, word in ipairs(list or {}) do
+    local path, text = word:match "^([^=]*)=(.*)$"
+    modules[i] = { path = path or word, text = text }
+  end
+  return #modules > 0 and modules or nil
+end
+
 M.run_spec = {
   program = "minikvm run",
   summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
     { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long", "linux" },
-      help = "CPU mode a guest starts in: real, protected, paged, long, or linux (default: what an ELF"
-        .. " or Multiboot file or a Linux kernel is for; else real)" },
+      help = "CPU mode a guest starts in: real, protected, paged, long, or linux (default: what an ELF,"
+        .. " Multiboot or Limine file or a Linux kernel is for; else real)" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
@@ -71,6 +89,10 @@ M.run_spec = {
     { "--irqchip", value = "WHAT", type = { "none", "pic" },
       help = "pic: interrupt controllers, timer and keyboard of a PC (default: none)" },
     { "--cmdline", value = "TEXT", help = "command line, for guests that read one" },
+    { "--module", value = "FILE[=TEXT]", repeatable = true,
+      help = "a module beside the kernel (Multiboot, Limine, PVH), and its string" },
+    { "--framebuffer", value = "WxH", type = parse_size,
+      help = "a framebuffer of this size, such as 1024x768 (Multiboot, Limine), or none" },
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
     { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
@@ -78,8 +100,8 @@ M.run_spec = {
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
-           help = "image: flat binary, boot sector, ELF or Multiboot file, Linux kernel; or a"
-             .. " snapshot, which goes on" },
+           help = "image: flat binary, boot sector, ELF, Multiboot or Limine file, Linux kernel;"
+             .. " or a snapshot, which goes on" },
   notes = "Exit status: 0 halted, or stopped by Ctrl-A x; the guest's own code (255 at most) if it"
     .. "\nexited; 1 could not start; 2 wrong command line; 124 deadline or limit; 134 shutdown\n"
     .. "(triple fault) or fault. Of several VMs the highest.",
@@ -202,7 +224,9 @@ local function make_vm(kvm, opts, i)
   local vm, status = M.attempt(name, kvm.vm, o)
   if not vm then return nil, status end
   local done
-  done, status = M.attempt(name, vm.load, vm, path, { at = opts.at, entry = opts.entry })
+  done, status = M.attempt(name, vm.load, vm, path, {
+    at = opts.at, entry = opts.entry, modules = modules_of(opts.module),
+    framebuffer = opts.framebuffer })
   if done then return vm end
   vm:close()
   return nil, status

@@ -10,8 +10,9 @@ local HEAD <const> = 1024
 
 ---What `run` was told that a file of such a kind knows itself.
 local FIXED <const> = {
-  snapshot = { "mode", "memory", "page_size", "at", "entry", "irqchip", "cmdline" },
-  linux = { "page_size", "at", "entry", "irqchip" },
+  snapshot = { "mode", "memory", "page_size", "at", "entry", "irqchip", "cmdline", "module",
+               "framebuffer" },
+  linux = { "page_size", "at", "entry", "irqchip", "module", "framebuffer" },
 }
 
 local function complain(name, text)

@@ -1,4 +1,5 @@
--- screen.lua - vm:screen(): the PC's text screen of a guest, 80 x 25 cells in RAM at 0xb8000.
+-- screen.lua - vm:screen(): the PC's text screen of a guest, 80 x 25 cells in RAM at 0xb8000; or
+-- the picture in its framebuffer (vm/framebuffer.lua), when it has one.
 --
 -- Each cell is a character of code page 437 and a byte of colours (IBM VGA, text mode 3). What the
 -- guest has written there is shown, at every look, as text or as a picture. With a VGA device
@@ -6,6 +7,7 @@
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
+local framebuffers = require "minikvm.vm.framebuffer"
 local options = require "minikvm.options"
 local strict = require "minikvm.strict"
 
@@ -218,8 +220,33 @@ end
 
 local PNG <const> = { font = "text", scale = between(1, 8), cursor = "boolean" }
 
----The screen as a picture in PNG, of 640 x 400 pixels with the usual font: its 16 colours, its
----cursor; what blinks is shown.
+local PICTURE_MAX <const> = 64 << 20 -- bytes
+
+---The framebuffer as a picture.
+local function draw_framebuffer(self, there, scale)
+  local width, height = there.width * scale, there.height * scale
+  if (width * 3 + 1) * height > PICTURE_MAX then
+    core.blame(("screen:png: scale %d makes it a picture of more than %d MiB"):format(
+      scale, PICTURE_MAX >> 20))
+  end
+  return require("minikvm.console.png").encode_rgb(
+    width, height, framebuffers.lines(self.vm, there, scale))
+end
+
+---The text screen as a picture; nil, why, code when there is no font.
+local function draw_text(self, o)
+  local font, why, code = require("minikvm.console.font").load(o.font)
+  if not font then return nil, why, code end
+  local card, vga = adapter(self.vm)
+  local scale = o.scale or 1
+  local lines = draw(cells_of(self, 0, SIZE), font, cursor_for(self, font, o.cursor), scale,
+                     blinks(self) and 7 or 15)
+  return require("minikvm.console.png").encode(COLUMNS * font.width * scale, #lines,
+                                               card and vga.palette(card) or COLOURS, lines)
+end
+
+---The screen as a picture in PNG: the framebuffer, in a VM that has one; else the text screen, of
+---640 x 400 pixels with the usual font: its 16 colours, its cursor; what blinks is shown.
 ---@param path? string  a file to write; without one the picture is returned
 ---@param opts? { font: string?, scale: integer?, cursor: boolean? }  a console font (.psf, .psfu,
 ---  .psf.gz) instead of the distribution's own; pixels for each of the font's, 1 to 8 (1); false:
@@ -232,27 +259,53 @@ function Screen:png(path, opts)
   options.self("screen:png", self, SCREEN)
   if path ~= nil then options.argument("screen:png", "path", path, "text") end
   local o = options.check("screen:png", opts, PNG)
-  local font, why, code = require("minikvm.console.font").load(o.font)
-  if not font then return nil, why, code end
-  local card, vga = adapter(self.vm)
-  local scale = o.scale or 1
-  local lines = draw(cells_of(self, 0, SIZE), font, cursor_for(self, font, o.cursor), scale,
-                     blinks(self) and 7 or 15)
-  local bytes = require("minikvm.console.png").encode(COLUMNS * font.width * scale, #lines,
-                                              card and vga.palette(card) or COLOURS, lines)
+  local there, bytes, why, code = framebuffers.of(self.vm), nil, nil, nil
+  if there then
+    bytes = draw_framebuffer(self, there, o.scale or 1)
+  else
+    bytes, why, code = draw_text(self, o)
+  end
+  if not bytes then return nil, why, code end
   if not path then return bytes end
   return core.write_file(path, bytes)
 end
 
----The text screen of a guest that has one (a PC's, at 0xb8000). An error where RAM ends below it
----and the VM has no VGA device.
+---A pixel of the framebuffer: red, green and blue, 0 to 255. Raises in a VM without one.
+---@param x integer  from 0 (left)
+---@param y integer  from 0 (the top)
+---@return integer red
+---@return integer green
+---@return integer blue
+function Screen:pixel(x, y)
+  options.self("screen:pixel", self, SCREEN)
+  local there = framebuffers.of(self.vm)
+  if not there then
+    core.blame(("screen:pixel: vm %q has no framebuffer: give vm:load framebuffer="):format(
+      self.vm.name))
+  end
+  x = check_index("pixel", "x", x, there.width)
+  y = check_index("pixel", "y", y, there.height)
+  return framebuffers.pixel(self.vm, there, x, y)
+end
+
+---The size of the framebuffer in pixels; nil in a VM without one.
+---@return integer? width
+---@return integer? height
+function Screen:size()
+  options.self("screen:size", self, SCREEN)
+  local there = framebuffers.of(self.vm)
+  if there then return there.width, there.height end
+end
+
+---The screen of a guest that has one: a PC's text screen at 0xb8000, a framebuffer. An error where
+---RAM ends below the former and the VM has no VGA device and no framebuffer.
 ---@return minikvm.screen
 function vm:screen()
   options.self("vm:screen", self, "minikvm.vm")
   local ram = #self.memory
-  if ram < BASE + SIZE and not adapter(self) then
+  if ram < BASE + SIZE and not adapter(self) and not framebuffers.of(self) then
     core.blame(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at 0x%x, "
-           .. "no minikvm.devices.vga is attached")
+           .. "no minikvm.devices.vga is attached; and it has no framebuffer")
           :format(self.name, BASE, BASE + SIZE - 1, ram))
   end
   return setmetatable({ vm = self }, meta)

@@ -43,6 +43,7 @@ M.CLASSES = {
 ---@field phnum integer
 ---@field shentsize integer
 ---@field shnum integer
+---@field shstrndx integer
 
 ---The ELF header; raises when it is none of this machine's kind.
 ---@return minikvm.image.elf
@@ -64,11 +65,12 @@ function M.header(source)
   end
   local h = { class = kind }
   h.type, h.machine, h.version, h.entry, h.phoff, h.shoff, h.flags, h.ehsize, h.phentsize, h.phnum,
-    h.shentsize, h.shnum = kind.fields:unpack(head, 17)
+    h.shentsize, h.shnum, h.shstrndx = kind.fields:unpack(head, 17)
   return h
 end
 
-local function check_type(source, h)
+---Raises unless it is linked to run where it says.
+function M.check_type(source, h)
   if h.type ~= EXEC then
     refuse(source, "ENOEXEC", "ELF header: Type must be EXEC, not %s",
            KINDS[h.type] or ("0x%x"):format(h.type))
@@ -76,7 +78,7 @@ local function check_type(source, h)
 end
 
 ---The machine that the class must go with: x32 and its like are refused.
-local function check_machine(source, h)
+function M.check_machine(source, h)
   local narrow = h.class.bits == 32
   if h.machine == (narrow and I386 or X86_64) then return end
   if h.machine == I386 or h.machine == X86_64 then
@@ -112,7 +114,8 @@ local function check_program_headers(source, h)
   end
 end
 
----Goes through the program headers: number from 0, type, offset, vaddr, paddr, filesz, memsz.
+---Goes through the program headers: number from 0, type, offset, vaddr, paddr, filesz, memsz, flags,
+---align.
 ---@param h minikvm.image.elf
 function M.program_headers(source, h)
   check_program_headers(source, h)
@@ -121,17 +124,20 @@ function M.program_headers(source, h)
   return function()
     i = i + 1
     if i == h.phnum then return nil end
-    local kind, offset, vaddr, paddr, filesz, memsz, _
+    local kind, offset, vaddr, paddr, filesz, memsz, flags, align
     if wide then
-      kind, _, offset, vaddr, paddr, filesz, memsz = ("<I4I4I8I8I8I8I8"):unpack(bytes, i * size + 1)
+      kind, flags, offset, vaddr, paddr, filesz, memsz, align =
+        ("<I4I4i8i8i8i8i8i8"):unpack(bytes, i * size + 1)
     else
-      kind, offset, vaddr, paddr, filesz, memsz = ("<I4I4I4I4I4I4"):unpack(bytes, i * size + 1)
+      kind, offset, vaddr, paddr, filesz, memsz, flags, align =
+        ("<I4I4I4I4I4I4I4I4"):unpack(bytes, i * size + 1)
     end
-    return i, kind, offset, vaddr, paddr, filesz, memsz
+    return i, kind, offset, vaddr, paddr, filesz, memsz, flags, align
   end
 end
 
-local function check_segment(source, h, i, offset, vaddr, paddr, filesz, memsz)
+---What every loader wants of a LOAD segment.
+function M.check_segment(source, h, i, offset, vaddr, paddr, filesz, memsz)
   local function bad(format, ...)
     refuse(source, "ENOEXEC", "program header %d: LOAD: " .. format, i, ...)
   end
@@ -173,7 +179,7 @@ local function load_segments(source, want, h)
     if kind == INTERP then interpreter = i end
     dynamic = dynamic or kind == DYNAMIC
     if kind == LOAD then
-      check_segment(source, h, i, offset, vaddr, paddr, filesz, memsz)
+      M.check_segment(source, h, i, offset, vaddr, paddr, filesz, memsz)
       if memsz ~= 0 then
         list[#list + 1] = { at = physical(want, paddr, memsz), linear = vaddr,
                             offset = filesz ~= 0 and offset or 0, file_bytes = filesz,
@@ -204,8 +210,8 @@ end
 ---@param any_class boolean?  a Multiboot kernel may be of either class
 function M.segments(source, want, _, any_class)
   local h = M.header(source)
-  check_type(source, h)
-  check_machine(source, h)
+  M.check_type(source, h)
+  M.check_machine(source, h)
   if not any_class then check_bits(source, h, want) end
   local made = { segments = load_segments(source, want, h), entry = h.entry }
   check_entry(source, want, h, made)

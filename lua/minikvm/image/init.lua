@@ -95,7 +95,7 @@ local function open_all(vm, o, sources)
   read_start(sources[1])
   for i, m in ipairs(o.modules or {}) do
     local s = new_source(vm, m)
-    sources[i + 1], s.text = s, s.text or s.name
+    sources[i + 1], s.given_text, s.text = s, s.text, s.text or s.name
     read_start(s)
   end
   if sources[2] then sources[1].modules = table.move(sources, 2, #sources, 1, {}) end
@@ -120,7 +120,7 @@ function M.want(vm, layout, o)
   local want = { mode = layout.mode, limit = layout.memory, ranges = layout.ranges,
                  format = o.format, has_at = o.at ~= nil,
                  entry = o.entry, symbol = o.symbol, cmdline = o.cmdline or layout.cmdline,
-                 linux = made and made.linux }
+                 linux = made and made.linux, framebuffer = o.framebuffer, cpus = layout.cpus }
   if want.linux then
     want.cmdline = require("minikvm.vm.linux").command_line(vm, want.cmdline)
     want.firmware = require("minikvm.vm.linux").tables(vm)
@@ -130,6 +130,7 @@ function M.want(vm, layout, o)
   else
     want.at = o.at or LOAD_BASE
     require("minikvm.image.tables").want(want, layout, M.of(vm))
+    require("minikvm.image.told").want(want, vm)
   end
   return want
 end
@@ -153,7 +154,7 @@ end
 
 local function set_entry(vm, layout, source, o, want, plan)
   local regs = plan.regs or {}
-  local entry = { cpu = o.cpu, ip = plan.entry, regs = plan.regs ~= nil, eax = regs.eax,
+  local entry = { cpu = o.cpu, ip = plan.entry, handoff = plan.handoff, regs = plan.regs ~= nil, eax = regs.eax,
                   ebx = regs.ebx, edx = regs.edx, esi = regs.esi }
   if layout.mode == "real" then
     entry.segment = segment_of(source, plan, o)
@@ -179,6 +180,10 @@ local function apply(vm, source, plan)
   local firmware = plan.firmware
   if firmware then
     check(source, core.image_put(vm, firmware.at, firmware.bytes, 0, #firmware.bytes))
+  end
+  for _, z in ipairs(plan.zeros or {}) do check(source, core.image_zero(vm, z.at, z.bytes)) end
+  for _, p in ipairs(plan.patches or {}) do
+    check(source, core.image_put(vm, p.at, ("<i8"):pack(p.value), 0, 8))
   end
 end
 
@@ -237,13 +242,27 @@ local function remember(vm, source, plan)
   loaded[vm] = images
 end
 
+---Gives the VM the framebuffer of a plan, and points its vCPU at the first instruction; with both or
+---with none.
+local function prepare(vm, layout, source, o, want, plan)
+  local undo, why, code = nil, nil, nil
+  if plan.framebuffer then
+    undo, why, code = require("minikvm.vm.framebuffer").map(vm, plan.framebuffer)
+    if not undo then refuse(source, code, "its framebuffer: %s", why) end
+  end
+  local ok, problem = pcall(set_entry, vm, layout, source, o, want, plan)
+  if ok then return end
+  if undo then undo() end
+  error(problem, 0)
+end
+
 ---For one vCPU. Those that begin in the same image, on stacks of their own, need it in RAM once.
 local function load_for(vm, source, o, there)
   local layout = core.layout(vm, o.cpu or 0)
   local want = M.want(vm, layout, o)
   local plan = planner.make(source, want)
   plan.firmware = want.firmware
-  set_entry(vm, layout, source, o, want, plan)
+  prepare(vm, layout, source, o, want, plan)
   if there and (layout.mode ~= "real" or o.at) then return end
   apply_all(vm, source, plan)
   remember(vm, source, plan)
@@ -294,7 +313,8 @@ local LOAD <const> = {
   at = address, entry = entry, segment = address, cpu = cpu, cmdline = "text",
   modules = function(value) return require("minikvm.image.place").check_modules(value) end,
   initrd = function(value) return require("minikvm.image.place").check_module("initrd", value) end,
-  format = { "auto", "flat", "boot", "elf", "multiboot", "linux", "pvh" },
+  format = { "auto", "flat", "boot", "elf", "multiboot", "multiboot2", "limine", "linux", "pvh" },
+  framebuffer = function(value) return require("minikvm.vm.framebuffer").check(value) end,
 }
 
 ---vm:load: see lua/minikvm/vm/init.lua.

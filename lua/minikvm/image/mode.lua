@@ -8,14 +8,26 @@ local planner = require "minikvm.image.plan"
 
 local M = {}
 
-local RAM_REAL <const>, RAM_USUAL <const> = 1 << 20, 4 << 20 -- of VMs that are not told
+-- Of VMs that are not told; the last for kernels that come with a boot loader's protocol.
+local RAM_REAL <const>, RAM_USUAL <const>, RAM_KERNEL <const> = 1 << 20, 4 << 20, 64 << 20
 local MOST_GIB <const> = 64 -- that a VM can have
+
+local PROTECTED <const> = { multiboot = true, multiboot2 = true, pvh = true }
+local ROOMY <const> = { multiboot2 = true, limine = true, pvh = true }
+
+---Bytes of RAM in a VM for which nobody chose.
+local function usual_memory(mode, source, o)
+  if mode == "real" then return RAM_REAL end
+  local format = o.format
+    or planner.detect(source, { bits = mode == "long" and 64 or 32, paging = mode == "paged" })
+  return ROOMY[format] and RAM_KERNEL or RAM_USUAL
+end
 
 ---The mode that an image is for; and its format, where that is decided with it.
 local function choose(source, o, linux)
   if o.format == "flat" or o.format == "boot" then return "real" end
-  if o.format == "multiboot" or o.format == "pvh" then return "protected" end
-  if o.format == "linux" then return "long" end
+  if PROTECTED[o.format] then return "protected" end
+  if o.format == "linux" or o.format == "limine" then return "long" end
   local mode, format = planner.mode(source)
   if linux then return mode == "protected" and mode or "long" end
   if format == "linux" then return "real" end -- where it is refused: it takes more than a mode
@@ -34,9 +46,9 @@ function M.settle(vm, layout, source, o)
   o.format = format or o.format
   if mode == layout.mode then return layout end
   local there = setmetatable({ mode = mode, tables = false }, { __index = layout })
-  if layout.memory_open then there.memory = mode == "real" and RAM_REAL or RAM_USUAL end
+  if layout.memory_open then there.memory = usual_memory(mode, source, o) end
   planner.make(source, images.want(vm, there, o))
-  local set, why, code = core.set_mode(vm, mode)
+  local set, why, code = core.set_mode(vm, mode, there.memory)
   if not set then planner.refuse(source, code, "%s", why) end
   if made then made.mode, made.memory, made.mode_open = mode, #vm.memory, false end
   return core.layout(vm, o.cpu or 0)
@@ -51,7 +63,8 @@ function M.hint(vm, source, layout, o, text)
   if ok and mode and mode ~= "real" and layout.mode_open then -- it was tried in that mode
     local at = layout.memory_open and text:match "at (0x%x+): there is room for"
     return at and math.ult(tonumber(at) >> 30, MOST_GIB)
-      and "; RAM is 4M unless memory= (minikvm run: --memory) says otherwise" or ""
+      and ("; RAM is %dM unless memory= (minikvm run: --memory) says otherwise"):format(
+        usual_memory(mode, source, o) >> 20) or ""
   elseif ok and mode and mode ~= layout.mode then
     return ("; it looks like an image for %s"):format(planner.as_mode(mode))
   elseif ok and format == "boot" then

@@ -1,9 +1,10 @@
 -- image/multiboot.lua - kernels with a Multiboot header: Multiboot Specification 0.6.96, section
 -- 3.1 (the header), 3.2 (the machine's state) and 3.3 (the information handed over).
 --
--- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name.
--- Not provided: video modes, boot device, drives, APM, the kernel's own section headers.
+-- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name, a
+-- framebuffer. Not provided: text modes, boot device, drives, APM, the kernel's own section headers.
 
+local framebuffers = require "minikvm.vm.framebuffer"
 local place = require "minikvm.image.place"
 local plan = require "minikvm.image.plan"
 
@@ -12,10 +13,12 @@ local refuse = plan.refuse
 local M = {}
 
 M.beside = "modules" -- what may be loaded beside it
+M.video = true -- a kernel may be told of a framebuffer
 
 local HEADER_MAGIC <const>, HEADER_BYTES <const> = 0x1badb002, "\x02\xb0\xad\x1b" -- 3.1.2
 local LOADER_MAGIC <const> = 0x2badb002 -- 3.2, in EAX
-local HEADER_SIZE <const>, ADDRESSES_SIZE <const> = 12, 32 -- without and with address fields
+-- Without and with address fields, with those of video modes.
+local HEADER_SIZE <const>, ADDRESSES_SIZE <const>, VIDEO_SIZE <const> = 12, 32, 48
 
 -- 3.1.2: a loader that does not know one of the flags 0 to 15 must fail. Alignment of modules (0)
 -- and memory information (1) are always there.
@@ -26,6 +29,7 @@ local INFO_FLAGS <const> = 0x001 | 0x004 | 0x008 | 0x040 | 0x200
 local INFO_SIZE <const> = 116 -- up to and including the frame buffer's fields
 local MODULE_SIZE <const>, MAP_ENTRY_SIZE <const> = 16, 24
 local LOADER <const> = "minikvm"
+local HAS_FRAMEBUFFER <const>, FRAMEBUFFER_AT <const>, RGB <const> = 0x1000, 88, 1
 local TEXT_MAX <const>, MODULES_MAX <const> = 1024, 32
 
 local LOW_END <const>, HIGH_START <const>, INFO_LOWEST <const> = 0xa0000, 0x100000, 0x1000
@@ -42,6 +46,9 @@ local function header_at(head, at)
     if at + ADDRESSES_SIZE > #head then return nil end
     h.header_addr, h.load_addr, h.load_end_addr, h.bss_end_addr, h.entry_addr =
       ("<I4I4I4I4I4"):unpack(head, at + HEADER_SIZE + 1)
+  end
+  if flags & WANTS_VIDEO ~= 0 and at + VIDEO_SIZE <= #head then
+    h.width, h.height = ("<I4I4"):unpack(head, at + ADDRESSES_SIZE + 5)
   end
   return h
 end
@@ -64,9 +71,12 @@ local function check_header(source, h, want)
   if want.bits ~= 32 or want.paging then
     refuse(source, "EINVAL", "a Multiboot kernel starts in 32-bit mode with paging off: %s",
            plan.as_mode "protected")
-  elseif h.flags & WANTS_VIDEO ~= 0 then
-    refuse(source, "EOPNOTSUPP", "Multiboot header: flags 0x%x ask for a video mode (bit 2): there "
-      .. "is none", h.flags)
+  elseif h.flags & WANTS_VIDEO ~= 0 and not h.width then
+    refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x ask for a video mode (bit 2), and it ends "
+      .. "before its fields", h.flags)
+  elseif h.flags & WANTS_VIDEO ~= 0 and want.framebuffer == false then
+    refuse(source, "EOPNOTSUPP", "Multiboot header: flags 0x%x ask for a video mode (bit 2), and "
+      .. "framebuffer=false was given", h.flags)
   elseif h.flags & WANTS_UNKNOWN ~= 0 then
     refuse(source, "EOPNOTSUPP", "Multiboot header: flags 0x%x ask for something unknown (bits "
       .. "0x%x)", h.flags, h.flags & WANTS_UNKNOWN)
@@ -115,12 +125,17 @@ function M.segments(source, want)
     refuse(source, "ENOEXEC", "no Multiboot header with the right checksum in the first 8192 bytes")
   end
   check_header(source, h, want)
-  if h.flags & HAS_ADDRESSES ~= 0 then return by_addresses(source, h) end
-  if plan.is_elf(source) then
-    return require("minikvm.image.elf").segments(source, want, "multiboot", true)
+  local made
+  if h.flags & HAS_ADDRESSES ~= 0 then
+    made = by_addresses(source, h)
+  elseif plan.is_elf(source) then
+    made = require("minikvm.image.elf").segments(source, want, "multiboot", true)
+  else
+    refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x: no address fields (bit 16), and it is "
+      .. "not an ELF file", h.flags)
   end
-  refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x: no address fields (bit 16), and it is "
-    .. "not an ELF file", h.flags)
+  made.framebuffer = framebuffers.choose(want, h.width and h)
+  return made
 end
 
 -- ---- modules and the information ----
@@ -174,13 +189,21 @@ local function module_list(modules, texts)
   return table.concat(entries)
 end
 
+---Where the framebuffer is, and its colours: position and size of each.
+local function framebuffer_fields(f)
+  if not f then return ("\0"):rep(INFO_SIZE - FRAMEBUFFER_AT) end
+  return ("<I8I4I4I4BBBBBBBB"):pack(f.at, f.pitch, f.width, f.height, 32, RGB, 16, 8, 8, 8, 0, 8)
+end
+
 ---The structure itself; `at` says where its parts are.
-local function structure(want, count, at)
+local function structure(want, made, at)
   local upper = math.max(want.limit - HIGH_START, 0) // 1024
-  return ("<I4I4I4I4I4I4I4"):pack(INFO_FLAGS, math.min(want.limit, LOW_END) // 1024,
+  local flags, count = INFO_FLAGS | (made.framebuffer and HAS_FRAMEBUFFER or 0), #made.modules
+  return ("<I4I4I4I4I4I4I4"):pack(flags, math.min(want.limit, LOW_END) // 1024,
                                   math.min(upper, place.TOP), 0, at.line, count, at.modules)
     .. ("\0"):rep(16) .. ("<I4I4"):pack(at.map_size, at.map) .. ("\0"):rep(12)
-    .. ("<I4"):pack(at.loader) .. ("\0"):rep(INFO_SIZE - 68)
+    .. ("<I4"):pack(at.loader) .. ("\0"):rep(FRAMEBUFFER_AT - 68)
+    .. framebuffer_fields(made.framebuffer)
 end
 
 local function make_info(source, want, made)
@@ -197,7 +220,7 @@ local function make_info(source, want, made)
   local text, places = strings(texts, at + before_texts)
   local where = { modules = at + INFO_SIZE, map = at + INFO_SIZE + list_size, map_size = #map,
                   line = table.remove(places, 1), loader = table.remove(places, 1) }
-  return { at = at, bytes = structure(want, #modules, where) .. module_list(modules, places) .. map
+  return { at = at, bytes = structure(want, made, where) .. module_list(modules, places) .. map
                       .. text }
 end
 

@@ -59,6 +59,12 @@ function M.page_up(at)
   return (at + PAGE - 1) & ~(PAGE - 1)
 end
 
+---The next multiple of a power of 2, a page at least.
+local function align_up(at, align)
+  local step = math.max(align or 0, PAGE)
+  return (at + step - 1) & -step
+end
+
 ---The ranges that are taken, from below: segments, what minikvm keeps, modules so far.
 local function taken(want, made)
   local list = {}
@@ -71,24 +77,35 @@ local function taken(want, made)
   return list
 end
 
----The first free place at or above `from`, page-aligned, below 4 GiB; nil when there is none.
+---Whether a place in RAM is free.
+function M.is_free(want, made, at, bytes)
+  for _, range in ipairs(taken(want, made)) do
+    if at < range[2] and range[1] < at + bytes then return false end
+  end
+  return inside(at, bytes, math.min(want.limit, M.TOP))
+end
+
+---The first free place at or above `from`, page-aligned or more, below 4 GiB; nil when there is none.
+---@param align integer?  a power of 2
 ---@return integer?
-function M.above(want, made, bytes, from)
-  local at, limit = M.page_up(from), math.min(want.limit, M.TOP)
+function M.above(want, made, bytes, from, align)
+  local at, limit = align_up(from, align), math.min(want.limit, M.TOP)
   for _, range in ipairs(taken(want, made)) do -- in order, so that one pass is enough
-    if at < range[2] and range[1] < at + bytes then at = M.page_up(range[2]) end
+    if at < range[2] and range[1] < at + bytes then at = align_up(range[2], align) end
   end
   return inside(at, bytes, limit) and at or nil
 end
 
----The highest free place that ends at or below `top`, page-aligned; nil when there is none at or
----above `from`.
+---The highest free place that ends at or below `top`, page-aligned or more; nil when there is none at
+---or above `from`.
+---@param align integer?  a power of 2
 ---@return integer?
-function M.below(want, made, bytes, top, from)
-  local list, at = taken(want, made), (math.min(top, want.limit, M.TOP) - bytes) & -PAGE
+function M.below(want, made, bytes, top, from, align)
+  local step = math.max(align or 0, PAGE)
+  local list, at = taken(want, made), (math.min(top, want.limit, M.TOP) - bytes) & -step
   for i = #list, 1, -1 do
     local range = list[i]
-    if at < range[2] and range[1] < at + bytes then at = (range[1] - bytes) & -PAGE end
+    if at < range[2] and range[1] < at + bytes then at = (range[1] - bytes) & -step end
   end
   return at >= from and at or nil
 end

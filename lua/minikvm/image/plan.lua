@@ -9,8 +9,9 @@ local ult = math.ult
 local M = {}
 
 M.SEGMENTS_MAX = 64
-local MULTIBOOT <const> = "\x02\xb0\xad\x1b"
+local MULTIBOOT <const>, MULTIBOOT2 <const> = "\x02\xb0\xad\x1b", "\xd6\x50\x52\xe8"
 M.HEAD = 8192 -- bytes at the start of a file that tell what it is
+local START <const> = 32768 -- and those in which a Multiboot2 header is
 local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 
 ---@class minikvm.image.source
@@ -37,7 +38,13 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field symbol string?  or this one's value
 ---@field cmdline string?  Multiboot
 ---@field blocks minikvm.image.block[]?  what minikvm keeps in RAM
+---@field cpus integer?  that the VM has
 ---@field busy minikvm.image.segment[]?  earlier images: blocks do not move there
+---@field framebuffer minikvm.framebuffer|false|nil  nil: when the kernel asks for one
+---@field has_framebuffer minikvm.framebuffer?  that the VM has
+---@field rsdp (fun(): { at: integer, revision: integer, bytes: string }?)?
+---@field features { nx: boolean, pat: boolean, tsc_hz: integer? }?  of the processor
+---@field now integer?  seconds since 1970
 
 ---@class minikvm.image.segment
 ---@field at integer  guest-physical
@@ -47,7 +54,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field mem_bytes integer  what it has beyond file_bytes is zero
 
 ---@class minikvm.image.plan
----@field format "flat"|"boot"|"elf"|"multiboot"|"linux"|"pvh"
+---@field format "flat"|"boot"|"elf"|"multiboot"|"multiboot2"|"limine"|"linux"|"pvh"
 ---@field segments minikvm.image.segment[]
 ---@field entry integer  instruction pointer; linear in modes with paging, an offset in real mode
 ---@field at integer  where it was loaded to; ELF in real mode: the window's start
@@ -56,6 +63,11 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field regs { eax: integer?, ebx: integer?, edx: integer?, esi: integer? }?  what the format says
 ---@field info { at: integer, bytes: string }?  what is handed over
 ---@field modules { source: table, at: integer }[]?
+---@field framebuffer minikvm.framebuffer?  that the VM is to have
+---@field handoff table?  long mode: what all registers hold, as core.set_entry takes it
+---@field zeros { at: integer, bytes: integer }[]?  more RAM that is to be zero
+---@field patches { at: integer, value: integer }[]?  quadwords over what was loaded
+---@field slide integer?  what is added to the addresses in the file
 
 ---Raises what vm:load returns as nil, text, code.
 ---@param source { name: string }
@@ -91,6 +103,25 @@ function M.is_elf(source)
   return source.head:sub(1, 4) == "\x7fELF"
 end
 
+---The part of a file in which a Multiboot2 header is.
+---@return string
+function M.start(source)
+  if source.size <= #source.head then return source.head end
+  source.start = source.start or source:read(0, math.min(source.size, START))
+  return source.start
+end
+
+---Whether there is a Multiboot2 header.
+function M.is_multiboot2(source)
+  return M.start(source):find(MULTIBOOT2, 1, true) ~= nil
+    and require("minikvm.image.multiboot2").header(source) ~= nil
+end
+
+---Whether it is a 64-bit ELF file with requests of the Limine boot protocol.
+function M.is_limine(source)
+  return M.is_elf(source) and require("minikvm.image.limine").is(source)
+end
+
 ---Whether there is a Multiboot header that can be followed.
 function M.is_multiboot(source)
   return source.head:find(MULTIBOOT, 1, true) ~= nil
@@ -101,17 +132,30 @@ local function is_boot_sector(source)
   return source.head:sub(511, 512) == "\x55\xaa"
 end
 
+---The boot protocol by which an image starts in 32-bit mode without paging; nil when there is none.
+---@return string?
+function M.protected_format(source)
+  return M.is_multiboot2(source) and "multiboot2" or M.is_multiboot(source) and "multiboot"
+    or M.is_pvh(source) and "pvh" or nil
+end
+
 ---What an image is, for a mode:
----  multiboot  32 bits without paging, a header with the right checksum that can be followed
+---  multiboot2 32 bits without paging, a header with the right checksum
+---  multiboot  the same, one that can be followed
 ---  pvh        the same, ELF with the note
+---  limine     64 bits, ELF with requests
 ---  linux      64 bits, a bzImage
 ---  elf        it begins with ELF's magic number
 ---  boot       16 bits, exactly 512 bytes, with the signature
 ---  flat       everything else
 ---@return string format
 function M.detect(source, want)
-  if want.bits == 32 and not want.paging and M.is_multiboot(source) then return "multiboot" end
-  if want.bits == 32 and not want.paging and M.is_pvh(source) then return "pvh" end
+  if want.bits == 32 and not want.paging then
+    local format = M.protected_format(source)
+    if format then return format end
+  elseif want.bits == 64 and M.is_limine(source) then
+    return "limine"
+  end
   if M.is_elf(source) then return "elf" end
   if want.bits == 64 and M.is_bzimage(source) then return "linux" end
   if want.bits == 16 and source.size == 512 and is_boot_sector(source) then return "boot" end
@@ -131,7 +175,7 @@ end
 ---Whether mode() may have an answer: cheaper to ask.
 function M.tells_mode(source)
   return M.is_elf(source) or is_boot_sector(source)
-    or source.head:find(MULTIBOOT, 1, true) ~= nil
+    or source.head:find(MULTIBOOT, 1, true) ~= nil or M.is_multiboot2(source)
 end
 
 ---The mode that the file says it is for; nil when it does not say. And the format, when that is not
@@ -139,7 +183,7 @@ end
 ---@return string? mode
 ---@return string? format
 function M.mode(source)
-  if M.is_multiboot(source) or M.is_pvh(source) then return "protected" end
+  if M.protected_format(source) then return "protected" end
   if M.is_bzimage(source) then return "long", "linux" end
   if M.is_elf(source) then return require("minikvm.image.elf").mode(source) end
   if is_boot_sector(source) and source.size % 512 == 0 then return "real", "boot" end
@@ -153,7 +197,16 @@ local function refuse_foreign(source)
   end
 end
 
-local NAMED <const> = { elf = true, multiboot = true, pvh = true } -- formats with segments
+---Multiboot kernels of both versions, in another mode.
+local function refuse_protected(source)
+  local what = M.is_multiboot2(source) and "Multiboot2" or M.is_multiboot(source) and "Multiboot"
+  if not what then return end
+  refuse(source, "EINVAL", "a %s kernel starts in 32-bit mode with paging off: %s; "
+    .. "format=\"flat\" loads its bytes as they are", what, M.as_mode "protected")
+end
+
+-- Formats with segments.
+local NAMED <const> = { elf = true, multiboot = true, multiboot2 = true, limine = true, pvh = true }
 
 ---The format, when none was asked for. What looks like one but cannot be loaded as that is refused.
 local function choose_format(source, want)
@@ -168,9 +221,8 @@ local function choose_format(source, want)
   if want.bits ~= 16 and is_boot_sector(source) and source.size % 512 == 0 then
     refuse(source, "EINVAL", "a boot sector starts in real mode: %s; format=\"flat\" loads its "
       .. "bytes as they are", M.as_mode "real")
-  elseif format == "flat" and want.mode ~= "protected" and M.is_multiboot(source) then
-    refuse(source, "EINVAL", "a Multiboot kernel starts in 32-bit mode with paging off: %s; "
-      .. "format=\"flat\" loads its bytes as they are", M.as_mode "protected")
+  elseif format == "flat" and want.mode ~= "protected" then
+    refuse_protected(source)
   end
   return format
 end
@@ -217,7 +269,8 @@ local function choose_entry(source, want, plan)
     return
   end
   if want.symbol and NAMED[plan.format] then
-    plan.entry = require("minikvm.image.symbols").entry(source, want.symbol)
+    local value = require("minikvm.image.symbols").entry(source, want.symbol)
+    plan.entry, plan.physical = value + (plan.slide or 0), nil
   elseif want.symbol then
     refuse(source, "ENOENT", "entry=%q: the image has no symbol table", want.symbol)
   end
@@ -230,14 +283,15 @@ local function choose_entry(source, want, plan)
 end
 
 local FORMATS <const> = { flat = "flat", boot = "flat", elf = "elf", multiboot = "multiboot",
-                          linux = "linux", pvh = "pvh" }
+                          linux = "linux", pvh = "pvh", multiboot2 = "multiboot2",
+                          limine = "limine" }
 
 ---Modules and an initrd are for formats that know of them.
 local function check_beside(source, format, beside)
   local what = source.modules and source.initrd and "initrd" or "modules"
   if not source.modules or beside == what or beside == "modules" then return end
   refuse(source, "EINVAL", "%s= %s; this image is format=%q", what,
-         what == "initrd" and "is for Linux kernels" or "are for Multiboot and PVH", format)
+         what == "initrd" and "is for Linux kernels" or "are for Multiboot, Limine and PVH", format)
 end
 
 ---What goes where, and where it starts; raises what refuse() raises.
@@ -248,6 +302,10 @@ function M.make(source, want)
   local format = want.format or choose_format(source, want)
   local reader = require("minikvm.image." .. FORMATS[format])
   check_beside(source, format, reader.beside)
+  if want.framebuffer and not reader.video then
+    refuse(source, "EINVAL", "framebuffer= is for Multiboot and Limine kernels; this image is "
+      .. "format=%q", format)
+  end
   if want.has_at and want.bits ~= 16 and format ~= "flat" and format ~= "linux" then
     refuse(source, "EINVAL", "at= is for flat images; this one (format=%q) says itself where it "
       .. "goes", format)

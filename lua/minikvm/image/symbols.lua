@@ -43,7 +43,9 @@ local function section(bytes, h, i)
   return kind, offset, size, link, entry
 end
 
-local function read_sections(source, h)
+---All section headers as bytes; nil when there are none.
+---@return string?
+function M.section_headers(source, h)
   if h.shnum == 0 or h.shoff == 0 then return nil end
   if h.shentsize ~= h.class.section then
     refuse(source, "ENOEXEC", "ELF header: Size of section headers: %d, not %d", h.shentsize,
@@ -141,7 +143,7 @@ end
 local function read(source)
   if not plan.is_elf(source) then return nil end
   local h = elf.header(source)
-  local sections = read_sections(source, h)
+  local sections = M.section_headers(source, h)
   for i = 0, sections and h.shnum - 1 or -1 do
     if section(sections, h, i) == SYMTAB then
       local symbols, names = read_table(source, sections, h, i)
@@ -179,6 +181,9 @@ end
 
 -- ---- questions ----
 
+---What is added to the addresses of a file that was loaded elsewhere.
+local function slide_of(image) return image.plan.slide or 0 end
+
 ---The address of a symbol; of several images the one loaded last counts.
 ---@param images { source: table, plan: table }[]
 ---@return integer?
@@ -186,7 +191,7 @@ function M.find(images, name)
   for i = #images, 1, -1 do
     local t = symbols_of(images[i])
     local n = t and t.by_name[name]
-    if n then return t.values[n] end
+    if n then return t.values[n] + slide_of(images[i]) end
   end
 end
 
@@ -196,7 +201,8 @@ function M.all(images)
   local all = {}
   for _, image in ipairs(images) do
     local t = symbols_of(image)
-    for name, n in pairs(t and t.by_name or {}) do all[name] = t.values[n] end
+    local slide = slide_of(image)
+    for name, n in pairs(t and t.by_name or {}) do all[name] = t.values[n] + slide end
   end
   return all
 end
@@ -209,17 +215,18 @@ local function better(t, n, than)
 end
 
 ---One that has a size holds its bytes; a label holds what follows it in its segment.
-local function holds(t, n, segment, address)
+local function holds(t, n, first, address)
   local value, size = t.values[n], t.sizes[n]
   if ult(address, value) or t.absolute[n] then return false end
   if size ~= 0 then return ult(address - value, size) end
-  return not ult(value, segment.linear)
+  return not ult(value, first)
 end
 
-local function at(t, segment, address)
+---@param first integer  the address of its segment
+local function at(t, first, address)
   local found
   for n = 1, t.count do
-    if holds(t, n, segment, address) and (not found or better(t, n, found)) then found = n end
+    if holds(t, n, first, address) and (not found or better(t, n, found)) then found = n end
   end
   return found
 end
@@ -231,8 +238,9 @@ function M.at(images, address)
   for i = #images, 1, -1 do
     local segment = plan.segment(images[i].plan, address)
     local t = segment and symbols_of(images[i])
-    local n = t and at(t, segment, address)
-    if n then return t.names[n], address - t.values[n] end
+    local slide = slide_of(images[i])
+    local n = t and at(t, segment.linear - slide, address - slide)
+    if n then return t.names[n], address - slide - t.values[n] end
   end
 end
 

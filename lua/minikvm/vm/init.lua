@@ -196,15 +196,17 @@ end
 
 ---Loads an image and points a vCPU at it.
 ---  cpu      which vCPU (0); "all": each of them, which begin alike
----  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot", "linux" (a
----           bzImage), "pvh" (ELF with a PVH entry point, such as vmlinux)
+---  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot", "multiboot2",
+---           "limine", "linux" (a bzImage), "pvh" (ELF with a PVH entry point, such as vmlinux)
 ---  at       flat images: physical address (real mode: the vCPU's window; else 0x1000); ELF in real
 ---           mode: what its addresses are relative to; bzImage: where a relocatable kernel goes
 ---  entry    address, or the name of a symbol, instead of the image's own
 ---  segment  real mode: CS and the others (at // 16)
----  cmdline  Multiboot, PVH, Linux: command line (that of the VM); in mode "linux" the words on its
+---  cmdline  Multiboot, Limine, PVH, Linux: command line (that of the VM); in mode "linux" the words on its
 ---           machine precede it
----  modules  Multiboot, PVH: list of paths or { path= | bytes=, name=, text= }
+---  modules  Multiboot, Limine, PVH: list of paths or { path= | bytes=, name=, text= }
+---  framebuffer  Multiboot, Limine: { width=, height= }, or false for none; by default what the kernel
+---           asks for
 ---  initrd   Linux: its first file system, a path or { path= | bytes= }
 ---@param source string|{ bytes: string, name: string? }  a path, or the image itself
 ---@param opts? table
