@@ -312,6 +312,26 @@ static void test_pit_ticks(void)
     machine_off();
 }
 
+static void test_pit_lost_ticks(void)
+{
+    pic_start();
+    pit.lose_ticks = true;
+    pit_count(0, 0x04, 11932);
+    tap_is(serve_for(101 * MS, MS), 10, "pit: that loses ticks: not those that come in time");
+    pass(257 * MS);
+    mk_clock_run(&vm_clock);
+    tap_is(serve(), 1, "pit: of those that the guest could not take one is left");
+    tap_is(serve_for(5 * MS, MS), 0, "pit: and what was due soon after is lost, too");
+    tap_is(serve_for(100 * MS, MS), 10, "pit: then it keeps the pace");
+    pass(60ull * SECOND);
+    mk_clock_run(&vm_clock);
+    tap_is(serve(), 1, "pit: one of an hour");
+    pit_count(0, 0x00, 11932);
+    advance(11 * MS);
+    tap_is(serve(), 1, "pit: and the one of mode 0");
+    machine_off();
+}
+
 static void test_pit_backlog(void)
 {
     pic_start();
@@ -433,6 +453,7 @@ int main(void)
     test_pit_bcd();
     test_pit_gate();
     test_pit_ticks();
+    test_pit_lost_ticks();
     test_pit_backlog();
     test_pit_absurd_rate();
     test_pit_init_between();

@@ -37,6 +37,26 @@ describe("Linux on a stock KVM", function()
     assert.match("\n42\r\n", r.out)
   end)
 
+  it("comes to the first instruction of init with few exits", function()
+    -- an ELF64 file (gABI, chapter 4): iopl(3); mov edx, 0xf4; mov eax, 1; out dx, eax
+    local code = support.bytes "bf 03 00 00 00 b8 ac 00 00 00 0f 05 ba f4 00 00 00 b8 01 00 00 00 ef"
+    local at, size = 0x400000, 120 + #code
+    local init = "\x7fELF\2\1\1" .. ("\0"):rep(9)
+      .. ("<I2I2I4I8I8I8I4I2I2I2I2I2I2"):pack(2, 62, 1, at + 120, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+      .. ("<I4I4I8I8I8I8I8I8"):pack(1, 7, 0, at, at, size, size, 4096) .. code
+    local vm <close> = support.vm{ mode = "linux" }
+    assert(vm:load(KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
+      files = { init = { bytes = init } }, nodes = { ["dev/console"] = { "c", 5, 1 } } }) } }))
+    local reason, info = vm:run{ deadline = 100 }
+    assert.equal("exit", reason)
+    local ticking, seconds = info.by.irq_window or 0, vm.clock.now
+    for _, row in ipairs(vm:stats()) do
+      if row.owner == "pic" or row.owner == "pit" then ticking = ticking + row.accesses end
+    end
+    assert.is_true(info.exits - ticking < 420, info.exits - ticking) -- whatever the host's speed
+    assert.is_true(ticking < 250 * 7 * seconds, ticking) -- HZ; IN, OUT and window of a tick
+  end)
+
   it("is booted by minikvm run, which knows a kernel", function()
     local r = program.run("echo 'cat /proc/cmdline; exit 5' | P run --cmdline a=b --deadline 100 "
                           .. KERNEL)

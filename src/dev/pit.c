@@ -332,11 +332,21 @@ static void owe(struct mk_pit_state *s, uint64_t ticks)
         s->owed = ticks < limit && s->owed < limit - ticks ? s->owed + (uint32_t)ticks : limit;
 }
 
-static void catch_up(struct mk_pit_state *s, uint64_t now)
+static void catch_up(struct mk_pit *pit, uint64_t now)
 {
+    struct mk_pit_state *s = &pit->state;
     owe(s, advance(&s->channel[0], now));
     advance(&s->channel[1], now);
     advance(&s->channel[2], now);
+    if (pit->lose_ticks && s->owed > 1)
+        s->owed = 1;
+}
+
+/* The guest took a tick late: it is not given the next one at once, too. */
+static void lose_near_tick(struct mk_pit_channel *ch, uint64_t now)
+{
+    if (periodic(ch) && ch->running && !ch->next)
+        new_ticks(ch, elapsed(ch, now) + tick_clocks(ch) / 2);
 }
 
 /* OUT falls when mode 0 begins, and a request that was not yet taken falls with it. What other
@@ -426,7 +436,7 @@ static uint64_t enter(struct mk_pit *pit)
 {
     uint64_t now = mk_clock_now(pit->clock);
     pthread_mutex_lock(&pit->dev.lock);
-    catch_up(&pit->state, now);
+    catch_up(pit, now);
     return now;
 }
 
@@ -437,7 +447,7 @@ static void fire(void *ctx, uint64_t now)
     bool masked = pit->masked && pit->masked(pit->masked_ctx, pit->irq.line);
     pthread_mutex_lock(&pit->dev.lock);
     pit->armed_at = 0;
-    catch_up(s, now);
+    catch_up(pit, now);
     /* A handler may mask its own line for a moment; only what stays masked was not wanted. */
     if (masked && s->was_masked && s->owed > 1)
         s->owed = 1;
@@ -453,6 +463,8 @@ void mk_pit_on_ack(void *self, unsigned line)
     pthread_mutex_lock(&pit->dev.lock);
     if (pit->state.owed)
         pit->state.owed--;
+    if (pit->lose_ticks)
+        lose_near_tick(&pit->state.channel[0], mk_clock_now(pit->clock));
     pit->state.was_masked = false; /* or the guest would not have got it */
     pit->drop = true;
     update_irq(pit);

@@ -5,7 +5,8 @@
  *
  * The interrupt line is not the OUT pin but "the guest is owed a tick": it is up while ticks are
  * owed, and drops for a moment after each acknowledgement so that the next one is an edge. So the
- * ticks a late VMM missed are delivered one after another, up to a second's worth. For that,
+ * ticks a late VMM missed are delivered one after another, up to a second's worth; or they are
+ * lost, as on a PC, for a guest that has its time from elsewhere. For that,
  * mk_pit_on_ack() must be told of acknowledged interrupts: pic->on_ack = mk_pit_on_ack,
  * pic->ack_ctx = pit. */
 #ifndef MK_DEV_PIT_H
@@ -55,6 +56,7 @@ struct mk_pit {
     struct mk_timer timer;
     uint64_t want_at, armed_at; /* 0: not armed */
     bool updating, drop;
+    bool lose_ticks; /* that the guest did not take in time; not of the state: as it was wired */
     /* May be NULL. While the line is masked from one tick to the next, ticks are lost as on a PC,
      * and no burst follows the unmasking. Fits mk_pic_masked(). */
     bool (*masked)(void *ctx, unsigned line);

@@ -525,6 +525,15 @@ static int vm_irq(lua_State *L)
     return 0;
 }
 
+/* lose_ticks(vm): of its timer, those that the guest does not take in time. */
+static int lose_ticks(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_check_stopped(L, v, "change the timer");
+    v->vm.pit.lose_ticks = true;
+    return 0;
+}
+
 /* vm:reset() -> vm: as after its load() calls. */
 static int vm_reset(lua_State *L)
 {
@@ -599,10 +608,10 @@ void mk_open_vm(lua_State *L)
                                         { "exit", vm_exit },     { "reset", vm_reset },
                                         { "irq", vm_irq },       { "pause", vm_pause },
                                         { "resume", vm_resume }, { NULL, NULL } };
-    static const luaL_Reg core[] = { { "new_vm", new_vm },   { "run", run },
-                                     { "start", start },     { "wait", wait },
-                                     { "trace", set_trace }, { "add_cpu", add_cpu },
-                                     { NULL, NULL } };
+    static const luaL_Reg core[] = { { "new_vm", new_vm },         { "run", run },
+                                     { "start", start },           { "wait", wait },
+                                     { "trace", set_trace },       { "add_cpu", add_cpu },
+                                     { "lose_ticks", lose_ticks }, { NULL, NULL } };
     mk_new_type(L, MK_VM, meta, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }
