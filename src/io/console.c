@@ -14,25 +14,60 @@
 
 void mk_console_init(struct mk_console *con)
 {
-    *con = (struct mk_console){ .history_limit = MK_CONSOLE_HISTORY, .streams = 1 };
+    *con = (struct mk_console){ .history_limit = MK_CONSOLE_HISTORY, .streams = 1, .cpus = 1 };
     con->stream = &con->one;
+    con->cpu = &con->first;
     pthread_mutex_init(&con->lock, NULL);
     mk_console_init_input(con);
     mk_console_init_output(con);
 }
 
-bool mk_console_grow(struct mk_console *con, unsigned streams)
+bool mk_console_grow(struct mk_console *con, unsigned cpus)
 {
-    struct mk_stream *more = streams > con->streams ? calloc(streams, sizeof(*more)) : NULL;
+    if (cpus <= con->cpus)
+        return true;
+    struct mk_console_cpu *more = calloc(cpus, sizeof(*more));
     if (!more)
-        return streams <= con->streams;
-    pthread_mutex_lock(&con->out_lock); /* nobody writes what moves */
-    pthread_mutex_lock(&con->lock);
-    memcpy(more, con->stream, con->streams * sizeof(*more));
+        return false;
+    memcpy(more, con->cpu, con->cpus * sizeof(*more));
+    if (con->cpu != &con->first)
+        free(con->cpu);
+    con->cpu = more;
+    con->cpus = cpus;
+    return true;
+}
+
+static void free_stream(struct mk_stream *s)
+{
+    mk_buffer_free(&s->history);
+    mk_buffer_free(&s->pending);
+    *s = (struct mk_stream){ 0 };
+}
+
+static void place_streams(struct mk_console *con, struct mk_stream *more, unsigned streams)
+{
+    for (unsigned i = 0; i < con->streams; i++) {
+        if (i < streams)
+            more[i] = con->stream[i];
+        else
+            free_stream(&con->stream[i]);
+    }
     if (con->stream != &con->one)
         free(con->stream);
     con->stream = more;
     con->streams = streams;
+}
+
+bool mk_console_set_streams(struct mk_console *con, unsigned streams)
+{
+    if (streams == con->streams)
+        return true;
+    struct mk_stream *more = streams > 1 ? calloc(streams, sizeof(*more)) : &con->one;
+    if (!more)
+        return false;
+    pthread_mutex_lock(&con->out_lock); /* nobody writes what moves */
+    pthread_mutex_lock(&con->lock);
+    place_streams(con, more, streams);
     pthread_mutex_unlock(&con->lock);
     pthread_mutex_unlock(&con->out_lock);
     return true;
@@ -40,11 +75,11 @@ bool mk_console_grow(struct mk_console *con, unsigned streams)
 
 static void streams_free(struct mk_console *con)
 {
-    for (unsigned i = 0; i < con->streams; i++) {
-        mk_buffer_free(&con->stream[i].history);
-        mk_buffer_free(&con->stream[i].line);
-        mk_buffer_free(&con->stream[i].pending);
-        con->stream[i].total = con->stream[i].consumed = con->stream[i].polls = 0;
+    for (unsigned i = 0; i < con->streams; i++)
+        free_stream(&con->stream[i]);
+    for (unsigned i = 0; i < con->cpus; i++) {
+        mk_buffer_free(&con->cpu[i].line);
+        con->cpu[i] = (struct mk_console_cpu){ 0 };
     }
 }
 
@@ -57,10 +92,11 @@ void mk_console_free(struct mk_console *con)
     mk_buffer_free(&con->input);
     mk_buffer_free(&con->log);
     streams_free(con);
-    if (con->stream != &con->one)
-        free(con->stream);
-    con->stream = &con->one;
-    con->streams = 1;
+    mk_console_set_streams(con, 1);
+    if (con->cpu != &con->first)
+        free(con->cpu);
+    con->cpu = &con->first;
+    con->cpus = 1;
     while (con->watches) {
         struct mk_watch *w = con->watches;
         mk_watch_disarm(con, w);
@@ -121,7 +157,7 @@ static void remember(struct mk_console *con, struct mk_stream *s, const char *by
  * lock is not needed, and must not be held, while the listener runs. */
 static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
 {
-    struct mk_buffer *line = &con->stream[cpu->index].line;
+    struct mk_buffer *line = &con->cpu[cpu->index].line;
     while (length > 0) {
         size_t room = line->length < MK_CONSOLE_LINE ? MK_CONSOLE_LINE - line->length : 0;
         size_t reach = length <= room ? length : room + 1;
@@ -140,9 +176,9 @@ static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *by
 
 /* A piece that is short beside the history, so that watches see all of it. Caller holds the lock;
  * true when a watch was decided. */
-static bool write_piece(struct mk_console *con, unsigned cpu, const char *bytes, size_t length)
+static bool write_piece(struct mk_console *con, unsigned number, const char *bytes, size_t length)
 {
-    struct mk_stream *s = &con->stream[cpu];
+    struct mk_stream *s = &con->stream[number];
     s->total += length;
     remember(con, s, bytes, length);
     if (con->out_fd >= 0 && !con->out_error && mk_buffer_append(&s->pending, bytes, length)) {
@@ -152,7 +188,7 @@ static bool write_piece(struct mk_console *con, unsigned cpu, const char *bytes,
     }
     if (con->log_fd >= 0)
         mk_buffer_append(&con->log, bytes, length);
-    return con->watched && mk_watch_feed(con, cpu, length);
+    return con->watched && mk_watch_feed(con, number, length);
 }
 
 static bool much_pending(const struct mk_console *con)
@@ -164,11 +200,13 @@ static bool much_pending(const struct mk_console *con)
 void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
 {
     bool decided = false, lines, flush;
+    unsigned number = mk_console_stream(con, cpu->index);
     size_t done = 0;
+    con->cpu[cpu->index].printed += length;
     do {
         size_t piece = length - done < PIECE ? length - done : PIECE;
         pthread_mutex_lock(&con->lock);
-        decided |= write_piece(con, cpu->index, bytes + done, piece);
+        decided |= write_piece(con, number, bytes + done, piece);
         lines = con->lines;
         flush = much_pending(con);
         pthread_mutex_unlock(&con->lock);
@@ -192,7 +230,7 @@ void mk_console_putc(struct mk_console *con, struct mk_cpu *cpu, uint8_t byte)
 
 void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu)
 {
-    struct mk_buffer *line = &con->stream[cpu->index].line;
+    struct mk_buffer *line = &con->cpu[cpu->index].line;
     pthread_mutex_lock(&con->lock);
     bool lines = con->lines;
     pthread_mutex_unlock(&con->lock);

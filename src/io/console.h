@@ -1,4 +1,5 @@
-/* console.h - a VM's console: one queue of input bytes and one output stream per vCPU.
+/* console.h - a VM's console: one queue of input bytes and one stream of output for all devices
+ * that print to it; or, where each vCPU is a guest in a window of its own, a stream for each.
  *
  * Input comes from send() and, when a descriptor is attached, from that: a file is read when the
  * guest asks; a pipe, a terminal or a socket by the I/O thread, while the VM runs (console_in.c).
@@ -31,11 +32,16 @@ enum { MK_INPUT_NONE = -1, MK_INPUT_EOF = -2 };
 
 struct mk_stream {
     struct mk_buffer history;
-    struct mk_buffer line;    /* the unfinished line, when somebody listens */
     struct mk_buffer pending; /* not yet written to the descriptor */
     uint64_t total;           /* bytes ever printed */
     uint64_t consumed;        /* so many of them have been waited for (watch.h) */
-    unsigned polls;           /* times in a row that its vCPU asked for input in vain */
+};
+
+/* What is told apart by vCPU, whatever stream it prints to. For its thread only. */
+struct mk_console_cpu {
+    struct mk_buffer line; /* its unfinished line, when somebody listens */
+    uint64_t printed;      /* bytes ever */
+    unsigned polls;        /* times in a row that it asked for input in vain */
 };
 
 /* Where input comes from. */
@@ -63,7 +69,9 @@ struct mk_console {
     } sent; /* by the last send() */
     /* Output. */
     struct mk_stream one, *stream; /* `one`, or as many as there are. Changed under both locks */
-    unsigned streams;
+    unsigned streams;              /* one, or one for each vCPU */
+    struct mk_console_cpu first, *cpu; /* `first`, or as many as there are vCPUs */
+    unsigned cpus;
     size_t history_limit;
     _Atomic int out_fd;       /* -1: none */
     _Atomic size_t unwritten; /* bytes of all `pending` */
@@ -96,9 +104,15 @@ void mk_console_init(struct mk_console *con);
 void mk_console_free(struct mk_console *con);
 /* Empties queues and histories; attachments stay. */
 void mk_console_reset(struct mk_console *con);
-/* Makes room for so many streams, of which there may be more than before; false when memory ran
- * out. No vCPU runs. */
-bool mk_console_grow(struct mk_console *con, unsigned streams);
+/* Makes room for so many vCPUs, of which there may be more than before, and for the streams that
+ * they print to; false when memory ran out. No vCPU runs. */
+bool mk_console_grow(struct mk_console *con, unsigned cpus);
+bool mk_console_set_streams(struct mk_console *con, unsigned streams);
+/* The number of the stream that a vCPU prints to. */
+static inline unsigned mk_console_stream(const struct mk_console *con, unsigned index)
+{
+    return con->streams > 1 ? index : 0;
+}
 /* A run begins: input is read from now on, output that failed before is tried again. It is over:
  * input belongs to others. */
 void mk_console_begin(struct mk_console *con);

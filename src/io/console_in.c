@@ -183,7 +183,7 @@ int mk_console_getc(struct mk_console *con)
 
 int mk_console_getc_idle(struct mk_console *con, struct mk_cpu *cpu)
 {
-    unsigned *polls = &con->stream[cpu->index].polls; /* touched by its vCPU's thread only */
+    unsigned *polls = &con->cpu[cpu->index].polls; /* touched by its vCPU's thread only */
     int c = mk_console_getc(con);
     if (c == MK_INPUT_NONE) {
         if (con->in.pipe || ++*polls > FREE_POLLS) {

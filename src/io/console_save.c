@@ -32,14 +32,18 @@ static void code_buffer(struct mk_codec *k, struct mk_buffer *b, uint64_t most)
 static const struct mk_field stream_fields[] = {
     MK_RAW(struct mk_stream, total),
     MK_RAW(struct mk_stream, consumed),
-    MK_RAW(struct mk_stream, polls),
+    { 0 },
+};
+
+static const struct mk_field cpu_fields[] = {
+    MK_RAW(struct mk_console_cpu, printed),
+    MK_RAW(struct mk_console_cpu, polls),
     { 0 },
 };
 
 static void code_stream(struct mk_codec *k, struct mk_stream *s)
 {
     code_buffer(k, &s->history, UINT32_MAX);
-    code_buffer(k, &s->line, MK_CONSOLE_LINE);
     mk_codec_fields(k, stream_fields, s);
     mk_codec_check(k, s->consumed <= s->total && s->history.length <= s->total);
 }
@@ -53,6 +57,10 @@ void mk_console_code(struct mk_console *con, struct mk_codec *k)
     mk_codec_fields(k, fields, con);
     for (unsigned i = 0; i < con->streams; i++)
         code_stream(k, &con->stream[i]);
+    for (unsigned i = 0; i < con->cpus; i++) {
+        code_buffer(k, &con->cpu[i].line, MK_CONSOLE_LINE);
+        mk_codec_fields(k, cpu_fields, &con->cpu[i]);
+    }
     if (!k->out)
         mk_watch_reset(con);
     pthread_mutex_unlock(&con->lock);

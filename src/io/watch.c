@@ -8,11 +8,11 @@
 
 /* --- life --- */
 
-struct mk_watch *mk_watch_new(unsigned cpu)
+struct mk_watch *mk_watch_new(unsigned stream)
 {
     struct mk_watch *w = calloc(1, sizeof(*w));
     if (w) {
-        w->cpu = cpu;
+        w->stream = stream;
         w->steps = MK_WATCH_STEPS;
         w->exits = w->ticks = w->exits_before = UINT64_MAX;
     }
@@ -160,7 +160,7 @@ static enum mk_reason end_reason(const struct mk_watch *w, char *text, size_t si
 /* Of several patterns the one whose match ends first counts; of those the one listed first. */
 static bool feed(struct mk_console *con, struct mk_watch *w)
 {
-    struct mk_stream *s = &con->stream[w->cpu];
+    struct mk_stream *s = &con->stream[w->stream];
     struct window win = window_of(s);
     struct found f;
     uint64_t limit = win.end;
@@ -184,11 +184,11 @@ static bool feed(struct mk_console *con, struct mk_watch *w)
     return decided;
 }
 
-bool mk_watch_feed(struct mk_console *con, unsigned cpu, size_t length)
+bool mk_watch_feed(struct mk_console *con, unsigned stream, size_t length)
 {
     bool decided = false;
     for (struct mk_watch *w = con->watches; w && length; w = w->next)
-        if (w->cpu == cpu && w->state == MK_WATCH_ARMED && !w->screen)
+        if (w->stream == stream && w->state == MK_WATCH_ARMED && !w->screen)
             decided |= feed(con, w);
     return decided;
 }
@@ -211,7 +211,7 @@ static void begin(struct mk_watch *w, uint64_t from)
 void mk_watch_arm(struct mk_console *con, struct mk_watch *w)
 {
     pthread_mutex_lock(&con->lock);
-    struct mk_stream *s = &con->stream[w->cpu];
+    struct mk_stream *s = &con->stream[w->stream];
     begin(w, w->forbids ? s->total : s->consumed);
     w->next = con->watches;
     con->watches = w;
@@ -249,7 +249,7 @@ void mk_watch_rearm(struct mk_console *con, struct mk_watch *w)
 void mk_watch_reset(struct mk_console *con)
 {
     for (struct mk_watch *w = con->watches; w; w = w->next) {
-        begin(w, con->stream[w->cpu].total);
+        begin(w, con->stream[w->stream].total);
         w->hits = 0;
     }
 }
@@ -259,7 +259,7 @@ void mk_watch_resume(struct mk_console *con)
     pthread_mutex_lock(&con->lock);
     for (struct mk_watch *w = con->watches; w; w = w->next)
         if (w->forbids && w->ended)
-            begin(w, con->stream[w->cpu].total);
+            begin(w, con->stream[w->stream].total);
     pthread_mutex_unlock(&con->lock);
 }
 
@@ -270,7 +270,7 @@ bool mk_watch_forbidden(struct mk_console *con, const struct mk_watch *w, char *
     bool matched = w->state == MK_WATCH_MATCHED;
     for (struct mk_watch *f = con->watches; f && !found; f = f->next)
         if (f->forbids && f->hits &&
-            (!matched || (f->cpu == w->cpu && f->match_end <= w->match_end))) {
+            (!matched || (f->stream == w->stream && f->match_end <= w->match_end))) {
             end_reason(f, text, size);
             found = true;
         }
@@ -352,21 +352,21 @@ static void compare(struct mk_watch *w)
     w->state = MK_WATCH_CHANGED;
 }
 
-enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
-                              char *text, size_t size)
+enum mk_reason mk_watch_check(struct mk_console *con, unsigned stream, uint64_t exits,
+                              bool *decided, char *text, size_t size)
 {
     enum mk_reason reason = MK_RUNNING;
     *decided = false;
     pthread_mutex_lock(&con->lock);
     for (struct mk_watch *w = con->watches; w; w = w->next) {
         bool armed = w->state == MK_WATCH_ARMED;
-        if (armed && w->cpu == cpu && w->exits != UINT64_MAX)
+        if (armed && w->stream == stream && w->exits != UINT64_MAX)
             count(w, exits);
         if (armed && (w->screen || w->polls))
             compare(w);
         *decided |= armed && w->state != MK_WATCH_ARMED;
         if (reason == MK_RUNNING && w->stops && !w->ended && w->state != MK_WATCH_ARMED &&
-            (w->cpu == cpu || w->state == MK_WATCH_BUDGET)) {
+            (w->stream == stream || w->state == MK_WATCH_BUDGET)) {
             reason = end_reason(w, text, size);
             w->ended = true;
         }

@@ -30,7 +30,7 @@ enum mk_watch_state {
 struct mk_watch {
     struct mk_watch *next;    /* of the console's */
     struct mk_watch *sibling; /* of those that were made together */
-    unsigned cpu;             /* whose output */
+    unsigned stream;          /* whose output */
     bool forbids;
     bool stops; /* a decision ends the run */
     bool exact; /* at the very byte: output must not be collected */
@@ -59,7 +59,7 @@ struct mk_watch {
 };
 
 /* NULL when there is no memory. mk_watch_free() undoes it, armed or not. */
-struct mk_watch *mk_watch_new(unsigned cpu);
+struct mk_watch *mk_watch_new(unsigned stream);
 /* Adds a pattern (MK_WATCH_PATTERNS at most). */
 int mk_watch_add(struct mk_watch *w, const char *pattern, size_t length, bool plain,
                  struct mk_err *err);
@@ -81,7 +81,7 @@ bool mk_watch_undecidable(struct mk_console *con, const struct mk_watch *w, char
 
 /* The last `length` bytes of a stream's history are new. The caller holds the lock. True when a
  * watch was decided. */
-bool mk_watch_feed(struct mk_console *con, unsigned cpu, size_t length);
+bool mk_watch_feed(struct mk_console *con, unsigned stream, size_t length);
 /* After a console was emptied or a snapshot restored: all begins anew. With the lock. */
 void mk_watch_reset(struct mk_console *con);
 /* A run begins: what was forbidden and ended the one before is forbidden again. */
@@ -90,10 +90,11 @@ void mk_watch_resume(struct mk_console *con);
 bool mk_watch_screen_changed(struct mk_console *con);
 /* A timer tick was delivered; true when a watch was decided. */
 bool mk_watch_timer_tick(struct mk_console *con);
-/* After each exit of a vCPU that has made `exits`: counts them, looks at screens. *decided tells
- * whether a watch was. Returns why the run is to end, with a sentence, or MK_RUNNING. */
-enum mk_reason mk_watch_check(struct mk_console *con, unsigned cpu, uint64_t exits, bool *decided,
-                              char *text, size_t size);
+/* After each exit of a vCPU that prints to this stream, those of which have made `exits`: counts
+ * them, looks at screens. *decided tells whether a watch was. Returns why the run is to end, with a
+ * sentence, or MK_RUNNING. */
+enum mk_reason mk_watch_check(struct mk_console *con, unsigned stream, uint64_t exits,
+                              bool *decided, char *text, size_t size);
 /* Whether a watch that must not miss the byte is armed. */
 bool mk_watch_exact(struct mk_console *con);
 

@@ -119,10 +119,8 @@ static int console_read(lua_State *L)
 static int console_text(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
-    lua_Integer cpu = luaL_optinteger(L, 2, 0);
-    luaL_argcheck(L, cpu >= 0 && cpu < v->vm.cpus, 2, "no such cpu");
     struct mk_console *con = &v->vm.m.console;
-    struct mk_stream *s = &con->stream[cpu];
+    struct mk_stream *s = &con->stream[mk_check_stream(L, v, 2)];
     luaL_Buffer b;
     pthread_mutex_lock(&con->lock);
     size_t length = s->history.length;

@@ -188,6 +188,8 @@ void mk_lua_bad_answer(struct mk_lua_vm *v, unsigned cpu, const char *fmt, ...) 
 
 /* Argument checks: the object itself, and that it is still open. */
 struct mk_lua_vm *mk_check_vm(lua_State *L, int index);
+/* The stream of output of the vCPU whose number is at `index`; nil: of the first. */
+unsigned mk_check_stream(lua_State *L, const struct mk_lua_vm *v, int index);
 /* Raises when a reset that failed left the VM without vCPUs. */
 void mk_check_cpus(lua_State *L, const struct mk_lua_vm *v);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);

@@ -74,6 +74,17 @@ void mk_check_cpus(lua_State *L, const struct mk_lua_vm *v)
         mk_lua_error(L, "vm \"%s\" has no vCPUs, because its reset failed: reset() it", v->vm.name);
 }
 
+unsigned mk_check_stream(lua_State *L, const struct mk_lua_vm *v, int index)
+{
+    lua_Integer cpu = luaL_optinteger(L, index, 0);
+    if (cpu < 0 || cpu >= v->vm.cpus)
+        mk_lua_error(L, "no such cpu: vm \"%s\" has no cpu %lld", v->vm.name, (long long)cpu);
+    if (cpu >= v->vm.m.console.streams)
+        mk_lua_error(L, "vm \"%s\": its vCPUs print to one console: leave out cpu %lld", v->vm.name,
+                     (long long)cpu);
+    return (unsigned)cpu;
+}
+
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type)
 {
     if (!luaL_testudata(L, index, type))

@@ -68,10 +68,7 @@ static bool add_patterns(lua_State *L, struct mk_watch *w, int list, bool plain,
 static struct mk_lua_vm *check_stream(lua_State *L, unsigned *cpu)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CONSOLE);
-    lua_Integer index = luaL_optinteger(L, 2, 0);
-    if (index < 0 || index >= v->vm.cpus)
-        mk_lua_error(L, "vm \"%s\" has no cpu %lld", v->vm.name, (long long)index);
-    *cpu = (unsigned)index;
+    *cpu = mk_check_stream(L, v, 2);
     return v;
 }
 
@@ -175,7 +172,7 @@ static int forbid(lua_State *L)
     struct mk_lua_vm *v = check_stream(L, &cpu);
     struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
     luaL_checkstring(L, 3);
-    unsigned last = lua_isnil(L, 2) ? v->vm.cpus - 1 : cpu;
+    unsigned last = lua_isnil(L, 2) ? v->vm.m.console.streams - 1 : cpu;
     bool plain = lua_toboolean(L, 4), exact = lua_toboolean(L, 5);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *h = mk_new_handle(L, -1);

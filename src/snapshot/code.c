@@ -147,7 +147,10 @@ static int check_state(const struct mk_snapshot *snap, struct mk_err *err)
     struct mk_vm *vm = calloc(1, sizeof(*vm));
     if (!vm)
         return mk_fail_errno(err, ENOMEM, "its state");
-    struct mk_vm_config like = { .cpus = snap->config.cpus, .pic = snap->config.pic };
+    struct mk_vm_config like = { .mode = snap->config.mode,
+                                 .cpus = snap->config.cpus,
+                                 .pic = snap->config.pic };
+    vm->mode = snap->config.mode;
     int rc = mk_vm_compose(vm, &like, err);
     if (rc == 0)
         rc = mk_state_load(vm, &snap->state, MK_LOAD_CHECK, err);

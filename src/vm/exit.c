@@ -281,7 +281,9 @@ static void halted(struct mk_vcpu *c)
         if (mk_interrupt_deliverable(c, enabled))
             return;
         bool asleep = !enabled || !mk_vm_can_wake(vm);
-        if (asleep && !atomic_load(&c->requests)) { /* a request, such as to stop, comes first */
+        /* A request, such as to stop, comes first; but with interrupts off it has ended before. */
+        uint32_t requests = atomic_load(&c->requests) & ~(enabled ? 0u : MK_REQ_STOP);
+        if (asleep && !requests) {
             mk_vcpu_end(c, MK_HALT, 0, false, "HLT with interrupts %s and nothing to wake it",
                         enabled ? "on" : "off");
             return;

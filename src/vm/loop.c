@@ -66,7 +66,7 @@ void mk_vcpu_run(struct mk_vcpu *c)
     struct mk_machine *m = c->machine;
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
-    c->output_before = m->console.stream[c->cpu.index].total;
+    c->output_before = m->console.cpu[c->cpu.index].printed;
     bool blocked = mk_kick_unblock();
     mk_vcpu_set_running(c, true);
     c->awake = true;

@@ -82,6 +82,19 @@ static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
     return 0;
 }
 
+/* A wait of the script ended the last run, for this one to go on: what had come to its end then
+ * stays there. */
+static void keep_ends(struct mk_vm *vm)
+{
+    bool resumes = false;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        resumes |= vm->cpu[i]->c.end.resumable;
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        enum mk_reason reason = vm->cpu[i]->c.end.reason;
+        vm->cpu[i]->over = resumes && (reason == MK_HALT || reason == MK_EXIT);
+    }
+}
+
 static void begin(struct mk_vm *vm, const struct mk_limits *limits)
 {
     vm->began = mk_now();
@@ -89,6 +102,7 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     vm->m.exit_limit = limits->exits;
     vm->m.output_limit = limits->output;
     vm->live = vm->cpus;
+    keep_ends(vm);
     mk_watch_resume(&vm->m.console);
     mk_zones_exact(&vm->zones, mk_watch_exact(&vm->m.console));
     vm->m.paused = false;
@@ -126,7 +140,8 @@ static void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;
     struct mk_vm *vm = mk_vm_of(c);
-    mk_vcpu_run(c);
+    if (!vm->cpu[c->cpu.index]->over)
+        mk_vcpu_run(c);
     if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
         mk_file_abort(&vm->file, c->cpu.index);
     one_ended(vm);

@@ -138,7 +138,7 @@ static void check_end(struct mk_vcpu *c, uint32_t requests)
 
 uint64_t mk_vcpu_output_bytes(const struct mk_vcpu *c)
 {
-    return c->machine->console.stream[c->cpu.index].total - c->output_before;
+    return c->machine->console.cpu[c->cpu.index].printed - c->output_before;
 }
 
 void mk_vcpu_check_output(struct mk_vcpu *c)

@@ -75,8 +75,12 @@ struct mk_vm_cpu {
     struct mk_vcpu c;
     bool ready;            /* has something to run */
     bool has_entry;        /* by a load: a reset sets it again */
+    bool over;             /* it does not take part in this run */
     struct mk_entry entry; /* for reset */
     pthread_t thread;
+    uint64_t
+        exits_checked; /* so many of its exits watches know of (watch.c), since they were set */
+    unsigned watch_round;
 };
 
 struct mk_vm {
@@ -115,6 +119,8 @@ struct mk_vm {
     bool (*on_unhandled_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
     void *unhandled_msr_ctx;
     struct mk_doorbells doorbells;
+    _Atomic unsigned watch_round; /* how often watches were set */
+    _Atomic uint64_t exits_checked;
 
     pthread_mutex_t lock;      /* state, live, waiters */
     struct mk_waiter *waiters; /* for a change of what the VM is or does */
@@ -239,6 +245,8 @@ int mk_vm_check_cpus(const struct mk_kvm *kvm, enum mk_mode mode, uint64_t memor
                      struct mk_err *err);
 int mk_vm_make_cpus(struct mk_vm *vm, unsigned cpus, struct mk_err *err);
 void mk_vm_free_cpus(struct mk_vm *vm);
+/* In real mode each prints to a stream of its own; in the others all to one. */
+int mk_vm_share_console(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_open_cpus(struct mk_vm *vm, struct mk_err *err);
 void mk_vm_close_cpus(struct mk_vm *vm);
 
