@@ -5,6 +5,11 @@ local program = require "support.program"
 
 local run, image = program.run, program.image
 
+local function read_file(path)
+  local file <close> = assert(io.open(path, "rb"))
+  return file:read "a"
+end
+
 -- Machine code for real mode.
 local HALT = "f4"
 local SAY_HI = "b0 48 e6 e9  b0 69 e6 e9  b0 0a e6 e9  f4" -- "Hi\n" to port 0xe9, hlt
@@ -281,12 +286,54 @@ describe("minikvm run", function()
     assert.matches("no --mode was given; there are protected, paged and long\n", r.err, 1, true)
   end)
 
-  it("boots a floppy disk, and says what of it is there", function()
-    local path = program.file(A:sub(1, 4) .. "\xeb\xfe" .. ("\0"):rep(504) .. "\x55\xaa"
-                              .. ("\0"):rep(1474560 - 512))
+  it("runs a boot sector, and says that it lacks a BIOS", function()
+    local path = program.file(A:sub(1, 4) .. "\xeb\xfe" .. ("\0"):rep(504) .. "\x55\xaa")
     local r = run("P run --deadline 0.1 " .. path)
     assert.same({ 124, "A" }, { r.status, r.out })
-    assert.matches("its boot sector was loaded, and there is no BIOS", r.err)
+    assert.matches("its boot sector was loaded, and there is no BIOS .*: try %-%-bios lua", r.err)
+    os.remove(path)
+  end)
+
+  -- mov ah, 0; int 16h; mov ah, 0eh; int 10h; mov ax, 0301h; mov bx, 7c00h; mov cx, 2; int 13h
+  -- (dx is the drive); mov al, 3; out 0f4h, al
+  local DISK <const> = "\xb4\0\xcd\x16\xb4\x0e\xcd\x10\xb8\1\3\xbb\0\x7c\xb9\2\0\xcd\x13"
+    .. "\xb0\3\xe6\xf4"
+  local IMAGE <const> = DISK .. ("\0"):rep(510 - #DISK) .. "\x55\xaa" .. ("\0"):rep(1474560 - 512)
+
+  it("boots a disk with a BIOS, types its input, and leaves the image as it was", function()
+    local path = program.file(IMAGE)
+    local r = run("P run --bios lua " .. path, { stdin = "x" })
+    assert.same({ 3, "x" }, { r.status, r.out })
+    assert.equal(IMAGE, read_file(path))
+    r = run("P run --bios lua --disk-write " .. path, { stdin = "y" })
+    assert.same({ 3, "y" }, { r.status, r.out })
+    assert.equal(IMAGE:sub(1, 512), read_file(path):sub(513, 1024))
+    r = run("P run --bios lua " .. path)
+    assert.equal(0, r.status)
+    assert.matches("the guest waits for a key, and its input has ended", r.err)
+    os.remove(path)
+  end)
+
+  it("says what is wrong with a disk, or its BIOS", function()
+    for size, text in pairs{ [0] = "the disk image is empty",
+                             [511] = "sectors of 512 bytes, this image has 511 bytes" } do
+      local path = program.file(IMAGE:sub(1, size))
+      local r = run("P run --bios lua " .. path)
+      assert.equal(1, r.status)
+      assert.matches(text, r.err, 1, true)
+      os.remove(path)
+    end
+    local path = program.file(IMAGE)
+    local r = run("P run --bios " .. path .. " " .. path)
+    assert.equal(1, r.status)
+    assert.matches("no BIOS: .*package seabios.*%-%-bios lua", r.err)
+    r = run("P run --bios lua --disk /nowhere " .. path)
+    assert.equal(1, r.status)
+    assert.matches("/nowhere: No such file or directory", r.err)
+    r = run("P run --bios lua --mode long " .. path)
+    assert.equal(2, r.status)
+    assert.matches("a BIOS starts in mode \"real\"", r.err)
+    assert.is_falsy(r.err:find "traceback")
     os.remove(path)
   end)
 

@@ -1,5 +1,5 @@
--- Disks of devices made in Lua: images and what is written over them, in snapshots, forks and files;
--- images that are no disk, are cut off, or replaced.
+-- Disks of devices made in Lua: images and what is written over them, in snapshots, forks and
+-- files; images that are no disk, are cut off, or replaced.
 
 local kvm = require "minikvm"
 local lfs = require "lfs"
@@ -96,7 +96,8 @@ describe("kvm.disk", function()
     end
     refused(0, "the disk image is empty")
     refused(511, "a disk has sectors of 512 bytes, this image has 511 bytes")
-    for path, what in pairs{ ["/nowhere"] = "ENOENT", ["/"] = "EISDIR", ["/dev/null"] = "EINVAL" } do
+    for path, what in pairs{ ["/nowhere"] = "ENOENT", ["/"] = "EISDIR",
+                             ["/dev/null"] = "EINVAL" } do
       local disk, why, code = kvm.disk{ path = path }
       assert.is_nil(disk)
       assert.equal(what, code)

@@ -141,6 +141,15 @@ const struct mk_io_ops mk_latch_ops = { .name = "latch",
 
 /* --- fifo --- */
 
+/* What is left begins at 0 again. */
+static void close_up(struct mk_prim *p)
+{
+    if (p->start && p->length > p->start)
+        memmove(p->bytes, p->bytes + p->start, p->length - p->start);
+    p->length -= p->start;
+    p->start = 0;
+}
+
 static bool push(struct mk_prim *p, uint8_t byte)
 {
     if (p->length == p->capacity) {
@@ -189,7 +198,7 @@ static void fifo_reset(void *self)
 {
     struct mk_prim *p = self;
     pthread_mutex_lock(&p->lock);
-    p->length = 0;
+    p->length = p->start = 0;
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -197,7 +206,8 @@ static void fifo_save(void *self, struct mk_bytes *out)
 {
     struct mk_prim *p = self;
     pthread_mutex_lock(&p->lock);
-    mk_bytes_add(out, p->bytes, p->length);
+    if (p->length > p->start)
+        mk_bytes_add(out, p->bytes + p->start, p->length - p->start);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -214,13 +224,12 @@ static void fifo_load(void *self, const uint8_t *bytes, size_t length)
 size_t mk_prim_take(struct mk_prim *p, void *to, size_t size)
 {
     pthread_mutex_lock(&p->lock);
-    if (size > p->length)
-        size = p->length;
+    if (size > p->length - p->start)
+        size = p->length - p->start;
     if (size)
-        memcpy(to, p->bytes, size);
-    p->length -= size;
-    if (size)
-        memmove(p->bytes, p->bytes + size, p->length);
+        memcpy(to, p->bytes + p->start, size);
+    p->start += size;
+    close_up(p);
     pthread_mutex_unlock(&p->lock);
     return size;
 }
@@ -233,6 +242,57 @@ const struct mk_io_ops mk_fifo_ops = { .name = "fifo",
                                        .save = fifo_save,
                                        .load = fifo_load,
                                        .retire = retire };
+
+/* --- source --- */
+
+static uint64_t source_in(void *self, struct mk_io *io)
+{
+    struct mk_prim *p = self;
+    uint64_t value = UINT64_MAX;
+    pthread_mutex_lock(&p->lock);
+    size_t n = p->length - p->start;
+    if (n > io->size)
+        n = io->size;
+    if (n)
+        memcpy(&value, p->bytes + p->start, n); /* bytes that are missing read as ones */
+    p->start += n;
+    bool empty = n && p->start == p->length;
+    pthread_mutex_unlock(&p->lock);
+    io->passed = n == 0;
+    if (empty && p->on_empty)
+        p->on_empty(p->ctx, io->cpu);
+    return value & mk_mask(io->size);
+}
+
+bool mk_prim_put(struct mk_prim *p, const void *from, size_t size)
+{
+    pthread_mutex_lock(&p->lock);
+    close_up(p);
+    uint8_t *bytes = NULL;
+    if (size && size <= MK_FIFO_RECORD - p->length)
+        bytes = mk_grow(p->bytes, &p->capacity, p->length + size);
+    if (bytes) {
+        p->bytes = bytes;
+        memcpy(bytes + p->length, from, size);
+        p->length += size;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return bytes || !size;
+}
+
+static void source_load(void *self, const uint8_t *bytes, size_t length)
+{
+    fifo_reset(self);
+    mk_prim_put(self, bytes, length);
+}
+
+const struct mk_io_ops mk_source_ops = { .name = "source",
+                                         .in = source_in,
+                                         .width = 8,
+                                         .reset = fifo_reset,
+                                         .save = fifo_save,
+                                         .load = source_load,
+                                         .retire = retire };
 
 /* --- match --- */
 

@@ -11,7 +11,7 @@ struct mk_lua_hook {
     struct mk_lua_vm *v;
     struct mk_bus *bus;
     struct mk_hook *hook;
-    struct mk_prim *prim;    /* const, latch, fifo, match */
+    struct mk_prim *prim;    /* const, latch, fifo, source, match */
     int read_ref, write_ref; /* LUA_NOREF: none */
     bool with_next, tap;
     bool removed; /* under the Lua lock */

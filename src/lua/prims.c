@@ -1,4 +1,4 @@
-/* prims.c - what C answers for a script: const, latch, sink, fifo, match, doorbell. What a
+/* prims.c - what C answers for a script: const, latch, sink, fifo, source, match, doorbell. What a
  * script gives is checked in lua/minikvm/device/hooks.lua. They go on top of whatever is there. */
 #include "lua/hooks.h"
 
@@ -32,6 +32,22 @@ static void on_record(void *ctx, struct mk_cpu *cpu, const char *bytes, size_t l
     struct mk_lua_hook *h = ctx;
     struct record r = { .call = { h, h->write_ref, call_record, false }, bytes, length };
     mk_hook_call(&r.call, cpu);
+}
+
+/* --- source --- */
+
+static int call_empty(lua_State *co, struct mk_hook_call *c)
+{
+    (void)c;
+    lua_call(co, 0, 0);
+    return 0;
+}
+
+static void on_empty(void *ctx, struct mk_cpu *cpu)
+{
+    struct mk_lua_hook *h = ctx;
+    struct mk_hook_call call = { h, h->write_ref, call_empty, false };
+    mk_hook_call(&call, cpu);
 }
 
 /* --- match --- */
@@ -100,9 +116,11 @@ static void check_latch(lua_State *L, const struct mk_range *r)
  * `value` of a fifo: the byte that ends a record, or -1; `size`: of a record. */
 static int prim(lua_State *L)
 {
-    static const char *const kinds[] = { "const", "latch", "sink", "fifo", "match", NULL };
+    static const char *const kinds[] = {
+        "const", "latch", "sink", "fifo", "match", "source", NULL
+    };
     static const struct mk_io_ops *const ops[] = { &mk_const_ops, &mk_latch_ops, &mk_sink_ops,
-                                                   &mk_fifo_ops, &mk_match_ops };
+                                                   &mk_fifo_ops,  &mk_match_ops, &mk_source_ops };
     struct mk_range r = mk_check_range(L);
     const struct mk_io_ops *kind = ops[luaL_checkoption(L, 4, NULL, kinds)];
     uint64_t value = (uint64_t)luaL_optinteger(L, 7, 0);
@@ -127,6 +145,7 @@ static int prim(lua_State *L)
     p->record_size = size < MK_FIFO_RECORD ? size : MK_FIFO_RECORD;
     p->on_record = on_record;
     p->on_match = on_match;
+    p->on_empty = ref == LUA_NOREF ? NULL : on_empty;
     p->ctx = h;
     p->on_retire = retire;
     return mk_hook_place(L, &r, h, kind, p, lua_tostring(L, 5));
@@ -220,7 +239,9 @@ static struct mk_prim *check_prim(lua_State *L, const struct mk_io_ops *ops)
     if (handle->removed || !v->open)
         mk_lua_error(L, "the handle is removed, or its vm closed");
     const struct mk_lua_hook *h = handle->prim ? handle->target : NULL;
-    if (!h || (h->hook->ops != ops && !(ops == &mk_latch_ops && h->hook->ops == &mk_const_ops)))
+    const struct mk_io_ops *has = h ? h->hook->ops : NULL;
+    if (!h || (has != ops && !(ops == &mk_latch_ops && has == &mk_const_ops) &&
+               !(ops == &mk_fifo_ops && has == &mk_source_ops)))
         mk_lua_error(L, "only the handle of a %s can do that", ops->name);
     return handle->prim;
 }
@@ -266,7 +287,7 @@ static int handle_set(lua_State *L)
     return 0;
 }
 
-/* handle:take() of a fifo: what is collected of an unfinished record. */
+/* handle:take() of a fifo: what is collected of an unfinished record; of a source: what waits. */
 static int handle_take(lua_State *L)
 {
     struct mk_prim *p = check_prim(L, &mk_fifo_ops);
@@ -276,9 +297,22 @@ static int handle_take(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg handle_methods[] = {
-    { "get", handle_get }, { "set", handle_set }, { "take", handle_take }, { NULL, NULL }
-};
+/* handle:put(bytes) of a source: what is read next, behind what waits */
+static int handle_put(lua_State *L)
+{
+    struct mk_prim *p = check_prim(L, &mk_source_ops);
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    if (!mk_prim_put(p, bytes, length))
+        return mk_lua_error(L, "a source holds %d bytes at most", MK_FIFO_RECORD);
+    return 0;
+}
+
+static const luaL_Reg handle_methods[] = { { "get", handle_get },
+                                           { "set", handle_set },
+                                           { "take", handle_take },
+                                           { "put", handle_put },
+                                           { NULL, NULL } };
 
 void mk_open_prims(lua_State *L)
 {

@@ -77,6 +77,10 @@ M.run_spec = {
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
     { "--entry", value = "ADDR", type = parse_address, help = "start it at this address" },
+    { "--bios", value = "WHAT", help = "boot the image as a disk, by the BIOS: seabios (what a disk of"
+        .. " more than a sector is booted by), lua (services in Lua, for 16-bit systems), or a file" },
+    { "--disk", value = "FILE", repeatable = true, help = "a further disk, behind the image" },
+    { "--disk-write", help = "what the guest writes goes to the images; else it is gone at the end" },
     { "--name", "-n", value = "NAME", repeatable = true,
       help = "name of the VM in messages, in the order of the images (default: the file's)" },
     { "--input", "-i", value = "FILE", help = "what is typed, from a file instead of stdin" },
@@ -100,8 +104,8 @@ M.run_spec = {
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
-           help = "image: flat binary, boot sector, ELF, Multiboot or Limine file, Linux kernel;"
-             .. " or a snapshot, which goes on" },
+           help = "image: flat binary, boot sector, disk, ELF, Multiboot or Limine file, Linux"
+             .. " kernel; or a snapshot, which goes on" },
   notes = "Exit status: 0 halted, or stopped by Ctrl-A x; the guest's own code (255 at most) if it"
     .. "\nexited; 1 could not start; 2 wrong command line; 124 deadline or limit; 134 shutdown\n"
     .. "(triple fault) or fault. Of several VMs the highest.",
@@ -276,8 +280,9 @@ end
 ---only the boot sector is there.
 local function load_note(vm, opts)
   local image = require("minikvm.image").of(vm)[1]
-  if image and image.plan.format == "boot" and image.source.size > 512 then
-    return "its boot sector was loaded, and there is no BIOS that could load the rest of the disk"
+  if image and image.plan.format == "boot" then
+    return "its boot sector was loaded, and there is no BIOS whose services it could call: "
+      .. "try --bios lua"
   end
   if not open_image(vm, opts) or opts.warned[vm] then return nil end
   return "it ran " .. UNTOLD .. "there are protected, paged and long"

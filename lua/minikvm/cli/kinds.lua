@@ -1,15 +1,17 @@
 -- cli/kinds.lua - what `minikvm run` makes of files that are more than an image: a snapshot goes on
--- where it was taken; a Linux kernel gets its machine and a first file system with a shell.
+-- where it was taken; a Linux kernel gets its machine and a first file system with a shell; a disk
+-- is booted by a BIOS.
 
 local core = require "minikvm.core"
 
 local M = {}
 
 local SNAPSHOT <const> = "\x89MKSNAP\n" -- src/snapshot/file.c
-local HEAD <const> = 1024
+local HEAD <const>, SECTOR <const> = 1024, 512
 
 ---What `run` was told that a file of such a kind knows itself.
 local FIXED <const> = {
+  disk = { "page_size", "at", "entry", "cmdline", "module", "framebuffer" },
   snapshot = { "mode", "memory", "page_size", "at", "entry", "irqchip", "cmdline", "module",
                "framebuffer" },
   linux = { "page_size", "at", "entry", "irqchip", "module", "framebuffer" },
@@ -64,6 +66,27 @@ local function boot(kvm, opts, path, o)
   return vm, status
 end
 
+---The image and what --disk names, booted by a BIOS.
+local function boot_disk(kvm, opts, path, o)
+  local wrong = misplaced("disk", opts)
+  if wrong then
+    complain(o.name, ("%s: it is a disk, which is booted by a BIOS"):format(wrong))
+    return nil, 2
+  end
+  o.disk, o.bios = { { path = path, write = opts.disk_write } }, opts.bios
+  for _, further in ipairs(opts.disk or {}) do
+    o.disk[#o.disk + 1] = { path = further, write = opts.disk_write }
+  end
+  o.disk_error = function(text) complain(o.name, text) end
+  return require("minikvm.cli").attempt(o.name, kvm.vm, o)
+end
+
+---Whether a file is longer than the boot sector that it begins with, and was not placed elsewhere.
+local function is_disk(head, opts)
+  return #head > SECTOR and head:sub(SECTOR - 1, SECTOR) == "\x55\xaa"
+    and not (opts.mode or opts.at or opts.entry)
+end
+
 local function head_of(path)
   local size = core.file_size(path) -- a FIFO is not opened
   local file <close> = size and io.open(path, "rb") or nil
@@ -75,10 +98,12 @@ end
 ---@param opts table  of minikvm run
 ---@return fun(kvm: minikvm, opts: table, path: string, o: table): minikvm.vm?, integer?
 function M.find(path, opts)
+  if opts.bios or opts.disk_write or opts.disk and opts.disk[1] then return boot_disk end
   local head = head_of(path)
   if head:sub(1, #SNAPSHOT) == SNAPSHOT then return resume end
   local kernel = require("minikvm.image.plan").is_bzimage{ head = head }
   if kernel and (opts.mode == nil or opts.mode == "linux") then return boot end
+  if not kernel and is_disk(head, opts) then return boot_disk end
 end
 
 return M

@@ -24,9 +24,9 @@ end
 M.METHODS = words [[
   vm load run start wait stop reset close irq trace screen symbol_at pause resume attach detach
   stats add_cpu snapshot restore fork regs sregs translate walk nmi interrupt disassemble size
-  read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo match
+  read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo source match
   define send sendline eof text on_line echo expect forbid after every remove type press
-  audit directory usage tap on_unhandled doorbell expect_exits try_expect take set get hide has
+  audit directory usage tap on_unhandled doorbell expect_exits try_expect take put set get hide has
   vendor interact exit open seek set_sregs regions flush written devices enable enabled
   lost routing_table
 ]]

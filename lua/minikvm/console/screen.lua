@@ -36,6 +36,9 @@ for first, text in pairs{ [0] = LOW, [127] = HIGH } do
   end
 end
 
+---The characters of code page 437 as UTF-8, by their codes from 0.
+M.characters = CP437
+
 -- The 16 colours of a PC, for VMs whose guest cannot change them.
 local COLOURS <const> = {
   { 0, 0, 0 }, { 0, 0, 170 }, { 0, 170, 0 }, { 0, 170, 170 },

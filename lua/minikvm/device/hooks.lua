@@ -216,6 +216,14 @@ function M.fifo(self, ...)
                    o.size or RECORD)
 end
 
+---Reads take what its handle's put() was given; fn(), if there is one, is told when that is taken.
+function M.source(self, ...)
+  local c = call("source", self, ...)
+  local first, last = take_range(c)
+  local fn = c[c.next] ~= nil and take(c, "function", "function") or nil
+  return core.prim(self, first, last, "source", fn and owner_of(fn) or nil, fn)
+end
+
 function M.match(self, ...)
   local c = call("match", self, ...)
   local first, last = take_range(c, true)

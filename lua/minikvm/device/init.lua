@@ -28,6 +28,7 @@ local Definition, definition_meta = class(DEFINITION)
 ---@field own table  what is the device's own but no state: handles, other VMs; not saved, not reset
 ---@field reg table<string, integer>  the registers' values: what was written last, or put there
 ---@field irq integer?  its interrupt line
+---@field base integer?  its first port or address
 ---@field place string  where it is, for snapshots: "ports 0x300", "slot 3.0"
 ---@field bars table<integer, minikvm.window>?  of a PCI function: what else is hooked in its BARs
 ---@field config minikvm.window?  and in its configuration space
@@ -37,7 +38,7 @@ local KIND <const> = "minikvm.device"
 local Device, device_meta = class(KIND)
 strict.seal(Device, device_meta, "device",
             { "name", "vm", "state", "own", "reg", "irq", "refused", "definition", "handles", "disks",
-              "timers", "gone", "place", "places", "pci", "bars", "config", "slot" },
+              "timers", "gone", "place", "places", "base", "pci", "bars", "config", "slot" },
             "what is the device's own goes into d.state, or into d.own if it is not to be saved")
 
 -- ---- describing a device ----
@@ -338,6 +339,7 @@ end
 local function hook(d, def, o)
   local base = o.ports or o.mmio
   if not base then return end
+  d.base = base
   local b = def.blocks[1].block
   local place, handlers = block.place(d, b, base)
   if not (handlers.read or handlers.write) then

@@ -92,6 +92,8 @@ local NEW = {
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
   files = check_files, assist = "boolean", cmdline = "text", stats = "boolean",
   map_io = address,
+  disk = function(value) return require("minikvm.vm.disk").check(value) end,
+  bios = "text", disk_error = "function",
   cpuid = function(value)
     if type(value) == "table" then return value end
     return nil, "expected a table: { vendor=, hide=, [leaf] = { eax= } }"
@@ -105,11 +107,17 @@ local function check_mode(o)
       core.blame(("kvm.vm: option '%s' is for mode \"long\", this is %q"):format(key, o.mode))
     end
   end
+  for _, key in ipairs{ "bios", "disk_error" } do
+    if o[key] and not o.disk then
+      core.blame(("kvm.vm: option '%s' is for a VM with a 'disk'"):format(key))
+    end
+  end
   return o
 end
 
 ---Checked options as the core takes them.
 local function for_core(o)
+  if o.disk then require("minikvm.vm.disk").options(o) end
   if o.mode == "linux" then require("minikvm.vm.linux").options(o) end
   o.mode_open = (o.mode == nil or o.linux or false) and not o.snapshot
   o.memory_open = o.memory == nil
@@ -123,6 +131,20 @@ local function for_core(o)
   o.fatal = o.unhandled == "fault"
   for key, value in pairs(o.limits or {}) do o[key] = value end
   return o
+end
+
+---Attaches the devices of the machines that options name.
+---@param new minikvm.vm
+---@param o table  checked
+---@return minikvm.vm? vm  nil, why, code; then it is closed
+---@return string? why
+---@return string? code
+function M.attach_machine(new, o)
+  if o.linux then require("minikvm.vm.linux").attach(new) end
+  if not o.disk then return new end
+  local ok, why, code = require("minikvm.vm.disk").attach(new, o)
+  if not ok then new:close() end
+  return ok, why, code
 end
 
 ---Creates a VM.
@@ -149,6 +171,10 @@ end
 ---  unhandled  "ignore": ports nobody serves read all ones; "fault": they end the VM
 ---  coalesce   false: every output byte is an exit of its own, so that counts are exact
 ---  echo       whether guest output goes to stdout (true)
+---  disk       a disk image to boot from: a path, the options of kvm.disk, or a list of such; the
+---             machine is a PC with a BIOS, see lua/minikvm/vm/disk.lua: "real", 32M, "pic"
+---  bios       "seabios" (the default), "lua": services in Lua, for 16-bit systems; or a path
+---  disk_error function(text), called for what the host refuses, and when a guest cannot go on
 ---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
 ---  stats      true: measure the time that accesses take, for vm:stats()
 ---  trace      function(line), called for every exit
@@ -169,14 +195,14 @@ function M.new(opts)
       core.blame((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")))
     end
   end
-  if new then M.made[new] = o end
-  if new and o.linux then require("minikvm.vm.linux").attach(new) end
-  return new, why, code
+  if not new then return nil, why, code end
+  M.made[new] = o
+  return M.attach_machine(new, o)
 end
 
 local FROM_SNAPSHOT = { setup = "function" }
 for _, key in ipairs { "name", "echo", "limits", "files", "unhandled", "coalesce", "trace",
-                       "assist" } do
+                       "assist", "disk", "bios", "disk_error" } do
   FROM_SNAPSHOT[key] = NEW[key]
 end
 
@@ -233,6 +259,16 @@ function vm:add_cpu()
   if code == "EINVAL" or code == "EBUSY" then core.blame("vm:add_cpu: " .. why) end
   if not number then return nil, why, code end
   return self.cpu[number]
+end
+
+---Its disks, of all its devices, in their order.
+---@param number integer  from 1
+---@return minikvm.disk? disk  nil when it has fewer
+function vm:disk(number)
+  options.self("vm:disk", self, "minikvm.vm")
+  core.check_open(self)
+  options.argument("vm:disk", "number", number, "integer")
+  return require("minikvm.vm.disk").of(self)[number]
 end
 
 ---The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's place.

@@ -131,7 +131,9 @@ local function new_vm(o, setup, i, what)
   if images then images.inherit(o.snapshot, new) end
   if o.trace then core.trace(new, o.trace) end
   local ok, problem = true, nil
-  if o.linux then require("minikvm.vm.linux").attach(new) end
+  local machine
+  machine, why, code = require("minikvm.vm").attach_machine(new, o)
+  if not machine then return nil, why, code end
   if setup then ok, problem = pcall(setup, new, i) end
   local values
   if ok then
