@@ -41,7 +41,8 @@ GLUE_SRC := $(wildcard src/lua/*.c)
 CORE_SRC := $(filter-out $(GLUE_SRC) $(PROGRAM_SRC),$(sort $(shell find src -name "*.c")))
 obj = $(patsubst src/%.c,$(B)/%.o,$(1))
 MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC))
-LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/cli/argparse.lua
+LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/cli/argparse.lua \
+	$(B)/linux/program.lua
 part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
 .PHONY: all demo test bench lint format install clean help deps guests os-1k
@@ -69,7 +70,7 @@ test: deps ## build, then run every test
 .PHONY: test-stock test-vmx
 test-stock: deps ## the specs that run guests in an emulated machine with a stock KVM of AMD (kvm_amd)
 	@$(MAKE) all $(TESTS)
-	-@./tools/linux-kernel >/dev/null
+	@./tools/linux-kernel >/dev/null
 	@BUILD=$(BUILD) ./tools/stock
 
 test-vmx: deps ## guests, modes and interrupts in an emulated machine with a stock KVM of Intel (kvm_intel)
@@ -159,6 +160,15 @@ $(B)/cli/argparse.lua: | $(B)
 $(B)/abi.lua: src/base/abi.h | $(B)
 	@{ echo '-- made from src/base/abi.h'; echo 'return {'; \
 	sed -n 's/^#define MK_\([A-Z0-9_]*\) \([0-9a-fx]*\).*/  \1 = \2,/p' $<; echo '}'; } > $@
+
+# The agent of Linux guests, as a part that returns its bytes.
+guests/build/agent/agent: $(wildcard guests/agent/*) guests/Makefile src/base/abi.h
+	@$(MAKE) -s -C guests agent
+
+$(B)/linux/program.lua: guests/build/agent/agent
+	@mkdir -p $(@D)
+	@{ echo "-- made from guests/agent"; printf 'return "'; \
+	od -An -v -tx1 $< | tr -d '\n' | sed 's/ /\\x/g'; echo '"'; } > $@
 
 -include $(wildcard $(B)/*.d $(B)/*/*.d $(B)/*/*/*.d)
 

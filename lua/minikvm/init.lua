@@ -131,6 +131,8 @@ end
 ---               as lib/modules/NAME.ko, and in which order to load them in lib/modules/order
 ---  busybox      true: the host's static one as bin/busybox, bin/sh; or the path of one
 ---  init         the text of /init, the first program
+---  agent        true: the program behind vm:linux() as bin/minikvm-agent, with busybox and, where
+---               `init` says nothing else, an init that loads the modules and becomes the agent
 ---  gzip         true: compressed
 ---Paths are relative to the root. Misuse raises.
 ---@return string? bytes

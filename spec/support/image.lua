@@ -163,4 +163,30 @@ function M.plan(image, want)
   return nil, made.text, made.code
 end
 
+-- ---- Linux ----
+
+local MIB <const> = 1 << 20
+M.BZIMAGE_AT = 16 * MIB -- pref_address
+
+---A bzImage, good until somebody changes a field; `code` is at its 64-bit entry point.
+function M.bzimage(code)
+  return { setup_sects = 1, boot_flag = 0xaa55, length = 0x6a, magic = "HdrS", version = 0x20f,
+           loadflags = 1, initrd_max = 0x7fffffff, alignment = 2 * MIB, relocatable = 1,
+           xloadflags = 1, cmdline_size = 2047, pref_address = M.BZIMAGE_AT, init_size = 8 * MIB,
+           payload = ("\xf4"):rep(0x200) .. (code or "") .. ("\0"):rep(-#(code or "") % 16 + 16) }
+end
+
+function M.bzimage_bytes(k)
+  local sectors = k.setup_sects == 0 and 4 or k.setup_sects
+  local size = k.syssize or #k.payload // 16
+  local header = ("<BI2I4I2I2I2I2"):pack(k.setup_sects, 0, size, 0, 0xffff, 0, k.boot_flag)
+    .. "\xeb" .. ("<Bc4I2"):pack(k.length, k.magic, k.version) .. ("\0"):rep(9)
+    .. ("<B"):pack(k.loadflags) .. ("\0"):rep(26)
+    .. ("<I4I4BBI2I4"):pack(k.initrd_max, k.alignment, k.relocatable, 21, k.xloadflags,
+                            k.cmdline_size)
+    .. ("\0"):rep(28) .. ("<I8I4I4"):pack(k.pref_address, k.init_size, 0)
+  local setup = ("\0"):rep(0x1f1) .. header
+  return setup .. ("\0"):rep((sectors + 1) * 512 - #setup) .. k.payload
+end
+
 return M

@@ -19,6 +19,7 @@
 #define MK_PORT_FILE_BLOCK 0x27c
 #define MK_PORT_UART 0x3f8
 #define MK_PORT_HYPERCALL 0x500
+#define MK_PORT_AGENT 0x508
 #define MK_PORT_PCI_ADDRESS 0xcf8
 #define MK_PORT_RESET 0xcf9
 #define MK_PORT_PCI_DATA 0xcfc
@@ -55,6 +56,25 @@
 #define MK_FILE_CUR 1
 #define MK_FILE_END 2
 #define MK_FILE_BLOCK 40
+
+/* Agent of Linux guests: the window in which questions and answers lie, their magic numbers
+ * ("mkQ?", "mkA!"), and their kinds */
+#define MK_AGENT_WINDOW 0xd0000
+#define MK_AGENT_WINDOW_SIZE 0x10000
+#define MK_AGENT_QUESTION 0x3f516b6d
+#define MK_AGENT_ANSWER 0x21416b6d
+#define MK_AGENT_READY 1
+#define MK_AGENT_DATA 2
+#define MK_AGENT_END 3
+#define MK_AGENT_RUN 16
+#define MK_AGENT_INPUT 17
+#define MK_AGENT_FEED 18
+#define MK_AGENT_READ 19
+#define MK_AGENT_CREATE 20
+#define MK_AGENT_WRITE 21
+#define MK_AGENT_CLOSE 22
+#define MK_AGENT_LOG 23
+#define MK_AGENT_RENEW 24
 
 #define MK_MAX_CPUS 64 /* vCPUs of one VM */
 

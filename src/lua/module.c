@@ -8,6 +8,7 @@
 #include "minikvm.h"
 
 #include <signal.h>
+#include <string.h>
 
 /* methods(type) -> the table that objects of a type take their methods from */
 static int methods(lua_State *L)
@@ -58,6 +59,15 @@ static int time_now(lua_State *L)
     return 1;
 }
 
+/* error_text(number) -> the sentence and the name of an errno of Linux */
+static int error_text(lua_State *L)
+{
+    int number = (int)luaL_checkinteger(L, 1);
+    lua_pushstring(L, strerror(number));
+    lua_pushstring(L, mk_err_name(number));
+    return 2;
+}
+
 /* probe() -> table; never raises because of the host. */
 static int probe(lua_State *L)
 {
@@ -100,6 +110,7 @@ static void push_core(lua_State *L)
                                           { "signal", choose_signal },
                                           { "probe", probe },
                                           { "now", time_now },
+                                          { "error_text", error_text },
                                           { "limit", mk_lua_limit },
                                           { "end_after", mk_lua_end_after },
                                           { "bounded_strings", mk_lua_bounded_strings },

@@ -5,6 +5,8 @@
 -- come through ports (image/tell.lua).
 
 local args = require "minikvm.cli.args"
+local linux_host = require "minikvm.linux.host"
+local rootfs = require "minikvm.linux.rootfs"
 
 local M = {}
 
@@ -34,15 +36,7 @@ M.spec = {
 local PORTS <const> = { EXIT = EXIT_PORT, BEGIN = BEGIN_PORT, ERROR = ERROR_PORT }
 
 -- What runs first in the guest.
-local INIT <const> = [[
-#!/bin/sh
-/bin/busybox mount -t proc proc /proc
-/bin/busybox mount -t sysfs sysfs /sys
-/bin/busybox mount -t devtmpfs dev /dev
-/bin/busybox mount -t tmpfs tmp /tmp
-/bin/busybox --install -s /bin
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
-cd /root
+local INIT <const> = rootfs.BEGIN .. [[
 tell BEGIN 1
 if [ -e /etc/minikvm/command ]; then
     { { sh /etc/minikvm/command </dev/null 2>&3 3>&-; echo $? >/tmp/.status; } | tell; } 3>&1 |
@@ -77,36 +71,9 @@ end
 ---Whether this host's KVM can run Linux; says why not.
 local function check_host(kvm, opts)
   local argv = opts.argv or { "--kernel", opts.kernel }
-  local probe = kvm.probe()
-  if not probe.ok then
-    complain("this needs KVM: ", probe.why, " (minikvm doctor says more)")
-  elseif probe.host == "pvm" then
-    complain("this host's KVM (kvm_pvm, a paravirtual one) cannot run Linux's user space: the system "
-      .. "calls of 64-bit programs do not reach a guest's kernel, and kernel code has no FPU and no "
-      .. "XSAVE. It takes kvm_intel or kvm_amd. To try it all the same, in an emulated machine:\n"
-      .. "  tools/stock -- ./minikvm linux ", quoted(argv))
-  end
-  return probe.ok and probe.host ~= "pvm"
-end
-
-local function is_readable(path)
-  local file = io.open(path, "rb")
-  local there = file and file:read(1) ~= nil
-  if file then file:close() end
-  return there
-end
-
----The kernel that tools/linux-kernel has fetched, or the host's own; nil when there is none.
-local function find_kernel()
-  local home = os.getenv "HOME" or "/"
-  local cache = os.getenv "XDG_CACHE_HOME" or home .. "/.cache"
-  local list = { cache .. "/minikvm-linux/vmlinuz" }
-  local release <close> = io.open("/proc/sys/kernel/osrelease")
-  if release then list[2] = "/boot/vmlinuz-" .. release:read() end
-  list[#list + 1] = "/boot/vmlinuz"
-  for _, path in ipairs(list) do
-    if is_readable(path) then return path end
-  end
+  local problem = linux_host.problem(kvm, "linux " .. quoted(argv))
+  if problem then complain(problem) end
+  return not problem
 end
 
 ---nil and a message when one of --file is none.
@@ -142,8 +109,7 @@ local function own_initrd(opts)
   if opts.run then files["etc/minikvm/command"] = { bytes = opts.run .. "\n" } end
   return { busybox = true, files = files,
            init = INIT:gsub("tell (%u+)", function(port) return "tell " .. PORTS[port] end),
-           directories = { "proc", "sys", "dev", "tmp", "sbin", "usr/bin", "usr/sbin", "root" },
-           nodes = { ["dev/console"] = { "c", 5, 1 } } }
+           directories = rootfs.DIRECTORIES, nodes = rootfs.CONSOLE }
 end
 
 local function command_line(opts)
@@ -192,10 +158,8 @@ end
 function M.machine(kvm, opts)
   local cli = require "minikvm.cli"
   if not check_host(kvm, opts) then return nil, 1 end
-  local kernel = opts.kernel or find_kernel()
-  if not kernel then
-    return nil, complain "no kernel: tools/linux-kernel fetches Debian's, --kernel names another"
-  end
+  local kernel, why = opts.kernel or linux_host.find_kernel()
+  if not kernel then return nil, complain(why, ", --kernel names another") end
   local initrd, status = initrd_of(kvm, opts)
   if not initrd then return nil, status end
   local vm

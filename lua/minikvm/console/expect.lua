@@ -399,4 +399,7 @@ function M.expect_exits(vm, want)
   return n
 end
 
+-- For others that wait for a guest.
+M.tail, M.cpu_line, M.ended_for_good = tail, cpu_line, ended_for_good
+
 return M

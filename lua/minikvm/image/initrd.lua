@@ -238,7 +238,7 @@ end
 local INITRD <const> = {
   files = a_table "a table of files by path", directories = a_table "a list of directories",
   nodes = a_table "a table of device nodes by path", links = a_table "a table of links by path",
-  modules = a_table "a list of modules", init = "string", gzip = "boolean",
+  modules = a_table "a list of modules", init = "string", gzip = "boolean", agent = "boolean",
   busybox = function(value)
     if type(value) == "boolean" or type(value) == "string" then return value end
     return nil, ("expected true or a path, got a %s"):format(type(value))
@@ -266,6 +266,7 @@ end
 ---See kvm.initrd in lua/minikvm/init.lua.
 function M.make(opts)
   local o = options.check("kvm.initrd", opts, INITRD)
+  if o.agent then require("minikvm.linux.rootfs").add_agent(o) end
   local ok, list = pcall(entries, o)
   if not ok then
     if type(list) == "table" and list.text then return nil, list.text, list.code end

@@ -90,7 +90,9 @@ local function handler(busted, artefacts, report)
   function h.test_end(element, _, status)
     local words = { success = "pass", pending = "skip", failure = "fail" }
     local message = h.message
-    if status == "pending" then message = message or element.name end
+    if status == "pending" then
+      message = (message or element.name):gsub("^minikvm[%w/.]*%.lua:%d+: ", "") -- artefacts.skip
+    end
     report("test", artefacts.full_name(element), h.at or where(element), words[status] or "error",
            ("%.6f"):format(element.duration or 0), message or "")
     local kept = artefacts.saved()

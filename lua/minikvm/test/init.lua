@@ -53,13 +53,14 @@ end
 
 -- ---- guests ----
 
-local GUEST = { image = "any", boot = "function", load = "any", trace = "boolean" }
+local GUEST = { image = "any", boot = "function", load = "any", trace = "boolean",
+                each = "function" }
 
 ---@class minikvm.guest  a fixture; calling it inside a test gives the VM
 ---@field booted integer  how often its boot function has run
 local Guest, meta = class "minikvm.guest"
 strict.seal(Guest, meta, "guest", { "vm_options", "machine", "forks", "booted", "name", "image", "load", "boot",
-                              "trace", "trunk", "ready", "of", "why" })
+                              "trace", "each", "trunk", "ready", "of", "why" })
 
 local guests = setmetatable({}, { __mode = "k" })
 
@@ -111,14 +112,17 @@ end
 function meta:__call()
   need_test "a guest"
   M.needs_kvm()
-  local test, machine = artefacts.test(), self.machine
+  local test, machine, fresh = artefacts.test(), self.machine, true
   if not self.ready or self.of ~= machine.vm or machine.vm.state == "closed" then
     ensure_booted(self)
   elseif machine.test ~= test or machine.guest ~= self then
     must(machine.vm:restore(self.ready))
+  else
+    fresh = false
   end
   machine.test, machine.guest = test, self
   artefacts.use(machine.vm)
+  if fresh and self.each then self.each(machine.vm) end
   return machine.vm
 end
 
@@ -131,7 +135,7 @@ function Guest:branch(go_on)
     error(("guest:branch: expected a function, got %s"):format(type(go_on)), 2)
   end
   local branch = setmetatable({ trunk = self, machine = self.machine, name = self.name,
-                                boot = go_on, forks = {}, booted = 0 }, meta)
+                                each = self.each, boot = go_on, forks = {}, booted = 0 }, meta)
   guests[branch] = true
   return branch
 end
@@ -154,6 +158,7 @@ end
 ---  image   a path, or { bytes = … }: what vm:load takes
 ---  load    a table of options of vm:load
 ---  boot    function(vm): runs the guest until it is ready
+---  each    function(vm): called in every test that begins where the guest had booted
 ---  trace   true: keep the last exits for the artefacts
 ---  others  options of kvm.vm; echo is false
 ---@param opts table
@@ -169,7 +174,7 @@ function M.guest(opts)
   mine = options.check("t.guest", mine, GUEST)
   local self = setmetatable({ vm_options = vm_options, machine = {}, forks = {}, booted = 0,
                               name = opts.name or "vm", image = mine.image, load = mine.load,
-                              boot = mine.boot, trace = mine.trace }, meta)
+                              boot = mine.boot, each = mine.each, trace = mine.trace }, meta)
   guests[self] = true
   return self
 end
@@ -181,6 +186,13 @@ busted.subscribe({ "test", "end" }, function()
   end
   return nil, true
 end)
+
+---Linux as a fixture, on top of t.guest: see lua/minikvm/test/linux.lua.
+---@param opts table
+---@return minikvm.test.linux
+function M.linux(opts)
+  return require("minikvm.test.linux").new(M, opts)
+end
 
 -- ---- modes ----
 

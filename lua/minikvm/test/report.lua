@@ -60,6 +60,19 @@ local function details(result)
   return table.concat(lines, "\n") .. "\n"
 end
 
+---Why tests of a file were skipped, each reason once.
+local function skip_lines(task)
+  local lines, seen = {}, {}
+  for _, result in ipairs(task.results) do
+    if result.status == "skip" and result.message ~= "" and not seen[result.message] then
+      seen[result.message] = true
+      local text = indented(printable(result.message), "    "):sub(5)
+      lines[#lines + 1] = ("  skipped: %s\n"):format(text)
+    end
+  end
+  return table.concat(lines)
+end
+
 function Plain:ended(task)
   self:clear()
   local n = count{ task }
@@ -72,6 +85,7 @@ function Plain:ended(task)
   for _, result in ipairs(task.results) do
     if is_bad(result) then io.stdout:write(details(result)) end
   end
+  io.stdout:write(skip_lines(task))
   io.stdout:flush()
 end
 

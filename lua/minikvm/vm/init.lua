@@ -153,7 +153,7 @@ end
 ---  mode       "real" (16-bit), "protected" (flat 32-bit), "paged" (32-bit with 4 MiB pages),
 ---             "long" (64-bit); by default what the first image is for, "real" when it does not
 ---             say; "linux": what a Linux kernel expects, see lua/minikvm/vm/linux.lua: 256M,
----             "pic", "uart", a real-time clock
+---             "pic", "uart", a real-time clock, the port of vm:linux()
 ---  page_size  long mode: "4K" (default) or "2M"
 ---  map_size   long mode: only the first bytes of RAM appear at their own address
 ---  map_base   long mode: RAM appears once more from this address (high-half kernels)
@@ -286,6 +286,15 @@ end
 function vm:attach(def, opts)
   options.self("vm:attach", self, "minikvm.vm")
   return require("minikvm.device").attach(self, def, opts)
+end
+
+---Commands, files and the kernel's log of a Linux guest that has the agent in its initramfs
+---(kvm.initrd{ agent = true }). For VMs of mode "linux".
+---@return minikvm.linux
+function vm:linux()
+  options.self("vm:linux", self, "minikvm.vm")
+  core.check_open(self)
+  return require("minikvm.linux").of(self)
 end
 
 ---Does what a reset or a restore leaves to Lua. Until then the VM cannot run, nor when it failed.

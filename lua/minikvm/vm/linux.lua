@@ -38,6 +38,7 @@ end
 function M.attach(vm)
   core.lose_ticks(vm)
   vm:attach(require("minikvm.devices.rtc").new(), { ports = CMOS, irq = CMOS_IRQ })
+  require("minikvm.linux.channel").attach(vm)
 end
 
 -- VMs whose kernel was told that there is no PCI.

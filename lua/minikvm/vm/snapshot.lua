@@ -21,6 +21,8 @@ local snapshot = core.methods "minikvm.snapshot"
 -- By VM, the options it was made with: a fork is made like its parent.
 local made = require("minikvm.vm").made
 
+local LINUX <const> = "linux" -- what a snapshot says of a VM of this mode
+
 -- ---- devices ----
 
 ---The devices' module, when there can be any.
@@ -37,7 +39,14 @@ local function pack_devices(self)
     if not bytes then core.blame(why) end
     list[i] = bytes
   end
+  list.machine = made[self] and made[self].linux and LINUX or nil
   return copy.pack(list, "devices"), layers
+end
+
+---Whether a snapshot is of a VM of mode "linux", whose devices come along by themselves.
+local function is_linux(snap)
+  local packed = copy.unpack(core.saved_devices(snap))
+  return type(packed) == "table" and packed.machine == LINUX
 end
 
 local function is_state(saved)
@@ -199,7 +208,8 @@ end
 
 ---A VM that goes on from where the snapshot was taken.
 ---  name, echo, limits, files, unhandled, coalesce, trace, assist  as for kvm.vm
----  setup  function(vm): attaches the devices that the snapshotted VM had, hooks, listeners
+---  setup  function(vm): attaches the devices that the snapshotted VM had, but for those of mode
+---         "linux", which it has by then; hooks, listeners
 ---@param opts? table
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
 ---@return string? why
@@ -208,6 +218,7 @@ function snapshot:vm(opts)
   options.self("snapshot:vm", self, "minikvm.snapshot")
   local kvm_vm = require "minikvm.vm"
   local o, setup = kvm_vm.from_snapshot(self, opts)
+  o.linux = is_linux(self)
   return new_vm(o, setup, 1, "snapshot:vm")
 end
 
