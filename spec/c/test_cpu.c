@@ -196,6 +196,42 @@ static void test_prot_start(bool paged)
     mk_mem_close(&mem);
 }
 
+/* The registers that a boot protocol describes: Limine's PROTOCOL.md, "Machine State at Entry". */
+static void test_handoff(void)
+{
+    struct mk_start start = fresh();
+    struct mk_handoff h = { .cr0 = 0x80010011,
+                            .cr3 = 0x5000,
+                            .cr4 = 0x20,
+                            .efer = 0xd00,
+                            .rsp = 0xffff800000007ff8,
+                            .gdt = 0xffff800000006000,
+                            .gdt_limit = 55,
+                            .cs = 0x28,
+                            .ds = 0x30,
+                            .code = 0x00af9b000000ffff,
+                            .data = 0x00cf93000000ffff };
+    struct kvm_regs want = { .rip = 0xffffffff80001000, .rsp = h.rsp, .rflags = 2 };
+    struct kvm_segment code = {
+        .limit = 0xffffffff, .selector = 0x28, .type = 0xb, .present = 1, .s = 1, .l = 1, .g = 1
+    };
+    struct kvm_segment data = {
+        .limit = 0xffffffff, .selector = 0x30, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1
+    };
+    mk_handoff_start(&start, &h, want.rip);
+    const struct kvm_sregs *s = &start.sregs;
+    tap_ok(same_regs(&start.regs, &want), "handoff: RIP, RSP, RFLAGS, the rest zero");
+    is_segment(&s->cs, code, "handoff: CS");
+    is_segment(&s->ss, data, "handoff: SS");
+    is_segment(&s->gs, data, "handoff: GS");
+    is_segment(&s->tr, (struct kvm_segment){ .type = 0xb, .present = 1 }, "handoff: no TSS");
+    tap_is(s->ldt.unusable, 1, "handoff: no LDT");
+    tap_ok(s->gdt.base == h.gdt && s->gdt.limit == 55, "handoff: GDTR");
+    tap_ok(s->idt.base == 0 && s->idt.limit == 0, "handoff: no IDT");
+    tap_ok(s->cr0 == h.cr0 && s->cr3 == h.cr3 && s->cr4 == h.cr4 && s->efer == h.efer,
+           "handoff: control registers");
+}
+
 static void test_prot_gdt(void)
 {
     static const struct {
@@ -510,6 +546,7 @@ int main(void)
 {
     test_real_start();
     test_descriptor();
+    test_handoff();
     test_prot_start(false);
     test_prot_start(true);
     test_prot_gdt();

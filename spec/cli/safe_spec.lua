@@ -305,6 +305,8 @@ describe("--safe with VMs", function()
       "vm:load '/etc/passwd'", "vm:load 'guests/real/hello.bin'", "vm:load{ path = 'hello' }",
       "vm:load({ bytes = 'x' }, { modules = { '/etc/passwd' } })",
       "vm:load({ bytes = 'x' }, { modules = { { path = '/etc/passwd' } } })",
+      "vm:load({ bytes = 'x' }, { initrd = '/etc/passwd' })",
+      "vm:load({ bytes = 'x' }, { initrd = { path = '/etc/passwd' } })",
       "vm:load(setmetatable({}, { __pairs = function() return next, { path = '/etc/passwd' } "
         .. "end }))",
       "vm.console:input '/etc/passwd'", "vm.console:output '/tmp/minikvm-safe-spec'",

@@ -1,6 +1,6 @@
--- The kernels in guests/boot: what their loader told them is what the boot protocols say, on every KVM.
--- All are given the same command line and modules. Headers of an .expect, besides those that guests/real
--- has:
+-- The kernels in guests/boot: what their loader told them is what the boot protocols say, on every
+-- KVM. All are given the same command line and modules. Headers of an .expect, besides those that
+-- guests/real has:
 --   image        the file's name
 --   memory       RAM; that of the format by default
 --   framebuffer  its size; the guest draws four fields: red, green, blue, white
@@ -64,7 +64,7 @@ describe("guests/boot", function()
     end)
   end
 
-  it("a kernel that asks for a framebuffer gets one of the size it asks for, or of 1024 x 768", function()
+  it("a kernel gets a framebuffer of the size that it asks for, or of 1024 x 768", function()
     for image, size in pairs{ ["multiboot2.elf"] = { 64, 48 }, ["limine.elf"] = { 1024, 768 } } do
       local vm <close> = load{ image = image }
       assert.same(size, { vm:screen():size() })

@@ -1,5 +1,6 @@
--- Hostile kernels for the boot protocols: every field of their headers, requests, notes and relocations
--- with odd values, and every length of the file. Each is refused by name, or stays inside file and RAM.
+-- Hostile kernels for the boot protocols: every field of their headers, requests, notes and
+-- relocations with odd values, and every length of the file. Each is refused by name, or stays
+-- inside file and RAM.
 
 local boot = require "support.boot"
 local make = require "support.image"
@@ -9,7 +10,8 @@ require "minikvm"
 local RAM <const> = 2 << 20
 
 ---Values that sums overflow with, and neighbours of what is right.
-local VALUES <const> = { 0, 1, 7, 8, 9, 0xff, 0x800, 0xfff, 0x1000, 0x7fff, 0x8000, 0xffff, 0x100000,
+local VALUES <const> = { 0, 1, 7, 8, 9, 0xff, 0x800, 0xfff, 0x1000, 0x7fff, 0x8000, 0xffff,
+                         0x100000,
                          RAM - 1, RAM, RAM + 1, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32,
                          boot.HIGH, boot.HIGH + boot.DATA, boot.HHDM, math.maxinteger,
                          math.mininteger, -1, -8, -4096 }
@@ -90,7 +92,8 @@ end
 local function all_tags()
   local m = boot.multiboot2()
   table.remove(m.tags)
-  for _, t in ipairs{ boot.tag(1, 0, { 1, 3, 6 }), boot.tag(4, 0, { 3 }), boot.tag(5, 1, { 64, 48, 32 }),
+  for _, t in ipairs{ boot.tag(1, 0, { 1, 3, 6 }), boot.tag(4, 0, { 3 }),
+                      boot.tag(5, 1, { 64, 48, 32 }),
                       boot.tag(6, 0, {}), boot.tag(10, 0, { 0x100000, 0x1fffff, 0x1000, 2 }),
                       boot.tag(0, 0, {}) } do
     m.tags[#m.tags + 1] = t
@@ -101,7 +104,8 @@ end
 local function all_requests(kind)
   local high = kind == 3 and 0 or boot.HIGH
   local list = { { "paging", 1, { 1, 1, 0 } }, { "stack", 0, { 65536 } },
-                 { "entry", 0, { high + boot.TEXT } }, { "framebuffer" }, { "map" }, { "module", 1, { 0, 0 } },
+                 { "entry", 0, { high + boot.TEXT } }, { "framebuffer" }, { "map" },
+                 { "module", 1, { 0, 0 } },
                  { "file" }, { "line" }, { "where" } }
   local rela = { { boot.DATA + 0x900, 8, 0, boot.TEXT }, { boot.DATA + 0x908, 0 } }
   if kind == 3 then -- as in the file, the entry's word is 0 until it is relocated

@@ -1,5 +1,5 @@
--- Kernels for the Limine boot protocol as plans: PROTOCOL.md of limine-protocol, base revision 6. What a
--- guest sees of it is in spec/guests/boot_guests_spec.lua.
+-- Kernels for the Limine boot protocol as plans: PROTOCOL.md of limine-protocol, base revision 6.
+-- What a guest sees of it is in spec/guests/boot_guests_spec.lua.
 
 local boot = require "support.boot"
 local make = require "support.image"
@@ -91,7 +91,7 @@ describe("a kernel for the Limine boot protocol", function()
     end
   end)
 
-  it("of a base revision below 3 has the first 4 GiB mapped; of 0 at their own addresses, too", function()
+  it("of a base revision below 3 has the first 4 GiB mapped, of 0 twice", function()
     for revision = 0, 6 do
       local made, source = fits({ revision = revision, requests = { { "framebuffer" } } },
                                 { ranges = { { 1 << 32, 1 << 30 } } })
@@ -101,7 +101,7 @@ describe("a kernel for the Limine boot protocol", function()
       assert.is_nil(walk(0))
       assert.equal((1 << 32) + 5, walk(HHDM + (1 << 32) + 5).at)
       assert.equal(0xe0000001, walk(HHDM + 0xe0000001).at)
-      assert.equal(0x1008, walk(HHDM + 0xe0000001).flags & 0x1018) -- a large page: entry 5 of the PAT
+      assert.equal(0x1008, walk(HHDM + 0xe0000001).flags & 0x1018) -- a large page: PAT, PWT
       local data = made.segments[2].at + #boot.START
       local memory = boot.memory(made, source)
       assert.same({ revision, 0 }, { memory:u64(data + 8), memory:u64(data + 16) })
@@ -180,7 +180,8 @@ describe("requests of a Limine kernel", function()
   end)
 
   it("for the entry point decide where it starts", function()
-    assert.equal(HIGH + boot.TEXT + 4, fits{ requests = { { "entry", 0, { HIGH + boot.TEXT + 4 } } } }.entry)
+    local entry = HIGH + boot.TEXT + 4
+    assert.equal(entry, fits{ requests = { { "entry", 0, { entry } } } }.entry)
   end)
 
   it("for the memory map are answered with all memory, in order", function()
@@ -237,7 +238,8 @@ describe("a position-independent Limine kernel", function()
       { boot.DATA + 0x900, 8, 0, boot.DATA }, { boot.DATA + 0x908, 0 } } }
     assert.equal(HIGH - 0x1000 + boot.TEXT + 2, made.entry)
     assert.equal(HIGH, boot.answer(made, source, "where", 2)[2])
-    assert.equal(HIGH - 0x1000 + boot.DATA, boot.memory(made, source):u64(made.segments[2].at + 0x900))
+    local moved = boot.memory(made, source):u64(made.segments[2].at + 0x900)
+    assert.equal(HIGH - 0x1000 + boot.DATA, moved)
     assert.equal(HIGH, made.segments[1].linear)
   end)
 end)
@@ -266,7 +268,8 @@ describe("a bad Limine kernel is refused by name:", function()
     bad("min_mode 1", { requests = { { "paging", 1, { 1, 1, 1 } } } })
     bad("max_mode 0 is below min_mode 1", { requests = { { "paging", 1, { 0, 0, 1 } } } })
     bad("stack_size 0x7fffffffffffffff", { requests = { { "stack", 0, { math.maxinteger } } } })
-    bad("no room in RAM for page tables and a stack", { requests = { { "stack", 0, { make.RAM } } } })
+    bad("no room in RAM for page tables and a stack",
+        { requests = { { "stack", 0, { make.RAM } } } })
     for _, entry in ipairs{ 0, HIGH + boot.DATA, HIGH + boot.TEXT + 16 } do
       bad("Entry Point feature: entry", { requests = { { "entry", 0, { entry } } } })
     end

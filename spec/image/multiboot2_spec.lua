@@ -1,5 +1,5 @@
--- Multiboot2 kernels as plans: the header's tags, and the information (Multiboot2 Specification 2.0,
--- sections 3.1 and 3.6). What guests see of them is in spec/guests/boot_guests_spec.lua.
+-- Multiboot2 kernels as plans: the header's tags, and the information (Multiboot2 Specification
+-- 2.0, sections 3.1 and 3.6). What guests see of them is in spec/guests/boot_guests_spec.lua.
 
 local boot = require "support.boot"
 local make = require "support.image"
@@ -92,7 +92,8 @@ describe("a Multiboot2 kernel", function()
   end)
 
   it("is told of ELF sections, and of those that it does not load itself where they are", function()
-    local source = make.source(boot.multiboot2_bytes(boot.multiboot2{ END }, make.bytes(make.elf(32))))
+    local elf = make.bytes(make.elf(32))
+    local source = make.source(boot.multiboot2_bytes(boot.multiboot2{ END }, elf))
     local put = {}
     function source.put(_, vm, at, offset, bytes) put[#put + 1] = { vm, at, offset, bytes } end
     local made = assert(make.plan(source, make.wants(32)))
@@ -157,7 +158,8 @@ describe("a relocatable Multiboot2 kernel (3.1.12)", function()
   end)
 
   it("goes beside what is kept in RAM", function()
-    local blocks = { { what = "low", at = MIB, from = 0, to = 0x1000, usual = MIB, limit = make.RAM } }
+    local blocks = { { what = "low", at = MIB, from = 0, to = 0x1000, usual = MIB,
+                       limit = make.RAM } }
     assert.equal(MIB + 0x1000, base(MIB, 4 * MIB - 1, 0, 1, { blocks = blocks }))
   end)
 

@@ -1,5 +1,5 @@
--- boot.lua - makes small kernels for the boot protocols Multiboot2, PVH and Limine, good until somebody
--- changes a field, and reads what plans hand over to them.
+-- boot.lua - makes small kernels for the boot protocols Multiboot2, PVH and Limine, good until
+-- somebody changes a field, and reads what plans hand over to them.
 
 local image = require "support.image"
 
@@ -180,7 +180,7 @@ function M.memory(made, source)
   return m
 end
 
----The response to a request of a Limine kernel, as a number of quadwords; nil when it was left alone.
+---The response to a request of a Limine kernel, as so many quadwords; nil when it was left alone.
 function M.answer(made, source, name, count)
   local id = words(M.IDS[name])
   local at = source.bytes:find(words(COMMON) .. id, 1, true)

@@ -1,4 +1,5 @@
--- Framebuffers: vm:screen() of a VM with one, what snapshots keep, options of vm:load and minikvm run.
+-- Framebuffers: vm:screen() of a VM with one, what snapshots keep, options of vm:load and minikvm
+-- run.
 
 local kvm = require "minikvm"
 local program = require "support.program"
@@ -27,7 +28,8 @@ describe("a framebuffer", function()
 
   local function loaded(width, height)
     local vm = support.vm()
-    assert(vm:load("guests/boot/multiboot2.elf", { framebuffer = { width = width, height = height } }))
+    assert(vm:load("guests/boot/multiboot2.elf", {
+      framebuffer = { width = width, height = height } }))
     return vm
   end
 
@@ -58,7 +60,8 @@ describe("a framebuffer", function()
     assert.same({ 255, 0, 0 }, { vm:screen():pixel(0, 0) })
     local path = os.tmpname()
     assert(snap:save(path))
-    for _, other in ipairs{ assert(vm:fork()), assert(kvm.load_snapshot(path)):vm{ echo = false } } do
+    local fork, saved = assert(vm:fork()), assert(kvm.load_snapshot(path))
+    for _, other in ipairs{ fork, assert(saved:vm{ echo = false }) } do
       assert.same({ 16, 16 }, { other:screen():size() })
       assert.same({ 255, 255, 255 }, { other:screen():pixel(15, 15) })
       other:close()
@@ -107,7 +110,8 @@ describe("a framebuffer", function()
 
   it("has a size that makes sense, and a kernel that is told of it", function()
     local vm <close> = support.vm()
-    for _, size in ipairs{ { width = 0 }, { width = 8193 }, { height = 1.5 }, { width = 8192, height = 8192 },
+    for _, size in ipairs{ { width = 0 }, { width = 8193 }, { height = 1.5 },
+                           { width = 8192, height = 8192 },
                            { depth = 32 }, true, "1024x768" } do
       assert.error_matches(function()
         vm:load("guests/boot/limine.elf", { framebuffer = size })

@@ -71,8 +71,8 @@ M.run_spec = {
     .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
   options = {
     { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long", "linux" },
-      help = "CPU mode a guest starts in: real, protected, paged, long, or linux (default: what an ELF,"
-        .. " Multiboot or Limine file or a Linux kernel is for; else real)" },
+      help = "CPU mode a guest starts in: real, protected, paged, long, or linux (default: what an"
+        .. " ELF, Multiboot or Limine file or a Linux kernel is for; else real)" },
     { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
     { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
     { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },

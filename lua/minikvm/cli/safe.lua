@@ -170,7 +170,7 @@ local function given(what, grants, name, option, level)
                                               options.hint(name, names, "%q")), level + 1)
 end
 
----vm:load by name, or of bytes; Multiboot modules the same.
+---vm:load by name, or of bytes; modules and the initrd the same.
 local function restrict_load(guests)
   local vm = core.methods "minikvm.vm"
   local load_image = vm.load
@@ -188,6 +188,7 @@ local function restrict_load(guests)
       how.modules = {}
       for i = 1, #list do how.modules[i] = module_of(list[i]) end
     end
+    if type(how) == "table" and how.initrd ~= nil then how.initrd = module_of(how.initrd) end
     return load_image(self, image, how)
   end
 end

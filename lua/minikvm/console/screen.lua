@@ -262,7 +262,8 @@ function Screen:png(path, opts)
   options.self("screen:png", self, SCREEN)
   if path ~= nil then options.argument("screen:png", "path", path, "text") end
   local o = options.check("screen:png", opts, PNG)
-  local there, bytes, why, code = framebuffers.of(self.vm), nil, nil, nil
+  local there = framebuffers.of(self.vm)
+  local bytes, why, code
   if there then
     bytes = draw_framebuffer(self, there, o.scale or 1)
   else
@@ -307,8 +308,8 @@ function vm:screen()
   options.self("vm:screen", self, "minikvm.vm")
   local ram = #self.memory
   if ram < BASE + SIZE and not adapter(self) and not framebuffers.of(self) then
-    core.blame(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at 0x%x, "
-           .. "no minikvm.devices.vga is attached; and it has no framebuffer")
+    core.blame(("vm:screen: vm \"%s\" has no text screen: it lies at 0x%x to 0x%x, RAM ends at "
+           .. "0x%x, no minikvm.devices.vga is attached; and it has no framebuffer")
           :format(self.name, BASE, BASE + SIZE - 1, ram))
   end
   return setmetatable({ vm = self }, meta)

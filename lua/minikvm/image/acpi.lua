@@ -1,5 +1,5 @@
--- image/acpi.lua - the RSDP that a script has put where a PC's BIOS has it, for kernels that are told
--- of it: ACPI Specification 6.5, section 5.2.5.1 (0xe0000 to 0xfffff, on boundaries of 16) and
+-- image/acpi.lua - the RSDP that a script has put where a PC's BIOS has it, for kernels that are
+-- told of it: ACPI Specification 6.5, section 5.2.5.1 (0xe0000 to 0xfffff, on boundaries of 16) and
 -- 5.2.5.3 (its structure).
 
 local M = {}

@@ -114,8 +114,8 @@ local function check_program_headers(source, h)
   end
 end
 
----Goes through the program headers: number from 0, type, offset, vaddr, paddr, filesz, memsz, flags,
----align.
+---Goes through the program headers: number from 0, type, offset, vaddr, paddr, filesz, memsz,
+---flags, align.
 ---@param h minikvm.image.elf
 function M.program_headers(source, h)
   check_program_headers(source, h)

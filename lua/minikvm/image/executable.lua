@@ -1,5 +1,6 @@
--- image/executable.lua - an ELF64 program for the higher half, as a boot protocol loads it: its LOAD
--- segments one after the other in RAM as they are in the address space, its entry and its words there.
+-- image/executable.lua - an ELF64 program for the higher half, as a boot protocol loads it: its
+-- LOAD segments one after the other in RAM as they are in the address space, its entry and its
+-- words there.
 
 local elf = require "minikvm.image.elf"
 local plan = require "minikvm.image.plan"
@@ -79,7 +80,10 @@ end
 ---LOAD segments by address, and where the dynamic section is.
 local function read_headers(source, h)
   local list, dynamic = {}, nil
-  for i, kind, offset, vaddr, paddr, filesz, memsz, flags, align in elf.program_headers(source, h) do
+  local next_header = elf.program_headers(source, h)
+  while true do
+    local i, kind, offset, vaddr, paddr, filesz, memsz, flags, align = next_header()
+    if not i then break end
     if kind == LOAD then
       add_segment(source, h, list, i, offset, vaddr, paddr, filesz, memsz, flags, align)
     elseif kind == DYNAMIC then
@@ -106,8 +110,8 @@ end
 local function choose_slide(source, h, list, low)
   if not ult(low, M.HIGH) then return 0 end
   if h.type == DYN then return M.HIGH - low end
-  refuse(source, "ENOEXEC", "program header %d: LOAD: VirtAddr 0x%x: a kernel that is not relocatable "
-    .. "is to be linked at 0x%x or above", list[1].number, list[1].vaddr, M.HIGH)
+  refuse(source, "ENOEXEC", "program header %d: LOAD: VirtAddr 0x%x: a kernel that is not "
+    .. "relocatable is to be linked at 0x%x or above", list[1].number, list[1].vaddr, M.HIGH)
 end
 
 ---From the first page to the end of the last one.
@@ -116,8 +120,8 @@ local function extent(source, list, align)
   for _, s in ipairs(list) do
     local to = s.vaddr - low + s.memsz
     if ult(SPAN_MAX, s.memsz) or ult(SPAN_MAX, to) then
-      refuse(source, "ENOEXEC", "program header %d: LOAD: VirtAddr 0x%x + MemSiz 0x%x is more than 2 "
-        .. "GiB from the first one", s.number, s.vaddr, s.memsz)
+      refuse(source, "ENOEXEC", "program header %d: LOAD: VirtAddr 0x%x + MemSiz 0x%x is more than "
+        .. "2 GiB from the first one", s.number, s.vaddr, s.memsz)
     end
     finish = math.max(finish, to)
   end
@@ -129,7 +133,8 @@ local function check_overlap(source, list)
   for i = 2, #list do
     local before, s = list[i - 1], list[i]
     if ult(s.vaddr - before.vaddr, before.memsz) then
-      refuse(source, "EINVAL", "segments %d and %d overlap at 0x%x", before.number, s.number, s.vaddr)
+      refuse(source, "EINVAL", "segments %d and %d overlap at 0x%x", before.number, s.number,
+             s.vaddr)
     end
   end
 end

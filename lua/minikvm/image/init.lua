@@ -154,7 +154,8 @@ end
 
 local function set_entry(vm, layout, source, o, want, plan)
   local regs = plan.regs or {}
-  local entry = { cpu = o.cpu, ip = plan.entry, handoff = plan.handoff, regs = plan.regs ~= nil, eax = regs.eax,
+  local entry = { cpu = o.cpu, ip = plan.entry, handoff = plan.handoff,
+                  regs = plan.regs ~= nil, eax = regs.eax,
                   ebx = regs.ebx, edx = regs.edx, esi = regs.esi }
   if layout.mode == "real" then
     entry.segment = segment_of(source, plan, o)
@@ -242,13 +243,14 @@ local function remember(vm, source, plan)
   loaded[vm] = images
 end
 
----Gives the VM the framebuffer of a plan, and points its vCPU at the first instruction; with both or
----with none.
+---Gives the VM the framebuffer of a plan, and points its vCPU at the first instruction; both or
+---neither.
 local function prepare(vm, layout, source, o, want, plan)
-  local undo, why, code = nil, nil, nil
+  local undo
   if plan.framebuffer then
-    undo, why, code = require("minikvm.vm.framebuffer").map(vm, plan.framebuffer)
-    if not undo then refuse(source, code, "its framebuffer: %s", why) end
+    local done, why, code = require("minikvm.vm.framebuffer").map(vm, plan.framebuffer)
+    if not done then refuse(source, code, "its framebuffer: %s", why) end
+    undo = done
   end
   local ok, problem = pcall(set_entry, vm, layout, source, o, want, plan)
   if ok then return end

@@ -1,10 +1,10 @@
 -- image/limine.lua - kernels for the Limine boot protocol: PROTOCOL.md of limine-protocol, base
 -- revisions 0 to 6. Here: what is found in the kernel ("Base Revisions", "Requests Delimiters",
--- "Features"), and where it goes ("Memory Layout at Entry"). limine_answers.lua answers the requests,
--- limine_machine.lua makes the machine's state.
+-- "Features"), and where it goes ("Memory Layout at Entry"). limine_answers.lua answers the
+-- requests, limine_machine.lua makes the machine's state.
 --
--- Requests are looked for in the kernel's segments in all revisions, also where a section .limine_reqs
--- lists them (revision 0).
+-- Requests are looked for in the kernel's segments in all revisions, also where a section
+-- .limine_reqs lists them (revision 0).
 
 local executables = require "minikvm.image.executable"
 local framebuffers = require "minikvm.vm.framebuffer"
@@ -30,7 +30,8 @@ local COMMON <const> = magic(0xc7b1dd30df4c8b88, 0x0a82e883a194f07b)
 local MAGICS <const> = {
   { "request", COMMON },
   { "base", magic(0xf9562b2d5c95a6c8, 0x6a7b384944536bdc) },
-  { "start", magic(0xf6b8f4b39de7d1ae, 0xfab91a6940fcb9cf, 0x785c6ed015d3e316, 0x181e920a7852b9d9) },
+  { "start", magic(0xf6b8f4b39de7d1ae, 0xfab91a6940fcb9cf, 0x785c6ed015d3e316,
+                   0x181e920a7852b9d9) },
   { "stop", magic(0xadc0e0531bb10d03, 0x9572709f31764c62) },
 }
 
@@ -58,7 +59,7 @@ local function scan(source, segments, fn)
   for _, s in ipairs(segments) do
     scanned = scanned + s.filesz
     if math.ult(SCAN_MAX, s.filesz) or scanned > SCAN_MAX then
-      refuse(source, "EFBIG", "its segments have more than %d MiB: requests are not looked for there",
+      refuse(source, "EFBIG", "its segments have more than %d MiB, too many to look for requests",
              SCAN_MAX >> 20)
     end
     for at = 0, s.filesz - 1, PIECE do
@@ -90,7 +91,9 @@ local function collect(source, executable)
   local hits, seen = {}, {}
   scan(source, executable.segments, function(kind, address, segment)
     if seen[address] then return end -- where two pieces overlap
-    if #hits == HITS_MAX then refuse(source, "E2BIG", "more than %d requests and markers", HITS_MAX) end
+    if #hits == HITS_MAX then
+      refuse(source, "E2BIG", "more than %d requests and markers", HITS_MAX)
+    end
     seen[address] = true
     hits[#hits + 1] = { kind = kind, address = address, segment = segment }
   end)
@@ -183,8 +186,8 @@ function M.segments(source, want)
     refuse(source, "EINVAL", "a kernel for the Limine boot protocol starts in 64-bit mode: %s",
            plan.as_mode "long")
   elseif (want.cpus or 1) > 1 then
-    refuse(source, "EINVAL", "cpus = %d: a kernel for the Limine boot protocol has one vCPU: it would "
-      .. "start the others by what ACPI says of them, and there is none", want.cpus)
+    refuse(source, "EINVAL", "cpus = %d: a kernel for the Limine boot protocol has one vCPU: it "
+      .. "would start the others by what ACPI says of them, and there is none", want.cpus)
   end
   local executable = executables.read(source)
   local found = read_requests(source, executable)

@@ -1,9 +1,10 @@
 -- image/limine_answers.lua - the answers to a kernel's requests: Limine boot protocol, PROTOCOL.md,
 -- "Feature List" and "File Structure".
 --
--- Left unanswered, as the protocol says for what is not there: MP (there is no MADT), SMBIOS, EFI, TPM,
--- device tree, IOMMU; RSDP when there is none; bootloader performance, Flanterm's parameters, entropy.
--- The answer to the Module feature has revision 0: modules that the kernel names itself are not loaded.
+-- Left unanswered, as the protocol says for what is not there: MP (there is no MADT), SMBIOS, EFI,
+-- TPM, device tree, IOMMU; RSDP when there is none; bootloader performance, Flanterm's parameters,
+-- entropy. The answer to the Module feature has revision 0: modules that the kernel names itself
+-- are not loaded.
 
 local core = require "minikvm.core"
 local plan = require "minikvm.image.plan"
@@ -106,11 +107,11 @@ local function paging_mode(context, request)
     most, least = field(context, request, REQUEST + 8), field(context, request, REQUEST + 16)
   end
   if math.ult(most, least) then
-    refuse(context.source, "ENOEXEC", "Limine: Paging Mode feature: max_mode %u is below min_mode %u",
-           most, least)
+    refuse(context.source, "ENOEXEC", "Limine: Paging Mode feature: max_mode %u is below "
+      .. "min_mode %u", most, least)
   elseif least ~= FOUR_LEVELS then
-    refuse(context.source, "EOPNOTSUPP", "Limine: Paging Mode feature: min_mode %u: there is paging "
-      .. "with four levels only (0)", least)
+    refuse(context.source, "EOPNOTSUPP", "Limine: Paging Mode feature: min_mode %u: there is "
+      .. "paging with four levels only (0)", least)
   end
   return ("<i8"):pack(FOUR_LEVELS)
 end
@@ -190,8 +191,8 @@ function M.stack_size(context)
   if not request then return STACK_MIN end
   local size = field(context, request, REQUEST)
   if math.ult(STACK_MAX, size) then
-    refuse(context.source, "EFBIG", "Limine: Stack Size feature: stack_size 0x%x is more than RAM can "
-      .. "be", size)
+    refuse(context.source, "EFBIG", "Limine: Stack Size feature: stack_size 0x%x is more than RAM "
+      .. "can be", size)
   end
   return math.max((size + PAGE - 1) & -PAGE, STACK_MIN)
 end

@@ -2,8 +2,8 @@
 -- protocol: PROTOCOL.md, "Memory Layout at Entry", "Caching", "Machine State at Entry" (x86-64),
 -- "Memory Map Feature".
 --
--- The loader's part of RAM is one piece: page tables, the GDT with what is answered, the stack. It is
--- "bootloader reclaimable". There is no APIC and no IOMMU.
+-- The loader's part of RAM is one piece: page tables, the GDT with what is answered, the stack. It
+-- is "bootloader reclaimable". There is no APIC and no IOMMU.
 
 local answers = require "minikvm.image.limine_answers"
 local pages = require "minikvm.image.pages"
@@ -143,8 +143,8 @@ local function place_modules(source, want, made)
   end
   for i, m in ipairs(list) do
     local at = place.above(want, made, m.size, place.HIGH_START)
-      or refuse(source, "EFBIG", "no room in RAM for %s of %d bytes: memory= (minikvm run: --memory) "
-        .. "makes it larger", m.name, m.size)
+      or refuse(source, "EFBIG", "no room in RAM for %s of %d bytes: memory= (minikvm run: "
+        .. "--memory) makes it larger", m.name, m.size)
     made.modules[i] = { source = m, at = at }
   end
 end

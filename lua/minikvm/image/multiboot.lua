@@ -1,8 +1,9 @@
 -- image/multiboot.lua - kernels with a Multiboot header: Multiboot Specification 0.6.96, section
 -- 3.1 (the header), 3.2 (the machine's state) and 3.3 (the information handed over).
 --
--- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name, a
--- framebuffer. Not provided: text modes, boot device, drives, APM, the kernel's own section headers.
+-- Provided: memory sizes, memory map, command line, modules on page boundaries, the loader's name,
+-- a framebuffer. Not provided: text modes, boot device, drives, APM, the kernel's own section
+-- headers.
 
 local framebuffers = require "minikvm.vm.framebuffer"
 local place = require "minikvm.image.place"
@@ -56,7 +57,8 @@ end
 ---The first header in the file's first 8192 bytes, on a boundary of 4; nil when there is none.
 ---@param followed boolean?  one that can be followed: without address fields the file is ELF
 function M.header(source, followed)
-  local head, at, h = source.head, 1, nil
+  local head, at = source.head, 1
+  local h
   repeat
     at = head:find(HEADER_BYTES, at, true)
     if not at then return nil end
@@ -72,8 +74,8 @@ local function check_header(source, h, want)
     refuse(source, "EINVAL", "a Multiboot kernel starts in 32-bit mode with paging off: %s",
            plan.as_mode "protected")
   elseif h.flags & WANTS_VIDEO ~= 0 and not h.width then
-    refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x ask for a video mode (bit 2), and it ends "
-      .. "before its fields", h.flags)
+    refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x ask for a video mode (bit 2), and it "
+      .. "ends before its fields", h.flags)
   elseif h.flags & WANTS_VIDEO ~= 0 and want.framebuffer == false then
     refuse(source, "EOPNOTSUPP", "Multiboot header: flags 0x%x ask for a video mode (bit 2), and "
       .. "framebuffer=false was given", h.flags)

@@ -1,5 +1,5 @@
--- image/multiboot2.lua - kernels with a Multiboot2 header: Multiboot2 Specification 2.0, section 3.1
--- (the header and its tags) and 3.3 (the machine's state). What they are told is made by
+-- image/multiboot2.lua - kernels with a Multiboot2 header: Multiboot2 Specification 2.0, section
+-- 3.1 (the header and its tags) and 3.3 (the machine's state). What they are told is made by
 -- multiboot2_info.lua.
 --
 -- Taken: kernels for 32-bit protected mode (architecture 0), as ELF files or by address tags,
@@ -159,11 +159,12 @@ local function by_addresses(source, h, a)
     bad(source, "address tag: header_addr 0x%x: the file would begin below 0", a.header_addr)
   end
   local offset = h.offset - (a.header_addr - load)
-  local rest, bytes = source.size - offset, nil
-  bytes = a.load_end_addr ~= 0 and a.load_end_addr - load or rest
+  local rest = source.size - offset
+  local bytes = a.load_end_addr ~= 0 and a.load_end_addr - load or rest
   local last = load + bytes
   if bytes <= 0 then
-    bad(source, "address tag: load_end_addr 0x%x is not above load_addr 0x%x", a.load_end_addr, load)
+    bad(source, "address tag: load_end_addr 0x%x is not above load_addr 0x%x", a.load_end_addr,
+        load)
   elseif bytes > rest then
     bad(source, "address tag: load_end_addr 0x%x is beyond the end of the file (0x%x)",
         a.load_end_addr, load + rest)
@@ -202,7 +203,7 @@ end
 
 ---The address for a kernel that may be anywhere in a range (3.1.12): its own if that is free and no
 ---other is preferred.
-local function choose_base(source, want, made, r, low, bytes)
+local function choose_base(source, want, r, low, bytes)
   local align, last = math.max(r.align, 1), r.max_addr - bytes + 1
   local around = setmetatable({ limit = math.min(want.limit, r.max_addr + 1) }, { __index = want })
   local free = { segments = {} } -- nothing is in RAM yet
@@ -220,7 +221,7 @@ end
 local function relocate(source, want, made, r)
   local low, high = extent(source, made)
   check_relocatable(source, r, high - low)
-  local at = choose_base(source, want, made, r, low, high - low)
+  local at = choose_base(source, want, r, low, high - low)
   for _, s in ipairs(made.segments) do s.at = s.at + at - low end
   made.base, made.moved = at, at - low
 end
@@ -236,8 +237,8 @@ local function set_entry(source, want, made, tag)
   end
   if not plan.segment({ segments = made.segments }, entry, true) and not want.entry
      and not want.symbol then
-    refuse(source, "ENOEXEC", "Multiboot2 header: the entry 0x%x lies in no part of the kernel that "
-      .. "is loaded", entry)
+    refuse(source, "ENOEXEC", "Multiboot2 header: the entry 0x%x lies in no part of the kernel "
+      .. "that is loaded", entry)
   end
   made.entry, made.physical = entry, true
 end
@@ -257,15 +258,16 @@ local function check_tags(source, want, tags)
   if console and console.console_flags & ~CONSOLE_KNOWN ~= 0 and not console.optional then
     bad(source, "flags tag: console_flags 0x%x ask for something unknown", console.console_flags)
   elseif video and not video.optional and want.framebuffer == false then
-    refuse(source, "EOPNOTSUPP", "Multiboot2 header: the framebuffer tag asks for a framebuffer, and "
-      .. "framebuffer=false was given")
+    refuse(source, "EOPNOTSUPP", "Multiboot2 header: the framebuffer tag asks for a framebuffer, "
+      .. "and framebuffer=false was given")
   end
 end
 
 function M.segments(source, want)
   local h = M.header(source)
   if not h then
-    refuse(source, "ENOEXEC", "no Multiboot2 header with the right checksum in the first 32768 bytes")
+    refuse(source, "ENOEXEC", "no Multiboot2 header with the right checksum in the first 32768 "
+      .. "bytes")
   end
   check_header(source, h, want)
   local tags = read_tags(source, h)

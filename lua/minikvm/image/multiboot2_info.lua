@@ -1,10 +1,11 @@
--- image/multiboot2_info.lua - what a Multiboot2 kernel is told: Multiboot2 Specification 2.0, section
--- 3.6, tags on boundaries of 8.
+-- image/multiboot2_info.lua - what a Multiboot2 kernel is told: Multiboot2 Specification 2.0,
+-- section 3.6, tags on boundaries of 8.
 --
--- Given: command line, loader's name, modules, basic memory information, memory map, framebuffer, the
--- kernel's ELF sections with those that it does not load itself, RSDP when there is one, the base of
--- a relocatable kernel. Not given, for there is none: boot device, VBE, APM, EFI, SMBIOS, network.
--- The fields of the ELF sections' tag have 32 bits, as GRUB has them and kernels read them.
+-- Given: command line, loader's name, modules, basic memory information, memory map, framebuffer,
+-- the kernel's ELF sections with those that it does not load itself, RSDP when there is one, the
+-- base of a relocatable kernel. Not given, for there is none: boot device, VBE, APM, EFI, SMBIOS,
+-- network. The fields of the ELF sections' tag have 32 bits, as GRUB has them and kernels read
+-- them.
 
 local place = require "minikvm.image.place"
 local plan = require "minikvm.image.plan"
@@ -39,8 +40,8 @@ end
 
 -- ---- modules ----
 
----A place above the kernel and the first MiB, or below the kernel when there is no room; page-aligned
----as all modules are (3.1.9).
+---A place above the kernel and the first MiB, or below the kernel when there is no room there;
+---page-aligned as all modules are (3.1.9).
 local function find_place(source, want, made, what, bytes)
   local from = HIGH_START
   for _, s in ipairs(made.segments) do from = math.max(from, s.at + s.mem_bytes) end

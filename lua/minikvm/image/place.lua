@@ -85,7 +85,8 @@ function M.is_free(want, made, at, bytes)
   return inside(at, bytes, math.min(want.limit, M.TOP))
 end
 
----The first free place at or above `from`, page-aligned or more, below 4 GiB; nil when there is none.
+---The first free place at or above `from`, page-aligned or more, below 4 GiB; nil when there is
+---none.
 ---@param align integer?  a power of 2
 ---@return integer?
 function M.above(want, made, bytes, from, align)
@@ -96,8 +97,8 @@ function M.above(want, made, bytes, from, align)
   return inside(at, bytes, limit) and at or nil
 end
 
----The highest free place that ends at or below `top`, page-aligned or more; nil when there is none at
----or above `from`.
+---The highest free place that ends at or below `top`, page-aligned or more; nil when there is none
+---at or above `from`.
 ---@param align integer?  a power of 2
 ---@return integer?
 function M.below(want, made, bytes, top, from, align)

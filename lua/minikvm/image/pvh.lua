@@ -113,8 +113,8 @@ function M.finish(source, want, made)
     list[#list + 1] = ("<I8I8I4I4"):pack(r[1], r[2] - r[1], r[3], 0)
   end
   local info = ("<I4I4I4I4I8I8I8I8I4I4"):pack(MAGIC, VERSION, 0, #made.modules,
-    #made.modules > 0 and at + INFO_SIZE or 0, at + text_at, rsdp and rsdp.at or 0, at + map_at, #map,
-    0)
+    #made.modules > 0 and at + INFO_SIZE or 0, at + text_at, rsdp and rsdp.at or 0, at + map_at,
+    #map, 0)
   made.info = { at = at, bytes = info .. table.concat(list) .. table.concat(texts) }
   made.regs = { ebx = at }
 end

@@ -1,5 +1,5 @@
--- image/relocations.lua - what a position-independent ELF64 file wants changed where it is loaded: gABI,
--- "Dynamic Section", "Relocation"; System V ABI, AMD64 supplement, "Relocation Types".
+-- image/relocations.lua - what a position-independent ELF64 file wants changed where it is loaded:
+-- gABI, "Dynamic Section", "Relocation"; System V ABI, AMD64 supplement, "Relocation Types".
 --
 -- Types that need no symbol of another file: RELATIVE, 64, GLOB_DAT, JUMP_SLOT; and RELR tables.
 
@@ -17,9 +17,10 @@ local NONE <const>, ABS64 <const>, GLOB_DAT <const>, JUMP_SLOT <const>, RELATIVE
 local WEAK <const> = 2 -- a symbol's binding
 
 -- Of the dynamic section.
-local TAGS <const> = { [2] = "pltrelsz", [5] = "strtab", [6] = "symtab", [7] = "rela", [8] = "relasz",
-                       [9] = "relaent", [17] = "rel", [20] = "pltrel", [23] = "jmprel",
-                       [35] = "relrsz", [36] = "relr", [37] = "relrent" }
+local TAGS <const> = {
+  [2] = "pltrelsz", [5] = "strtab", [6] = "symtab", [7] = "rela", [8] = "relasz", [9] = "relaent",
+  [17] = "rel", [20] = "pltrel", [23] = "jmprel", [35] = "relrsz", [36] = "relr", [37] = "relrent",
+}
 
 ---The dynamic section's entries by name.
 local function read_dynamic(source, offset, size)
@@ -44,13 +45,14 @@ local function read_table(source, executable, what, at, size, entry)
       .. "than %d", what, size, entry, MOST)
   end
   return executable:bytes(at, size)
-    or refuse(source, "ENOEXEC", "dynamic section: %s: 0x%x bytes at 0x%x are not in a LOAD segment",
-              what, size, at)
+    or refuse(source, "ENOEXEC", "dynamic section: %s: 0x%x bytes at 0x%x are not in a LOAD "
+      .. "segment", what, size, at)
 end
 
 ---The value of a symbol of this file.
 local function symbol_value(source, executable, dynamic, index)
-  local bytes = dynamic.symtab and executable:bytes(dynamic.symtab + index * SYMBOL_SIZE, SYMBOL_SIZE)
+  local bytes = dynamic.symtab
+    and executable:bytes(dynamic.symtab + index * SYMBOL_SIZE, SYMBOL_SIZE)
   if not bytes then
     refuse(source, "ENOEXEC", "relocation: symbol %d is not in the symbol table", index)
   end
