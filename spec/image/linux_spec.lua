@@ -54,7 +54,7 @@ describe("a bzImage", function()
     assert.equal(RAM - 8192, made.modules[1].at) -- below the end of RAM, on a page
     assert.same({ RAM - 8192, 5000 }, { get("<I4", 0x218), get("<I4", 0x21c) })
     assert.same({ 0xff, 0x81, AT }, { get("B", 0x210), get("B", 0x211), get("<I4", 0x214) })
-    assert.equal("quiet a=b\0", page:sub(get("<I4", 0x228) - made.info.at + 1))
+    assert.match("^quiet a=b%z", page:sub(get("<I4", 0x228) - made.info.at + 1))
     assert.equal("HdrS", page:sub(0x203, 0x206))
     assert.equal(3, get("B", 0x1e8)) -- e820: as on a PC, type 1 is RAM
     local e820 = {}
@@ -176,6 +176,20 @@ describe("a VM of mode \"linux\"", function()
     assert(vm:reset()) -- RSI and what it points to are there again
     assert.equal("halt", (support.run(vm)))
     assert.equal(text, vm.console:text())
+  end)
+
+  it("has the selectors of the boot protocol, in a GDT that holds them", function()
+    -- mov ax, cs; out 0xe9, al; mov ax, ds; out; mov ax, ss; out; push 0x18; pop ds; mov ax, ds;
+    -- out; push 0x10; lea rax, [rip + 2]; push rax; retfq; hlt; mov al, 'r'; out 0xe9, al; hlt
+    local code = support.bytes [[66 8c c8 e6 e9 66 8c d8 e6 e9 66 8c d0 e6 e9 6a 18 58 8e d8
+      66 8c d8 e6 e9 6a 10 48 8d 05 04 00 00 00 50 48 cb f4 b0 72 e6 e9 f4]]
+    local vm <close> = vm_of()
+    assert(vm:load{ bytes = bytes_of(kernel(code)) })
+    assert.equal("halt", (support.run(vm)))
+    assert.equal("\x10\x18\x18\x18r", (vm.console:text()))
+    local gdt = vm.cpu[0]:sregs().gdt
+    assert.equal(("<i8i8"):pack(0x00af9b000000ffff, 0x00cf93000000ffff),
+                 vm.memory:read(gdt.base + 0x10, 16))
   end)
 
   it("hands the initrd over", function()

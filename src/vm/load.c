@@ -186,6 +186,11 @@ int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct 
 
 /* --- the start state --- */
 
+static bool has_own_tables(const struct mk_entry *entry)
+{
+    return entry->has_handoff && entry->handoff.cr3;
+}
+
 static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry *entry,
                                    const struct kvm_sregs *fresh)
 {
@@ -193,7 +198,7 @@ static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry
     const struct mk_places *places = &vm->places;
     uint64_t ip = entry->ip;
     struct mk_start start = { .sregs = *fresh };
-    if (entry->has_handoff) {
+    if (has_own_tables(entry)) {
         mk_handoff_start(&start, &entry->handoff, ip);
         return start;
     }
@@ -209,6 +214,8 @@ static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry
     } else if (mk_real_window(vm->cpus) <= MK_REAL_SP) {
         start.regs.rsp = mk_real_window(vm->cpus) - (0x10000 - MK_REAL_SP);
     }
+    if (entry->has_handoff)
+        mk_handoff_segments(&start.sregs, &entry->handoff);
     if (entry->has_regs) {
         start.regs.rax = entry->eax;
         start.regs.rbx = entry->ebx;
@@ -223,7 +230,7 @@ static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry
 static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
                        const struct mk_entry *entry, struct mk_err *err)
 {
-    if (entry->has_handoff)
+    if (has_own_tables(entry))
         return 0;
     uint64_t ip = entry->ip;
     struct mk_walk w = mk_walk(&vm->m.mem, &start->sregs, start->sregs.cs.base + start->regs.rip);

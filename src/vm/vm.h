@@ -58,7 +58,7 @@ struct mk_entry {
     uint64_t ip;
     bool has_regs; /* the image's format says what these hold */
     uint32_t eax, ebx, edx, esi;
-    bool has_handoff; /* long mode: or what all registers hold, on tables of its own */
+    bool has_handoff; /* long mode: what else the format says of segments and tables */
     struct mk_handoff handoff;
     struct mk_places places; /* not real mode: where the tables are to be */
 };

@@ -176,15 +176,20 @@ void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
     };
 }
 
+void mk_handoff_segments(struct kvm_sregs *s, const struct mk_handoff *h)
+{
+    s->cs = mk_descriptor_decode(h->cs, h->code);
+    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor_decode(h->ds, h->data);
+    s->gdt = (struct kvm_dtable){ .base = h->gdt, .limit = h->gdt_limit };
+}
+
 void mk_handoff_start(struct mk_start *start, const struct mk_handoff *h, uint64_t entry)
 {
     struct kvm_sregs *s = &start->sregs;
-    s->cs = mk_descriptor_decode(h->cs, h->code);
-    s->ds = s->es = s->fs = s->gs = s->ss = mk_descriptor_decode(h->ds, h->data);
+    mk_handoff_segments(s, h);
     /* What a processor needs in TR all the same (SDM 27.3.1.2): a busy TSS, which has no byte. */
     s->tr = (struct kvm_segment){ .type = 11, .present = 1 };
     s->ldt = (struct kvm_segment){ .type = 2, .unusable = 1 };
-    s->gdt = (struct kvm_dtable){ .base = h->gdt, .limit = h->gdt_limit };
     s->idt = (struct kvm_dtable){ .limit = 0 };
     s->cr0 = h->cr0;
     s->cr3 = h->cr3;

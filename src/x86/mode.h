@@ -97,7 +97,8 @@ void mk_start_set_tables(struct kvm_sregs *s, const uint64_t *table, size_t size
 /* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
 struct kvm_segment mk_descriptor_decode(uint16_t selector, uint64_t bytes);
 
-/* 64-bit mode as a boot protocol describes it, on tables that its loader wrote itself. */
+/* 64-bit mode as a boot protocol describes it, on tables that its loader wrote itself. With a CR3
+ * of 0 the GDT and the segments alone are the protocol's. */
 struct mk_handoff {
     uint64_t cr0, cr3, cr4, efer, rsp;
     uint64_t pat; /* IA32_PAT; 0: as it is */
@@ -108,6 +109,8 @@ struct mk_handoff {
 
 /* At `entry` with these registers: the others are 0, RFLAGS is 2; no IDT, no LDT, no TSS. */
 void mk_handoff_start(struct mk_start *start, const struct mk_handoff *handoff, uint64_t entry);
+/* GDTR and the segments alone. */
+void mk_handoff_segments(struct kvm_sregs *sregs, const struct mk_handoff *handoff);
 
 /* --- page tables (paging.c) --- */
 

@@ -30,6 +30,9 @@ local ENTRY_64 <const> = 0x200
 local E820_MAX <const> = 128 -- entries in the zero page
 local LOWEST <const> = 0x10000 -- of what is handed over
 local MIB <const> = 1 << 20
+-- __BOOT_CS and __BOOT_DS: flat segments, which may be executed and read, or read and written.
+local CS <const>, DS <const>, GDT_SIZE <const> = 0x10, 0x18, 32
+local CODE <const>, DATA <const> = 0x00af9b000000ffff, 0x00cf93000000ffff
 
 -- ---- the header ----
 
@@ -193,14 +196,21 @@ local function zero_page(want, made, at)
   return put(page, E820, table.concat(map))
 end
 
----The initrd, the zero page, and RSI, which points to it at the entry.
+---Descriptors for the selectors that the protocol names.
+local function handoff(gdt)
+  return { gdt = gdt, gdt_limit = GDT_SIZE - 1, cs = CS, ds = DS, code = CODE, data = DATA }
+end
+
+---The initrd, the zero page, the GDT, and RSI, which points to the page at the entry.
 function M.finish(source, want, made)
   local line = command_line(source, want, made.header.cmdline_size)
+  line = line .. ("\0"):rep(-#line % 8)
   place_initrd(source, want, made)
-  local at = place.above(want, made, PAGE + #line, LOWEST)
-    or refuse(source, "EFBIG", "no room in memory for the boot parameters")
-  made.info = { at = at, bytes = zero_page(want, made, at) .. line }
-  made.regs = { esi = at }
+  local at = place.above(want, made, PAGE + #line + GDT_SIZE, LOWEST)
+    or refuse(source, "EFBIG", "no room in memory for what the kernel is told")
+  made.info = { at = at, bytes = zero_page(want, made, at) .. line
+                               .. ("<i8i8i8i8"):pack(0, 0, CODE, DATA) }
+  made.regs, made.handoff = { esi = at }, handoff(at + PAGE + #line)
 end
 
 return M
