@@ -2,7 +2,9 @@
 
 VERSION := 0.1.0
 BUILD ?= release
-B := build/$(BUILD)
+# WEAK=0 leaves out src/x86/weak, what stands in for a KVM that cannot run all of a guest.
+WEAK ?= 1
+B := build/$(BUILD)$(if $(filter 0,$(WEAK)),-stock)
 PREFIX ?= /usr/local
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
@@ -38,7 +40,8 @@ ALL_CFLAGS = -std=gnu11 -fPIC -fvisibility=hidden -pthread $(WARN) $(OPT) $(CFLA
 # A folder of src/ is a room (docs/architecture.md). Only src/lua and the program know Lua.
 PROGRAM_SRC := $(wildcard src/*.c)
 GLUE_SRC := $(wildcard src/lua/*.c)
-CORE_SRC := $(filter-out $(GLUE_SRC) $(PROGRAM_SRC),$(sort $(shell find src -name "*.c")))
+LEFT_OUT := $(if $(filter 0,$(WEAK)),$(filter-out %/none.c,$(wildcard src/x86/weak/*.c)),src/x86/weak/none.c)
+CORE_SRC := $(filter-out $(GLUE_SRC) $(PROGRAM_SRC) $(LEFT_OUT),$(sort $(shell find src -name "*.c")))
 obj = $(patsubst src/%.c,$(B)/%.o,$(1))
 MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC))
 LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/cli/argparse.lua \
@@ -55,6 +58,7 @@ all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests os-1k ## build every
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 	@echo "  BUILD=release|asan|tsan|cov chooses the build folder and its flags"
+	@echo "  WEAK=0 leaves out what helps a KVM that is neither Intel's nor AMD's"
 
 deps: ## install the packages that are missing (Debian), or name them
 	@./tools/deps

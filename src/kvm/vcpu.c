@@ -217,7 +217,7 @@ int mk_vcpu_get_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
     if (mk_vcpu_get_sregs(c, sregs) < 0)
         return -1;
     if (c->assist)
-        c->assist->show_sregs(c, sregs);
+        c->assist->ops->show_sregs(c, sregs);
     return 0;
 }
 
@@ -225,7 +225,7 @@ int mk_vcpu_set_guest_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
 {
     struct kvm_sregs copy = *sregs;
     if (c->assist)
-        c->assist->hide_sregs(c, &copy);
+        c->assist->ops->hide_sregs(c, &copy);
     return mk_vcpu_set_sregs(c, &copy);
 }
 

@@ -54,7 +54,20 @@ struct mk_vcpu_ops {
     int (*acknowledge)(struct mk_vcpu *c);
 };
 
-/* What stands in for a KVM that cannot run all of a guest (x86/weak/assist.h). */
+/* A write that faulted: made up for when the handler returns to where it was. */
+struct mk_deferred_write {
+    bool pending;
+    uint64_t linear, rip;
+    uint32_t length;
+    uint8_t data[8];
+};
+
+/* What stands in for a KVM that cannot run all of a guest, of one VM (x86/weak/assist.h). */
+struct mk_assist {
+    const struct mk_assist_ops *ops;
+    bool alone; /* the VM has one vCPU */
+};
+
 struct mk_assist_ops {
     /* Each returns true when it has dealt with the exit and the guest can go on. */
     bool (*failure)(struct mk_vcpu *c); /* emulation failure */
@@ -67,6 +80,26 @@ struct mk_assist_ops {
     /* Makes system registers of KVM's those that the guest has set; and back. */
     void (*show_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
     void (*hide_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
+
+    /* The rest is the VM's, while it does not run. Paging that KVM does not do is on: memory slots
+     * are where the guest's tables say. */
+    bool (*is_paging)(const struct mk_assist *a);
+    /* It begins, or goes on with these control registers; with a write that is still due, if not
+     * NULL. It ends. */
+    int (*set_paging)(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
+                      const struct kvm_sregs *s, const struct mk_deferred_write *due,
+                      struct mk_err *err);
+    int (*end_paging)(struct mk_assist *a, struct mk_mem *mem, int vm_fd, struct mk_err *err);
+    void (*save)(const struct mk_assist *a, struct mk_deferred_write *due);
+    /* While it is on: slots go before memory gets other regions, and are made for those; KVM logs
+     * writes to them; what it logged is noted in mem. -1, the last two with errno. */
+    void (*remove_slots)(struct mk_assist *a, const struct mk_mem *mem, int vm_fd);
+    int (*rebuild_slots)(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
+                         struct mk_err *err);
+    int (*log_slots)(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd);
+    int (*sync_log)(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd);
+    void (*reset)(struct mk_assist *a); /* the VM's KVM half is new */
+    void (*free)(struct mk_assist *a);
 };
 
 /* What a vCPU is made of. */
@@ -87,8 +120,7 @@ struct mk_vcpu {
     struct mk_mem *mem;
     struct mk_machine *machine; /* the VM, for who made this vCPU (vm/machine.h) */
     const struct mk_vcpu_ops *ops;
-    const struct mk_assist_ops *assist; /* NULL: none */
-    void *assist_ctx;
+    struct mk_assist *assist; /* NULL: none */
     struct kvm_run *run;
     struct kvm_coalesced_mmio_ring *ring; /* NULL without coalescing */
     struct mk_counters counters;

@@ -3,7 +3,7 @@
  * The part written in Lua (part.c) called init builds what require "minikvm" returns. */
 #include "lua/alloc.h"
 #include "lua/core.h"
-#include "x86/weak/probe.h"
+#include "vm/probe.h"
 
 #include "minikvm.h"
 

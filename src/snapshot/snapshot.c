@@ -19,31 +19,14 @@ static size_t words_of(const struct mk_mem *mem)
 
 /* --- what was written --- */
 
-static int register_slots(struct mk_vm *vm, struct mk_err *err)
-{
-    if (!vm->assist.shadow.on)
-        return mk_mem_register(&vm->m.mem, vm->m.fd, err);
-    if (mk_shadow_register(&vm->assist.shadow, &vm->m.mem, vm->m.fd) < 0)
-        return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses to log writes", vm->name);
-    return 0;
-}
-
-static int sync_log(struct mk_vm *vm, struct mk_err *err)
-{
-    struct mk_mem *mem = &vm->m.mem;
-    int rc = vm->assist.shadow.on ? mk_shadow_sync_log(&vm->assist.shadow, mem, vm->m.fd)
-                                  : mk_mem_sync_log(mem, vm->m.fd);
-    return rc < 0 ? mk_fail_errno(err, errno, "vm \"%s\": KVM's log of writes", vm->name) : 0;
-}
-
 /* Afterwards mem.dirty has every page that may differ from vm->base, or from zeros when there is
  * no base. Of a VM that was made from a copy and is none of it any more, that is all pages. */
 static int track_writes(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_mem *mem = &vm->m.mem;
     if (mem->dirty)
-        return sync_log(vm, err);
-    if (mk_mem_start_log(mem, err) < 0 || register_slots(vm, err) < 0)
+        return mk_vm_sync_log(vm, err);
+    if (mk_mem_start_log(mem, err) < 0 || mk_vm_log_writes(vm, err) < 0)
         return -1;
     if (vm->base || !mem->copied)
         mk_mem_mark_used(mem);
@@ -297,7 +280,7 @@ static void load_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
  * ours. */
 static int flush_tables(struct mk_vm *vm, struct mk_err *err)
 {
-    if (!vm->m.kvm->shadow_paging || vm->assist.shadow.on)
+    if (!vm->m.kvm->shadow_paging || mk_vm_assists_paging(vm))
         return 0;
     if (mk_mem_flush(&vm->m.mem, vm->m.fd) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": a memory slot", vm->name);

@@ -25,8 +25,8 @@ int mk_state_save(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
     *s = (struct mk_state){ .vm_state = vm->state,
                             .time = mk_clock_now(&vm->m.clock),
                             .input = mk_console_tell(&vm->m.console),
-                            .paging = vm->assist.shadow.on,
-                            .deferred = vm->assist.deferred };
+                            .paging = mk_vm_assists_paging(vm),
+                            .deferred = mk_vm_deferred_write(vm) };
     struct mk_codec k = { .out = &s->cpus, .err = err };
     int rc = 0;
     for (unsigned i = 0; i < vm->cpus && rc == 0; i++)
@@ -59,21 +59,8 @@ static bool wants_assist(const struct mk_vm *vm, const struct mk_state *s,
 static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_sregs *sregs,
                         struct mk_err *err)
 {
-    struct mk_shadow *shadow = &vm->assist.shadow;
-    if (!wants_assist(vm, s, sregs)) {
-        vm->assist.deferred.pending = false;
-        return mk_shadow_disable(shadow, &vm->m.mem, vm->m.fd, err);
-    }
-    if (!vm->m.assist)
-        return mk_fail(err, ENOTSUP,
-                       "vm \"%s\": this KVM does not run 32-bit paging: leave assist "
-                       "on, or use a host with VT-x or AMD-V",
-                       vm->name);
-    sregs->cr0 &= ~(uint64_t)MK_CR0_PG;
-    vm->assist.deferred = s->deferred;
-    if (shadow->on && !mk_shadow_stale(shadow, &vm->m.mem, sregs->cr3, sregs->cr4 & MK_CR4_PSE))
-        return 0;
-    return mk_assist_paging(&vm->assist, &vm->m.mem, vm->m.fd, sregs, err);
+    return wants_assist(vm, s, sregs) ? mk_vm_set_paging(vm, sregs, &s->deferred, err)
+                                      : mk_vm_end_paging(vm, err);
 }
 
 static int load_cpus(struct mk_vm *vm, const struct mk_state *s, bool check, struct mk_err *err)

@@ -1,20 +1,46 @@
-/* assist.c - what this host's KVM does not do by itself, and who does it instead. See vm.h. */
+/* assist.c - what this host's KVM does not do by itself, and who does it instead: the one file that
+ * knows of x86/weak, which may be left out of a build. See vm.h, and struct mk_assist in vcpu.h.
+ *
+ * While an assist does a VM's paging, its memory slots are the assist's. */
 #include "vm/vm.h"
 
 #include "base/abi.h"
+#include "x86/weak/assist.h"
 #include "x86/weak/probe.h"
 
 #include <errno.h>
 
+/* --- which there is --- */
+
 void mk_vm_attach_assist(struct mk_vm *vm)
 {
-    vm->assist.alone = vm->cpus == 1;
-    for (unsigned i = 0; i < vm->cpus; i++) {
-        vm->cpu[i]->c.assist = vm->m.assist ? &mk_assist_ops : NULL;
-        vm->cpu[i]->c.assist_ctx = vm->m.assist;
-    }
-    /* Paging by memory slots has them at linear addresses. */
-    mk_pci_use_slots(&vm->pci, !vm->m.assist || vm->mode == MK_MODE_LONG);
+    if (vm->m.assist)
+        vm->m.assist->alone = vm->cpus == 1;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        vm->cpu[i]->c.assist = vm->m.assist;
+}
+
+void mk_vm_reset_assist(struct mk_vm *vm)
+{
+    if (vm->m.assist)
+        vm->m.assist->ops->reset(vm->m.assist);
+}
+
+void mk_vm_free_assist(struct mk_vm *vm)
+{
+    if (vm->m.assist)
+        vm->m.assist->ops->free(vm->m.assist);
+    vm->m.assist = NULL;
+}
+
+static int set_assist(struct mk_vm *vm, bool wanted, struct mk_err *err)
+{
+    if (!wanted)
+        mk_vm_free_assist(vm);
+    else if (!vm->m.assist && !(vm->m.assist = mk_assist_new()) && !mk_assist_missing())
+        return mk_fail_errno(err, ENOMEM, "what stands in for KVM");
+    mk_vm_attach_assist(vm);
+    return 0;
 }
 
 /* What a kernel is told of the host (docs/abi.md), and whether there is anything to assist with.
@@ -35,7 +61,86 @@ int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err)
                        "serves one vCPU, not %u: use a host with VT-x or AMD-V",
                        vm->name, vm->cpus);
     bool all = native.paging32 && native.int_n && native.iret;
-    vm->m.assist = vm->may_assist && !all ? &vm->assist : NULL;
-    mk_vm_attach_assist(vm);
+    return set_assist(vm, vm->may_assist && !all, err);
+}
+
+const char *mk_vm_missing_assist(void)
+{
+    return mk_assist_missing();
+}
+
+/* --- paging --- */
+
+bool mk_vm_assists_paging(const struct mk_vm *vm)
+{
+    return vm->m.assist && vm->m.assist->ops->is_paging(vm->m.assist);
+}
+
+int mk_vm_no_paging(const struct mk_vm *vm, struct mk_err *err)
+{
+    const char *missing = mk_assist_missing();
+    return mk_fail(err, ENOTSUP,
+                   "vm \"%s\": this KVM does not run 32-bit paging (it drops CR0.PG): %s", vm->name,
+                   missing ? missing : "leave assist on, or use a host with VT-x or AMD-V");
+}
+
+int mk_vm_set_paging(struct mk_vm *vm, struct kvm_sregs *sregs, const struct mk_deferred_write *due,
+                     struct mk_err *err)
+{
+    struct mk_assist *a = vm->m.assist;
+    if (!a)
+        return mk_vm_no_paging(vm, err);
+    sregs->cr0 &= ~(uint64_t)MK_CR0_PG;
+    return a->ops->set_paging(a, &vm->m.mem, vm->m.fd, sregs, due, err);
+}
+
+int mk_vm_end_paging(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_assist *a = vm->m.assist;
+    return a ? a->ops->end_paging(a, &vm->m.mem, vm->m.fd, err) : 0;
+}
+
+struct mk_deferred_write mk_vm_deferred_write(const struct mk_vm *vm)
+{
+    struct mk_deferred_write due = { 0 };
+    if (vm->m.assist)
+        vm->m.assist->ops->save(vm->m.assist, &due);
+    return due;
+}
+
+/* --- memory slots --- */
+
+int mk_vm_register_slots(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_assist *a = vm->m.assist;
+    return mk_vm_assists_paging(vm) ? a->ops->rebuild_slots(a, &vm->m.mem, vm->m.fd, err)
+                                    : mk_mem_register(&vm->m.mem, vm->m.fd, err);
+}
+
+void mk_vm_remove_slot(struct mk_vm *vm, uint32_t slot)
+{
+    struct mk_assist *a = vm->m.assist;
+    if (mk_vm_assists_paging(vm))
+        a->ops->remove_slots(a, &vm->m.mem, vm->m.fd);
+    else
+        mk_mem_slot(&vm->m.mem, vm->m.fd, &(struct mk_slot){ .number = slot });
+}
+
+int mk_vm_log_writes(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_assist *a = vm->m.assist;
+    if (!mk_vm_assists_paging(vm))
+        return mk_mem_register(&vm->m.mem, vm->m.fd, err);
+    if (a->ops->log_slots(a, &vm->m.mem, vm->m.fd) < 0)
+        return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses to log writes", vm->name);
     return 0;
+}
+
+int mk_vm_sync_log(struct mk_vm *vm, struct mk_err *err)
+{
+    struct mk_assist *a = vm->m.assist;
+    struct mk_mem *mem = &vm->m.mem;
+    int rc = mk_vm_assists_paging(vm) ? a->ops->sync_log(a, mem, vm->m.fd)
+                                      : mk_mem_sync_log(mem, vm->m.fd);
+    return rc < 0 ? mk_fail_errno(err, errno, "vm \"%s\": KVM's log of writes", vm->name) : 0;
 }

@@ -136,14 +136,14 @@ static void serve_io(struct mk_vcpu *c)
 /* An access outside RAM, or to a page that is not RAM in the guest's own tables. */
 static void serve_mmio(struct mk_vcpu *c)
 {
-    if (c->assist && c->assist->mmio(c))
+    if (c->assist && c->assist->ops->mmio(c))
         return;
     struct kvm_run *run = c->run;
     struct mk_bus *bus = &c->machine->mmio;
     struct mk_served served = { 0 };
     uint64_t gpa = run->mmio.phys_addr, value = 0;
     if (c->assist)
-        gpa = c->assist->address(c, gpa);
+        gpa = c->assist->ops->address(c, gpa);
     uint8_t size = run->mmio.len <= 8 ? (uint8_t)run->mmio.len : 8;
     c->in_access = c->incomplete = true;
     if (run->mmio.is_write) {
@@ -227,13 +227,15 @@ static void emulation_failed(struct mk_vcpu *c)
         memcpy(c->code, run->emulation_failure.insn_bytes, c->code_length);
     }
     describe_code(c, where, sizeof(where));
-    mk_vcpu_end(c, MK_FAULT, 0, false, "KVM could not run the instruction %s", where);
+    const char *missing = mk_vm_missing_assist();
+    mk_vcpu_end(c, MK_FAULT, 0, false, "KVM could not run the instruction %s%s%s", where,
+                missing ? "; " : "", missing ? missing : "");
 }
 
 static void internal_error(struct mk_vcpu *c)
 {
     if (c->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
-        if (!c->assist || !c->assist->failure(c))
+        if (!c->assist || !c->assist->ops->failure(c))
             emulation_failed(c);
     } else {
         mk_vcpu_end(c, MK_FAULT, 0, false, "KVM internal error, suberror %u",
@@ -253,7 +255,7 @@ static bool state_lost(struct mk_vcpu *c)
 static void shut_down(struct mk_vcpu *c)
 {
     char where[100];
-    if (c->assist && c->assist->shutdown(c))
+    if (c->assist && c->assist->ops->shutdown(c))
         return;
     if (state_lost(c)) {
         mk_vcpu_end(c, MK_SHUTDOWN, 0, false,

@@ -248,15 +248,13 @@ static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
 static int take_over_paging(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want,
                             struct mk_err *err)
 {
+    struct kvm_sregs off = *want;
+    off.cr0 &= ~(uint64_t)MK_CR0_PG;
     if (!vm->m.assist)
-        return mk_fail(err, ENOTSUP,
-                       "vm \"%s\": this KVM does not run 32-bit paging (it drops "
-                       "CR0.PG): leave assist on, or use a host with VT-x or AMD-V",
-                       vm->name);
-    want->cr0 &= ~(uint64_t)MK_CR0_PG;
-    if (mk_vcpu_set_sregs(c, want) < 0)
+        return mk_vm_no_paging(vm, err);
+    if (mk_vcpu_set_sregs(c, &off) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses the start state", vm->name);
-    return mk_assist_paging(vm->m.assist, &vm->m.mem, vm->m.fd, want, err);
+    return mk_vm_set_paging(vm, want, NULL, err);
 }
 
 /* What was set is read back: a bit that KVM ignores is found here, not by a guest that crashes. */
@@ -269,6 +267,8 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
     if (mk_vcpu_set_sregs(c, want) < 0 || mk_vcpu_get_sregs(c, &have) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the start state", vm->name,
                              c->cpu.index);
+    if (want->cr0 & ~have.cr0 & MK_CR0_PG)
+        return mk_vm_no_paging(vm, err);
     if (have.cr0 != want->cr0 || have.cr4 != want->cr4 || have.efer != want->efer)
         return mk_fail(err, ENOTSUP,
                        "vm \"%s\": KVM changed control registers: CR0 0x%llx to "

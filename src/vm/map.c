@@ -42,15 +42,10 @@ static bool is_new(const struct mk_vm *vm)
     return !entered && vm->state == MK_VM_IDLE;
 }
 
-/* Slots of the paging assist are over host memory, too. */
+/* After a reset that failed there is nothing that has slots. */
 static int renew_slots(struct mk_vm *vm, struct mk_err *err)
 {
-    struct mk_shadow *shadow = &vm->assist.shadow;
-    struct mk_mem *mem = &vm->m.mem;
-    if (vm->m.fd < 0) /* after a reset that failed */
-        return 0;
-    return shadow->on ? mk_shadow_rebuild(shadow, mem, vm->m.fd, err)
-                      : mk_mem_register(mem, vm->m.fd, err);
+    return vm->m.fd < 0 ? 0 : mk_vm_register_slots(vm, err);
 }
 
 struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int fd,
@@ -76,14 +71,10 @@ struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int 
 
 int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err)
 {
-    struct mk_shadow *shadow = &vm->assist.shadow;
     uint32_t slot = region->slot;
     bool tables = region->in_tables && is_new(vm);
     mk_vm_join(vm);
-    if (shadow->on)
-        mk_shadow_remove_slots(shadow, &vm->m.mem, vm->m.fd);
-    else
-        mk_mem_slot(&vm->m.mem, vm->m.fd, &(struct mk_slot){ .number = slot });
+    mk_vm_remove_slot(vm, slot);
     if (region->kind != MK_SHARED)
         forget_copy(vm);
     mk_mem_remove(&vm->m.mem, region);

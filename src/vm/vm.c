@@ -97,7 +97,6 @@ static void init_config(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->m.fd = -1;
     vm->m.unhandled_fault = config->unhandled_fault;
     pthread_mutex_init(&vm->lock, NULL);
-    mk_assist_reset(&vm->assist);
 }
 
 /* What its parts tell the VM. */
@@ -172,7 +171,7 @@ void mk_vm_close(struct mk_vm *vm)
     mk_vm_free_cpus(vm);
     mk_mem_close(&vm->m.mem);
     mk_ram_unref(vm->base);
-    mk_assist_reset(&vm->assist);
+    mk_vm_free_assist(vm);
     pthread_mutex_destroy(&vm->lock);
     mk_io_unref();
 }
@@ -188,7 +187,7 @@ static int reset(struct mk_vm *vm, struct mk_err *err)
     mk_ram_unref(vm->base);
     vm->base = NULL;
     mk_devs_reset(&vm->devices);
-    mk_assist_reset(&vm->assist);
+    mk_vm_reset_assist(vm);
     vm->state = MK_VM_IDLE;
     if (open_hardware(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0)
         return -1;

@@ -21,7 +21,6 @@
 #include "vm/loop.h"
 #include "vm/machine.h"
 #include "x86/mode.h"
-#include "x86/weak/assist.h"
 
 struct kvm_cpuid2;
 
@@ -101,7 +100,6 @@ struct mk_vm {
     struct mk_pit pit;
     struct mk_i8042 keyboard;
     struct mk_pci pci;
-    struct mk_assist assist;
     struct mk_ram *base; /* what RAM was a copy of, but for pages written since; NULL: none */
     struct mk_mapping mapping;
     struct mk_places places;                 /* of the tables of the mode */
@@ -256,6 +254,26 @@ int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err);
 /* vCPUs are new: gives them the assist, where there is one. */
 void mk_vm_attach_assist(struct mk_vm *vm);
+/* For the rest of the VM and for snapshots (assist.c): the KVM VM is new, or gone. */
+void mk_vm_reset_assist(struct mk_vm *vm);
+void mk_vm_free_assist(struct mk_vm *vm);
+/* Paging that KVM does not do: whether it is done for it; it begins or goes on with these
+ * registers, of which KVM is to have what then is left, and a write that is still due, if not NULL;
+ * that write; it ends; -1 with *err, because nobody does it. */
+bool mk_vm_assists_paging(const struct mk_vm *vm);
+int mk_vm_set_paging(struct mk_vm *vm, struct kvm_sregs *sregs, const struct mk_deferred_write *due,
+                     struct mk_err *err);
+struct mk_deferred_write mk_vm_deferred_write(const struct mk_vm *vm);
+int mk_vm_end_paging(struct mk_vm *vm, struct mk_err *err);
+int mk_vm_no_paging(const struct mk_vm *vm, struct mk_err *err);
+/* What this build lacks that the host needs, as a remedy; NULL: nothing. */
+const char *mk_vm_missing_assist(void);
+/* Memory slots: made for the list of regions; the one of a region goes; KVM logs writes from now
+ * on; what it logged is noted in mem. */
+int mk_vm_register_slots(struct mk_vm *vm, struct mk_err *err);
+void mk_vm_remove_slot(struct mk_vm *vm, uint32_t slot);
+int mk_vm_log_writes(struct mk_vm *vm, struct mk_err *err);
+int mk_vm_sync_log(struct mk_vm *vm, struct mk_err *err);
 int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
                      struct mk_err *err);
 

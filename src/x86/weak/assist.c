@@ -2,8 +2,10 @@
 #include "x86/weak/assist.h"
 
 #include "x86/mode.h"
+#include "x86/weak/shadow.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { NP = 11, SS_FAULT = 12, GP = 13, PF = 14 };
@@ -17,25 +19,36 @@ enum { NP = 11, SS_FAULT = 12, GP = 13, PF = 14 };
 #define INTERRUPT_GATE 6 /* bit 0: trap gate; bit 3: of 32 or 64 bits */
 #define LONGEST_INSTRUCTION 15
 
+struct weak {
+    struct mk_assist assist; /* first */
+    struct mk_shadow shadow;
+    struct mk_deferred_write deferred;
+};
+
+static struct weak *weak_of(const struct mk_vcpu *c)
+{
+    return (struct weak *)c->assist;
+}
+
 /* The vCPU at an exit, with its registers as the guest set them. Nothing is changed until
  * commit(). */
 struct access {
     struct mk_vcpu *c;
-    struct mk_assist *a;
+    struct weak *a;
     struct kvm_sync_regs s;
     uint64_t mask; /* of a linear address and RIP in this mode */
 };
 
 static void show_sregs(const struct mk_vcpu *c, struct kvm_sregs *s)
 {
-    const struct mk_assist *a = c->assist_ctx;
+    const struct weak *a = weak_of(c);
     if (a->shadow.on)
         s->cr0 |= MK_CR0_PG;
 }
 
 static void hide_sregs(const struct mk_vcpu *c, struct kvm_sregs *s)
 {
-    const struct mk_assist *a = c->assist_ctx;
+    const struct weak *a = weak_of(c);
     if (a->shadow.on)
         s->cr0 &= ~(uint64_t)MK_CR0_PG;
 }
@@ -43,7 +56,7 @@ static void hide_sregs(const struct mk_vcpu *c, struct kvm_sregs *s)
 static bool begin(struct access *x, struct mk_vcpu *c)
 {
     x->c = c;
-    x->a = c->assist_ctx;
+    x->a = weak_of(c);
     if (mk_vcpu_get_state(c, &x->s) < 0)
         return false;
     show_sregs(c, &x->s.sregs);
@@ -91,16 +104,10 @@ static bool copy(const struct access *x, uint64_t linear, void *data, size_t len
 
 /* --- paging --- */
 
-void mk_assist_reset(struct mk_assist *a)
+static int start_paging(struct weak *a, const struct mk_mem *mem, int vm_fd,
+                        const struct kvm_sregs *s, struct mk_err *err)
 {
-    mk_shadow_reset(&a->shadow);
-    a->deferred.pending = false;
-}
-
-int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
-                     const struct kvm_sregs *s, struct mk_err *err)
-{
-    if (!a->alone)
+    if (!a->assist.alone)
         return mk_fail(err, ENOTSUP,
                        "this KVM does not run 32-bit paging, and the assist does it for VMs of one "
                        "vCPU only");
@@ -114,18 +121,18 @@ int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
 /* Returns true when the slots are others than before. */
 static bool follow(struct mk_vcpu *c, const struct kvm_sregs *s)
 {
-    struct mk_assist *a = c->assist_ctx;
+    struct weak *a = weak_of(c);
     struct mk_err err;
     if (!(s->cr4 & MK_CR4_PAE) && !mk_shadow_stale(&a->shadow, c->mem, s->cr3, s->cr4 & MK_CR4_PSE))
         return false;
-    if (mk_assist_paging(a, c->mem, c->vm_fd, s, &err) < 0)
+    if (start_paging(a, c->mem, c->vm_fd, s, &err) < 0)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s", err.text);
     return true;
 }
 
 static void follow_tables(struct mk_vcpu *c)
 {
-    struct mk_assist *a = c->assist_ctx;
+    struct weak *a = weak_of(c);
     struct kvm_sync_regs s;
     if (a->shadow.on && mk_vcpu_get_state(c, &s) == 0 && follow(c, &s.sregs))
         c->counters.assists++;
@@ -176,7 +183,7 @@ static bool serve_mmio(struct mk_vcpu *c)
 {
     struct access x;
     struct kvm_run *run = c->run;
-    const struct mk_assist *a = c->assist_ctx;
+    const struct weak *a = weak_of(c);
     if (!a->shadow.on || !begin(&x, c))
         return false;
     uint64_t linear = run->mmio.phys_addr;
@@ -200,7 +207,7 @@ static bool serve_mmio(struct mk_vcpu *c)
 static uint64_t physical_address(struct mk_vcpu *c, uint64_t address)
 {
     struct kvm_sync_regs s;
-    const struct mk_assist *a = c->assist_ctx;
+    const struct weak *a = weak_of(c);
     if (!a->shadow.on || mk_vcpu_get_state(c, &s) < 0)
         return address;
     show_sregs(c, &s.sregs);
@@ -239,7 +246,7 @@ static bool serve_shutdown(struct mk_vcpu *c)
     s->cr0 = (value & ~MK_CR0_PG) | MK_CR0_ET;
     x.s.regs.rip += 3;
     clear_exception(&x);
-    if (mk_assist_paging(x.a, c->mem, c->vm_fd, s, &err) < 0)
+    if (start_paging(x.a, c->mem, c->vm_fd, s, &err) < 0)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s", err.text);
     c->counters.assists++;
     return commit(&x);
@@ -474,7 +481,72 @@ static bool serve_failure(struct mk_vcpu *c)
     return true;
 }
 
-const struct mk_assist_ops mk_assist_ops = {
+/* --- the VM --- */
+
+static bool is_paging(const struct mk_assist *a)
+{
+    return ((const struct weak *)a)->shadow.on;
+}
+
+static int set_paging(struct mk_assist *assist, const struct mk_mem *mem, int vm_fd,
+                      const struct kvm_sregs *s, const struct mk_deferred_write *due,
+                      struct mk_err *err)
+{
+    struct weak *a = (struct weak *)assist;
+    if (due)
+        a->deferred = *due;
+    if (a->shadow.on && !mk_shadow_stale(&a->shadow, mem, s->cr3, s->cr4 & MK_CR4_PSE))
+        return 0;
+    return start_paging(a, mem, vm_fd, s, err);
+}
+
+static int end_paging(struct mk_assist *assist, struct mk_mem *mem, int vm_fd, struct mk_err *err)
+{
+    struct weak *a = (struct weak *)assist;
+    a->deferred.pending = false;
+    return mk_shadow_disable(&a->shadow, mem, vm_fd, err);
+}
+
+static void save(const struct mk_assist *a, struct mk_deferred_write *due)
+{
+    *due = ((const struct weak *)a)->deferred;
+}
+
+static void remove_slots(struct mk_assist *a, const struct mk_mem *mem, int vm_fd)
+{
+    mk_shadow_remove_slots(&((struct weak *)a)->shadow, mem, vm_fd);
+}
+
+static int rebuild_slots(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
+                         struct mk_err *err)
+{
+    return mk_shadow_rebuild(&((struct weak *)a)->shadow, mem, vm_fd, err);
+}
+
+static int log_slots(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd)
+{
+    return mk_shadow_register(&((const struct weak *)a)->shadow, mem, vm_fd);
+}
+
+static int sync_log(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd)
+{
+    return mk_shadow_sync_log(&((const struct weak *)a)->shadow, mem, vm_fd);
+}
+
+static void reset(struct mk_assist *assist)
+{
+    struct weak *a = (struct weak *)assist;
+    mk_shadow_reset(&a->shadow);
+    a->deferred.pending = false;
+}
+
+static void free_all(struct mk_assist *a)
+{
+    reset(a);
+    free(a);
+}
+
+static const struct mk_assist_ops ops = {
     .failure = serve_failure,
     .mmio = serve_mmio,
     .shutdown = serve_shutdown,
@@ -482,4 +554,28 @@ const struct mk_assist_ops mk_assist_ops = {
     .address = physical_address,
     .show_sregs = show_sregs,
     .hide_sregs = hide_sregs,
+    .is_paging = is_paging,
+    .set_paging = set_paging,
+    .end_paging = end_paging,
+    .save = save,
+    .remove_slots = remove_slots,
+    .rebuild_slots = rebuild_slots,
+    .log_slots = log_slots,
+    .sync_log = sync_log,
+    .reset = reset,
+    .free = free_all,
 };
+
+struct mk_assist *mk_assist_new(void)
+{
+    struct weak *a = calloc(1, sizeof(*a));
+    if (!a)
+        return NULL;
+    a->assist.ops = &ops;
+    return &a->assist;
+}
+
+const char *mk_assist_missing(void)
+{
+    return NULL;
+}

@@ -15,29 +15,11 @@
 #define MK_ASSIST_H
 
 #include "kvm/vcpu.h"
-#include "x86/weak/shadow.h"
 
-/* A write that faulted: made up for when the handler returns to where it was. */
-struct mk_deferred_write {
-    bool pending;
-    uint64_t linear, rip;
-    uint32_t length;
-    uint8_t data[8];
-};
-
-struct mk_assist {
-    struct mk_shadow shadow;
-    bool alone; /* the VM has one vCPU */
-    struct mk_deferred_write deferred;
-};
-
-/* For mk_vcpu.assist; assist_ctx is the VM's struct mk_assist. */
-extern const struct mk_assist_ops mk_assist_ops;
-
-/* The VM's KVM half is new. */
-void mk_assist_reset(struct mk_assist *a);
-/* Paging begins, or goes on, with these control registers. */
-int mk_assist_paging(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
-                     const struct kvm_sregs *s, struct mk_err *err);
+/* For struct mk_machine and its vCPUs. NULL when memory ran out, and in a build that leaves all
+ * this out (none.c). */
+struct mk_assist *mk_assist_new(void);
+/* What is missing in this build for a host that needs it, as a remedy; NULL: nothing. */
+const char *mk_assist_missing(void);
 
 #endif

@@ -1,6 +1,8 @@
 /* probe.c - see probe.h. The probe guests run in one page, in 32-bit protected mode. */
 #include "x86/weak/probe.h"
 
+#include "x86/host.h"
+
 #include <errno.h>
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -185,19 +187,12 @@ static int ask_alone(const struct mk_kvm *kvm, struct mk_err *err)
     return rc;
 }
 
-/* Hardware virtualization does all of it; any other KVM is asked. */
-static bool is_hardware(void)
-{
-    const char *host = mk_host_kind();
-    return strcmp(host, "vmx") == 0 || strcmp(host, "svm") == 0;
-}
-
 int mk_native_probe(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, unsigned spare,
                     uint8_t *page, struct mk_err *err)
 {
     int rc = 0;
     pthread_mutex_lock(&answers.lock);
-    if (is_hardware())
+    if (mk_host_is_stock())
         *out = (struct mk_native){ true, true, true };
     else {
         if (!answers.know_native)
@@ -210,85 +205,19 @@ int mk_native_probe(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, 
     return rc;
 }
 
-/* --- the report for scripts --- */
-
-static const char *word(bool native)
-{
-    return native ? "native" : "assist";
-}
-
-/* All answers; a VM is made for them when one is not known. */
-static int find_all(struct mk_native *native, bool *cpuid, const struct mk_kvm *kvm,
-                    struct mk_err *err)
+int mk_native_probe_all(struct mk_native *native, enum mk_cpuid_kind *cpuid,
+                        const struct mk_kvm *kvm, struct mk_err *err)
 {
     int rc = 0;
     *native = (struct mk_native){ true, true, true };
-    *cpuid = true;
-    if (is_hardware())
+    *cpuid = MK_CPUID_SHAPED;
+    if (mk_host_is_stock())
         return 0;
     pthread_mutex_lock(&answers.lock);
     if (!answers.know_native || !answers.know_cpuid)
         rc = ask_alone(kvm, err);
     *native = answers.native;
-    *cpuid = answers.cpuid;
+    *cpuid = answers.cpuid ? MK_CPUID_SHAPED : MK_CPUID_HOST;
     pthread_mutex_unlock(&answers.lock);
     return rc;
-}
-
-static void read_caps(struct mk_probe *out, const struct mk_kvm *kvm)
-{
-    static const struct {
-        const char *name;
-        int number;
-    } caps[] = { { "immediate_exit", KVM_CAP_IMMEDIATE_EXIT },
-                 { "coalesced_pio", KVM_CAP_COALESCED_PIO },
-                 { "sync_regs", KVM_CAP_SYNC_REGS },
-                 { "ioeventfd", KVM_CAP_IOEVENTFD },
-                 { "readonly_mem", KVM_CAP_READONLY_MEM },
-                 { "user_space_msr", KVM_CAP_X86_USER_SPACE_MSR },
-                 { "msr_filter", KVM_CAP_X86_MSR_FILTER },
-                 { "xsave", KVM_CAP_XSAVE },
-                 { "vcpu_events", KVM_CAP_VCPU_EVENTS } };
-    _Static_assert(MK_COUNT(caps) <= MK_PROBE_CAPS, "room for all capabilities");
-    for (size_t i = 0; i < MK_COUNT(caps); i++) {
-        out->caps[i].name = caps[i].name;
-        out->caps[i].present = mk_kvm_capability(kvm, caps[i].number) > 0;
-    }
-    out->cap_count = MK_COUNT(caps);
-}
-
-/* The module that serves /dev/kvm. */
-const char *mk_host_kind(void)
-{
-    static const char *const kinds[][2] = { { "/sys/module/kvm_pvm", "pvm" },
-                                            { "/sys/module/kvm_intel", "vmx" },
-                                            { "/sys/module/kvm_amd", "svm" } };
-    for (size_t i = 0; i < MK_COUNT(kinds); i++)
-        if (access(kinds[i][0], F_OK) == 0)
-            return kinds[i][1];
-    return "unknown";
-}
-
-void mk_probe(struct mk_probe *out)
-{
-    struct mk_kvm kvm;
-    struct mk_native native;
-    bool cpuid;
-    *out = (struct mk_probe){ .host = mk_host_kind(),
-                              .paging32 = "unknown",
-                              .int_n = "unknown",
-                              .iret = "unknown",
-                              .cpuid = "unknown" };
-    if (mk_kvm_open(&kvm, &out->err) < 0)
-        return;
-    out->api = KVM_API_VERSION;
-    read_caps(out, &kvm);
-    out->ok = find_all(&native, &cpuid, &kvm, &out->err) == 0;
-    if (out->ok) {
-        out->paging32 = word(native.paging32);
-        out->int_n = word(native.int_n);
-        out->iret = word(native.iret);
-        out->cpuid = cpuid ? "shaped" : "host";
-    }
-    mk_kvm_close(&kvm);
 }
