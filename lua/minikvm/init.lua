@@ -12,7 +12,8 @@ require "minikvm.vm"
 -- of them is called first, and takes the place of what stands there until then.
 for kind, late in pairs{
   vm = { "vm.snapshot", "snapshot", "restore", "fork" },
-  memory = { "vm.memory", "map" },
+  memory = { "vm.memory", "map", "hexdump" },
+  vmfiles = { "vm.files", "open" },
   cpuid = { "vm.cpuid", "get", "set", "has", "hide", "vendor" },
   cpu = { "vm.cpu", "regs", "sregs", "set_sregs", "walk", "disassemble" },
   ports = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source", "match", "doorbell" },

@@ -106,21 +106,12 @@ struct mk_policy *mk_files_field(lua_State *L, int options)
 
 /* --- policies --- */
 
-static uint64_t limit_field(lua_State *L, const char *key, uint64_t absent)
-{
-    uint64_t value = absent;
-    if (lua_getfield(L, 1, key) != LUA_TNIL)
-        value = (uint64_t)lua_tointeger(L, -1);
-    lua_pop(L, 1);
-    return value;
-}
-
 static void set_limits(lua_State *L, struct mk_file_limits *limits)
 {
-    limits->open = (unsigned)limit_field(L, "max_open", limits->open);
-    limits->bytes = limit_field(L, "max_bytes", limits->bytes);
-    limits->file = limit_field(L, "max_file", limits->file);
-    limits->files = limit_field(L, "max_files", limits->files);
+    limits->open = (unsigned)mk_integer_field(L, 1, "max_open", limits->open);
+    limits->bytes = (uint64_t)mk_integer_field(L, 1, "max_bytes", (lua_Integer)limits->bytes);
+    limits->file = (uint64_t)mk_integer_field(L, 1, "max_file", (lua_Integer)limits->file);
+    limits->files = (uint64_t)mk_integer_field(L, 1, "max_files", (lua_Integer)limits->files);
 }
 
 static int add_rules(lua_State *L, struct mk_policy *p, struct mk_err *err)
@@ -140,15 +131,6 @@ static int add_rules(lua_State *L, struct mk_policy *p, struct mk_err *err)
     return rc;
 }
 
-/* A string of table 1 that lives as long as the table; NULL when it has none. */
-static const char *text_field(lua_State *L, const char *key)
-{
-    lua_getfield(L, 1, key);
-    const char *text = lua_tostring(L, -1);
-    lua_pop(L, 1);
-    return text;
-}
-
 /* new_files(options) -> policy | nil, text, name */
 static int new_files(lua_State *L)
 {
@@ -156,13 +138,12 @@ static int new_files(lua_State *L)
     struct files *f = lua_newuserdatauv(L, sizeof(*f), 1);
     f->policy = NULL;
     luaL_setmetatable(L, MK_FILES);
-    f->policy = mk_policy_new(text_field(L, "root"), text_field(L, "private"), &err);
+    f->policy = mk_policy_new(mk_string_field(L, 1, "root", NULL),
+                              mk_string_field(L, 1, "private", NULL), &err);
     if (!f->policy)
         return mk_push_err(L, &err);
     set_limits(L, &f->policy->limits);
-    lua_getfield(L, 1, "audit");
-    f->policy->audit = lua_toboolean(L, -1);
-    lua_pop(L, 1);
+    f->policy->audit = mk_true_field(L, 1, "audit");
     if (add_rules(L, f->policy, &err) < 0)
         return mk_push_err(L, &err);
     lua_getfield(L, 1, "decide");
@@ -186,12 +167,6 @@ static int files_tostring(lua_State *L)
     return 1;
 }
 
-static int is_files(lua_State *L)
-{
-    lua_pushboolean(L, luaL_testudata(L, 1, MK_FILES) != NULL);
-    return 1;
-}
-
 /* --- vm.files --- */
 
 static struct mk_fsbox *check_box(lua_State *L)
@@ -202,20 +177,14 @@ static struct mk_fsbox *check_box(lua_State *L)
 static void push_entry(lua_State *L, const struct mk_file_entry *e)
 {
     lua_createtable(L, 0, 6);
-    lua_pushstring(L, e->op);
-    lua_setfield(L, -2, "op");
+    mk_set_string(L, "op", e->op);
     lua_pushlstring(L, e->name, e->name_length);
     lua_setfield(L, -2, "name");
-    lua_pushstring(L, e->verdict);
-    lua_setfield(L, -2, "verdict");
-    lua_pushinteger(L, (lua_Integer)e->bytes);
-    lua_setfield(L, -2, "bytes");
-    lua_pushinteger(L, (lua_Integer)e->times);
-    lua_setfield(L, -2, "times");
-    if (e->error) {
-        lua_pushstring(L, mk_err_name(e->error));
-        lua_setfield(L, -2, "error");
-    }
+    mk_set_string(L, "verdict", e->verdict);
+    mk_set_integer(L, "bytes", e->bytes);
+    mk_set_integer(L, "times", e->times);
+    if (e->error)
+        mk_set_string(L, "error", mk_err_name(e->error));
 }
 
 /* files:audit() -> list of { op=, name=, verdict=, bytes=, times=, error= }, the oldest first, and
@@ -251,19 +220,16 @@ static int files_directory(lua_State *L)
 static int files_usage(lua_State *L)
 {
     struct mk_fsbox *box = check_box(L);
-    lua_Integer open = 0;
+    unsigned open = 0;
     pthread_mutex_lock(&box->lock);
     for (unsigned i = 0; i < MK_FILES_OPEN; i++)
         open += box->slot[i].node != NULL;
-    lua_Integer bytes = (lua_Integer)box->bytes, files = (lua_Integer)box->files;
+    uint64_t bytes = box->bytes, files = box->files;
     pthread_mutex_unlock(&box->lock);
     lua_createtable(L, 0, 3);
-    lua_pushinteger(L, open);
-    lua_setfield(L, -2, "open");
-    lua_pushinteger(L, bytes);
-    lua_setfield(L, -2, "bytes");
-    lua_pushinteger(L, files);
-    lua_setfield(L, -2, "files");
+    mk_set_integer(L, "open", open);
+    mk_set_integer(L, "bytes", bytes);
+    mk_set_integer(L, "files", files);
     return 1;
 }
 
@@ -283,28 +249,6 @@ static int push_done(lua_State *L, int64_t rc, const char *what)
     return mk_push_err(L, &err);
 }
 
-static unsigned check_mode(lua_State *L, int index)
-{
-    static const struct {
-        const char *name;
-        unsigned flags;
-    } modes[] = { { "r", MK_FILE_READ },
-                  { "w", MK_FILE_WRITE | MK_FILE_TRUNC },
-                  { "a", MK_FILE_WRITE | MK_FILE_APPEND },
-                  { "r+", MK_FILE_READ | MK_FILE_WRITE },
-                  { "w+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_TRUNC },
-                  { "a+", MK_FILE_READ | MK_FILE_WRITE | MK_FILE_APPEND } };
-    if (lua_isinteger(L, index))
-        return (unsigned)lua_tointeger(L, index);
-    const char *name = luaL_optstring(L, index, "r");
-    for (size_t i = 0; i < MK_COUNT(modes); i++)
-        if (strcmp(modes[i].name, name) == 0)
-            return modes[i].flags;
-    return (unsigned)luaL_argerror(L, index,
-                                   "a mode is r, w, a, r+, w+, a+, or flags of the file "
-                                   "port");
-}
-
 /* A descriptor of the VM's; -1, which is none, for a number that cannot be one. */
 static int32_t check_fd(lua_State *L, int index)
 {
@@ -312,13 +256,13 @@ static int32_t check_fd(lua_State *L, int index)
     return fd < 0 || fd > INT32_MAX ? -1 : (int32_t)fd;
 }
 
-/* files:open(name [, mode]) -> descriptor */
+/* files_open(files, name, flags of the file port) -> descriptor */
 static int files_open(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_VM_FILES);
     size_t length;
     const char *name = luaL_checklstring(L, 2, &length);
-    unsigned flags = check_mode(L, 3);
+    unsigned flags = (unsigned)luaL_checkinteger(L, 3);
     lua_State *outer = v->opener;
     lua_settop(L, 3);
     v->opener = L;
@@ -380,14 +324,12 @@ void mk_open_files(lua_State *L)
                                      { NULL, NULL } };
     static const luaL_Reg methods[] = { { "close", files_close }, { NULL, NULL } };
     static const luaL_Reg vm_methods[] = {
-        { "audit", files_audit },     { "directory", files_directory },
-        { "usage", files_usage },     { "open", files_open },
-        { "read", files_read },       { "write", files_write },
-        { "seek", files_seek },       { "size", files_size },
-        { "close", files_close_one }, { NULL, NULL }
+        { "audit", files_audit }, { "directory", files_directory }, { "usage", files_usage },
+        { "read", files_read },   { "write", files_write },         { "seek", files_seek },
+        { "size", files_size },   { "close", files_close_one },     { NULL, NULL }
     };
     static const luaL_Reg core[] = { { "new_files", new_files },
-                                     { "is_files", is_files },
+                                     { "files_open", files_open },
                                      { NULL, NULL } };
     mk_new_type(L, MK_FILES, meta, methods);
     mk_new_type(L, MK_VM_FILES, NULL, vm_methods);

@@ -1,7 +1,6 @@
 /* memory.c - vm.memory: guest RAM by guest-physical address. What Lua gets is a copy. */
 #include "lua/core.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static void no_memory(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
@@ -183,40 +182,6 @@ static int memory_find(lua_State *L)
     return 1;
 }
 
-static void hexdump_line(luaL_Buffer *b, uint64_t address, const uint8_t *at, size_t length)
-{
-    char line[100];
-    int used = snprintf(line, sizeof(line), "%08llx ", (unsigned long long)address);
-    for (size_t i = 0; i < 16; i++)
-        used += snprintf(line + used, sizeof(line) - (size_t)used, i < length ? " %02x" : "   ",
-                         i < length ? at[i] : 0);
-    line[used++] = ' ';
-    line[used++] = ' ';
-    for (size_t i = 0; i < length; i++)
-        line[used++] = at[i] >= 32 && at[i] < 127 ? (char)at[i] : '.';
-    line[used++] = '\n';
-    luaL_addlstring(b, line, (size_t)used);
-}
-
-/* memory:hexdump(address, length) -> lines of 16 bytes */
-static int memory_hexdump(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
-    lua_Integer address = luaL_checkinteger(L, 2), length = luaL_checkinteger(L, 3);
-    const struct mk_mem *mem = check_range(L, v, address, length, false);
-    luaL_Buffer b;
-    luaL_buffinit(L, &b);
-    for (lua_Integer i = 0; i < length; i += 16) {
-        size_t n = length - i < 16 ? (size_t)(length - i) : 16;
-        uint8_t line[16];
-        if (!mk_mem_read(mem, (uint64_t)(address + i), line, n))
-            no_memory(L, v, address, length);
-        hexdump_line(&b, (uint64_t)(address + i), line, n);
-    }
-    luaL_pushresult(&b);
-    return 1;
-}
-
 static int memory_size(lua_State *L)
 {
     lua_pushinteger(L, (lua_Integer)mk_check_child(L, 1, MK_MEMORY)->vm.m.mem.size);
@@ -226,11 +191,16 @@ static int memory_size(lua_State *L)
 void mk_open_memory(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__len", memory_size }, { NULL, NULL } };
-    static const luaL_Reg methods[] = {
-        { "read", memory_read },       { "write", memory_write }, { "u8", memory_u8 },
-        { "u16", memory_u16 },         { "u32", memory_u32 },     { "u64", memory_u64 },
-        { "cstring", memory_cstring }, { "fill", memory_fill },   { "find", memory_find },
-        { "hexdump", memory_hexdump }, { "size", memory_size },   { NULL, NULL }
-    };
+    static const luaL_Reg methods[] = { { "read", memory_read },
+                                        { "write", memory_write },
+                                        { "u8", memory_u8 },
+                                        { "u16", memory_u16 },
+                                        { "u32", memory_u32 },
+                                        { "u64", memory_u64 },
+                                        { "cstring", memory_cstring },
+                                        { "fill", memory_fill },
+                                        { "find", memory_find },
+                                        { "size", memory_size },
+                                        { NULL, NULL } };
     mk_new_type(L, MK_MEMORY, meta, methods);
 }

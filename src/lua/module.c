@@ -76,17 +76,12 @@ static int probe(lua_State *L)
     lua_createtable(L, 0, 10);
     lua_pushboolean(L, p.ok);
     lua_setfield(L, -2, "ok");
-    const char *const texts[][2] = { { "host", p.host },
-                                     { "paging32", p.paging32 },
-                                     { "int_n", p.int_n },
-                                     { "iret", p.iret },
-                                     { "cpuid", p.cpuid } };
-    for (size_t i = 0; i < MK_COUNT(texts); i++) {
-        lua_pushstring(L, texts[i][1]);
-        lua_setfield(L, -2, texts[i][0]);
-    }
-    lua_pushinteger(L, p.api);
-    lua_setfield(L, -2, "api");
+    mk_set_string(L, "host", p.host);
+    mk_set_string(L, "paging32", p.paging32);
+    mk_set_string(L, "int_n", p.int_n);
+    mk_set_string(L, "iret", p.iret);
+    mk_set_string(L, "cpuid", p.cpuid);
+    mk_set_integer(L, "api", (uint64_t)p.api);
     lua_newtable(L);
     for (size_t i = 0; i < p.cap_count; i++) {
         lua_pushboolean(L, p.caps[i].present);
@@ -94,10 +89,8 @@ static int probe(lua_State *L)
     }
     lua_setfield(L, -2, "caps");
     if (!p.ok) {
-        lua_pushstring(L, p.err.text);
-        lua_setfield(L, -2, "why");
-        lua_pushstring(L, mk_err_name(p.err.code));
-        lua_setfield(L, -2, "code");
+        mk_set_string(L, "why", p.err.text);
+        mk_set_string(L, "code", mk_err_name(p.err.code));
     }
     return 1;
 }

@@ -47,6 +47,7 @@ end
 ---@param fn fun(argument: integer, cpu: integer): integer?
 ---@return minikvm.handle
 function hypercalls:define(number, name, fn)
+  options.self("hypercalls:define", self, "minikvm.hypercalls")
   expect("define", 2, "string", name)
   number = check(self, "define", number, fn, 3)
   options.argument("hypercalls:define", "name", name, "text")

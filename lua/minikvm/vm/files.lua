@@ -1,5 +1,6 @@
 -- files.lua - file policies: which files a VM may use, on top of the core (src/lua/files.c).
 
+local abi = require "minikvm.abi"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 
@@ -13,6 +14,29 @@ local M = {}
 ---  times: integer, error: string? }[], integer  the log, oldest first; how many entries it lost
 ---@field directory fun(self): string?  the private directory; nil while it was not needed
 ---@field usage fun(self): { open: integer, bytes: integer, files: integer }
+
+local vm_files = core.methods "minikvm.vmfiles"
+
+local READ <const>, WRITE <const> = abi.FILE_READ, abi.FILE_WRITE
+local MODES <const> = {
+  r = READ, w = WRITE | abi.FILE_TRUNC, a = WRITE | abi.FILE_APPEND, ["r+"] = READ | WRITE,
+  ["w+"] = READ | WRITE | abi.FILE_TRUNC, ["a+"] = READ | WRITE | abi.FILE_APPEND,
+}
+
+---Opens a file as the guest would.
+---@param name string
+---@param mode? string|integer  "r" (the default), "w", "a", "r+", "w+", "a+", or flags of the file
+---  port
+---@return integer? descriptor
+---@return string? why
+---@return string? code
+function vm_files:open(name, mode)
+  local flags = math.type(mode) == "integer" and mode or MODES[mode == nil and "r" or mode]
+  if not flags then
+    core.blame "bad argument #2 to 'open' (a mode is r, w, a, r+, w+, a+, or flags of the file port)"
+  end
+  return core.files_open(self, name, flags)
+end
 
 local VERDICTS <const> = { "deny", "ro", "cow", "rw", "shared-rw" }
 
@@ -108,7 +132,7 @@ end
 
 ---For the option `files` of kvm.vm.
 function M.check(value)
-  if core.is_files(value) then return value end
+  if core.kind(value) == "minikvm.files" then return value end
   return nil, ("expected a file policy, as kvm.files{} makes it, got a %s"):format(type(value))
 end
 

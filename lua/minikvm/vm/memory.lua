@@ -1,5 +1,5 @@
 -- memory.lua - vm.memory:map: RAM outside RAM, ROM, and files that others see too, on top of the
--- core's function (src/lua/map.c).
+-- core's function (src/lua/map.c); memory:hexdump.
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
@@ -62,6 +62,26 @@ function memory:map(opts)
     core.blame(("%s: %s"):format(WHERE, why))
   end
   return handle, why, code
+end
+
+local function hexdump_line(at, bytes)
+  local hex = bytes:gsub(".", function(b) return (" %02x"):format(b:byte()) end)
+  return ("%08x %-48s  %s\n"):format(at, hex, (bytes:gsub("[^ -~]", ".")))
+end
+
+---Bytes as lines of 16.
+---@param from integer
+---@param length integer
+---@return string
+function memory:hexdump(from, length)
+  options.self("memory:hexdump", self, "minikvm.memory")
+  options.argument("memory:hexdump", "from", from, "integer")
+  options.argument("memory:hexdump", "length", length, "integer")
+  local bytes, lines = self:read(from, length), {}
+  for i = 1, length, 16 do
+    lines[#lines + 1] = hexdump_line(from + i - 1, bytes:sub(i, math.min(i + 15, length)))
+  end
+  return table.concat(lines)
 end
 
 return memory
