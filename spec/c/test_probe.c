@@ -1,9 +1,8 @@
 /* test_probe.c - what the host's KVM can do: the answers are right among signals, and found once.
  * The file is taken in, with other names for what it exports, to put a question of the test's own.
  */
-#define mk_probe tested_probe
-#define mk_host_kind tested_host_kind
-#define mk_native_probe tested_native_find
+#define mk_native_probe tested_native_probe
+#define mk_native_probe_all tested_native_probe_all
 #include "x86/weak/probe.c"
 
 #include "tap.h"
@@ -34,11 +33,17 @@ static void interrupt_every(unsigned us)
 
 static int answer_bits(void)
 {
-    struct mk_probe p;
-    mk_probe(&p);
-    return !p.ok ? 0x80
-                 : (p.paging32[0] == 'n') << 0 | (p.int_n[0] == 'n') << 1 |
-                       (p.iret[0] == 'n') << 2 | (p.cpuid[0] == 's') << 3;
+    struct mk_kvm kvm;
+    struct mk_native native;
+    enum mk_cpuid_kind cpuid;
+    struct mk_err err;
+    if (mk_kvm_open(&kvm, &err) < 0)
+        return 0x80;
+    int rc = mk_native_probe_all(&native, &cpuid, &kvm, &err);
+    mk_kvm_close(&kvm);
+    return rc < 0 ? 0x80
+                  : native.paging32 << 0 | native.int_n << 1 | native.iret << 2 |
+                        (cpuid == MK_CPUID_SHAPED) << 3;
 }
 
 /* In a process that knows nothing yet. */
