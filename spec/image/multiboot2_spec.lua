@@ -91,6 +91,12 @@ describe("a Multiboot2 kernel", function()
     for _, absent in ipairs{ 5, 7, 8, 9, 10, 14, 15, 21 } do assert.is_nil(tags[absent]) end
   end)
 
+  it("finds the size of low memory where a BIOS has it, unless it lies there", function()
+    assert.same({ { at = 0x413, bytes = ("<I2"):pack(640) } }, fits(boot.multiboot2()).patches)
+    local low = boot.multiboot2{ boot.tag(2, 0, { boot.HEADER, 0, 0, 0 }), boot.tag(3, 0, { 0 }), END }
+    assert.same({}, fits(low).patches)
+  end)
+
   it("is told of ELF sections, and of those that it does not load itself where they are", function()
     local elf = make.bytes(make.elf(32))
     local source = make.source(boot.multiboot2_bytes(boot.multiboot2{ END }, elf))

@@ -155,7 +155,7 @@ function M.memory(made, source)
   function m.read(_, at, bytes)
     if at < 0 then at = at - M.HHDM end
     for _, p in ipairs(made.patches or {}) do
-      if p.at == at and bytes == 8 then return words{ p.value } end
+      if p.at == at and bytes == #p.bytes then return p.bytes end
     end
     local offset = at - made.info.at
     if offset >= 0 and offset < #made.info.bytes then

@@ -184,7 +184,7 @@ local function apply(vm, source, plan)
   end
   for _, z in ipairs(plan.zeros or {}) do check(source, core.image_zero(vm, z.at, z.bytes)) end
   for _, p in ipairs(plan.patches or {}) do
-    check(source, core.image_put(vm, p.at, ("<i8"):pack(p.value), 0, 8))
+    check(source, core.image_put(vm, p.at, p.bytes, 0, #p.bytes))
   end
 end
 

@@ -197,20 +197,20 @@ function M.stack_size(context)
   return math.max((size + PAGE - 1) & -PAGE, STACK_MIN)
 end
 
----The physical address of something in the kernel.
-local function physical(made, address)
-  return made.base + address - made.executable.low
+---A quadword over what was loaded of the kernel.
+local function patch(made, address, value)
+  return { at = made.base + address - made.executable.low, bytes = ("<i8"):pack(value) }
 end
 
 ---What relocations and the base revision change in the kernel.
 local function kernel_patches(made)
   local list, found = {}, made.limine
   for address, value in pairs(made.executable.words) do
-    list[#list + 1] = { at = physical(made, address), value = value }
+    list[#list + 1] = patch(made, address, value)
   end
   if found.base then
-    list[#list + 1] = { at = physical(made, found.base + 8), value = found.revision }
-    list[#list + 1] = { at = physical(made, found.base + 16), value = 0 } -- it is supported
+    list[#list + 1] = patch(made, found.base + 8, found.revision)
+    list[#list + 1] = patch(made, found.base + 16, 0) -- it is supported
   end
   return list
 end
@@ -218,7 +218,7 @@ end
 ---All answers as they are from a physical address on; what is to be changed in the kernel; the
 ---entry that it asks for.
 ---@return string bytes
----@return { at: integer, value: integer }[] patches
+---@return { at: integer, bytes: string }[] patches
 ---@return integer? entry
 function M.make(context, at)
   context.at, context.size, context.parts, context.line, context.entry = at, 0, {}, nil, nil
@@ -228,8 +228,8 @@ function M.make(context, at)
     local fields, revision
     if answer then fields, revision = answer(context, request) end
     if fields then
-      patches[#patches + 1] = { at = physical(context.made, request.address + RESPONSE),
-                                value = put(context, ("<i8"):pack(revision or 0) .. fields) }
+      local response = put(context, ("<i8"):pack(revision or 0) .. fields)
+      patches[#patches + 1] = patch(context.made, request.address + RESPONSE, response)
     end
   end
   return table.concat(context.parts), patches, context.entry

@@ -9,7 +9,7 @@ local planner = require "minikvm.image.plan"
 local M = {}
 
 -- Of VMs that are not told; the last for kernels that come with a boot loader's protocol.
-local RAM_REAL <const>, RAM_USUAL <const>, RAM_KERNEL <const> = 1 << 20, 4 << 20, 64 << 20
+local RAM_REAL <const>, RAM_USUAL <const>, RAM_KERNEL <const> = 1 << 20, 4 << 20, 256 << 20
 local MOST_GIB <const> = 64 -- that a VM can have
 
 local PROTECTED <const> = { multiboot = true, multiboot2 = true, pvh = true }

@@ -230,6 +230,7 @@ end
 function M.finish(source, want, made)
   place_modules(source, want, made)
   made.info = make_info(source, want, made)
+  made.patches = place.bios_data(want, made)
   made.regs = { eax = LOADER_MAGIC, ebx = made.info.at }
 end
 

@@ -284,6 +284,7 @@ end
 function M.finish(source, want, made)
   local info = require "minikvm.image.multiboot2_info"
   made.info = info.make(source, want, made)
+  made.patches = place.bios_data(want, made)
   made.regs = { eax = LOADER_MAGIC, ebx = made.info.at }
 end
 

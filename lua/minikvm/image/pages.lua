@@ -9,6 +9,7 @@ M.WRITE, M.NO_EXECUTE = 2, 1 << 63
 M.WRITE_COMBINING = 1 << 32 -- here: entry 5 of the PAT
 local PAT_SMALL <const>, PAT_LARGE <const>, PWT <const> = 1 << 7, 1 << 12, 1 << 3
 local ENTRIES <const> = 512
+local TABLE <const> = "<" .. ("i8"):rep(ENTRIES)
 
 ---@class minikvm.pages
 ---@field tables table<integer, integer>[]  entries by index; those of tables below are absent
@@ -79,10 +80,10 @@ function M.pack(pages, at)
   for number, entries in ipairs(pages.tables) do
     local list, links = {}, pages.links[number]
     for i = 0, ENTRIES - 1 do
-      local below = links[i] and (at + (links[i] - 1) * PAGE | PRESENT | M.WRITE)
-      list[i + 1] = ("<i8"):pack(below or entries[i] or 0)
+      local below = links[i]
+      list[i + 1] = below and (at + (below - 1) * PAGE | PRESENT | M.WRITE) or entries[i] or 0
     end
-    parts[number] = table.concat(list)
+    parts[number] = TABLE:pack(table.unpack(list))
   end
   return table.concat(parts)
 end

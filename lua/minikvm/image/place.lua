@@ -10,7 +10,7 @@ local inside = plan.inside
 local M = {}
 
 local LOW_END <const>, HIGH_START <const> = 0xa0000, 0x100000
-local PAGE <const> = 4096
+local PAGE <const>, BIOS_DATA <const> = 4096, 0x413
 M.TOP = 0xffffffff -- addresses of 32 bits
 M.HIGH_START = HIGH_START
 
@@ -75,6 +75,16 @@ local function taken(want, made)
   for _, m in ipairs(made.modules or {}) do list[#list + 1] = { m.at, m.at + m.source.size } end
   table.sort(list, function(a, b) return a[1] < b[1] end)
   return list
+end
+
+---What a PC's BIOS leaves for kernels that look there: the size of low memory in KiB, at 0x413 (IBM
+---PC/AT Technical Reference, "ROM BIOS Data Areas"); unless the image lies there.
+---@return { at: integer, bytes: string }[]
+function M.bios_data(want, made)
+  if not M.is_free(setmetatable({ blocks = {} }, { __index = want }), made, BIOS_DATA, 2) then
+    return {}
+  end
+  return { { at = BIOS_DATA, bytes = ("<I2"):pack(math.min(want.limit, LOW_END) // 1024) } }
 end
 
 ---Whether a place in RAM is free.

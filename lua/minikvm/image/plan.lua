@@ -66,7 +66,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field framebuffer minikvm.framebuffer?  that the VM is to have
 ---@field handoff table?  long mode: what all registers hold, as core.set_entry takes it
 ---@field zeros { at: integer, bytes: integer }[]?  more RAM that is to be zero
----@field patches { at: integer, value: integer }[]?  quadwords over what was loaded
+---@field patches { at: integer, bytes: string }[]?  over what was loaded
 ---@field slide integer?  what is added to the addresses in the file
 
 ---Raises what vm:load returns as nil, text, code.

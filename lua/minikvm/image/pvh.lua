@@ -23,14 +23,14 @@ local LOWEST <const> = 0x1000
 
 -- ---- the note ----
 
-local function align(n) return (n + 3) & -4 end
-
 ---The entry point in the bytes of a NOTE segment (gABI, "Note Section"); nil when there is none.
-local function entry_of(bytes)
+---@param step integer  what names and values are padded to: 4, in segments aligned to 8 also 8
+local function entry_of(bytes, step)
+  local function align(n) return (n + step - 1) & -step end
   local at = 1
   while at + 11 <= #bytes do
     local name_size, size, kind = ("<I4I4I4"):unpack(bytes, at)
-    local value = at + 12 + align(name_size)
+    local value = at + align(12 + name_size)
     if value + size - 1 > #bytes then return nil end
     if kind == PHYS32_ENTRY and bytes:sub(at + 12, at + 11 + name_size) == NAME and size >= 4 then
       return (("<I4"):unpack(bytes, value))
@@ -41,9 +41,13 @@ end
 
 ---@return integer? entry  physical; raises what elf.header() and reading raise
 local function find_entry(source)
-  for _, kind, offset, _, _, size in elf.program_headers(source, elf.header(source)) do
+  local next_header = elf.program_headers(source, elf.header(source))
+  while true do
+    local i, kind, offset, _, _, size, _, _, step = next_header()
+    if not i then return nil end
     if kind == NOTE and plan.inside(offset, size, source.size) then
-      local entry = entry_of(source:read(offset, math.min(size, NOTES_MAX)))
+      local bytes = source:read(offset, math.min(size, NOTES_MAX))
+      local entry = entry_of(bytes, 4) or step == 8 and entry_of(bytes, 8)
       if entry then return entry end
     end
   end
