@@ -1,6 +1,7 @@
 -- kvm.device and vm:attach: devices as Lua objects.
 
 local kvm = require "minikvm"
+local process = require "support.process"
 local support = require "support.guest"
 
 local out, into, program, run = support.out, support.into, support.program, support.run
@@ -104,8 +105,11 @@ describe("a device in Lua", function()
     local def = kvm.device{ registers = { [0] = { name = "LETTER", reset = 0x41 } } }
     local instance
     vm.ports:on(0x80, { write = function() instance:detach() end })
+    local polls = 0
+    local tap <close> = vm.ports:tap(0x300, function() polls = polls + 1 end)
     vm:start()
-    kvm.sleep(0.02)
+    process.await(function() return polls > 2 end)
+    tap:remove()
     instance = vm:attach(def, { ports = 0x300 })
     assert.equal("halt", (vm:wait(10)))
     instance:detach() -- once is enough
