@@ -136,6 +136,18 @@ describe("a framebuffer", function()
                            "width 0x14\n  height 0xa" } do
       assert.is_truthy(r.out:find(text, 1, true), r.out)
     end
+    local picture = path .. ".png"
+    r = program.run(("P run --screenshot %s guests/boot/multiboot2.elf"):format(picture))
+    assert.same({ 0, "" }, { r.status, r.err })
+    local width, height = decode(support.read_file(picture))
+    assert.same({ 64, 48 }, { width, height })
+    os.remove(picture)
+    r = program.run("P run --screenshot /no/such/picture.png guests/boot/multiboot2.elf")
+    assert.equal(1, r.status)
+    assert.matches("/no/such/picture.png", r.err)
+    r = program.run("P run --screenshot x guests/boot/pvh.elf guests/boot/pvh.elf")
+    assert.equal(2, r.status)
+    assert.matches("%-%-screenshot is for one image", r.err)
     r = program.run("P run --framebuffer none guests/boot/multiboot2.elf")
     assert.equal(0, r.status)
     assert.not_matches("framebuffer", r.out)

@@ -98,6 +98,8 @@ M.run_spec = {
     { "--framebuffer", value = "WxH", type = parse_size,
       help = "a framebuffer of this size, such as 1024x768 (Multiboot, Limine), or none" },
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
+    { "--screenshot", value = "FILE",
+      help = "at the end the screen as a picture (PNG): the framebuffer, or the text screen" },
     { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
         .. " global vm (several: in the list vms)" },
@@ -141,6 +143,8 @@ local function parse_run(argv)
   opts.limit, why = collect_limits(opts.limit)
   if opts.name and #opts.name > #opts.guests then
     why = ("%d names for %d images"):format(#opts.name, #opts.guests)
+  elseif opts.screenshot and (#opts.guests > 1 or opts.prompt) then
+    why = "--screenshot is for one image that runs"
   end
   if why then return nil, args.complain(M.run_spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
@@ -304,10 +308,18 @@ local function show_stats(vm, opts)
   io.stderr:write(#opts.guests > 1 and ("[%s]\n"):format(vm.name) or "", tostring(vm:stats()), "\n")
 end
 
+---Writes the picture that --screenshot asks for; returns the exit status for it.
+local function save_screen(vm, opts)
+  if not opts.screenshot or vm.state == "closed" then return 0 end
+  local ok, status = M.attempt(vm.name, function() return vm:screen():png(opts.screenshot) end)
+  return ok and 0 or status
+end
+
 local function run_one(vm, opts)
   local done, reason, info = pcall(M.attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
   local name, note, repeats = vm.name, load_note(vm, opts), repeats_a_byte(vm)
   if done then show_stats(vm, opts) end
+  local saved = save_screen(vm, opts)
   vm:close() -- the terminal is itself again before we write
   if not done then -- Ctrl-C
     if note and repeats then complain(name, note) end
@@ -315,7 +327,7 @@ local function run_one(vm, opts)
   end
   if not reason then return info end
   io.stdout:flush()
-  return conclude(name, reason, info, note, repeats)
+  return math.max(saved, conclude(name, reason, info, note, repeats))
 end
 
 local function run_several(kvm, vms, opts)
