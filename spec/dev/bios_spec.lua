@@ -493,3 +493,50 @@ describe("a guest of the BIOS", function()
     assert.is_true(vm.clock.now - before > 0.1)
   end)
 end)
+
+describe("a screen shown in a terminal", function()
+  if support.without_kvm(pending) then return end
+
+  -- ECMA-48: CUP, SGR; cells that did not change are not sent again.
+  it("gets what has changed, as escape sequences", function()
+    local vm <close> = machine{ int(0x10, { ax = 0x1003, bx = 0 }),
+      int(0x10, { ax = 0x0200, bx = 0, dx = 0x0203 }),
+      int(0x10, { ax = 0x09c4, bx = 0x9e, cx = 2 }),
+      int(0x10, { ax = 0x0e41, bx = 7 }), int(0x16, { ax = 0 }), int(0x10, { ax = 0x0e42, bx = 7 }),
+      int(0x16, { ax = 0 }) }
+    local terminal = require("minikvm.console.terminal").show(vm)
+    vm.console:expect "\27%[3;5H\27%[%?25h"
+    local text = vm.console:text()
+    assert.matches("^\27%[%?7l\27%[0m\27%[2J", text)
+    assert.is_truthy(text:find("\27[3;4H\27[0;93;104mA─", 1, true), text)
+    local seen = #text
+    vm.console:send "x"
+    vm.console:expect "\27%[3;6H\27%[%?25h"
+    assert.equal("\27[3;5H\27[0;93;104mB\27[0m\27[3;6H\27[?25h", vm.console:text():sub(seen + 1))
+    vm.console:send "y"
+    run(vm)
+    assert.equal("\27[0m\27[?25h\27[?7h\27[25;1H\r\n", terminal:finish():sub(-24))
+  end)
+end)
+
+describe("a guest that means harm", function()
+  if support.without_kvm(pending) then return end
+
+  it("gets errors, and no more time than it has", function()
+    -- at the end: mov ax, 0ffffh; mov ss, ax; mov sp, 10h: a stack that ends with RAM
+    local vm <close> = machine({
+      int(0x10, { ax = 0x0941, bx = 0xffff, cx = 0xffff }), int(0x10, { ax = 0x13ff, cx = 0xffff,
+        bp = 0xffff, dx = 0xffff }), int(0x10, { ax = 0x06ff, cx = 0xffff, dx = 0 }),
+      "\xc6\x06\x62\x04\xff\xc7\x06\x50\x04\xff\xff", -- page 255, the cursor nowhere
+      int(0x10, { ax = 0x0e41 }), int(0x10, { ax = 0x0500 | 0xff }),
+      "\xc7\x06\x1a\x04\xff\xff\xc7\x06\x1c\x04\x01\x00", -- 40:1a and 40:1c: no buffer
+      int(0x16, { ax = 0x0100 }), int(0x16, { ax = 0x0500, cx = 1 }),
+      int(0x13, { ax = 0x4200, dx = 0x80, si = 0xfff8 }), int(0x13, { ax = 0x02ff, bx = 0xffff,
+        cx = 0xffff, dx = 0xff00 }), int(0x15, { ax = 0x87ff, cx = 0xffff, si = 0xffff }),
+      int(0x15, { ax = 0xe820, bx = 0xffff, di = 0xffff }), keep(0),
+      "\xb8\xff\xff\x8e\xd0\xbc\x10\0", int(0x13, { ax = 0x0200 }), int(0x1a, { ax = 0xb101 }),
+    }, { memory = "1M" })
+    run(vm)
+    assert.is_true(result(vm, 0).carry)
+  end)
+end)

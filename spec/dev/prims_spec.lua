@@ -1,4 +1,4 @@
--- What C answers for a script: const, latch, sink, fifo, match, doorbells; and vm:stats().
+-- What C answers for a script: const, latch, sink, fifo, source, match, doorbells; and vm:stats().
 
 local support = require "support.guest"
 
@@ -114,6 +114,53 @@ describe("sink", function()
       assert.equal(1000, r.no_exit + r.c)
       assert.is_true(r.no_exit > 900)
     end
+  end)
+end)
+
+describe("source", function()
+  if support.without_kvm(pending) then return end
+
+  it("yields what was put there, at any width, and tells when it is taken", function()
+    -- mov di, 2000h; mov cx, 4; mov dx, 90h; cld; rep insw; in al, dx
+    local vm <close> = program{ support.bytes "bf 00 20 b9 04 00 ba 90 00 fc f3 6d",
+                                into(0x1000, 0x90, 4), into(0x1004, 0x90), into(0x1008, 0x90) }
+    local empty = 0
+    vm.ports:on(0x90, { read = function(_, size) return size end })
+    local source
+    source = vm.ports:source(0x90, function()
+      empty = empty + 1
+      if empty == 1 then source:put "MNOPQ" end
+    end)
+    source:put "abc"
+    source:put "defgh"
+    run(vm)
+    assert.equal("abcdefgh", vm.memory:read(0x2000, 8))
+    assert.equal("MNOP", vm.memory:read(0x1000, 4))
+    assert.equal("Q", vm.memory:read(0x1004, 1))
+    assert.equal(1, vm.memory:u8(0x1008)) -- what lies beneath
+    assert.equal(2, empty)
+  end)
+
+  it("fills a wide read up with ones, and leaves writes to what lies beneath", function()
+    local vm <close> = program{ into(0x1000, 0x90, 4), out(0x90, 7) }
+    local written
+    vm.ports:on(0x90, { write = function(_, value) written = value end })
+    local source = vm.ports:source(0x90)
+    source:put "ab"
+    run(vm)
+    assert.equal(0xffff6261, vm.memory:u32(0x1000))
+    assert.equal(7, written)
+    source:put "xyz"
+    assert.equal("xyz", source:take())
+    source:put(("x"):rep(65536))
+    local ok, why = pcall(source.put, source, "x")
+    assert.is_false(ok)
+    assert.matches("a source holds 65536 bytes at most", why)
+    ok, why = pcall(vm.ports.source, vm.ports, 0x91, 7)
+    assert.is_false(ok)
+    assert.matches("source", why)
+    vm:reset()
+    assert.equal("", source:take())
   end)
 end)
 

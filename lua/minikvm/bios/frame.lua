@@ -8,13 +8,10 @@ local M = {}
 local CARRY <const>, ZERO <const> = 0x01, 0x40
 
 ---Where the flags lie: above the return address (Intel SDM volume 3, 20.1.4).
-local function flags_at(d)
-  local cpu = d.vm.cpu[0]
-  return cpu.ss * 16 + (cpu.sp + 4 & 0xffff)
-end
-
 local function set(d, bit, on)
-  local at, memory = flags_at(d), d.vm.memory
+  local cpu, memory = d.vm.cpu[0], d.vm.memory
+  local at = cpu.ss * 16 + (cpu.sp + 4 & 0xffff)
+  if not memory:has(at, 2, true) then return end -- a stack that the guest made up
   local flags = memory:u16(at)
   memory:u16(at, on and flags | bit or flags & ~bit)
 end

@@ -92,16 +92,19 @@ function M.install(memory)
   for place, code in pairs(parts) do memory:write(M.BASE + place, code) end
 end
 
+local POINTERS <const> = { [0x1d] = true, [0x1e] = true, [0x1f] = true, [0x41] = true,
+                           [0x43] = true, [0x46] = true }
+
 ---The interrupt vector table. Vectors that other programs take for pointers or find empty are 0.
 ---@return string
 function M.vector_table()
-  local table_ = {}
-  for vector = 0, 0xff do
-    local pointer = vector == 0x1d or vector == 0x1e or vector == 0x1f or vector == 0x41
-      or vector == 0x43 or vector == 0x46 or vector >= 0x60 and vector <= 0x67 or vector >= 0x78
-    table_[vector + 1] = pointer and "\0\0\0\0" or ("<I2I2"):pack(vectors[vector], M.SEGMENT)
+  local all = {}
+  for vector = 0, 0x77 do
+    local empty = POINTERS[vector] or vector >= 0x60 and vector <= 0x67
+    all[2 * vector + 1], all[2 * vector + 2] = empty and 0 or vectors[vector],
+      empty and 0 or M.SEGMENT
   end
-  return table.concat(table_)
+  return ("<" .. ("I2I2"):rep(0x78)):pack(table.unpack(all)) .. ("\0"):rep(4 * 0x88)
 end
 
 return M

@@ -22,21 +22,29 @@ local STRING_MAX <const> = WIDTH * HEIGHT
 -- ---- the cursor ----
 
 local function cursor(d, page)
-  local at = d.vm.memory:u16(CURSORS + 2 * (page & 7))
+  local at = d.vm.memory:u16(CURSORS + 2 * (page & 7)) -- whatever the guest has made of it
   return math.min(at & 0xff, WIDTH - 1), math.min(at >> 8, HEIGHT - 1)
 end
 
 ---Tells the VGA, if there is one.
 local function show_cursor(d)
-  local vga = package.loaded["minikvm.devices.vga"]
-  local card = vga and vga.of(d.vm)
+  local card = d.own.card
   if not card then return end
-  local memory = d.vm.memory
-  local page, shape, crtc = memory:u8(PAGE), memory:u16(SHAPE), card.state.crtc
+  local memory, crtc = d.vm.memory, card.state.crtc
+  local page = memory:u8(PAGE) & 7
   local x, y = cursor(d, page)
   local at = page * BYTES // 2 + y * WIDTH + x
-  crtc[0x0a], crtc[0x0b], crtc[0x0c], crtc[0x0d] = shape >> 8, shape & 0xff, page * 8, 0
   crtc[0x0e], crtc[0x0f] = at >> 8, at & 0xff
+end
+
+---The same of its shape and the page that is shown.
+local function show_page(d)
+  local card = d.own.card
+  if not card then return end
+  local shape, crtc = d.vm.memory:u16(SHAPE), card.state.crtc
+  crtc[0x0a], crtc[0x0b] = shape >> 8, shape & 0xff
+  crtc[0x0c], crtc[0x0d] = (d.vm.memory:u8(PAGE) & 7) * (BYTES // 512), 0
+  show_cursor(d)
 end
 
 local function set_cursor(d, page, x, y)
@@ -49,6 +57,8 @@ end
 ---Prints a character, on a line of its own when the cursor was set to another row before.
 local function print(d, byte, y)
   local s = d.state
+  if d.own.quiet then return end
+  if byte >= 0x20 and s.print_row == y then return d.own.print(d, d.own.characters[byte]) end
   if byte == LINE or byte == RETURN or byte == BACK or byte == BELL then
     d.own.print(d, string.char(byte))
     s.print_row = byte == LINE and y + 1 or y
@@ -151,7 +161,9 @@ function M.set_mode(d, mode)
   if mode & 0x80 == 0 then
     memory:write(VIDEO, (" " .. string.char(BLANK)):rep(8 * BYTES // 2))
   end
-  show_cursor(d)
+  local vga = package.loaded["minikvm.devices.vga"]
+  d.own.card = vga and vga.of(d.vm)
+  show_page(d)
 end
 
 local function text_mode(mode) return mode <= 3 or mode == 7 end
@@ -164,7 +176,7 @@ end
 
 local function set_shape(d)
   d.vm.memory:u16(SHAPE, d.vm.cpu[0].cx)
-  show_cursor(d)
+  show_page(d)
 end
 
 local function get_cursor(d)
@@ -176,7 +188,7 @@ local function set_page(d)
   local page = d.vm.cpu[0].al & 7
   d.vm.memory:u8(PAGE, page)
   d.vm.memory:u16(START, page * BYTES)
-  show_cursor(d)
+  show_page(d)
 end
 
 local function scrolls(direction)
@@ -195,6 +207,14 @@ end
 local function get_mode(d)
   local cpu, memory = d.vm.cpu[0], d.vm.memory
   cpu.al, cpu.ah, cpu.bh = memory:u8(MODE), WIDTH, memory:u8(PAGE)
+end
+
+---AX=1003h: whether bit 7 of an attribute blinks, or makes the background bright.
+local function set_blinking(d)
+  local cpu, card = d.vm.cpu[0], d.own.card
+  if cpu.al ~= 0x03 or not card then return end
+  local mode = card.state.attribute[0x10]
+  card.state.attribute[0x10] = cpu.bl & 1 ~= 0 and mode | 0x08 or mode & ~0x08
 end
 
 ---AX=1130h: a font's place, which is nowhere; its height, and the rows.
@@ -231,7 +251,8 @@ local SERVICES <const> = {
   [0x08] = read_cell, [0x09] = function(d) put_characters(d, true) end,
   [0x0a] = function(d) put_characters(d, false) end,
   [0x0e] = function(d) teletype(d, d.vm.memory:u8(PAGE), d.vm.cpu[0].al) end,
-  [0x0f] = get_mode, [0x11] = font_information, [0x12] = configuration, [0x13] = write_string,
+  [0x0f] = get_mode, [0x10] = set_blinking, [0x11] = font_information, [0x12] = configuration,
+  [0x13] = write_string,
   [0x1a] = adapter,
 }
 

@@ -149,6 +149,7 @@ local function parse_run(argv)
   if why then return nil, args.complain(M.run_spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
   opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
+  opts.screens = {} -- of VMs whose BIOS prints on a screen: true, or what shows it
   return opts
 end
 
@@ -202,6 +203,9 @@ local function connect(vm, opts, host)
     return true
   end
   if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
+  if host.terminal and opts.screens[vm] and require("minikvm.core").process().terminal then
+    opts.screens[vm] = require("minikvm.console.terminal").show(vm)
+  end
   return vm.console:attach()
 end
 
@@ -320,7 +324,10 @@ local function run_one(vm, opts)
   local name, note, repeats = vm.name, load_note(vm, opts), repeats_a_byte(vm)
   if done then show_stats(vm, opts) end
   local saved = save_screen(vm, opts)
+  local shown = opts.screens[vm]
+  local last = type(shown) == "table" and vm.state ~= "closed" and shown:finish() or ""
   vm:close() -- the terminal is itself again before we write
+  io.stdout:write(last)
   if not done then -- Ctrl-C
     if note and repeats then complain(name, note) end
     error(reason, 0)

@@ -78,7 +78,9 @@ local function boot_disk(kvm, opts, path, o)
     o.disk[#o.disk + 1] = { path = further, write = opts.disk_write }
   end
   o.disk_error = function(text) complain(o.name, text) end
-  return require("minikvm.cli").attempt(o.name, kvm.vm, o)
+  local vm, status = require("minikvm.cli").attempt(o.name, kvm.vm, o)
+  if vm then opts.screens[vm] = opts.bios == "lua" or nil end
+  return vm, status
 end
 
 ---Whether a file is longer than the boot sector that it begins with, and was not placed elsewhere.

@@ -78,6 +78,15 @@ local function blinks(self)
   return not card or vga.blinks(card)
 end
 
+---The cells of a VM's screen: a character of code page 437 and its colours each, row after row.
+---@param vm_ minikvm.vm
+---@return string
+---@return boolean blinks  what bit 7 of the colours means; else a bright background
+function M.cells(vm_)
+  local screen = { vm = vm_ }
+  return cells_of(screen, 0, SIZE), blinks(screen)
+end
+
 ---A row's characters as UTF-8, without the blanks at its end; or with those that were written: a NUL
 ---is a blank that was not.
 local function row_text(cells, y, opts)

@@ -63,6 +63,7 @@ local function exception(what)
   return function(d)
     local cpu, memory = d.vm.cpu[0], d.vm.memory
     local at = cpu.ss * 16 + cpu.sp
+    if not memory:has(at, 4) then at = 0 end -- a stack that the guest made up
     stop(d, ("%s at %04x:%04x, and the guest has no handler"):format(what, memory:u16(at + 2),
                                                                    memory:u16(at)))
   end
@@ -77,11 +78,16 @@ local SERVICES <const> = {
   [0x00] = exception "a division overflowed", [0x06] = exception "an invalid instruction",
 }
 
+---Who calls these between two looks for a key is not waiting for it.
+local WORK <const> = { [0x10] = true, [0x13] = true, [0x14] = true }
+
 ---An OUT to the BIOS's port; of the guest's own code it is none.
 local function serve(d)
   local cpu = d.vm.cpu[0]
   local service = cpu.cs == rom.SEGMENT and rom.traps[cpu.ip]
-  if service then SERVICES[service](d) end
+  if not service then return end
+  if WORK[service] then d.state.polls = 0 end
+  SERVICES[service](d)
 end
 
 local function reset(d)

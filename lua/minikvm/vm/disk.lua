@@ -102,7 +102,7 @@ local function read_bios(name)
     refuse("EINVAL", "%s: no BIOS: one has whole 64K, and a jump 16 bytes before its end; Debian's "
       .. "package seabios has one, and bios = \"lua\" (minikvm run: --bios lua) does without", path)
   end
-  return bytes, name == "seabios" and read_file(path:gsub("[^/]*$", VGA_BIOS)) or nil
+  return bytes, (read_file((path:gsub("[^/]*$", VGA_BIOS))))
 end
 
 ---What CMOS says of memory and the order of booting, as SeaBIOS reads it (its src/fw/paravirt.c and
