@@ -34,8 +34,8 @@ static void test_random(unsigned steps)
         unsigned i = (unsigned)random() % COPIES, from = (unsigned)random() % COPIES;
         uint64_t block = (uint64_t)random() % BLOCKS;
         if (random() % 8 == 0 && i != from) { /* i becomes what `from` is */
-            mk_layer_drop(layer[i]);
-            layer[i] = mk_layer_hold(layer[from]);
+            mk_layer_unref(layer[i]);
+            layer[i] = mk_layer_ref(layer[from]);
             memcpy(model[i], model[from], BLOCKS);
         }
         uint8_t value = (uint8_t)(1 + random() % 255);
@@ -47,7 +47,7 @@ static void test_random(unsigned steps)
     }
     tap_ok(right, "copies have what was written to them, and nothing of the others");
     for (unsigned i = 0; i < COPIES; i++)
-        mk_layer_drop(layer[i]);
+        mk_layer_unref(layer[i]);
 }
 
 static void test_sizes(void)
@@ -64,7 +64,7 @@ static void test_sizes(void)
         tap_ok(empty && mk_layer_next(layer, &at) && at == sizes[i] - 1 &&
                    mk_layer_find(layer, at)[0] == 7 && layer->count == 1,
                "the last block of a disk of any size");
-        mk_layer_drop(layer);
+        mk_layer_unref(layer);
     }
 }
 

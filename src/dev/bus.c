@@ -451,7 +451,7 @@ static const struct mk_io_ops window_ops = {
     .name = "window", .in = window_in, .out = window_out, .width = 8
 };
 
-struct mk_bus *mk_bus_shown(const struct mk_hook *hook)
+struct mk_bus *mk_bus_window_of(const struct mk_hook *hook)
 {
     return hook->ops == &window_ops ? hook->self : NULL;
 }
@@ -478,7 +478,7 @@ static uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served
 {
     if (!hook)
         return serve_unhandled(io, true, 0, served);
-    struct mk_bus *shown = mk_bus_shown(hook); /* a hook in there is accounted for */
+    struct mk_bus *shown = mk_bus_window_of(hook); /* a hook in there is accounted for */
     if (shown) {
         struct mk_io inner = inside(io, shown, io->address - hook->first);
         return serve_in(&inner, served);
@@ -499,7 +499,7 @@ static void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
         serve_unhandled(io, false, value, served);
         return;
     }
-    struct mk_bus *shown = mk_bus_shown(hook);
+    struct mk_bus *shown = mk_bus_window_of(hook);
     if (shown) {
         struct mk_io inner = inside(io, shown, io->address - hook->first);
         serve_out(&inner, value, served);

@@ -104,7 +104,7 @@ void mk_bus_init_window(struct mk_bus *bus, enum mk_space space, struct mk_bus *
 int mk_bus_open_window(struct mk_bus *bus, uint64_t base, uint64_t size, const char *owner);
 void mk_bus_close_window(struct mk_bus *bus);
 /* The bus that is shown there, when the hook is that of a window; else NULL. */
-struct mk_bus *mk_bus_shown(const struct mk_hook *hook);
+struct mk_bus *mk_bus_window_of(const struct mk_hook *hook);
 /* Hands an access on to a window that is shown nowhere. */
 uint64_t mk_bus_window_in(const struct mk_io *io, struct mk_bus *bus, uint64_t address);
 void mk_bus_window_out(const struct mk_io *io, struct mk_bus *bus, uint64_t address,

@@ -124,7 +124,7 @@ void mk_pci_detach(struct mk_pci_fn *fn)
         atomic_store(&pci->fn[fn->devfn], NULL);
         mk_pci_close_bars(fn);
         mk_pci_route(pci);
-        mk_pci_give_slots(pci);
+        mk_pci_place_slots(pci);
     }
     pthread_mutex_unlock(&pci->dev.lock);
     if (!was)

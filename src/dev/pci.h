@@ -179,7 +179,7 @@ void mk_pci_fn_free(struct mk_pci_fn *fn);
 /* pci_bar.c: BARs go where configuration space says, none of it while it is detached. */
 void mk_pci_place_bars(struct mk_pci_fn *fn);
 void mk_pci_close_bars(struct mk_pci_fn *fn);
-void mk_pci_give_slots(struct mk_pci *pci); /* a place of RAM may have become free */
+void mk_pci_place_slots(struct mk_pci *pci); /* a place of RAM may have become free */
 void mk_pci_free_bar(struct mk_pci_bar *bar);
 /* pci_irq.c: sets the PIC's inputs to what is raised and routed. */
 void mk_pci_route(struct mk_pci *pci);

@@ -211,7 +211,7 @@ static void give_slot(const struct mk_pci *pci, struct mk_pci_bar *bar)
 }
 
 /* A place has become free, or slots may be used: for RAM of any function. */
-void mk_pci_give_slots(struct mk_pci *pci)
+void mk_pci_place_slots(struct mk_pci *pci)
 {
     for (unsigned i = 0; i < MK_PCI_FUNCTIONS; i++) {
         struct mk_pci_fn *fn = atomic_load(&pci->fn[i]);
@@ -239,7 +239,7 @@ void mk_pci_register(struct mk_pci *pci, int vm_fd)
     pci->vm_fd = -1; /* the old VM is gone, with its slots */
     drop_slots(pci);
     pci->vm_fd = vm_fd;
-    mk_pci_give_slots(pci);
+    mk_pci_place_slots(pci);
     pthread_mutex_unlock(&pci->dev.lock);
 }
 
@@ -248,7 +248,7 @@ void mk_pci_use_slots(struct mk_pci *pci, bool slots)
     pthread_mutex_lock(&pci->dev.lock);
     pci->slots = slots;
     if (slots)
-        mk_pci_give_slots(pci);
+        mk_pci_place_slots(pci);
     else
         drop_slots(pci);
     pthread_mutex_unlock(&pci->dev.lock);
@@ -306,7 +306,7 @@ void mk_pci_place_bars(struct mk_pci_fn *fn)
             open_bar(fn, i, at);
     }
     if (moved)
-        mk_pci_give_slots(fn->pci);
+        mk_pci_place_slots(fn->pci);
 }
 
 void mk_pci_close_bars(struct mk_pci_fn *fn)

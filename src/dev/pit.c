@@ -351,7 +351,7 @@ static void lose_near_tick(struct mk_pit_channel *ch, uint64_t now)
 
 /* OUT falls when mode 0 begins, and a request that was not yet taken falls with it. What other
  * modes owed was a matter of the old rate: one tick may still be pending, as on the chip. */
-static void forget_owed(struct mk_pit_state *s, bool control_word)
+static void clear_owed(struct mk_pit_state *s, bool control_word)
 {
     if (s->channel[0].mode == 0)
         s->owed = 0;
@@ -381,7 +381,7 @@ static void write_control(struct mk_pit_state *s, uint8_t value, uint64_t now)
     } else {
         program(&s->channel[which], value);
         if (which == 0)
-            forget_owed(s, true);
+            clear_owed(s, true);
     }
 }
 
@@ -494,7 +494,7 @@ static void pit_out(void *self, struct mk_io *io, uint64_t value)
     else
         write_count(&pit->state.channel[which], (uint8_t)value, now);
     if (which == 0)
-        forget_owed(&pit->state, false);
+        clear_owed(&pit->state, false);
     update_irq(pit);
 }
 

@@ -40,7 +40,7 @@ void mk_zones_init(struct mk_zones *z, struct mk_bus *ports, bool wanted)
     ports->ctx = z;
 }
 
-static void forget(struct mk_zone *zone)
+static void clear_zone(struct mk_zone *zone)
 {
     *zone = (struct mk_zone){ .port = zone->port };
 }
@@ -49,7 +49,7 @@ void mk_zones_register(struct mk_zones *z, int vm_fd)
 {
     z->vm_fd = vm_fd;
     for (unsigned i = 0; i < z->count; i++)
-        forget(&z->zone[i]);
+        clear_zone(&z->zone[i]);
 }
 
 void mk_zones_disable(struct mk_zones *z)
@@ -61,7 +61,7 @@ void mk_zones_disable(struct mk_zones *z)
     pthread_mutex_unlock(&z->bus->lock);
 }
 
-void mk_zones_note_out(struct mk_zones *z, uint16_t port)
+void mk_zones_count_out(struct mk_zones *z, uint16_t port)
 {
     if (!z->wanted)
         return;
@@ -78,6 +78,6 @@ void mk_zones_exact(struct mk_zones *z, bool on)
     z->exact = on;
     for (unsigned i = 0; on && i < z->count; i++)
         if (z->zone[i].on && set_zone(z, z->zone[i].port, false))
-            forget(&z->zone[i]);
+            clear_zone(&z->zone[i]);
     pthread_mutex_unlock(&z->bus->lock);
 }

@@ -34,7 +34,7 @@ void mk_zones_init(struct mk_zones *z, struct mk_bus *ports, bool wanted);
 /* The KVM VM is new; it has no zones, and ports must earn them again. */
 void mk_zones_register(struct mk_zones *z, int vm_fd);
 /* A one-byte OUT to this port, served by a device in C, cost an exit. */
-void mk_zones_note_out(struct mk_zones *z, uint16_t port);
+void mk_zones_count_out(struct mk_zones *z, uint16_t port);
 /* No port is collected any more: there is more than one vCPU. */
 void mk_zones_disable(struct mk_zones *z);
 /* Every OUT is an exit from now on; they may be collected again. */

@@ -81,7 +81,7 @@ static int open_parts(struct mk_disk *disk, const struct mk_disk_config *config,
         return mk_fail_errno(err, ENOMEM, "%s", disk->name);
     if (fill(disk, config, err) < 0)
         return -1;
-    disk->first = mk_layer_hold(disk->layer);
+    disk->first = mk_layer_ref(disk->layer);
     return 0;
 }
 
@@ -98,8 +98,8 @@ void mk_disk_close(struct mk_disk *disk)
 {
     if (disk->fd >= 0)
         close(disk->fd);
-    mk_layer_drop(disk->first);
-    mk_layer_drop(disk->layer);
+    mk_layer_unref(disk->first);
+    mk_layer_unref(disk->layer);
     free(disk->name);
     *disk = (struct mk_disk){ .fd = -1 };
 }
@@ -108,8 +108,8 @@ void mk_disk_reset(struct mk_disk *disk)
 {
     if (!disk->layer)
         return;
-    mk_layer_drop(disk->layer);
-    disk->layer = mk_layer_hold(disk->first);
+    mk_layer_unref(disk->layer);
+    disk->layer = mk_layer_ref(disk->first);
 }
 
 /* --- reading --- */

@@ -65,13 +65,13 @@ struct mk_layer *mk_layer_new(uint64_t blocks)
     return layer;
 }
 
-struct mk_layer *mk_layer_hold(struct mk_layer *layer)
+struct mk_layer *mk_layer_ref(struct mk_layer *layer)
 {
     atomic_fetch_add(&layer->users, 1);
     return layer;
 }
 
-void mk_layer_drop(struct mk_layer *layer)
+void mk_layer_unref(struct mk_layer *layer)
 {
     if (!layer || atomic_fetch_sub(&layer->users, 1) != 1)
         return;
@@ -104,7 +104,7 @@ static struct mk_layer *unshare(struct mk_layer **layer)
     own->count = (*layer)->count;
     if (own->top)
         atomic_fetch_add(&own->top->users, 1);
-    mk_layer_drop(*layer);
+    mk_layer_unref(*layer);
     *layer = own;
     return own;
 }

@@ -25,8 +25,8 @@ struct mk_layer {
 
 /* Empty, for so many blocks, with one user; NULL when memory ran out. */
 struct mk_layer *mk_layer_new(uint64_t blocks);
-struct mk_layer *mk_layer_hold(struct mk_layer *layer);
-void mk_layer_drop(struct mk_layer *layer); /* NULL is fine */
+struct mk_layer *mk_layer_ref(struct mk_layer *layer);
+void mk_layer_unref(struct mk_layer *layer); /* NULL is fine */
 
 /* The bytes of a block; NULL: it was not written. */
 const uint8_t *mk_layer_find(const struct mk_layer *layer, uint64_t block);

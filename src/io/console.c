@@ -142,7 +142,8 @@ void mk_console_end(struct mk_console *con)
 /* --- output --- */
 
 /* Keeps the newest bytes; drops by halves, so that the copying is paid once per half. */
-static void remember(struct mk_console *con, struct mk_stream *s, const char *bytes, size_t length)
+static void append_history(struct mk_console *con, struct mk_stream *s, const char *bytes,
+                           size_t length)
 {
     if (length > con->history_limit) {
         bytes += length - con->history_limit;
@@ -180,7 +181,7 @@ static bool write_piece(struct mk_console *con, unsigned number, const char *byt
 {
     struct mk_stream *s = &con->stream[number];
     s->total += length;
-    remember(con, s, bytes, length);
+    append_history(con, s, bytes, length);
     if (con->out_fd >= 0 && !con->out_error && mk_buffer_append(&s->pending, bytes, length)) {
         con->unwritten += length;
         if (con->unwritten >= PENDING_FULL)

@@ -94,7 +94,7 @@ static void on_continue(int number)
     errno = saved;
 }
 
-static void take_signal(size_t slot, int number, const struct sigaction *action, bool always)
+static void install_handler(size_t slot, int number, const struct sigaction *action, bool always)
 {
     struct sigaction *old = &tty.old[slot];
     tty.taken[slot] = false;
@@ -105,7 +105,7 @@ static void take_signal(size_t slot, int number, const struct sigaction *action,
         tty.taken[slot] = sigaction(number, action, NULL) == 0;
 }
 
-static void take_signals(void)
+static void install_handlers(void)
 {
     struct sigaction ending = { .sa_sigaction = on_ending, .sa_flags = SA_SIGINFO | SA_ONSTACK };
     struct sigaction stop = { .sa_handler = on_stop, .sa_flags = SA_RESTART };
@@ -114,13 +114,13 @@ static void take_signals(void)
     sigemptyset(&stop.sa_mask);
     sigemptyset(&cont.sa_mask);
     for (size_t i = 0; i < ENDINGS; i++)
-        take_signal(i, endings[i].number, &ending, endings[i].fault);
-    take_signal(STOP, SIGTSTP, &stop, false);
-    take_signal(CONT, SIGCONT, &cont, false);
+        install_handler(i, endings[i].number, &ending, endings[i].fault);
+    install_handler(STOP, SIGTSTP, &stop, false);
+    install_handler(CONT, SIGCONT, &cont, false);
 }
 
 /* Unless somebody installed another handler meanwhile: that one stays. */
-static void give_back(size_t slot, int number)
+static void restore_handler(size_t slot, int number)
 {
     struct sigaction now;
     if (tty.taken[slot] && sigaction(number, NULL, &now) == 0 &&
@@ -130,12 +130,12 @@ static void give_back(size_t slot, int number)
     tty.taken[slot] = false;
 }
 
-static void give_back_signals(void)
+static void restore_handlers(void)
 {
     for (size_t i = 0; i < ENDINGS; i++)
-        give_back(i, endings[i].number);
-    give_back(STOP, SIGTSTP);
-    give_back(CONT, SIGCONT);
+        restore_handler(i, endings[i].number);
+    restore_handler(STOP, SIGTSTP);
+    restore_handler(CONT, SIGCONT);
 }
 
 static void restore_at_exit(void)
@@ -165,12 +165,12 @@ static int enter_raw(int fd, struct mk_err *err)
     tty.owner = getpid();
     tty.raw = tty.before;
     make_raw(&tty.raw);
-    take_signals();
+    install_handlers();
     if (tcsetattr(fd, TCSANOW, &tty.raw) == 0)
         return 0;
     int code = errno;
     tcsetattr(fd, TCSANOW, &tty.before);
-    give_back_signals();
+    restore_handlers();
     return mk_fail_errno(err, code, "terminal (descriptor %d): raw mode", fd);
 }
 
@@ -205,7 +205,7 @@ void mk_tty_restore(void)
     int state = RAW;
     if (atomic_compare_exchange_strong(&tty.state, &state, CHANGING)) {
         set_modes(&tty.before);
-        give_back_signals();
+        restore_handlers();
         atomic_store(&tty.state, COOKED);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);

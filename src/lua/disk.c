@@ -21,13 +21,13 @@ void mk_push_layer(lua_State *L, struct mk_layer *layer)
     struct mk_layer **box = lua_newuserdatauv(L, sizeof(*box), 0);
     *box = NULL;
     luaL_setmetatable(L, MK_LAYER);
-    *box = mk_layer_hold(layer);
+    *box = mk_layer_ref(layer);
 }
 
 static int layer_gc(lua_State *L)
 {
     struct mk_layer **box = luaL_checkudata(L, 1, MK_LAYER);
-    mk_layer_drop(*box);
+    mk_layer_unref(*box);
     *box = NULL;
     return 0;
 }
@@ -206,8 +206,8 @@ static int disk_put(lua_State *L)
     }
     struct mk_layer *layer = mk_check_layer(L, 2);
     luaL_argcheck(L, disk->layer && disk->layer->blocks == layer->blocks, 2, "of another disk");
-    mk_layer_hold(layer);
-    mk_layer_drop(disk->layer);
+    mk_layer_ref(layer);
+    mk_layer_unref(disk->layer);
     disk->layer = layer;
     return 0;
 }

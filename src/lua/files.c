@@ -19,7 +19,7 @@ struct question {
 };
 
 /* The answer of a decide function: nothing or true leaves the rule as it is. */
-static enum mk_verdict take_answer(lua_State *co, const struct question *q)
+static enum mk_verdict read_answer(lua_State *co, const struct question *q)
 {
     int verdict = MK_FILE_DENY;
     if (lua_isnil(co, -1) || (lua_isboolean(co, -1) && lua_toboolean(co, -1)))
@@ -50,12 +50,12 @@ static int call_decide(lua_State *co)
     lua_pushstring(co, q->name);
     lua_pushstring(co, q->mode);
     lua_call(co, 2, 1);
-    q->verdict = take_answer(co, q);
+    q->verdict = read_answer(co, q);
     return 0;
 }
 
 /* For files:open(), whose error it is when that fails: left on its stack. */
-static bool ask_here(struct question *q)
+static bool decide_in_script(struct question *q)
 {
     lua_State *L = q->v->opener;
     lua_pushcfunction(L, call_decide);
@@ -64,7 +64,7 @@ static bool ask_here(struct question *q)
 }
 
 /* For a guest's OPEN: on the vCPU's thread. */
-static bool ask_handler(struct question *q, unsigned cpu)
+static bool decide_in_handler(struct question *q, unsigned cpu)
 {
     return !mk_lua_failed(q->v, cpu) &&
            mk_lua_call(q->v, cpu, "the decide function", call_decide, q) == MK_CALL_DONE;
@@ -77,7 +77,7 @@ static enum mk_verdict decide(void *ctx, void *caller, const char *name, unsigne
     struct mk_lua_vm *v = ctx;
     struct question q = { v, name, mode_of(flags), rule };
     const struct mk_cpu *cpu = caller;
-    bool decided = cpu ? ask_handler(&q, cpu->index) : ask_here(&q);
+    bool decided = cpu ? decide_in_handler(&q, cpu->index) : decide_in_script(&q);
     return decided ? q.verdict : MK_FILE_DENY;
 }
 

@@ -78,7 +78,7 @@ static void refuse_msr(const struct access *a, bool refused)
 }
 
 /* The answer of a read handler: an integer that fits. */
-static void take_value(struct access *a, lua_State *co)
+static void read_value(struct access *a, lua_State *co)
 {
     struct mk_io *io = a->io;
     uint64_t limit = mk_mask(io->size), value = (uint64_t)lua_tointeger(co, -1);
@@ -110,7 +110,7 @@ static int call_in(lua_State *co, struct mk_hook_call *c)
     lua_pushinteger(co, (lua_Integer)a->io->address);
     lua_pushinteger(co, a->io->size);
     lua_call(co, 2 + push_next(co, a), 1);
-    take_value(a, co);
+    read_value(a, co);
     return 0;
 }
 

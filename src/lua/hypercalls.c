@@ -41,7 +41,7 @@ struct turn {
 };
 
 /* What fn returned is what the guest's next IN reads. */
-static void take_answer(lua_State *co, const struct turn *t)
+static void read_answer(lua_State *co, const struct turn *t)
 {
     if (lua_isinteger(co, -1) && (uint64_t)lua_tointeger(co, -1) <= UINT32_MAX)
         *t->value = (uint32_t)lua_tointeger(co, -1);
@@ -74,7 +74,7 @@ static int call_below(lua_State *co)
     }
     lua_call(co, 2 + next, 1);
     if (!t->tap)
-        take_answer(co, t);
+        read_answer(co, t);
     return 0;
 }
 

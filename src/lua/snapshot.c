@@ -52,10 +52,10 @@ static int check_idle(lua_State *L)
 }
 
 /* The layers of a list become the snapshot's. */
-static void hold_layers(lua_State *L, int list, struct mk_snapshot *snap)
+static void ref_layers(lua_State *L, int list, struct mk_snapshot *snap)
 {
     for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++, lua_pop(L, 1))
-        snap->layers[snap->layer_count++] = mk_layer_hold(mk_check_layer(L, -1));
+        snap->layers[snap->layer_count++] = mk_layer_ref(mk_check_layer(L, -1));
     lua_pop(L, 1);
 }
 
@@ -84,7 +84,7 @@ static int take(lua_State *L)
     mk_bytes_free(&kept);
     if (!box->snap)
         return mk_push_err(L, &err);
-    hold_layers(L, 3, box->snap);
+    ref_layers(L, 3, box->snap);
     return 1;
 }
 

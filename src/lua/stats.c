@@ -15,7 +15,7 @@ static size_t count_hooks(struct mk_bus *bus)
 {
     size_t n = 0;
     for (const struct mk_hook *h = bus->hooks; h; h = h->link)
-        n += mk_bus_shown(h) ? count_hooks(mk_bus_shown(h)) : 1;
+        n += mk_bus_window_of(h) ? count_hooks(mk_bus_window_of(h)) : 1;
     return n;
 }
 
@@ -24,8 +24,8 @@ static size_t copy_list(struct mk_bus *bus, uint64_t base, struct row *rows)
 {
     size_t n = 0;
     for (struct mk_hook *h = bus->hooks; h; h = h->link) {
-        if (mk_bus_shown(h)) {
-            n += copy_list(mk_bus_shown(h), h->first, rows + n);
+        if (mk_bus_window_of(h)) {
+            n += copy_list(mk_bus_window_of(h), h->first, rows + n);
             continue;
         }
         rows[n] = (struct row){ .first = base + h->first,

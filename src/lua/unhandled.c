@@ -10,7 +10,7 @@ struct question {
 };
 
 /* Takes what fn answered: an integer that fits serves a read, true a write. */
-static void take_answer(lua_State *co, struct question *q)
+static void read_answer(lua_State *co, struct question *q)
 {
     bool nothing = lua_isnil(co, -1) || (lua_isboolean(co, -1) && !lua_toboolean(co, -1));
     q->served = !q->in && lua_isboolean(co, -1) && !nothing;
@@ -44,11 +44,11 @@ static int call_unhandled(lua_State *co)
         lua_pushinteger(co, (lua_Integer)*q->value);
     lua_pushinteger(co, q->io->size);
     lua_call(co, 4, 1);
-    take_answer(co, q);
+    read_answer(co, q);
     return 0;
 }
 
-static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script)
+static bool call_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script)
 {
     struct mk_lua_vm *v = ctx;
     struct question q = { .v = v, .io = io, .in = in, .value = value };
@@ -62,7 +62,7 @@ static bool ask_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, bo
 void mk_lua_connect_unhandled(struct mk_lua_vm *v)
 {
     struct mk_machine *m = &v->vm.m;
-    m->bus.on_unhandled = m->mmio.on_unhandled = v->vm.on_unhandled_msr = ask_script;
+    m->bus.on_unhandled = m->mmio.on_unhandled = v->vm.on_unhandled_msr = call_script;
     m->bus.unhandled_ctx = m->mmio.unhandled_ctx = v->vm.unhandled_msr_ctx = v;
 }
 

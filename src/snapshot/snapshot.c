@@ -186,7 +186,7 @@ void mk_snapshot_free(struct mk_snapshot *snap)
     free(snap->config.regions);
     mk_bytes_free(&snap->script);
     for (unsigned i = 0; i < snap->layer_count; i++)
-        mk_layer_drop(snap->layers[i]);
+        mk_layer_unref(snap->layers[i]);
     free(snap);
 }
 

@@ -164,7 +164,7 @@ static void take_back(struct mk_vm *vm)
     struct mk_vm_cpu *last = vm->cpu[--vm->cpus];
     mk_vcpu_close(&last->c);
     free(last);
-    mk_vm_renew_cpuid(vm, &ignored);
+    mk_vm_update_cpuid(vm, &ignored);
 }
 
 int mk_vm_add_cpu(struct mk_vm *vm, struct mk_err *err)
@@ -174,7 +174,7 @@ int mk_vm_add_cpu(struct mk_vm *vm, struct mk_err *err)
         mk_vm_make_cpus(vm, index + 1, err) < 0)
         return -1;
     if (open_vcpu(vm, index, err) < 0 || mk_vm_init_cpuid(vm, index, err) < 0 ||
-        mk_vm_renew_cpuid(vm, err) < 0 || mk_vm_probe_native(vm, err) < 0 ||
+        mk_vm_update_cpuid(vm, err) < 0 || mk_vm_probe_native(vm, err) < 0 ||
         mk_vm_share_console(vm, err) < 0) {
         take_back(vm);
         return -1;

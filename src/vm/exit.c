@@ -129,7 +129,7 @@ static void serve_io(struct mk_vcpu *c)
     account(c, &served);
     c->in_access = false;
     if (!in && size == 1 && served.c)
-        mk_zones_note_out(&mk_vm_of(c)->zones, port);
+        mk_zones_count_out(&mk_vm_of(c)->zones, port);
     unhandled(c, &served, in ? "IN from port" : "OUT to port");
 }
 

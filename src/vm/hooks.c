@@ -186,7 +186,7 @@ int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err)
     return give_cpuid(vm, cpu, mk_vm_cpuid(vm), err);
 }
 
-int mk_vm_renew_cpuid(struct mk_vm *vm, struct mk_err *err)
+int mk_vm_update_cpuid(struct mk_vm *vm, struct mk_err *err)
 {
     struct kvm_cpuid2 *list = make_default(vm, err);
     if (!list)

@@ -33,7 +33,7 @@ static const char *word(bool native)
     return native ? "native" : "assist";
 }
 
-static void tell_native(struct mk_probe *out, const struct mk_kvm *kvm)
+static void report_native(struct mk_probe *out, const struct mk_kvm *kvm)
 {
     struct mk_native native;
     enum mk_cpuid_kind cpuid;
@@ -58,6 +58,6 @@ void mk_probe(struct mk_probe *out)
         return;
     out->api = KVM_API_VERSION;
     read_caps(out, &kvm);
-    tell_native(out, &kvm);
+    report_native(out, &kvm);
     mk_kvm_close(&kvm);
 }

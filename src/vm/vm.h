@@ -280,8 +280,8 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
 /* What KVM has to be told of hooks (hooks.c). */
 const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm);             /* as vCPU 0 is told */
 int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err); /* the vCPU is new */
-int mk_vm_renew_cpuid(struct mk_vm *vm, struct mk_err *err); /* there are more vCPUs than before */
-int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err); /* the KVM VM is new */
+int mk_vm_update_cpuid(struct mk_vm *vm, struct mk_err *err); /* there are more vCPUs than before */
+int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err);  /* the KVM VM is new */
 void mk_vm_hooks_free(struct mk_vm *vm);
 /* The hooks of bus `msrs` changed. */
 int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);

@@ -130,7 +130,7 @@ function M.want(vm, layout, o)
   else
     want.at = o.at or LOAD_BASE
     require("minikvm.image.tables").want(want, layout, M.of(vm))
-    require("minikvm.image.told").want(want, vm)
+    require("minikvm.image.boot_info").want(want, vm)
   end
   return want
 end

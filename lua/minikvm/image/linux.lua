@@ -207,7 +207,7 @@ function M.finish(source, want, made)
   line = line .. ("\0"):rep(-#line % 8)
   place_initrd(source, want, made)
   local at = place.above(want, made, PAGE + #line + GDT_SIZE, LOWEST)
-    or refuse(source, "EFBIG", "no room in memory for what the kernel is told")
+    or refuse(source, "EFBIG", "no room in memory for the boot parameters")
   made.info = { at = at, bytes = zero_page(want, made, at) .. line
                                .. ("<i8i8i8i8"):pack(0, 0, CODE, DATA) }
   made.regs, made.handoff = { esi = at }, handoff(at + PAGE + #line)

@@ -103,7 +103,7 @@ static bool hides_features(struct guest *g)
     return call(g, KVM_SET_CPUID2, &told) && reaches(g, code, sizeof(code), CODE + sizeof(code));
 }
 
-static void ask_native(struct guest *g, struct mk_native *out)
+static void probe_native(struct guest *g, struct mk_native *out)
 {
     static const uint8_t int_n[] = { 0xcd, GATE }; /* int 0x40 */
     static const uint8_t iret[] = { 0x9c, 0x0e, 0x68, HANDLER & 0xff, HANDLER >> 8, 0, 0, 0xcf };
@@ -147,8 +147,8 @@ static void close_guest(struct guest *g)
 
 /* Asks what is not known yet, CPUID only `with_cpuid`: setting that up takes as long as all the
  * rest. */
-static int ask(const struct mk_kvm *kvm, int vm_fd, unsigned cpu, uint8_t *page, bool with_cpuid,
-               struct mk_err *err)
+static int probe_on(const struct mk_kvm *kvm, int vm_fd, unsigned cpu, uint8_t *page,
+                    bool with_cpuid, struct mk_err *err)
 {
     struct guest g = { .cpu = -1, .page = page, .run = MAP_FAILED };
     uint8_t before[MK_PAGE];
@@ -159,7 +159,7 @@ static int ask(const struct mk_kvm *kvm, int vm_fd, unsigned cpu, uint8_t *page,
         answers.know_cpuid = !g.failed;
     }
     if (rc == 0 && !answers.know_native) {
-        ask_native(&g, &answers.native);
+        probe_native(&g, &answers.native);
         answers.know_native = !g.failed;
     }
     memcpy(page, before, MK_PAGE);
@@ -168,7 +168,7 @@ static int ask(const struct mk_kvm *kvm, int vm_fd, unsigned cpu, uint8_t *page,
 }
 
 /* In a VM of one page. */
-static int ask_alone(const struct mk_kvm *kvm, struct mk_err *err)
+static int probe_alone(const struct mk_kvm *kvm, struct mk_err *err)
 {
     int rc = -1, vm_fd = mk_kvm_create_vm(kvm, err);
     if (vm_fd < 0)
@@ -180,7 +180,7 @@ static int ask_alone(const struct mk_kvm *kvm, struct mk_err *err)
     if (page == MAP_FAILED || mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
         mk_fail_errno(err, errno, "memory to find out what this KVM can do");
     else
-        rc = ask(kvm, vm_fd, 0, page, true, err);
+        rc = probe_on(kvm, vm_fd, 0, page, true, err);
     close(vm_fd);
     if (page != MAP_FAILED)
         munmap(page, MK_PAGE);
@@ -196,9 +196,9 @@ int mk_native_probe(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, 
         *out = (struct mk_native){ true, true, true };
     else {
         if (!answers.know_native)
-            rc = ask(kvm, vm_fd, spare, page, false, err);
+            rc = probe_on(kvm, vm_fd, spare, page, false, err);
         if (rc < 0) /* that VM cannot have one vCPU more */
-            rc = ask_alone(kvm, err);
+            rc = probe_alone(kvm, err);
         *out = answers.native;
     }
     pthread_mutex_unlock(&answers.lock);
@@ -215,7 +215,7 @@ int mk_native_probe_all(struct mk_native *native, enum mk_cpuid_kind *cpuid,
         return 0;
     pthread_mutex_lock(&answers.lock);
     if (!answers.know_native || !answers.know_cpuid)
-        rc = ask_alone(kvm, err);
+        rc = probe_alone(kvm, err);
     *native = answers.native;
     *cpuid = answers.cpuid ? MK_CPUID_SHAPED : MK_CPUID_HOST;
     pthread_mutex_unlock(&answers.lock);

@@ -109,7 +109,7 @@ static void collect(struct collection *k, uint64_t cr3, bool pse)
 }
 
 /* Keeps the tables' contents, to notice changes. */
-static bool remember_tables(struct mk_shadow *s, struct collection *k)
+static bool copy_tables(struct mk_shadow *s, struct collection *k)
 {
     uint8_t *copies = realloc(s->copies, (k->table_count + 1) * MK_PAGE);
     if (!copies)
@@ -167,8 +167,8 @@ static void renumber(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
 
 /* What replace() left half-done: no slot may be there that s->runs does not tell of. Those that are
  * gone, or were never made, KVM refuses to remove once more. */
-static void give_up(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd,
-                    const struct collection *k)
+static void undo(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd,
+                 const struct collection *k)
 {
     for (size_t i = 0; i < k->count; i++)
         if (k->runs[i].slot)
@@ -196,14 +196,14 @@ static int walk(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct
         renumber(s, mem, vm_fd);
     if (replace(s, vm_fd, &k, 0) < 0 || replace(s, vm_fd, &k, 1) < 0) {
         mk_fail_errno(err, errno, "paging assist: KVM refuses a memory slot");
-        give_up(s, mem, vm_fd, &k);
+        undo(s, mem, vm_fd, &k);
         goto out;
     }
     free(s->runs);
     s->runs = k.runs;
     s->run_count = k.count;
     k.runs = NULL;
-    if (!remember_tables(s, &k)) {
+    if (!copy_tables(s, &k)) {
         mk_fail_errno(err, ENOMEM, "paging assist");
         goto out;
     }

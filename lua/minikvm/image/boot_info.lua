@@ -1,4 +1,5 @@
--- image/told.lua - what kernels are told of their machine, as far as their boot protocol asks: what
+-- image/boot_info.lua - the machine as boot protocols describe it to kernels, as far as
+-- they ask: what
 -- the processor has, an RSDP, the time, a framebuffer that is there.
 
 local M = {}
