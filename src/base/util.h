@@ -8,6 +8,8 @@
 #include <time.h>
 
 #define MK_PRINTF(f, a) __attribute__((format(printf, f, a)))
+/* A function that is seldom called: what leads to it is laid out beside the usual way. */
+#define MK_COLD __attribute__((cold, noinline))
 #define MK_EXPORT __attribute__((visibility("default")))
 #define MK_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define MK_CONTAINER(ptr, type, field) ((type *)((char *)(ptr)-offsetof(type, field)))

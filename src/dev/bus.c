@@ -42,7 +42,7 @@ static struct mk_hook *lookup(struct mk_bus *bus, const struct mk_cpu *cpu, uint
     return range ? range->top : covering(atomic_load(&bus->hooks), address);
 }
 
-static struct mk_hook *beneath(struct mk_hook *hook, uint64_t address)
+static MK_COLD struct mk_hook *beneath(struct mk_hook *hook, uint64_t address)
 {
     return covering(atomic_load(&hook->link), address);
 }
@@ -284,7 +284,7 @@ bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *w
 }
 
 /* The hook that answers beneath the one whose turn it was, or from the top. */
-static struct mk_hook *hook_at(const struct mk_io *from, uint64_t address)
+static inline struct mk_hook *hook_at(const struct mk_io *from, uint64_t address)
 {
     struct mk_hook *above = from->hook;
     if (above && address >= above->first && address <= above->last)
@@ -293,7 +293,7 @@ static struct mk_hook *hook_at(const struct mk_io *from, uint64_t address)
 }
 
 /* Handlers without a function for this direction leave it to what lies beneath. */
-static struct mk_hook *reader(const struct mk_io *from, uint64_t address)
+static inline struct mk_hook *reader(const struct mk_io *from, uint64_t address)
 {
     struct mk_hook *hook = hook_at(from, address);
     while (hook && !hook->ops->in)
@@ -301,7 +301,7 @@ static struct mk_hook *reader(const struct mk_io *from, uint64_t address)
     return hook;
 }
 
-static struct mk_hook *writer(const struct mk_io *from, uint64_t address)
+static inline struct mk_hook *writer(const struct mk_io *from, uint64_t address)
 {
     struct mk_hook *hook = hook_at(from, address);
     while (hook && !hook->ops->out)
@@ -333,13 +333,10 @@ static bool all_in(const struct mk_io *io, const struct mk_hook *hook)
     return h == hook;
 }
 
-/* Whether an access is served in one piece by `hook`, or by nobody at all: whether all of its bytes
- * are. A register that is one port takes accesses of any width, and so does an MSR. */
-static bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
+/* Of an access of several bytes: a register that is one port takes any width. */
+static bool bytes_in_one(const struct mk_io *io, const struct mk_hook *hook,
                          struct mk_hook *(*find)(const struct mk_io *, uint64_t))
 {
-    if (io->size == 1 || (hook && io->bus->space == MK_SPACE_MSRS))
-        return true;
     if (hook && hook->ops->width < io->size)
         return false;
     if (hook && hook->first == hook->last && io->bus->space == MK_SPACE_PORTS)
@@ -350,6 +347,15 @@ static bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
         if (find(io, byte_at(io, i)) != hook)
             return false;
     return true;
+}
+
+/* Whether an access is served in one piece by `hook`, or by nobody at all: whether all of its bytes
+ * are, and of an MSR they are. */
+static inline bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
+                                struct mk_hook *(*find)(const struct mk_io *, uint64_t))
+{
+    return io->size == 1 || (hook && io->bus->space == MK_SPACE_MSRS) ||
+           bytes_in_one(io, hook, find);
 }
 
 static void count_unhandled(struct mk_bus *bus, uint64_t address)
@@ -369,7 +375,8 @@ static void count_unhandled(struct mk_bus *bus, uint64_t address)
 
 /* Nobody serves it: reads see all ones, writes go nowhere, unless the script wants to know. A
  * window has an owner, who has answered so. */
-static uint64_t serve_unhandled(struct mk_io *io, bool in, uint64_t value, struct mk_served *served)
+static MK_COLD uint64_t serve_unhandled(struct mk_io *io, bool in, uint64_t value,
+                                        struct mk_served *served)
 {
     struct mk_bus *bus = io->bus;
     io->hook = NULL;
@@ -390,7 +397,7 @@ static uint64_t serve_unhandled(struct mk_io *io, bool in, uint64_t value, struc
     return mk_mask(io->size);
 }
 
-static void account(struct mk_hook *hook, struct mk_served *served)
+static inline void account(struct mk_hook *hook, struct mk_served *served)
 {
     atomic_fetch_add_explicit(&hook->hits, 1, memory_order_relaxed);
     if (!served)
@@ -474,15 +481,27 @@ void mk_bus_close_window(struct mk_bus *bus)
 
 /* --- serving --- */
 
-static uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
+/* A hook in a window is accounted for, not the window. */
+static __attribute__((noinline)) uint64_t shown_in(const struct mk_hook *hook,
+                                                   const struct mk_io *io, struct mk_served *served)
+{
+    struct mk_io inner = inside(io, hook->self, io->address - hook->first);
+    return serve_in(&inner, served);
+}
+
+static __attribute__((noinline)) void shown_out(const struct mk_hook *hook, const struct mk_io *io,
+                                                uint64_t value, struct mk_served *served)
+{
+    struct mk_io inner = inside(io, hook->self, io->address - hook->first);
+    serve_out(&inner, value, served);
+}
+
+static inline uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
 {
     if (!hook)
         return serve_unhandled(io, true, 0, served);
-    struct mk_bus *shown = mk_bus_window_of(hook); /* a hook in there is accounted for */
-    if (shown) {
-        struct mk_io inner = inside(io, shown, io->address - hook->first);
-        return serve_in(&inner, served);
-    }
+    if (hook->ops == &window_ops)
+        return shown_in(hook, io, served);
     io->hook = hook;
     account(hook, served);
     uint64_t began = start_time(io->bus);
@@ -491,28 +510,28 @@ static uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served
     return value;
 }
 
-static void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
-                     struct mk_served *served)
+static inline void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
+                            struct mk_served *served)
 {
     value &= mk_mask(io->size);
     if (!hook) {
         serve_unhandled(io, false, value, served);
         return;
     }
-    struct mk_bus *shown = mk_bus_window_of(hook);
-    if (shown) {
-        struct mk_io inner = inside(io, shown, io->address - hook->first);
-        serve_out(&inner, value, served);
+    if (hook->ops == &window_ops) {
+        shown_out(hook, io, value, served);
         return;
     }
     io->hook = hook;
     account(hook, served);
+    if (served)
+        served->collectable = hook->ops->coalesce;
     uint64_t began = start_time(io->bus);
     hook->ops->out(hook->self, io, value);
     stop_time(hook, began);
 }
 
-static uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
+static MK_COLD uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
 {
     uint64_t value = 0;
     for (unsigned i = 0; i < from->size; i++) {
@@ -524,7 +543,7 @@ static uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
     return value;
 }
 
-static void out_bytes(const struct mk_io *from, uint64_t value, struct mk_served *served)
+static MK_COLD void out_bytes(const struct mk_io *from, uint64_t value, struct mk_served *served)
 {
     for (unsigned i = 0; i < from->size; i++) {
         struct mk_io io = *from;
@@ -547,7 +566,7 @@ static void notify_taps(struct mk_io io, struct mk_hook *above, const struct mk_
 }
 
 /* What hooks have passed on, taps mostly, until one answers. */
-static __attribute__((noinline)) uint64_t in_passed(struct mk_io *io, struct mk_hook *above)
+static MK_COLD uint64_t in_passed(struct mk_io *io, struct mk_hook *above)
 {
     struct mk_hook *hook;
     uint64_t value;
@@ -560,7 +579,7 @@ static __attribute__((noinline)) uint64_t in_passed(struct mk_io *io, struct mk_
     return value;
 }
 
-static __attribute__((noinline)) void out_passed(struct mk_io *io, uint64_t value)
+static MK_COLD void out_passed(struct mk_io *io, uint64_t value)
 {
     do {
         io->passed = false;

@@ -84,6 +84,7 @@ struct mk_bus {
 struct mk_served {
     uint8_t c, lua, none;  /* parts of it answered by C, by Lua, by nobody */
     bool coalesced;        /* set by the caller: it cost no exit */
+    bool collectable;      /* a write that KVM may collect (mk_io_ops.coalesce) */
     uint64_t unhandled_at; /* address of the first part that nobody answered */
 };
 

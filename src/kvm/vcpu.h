@@ -65,7 +65,9 @@ struct mk_deferred_write {
 /* What stands in for a KVM that cannot run all of a guest, of one VM (x86/weak/assist.h). */
 struct mk_assist {
     const struct mk_assist_ops *ops;
-    bool alone; /* the VM has one vCPU */
+    bool alone;         /* the VM has one vCPU */
+    const bool *paging; /* paging that KVM does not do is on: memory slots are where the guest's
+                         * tables say */
 };
 
 struct mk_assist_ops {
@@ -73,7 +75,7 @@ struct mk_assist_ops {
     bool (*failure)(struct mk_vcpu *c); /* emulation failure */
     bool (*mmio)(struct mk_vcpu *c);    /* access outside the memory slots */
     bool (*shutdown)(struct mk_vcpu *c);
-    /* After an exit: follows what the guest has changed. */
+    /* After an exit, while paging is on: follows what the guest has changed. */
     void (*follow)(struct mk_vcpu *c);
     /* The guest-physical address of an access that mmio() left alone. */
     uint64_t (*address)(struct mk_vcpu *c, uint64_t address);
@@ -81,11 +83,8 @@ struct mk_assist_ops {
     void (*show_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
     void (*hide_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
 
-    /* The rest is the VM's, while it does not run. Paging that KVM does not do is on: memory slots
-     * are where the guest's tables say. */
-    bool (*is_paging)(const struct mk_assist *a);
-    /* It begins, or goes on with these control registers; with a write that is still due, if not
-     * NULL. It ends. */
+    /* The rest is the VM's, while it does not run. Paging begins, or goes on with these control
+     * registers; with a write that is still due, if not NULL. It ends. */
     int (*set_paging)(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
                       const struct kvm_sregs *s, const struct mk_deferred_write *due,
                       struct mk_err *err);
@@ -183,8 +182,8 @@ bool mk_vcpu_is_current(struct mk_vcpu *c);
 void mk_vcpu_stop(struct mk_vcpu *c, enum mk_reason reason);
 
 /* Ends the run after the current exit; the first call counts. */
-void mk_vcpu_end(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
-                 const char *fmt, ...) MK_PRINTF(5, 6);
+MK_COLD void mk_vcpu_end(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
+                         const char *fmt, ...) MK_PRINTF(5, 6);
 void mk_vcpu_end_va(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
                     const char *fmt, va_list ap);
 

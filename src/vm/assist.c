@@ -73,7 +73,7 @@ const char *mk_vm_missing_assist(void)
 
 bool mk_vm_assists_paging(const struct mk_vm *vm)
 {
-    return vm->m.assist && vm->m.assist->ops->is_paging(vm->m.assist);
+    return vm->m.assist && *vm->m.assist->paging;
 }
 
 int mk_vm_no_paging(const struct mk_vm *vm, struct mk_err *err)

@@ -36,10 +36,10 @@ const char *mk_exit_name(unsigned kind)
     return kind < MK_COUNT(names) ? names[kind] : NULL;
 }
 
-static void MK_PRINTF(2, 3) trace(struct mk_vcpu *c, const char *fmt, ...)
+static MK_COLD void MK_PRINTF(2, 3) write_trace(struct mk_vcpu *c, const char *fmt, ...)
 {
     const struct mk_machine *m = c->machine;
-    if (!m->tracing || !m->ops || !m->ops->trace)
+    if (!m->ops || !m->ops->trace)
         return;
     char what[120], line[200];
     va_list ap;
@@ -52,6 +52,9 @@ static void MK_PRINTF(2, 3) trace(struct mk_vcpu *c, const char *fmt, ...)
     m->ops->trace(m->ctx, c, line);
 }
 
+/* Seldom wanted, and asked for at every exit. */
+#define trace(c, ...) ((c)->machine->tracing ? write_trace(c, __VA_ARGS__) : (void)0)
+
 static void account(struct mk_vcpu *c, const struct mk_served *served)
 {
     c->counters.c += served->c;
@@ -59,19 +62,35 @@ static void account(struct mk_vcpu *c, const struct mk_served *served)
     c->counters.none += served->none;
 }
 
+/* An item of 1, 2 or 4 bytes of the processor's. */
+static uint32_t load_item(const uint8_t *data, uint8_t size)
+{
+    uint32_t value = data[0];
+    if (size > 1)
+        value |= (uint32_t)data[1] << 8;
+    if (size > 2)
+        value |= (uint32_t)data[2] << 16 | (uint32_t)data[3] << 24;
+    return value;
+}
+
+static void store_item(uint8_t *data, uint8_t size, uint32_t value)
+{
+    for (unsigned i = 0; i < size; i++)
+        data[i] = (uint8_t)(value >> (8 * i));
+}
+
 static void in_item(struct mk_vcpu *c, uint16_t port, uint8_t size, uint8_t *data,
                     struct mk_served *served)
 {
     uint64_t value = mk_bus_in(&c->machine->bus, &c->cpu, port, size, served);
-    memcpy(data, &value, size);
+    store_item(data, size, (uint32_t)value);
     trace(c, "in   port=0x%03x size=%u value=0x%x", port, size, (unsigned)value);
 }
 
 static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8_t *data,
                      struct mk_served *served)
 {
-    uint32_t value = 0;
-    memcpy(&value, data, size);
+    uint32_t value = load_item(data, size);
     trace(c, "out  port=0x%03x size=%u value=0x%x", port, size, value);
     mk_bus_out(&c->machine->bus, &c->cpu, port, size, value, served);
 }
@@ -85,12 +104,12 @@ static const char *place_of(const struct mk_vcpu *c, uint64_t address)
                                                   : "it is outside RAM and ";
 }
 
-static void unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what)
+static void check_unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what)
 {
-    const char *outside = place_of(c, served->unhandled_at);
     if (served->none && c->machine->unhandled_fault)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")",
-                    what, (unsigned long long)served->unhandled_at, outside);
+                    what, (unsigned long long)served->unhandled_at,
+                    place_of(c, served->unhandled_at));
 }
 
 /* Several items whose handlers are slow: the run's end need not wait for all of them. `began` is
@@ -128,9 +147,9 @@ static void serve_io(struct mk_vcpu *c)
     }
     account(c, &served);
     c->in_access = false;
-    if (!in && size == 1 && served.c)
+    if (served.collectable && size == 1)
         mk_zones_count_out(&mk_vm_of(c)->zones, port);
-    unhandled(c, &served, in ? "IN from port" : "OUT to port");
+    check_unhandled(c, &served, in ? "IN from port" : "OUT to port");
 }
 
 /* An access outside RAM, or to a page that is not RAM in the guest's own tables. */
@@ -161,7 +180,7 @@ static void serve_mmio(struct mk_vcpu *c)
     }
     account(c, &served);
     c->in_access = false;
-    unhandled(c, &served, run->mmio.is_write ? "write to" : "read from");
+    check_unhandled(c, &served, run->mmio.is_write ? "write to" : "read from");
 }
 
 /* An MSR that a script hooked, or that KVM does not know (api.rst 5, KVM_EXIT_X86_RDMSR). */
@@ -181,7 +200,7 @@ static void serve_msr(struct mk_vcpu *c, bool write)
     account(c, &served);
     run->msr.error = c->msr_refused || served.none;
     c->incomplete = true;
-    unhandled(c, &served, write ? "WRMSR to" : "RDMSR of");
+    check_unhandled(c, &served, write ? "WRMSR to" : "RDMSR of");
 }
 
 /* The bytes at CS:RIP, as far as they are mapped to RAM. */
@@ -322,8 +341,11 @@ void mk_vcpu_exit(struct mk_vcpu *c)
     unsigned kind = run->exit_reason;
     c->counters.exits++;
     c->counters.by[kind < MK_EXIT_KINDS ? kind : KVM_EXIT_UNKNOWN]++;
+    if (kind == KVM_EXIT_IO) { /* by far the most frequent: without a jump table */
+        serve_io(c);
+        return;
+    }
     switch (kind) {
-    case KVM_EXIT_IO: serve_io(c); break;
     case KVM_EXIT_MMIO: serve_mmio(c); break;
     case KVM_EXIT_X86_RDMSR: serve_msr(c, false); break;
     case KVM_EXIT_X86_WRMSR: serve_msr(c, true); break;

@@ -38,7 +38,7 @@ static void run_once(struct mk_vcpu *c)
     mk_vcpu_drain(c);
     if (code == 0) {
         mk_vcpu_exit(c);
-        if (c->assist)
+        if (c->assist && *c->assist->paging)
             c->assist->ops->follow(c);
     } else if (code == EINTR || code == EAGAIN) {
         mk_vcpu_handle_events(c);
@@ -71,8 +71,9 @@ void mk_vcpu_run(struct mk_vcpu *c)
     mk_vcpu_set_running(c, true);
     c->awake = true;
     mk_vm_start_polling(mk_vm_of(c));
-    mk_vcpu_set_immediate_exit(c, true); /* handle events before the first instruction */
     mk_clock_start(&m->clock);
+    mk_vcpu_handle_events(c); /* those from before it ran, */
+    check_limits(c);          /* and a reader that is slow since then */
     while (c->end.reason == MK_RUNNING)
         run_once(c);
     mk_clock_stop(&m->clock);

@@ -132,9 +132,8 @@ static bool follow(struct mk_vcpu *c, const struct kvm_sregs *s)
 
 static void follow_tables(struct mk_vcpu *c)
 {
-    struct weak *a = weak_of(c);
     struct kvm_sync_regs s;
-    if (a->shadow.on && mk_vcpu_get_state(c, &s) == 0 && follow(c, &s.sregs))
+    if (mk_vcpu_get_state(c, &s) == 0 && follow(c, &s.sregs))
         c->counters.assists++;
 }
 
@@ -483,11 +482,6 @@ static bool serve_failure(struct mk_vcpu *c)
 
 /* --- the VM --- */
 
-static bool is_paging(const struct mk_assist *a)
-{
-    return ((const struct weak *)a)->shadow.on;
-}
-
 static int set_paging(struct mk_assist *assist, const struct mk_mem *mem, int vm_fd,
                       const struct kvm_sregs *s, const struct mk_deferred_write *due,
                       struct mk_err *err)
@@ -554,7 +548,6 @@ static const struct mk_assist_ops ops = {
     .address = physical_address,
     .show_sregs = show_sregs,
     .hide_sregs = hide_sregs,
-    .is_paging = is_paging,
     .set_paging = set_paging,
     .end_paging = end_paging,
     .save = save,
@@ -572,6 +565,7 @@ struct mk_assist *mk_assist_new(void)
     if (!a)
         return NULL;
     a->assist.ops = &ops;
+    a->assist.paging = &a->shadow.on;
     return &a->assist;
 }
 
