@@ -2,13 +2,15 @@
  * that the device does: identification, inversion, factorials by polling and by interrupt, interrupts
  * raised and acknowledged, transfers to and from its buffer, and what it refuses.
  *
- * The device's registers lie at 0xfeb00000, its interrupt line is 10. A timer ticks as well: a
- * processor that is emulated badly may let an interrupt in between STI and HLT, and then this is
- * what ends the sleep. */
+ * It is looked for on the PCI bus (PCI Local Bus Specification 3.0: mechanism 1, 3.2.2.3.2; BARs,
+ * 6.2.5.1), and gets its address from here, its line from who routes it. Where there is none, its
+ * registers lie at 0xfeb00000 and its line is 10. A timer ticks as well: a processor that is
+ * emulated badly may let an interrupt in between STI and HLT, and then this is what ends the sleep.
+ */
 #include "minikvm.h"
 
 #define EDU 0xfeb00000ul
-#define IRQ 10
+#define PCI_ID 0x11e81234u /* device, vendor */
 #define RATE 0x34        /* channel 0 of the timer, low byte then high byte, again and again */
 #define TEN_MS 11932     /* of 1193182 a second */
 #define BUFFER 0x40000ul /* in the device's own addresses */
@@ -20,8 +22,35 @@ enum reg {
 enum { COMPUTING = 0x01, FACTORIAL_IRQ = 0x80 };
 enum { START = 1, FROM_EDU = 2, DMA_IRQ = 4 };
 
+static unsigned line = 10;
 static volatile uint32_t seen;      /* what interrupts brought, since it was last set to 0 */
 static volatile unsigned interrupts;
+
+static uint32_t slot; /* for CONFADD */
+
+static uint32_t config(uint32_t reg)
+{
+    outl(MK_PORT_PCI_ADDRESS, slot | reg);
+    return inl(MK_PORT_PCI_DATA);
+}
+
+static void set_config(uint32_t reg, uint32_t value)
+{
+    outl(MK_PORT_PCI_ADDRESS, slot | reg);
+    outl(MK_PORT_PCI_DATA, value);
+}
+
+/* Puts its registers at EDU, and lets it answer there and access memory. */
+static bool find(void)
+{
+    for (slot = 0x80000000; slot < 0x80010000; slot += 0x800)
+        if (config(0) == PCI_ID) {
+            set_config(0x10, (uint32_t)EDU);
+            set_config(0x04, 0x6);
+            return true;
+        }
+    return false;
+}
 
 static uint32_t get(enum reg r)
 {
@@ -54,7 +83,7 @@ static void on_irq(struct trap *t)
         seen |= why;
         put(IRQ_ACK, why);
     }
-    irq_done(IRQ);
+    irq_done(line);
 }
 
 static void on_tick(struct trap *t)
@@ -199,9 +228,11 @@ static void refused_accesses(void)
 
 int main(void)
 {
-    trap_handler(TRAP_IRQ + IRQ, on_irq);
+    if (find())
+        line = config(0x3c) & 0xff;
+    trap_handler(TRAP_IRQ + line, on_irq);
     start_ticks();
-    irq_init(1 << IRQ | 1 << 0);
+    irq_init((uint16_t)(1u << line | 1u << 0));
     identification();
     factorials();
     raised_interrupts();

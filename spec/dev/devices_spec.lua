@@ -54,10 +54,10 @@ describe("edu", function()
     assert.same({ buffer = ("\0"):rep(4096), computing = 0, errors = 0 }, d.state)
   end)
 
-  it("goes on after load() with what it was doing at save()", function()
+  it("goes on after load() with what it was doing at save(), in the time that was left", function()
     local wait = "\xa1" .. ("<I4"):pack(EDU + 0x20) .. "\xa8\1\x75\xf7" -- mov eax, [STATUS];
                                                            -- test al, 1; jnz
-    local from <close> = guest({ put(0x60, 0x40), put(0x08, 6) }, { delay = 3600 })
+    local from <close> = guest({ put(0x60, 0x40), put(0x08, 6) }, { delay = 0.05 })
     run(from)
     local saved = device.save_all(from)
     local to <close>, d = guest({ wait, get(0x08, 0x8000), get(0x24, 0x8004) })

@@ -19,7 +19,8 @@ enum mk_reason {
     MK_DEADLINE,
     MK_LIMIT,
     MK_FORBIDDEN, /* it printed what the script forbids */
-    MK_SHUTDOWN,  /* triple fault */
+    MK_PANIC,     /* the guest has told a device that it is broken */
+    MK_SHUTDOWN,  /* triple fault, reset */
     MK_FAULT,     /* emulation or entry failure, bad hypercall, fatal unhandled access */
     MK_ERROR,     /* a Lua handler raised */
     MK_REASONS

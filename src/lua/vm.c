@@ -471,6 +471,23 @@ static int vm_exit(lua_State *L)
     return 0;
 }
 
+/* vm:crash("panic" or "shutdown", text): inside a handler of the VM, ends the run so when the
+ * handler is done: a device was told that the guest is broken, or has reset the machine. */
+static int vm_crash(lua_State *L)
+{
+    static const char *const names[] = { "panic", "shutdown", NULL };
+    static const enum mk_reason reasons[] = { MK_PANIC, MK_SHUTDOWN };
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    enum mk_reason reason = reasons[luaL_checkoption(L, 2, NULL, names)];
+    const char *text = luaL_checkstring(L, 3);
+    int cpu = mk_lua_handler_cpu(v);
+    if (cpu < 0)
+        return mk_lua_error(L, "vm:crash: only a handler of the vm ends it so: vm:stop() ends it "
+                               "from outside");
+    mk_vcpu_end(&v->vm.cpu[cpu]->c, reason, 0, true, "%s", text);
+    return 0;
+}
+
 /* vm:pause() -> vm | nil, text, name. Inside a handler it only asks. */
 static int vm_pause(lua_State *L)
 {
@@ -604,10 +621,11 @@ void mk_open_vm(lua_State *L)
                                      { "__close", vm_close },
                                      { "__tostring", vm_tostring },
                                      { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "close", vm_close },   { "stop", vm_stop },
-                                        { "exit", vm_exit },     { "reset", vm_reset },
-                                        { "irq", vm_irq },       { "pause", vm_pause },
-                                        { "resume", vm_resume }, { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "close", vm_close }, { "stop", vm_stop },
+                                        { "exit", vm_exit },   { "crash", vm_crash },
+                                        { "reset", vm_reset }, { "irq", vm_irq },
+                                        { "pause", vm_pause }, { "resume", vm_resume },
+                                        { NULL, NULL } };
     static const luaL_Reg core[] = { { "new_vm", new_vm },         { "run", run },
                                      { "start", start },           { "wait", wait },
                                      { "trace", set_trace },       { "add_cpu", add_cpu },

@@ -13,8 +13,8 @@
 static const char *const reasons[MK_REASONS] = {
     [MK_RUNNING] = "running",     [MK_HALT] = "halt",         [MK_EXIT] = "exit",
     [MK_STOPPED] = "stopped",     [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
-    [MK_FORBIDDEN] = "forbidden", [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault",
-    [MK_ERROR] = "error",
+    [MK_FORBIDDEN] = "forbidden", [MK_PANIC] = "panic",       [MK_SHUTDOWN] = "shutdown",
+    [MK_FAULT] = "fault",         [MK_ERROR] = "error",
 };
 
 const char *mk_reason_name(enum mk_reason reason)
@@ -49,7 +49,7 @@ void mk_vm_join(struct mk_vm *vm)
 
 static bool dead(enum mk_reason reason)
 {
-    return reason == MK_SHUTDOWN || reason == MK_FAULT || reason == MK_ERROR;
+    return reason == MK_PANIC || reason == MK_SHUTDOWN || reason == MK_FAULT || reason == MK_ERROR;
 }
 
 void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why)

@@ -15,7 +15,7 @@ local USAGE = 2
 ---By reason; "exit" is the guest's own code.
 local STATUS = {
   halt = 0, stopped = 0, error = 1, deadline = 124, limit = 124,
-  forbidden = 124, shutdown = 134, fault = 134,
+  forbidden = 124, panic = 134, shutdown = 134, fault = 134,
 }
 
 local function complain(...)
@@ -296,7 +296,7 @@ local function load_note(vm, opts)
   return "it ran " .. UNTOLD .. "there are protected, paged and long"
 end
 
-local WORTH_A_NOTE <const> = { deadline = true, limit = true, shutdown = true, fault = true }
+local WORTH_A_NOTE <const> = { deadline = true, limit = true, panic = true, shutdown = true, fault = true }
 
 ---conclude() for a VM that ran.
 ---@param note string?  of load_note

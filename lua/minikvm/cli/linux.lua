@@ -25,6 +25,8 @@ M.spec = {
     { "--memory", value = "SIZE", type = "size", help = "RAM (256M)" },
     { "--file", value = "PATH=HOST", repeatable = true,
       help = "a file of the host, or a program, at this path of the guest, relative to /" },
+    { "--pci", value = "SCRIPT", repeatable = true,
+      help = "a Lua script that gets the VM and attaches PCI devices, or returns one of kvm.pci" },
     { "--run", value = "CMD", help = "run this command of sh, its output on stdout and stderr, and"
         .. " end with its exit status" },
     { "--deadline", "-d", value = "SEC", type = "seconds", help = "end the VM after this time" },
@@ -151,9 +153,26 @@ local function initrd_of(kvm, opts)
   return { bytes = bytes, name = "the initrd" }
 end
 
+---Runs the scripts of --pci, and attaches what they return.
+---@return true? done  nil, status when something was said
+local function attach_pci(vm, opts)
+  local cli = require "minikvm.cli"
+  for _, path in ipairs(opts.pci or {}) do
+    local chunk, why = loadfile(path)
+    if not chunk then return nil, complain(why) end
+    local done, status = cli.attempt("linux: " .. path, function()
+      local def = chunk(vm)
+      if def ~= nil then vm.pci:attach(def) end
+      return true
+    end)
+    if not done then return nil, status end
+  end
+  return true
+end
+
 ---A VM with Linux in it, where this host can run that.
 ---@param opts { kernel: string?, initrd: string?, run: string?, append: string?, files: table?,
----  vm: table }  vm: options of kvm.vm
+---  pci: string[]?, vm: table }  pci: scripts; vm: options of kvm.vm
 ---@return minikvm.vm? vm  nil, status when something was said
 function M.machine(kvm, opts)
   local cli = require "minikvm.cli"
@@ -166,6 +185,11 @@ function M.machine(kvm, opts)
   vm, status = cli.attempt("linux", kvm.vm, opts.vm)
   if not vm then return nil, status end
   local done
+  done, status = attach_pci(vm, opts)
+  if not done then
+    vm:close()
+    return nil, status
+  end
   done, status = cli.attempt("linux", vm.load, vm, kernel, { initrd = initrd,
                                                              cmdline = command_line(opts) })
   if done then return vm end

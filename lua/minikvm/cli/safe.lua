@@ -28,7 +28,7 @@ M.METHODS = words [[
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take put set get hide has
   vendor interact exit open seek set_sregs regions flush written devices enable enabled
-  lost routing_table
+  lost routing_table crash
 ]]
 
 ---The module's functions that a script may call.
@@ -42,7 +42,7 @@ M.REFUSED = words [[
 ---Options of kvm.vm and kvm.files that a script may use.
 local VM_OPTIONS = words [[
   name memory cpus mode limits unhandled coalesce echo trace page_size map_size map_base irqchip
-  console files assist cmdline cpuid stats map_io
+  console files assist cmdline cpuid stats map_io pci
 ]]
 local FILES_OPTIONS = words "root rules max_open max_bytes max_file max_files audit decide"
 

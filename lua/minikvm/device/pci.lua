@@ -299,6 +299,36 @@ function pci:attach(def, opts)
   return d
 end
 
+---For kvm.vm's option: a list of definitions, each alone or as { definition, slot =, ... }.
+function M.check_list(value)
+  if type(value) ~= "table" or device.is_definition(value) then
+    return nil, "expected a list of devices made by kvm.pci{...}"
+  end
+  for i, entry in ipairs(value) do
+    local def = device.is_definition(entry) and entry or type(entry) == "table" and entry[1]
+    if not device.is_definition(def) or not def.pci then
+      return nil, ("[%d]: expected a device made by kvm.pci{...}, or { device, slot = }"):format(i)
+    end
+  end
+  return value
+end
+
+---@param vm minikvm.vm
+---@param list table  that check_list() has seen
+function M.attach_list(vm, list)
+  for _, entry in ipairs(list) do
+    if device.is_definition(entry) then
+      vm.pci:attach(entry)
+    else
+      local opts = {}
+      for key, value in pairs(entry) do
+        if key ~= 1 then opts[key] = value end
+      end
+      vm.pci:attach(entry[1], opts)
+    end
+  end
+end
+
 ---For device:detach().
 function M.detach(d)
   core.pci_detach(d.pci)

@@ -83,6 +83,21 @@ function M.add_to(Device)
   ---@param fn string|fun(device: minikvm.device)
   ---@return minikvm.handle
   function Device:every(seconds, fn) return start(self, "every", seconds, fn) end
+
+  ---Ends the timers that call a function of this name.
+  ---@param name string
+  function Device:cancel(name)
+    options.self("device:cancel", self, KIND)
+    options.argument("device:cancel", "name", name, "string")
+    M.remove(self, name)
+  end
+end
+
+---Removes those of a name.
+function M.remove(d, name)
+  for timer, t in pairs(d.timers) do
+    if t.name == name then timer:remove() end
+  end
 end
 
 ---Ends all timers of a device.
@@ -126,13 +141,6 @@ function M.missing(list, timers)
     if not (timers or {})[t.name] then names[#names + 1] = t.name end
   end
   return names
-end
-
----Removes those of a name.
-function M.remove(d, name)
-  for timer, t in pairs(d.timers) do
-    if t.name == name then timer:remove() end
-  end
 end
 
 return M

@@ -1,10 +1,10 @@
 -- edu.lua - QEMU's teaching device "edu", for learning to write a driver: it inverts, computes
 -- factorials, interrupts, and copies between RAM and a buffer of its own by DMA.
 --
---   vm:attach(edu.new(), { mmio = 0xfeb00000, irq = 10 })
+--   vm.pci:attach(edu.pci())                                 -- as the original
+--   vm:attach(edu.new(), { mmio = 0xfeb00000, irq = 10 })    -- without PCI
 --
--- Follows QEMU's published specification (docs/specs/edu), memory region 0: what it says of PCI has
--- no counterpart here. Where it leaves something open: an access of another size or alignment than
+-- Follows QEMU's published specification (docs/specs/edu). Where it leaves something open: an access of another size or alignment than
 -- it allows reads ones and does nothing; registers of a transfer, and the number whose factorial is
 -- being computed, cannot be written meanwhile; a transfer that is not all in RAM or not all in the
 -- buffer moves nothing, ends as any other, and is told to `on_error`. Handlers run on the vCPU's
@@ -73,7 +73,6 @@ local function finish_factorial(d)
   if d.reg.STATUS & FACTORIAL_IRQ ~= 0 then interrupt(d, M.IRQ_FACTORIAL) end
 end
 
-local function begin_factorial(d, o) d:after(o.delay, finish_factorial) end
 
 -- ---- DMA ----
 
@@ -116,9 +115,6 @@ local function finish_transfer(d, o)
   if d.reg.COMMAND & DMA_IRQ ~= 0 then interrupt(d, M.IRQ_DMA) end
 end
 
-local function begin_transfer(d, o)
-  d:after(o.delay, function() finish_transfer(d, o) end)
-end
 
 -- ---- the device ----
 
@@ -127,18 +123,32 @@ local function writers(o)
     ALIVE = function(d, _, value) d.reg.ALIVE = ~value & 0xffffffff end,
     FACTORIAL = function(d)
       d.state.computing = COMPUTING
-      begin_factorial(d, o)
+      d:after(o.delay, "factorial")
     end,
     STATUS = function(d, _, value) d.reg.STATUS = value & FACTORIAL_IRQ end,
     IRQ_RAISE = function(d, _, value) interrupt(d, value) end,
     IRQ_ACK = function(d, _, value) set_irq_status(d, d.reg.IRQ_STATUS & ~value) end,
     COMMAND = function(d, _, value)
-      if value & START ~= 0 then begin_transfer(d, o) end
+      if value & START ~= 0 then d:after(o.delay, "transfer") end
     end,
   }
 end
 
 local OPTIONS <const> = { delay = "seconds", dma_mask = "integer", on_error = "function" }
+
+---What both kinds have in common.
+local function common(where, opts)
+  local o = options.check(where, opts, OPTIONS)
+  o.delay, o.dma_mask = o.delay or 0.0001, o.dma_mask or 0x0fffffff
+  return {
+    name = "edu", irq = true,
+    timers = { factorial = finish_factorial, transfer = function(d) finish_transfer(d, o) end },
+    reset = function(d)
+      d.state = { buffer = ("\0"):rep(BUFFER_SIZE), computing = 0, errors = 0 }
+    end,
+  }, { size = SIZE, registers = REGISTERS, accepts = accepts, write = writers(o),
+       read = { STATUS = function(d) return d.reg.STATUS | d.state.computing end } }
+end
 
 ---Describes an edu device, for vm:attach() with `mmio` and `irq`. It has 1 MiB of registers.
 ---An attached one has state.buffer (its 4096 bytes), state.errors and state.last_error.
@@ -148,21 +158,20 @@ local OPTIONS <const> = { delay = "seconds", dma_mask = "integer", on_error = "f
 ---@param opts? { delay: number?, dma_mask: integer?, on_error: function? }
 ---@return minikvm.definition
 function M.new(opts)
-  local o = options.check("edu.new", opts, OPTIONS)
-  o.delay, o.dma_mask = o.delay or 0.0001, o.dma_mask or 0x0fffffff
-  return kvm.device{
-    name = "edu", size = SIZE, irq = true, registers = REGISTERS, accepts = accepts,
-    read = { STATUS = function(d) return d.reg.STATUS | d.state.computing end },
-    write = writers(o),
-    reset = function(d)
-      d.state = { buffer = ("\0"):rep(BUFFER_SIZE), computing = 0, errors = 0 }
-    end,
-    load = function(d, saved) -- what had begun begins once more
-      d.state = saved.state
-      if d.state.computing ~= 0 then begin_factorial(d, o) end
-      if d.reg.COMMAND & START ~= 0 then begin_transfer(d, o) end
-    end,
-  }
+  local def, registers = common("edu.new", opts)
+  for key, value in pairs(registers) do def[key] = value end
+  return kvm.device(def)
+end
+
+---The same on PCI, for vm.pci:attach(): 1234:11e8, its registers in BAR 0, INTA# and MSI.
+---@param opts? { delay: number?, dma_mask: integer?, on_error: function? }  as for new()
+---@return minikvm.definition
+function M.pci(opts)
+  local def, registers = common("edu.pci", opts)
+  def.vendor, def.device, def.class, def.revision = 0x1234, 0x11e8, 0x00ff00, 0x10
+  def.subsystem = { 0x1af4, 0x1100 }
+  def.bars, def.capabilities = { [0] = registers }, { "msi" }
+  return kvm.pci(def)
 end
 
 return M

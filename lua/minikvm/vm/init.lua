@@ -94,6 +94,7 @@ local NEW = {
   map_io = address,
   disk = function(value) return require("minikvm.vm.disk").check(value) end,
   bios = "text", disk_error = "function",
+  pci = function(value) return require("minikvm.device.pci").check_list(value) end,
   cpuid = function(value)
     if type(value) == "table" then return value end
     return nil, "expected a table: { vendor=, hide=, [leaf] = { eax= } }"
@@ -141,6 +142,13 @@ end
 ---@return string? code
 function M.attach_machine(new, o)
   if o.linux then require("minikvm.vm.linux").attach(new) end
+  if o.pci then
+    local ok, why = pcall(require("minikvm.device.pci").attach_list, new, o.pci)
+    if not ok then
+      new:close()
+      core.blame((tostring(why):gsub("^[^\n]-%.lua:%d+: ", "")))
+    end
+  end
   if not o.disk then return new end
   local ok, why, code = require("minikvm.vm.disk").attach(new, o)
   if not ok then new:close() end
@@ -175,6 +183,8 @@ end
 ---             machine is a PC with a BIOS, see lua/minikvm/vm/disk.lua: "real", 32M, "pic"
 ---  bios       "seabios" (the default), "lua": services in Lua, for 16-bit systems; or a path
 ---  disk_error function(text), called for what the host refuses, and when a guest cannot go on
+---  pci        what vm.pci has: a list of kvm.pci's, each alone or as { definition, slot=, fn=, at= };
+---             forks get the same
 ---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
 ---  stats      true: measure the time that accesses take, for vm:stats()
 ---  trace      function(line), called for every exit
@@ -202,7 +212,7 @@ end
 
 local FROM_SNAPSHOT = { setup = "function" }
 for _, key in ipairs { "name", "echo", "limits", "files", "unhandled", "coalesce", "trace",
-                       "assist", "disk", "bios", "disk_error" } do
+                       "assist", "disk", "bios", "disk_error", "pci" } do
   FROM_SNAPSHOT[key] = NEW[key]
 end
 

@@ -8,8 +8,6 @@
 
 local core = require "minikvm.core"
 
-local core = require "minikvm.core"
-
 local M = {}
 
 M.MEMORY = 256 << 20
@@ -103,7 +101,7 @@ end
 ---@param reason string?
 ---@param info table|string
 function M.explain(vm, reason, info)
-  if vm.state == "closed" or (reason ~= "halt" and reason ~= "shutdown" and reason ~= "fault") then
+  if vm.state == "closed" or (reason ~= "halt" and reason ~= "panic" and reason ~= "shutdown" and reason ~= "fault") then
     return
   end
   local lines = split(vm.console:text():sub(-TAIL))

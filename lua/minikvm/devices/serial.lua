@@ -1,0 +1,164 @@
+-- serial.lua - a PCI card with a 16550A, QEMU's pci-serial: a second console, a modem line, whatever
+-- a script is at its other end.
+--
+--   local port = vm.pci:attach(serial.new{ on_output = function(d, byte) ... end })
+--   serial.send(port, "text")
+--
+-- Follows TI's data sheet of the TL16C550C. Bytes are sent at once, so the transmitter is always
+-- empty; received ones wait in the script's queue, of which the guest sees one FIFO of 16. Break,
+-- parity and speed are registers and nothing else. Handlers run on the vCPU's thread under the Lua
+-- lock.
+
+local kvm = require "minikvm"
+local options = require "minikvm.options"
+
+local M = {}
+
+local DATA <const>, IER <const>, IIR <const>, LCR <const> = 0, 1, 2, 3
+local MCR <const>, LSR <const>, MSR <const>, SCR <const> = 4, 5, 6, 7
+local DLAB <const> = 0x80 -- of LCR
+local RECEIVED <const>, EMPTY <const>, STATUS <const> = 1, 2, 8 -- of IER
+local NONE <const>, IS_EMPTY <const>, IS_DATA <const>, IS_STATUS <const> = 1, 2, 4, 0
+local FIFO <const>, CLEAR <const> = 1, 2 -- of FCR
+local LOOP <const>, OUT2 <const> = 0x10, 0x08 -- of MCR
+local READY <const>, IDLE <const> = 1, 0x60 -- of LSR
+local LINES <const> = 0xb0 -- DCD, DSR, CTS
+
+-- ---- interrupts ----
+
+---The cause of the highest priority: table 4 of the data sheet.
+local function cause(s)
+  if s.ier & RECEIVED ~= 0 and #s.input > 0 then return IS_DATA end
+  if s.ier & EMPTY ~= 0 and s.empty then return IS_EMPTY end
+  if s.ier & STATUS ~= 0 and s.delta ~= 0 then return IS_STATUS end
+  return NONE
+end
+
+---OUT2 connects the interrupt to the bus, as on PCs.
+local function update(d)
+  local s = d.state
+  if cause(s) ~= NONE and s.mcr & OUT2 ~= 0 then d:raise() else d:lower() end
+end
+
+---The modem's lines; in a loop the outputs are the inputs: RTS, DTR, OUT1, OUT2.
+local function lines(s)
+  if s.mcr & LOOP == 0 then return LINES end
+  return (s.mcr & 2) << 3 | (s.mcr & 1) << 5 | (s.mcr & 0xc) << 4
+end
+
+-- ---- registers ----
+
+local readers = {
+  [DATA] = function(d, s)
+    if s.lcr & DLAB ~= 0 then return s.divisor & 0xff end
+    local byte = s.input:byte() or 0
+    s.input = s.input:sub(2)
+    update(d)
+    return byte
+  end,
+  [IER] = function(_, s) return s.lcr & DLAB ~= 0 and s.divisor >> 8 or s.ier end,
+  [IIR] = function(d, s)
+    local value = cause(s)
+    if value == IS_EMPTY then
+      s.empty = false
+      update(d)
+    end
+    return value | (s.fcr & FIFO ~= 0 and 0xc0 or 0)
+  end,
+  [LCR] = function(_, s) return s.lcr end,
+  [MCR] = function(_, s) return s.mcr end,
+  [LSR] = function(_, s) return IDLE | (#s.input > 0 and READY or 0) end,
+  [MSR] = function(d, s)
+    local value = lines(s) | s.delta
+    s.delta = 0
+    update(d)
+    return value
+  end,
+  [SCR] = function(_, s) return s.scr end,
+}
+
+local function transmit(d, s, byte, o)
+  if s.mcr & LOOP ~= 0 then
+    s.input = s.input .. string.char(byte)
+  else
+    o.on_output(d, byte)
+  end
+  s.empty = true
+end
+
+local function write_mcr(s, value)
+  local before = lines(s)
+  s.mcr = value & 0x1f
+  s.delta = s.delta | (before ~ lines(s)) >> 4
+end
+
+local writers = {
+  [DATA] = function(d, s, value, o)
+    if s.lcr & DLAB ~= 0 then s.divisor = s.divisor & 0xff00 | value else transmit(d, s, value, o) end
+  end,
+  [IER] = function(_, s, value)
+    if s.lcr & DLAB ~= 0 then
+      s.divisor = s.divisor & 0xff | value << 8
+    else
+      if value & EMPTY ~= 0 and s.ier & EMPTY == 0 then s.empty = true end
+      s.ier = value & 15
+    end
+  end,
+  [IIR] = function(_, s, value)
+    s.fcr = value
+    if value & CLEAR ~= 0 then s.input = "" end
+  end,
+  [LCR] = function(_, s, value) s.lcr = value end,
+  [MCR] = function(_, s, value) write_mcr(s, value) end,
+  [SCR] = function(_, s, value) s.scr = value end,
+}
+
+---Wider accesses touch one register after the other.
+local function read(d, offset, size)
+  local value = 0
+  for i = 0, size - 1 do value = value | readers[offset + i](d, d.state) << 8 * i end
+  return value
+end
+
+local function write(o)
+  return function(d, offset, value, size)
+    for i = 0, size - 1 do
+      local fn = writers[offset + i]
+      if fn then fn(d, d.state, value >> 8 * i & 0xff, o) end
+    end
+    update(d)
+  end
+end
+
+-- ---- the device ----
+
+---Bytes for the guest.
+---@param d minikvm.device
+---@param text string
+function M.send(d, text)
+  options.argument("serial.send", "text", text, "string")
+  d.state.input = d.state.input .. text
+  update(d)
+end
+
+local OPTIONS <const> = { on_output = "function" }
+
+---Describes it, for vm.pci:attach().
+---  on_output  function(device, byte): the guest has sent one
+---@param opts? { on_output: function? }
+---@return minikvm.definition
+function M.new(opts)
+  local o = options.check("serial.new", opts, OPTIONS)
+  o.on_output = o.on_output or function() end
+  return kvm.pci{
+    name = "serial", vendor = 0x1b36, device = 0x0002, class = 0x070002, revision = 1, irq = true,
+    subsystem = { 0x1af4, 0x1100 },
+    bars = { [0] = { io = true, size = 8, read = read, write = write(o) } },
+    reset = function(d)
+      d.state = { ier = 0, fcr = 0, lcr = 0, mcr = 0, scr = 0, divisor = 12, input = "", empty = true,
+                  delta = 0 }
+    end,
+  }
+end
+
+return M

@@ -1,0 +1,161 @@
+-- PCI functions in Lua under Debian's kernel and its own drivers, on a stock KVM: kvm_pvm does not run
+-- Linux's user space. tools/linux-kernel fetches the kernel; tools/stock runs this in an emulated
+-- machine.
+
+local edu = require "minikvm.devices.edu"
+local kvm = require "minikvm"
+local linux = require "support.linux"
+local program = require "support.program"
+local pvpanic = require "minikvm.devices.pvpanic"
+local serial = require "minikvm.devices.serial"
+local support = require "support.guest"
+
+local MODULES <const> = (os.getenv "XDG_CACHE_HOME" or (os.getenv "HOME" or "") .. "/.cache")
+  .. "/minikvm-linux/modules"
+local SYS <const> = "/sys/bus/pci/devices/0000:00:%02x.0"
+
+describe("Linux's drivers for PCI", function()
+  if linux.without_linux(pending) then return end
+
+  -- Booted once; what a test changes does not matter to the others.
+  local vm, sent, ports
+  setup(function()
+    sent, ports = { [0] = "", "" }, {}
+    local function card(i)
+      return serial.new{ on_output = function(d, byte)
+        if d.vm == vm then sent[i] = sent[i] .. string.char(byte) end
+      end }
+    end
+    vm = support.vm{ mode = "linux", pci = {
+      { edu.pci{ delay = 1e-5 }, slot = 3 }, { pvpanic.new(), slot = 4 },
+      { card(0), slot = 5, name = "serial 0" }, { card(1), slot = 9, name = "serial 1" },
+      { edu.pci{ delay = 1e-5 }, slot = 7, name = "second edu" } } }
+    for _, d in ipairs(vm.pci:devices()) do
+      local i = d.name:match "^serial (%d)"
+      if i then ports[tonumber(i)] = d end
+    end
+    assert(vm:load(linux.KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
+      agent = true, files = { ["bin/edu"] = "guests/linux/edu.elf" },
+      modules = { "pvpanic-pci", "uio_pci_generic", from = MODULES } }) } }))
+    vm:linux():wait{ timeout = 150 }
+  end)
+  teardown(function() vm:close() end)
+
+  local function sh(line, timeout) return (vm:linux():sh(line, { timeout = timeout or 60 })) end
+
+  it("find the functions, give them addresses, and their interrupts lines", function()
+    local text = sh "for d in /sys/bus/pci/devices/*; do echo ${d##*/} $(cat $d/vendor $d/device $d/class $d/irq); done"
+    assert.equal("0000:00:00.0 0x8086 0x1237 0x060000 0\n0000:00:01.0 0x8086 0x7000 0x060100 0\n"
+      .. "0000:00:03.0 0x1234 0x11e8 0x00ff00 5\n0000:00:04.0 0x1b36 0x0011 0x08ff00 0\n"
+      .. "0000:00:05.0 0x1b36 0x0002 0x070002 10\n0000:00:07.0 0x1234 0x11e8 0x00ff00 5\n"
+      .. "0000:00:09.0 0x1b36 0x0002 0x070002 10\n", text)
+    for _, d in ipairs(vm.pci:devices()) do
+      local first = sh("head -1 " .. SYS:format(d.slot) .. "/resource"):match "^0x(%x+)"
+      if d.name ~= "pvpanic" then assert.equal(tonumber(first, 16), d:bar(0) or tonumber(first, 16)) end
+      assert.is_true(tonumber(first, 16) > 0)
+    end
+    assert.matches("PCI: Using configuration type 1", sh "dmesg")
+    assert.matches("PIIX/ICH IRQ router", sh "dmesg")
+  end)
+
+  it("bind: 8250 to the serial cards, in both directions, also both at once", function()
+    local found = sh "cat /proc/tty/driver/serial"
+    local names = {}
+    for line, port in found:gmatch "(%d+): uart:16550A port:(%x+) irq:10" do
+      for i = 0, 1 do
+        if ports[i]:bar(0) == tonumber(port, 16) then names[i] = "/dev/ttyS" .. line end
+      end
+    end
+    assert.is_string(names[0])
+    assert.is_string(names[1])
+    sh(("stty -F %s raw -echo; stty -F %s raw -echo; echo out >%s"):format(names[0], names[1], names[0]))
+    assert.equal("out\n", sent[0])
+    -- 500 lines each way on each, on one interrupt line
+    local text = {}
+    for i = 1, 500 do text[i] = i .. "\n" end
+    sent[0], sent[1] = "", ""
+    for i = 0, 1 do serial.send(ports[i], table.concat(text)) end
+    local counts = sh(("head -500 <%s >/tmp/0 & head -500 <%s >/tmp/1 & seq 500 >%s & seq 500 >%s; wait; "
+      .. "for i in 0 1; do seq 500 | cmp - /tmp/$i && echo same; done"):format(names[0], names[1], names[0],
+                                                                         names[1]))
+    assert.equal("same\nsame\n", counts)
+    assert.same({ [0] = table.concat(text), table.concat(text) }, sent)
+  end)
+
+  it("let user space drive edu by its resource file", function()
+    assert.equal("id 0x10000ed\nalive 0xedcba987\nfactorial 0x375f00\ndma 0x0\n",
+                 sh("edu test " .. SYS:format(3)))
+  end)
+
+  it("serve two functions on one line: 10,000 interrupts, none lost", function()
+    sh "echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id"
+    local run = "edu race 5000 /dev/uio0 " .. SYS:format(3) .. " /dev/uio1 " .. SYS:format(7)
+    assert.equal(("sum 0x%x\n"):format(5000 * (120 + 720)), sh(run, 200))
+    assert.matches("\n *5: +%d+ +XT%-PIC +uio_pci_generic, uio_pci_generic\n", sh "cat /proc/interrupts")
+  end)
+
+  it("let a function go and come, with other code, without a reboot", function()
+    local path = SYS:format(12)
+    local function card(text)
+      return kvm.pci{ name = "card", vendor = 0x1234, device = 1, bars = { [0] = {
+        io = true, size = 16, read = function(_, offset) return text:byte(offset + 1) end } } }
+    end
+    local d = vm.pci:attach(card "one", { slot = 12 })
+    sh "echo 1 >/sys/bus/pci/rescan"
+    local look = ("echo 1 >%s/enable; head -c 3 %s/resource0"):format(path, path)
+    assert.equal("one", sh(look))
+    d:replace(card "two")
+    assert.equal("two", sh(look))
+    sh(("echo 1 >%s/remove"):format(path))
+    d:detach()
+    assert.equal("", sh(("ls %s 2>/dev/null"):format(path)))
+    vm.pci:attach(card "new", { slot = 12 })
+    sh "echo 1 >/sys/bus/pci/rescan"
+    assert.equal("new", sh(look))
+  end)
+
+  it("go on after a snapshot and in a fork", function()
+    local child <close> = assert(vm:fork(function(new)
+      local card = vm.pci:devices()[6]
+      new.pci:attach(card.definition, { slot = 12 })
+    end))
+    assert.equal("id 0x10000ed\nalive 0xedcba987\nfactorial 0x375f00\ndma 0x0\n",
+                 (child:linux():sh("echo 0000:00:03.0 >/sys/bus/pci/drivers/uio_pci_generic/unbind; edu test "
+                                   .. SYS:format(3))))
+  end)
+
+  it("report a panic: a run ends with reason \"panic\"", function()
+    assert.matches("pvpanic%-pci/0000:00:04.0\n", sh "ls -d /sys/bus/pci/drivers/pvpanic-pci/0*")
+    local done = pcall(sh, "echo c >/proc/sysrq-trigger")
+    assert.is_false(done)
+    local reason, info = vm:wait(0)
+    assert.equal("panic", reason)
+    assert.equal("Linux panicked: sysrq triggered crash (the guest's kernel has panicked (pvpanic))", info.text)
+  end)
+end)
+
+describe("minikvm linux --pci", function()
+  if linux.without_linux(pending) then return end
+
+  it("gets its devices from scripts", function()
+    local path = program.file [[
+      return require("minikvm").pci{ name = "hello", vendor = 0x1234, device = 0x5678 }
+    ]]
+    local r = program.run("P linux --deadline 100 --pci " .. path
+      .. " --run 'cat /sys/bus/pci/devices/0000:00:02.0/device'")
+    os.remove(path)
+    assert.same({ 0, "0x5678\n", "" }, { r.status, r.out, r.err })
+  end)
+end)
+
+describe("minikvm linux --pci, anywhere", function()
+  it("names a script that is none, and what it did wrong", function()
+    local path = program.file "return 1"
+    local r = program.run("P linux --pci " .. path)
+    os.remove(path)
+    assert.is_true(r.status ~= 0)
+    if kvm.probe().ok and kvm.probe().host ~= "pvm" then
+      assert.matches("expected a device made by kvm.pci", r.err)
+    end
+  end)
+end)
