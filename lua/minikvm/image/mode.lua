@@ -13,7 +13,7 @@ local RAM_REAL <const>, RAM_USUAL <const>, RAM_KERNEL <const> = 1 << 20, 4 << 20
 local MOST_GIB <const> = 64 -- that a VM can have
 
 local PROTECTED <const> = { multiboot = true, multiboot2 = true, pvh = true }
-local ROOMY <const> = { multiboot2 = true, limine = true, pvh = true }
+local ROOMY <const> = { multiboot = true, multiboot2 = true, limine = true, pvh = true }
 
 ---Bytes of RAM in a VM for which nobody chose.
 local function usual_memory(mode, source, o)
