@@ -104,7 +104,7 @@ int mk_vcpu_open(struct mk_vcpu *c, const struct mk_vcpu_parts *parts, unsigned 
                            .kvm = kvm,
                            .vm_fd = parts->vm_fd,
                            .mem = parts->mem,
-                           .machine = parts->machine,
+                           .vm = parts->vm,
                            .ops = parts->ops,
                            .intr = parts->intr,
                            .kicks = { .fn = kicked, .ctx = c } };

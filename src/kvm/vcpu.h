@@ -16,7 +16,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 
-struct mk_machine;
+struct mk_vm;
 struct mk_vcpu;
 
 #define MK_EXIT_KINDS 40
@@ -109,7 +109,7 @@ struct mk_vcpu_parts {
     const struct mk_cpu_ops *device_ops;
     const struct mk_vcpu_ops *ops;
     const _Atomic bool *intr;
-    struct mk_machine *machine;
+    struct mk_vm *vm;
 };
 
 struct mk_vcpu {
@@ -117,7 +117,7 @@ struct mk_vcpu {
     const struct mk_kvm *kvm;
     int vm_fd, fd;
     struct mk_mem *mem;
-    struct mk_machine *machine; /* the VM, for who made this vCPU (vm/machine.h) */
+    struct mk_vm *vm; /* for who made this vCPU */
     const struct mk_vcpu_ops *ops;
     struct mk_assist *assist; /* NULL: none */
     struct kvm_run *run;

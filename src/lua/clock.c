@@ -42,7 +42,7 @@ static int call(lua_State *co)
  * would leave the guest no time are skipped. */
 static void arm_next(struct timer *t)
 {
-    struct mk_clock *clock = &t->v->vm.m.clock;
+    struct mk_clock *clock = &t->v->vm.clock;
     uint64_t next = t->core.due + t->period, earliest = mk_clock_now(clock) + GUEST_NS;
     if (next < earliest)
         next += (earliest - next + t->period - 1) / t->period * t->period;
@@ -94,7 +94,7 @@ static int new_timer(lua_State *L, bool repeat)
     t->period = repeat ? ns : 0;
     t->function_ref = mk_lua_ref(L, vm_index, 3);
     t->self_ref = mk_lua_ref(L, vm_index, -1);
-    struct mk_clock *clock = &v->vm.m.clock;
+    struct mk_clock *clock = &v->vm.clock;
     mk_clock_arm(clock, &t->core, mk_clock_now(clock) + first);
     return 1;
 }
@@ -118,7 +118,7 @@ static int timer_remove(lua_State *L)
     t->removed = true;
     if (!t->dead && t->v->open) {
         t->dead = true;
-        if (mk_clock_disarm(&t->v->vm.m.clock, &t->core)) {
+        if (mk_clock_disarm(&t->v->vm.clock, &t->core)) {
             lua_getiuservalue(L, 1, 1);
             lua_getiuservalue(L, -1, 1);
             release(L, lua_gettop(L), t);
@@ -130,7 +130,7 @@ static int timer_remove(lua_State *L)
 /* Seconds until it fires; nil: not any more. */
 static void push_left(lua_State *L, const struct timer *t)
 {
-    uint64_t now = t->v->open ? mk_clock_now(&t->v->vm.m.clock) : 0;
+    uint64_t now = t->v->open ? mk_clock_now(&t->v->vm.clock) : 0;
     if (t->dead || !t->v->open)
         lua_pushnil(L);
     else
@@ -157,7 +157,7 @@ static int clock_index(lua_State *L)
 {
     if (strcmp(luaL_checkstring(L, 2), "now") == 0) {
         struct mk_lua_vm *v = mk_check_child(L, 1, MK_CLOCK);
-        lua_pushnumber(L, (lua_Number)mk_clock_now(&v->vm.m.clock) / 1e9);
+        lua_pushnumber(L, (lua_Number)mk_clock_now(&v->vm.clock) / 1e9);
     } else {
         lua_pushvalue(L, 2);
         lua_gettable(L, lua_upvalueindex(1));
@@ -177,12 +177,12 @@ static struct timer *next_of(struct mk_timer *core)
 /* An entry: { timer, nanoseconds left, function }. */
 void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
-    uint64_t now = mk_clock_now(&v->vm.m.clock);
+    uint64_t now = mk_clock_now(&v->vm.clock);
     lua_getiuservalue(L, vm_index, 1);
     int table = lua_gettop(L);
     lua_pushnil(L);
     int count = 0;
-    for (struct timer *t = next_of(v->vm.m.clock.first); t; t = next_of(t->core.next)) {
+    for (struct timer *t = next_of(v->vm.clock.first); t; t = next_of(t->core.next)) {
         if (count++ == 0)
             lua_newtable(L);
         lua_createtable(L, 3, 0);
@@ -201,8 +201,8 @@ void mk_lua_timers_push(lua_State *L, struct mk_lua_vm *v, int vm_index)
 static void end_all(lua_State *L, struct mk_lua_vm *v, int table)
 {
     struct timer *t;
-    while ((t = next_of(v->vm.m.clock.first))) {
-        mk_clock_disarm(&v->vm.m.clock, &t->core);
+    while ((t = next_of(v->vm.clock.first))) {
+        mk_clock_disarm(&v->vm.clock, &t->core);
         t->dead = true;
         release(L, table, t);
     }
@@ -220,14 +220,14 @@ static void arm_again(lua_State *L, struct mk_lua_vm *v, int vm_index, uint64_t 
         t->dead = false;
         t->function_ref = mk_lua_ref(L, vm_index, entry + 3);
         t->self_ref = mk_lua_ref(L, vm_index, entry + 1);
-        mk_clock_arm(&v->vm.m.clock, &t->core, now + (uint64_t)lua_tointeger(L, entry + 2));
+        mk_clock_arm(&v->vm.clock, &t->core, now + (uint64_t)lua_tointeger(L, entry + 2));
     }
     lua_settop(L, entry);
 }
 
 void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list)
 {
-    uint64_t now = mk_clock_now(&v->vm.m.clock);
+    uint64_t now = mk_clock_now(&v->vm.clock);
     lua_getiuservalue(L, vm_index, 1);
     end_all(L, v, lua_gettop(L));
     lua_pop(L, 1);

@@ -53,7 +53,7 @@ static int console_send(lua_State *L)
     const char *bytes = luaL_checklstring(L, 2, &length);
     struct mk_err err;
     mk_lua_flush_output(); /* before the answer of a guest that runs */
-    if (mk_console_send(&v->vm.m.console, bytes, length, &err) < 0)
+    if (mk_console_send(&v->vm.console, bytes, length, &err) < 0)
         return mk_push_err(L, &err);
     lua_settop(L, 1);
     return 1;
@@ -62,7 +62,7 @@ static int console_send(lua_State *L)
 /* console:eof() -> console: nothing follows what is queued. */
 static int console_eof(lua_State *L)
 {
-    mk_console_eof(&check_console(L)->vm.m.console);
+    mk_console_eof(&check_console(L)->vm.console);
     lua_settop(L, 1);
     return 1;
 }
@@ -87,7 +87,7 @@ static int console_read(lua_State *L)
     lua_Integer count = luaL_optinteger(L, 2, 1);
     uint64_t ns = mk_opt_seconds(L, 3);
     luaL_argcheck(L, count >= 1 && count <= MK_CONSOLE_INPUT, 2, "1 byte to 16 MiB can be read");
-    struct reader r = { &v->vm.m.console, MK_INPUT_NONE };
+    struct reader r = { &v->vm.console, MK_INPUT_NONE };
     struct mk_err err;
     const struct mk_lua_cpu *handler = v->lua->handler;
     bool foreign = !handler || handler->v != v; /* closing a VM waits for its own handlers */
@@ -119,7 +119,7 @@ static int console_read(lua_State *L)
 static int console_text(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
-    struct mk_console *con = &v->vm.m.console;
+    struct mk_console *con = &v->vm.console;
     struct mk_stream *s = &con->stream[mk_check_stream(L, v, 2)];
     luaL_Buffer b;
     pthread_mutex_lock(&con->lock);
@@ -151,8 +151,8 @@ static int console_write(lua_State *L)
             L, "console:write: only a handler of the vm prints for its guest: a script "
                "has print and io.write");
     mk_lua_flush_output(); /* what the handler printed before */
-    mk_console_write(&v->vm.m.console, &v->vm.cpu[cpu]->c.cpu, text, length);
-    mk_console_flush(&v->vm.m.console); /* before what it prints next */
+    mk_console_write(&v->vm.console, &v->vm.cpu[cpu]->c.cpu, text, length);
+    mk_console_flush(&v->vm.console); /* before what it prints next */
     lua_settop(L, 1);
     return 1;
 }
@@ -161,7 +161,7 @@ static int console_write(lua_State *L)
  * replaced. */
 static void set_output(struct mk_lua_vm *v, int fd, bool owned)
 {
-    mk_console_set_output(&v->vm.m.console, fd);
+    mk_console_set_output(&v->vm.console, fd);
     v->echo_before = fd;
     if (v->output_file)
         close(v->output_file);
@@ -193,7 +193,7 @@ static int console_listen(lua_State *L)
         luaL_checktype(L, 2, LUA_TFUNCTION);
         v->line_ref = mk_lua_ref(L, 3, 2);
     }
-    struct mk_console *con = &v->vm.m.console;
+    struct mk_console *con = &v->vm.console;
     bool has = v->line_ref != 0;
     if (has && !had)
         v->echo_before = mk_console_set_output(con, -1);
@@ -207,7 +207,7 @@ static int console_listen(lua_State *L)
 
 static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
 {
-    struct mk_console *con = &v->vm.m.console;
+    struct mk_console *con = &v->vm.console;
     struct mk_console_input in = {
         .fd = fd, .pipe = fd >= 0 && !terminal, .escape = terminal, .eof = con->in.eof
     };
@@ -293,7 +293,7 @@ static int open_log(const char *path, struct mk_err *err)
  * emptied first. Fails also when the log so far could not be written. */
 static int console_log(lua_State *L)
 {
-    struct mk_console *con = &check_console(L)->vm.m.console;
+    struct mk_console *con = &check_console(L)->vm.console;
     const char *path = lua_isnoneornil(L, 2) ? NULL : mk_check_cstring(L, 2);
     struct mk_err err = { 0 };
     int fd = path ? open_log(path, &err) : -1;
@@ -309,7 +309,7 @@ static int console_log(lua_State *L)
 static int hand_over(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
-    struct mk_console *con = &v->vm.m.console;
+    struct mk_console *con = &v->vm.console;
     v->terminal = isatty(STDIN_FILENO);
     struct mk_console_input in = {
         .fd = STDIN_FILENO, .pipe = !v->terminal, .escape = v->terminal, .eof = con->in.eof
@@ -326,7 +326,7 @@ static int hand_over(lua_State *L)
 static int take_back(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
-    struct mk_console *con = &v->vm.m.console;
+    struct mk_console *con = &v->vm.console;
     int out_fd = (int)luaL_checkinteger(L, 3);
     struct mk_console_input in = { .fd = (int)luaL_checkinteger(L, 2),
                                    .pipe = lua_toboolean(L, 4),

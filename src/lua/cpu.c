@@ -122,12 +122,12 @@ static uint64_t read_descriptor(lua_State *L, const struct mk_lua_vm *v, const s
                                 const char *name, uint16_t selector)
 {
     uint64_t bytes = 0;
-    struct mk_walk w = mk_walk(&v->vm.m.mem, s, s->gdt.base + (selector & 0xfff8));
+    struct mk_walk w = mk_walk(&v->vm.mem, s, s->gdt.base + (selector & 0xfff8));
     if (selector & 4)
         mk_lua_error(L, "%s = 0x%x: it names an entry of the LDT; set it with cpu:set_sregs", name,
                      selector);
     if ((selector & 0xfff8u) + 7 > s->gdt.limit || !w.present ||
-        !mk_mem_read(&v->vm.m.mem, w.address, &bytes, 8))
+        !mk_mem_read(&v->vm.mem, w.address, &bytes, 8))
         mk_lua_error(L, "%s = 0x%x: the GDT at 0x%llx, limit 0x%x, has no such entry", name,
                      selector, (unsigned long long)s->gdt.base, s->gdt.limit);
     return bytes;
@@ -245,7 +245,7 @@ static struct mk_walk check_walk(lua_State *L)
     struct kvm_sregs s;
     uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
     read_sregs(L, check_cpu(L, &v), &s);
-    return mk_walk(&v->vm.m.mem, &s, linear);
+    return mk_walk(&v->vm.mem, &s, linear);
 }
 
 /* cpu:translate(linear) -> physical address, page size; or nil when it is not mapped. */

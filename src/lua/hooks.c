@@ -258,8 +258,8 @@ struct mk_range mk_check_bus(lua_State *L)
     }
     bool mmio = luaL_testudata(L, 1, MK_MMIO), msrs = luaL_testudata(L, 1, MK_MSRS);
     struct mk_lua_vm *v = mk_check_child(L, 1, mmio ? MK_MMIO : msrs ? MK_MSRS : MK_PORTS);
-    struct mk_machine *m = &v->vm.m;
-    return (struct mk_range){ .v = v, .bus = mmio ? &m->mmio : msrs ? &m->msrs : &m->bus };
+    struct mk_vm *vm = &v->vm;
+    return (struct mk_range){ .v = v, .bus = mmio ? &vm->mmio : msrs ? &vm->msrs : &vm->bus };
 }
 
 struct mk_range mk_check_range(lua_State *L)
@@ -277,8 +277,8 @@ struct mk_range mk_check_range(lua_State *L)
 static int memory_beneath(lua_State *L)
 {
     struct mk_range r = mk_check_range(L);
-    const struct mk_mem *mem = &r.v->vm.m.mem;
-    for (unsigned i = 0; r.bus == &r.v->vm.m.mmio && i < mem->count; i++) {
+    const struct mk_mem *mem = &r.v->vm.mem;
+    for (unsigned i = 0; r.bus == &r.v->vm.mmio && i < mem->count; i++) {
         const struct mk_region *m = &mem->regions[i];
         if (m->read_only || r.first >= m->gpa + m->size || r.last < m->gpa)
             continue;

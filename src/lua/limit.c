@@ -163,7 +163,7 @@ static enum mk_due end_requested(const struct mk_lua_vm *v, struct mk_vcpu *c, u
     const struct mk_lua *lua = v->lua;
     if (atomic_load(&c->requests) & MK_REQ_STOP)
         return atomic_load(&c->stop_reason) == MK_DEADLINE ? MK_DUE_DEADLINE : MK_DUE_STOP;
-    if (now >= v->vm.m.deadline)
+    if (now >= v->vm.deadline)
         return MK_DUE_DEADLINE;
     bool waits = v->in_run || atomic_load(&lua->script_waits);
     return waits && mk_lua_interrupted(lua, v->in_run ? v->hook_before : lua_gethook(lua->main))

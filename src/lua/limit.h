@@ -73,7 +73,7 @@ void mk_watchdog_arm(lua_State *L);
 /* The same for the whole script of a state, whose watchdog is due: blocking calls return, too. */
 void mk_watchdog_end_script(struct mk_lua *lua, struct mk_watchdog *g);
 
-/* The core's questions (machine.h): on the I/O thread; in a signal handler on the vCPU's thread. */
+/* The core's questions (vm.h): on the I/O thread; in a signal handler on the vCPU's thread. */
 bool mk_lua_overdue(void *ctx, struct mk_vcpu *c);
 void mk_lua_kicked(void *ctx, struct mk_vcpu *c);
 /* After a handler's call failed: ends the VM when that was because it was due, or because the

@@ -169,7 +169,7 @@ static int image_put(lua_State *L)
         size_t size;
         const char *from = lua_tolstring(L, 3, &size);
         luaL_argcheck(L, mk_inside(offset, bytes, size), 5, "beyond the end of the string");
-        if (!mk_mem_write(&v->vm.m.mem, at, from + offset, bytes))
+        if (!mk_mem_write(&v->vm.mem, at, from + offset, bytes))
             rc = mk_fail(&err, EFBIG, "%llu bytes at 0x%llx are not all in RAM",
                          (unsigned long long)bytes, (unsigned long long)at);
     } else {
@@ -233,8 +233,8 @@ static int layout(lua_State *L)
     mk_set_integer(L, "cpus", vm->cpus);
     mk_set_integer(L, "window", mk_real_window(vm->cpus));
     mk_set_integer(L, "stacks", (uint64_t)(vm->cpus - 1) * MK_CPU_STACK);
-    mk_set_integer(L, "memory", vm->m.mem.size < MK_HOLE ? vm->m.mem.size : MK_HOLE);
-    push_ranges(L, &vm->m.mem);
+    mk_set_integer(L, "memory", vm->mem.size < MK_HOLE ? vm->mem.size : MK_HOLE);
+    push_ranges(L, &vm->mem);
     lua_setfield(L, -2, "ranges");
     mk_set_integer(L, "map_size", vm->mapping.size);
     mk_set_integer(L, "map_base", vm->mapping.base);
@@ -256,7 +256,7 @@ static int set_mode(lua_State *L)
     enum mk_mode mode = (enum mk_mode)luaL_checkoption(L, 2, NULL, mk_lua_modes);
     struct mk_err err;
     luaL_argcheck(L, v->vm.mode_open, 1, "the mode was chosen");
-    uint64_t usual = mode == MK_MODE_REAL ? RAM_REAL : RAM_USUAL, memory = v->vm.m.mem.size;
+    uint64_t usual = mode == MK_MODE_REAL ? RAM_REAL : RAM_USUAL, memory = v->vm.mem.size;
     if (v->vm.memory_open)
         memory = (uint64_t)luaL_optinteger(L, 3, (lua_Integer)usual);
     if (mode != v->vm.mode && mk_vm_set_mode(&v->vm, mode, memory, &err) < 0)

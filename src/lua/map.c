@@ -114,7 +114,7 @@ static struct mk_region *map(struct mk_vm *vm, struct contents *from, struct mk_
 
 static struct mk_region *region_of(struct mk_lua_vm *v, const struct mk_handle *handle)
 {
-    return mk_mem_by_slot(&v->vm.m.mem, (uint32_t)handle->number);
+    return mk_mem_by_slot(&v->vm.mem, (uint32_t)handle->number);
 }
 
 static uint64_t ignored_writes(struct mk_lua_vm *v, struct mk_handle *handle)
@@ -170,7 +170,7 @@ static int memory_map(lua_State *L)
 static int memory_regions(lua_State *L)
 {
     static const char *const kinds[MK_REGION_KINDS] = { "ram", "rom", "shared" };
-    const struct mk_mem *mem = &mk_check_child(L, 1, MK_MEMORY)->vm.m.mem;
+    const struct mk_mem *mem = &mk_check_child(L, 1, MK_MEMORY)->vm.mem;
     lua_createtable(L, (int)mem->count, 0);
     for (unsigned i = 0; i < mem->count; i++) {
         const struct mk_region *r = &mem->regions[i];
@@ -191,7 +191,7 @@ static int memory_has(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     lua_Integer address = luaL_checkinteger(L, 2), length = luaL_checkinteger(L, 3);
-    lua_pushboolean(L, length >= 0 && mk_mem_has(&v->vm.m.mem, (uint64_t)address, (uint64_t)length,
+    lua_pushboolean(L, length >= 0 && mk_mem_has(&v->vm.mem, (uint64_t)address, (uint64_t)length,
                                                  lua_toboolean(L, 4)));
     return 1;
 }

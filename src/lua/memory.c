@@ -6,14 +6,14 @@
 static void no_memory(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
 {
     mk_lua_error(L, "%lld bytes at address %lld are not all in RAM of %lld bytes", length, address,
-                 (long long)v->vm.m.mem.size);
+                 (long long)v->vm.mem.size);
 }
 
 /* Raises when [address, address + length) is not all memory. */
 static const struct mk_mem *check_range(lua_State *L, struct mk_lua_vm *v, lua_Integer address,
                                         lua_Integer length, bool write)
 {
-    const struct mk_mem *mem = &v->vm.m.mem;
+    const struct mk_mem *mem = &v->vm.mem;
     if (length < 0)
         mk_lua_error(L, "a length of %lld bytes", length);
     if (address < 0 || !mk_mem_has(mem, (uint64_t)address, (uint64_t)length, false))
@@ -184,7 +184,7 @@ static int memory_find(lua_State *L)
 
 static int memory_size(lua_State *L)
 {
-    lua_pushinteger(L, (lua_Integer)mk_check_child(L, 1, MK_MEMORY)->vm.m.mem.size);
+    lua_pushinteger(L, (lua_Integer)mk_check_child(L, 1, MK_MEMORY)->vm.mem.size);
     return 1;
 }
 

@@ -70,7 +70,7 @@ struct mk_lua_vm *mk_check_vm(lua_State *L, int index)
 
 void mk_check_cpus(lua_State *L, const struct mk_lua_vm *v)
 {
-    if (v->vm.m.fd < 0)
+    if (v->vm.fd < 0)
         mk_lua_error(L, "vm \"%s\" has no vCPUs, because its reset failed: reset() it", v->vm.name);
 }
 
@@ -79,7 +79,7 @@ unsigned mk_check_stream(lua_State *L, const struct mk_lua_vm *v, int index)
     lua_Integer cpu = luaL_optinteger(L, index, 0);
     if (cpu < 0 || cpu >= v->vm.cpus)
         mk_lua_error(L, "no such cpu: vm \"%s\" has no cpu %lld", v->vm.name, (long long)cpu);
-    if (cpu >= v->vm.m.console.streams)
+    if (cpu >= v->vm.console.streams)
         mk_lua_error(L, "vm \"%s\": its vCPUs print to one console: leave out cpu %lld", v->vm.name,
                      (long long)cpu);
     return (unsigned)cpu;

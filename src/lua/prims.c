@@ -93,7 +93,7 @@ static uint64_t latched_on(const struct mk_bus *bus)
 
 static uint64_t latched(struct mk_vm *vm)
 {
-    uint64_t sum = latched_on(&vm->m.bus) + latched_on(&vm->m.mmio) + latched_on(&vm->m.msrs);
+    uint64_t sum = latched_on(&vm->bus) + latched_on(&vm->mmio) + latched_on(&vm->msrs);
     for (unsigned i = 0; i < MK_PCI_FUNCTIONS; i++) {
         struct mk_pci_fn *fn = atomic_load(&vm->pci.fn[i]);
         for (unsigned k = 0; fn && k <= MK_PCI_BARS; k++)

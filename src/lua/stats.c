@@ -58,7 +58,7 @@ static int stats(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     static const char *const spaces[] = { "port", "mmio", "msr", NULL };
-    struct mk_bus *buses[] = { &v->vm.m.bus, &v->vm.m.mmio, &v->vm.m.msrs };
+    struct mk_bus *buses[] = { &v->vm.bus, &v->vm.mmio, &v->vm.msrs };
     size_t count;
     struct mk_bus *bus = buses[luaL_checkoption(L, 2, NULL, spaces)];
     struct row **box = lua_newuserdatauv(L, sizeof(*box), 0); /* freed whatever happens */
@@ -95,8 +95,8 @@ static int rows_gc(lua_State *L)
 /* timing(vm, on): whether the time spent in hooks is measured. */
 static int timing(lua_State *L)
 {
-    struct mk_machine *m = &mk_check_vm(L, 1)->vm.m;
-    m->bus.timing = m->mmio.timing = m->msrs.timing = lua_toboolean(L, 2);
+    struct mk_vm *vm = &mk_check_vm(L, 1)->vm;
+    vm->bus.timing = vm->mmio.timing = vm->msrs.timing = lua_toboolean(L, 2);
     return 0;
 }
 

@@ -61,9 +61,9 @@ static bool call_script(void *ctx, struct mk_io *io, bool in, uint64_t *value, b
 
 void mk_lua_connect_unhandled(struct mk_lua_vm *v)
 {
-    struct mk_machine *m = &v->vm.m;
-    m->bus.on_unhandled = m->mmio.on_unhandled = v->vm.on_unhandled_msr = call_script;
-    m->bus.unhandled_ctx = m->mmio.unhandled_ctx = v->vm.unhandled_msr_ctx = v;
+    struct mk_vm *vm = &v->vm;
+    vm->bus.on_unhandled = vm->mmio.on_unhandled = v->vm.on_unhandled_msr = call_script;
+    vm->bus.unhandled_ctx = vm->mmio.unhandled_ctx = v->vm.unhandled_msr_ctx = v;
 }
 
 static uint64_t unhandled_hits(struct mk_lua_vm *v, struct mk_handle *h)

@@ -81,7 +81,7 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const char *text)
         mk_lua_call(line.v, cpu->cpu.index, "the trace function", call_trace, &line);
 }
 
-static const struct mk_machine_ops machine_ops = {
+static const struct mk_vm_ops vm_ops = {
     .interrupted = interrupted, .trace = trace, .overdue = mk_lua_overdue, .kicked = mk_lua_kicked
 };
 
@@ -115,7 +115,7 @@ static void close_box(struct mk_lua_vm *v)
     if (v->waiting)
         end_waiting(v);
     v->busy--;
-    int in_fd = v->vm.m.console.in.fd;
+    int in_fd = v->vm.console.in.fd;
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);
@@ -258,11 +258,11 @@ static int open_kvm(struct mk_lua *lua, struct mk_err *err)
 
 static void connect(struct mk_lua_vm *v, bool echo)
 {
-    v->vm.m.ops = &machine_ops;
-    v->vm.m.ctx = v;
-    v->vm.m.console.out_fd = echo ? STDOUT_FILENO : -1;
-    v->vm.m.console.on_line = mk_lua_line;
-    v->vm.m.console.line_ctx = v;
+    v->vm.ops = &vm_ops;
+    v->vm.ctx = v;
+    v->vm.console.out_fd = echo ? STDOUT_FILENO : -1;
+    v->vm.console.on_line = mk_lua_line;
+    v->vm.console.line_ctx = v;
     v->vm.hypercall.other = mk_lua_hypercall;
     v->vm.hypercall.ctx = v;
     mk_lua_connect_unhandled(v);
@@ -572,7 +572,7 @@ static int set_trace(lua_State *L)
     lua_settop(L, 2);
     int old = v->trace_ref;
     v->trace_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
-    v->vm.m.tracing = v->trace_ref != 0;
+    v->vm.tracing = v->trace_ref != 0;
     if (old)
         mk_lua_unref(L, 1, old);
     return 0;

@@ -104,7 +104,7 @@ static int watch(lua_State *L)
     w->exact = setup.exact;
     w->exits = setup.exits;
     w->ticks = setup.ticks;
-    w->screen = screen ? mk_mem_at(&v->vm.m.mem, SCREEN_AT, SCREEN_SIZE) : NULL;
+    w->screen = screen ? mk_mem_at(&v->vm.mem, SCREEN_AT, SCREEN_SIZE) : NULL;
     w->screen_size = SCREEN_SIZE;
     w->polls = mk_true_field(L, 4, "looks");
     mk_vm_watch(&v->vm, w);
@@ -128,10 +128,10 @@ static void remove_forbids(lua_State *L, struct mk_lua_vm *v, struct mk_handle *
 static uint64_t count_forbids(struct mk_lua_vm *v, struct mk_handle *h)
 {
     uint64_t hits = 0;
-    pthread_mutex_lock(&v->vm.m.console.lock);
+    pthread_mutex_lock(&v->vm.console.lock);
     for (struct mk_watch *w = h->target; w; w = w->sibling)
         hits += w->hits;
-    pthread_mutex_unlock(&v->vm.m.console.lock);
+    pthread_mutex_unlock(&v->vm.console.lock);
     return hits;
 }
 
@@ -172,7 +172,7 @@ static int forbid(lua_State *L)
     struct mk_lua_vm *v = check_stream(L, &cpu);
     struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
     luaL_checkstring(L, 3);
-    unsigned last = lua_isnil(L, 2) ? v->vm.m.console.streams - 1 : cpu;
+    unsigned last = lua_isnil(L, 2) ? v->vm.console.streams - 1 : cpu;
     bool plain = lua_toboolean(L, 4), exact = lua_toboolean(L, 5);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *h = mk_new_handle(L, -1);
@@ -210,7 +210,7 @@ static int watch_again(lua_State *L)
 {
     struct box *box;
     struct mk_lua_vm *v = check_watch(L, &box);
-    mk_watch_rearm(&v->vm.m.console, box->w);
+    mk_watch_rearm(&v->vm.console, box->w);
     return 0;
 }
 
@@ -234,11 +234,11 @@ static int watch_result(lua_State *L)
 {
     struct box *box;
     struct mk_lua_vm *v = check_watch(L, &box);
-    pthread_mutex_lock(&v->vm.m.console.lock);
+    pthread_mutex_lock(&v->vm.console.lock);
     enum mk_watch_state state = box->w->state;
-    pthread_mutex_unlock(&v->vm.m.console.lock);
+    pthread_mutex_unlock(&v->vm.console.lock);
     if (state != MK_WATCH_ARMED)
-        mk_console_flush(&v->vm.m.console); /* before what the script prints about it */
+        mk_console_flush(&v->vm.console); /* before what the script prints about it */
     lua_pushstring(L, states[state]);
     if (state != MK_WATCH_MATCHED && state != MK_WATCH_UNDECIDABLE)
         return 1;
@@ -253,9 +253,9 @@ static int forbidden(lua_State *L)
     struct box *box;
     struct mk_lua_vm *v = check_watch(L, &box);
     char text[400];
-    bool found = mk_watch_forbidden(&v->vm.m.console, box->w, text, sizeof(text));
+    bool found = mk_watch_forbidden(&v->vm.console, box->w, text, sizeof(text));
     lua_pushstring(L, found ? text : NULL);
-    bool undecidable = mk_watch_undecidable(&v->vm.m.console, box->w, text, sizeof(text));
+    bool undecidable = mk_watch_undecidable(&v->vm.console, box->w, text, sizeof(text));
     lua_pushstring(L, undecidable ? text : NULL);
     return 2;
 }
@@ -329,7 +329,7 @@ static int scan(lua_State *L)
  */
 static int input_state(lua_State *L)
 {
-    struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.m.console;
+    struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.console;
     char sent[MK_CONSOLE_SENT];
     pthread_mutex_lock(&con->lock);
     size_t length = con->sent.length, waiting = con->input.length;
@@ -378,7 +378,7 @@ static int vm_of(lua_State *L)
 /* consume(console): all that was printed so far has been waited for. */
 static int consume(lua_State *L)
 {
-    struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.m.console;
+    struct mk_console *con = &mk_check_child(L, 1, MK_CONSOLE)->vm.console;
     pthread_mutex_lock(&con->lock);
     for (unsigned i = 0; i < con->streams; i++)
         con->stream[i].consumed = con->stream[i].total;

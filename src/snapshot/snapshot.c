@@ -23,7 +23,7 @@ static size_t words_of(const struct mk_mem *mem)
  * no base. Of a VM that was made from a copy and is none of it any more, that is all pages. */
 static int track_writes(struct mk_vm *vm, struct mk_err *err)
 {
-    struct mk_mem *mem = &vm->m.mem;
+    struct mk_mem *mem = &vm->mem;
     if (mem->dirty)
         return mk_vm_sync_log(vm, err);
     if (mk_mem_start_log(mem, err) < 0 || mk_vm_log_writes(vm, err) < 0)
@@ -44,7 +44,7 @@ static void clear_dirty(struct mk_mem *mem)
 /* Unmarks the pages that are as in the copy; returns how many are not. */
 static size_t prune(struct mk_vm *vm)
 {
-    struct mk_mem *mem = &vm->m.mem;
+    struct mk_mem *mem = &vm->mem;
     size_t count = 0;
     for (size_t i = 0; i < words_of(mem); i++)
         for (uint64_t bits = mem->dirty[i]; bits; bits &= bits - 1) {
@@ -62,7 +62,7 @@ static size_t prune(struct mk_vm *vm)
 static int save_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count,
                         struct mk_err *err)
 {
-    const struct mk_mem *mem = &vm->m.mem;
+    const struct mk_mem *mem = &vm->mem;
     snap->changed = calloc(words_of(mem), sizeof(*snap->changed));
     snap->pages = malloc(count * MK_PAGE);
     if (!snap->changed || !snap->pages)
@@ -79,7 +79,7 @@ static int save_changed(struct mk_vm *vm, struct mk_snapshot *snap, size_t count
 /* Only what changed, when there is a copy already and that is little. */
 static int save_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *err)
 {
-    struct mk_mem *mem = &vm->m.mem;
+    struct mk_mem *mem = &vm->mem;
     if (track_writes(vm, err) < 0)
         return -1;
     size_t count = vm->base ? prune(vm) : SIZE_MAX;
@@ -101,7 +101,7 @@ static int save_ram(struct mk_vm *vm, struct mk_snapshot *snap, struct mk_err *e
 static struct mk_snapshot_config shape_of(const struct mk_vm *vm)
 {
     struct mk_snapshot_config config = { .mode = vm->mode,
-                                         .memory = vm->m.mem.size,
+                                         .memory = vm->mem.size,
                                          .cpus = vm->cpus,
                                          .pic = vm->has_pic,
                                          .mapping = vm->mapping,
@@ -115,7 +115,7 @@ static struct mk_snapshot_config shape_of(const struct mk_vm *vm)
 static int save_regions(const struct mk_vm *vm, struct mk_snapshot_config *config,
                         struct mk_err *err)
 {
-    const struct mk_mem *mem = &vm->m.mem;
+    const struct mk_mem *mem = &vm->mem;
     config->regions = calloc(mem->count, sizeof(*config->regions));
     if (!config->regions)
         return mk_fail_errno(err, ENOMEM, "snapshot");
@@ -239,16 +239,16 @@ int mk_snapshot_fits(const struct mk_snapshot *snap, const struct mk_vm *vm, str
     char why[200] = "";
     if (s->mode != vm->mode)
         snprintf(why, sizeof(why), "mode = \"%s\", not \"%s\"", modes[s->mode], modes[vm->mode]);
-    else if (s->memory != vm->m.mem.size)
+    else if (s->memory != vm->mem.size)
         snprintf(why, sizeof(why), "memory = %llu, not %llu", (unsigned long long)s->memory,
-                 (unsigned long long)vm->m.mem.size);
+                 (unsigned long long)vm->mem.size);
     else if (s->cpus != vm->cpus)
         snprintf(why, sizeof(why), "cpus = %u, not %u", s->cpus, vm->cpus);
     else if (s->pic != vm->has_pic)
         snprintf(why, sizeof(why), "irqchip = \"%s\"", s->pic ? "pic" : "none");
     else if (!same_cpuid(snap->cpuid, vm->cpuid))
         snprintf(why, sizeof(why), "other processor features (cpuid)");
-    else if (!other_memory(s, &vm->m.mem, why, sizeof(why)))
+    else if (!other_memory(s, &vm->mem, why, sizeof(why)))
         return 0;
     return mk_fail(err, EINVAL, "the snapshot does not fit vm \"%s\": it is of one with %s",
                    vm->name, why);
@@ -269,9 +269,9 @@ static bool load_page(struct mk_mem *mem, uint64_t page, const uint8_t *from)
 static void load_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
 {
     size_t next = 0;
-    for (size_t i = 0; snap->changed && i < words_of(&vm->m.mem); i++)
+    for (size_t i = 0; snap->changed && i < words_of(&vm->mem); i++)
         for (uint64_t bits = snap->changed[i]; bits; bits &= bits - 1)
-            load_page(&vm->m.mem, i * 64 + (unsigned)__builtin_ctzll(bits),
+            load_page(&vm->mem, i * 64 + (unsigned)__builtin_ctzll(bits),
                       snap->pages + next++ * MK_PAGE);
 }
 
@@ -280,9 +280,9 @@ static void load_changed(struct mk_vm *vm, const struct mk_snapshot *snap)
  * ours. */
 static int flush_tables(struct mk_vm *vm, struct mk_err *err)
 {
-    if (!vm->m.kvm->shadow_paging || mk_vm_assists_paging(vm))
+    if (!vm->kvm->shadow_paging || mk_vm_assists_paging(vm))
         return 0;
-    if (mk_mem_flush(&vm->m.mem, vm->m.fd) < 0)
+    if (mk_mem_flush(&vm->mem, vm->fd) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": a memory slot", vm->name);
     return 0;
 }
@@ -295,14 +295,14 @@ static int find_dirty_pages(struct mk_vm *vm, const struct mk_snapshot *snap, st
     if (vm->base == snap->ram)
         return 0;
     if (vm->base)
-        mk_ram_mark_dirty(vm->base, &vm->m.mem);
-    mk_ram_mark_dirty(snap->ram, &vm->m.mem);
+        mk_ram_mark_dirty(vm->base, &vm->mem);
+    mk_ram_mark_dirty(snap->ram, &vm->mem);
     return 0;
 }
 
 static int load_ram(struct mk_vm *vm, const struct mk_snapshot *snap, struct mk_err *err)
 {
-    struct mk_mem *mem = &vm->m.mem;
+    struct mk_mem *mem = &vm->mem;
     size_t next = 0;
     bool tables = false;
     if (find_dirty_pages(vm, snap, err) < 0)

@@ -23,8 +23,8 @@ static int save_cpu(struct mk_vm *vm, unsigned index, struct mk_codec *k)
 int mk_state_save(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
 {
     *s = (struct mk_state){ .vm_state = vm->state,
-                            .time = mk_clock_now(&vm->m.clock),
-                            .input = mk_console_tell(&vm->m.console),
+                            .time = mk_clock_now(&vm->clock),
+                            .input = mk_console_tell(&vm->console),
                             .paging = mk_vm_assists_paging(vm),
                             .deferred = mk_vm_deferred_write(vm) };
     struct mk_codec k = { .out = &s->cpus, .err = err };
@@ -85,8 +85,8 @@ int mk_state_load(struct mk_vm *vm, const struct mk_state *s, enum mk_load how, 
     if (how != MK_LOAD_HOOKS && load_cpus(vm, s, how == MK_LOAD_CHECK, err) < 0)
         return -1;
     if (how == MK_LOAD_ALL) {
-        mk_clock_set(&vm->m.clock, s->time);
-        mk_console_seek(&vm->m.console, &s->input);
+        mk_clock_set(&vm->clock, s->time);
+        mk_console_seek(&vm->console, &s->input);
         vm->state = s->vm_state;
     }
     return mk_devs_load(&vm->devices, s->time, &s->devices, how, err);

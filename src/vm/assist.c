@@ -14,30 +14,30 @@
 
 void mk_vm_attach_assist(struct mk_vm *vm)
 {
-    if (vm->m.assist)
-        vm->m.assist->alone = vm->cpus == 1;
+    if (vm->assist)
+        vm->assist->alone = vm->cpus == 1;
     for (unsigned i = 0; i < vm->cpus; i++)
-        vm->cpu[i]->c.assist = vm->m.assist;
+        vm->cpu[i]->c.assist = vm->assist;
 }
 
 void mk_vm_reset_assist(struct mk_vm *vm)
 {
-    if (vm->m.assist)
-        vm->m.assist->ops->reset(vm->m.assist);
+    if (vm->assist)
+        vm->assist->ops->reset(vm->assist);
 }
 
 void mk_vm_free_assist(struct mk_vm *vm)
 {
-    if (vm->m.assist)
-        vm->m.assist->ops->free(vm->m.assist);
-    vm->m.assist = NULL;
+    if (vm->assist)
+        vm->assist->ops->free(vm->assist);
+    vm->assist = NULL;
 }
 
 static int set_assist(struct mk_vm *vm, bool wanted, struct mk_err *err)
 {
     if (!wanted)
         mk_vm_free_assist(vm);
-    else if (!vm->m.assist && !(vm->m.assist = mk_assist_new()) && !mk_assist_missing())
+    else if (!vm->assist && !(vm->assist = mk_assist_new()) && !mk_assist_missing())
         return mk_fail_errno(err, ENOMEM, "what stands in for KVM");
     mk_vm_attach_assist(vm);
     return 0;
@@ -48,9 +48,8 @@ static int set_assist(struct mk_vm *vm, bool wanted, struct mk_err *err)
 int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_native native = { 0 };
-    if (vm->mode != MK_MODE_REAL &&
-        mk_native_probe(&native, vm->m.kvm, vm->m.fd, MK_MAX_CPUS,
-                        mk_mem_writable(&vm->m.mem, 0, MK_PAGE), err) < 0)
+    if (vm->mode != MK_MODE_REAL && mk_native_probe(&native, vm->kvm, vm->fd, MK_MAX_CPUS,
+                                                    mk_mem_writable(&vm->mem, 0, MK_PAGE), err) < 0)
         return -1;
     vm->boot_features |= (native.paging32 ? MK_BOOT_PAGING_NATIVE : 0) |
                          (native.int_n ? MK_BOOT_INT_NATIVE : 0) |
@@ -73,7 +72,7 @@ const char *mk_vm_missing_assist(void)
 
 bool mk_vm_assists_paging(const struct mk_vm *vm)
 {
-    return vm->m.assist && *vm->m.assist->paging;
+    return vm->assist && *vm->assist->paging;
 }
 
 int mk_vm_no_paging(const struct mk_vm *vm, struct mk_err *err)
@@ -87,24 +86,24 @@ int mk_vm_no_paging(const struct mk_vm *vm, struct mk_err *err)
 int mk_vm_set_paging(struct mk_vm *vm, struct kvm_sregs *sregs, const struct mk_deferred_write *due,
                      struct mk_err *err)
 {
-    struct mk_assist *a = vm->m.assist;
+    struct mk_assist *a = vm->assist;
     if (!a)
         return mk_vm_no_paging(vm, err);
     sregs->cr0 &= ~(uint64_t)MK_CR0_PG;
-    return a->ops->set_paging(a, &vm->m.mem, vm->m.fd, sregs, due, err);
+    return a->ops->set_paging(a, &vm->mem, vm->fd, sregs, due, err);
 }
 
 int mk_vm_end_paging(struct mk_vm *vm, struct mk_err *err)
 {
-    struct mk_assist *a = vm->m.assist;
-    return a ? a->ops->end_paging(a, &vm->m.mem, vm->m.fd, err) : 0;
+    struct mk_assist *a = vm->assist;
+    return a ? a->ops->end_paging(a, &vm->mem, vm->fd, err) : 0;
 }
 
 struct mk_deferred_write mk_vm_deferred_write(const struct mk_vm *vm)
 {
     struct mk_deferred_write due = { 0 };
-    if (vm->m.assist)
-        vm->m.assist->ops->save(vm->m.assist, &due);
+    if (vm->assist)
+        vm->assist->ops->save(vm->assist, &due);
     return due;
 }
 
@@ -112,35 +111,35 @@ struct mk_deferred_write mk_vm_deferred_write(const struct mk_vm *vm)
 
 int mk_vm_register_slots(struct mk_vm *vm, struct mk_err *err)
 {
-    struct mk_assist *a = vm->m.assist;
-    return mk_vm_assists_paging(vm) ? a->ops->rebuild_slots(a, &vm->m.mem, vm->m.fd, err)
-                                    : mk_mem_register(&vm->m.mem, vm->m.fd, err);
+    struct mk_assist *a = vm->assist;
+    return mk_vm_assists_paging(vm) ? a->ops->rebuild_slots(a, &vm->mem, vm->fd, err)
+                                    : mk_mem_register(&vm->mem, vm->fd, err);
 }
 
 void mk_vm_remove_slot(struct mk_vm *vm, uint32_t slot)
 {
-    struct mk_assist *a = vm->m.assist;
+    struct mk_assist *a = vm->assist;
     if (mk_vm_assists_paging(vm))
-        a->ops->remove_slots(a, &vm->m.mem, vm->m.fd);
+        a->ops->remove_slots(a, &vm->mem, vm->fd);
     else
-        mk_mem_slot(&vm->m.mem, vm->m.fd, &(struct mk_slot){ .number = slot });
+        mk_mem_slot(&vm->mem, vm->fd, &(struct mk_slot){ .number = slot });
 }
 
 int mk_vm_log_writes(struct mk_vm *vm, struct mk_err *err)
 {
-    struct mk_assist *a = vm->m.assist;
+    struct mk_assist *a = vm->assist;
     if (!mk_vm_assists_paging(vm))
-        return mk_mem_register(&vm->m.mem, vm->m.fd, err);
-    if (a->ops->log_slots(a, &vm->m.mem, vm->m.fd) < 0)
+        return mk_mem_register(&vm->mem, vm->fd, err);
+    if (a->ops->log_slots(a, &vm->mem, vm->fd) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses to log writes", vm->name);
     return 0;
 }
 
 int mk_vm_sync_log(struct mk_vm *vm, struct mk_err *err)
 {
-    struct mk_assist *a = vm->m.assist;
-    struct mk_mem *mem = &vm->m.mem;
-    int rc = mk_vm_assists_paging(vm) ? a->ops->sync_log(a, mem, vm->m.fd)
-                                      : mk_mem_sync_log(mem, vm->m.fd);
+    struct mk_assist *a = vm->assist;
+    struct mk_mem *mem = &vm->mem;
+    int rc =
+        mk_vm_assists_paging(vm) ? a->ops->sync_log(a, mem, vm->fd) : mk_mem_sync_log(mem, vm->fd);
     return rc < 0 ? mk_fail_errno(err, errno, "vm \"%s\": KVM's log of writes", vm->name) : 0;
 }

@@ -14,7 +14,7 @@ typedef unsigned long long ull;
 
 static void end_others(struct mk_vcpu *cause)
 {
-    struct mk_vm *vm = mk_vm_of(cause);
+    struct mk_vm *vm = cause->vm;
     for (unsigned i = 0; i < vm->cpus; i++)
         if (&vm->cpu[i]->c != cause)
             mk_vcpu_stop(&vm->cpu[i]->c, MK_STOPPED);
@@ -22,14 +22,14 @@ static void end_others(struct mk_vcpu *cause)
 
 static void kicked(struct mk_vcpu *c)
 {
-    const struct mk_machine *m = c->machine;
-    if (m->ops && m->ops->kicked)
-        m->ops->kicked(m->ctx, c);
+    const struct mk_vm *vm = c->vm;
+    if (vm->ops && vm->ops->kicked)
+        vm->ops->kicked(vm->ctx, c);
 }
 
 static int acknowledge(struct mk_vcpu *c)
 {
-    return mk_pic_ack(c->machine->pic);
+    return mk_pic_ack(&c->vm->pic);
 }
 
 static const struct mk_vcpu_ops vcpu_ops = { .kicked = kicked,
@@ -67,7 +67,7 @@ int mk_vm_check_cpus(const struct mk_kvm *kvm, enum mk_mode mode, uint64_t memor
 int mk_vm_share_console(struct mk_vm *vm, struct mk_err *err)
 {
     unsigned streams = vm->mode == MK_MODE_REAL ? vm->cpus : 1;
-    return mk_console_set_streams(&vm->m.console, streams)
+    return mk_console_set_streams(&vm->console, streams)
                ? 0
                : mk_fail_errno(err, ENOMEM, "output of %u vCPUs", streams);
 }
@@ -95,13 +95,13 @@ void mk_vm_free_cpus(struct mk_vm *vm)
 /* The first one gets the PIC's interrupts. */
 static int open_vcpu(struct mk_vm *vm, unsigned index, struct mk_err *err)
 {
-    struct mk_vcpu_parts parts = { .kvm = vm->m.kvm,
-                                   .vm_fd = vm->m.fd,
-                                   .mem = &vm->m.mem,
+    struct mk_vcpu_parts parts = { .kvm = vm->kvm,
+                                   .vm_fd = vm->fd,
+                                   .mem = &vm->mem,
                                    .device_ops = &mk_device_ops,
                                    .ops = &vcpu_ops,
                                    .intr = vm->has_pic && index == 0 ? &vm->pic.intr : NULL,
-                                   .machine = &vm->m };
+                                   .vm = vm };
     return mk_vcpu_open(&vm->cpu[index]->c, &parts, index, err);
 }
 
@@ -155,7 +155,7 @@ static int check_add(const struct mk_vm *vm, struct mk_err *err)
                        "vm \"%s\": windows of %u vCPUs are smaller than those that images were "
                        "loaded into: add vCPUs before vm:load",
                        vm->name, cpus);
-    return mk_vm_check_cpus(vm->m.kvm, vm->mode, vm->m.mem.size, cpus, err);
+    return mk_vm_check_cpus(vm->kvm, vm->mode, vm->mem.size, cpus, err);
 }
 
 static void take_back(struct mk_vm *vm)

@@ -52,7 +52,7 @@ static bool cpu_may_continue(struct mk_cpu *cpu)
 static uint64_t cpu_output_room(struct mk_cpu *cpu)
 {
     struct mk_vcpu *c = vcpu_of(cpu);
-    uint64_t limit = c->machine->output_limit;
+    uint64_t limit = c->vm->output_limit;
     mk_vcpu_wait_for_room(c);
     if (!mk_vcpu_may_continue(c))
         return 0;

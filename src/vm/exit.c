@@ -38,8 +38,8 @@ const char *mk_exit_name(unsigned kind)
 
 static MK_COLD void MK_PRINTF(2, 3) write_trace(struct mk_vcpu *c, const char *fmt, ...)
 {
-    const struct mk_machine *m = c->machine;
-    if (!m->ops || !m->ops->trace)
+    const struct mk_vm *vm = c->vm;
+    if (!vm->ops || !vm->ops->trace)
         return;
     char what[120], line[200];
     va_list ap;
@@ -49,11 +49,11 @@ static MK_COLD void MK_PRINTF(2, 3) write_trace(struct mk_vcpu *c, const char *f
     snprintf(line, sizeof(line), "cpu%u %8llu rip=%08llx %s", c->cpu.index,
              (unsigned long long)c->counters.exits, (unsigned long long)mk_access_rip(c, true),
              what);
-    m->ops->trace(m->ctx, c, line);
+    vm->ops->trace(vm->ctx, c, line);
 }
 
 /* Seldom wanted, and asked for at every exit. */
-#define trace(c, ...) ((c)->machine->tracing ? write_trace(c, __VA_ARGS__) : (void)0)
+#define trace(c, ...) ((c)->vm->tracing ? write_trace(c, __VA_ARGS__) : (void)0)
 
 static void account(struct mk_vcpu *c, const struct mk_served *served)
 {
@@ -82,7 +82,7 @@ static void store_item(uint8_t *data, uint8_t size, uint32_t value)
 static void in_item(struct mk_vcpu *c, uint16_t port, uint8_t size, uint8_t *data,
                     struct mk_served *served)
 {
-    uint64_t value = mk_bus_in(&c->machine->bus, &c->cpu, port, size, served);
+    uint64_t value = mk_bus_in(&c->vm->bus, &c->cpu, port, size, served);
     store_item(data, size, (uint32_t)value);
     trace(c, "in   port=0x%03x size=%u value=0x%x", port, size, (unsigned)value);
 }
@@ -92,7 +92,7 @@ static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8
 {
     uint32_t value = load_item(data, size);
     trace(c, "out  port=0x%03x size=%u value=0x%x", port, size, value);
-    mk_bus_out(&c->machine->bus, &c->cpu, port, size, value, served);
+    mk_bus_out(&c->vm->bus, &c->cpu, port, size, value, served);
 }
 
 /* Of an access that nobody serves: why it came here. */
@@ -100,13 +100,13 @@ static const char *place_of(const struct mk_vcpu *c, uint64_t address)
 {
     if (c->run->exit_reason != KVM_EXIT_MMIO)
         return "";
-    return mk_mem_find(&c->machine->mem, address) ? "it is read-only memory and "
-                                                  : "it is outside RAM and ";
+    return mk_mem_find(&c->vm->mem, address) ? "it is read-only memory and "
+                                             : "it is outside RAM and ";
 }
 
 static void check_unhandled(struct mk_vcpu *c, const struct mk_served *served, const char *what)
 {
-    if (served->none && c->machine->unhandled_fault)
+    if (served->none && c->vm->unhandled_fault)
         mk_vcpu_end(c, MK_FAULT, 0, false, "%s 0x%llx: %snobody serves it (unhandled=\"fault\")",
                     what, (unsigned long long)served->unhandled_at,
                     place_of(c, served->unhandled_at));
@@ -148,7 +148,7 @@ static void serve_io(struct mk_vcpu *c)
     account(c, &served);
     c->in_access = false;
     if (served.collectable && size == 1)
-        mk_zones_count_out(&mk_vm_of(c)->zones, port);
+        mk_zones_count_out(&c->vm->zones, port);
     check_unhandled(c, &served, in ? "IN from port" : "OUT to port");
 }
 
@@ -158,7 +158,7 @@ static void serve_mmio(struct mk_vcpu *c)
     if (c->assist && c->assist->ops->mmio(c))
         return;
     struct kvm_run *run = c->run;
-    struct mk_bus *bus = &c->machine->mmio;
+    struct mk_bus *bus = &c->vm->mmio;
     struct mk_served served = { 0 };
     uint64_t gpa = run->mmio.phys_addr, value = 0;
     if (c->assist)
@@ -171,7 +171,7 @@ static void serve_mmio(struct mk_vcpu *c)
               (unsigned long long)value);
         mk_bus_out(bus, &c->cpu, gpa, size, value, &served);
         if (served.none)
-            mk_mem_count_ignored(&c->machine->mem, gpa);
+            mk_mem_count_ignored(&c->vm->mem, gpa);
     } else {
         value = mk_bus_in(bus, &c->cpu, gpa, size, &served);
         memcpy(run->mmio.data, &value, size);
@@ -187,7 +187,7 @@ static void serve_mmio(struct mk_vcpu *c)
 static void serve_msr(struct mk_vcpu *c, bool write)
 {
     struct kvm_run *run = c->run;
-    struct mk_bus *bus = &c->machine->msrs;
+    struct mk_bus *bus = &c->vm->msrs;
     struct mk_served served = { 0 };
     uint32_t index = run->msr.index;
     c->msr_refused = false;
@@ -294,7 +294,7 @@ static void shut_down(struct mk_vcpu *c)
 /* HLT: with interrupts on it lasts until one comes, without burning a core. */
 static void halted(struct mk_vcpu *c)
 {
-    struct mk_vm *vm = mk_vm_of(c);
+    struct mk_vm *vm = c->vm;
     trace(c, "hlt");
     mk_vm_serve_due(vm, c); /* a doorbell may have been rung */
     bool enabled = mk_vcpu_get_regs(c)->rflags & MK_RFLAGS_IF;
@@ -326,7 +326,7 @@ void mk_vcpu_drain(struct mk_vcpu *c)
         const struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
         struct mk_served served = { .coalesced = true };
         if (entry->pio && entry->len == 1)
-            mk_bus_out(&c->machine->bus, &c->cpu, (uint16_t)entry->phys_addr, 1, entry->data[0],
+            mk_bus_out(&c->vm->bus, &c->cpu, (uint16_t)entry->phys_addr, 1, entry->data[0],
                        &served);
         c->counters.coalesced++;
         __atomic_store_n(&ring->first, (ring->first + 1) % slots, __ATOMIC_RELEASE);

@@ -74,14 +74,14 @@ static bool hooks_x2apic(const struct mk_bus *msrs)
 
 static int enable_msr_exits(struct mk_vm *vm, struct mk_err *err)
 {
-    bool refused = vm->unknown_msrs || hooks_x2apic(&vm->m.msrs);
+    bool refused = vm->unknown_msrs || hooks_x2apic(&vm->msrs);
     struct kvm_enable_cap cap = {
         .cap = KVM_CAP_X86_USER_SPACE_MSR,
         .args = { KVM_MSR_EXIT_REASON_FILTER |
                   (refused ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL : 0) }
     };
-    if (mk_kvm_capability(vm->m.kvm, KVM_CAP_X86_MSR_FILTER) <= 0 ||
-        mk_ioctl(vm->m.fd, KVM_ENABLE_CAP, &cap) < 0)
+    if (mk_kvm_capability(vm->kvm, KVM_CAP_X86_MSR_FILTER) <= 0 ||
+        mk_ioctl(vm->fd, KVM_ENABLE_CAP, &cap) < 0)
         return mk_fail(err, ENOTSUP,
                        "this kernel's KVM does not hand MSRs to programs (Linux 5.10 "
                        "and later do)");
@@ -95,7 +95,7 @@ int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err)
     uint8_t(*bitmaps)[KVM_MSR_FILTER_MAX_BITMAP_SIZE] = NULL;
     struct kvm_msr_filter filter = open_to_all;
     unsigned used = 0;
-    bool fits = true, any = vm->unknown_msrs || vm->m.msrs.hooks;
+    bool fits = true, any = vm->unknown_msrs || vm->msrs.hooks;
     if (!any && !vm->msr_exits)
         return 0;
     if (enable_msr_exits(vm, err) < 0)
@@ -103,9 +103,9 @@ int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err)
     bitmaps = malloc(KVM_MSR_FILTER_MAX_RANGES * sizeof(*bitmaps));
     if (!bitmaps)
         return mk_fail_errno(err, ENOMEM, "MSR filter");
-    for (const struct mk_hook *h = vm->m.msrs.hooks; h && fits; h = h->link)
+    for (const struct mk_hook *h = vm->msrs.hooks; h && fits; h = h->link)
         fits = add_to_filter(&filter, &used, bitmaps, h);
-    int rc = fits ? mk_ioctl(vm->m.fd, KVM_X86_SET_MSR_FILTER, &filter) : 0;
+    int rc = fits ? mk_ioctl(vm->fd, KVM_X86_SET_MSR_FILTER, &filter) : 0;
     int code = errno;
     free(bitmaps);
     if (!fits)
@@ -169,10 +169,10 @@ static void disable_apic(int vcpu_fd, bool first)
 
 static struct kvm_cpuid2 *make_default(const struct mk_vm *vm, struct mk_err *err)
 {
-    int khz = mk_ioctl(vm->m.fd, KVM_GET_TSC_KHZ, NULL); /* not of older kernels; cheaper */
+    int khz = mk_ioctl(vm->fd, KVM_GET_TSC_KHZ, NULL); /* not of older kernels; cheaper */
     if (khz <= 0)
         khz = mk_ioctl(vm->cpu[0]->c.fd, KVM_GET_TSC_KHZ, NULL);
-    struct kvm_cpuid2 *list = mk_cpuid_new(vm->m.kvm->cpuid, vm->cpus, khz > 0 ? (uint32_t)khz : 0);
+    struct kvm_cpuid2 *list = mk_cpuid_new(vm->kvm->cpuid, vm->cpus, khz > 0 ? (uint32_t)khz : 0);
     if (!list)
         mk_fail_errno(err, ENOMEM, "CPUID table");
     return list;

@@ -28,7 +28,7 @@ static void want_huge_pages(uint8_t *to, uint64_t bytes)
 static int no_room(const struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err)
 {
     return mk_fail(err, EFBIG, "vm \"%s\": %llu bytes at 0x%llx are not all in RAM of %llu bytes",
-                   vm->name, (ull)bytes, (ull)at, (ull)vm->m.mem.size);
+                   vm->name, (ull)bytes, (ull)at, (ull)vm->mem.size);
 }
 
 static int read_data(int fd, uint8_t *to, off_t from, off_t end, struct mk_err *err)
@@ -60,7 +60,7 @@ static void zero(uint8_t *to, uint64_t bytes)
 
 int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err)
 {
-    struct mk_mem *mem = &vm->m.mem;
+    struct mk_mem *mem = &vm->mem;
     if (!mk_mem_has(mem, at, bytes, true))
         return no_room(vm, at, bytes, err);
     for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, bytes -= n)
@@ -87,7 +87,7 @@ static int read_part(uint8_t *to, int fd, uint64_t offset, uint64_t bytes, struc
 int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
                     struct mk_err *err)
 {
-    struct mk_mem *mem = &vm->m.mem;
+    struct mk_mem *mem = &vm->mem;
     if (!mk_mem_has(mem, at, bytes, true) || offset > INT64_MAX - bytes)
         return no_room(vm, at, bytes, err);
     for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, offset += n, bytes -= n)
@@ -112,7 +112,7 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
 
 static struct mk_places usual_places(const struct mk_vm *vm)
 {
-    uint64_t top = vm->m.mem.size < MK_HOLE ? vm->m.mem.size : MK_HOLE; /* where 32 bits reach */
+    uint64_t top = vm->mem.size < MK_HOLE ? vm->mem.size : MK_HOLE; /* where 32 bits reach */
     bool wide = vm->mode == MK_MODE_LONG;
     return (struct mk_places){ .tables = wide ? top : MK_PAGE_DIR, .end = wide ? top : 0 };
 }
@@ -124,16 +124,16 @@ static int write_tables(struct mk_vm *vm, struct mk_err *err)
                             .command_line = vm->command_line[0] ? vm->command_line : NULL };
     bool fits = true, paged = vm->mode == MK_MODE_PAGED;
     if (vm->mode == MK_MODE_LONG)
-        fits = mk_long_tables(&vm->m.mem, &vm->mapping, &vm->places, &boot);
+        fits = mk_long_tables(&vm->mem, &vm->mapping, &vm->places, &boot);
     else if (vm->mode != MK_MODE_REAL)
-        fits = mk_prot_tables(&vm->m.mem, &vm->places, paged, &boot);
+        fits = mk_prot_tables(&vm->mem, &vm->places, paged, &boot);
     if (fits && paged && vm->mapping.io)
-        mk_prot_map_io(&vm->m.mem, &vm->places, (uint32_t)vm->mapping.io);
+        mk_prot_map_io(&vm->mem, &vm->places, (uint32_t)vm->mapping.io);
     return fits ? 0
                 : mk_fail(err, EINVAL,
                           "vm \"%s\": memory of %llu bytes is too small for this "
                           "mode",
-                          vm->name, (ull)vm->m.mem.size);
+                          vm->name, (ull)vm->mem.size);
 }
 
 int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
@@ -160,20 +160,20 @@ static int move_tables(struct mk_vm *vm, const struct mk_places *places, struct 
 /* RAM of another size, with what it held. */
 static int resize(struct mk_vm *vm, uint64_t size, struct mk_err *err)
 {
-    struct mk_mem *mem = &vm->m.mem;
+    struct mk_mem *mem = &vm->mem;
     if (size == mem->size)
         return 0;
-    if (mk_mem_unregister(mem, vm->m.fd, err) < 0)
+    if (mk_mem_unregister(mem, vm->fd, err) < 0)
         return -1;
     int rc = mk_mem_resize(mem, size, err);
     struct mk_err again;
-    return mk_mem_register(mem, vm->m.fd, rc ? &again : err) < 0 ? -1 : rc;
+    return mk_mem_register(mem, vm->fd, rc ? &again : err) < 0 ? -1 : rc;
 }
 
 int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err)
 {
     enum mk_mode before = vm->mode;
-    if (mk_vm_check_cpus(vm->m.kvm, mode, memory, vm->cpus, err) < 0 ||
+    if (mk_vm_check_cpus(vm->kvm, mode, memory, vm->cpus, err) < 0 ||
         mk_mapping_check(mode, &vm->mapping, memory, err) < 0 || resize(vm, memory, err) < 0)
         return -1;
     vm->mode = mode;
@@ -194,7 +194,7 @@ static bool has_own_tables(const struct mk_entry *entry)
 static struct mk_start start_state(const struct mk_vm *vm, const struct mk_entry *entry,
                                    const struct kvm_sregs *fresh)
 {
-    const struct mk_mem *mem = &vm->m.mem;
+    const struct mk_mem *mem = &vm->mem;
     const struct mk_places *places = &vm->places;
     uint64_t ip = entry->ip;
     struct mk_start start = { .sregs = *fresh };
@@ -233,9 +233,9 @@ static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
     if (has_own_tables(entry))
         return 0;
     uint64_t ip = entry->ip;
-    struct mk_walk w = mk_walk(&vm->m.mem, &start->sregs, start->sregs.cs.base + start->regs.rip);
+    struct mk_walk w = mk_walk(&vm->mem, &start->sregs, start->sregs.cs.base + start->regs.rip);
     if (start->regs.rip == (vm->mode == MK_MODE_REAL ? (uint16_t)ip : ip) && w.present &&
-        mk_mem_at(&vm->m.mem, w.address, 1))
+        mk_mem_at(&vm->mem, w.address, 1))
         return 0;
     return mk_fail(err, EINVAL, "entry 0x%llx is %s", (ull)ip,
                    vm->mode == MK_MODE_PAGED ? "not mapped: RAM appears at 0 and at 0x80000000"
@@ -250,7 +250,7 @@ static int take_over_paging(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sreg
 {
     struct kvm_sregs off = *want;
     off.cr0 &= ~(uint64_t)MK_CR0_PG;
-    if (!vm->m.assist)
+    if (!vm->assist)
         return mk_vm_no_paging(vm, err);
     if (mk_vcpu_set_sregs(c, &off) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses the start state", vm->name);

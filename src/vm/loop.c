@@ -8,14 +8,14 @@
 
 static void check_limits(struct mk_vcpu *c)
 {
-    struct mk_machine *m = c->machine;
-    if (m->console.watched)
-        mk_vm_check_watches(mk_vm_of(c), c);
-    if (c->counters.exits - c->exits_before >= m->exit_limit)
+    struct mk_vm *vm = c->vm;
+    if (vm->console.watched)
+        mk_vm_check_watches(c->vm, c);
+    if (c->counters.exits - c->exits_before >= vm->exit_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu exits is reached",
-                    (unsigned long long)m->exit_limit);
+                    (unsigned long long)vm->exit_limit);
     mk_vcpu_check_output(c);
-    while (m->console.full && c->end.reason == MK_RUNNING) { /* for a slow reader */
+    while (vm->console.full && c->end.reason == MK_RUNNING) { /* for a slow reader */
         mk_vcpu_sleep(c, UINT64_MAX);
         mk_vcpu_handle_events(c);
     }
@@ -54,8 +54,8 @@ static void end_output(struct mk_vcpu *c)
 {
     if (c->end.reason != MK_STOPPED)
         mk_vcpu_finish_output(c);
-    mk_console_flush(&c->machine->console);
-    if (c->machine->console.out_error && (c->end.reason == MK_HALT || c->end.reason == MK_EXIT)) {
+    mk_console_flush(&c->vm->console);
+    if (c->vm->console.out_error && (c->end.reason == MK_HALT || c->end.reason == MK_EXIT)) {
         c->end.reason = MK_RUNNING;
         mk_vcpu_output_failed(c);
     }
@@ -63,24 +63,24 @@ static void end_output(struct mk_vcpu *c)
 
 void mk_vcpu_run(struct mk_vcpu *c)
 {
-    struct mk_machine *m = c->machine;
+    struct mk_vm *vm = c->vm;
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
-    c->output_before = m->console.cpu[c->cpu.index].printed;
+    c->output_before = vm->console.cpu[c->cpu.index].printed;
     bool blocked = mk_kick_unblock();
     mk_vcpu_set_running(c, true);
     c->awake = true;
-    mk_vm_start_polling(mk_vm_of(c));
-    mk_clock_start(&m->clock);
+    mk_vm_start_polling(c->vm);
+    mk_clock_start(&vm->clock);
     mk_vcpu_handle_events(c); /* those from before it ran, */
     check_limits(c);          /* and a reader that is slow since then */
     while (c->end.reason == MK_RUNNING)
         run_once(c);
-    mk_clock_stop(&m->clock);
+    mk_clock_stop(&vm->clock);
     end_output(c);
     mk_vcpu_complete(c);
     if (!c->end.resumable) /* before kicks end: its listener may take long, or wait */
-        mk_console_end_lines(&m->console, &c->cpu);
+        mk_console_end_lines(&vm->console, &c->cpu);
     c->awake = false;
     mk_vcpu_set_running(c, false);
     if (blocked)

@@ -9,7 +9,7 @@ typedef unsigned long long ull;
 
 int mk_vm_check_map(const struct mk_vm *vm, const struct mk_region *want, struct mk_err *err)
 {
-    if (mk_mem_check_add(&vm->m.mem, want, err) < 0)
+    if (mk_mem_check_add(&vm->mem, want, err) < 0)
         return -1;
     char owner[sizeof(((struct mk_hook *)0)->owner)];
     uint64_t where, last = want->gpa + want->size - 1;
@@ -20,7 +20,7 @@ int mk_vm_check_map(const struct mk_vm *vm, const struct mk_region *want, struct
                        want->name, (ull)want->gpa, (ull)last, (ull)MK_KVM_PAGES,
                        (ull)MK_KVM_PAGES + MK_KVM_PAGES_SIZE - 1);
     if (!want->read_only &&
-        mk_bus_owned((struct mk_bus *)&vm->m.mmio, want->gpa, last, &where, owner))
+        mk_bus_owned((struct mk_bus *)&vm->mmio, want->gpa, last, &where, owner))
         return mk_fail(err, EEXIST, "%s: 0x%llx-0x%llx overlaps %s at 0x%llx (vm.mmio)", want->name,
                        (ull)want->gpa, (ull)last, owner, (ull)where);
     return 0;
@@ -45,7 +45,7 @@ static bool is_new(const struct mk_vm *vm)
 /* After a reset that failed there is nothing that has slots. */
 static int register_slots(struct mk_vm *vm, struct mk_err *err)
 {
-    return vm->m.fd < 0 ? 0 : mk_vm_register_slots(vm, err);
+    return vm->fd < 0 ? 0 : mk_vm_register_slots(vm, err);
 }
 
 struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int fd,
@@ -58,7 +58,7 @@ struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int 
     r.in_tables = is_new(vm);
     if (mk_vm_check_map(vm, &r, err) < 0)
         return NULL;
-    struct mk_region *added = mk_mem_add(&vm->m.mem, &r, fd, err);
+    struct mk_region *added = mk_mem_add(&vm->mem, &r, fd, err);
     if (!added)
         return NULL;
     if (r.kind != MK_SHARED)
@@ -77,7 +77,7 @@ int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err)
     mk_vm_remove_slot(vm, slot);
     if (region->kind != MK_SHARED)
         forget_copy(vm);
-    mk_mem_remove(&vm->m.mem, region);
+    mk_mem_remove(&vm->mem, region);
     int rc = register_slots(vm, err);
     return rc == 0 && tables ? mk_vm_prepare_memory(vm, err) : rc;
 }

@@ -48,11 +48,10 @@ void mk_vm_start_polling(struct mk_vm *vm)
  * of; its thread gets the signal if what the script does there is due. */
 static void check_vcpu(struct mk_vm *vm, struct mk_vcpu *c)
 {
-    struct mk_machine *m = &vm->m;
-    if (mk_vcpu_has_coalesced(c) || mk_machine_interrupted(m) ||
-        (m->console.watched && mk_watch_screen_changed(&m->console)))
+    if (mk_vcpu_has_coalesced(c) || mk_vm_interrupted(vm) ||
+        (vm->console.watched && mk_watch_screen_changed(&vm->console)))
         mk_vcpu_request(c, MK_REQ_WAKE);
-    if (m->ops && m->ops->overdue && m->ops->overdue(m->ctx, c))
+    if (vm->ops && vm->ops->overdue && vm->ops->overdue(vm->ctx, c))
         mk_vcpu_signal(c);
 }
 
@@ -66,7 +65,7 @@ static void poll_vcpus(void *ctx)
             awake = true;
             check_vcpu(vm, &vm->cpu[i]->c);
         }
-    mk_console_flush(&vm->m.console);
+    mk_console_flush(&vm->console);
     if (awake)
         mk_vm_start_polling(vm);
 }
@@ -77,7 +76,7 @@ static void poll_vcpus(void *ctx)
 static void set_alarm(void *ctx)
 {
     struct mk_vm *vm = ctx;
-    uint64_t at = mk_clock_next(&vm->m.clock), earliest = vm->alarm_earliest;
+    uint64_t at = mk_clock_next(&vm->clock), earliest = vm->alarm_earliest;
     mk_io_arm(&vm->alarm, at < earliest ? earliest : at);
 }
 
@@ -85,7 +84,7 @@ void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
 {
     uint64_t began = mk_now(), end;
     if (c->cpu.index == 0)
-        mk_clock_run(&vm->m.clock);
+        mk_clock_run(&vm->clock);
     if (vm->has_pic)
         mk_uart_input(&vm->uart);
     if (c->cpu.index != 0)
@@ -100,18 +99,18 @@ void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
  * input, or a script that runs beside it. */
 bool mk_vm_can_wake(struct mk_vm *vm)
 {
-    return mk_clock_next(&vm->m.clock) != UINT64_MAX ||
-           (vm->has_pic && (vm->threaded || mk_console_expects_input(&vm->m.console)));
+    return mk_clock_next(&vm->clock) != UINT64_MAX ||
+           (vm->has_pic && (vm->threaded || mk_console_expects_input(&vm->console)));
 }
 
 /* It wakes by itself for the next timer. */
 uint64_t mk_vm_begin_sleep(struct mk_vm *vm, struct mk_vcpu *c, uint64_t until)
 {
-    mk_console_flush(&vm->m.console);
+    mk_console_flush(&vm->console);
     if (c->cpu.index != 0)
         return until;
     mk_io_arm(&vm->alarm, UINT64_MAX); /* a timer that is armed from now on sets it again */
-    uint64_t next = mk_clock_next(&vm->m.clock);
+    uint64_t next = mk_clock_next(&vm->clock);
     return next < until ? next : until;
 }
 
@@ -119,25 +118,25 @@ uint64_t mk_vm_begin_sleep(struct mk_vm *vm, struct mk_vcpu *c, uint64_t until)
 
 void mk_vm_init_monitor(struct mk_vm *vm)
 {
-    vm->deadline = (struct mk_io_timer){ .fire = deadline_passed, .ctx = vm };
+    vm->deadline_timer = (struct mk_io_timer){ .fire = deadline_passed, .ctx = vm };
     vm->alarm = (struct mk_io_timer){ .fire = timer_due, .ctx = vm };
     vm->poll = (struct mk_io_timer){ .fire = poll_vcpus, .ctx = vm };
-    vm->m.clock.on_earlier = set_alarm;
-    vm->m.clock.ctx = vm;
+    vm->clock.on_earlier = set_alarm;
+    vm->clock.ctx = vm;
 }
 
 void mk_vm_start_monitor(struct mk_vm *vm)
 {
-    mk_console_begin(&vm->m.console);
+    mk_console_begin(&vm->console);
     vm->alarm_earliest = 0;
-    mk_io_arm(&vm->deadline, vm->m.deadline);
+    mk_io_arm(&vm->deadline_timer, vm->deadline);
 }
 
 void mk_vm_stop_monitor(struct mk_vm *vm)
 {
-    mk_io_disarm(&vm->deadline);
+    mk_io_disarm(&vm->deadline_timer);
     mk_io_disarm(&vm->alarm);
     mk_io_disarm(&vm->poll);
     vm->polling = false;
-    mk_console_end(&vm->m.console);
+    mk_console_end(&vm->console);
 }

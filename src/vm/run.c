@@ -98,14 +98,14 @@ static void keep_ends(struct mk_vm *vm)
 static void begin(struct mk_vm *vm, const struct mk_limits *limits)
 {
     vm->began = mk_now();
-    vm->m.deadline = limits->ns > MK_FOREVER - vm->began ? MK_FOREVER : vm->began + limits->ns;
-    vm->m.exit_limit = limits->exits;
-    vm->m.output_limit = limits->output;
+    vm->deadline = limits->ns > MK_FOREVER - vm->began ? MK_FOREVER : vm->began + limits->ns;
+    vm->exit_limit = limits->exits;
+    vm->output_limit = limits->output;
     vm->live = vm->cpus;
     keep_ends(vm);
-    mk_watch_resume(&vm->m.console);
-    mk_zones_exact(&vm->zones, mk_watch_exact(&vm->m.console));
-    vm->m.paused = false;
+    mk_watch_resume(&vm->console);
+    mk_zones_exact(&vm->zones, mk_watch_exact(&vm->console));
+    vm->paused = false;
     vm->mode_open = false;
     for (unsigned i = 0; i < vm->cpus; i++) {
         atomic_store(&vm->cpu[i]->c.requests, 0);
@@ -139,7 +139,7 @@ static void one_ended(struct mk_vm *vm)
 static void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;
-    struct mk_vm *vm = mk_vm_of(c);
+    struct mk_vm *vm = c->vm;
     if (!vm->cpu[c->cpu.index]->over)
         mk_vcpu_run(c);
     if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
@@ -164,7 +164,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
     if (check_runnable(vm, err) < 0)
         return -1;
     mk_vm_join(vm);
-    vm->m.on_caller_thread = false;
+    vm->on_caller_thread = false;
     begin(vm, limits);
     vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
     for (unsigned i = 0; i < vm->cpus; i++)
@@ -186,7 +186,7 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
     if (vm->cpus == 1) {
         if (check_runnable(vm, err) < 0)
             return -1;
-        vm->m.on_caller_thread = true;
+        vm->on_caller_thread = true;
         begin(vm, limits);
         vcpu_thread(&vm->cpu[0]->c);
         return 0;
@@ -194,8 +194,8 @@ int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *e
     if (mk_vm_start(vm, limits, err) < 0)
         return -1;
     struct mk_wait wait = mk_vm_wait_for(vm, mk_vm_is_stopped, vm);
-    wait.interrupted = mk_machine_interrupted;
-    wait.interrupted_ctx = &vm->m;
+    wait.interrupted = mk_vm_interrupted;
+    wait.interrupted_ctx = vm;
     if (!mk_wait(&wait, MK_FOREVER)) {
         mk_vm_stop(vm, MK_STOPPED);
         mk_vm_wait(vm, MK_FOREVER);

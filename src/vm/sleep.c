@@ -7,7 +7,7 @@
 
 static bool stop_wanted(struct mk_vcpu *c)
 {
-    return atomic_load(&c->requests) & MK_REQ_STOP || mk_now() >= c->machine->deadline;
+    return atomic_load(&c->requests) & MK_REQ_STOP || mk_now() >= c->vm->deadline;
 }
 
 static bool requested(void *vcpu)
@@ -18,55 +18,55 @@ static bool requested(void *vcpu)
 static bool resumed(void *vcpu)
 {
     struct mk_vcpu *c = vcpu;
-    return !atomic_load(&c->machine->paused) || atomic_load(&c->requests) & MK_REQ_STOP;
+    return !atomic_load(&c->vm->paused) || atomic_load(&c->requests) & MK_REQ_STOP;
 }
 
 static bool written(void *vcpu)
 {
     const struct mk_vcpu *c = vcpu;
-    return !mk_console_unwritten(&c->machine->console);
+    return !mk_console_unwritten(&c->vm->console);
 }
 
 static bool has_room(void *vcpu)
 {
     const struct mk_vcpu *c = vcpu;
-    return !c->machine->console.full;
+    return !c->vm->console.full;
 }
 
 /* Outside the guest; whatever ended it, the loop handles events. */
 static void wait_outside(struct mk_vcpu *c, struct mk_wait *wait, uint64_t until)
 {
-    struct mk_machine *m = c->machine;
-    if (m->on_caller_thread) {
-        wait->interrupted = mk_machine_interrupted;
-        wait->interrupted_ctx = m;
+    struct mk_vm *vm = c->vm;
+    if (vm->on_caller_thread) {
+        wait->interrupted = mk_vm_interrupted;
+        wait->interrupted_ctx = vm;
     }
     c->awake = false;
     mk_wait(wait, until);
     c->awake = true;
-    mk_vm_start_polling(mk_vm_of(c));
+    mk_vm_start_polling(c->vm);
     mk_vcpu_set_immediate_exit(c, true);
 }
 
 void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
 {
     struct mk_wait wait = { .done = requested, .ctx = c };
-    wait_outside(c, &wait, mk_vm_begin_sleep(mk_vm_of(c), c, until));
+    wait_outside(c, &wait, mk_vm_begin_sleep(c->vm, c, until));
 }
 
 /* Until the VM is resumed or the run shall end. Registers are what they are after the last
  * instruction, or, while a handler waits, at it. */
 static void wait_paused(struct mk_vcpu *c)
 {
-    struct mk_machine *m = c->machine;
+    struct mk_vm *vm = c->vm;
     struct mk_wait wait = { .done = resumed, .ctx = c };
     if (!c->waits)
         mk_vcpu_complete(c);
-    mk_clock_stop(&m->clock);
-    mk_vm_count_paused(mk_vm_of(c), true);
+    mk_clock_stop(&vm->clock);
+    mk_vm_count_paused(c->vm, true);
     wait_outside(c, &wait, UINT64_MAX);
-    mk_vm_count_paused(mk_vm_of(c), false);
-    mk_clock_start(&m->clock);
+    mk_vm_count_paused(c->vm, false);
+    mk_clock_start(&vm->clock);
 }
 
 struct reader_wait {
@@ -77,7 +77,7 @@ struct reader_wait {
 static bool read_or_ended(void *ctx)
 {
     const struct reader_wait *r = ctx;
-    return r->done(r->c) || stop_wanted(r->c) || atomic_load(&r->c->machine->paused);
+    return r->done(r->c) || stop_wanted(r->c) || atomic_load(&r->c->vm->paused);
 }
 
 /* In the middle of an access, for a slow reader, until done(c) or until the run shall end. */
@@ -85,10 +85,10 @@ static void wait_for_reader(struct mk_vcpu *c, bool (*done)(void *c))
 {
     struct reader_wait r = { c, done };
     struct mk_wait wait = { .done = read_or_ended, .ctx = &r };
-    while (!done(c) && !stop_wanted(c) && !mk_machine_interrupted(c->machine)) {
-        wait_outside(c, &wait, c->machine->deadline);
+    while (!done(c) && !stop_wanted(c) && !mk_vm_interrupted(c->vm)) {
+        wait_outside(c, &wait, c->vm->deadline);
         c->waits++;
-        if (atomic_load(&c->machine->paused))
+        if (atomic_load(&c->vm->paused))
             wait_paused(c);
         c->waits--;
     }
@@ -101,7 +101,7 @@ void mk_vcpu_wait_for_room(struct mk_vcpu *c)
 
 bool mk_vcpu_finish_output(struct mk_vcpu *c)
 {
-    mk_console_flush(&c->machine->console);
+    mk_console_flush(&c->vm->console);
     c->cpu.printed = false;
     wait_for_reader(c, written);
     return written(c);
@@ -119,33 +119,33 @@ static void stop_requested(struct mk_vcpu *c)
 void mk_vcpu_output_failed(struct mk_vcpu *c)
 {
     mk_vcpu_end(c, MK_ERROR, 0, true, "the guest's output cannot be written: %s",
-                strerror(c->machine->console.out_error));
+                strerror(c->vm->console.out_error));
 }
 
 /* Ends the run when somebody wants that, its time is up, or its output is lost. */
 static void check_end(struct mk_vcpu *c, uint32_t requests)
 {
-    struct mk_machine *m = c->machine;
+    struct mk_vm *vm = c->vm;
     if (requests & MK_REQ_STOP)
         stop_requested(c);
-    else if (mk_now() >= m->deadline)
+    else if (mk_now() >= vm->deadline)
         mk_vcpu_end(c, MK_DEADLINE, 0, true, "the deadline passed");
-    else if (mk_machine_interrupted(m))
+    else if (mk_vm_interrupted(vm))
         mk_vcpu_end(c, MK_STOPPED, 0, true, "interrupted");
-    else if (m->console.out_error)
+    else if (vm->console.out_error)
         mk_vcpu_output_failed(c);
 }
 
 uint64_t mk_vcpu_output_bytes(const struct mk_vcpu *c)
 {
-    return c->machine->console.cpu[c->cpu.index].printed - c->output_before;
+    return c->vm->console.cpu[c->cpu.index].printed - c->output_before;
 }
 
 void mk_vcpu_check_output(struct mk_vcpu *c)
 {
-    if (mk_vcpu_output_bytes(c) > c->machine->output_limit)
+    if (mk_vcpu_output_bytes(c) > c->vm->output_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",
-                    (unsigned long long)c->machine->output_limit);
+                    (unsigned long long)c->vm->output_limit);
 }
 
 /* In the middle of an access: to pause, or to let timers and input in, must wait for its end. */
@@ -161,22 +161,22 @@ static void serve_due(struct mk_vcpu *c, uint32_t requests)
 {
     if (requests & MK_REQ_SAMPLE) {
         c->sampled_rip = mk_vcpu_get_regs(c)->rip;
-        mk_vm_notify(mk_vm_of(c));
+        mk_vm_notify(c->vm);
     }
-    mk_vm_serve_due(mk_vm_of(c), c);
+    mk_vm_serve_due(c->vm, c);
 }
 
 /* Everything that is not an exit: what is due, limits, requests. */
 void mk_vcpu_handle_events(struct mk_vcpu *c)
 {
-    struct mk_machine *m = c->machine;
+    struct mk_vm *vm = c->vm;
     mk_vcpu_set_immediate_exit(c, false);
     uint32_t requests = atomic_exchange(&c->requests, 0);
     serve_due(c, requests);
     check_end(c, requests);
-    if (m->console.watched)
-        mk_vm_check_watches(mk_vm_of(c), c);
-    if (c->end.reason == MK_RUNNING && atomic_load(&m->paused))
+    if (vm->console.watched)
+        mk_vm_check_watches(c->vm, c);
+    if (c->end.reason == MK_RUNNING && atomic_load(&vm->paused))
         wait_paused(c);
 }
 
@@ -189,9 +189,9 @@ static enum mk_reason ending(const struct mk_vcpu *c, enum mk_reason before)
         int asked = atomic_load(&c->stop_reason);
         return asked ? (enum mk_reason)asked : MK_STOPPED;
     }
-    if (mk_now() >= c->machine->deadline)
+    if (mk_now() >= c->vm->deadline)
         return MK_DEADLINE;
-    return mk_machine_interrupted(c->machine) ? MK_STOPPED : MK_RUNNING;
+    return mk_vm_interrupted(c->vm) ? MK_STOPPED : MK_RUNNING;
 }
 
 /* A stop is left for the run loop. */
@@ -200,7 +200,7 @@ static void handle_events_waiting(struct mk_vcpu *c, uint64_t *until)
     mk_vcpu_set_immediate_exit(c, false);
     serve_due(c, atomic_fetch_and(&c->requests, MK_REQ_STOP));
     uint64_t began = mk_now();
-    if (atomic_load(&c->machine->paused)) {
+    if (atomic_load(&c->vm->paused)) {
         wait_paused(c);
         *until += *until == UINT64_MAX ? 0 : mk_now() - began;
     }
@@ -228,7 +228,7 @@ bool mk_vcpu_wait(struct mk_vcpu *c, uint64_t until, const struct mk_wait *wait,
     bool done;
     c->waits++;
     while (!(done = mk_wait(wait, 0)) && mk_now() < until && !(*reason = ending(c, before))) {
-        wait_outside(c, &either, mk_vm_begin_sleep(mk_vm_of(c), c, until));
+        wait_outside(c, &either, mk_vm_begin_sleep(c->vm, c, until));
         handle_events_waiting(c, &until);
     }
     c->waits--;

@@ -40,7 +40,7 @@ void mk_vm_count_paused(struct mk_vm *vm, bool in)
 static bool is_paused(void *ctx)
 {
     const struct mk_vm *vm = ctx;
-    return vm->state == MK_VM_RUNNING && vm->m.paused && vm->paused_cpus == vm->live;
+    return vm->state == MK_VM_RUNNING && vm->paused && vm->paused_cpus == vm->live;
 }
 
 bool mk_vm_is_paused_or_stopped(void *vm)
@@ -58,10 +58,10 @@ bool mk_vm_pause(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
     bool runs = !mk_vm_is_stopped(vm);
-    if (runs && !vm->m.paused) {
+    if (runs && !vm->paused) {
         vm->paused_since = mk_now();
-        vm->m.paused = true;
-        mk_io_arm(&vm->deadline, MK_FOREVER);
+        vm->paused = true;
+        mk_io_arm(&vm->deadline_timer, MK_FOREVER);
     }
     pthread_mutex_unlock(&vm->lock);
     if (runs)
@@ -72,14 +72,14 @@ bool mk_vm_pause(struct mk_vm *vm)
 bool mk_vm_resume(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool was = !mk_vm_is_stopped(vm) && vm->live && vm->m.paused;
-    uint64_t deadline = vm->m.deadline;
+    bool was = !mk_vm_is_stopped(vm) && vm->live && vm->paused;
+    uint64_t deadline = vm->deadline;
     if (was && deadline != MK_FOREVER)
-        vm->m.deadline = deadline + (mk_now() - vm->paused_since);
+        vm->deadline = deadline + (mk_now() - vm->paused_since);
     if (was)
-        vm->m.paused = false;
+        vm->paused = false;
     if (was)
-        mk_io_arm(&vm->deadline, vm->m.deadline);
+        mk_io_arm(&vm->deadline_timer, vm->deadline);
     pthread_mutex_unlock(&vm->lock);
     if (was)
         mk_vm_wake(vm);

@@ -35,28 +35,28 @@ static void acknowledged(void *ctx, unsigned line)
 /* The part of a VM that KVM holds; made anew by a reset, so that nothing can be left over. */
 static int open_hardware(struct mk_vm *vm, struct mk_err *err)
 {
-    vm->m.fd = mk_kvm_create_vm(vm->m.kvm, err);
-    if (vm->m.fd < 0)
+    vm->fd = mk_kvm_create_vm(vm->kvm, err);
+    if (vm->fd < 0)
         return -1;
-    mk_ioctl(vm->m.fd, KVM_SET_IDENTITY_MAP_ADDR, &(uint64_t){ MK_KVM_PAGES });
-    mk_ioctl(vm->m.fd, KVM_SET_TSS_ADDR, (void *)(unsigned long)(MK_KVM_PAGES + MK_PAGE));
-    if (mk_mem_register(&vm->m.mem, vm->m.fd, err) < 0)
+    mk_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &(uint64_t){ MK_KVM_PAGES });
+    mk_ioctl(vm->fd, KVM_SET_TSS_ADDR, (void *)(unsigned long)(MK_KVM_PAGES + MK_PAGE));
+    if (mk_mem_register(&vm->mem, vm->fd, err) < 0)
         return -1;
     if (mk_vm_open_cpus(vm, err) < 0)
         return -1;
     mk_vm_attach_assist(vm);
-    mk_zones_register(&vm->zones, vm->m.fd);
-    mk_doorbells_register(&vm->doorbells, vm->m.fd);
-    mk_pci_register(&vm->pci, vm->m.fd);
+    mk_zones_register(&vm->zones, vm->fd);
+    mk_doorbells_register(&vm->doorbells, vm->fd);
+    mk_pci_register(&vm->pci, vm->fd);
     return mk_vm_hooks_apply(vm, err);
 }
 
 static void close_hardware(struct mk_vm *vm)
 {
     mk_vm_close_cpus(vm);
-    if (vm->m.fd >= 0)
-        close(vm->m.fd);
-    vm->m.fd = -1;
+    if (vm->fd >= 0)
+        close(vm->fd);
+    vm->fd = -1;
     mk_zones_register(&vm->zones, -1);
     mk_doorbells_register(&vm->doorbells, -1);
     mk_pci_register(&vm->pci, -1);
@@ -93,23 +93,23 @@ static void init_config(struct mk_vm *vm, const struct mk_kvm *kvm,
     vm->boot_features = config->boot_features | (config->pic ? MK_BOOT_PIC : 0) |
                         (config->coalesce ? MK_BOOT_DEBUGCON : 0);
     vm->mapping = config->mapping;
-    vm->m.kvm = kvm;
-    vm->m.fd = -1;
-    vm->m.unhandled_fault = config->unhandled_fault;
+    vm->kvm = kvm;
+    vm->fd = -1;
+    vm->unhandled_fault = config->unhandled_fault;
     pthread_mutex_init(&vm->lock, NULL);
 }
 
 /* What its parts tell the VM. */
 static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
 {
-    vm->m.msrs.on_unhandled = mk_vm_msr;
-    vm->m.msrs.unhandled_ctx = vm;
-    mk_zones_init(&vm->zones, &vm->m.bus,
-                  config->coalesce && config->cpus == 1 && vm->m.kvm->coalesced_pio);
-    mk_doorbells_init(&vm->doorbells, &vm->m.bus, &vm->m.mmio, mk_vm_wake, vm);
-    vm->m.console.on_input = vm->m.console.on_output = mk_vm_wake;
-    vm->m.console.on_leave = leave;
-    vm->m.console.ctx = vm;
+    vm->msrs.on_unhandled = mk_vm_msr;
+    vm->msrs.unhandled_ctx = vm;
+    mk_zones_init(&vm->zones, &vm->bus,
+                  config->coalesce && config->cpus == 1 && vm->kvm->coalesced_pio);
+    mk_doorbells_init(&vm->doorbells, &vm->bus, &vm->mmio, mk_vm_wake, vm);
+    vm->console.on_input = vm->console.on_output = mk_vm_wake;
+    vm->console.on_leave = leave;
+    vm->console.ctx = vm;
     vm->pic.on_int = interrupt_first;
     vm->pic.on_ack = acknowledged;
     vm->pic.int_ctx = vm->pic.ack_ctx = vm;
@@ -119,17 +119,16 @@ static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
 
 static int attach_devices(struct mk_vm *vm, struct mk_err *err)
 {
-    struct mk_bus *const bus[MK_SPACES] = { &vm->m.bus, &vm->m.mmio, &vm->m.msrs };
+    struct mk_bus *const bus[MK_SPACES] = { &vm->bus, &vm->mmio, &vm->msrs };
     return mk_devs_attach(&vm->devices, bus, err);
 }
 
 static int open_memory(struct mk_vm *vm, const struct mk_vm_config *config, struct mk_err *err)
 {
     if (!config->ram)
-        return mk_mem_open(&vm->m.mem, config->memory, err);
+        return mk_mem_open(&vm->mem, config->memory, err);
     vm->base = mk_ram_ref(config->ram);
-    return mk_mem_open_copy(&vm->m.mem, config->regions, config->region_count, config->ram->fd,
-                            err);
+    return mk_mem_open_copy(&vm->mem, config->regions, config->region_count, config->ram->fd, err);
 }
 
 /* A vCPU waits for the copy of a file; NULL: somebody else does. */
@@ -169,7 +168,7 @@ void mk_vm_close(struct mk_vm *vm)
     close_hardware(vm);
     mk_vm_dismantle(vm);
     mk_vm_free_cpus(vm);
-    mk_mem_close(&vm->m.mem);
+    mk_mem_close(&vm->mem);
     mk_ram_unref(vm->base);
     mk_vm_free_assist(vm);
     pthread_mutex_destroy(&vm->lock);
@@ -183,7 +182,7 @@ void mk_vm_set_ready(struct mk_vm *vm, unsigned cpu)
 
 static int reset(struct mk_vm *vm, struct mk_err *err)
 {
-    mk_mem_reset(&vm->m.mem);
+    mk_mem_reset(&vm->mem);
     mk_ram_unref(vm->base);
     vm->base = NULL;
     mk_devs_reset(&vm->devices);

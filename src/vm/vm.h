@@ -6,6 +6,7 @@
 #ifndef MK_VM_H
 #define MK_VM_H
 
+#include "dev/bus.h"
 #include "dev/debugcon.h"
 #include "dev/doorbell.h"
 #include "dev/exit.h"
@@ -17,9 +18,10 @@
 #include "dev/pit.h"
 #include "dev/uart.h"
 #include "dev/zones.h"
+#include "io/clock.h"
+#include "io/console.h"
 #include "io/watch.h"
 #include "vm/loop.h"
-#include "vm/machine.h"
 #include "x86/mode.h"
 
 struct kvm_cpuid2;
@@ -69,6 +71,18 @@ struct mk_limits {
 
 enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
 
+/* What only the script knows. All may be NULL. */
+struct mk_vm_ops {
+    /* The script wants its thread back (a signal such as Ctrl-C): end the run. On any thread. */
+    bool (*interrupted)(void *ctx);
+    /* One line for every exit. On the vCPU's thread. */
+    void (*trace)(void *ctx, struct mk_vcpu *cpu, const char *line);
+    /* Code of the script that a vCPU's thread runs shall end. Asked on the I/O thread. */
+    bool (*overdue)(void *ctx, struct mk_vcpu *cpu);
+    /* At every kick of the vCPU's thread, in the signal's handler. */
+    void (*kicked)(void *ctx, struct mk_vcpu *cpu);
+};
+
 /* A vCPU of a VM. */
 struct mk_vm_cpu {
     struct mk_vcpu c;
@@ -83,7 +97,26 @@ struct mk_vm_cpu {
 };
 
 struct mk_vm {
-    struct mk_machine m; /* first */
+    /* What the run loops of its vCPUs read; what changes meanwhile is atomic or has a lock. */
+    const struct mk_kvm *kvm;
+    int fd; /* of the KVM VM; -1: there is none */
+    struct mk_mem mem;
+    struct mk_bus bus;  /* ports */
+    struct mk_bus mmio; /* guest-physical addresses outside RAM */
+    struct mk_bus msrs; /* those that KVM hands to us (hooks.c) */
+    struct mk_clock clock;
+    struct mk_console console;
+    bool unhandled_fault; /* an access that nobody serves ends the vCPU */
+    _Atomic bool tracing;
+    _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
+    _Atomic bool paused;       /* vCPUs shall stay outside the guest */
+    bool on_caller_thread;     /* its vCPU runs on the thread of who may be interrupted */
+    uint64_t exit_limit;       /* per vCPU and run, UINT64_MAX: none */
+    uint64_t output_limit;     /* bytes per vCPU, UINT64_MAX: none */
+    struct mk_assist *assist;  /* NULL: this host needs none, or it is not wanted */
+    const struct mk_vm_ops *ops;
+    void *ctx; /* for ops */
+
     char name[64];
     enum mk_mode mode;
     unsigned cpus;
@@ -129,14 +162,16 @@ struct mk_vm {
     uint64_t began, ended; /* mk_now() of the last run */
     uint64_t paused_since;
 
-    struct mk_io_timer deadline, alarm, poll; /* monitor.c */
+    struct mk_io_timer deadline_timer, alarm, poll; /* monitor.c */
     _Atomic uint64_t alarm_earliest;
     _Atomic bool polling;
 };
 
-static inline struct mk_vm *mk_vm_of(const struct mk_vcpu *c)
+/* For mk_wait(): the script wants its thread back. */
+static inline bool mk_vm_interrupted(void *ctx)
 {
-    return MK_CONTAINER(c->machine, struct mk_vm, m);
+    const struct mk_vm *vm = ctx;
+    return vm->ops && vm->ops->interrupted && vm->ops->interrupted(vm->ctx);
 }
 
 int mk_vm_open(struct mk_vm *vm, const struct mk_kvm *kvm, const struct mk_vm_config *config,

@@ -13,7 +13,7 @@ static void decided(void *vm)
 /* Several vCPUs print to one stream. */
 static bool is_shared(const struct mk_vm *vm)
 {
-    return vm->m.console.streams < vm->cpus;
+    return vm->console.streams < vm->cpus;
 }
 
 /* Exits of all that print to a stream, as far as they count. What a vCPU did before the last watch
@@ -35,7 +35,7 @@ void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c)
 {
     char text[sizeof(c->end.text)];
     bool news;
-    struct mk_console *con = &vm->m.console;
+    struct mk_console *con = &vm->console;
     if (is_shared(vm) && c->end.reason != MK_RUNNING) /* the end is for another one to make */
         return;
     enum mk_reason reason = mk_watch_check(con, mk_console_stream(con, c->cpu.index),
@@ -50,12 +50,12 @@ void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c)
 
 void mk_vm_watch_init(struct mk_vm *vm)
 {
-    vm->m.console.on_watch = decided;
+    vm->console.on_watch = decided;
 }
 
 void mk_vm_timer_tick(struct mk_vm *vm)
 {
-    if (mk_watch_timer_tick(&vm->m.console))
+    if (mk_watch_timer_tick(&vm->console))
         decided(vm);
 }
 
@@ -66,18 +66,18 @@ void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w)
     for (unsigned i = 0; w->exact && i < vm->cpus; i++)
         mk_vcpu_request(&vm->cpu[i]->c, MK_REQ_WAKE); /* it may hold output that was collected */
     vm->watch_round++;
-    mk_watch_arm(&vm->m.console, w);
+    mk_watch_arm(&vm->console, w);
 }
 
 void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w)
 {
-    mk_watch_disarm(&vm->m.console, w);
+    mk_watch_disarm(&vm->console, w);
 }
 
 bool mk_vm_watch_decided(void *ctx)
 {
     const struct mk_vm_watched *watched = ctx;
-    struct mk_console *con = &watched->vm->m.console;
+    struct mk_console *con = &watched->vm->console;
     pthread_mutex_lock(&con->lock);
     bool decided = watched->w->state != MK_WATCH_ARMED;
     pthread_mutex_unlock(&con->lock);

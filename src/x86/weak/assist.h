@@ -16,7 +16,7 @@
 
 #include "kvm/vcpu.h"
 
-/* For struct mk_machine and its vCPUs. NULL when memory ran out, and in a build that leaves all
+/* For a VM and its vCPUs. NULL when memory ran out, and in a build that leaves all
  * this out (none.c). */
 struct mk_assist *mk_assist_new(void);
 /* What is missing in this build for a host that needs it, as a remedy; NULL: nothing. */
