@@ -3,7 +3,13 @@
 --
 --   ```lua             a whole script: exits with 0; a ```text output behind it is what it prints
 --   ```lua fragment    is only compiled
+--   ```lua linux       the same where Linux can be booted; /boot/vmlinuz is the kernel that is there
 --   ```sh              lines that begin with ./minikvm, minikvm, printf or lua5.4 (README.md only)
+--   ```sh linux        such lines, where Linux can be booted; what is typed is "exit"
+--   ```sh here         commands, in a folder of the document with the files that it shows;
+--                      a ```text output behind it is what they print
+--   ```c kernel.c      a file of that folder, in whatever language
+--   | x | `command` |  in README.md: as a line of ```sh, or of ```sh linux
 
 local lfs = require "lfs"
 local kvm = require "minikvm" -- first: it brings the parts
@@ -11,8 +17,9 @@ local core = require "minikvm.core"
 local program = require "support.program"
 local process = require "support.process"
 local support = require "support.guest"
+local linux = require "support.linux"
 
-local SECONDS <const> = 60 -- the longest that a listing may take
+local SECONDS <const>, LINUX_SECONDS <const> = 60, 200 -- the longest that a listing may take
 
 local function documents()
   local paths = { "README.md" }
@@ -42,10 +49,20 @@ local function blocks(text)
   return list
 end
 
+---The commands in the second column of a table, as blocks.
+local function table_commands(text)
+  local list = {}
+  for command in text:gmatch "\n|[^|\n]*| `([^`\n]+)`[^|\n]*|" do
+    local kind = command:find "minikvm linux" and "sh linux" or "sh"
+    list[#list + 1] = { kind = kind, line = 0, text = command .. "\n" }
+  end
+  return list
+end
+
 ---The command as it runs here: the program that is tested, and an end to it.
-local function command_of(line)
+local function command_of(line, seconds)
   line = line:gsub("%./minikvm%f[%s]", "minikvm")
-  return (line:gsub("%f[%w]minikvm%f[%s%z]", ("timeout %d P"):format(SECONDS)))
+  return (line:gsub("%f[%w]minikvm%f[%s%z]", ("timeout %d P"):format(seconds)))
 end
 
 ---A stock lua cannot load a module with a sanitizer in it.
@@ -58,56 +75,136 @@ local function show(r)
   return ("status %d\n%s%s"):format(r.status, r.out, r.err)
 end
 
-local function run_listing(block)
-  local path = program.file(block.text)
-  local r = program.run(("timeout %d P %s"):format(SECONDS, path))
+local function run_listing(text, seconds)
+  local path = program.file(text)
+  local r = program.run(("timeout %d P %s"):format(seconds, path))
   os.remove(path)
   return r
 end
 
-local function has_listing(list)
+local function has_kind(list, pattern)
   for _, block in ipairs(list) do
-    if block.kind == "lua" then return true end
+    if block.kind:find(pattern) then return true end
   end
   return false
 end
 
-local function check_listing(block, output)
+local function check_listing(block, output, seconds)
   assert(load(block.text, "=listing"))
-  local r = run_listing(block)
+  local r = run_listing(block.text, seconds or SECONDS)
   assert.equal(0, r.status, show(r))
   if output then assert.equal(output.text, r.out) end
 end
 
+---What the block behind this one says that it prints.
+local function output_of(list, i)
+  local next_block = list[i + 1]
+  return next_block and next_block.kind == "text output" and next_block or nil
+end
+
+local function check_command(line, seconds, stdin)
+  local r = program.run(command_of(line, seconds), { stdin = stdin })
+  assert.equal(0, r.status, show(r))
+end
+
+-- ---- a folder of a document's own ----
+
+local FILE <const> = "^%a+ ([%w_]+%.%a+)$" -- the kind of a block that is a file
+
+local function write(path, text)
+  local file <close> = assert(io.open(path, "wb"))
+  file:write(text)
+end
+
+---The program, from whatever folder.
+local function absolute(path)
+  return path:find "^/" and path or lfs.currentdir() .. "/" .. path
+end
+
+local function check_commands(folder, block, output)
+  write(folder .. "/.commands", block.text:gsub("%f[%w]minikvm%f[%s]", absolute(program.minikvm)))
+  local r = program.run(("cd %s && timeout %d sh .commands"):format(folder, SECONDS))
+  assert.equal(0, r.status, show(r))
+  if output then assert.equal(output.text, r.out, show(r)) end
+end
+
+---Carries out a document from its beginning.
+local function follow(list)
+  local folder = os.tmpname()
+  os.remove(folder)
+  assert(lfs.mkdir(folder))
+  local ok, problem = pcall(function()
+    for i, block in ipairs(list) do
+      local name = block.kind:match(FILE)
+      if name then write(folder .. "/" .. name, block.text) end
+      if block.kind == "sh here" then check_commands(folder, block, output_of(list, i)) end
+    end
+  end)
+  os.execute("rm -rf " .. folder)
+  if not ok then error(problem, 0) end
+end
+
+-- ---- all of them ----
+
+local function listings(path, list)
+  for i, block in ipairs(list) do
+    if block.kind == "lua" then
+      it("the listing in line " .. block.line, function()
+        check_listing(block, output_of(list, i))
+      end)
+    elseif block.kind == "sh" and path == "README.md" then
+      for line in block.text:gmatch "[^\n]+" do
+        if is_command(line) then it(line, function() check_command(line, SECONDS) end) end
+      end
+    end
+  end
+end
+
+local function linux_listings(list)
+  for i, block in ipairs(list) do
+    if block.kind == "lua linux" then
+      it("the listing in line " .. block.line, function()
+        local text = block.text:gsub("/boot/vmlinuz", linux.KERNEL)
+        check_listing({ text = text }, output_of(list, i), LINUX_SECONDS)
+      end)
+    elseif block.kind == "sh linux" then
+      for line in block.text:gmatch "[^\n]+" do
+        if is_command(line) then
+          it(line, function() check_command(line, LINUX_SECONDS, "exit\n") end)
+        end
+      end
+    end
+  end
+end
+
 describe("listings and commands of", function()
   for _, path in ipairs(documents()) do
-    local list = blocks(assert(support.read_file(path)))
+    local text = assert(support.read_file(path))
+    local list = blocks(text)
+    if path == "README.md" then table.move(table_commands(text), 1, 20, #list + 1, list) end
 
     it(path .. ": fragments compile", function()
       for _, block in ipairs(list) do
-        if block.kind == "lua fragment" then assert(load(block.text, "=line " .. block.line)) end
+        if block.kind == "lua fragment" or block.kind == "lua linux" then
+          assert(load(block.text, "=line " .. block.line))
+        end
       end
     end)
 
     describe(path .. ":", function()
-      if not has_listing(list) or support.without_kvm(pending) then return end
-      for i, block in ipairs(list) do
-        local next_block = list[i + 1]
-        if block.kind == "lua" then
-          it("the listing in line " .. block.line, function()
-            check_listing(block, next_block and next_block.kind == "text output" and next_block)
-          end)
-        elseif block.kind == "sh" and path == "README.md" then
-          for line in block.text:gmatch "[^\n]+" do
-            if is_command(line) then
-              it(line, function()
-                local r = program.run(command_of(line))
-                assert.equal(0, r.status, show(r))
-              end)
-            end
-          end
-        end
+      if not has_kind(list, "^lua$") and not has_kind(list, "^sh here$")
+         or support.without_kvm(pending) then
+        return
       end
+      listings(path, list)
+      if has_kind(list, "^sh here$") then
+        it("what is done with its files", function() follow(list) end)
+      end
+    end)
+
+    describe(path .. ", of Linux:", function()
+      if not has_kind(list, " linux$") or linux.without_linux(pending) then return end
+      linux_listings(list)
     end)
   end
 end)

@@ -55,8 +55,8 @@ end
 local function boot(kvm, opts, path, o)
   local wrong = misplaced("linux", opts)
   if wrong then
-    complain(o.name, ("%s: it is a Linux kernel, which says that itself; minikvm linux --help tells "
-      .. "what can be chosen"):format(wrong))
+    complain(o.name, ("%s: it is a Linux kernel, which says that itself; minikvm linux --help "
+      .. "tells what can be chosen"):format(wrong))
     return nil, 2
   end
   o.mode, o.cmdline = "linux", nil
