@@ -492,6 +492,50 @@ describe("a VM whose mode nobody chose", function()
   end)
 end)
 
+describe("an image that is packed with gzip (RFC 1952)", function()
+  if support.without_kvm(pending) then return end
+
+  local core = require "minikvm.core"
+
+  ---Header, deflate's stream without zlib's header and checksum, trailer.
+  local function gzip(bytes, size)
+    return "\x1f\x8b\x08" .. ("\0"):rep(7) .. core.deflate(bytes):sub(3, -5)
+      .. ("<I4I4"):pack(core.crc32(bytes), size or #bytes)
+  end
+
+  it("is what is in it, in a file and as bytes, after a reset too", function()
+    local packed = gzip(support.read_file "guests/boot/multiboot2.elf")
+    local path = os.tmpname()
+    local file <close> = assert(io.open(path, "wb"))
+    file:write(packed)
+    file:close()
+    for _, source in ipairs{ path, { bytes = packed } } do
+      local vm <close> = support.vm()
+      assert(vm:load(source))
+      for _ = 1, 2 do
+        assert.equal("halt", (vm:run{ deadline = 20 }))
+        assert.matches("\nend\n$", (vm.console:text()))
+        assert(vm:reset())
+      end
+      assert.is_truthy(vm.symbols.start)
+    end
+    os.remove(path)
+  end)
+
+  it("is refused when it is damaged, and taken as bytes when that is wanted", function()
+    local good = gzip(("kernel "):rep(100))
+    for _, bad in ipairs{ good:sub(1, 12), good:sub(1, -2), gzip("kernel", 7), gzip("kernel", 0),
+                          gzip("kernel", 0xffffffff), good:sub(1, 20) .. "x" .. good:sub(22) } do
+      local vm <close> = support.vm()
+      local done, why = vm:load{ bytes = bad }
+      assert.is_nil(done)
+      assert.matches("^image: gzip: ", why)
+      assert(vm:load({ bytes = bad }, { format = "flat" }))
+      assert.equal(bad, vm.memory:read(0, #bad))
+    end
+  end)
+end)
+
 describe("an image in a mode that it is not for", function()
   if support.without_kvm(pending) then return end
 

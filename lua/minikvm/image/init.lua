@@ -85,6 +85,15 @@ local function read_start(s)
   s.head = s.size <= planner.HEAD and s.bytes or s:read(0, math.min(s.size, planner.HEAD))
 end
 
+---A kernel that is packed as a whole, unless its bytes are wanted as they are.
+local function unpack(s, o)
+  local packed = s.head:byte(1) == 0x1f and not o.format and not o.at and not o.segment
+  if not packed or not require("minikvm.image.gzip").is(s) then return end
+  local bytes = require("minikvm.image.gzip").unpack(s)
+  s:close()
+  s.bytes, s.size, s.head = bytes, #bytes, bytes:sub(1, planner.HEAD)
+end
+
 local function close_all(sources)
   for _, s in ipairs(sources) do s:close() end
 end
@@ -93,6 +102,7 @@ end
 local function open_all(vm, o, sources)
   sources[1] = new_source(vm, o)
   read_start(sources[1])
+  unpack(sources[1], o)
   for i, m in ipairs(o.modules or {}) do
     local s = new_source(vm, m)
     sources[i + 1], s.given_text, s.text = s, s.text, s.text or s.name
