@@ -1,6 +1,6 @@
 -- latency.lua - how soon things happen: the coalesced output of a guest that spins appears, and a
--- doorbell that it rings is answered; and, on
--- a machine whose every processor is taken twice, a stop, a deadline and Ctrl-C end a guest.
+-- doorbell that it rings is answered; and, on a machine whose every processor is taken twice, a stop,
+-- a deadline and Ctrl-C end a guest. Beside Ctrl-C, how soon SIGKILL ends the process.
 
 local kvm = require "minikvm"
 local report = require "report"
@@ -52,10 +52,16 @@ local function deadline(image)
   return info.seconds - MS / 1e3
 end
 
-local function ctrl_c(image)
-  return report.numbers(("%s signal 1 %d 2 %s run guests/real/%s.bin"):format(
-    report.bare, 4 * MS, report.minikvm, image))[1]
+---Seconds from a signal to the end of a process that runs the image.
+local function ended_by(signal, image)
+  return report.numbers(("%s signal 1 %d %d %s run guests/real/%s.bin"):format(
+    report.bare, 4 * MS, signal, report.minikvm, image))[1]
 end
+
+local SIGINT <const>, SIGKILL <const> = 2, 9
+local function ctrl_c(image) return ended_by(SIGINT, image) end
+---The floor of that: the kernel alone ends the process, and its VM.
+local function kill(image) return ended_by(SIGKILL, image) end
 
 ---The guest marks the moment, prints a byte and spins.
 local function appearance()
@@ -101,6 +107,7 @@ for _, g in ipairs(GUESTS) do
   add("deadline, a guest that " .. g.name, 50, deadline, g.image)
   add("Ctrl-C to the end, a guest that " .. g.name, 50, ctrl_c, g.image)
 end
+add("SIGKILL to the end, a guest that spins: the floor", nil, kill, "spin")
 add("HLT with interrupts off: end by itself", 50, halted)
 add("coalesced output of a spinning guest, busy", nil, appearance)
 
