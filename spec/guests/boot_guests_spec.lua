@@ -66,7 +66,7 @@ describe("guests/boot", function()
 
   it("a kernel gets a framebuffer of the size that it asks for, or of 1024 x 768", function()
     for image, size in pairs{ ["multiboot2.elf"] = { 64, 48 }, ["limine.elf"] = { 1024, 768 } } do
-      local vm <close> = load{ image = image }
+      local vm <close> = load({ image = image }, { modules = {} })
       assert.same(size, { vm:screen():size() })
     end
   end)

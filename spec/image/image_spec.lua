@@ -525,7 +525,8 @@ describe("an image that is packed with gzip (RFC 1952)", function()
   it("is refused when it is damaged, and taken as bytes when that is wanted", function()
     local good = gzip(("kernel "):rep(100))
     for _, bad in ipairs{ good:sub(1, 12), good:sub(1, -2), gzip("kernel", 7), gzip("kernel", 0),
-                          gzip("kernel", 0xffffffff), good:sub(1, 20) .. "x" .. good:sub(22) } do
+                          gzip("kernel", 0xffffffff),
+                          good:sub(1, 20) .. "x" .. good:sub(22) } do
       local vm <close> = support.vm()
       local done, why = vm:load{ bytes = bad }
       assert.is_nil(done)

@@ -1,5 +1,5 @@
--- image/gzip.lua - kernels that are packed as a whole, as boot loaders unpack them: RFC 1952 (gzip).
--- At most 64 MiB, packed and unpacked.
+-- image/gzip.lua - kernels that are packed as a whole, as boot loaders unpack them: RFC 1952. At
+-- most 64 MiB, packed and unpacked.
 
 local core = require "minikvm.core"
 local plan = require "minikvm.image.plan"
@@ -18,8 +18,8 @@ end
 ---@return string
 function M.unpack(source)
   if source.size < LEAST or source.size > MOST then
-    plan.refuse(source, "EFBIG", "gzip: %d bytes are not %d to %d (format=\"flat\" loads them as they "
-      .. "are)", source.size, LEAST, MOST)
+    plan.refuse(source, "EFBIG", "gzip: %d bytes are not %d to %d (format=\"flat\" loads them as "
+      .. "they are)", source.size, LEAST, MOST)
   end
   local packed = source:read(0, source.size)
   local size = ("<I4"):unpack(packed, -4)
