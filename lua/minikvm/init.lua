@@ -38,9 +38,10 @@ end
 local M = { _VERSION = core.version }
 
 ---What this host's KVM is and can do, found out by running tiny guests. Never raises.
----@return { ok: boolean, why: string?, code: string?, host: string, api: integer, paging32: string,
----  int_n: string, iret: string, cpuid: "shaped"|"host"|"unknown", caps: table<string, boolean> }
-M.probe = core.probe
+---@return minikvm.probe
+function M.probe()
+  return require("minikvm.vm.probe").probe()
+end
 
 ---Lets `seconds` pass; handlers run meanwhile. Inside a handler its guest waits, nothing else does.
 ---@type fun(seconds: number)

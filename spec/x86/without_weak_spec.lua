@@ -65,8 +65,8 @@ describe("a build without what helps a weak KVM", function()
       print(pcall(vm.run, vm, { deadline = 20 }))
     ]]
     if support.host.paging32 == "native" then return assert.matches("true\thalt", text) end
-    assert.matches("this KVM does not run 32%-bit paging %(it drops CR0.PG%): this minikvm was built "
-      .. "without what stands in for such a KVM %(make WEAK=0%)", text)
+    assert.matches("this KVM does not run 32%-bit paging %(it drops CR0.PG%): this minikvm was "
+      .. "built without what stands in for such a KVM %(make WEAK=0%)", text)
   end)
 
   it("says why an instruction could not be run", function()

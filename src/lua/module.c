@@ -3,7 +3,8 @@
  * The part written in Lua (part.c) called init builds what require "minikvm" returns. */
 #include "lua/alloc.h"
 #include "lua/core.h"
-#include "vm/probe.h"
+#include "x86/host.h"
+#include "x86/weak/probe.h"
 
 #include "minikvm.h"
 
@@ -68,29 +69,61 @@ static int error_text(lua_State *L)
     return 2;
 }
 
-/* probe() -> table; never raises because of the host. */
+/* The table on top of the stack, of numbers of capabilities by name, gets whether there are such.
+ */
+static void look_up_capabilities(lua_State *L, const struct mk_kvm *kvm)
+{
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+        lua_pushvalue(L, -2);
+        lua_pushboolean(L, mk_kvm_capability(kvm, (int)lua_tointeger(L, -2)) > 0);
+        lua_rawset(L, -5);
+    }
+}
+
+static void set_boolean(lua_State *L, const char *key, bool value)
+{
+    lua_pushboolean(L, value);
+    lua_setfield(L, -2, key);
+}
+
+/* What this KVM does by itself, as fields of the table on top; nothing where it is not known. */
+static bool push_native(lua_State *L, const struct mk_kvm *kvm, struct mk_err *err)
+{
+    struct mk_native native;
+    enum mk_cpuid_kind cpuid;
+    if (mk_native_probe_all(&native, &cpuid, kvm, err) < 0)
+        return false;
+    if (cpuid == MK_CPUID_UNKNOWN)
+        return true;
+    set_boolean(L, "paging32", native.paging32);
+    set_boolean(L, "int_n", native.int_n);
+    set_boolean(L, "iret", native.iret);
+    set_boolean(L, "cpuid", cpuid == MK_CPUID_SHAPED);
+    return true;
+}
+
+/* probe(capabilities) -> { ok=, host=, api=, paging32=, int_n=, iret=, cpuid=, why=, code= }; never
+ * raises because of the host. The numbers in `capabilities` become booleans. */
 static int probe(lua_State *L)
 {
-    struct mk_probe p;
-    mk_probe(&p);
+    struct mk_kvm kvm;
+    struct mk_err err;
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    bool ok = mk_kvm_open(&kvm, &err) == 0;
+    if (ok)
+        look_up_capabilities(L, &kvm);
     lua_createtable(L, 0, 10);
-    lua_pushboolean(L, p.ok);
-    lua_setfield(L, -2, "ok");
-    mk_set_string(L, "host", p.host);
-    mk_set_string(L, "paging32", p.paging32);
-    mk_set_string(L, "int_n", p.int_n);
-    mk_set_string(L, "iret", p.iret);
-    mk_set_string(L, "cpuid", p.cpuid);
-    mk_set_integer(L, "api", (uint64_t)p.api);
-    lua_newtable(L);
-    for (size_t i = 0; i < p.cap_count; i++) {
-        lua_pushboolean(L, p.caps[i].present);
-        lua_setfield(L, -2, p.caps[i].name);
+    mk_set_string(L, "host", mk_host_kind());
+    mk_set_integer(L, "api", ok ? KVM_API_VERSION : 0);
+    if (ok) {
+        ok = push_native(L, &kvm, &err);
+        mk_kvm_close(&kvm);
     }
-    lua_setfield(L, -2, "caps");
-    if (!p.ok) {
-        mk_set_string(L, "why", p.err.text);
-        mk_set_string(L, "code", mk_err_name(p.err.code));
+    set_boolean(L, "ok", ok);
+    if (!ok) {
+        mk_set_string(L, "why", err.text);
+        mk_set_string(L, "code", mk_err_name(err.code));
     }
     return 1;
 }
