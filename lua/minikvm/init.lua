@@ -123,6 +123,13 @@ function M.pci(def)
   return require("minikvm.device.pci").define(def)
 end
 
+---Describes a virtio device over PCI, to be attached with vm.pci:attach(): see
+---lua/minikvm/device/virtio.lua for the options.
+---@return minikvm.definition
+function M.virtio(def)
+  return require("minikvm.device.virtio").define(def)
+end
+
 ---An initramfs for a Linux guest; the same table gives the same bytes.
 ---  files        by path: a path of the host, { bytes= | path=, mode= }, or a function that returns
 ---               the bytes; mode: permissions (0755)

@@ -86,7 +86,7 @@ describe("the PCI serial card", function()
     local function reg(n, value) return pci.outp(0xc000 + n, value, 1) end
     local IRR <const> = "\xb0\x0a\xe6\x20\xe4\x20\x0f\xb6\xc0\xa3" .. ("<I4"):pack(C)
     pci.run(vm, { reg(3, 0x80), reg(0, 1), reg(1, 2), pci.inp(A, 0xc001, 1), reg(3, 3), -- divisor 0x201
-                  reg(4, 8), reg(1, 2), pci.inp(B, 0xc002, 1), reg(0, 0x41), IRR })
+                  reg(4, 10), reg(1, 2), pci.inp(B, 0xc002, 1), reg(0, 0x41), IRR })
     assert.same({ 2, 2, 0x20 }, { read(vm, A), read(vm, B), read(vm, C) & 0x20 })
     assert.same({ 0x41 }, sent)
     assert.equal(0x201, d.state.divisor)

@@ -7,6 +7,7 @@ local kvm = require "minikvm"
 local linux = require "support.linux"
 local program = require "support.program"
 local pvpanic = require "minikvm.devices.pvpanic"
+local rng = require "minikvm.devices.rng"
 local serial = require "minikvm.devices.serial"
 local support = require "support.guest"
 
@@ -29,14 +30,15 @@ describe("Linux's drivers for PCI", function()
     vm = support.vm{ mode = "linux", pci = {
       { edu.pci{ delay = 1e-5 }, slot = 3 }, { pvpanic.new(), slot = 4 },
       { card(0), slot = 5, name = "serial 0" }, { card(1), slot = 9, name = "serial 1" },
-      { edu.pci{ delay = 1e-5 }, slot = 7, name = "second edu" } } }
+      { edu.pci{ delay = 1e-5 }, slot = 7, name = "second edu" },
+      { rng.new{ bytes = function(n) return ("Lua!"):rep(n // 4 + 1):sub(1, n) end }, slot = 6 } } }
     for _, d in ipairs(vm.pci:devices()) do
       local i = d.name:match "^serial (%d)"
       if i then ports[tonumber(i)] = d end
     end
     assert(vm:load(linux.KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
       agent = true, files = { ["bin/edu"] = "guests/linux/edu.elf" },
-      modules = { "pvpanic-pci", "uio_pci_generic", from = MODULES } }) } }))
+      modules = { "pvpanic-pci", "uio_pci_generic", "virtio_pci", "virtio-rng", from = MODULES } }) } }))
     vm:linux():wait{ timeout = 150 }
   end)
   teardown(function() vm:close() end)
@@ -47,7 +49,8 @@ describe("Linux's drivers for PCI", function()
     local text = sh "for d in /sys/bus/pci/devices/*; do echo ${d##*/} $(cat $d/vendor $d/device $d/class $d/irq); done"
     assert.equal("0000:00:00.0 0x8086 0x1237 0x060000 0\n0000:00:01.0 0x8086 0x7000 0x060100 0\n"
       .. "0000:00:03.0 0x1234 0x11e8 0x00ff00 5\n0000:00:04.0 0x1b36 0x0011 0x08ff00 0\n"
-      .. "0000:00:05.0 0x1b36 0x0002 0x070002 10\n0000:00:07.0 0x1234 0x11e8 0x00ff00 5\n"
+      .. "0000:00:05.0 0x1b36 0x0002 0x070002 10\n0000:00:06.0 0x1af4 0x1044 0xff0000 11\n"
+      .. "0000:00:07.0 0x1234 0x11e8 0x00ff00 5\n"
       .. "0000:00:09.0 0x1b36 0x0002 0x070002 10\n", text)
     for _, d in ipairs(vm.pci:devices()) do
       local first = sh("head -1 " .. SYS:format(d.slot) .. "/resource"):match "^0x(%x+)"
@@ -80,6 +83,15 @@ describe("Linux's drivers for PCI", function()
                                                                          names[1]))
     assert.equal("same\nsame\n", counts)
     assert.same({ [0] = table.concat(text), table.concat(text) }, sent)
+  end)
+
+  it("bind: virtio_rng, which reads what the script gives", function()
+    assert.equal("Lua!Lua!", sh "head -c 8 /dev/hwrng")
+    assert.equal("virtio_rng.0\n", sh "cat /sys/class/misc/hw_random/rng_current")
+    assert.equal("400\n", sh "for i in $(seq 100); do head -c 4 /dev/hwrng; done | wc -c")
+    for _, d in ipairs(vm.pci:devices()) do
+      if d.name == "rng" then assert.equal(0, d.state.virtio.errors) end
+    end
   end)
 
   it("let user space drive edu by its resource file", function()
@@ -116,7 +128,7 @@ describe("Linux's drivers for PCI", function()
 
   it("go on after a snapshot and in a fork", function()
     local child <close> = assert(vm:fork(function(new)
-      local card = vm.pci:devices()[6]
+      local card = vm.pci:devices()[7]
       new.pci:attach(card.definition, { slot = 12 })
     end))
     assert.equal("id 0x10000ed\nalive 0xedcba987\nfactorial 0x375f00\ndma 0x0\n",

@@ -232,7 +232,8 @@ void mk_open_memory(lua_State *L);
 void mk_open_map(lua_State *L); /* after it */
 void mk_open_hooks(lua_State *L);
 void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
-void mk_open_pci(lua_State *L);   /* after hooks and primitives */
+void mk_open_virtq(lua_State *L);
+void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);

@@ -168,6 +168,7 @@ static void push_core(lua_State *L)
     mk_open_handle(L);
     mk_open_prims(L);
     mk_open_pci(L);
+    mk_open_virtq(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

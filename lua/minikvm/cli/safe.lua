@@ -32,7 +32,7 @@ M.METHODS = words [[
 ]]
 
 ---The module's functions that a script may call.
-M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci"
+M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci virtio"
 
 ---What is known and refused: it reaches files, or a Lua state without these limits.
 M.REFUSED = words [[

@@ -37,8 +37,9 @@ local Definition, definition_meta = class(DEFINITION)
 local KIND <const> = "minikvm.device"
 local Device, device_meta = class(KIND)
 strict.seal(Device, device_meta, "device",
-            { "name", "vm", "state", "own", "reg", "irq", "refused", "definition", "handles", "disks",
-              "timers", "gone", "place", "places", "base", "pci", "bars", "config", "slot" },
+            { "name", "vm", "state", "own", "reg", "irq", "refused", "definition", "handles",
+              "disks", "timers", "gone", "place", "places", "base", "pci", "bars", "config",
+              "slot" },
             "what is the device's own goes into d.state, or into d.own if it is not to be saved")
 
 -- ---- describing a device ----
@@ -61,9 +62,10 @@ strict.seal(Definition, definition_meta, "device definition", fields)
 
 ---Describes a device.
 ---  name       for messages and statistics
----  registers  { [offset] = "NAME" | { name=, width=, reset=, access="rw"|"ro"|"wo", bank=, banks= } },
----             in bytes from the base; without registers, handlers get offset and size instead. One
----             with `bank`, the name of a register that selects, has as many values as `banks` says:
+---  registers  { [offset] = "NAME" | { name=, width=, reset=, access="rw"|"ro"|"wo",
+---             bank=, banks= } }, in bytes from the base; without registers, handlers get offset
+---             and size instead. One with `bank`, the name of a register that selects, has as many
+---             values as `banks` says:
 ---             device.reg[NAME] is a table from 0, and handlers get the number as a last argument
 ---  width      bytes of a register that says none: the smallest distance between two otherwise
 ---  size       bytes the device occupies: to the end of its last register otherwise
@@ -149,7 +151,8 @@ end
 
 timers.add_to(Device)
 
----The line of the PIC that its interrupt goes to; nil: none. The guest routes that of a PCI function.
+---The line of the PIC that its interrupt goes to; nil: none. The guest routes that of a PCI
+---function.
 ---@return integer?
 function Device:line()
   options.self("device:line", self, KIND)
@@ -168,8 +171,8 @@ function Device:bar(number)
   return core.pci_place(self.pci, number)
 end
 
----A disk of kvm.disk becomes a part of the device: what was written to it is in snapshots, goes with
----a reset, and it is closed when the device goes.
+---A disk of kvm.disk becomes a part of the device: what was written to it is in snapshots, goes
+---with a reset, and it is closed when the device goes.
 ---@param disk minikvm.disk
 ---@return minikvm.disk
 function Device:use_disk(disk)
@@ -210,7 +213,8 @@ end
 ---Why a device may not access memory: nil when it may.
 local function no_master(d)
   if not d.pci or core.pci_master(d.pci) then return end
-  return ("device %s: the guest has not made it a bus master (command register, bit 2)"):format(d.name)
+  return ("device %s: the guest has not made it a bus master (command register, bit 2)"):format(
+    d.name)
 end
 
 ---Reads guest memory, as a device does on its own; a PCI function once the guest lets it.
@@ -232,7 +236,8 @@ end
 ---Writes guest memory.
 ---@param address integer
 ---@param bytes string
----@return boolean? done  nil when the range is not all RAM, or it is no bus master: nothing was written
+---@return boolean? done  nil when the range is not all RAM, or it is no bus master: nothing was
+---  written
 ---@return string? why
 function Device:dma_write(address, bytes)
   options.self("device:dma_write", self, KIND)
@@ -313,8 +318,8 @@ function Device:hits()
 end
 
 ---Other code for a device, at once, also while its guest runs: its state, registers and place stay.
----What the new definition places elsewhere raises, and nothing is changed; registers and timers that
----it does not have any more are dropped.
+---What the new definition places elsewhere raises, and nothing is changed; registers and timers
+---that it does not have any more are dropped.
 ---@param def minikvm.definition
 ---@return minikvm.device self
 ---@return string[] dropped  sentences on what does not fit any more

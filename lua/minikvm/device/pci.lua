@@ -49,7 +49,8 @@ for key, rule in pairs(block.OPTIONS) do
 end
 
 local FUNCTION <const> = {
-  vendor = between(0, 0xfffe), device = ID, class = between(0, 0xffffff), revision = between(0, 255),
+  vendor = between(0, 0xfffe), device = ID, class = between(0, 0xffffff),
+  revision = between(0, 255),
   subsystem = a_table, bars = a_table, config = a_table, capabilities = a_table,
 }
 for key, rule in pairs(device.OPTIONS) do FUNCTION[key] = rule end
@@ -72,7 +73,8 @@ local function check_bar(where, o, names, msix)
   local b = block.check(where, o, names)
   local last = b.list[#b.list]
   local used = last and last.offset + last.width or 0
-  local size = o.size or power_of_two(o.io and 4 or 16, math.max(used, ram and ram.at + ram.size or 0,
+  local size = o.size or power_of_two(o.io and 4 or 16, math.max(used,
+    ram and ram.at + ram.size or 0,
     msix and msix.at + msix.vectors * 16 + (msix.vectors + 63) // 64 * 8 or 0))
   local room = math.min(size, ram and ram.at or size, msix and msix.at or size)
   if used > room then
@@ -84,7 +86,8 @@ local function check_bar(where, o, names, msix)
     core.blame(where .. ": its RAM leaves no room for what the handlers are to serve")
   end
   local kind = o.io and "io" or o.wide and "mem64" or "mem32"
-  return { block = b, kind = kind, size = size, room = room, ram = ram, prefetch = o.prefetch or false,
+  return { block = b, kind = kind, size = size, room = room, ram = ram,
+           prefetch = o.prefetch or false,
            served = b.has_registers or o.read ~= nil or o.write ~= nil }
 end
 
@@ -108,8 +111,8 @@ local function check_config(given, names)
   local o = options.check(where, given, CONFIG_BLOCK)
   local b = block.check(where, o, names)
   for _, r in ipairs(b.list) do
-    if r.offset < FIRST_FREE or r.offset + r.width > CONFIG or r.offset % r.width ~= 0 or r.width > 4
-    then
+    local own = r.offset >= FIRST_FREE and r.offset + r.width <= CONFIG
+    if not own or r.width > 4 or r.offset % r.width ~= 0 then
       core.blame(("%s: register %s: those of 1, 2 or 4 bytes from 0x40 to 0xff are the function's")
         :format(where, r.name))
     end
@@ -166,16 +169,17 @@ end
 ---  name, irq, reset, save, load, timers, attach, detach, replaced   as for kvm.device
 ---  vendor, device, class, revision   what it is; class is 24 bits: class, subclass, interface
 ---  subsystem     { vendor, device }: those of the board; vendor and device by default
----  bars          { [0..5] = { registers=, width=, read=, write=, accepts=, size=   as for kvm.device,
----                    but that a size is a power of two: at least as large as what it holds
+---  bars          { [0..5] = { registers=, width=, read=, write=, accepts=, size=   as for
+---                    kvm.device, but that a size is a power of two: at least as large as what it
+---                    holds
 ---                    io = true        ports, 256 at most, instead of memory
 ---                    wide = true      64 bits: it takes the next BAR's place, too
 ---                    prefetch = true
 ---                    ram = size | { at=, size= } } }   RAM that guests access without exits
 ---                  Names of registers are the device's: no two BARs have the same
 ---  config        { registers=, read=, write= }: registers of its own in configuration space
----  capabilities  a list of "msi", { vectors=, bar=, at= } for MSI-X, and { id=, bytes=, writable= }:
----                  the bytes after id and next, and the bits of them that a guest may write
+---  capabilities  a list of "msi", { vectors=, bar=, at= } for MSI-X, and { id=, bytes=, writable=
+---                  }: the bytes after id and next, and the bits of them that a guest may write
 ---@param def table
 ---@return minikvm.definition
 function M.define(def)
@@ -192,7 +196,8 @@ function M.define(def)
   end
   if config then o.blocks[#o.blocks + 1] = { block = config, config = true } end
   o.pci = { vendor = o.vendor, device = o.device, class = o.class or 0xff0000,
-            revision = o.revision or 0, subvendor = sub[1] or o.vendor, subdevice = sub[2] or o.device,
+            revision = o.revision or 0,
+            subvendor = sub[1] or o.vendor, subdevice = sub[2] or o.device,
             bars = bars, config = config, capabilities = list }
   for key in pairs(FUNCTION) do
     if not device.OPTIONS[key] then o[key] = nil end
@@ -276,8 +281,9 @@ end
 ---Attaches a function; the VM may be running. The bus is there from then on, with a host bridge in
 ---slot 0 and a PIIX3, which routes interrupts, in slot 1.
 ---@param def minikvm.definition  from kvm.pci
----@param opts? { slot: integer?, fn: integer?, name: string?, at: table<integer, integer>? }  slot: 2
----  to 31, the first free one by default; fn: 0 to 7 of it (0); at: addresses of BARs by number, as
+---@param opts? { slot: integer?, fn: integer?, name: string?, at: table<integer, integer>? }  slot:
+---  2 to 31, the first free one by default; fn: 0 to 7 of it (0); at: addresses of BARs by number,
+---  as
 ---  firmware gives them; without one, a BAR is nowhere until the guest puts it somewhere
 ---@return minikvm.device
 function pci:attach(def, opts)
@@ -346,8 +352,8 @@ function pci:devices()
   return list
 end
 
----The bus is there, also without a function of the script's: Linux finds it and can look again later
----(/sys/bus/pci/rescan).
+---The bus is there, also without a function of the script's: Linux finds it and can look again
+---later (/sys/bus/pci/rescan).
 ---@return minikvm.pci
 function pci:enable()
   vm_of(self, "vm.pci:enable")
@@ -376,10 +382,10 @@ local PIRQ <const>, LINES <const> = 0x60, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11
 ---Where the $PIR table is, in mode "linux".
 M.TABLE = 0xf0000
 
----The `$PIR` table, by which a guest without ACPI routes interrupts (Microsoft, "PCI IRQ Routing Table
----Specification" 1.0): each slot's pins, the router's register for them, and the lines it may use. In
----mode "linux" it is at 0xf0000; other guests get it from the script, at a multiple of 16 in 0xf0000
----to 0xfffff.
+---The `$PIR` table, by which a guest without ACPI routes interrupts (Microsoft, "PCI IRQ Routing
+---Table Specification" 1.0): each slot's pins, the router's register for them, and the lines it may
+---use. In mode "linux" it is at 0xf0000; other guests get it from the script, at a multiple of 16
+---in 0xf0000 to 0xfffff.
 ---@return string bytes
 function pci:routing_table()
   vm_of(self, "vm.pci:routing_table")

@@ -59,7 +59,9 @@ end
 
 local function is_covered(list, r)
   for _, other in ipairs(list) do
-    if other.offset <= r.offset and r.offset + r.width <= other.offset + other.width then return true end
+    if other.offset <= r.offset and r.offset + r.width <= other.offset + other.width then
+      return true
+    end
   end
   return false
 end

@@ -42,8 +42,8 @@ local function check_name(d, where, name)
   local known = {}
   for key in pairs(d.definition.timers or {}) do known[#known + 1] = key end
   if not (d.definition.timers or {})[name] then
-    core.blame(("%s: device %s has no timer %q%s: name it in the definition's 'timers'"):format(where,
-      d.name, name, options.hint(name, known, "%q")))
+    core.blame(("%s: device %s has no timer %q%s: name it in the definition's 'timers'"):format(
+      where, d.name, name, options.hint(name, known, "%q")))
   end
 end
 
@@ -73,8 +73,8 @@ end
 function M.add_to(Device)
   ---Calls fn(device) after some seconds, unless the device is reset or detached before.
   ---@param seconds number
-  ---@param fn string|fun(device: minikvm.device)  the name of one of the definition's `timers`: then
-  ---  the timer is in snapshots; or a function, which no snapshot can keep
+  ---@param fn string|fun(device: minikvm.device)  the name of one of the definition's `timers`:
+  ---  then the timer is in snapshots; or a function, which no snapshot can keep
   ---@return minikvm.handle
   function Device:after(seconds, fn) return start(self, "after", seconds, fn) end
 

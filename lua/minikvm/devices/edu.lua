@@ -4,11 +4,12 @@
 --   vm.pci:attach(edu.pci())                                 -- as the original
 --   vm:attach(edu.new(), { mmio = 0xfeb00000, irq = 10 })    -- without PCI
 --
--- Follows QEMU's published specification (docs/specs/edu). Where it leaves something open: an access of another size or alignment than
--- it allows reads ones and does nothing; registers of a transfer, and the number whose factorial is
--- being computed, cannot be written meanwhile; a transfer that is not all in RAM or not all in the
--- buffer moves nothing, ends as any other, and is told to `on_error`. Handlers run on the vCPU's
--- thread under the Lua lock; results come by timers of the VM's clock.
+-- Follows QEMU's published specification (docs/specs/edu). Where it leaves something open: an
+-- access of another size or alignment than it allows reads ones and does nothing; registers of a
+-- transfer, and the number whose factorial is being computed, cannot be written meanwhile; a
+-- transfer that is not all in RAM or not all in the buffer moves nothing, ends as any other, and is
+-- told to `on_error`. Handlers run on the vCPU's thread under the Lua lock; results come by timers
+-- of the VM's clock.
 
 local kvm = require "minikvm"
 local options = require "minikvm.options"

@@ -1,11 +1,12 @@
--- i6300esb.lua - the watchdog of Intel's 6300ESB: a guest that does not come back in time is bitten.
+-- i6300esb.lua - the watchdog of Intel's 6300ESB: a guest that does not come back in time is
+-- bitten.
 --
 --   vm.pci:attach(i6300esb.new())
 --
--- Follows Intel's 6300ESB data sheet (300641), chapter 16: a 35-bit down-counter at 33 MHz, preloaded
--- twice. The end of the first stage may interrupt, that of the second bites. Registers of memory are
--- written after 0x80 and 0x86 at offset 0x0c. What it counts is the VM's time, which belongs to
--- snapshots. Handlers run on the vCPU's thread under the Lua lock.
+-- Follows Intel's 6300ESB data sheet (300641), chapter 16: a 35-bit down-counter at 33 MHz,
+-- preloaded twice. The end of the first stage may interrupt, that of the second bites. Registers of
+-- memory are written after 0x80 and 0x86 at offset 0x0c. What it counts is the VM's time, which
+-- belongs to snapshots. Handlers run on the vCPU's thread under the Lua lock.
 
 local kvm = require "minikvm"
 local options = require "minikvm.options"
@@ -95,7 +96,8 @@ function M.new(opts)
     name = "i6300esb", vendor = 0x8086, device = 0x25ab, class = 0x088000, irq = true,
     subsystem = { 0x8086, 0x25ab },
     config = {
-      registers = { [0x60] = { name = "CONFIG", width = 2 }, [0x68] = { name = "LOCK", width = 1 } },
+      registers = { [0x60] = { name = "CONFIG", width = 2 },
+                    [0x68] = { name = "LOCK", width = 1 } },
       write = { LOCK = write_lock },
     },
     bars = { [0] = {
@@ -103,7 +105,8 @@ function M.new(opts)
                     [4] = { name = "TIMER2", reset = PRELOAD_BITS },
                     [8] = "STATUS", [12] = "RELOAD" },
       width = 4,
-      read = { STATUS = function(d) return d.state.interrupt and 1 or 0 end, RELOAD = function(d) return d.state.bitten and TIMEOUT or 0 end },
+      read = { STATUS = function(d) return d.state.interrupt and 1 or 0 end,
+               RELOAD = function(d) return d.state.bitten and TIMEOUT or 0 end },
       write = {
         TIMER1 = preload("TIMER1", "first"), TIMER2 = preload("TIMER2", "second"),
         RELOAD = write_reload,
@@ -115,8 +118,8 @@ function M.new(opts)
       } } },
     timers = { stage = function(d) end_of_stage(d, on_bite) end },
     reset = function(d)
-      d.state = { stage = 1, unlock = 0, interrupt = false, bitten = false, locked = false, lock = 0,
-                  first = PRELOAD_BITS, second = PRELOAD_BITS }
+      d.state = { stage = 1, unlock = 0, interrupt = false, bitten = false, locked = false,
+                  lock = 0, first = PRELOAD_BITS, second = PRELOAD_BITS }
     end,
   }
 end

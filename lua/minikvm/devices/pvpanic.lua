@@ -3,9 +3,9 @@
 --
 --   vm.pci:attach(pvpanic.new())
 --
--- Follows QEMU's published specification (docs/specs/pvpanic). One register of one byte in BAR 0: it
--- reads which events there are, and what is written are those that have happened. Handlers run on the
--- vCPU's thread under the Lua lock.
+-- Follows QEMU's published specification (docs/specs/pvpanic). One register of one byte in BAR 0:
+-- it reads which events there are, and what is written are those that have happened. Handlers run
+-- on the vCPU's thread under the Lua lock.
 
 local kvm = require "minikvm"
 local options = require "minikvm.options"

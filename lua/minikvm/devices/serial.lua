@@ -1,13 +1,13 @@
--- serial.lua - a PCI card with a 16550A, QEMU's pci-serial: a second console, a modem line, whatever
--- a script is at its other end.
+-- serial.lua - a PCI card with a 16550A, QEMU's pci-serial: a second console, a modem line,
+-- whatever a script is at its other end.
 --
 --   local port = vm.pci:attach(serial.new{ on_output = function(d, byte) ... end })
 --   serial.send(port, "text")
 --
 -- Follows TI's data sheet of the TL16C550C. Bytes are sent at once, so the transmitter is always
--- empty; received ones wait in the script's queue, of which the guest sees one FIFO of 16. Break,
--- parity and speed are registers and nothing else. Handlers run on the vCPU's thread under the Lua
--- lock.
+-- empty. Those for the guest wait on the wire until it is ready to receive (RTS) and has read what
+-- is in its FIFO of 16 bytes, so none is lost. Break, parity and speed are registers and nothing
+-- else. Handlers run on the vCPU's thread under the Lua lock.
 
 local kvm = require "minikvm"
 local options = require "minikvm.options"
@@ -20,7 +20,7 @@ local DLAB <const> = 0x80 -- of LCR
 local RECEIVED <const>, EMPTY <const>, STATUS <const> = 1, 2, 8 -- of IER
 local NONE <const>, IS_EMPTY <const>, IS_DATA <const>, IS_STATUS <const> = 1, 2, 4, 0
 local FIFO <const>, CLEAR <const> = 1, 2 -- of FCR
-local LOOP <const>, OUT2 <const> = 0x10, 0x08 -- of MCR
+local LOOP <const>, OUT2 <const>, RTS <const> = 0x10, 0x08, 0x02 -- of MCR
 local READY <const>, IDLE <const> = 1, 0x60 -- of LSR
 local LINES <const> = 0xb0 -- DCD, DSR, CTS
 
@@ -28,15 +28,23 @@ local LINES <const> = 0xb0 -- DCD, DSR, CTS
 
 ---The cause of the highest priority: table 4 of the data sheet.
 local function cause(s)
-  if s.ier & RECEIVED ~= 0 and #s.input > 0 then return IS_DATA end
+  if s.ier & RECEIVED ~= 0 and #s.fifo > 0 then return IS_DATA end
   if s.ier & EMPTY ~= 0 and s.empty then return IS_EMPTY end
   if s.ier & STATUS ~= 0 and s.delta ~= 0 then return IS_STATUS end
   return NONE
 end
 
+---What waits on the wire comes in.
+local function receive(s)
+  if s.mcr & (RTS | LOOP) ~= RTS or #s.wire == 0 then return end
+  local room = (s.fcr & FIFO ~= 0 and 16 or 1) - #s.fifo
+  s.fifo, s.wire = s.fifo .. s.wire:sub(1, room), s.wire:sub(room + 1)
+end
+
 ---OUT2 connects the interrupt to the bus, as on PCs.
 local function update(d)
   local s = d.state
+  receive(s)
   if cause(s) ~= NONE and s.mcr & OUT2 ~= 0 then d:raise() else d:lower() end
 end
 
@@ -51,8 +59,8 @@ end
 local readers = {
   [DATA] = function(d, s)
     if s.lcr & DLAB ~= 0 then return s.divisor & 0xff end
-    local byte = s.input:byte() or 0
-    s.input = s.input:sub(2)
+    local byte = s.fifo:byte() or 0
+    s.fifo = s.fifo:sub(2)
     update(d)
     return byte
   end,
@@ -67,7 +75,7 @@ local readers = {
   end,
   [LCR] = function(_, s) return s.lcr end,
   [MCR] = function(_, s) return s.mcr end,
-  [LSR] = function(_, s) return IDLE | (#s.input > 0 and READY or 0) end,
+  [LSR] = function(_, s) return IDLE | (#s.fifo > 0 and READY or 0) end,
   [MSR] = function(d, s)
     local value = lines(s) | s.delta
     s.delta = 0
@@ -79,7 +87,7 @@ local readers = {
 
 local function transmit(d, s, byte, o)
   if s.mcr & LOOP ~= 0 then
-    s.input = s.input .. string.char(byte)
+    s.fifo = (s.fifo .. string.char(byte)):sub(-16)
   else
     o.on_output(d, byte)
   end
@@ -94,7 +102,8 @@ end
 
 local writers = {
   [DATA] = function(d, s, value, o)
-    if s.lcr & DLAB ~= 0 then s.divisor = s.divisor & 0xff00 | value else transmit(d, s, value, o) end
+    if s.lcr & DLAB == 0 then return transmit(d, s, value, o) end
+    s.divisor = s.divisor & 0xff00 | value
   end,
   [IER] = function(_, s, value)
     if s.lcr & DLAB ~= 0 then
@@ -106,7 +115,7 @@ local writers = {
   end,
   [IIR] = function(_, s, value)
     s.fcr = value
-    if value & CLEAR ~= 0 then s.input = "" end
+    if value & CLEAR ~= 0 then s.fifo = "" end
   end,
   [LCR] = function(_, s, value) s.lcr = value end,
   [MCR] = function(_, s, value) write_mcr(s, value) end,
@@ -137,7 +146,7 @@ end
 ---@param text string
 function M.send(d, text)
   options.argument("serial.send", "text", text, "string")
-  d.state.input = d.state.input .. text
+  d.state.wire = d.state.wire .. text
   update(d)
 end
 
@@ -155,8 +164,8 @@ function M.new(opts)
     subsystem = { 0x1af4, 0x1100 },
     bars = { [0] = { io = true, size = 8, read = read, write = write(o) } },
     reset = function(d)
-      d.state = { ier = 0, fcr = 0, lcr = 0, mcr = 0, scr = 0, divisor = 12, input = "", empty = true,
-                  delta = 0 }
+      d.state = { ier = 0, fcr = 0, lcr = 0, mcr = 0, scr = 0, divisor = 12, delta = 0,
+                  empty = true, fifo = "", wire = "" }
     end,
   }
 end

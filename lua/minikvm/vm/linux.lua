@@ -31,8 +31,8 @@ function M.options(o)
   o.irqchip, o.console = o.irqchip or "pic", o.console or "uart"
 end
 
----The devices that are made in Lua; and what Linux does not need of the others: it has its time from
----the TSC, so that a tick which comes late is worth as much as all that it is late for.
+---The devices that are made in Lua; and what Linux does not need of the others: it has its time
+---from the TSC, so that a tick which comes late is worth as much as all that it is late for.
 function M.attach(vm)
   core.lose_ticks(vm)
   vm:attach(require("minikvm.devices.rtc").new(), { ports = CMOS, irq = CMOS_IRQ })
@@ -45,8 +45,8 @@ local without_pci = setmetatable({}, { __mode = "k" })
 ---Raises when a kernel was loaded that will not look for the bus.
 function M.check_pci(vm)
   if without_pci[vm] then
-    core.blame(("vm.pci: the kernel of vm %q was loaded with pci=off on its command line: attach before "
-      .. "vm:load, or call vm.pci:enable() there"):format(vm.name))
+    core.blame(("vm.pci: the kernel of vm %q was loaded with pci=off on its command line: attach "
+      .. "before vm:load, or call vm.pci:enable() there"):format(vm.name))
   end
 end
 
@@ -78,6 +78,8 @@ local function split(text)
   return lines
 end
 
+local EXPLAINED <const> = { halt = true, panic = true, shutdown = true, fault = true }
+
 -- What Linux prints at the very end (kernel/panic.c, kernel/reboot.c), by what it means.
 local ENDS <const> = {
   { "Kernel panic %- not syncing: (.*)", "Linux panicked: %s" },
@@ -101,9 +103,7 @@ end
 ---@param reason string?
 ---@param info table|string
 function M.explain(vm, reason, info)
-  if vm.state == "closed" or (reason ~= "halt" and reason ~= "panic" and reason ~= "shutdown" and reason ~= "fault") then
-    return
-  end
+  if vm.state == "closed" or not EXPLAINED[reason] then return end
   local lines = split(vm.console:text():sub(-TAIL))
   local said, panic = meaning(lines)
   if said then

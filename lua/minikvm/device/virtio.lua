@@ -1,0 +1,462 @@
+-- device/virtio.lua - kvm.virtio{...}: a virtio device in Lua over PCI (Virtual I/O Device 1.2:
+-- chapter 2 and 4.1), which an unmodified driver drives.
+--
+-- The transport is a PCI function of this file's: common configuration, ISR, device's configuration
+-- and notifications in BAR 0. Queues are split ones; the core reads and checks what a driver puts
+-- there (src/dev/virtq.h). What cannot be is counted in d.state.virtio.errors and sets NEEDS_RESET:
+-- the device stands still until its driver resets it, and nothing else happens.
+
+local class = require "minikvm.class"
+local core = require "minikvm.core"
+local device = require "minikvm.device"
+local options = require "minikvm.options"
+local pci = require "minikvm.device.pci"
+local strict = require "minikvm.strict"
+
+local M = {}
+
+-- ---- what is where (4.1.4) ----
+
+local COMMON <const>, ISR <const>, DEVICE <const>, NOTIFY <const> = 0, 0x1000, 0x2000, 0x3000
+local COMMON_SIZE <const>, DEVICE_SIZE <const>, BAR_SIZE <const> = 0x38, 0x1000, 0x4000
+local VENDOR_CAP <const>, BAR <const> = 9, 0
+local VENDOR <const>, FIRST_DEVICE <const> = 0x1af4, 0x1040
+local NONE <const> = 0xffff -- no vector of MSI-X
+local QUEUES_MAX <const>, SIZE_MAX <const> = 64, 1024
+
+local FEATURES_OK <const>, DRIVER_OK <const>, NEEDS_RESET <const> = 8, 4, 64 -- of STATUS
+local IS_QUEUE <const>, IS_CONFIG <const> = 1, 2 -- of ISR
+local INDIRECT <const>, EVENT <const>, VERSION_1 <const> = 1 << 28, 1 << 29, 1 << 32
+local OWN <const> = INDIRECT | EVENT | VERSION_1 -- of the transport and its queues
+local DEVICE_BITS <const> = 0xffffff | 0x3fff << 50 -- of the device's kind: 2.2
+
+---Bytes that buffer:read() gives at once.
+M.READ_MAX = 16 << 20
+
+-- ---- buffers ----
+
+---@class minikvm.buffer  what a driver has made available
+---@field queue integer  from 0
+---@field readable integer  bytes from the driver
+---@field writable integer  bytes for it
+---@field written integer  so far
+local BUFFER <const> = "minikvm.buffer"
+local Buffer, buffer_meta = class(BUFFER)
+strict.seal(Buffer, buffer_meta, "buffer",
+            { "queue", "readable", "writable", "written", "device", "head", "into", "out", "at",
+              "generation", "over" })
+
+local function check(buffer, what)
+  options.self(what, buffer, BUFFER)
+  if buffer.over then
+    core.blame(("%s: the buffer of device %s was answered already"):format(what,
+      buffer.device.name))
+  end
+end
+
+---Whether the device was reset since the buffer was taken: then nothing comes of it.
+---@return boolean
+function Buffer:is_stale()
+  options.self("buffer:is_stale", self, BUFFER)
+  return self.generation ~= self.device.own.virtio.generation
+end
+
+---The next bytes from the driver: all that are left, or at most `bytes` (16 MiB); "" at the end.
+---@param bytes? integer
+---@return string
+function Buffer:read(bytes)
+  check(self, "buffer:read")
+  bytes = bytes or M.READ_MAX
+  options.argument("buffer:read", "bytes", bytes, "integer")
+  if bytes < 0 then core.blame "buffer:read: 'bytes': expected 0 or more" end
+  if self:is_stale() then return "" end
+  local text = core.virtq_read(self.device.vm.memory, self.out, self.at,
+                               math.min(bytes, M.READ_MAX))
+  self.at = self.at + #text
+  return text
+end
+
+---Bytes for the driver, behind those that were written before.
+---@param text string
+---@return boolean? done  nil when they do not fit: then none was written
+---@return string? why
+function Buffer:write(text)
+  check(self, "buffer:write")
+  options.argument("buffer:write", "text", text, "string")
+  if self:is_stale() then return true end
+  if #text > self.writable - self.written then
+    return nil, ("%d bytes do not fit: the buffer has room for %d"):format(#text,
+      self.writable - self.written)
+  end
+  core.virtq_write(self.device.vm.memory, self.into, self.written, text)
+  self.written = self.written + #text
+  return true
+end
+
+-- ---- the state of a device ----
+
+local function virtio_of(d) return d.state.virtio end
+
+---Something that cannot be: the driver has to begin anew (2.1).
+local function broken(d, why)
+  local v = virtio_of(d)
+  v.errors, v.last_error, v.broken = v.errors + 1, why, true
+  d.reg.STATUS = d.reg.STATUS | NEEDS_RESET
+  if d.reg.STATUS & DRIVER_OK ~= 0 then
+    d.reg.ISR = d.reg.ISR | IS_CONFIG
+    d:raise()
+  end
+end
+
+local function features_of(d) return d.own.virtio.features end
+
+---A queue as the core takes it.
+local function queue_of(d, i)
+  local accepted = virtio_of(d).accepted
+  return { size = d.reg.QUEUE_SIZE[i], desc = d.reg.QUEUE_DESC[i], driver = d.reg.QUEUE_DRIVER[i],
+           device = d.reg.QUEUE_DEVICE[i], indirect = accepted & INDIRECT ~= 0,
+           event = accepted & EVENT ~= 0 }
+end
+
+local function is_live(d, i)
+  return d.reg.STATUS & DRIVER_OK ~= 0 and not virtio_of(d).broken and d.reg.QUEUE_ENABLE[i] == 1
+end
+
+---As after a reset by the driver, which keeps what was counted.
+local function reset_driver(d)
+  local p, v = d.own.virtio, virtio_of(d)
+  p.generation = p.generation + 1
+  v.accepted, v.broken, v.taken, v.used, v.open = 0, false, {}, {}, {}
+  for i = 0, p.queues - 1 do
+    v.taken[i], v.used[i], v.open[i] = 0, 0, {}
+    d.reg.QUEUE_SIZE[i], d.reg.QUEUE_ENABLE[i], d.reg.QUEUE_MSIX[i] = p.sizes[i], 0, NONE
+    d.reg.QUEUE_DESC[i], d.reg.QUEUE_DRIVER[i], d.reg.QUEUE_DEVICE[i] = 0, 0, 0
+  end
+  for _, name in ipairs{ "DEVICE_SELECT", "DRIVER_SELECT", "DRIVER_FEATURE", "STATUS",
+                         "QUEUE_SELECT", "ISR" } do
+    d.reg[name] = 0
+  end
+  d.reg.CONFIG_MSIX = NONE
+  d:cancel "virtio"
+  d:lower()
+end
+
+-- ---- queues ----
+
+local function interrupt(d, i, queue, before)
+  local v = virtio_of(d)
+  if core.virtq_wants_irq(d.vm.memory, queue, before, v.used[i]) then
+    d.reg.ISR = d.reg.ISR | IS_QUEUE
+    d:raise()
+  end
+end
+
+---Gives the buffer back, with what was written; once, now or later.
+function Buffer:done()
+  check(self, "buffer:done")
+  self.over = true
+  local d, i = self.device, self.queue
+  if self:is_stale() then return end
+  local v, queue = virtio_of(d), queue_of(d, i)
+  for k, head in ipairs(v.open[i]) do
+    if head == self.head then table.remove(v.open[i], k) break end
+  end
+  if not is_live(d, i) then return end
+  local before = v.used[i]
+  local ok, why = core.virtq_push(d.vm.memory, queue, before, self.head, self.written)
+  if not ok then return broken(d, why) end
+  v.used[i] = before + 1 & 0xffff
+  interrupt(d, i, queue, before)
+end
+
+---The buffer of a head for the device's function; false when it is none.
+local function deliver(d, i, queue, head)
+  local out, into, readable, writable = core.virtq_walk(d.vm.memory, queue, head)
+  if not out then
+    broken(d, into)
+    return false
+  end
+  local p = d.own.virtio
+  p.on_buffer(d, i, setmetatable({
+    device = d, queue = i, head = head, generation = p.generation, over = false,
+    out = out, readable = readable, at = 0, into = into, writable = writable, written = 0,
+  }, buffer_meta))
+  return true
+end
+
+---Hands on what is available: as many as the queue has entries, then others have their turn.
+local function serve(d, i)
+  local v, left = virtio_of(d), d.reg.QUEUE_SIZE[i]
+  while is_live(d, i) and left > 0 do
+    local queue = queue_of(d, i)
+    core.virtq_want_notify(d.vm.memory, queue, v.taken[i])
+    local head, why = core.virtq_next(d.vm.memory, queue, v.taken[i])
+    if head == nil then return broken(d, why) end
+    if not head then return end
+    v.taken[i], left = v.taken[i] + 1 & 0xffff, left - 1
+    table.insert(v.open[i], head)
+    if not deliver(d, i, queue, head) then return end
+  end
+  if is_live(d, i) then d:after(0, "virtio") end
+end
+
+local function serve_all(d)
+  for i = 0, d.own.virtio.queues - 1 do serve(d, i) end
+end
+
+---After a load: what was taken and not answered is handed on again.
+local function deliver_again(d)
+  local v = virtio_of(d)
+  for i = 0, d.own.virtio.queues - 1 do
+    for _, head in ipairs(table.move(v.open[i], 1, #v.open[i], 1, {})) do
+      if is_live(d, i) then deliver(d, i, queue_of(d, i), head) end
+    end
+  end
+end
+
+-- ---- registers ----
+
+local function half(value, select) return select < 2 and value >> 32 * select & 0xffffffff or 0 end
+
+local readers <const> = {
+  DEVICE_FEATURE = function(d) return half(features_of(d), d.reg.DEVICE_SELECT) end,
+  DRIVER_FEATURE = function(d) return half(virtio_of(d).accepted, d.reg.DRIVER_SELECT) end,
+  NUM_QUEUES = function(d) return d.own.virtio.queues end,
+  QUEUE_NOTIFY_OFF = function(d) return d.reg.QUEUE_SELECT end,
+  ISR = function(d)
+    local value = d.reg.ISR
+    d.reg.ISR = 0
+    d:lower()
+    return value
+  end,
+}
+
+local function write_driver_feature(d, _, value)
+  local v, select = virtio_of(d), d.reg.DRIVER_SELECT
+  if select > 1 or d.reg.STATUS & FEATURES_OK ~= 0 then return end
+  v.accepted = v.accepted & ~(0xffffffff << 32 * select) | value << 32 * select
+end
+
+---FEATURES_OK stays only for what was offered (3.1.1).
+local function write_status(d, _, value)
+  local v = virtio_of(d)
+  if value == 0 then
+    reset_driver(d)
+    if d.own.virtio.on_reset then d.own.virtio.on_reset(d) end
+    return
+  end
+  if v.accepted & ~features_of(d) ~= 0 or v.accepted & VERSION_1 == 0 then
+    value = value & ~FEATURES_OK
+  end
+  d.reg.STATUS = value & ~NEEDS_RESET | (v.broken and NEEDS_RESET or 0)
+  if value & DRIVER_OK ~= 0 then serve_all(d) end
+end
+
+local function write_queue_size(d, _, value, _, i)
+  if value == 0 or value > d.own.virtio.sizes[i] or value & value - 1 ~= 0 then
+    d.reg.QUEUE_SIZE[i] = d.own.virtio.sizes[i]
+    broken(d, ("queue %d: a size of %d: it is a power of two, at most %d"):format(i, value,
+      d.own.virtio.sizes[i]))
+  end
+end
+
+local function write_queue_enable(d, _, value, _, i)
+  d.reg.QUEUE_ENABLE[i] = value & 1
+  if value & 1 == 0 then return end
+  local ok, why = core.virtq_check(d.vm.memory, queue_of(d, i))
+  if not ok then broken(d, ("queue %d: %s"):format(i, why)) end
+end
+
+local writers <const> = {
+  DRIVER_FEATURE = write_driver_feature, STATUS = write_status, QUEUE_SIZE = write_queue_size,
+  QUEUE_ENABLE = write_queue_enable,
+  CONFIG_MSIX = function(d) d.reg.CONFIG_MSIX = NONE end,
+  QUEUE_MSIX = function(d, _, _, _, i) d.reg.QUEUE_MSIX[i] = NONE end,
+}
+
+---The common configuration (4.1.4.3), and the ISR.
+local function registers(queues)
+  local function banked(name, width)
+    return { name = name, width = width, bank = "QUEUE_SELECT", banks = queues }
+  end
+  return {
+    [0x00] = { name = "DEVICE_SELECT", width = 4 },
+    [0x04] = { name = "DEVICE_FEATURE", width = 4, access = "ro" },
+    [0x08] = { name = "DRIVER_SELECT", width = 4 }, [0x0c] = { name = "DRIVER_FEATURE", width = 4 },
+    [0x10] = { name = "CONFIG_MSIX", width = 2 },
+    [0x12] = { name = "NUM_QUEUES", width = 2, access = "ro" },
+    [0x14] = { name = "STATUS", width = 1 },
+    [0x15] = { name = "GENERATION", width = 1, access = "ro" },
+    [0x16] = { name = "QUEUE_SELECT", width = 2 },
+    [0x18] = banked("QUEUE_SIZE", 2), [0x1a] = banked("QUEUE_MSIX", 2),
+    [0x1c] = banked("QUEUE_ENABLE", 2),
+    [0x1e] = { name = "QUEUE_NOTIFY_OFF", width = 2, access = "ro" },
+    [0x20] = banked("QUEUE_DESC", 8), [0x28] = banked("QUEUE_DRIVER", 8),
+    [0x30] = banked("QUEUE_DEVICE", 8),
+    [ISR] = { name = "ISR", width = 1, access = "ro" },
+  }
+end
+
+-- ---- the device's own configuration, and notifications ----
+
+local function config_bytes(d)
+  local config = d.own.virtio.config
+  return type(config) == "function" and config(d) or config
+end
+
+local function read_config(d, offset, size)
+  local bytes = config_bytes(d):sub(offset + 1, offset + size)
+  return (("<I" .. size):unpack(bytes .. ("\0"):rep(size - #bytes)))
+end
+
+local function hook_rest(d)
+  local window, write = d.bars[BAR], d.own.virtio.config_write
+  d:keep(window:override({ DEVICE, DEVICE + DEVICE_SIZE - 1 }, {
+    name = d.name .. " configuration",
+    read = function(offset, size) return read_config(d, offset - DEVICE, size) end,
+    write = function(offset, value, size)
+      if write then write(d, offset - DEVICE, value, size) end
+    end }))
+  d:keep(window:override({ NOTIFY, NOTIFY + 4 * d.own.virtio.queues - 1 }, {
+    name = d.name .. " notify",
+    write = function(offset)
+      local i = (offset - NOTIFY) // 4
+      if is_live(d, i) then serve(d, i) end
+    end }))
+end
+
+---Tells the driver that the device's configuration has changed (2.5).
+---@param d minikvm.device
+function M.config_changed(d)
+  d.reg.GENERATION = d.reg.GENERATION + 1 & 0xff
+  if d.reg.STATUS & DRIVER_OK ~= 0 then
+    d.reg.ISR = d.reg.ISR | IS_CONFIG
+    d:raise()
+  end
+end
+
+-- ---- describing one ----
+
+local function capability(kind, offset, length, more)
+  more = more or ""
+  local head = ("<BBBBBBI4I4"):pack(16 + #more, kind, BAR, 0, 0, 0, offset, length)
+  return { id = VENDOR_CAP, bytes = head .. more }
+end
+
+local function capabilities(queues)
+  return { capability(1, COMMON, COMMON_SIZE), capability(3, ISR, 1),
+           capability(4, DEVICE, DEVICE_SIZE),
+           capability(2, NOTIFY, 4 * queues, ("<I4"):pack(4)) }
+end
+
+local function check_queues(value)
+  if math.type(value) == "integer" then
+    local sizes = {}
+    for i = 1, value do sizes[i] = 256 end
+    value = sizes
+  end
+  if type(value) ~= "table" or #value < 1 or #value > QUEUES_MAX then
+    return nil, ("expected how many, 1 to %d, or a list of their sizes"):format(QUEUES_MAX)
+  end
+  for _, size in ipairs(value) do
+    if math.type(size) ~= "integer" or size < 1 or size > SIZE_MAX or size & size - 1 ~= 0 then
+      return nil, ("a size is a power of two, 1 to %d, got %s"):format(SIZE_MAX, tostring(size))
+    end
+  end
+  return table.move(value, 1, #value, 0, {})
+end
+
+local VIRTIO <const> = {
+  id = "integer", queues = check_queues, features = "integer", class = "integer",
+  config = function(value)
+    if type(value) == "string" or type(value) == "function" then return value end
+    return nil, "expected the bytes, or a function that returns them"
+  end,
+  config_write = "function", on_buffer = "function", on_reset = "function",
+}
+for key, rule in pairs(device.OPTIONS) do VIRTIO[key] = rule end
+VIRTIO.irq = nil
+
+---What the instances of a definition share.
+local function parts(o)
+  local queues = #o.queues + 1
+  return { queues = queues, sizes = o.queues, features = (o.features or 0) | OWN,
+           config = o.config or "", config_write = o.config_write, on_buffer = o.on_buffer,
+           on_reset = o.on_reset }
+end
+
+---The functions of a device in Lua around those of virtio.
+local function wrap(o, shared)
+  local def = { name = o.name, irq = true, timers = { virtio = serve_all } }
+  for name, fn in pairs(o.timers or {}) do def.timers[name] = fn end
+  def.reset = function(d)
+    local own = {}
+    for key, value in pairs(shared) do own[key] = value end
+    own.generation = d.own.virtio and d.own.virtio.generation or 0
+    d.own.virtio = own
+    d.state.virtio = { errors = 0 }
+    reset_driver(d)
+    if o.reset then o.reset(d) end
+  end
+  def.attach = function(d)
+    hook_rest(d)
+    if o.attach then o.attach(d) end
+  end
+  def.replaced = function(d)
+    for key, value in pairs(shared) do d.own.virtio[key] = value end
+    if o.replaced then o.replaced(d) end
+  end
+  def.save = function(d)
+    return { virtio = d.state.virtio, state = o.save and o.save(d) or d.state }
+  end
+  def.load = function(d, saved)
+    d.own.virtio.generation = d.own.virtio.generation + 1
+    if o.load then o.load(d, saved.state) else d.state = saved.state end
+    d.state.virtio = saved.virtio
+    deliver_again(d)
+  end
+  def.detach = function(d)
+    d.own.virtio.generation = d.own.virtio.generation + 1
+    if o.detach then o.detach(d) end
+  end
+  return def
+end
+
+---Describes a virtio device, for vm.pci:attach().
+---  name, reset, save, load, timers, attach, detach, replaced   as for kvm.device; d.state.virtio
+---                 is the transport's
+---  id             the kind of device (chapter 5): 1 network, 2 block, 3 console, 4 entropy, …
+---  class          of PCI (0xff0000)
+---  queues         how many, of 256 entries each, or a list of their sizes: powers of two, 1024 at
+---                 most
+---  features       bits of the device's kind; those of the transport are added
+---  config         the bytes of its configuration space, or function(device) that returns them
+---  config_write   function(device, offset, value, size): the driver writes there
+---  on_buffer      function(device, queue, buffer): the driver has made one available; it is
+---                 answered by buffer:done(), at once or later. What was not answered when a
+---                 snapshot was taken
+---                 comes again after it is restored
+---  on_reset       function(device): the driver has reset it
+---@param def table
+---@return minikvm.definition
+function M.define(def)
+  local o = options.check("kvm.virtio", def, VIRTIO)
+  if not (o.id and o.queues and o.on_buffer) then
+    core.blame("kvm.virtio: it needs 'id', 'queues' and 'on_buffer'")
+  elseif o.id < 1 or o.id > 63 then
+    core.blame(("kvm.virtio: option 'id': a kind of device is 1 to 63, got %d"):format(o.id))
+  elseif (o.features or 0) & ~DEVICE_BITS ~= 0 then
+    core.blame("kvm.virtio: option 'features': bits 0 to 23 and 50 to 63 are the device's")
+  end
+  o.name = o.name or "virtio"
+  local shared = parts(o)
+  local full = wrap(o, shared)
+  full.vendor, full.device, full.revision = VENDOR, FIRST_DEVICE + o.id, 1
+  full.class, full.subsystem = o.class or 0xff0000, { VENDOR, FIRST_DEVICE + o.id }
+  full.capabilities = capabilities(shared.queues)
+  full.bars = { [BAR] = { registers = registers(shared.queues), size = BAR_SIZE, read = readers,
+                          write = writers } }
+  return pci.define(full)
+end
+
+return M

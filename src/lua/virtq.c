@@ -1,0 +1,187 @@
+/* virtq.c - virtqueues for kvm.virtio (lua/minikvm/device/virtio.lua), which knows what a queue is
+ * and what was taken of it. The first argument is vm.memory, the second a table { size=, desc=,
+ * driver=, device=, indirect=, event= }. What a driver has made malformed is nil and a sentence. */
+#include "lua/core.h"
+
+#include "dev/virtq.h"
+
+#include <string.h>
+
+static const struct mk_mem *check_queue(lua_State *L, struct mk_virtq *q)
+{
+    struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    *q = (struct mk_virtq){ .size = (uint16_t)mk_integer_field(L, 2, "size", 0),
+                            .desc = (uint64_t)mk_integer_field(L, 2, "desc", 0),
+                            .driver = (uint64_t)mk_integer_field(L, 2, "driver", 0),
+                            .device = (uint64_t)mk_integer_field(L, 2, "device", 0),
+                            .indirect = mk_true_field(L, 2, "indirect"),
+                            .event = mk_true_field(L, 2, "event") };
+    return &v->vm.mem;
+}
+
+static int fail(lua_State *L, const struct mk_err *err)
+{
+    luaL_pushfail(L);
+    lua_pushstring(L, err->text);
+    return 2;
+}
+
+/* virtq_check(memory, queue) -> true */
+static int virtq_check(lua_State *L)
+{
+    struct mk_virtq q;
+    struct mk_err err;
+    const struct mk_mem *mem = check_queue(L, &q);
+    if (mk_virtq_check(mem, &q, &err) < 0)
+        return fail(L, &err);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
+/* virtq_next(memory, queue, last) -> head; false: there is none */
+static int virtq_next(lua_State *L)
+{
+    struct mk_virtq q;
+    struct mk_err err;
+    uint16_t head;
+    const struct mk_mem *mem = check_queue(L, &q);
+    int rc = mk_virtq_next(mem, &q, (uint16_t)luaL_checkinteger(L, 3), &head, &err);
+    if (rc < 0)
+        return fail(L, &err);
+    if (rc > 0)
+        lua_pushinteger(L, head);
+    else
+        lua_pushboolean(L, false);
+    return 1;
+}
+
+static void push_parts(lua_State *L, const struct mk_virtq_part *part, unsigned count)
+{
+    lua_createtable(L, (int)(2 * count), 0);
+    for (unsigned i = 0; i < count; i++) {
+        lua_pushinteger(L, (lua_Integer)part[i].at);
+        lua_rawseti(L, -2, (lua_Integer)(2 * i + 1));
+        lua_pushinteger(L, part[i].length);
+        lua_rawseti(L, -2, (lua_Integer)(2 * i + 2));
+    }
+}
+
+/* virtq_walk(memory, queue, head) -> { address, length, ... } to read, the same to write, bytes of
+ * both */
+static int virtq_walk(lua_State *L)
+{
+    struct mk_virtq q;
+    struct mk_virtq_chain chain;
+    struct mk_err err;
+    const struct mk_mem *mem = check_queue(L, &q);
+    if (mk_virtq_walk(mem, &q, (uint16_t)luaL_checkinteger(L, 3), &chain, &err) < 0)
+        return fail(L, &err);
+    push_parts(L, chain.part, chain.readable);
+    push_parts(L, chain.part + chain.readable, chain.count - chain.readable);
+    lua_pushinteger(L, (lua_Integer)chain.read_bytes);
+    lua_pushinteger(L, (lua_Integer)chain.write_bytes);
+    return 4;
+}
+
+/* virtq_push(memory, queue, used, head, written) -> true */
+static int virtq_push(lua_State *L)
+{
+    struct mk_virtq q;
+    struct mk_err err;
+    const struct mk_mem *mem = check_queue(L, &q);
+    if (mk_virtq_push(mem, &q, (uint16_t)luaL_checkinteger(L, 3), (uint16_t)luaL_checkinteger(L, 4),
+                      (uint32_t)luaL_checkinteger(L, 5), &err) < 0)
+        return fail(L, &err);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
+/* virtq_wants_irq(memory, queue, before, used) */
+static int virtq_wants_irq(lua_State *L)
+{
+    struct mk_virtq q;
+    const struct mk_mem *mem = check_queue(L, &q);
+    lua_pushboolean(L, mk_virtq_wants_irq(mem, &q, (uint16_t)luaL_checkinteger(L, 3),
+                                          (uint16_t)luaL_checkinteger(L, 4)));
+    return 1;
+}
+
+/* virtq_want_notify(memory, queue, last) */
+static int virtq_want_notify(lua_State *L)
+{
+    struct mk_virtq q;
+    const struct mk_mem *mem = check_queue(L, &q);
+    mk_virtq_want_notify(mem, &q, (uint16_t)luaL_checkinteger(L, 3));
+    return 0;
+}
+
+/* The next part of the list at `list` from byte *skip on: its address and length; 0: none. */
+static uint64_t part_at(lua_State *L, int list, lua_Integer i, uint64_t *skip, uint64_t *at)
+{
+    lua_rawgeti(L, list, 2 * i - 1);
+    lua_rawgeti(L, list, 2 * i);
+    uint64_t length = (uint64_t)lua_tointeger(L, -1);
+    *at = (uint64_t)lua_tointeger(L, -2);
+    lua_pop(L, 2);
+    uint64_t skipped = *skip < length ? *skip : length;
+    *skip -= skipped;
+    *at += skipped;
+    return length - skipped;
+}
+
+/* virtq_read(memory, parts, from, bytes) -> string, shorter where the parts end */
+static int virtq_read(lua_State *L)
+{
+    const struct mk_mem *mem = &mk_check_child(L, 1, MK_MEMORY)->vm.mem;
+    uint64_t skip = (uint64_t)luaL_checkinteger(L, 3), left = (uint64_t)luaL_checkinteger(L, 4);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_Integer count = (lua_Integer)lua_rawlen(L, 2) / 2;
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (lua_Integer i = 1; i <= count && left; i++) {
+        uint64_t at, n = part_at(L, 2, i, &skip, &at);
+        n = n < left ? n : left;
+        char *to = luaL_prepbuffsize(&b, n);
+        if (!mk_mem_read(mem, at, to, n))
+            return luaL_error(L, "%I bytes of a buffer are gone", (lua_Integer)n);
+        luaL_addsize(&b, n);
+        left -= n;
+    }
+    luaL_pushresult(&b);
+    return 1;
+}
+
+/* virtq_write(memory, parts, from, bytes): they fit */
+static int virtq_write(lua_State *L)
+{
+    const struct mk_mem *mem = &mk_check_child(L, 1, MK_MEMORY)->vm.mem;
+    uint64_t skip = (uint64_t)luaL_checkinteger(L, 3);
+    size_t left;
+    const char *from = luaL_checklstring(L, 4, &left);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_Integer count = (lua_Integer)lua_rawlen(L, 2) / 2;
+    for (lua_Integer i = 1; i <= count && left; i++) {
+        uint64_t at, n = part_at(L, 2, i, &skip, &at);
+        n = n < left ? n : left;
+        if (n && !mk_mem_write(mem, at, from, n))
+            return luaL_error(L, "%I bytes of a buffer are gone", (lua_Integer)n);
+        from += n;
+        left -= n;
+    }
+    return 0;
+}
+
+void mk_open_virtq(lua_State *L)
+{
+    static const luaL_Reg core[] = { { "virtq_check", virtq_check },
+                                     { "virtq_next", virtq_next },
+                                     { "virtq_walk", virtq_walk },
+                                     { "virtq_push", virtq_push },
+                                     { "virtq_wants_irq", virtq_wants_irq },
+                                     { "virtq_want_notify", virtq_want_notify },
+                                     { "virtq_read", virtq_read },
+                                     { "virtq_write", virtq_write },
+                                     { NULL, NULL } };
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}
