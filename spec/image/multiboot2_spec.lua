@@ -93,7 +93,8 @@ describe("a Multiboot2 kernel", function()
 
   it("finds the size of low memory where a BIOS has it, unless it lies there", function()
     assert.same({ { at = 0x413, bytes = ("<I2"):pack(640) } }, fits(boot.multiboot2()).patches)
-    local low = boot.multiboot2{ boot.tag(2, 0, { boot.HEADER, 0, 0, 0 }), boot.tag(3, 0, { 0 }), END }
+    local low = boot.multiboot2{ boot.tag(2, 0, { boot.HEADER, 0, 0, 0 }), boot.tag(3, 0, { 0 }),
+                                 END }
     assert.same({}, fits(low).patches)
   end)
 
