@@ -106,8 +106,12 @@ local function attach(d, o)
   own.on_error, own.report, own.characters, own.time = o.on_error, report, screen.characters, o.time
   own.print = function(_, text) d.vm.console:write(text) end
   own.no_input = function() stop(d, "the guest waits for a key, and its input has ended") end
-  for _, disk in ipairs(o.disks or {}) do d:use_disk(disk) end
-  own.drives = disks.drives(d.disks)
+  local borrowed = {}
+  for _, disk in ipairs(o.borrowed or {}) do borrowed[disk] = true end
+  for _, disk in ipairs(o.disks or {}) do
+    if not borrowed[disk] then d:use_disk(disk) end
+  end
+  own.drives = disks.drives(o.disks or {})
   d:keep(d.vm.ports:on(rom.PORT, { write = function() serve(d) end, name = "BIOS" }))
   reset(d) -- now that its options are there
 end
@@ -121,14 +125,16 @@ local function check_disks(list)
   return list
 end
 
-local OPTIONS <const> = { disks = check_disks, time = "integer", on_error = "function" }
+local OPTIONS <const> = { disks = check_disks, borrowed = check_disks, time = "integer",
+                          on_error = "function" }
 
 ---Describes the BIOS, for vm:attach() without a place.
 ---  disks     disks (kvm.disk) in the order in which they are booted from; those of a diskette's
 ---            size are diskettes
+---  borrowed  those of them that are another device's, such as an ATA controller's
 ---  time      seconds since 1970 that the guest's clock shows at first, as UTC (the host's)
 ---  on_error  function(d, text): what the host refused, and why a guest was stopped
----@param opts? { disks: minikvm.disk[]?, time: integer?, on_error: function? }
+---@param opts? { disks: minikvm.disk[]?, borrowed: minikvm.disk[]?, time: integer?, on_error: function? }
 ---@return minikvm.definition
 function M.new(opts)
   local o = options.check("bios.new", opts, OPTIONS)

@@ -1,7 +1,7 @@
 -- vm/disk.lua - kvm.vm{ disk = ... }: the machine that boots from a disk, by SeaBIOS or by the BIOS
 -- services in Lua.
 --
--- A PC/AT without PCI: 8259A, 8254, 8042, MC146818, 16550A, text screen; for SeaBIOS ATA disks and
+-- A PC/AT without PCI: 8259A, 8254, 8042, MC146818, 16550A, text screen, ATA disks; for SeaBIOS
 -- QEMU's fw_cfg. SeaBIOS prints on the UART, too, and takes keys from it (its "sercon"), which is
 -- the console; the screen is that of its VGA BIOS, when that lies beside it. It cannot read a
 -- diskette without a controller for one; so a diskette's image is handed over as a file that it
@@ -155,8 +155,16 @@ local function attach_image(vm, bytes, fresh)
   if not ok then refuse(code, "%s", why) end
 end
 
+local function attach_ata(vm, disks, on_error)
+  local ata = require "minikvm.devices.ata"
+  for i = 1, #disks, 2 do
+    vm:attach(ata.new{ disks = { disks[i], disks[i + 1] }, on_error = on_error },
+              PLACES[(i + 1) // 2])
+  end
+end
+
 local function attach_seabios(vm, o, disks, on_error)
-  local ata, fw_cfg = require "minikvm.devices.ata", require "minikvm.devices.fw_cfg"
+  local fw_cfg = require "minikvm.devices.fw_cfg"
   local bios, vga_bios = read_bios(o.bios)
   local floppy = take_floppy(disks)
   attach_image(vm, bios, not o.snapshot)
@@ -168,16 +176,23 @@ local function attach_seabios(vm, o, disks, on_error)
               ["vgaroms/vgabios.bin"] = vga_bios },
     items = { [CPUS_KEY] = one, [MAX_CPUS_KEY] = one },
   }, { ports = FW_CFG })
-  for i = 1, #disks, 2 do
-    vm:attach(ata.new{ disks = { disks[i], disks[i + 1] }, on_error = on_error },
-              PLACES[(i + 1) // 2])
-  end
+  attach_ata(vm, disks, on_error)
 end
 
+---A guest that has left real mode finds fixed disks at the ATA controllers.
 local function attach_lua(vm, _, disks, on_error)
+  local bios_disk, fixed = require "minikvm.bios.disk", {}
+  for _, disk in ipairs(disks) do
+    if not bios_disk.is_floppy(disk:size()) then fixed[#fixed + 1] = disk end
+  end
   vm:attach(require("minikvm.devices.rtc").new(), { ports = CMOS, irq = 8 })
-  vm:attach(require("minikvm.devices.bios").new{ disks = disks, on_error = on_error }, {})
+  attach_ata(vm, fixed, on_error)
+  vm:attach(require("minikvm.devices.bios").new{ disks = disks, borrowed = fixed,
+                                                 on_error = on_error }, {})
 end
+
+---By VM, the disks of option `disk`, in its order.
+local given = setmetatable({}, { __mode = "k" })
 
 ---Makes the machine, and points the vCPU of a fresh VM at the BIOS.
 ---@param vm minikvm.vm
@@ -189,6 +204,7 @@ function M.attach(vm, o)
   local ok, problem = pcall(function()
     local tell = o.disk_error
     local disks = open_disks(o)
+    given[vm] = table.move(disks, 1, #disks, 1, {})
     vm:attach(require("minikvm.devices.vga").new(), { ports = VGA })
     local attach = o.bios == "lua" and attach_lua or attach_seabios
     attach(vm, o, disks, tell and function(_, text) tell(text) end)
@@ -199,13 +215,18 @@ function M.attach(vm, o)
   error(problem, 0)
 end
 
----The disks of a VM: of all its devices, in their order.
+---The disks of a VM: those of option `disk`, then those of its other devices, in their order.
 ---@param vm minikvm.vm
 ---@return minikvm.disk[]
 function M.of(vm)
-  local devices, list = package.loaded["minikvm.device"], {}
+  local devices, list, known = package.loaded["minikvm.device"], {}, {}
+  local function add(disk)
+    if not known[disk] then list[#list + 1] = disk end
+    known[disk] = true
+  end
+  for _, disk in ipairs(given[vm] or {}) do add(disk) end
   for _, d in ipairs(devices and devices.of(vm) or {}) do
-    table.move(d.disks, 1, #d.disks, #list + 1, list)
+    for _, disk in ipairs(d.disks) do add(disk) end
   end
   return list
 end

@@ -271,7 +271,7 @@ function vm:add_cpu()
   return self.cpu[number]
 end
 
----Its disks, of all its devices, in their order.
+---Its disks: those of option `disk`, then those of its other devices.
 ---@param number integer  from 1
 ---@return minikvm.disk? disk  nil when it has fewer
 function vm:disk(number)
