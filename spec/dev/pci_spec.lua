@@ -80,6 +80,25 @@ describe("a PCI function in Lua", function()
     assert.equal(before.exits, after.exits)
   end)
 
+  it("reads and writes that RAM itself, and in long mode it costs no exits here either", function()
+    local vm <close> = support.vm{ mode = "long", memory = "2M", irqchip = "pic", map_io = BASE }
+    local d = vm.pci:attach(kvm.pci{ name = "video", vendor = 1, device = 1, bars = {
+      [0] = { ram = { at = 4096, size = 8192 }, registers = { [0] = "X" } } } },
+      { slot = 3, at = { [0] = BASE } })
+    d:ram_write(0, 4100, "abcd")
+    -- mov eax, [BASE + 4100]; mov [BASE + 8192], eax; 1000 times; hlt
+    local access = ("<BI8BI8"):pack(0xa1, BASE + 4100, 0xa3, BASE + 8192)
+    assert(vm:load{ bytes = ("<BI4"):pack(0xb9, 1000) .. access .. "\xff\xc9\x75\xea\xf4" })
+    local reason, info = support.run(vm)
+    assert.same({ "halt", 1 }, { reason, info.exits })
+    assert.equal("abcd\0", d:ram_read(0, 8192, 5))
+    assert(vm:reset())
+    assert.equal("\0\0\0\0", d:ram_read(0, 8192, 4))
+    assert.error_matches(function() d:ram_read(0, 0, 4) end,
+                         "pci: video: 4 bytes at 0x0 of BAR 0 are not all in its RAM")
+    assert.error_matches(function() d:ram_write(1, 0, "") end, "pci: video: BAR 1 has no RAM")
+  end)
+
   it("leaves RAM, and the ports of the PC, to those who have them", function()
     local vm <close> = pci.vm()
     vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = {

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#include <string.h>
+
 #define MK_PCI_FN "minikvm.pcifunction"
 
 struct box {
@@ -88,6 +90,40 @@ static int pci_ram(lua_State *L)
                 mk_pci_add_ram(fn, number, (uint64_t)luaL_checkinteger(L, 3),
                                (uint64_t)luaL_checkinteger(L, 4), &err),
                 &err);
+}
+
+/* What a device itself does with RAM in its BAR: the bytes at index `at` on, so many. */
+static uint8_t *check_ram(lua_State *L, uint64_t length)
+{
+    const struct mk_pci_fn *fn = check_fn(L);
+    lua_Integer number = luaL_checkinteger(L, 2), at = luaL_checkinteger(L, 3);
+    luaL_argcheck(L, number >= 0 && number < MK_PCI_BARS, 2, "a BAR is 0 to 5");
+    const struct mk_pci_bar *bar = fn->bar[number];
+    if (!bar || !bar->ram)
+        mk_lua_error(L, "pci: %s: BAR %d has no RAM", fn->name, (int)number);
+    if (at < 0 || (uint64_t)at < bar->ram_at ||
+        !mk_inside((uint64_t)at - bar->ram_at, length, bar->ram_size))
+        mk_lua_error(L, "pci: %s: %llu bytes at 0x%llx of BAR %d are not all in its RAM", fn->name,
+                     (unsigned long long)length, (unsigned long long)at, (int)number);
+    return bar->ram + ((uint64_t)at - bar->ram_at);
+}
+
+/* pci_ram_read(function, number, at, length) -> bytes; pci_ram_write(function, number, at, bytes)
+ */
+static int pci_ram_read(lua_State *L)
+{
+    lua_Integer length = luaL_checkinteger(L, 4);
+    luaL_argcheck(L, length >= 0, 4, "a length is 0 or more");
+    lua_pushlstring(L, (const char *)check_ram(L, (uint64_t)length), (size_t)length);
+    return 1;
+}
+
+static int pci_ram_write(lua_State *L)
+{
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 4, &length);
+    memcpy(check_ram(L, length), bytes, length);
+    return 0;
 }
 
 /* pci_cap(function, id, bytes, mask) -> where it is; `mask` is as long as `bytes` */
@@ -229,14 +265,26 @@ static int pci_window(lua_State *L)
 
 void mk_open_pci(lua_State *L)
 {
-    static const luaL_Reg core[] = {
-        { "pci_new", pci_new },       { "pci_bar", pci_bar },       { "pci_ram", pci_ram },
-        { "pci_cap", pci_cap },       { "pci_msi", pci_msi },       { "pci_msix", pci_msix },
-        { "pci_attach", pci_attach }, { "pci_detach", pci_detach }, { "pci_irq", pci_irq },
-        { "pci_line", pci_line },     { "pci_master", pci_master }, { "pci_place", pci_place },
-        { "pci_on", pci_on },         { "pci_name", pci_name },     { "pci_lost", pci_lost },
-        { "pci_window", pci_window }, { "pci_vm", pci_vm },         { NULL, NULL }
-    };
+    static const luaL_Reg core[] = { { "pci_new", pci_new },
+                                     { "pci_bar", pci_bar },
+                                     { "pci_ram", pci_ram },
+                                     { "pci_cap", pci_cap },
+                                     { "pci_ram_read", pci_ram_read },
+                                     { "pci_ram_write", pci_ram_write },
+                                     { "pci_msi", pci_msi },
+                                     { "pci_msix", pci_msix },
+                                     { "pci_attach", pci_attach },
+                                     { "pci_detach", pci_detach },
+                                     { "pci_irq", pci_irq },
+                                     { "pci_line", pci_line },
+                                     { "pci_master", pci_master },
+                                     { "pci_place", pci_place },
+                                     { "pci_on", pci_on },
+                                     { "pci_name", pci_name },
+                                     { "pci_lost", pci_lost },
+                                     { "pci_window", pci_window },
+                                     { "pci_vm", pci_vm },
+                                     { NULL, NULL } };
     static const luaL_Reg fn_meta[] = { { "__gc", fn_gc }, { NULL, NULL } };
     mk_new_type(L, MK_PCI, NULL, NULL);
     mk_new_type(L, MK_PCI_FN, fn_meta, NULL);

@@ -18,6 +18,8 @@ void mk_vm_attach_assist(struct mk_vm *vm)
         vm->assist->alone = vm->cpus == 1;
     for (unsigned i = 0; i < vm->cpus; i++)
         vm->cpu[i]->c.assist = vm->assist;
+    /* Paging by memory slots is for 32-bit modes, and has them at linear addresses. */
+    mk_pci_use_slots(&vm->pci, !vm->assist || vm->mode == MK_MODE_LONG);
 }
 
 void mk_vm_reset_assist(struct mk_vm *vm)

@@ -171,6 +171,34 @@ function Device:bar(number)
   return core.pci_place(self.pci, number)
 end
 
+local function check_ram(d, where, number, at)
+  options.self(where, d, KIND)
+  options.argument(where, "number", number, "integer")
+  options.argument(where, "at", at, "integer")
+  if not d.pci then core.blame(("%s: device %s is no PCI function"):format(where, d.name)) end
+end
+
+---What is in the RAM of a BAR, wherever the guest has put it.
+---@param number integer  0 to 5
+---@param at integer  in the BAR
+---@param length integer
+---@return string bytes
+function Device:ram_read(number, at, length)
+  check_ram(self, "device:ram_read", number, at)
+  options.argument("device:ram_read", "length", length, "integer")
+  return core.pci_ram_read(self.pci, number, at, length)
+end
+
+---Changes it.
+---@param number integer
+---@param at integer
+---@param bytes string
+function Device:ram_write(number, at, bytes)
+  check_ram(self, "device:ram_write", number, at)
+  options.argument("device:ram_write", "bytes", bytes, "string")
+  core.pci_ram_write(self.pci, number, at, bytes)
+end
+
 ---A disk of kvm.disk becomes a part of the device: what was written to it is in snapshots, goes
 ---with a reset, and it is closed when the device goes.
 ---@param disk minikvm.disk
