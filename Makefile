@@ -137,8 +137,8 @@ embedded = echo '.section .rodata'; \
 $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
 	@{ $(call embedded,$$f); } > $@
 
-# What every start loads goes without the lines and names that messages would have.
-STRIPPED := cli.interpreter
+# What a start loads of the command line goes without the lines and names that messages would have.
+STRIPPED := cli.interpreter cli cli.args
 
 $(B)/embed_program.S: $(LUA_PARTS) $(B)/bytecode Makefile
 	@mkdir -p $(B)/parts

@@ -9,16 +9,12 @@ local options = require "minikvm.options"
 local M = {}
 
 -- What the core computes; methods are found in the kinds' tables. `set`: fields that can be set.
-local REGISTERS <const> = {}
-for name in pairs(require "minikvm.vm.registers") do REGISTERS[#REGISTERS + 1] = name end
-table.sort(REGISTERS) -- so that the nearest is the same in every run
 local KINDS <const> = {
   ["minikvm.vm"] = { "a vm has no", get = {
     "name", "state", "mode", "cpu", "memory", "ports", "mmio", "msrs", "cpuid", "hypercalls", "console",
     "clock", "keyboard", "symbols", "files", "pci" } },
-  ["minikvm.cpu"] = { "cpu has no register or method", set = REGISTERS,
-                      setting = "cpu has no register",
-                      get = table.move(REGISTERS, 1, #REGISTERS, 3, { "index", "tsc_hz" }) },
+  ["minikvm.cpu"] = { "cpu has no register or method", setting = "cpu has no register",
+                      get = { "index", "tsc_hz" } }, -- and registers
   ["minikvm.handle"] = { "a handle has no", get = { "hits" } },
   ["minikvm.timer"] = { "a timer has no", get = { "hits", "left" } },
   ["minikvm.clock"] = { "vm.clock has no", get = { "now" } },
@@ -51,12 +47,19 @@ local function joined(list, more)
   return table.move(more or {}, 1, #(more or {}), #list + 1, list)
 end
 
+---A vCPU's fields are mostly registers.
+local function add_registers(k)
+  k.set = names(require "minikvm.vm.registers", {})
+  k.get = table.move(k.set, 1, #k.set, #k.get + 1, k.get)
+end
+
 ---Raises for a field of an object of the core's.
 ---@param kind string  "minikvm.vm"
 ---@param key any
 ---@param set boolean  it was written, not read
 function M.unknown(kind, key, set)
   local k = KINDS[kind] or { ("vm.%s has no"):format(kind:match "[^.]*$") }
+  if kind == "minikvm.cpu" and not k.set then add_registers(k) end
   if set then raise(k.setting or k[1], key, k.set or {}, " that can be set") end
   raise(k[1], key, names(core.methods(kind), joined({}, k.get)))
 end

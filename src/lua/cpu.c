@@ -22,10 +22,23 @@ struct field {
 
 static const char registers; /* its address is the registry's key of that table */
 
+/* Pushes the table, which its part fills when it is first wanted. */
+static void push_registers(lua_State *L)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &registers);
+    lua_pushnil(L);
+    if (lua_next(L, -2)) {
+        lua_pop(L, 2);
+    } else {
+        mk_lua_part(L, "vm.registers");
+        lua_call(L, 0, 0);
+    }
+}
+
 /* The register that the key at index 2 names; false when there is none. */
 static bool find_register(lua_State *L, struct field *f)
 {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &registers);
+    push_registers(L);
     lua_pushvalue(L, 2);
     bool found = lua_rawget(L, -2) == LUA_TNUMBER;
     uint64_t code = (uint64_t)lua_tointeger(L, -1);
