@@ -185,8 +185,18 @@ static bool relay(int output)
     return status == -EAGAIN;
 }
 
-/* Waits for the command itself: what it leaves behind in the background may keep its output open.
- */
+/* Reads, in a process of its own, what a command's background prints from now on: into nothing. */
+static void discard(int output)
+{
+    if (call0(SYS_fork))
+        return;
+    call3(SYS_fcntl, output, F_SETFL, 0);
+    while (call3(SYS_read, output, (long)question, CHUNK) > 0)
+        ;
+    call1(SYS_exit, 0);
+}
+
+/* Waits for the command itself: what it leaves in the background may keep its output open. */
 static int32_t relay_until_end(long child, int output)
 {
     struct pollfd files[2] = { { output, POLLIN, 0 }, { children, POLLIN, 0 } };
@@ -200,6 +210,8 @@ static int32_t relay_until_end(long child, int output)
         if (files[0].fd >= 0 && (ended || files[0].revents) && !relay(output))
             files[0].fd = -1;
     }
+    if (files[0].fd >= 0)
+        discard(output);
     return status;
 }
 

@@ -50,6 +50,10 @@ describe("the agent of a Linux guest", function()
     assert.same({ "", 127 }, { linux:sh "nosuch 2>/dev/null" })
     assert.same({ "here\n", 0 }, { linux:sh "sleep 1000 & echo here" })
     assert.match("\n%s*%d+ [^\n]*sleep 1000\n", (linux:sh "ps"))
+    local LATE <const> = "(read -r _ </tmp/go; yes | head -c 200000; touch /tmp/done) & echo now"
+    assert.same({ "now\n", 0 }, { linux:sh("mkfifo /tmp/go; " .. LATE) })
+    local output = linux:sh "echo >/tmp/go; until [ -e /tmp/done ]; do sleep 0.01; done; echo then"
+    assert.equal("then\n", output) -- what it printed meanwhile went nowhere, and did not end it
   end)
 
   it("moves files of any bytes and size", function()
