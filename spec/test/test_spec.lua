@@ -31,13 +31,21 @@ describe("minikvm.test", function()
       it("d", function() t.modes{ "real", "rael" } end)
       it("e", function() t.modes{ "real" }(1) end)
       it("f", function() t.guest{}:branch() end)
-      describe("g", function() t.guest{}() end)]])
+      describe("g", function() t.guest{}() end)
+      it("h", function() t.linux "x" end)
+      it("i", function() t.linux{ timeout = "long" } end)
+      it("j", function() t.linux{}:branch(1) end)
+      describe("k", function() t.linux{}() end)]])
     for line, text in pairs{
       [2] = "t.guest: expected a table of options, got string",
       [3] = "t.guest: option 'boot': expected a function, got the number 1",
       [4] = "t.modes: expected a list of modes", [5] = "did you mean \"real\"?",
       [6] = "expected a function, got number", [7] = "guest:branch: expected a function, got nil",
       [8] = "a guest is for the inside of a test",
+      [9] = "t.linux: expected a table of options, got string",
+      [10] = "t.linux: option 'timeout': expected seconds",
+      [11] = "linux:branch: 'go_on': expected a function",
+      [12] = "a linux fixture is for the inside of a test",
     } do
       assert.matches(("a_spec.lua:%d: [^\n]*%s"):format(line, text:gsub("%p", "%%%0")), out)
     end
@@ -97,6 +105,22 @@ describe("minikvm.test's guests", function()
         end)
       end
       it("booted", function() assert.equal(1, counter.booted) end)]])))
+  end)
+
+  it("begin each test with what is to be done then", function()
+    assert.equal("3 passed, 0 failed, 0 skipped", (ran(T .. [[
+      local marked = t.guest{
+        image = { bytes = "\xf4" },
+        each = function(vm) vm.memory:u8(0x3000, vm.memory:u8(0x3000) + 1) end,
+      }
+      local branch = marked:branch(function(vm) vm.memory:u8(0x3000, 10) end)
+      for i = 1, 2 do
+        it("test " .. i, function()
+          assert.equal(1, marked().memory:u8(0x3000))
+          assert.equal(1, marked().memory:u8(0x3000)) -- the same test
+        end)
+      end
+      it("branch", function() assert.equal(11, branch().memory:u8(0x3000)) end)]])))
   end)
 
   it("wait for output from where they had booted", function()

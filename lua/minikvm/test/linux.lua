@@ -4,6 +4,7 @@
 
 local artefacts = require "minikvm.test.artefacts"
 local class = require "minikvm.class"
+local core = require "minikvm.core"
 local host = require "minikvm.linux.host"
 local kvm = require "minikvm"
 local linux_of = require("minikvm.linux").of
@@ -28,7 +29,7 @@ strict.seal(Fixture, meta, "linux fixture", { "guest" })
 ---Inside a test: skips it, with the reason, where Linux cannot run.
 local function need_linux()
   local test = artefacts.test()
-  if not test then error("a linux fixture is for the inside of a test", 3) end
+  if not test then core.blame "a linux fixture is for the inside of a test: call it in an it()" end
   local problem = host.problem(kvm, "test " .. test.file)
   if problem then artefacts.skip(problem) end
 end
@@ -78,7 +79,7 @@ end
 ---@return minikvm.test.linux
 function M.new(t, opts)
   if type(opts) ~= "table" then
-    error(("t.linux: expected a table of options, got %s"):format(type(opts)), 3)
+    core.blame(("t.linux: expected a table of options, got %s"):format(type(opts)))
   end
   local mine, guest = {}, { mode = "linux", name = "linux" }
   for key, value in pairs(opts) do
