@@ -9,34 +9,12 @@
 #include <time.h>
 #include <unistd.h>
 
-struct line {
-    struct mk_lua_vm *v;
-    unsigned cpu;
-    bool more;
-    const char *text;
-    size_t length;
-};
-
-static int call_line(lua_State *co)
-{
-    const struct line *line = lua_touserdata(co, 1);
-    if (!line->v->line_ref)
-        return 0;
-    mk_lua_push_handler(line->v, co, line->v->line_ref);
-    lua_pushlstring(co, line->text, line->length);
-    lua_pushinteger(co, line->cpu);
-    lua_pushboolean(co, line->more);
-    lua_call(co, 3, 0);
-    return 0;
-}
-
 /* Core side: one whole line, on the printing vCPU's thread. */
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *text, size_t length, bool more)
 {
     struct mk_lua_vm *v = ctx;
-    struct line line = { v, cpu->index, more, text, length };
-    if (!mk_lua_failed(v, cpu->index))
-        mk_lua_call(v, cpu->index, "the line handler", call_line, &line);
+    mk_lua_notify(v, cpu->index, "the line handler", &v->line_ref, "sib", text, length,
+                  (uint64_t)cpu->index, more);
 }
 
 static struct mk_lua_vm *check_console(lua_State *L)

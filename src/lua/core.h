@@ -178,6 +178,10 @@ enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *w
                                 lua_CFunction body, void *ctx);
 /* In a body: pushes handler `ref`. */
 void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref);
+/* Calls handler *ref, whose answer nobody wants; nothing when there is none (0 or less) any more.
+ * What follows, as `fmt` says: i (uint64_t), b (bool), s (const char *, size_t). */
+void mk_lua_notify(struct mk_lua_vm *v, unsigned cpu, const char *what, const int *ref,
+                   const char *fmt, ...);
 /* No handler is called any more once one has failed. */
 static inline bool mk_lua_failed(const struct mk_lua_vm *v, unsigned cpu)
 {

@@ -210,3 +210,47 @@ enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *w
     leave(v, cpu, &outer);
     return called;
 }
+
+/* --- handlers that answer nothing --- */
+
+struct notice {
+    struct mk_lua_vm *v;
+    const int *ref;
+    const char *fmt;
+    va_list args;
+};
+
+static void push_value(lua_State *co, char kind, struct notice *n)
+{
+    const char *bytes;
+    switch (kind) {
+    case 'i': lua_pushinteger(co, (lua_Integer)va_arg(n->args, uint64_t)); break;
+    case 'b': lua_pushboolean(co, va_arg(n->args, int)); break;
+    default:
+        bytes = va_arg(n->args, const char *);
+        lua_pushlstring(co, bytes, va_arg(n->args, size_t));
+    }
+}
+
+static int call_notice(lua_State *co)
+{
+    struct notice *n = lua_touserdata(co, 1);
+    if (*n->ref <= 0) /* removed while we waited for the lock */
+        return 0;
+    mk_lua_push_handler(n->v, co, *n->ref);
+    for (const char *kind = n->fmt; *kind; kind++)
+        push_value(co, *kind, n);
+    lua_call(co, (int)strlen(n->fmt), 0);
+    return 0;
+}
+
+void mk_lua_notify(struct mk_lua_vm *v, unsigned cpu, const char *what, const int *ref,
+                   const char *fmt, ...)
+{
+    struct notice n = { .v = v, .ref = ref, .fmt = fmt };
+    if (cpu >= v->vm.cpus || mk_lua_failed(v, cpu))
+        return;
+    va_start(n.args, fmt);
+    mk_lua_call(v, cpu, what, call_notice, &n);
+    va_end(n.args);
+}

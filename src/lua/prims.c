@@ -11,67 +11,31 @@ static void retire(void *ctx)
     free(ctx);
 }
 
-/* --- fifo --- */
-
-struct record {
-    struct mk_hook_call call; /* first */
-    const char *bytes;
-    size_t length;
-};
-
-static int call_record(lua_State *co, struct mk_hook_call *c)
-{
-    const struct record *r = (const struct record *)c;
-    lua_pushlstring(co, r->bytes, r->length);
-    lua_call(co, 1, 0);
-    return 0;
-}
+/* --- the functions of a script --- */
 
 static void on_record(void *ctx, struct mk_cpu *cpu, const char *bytes, size_t length)
 {
-    struct mk_lua_hook *h = ctx;
-    struct record r = { .call = { h, h->write_ref, call_record, false }, bytes, length };
-    mk_hook_call(&r.call, cpu);
-}
-
-/* --- source --- */
-
-static int call_empty(lua_State *co, struct mk_hook_call *c)
-{
-    (void)c;
-    lua_call(co, 0, 0);
-    return 0;
+    const struct mk_lua_hook *h = ctx;
+    mk_lua_notify(h->v, cpu->index, NULL, &h->write_ref, "s", bytes, length);
 }
 
 static void on_empty(void *ctx, struct mk_cpu *cpu)
 {
-    struct mk_lua_hook *h = ctx;
-    struct mk_hook_call call = { h, h->write_ref, call_empty, false };
-    mk_hook_call(&call, cpu);
-}
-
-/* --- match --- */
-
-struct matched {
-    struct mk_hook_call call; /* first */
-    const struct mk_io *io;
-};
-
-static int call_match(lua_State *co, struct mk_hook_call *c)
-{
-    const struct mk_io *io = ((const struct matched *)c)->io;
-    lua_pushinteger(co, (lua_Integer)io->address);
-    lua_pushinteger(co, (lua_Integer)c->h->prim->value);
-    lua_pushinteger(co, io->size);
-    lua_call(co, 3, 0);
-    return 0;
+    const struct mk_lua_hook *h = ctx;
+    mk_lua_notify(h->v, cpu->index, NULL, &h->write_ref, "");
 }
 
 static void on_match(void *ctx, struct mk_io *io)
 {
-    struct mk_lua_hook *h = ctx;
-    struct matched m = { .call = { h, h->write_ref, call_match, false }, io };
-    mk_hook_call(&m.call, io->cpu);
+    const struct mk_lua_hook *h = ctx;
+    mk_lua_notify(h->v, io->cpu->index, NULL, &h->write_ref, "iii", io->address, h->prim->value,
+                  (uint64_t)io->size);
+}
+
+static void on_ring(void *ctx, struct mk_cpu *cpu, uint64_t count)
+{
+    const struct mk_lua_hook *h = ctx;
+    mk_lua_notify(h->v, cpu->index, NULL, &h->write_ref, "i", count);
 }
 
 /* --- putting one into place --- */
@@ -158,25 +122,6 @@ struct lua_bell {
     struct mk_lua_hook h;
 };
 
-struct ring {
-    struct mk_hook_call call; /* first */
-    uint64_t count;
-};
-
-static int call_ring(lua_State *co, struct mk_hook_call *c)
-{
-    lua_pushinteger(co, (lua_Integer)((const struct ring *)c)->count);
-    lua_call(co, 1, 0);
-    return 0;
-}
-
-static void on_ring(void *ctx, struct mk_cpu *cpu, uint64_t count)
-{
-    struct mk_lua_hook *h = ctx;
-    struct ring r = { .call = { h, h->write_ref, call_ring, false }, count };
-    mk_hook_call(&r.call, cpu);
-}
-
 static uint64_t bell_hits(struct mk_lua_vm *v, struct mk_handle *handle)
 {
     (void)v;
@@ -188,8 +133,8 @@ static void bell_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *han
 {
     struct lua_bell *b = handle->target;
     (void)v;
-    b->h.removed = true;
     mk_lua_unref(L, vm_index, b->h.write_ref);
+    b->h.write_ref = LUA_NOREF;
     mk_doorbell_remove(&b->bell);
 }
 

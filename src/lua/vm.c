@@ -58,27 +58,10 @@ static bool interrupted(void *ctx)
            (v->in_run && mk_lua_interrupted(v->lua, v->hook_before));
 }
 
-struct trace_line {
-    struct mk_lua_vm *v;
-    const char *text;
-};
-
-static int call_trace(lua_State *co)
-{
-    const struct trace_line *line = lua_touserdata(co, 1);
-    if (!line->v->trace_ref)
-        return 0;
-    mk_lua_push_handler(line->v, co, line->v->trace_ref);
-    lua_pushstring(co, line->text);
-    lua_call(co, 1, 0);
-    return 0;
-}
-
 static void trace(void *ctx, struct mk_vcpu *cpu, const char *text)
 {
-    struct trace_line line = { ctx, text };
-    if (!mk_lua_failed(line.v, cpu->cpu.index))
-        mk_lua_call(line.v, cpu->cpu.index, "the trace function", call_trace, &line);
+    struct mk_lua_vm *v = ctx;
+    mk_lua_notify(v, cpu->cpu.index, "the trace function", &v->trace_ref, "s", text, strlen(text));
 }
 
 static const struct mk_vm_ops vm_ops = {
