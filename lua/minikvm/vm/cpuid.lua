@@ -97,7 +97,8 @@ local FEATURE_WORDS <const> = {
 }
 
 local function need_shaping(leaf, register, what)
-  if FEATURE_WORDS[leaf] and FEATURE_WORDS[leaf][register] and core.probe().cpuid == "host" then
+  if FEATURE_WORDS[leaf] and FEATURE_WORDS[leaf][register]
+    and require("minikvm.vm.probe").probe().cpuid == "host" then
     core.blame(("vm.cpuid: %s: this host's KVM shows guests its own feature bits in leaves 1, 7 and "
                 .. "13 (kvm.probe().cpuid)"):format(what))
   end
