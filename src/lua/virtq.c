@@ -44,7 +44,7 @@ static int virtq_next(lua_State *L)
 {
     struct mk_virtq q;
     struct mk_err err;
-    uint16_t head;
+    uint16_t head = 0;
     const struct mk_mem *mem = check_queue(L, &q);
     int rc = mk_virtq_next(mem, &q, (uint16_t)luaL_checkinteger(L, 3), &head, &err);
     if (rc < 0)
