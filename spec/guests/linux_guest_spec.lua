@@ -17,6 +17,13 @@ describe("Linux on a stock KVM", function()
     assert.same({ 3, "Linux\nof the host\n29\n", "more\n" }, { r.status, r.out, r.err })
   end)
 
+  it("says where a kernel comes from when there is none", function()
+    local r = program.run("XDG_CACHE_HOME=/nosuch P linux --deadline 1 --run true")
+    if r.status == 124 then pending "there is one in /boot" return end
+    assert.same({ 1, "minikvm: linux: no kernel: tools/linux-kernel fetches Debian's, --kernel names "
+                  .. "another\n" }, { r.status, r.err })
+  end)
+
   it("runs a shell, which hears all that was typed before it is there", function()
     local r = program.run("echo 'echo $((6 * 7)); exit 4' | P linux --deadline 100")
     assert.same({ 4, "" }, { r.status, r.err })
@@ -31,7 +38,7 @@ describe("Linux on a stock KVM", function()
       .. ("<I2I2I4I8I8I8I4I2I2I2I2I2I2"):pack(2, 62, 1, at + 120, 64, 0, 0, 64, 56, 1, 64, 0, 0)
       .. ("<I4I4I8I8I8I8I8I8"):pack(1, 7, 0, at, at, size, size, 4096) .. code
     local vm <close> = support.vm{ mode = "linux" }
-    assert(vm:load(KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
+    assert(vm:load(host.KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
       files = { init = { bytes = init } }, nodes = { ["dev/console"] = { "c", 5, 1 } } }) } }))
     local reason, info = vm:run{ deadline = 100 }
     assert.equal("exit", reason)

@@ -177,7 +177,8 @@ end
 function M.machine(kvm, opts)
   local cli = require "minikvm.cli"
   if not check_host(kvm, opts) then return nil, 1 end
-  local kernel, why = opts.kernel or linux_host.find_kernel()
+  local kernel, why = opts.kernel, nil
+  if not kernel then kernel, why = linux_host.find_kernel() end
   if not kernel then return nil, complain(why, ", --kernel names another") end
   local initrd, status = initrd_of(kvm, opts)
   if not initrd then return nil, status end

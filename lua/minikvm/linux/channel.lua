@@ -141,8 +141,9 @@ function M.run(d, talk, timeout)
   d.own.talk = talk
   local ok, reason, info = pcall(d.vm.run, d.vm, { deadline = timeout })
   d.own.talk = nil
-  if not ok then error(reason, 0) end
-  return reason, info
+  if ok then return reason, info end
+  d.state.broken = "it was interrupted" -- and the agent is busy
+  error(reason, 0)
 end
 
 -- ---- the device ----

@@ -59,8 +59,8 @@ local GUEST = { image = "any", boot = "function", load = "any", trace = "boolean
 ---@class minikvm.guest  a fixture; calling it inside a test gives the VM
 ---@field booted integer  how often its boot function has run
 local Guest, meta = class "minikvm.guest"
-strict.seal(Guest, meta, "guest", { "vm_options", "machine", "forks", "booted", "name", "image", "load", "boot",
-                              "trace", "each", "trunk", "ready", "of", "why" })
+strict.seal(Guest, meta, "guest", { "vm_options", "machine", "forks", "booted", "name", "image",
+                              "load", "boot", "trace", "each", "trunk", "ready", "of", "why" })
 
 local guests = setmetatable({}, { __mode = "k" })
 
