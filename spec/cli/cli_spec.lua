@@ -314,6 +314,20 @@ describe("minikvm run", function()
     os.remove(path)
   end)
 
+  it("goes on with a snapshot of a machine with disks", function()
+    local path, file = program.file(IMAGE), os.tmpname()
+    local made = run(([[P -e 'local vm = assert(kvm.vm{ disk = "%s", bios = "lua", echo = false })
+      vm:run{ deadline = 0.2 } assert(vm:snapshot():save "%s")']]):format(path, file))
+    assert.same({ 0, "" }, { made.status, made.err })
+    local r = run(("P run --bios lua --disk %s %s"):format(path, file), { stdin = "z" })
+    assert.same({ 3, "z" }, { r.status, r.out })
+    r = run("P run " .. file)
+    assert.equal(1, r.status)
+    assert.matches("of a machine with disks: %-%-disk and %-%-bios", r.err)
+    os.remove(file)
+    os.remove(path)
+  end)
+
   it("says what is wrong with a disk, or its BIOS", function()
     for size, text in pairs{ [0] = "the disk image is empty",
                              [511] = "sectors of 512 bytes, this image has 511 bytes" } do

@@ -113,6 +113,39 @@ describe("a boot disk", function()
     os.remove(path)
   end)
 
+  it("goes on from a snapshot in a file, on the same image", function()
+    local path, file = process.temporary(program .. ("\0"):rep(FLOPPY - #program)), os.tmpname()
+    local vm <close> = assert(kvm.vm{ disk = path, bios = "lua", echo = false })
+    vm.console:expect "keys: "
+    assert(assert(vm:snapshot()):save(file))
+    local snap = assert(kvm.load_snapshot(file))
+    local again <close> = assert(snap:vm{ disk = path, bios = "lua", echo = false })
+    again.console:send "again\r"
+    assert.equal(0, run(again).code)
+    assert.matches("keys: again", tostring(again:screen()))
+    assert.equal("MK", again:disk(1):read(20 * SECTOR, 2)) -- written before
+    local image = assert(io.open(path, "r+b"))
+    image:seek("set", 30 * SECTOR)
+    image:write "another"
+    image:close()
+    local ok, why = pcall(snap.vm, snap, { disk = path, bios = "lua", echo = false })
+    assert.is_false(ok)
+    assert.matches("is another image now, or was written to", why)
+    os.remove(file)
+    os.remove(path)
+  end)
+
+  it("keeps its image when another takes the name of that", function()
+    local path = process.temporary(program .. ("\0"):rep(FLOPPY - #program))
+    local vm <close> = assert(kvm.vm{ disk = path, bios = "lua", echo = false })
+    local other = process.temporary(("x"):rep(FLOPPY))
+    assert(os.rename(other, path))
+    vm.console:send "\r"
+    assert.equal(0, run(vm).code)
+    assert.equal(program:sub(1, SECTOR), vm:disk(1):read(0, SECTOR))
+    os.remove(path)
+  end)
+
   it("boots again after a reset, and branches while it waits for a key", function()
     local vm <close> = assert(kvm.vm{ disk = { bytes = program, size = FLOPPY }, bios = "lua",
                                       echo = false })

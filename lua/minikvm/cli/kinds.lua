@@ -8,6 +8,7 @@ local M = {}
 
 local SNAPSHOT <const> = "\x89MKSNAP\n" -- src/snapshot/file.c
 local HEAD <const>, SECTOR <const> = 1024, 512
+local ERRORS_MAX <const> = 10 -- of a guest's disks: it can make as many as it likes
 
 ---What `run` was told that a file of such a kind knows itself.
 local FIXED <const> = {
@@ -28,6 +29,21 @@ local function misplaced(kind, opts)
   end
 end
 
+---The disks of the command line as kvm.vm takes them, `first` before those of --disk.
+local function take_disks(opts, o, first)
+  local list = { first }
+  table.move(opts.disk or {}, 1, #(opts.disk or {}), #list + 1, list)
+  if #list == 0 then return end
+  for i, path in ipairs(list) do list[i] = { path = path, write = opts.disk_write } end
+  o.disk, o.bios = list, opts.bios
+  local told = 0
+  o.disk_error = function(text)
+    told = told + 1
+    if told <= ERRORS_MAX then complain(o.name, text) end
+    if told == ERRORS_MAX then complain(o.name, "further errors of its disks are not shown") end
+  end
+end
+
 ---@param o table  options of kvm.vm
 local function resume(kvm, opts, path, o)
   local cli = require "minikvm.cli"
@@ -38,14 +54,20 @@ local function resume(kvm, opts, path, o)
   end
   local snap, status = cli.attempt(o.name, kvm.load_snapshot, path)
   if not snap then return nil, status end
+  take_disks(opts, o)
   local ok, vm, why = pcall(snap.vm, snap, {
     name = o.name, limits = o.limits, unhandled = o.unhandled, coalesce = o.coalesce,
-    echo = o.echo, trace = o.trace, assist = o.assist })
+    echo = o.echo, trace = o.trace, assist = o.assist, disk = o.disk, bios = o.bios,
+    disk_error = o.disk_error })
   snap:close()
-  if ok and vm then return vm end
+  if ok and vm then
+    opts.screens[vm] = opts.bios == "lua" or nil
+    return vm
+  end
   why = tostring(why or vm):gsub("^[^\n]-%.lua:%d+: ", "")
   if why:find("attach them in setup", 1, true) then
-    why = why .. ": a script resumes it, by kvm.load_snapshot and snapshot:vm{ setup = … }"
+    why = why .. ": a script resumes it, by kvm.load_snapshot and snapshot:vm{ setup = … }; of a "
+      .. "machine with disks: --disk and --bios, as it was made"
   end
   complain(o.name, why)
   return nil, 1
@@ -73,11 +95,7 @@ local function boot_disk(kvm, opts, path, o)
     complain(o.name, ("%s: it is a disk, which is booted by a BIOS"):format(wrong))
     return nil, 2
   end
-  o.disk, o.bios = { { path = path, write = opts.disk_write } }, opts.bios
-  for _, further in ipairs(opts.disk or {}) do
-    o.disk[#o.disk + 1] = { path = further, write = opts.disk_write }
-  end
-  o.disk_error = function(text) complain(o.name, text) end
+  take_disks(opts, o, path)
   local vm, status = require("minikvm.cli").attempt(o.name, kvm.vm, o)
   if vm then opts.screens[vm] = opts.bios == "lua" or nil end
   return vm, status
@@ -100,9 +118,9 @@ end
 ---@param opts table  of minikvm run
 ---@return fun(kvm: minikvm, opts: table, path: string, o: table): minikvm.vm?, integer?
 function M.find(path, opts)
-  if opts.bios or opts.disk_write or opts.disk and opts.disk[1] then return boot_disk end
   local head = head_of(path)
   if head:sub(1, #SNAPSHOT) == SNAPSHOT then return resume end
+  if opts.bios or opts.disk_write or opts.disk and opts.disk[1] then return boot_disk end
   local kernel = require("minikvm.image.plan").is_bzimage{ head = head }
   if kernel and (opts.mode == nil or opts.mode == "linux") then return boot end
   if not kernel and is_disk(head, opts) then return boot_disk end

@@ -134,7 +134,8 @@ local OPTIONS <const> = { disks = check_disks, borrowed = check_disks, time = "i
 ---  borrowed  those of them that are another device's, such as an ATA controller's
 ---  time      seconds since 1970 that the guest's clock shows at first, as UTC (the host's)
 ---  on_error  function(d, text): what the host refused, and why a guest was stopped
----@param opts? { disks: minikvm.disk[]?, borrowed: minikvm.disk[]?, time: integer?, on_error: function? }
+---@param opts? { disks: minikvm.disk[]?, borrowed: minikvm.disk[]?, time: integer?,
+---  on_error: function? }
 ---@return minikvm.definition
 function M.new(opts)
   local o = options.check("bios.new", opts, OPTIONS)
