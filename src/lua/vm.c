@@ -251,12 +251,10 @@ static void connect(struct mk_lua_vm *v, bool echo)
     mk_lua_connect_unhandled(v);
 }
 
-/* new_vm(options) -> vm | nil, text, name */
-static int new_vm(lua_State *L)
+/* The configuration that the options at index 1 say, and the snapshot that it is to be made from.
+ */
+static struct mk_vm_config read_config(lua_State *L, const struct mk_snapshot *snap)
 {
-    static const struct mk_limits none = { MK_FOREVER, MK_FOREVER, MK_FOREVER };
-    struct mk_err err;
-    struct mk_lua *lua = mk_lua_get(L);
     struct mk_vm_config config = {
         .name = mk_string_field(L, 1, "name", NULL),
         .mode = mode_field(L, 1),
@@ -272,24 +270,10 @@ static int new_vm(lua_State *L)
                      .size = (uint64_t)mk_integer_field(L, 1, "map_size", 0),
                      .base = (uint64_t)mk_integer_field(L, 1, "map_base", 0),
                      .io = (uint64_t)mk_integer_field(L, 1, "map_io", 0) },
+        .boot_features = mk_true_field(L, 1, "uart") ? MK_BOOT_UART : 0,
         .command_line = mk_string_field(L, 1, "cmdline", NULL),
         .files = mk_files_field(L, 1)
     };
-    struct mk_snapshot *snap = mk_snapshot_field(L, 1);
-    if (open_kvm(lua, &err) < 0)
-        return mk_push_err(L, &err);
-    config.boot_features = mk_true_field(L, 1, "uart") ? MK_BOOT_UART : 0;
-    struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
-    int vm_index = lua_gettop(L);
-    memset(v, 0, sizeof(*v));
-    v->lua = lua;
-    v->limits = limits_field(L, 1, &none);
-    v->handler_ns = handler_field(L, 1);
-    if (v->handler_ns > lua->handler_most)
-        v->handler_ns = lua->handler_most;
-    lua_createtable(L, 4, 6);
-    lua_setiuservalue(L, vm_index, 1);
-    luaL_setmetatable(L, MK_VM);
     if (snap) {
         config.ram = snap->ram;
         config.regions = snap->config.regions;
@@ -298,24 +282,59 @@ static int new_vm(lua_State *L)
         config.places = snap->config.places;
         config.command_line = snap->config.command_line;
     }
+    return config;
+}
+
+/* Pushes a VM that is not open yet. */
+static struct mk_lua_vm *push_vm(lua_State *L, struct mk_lua *lua)
+{
+    static const struct mk_limits none = { MK_FOREVER, MK_FOREVER, MK_FOREVER };
+    struct mk_lua_vm *v = lua_newuserdatauv(L, sizeof(*v), 1);
+    memset(v, 0, sizeof(*v));
+    v->lua = lua;
+    v->limits = limits_field(L, 1, &none);
+    v->handler_ns = handler_field(L, 1);
+    if (v->handler_ns > lua->handler_most)
+        v->handler_ns = lua->handler_most;
+    lua_createtable(L, 4, 6);
+    lua_setiuservalue(L, -2, 1);
+    luaL_setmetatable(L, MK_VM);
+    return v;
+}
+
+static bool load_into_new(struct mk_lua_vm *v, struct mk_snapshot *snap, struct mk_err *err)
+{
+    return (!snap->cpuid || mk_vm_set_cpuid(&v->vm, snap->cpuid, err) == 0) &&
+           mk_snapshot_restore(snap, &v->vm, true, err) == 0;
+}
+
+/* new_vm(options) -> vm | nil, text, name */
+static int new_vm(lua_State *L)
+{
+    struct mk_err err;
+    struct mk_lua *lua = mk_lua_get(L);
+    struct mk_snapshot *snap = mk_snapshot_field(L, 1);
+    struct mk_vm_config config = read_config(L, snap);
+    if (open_kvm(lua, &err) < 0)
+        return mk_push_err(L, &err);
+    struct mk_lua_vm *v = push_vm(L, lua);
+    int vm_index = lua_gettop(L);
     if (mk_vm_open(&v->vm, &lua->kvm, &config, &err) < 0)
         return mk_push_err(L, &err);
     v->open = true;
     make_anchor(L, v, vm_index);
     make_children(L, v, vm_index);
-    if (!make_cpus(L, v, vm_index, &err)) {
-        close_box(v);
-        return mk_push_err(L, &err);
+    bool made = make_cpus(L, v, vm_index, &err);
+    if (made) {
+        connect(v, mk_true_field(L, 1, "echo"));
+        mk_lua_connect_files(L, v, vm_index, 1);
+        lua_settop(L, vm_index);
+        made = !snap || load_into_new(v, snap, &err);
     }
-    connect(v, mk_true_field(L, 1, "echo"));
-    mk_lua_connect_files(L, v, vm_index, 1);
-    lua_settop(L, vm_index);
-    if (snap && ((snap->cpuid && mk_vm_set_cpuid(&v->vm, snap->cpuid, &err) < 0) ||
-                 mk_snapshot_restore(snap, &v->vm, true, &err) < 0)) {
-        close_box(v);
-        return mk_push_err(L, &err);
-    }
-    return 1;
+    if (made)
+        return 1;
+    close_box(v);
+    return mk_push_err(L, &err);
 }
 
 /* --- running --- */
