@@ -92,6 +92,28 @@ describe("the output of several vCPUs", function()
     end
   end)
 
+  it("is waited for with vCPUs that stay where they ended", function()
+    -- vCPU 0 prints '0', then for ever 'x'; the others halt, and after that would print '!':
+    -- test edi, edi; jz l; hlt; mov al, '!'; out 0xe9, al; hlt; l: mov al, '0'; out 0xe9, al;
+    -- mov al, 'x'; m: out 0xe9, al; jmp m
+    local vm <close> = vm_of(support.bytes
+      "85ff 7406 f4 b021 e6e9 f4 b030 e6e9 b078 e6e9 ebfc", { cpus = 4 })
+    vm.console:expect "0"
+    for cpu = 1, 3 do -- until each has halted
+      while vm.cpu[cpu].rip ~= 0x1005 do vm.console:expect "x" end
+    end
+    local snap <close> = assert(vm:snapshot())
+    vm.console:expect "xxx"
+    assert(vm:restore(snap))
+    vm.console:expect "xxx"
+    assert.not_matches("!", vm.console:text())
+    vm.cpu[2].rip = vm.cpu[2].rip -- the script lets one go on
+    vm.console:expect "!"
+    local fork <close> = assert(snap:vm{ echo = false })
+    fork.console:expect "xxx"
+    assert.not_matches("!", fork.console:text())
+  end)
+
   it("counts by vCPU for a limit", function()
     -- vCPU 3 prints for ever, the others halt: cmp edi, 3; jne hlt; out 0xe9, al; jmp back
     local vm <close> = vm_of(support.bytes "83ff03 7504 e6e9 ebfc f4")

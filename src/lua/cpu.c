@@ -210,7 +210,7 @@ static int cpu_newindex(lua_State *L)
     }
     if (rc < 0)
         return mk_lua_error(L, "KVM refuses %s = %lld", name, (long long)value);
-    mk_vm_set_ready(&v->vm, c->cpu.index);
+    mk_vm_restart_cpu(&v->vm, c->cpu.index);
     v->cpu[c->cpu.index]->set = name; /* the same string as the key there */
     return 0;
 }
@@ -247,7 +247,7 @@ static int set_sregs(lua_State *L)
     memcpy(&s, bytes, sizeof(s));
     if (mk_vcpu_set_guest_sregs(c, &s) < 0)
         return mk_lua_error(L, "cpu:set_sregs: KVM refuses these system registers");
-    mk_vm_set_ready(&v->vm, c->cpu.index);
+    mk_vm_restart_cpu(&v->vm, c->cpu.index);
     return 0;
 }
 

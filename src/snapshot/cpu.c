@@ -179,6 +179,7 @@ static const struct mk_field own_fields[] = {
     MK_RANGE(OWN, end.reason, 0, MK_REASONS - 1),
     MK_RAW(OWN, end.code),
     MK_FLAG(OWN, end.whole_vm),
+    MK_FLAG(OWN, end.resumable),
     MK_TEXT(OWN, end.text),
     MK_RAW(OWN, code),
     MK_RANGE(OWN, code_length, 0, sizeof(((OWN *)NULL)->code)),
@@ -248,7 +249,6 @@ static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
     atomic_store(&c->irq.any, any);
     c->irq.burst = 0;
     c->irq.hold_until = 0;
-    c->end.resumable = false;
     c->run->ready_for_interrupt_injection = state->injectable;
     c->run->exit_reason = state->exit_reason;
 }

@@ -92,6 +92,16 @@ void mk_vm_free_cpus(struct mk_vm *vm)
         free(vm->cpu[--vm->cpus]);
 }
 
+void mk_vm_set_ready(struct mk_vm *vm, unsigned cpu)
+{
+    vm->cpu[cpu]->ready = true;
+}
+
+void mk_vm_restart_cpu(struct mk_vm *vm, unsigned cpu)
+{
+    vm->cpu[cpu]->ready = vm->cpu[cpu]->restarted = true;
+}
+
 /* The first one gets the PIC's interrupts. */
 static int open_vcpu(struct mk_vm *vm, unsigned index, struct mk_err *err)
 {

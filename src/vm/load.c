@@ -310,7 +310,8 @@ int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_er
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the registers", vm->name,
                              entry->cpu);
     vm->cpu[entry->cpu]->entry = *entry;
-    vm->cpu[entry->cpu]->has_entry = vm->cpu[entry->cpu]->ready = true;
+    vm->cpu[entry->cpu]->has_entry = true;
+    mk_vm_restart_cpu(vm, entry->cpu);
     vm->mode_open = false;
     return 0;
 }

@@ -83,7 +83,7 @@ static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
 }
 
 /* A wait of the script ended the last run, for this one to go on: what had come to its end then
- * stays there. */
+ * stays there, unless the script has given it something to run since. */
 static void keep_ends(struct mk_vm *vm)
 {
     bool resumes = false;
@@ -91,7 +91,9 @@ static void keep_ends(struct mk_vm *vm)
         resumes |= vm->cpu[i]->c.end.resumable;
     for (unsigned i = 0; i < vm->cpus; i++) {
         enum mk_reason reason = vm->cpu[i]->c.end.reason;
-        vm->cpu[i]->over = resumes && (reason == MK_HALT || reason == MK_EXIT);
+        vm->cpu[i]->over =
+            resumes && (reason == MK_HALT || reason == MK_EXIT) && !vm->cpu[i]->restarted;
+        vm->cpu[i]->restarted = false;
     }
 }
 

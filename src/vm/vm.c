@@ -175,11 +175,6 @@ void mk_vm_close(struct mk_vm *vm)
     mk_io_unref();
 }
 
-void mk_vm_set_ready(struct mk_vm *vm, unsigned cpu)
-{
-    vm->cpu[cpu]->ready = true;
-}
-
 static int reset(struct mk_vm *vm, struct mk_err *err)
 {
     mk_mem_reset(&vm->mem);

@@ -88,6 +88,7 @@ struct mk_vm_cpu {
     struct mk_vcpu c;
     bool ready;            /* has something to run */
     bool has_entry;        /* by a load: a reset sets it again */
+    bool restarted;        /* that was set after the last run */
     bool over;             /* it does not take part in this run */
     struct mk_entry entry; /* for reset */
     pthread_t thread;
@@ -199,8 +200,10 @@ int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err
 int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_err *err);
 /* Another mode and size of RAM while vm->mode_open. */
 int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct mk_err *err);
-/* The script wrote memory or registers itself: the vCPU has something to run. */
+/* The script wrote memory itself: the vCPU has something to run. It loaded an image for it, or set
+ * registers: the same, also when it had come to its end. */
 void mk_vm_set_ready(struct mk_vm *vm, unsigned cpu);
+void mk_vm_restart_cpu(struct mk_vm *vm, unsigned cpu);
 
 /* Runs to the end of all vCPUs, the only one of a VM on the calling thread. */
 int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err);
