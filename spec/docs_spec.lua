@@ -91,6 +91,7 @@ end
 
 local function check_listing(block, output, seconds)
   assert(load(block.text, "=listing"))
+  if block.text:find "while true do end" and process.without_signals(pending) then return end
   local r = run_listing(block.text, seconds or SECONDS)
   assert.equal(0, r.status, show(r))
   if output then assert.equal(output.text, r.out) end

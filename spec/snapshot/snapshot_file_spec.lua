@@ -288,6 +288,9 @@ describe("a snapshot's file", function()
   end)
 
   it("leaves nothing behind when there is no room, and ends no process", function()
+    if process.program:find "tsan" then
+      return pending "the thread sanitizer writes a larger file when its program starts"
+    end
     local path = os.tmpname()
     os.remove(path)
     local pipe, _, script = process.child(([[
