@@ -27,6 +27,9 @@ M.spec = {
       help = "a file of the host, or a program, at this path of the guest, relative to /" },
     { "--pci", value = "SCRIPT", repeatable = true,
       help = "a Lua script that gets the VM and attaches PCI devices, or returns one of kvm.pci" },
+    { "--disk", value = "FILE[,cow]", repeatable = true,
+      help = "an image, or a block device, as a disk (/dev/vda and so on, by virtio_blk); with ,cow"
+        .. " what the guest writes is not kept" },
     { "--run", value = "CMD", help = "run this command of sh, its output on stdout and stderr, and"
         .. " end with its exit status" },
     { "--deadline", "-d", value = "SEC", type = "seconds", help = "end the VM after this time" },
@@ -153,10 +156,21 @@ local function initrd_of(kvm, opts)
   return { bytes = bytes, name = "the initrd" }
 end
 
+---The disks of --disk.
+local function attach_disks(vm, opts)
+  for _, text in ipairs(opts.disk or {}) do
+    local path = text:match "^(.+),cow$"
+    vm.pci:attach(require("minikvm.devices.blk").new{ path = path or text, write = not path })
+  end
+  return true
+end
+
 ---Runs the scripts of --pci, and attaches what they return.
 ---@return true? done  nil, status when something was said
 local function attach_pci(vm, opts)
   local cli = require "minikvm.cli"
+  local disks, problem = cli.attempt("linux", attach_disks, vm, opts)
+  if not disks then return nil, problem end
   for _, path in ipairs(opts.pci or {}) do
     local chunk, why = loadfile(path)
     if not chunk then return nil, complain(why) end
@@ -172,7 +186,7 @@ end
 
 ---A VM with Linux in it, where this host can run that.
 ---@param opts { kernel: string?, initrd: string?, run: string?, append: string?, files: table?,
----  pci: string[]?, vm: table }  pci: scripts; vm: options of kvm.vm
+---  pci: string[]?, disk: string[]?, vm: table }  pci: scripts; vm: options of kvm.vm
 ---@return minikvm.vm? vm  nil, status when something was said
 function M.machine(kvm, opts)
   local cli = require "minikvm.cli"

@@ -23,7 +23,8 @@ local LIMIT <const> = 1 << 30
 local SECTOR <const> = 512
 local SIZE_MAX <const> = 1 << 62
 
-local DISK <const> = { path = "text", write = "boolean", size = "size", bytes = "string",
+---Those of kvm.disk, for options.check().
+M.OPTIONS = { path = "text", write = "boolean", size = "size", bytes = "string",
                        limit = "size" }
 
 ---What is wrong with options that are right each by itself; nil when nothing is.
@@ -53,7 +54,7 @@ end
 ---@return string? why
 ---@return string? code
 function M.open(opts)
-  local o = options.check("kvm.disk", opts, DISK)
+  local o = options.check("kvm.disk", opts, M.OPTIONS)
   local wrong = conflict(o)
   if wrong then core.blame("kvm.disk: " .. wrong) end
   o.limit, o.size = o.limit or LIMIT, o.size or o.bytes and #o.bytes

@@ -93,6 +93,21 @@ function Buffer:write(text)
   return true
 end
 
+---The same at a place of its own, whatever was written before: a status behind the data.
+---@param at integer  bytes from the first one to write
+---@param text string  which fits
+function Buffer:put(at, text)
+  check(self, "buffer:put")
+  options.argument("buffer:put", "at", at, "integer")
+  options.argument("buffer:put", "text", text, "string")
+  if at < 0 or at + #text > self.writable then
+    core.blame(("buffer:put: %d bytes at %d do not fit into %d"):format(#text, at, self.writable))
+  end
+  if self:is_stale() then return end
+  core.virtq_write(self.device.vm.memory, self.into, at, text)
+  self.written = math.max(self.written, at + #text)
+end
+
 -- ---- the state of a device ----
 
 local function virtio_of(d) return d.state.virtio end
@@ -167,6 +182,15 @@ function Buffer:done()
   if not ok then return broken(d, why) end
   v.used[i] = before + 1 & 0xffff
   interrupt(d, i, queue, before)
+end
+
+---What the driver made available is no request: it is told so by NEEDS_RESET, and `why` is counted.
+---@param why string
+function Buffer:reject(why)
+  check(self, "buffer:reject")
+  options.argument("buffer:reject", "why", why, "string")
+  self.over = true
+  if not self:is_stale() then broken(self.device, why) end
 end
 
 ---The buffer of a head for the device's function; false when it is none.
