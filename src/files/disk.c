@@ -1,6 +1,7 @@
 /* disk.c - see disk.h. man 2 pread, pwrite, setrlimit (RLIMIT_FSIZE). */
 #include "files/disk.h"
 #include "files/ram.h"
+#include "files/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -122,20 +123,12 @@ static int read_file(const struct mk_disk *disk, uint64_t at, uint8_t *to, size_
                    : length < disk->length - at ? length
                                                 : (size_t)(disk->length - at);
     memset(to + there, 0, length - there);
-    while (there) {
-        ssize_t n = pread(disk->fd, to, there, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return mk_fail_errno(err, errno, "%s: reading at %llu", disk->name, (ull)at);
-        if (n == 0)
-            return mk_fail(err, EIO,
-                           "%s: the file ends at %llu, it had %llu bytes when it was opened",
-                           disk->name, (ull)at, (ull)disk->length);
-        to += n;
-        at += (uint64_t)n;
-        there -= (size_t)n;
-    }
+    ssize_t n = mk_read_at(disk->fd, to, there, (off_t)at);
+    if (n < 0)
+        return mk_fail_errno(err, errno, "%s: reading at %llu", disk->name, (ull)at);
+    if ((size_t)n < there)
+        return mk_fail(err, EIO, "%s: the file ends at %llu, it had %llu bytes when it was opened",
+                       disk->name, (ull)at + (ull)n, (ull)disk->length);
     return 0;
 }
 
@@ -178,17 +171,8 @@ static int write_file(const struct mk_disk *disk, uint64_t at, const uint8_t *fr
 {
     if (at + length > mk_file_limit()) /* it would end the process */
         return mk_fail_errno(err, EFBIG, "%s: writing at %llu (ulimit -f)", disk->name, (ull)at);
-    while (length) {
-        ssize_t n = pwrite(disk->fd, from, length, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return mk_fail_errno(err, n ? errno : ENOSPC, "%s: writing at %llu", disk->name,
-                                 (ull)at);
-        from += n;
-        at += (uint64_t)n;
-        length -= (size_t)n;
-    }
+    if (mk_write_at(disk->fd, from, length, (off_t)at) < 0)
+        return mk_fail_errno(err, errno, "%s: writing at %llu", disk->name, (ull)at);
     return 0;
 }
 

@@ -1,5 +1,6 @@
 /* fsbox.c - see fsbox.h. Descriptors and what is done on them; a box's beginning and end. */
 #include "files/fsbox_in.h"
+#include "files/rw.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -59,20 +60,10 @@ int64_t mk_fsbox_close(struct mk_fsbox *box, int32_t fd)
 /* All that is there, however many calls the kernel takes. */
 static int64_t read_from(const struct mk_file_slot *slot, uint8_t *to, size_t count)
 {
-    size_t got = 0;
     if (count > (uint64_t)(INT64_MAX - slot->at))
         count = (size_t)(INT64_MAX - slot->at);
-    while (got < count) {
-        ssize_t n = pread(slot->node->fd, to + got, count - got, slot->at + (int64_t)got);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && got == 0)
-            return -errno;
-        if (n <= 0)
-            break;
-        got += (size_t)n;
-    }
-    return (int64_t)got;
+    ssize_t n = mk_read_at(slot->node->fd, to, count, slot->at);
+    return n < 0 ? -errno : n;
 }
 
 int64_t mk_fsbox_read(struct mk_fsbox *box, int32_t fd, void *to, size_t count)

@@ -4,6 +4,7 @@
 #include "files/fsbox_path.h"
 
 #include "files/extent.h"
+#include "files/rw.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -175,21 +176,6 @@ static int give_name(int parent, int fd, const char *hidden, const char *leaf)
     return -errno;
 }
 
-static int write_all(int to, const char *bytes, size_t length, off_t at)
-{
-    while (length) {
-        ssize_t n = pwrite(to, bytes, length, at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        bytes += n;
-        at += n;
-        length -= (size_t)n;
-    }
-    return 0;
-}
-
 /* A copy on its way, and who may end it. */
 struct copy {
     int from, to;
@@ -208,14 +194,15 @@ static int copy_by_hand(const struct copy *c, off_t at, off_t end)
     int rc = buffer ? 0 : -ENOMEM;
     while (rc == 0 && at < end) {
         size_t want = end - at < (off_t)COPY_BUFFER ? (size_t)(end - at) : COPY_BUFFER;
-        ssize_t n = pread(c->from, buffer, want, at);
-        if (n < 0 && errno == EINTR)
-            continue;
+        ssize_t n = mk_read_at(c->from, buffer, want, at);
         if (n < 0)
             rc = -errno;
         if (n <= 0) /* 0: it was cut short meanwhile */
             break;
-        rc = may_continue(c) ? write_all(c->to, buffer, (size_t)n, at) : -EINTR;
+        if (!may_continue(c))
+            rc = -EINTR;
+        else if (mk_write_at(c->to, buffer, (size_t)n, at) < 0)
+            rc = -errno;
         at += n;
     }
     free(buffer);

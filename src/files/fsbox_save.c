@@ -6,6 +6,7 @@
 #include "files/fsbox_in.h"
 
 #include "files/extent.h"
+#include "files/rw.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -97,9 +98,7 @@ static int read_data(int fd, struct gather *g, uint64_t at, uint64_t end)
     uint8_t buffer[128 * BLOCK];
     while (at < end) {
         size_t want = end - at < sizeof(buffer) ? (size_t)(end - at) : sizeof(buffer);
-        ssize_t n = pread(fd, buffer, want, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
+        ssize_t n = mk_read_at(fd, buffer, want, (off_t)at);
         if (n <= 0)
             return n < 0 ? -errno : -EIO;
         for (size_t i = 0; i < (size_t)n; i += BLOCK) {
@@ -213,21 +212,6 @@ static bool valid_file(const struct saved_file *f)
     return !in.failed && mk_path_check(f->name, strlen(f->name)) == 0;
 }
 
-static int write_run(int fd, const uint8_t *bytes, uint64_t length, uint64_t at)
-{
-    while (length) {
-        ssize_t n = pwrite(fd, bytes, length, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        bytes += n;
-        at += (uint64_t)n;
-        length -= (uint64_t)n;
-    }
-    return 0;
-}
-
 /* What the host has put there is the host's, and stays. */
 static int write_file(struct mk_fsbox *box, const struct saved_file *f)
 {
@@ -240,7 +224,8 @@ static int write_file(struct mk_fsbox *box, const struct saved_file *f)
     int rc = fd < 0 ? fd : mk_fsbox_claim(box, f->name);
     while (rc == 0 && in.left) {
         uint64_t at = mk_reader_u64(&in), length = mk_reader_u64(&in);
-        rc = write_run(fd, mk_reader_take(&in, length), length, at);
+        if (mk_write_at(fd, mk_reader_take(&in, length), length, (off_t)at) < 0)
+            rc = -errno;
     }
     if (rc == 0 && ftruncate(fd, (off_t)f->length) < 0)
         rc = -errno;

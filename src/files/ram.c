@@ -1,5 +1,6 @@
 /* ram.c - see ram.h. man 2 memfd_create. */
 #include "files/ram.h"
+#include "files/rw.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -40,18 +41,7 @@ struct mk_ram *mk_ram_new(uint64_t size, struct mk_err *err)
 
 int mk_ram_fill(struct mk_ram *ram, uint64_t at, const void *bytes, uint64_t length)
 {
-    const uint8_t *from = bytes;
-    while (length) {
-        ssize_t n = pwrite(ram->fd, from, length, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        from += n;
-        at += (uint64_t)n;
-        length -= (uint64_t)n;
-    }
-    return 0;
+    return mk_write_at(ram->fd, bytes, length, (off_t)at);
 }
 
 struct mk_ram *mk_ram_ref(struct mk_ram *ram)

@@ -3,6 +3,7 @@
  *
  * A file stays open until its VM is closed, because a reset reads it again; it is known by a
  * number. Every range is checked here once more, whatever Lua has computed. */
+#include "files/rw.h"
 #include "lua/core.h"
 
 #include "base/abi.h"
@@ -134,21 +135,17 @@ static int image_changed(lua_State *L)
 static int image_read(lua_State *L)
 {
     const struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
-    lua_Integer offset = luaL_checkinteger(L, 3), bytes = luaL_checkinteger(L, 4), done = 0;
+    lua_Integer offset = luaL_checkinteger(L, 3), bytes = luaL_checkinteger(L, 4);
     struct mk_err err;
     luaL_Buffer b;
     luaL_argcheck(L, bytes >= 0 && bytes <= READ_MAX, 4, "too many bytes");
     luaL_argcheck(L, mk_inside((uint64_t)offset, (uint64_t)bytes, (uint64_t)file->st.st_size), 3,
                   "beyond the end of the file");
     char *to = luaL_buffinitsize(L, &b, (size_t)bytes);
-    while (done < bytes) {
-        ssize_t got = pread(file->fd, to + done, (size_t)(bytes - done), offset + done);
-        if (got > 0) {
-            done += got;
-        } else if (got == 0 || errno != EINTR) {
-            mk_fail_errno(&err, got ? errno : EIO, "reading at %lld", (long long)(offset + done));
-            return mk_push_err(L, &err);
-        }
+    ssize_t got = mk_read_at(file->fd, to, (size_t)bytes, offset);
+    if (got != bytes) { /* it became shorter */
+        mk_fail_errno(&err, got < 0 ? errno : EIO, "reading at %lld", (long long)offset);
+        return mk_push_err(L, &err);
     }
     luaL_pushresultsize(&b, (size_t)bytes);
     return 1;

@@ -4,6 +4,7 @@
 #include "lua/core.h"
 
 #include "files/ram.h"
+#include "files/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -68,9 +69,7 @@ static int copy_file(struct mk_ram *to, const struct contents *from, struct mk_e
     ssize_t got = piece ? 1 : -1;
     for (uint64_t at = 0; at < from->length && got > 0; at += got > 0 ? (uint64_t)got : 0) {
         uint64_t left = from->length - at;
-        do
-            got = pread(from->fd, piece, left < PIECE ? left : PIECE, (off_t)at);
-        while (got < 0 && errno == EINTR);
+        got = mk_read_at(from->fd, piece, left < PIECE ? left : PIECE, (off_t)at);
         if (got > 0 && mk_ram_fill(to, at, piece, (uint64_t)got) < 0)
             got = -1;
     }

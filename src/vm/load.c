@@ -4,6 +4,7 @@
 
 #include "base/abi.h"
 #include "files/extent.h"
+#include "files/rw.h"
 
 #include <errno.h>
 #include <string.h>
@@ -33,15 +34,9 @@ static int no_room(const struct mk_vm *vm, uint64_t at, uint64_t bytes, struct m
 
 static int read_data(int fd, uint8_t *to, off_t from, off_t end, struct mk_err *err)
 {
-    while (from < end) {
-        ssize_t got = pread(fd, to, (size_t)(end - from), from);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return mk_fail_errno(err, got ? errno : EIO, "reading at 0x%llx", (ull)from);
-        to += got;
-        from += got;
-    }
+    ssize_t got = mk_read_at(fd, to, (size_t)(end - from), from);
+    if (got != end - from) /* it became shorter */
+        return mk_fail_errno(err, got < 0 ? errno : EIO, "reading at 0x%llx", (ull)from);
     return 0;
 }
 

@@ -1,0 +1,12 @@
+/* rw.h - reading and writing all that was asked for, at a place in a file. Any thread; no state. */
+#ifndef MK_RW_H
+#define MK_RW_H
+
+#include <sys/types.h>
+
+/* As pread(2), but fewer bytes than `length` only where the file ends, and no EINTR. */
+ssize_t mk_read_at(int fd, void *to, size_t length, off_t at);
+/* Writes all of them: 0, or -1 with errno (EIO: pwrite(2) takes none). */
+int mk_write_at(int fd, const void *from, size_t length, off_t at);
+
+#endif
