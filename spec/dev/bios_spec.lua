@@ -81,7 +81,7 @@ describe("a boot disk", function()
     local text = vm.console:text()
     assert.equal(0, info.code, text)
     for _, line in ipairs(OUTPUT[size]) do assert.is_truthy(text:find(line, 1, true), text) end
-    assert.matches("ram 02000000", text)
+    assert.matches("ram 10000000", text)
     assert.matches("keys: hello", text)
     local screen = tostring(vm:screen())
     assert.matches("keys: hello 1c", screen)
@@ -98,6 +98,15 @@ describe("a boot disk", function()
       boots("seabios", size)
     end)
   end
+
+  it("is found by SeaBIOS on a machine with PCI, too, however small it is", function()
+    if not has_seabios then return pending "SeaBIOS is not installed (package seabios)" end
+    local vm <close> = assert(kvm.vm{ disk = { bytes = program }, echo = false,
+                                      pci = { require("minikvm.devices.pvpanic").new() } })
+    vm.console:send "pci\r"
+    assert.equal(0, run(vm).code)
+    assert.matches("keys: pci", tostring(vm:screen()))
+  end)
 
   it("is written in memory, and the image when that is asked for", function()
     local path = process.temporary(program .. ("\0"):rep(FLOPPY - #program))

@@ -29,7 +29,8 @@ local CHS_MAX <const> = 16383 -- cylinders
 
 ---The geometry that a drive tells of before it is asked for another.
 local function default_geometry(sectors)
-  return { heads = 16, sectors = 63, cylinders = math.min(sectors // (16 * 63), CHS_MAX) }
+  local cylinders = math.max(1, math.min(sectors // (16 * 63), CHS_MAX))
+  return { heads = 16, sectors = 63, cylinders = cylinders }
 end
 
 local function new_drive(disk)

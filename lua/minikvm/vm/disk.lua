@@ -11,7 +11,7 @@ local core = require "minikvm.core"
 
 local M = {}
 
-local MEMORY <const>, MEMORY_MIN <const> = 32 << 20, 1 << 20
+local MEMORY <const>, MEMORY_MIN <const> = 256 << 20, 1 << 20
 local SEGMENT <const>, RESET <const> = 0xf000, 0xfff0 -- where a processor begins
 local MIB <const>, GIB4 <const>, BELOW_MIB <const> = 1 << 20, 1 << 32, 256 << 10
 local ROM_UNIT <const>, ROM_MAX <const> = 64 << 10, 16 << 20
@@ -163,6 +163,13 @@ local function attach_ata(vm, disks, on_error)
   end
 end
 
+---On a machine with PCI SeaBIOS looks for controllers there only: this one says that its channels
+---are at the usual ports (PCI IDE Controller Specification 1.0, compatibility mode), as a PIIX3's.
+local function attach_pci_ide(vm)
+  vm.pci:attach(require("minikvm").pci{ name = "ide", vendor = 0x8086, device = 0x7010,
+                                        class = 0x010180 })
+end
+
 local function attach_seabios(vm, o, disks, on_error)
   local fw_cfg = require "minikvm.devices.fw_cfg"
   local bios, vga_bios = read_bios(o.bios)
@@ -176,6 +183,7 @@ local function attach_seabios(vm, o, disks, on_error)
               ["vgaroms/vgabios.bin"] = vga_bios },
     items = { [CPUS_KEY] = one, [MAX_CPUS_KEY] = one },
   }, { ports = FW_CFG })
+  if o.pci and disks[1] then attach_pci_ide(vm) end
   attach_ata(vm, disks, on_error)
 end
 

@@ -180,7 +180,7 @@ end
 ---  coalesce   false: every output byte is an exit of its own, so that counts are exact
 ---  echo       whether guest output goes to stdout (true)
 ---  disk       a disk image to boot from: a path, the options of kvm.disk, or a list of such; the
----             machine is a PC with a BIOS, see lua/minikvm/vm/disk.lua: "real", 32M, "pic"
+---             machine is a PC with a BIOS, see lua/minikvm/vm/disk.lua: "real", 256M, "pic"
 ---  bios       "seabios" (the default), "lua": services in Lua, for 16-bit systems; or a path
 ---  disk_error function(text), called for what the host refuses, and when a guest cannot go on
 ---  pci        what vm.pci has: a list of kvm.pci's, each alone or as { definition, slot=, fn=, at= };
