@@ -380,8 +380,9 @@ static void open_window(void)
 static void watch_children(void)
 {
     uint64_t ended = 1 << (SIGCHLD - 1);
+    uint64_t blocked = ended | 1 << (SIGPIPE - 1); /* a FIFO that nobody reads is EPIPE */
 
-    call4(SYS_rt_sigprocmask, SIG_BLOCK, (long)&ended, 0, sizeof(ended));
+    call4(SYS_rt_sigprocmask, SIG_BLOCK, (long)&blocked, 0, sizeof(blocked));
     children =
         (int)call4(SYS_signalfd4, -1, (long)&ended, sizeof(ended), SFD_CLOEXEC | SFD_NONBLOCK);
     if (children < 0)
