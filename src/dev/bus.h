@@ -106,10 +106,6 @@ int mk_bus_open_window(struct mk_bus *bus, uint64_t base, uint64_t size, const c
 void mk_bus_close_window(struct mk_bus *bus);
 /* The bus that is shown there, when the hook is that of a window; else NULL. */
 struct mk_bus *mk_bus_window_of(const struct mk_hook *hook);
-/* Hands an access on to a window that is shown nowhere. */
-uint64_t mk_bus_window_in(const struct mk_io *io, struct mk_bus *bus, uint64_t address);
-void mk_bus_window_out(const struct mk_io *io, struct mk_bus *bus, uint64_t address,
-                       uint64_t value);
 /* Calls what->release() when no vCPU can hold anything any more that it could reach before now. */
 void mk_bus_retire(struct mk_bus *bus, struct mk_retired *what);
 
@@ -127,6 +123,31 @@ extern const struct mk_dev_ops mk_bus_dev;
 /* The first address of [first, last] that somebody serves; false when there is none. `owner`, of
  * MK_COUNT(hook->owner) bytes, gets the name of who does. */
 bool mk_bus_owned(struct mk_bus *bus, uint64_t first, uint64_t last, uint64_t *where, char *owner);
+/* The first hook from `hook` on that lies over the address; the next one beneath `hook` that does.
+ */
+static inline struct mk_hook *mk_hook_covering(struct mk_hook *hook, uint64_t address)
+{
+    while (hook && (address < hook->first || address > hook->last))
+        hook = atomic_load(&hook->link);
+    return hook;
+}
+
+static inline struct mk_hook *mk_hook_beneath(struct mk_hook *hook, uint64_t address)
+{
+    return mk_hook_covering(atomic_load(&hook->link), address);
+}
+
+static inline struct mk_hook *mk_bus_port_top(const struct mk_bus *bus, uint64_t port)
+{
+    struct mk_bus_page *page = atomic_load(&bus->pages[(port >> 8) & 0xff]);
+    return page ? atomic_load(&page->top[port & 0xff]) : NULL;
+}
+
+/* Of the hook that shows a window. */
+extern const struct mk_io_ops mk_bus_window_ops;
+
+/* --- bus_serve.c --- */
+
 /* One access by vCPU cpu->index. IN of what nobody serves reads all ones. */
 uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
                    struct mk_served *served);
@@ -137,6 +158,10 @@ void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_
 void mk_bus_enter(struct mk_bus *bus, struct mk_cpu *cpu);
 void mk_bus_leave(struct mk_bus *bus, struct mk_cpu *cpu);
 
+/* Hands an access on to a window that is shown nowhere. */
+uint64_t mk_bus_window_in(const struct mk_io *io, struct mk_bus *bus, uint64_t address);
+void mk_bus_window_out(const struct mk_io *io, struct mk_bus *bus, uint64_t address,
+                       uint64_t value);
 /* The same for the hook beneath `io`'s: what `next` of an override calls. */
 uint64_t mk_bus_next_in(struct mk_io *io);
 void mk_bus_next_out(struct mk_io *io, uint64_t value);
