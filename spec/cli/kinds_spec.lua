@@ -50,6 +50,25 @@ describe("minikvm run", function()
     assert.matches("devices in Lua.*a script resumes it", r.err)
   end)
 
+  it("knows a vmlinux by its notes", function()
+    -- ELF32 with a segment of notes: XEN_ELFNOTE_PHYS32_ENTRY, and one of Linux's (build-salt.h)
+    local function file(owner)
+      local notes = ("<I4I4I4c4I4"):pack(4, 4, 18, "Xen\0", 0x100000)
+        .. ("<I4I4I4c8I4"):pack(6, 4, 0x100, owner, 0)
+      return "\x7fELF\1\1\1" .. ("\0"):rep(9)
+        .. ("<I2I2I4I4I4I4I4I2I2I2I2I2I2"):pack(2, 3, 1, 0x100000, 52, 0, 0, 52, 32, 2, 40, 0, 0)
+        .. ("<I4I4I4I4I4I4I4I4"):pack(4, 116, 0, 0, #notes, #notes, 0, 4)
+        .. ("<I4I4I4I4I4I4I4I4"):pack(1, 116 + #notes, 0x100000, 0x100000, 1, 1, 7, 1)
+        .. notes .. "\xf4"
+    end
+    for owner, linux in pairs{ ["Linux\0"] = true, ["Other\0"] = false } do
+      local path = program.file(file(owner))
+      local r = program.run("P run --at 4096 " .. path)
+      os.remove(path)
+      assert.equal(linux, r.err:find("--at: it is a Linux kernel", 1, true) ~= nil, r.err)
+    end
+  end)
+
   it("boots a Linux kernel as minikvm linux does, where this host can", function()
     -- boot_flag and header (Linux, Documentation/arch/x86/boot.rst)
     local path = program.file(("\0"):rep(510) .. "\x55\xaa\0\0HdrS" .. ("\0"):rep(4096))

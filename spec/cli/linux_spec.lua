@@ -41,6 +41,6 @@ describe("minikvm linux", function()
         end)
       end
     end
-    assert.same({ "jl 31", "call 67", "je 52", "jle 5e", "jmp 31", "call 67", "js 7c", "jmp 6b" }, jumps)
+    assert.same({ "jl 44", "call 7a", "je 65", "jle 71", "jmp 44", "call 7a", "js 8f", "jmp 7e" }, jumps)
   end)
 end)

@@ -24,6 +24,12 @@ describe("Linux on a stock KVM", function()
                   .. "another\n" }, { r.status, r.err })
   end)
 
+  it("keeps the order of what is printed to stdout and to stderr", function()
+    local r = program.run("P linux --deadline 100 --run "
+      .. "'for i in 1 2 3; do echo out $i; echo error $i >&2; done' 2>&1")
+    assert.equal("out 1\nerror 1\nout 2\nerror 2\nout 3\nerror 3\n", r.out)
+  end)
+
   it("runs a shell, which hears all that was typed before it is there", function()
     local r = program.run("echo 'echo $((6 * 7)); exit 4' | P linux --deadline 100")
     assert.same({ 4, "" }, { r.status, r.err })

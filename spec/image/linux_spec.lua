@@ -231,6 +231,26 @@ describe("a VM of mode \"linux\"", function()
     assert.match("it has no note of a PVH entry point", why)
   end)
 
+  it("says how much RAM a vmlinux takes that does not fit", function()
+    local note = ("<I4I4I4c4I4"):pack(4, 4, 18, "Xen\0", AT)
+    local function elf_of(top) -- an ELF32 file (gABI, chapter 5): a note and a segment up to `top`
+      return "\x7fELF\1\1\1" .. ("\0"):rep(9)
+        .. ("<I2I2I4I4I4I4I4I2I2I2I2I2I2"):pack(2, 3, 1, AT, 52, 0, 0, 52, 32, 2, 40, 0, 0)
+        .. ("<I4I4I4I4I4I4I4I4"):pack(4, 116, 0, 0, #note, #note, 0, 4)
+        .. ("<I4I4I4I4I4I4I4I4"):pack(1, 116, AT, AT, 4, top - AT, 7, 1) .. note
+    end
+    local vm <close> = vm_of()
+    local made, why, code = vm:load({ bytes = elf_of(80 * MIB) },
+                                    { initrd = { bytes = ("x"):rep(3 * MIB) } })
+    assert.same({ nil, "EFBIG" }, { made, code })
+    assert.match("needs RAM up to 0x5000000, RAM ends at 0x4000000: it takes RAM of 84 MiB", why)
+    local enough <close> = support.vm{ mode = "linux", memory = "84M" }
+    assert(enough:load({ bytes = elf_of(80 * MIB) }, { initrd = { bytes = ("x"):rep(3 * MIB) } }))
+    made, why = vm_of():load{ bytes = elf_of(0xfffff000) } -- more than there can be
+    assert.is_nil(made)
+    assert.match("it takes RAM of 4096 MiB", why)
+  end)
+
   it("takes nothing but Linux; a bzImage is for it", function()
     for bytes, message in pairs{
       [("\xf4"):rep(4096)] = "neither a bzImage .* nor an ELF file with a PVH note",

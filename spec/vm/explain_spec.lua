@@ -289,6 +289,18 @@ end)
 describe("the report on a real-mode guest", function()
   if support.without_kvm(pending) then return end
 
+  it("that is none, in a VM whose mode nobody chose, says so", function()
+    local code = support.bytes "b8 01 00 00 00 e6 77 f4" -- mov eax, 1; out 0x77, al; hlt
+    for _, mode in ipairs{ "open", "real" } do
+      local vm <close> = support.vm{ mode = mode == "real" and mode or nil, unhandled = "fault" }
+      assert(vm:load{ bytes = code })
+      local reason, info = vm:run{ deadline = 20 }
+      assert.equal("fault", reason)
+      assert.equal(mode == "open", info.report:find("no mode was chosen, so it ran in real mode, and "
+        .. "it looks like 32- or 64-bit code: try mode=\"protected\"", 1, true) ~= nil, info.report)
+    end
+  end)
+
   it("that went on to protected mode without an IDT tells what it lacks", function()
     local vm <close> = support.guest "real/triple"
     dies(vm, SHUTDOWN, { "16-bit protected mode, ring 0", "div cx",

@@ -221,9 +221,7 @@ local UNTOLD <const> = "in real mode, as the image does not say which and no --m
 
 ---Says before the run that the code looks like that of another mode.
 local function warn_of_mode(vm, opts)
-  local image = open_image(vm, opts)
-  local looks = image and require("minikvm.image.guess").sentence(image.source.head,
-    image.source.size, function(mode) return "--mode " .. mode end)
+  local looks = require("minikvm.image.guess").of_vm(vm, function(mode) return "--mode " .. mode end)
   if looks then complain(vm.name, "it runs " .. UNTOLD .. looks) end
   opts.warned[vm] = looks ~= nil
 end

@@ -107,10 +107,39 @@ local function is_disk(head, opts)
     and not (opts.mode or opts.at or opts.entry)
 end
 
-local function head_of(path)
-  local size = core.file_size(path) -- a FIFO is not opened
-  local file <close> = size and io.open(path, "rb") or nil
-  return file and file:read(HEAD) or ""
+---A file as the readers of image formats take it; nil for what is none or cannot be read. A FIFO is
+---not opened.
+local function open_source(path)
+  local size = core.file_size(path)
+  local file = size and io.open(path, "rb") or nil
+  if not file then return nil end
+  local source = { name = path, size = size, head = file:read(HEAD) or "", file = file }
+  function source.read(_, offset, bytes)
+    file:seek("set", offset)
+    return file:read(bytes) or ""
+  end
+  return source
+end
+
+---Whether a file is a Linux kernel: bzImage or vmlinux.
+local function is_linux(source)
+  if require("minikvm.image.plan").is_bzimage(source) then return true end
+  local ok, yes = pcall(require("minikvm.image.pvh").is_linux, source)
+  return ok and yes
+end
+
+---Whether it was told something of disks.
+local function with_disks(opts)
+  return opts.bios or opts.disk_write or opts.disk and opts.disk[1]
+end
+
+local function kind_of(source, opts)
+  if source.head:sub(1, #SNAPSHOT) == SNAPSHOT then return resume end
+  if with_disks(opts) then return boot_disk end
+  if is_linux(source) then
+    return (opts.mode == nil or opts.mode == "linux") and boot or nil
+  end
+  return is_disk(source.head, opts) and boot_disk or nil
 end
 
 ---How a VM is made of a file that takes more than to be loaded; nil for others.
@@ -118,12 +147,11 @@ end
 ---@param opts table  of minikvm run
 ---@return fun(kvm: minikvm, opts: table, path: string, o: table): minikvm.vm?, integer?
 function M.find(path, opts)
-  local head = head_of(path)
-  if head:sub(1, #SNAPSHOT) == SNAPSHOT then return resume end
-  if opts.bios or opts.disk_write or opts.disk and opts.disk[1] then return boot_disk end
-  local kernel = require("minikvm.image.plan").is_bzimage{ head = head }
-  if kernel and (opts.mode == nil or opts.mode == "linux") then return boot end
-  if not kernel and is_disk(head, opts) then return boot_disk end
+  local source = open_source(path)
+  if not source then return with_disks(opts) and boot_disk or nil end
+  local kind = kind_of(source, opts)
+  source.file:close()
+  return kind
 end
 
 return M

@@ -36,7 +36,7 @@ end
 local ODD <const> = { aaa = true, aas = true, daa = true, das = true, arpl = true, salc = true,
                       into = true, int1 = true, bound = true, fnop = true, xlatb = true }
 local ENDS <const> = { ret = true, retf = true, iret = true, iretd = true, iretq = true,
-                       jmp = true, ljmp = true, sysretq = true, ud2 = true }
+                       jmp = true, ljmp = true, sysretq = true, ud2 = true, hlt = true }
 
 ---Whether an instruction that was decoded is a sign of the wrong mode.
 local function is_odd(bytes, insn, word)
@@ -125,6 +125,18 @@ function M.sentence(head, size, as_mode)
   local bits = modes[1] == "long" and "64" or modes[2] and "32- or 64" or "32"
   return ("it looks like %s-bit code: try %s"):format(bits, as_mode(modes[1])
     .. (modes[2] and ", or " .. as_mode(modes[2]) or ""))
+end
+
+---The same, of a VM that runs a flat image in real mode because nobody chose another; else nil.
+---@param vm minikvm.vm
+---@return string?
+function M.of_vm(vm, as_mode)
+  local made, images = require("minikvm.vm").made[vm], package.loaded["minikvm.image"]
+  local image = images and images.of(vm)[1]
+  if not image or not made or made.mode or vm.mode ~= "real" or image.plan.format ~= "flat" then
+    return nil
+  end
+  return M.sentence(image.source.head, image.source.size, as_mode)
 end
 
 return M

@@ -108,27 +108,13 @@ local function choose_address(source, want, h)
   return at
 end
 
----MiB of RAM that it takes, an even number.
-local function ram_needed(source, want, at, bytes)
-  local tables = 0
-  for _, block in ipairs(want.blocks or {}) do tables = tables + block.to end
-  local initrd = source.modules and place.page_up(source.modules[1].size) or 0
-  return (at + bytes + initrd + tables + PAGE + 2 * MIB - 1) // (2 * MIB) * 2
-end
-
-local function remedy(source, want, at, bytes)
-  local mib = ram_needed(source, want, at, bytes)
-  return ("it takes RAM of %d MiB at least: memory=\"%dM\" (minikvm linux: --memory %dM)"):format(
-    mib, mib, mib)
-end
-
 local function check_room(source, want, at, bytes)
   if plan.inside(at, bytes, want.limit) then return end
   if at < 0 or at > place.TOP then
     refuse(source, "ENOEXEC", "setup header: pref_address 0x%x is no address below 4 GiB", at)
   end
   refuse(source, "EFBIG", "the kernel needs %d bytes from 0x%x on to unpack itself (init_size), "
-    .. "RAM ends at 0x%x: %s", bytes, at, want.limit, remedy(source, want, at, bytes))
+    .. "RAM ends at 0x%x: %s", bytes, at, want.limit, place.ram_it_takes(source, want, at + bytes))
 end
 
 function M.segments(source, want)
@@ -157,7 +143,7 @@ local function place_initrd(source, want, made)
       .. "initrd (initrd_addr_max)", initrd.name, initrd.size, h.initrd_max)
   else
     refuse(source, "EFBIG", "%s: %d bytes do not fit into RAM beside the kernel: %s", initrd.name,
-           initrd.size, remedy(source, want, s.at, s.mem_bytes))
+           initrd.size, place.ram_it_takes(source, want, s.at + s.mem_bytes))
   end
 end
 

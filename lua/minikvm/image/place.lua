@@ -65,6 +65,18 @@ local function align_up(at, align)
   return (at + step - 1) & -step
 end
 
+---How much RAM a kernel takes, an even number of MiB, as a sentence.
+---@param top integer  where what it needs for itself ends
+---@return string
+function M.ram_it_takes(source, want, top)
+  local bytes, even = top + PAGE, 2 << 20
+  for _, block in ipairs(want.blocks or {}) do bytes = bytes + block.to end
+  for _, m in ipairs(source.modules or {}) do bytes = bytes + M.page_up(m.size) end
+  local mib = (bytes + even - 1) // even * 2
+  local text = "it takes RAM of %d MiB at least: memory=\"%dM\" (minikvm: --memory %dM)"
+  return text:format(mib, mib, mib)
+end
+
 ---The ranges that are taken, from below: segments, what minikvm keeps, modules so far.
 local function taken(want, made)
   local list = {}

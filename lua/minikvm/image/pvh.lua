@@ -15,6 +15,7 @@ M.beside = "modules"
 
 local NOTE <const> = 4 -- a program header's type
 local NAME <const>, PHYS32_ENTRY <const> = "Xen\0", 18
+local LINUX <const> = "Linux\0" -- the owner of notes
 local NOTES_MAX <const> = 1 << 16 -- bytes looked at
 local MAGIC <const>, VERSION <const> = 0x336ec578, 1
 local INFO_SIZE <const>, MODULE_SIZE <const>, MAP_ENTRY_SIZE <const> = 56, 32, 24
@@ -23,34 +24,42 @@ local LOWEST <const> = 0x1000
 
 -- ---- the note ----
 
----The entry point in the bytes of a NOTE segment (gABI, "Note Section"); nil when there is none.
----@param step integer  what names and values are padded to: 4, in segments aligned to 8 also 8
-local function entry_of(bytes, step)
+---The first note in the bytes of a NOTE segment (gABI, "Note Section") of which `pick(name, kind,
+---value)` returns something, and that; nil when there is none.
+---@param step integer  what names and values are aligned to
+local function find_in(bytes, step, pick)
   local function align(n) return (n + step - 1) & -step end
   local at = 1
   while at + 11 <= #bytes do
     local name_size, size, kind = ("<I4I4I4"):unpack(bytes, at)
     local value = at + align(12 + name_size)
     if value + size - 1 > #bytes then return nil end
-    if kind == PHYS32_ENTRY and bytes:sub(at + 12, at + 11 + name_size) == NAME and size >= 4 then
-      return (("<I4"):unpack(bytes, value))
-    end
+    local found = pick(bytes:sub(at + 12, at + 11 + name_size), kind,
+                       bytes:sub(value, value + size - 1))
+    if found then return found end
     at = value + align(size)
   end
 end
 
----@return integer? entry  physical; raises what elf.header() and reading raise
-local function find_entry(source)
+---The same for all of a file; raises what elf.header() and reading raise.
+local function find_note(source, pick)
   local next_header = elf.program_headers(source, elf.header(source))
   while true do
     local i, kind, offset, _, _, size, _, _, step = next_header()
     if not i then return nil end
     if kind == NOTE and plan.inside(offset, size, source.size) then
       local bytes = source:read(offset, math.min(size, NOTES_MAX))
-      local entry = entry_of(bytes, 4) or step == 8 and entry_of(bytes, 8)
-      if entry then return entry end
+      local found = find_in(bytes, 4, pick) or step == 8 and find_in(bytes, 8, pick)
+      if found then return found end
     end
   end
+end
+
+---@return integer? entry  physical
+local function find_entry(source)
+  return find_note(source, function(name, kind, value)
+    return kind == PHYS32_ENTRY and name == NAME and #value >= 4 and (("<I4"):unpack(value)) or nil
+  end)
 end
 
 ---Whether a file is an ELF with such a note; what is wrong with a damaged one is said by elf.lua.
@@ -58,6 +67,21 @@ function M.is(source)
   if not plan.is_elf(source) then return false end
   local ok, entry = pcall(find_entry, source)
   return ok and entry ~= nil
+end
+
+---Whether such a file is a Linux kernel: its notes have an owner of that name (linux/elfnote-lto.h,
+---linux/build-salt.h).
+function M.is_linux(source)
+  return M.is(source) and find_note(source, function(name) return name == LINUX or nil end) ~= nil
+end
+
+---Says how much RAM it takes when that is too little.
+local function check_room(source, want, made)
+  local top = 0
+  for _, s in ipairs(made.segments) do top = math.max(top, s.at + s.mem_bytes) end
+  if top <= want.limit or top > place.TOP or want.ranges and want.ranges[1] then return end
+  refuse(source, "EFBIG", "the kernel needs RAM up to 0x%x, RAM ends at 0x%x: %s", top, want.limit,
+         place.ram_it_takes(source, want, top))
 end
 
 function M.segments(source, want)
@@ -71,6 +95,7 @@ function M.segments(source, want)
   if not plan.segment(made, entry, true) then
     refuse(source, "ENOEXEC", "its PVH entry point 0x%x lies in no LOAD segment", entry)
   end
+  check_room(source, want, made)
   made.entry, made.physical = entry, true
   return made
 end

@@ -276,6 +276,12 @@ end
 local LOST <const> = "registers: lost, because KVM resets an AMD processor at a triple fault;\n"
   .. "  a trace (--trace) shows the last exits before it"
 
+---What to say of code that is not for real mode, in a VM whose mode nobody chose.
+local function wrong_mode(vm)
+  local looks = require("minikvm.image.guess").of_vm(vm, require("minikvm.image.plan").as_mode)
+  return looks and "no mode was chosen, so it ran in real mode, and " .. looks
+end
+
 ---A report for people on a VM that ended with "shutdown" or "fault".
 ---@param vm minikvm.vm  ended, not reset
 ---@param info table  what run() or wait() returned
@@ -297,6 +303,7 @@ function M.report(vm, info, index)
   elseif info.bytes ~= "" or info.text:find "instruction" then
     cause = fault_cause(c)
   end
+  cause = not c.protected and wrong_mode(vm) or cause
   if cause then add("likeliest cause: " .. cause) end
   return table.concat(parts, "\n")
 end
