@@ -41,6 +41,6 @@ describe("minikvm linux", function()
         end)
       end
     end
-    assert.same({ "jl 44", "call 7a", "je 65", "jle 71", "jmp 44", "call 7a", "js 8f", "jmp 7e" }, jumps)
+    assert.same({ "jl 44", "call 7a", "jge 65", "jle 71", "jmp 44", "call 7a", "js 8f", "jmp 7e" }, jumps)
   end)
 end)

@@ -108,7 +108,8 @@ end
 -- ---- the machine ----
 
 ---The table of kvm.initrd.
-local function own_initrd(opts)
+---@param opts { run: string?, files: table? }
+function M.initrd_options(opts)
   local files = opts.files or {}
   files["bin/tell"] = { bytes = require("minikvm.image.tell").program() }
   if opts.run then files["etc/minikvm/command"] = { bytes = opts.run .. "\n" } end
@@ -151,7 +152,7 @@ end
 ---The first file system, as vm:load takes it; nil, status when something was said.
 local function initrd_of(kvm, opts)
   if opts.initrd then return opts.initrd end
-  local bytes, status = require("minikvm.cli").attempt("linux", kvm.initrd, own_initrd(opts))
+  local bytes, status = require("minikvm.cli").attempt("linux", kvm.initrd, M.initrd_options(opts))
   if not bytes then return nil, status end
   return { bytes = bytes, name = "the initrd" }
 end

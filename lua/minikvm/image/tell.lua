@@ -34,7 +34,7 @@ local CODE <const> = [[
   e8 3e 00 00 00        ;         call number
   89 c3                 ;         mov ebx, eax
   41 83 fc 03           ;         cmp r12d, 3
-  74 21                 ;         je tell
+  7d 21                 ;         jge tell
   31 ff                 ; next:   xor edi, edi
   be 00 10 40 00        ;         mov esi, 0x401000
   ba 00 10 00 00        ;         mov edx, 4096
