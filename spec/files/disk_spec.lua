@@ -4,6 +4,7 @@
 local kvm = require "minikvm"
 local lfs = require "lfs"
 local process = require "support.process"
+local program = require "support.program"
 local support = require "support.guest"
 
 local out, into, run = support.out, support.into, support.run
@@ -57,6 +58,19 @@ describe("kvm.disk", function()
     assert(disk:flush())
     assert.equal("abcd", support.read_file(path):sub(511, 514))
     assert.is_nil(disk:written())
+    os.remove(path)
+  end)
+
+  it("does not write where it must not, and says so", function()
+    -- man 2 open, ETXTBSY: a program that runs, which not even root opens to write
+    local busy = program.run("P -e 'local d, _, code = kvm.disk{ path = arg[0], write = true } "
+      .. "print(d, code, (kvm.disk{ path = arg[0] }))'")
+    assert.matches("^nil\tETXTBSY\tminikvm.disk ", busy.out)
+    -- man 2 setrlimit, RLIMIT_FSIZE: beyond it SIGXFSZ ends a process that does not look
+    local path = image(64 << 10)
+    local r = program.run(([[ulimit -f 8; P -e 'local d = kvm.disk{ path = "%s", write = true }
+      print(d:write(0, "x"), select(3, d:write(32768, "x")))']]):format(path))
+    assert.same({ 0, ("minikvm.disk %s\tEFBIG\n"):format(path), "" }, { r.status, r.out, r.err })
     os.remove(path)
   end)
 
