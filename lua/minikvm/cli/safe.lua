@@ -36,7 +36,7 @@ M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci virtio"
 
 ---What is known and refused: it reaches files, or a Lua state without these limits.
 M.REFUSED = words [[
-  worker signal limit initrd disk load_snapshot input output log save receive spawn kill next map
+  worker signal limit initrd disk load_snapshot input output log save receive map
 ]]
 
 ---Options of kvm.vm and kvm.files that a script may use.
