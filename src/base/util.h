@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <time.h>
 
 #define MK_PRINTF(f, a) __attribute__((format(printf, f, a)))
@@ -26,6 +27,13 @@ static inline bool mk_inside(uint64_t at, uint64_t len, uint64_t size)
 static inline uint64_t mk_mask(unsigned bytes)
 {
     return bytes >= 8 ? UINT64_MAX : (UINT64_C(1) << (bytes * 8)) - 1;
+}
+
+/* Whether all of `length` bytes, 1 or more, are zero. */
+static inline bool mk_is_zero(const void *bytes, size_t length)
+{
+    const char *at = bytes;
+    return at[0] == 0 && memcmp(at, at + 1, length - 1) == 0;
 }
 
 /* Monotonic time in nanoseconds. */

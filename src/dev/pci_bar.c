@@ -124,17 +124,12 @@ static void ram_reset(void *self)
         memset(bar->ram, 0, bar->ram_size);
 }
 
-static bool is_zero(const uint8_t *page)
-{
-    return page[0] == 0 && memcmp(page, page + 1, MK_PAGE - 1) == 0;
-}
-
 /* Pages that are not zero, each after its number. */
 static void ram_save(void *self, struct mk_bytes *out)
 {
     const struct mk_pci_bar *bar = self;
     for (uint64_t page = 0; page < bar->ram_size / MK_PAGE; page++)
-        if (!is_zero(bar->ram + page * MK_PAGE)) {
+        if (!mk_is_zero(bar->ram + page * MK_PAGE, MK_PAGE)) {
             mk_bytes_u64(out, page);
             mk_bytes_add(out, bar->ram + page * MK_PAGE, MK_PAGE);
         }

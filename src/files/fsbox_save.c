@@ -87,11 +87,6 @@ static void add_block(struct gather *g, const uint8_t *block, size_t length, uin
     mk_bytes_put_u64(g->out, g->head + 8, g->length);
 }
 
-static bool is_zero(const uint8_t *block, size_t length)
-{
-    return block[0] == 0 && memcmp(block, block + 1, length - 1) == 0;
-}
-
 /* [at, end) of the file, without its blocks of zeros. */
 static int read_data(int fd, struct gather *g, uint64_t at, uint64_t end)
 {
@@ -103,7 +98,7 @@ static int read_data(int fd, struct gather *g, uint64_t at, uint64_t end)
             return n < 0 ? -errno : -EIO;
         for (size_t i = 0; i < (size_t)n; i += BLOCK) {
             size_t length = (size_t)n - i < BLOCK ? (size_t)n - i : BLOCK;
-            if (!is_zero(buffer + i, length))
+            if (!mk_is_zero(buffer + i, length))
                 add_block(g, buffer + i, length, at + i);
         }
         at += (uint64_t)n;

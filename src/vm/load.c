@@ -46,7 +46,7 @@ static void zero(uint8_t *to, uint64_t bytes)
     while (bytes > 0) {
         uint64_t n = MK_PAGE - ((uintptr_t)to & (MK_PAGE - 1));
         n = n < bytes ? n : bytes;
-        if (to[0] || memcmp(to, to + 1, n - 1) != 0)
+        if (!mk_is_zero(to, n))
             memset(to, 0, n);
         to += n;
         bytes -= n;
