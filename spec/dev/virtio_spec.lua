@@ -66,11 +66,25 @@ describe("a virtio device", function()
                   peek(B + 12, BASE + 4), peek(B + 16, BASE + 0x2000), peek(B + 20, BASE + 0x200c),
                   peek(B + 24, BASE + 0x10) })
     local m = vm.memory
-    assert.same({ 0x106a1af4, 0x01105009 }, { m:u32(A), m:u32(B) })
+    assert.same({ 0x106a1af4, 0x05145409 }, { m:u32(A), m:u32(B) })
     assert.same({ 1 << 5 | 3 << 28, 1, 0 }, { m:u32(B + 4), m:u32(B + 8), m:u32(B + 12) })
     assert.equal("conf", m:read(B + 16, 4))
     assert.equal("n\0\0\0", m:read(B + 20, 4))
     assert.equal(0x0001ffff, m:u32(B + 24)) -- no vectors; one queue
+  end)
+
+  it("is driven through configuration space alone, too", function()
+    local vm <close>, d = machine(echo(answer))
+    local function window(offset, length)
+      return pci.set(CARD, 0x44, 0, 1) .. pci.set(CARD, 0x48, offset) .. pci.set(CARD, 0x4c, length)
+    end
+    pci.run(vm, { window(0x14, 1), pci.set(CARD, 0x50, 3), pci.get(A, CARD, 0x50), window(0x2000, 4),
+                  pci.get(B, CARD, 0x50), window(0x3000, 2), pci.set(CARD, 0x50, 0),
+                  window(0xfffffffc, 4), pci.get(B + 4, CARD, 0x50), window(0, 3),
+                  pci.set(CARD, 0x50, 1), pci.get(B + 8, CARD, 0x50) })
+    assert.same({ 3, 3, 0, 0 }, { d.reg.STATUS, vm.memory:u8(A), vm.memory:u32(B + 4),
+                                  vm.memory:u32(B + 8) })
+    assert.equal("conf", vm.memory:read(B, 4))
   end)
 
   it("serves buffers, and interrupts", function()

@@ -333,21 +333,60 @@ local function read_config(d, offset, size)
   return (("<I" .. size):unpack(bytes .. ("\0"):rep(size - #bytes)))
 end
 
+local function write_config(d, offset, value, size)
+  local write = d.own.virtio.config_write
+  if write then write(d, offset, value, size) end
+end
+
+local function notify(d, offset)
+  local i = offset // 4
+  if i < d.own.virtio.queues and is_live(d, i) then serve(d, i) end
+end
+
 local function hook_rest(d)
-  local window, write = d.bars[BAR], d.own.virtio.config_write
+  local window = d.bars[BAR]
   d:keep(window:override({ DEVICE, DEVICE + DEVICE_SIZE - 1 }, {
     name = d.name .. " configuration",
     read = function(offset, size) return read_config(d, offset - DEVICE, size) end,
-    write = function(offset, value, size)
-      if write then write(d, offset - DEVICE, value, size) end
-    end }))
+    write = function(offset, value, size) write_config(d, offset - DEVICE, value, size) end }))
   d:keep(window:override({ NOTIFY, NOTIFY + 4 * d.own.virtio.queues - 1 }, {
-    name = d.name .. " notify",
-    write = function(offset)
-      local i = (offset - NOTIFY) // 4
-      if is_live(d, i) then serve(d, i) end
-    end }))
+    name = d.name .. " notify", write = function(offset) notify(d, offset - NOTIFY) end }))
 end
+
+-- ---- the same by way of configuration space (4.1.4.9) ----
+
+local CFG_AT <const> = 0x40 -- the first capability
+
+---Where an access goes, and its bytes; nil when it goes nowhere.
+local function window_access(d)
+  local offset, size = d.reg.CFG_OFFSET, d.reg.CFG_LENGTH
+  if d.reg.CFG_BAR == BAR and (size == 1 or size == 2 or size == 4) and offset % size == 0
+     and offset < BAR_SIZE then
+    return offset, size
+  end
+end
+
+local function read_window(d)
+  local offset, size = window_access(d)
+  if not offset or offset >= NOTIFY then return 0 end
+  if offset >= DEVICE then return read_config(d, offset - DEVICE, size) end
+  return d.places[1].read(offset, size)
+end
+
+local function write_window(d, _, value)
+  local offset, size = window_access(d)
+  if not offset then return end
+  value = value & (1 << 8 * size) - 1
+  if offset >= NOTIFY then return notify(d, offset - NOTIFY) end
+  if offset >= DEVICE then return write_config(d, offset - DEVICE, value, size) end
+  d.places[1].write(offset, value, size)
+end
+
+local CFG_REGISTERS <const> = {
+  [CFG_AT + 4] = { name = "CFG_BAR", width = 1 }, [CFG_AT + 8] = { name = "CFG_OFFSET", width = 4 },
+  [CFG_AT + 12] = { name = "CFG_LENGTH", width = 4 },
+  [CFG_AT + 16] = { name = "CFG_DATA", width = 4 },
+}
 
 ---Tells the driver that the device's configuration has changed (2.5).
 ---@param d minikvm.device
@@ -368,7 +407,8 @@ local function capability(kind, offset, length, more)
 end
 
 local function capabilities(queues)
-  return { capability(1, COMMON, COMMON_SIZE), capability(3, ISR, 1),
+  return { capability(5, 0, 0, ("\0"):rep(4)), -- at CFG_AT
+           capability(1, COMMON, COMMON_SIZE), capability(3, ISR, 1),
            capability(4, DEVICE, DEVICE_SIZE),
            capability(2, NOTIFY, 4 * queues, ("<I4"):pack(4)) }
 end
@@ -478,6 +518,8 @@ function M.define(def)
   full.vendor, full.device, full.revision = VENDOR, FIRST_DEVICE + o.id, 1
   full.class, full.subsystem = o.class or 0xff0000, { VENDOR, FIRST_DEVICE + o.id }
   full.capabilities = capabilities(shared.queues)
+  full.config = { registers = CFG_REGISTERS, read = { CFG_DATA = read_window },
+                  write = { CFG_DATA = write_window } }
   full.bars = { [BAR] = { registers = registers(shared.queues), size = BAR_SIZE, read = readers,
                           write = writers } }
   return pci.define(full)
