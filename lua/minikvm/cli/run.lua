@@ -1,0 +1,396 @@
+-- cli/run.lua - minikvm run: its command line, the VMs of its images, what is said of their ends.
+--
+-- Guest output goes to stdout, everything else to stderr. The status reflects how the guest ended:
+-- STATUS below; of several VMs the highest counts.
+
+local args = require "minikvm.cli.args"
+local options = require "minikvm.options"
+
+local M = {}
+
+local USAGE <const> = 2
+
+---By reason; "exit" is the guest's own code.
+local STATUS = {
+  halt = 0, stopped = 0, error = 1, deadline = 124, limit = 124,
+  forbidden = 124, panic = 134, shutdown = 134, fault = 134,
+}
+
+local function complain(...)
+  io.stderr:write("minikvm: ", table.concat({ ... }, ": "), "\n")
+end
+
+-- ---- minikvm run: the command line ----
+
+local LIMITS = { "exits", "seconds", "output" }
+
+local function parse_limit(text)
+  local what, amount = text:match("^([^=]*)=(.*)$")
+  if not what then return nil, ("expected WHAT=N, got %q"):format(text) end
+  local number = tonumber(amount)
+  if what ~= "seconds" then number = options.size(amount) end
+  for _, known in ipairs(LIMITS) do
+    if what == known then
+      if number and number > 0 and number < math.huge then return { what, number } end
+      return nil, ("%s: expected a positive number, got %q"):format(what, amount)
+    end
+  end
+  return nil, ("unknown limit %q%s; there are %s"):format(what, options.hint(what, LIMITS, "%q"),
+                                                          table.concat(LIMITS, ", "))
+end
+
+local function parse_address(text)
+  local number = options.to_integer(text)
+  if number and number >= 0 then return number end
+  return nil, ("expected an address (0x7c00 or decimal), got %q"):format(text)
+end
+
+---"640x480" as vm:load's option has it.
+local function parse_size(text)
+  if text == "none" then return false end
+  local width, height = text:match "^(%d+)x(%d+)$"
+  if width then return { width = tonumber(width), height = tonumber(height) } end
+  return nil, ("expected a width and a height such as 1024x768, or none, got %q"):format(text)
+end
+
+---What --module names, as vm:load's option has it.
+local function modules_of(list)
+  local modules = {}
+  for i, word in ipairs(list or {}) do
+    local path, text = word:match "^([^=]*)=(.*)$"
+    modules[i] = { path = path or word, text = text }
+  end
+  return #modules > 0 and modules or nil
+end
+
+M.spec = {
+  program = "minikvm run",
+  summary = "Runs guest images, each in a virtual machine of its own. The output of several is\n"
+    .. "labelled; a single one gets the terminal, which Ctrl-A x leaves.",
+  options = {
+    { "--mode", "-m", value = "MODE", type = { "real", "protected", "paged", "long", "linux" },
+      help = "CPU mode a guest starts in: real, protected, paged, long, or linux (default: what an"
+        .. " ELF, Multiboot or Limine file or a Linux kernel is for; else real)" },
+    { "--memory", value = "SIZE", type = "size", help = "RAM of each VM, such as 1M" },
+    { "--page-size", value = "SIZE", type = "size", help = "long mode: 4K (default) or 2M" },
+    { "--at", value = "ADDR", type = parse_address, help = "load the image at this address" },
+    { "--entry", value = "ADDR", type = parse_address, help = "start it at this address" },
+    { "--bios", value = "WHAT", help = "boot the image as a disk, by the BIOS: seabios (what a disk"
+        .. " of more than a sector is booted by), lua (services in Lua, for 16-bit systems), or a"
+        .. " file" },
+    { "--disk", value = "FILE", repeatable = true, help = "a further disk, behind the image" },
+    { "--disk-write",
+      help = "what the guest writes goes to the images; else it is gone at the end" },
+    { "--name", "-n", value = "NAME", repeatable = true,
+      help = "name of the VM in messages, in the order of the images (default: the file's)" },
+    { "--input", "-i", value = "FILE", help = "what is typed, from a file instead of stdin" },
+    { "--deadline", "-d", value = "SEC", type = "seconds", help = "end every VM after this time" },
+    { "--limit", "-l", value = "WHAT=N", type = parse_limit, repeatable = true,
+      help = "end a VM that exceeds: exits=N, seconds=S (of running), output=N (bytes)" },
+    { "--unhandled", value = "WHAT", type = { "ignore", "fault" },
+      help = "ports that nobody serves: ignore (default) or fault, which ends the VM" },
+    { "--no-coalesce", help = "every output byte is an exit of its own, counted exactly" },
+    { "--irqchip", value = "WHAT", type = { "none", "pic" },
+      help = "pic: interrupt controllers, timer and keyboard of a PC (default: none)" },
+    { "--cmdline", value = "TEXT", help = "command line, for guests that read one" },
+    { "--module", value = "FILE[=TEXT]", repeatable = true,
+      help = "a module beside the kernel (Multiboot, Limine, PVH), and its string" },
+    { "--framebuffer", value = "WxH", type = parse_size,
+      help = "a framebuffer of this size, such as 1024x768 (Multiboot, Limine), or none" },
+    { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
+    { "--screenshot", value = "FILE",
+      help = "at the end the screen as a picture (PNG): the framebuffer, or the text screen" },
+    { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
+    { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
+        .. " global vm (several: in the list vms)" },
+    { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
+  },
+  rest = { key = "guests", value = "guest.bin", min = 1,
+           help = "image: flat binary, boot sector, disk, ELF, Multiboot or Limine file, Linux"
+             .. " kernel; or a snapshot, which goes on" },
+  notes = "Exit status: 0 halted, or stopped by Ctrl-A x; the guest's own code (255 at most) if it"
+    .. "\nexited; 1 could not start; 2 wrong command line; 124 deadline or limit; 134 shutdown\n"
+    .. "(triple fault) or fault. Of several VMs the highest.",
+}
+
+---The limits given, by name; nil and a message when one is given twice.
+local function collect_limits(list)
+  local limits = {}
+  for _, limit in ipairs(list or {}) do
+    if limits[limit[1]] then return nil, ("--limit %s is given twice"):format(limit[1]) end
+    limits[limit[1]] = limit[2]
+  end
+  return limits
+end
+
+---A name for each VM: as given, else the file's, numbered where the same file runs twice.
+local function choose_names(opts)
+  local names, seen = {}, {}
+  for i, path in ipairs(opts.guests) do
+    local given = opts.name and opts.name[i]
+    local name = given or path:match("([^/]+)$") or path
+    if not given then name = name:match("^(.+)%.%w+$") or name end
+    seen[name] = (seen[name] or 0) + 1
+    names[i] = seen[name] == 1 and name or ("%s-%d"):format(name, seen[name])
+  end
+  return names
+end
+
+local function parse_run(argv)
+  local opts, status = args.handle(M.spec, argv)
+  if not opts then return nil, status end
+  local why
+  opts.limit, why = collect_limits(opts.limit)
+  if opts.name and #opts.name > #opts.guests then
+    why = ("%d names for %d images"):format(#opts.name, #opts.guests)
+  elseif opts.screenshot and (#opts.guests > 1 or opts.prompt) then
+    why = "--screenshot is for one image that runs"
+  end
+  if why then return nil, args.complain(M.spec, why) end
+  if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
+  opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
+  opts.screens = {} -- of VMs whose BIOS prints on a screen: true, or what shows it
+  return opts
+end
+
+-- ---- minikvm run: the VMs ----
+
+---What is wrong in a call's arguments is raised, and here it is the user's command line: nil, the
+---message without our own file and line, status 2. What the world refuses: status 1.
+function M.attempt(what, fn, ...)
+  local results = table.pack(pcall(fn, ...))
+  if not results[1] then
+    local text = tostring(results[2])
+    if text:find("interrupted!", 1, true) then error(results[2], 0) end
+    complain(what, (text:gsub("^[^\n]-%.lua:%d+: ", "")))
+    return nil, USAGE
+  elseif results[2] == nil or results[2] == false then
+    complain(what, tostring(results[3]))
+    return nil, 1
+  end
+  return table.unpack(results, 2, results.n)
+end
+
+---Options of kvm.vm for the image of this number.
+local function vm_options(opts, i)
+  local name, several = opts.names[i], #opts.guests > 1
+  local coalesce, trace
+  if opts.no_coalesce or opts.trace then coalesce = false end
+  if opts.trace then
+    trace = function(line) io.stderr:write("[", name, "] ", line, "\n") end
+  end
+  return {
+    name = name, mode = opts.mode, memory = opts.memory, limits = opts.limit,
+    unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
+    irqchip = opts.irqchip, page_size = opts.page_size,
+    cmdline = opts.cmdline, assist = not opts.no_assist, stats = opts.stats,
+  }
+end
+
+---Several VMs get no keyboard: a terminal can be typed into by one at a time.
+local function connect(vm, opts, host)
+  if opts.prompt and not opts.input then return true end
+  local several = #opts.guests > 1
+  if several then
+    vm.console:on_line(function(line) print(("[%s] %s"):format(vm.name, line)) end)
+  elseif opts.shells[vm] then
+    require("minikvm.cli.linux").connect(vm, opts, host)
+    return true
+  end
+  if opts.input then return vm.console:input(opts.input) end
+  if several then
+    vm.console:eof()
+    return true
+  end
+  if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
+  if host.terminal and opts.screens[vm] and require("minikvm.core").process().terminal then
+    opts.screens[vm] = require("minikvm.console.terminal").show(vm)
+  end
+  return vm.console:attach()
+end
+
+---The image of a VM whose mode nobody chose, and which does not say it; nil when there is none.
+local function open_image(vm, opts)
+  local image = require("minikvm.image").of(vm)[1]
+  if image and not opts.mode and vm.mode == "real" and image.plan.format == "flat" then
+    return image
+  end
+end
+
+local UNTOLD <const> = "in real mode, as the image does not say which and no --mode was given; "
+
+---Says before the run that the code looks like that of another mode.
+local function warn_of_mode(vm, opts)
+  local function as_mode(mode) return "--mode " .. mode end
+  local looks = require("minikvm.image.guess").of_vm(vm, as_mode)
+  if looks then complain(vm.name, "it runs " .. UNTOLD .. looks) end
+  opts.warned[vm] = looks ~= nil
+end
+
+---Makes the VM of an image and loads it; nil, status when something was said.
+local function make_vm(kvm, opts, i)
+  local name, path, o = opts.names[i], opts.guests[i], vm_options(opts, i)
+  local make = require("minikvm.cli.kinds").find(path, opts)
+  if make then return make(kvm, opts, path, o) end
+  local vm, status = M.attempt(name, kvm.vm, o)
+  if not vm then return nil, status end
+  local done
+  done, status = M.attempt(name, vm.load, vm, path, {
+    at = opts.at, entry = opts.entry, modules = modules_of(opts.module),
+    framebuffer = opts.framebuffer })
+  if done then return vm end
+  vm:close()
+  return nil, status
+end
+
+local function prepare(kvm, opts, i, host)
+  local vm, status = make_vm(kvm, opts, i)
+  if not vm then return nil, status end
+  warn_of_mode(vm, opts)
+  local done
+  done, status = M.attempt(opts.names[i], connect, vm, opts, host)
+  if done then return vm end
+  vm:close()
+  return nil, status
+end
+
+---Reports on stderr an end that is not clean; returns the process's exit status for it.
+---@param name string  of the VM
+---@param reason string?  what vm:run() returned
+---@param info table|string
+---@return integer
+function M.conclude(name, reason, info)
+  if not reason then
+    complain(name, tostring(info))
+    return 1
+  end
+  local status = STATUS[reason] or 1
+  if reason == "exit" then
+    local code = info.code or 0
+    status = code >= 0 and math.min(code, 255) or 255
+  end
+  if status ~= 0 or reason == "stopped" then complain(name, reason, info.text or "") end
+  if info.report then io.stderr:write(info.report, "\n") end
+  if info.traceback then io.stderr:write(info.traceback, "\n") end
+  return status
+end
+
+local TAIL <const> = 64 -- bytes looked at of an output
+
+---Whether a guest prints one and the same byte, as code in the wrong mode does.
+local function repeats_a_byte(vm)
+  local text = vm.state ~= "closed" and vm.console:text():sub(-TAIL) or ""
+  return #text == TAIL and text == text:sub(1, 1):rep(TAIL)
+end
+
+---Why a guest may have gone wrong: a flat image does not say which mode it is for, and of a disk
+---only the boot sector is there.
+local function load_note(vm, opts)
+  local image = require("minikvm.image").of(vm)[1]
+  if image and image.plan.format == "boot" then
+    return "its boot sector was loaded, and there is no BIOS whose services it could call: "
+      .. "try --bios lua"
+  end
+  if not open_image(vm, opts) or opts.warned[vm] then return nil end
+  return "it ran " .. UNTOLD .. "there are protected, paged and long"
+end
+
+local WORTH_A_NOTE <const> = { deadline = true, limit = true, panic = true, shutdown = true,
+                               fault = true }
+
+---conclude() for a VM that ran.
+---@param note string?  of load_note
+---@param repeats boolean  of repeats_a_byte
+local function conclude(name, reason, info, note, repeats)
+  local status = M.conclude(name, reason, info)
+  if note and (WORTH_A_NOTE[reason] or repeats) then complain(name, note) end
+  return status
+end
+
+local function show_stats(vm, opts)
+  if not opts.stats then return end
+  io.stderr:write(#opts.guests > 1 and ("[%s]\n"):format(vm.name) or "", tostring(vm:stats()), "\n")
+end
+
+---Writes the picture that --screenshot asks for; returns the exit status for it.
+local function save_screen(vm, opts)
+  if not opts.screenshot or vm.state == "closed" then return 0 end
+  local ok, status = M.attempt(vm.name, function() return vm:screen():png(opts.screenshot) end)
+  return ok and 0 or status
+end
+
+local function run_one(vm, opts)
+  local done, reason, info = pcall(M.attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
+  local name, note, repeats = vm.name, load_note(vm, opts), repeats_a_byte(vm)
+  if done then show_stats(vm, opts) end
+  local saved = save_screen(vm, opts)
+  local shown = opts.screens[vm]
+  local last = type(shown) == "table" and vm.state ~= "closed" and shown:finish() or ""
+  vm:close() -- the terminal is itself again before we write
+  io.stdout:write(last)
+  if not done then -- Ctrl-C
+    if note and repeats then complain(name, note) end
+    error(reason, 0)
+  end
+  if not reason then return info end
+  io.stdout:flush()
+  return math.max(saved, conclude(name, reason, info, note, repeats))
+end
+
+local function run_several(kvm, vms, opts)
+  local status, started = 0, {}
+  for _, vm in ipairs(vms) do
+    local ok, why = M.attempt(vm.name, vm.start, vm, { deadline = opts.deadline })
+    if ok then started[#started + 1] = vm else status = math.max(status, why) end
+  end
+  for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
+    status = math.max(status, conclude(r.vm.name, r.reason, r.info, load_note(r.vm, opts),
+                                       repeats_a_byte(r.vm)))
+    show_stats(r.vm, opts)
+  end
+  return status
+end
+
+local PROMPT <const> = [[
+minikvm: loaded, not running. vm:start() runs it, vm:pause() holds it, vm:resume() lets it go on;
+meanwhile: vm.cpu[0]:disassemble(), vm.cpu[0].rip, vm.memory:hexdump(0, 64), vm.ports:on(…)
+]]
+
+---The user's own turn, with the VMs in globals.
+local function offer(vms)
+  _G.kvm, _G.vm, _G.vms = require "minikvm", vms[1], vms
+  io.stderr:write(PROMPT)
+end
+
+local function close_all(vms)
+  for _, vm in ipairs(vms) do vm:close() end
+end
+
+---Carries out the command line behind "run". All images are loaded before the first one runs: a
+---wrong name stops nothing half way.
+---@param argv string[]
+---@param host { terminal: boolean? }
+---@return integer status
+---@return function? leave  there is to be a prompt, then this
+function M.main(argv, host)
+  local opts, status = parse_run(argv)
+  if not opts then return status end
+  local kvm, vms, worst = require "minikvm", {}, 0
+  for i = 1, #opts.guests do
+    vms[i], status = prepare(kvm, opts, i, host)
+    if not vms[i] then
+      worst = status
+      break
+    end
+  end
+  if worst == 0 and opts.prompt then
+    offer(vms)
+    return 0, function() close_all(vms) end
+  elseif worst == 0 then
+    worst = #vms == 1 and run_one(vms[1], opts) or run_several(kvm, vms, opts)
+  end
+  close_all(vms)
+  return worst
+end
+
+return M
