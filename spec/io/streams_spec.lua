@@ -1,10 +1,10 @@
--- Output of several vCPUs: in real mode each is a guest in a window of its own, with a stream of its
--- own (docs/abi.md, "Console"); in the other modes they are one guest, which has one console.
+-- Output of several vCPUs: in real mode each is a guest in a window of its own, with output of its
+-- own (docs/abi.md); in the other modes they are one guest, which has one console.
 
 local support = require "support.guest"
 
----Prints its number as a digit, `times` times, with a newline after each ten, then HLT. 64-bit code:
----lea ebx, ['0' + edi]; mov ecx, times; line: mov edx, 10; digit: mov eax, ebx; out 0xe9, al;
+---Prints its number as a digit, ten times on each of `lines` lines, then HLT. 64-bit code:
+---lea ebx, ['0' + edi]; mov ecx, lines; line: mov edx, 10; digit: mov eax, ebx; out 0xe9, al;
 ---dec edx; jnz digit; mov al, 10; out 0xe9, al; dec ecx; jnz line; hlt
 local function printer(lines)
   return support.bytes "8d5f30 b9" .. ("<I4"):pack(lines)

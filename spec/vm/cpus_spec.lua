@@ -35,7 +35,8 @@ end
 local function check_reports(vm, cpus)
   local top = vm.cpu[0].rsp
   for cpu = 0, cpus - 1 do
-    assert.same({ cpu, cpu }, { vm.memory:u32(TABLE + 8 * cpu), vm.memory:u32(TABLE + 8 * cpu + 4) })
+    local at = TABLE + 8 * cpu
+    assert.same({ cpu, cpu }, { vm.memory:u32(at), vm.memory:u32(at + 4) })
     assert.equal(top - cpu * STACK, vm.cpu[cpu].rsp)
     assert.equal(cpu, vm.memory:u32(vm.cpu[cpu].rsp))
   end
@@ -55,7 +56,7 @@ local function refused(pattern, ...)
 end
 
 ---Waits until every vCPU has counted further than it had.
-local function count_on(vm, cpus, at)
+local function count_on(cpus, at)
   local seen = {}
   for cpu = 0, cpus - 1 do seen[cpu] = at(cpu) end
   local deadline = os.time() + 60
@@ -173,7 +174,7 @@ describe("a VM of many vCPUs", function()
     local vm <close> = all(COUNT, { cpus = MOST, mode = "long" })
     local function at(cpu) return vm.memory:u32(0x3000 + 4 * cpu) end
     assert(vm:start{ deadline = 120 })
-    count_on(vm, MOST, at)
+    count_on(MOST, at)
     assert(vm:pause())
     local held = vm.memory:read(0x3000, 4 * MOST)
     assert.equal(63, vm.cpu[63].rdi)
@@ -181,7 +182,7 @@ describe("a VM of many vCPUs", function()
     assert.equal("halt", (support.run(other)))
     assert.equal(held, vm.memory:read(0x3000, 4 * MOST))
     vm:resume()
-    count_on(vm, MOST, at)
+    count_on(MOST, at)
     local reason, info = vm:stop()
     assert.equal("stopped", reason)
     for cpu = 0, MOST - 1 do assert.equal("stopped", info.cpu[cpu].reason) end

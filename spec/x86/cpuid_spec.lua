@@ -59,7 +59,7 @@ describe("CPUID", function()
 
   -- With 1 << bits >= cpus: the least number of bits that APIC ids fit into.
   for cpus, bits in pairs{ [1] = 0, [4] = 2, [5] = 3, [64] = 6 } do
-    it(("gives each of %d the APIC id of its index, as a core of one package"):format(cpus), function()
+    it(("gives each of %d its index as APIC id, a core of one package"):format(cpus), function()
       local vm <close> = support.vm{ cpus = cpus }
       local asked = { { 0 }, { 1 }, { 4, 0 }, { 4, 3 }, { 0xb, 0 }, { 0xb, 1 }, { 0xb, 2 },
                       { 0x1f, 0 }, { 0x1f, 1 }, { 0x1f, 2 }, { 0x80000008 }, { 0x8000001d, 3 },

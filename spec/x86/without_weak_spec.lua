@@ -1,5 +1,5 @@
--- A build without src/x86/weak (make WEAK=0): it runs guests, and on a host whose KVM needs what was
--- left out it says so.
+-- A build without src/x86/weak (make WEAK=0): it runs guests, and on a host whose KVM needs what
+-- was left out it says so.
 
 local support = require "support.guest"
 

@@ -22,8 +22,8 @@ local WORDS <const> = "console=ttyS0 panic=-1 reboot=k acpi=off pci=off noapic n
 ---@param o table  checked
 function M.options(o)
   if o.cpus and o.cpus > 1 then
-    core.blame(("kvm.vm: cpus = %d: mode \"linux\" has one vCPU: a kernel starts others by an APIC, "
-      .. "which there is none of"):format(o.cpus))
+    core.blame(("kvm.vm: cpus = %d: mode \"linux\" has one vCPU: a kernel starts others by an "
+      .. "APIC, which there is none of"):format(o.cpus))
   end
   o.linux, o.mode = true, "long"
   o.memory = o.memory or M.MEMORY
