@@ -6,7 +6,8 @@ local pci = require "support.pci"
 local support = require "support.guest"
 
 local BASE <const>, CARD <const> = 0xfeb00000, pci.slot(2)
-local DESC <const>, AVAIL <const>, USED <const>, DATA <const> = 0x100000, 0x101000, 0x102000, 0x110000
+local DESC <const>, AVAIL <const>, USED <const>, DATA <const> = 0x100000, 0x101000, 0x102000,
+  0x110000
 local HEAD <const>, STATUS <const> = 0x103000, 0x104000
 local IN <const>, OUT <const>, FLUSH <const>, ID <const>, ZERO <const> = 0, 1, 4, 8, 13
 
@@ -113,7 +114,8 @@ describe("virtio's block device", function()
     end
     assert.equal(("o"):rep(512) .. ("n"):rep(512), contents())
     os.remove(path)
-    assert.error_matches(function() machine{ path = path } end, path .. ": No such file or directory")
+    assert.error_matches(function() machine{ path = path } end,
+      path .. ": No such file or directory")
   end)
 
   it("stands still for what is no request", function()

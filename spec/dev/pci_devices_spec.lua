@@ -1,6 +1,6 @@
--- The PCI functions of lua/minikvm/devices, as guests of ours see them. Right values: QEMU's published
--- specifications (docs/specs/edu, pvpanic, pci-serial), TI's data sheet of the TL16C550C, Intel's of
--- the 6300ESB (300641, chapter 16). spec/guests/linux_pci_spec.lua has Linux's drivers.
+-- The PCI functions of lua/minikvm/devices, as guests of ours see them. Right values: QEMU's
+-- published specifications (docs/specs/edu, pvpanic, pci-serial), TI's data sheet of the TL16C550C,
+-- Intel's of the 6300ESB (300641, chapter 16). spec/guests/linux_pci_spec.lua has Linux's drivers.
 
 local edu = require "minikvm.devices.edu"
 local i6300esb = require "minikvm.devices.i6300esb"
@@ -44,9 +44,11 @@ describe("edu on PCI", function()
     local why
     vm.pci:attach(edu.pci{ delay = 0, on_error = function(_, text) why = text end },
                   { slot = 3, at = { [0] = BASE } })
-    pci.run(vm, { pci.poke(BASE + 0x88, 0x40000), pci.poke(BASE + 0x90, 4), pci.poke(BASE + 0x98, 1),
+    pci.run(vm, { pci.poke(BASE + 0x88, 0x40000), pci.poke(BASE + 0x90, 4), pci.poke(BASE + 0x98,
+      1),
                   "\xa1\x98\x00\xb0\xfe\xa8\x01\x75\xf7" }) -- until bit 0 of COMMAND is 0
-    assert.equal("device edu: the guest has not made it a bus master (command register, bit 2)", why)
+    assert.equal("device edu: the guest has not made it a bus master (command register, bit 2)",
+      why)
   end)
 end)
 
@@ -70,7 +72,8 @@ describe("pvpanic", function()
     local events = {}
     vm.pci:attach(pvpanic.new{ on_event = function(_, event) events[#events + 1] = event end },
                   { slot = 3, at = { [0] = BASE } })
-    assert.equal("halt", (pci.run(vm, { pci.poke(BASE, 1), pci.poke(BASE, 6), pci.poke(BASE, 0x80) })))
+    assert.equal("halt", (pci.run(vm, { pci.poke(BASE, 1), pci.poke(BASE, 6), pci.poke(BASE,
+      0x80) })))
     assert.same({ 1, 6 }, events)
   end)
 end)
@@ -85,7 +88,8 @@ describe("the PCI serial card", function()
                             { slot = 3, at = { [0] = 0xc000 } })
     local function reg(n, value) return pci.outp(0xc000 + n, value, 1) end
     local IRR <const> = "\xb0\x0a\xe6\x20\xe4\x20\x0f\xb6\xc0\xa3" .. ("<I4"):pack(C)
-    pci.run(vm, { reg(3, 0x80), reg(0, 1), reg(1, 2), pci.inp(A, 0xc001, 1), reg(3, 3), -- divisor 0x201
+    pci.run(vm, { reg(3, 0x80), reg(0, 1), reg(1, 2), pci.inp(A, 0xc001, 1), reg(3, 3),
+      -- divisor 0x201
                   reg(4, 10), reg(1, 2), pci.inp(B, 0xc002, 1), reg(0, 0x41), IRR })
     assert.same({ 2, 2, 0x20 }, { read(vm, A), read(vm, B), read(vm, C) & 0x20 })
     assert.same({ 0x41 }, sent)
@@ -135,7 +139,8 @@ describe("the 6300ESB's watchdog", function()
   it("interrupts at the end of its first stage, if it is told to", function()
     local vm <close> = pci.vm()
     local bitten
-    local d = vm.pci:attach(i6300esb.new{ on_bite = function(self) bitten = true self.vm:exit(3) end },
+    local d = vm.pci:attach(i6300esb.new{ on_bite = function(self) bitten = true self.vm:exit(3) end
+      },
                             { slot = 3, at = { [0] = BASE } })
     local reason, info = pci.run(vm, { SHORT, pci.set(CARD, 0x60, 4, 2), pci.set(CARD, 0x68, 2, 1),
                                        FOR_EVER })

@@ -1,19 +1,21 @@
--- PCI functions in Lua (kvm.pci, vm.pci), used by a guest through configuration mechanism 1 and BARs.
--- What registers of the bus hold: PCI Local Bus Specification 3.0, chapter 6; spec/c/test_pci.c has
--- the bus itself.
+-- PCI functions in Lua (kvm.pci, vm.pci), used by a guest through configuration mechanism 1 and
+-- BARs. What registers of the bus hold: PCI Local Bus Specification 3.0, chapter 6;
+-- spec/c/test_pci.c has the bus itself.
 
 local kvm = require "minikvm"
 local support = require "support.guest"
 local pci = require "support.pci"
 
 local BASE <const>, OTHER <const> = 0xfeb00000, 0xc0000000
-local A <const>, B <const>, C <const> = 0x80000, 0x80004, 0x80008 -- where guests keep what they read
+local A <const>, B <const>, C <const> = 0x80000, 0x80004, 0x80008
+  -- where guests keep what they read
 local CARD <const> = pci.slot(3)
 
 local function adder(more)
   local def = { name = "adder", vendor = 0x1234, device = 0x5678, class = 0xff0000,
                 bars = { [0] = { registers = { [0] = "A", [4] = "B", [8] = "SUM" }, width = 4,
-                                 read = { SUM = function(d) return d.reg.A + d.reg.B & 0xffffffff end } } } }
+                                 read = { SUM = function(d) return d.reg.A + d.reg.B & 0xffffffff
+                                   end } } } }
   for key, value in pairs(more or {}) do def[key] = value end
   return kvm.pci(def)
 end
@@ -54,7 +56,8 @@ describe("a PCI function in Lua", function()
       vm.clock:after(0.001, function() end)
       assert.same({ 0x400, 0x44, at, n }, { read(vm, A), read(vm, B), latch:get(8, 4), #records })
     end
-    pci.run(vm, { pci.set(CARD, 0x14, 0xd0000000), pci.place(CARD, 0, BASE), round(BASE, 0xd0000000),
+    pci.run(vm, { pci.set(CARD, 0x14, 0xd0000000), pci.place(CARD, 0, BASE), round(BASE,
+      0xd0000000),
                   pci.HALT })
     check(BASE, 1)
     pci.run(vm, { pci.set(CARD, 0x14, 0xe0000000), pci.place(CARD, 0, OTHER),
@@ -106,7 +109,8 @@ describe("a PCI function in Lua", function()
       [1] = { io = true, size = 256, read = function() return 1 end },
       [2] = { ram = 4096 } } }, { slot = 3 })
     assert.equal("halt", (pci.run(vm, {
-      pci.poke(0x90000, 77), pci.set(CARD, 0x18, 0x90000), pci.place(CARD, 0, 0x90000), pci.peek(A, 0x90000),
+      pci.poke(0x90000, 77), pci.set(CARD, 0x18, 0x90000), pci.place(CARD, 0, 0x90000), pci.peek(A,
+        0x90000),
       pci.poke(0x90000, 78),
       pci.set(CARD, 0x14, 0xc00), pci.get(B, CARD, 0) })))
     assert.same({ 77, 78, 0x00010001 }, { read(vm, A), read(vm, 0x90000), read(vm, B) })
@@ -118,10 +122,13 @@ describe("a PCI function in Lua", function()
     local d = vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = { [0] = {
       registers = { [0] = { name = "SELECT", width = 2 },
                     [4] = { name = "SIZE", width = 4, bank = "SELECT", banks = 3, reset = 9 } },
-      write = { SIZE = function(_, name, value, _, bank) seen[#seen + 1] = name .. bank .. "=" .. value end },
+      write = { SIZE = function(_, name, value, _, bank) seen[#seen + 1] = name .. bank .. "="
+        .. value end },
     } } }, { slot = 3 })
-    pci.run(vm, { pci.place(CARD, 0, BASE), pci.poke(BASE, 1), pci.poke(BASE + 4, 5), pci.peek(A, BASE + 4),
-                  pci.poke(BASE, 2), pci.peek(B, BASE + 4), pci.poke(BASE, 3), pci.poke(BASE + 4, 6),
+    pci.run(vm, { pci.place(CARD, 0, BASE), pci.poke(BASE, 1), pci.poke(BASE + 4, 5), pci.peek(A,
+      BASE + 4),
+                  pci.poke(BASE, 2), pci.peek(B, BASE + 4), pci.poke(BASE, 3), pci.poke(BASE + 4,
+                    6),
                   pci.peek(C, BASE + 4) })
     assert.same({ 5, 9, 0 }, { read(vm, A), read(vm, B), read(vm, C) })
     assert.same({ "SIZE1=5" }, seen)
@@ -131,18 +138,21 @@ describe("a PCI function in Lua", function()
   it("has registers of its own in configuration space, and capabilities", function()
     local vm <close> = pci.vm()
     local d = vm.pci:attach(adder{
-      config = { registers = { [0x60] = { name = "MODE", width = 1 }, [0x62] = { name = "KEY", width = 2 } },
+      config = { registers = { [0x60] = { name = "MODE", width = 1 }, [0x62] = { name = "KEY",
+        width = 2 } },
                  read = { KEY = function(self) return self.reg.MODE * 2 end } },
       capabilities = { { id = 9, bytes = "\5\6", writable = "\0\255" }, "msi" },
     }, { slot = 3 })
     pci.run(vm, { pci.set(CARD, 0x60, 0x21, 1), pci.get(A, CARD, 0x60), pci.get(B, CARD, 0x34),
-                  pci.set(CARD, 0x40, 0xffffffff), pci.get(C, CARD, 0x40), pci.get(C + 4, CARD, 0x44) })
+                  pci.set(CARD, 0x40, 0xffffffff), pci.get(C, CARD, 0x40), pci.get(C + 4, CARD,
+                    0x44) })
     assert.equal(0x21, d.reg.MODE)
     assert.same({ 0x00420021, 0x40, 0xff054409, 0x00800005 },
                 { read(vm, A), read(vm, B), read(vm, C), read(vm, C + 4) })
   end)
 
-  it("reads and writes memory once the guest makes it a bus master, and answers a bad address", function()
+  it("reads and writes memory once the guest makes it a bus master, and answers a bad address",
+    function()
     local vm <close> = pci.vm()
     local said = {}
     local d = vm.pci:attach(adder{ bars = { [0] = { registers = { [0] = "GO" }, width = 4,
@@ -154,8 +164,10 @@ describe("a PCI function in Lua", function()
     assert.equal("halt", (pci.run(vm, {
       pci.set(CARD, 0x10, BASE), pci.set(CARD, 4, 2, 2), pci.poke(BASE, A), pci.set(CARD, 4, 6, 2),
       pci.poke(BASE, A), pci.poke(BASE, 0xfffffffe) })))
-    assert.same({ "device adder: the guest has not made it a bus master (command register, bit 2)", "?",
-                  "true", "abcd", "device adder: DMA of 4 bytes to 0xfffffffe is not all in RAM", "?" },
+    assert.same({ "device adder: the guest has not made it a bus master (command register, bit 2)",
+      "?",
+                  "true", "abcd", "device adder: DMA of 4 bytes to 0xfffffffe is not all in RAM",
+                    "?" },
                 said)
     assert.is_nil((d:dma_read(0, -1)))
     assert.is_nil((d:dma_read(-1, 1 << 40)))
@@ -163,13 +175,16 @@ describe("a PCI function in Lua", function()
 
   it("raises a line that its guest routes", function()
     local vm <close> = pci.vm()
-    local d = vm.pci:attach(adder{ irq = true, bars = { [0] = { registers = { [0] = "GO" }, width = 4,
-      write = { GO = function(self, _, value) if value > 0 then self:raise() else self:lower() end end },
+    local d = vm.pci:attach(adder{ irq = true, bars = { [0] = { registers = { [0] = "GO" },
+      width = 4,
+      write = { GO = function(self, _, value) if value > 0 then self:raise() else self:lower() end
+        end },
     } } }, { slot = 3 })
     local IRR <const> = "\xb0\x0a\xe6\x20\xe4\x20\x0f\xb6\xc0" -- OCW3; in al, 0x20; movzx eax, al
     local function irr(to) return IRR .. string.pack("<BI4", 0xa3, to) end
     assert.equal(5, d:line())
-    pci.run(vm, { pci.place(CARD, 0, BASE), pci.poke(BASE, 1), irr(A), pci.set(pci.slot(1), 0x62, 7, 1),
+    pci.run(vm, { pci.place(CARD, 0, BASE), pci.poke(BASE, 1), irr(A), pci.set(pci.slot(1), 0x62, 7,
+      1),
                   irr(B), pci.poke(BASE, 0), irr(C) })
     assert.same({ 0x20, 0x80, 0 }, { read(vm, A) & 0xa0, read(vm, B) & 0xa0, read(vm, C) & 0xa0 })
     assert.equal(7, d:line())
@@ -184,8 +199,10 @@ describe("a PCI function in Lua", function()
     end })
     d = vm.pci:attach(def, { slot = 3 })
     local first = d
-    pci.run(vm, { pci.place(CARD, 0, BASE), pci.poke(BASE, 3), pci.outp(0x99, 1, 1), pci.peek(A, BASE),
-                  pci.get(B, CARD, 0), pci.outp(0x99, 2, 1), pci.peek(C, BASE), pci.place(CARD, 0, BASE),
+    pci.run(vm, { pci.place(CARD, 0, BASE), pci.poke(BASE, 3), pci.outp(0x99, 1, 1), pci.peek(A,
+      BASE),
+                  pci.get(B, CARD, 0), pci.outp(0x99, 2, 1), pci.peek(C, BASE), pci.place(CARD, 0,
+                    BASE),
                   pci.peek(C + 4, BASE) })
     assert.same({ 0xffffffff, 0xffffffff, 0xffffffff, 0 },
                 { read(vm, A), read(vm, B), read(vm, C), read(vm, C + 4) })
@@ -204,10 +221,13 @@ describe("a PCI function in Lua", function()
       read = function() return 0x5a end } } }, { slot = 3 })
     local out, bytes = support.out, support.bytes
     -- 2000 times: BAR 0 to 0xc000, and to 0xd000
-    assert(vm:load{ bytes = out(0xcf8, CARD | 4, 4) .. out(0xcfc, 1, 2) .. out(0xcf8, CARD | 0x10, 4)
-      .. bytes "b9 d0 07" .. out(0xcfc, 0xc000, 4) .. out(0xcfc, 0xd000, 4) .. bytes "49 75 e7 f4" })
+    assert(vm:load{ bytes = out(0xcf8, CARD | 4, 4) .. out(0xcfc, 1, 2) .. out(0xcf8, CARD | 0x10,
+      4)
+      .. bytes "b9 d0 07" .. out(0xcfc, 0xc000, 4) .. out(0xcfc, 0xd000,
+        4) .. bytes "49 75 e7 f4" })
     -- 2000 times: in al, 0xc000; what is neither the register nor nobody's ends with code 1
-    assert(vm:load({ bytes = bytes "b9 d0 07 ba 00 c0 ec 3c 5a 74 0a 3c ff 74 06 b0 01 ba f4 00 ee 49 75 ea f4" },
+    assert(vm:load({ bytes = bytes "b9 d0 07 ba 00 c0 ec 3c 5a 74 0a 3c ff 74 06 b0 01 ba f4 00 ee"
+                       .. bytes "49 75 ea f4" },
                    { cpu = 1 }))
     assert.equal("halt", (vm:run()))
   end)
@@ -228,9 +248,11 @@ describe("a PCI function in a snapshot", function()
     return d
   end
 
-  local USE <const> = pci.place(CARD, 0, BASE) .. pci.place(pci.slot(2), 0, OTHER) .. pci.poke(BASE, 1)
+  local USE <const> = pci.place(CARD, 0, BASE) .. pci.place(pci.slot(2), 0, OTHER) .. pci.poke(BASE,
+    1)
     .. pci.poke(BASE + 12, 0x12) .. pci.poke(OTHER + 4096, 0x34) .. pci.HALT
-  local LOOK <const> = pci.peek(A, BASE) .. pci.peek(B, BASE + 12) .. pci.peek(C, OTHER + 4096) .. pci.HALT
+  local LOOK <const> = pci.peek(A, BASE) .. pci.peek(B, BASE + 12) .. pci.peek(C,
+    OTHER + 4096) .. pci.HALT
     .. pci.poke(BASE, 9) .. pci.poke(BASE + 12, 9) .. pci.poke(OTHER + 4096, 9) .. pci.HALT
 
   local function look(vm)
@@ -253,17 +275,20 @@ describe("a PCI function in a snapshot", function()
     look(child)
     local path = os.tmpname()
     assert(snap:save(path))
-    local from_file <close> = assert(assert(kvm.load_snapshot(path)):vm{ echo = false, setup = setup })
+    local from_file <close> = assert(assert(kvm.load_snapshot(path)):vm{ echo = false,
+      setup = setup })
     os.remove(path)
     look(from_file)
   end)
 
-  it("does not mind the order in which functions were attached, and names those that are missing", function()
+  it("does not mind the order in which functions were attached, and names those that are missing",
+    function()
     local vm <close> = machine(setup)
     pci.run(vm, { USE, LOOK })
     local snap = assert(vm:snapshot())
     local other <close> = assert(snap:vm{ echo = false, setup = function(new)
-      new.pci:attach(kvm.pci{ name = "ram", vendor = 1, device = 2, bars = { [0] = { ram = 8192 } } },
+      new.pci:attach(kvm.pci{ name = "ram", vendor = 1, device = 2,
+        bars = { [0] = { ram = 8192 } } },
                      { slot = 2 })
       new.pci:attach(adder(), { slot = 3 }).bars[0]:latch(12, 4)
     end })
@@ -273,7 +298,8 @@ describe("a PCI function in a snapshot", function()
       assert.is_false(ok)
       assert.matches(text, why, 1, true)
     end
-    refused('the vm lacks "ram" (slot 2.0)', function(new) new.pci:attach(adder(), { slot = 3 }) end)
+    refused('the vm lacks "ram" (slot 2.0)', function(new) new.pci:attach(adder(),
+      { slot = 3 }) end)
     refused('the vm lacks "adder" (slot 3.0), "ram" (slot 2.0); it has none of "adder" (slot 5.0)',
             function(new) new.pci:attach(adder(), { slot = 5 }) end)
   end)
@@ -302,7 +328,8 @@ describe("timers by name", function()
 
   it("belong to snapshots with the time that is left", function()
     local fired = {}
-    local vm <close> = support.program({ support.out(0x300, 1), "\xf4\xfb\xf4" }, { irqchip = "pic" })
+    local vm <close> = support.program({ support.out(0x300, 1), "\xf4\xfb\xf4" },
+      { irqchip = "pic" })
     vm:attach(ticker(fired), { ports = 0x300 })
     support.run(vm)
     local snap = assert(vm:snapshot())
@@ -312,7 +339,8 @@ describe("timers by name", function()
     support.run(vm)
     assert.same({ "vm 1", "vm 1" }, fired)
     assert(vm:restore(snap))
-    local child <close> = assert(vm:fork(function(new) new:attach(ticker(fired), { ports = 0x300 }) end))
+    local child <close> = assert(vm:fork(function(new) new:attach(ticker(fired),
+      { ports = 0x300 }) end))
     local before = child.clock.now
     support.run(child)
     assert.same({ "vm 1", "vm 1", "vm#1 1" }, fired)
@@ -331,7 +359,8 @@ describe("timers by name", function()
     vm:load{ bytes = "\xf4" }
     local snap = assert(vm:snapshot())
     d:replace(kvm.device{ name = "t" })
-    assert.error_matches(function() vm:restore(snap) end, 'device "t" has no timer "tick", which was armed')
+    assert.error_matches(function() vm:restore(snap) end,
+                         'device "t" has no timer "tick", which was armed')
   end)
 end)
 
@@ -366,7 +395,8 @@ describe("device:replace", function()
     end
     local d = vm.pci:attach(def(0), { slot = 3 })
     -- mov eax, [BASE]; test eax, eax; jz back: until it reads something else
-    pci.load(vm, { pci.place(CARD, 0, BASE), "\xa1\x00\x00\xb0\xfe\x85\xc0\x74\xf7\xa3\x00\x00\x08\x00" })
+    pci.load(vm, { pci.place(CARD, 0, BASE),
+                   "\xa1\x00\x00\xb0\xfe\x85\xc0\x74\xf7\xa3\x00\x00\x08\x00" })
     vm:start()
     while d:hits() < 10 do kvm.sleep(0.001) end
     d:replace(def(7))
@@ -383,7 +413,8 @@ describe("device:replace", function()
       assert.matches(text, why, 1, true)
       assert.equal("adder", d.definition.name)
     end
-    refused("device:replace: device adder: its device is 0x1, not 0x5678: detach it and attach the new one",
+    refused("device:replace: device adder: its device is 0x1, not 0x5678: detach it and attach"
+              .. " the new one",
             adder{ device = 1 })
     refused("BAR 0 has 0x1000 bytes, not 0x10", adder{ bars = { [0] = { size = 4096 } } })
     refused("BAR 0 is not there any more", adder{ bars = {} })
@@ -416,7 +447,8 @@ describe("misuse of kvm.pci and vm.pci", function()
 
   it("is refused where a function is described", function()
     refused("kvm.pci: it needs 'vendor' and 'device'", function() kvm.pci{} end)
-    refused("kvm.pci: option 'vendor': expected an integer of 0x0 to 0xfffe, got 65535", define{ vendor = 0xffff })
+    refused("kvm.pci: option 'vendor': expected an integer of 0x0 to 0xfffe, got 65535",
+      define{ vendor = 0xffff })
     refused("kvm.pci: unknown option 'bar' (did you mean 'bars'?)", define{ bar = {} })
     refused("kvm.pci: bars: [6]: a BAR is 0 to 5", define{ bars = { [6] = {} } })
     refused("kvm.pci: bars[0]: say its 'size': it has handlers and no registers",
@@ -424,7 +456,8 @@ describe("misuse of kvm.pci and vm.pci", function()
     refused("register X is there twice", define{ bars = { [0] = { registers = { [0] = "X" } },
                                                           [1] = { registers = { [0] = "X" } } } })
     refused("register X lies over its RAM", define{ bars = { [0] = { registers = { [4096] = "X" },
-                                                                     ram = { at = 4096, size = 4096 } } } })
+                                                                     ram = { at = 4096,
+                                                                       size = 4096 } } } })
     refused("kvm.pci: config: register X: those of 1, 2 or 4 bytes from 0x40",
             define{ config = { registers = { [0x10] = "X" } } })
     refused("kvm.pci: capabilities: msi is there twice", define{ capabilities = { "msi", "msi" } })
@@ -443,22 +476,27 @@ describe("misuse of kvm.pci and vm.pci", function()
     local vm <close> = support.vm()
     local bus = vm.pci
     local function attach(def, opts) return function() bus:attach(kvm.pci(def), opts) end end
-    refused("vm.pci:attach: expected a device made by kvm.pci{...}", function() bus:attach(kvm.device{}) end)
+    refused("vm.pci:attach: expected a device made by kvm.pci{...}",
+      function() bus:attach(kvm.device{}) end)
     refused("device device is a PCI function: vm.pci:attach()", function()
       vm:attach(kvm.pci{ vendor = 1, device = 1 })
     end)
-    refused("pci: irq interrupts, and the VM has no interrupt lines: create it with irqchip = \"pic\"",
+    refused("pci: irq interrupts, and the VM has no interrupt lines: create it with irqchip ="
+              .. " \"pic\"",
             attach({ name = "irq", vendor = 1, device = 1, irq = true }))
     assert.is_false(bus:enabled())
     refused("BAR 0 of 0x18 bytes: a size is a power of two, 0x10 to 0x80000000",
             attach{ vendor = 1, device = 1, bars = { [0] = { size = 24 } } })
     refused("BAR 1 is taken: a 64-bit one takes the next, too",
-            attach{ vendor = 1, device = 1, bars = { [0] = { size = 16, wide = true }, [1] = { size = 16 } } })
+            attach{ vendor = 1, device = 1, bars = { [0] = { size = 16, wide = true },
+              [1] = { size = 16 } } })
     refused("BAR 0 at 0xfeb00008: it is a multiple of its size",
-            attach({ vendor = 1, device = 1, bars = { [0] = { size = 16 } } }, { at = { [0] = 0xfeb00008 } }))
+            attach({ vendor = 1, device = 1, bars = { [0] = { size = 16 } } },
+              { at = { [0] = 0xfeb00008 } }))
     refused("at[1]: expected addresses by the numbers of its BARs",
             attach({ vendor = 1, device = 1 }, { at = { 5 } }))
-    refused("'slot': expected an integer of 0x1 to 0x1f, got 32", attach({ vendor = 1, device = 1 }, { slot = 32 }))
+    refused("'slot': expected an integer of 0x1 to 0x1f, got 32", attach({ vendor = 1, device = 1 },
+      { slot = 32 }))
     bus:attach(kvm.pci{ name = "one", vendor = 1, device = 1 }, { slot = 3 })
     refused("pci: two: slot 3, function 0 is taken by one",
             attach({ name = "two", vendor = 1, device = 1 }, { slot = 3 }))
@@ -473,7 +511,8 @@ describe("misuse of kvm.pci and vm.pci", function()
   it("is refused in a BAR's window", function()
     if support.without_kvm(pending) then return end
     local vm <close> = support.vm()
-    local d = vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = { [0] = { size = 16 }, [1] = { ram = 4096 } } })
+    local d = vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = { [0] = { size = 16 },
+      [1] = { ram = 4096 } } })
     refused("the window has 0x10 bytes", function() d.bars[0]:latch(8, 16) end)
     refused("belongs to RAM of the BAR", function() d.bars[1]:on(0, 4, { read = print }) end)
     refused("device device has no BAR 3", function() d:bar(3) end)

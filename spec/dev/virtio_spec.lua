@@ -1,5 +1,5 @@
--- virtio devices in Lua (kvm.virtio), driven by hand: Virtual I/O Device 1.2, chapters 2, 3 and 4.1.
--- spec/c/test_virtq.c has the queues; spec/guests/linux_pci_spec.lua Linux's drivers.
+-- virtio devices in Lua (kvm.virtio), driven by hand: Virtual I/O Device 1.2, chapters 2, 3 and
+-- 4.1. spec/c/test_virtq.c has the queues; spec/guests/linux_pci_spec.lua Linux's drivers.
 
 local kvm = require "minikvm"
 local pci = require "support.pci"
@@ -8,7 +8,8 @@ local support = require "support.guest"
 local virtio = require "minikvm.device.virtio"
 
 local BASE <const>, CARD <const> = 0xfeb00000, pci.slot(2)
-local DESC <const>, AVAIL <const>, USED <const>, DATA <const> = 0x100000, 0x101000, 0x102000, 0x110000
+local DESC <const>, AVAIL <const>, USED <const>, DATA <const> = 0x100000, 0x101000, 0x102000,
+  0x110000
 local A <const>, B <const> = 0x80000, 0x80004
 local NEXT <const>, WRITE <const> = 1, 2
 local poke, peek = pci.poke, pci.peek
@@ -16,7 +17,8 @@ local poke, peek = pci.poke, pci.peek
 ---mov al, value; mov [address], al
 local function poke8(address, value) return ("<BBBI4"):pack(0xb0, value, 0xa2, address) end
 ---mov ax, value; mov [address], ax
-local function poke16(address, value) return ("<BBI2BBI4"):pack(0x66, 0xb8, value, 0x66, 0xa3, address) end
+local function poke16(address, value) return ("<BBI2BBI4"):pack(0x66, 0xb8, value, 0x66, 0xa3,
+  address) end
 
 ---What a driver does up to DRIVER_OK, with one queue of `size` (3.1.1).
 local function start(size, more)
@@ -46,7 +48,8 @@ end
 local function status(vm) return vm.memory:u32(A) & 0xff end
 
 local function echo(on_buffer, more)
-  local def = { name = "echo", id = 42, queues = { 8 }, config = "configuration", on_buffer = on_buffer }
+  local def = { name = "echo", id = 42, queues = { 8 }, config = "configuration",
+    on_buffer = on_buffer }
   for key, value in pairs(more or {}) do def[key] = value end
   return kvm.virtio(def)
 end
@@ -78,7 +81,8 @@ describe("a virtio device", function()
     local function window(offset, length)
       return pci.set(CARD, 0x44, 0, 1) .. pci.set(CARD, 0x48, offset) .. pci.set(CARD, 0x4c, length)
     end
-    pci.run(vm, { window(0x14, 1), pci.set(CARD, 0x50, 3), pci.get(A, CARD, 0x50), window(0x2000, 4),
+    pci.run(vm, { window(0x14, 1), pci.set(CARD, 0x50, 3), pci.get(A, CARD, 0x50), window(0x2000,
+      4),
                   pci.get(B, CARD, 0x50), window(0x3000, 2), pci.set(CARD, 0x50, 0),
                   window(0xfffffffc, 4), pci.get(B + 4, CARD, 0x50), window(0, 3),
                   pci.set(CARD, 0x50, 1), pci.get(B + 8, CARD, 0x50) })
@@ -95,7 +99,8 @@ describe("a virtio device", function()
     offer(vm, { 0 })
     pci.run(vm, { start(8), NOTIFY, peek(A, BASE + 0x1000), peek(B, BASE + 0x1000) })
     assert.equal("HELLO", vm.memory:read(DATA + 16, 5))
-    assert.same({ 1, 0, 5 }, { vm.memory:u16(USED + 2), vm.memory:u32(USED + 4), vm.memory:u32(USED + 8) })
+    assert.same({ 1, 0, 5 }, { vm.memory:u16(USED + 2), vm.memory:u32(USED + 4),
+      vm.memory:u32(USED + 8) })
     assert.same({ 1, 0 }, { vm.memory:u8(A), vm.memory:u8(B) }) -- the ISR, which reading clears
     assert.equal(0, d.state.virtio.errors)
   end)
@@ -115,7 +120,8 @@ describe("a virtio device", function()
     assert.same({ 2, 2, 3, 0, 1 }, { vm.memory:u16(USED + 2), vm.memory:u32(USED + 4),
                                      vm.memory:u32(USED + 8), vm.memory:u32(USED + 12),
                                      vm.memory:u32(USED + 16) })
-    assert.error_matches(function() kept[1]:done() end, "buffer:done: the buffer of device echo was answered already")
+    assert.error_matches(function() kept[1]:done() end,
+                         "buffer:done: the buffer of device echo was answered already")
     local done, why = kept[2]:write(("y"):rep(17))
     assert.same({ nil, "17 bytes do not fit: the buffer has room for 16" }, { done, why })
     assert.equal("", kept[2]:read())
@@ -123,7 +129,8 @@ describe("a virtio device", function()
 
   it("has what is not answered come again after a restore and in a fork, each once", function()
     local kept = {}
-    local function def() return echo(function(d, _, b) kept[#kept + 1] = d.vm.name b:write "ok" b.device.own.b = b end) end
+    local function def() return echo(function(d, _, b) kept[#kept + 1] = d.vm.name b:write "ok"
+      b.device.own.b = b end) end
     local vm <close>, d = machine(def())
     describe_at(vm, 0, DATA, 16, WRITE)
     offer(vm, { 0 })
@@ -205,9 +212,11 @@ describe("a virtio device", function()
     local function fn() end
     refused("it needs 'id', 'queues' and 'on_buffer'", { id = 1 })
     refused("a kind of device is 1 to 63, got 0", { id = 0, queues = 1, on_buffer = fn })
-    refused("a size is a power of two, 1 to 1024, got 3", { id = 1, queues = { 3 }, on_buffer = fn })
+    refused("a size is a power of two, 1 to 1024, got 3", { id = 1, queues = { 3 },
+      on_buffer = fn })
     refused("expected how many, 1 to 64", { id = 1, queues = 0, on_buffer = fn })
-    refused("bits 0 to 23 and 50 to 63 are the device's", { id = 1, queues = 1, on_buffer = fn, features = 1 << 28 })
+    refused("bits 0 to 23 and 50 to 63 are the device's", { id = 1, queues = 1, on_buffer = fn,
+      features = 1 << 28 })
   end)
 
   it("tells its driver of a new configuration", function()

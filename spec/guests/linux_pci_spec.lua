@@ -1,6 +1,6 @@
--- PCI functions in Lua under Debian's kernel and its own drivers, on a stock KVM: kvm_pvm does not run
--- Linux's user space. tools/linux-kernel fetches the kernel; tools/stock runs this in an emulated
--- machine.
+-- PCI functions in Lua under Debian's kernel and its own drivers, on a stock KVM: kvm_pvm does not
+-- run Linux's user space. tools/linux-kernel fetches the kernel; tools/stock runs this in an
+-- emulated machine.
 
 local blk = require "minikvm.devices.blk"
 local edu = require "minikvm.devices.edu"
@@ -58,7 +58,8 @@ describe("Linux's drivers for PCI", function()
       .. "0000:00:09.0 0x1b36 0x0002 0x070002 10\n0000:00:0a.0 0x1af4 0x1041 0x020000 11\n", text)
     for _, d in ipairs(vm.pci:devices()) do
       local first = sh("head -1 " .. SYS:format(d.slot) .. "/resource"):match "^0x(%x+)"
-      if d.name ~= "pvpanic" then assert.equal(tonumber(first, 16), d:bar(0) or tonumber(first, 16)) end
+      if d.name ~= "pvpanic" then assert.equal(tonumber(first, 16), d:bar(0) or tonumber(first,
+        16)) end
       assert.is_true(tonumber(first, 16) > 0)
     end
     assert.matches("PCI: Using configuration type 1", sh "dmesg")
@@ -75,7 +76,8 @@ describe("Linux's drivers for PCI", function()
     end
     assert.is_string(names[0])
     assert.is_string(names[1])
-    sh(("stty -F %s raw -echo; stty -F %s raw -echo; echo out >%s"):format(names[0], names[1], names[0]))
+    sh(("stty -F %s raw -echo; stty -F %s raw -echo; echo out >%s"):format(names[0], names[1],
+      names[0]))
     assert.equal("out\n", sent[0])
     -- 500 lines each way on each, on one interrupt line
     local text = {}
@@ -83,7 +85,8 @@ describe("Linux's drivers for PCI", function()
     sent[0], sent[1] = "", ""
     for i = 0, 1 do serial.send(ports[i], table.concat(text)) end
     local counts = sh(("head -500 <%s >/tmp/0 & head -500 <%s >/tmp/1 & seq 500 >%s & seq 500 >%s; wait; "
-      .. "for i in 0 1; do seq 500 | cmp - /tmp/$i && echo same; done"):format(names[0], names[1], names[0],
+      .. "for i in 0 1; do seq 500 | cmp - /tmp/$i && echo same; done"):format(names[0], names[1],
+        names[0],
                                                                          names[1]))
     assert.equal("same\nsame\n", counts)
     assert.same({ [0] = table.concat(text), table.concat(text) }, sent)
@@ -122,14 +125,16 @@ describe("Linux's drivers for PCI", function()
     local pair <const> = assert(vm:fork(2))
     for i, child in ipairs(pair) do
       local text, status = child:linux():sh(("ip link set eth0 address 02:00:00:00:00:0%d && "
-        .. "ip addr add 10.0.0.%d/24 dev eth0 && ip link set eth0 up"):format(i, i), { timeout = 60 })
+        .. "ip addr add 10.0.0.%d/24 dev eth0 && ip link set eth0 up"):format(i, i),
+          { timeout = 60 })
       assert.equal(0, status, text)
     end
     pair[2]:linux():sh("nc -l -p 77 >/tmp/f </dev/null 2>/dev/null & sleep 0", { timeout = 60 })
     pair[2]:start()
     local text = pair[1]:linux():sh("ping -c 3 -i 0.1 10.0.0.2", { timeout = 60 })
     assert.matches("3 packets transmitted, 3 packets received, 0%% packet loss", text)
-    pair[1]:linux():sh("dd if=/dev/zero bs=64k count=64 2>/dev/null | nc 10.0.0.2 77", { timeout = 100 })
+    pair[1]:linux():sh("dd if=/dev/zero bs=64k count=64 2>/dev/null | nc 10.0.0.2 77",
+      { timeout = 100 })
     pair[2]:stop()
     local sum = pair[2]:linux():sh("sleep 0.2; wc -c </tmp/f; md5sum </tmp/f", { timeout = 60 })
     assert.equal("4194304\nb5cfa9d6c8febd618f91ac2843d50a1c  -\n", sum)
@@ -145,7 +150,8 @@ describe("Linux's drivers for PCI", function()
     sh "echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id"
     local run = "edu race 5000 /dev/uio0 " .. SYS:format(3) .. " /dev/uio1 " .. SYS:format(7)
     assert.equal(("sum 0x%x\n"):format(5000 * (120 + 720)), sh(run, 200))
-    assert.matches("\n *5: +%d+ +XT%-PIC +uio_pci_generic, uio_pci_generic\n", sh "cat /proc/interrupts")
+    assert.matches("\n *5: +%d+ +XT%-PIC +uio_pci_generic, uio_pci_generic\n",
+      sh "cat /proc/interrupts")
   end)
 
   it("let a function go and come, with other code, without a reboot", function()
@@ -156,7 +162,8 @@ describe("Linux's drivers for PCI", function()
     end
     local d = vm.pci:attach(card "one", { slot = 12 })
     sh "echo 1 >/sys/bus/pci/rescan"
-    local look = ("echo 1 >%s/enable; dd if=%s/resource0 bs=1 count=3 2>/dev/null"):format(path, path)
+    local look = ("echo 1 >%s/enable; dd if=%s/resource0 bs=1 count=3 2>/dev/null"):format(path,
+      path)
     assert.equal("one", sh(look))
     d:replace(card "two")
     assert.equal("two", sh(look))

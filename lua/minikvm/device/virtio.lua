@@ -6,12 +6,11 @@
 -- there (src/dev/virtq.h). What cannot be is counted in d.state.virtio.errors and sets NEEDS_RESET:
 -- the device stands still until its driver resets it, and nothing else happens.
 
-local class = require "minikvm.class"
 local core = require "minikvm.core"
 local device = require "minikvm.device"
 local options = require "minikvm.options"
 local pci = require "minikvm.device.pci"
-local strict = require "minikvm.strict"
+local virtqueue = require "minikvm.device.virtqueue"
 
 local M = {}
 
@@ -24,118 +23,20 @@ local VENDOR <const>, FIRST_DEVICE <const> = 0x1af4, 0x1040
 local NONE <const> = 0xffff -- no vector of MSI-X
 local QUEUES_MAX <const>, SIZE_MAX <const> = 64, 1024
 
-local FEATURES_OK <const>, DRIVER_OK <const>, NEEDS_RESET <const> = 8, 4, 64 -- of STATUS
-local IS_QUEUE <const>, IS_CONFIG <const> = 1, 2 -- of ISR
-local INDIRECT <const>, EVENT <const>, VERSION_1 <const> = 1 << 28, 1 << 29, 1 << 32
-local OWN <const> = INDIRECT | EVENT | VERSION_1 -- of the transport and its queues
+local FEATURES_OK <const>, DRIVER_OK <const> = 8, virtqueue.DRIVER_OK -- of STATUS
+local NEEDS_RESET <const>, IS_CONFIG <const> = virtqueue.NEEDS_RESET, virtqueue.IS_CONFIG
+local VERSION_1 <const> = 1 << 32
+local OWN <const> = virtqueue.INDIRECT | virtqueue.EVENT | VERSION_1 -- of transport and queues
 local DEVICE_BITS <const> = 0xffffff | 0x3fff << 50 -- of the device's kind: 2.2
 
----Bytes that buffer:read() gives at once.
-M.READ_MAX = 16 << 20
+local broken, queue_of, is_live = virtqueue.broken, virtqueue.queue_of, virtqueue.is_live
+local serve, serve_all = virtqueue.serve, virtqueue.serve_all
 
--- ---- buffers ----
-
----@class minikvm.buffer  what a driver has made available
----@field queue integer  from 0
----@field readable integer  bytes from the driver
----@field writable integer  bytes for it
----@field written integer  so far
-local BUFFER <const> = "minikvm.buffer"
-local Buffer, buffer_meta = class(BUFFER)
-strict.seal(Buffer, buffer_meta, "buffer",
-            { "queue", "readable", "writable", "written", "device", "head", "into", "out", "at",
-              "generation", "over" })
-
-local function check(buffer, what)
-  options.self(what, buffer, BUFFER)
-  if buffer.over then
-    core.blame(("%s: the buffer of device %s was answered already"):format(what,
-      buffer.device.name))
-  end
-end
-
----Whether the device was reset since the buffer was taken: then nothing comes of it.
----@return boolean
-function Buffer:is_stale()
-  options.self("buffer:is_stale", self, BUFFER)
-  return self.generation ~= self.device.own.virtio.generation
-end
-
----The next bytes from the driver: all that are left, or at most `bytes` (16 MiB); "" at the end.
----@param bytes? integer
----@return string
-function Buffer:read(bytes)
-  check(self, "buffer:read")
-  bytes = bytes or M.READ_MAX
-  options.argument("buffer:read", "bytes", bytes, "integer")
-  if bytes < 0 then core.blame "buffer:read: 'bytes': expected 0 or more" end
-  if self:is_stale() then return "" end
-  local text = core.virtq_read(self.device.vm.memory, self.out, self.at,
-                               math.min(bytes, M.READ_MAX))
-  self.at = self.at + #text
-  return text
-end
-
----Bytes for the driver, behind those that were written before.
----@param text string
----@return boolean? done  nil when they do not fit: then none was written
----@return string? why
-function Buffer:write(text)
-  check(self, "buffer:write")
-  options.argument("buffer:write", "text", text, "string")
-  if self:is_stale() then return true end
-  if #text > self.writable - self.written then
-    return nil, ("%d bytes do not fit: the buffer has room for %d"):format(#text,
-      self.writable - self.written)
-  end
-  core.virtq_write(self.device.vm.memory, self.into, self.written, text)
-  self.written = self.written + #text
-  return true
-end
-
----The same at a place of its own, whatever was written before: a status behind the data.
----@param at integer  bytes from the first one to write
----@param text string  which fits
-function Buffer:put(at, text)
-  check(self, "buffer:put")
-  options.argument("buffer:put", "at", at, "integer")
-  options.argument("buffer:put", "text", text, "string")
-  if at < 0 or at + #text > self.writable then
-    core.blame(("buffer:put: %d bytes at %d do not fit into %d"):format(#text, at, self.writable))
-  end
-  if self:is_stale() then return end
-  core.virtq_write(self.device.vm.memory, self.into, at, text)
-  self.written = math.max(self.written, at + #text)
-end
-
--- ---- the state of a device ----
+-- ---- its state ----
 
 local function virtio_of(d) return d.state.virtio end
 
----Something that cannot be: the driver has to begin anew (2.1).
-local function broken(d, why)
-  local v = virtio_of(d)
-  v.errors, v.last_error, v.broken = v.errors + 1, why, true
-  d.reg.STATUS = d.reg.STATUS | NEEDS_RESET
-  if d.reg.STATUS & DRIVER_OK ~= 0 then
-    d.reg.ISR = d.reg.ISR | IS_CONFIG
-    d:raise()
-  end
-end
-
 local function features_of(d) return d.own.virtio.features end
-
----A queue as the core takes it.
-local function queue_of(d, i)
-  local accepted = virtio_of(d).accepted
-  return { size = d.reg.QUEUE_SIZE[i], desc = d.reg.QUEUE_DESC[i], driver = d.reg.QUEUE_DRIVER[i],
-           device = d.reg.QUEUE_DEVICE[i], indirect = accepted & INDIRECT ~= 0,
-           event = accepted & EVENT ~= 0 }
-end
-
-local function is_live(d, i)
-  return d.reg.STATUS & DRIVER_OK ~= 0 and not virtio_of(d).broken and d.reg.QUEUE_ENABLE[i] == 1
-end
 
 ---As after a reset by the driver, which keeps what was counted.
 local function reset_driver(d)
@@ -154,88 +55,6 @@ local function reset_driver(d)
   d.reg.CONFIG_MSIX = NONE
   d:cancel "virtio"
   d:lower()
-end
-
--- ---- queues ----
-
-local function interrupt(d, i, queue, before)
-  local v = virtio_of(d)
-  if core.virtq_wants_irq(d.vm.memory, queue, before, v.used[i]) then
-    d.reg.ISR = d.reg.ISR | IS_QUEUE
-    d:raise()
-  end
-end
-
----Gives the buffer back, with what was written; once, now or later.
-function Buffer:done()
-  check(self, "buffer:done")
-  self.over = true
-  local d, i = self.device, self.queue
-  if self:is_stale() then return end
-  local v, queue = virtio_of(d), queue_of(d, i)
-  for k, head in ipairs(v.open[i]) do
-    if head == self.head then table.remove(v.open[i], k) break end
-  end
-  if not is_live(d, i) then return end
-  local before = v.used[i]
-  local ok, why = core.virtq_push(d.vm.memory, queue, before, self.head, self.written)
-  if not ok then return broken(d, why) end
-  v.used[i] = before + 1 & 0xffff
-  interrupt(d, i, queue, before)
-end
-
----What the driver made available is no request: it is told so by NEEDS_RESET, and `why` is counted.
----@param why string
-function Buffer:reject(why)
-  check(self, "buffer:reject")
-  options.argument("buffer:reject", "why", why, "string")
-  self.over = true
-  if not self:is_stale() then broken(self.device, why) end
-end
-
----The buffer of a head for the device's function; false when it is none.
-local function deliver(d, i, queue, head)
-  local out, into, readable, writable = core.virtq_walk(d.vm.memory, queue, head)
-  if not out then
-    broken(d, into)
-    return false
-  end
-  local p = d.own.virtio
-  p.on_buffer(d, i, setmetatable({
-    device = d, queue = i, head = head, generation = p.generation, over = false,
-    out = out, readable = readable, at = 0, into = into, writable = writable, written = 0,
-  }, buffer_meta))
-  return true
-end
-
----Hands on what is available: as many as the queue has entries, then others have their turn.
-local function serve(d, i)
-  local v, left = virtio_of(d), d.reg.QUEUE_SIZE[i]
-  while is_live(d, i) and left > 0 do
-    local queue = queue_of(d, i)
-    core.virtq_want_notify(d.vm.memory, queue, v.taken[i])
-    local head, why = core.virtq_next(d.vm.memory, queue, v.taken[i])
-    if head == nil then return broken(d, why) end
-    if not head then return end
-    v.taken[i], left = v.taken[i] + 1 & 0xffff, left - 1
-    table.insert(v.open[i], head)
-    if not deliver(d, i, queue, head) then return end
-  end
-  if is_live(d, i) then d:after(0, "virtio") end
-end
-
-local function serve_all(d)
-  for i = 0, d.own.virtio.queues - 1 do serve(d, i) end
-end
-
----After a load: what was taken and not answered is handed on again.
-local function deliver_again(d)
-  local v = virtio_of(d)
-  for i = 0, d.own.virtio.queues - 1 do
-    for _, head in ipairs(table.move(v.open[i], 1, #v.open[i], 1, {})) do
-      if is_live(d, i) then deliver(d, i, queue_of(d, i), head) end
-    end
-  end
 end
 
 -- ---- registers ----
@@ -477,7 +296,7 @@ local function wrap(o, shared)
     d.own.virtio.generation = d.own.virtio.generation + 1
     if o.load then o.load(d, saved.state) else d.state = saved.state end
     d.state.virtio = saved.virtio
-    deliver_again(d)
+    virtqueue.deliver_again(d)
   end
   def.detach = function(d)
     d.own.virtio.generation = d.own.virtio.generation + 1
