@@ -69,7 +69,7 @@ void mk_bytes_put_u64(struct mk_bytes *b, size_t at, uint64_t value)
     put(b, at, &value, sizeof(value));
 }
 
-const uint8_t *mk_reader_take(struct mk_reader *r, size_t length)
+const uint8_t *mk_reader_bytes(struct mk_reader *r, size_t length)
 {
     if (r->failed || length > r->left) {
         r->failed = true;
@@ -83,7 +83,7 @@ const uint8_t *mk_reader_take(struct mk_reader *r, size_t length)
 
 void mk_reader_get(struct mk_reader *r, void *to, size_t length)
 {
-    const uint8_t *from = mk_reader_take(r, length);
+    const uint8_t *from = mk_reader_bytes(r, length);
     if (from && length)
         memcpy(to, from, length);
     else if (length)

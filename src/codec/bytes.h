@@ -34,7 +34,7 @@ struct mk_reader {
 
 void mk_reader_get(struct mk_reader *r, void *to, size_t length);
 /* The next `length` bytes where they lie, or NULL. */
-const uint8_t *mk_reader_take(struct mk_reader *r, size_t length);
+const uint8_t *mk_reader_bytes(struct mk_reader *r, size_t length);
 uint8_t mk_reader_u8(struct mk_reader *r);
 uint32_t mk_reader_u32(struct mk_reader *r);
 uint64_t mk_reader_u64(struct mk_reader *r);

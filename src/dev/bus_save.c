@@ -79,7 +79,7 @@ static void load(struct mk_bus *bus, struct mk_reader *in, bool check)
     pthread_mutex_lock(&mk_bus_root(bus)->lock);
     while (in->left && !in->failed) {
         mk_reader_get(in, &e, sizeof(e));
-        const uint8_t *contents = mk_reader_take(in, e.length);
+        const uint8_t *contents = mk_reader_bytes(in, e.length);
         if (contents && !check)
             load_one(bus, &e, contents);
     }

@@ -116,11 +116,11 @@ int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out,
 static void load(struct mk_dev *dev, struct mk_codec *k, enum mk_load how)
 {
     size_t length = mk_reader_u8(&k->in);
-    const void *name = mk_reader_take(&k->in, length);
+    const void *name = mk_reader_bytes(&k->in, length);
     bool same = name && length == strlen(dev->ops->name) && !memcmp(name, dev->ops->name, length);
     uint64_t size = mk_reader_u64(&k->in);
     struct mk_codec part = *k;
-    part.in = (struct mk_reader){ .at = mk_reader_take(&k->in, size), .left = size };
+    part.in = (struct mk_reader){ .at = mk_reader_bytes(&k->in, size), .left = size };
     mk_codec_check(k, same && !k->in.failed);
     if (k->bad || (how == MK_LOAD_HOOKS && !dev->ops->hooks))
         return;

@@ -143,7 +143,7 @@ static void answer(struct mk_file_wire *w, int64_t result)
     w->op = 0;
 }
 
-static void take_argument(struct mk_file_wire *w, uint8_t byte)
+static void add_argument(struct mk_file_wire *w, uint8_t byte)
 {
     uint64_t at = w->have++;
     if (w->op != MK_FILE_OP_WRITE || at < 8)
@@ -160,7 +160,7 @@ static void byte_out(void *self, struct mk_io *io, uint64_t value)
     struct mk_file_wire *w = &port->wire[io->cpu->index];
     w->at = w->end = 0;
     if (w->op) {
-        take_argument(w, (uint8_t)value);
+        add_argument(w, (uint8_t)value);
     } else {
         w->op = (uint8_t)value;
         w->have = w->kept = 0;
@@ -347,7 +347,7 @@ static void file_before_save(void *self)
     }
 }
 
-/* What take_argument() and byte_in() rely on. */
+/* What add_argument() and byte_in() rely on. */
 static bool plausible(const struct mk_file_wire *w)
 {
     uint64_t fixed = fixed_part(w->op);

@@ -103,7 +103,7 @@ static void call_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t numb
     }
 }
 
-static uint32_t take_pending(struct mk_hypercall *hc, unsigned cpu)
+static uint32_t pop_answer(struct mk_hypercall *hc, unsigned cpu)
 {
     if (!hc->answer[cpu].pending)
         return 0;
@@ -114,7 +114,7 @@ static uint32_t take_pending(struct mk_hypercall *hc, unsigned cpu)
 uint32_t mk_hypercall_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number)
 {
     call_builtin(hc, io, number);
-    return take_pending(hc, io->cpu->index);
+    return pop_answer(hc, io->cpu->index);
 }
 
 static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
@@ -132,7 +132,7 @@ static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
  * GETCHAR answer is never wider than AX. */
 static uint64_t hypercall_in(void *self, struct mk_io *io)
 {
-    return take_pending(self, io->cpu->index);
+    return pop_answer(self, io->cpu->index);
 }
 
 /* --- as a device --- */

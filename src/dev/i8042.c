@@ -142,7 +142,7 @@ static void answer(struct mk_i8042_state *s, uint8_t byte)
     reply(s, byte | FROM_KEYBOARD);
 }
 
-static uint16_t take_reply(struct mk_i8042_state *s)
+static uint16_t pop_reply(struct mk_i8042_state *s)
 {
     uint16_t item = s->replies[s->reply_head];
     s->reply_head = (s->reply_head + 1) % MK_I8042_REPLIES;
@@ -151,7 +151,7 @@ static uint16_t take_reply(struct mk_i8042_state *s)
 }
 
 /* The next byte that the keyboard sends, in its set. */
-static uint8_t take_key(struct mk_i8042_state *s)
+static uint8_t pop_key(struct mk_i8042_state *s)
 {
     uint8_t byte = s->carry;
     s->carry = 0;
@@ -172,9 +172,9 @@ static uint8_t take_key(struct mk_i8042_state *s)
 /* The next byte of a key as it gets to the controller. */
 static uint16_t key_byte(struct mk_i8042_state *s)
 {
-    s->last = take_key(s) | FROM_KEYBOARD;
+    s->last = pop_key(s) | FROM_KEYBOARD;
     if (s->carry && s->ram[0] & CONFIG_TRANSLATE)
-        s->last = take_key(s) | FROM_KEYBOARD | LET_GO;
+        s->last = pop_key(s) | FROM_KEYBOARD | LET_GO;
     return s->last;
 }
 
@@ -189,7 +189,7 @@ static void refill(struct mk_i8042_state *s)
 {
     if (s->full || (!s->reply_count && !keyboard_sends(s)))
         return;
-    uint16_t item = s->reply_count ? take_reply(s) : key_byte(s);
+    uint16_t item = s->reply_count ? pop_reply(s) : key_byte(s);
     s->output = (uint8_t)item;
     if (item & FROM_KEYBOARD && s->ram[0] & CONFIG_TRANSLATE)
         s->output = to_set1(s->output) | (item & LET_GO ? BREAK : 0);

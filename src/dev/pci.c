@@ -269,7 +269,7 @@ static void load_windows(struct mk_pci_fn *fn, struct mk_codec *k)
         struct mk_bus *bus = mk_pci_window(fn, i);
         uint64_t length = mk_reader_u64(&k->in);
         struct mk_codec part = *k;
-        part.in = (struct mk_reader){ .at = mk_reader_take(&k->in, length), .left = length };
+        part.in = (struct mk_reader){ .at = mk_reader_bytes(&k->in, length), .left = length };
         if (bus && !k->in.failed)
             mk_bus_dev.code(bus, &part);
         k->bad |= part.bad;

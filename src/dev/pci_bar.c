@@ -142,7 +142,7 @@ static void ram_load(void *self, const uint8_t *bytes, size_t length)
     ram_reset(self);
     while (in.left && !in.failed) {
         uint64_t page = mk_reader_u64(&in);
-        const void *from = mk_reader_take(&in, MK_PAGE);
+        const void *from = mk_reader_bytes(&in, MK_PAGE);
         if (from && page < bar->ram_size / MK_PAGE)
             memcpy(bar->ram + page * MK_PAGE, from, MK_PAGE);
     }

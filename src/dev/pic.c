@@ -109,7 +109,7 @@ static void drive(struct mk_pic_chip *chip, unsigned input)
 }
 
 /* What INTA does to one chip. */
-static void take(struct mk_pic_chip *chip, int input)
+static void enter_service(struct mk_pic_chip *chip, int input)
 {
     uint8_t bit = BIT(input);
     chip->edge &= (uint8_t)~bit;
@@ -207,7 +207,7 @@ static uint8_t read_poll(struct mk_pic_chip *chip, int *taken)
     *taken = wanted(chip);
     if (*taken < 0)
         return 0;
-    take(chip, *taken);
+    enter_service(chip, *taken);
     return (uint8_t)(0x80 | *taken);
 }
 
@@ -245,7 +245,7 @@ static int acknowledge(struct mk_pic_state *s, int *line)
         return master->base | 7;
     if (input < 0)
         input = CASCADE;
-    take(master, input);
+    enter_service(master, input);
     if (!(cascade_mask(master) & BIT(input))) {
         *line = input;
         return master->base | input;
@@ -253,7 +253,7 @@ static int acknowledge(struct mk_pic_state *s, int *line)
     input = wanted(slave);
     if (input < 0) /* spurious for the slave only: the master's ISR bit waits for an EOI */
         return slave->base | 7;
-    take(slave, input);
+    enter_service(slave, input);
     *line = 8 + input;
     return slave->base | input;
 }

@@ -123,7 +123,7 @@ static uint8_t identify(struct mk_uart_state *s)
     return (uint8_t)(value | (s->fcr & FCR_ENABLE ? IIR_FIFO : 0));
 }
 
-static uint8_t take_byte(struct mk_uart *uart)
+static uint8_t read_input(struct mk_uart *uart)
 {
     receive(uart);
     return pop(&uart->state);
@@ -135,7 +135,7 @@ static uint8_t read_register(struct mk_uart *uart, unsigned reg)
     bool dlab = s->lcr & LCR_DLAB;
     uint8_t value;
     switch (reg) {
-    case RBR_THR: return dlab ? s->dll : take_byte(uart);
+    case RBR_THR: return dlab ? s->dll : read_input(uart);
     case IER: return dlab ? s->dlm : s->ier;
     case IIR_FCR: return identify(s);
     case LCR: return s->lcr;

@@ -89,7 +89,7 @@ uint64_t mk_clock_next(struct mk_clock *clock)
     return at;
 }
 
-static struct mk_timer *take_due(struct mk_clock *clock, uint64_t now)
+static struct mk_timer *pop_due(struct mk_clock *clock, uint64_t now)
 {
     pthread_mutex_lock(&clock->lock);
     struct mk_timer *timer = clock->first;
@@ -107,6 +107,6 @@ void mk_clock_run(struct mk_clock *clock)
 {
     uint64_t now = mk_clock_now(clock);
     struct mk_timer *timer;
-    while ((timer = take_due(clock, now)))
+    while ((timer = pop_due(clock, now)))
         timer->fire(timer->ctx, now);
 }

@@ -17,7 +17,7 @@ static void code_buffer(struct mk_codec *k, struct mk_buffer *b, uint64_t most)
         mk_bytes_add(k->out, b->data + b->start, length);
         return;
     }
-    const uint8_t *from = length <= most ? mk_reader_take(&k->in, length) : NULL;
+    const uint8_t *from = length <= most ? mk_reader_bytes(&k->in, length) : NULL;
     mk_codec_check(k, from);
     b->start = b->length = 0;
     if (!from || !length)

@@ -40,7 +40,7 @@ bool mk_interrupt_deliverable(struct mk_vcpu *c, bool enabled)
 
 /* The lowest queued vector, or -1. `any` is cleared first: a request that comes meanwhile sets it
  * again. It stays clear when nothing is left, or KVM would be asked for a window in vain. */
-static int take_queued(struct mk_vcpu *c)
+static int pop_queued(struct mk_vcpu *c)
 {
     int vector = -1;
     atomic_store(&c->irq.any, false);
@@ -59,7 +59,7 @@ static int take_queued(struct mk_vcpu *c)
 
 static int accept(struct mk_vcpu *c)
 {
-    int vector = atomic_load(&c->irq.any) ? take_queued(c) : -1;
+    int vector = atomic_load(&c->irq.any) ? pop_queued(c) : -1;
     if (vector < 0 && intr_asserted(c))
         vector = c->ops->acknowledge(c);
     return vector;

@@ -13,7 +13,7 @@ void mk_channel_init(struct mk_channel *c)
     pthread_mutex_init(&c->lock, NULL);
 }
 
-static struct mk_message *take(struct mk_queue *q)
+static struct mk_message *pop(struct mk_queue *q)
 {
     struct mk_message *m = q->first;
     if (m) {
@@ -26,7 +26,7 @@ static struct mk_message *take(struct mk_queue *q)
 void mk_channel_free(struct mk_channel *c)
 {
     for (int i = 0; i < 2; i++)
-        for (struct mk_message *m; (m = take(&c->to[i]));)
+        for (struct mk_message *m; (m = pop(&c->to[i]));)
             free(m);
     pthread_mutex_destroy(&c->lock);
 }
@@ -94,7 +94,7 @@ static bool received(void *ctx)
 {
     struct receiver *r = ctx;
     if (!r->message)
-        r->message = take(&r->c->to[r->end]);
+        r->message = pop(&r->c->to[r->end]);
     return r->message || is_over(r);
 }
 

@@ -240,8 +240,8 @@ static int check_entry(const struct mk_vm *vm, const struct mk_start *start,
 
 /* A KVM that does not run 32-bit paging is not even asked: to be told CR0.PG and to drop it leaves
  * some of them with a vCPU that cannot be entered. */
-static int take_over_paging(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want,
-                            struct mk_err *err)
+static int adopt_paging(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want,
+                        struct mk_err *err)
 {
     struct kvm_sregs off = *want;
     off.cr0 &= ~(uint64_t)MK_CR0_PG;
@@ -258,7 +258,7 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
 {
     struct kvm_sregs have;
     if (vm->mode == MK_MODE_PAGED && !(vm->boot_features & MK_BOOT_PAGING_NATIVE))
-        return take_over_paging(vm, c, want, err);
+        return adopt_paging(vm, c, want, err);
     if (mk_vcpu_set_sregs(c, want) < 0 || mk_vcpu_get_sregs(c, &have) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses the start state", vm->name,
                              c->cpu.index);

@@ -218,7 +218,7 @@ local function watch(wait, patterns, settings)
 end
 
 ---Waits; true, index, captures; or false, the message, the error's name.
-local function attempt(wait)
+local function wait_for_output(wait)
   local stops = not wait.started or wait.stop == true
   local w <close> = watch(wait, wait.patterns, { stops = stops,
                                                  exact = wait.started or wait.stop ~= false })
@@ -256,7 +256,7 @@ end
 local function expect(what, con, patterns, opts)
   check_console(con, what)
   local o = options.check("console:" .. what, opts, EXPECT)
-  return attempt(make(what, con, pattern_list("console:" .. what, patterns), o))
+  return wait_for_output(make(what, con, pattern_list("console:" .. what, patterns), o))
 end
 
 function M.expect(con, patterns, opts)
@@ -305,7 +305,7 @@ function M.type(con, text, opts)
       local wait = make(("type: the echo of character %d of %d,"):format(i, #text), con,
                         { c == "\r" and "[\r\n]" or c }, o)
       wait.plain = c ~= "\r"
-      raise_or_return(attempt(wait))
+      raise_or_return(wait_for_output(wait))
     end
     if o.delay and i < #text then pause(core.vm_of(con), o.delay) end
   end
@@ -336,7 +336,7 @@ end
 
 ---The captures of the first pattern that the screen matches, with its index. A prompt may end in a
 ---blank, and a pattern may have the end of a row: both texts are tried.
-local function look(wait)
+local function search_screen(wait)
   local texts = { wait.screen:text(), wait.screen:text{ blanks = true } }
   for i, pattern in ipairs(wait.patterns) do
     for _, text in ipairs(texts) do
@@ -347,11 +347,11 @@ local function look(wait)
 end
 
 ---Waits for one change after the other.
-local function attempt_screen(wait)
+local function wait_for_screen(wait)
   local w <close> = watch(wait, {}, { stops = not wait.started, screen = true, looks = wait.card })
   wait.watch = w
   while true do
-    local found = table.pack(look(wait))
+    local found = table.pack(search_screen(wait))
     if found.n > 0 then
       if wait.started and wait.stop then wait.vm:stop() end
       return true, table.unpack(found, 1, found.n)
@@ -363,7 +363,7 @@ local function attempt_screen(wait)
     end
     local state = core.watch_result(w)
     if state ~= "changed" then
-      found = table.pack(look(wait)) -- it may have shown it and ended
+      found = table.pack(search_screen(wait)) -- it may have shown it and ended
       if found.n > 0 then return true, table.unpack(found, 1, found.n) end
       local why, code = failure(wait, state, reason, info)
       return false, report(wait, why), code
@@ -378,7 +378,7 @@ function M.screen_expect(screen, vm, patterns, opts, card)
   local o = options.check("screen:expect", opts, SCREEN)
   local wait = make("screen:expect", vm.console, pattern_list("screen:expect", patterns), o)
   wait.screen, wait.card = screen, card ~= nil
-  return raise_or_return(attempt_screen(wait))
+  return raise_or_return(wait_for_screen(wait))
 end
 
 -- ---- exits ----
