@@ -394,6 +394,16 @@ describe("INT 13h", function()
     assert.equal("01c 01c 04c 04c 01c 01c 01c 02 00", table.concat(got, " "))
   end)
 
+  it("takes a small image for the beginning of a diskette, too", function()
+    local vm <close> = machine({
+      int(0x13, { ax = 0x0201, bx = 0x8000, cx = 2, dx = 0x0100 }), keep(0), -- 0/1/2: sector 19
+      int(0x13, { ax = 0x0201, bx = 0x8000, cx = 0x0102, dx = 0 }), keep(1), -- behind its end
+    }, { disk = { bytes = ("x"):rep(18 * 512) .. ("y"):rep(512), size = 20 * 512 } })
+    run(vm)
+    assert.same({ false, "yyyy" }, { result(vm, 0).carry, vm.memory:read(0x8000, 4) })
+    assert.equal(0x04, result(vm, 1).ah)
+  end)
+
   it("reads to the end of RAM and not beyond", function()
     -- mov ax, 0ffffh; mov es, ax
     local vm <close> = machine({ "\xb8\xff\xff\x8e\xc0",

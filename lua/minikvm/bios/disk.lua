@@ -14,6 +14,7 @@ local BOOT <const>, SIGNATURE <const> = 0x7c00, 0xaa55
 local INVALID <const>, NOT_FOUND <const>, CHANGED <const>, BAD <const>, FAULT <const> =
   0x01, 0x04, 0x09, 0x10, 0xcc
 local PIECE <const> = 127 -- sectors moved at once
+local USUAL_KIB <const> = 1440 -- of a diskette
 
 -- By the size of a diskette in KiB: cylinders, heads, sectors, and the drive's type in AH=08h.
 local FLOPPIES <const> = {
@@ -40,6 +41,8 @@ end
 ---@field sectors integer
 ---@field geometry integer[]  cylinders, heads, sectors, type of a diskette drive
 
+---A small image may be the beginning of a diskette, whose loader knows its drive and geometry:
+---where there is no diskette it is drive 0, too.
 ---@param list minikvm.disk[]
 ---@return minikvm.bios.drive[]  in the order in which they were given
 function M.drives(list)
@@ -53,6 +56,11 @@ function M.drives(list)
       drive.number, drive.geometry, fixed = fixed, fixed_geometry(drive.sectors), fixed + 1
     end
     drives[i] = drive
+  end
+  local first = drives[1]
+  if floppies == 0 and first and first.disk:size() < USUAL_KIB * 1024 then
+    drives[#drives + 1] = { disk = first.disk, sectors = first.sectors, number = 0,
+                            geometry = FLOPPIES[USUAL_KIB] }
   end
   return drives
 end
