@@ -6,6 +6,7 @@
  * the running code at the next instruction, a second one ends the process. Output that cannot be
  * written is an error at the end. Everything here belongs to the main thread; the signal handler
  * needs the static variables `target` and `interrupted`. */
+#include "io/io.h"
 #include "io/tty.h"
 #include "line.h"
 #include "lua/alloc.h"
@@ -270,6 +271,7 @@ int main(int argc, char **argv)
         status = (int)lua_tointeger(L, -1);
     else
         print_error(lua_isstring(L, -1) ? lua_tostring(L, -1) : "(error message is not a string)");
+    mk_io_keep();
     lua_close(L);
     return status;
 }

@@ -295,3 +295,12 @@ void mk_io_unref(void)
     }
     pthread_mutex_unlock(&io.life);
 }
+
+void mk_io_keep(void)
+{
+    pthread_mutex_lock(&io.life);
+    io.users++;
+    if (io.runs)
+        pthread_detach(io.thread);
+    pthread_mutex_unlock(&io.life);
+}

@@ -32,6 +32,8 @@ struct mk_io_source {
 
 int mk_io_ref(struct mk_err *err);
 void mk_io_unref(void);
+/* The process ends soon, and the thread with it: nobody waits for that. */
+void mk_io_keep(void);
 
 /* Calls timer->fire once, at the mk_now() time `at`; UINT64_MAX: not any more. */
 void mk_io_arm(struct mk_io_timer *timer, uint64_t at);
