@@ -3,7 +3,7 @@
 --
 --   ```lua             a whole script: exits with 0; a ```text output behind it is what it prints
 --   ```lua fragment    is only compiled
---   ```lua linux       the same where Linux can be booted; /boot/vmlinuz is the kernel that is there
+--   ```lua linux       the same where Linux can be booted; /boot/vmlinuz is a kernel that is there
 --   ```sh              lines that begin with ./minikvm, minikvm, printf or lua5.4 (README.md only)
 --   ```sh linux        such lines, where Linux can be booted; what is typed is "exit"
 --   ```sh here         commands, in a folder of the document with the files that it shows;
@@ -256,7 +256,9 @@ describe("docs", function()
     for line in io.lines "docs/architecture.md" do
       local first, names = line:match "^| *([^|]-) *| ([^|]*)|"
       if first and first ~= "" then room = first:match "^`(.*)`$" or "." end
-      for name in (first and names or ""):gmatch "`([%w_]+)`" do named[room .. "/" .. name] = true end
+      for name in (first and names or ""):gmatch "`([%w_]+)`" do
+        named[room .. "/" .. name] = true
+      end
     end
     local count = 0
     for file in io.popen "cd src && find * -name '*.[ch]'":lines() do

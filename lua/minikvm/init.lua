@@ -137,7 +137,8 @@ end
 ---  nodes        device nodes by path: { "c" or "b", major, minor, mode = permissions (0600) }
 ---  links        symbolic links: where they lead, by path
 ---  modules      { NAME, ..., from = "/lib/modules/VERSION" }: kernel modules and what they need,
----               as lib/modules/NAME.ko, and in which order to load them in lib/modules/order
+---               as lib/modules/NAME.ko, and in which order to load them in lib/modules/order;
+---               those that are compressed (.xz, .zst, .gz) are unpacked by the host's programs
 ---  busybox      true: the host's static one as bin/busybox, bin/sh; or the path of one
 ---  init         the text of /init, the first program
 ---  agent        true: the program behind vm:linux() as bin/minikvm-agent, with busybox and, where
