@@ -88,6 +88,7 @@ struct mk_lua_cpu {
 };
 
 struct mk_lua_file;
+struct mk_match;
 struct mk_lua_disk;
 
 struct mk_lua_vm {
@@ -255,6 +256,8 @@ void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
 /* bounded_strings() -> a table of find, match, gsub and next, with a limit on the work */
 int mk_lua_bounded_strings(lua_State *L);
+/* Pushes the captures of a match in `s`; how many. */
+int mk_push_captures(lua_State *L, const char *s, const struct mk_match *m);
 /* Pushes the chunk of a part of the module that is written in Lua: "cli.interpreter". */
 void mk_lua_part(lua_State *L, const char *name);
 /* Puts all of them into package.preload, as minikvm.NAME. */

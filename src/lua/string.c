@@ -7,12 +7,16 @@
 
 #define STEPS 20000000u /* of one call; about a tenth of a second */
 
-static void push_capture(lua_State *L, const char *s, const struct mk_match *m, unsigned i)
+int mk_push_captures(lua_State *L, const char *s, const struct mk_match *m)
 {
-    if (m->capture[i].length == MK_CAPTURE_POSITION)
-        lua_pushinteger(L, (lua_Integer)m->capture[i].start + 1);
-    else
-        lua_pushlstring(L, s + m->capture[i].start, m->capture[i].length);
+    luaL_checkstack(L, (int)m->captures + 1, "too many captures");
+    for (unsigned i = 0; i < m->captures; i++) {
+        if (m->capture[i].length == MK_CAPTURE_POSITION)
+            lua_pushinteger(L, (lua_Integer)m->capture[i].start + 1);
+        else
+            lua_pushlstring(L, s + m->capture[i].start, m->capture[i].length);
+    }
+    return (int)m->captures;
 }
 
 /* match(s, pattern, from, steps | nil, tied) -> steps that are left, first, last, captures… of the
@@ -37,12 +41,9 @@ static int match(lua_State *L)
     lua_pushinteger(L, (lua_Integer)steps);
     if (result != MK_PATTERN_FOUND)
         return 1;
-    luaL_checkstack(L, (int)m.captures + 2, "too many captures");
     lua_pushinteger(L, (lua_Integer)m.start + 1);
     lua_pushinteger(L, (lua_Integer)m.end);
-    for (unsigned i = 0; i < m.captures; i++)
-        push_capture(L, s, &m, i);
-    return 3 + (int)m.captures;
+    return 3 + mk_push_captures(L, s, &m);
 }
 
 /* find(s, text, from) -> first, last | nil */
