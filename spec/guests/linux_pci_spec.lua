@@ -129,7 +129,7 @@ describe("Linux's drivers for PCI", function()
           { timeout = 60 })
       assert.equal(0, status, text)
     end
-    pair[2]:linux():sh("nc -l -p 77 >/tmp/f </dev/null 2>/dev/null & sleep 0", { timeout = 60 })
+    pair[2]:linux():sh("sleep 1000 | nc -l -p 77 >/tmp/f & sleep 0", { timeout = 60 })
     pair[2]:start()
     local text = pair[1]:linux():sh("ping -c 3 -i 0.1 10.0.0.2", { timeout = 60 })
     assert.matches("3 packets transmitted, 3 packets received, 0%% packet loss", text)
