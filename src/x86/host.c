@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-const char *mk_host_kind(void)
+static const char *find_kind(void)
 {
     static const char *const kinds[][2] = { { "/sys/module/kvm_pvm", "pvm" },
                                             { "/sys/module/kvm_intel", "vmx" },
@@ -15,6 +15,16 @@ const char *mk_host_kind(void)
         if (access(kinds[i][0], F_OK) == 0)
             return kinds[i][1];
     return "unknown";
+}
+
+/* It stays while the process lives, and every VM asks. */
+const char *mk_host_kind(void)
+{
+    static const char *_Atomic known;
+    const char *kind = known;
+    if (!kind)
+        known = kind = find_kind();
+    return kind;
 }
 
 bool mk_host_is_stock(void)
