@@ -1,5 +1,5 @@
--- Debian's kernel, booted on a stock KVM: kvm_pvm does not run Linux's user space. tools/linux-kernel
--- fetches the kernel; tools/stock runs this in an emulated machine.
+-- Debian's kernel, booted on a stock KVM: kvm_pvm does not run Linux's user space.
+-- tools/linux-kernel fetches the kernel; tools/stock runs this in an emulated machine.
 
 local host = require "support.linux"
 local kvm = require "minikvm"
@@ -20,8 +20,8 @@ describe("Linux on a stock KVM", function()
   it("says where a kernel comes from when there is none", function()
     local r = program.run("XDG_CACHE_HOME=/nosuch P linux --deadline 1 --run true")
     if r.status == 124 then pending "there is one in /boot" return end
-    assert.same({ 1, "minikvm: linux: no kernel: tools/linux-kernel fetches Debian's, --kernel names "
-                  .. "another\n" }, { r.status, r.err })
+    assert.same({ 1, "minikvm: linux: no kernel: tools/linux-kernel fetches Debian's, --kernel "
+                  .. "names another\n" }, { r.status, r.err })
   end)
 
   it("keeps the order of what is printed to stdout and to stderr", function()
@@ -38,7 +38,8 @@ describe("Linux on a stock KVM", function()
 
   it("comes to the first instruction of init with few exits", function()
     -- an ELF64 file (gABI, chapter 4): iopl(3); mov edx, 0xf4; mov eax, 1; out dx, eax
-    local code = support.bytes "bf 03 00 00 00 b8 ac 00 00 00 0f 05 ba f4 00 00 00 b8 01 00 00 00 ef"
+    local code = support.bytes
+      "bf 03 00 00 00 b8 ac 00 00 00 0f 05 ba f4 00 00 00 b8 01 00 00 00 ef"
     local at, size = 0x400000, 120 + #code
     local init = "\x7fELF\2\1\1" .. ("\0"):rep(9)
       .. ("<I2I2I4I8I8I8I4I2I2I2I2I2I2"):pack(2, 62, 1, at + 120, 64, 0, 0, 64, 56, 1, 64, 0, 0)
@@ -62,6 +63,21 @@ describe("Linux on a stock KVM", function()
     assert.equal(5, r.status)
     assert.match("console=ttyS0 [^\n]* a=b\r\n", r.out)
     assert.match("^minikvm: vmlinuz: exit: [^\n]*\n$", r.err)
+  end)
+
+  it("is booted from its vmlinux, too, by the PVH note", function()
+    local bytes <const> = support.read_file(host.KERNEL)
+    -- setup_sects, payload_offset, payload_length (boot.rst); behind LZ4 frames their unpacked size
+    local start = (bytes:byte(0x1f2) + 1) * 512
+    local offset, length = ("<I4I4"):unpack(bytes, 0x249)
+    local packed = program.file(bytes:sub(start + offset + 1, start + offset + length - 4))
+    local path = packed .. ".elf"
+    local unpacked = os.execute(("lz4 -dqf %s %s 2>/dev/null"):format(packed, path))
+    os.remove(packed)
+    if not unpacked then pending "no lz4, or a kernel that is packed otherwise" return end
+    local r = program.run("P linux --deadline 100 --run 'uname -s; exit 3' --kernel " .. path)
+    os.remove(path)
+    assert.same({ 3, "Linux\n", "" }, { r.status, r.out, r.err })
   end)
 
   it("forks after it has booted; a panic is told with its last lines", function()
