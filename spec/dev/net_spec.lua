@@ -1,6 +1,8 @@
--- virtio's network card (lua/minikvm/devices/net.lua), driven by hand: Virtual I/O Device 1.2, 5.1.
+-- virtio's network card and console (lua/minikvm/devices), driven by hand: Virtual I/O Device 1.2,
+-- 5.1, 5.3.
 -- spec/guests/linux_pci_spec.lua has Linux's driver.
 
+local console = require "minikvm.devices.console"
 local net = require "minikvm.devices.net"
 local pci = require "support.pci"
 local support = require "support.guest"
@@ -95,5 +97,26 @@ describe("virtio's network card", function()
     transmit(other, FRAME)
     assert.same({ 1, 1 }, { used(one, 0), used(other, 0) })
     assert.error_matches(function() net.new{ mac = "02:00" } end, "expected an address such as")
+  end)
+end)
+
+describe("virtio's console", function()
+  if support.without_kvm(pending) then return end
+
+  it("prints, and hands on what waits as there are buffers", function()
+    local printed = {}
+    local vm <close> = pci.vm{ memory = "4M", pci = { console.new{ on_output = function(_, text)
+      printed[#printed + 1] = text
+    end } } }
+    pci.run(vm, { start() })
+    local d = vm.pci:devices()[1]
+    vm.memory:write(DATA, "out")
+    offer(vm, 1, DATA, 3)
+    assert.same({ "out" }, printed)
+    console.send(d, "abcdef")
+    for i = 0, 1 do offer(vm, 0, DATA + 4096 * (i + 1), 4) end
+    assert.equal("abcd", vm.memory:read(DATA + 4096, 4))
+    assert.equal("ef\0", vm.memory:read(DATA + 8192, 3))
+    assert.same({ 2, "" }, { used(vm, 0), d.state.input })
   end)
 end)
