@@ -39,7 +39,7 @@ static int set_assist(struct mk_vm *vm, bool wanted, struct mk_err *err)
 {
     if (!wanted)
         mk_vm_free_assist(vm);
-    else if (!vm->assist && !(vm->assist = mk_assist_new()) && !mk_assist_missing())
+    else if (!vm->assist && mk_assist_new(&vm->assist) < 0)
         return mk_fail_errno(err, ENOMEM, "what stands in for KVM");
     mk_vm_attach_assist(vm);
     return 0;

@@ -559,14 +559,15 @@ static const struct mk_assist_ops ops = {
     .free = free_all,
 };
 
-struct mk_assist *mk_assist_new(void)
+int mk_assist_new(struct mk_assist **assist)
 {
     struct weak *a = calloc(1, sizeof(*a));
     if (!a)
-        return NULL;
+        return -1;
     a->assist.ops = &ops;
     a->assist.paging = &a->shadow.on;
-    return &a->assist;
+    *assist = &a->assist;
+    return 0;
 }
 
 const char *mk_assist_missing(void)

@@ -16,9 +16,9 @@
 
 #include "kvm/vcpu.h"
 
-/* For a VM and its vCPUs. NULL when memory ran out, and in a build that leaves all
- * this out (none.c). */
-struct mk_assist *mk_assist_new(void);
+/* For a VM and its vCPUs; NULL in a build that leaves all this out (none.c). -1 when memory ran
+ * out. */
+int mk_assist_new(struct mk_assist **assist);
 /* What is missing in this build for a host that needs it, as a remedy; NULL: nothing. */
 const char *mk_assist_missing(void);
 

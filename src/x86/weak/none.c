@@ -4,9 +4,10 @@
 #include "x86/weak/assist.h"
 #include "x86/weak/probe.h"
 
-struct mk_assist *mk_assist_new(void)
+int mk_assist_new(struct mk_assist **assist)
 {
-    return NULL;
+    *assist = NULL;
+    return 0;
 }
 
 const char *mk_assist_missing(void)
