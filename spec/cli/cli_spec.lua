@@ -282,6 +282,8 @@ describe("minikvm run", function()
     os.remove(path)
     assert.equal(130, r.status)
     assert.matches("^minikvm: g: it ran in real mode, .* there are protected, paged and long\n$", r.err)
+    r = run "P run --limit output=1000 guests/long/hello.bin" -- what was said before is off the screen
+    assert.matches("it ran in real mode, .*; it looks like 64%-bit code: try %-%-mode long\n$", r.err)
     r = run_images("P run --deadline 0.2 IMAGE1", { SPIN })
     assert.matches("no --mode was given; there are protected, paged and long\n", r.err, 1, true)
   end)

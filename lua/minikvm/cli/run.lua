@@ -224,7 +224,7 @@ local function warn_of_mode(vm, opts)
   local function as_mode(mode) return "--mode " .. mode end
   local looks = require("minikvm.image.guess").of_vm(vm, as_mode)
   if looks then complain(vm.name, "it runs " .. UNTOLD .. looks) end
-  opts.warned[vm] = looks ~= nil
+  opts.warned[vm] = looks
 end
 
 ---Makes the VM of an image and loads it; nil, status when something was said.
@@ -284,15 +284,16 @@ local function repeats_a_byte(vm)
 end
 
 ---Why a guest may have gone wrong: a flat image does not say which mode it is for, and of a disk
----only the boot sector is there.
-local function load_note(vm, opts)
+---only the boot sector is there. What was said before the run is said again when the output, which
+---repeats a byte, has carried it off the screen.
+local function load_note(vm, opts, repeats)
   local image = require("minikvm.image").of(vm)[1]
   if image and image.plan.format == "boot" then
     return "its boot sector was loaded, and there is no BIOS whose services it could call: "
       .. "try --bios lua"
   end
-  if not open_image(vm, opts) or opts.warned[vm] then return nil end
-  return "it ran " .. UNTOLD .. "there are protected, paged and long"
+  if not open_image(vm, opts) or opts.warned[vm] and not repeats then return nil end
+  return "it ran " .. UNTOLD .. (opts.warned[vm] or "there are protected, paged and long")
 end
 
 local WORTH_A_NOTE <const> = { deadline = true, limit = true, panic = true, shutdown = true,
@@ -321,7 +322,8 @@ end
 
 local function run_one(vm, opts)
   local done, reason, info = pcall(M.attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
-  local name, note, repeats = vm.name, load_note(vm, opts), repeats_a_byte(vm)
+  local name, repeats = vm.name, repeats_a_byte(vm)
+  local note = load_note(vm, opts, repeats)
   if done then show_stats(vm, opts) end
   local saved = save_screen(vm, opts)
   local shown = opts.screens[vm]
@@ -344,8 +346,9 @@ local function run_several(kvm, vms, opts)
     if ok then started[#started + 1] = vm else status = math.max(status, why) end
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
-    status = math.max(status, conclude(r.vm.name, r.reason, r.info, load_note(r.vm, opts),
-                                       repeats_a_byte(r.vm)))
+    local repeats = repeats_a_byte(r.vm)
+    status = math.max(status, conclude(r.vm.name, r.reason, r.info,
+                                       load_note(r.vm, opts, repeats), repeats))
     show_stats(r.vm, opts)
   end
   return status
