@@ -3,6 +3,7 @@
 -- spec/guests/linux_pci_spec.lua has Linux's driver.
 
 local console = require "minikvm.devices.console"
+local kvm = require "minikvm"
 local net = require "minikvm.devices.net"
 local pci = require "support.pci"
 local support = require "support.guest"
@@ -62,14 +63,50 @@ describe("virtio's network card", function()
     transmit(vm, FRAME)
     assert.same({ FRAME }, seen)
     assert.equal(1, used(vm, 1))
-    assert.is_false(net.send(d, FRAME)) -- there is no buffer yet
     offer(vm, 0, DATA + 4096, 2048)
     assert.is_true(net.send(d, FRAME))
     assert.equal(("\0"):rep(10) .. "\1\0" .. FRAME, vm.memory:read(DATA + 4096, 12 + #FRAME))
     assert.same({ 1, 12 + #FRAME }, { used(vm, 0), vm.memory:u32(QUEUE[0] + 0x2008) })
     pci.run(vm, { pci.peek(0x80000, BASE + 0x2000) })
     assert.equal("\2\0\0\0", vm.memory:read(0x80000, 4))
-    assert.same({ 1, 1, 1 }, { d.state.sent, d.state.received, d.state.dropped })
+    assert.same({ 1, 1, 0 }, { d.state.sent, d.state.received, d.state.dropped })
+  end)
+
+  it("has frames wait for buffers, 256 of them, in order, also in snapshots and forks", function()
+    local vm <close>, d = machine()
+    for i = 1, 256 do assert.is_true(net.send(d, FRAME .. i)) end
+    assert.is_false(net.send(d, FRAME .. 257))
+    local snap <const> = assert(vm:snapshot())
+    local function first_two(of)
+      for i = 0, 1 do offer(of, 0, DATA + 4096 * i, 2048) end
+      return { of.memory:read(DATA + 12, #FRAME + 1), of.memory:read(DATA + 4096 + 12, #FRAME + 1) }
+    end
+    assert.same({ FRAME .. 1, FRAME .. 2 }, first_two(vm))
+    assert(vm:restore(snap))
+    assert.same({ 256, 1 }, { #d.state.waiting, d.state.dropped })
+    local child <close> = assert(vm:fork())
+    assert.same({ FRAME .. 1, FRAME .. 2 }, first_two(child))
+    assert.same({ 254, 256 }, { #child.pci:devices()[1].state.waiting, #d.state.waiting })
+    pci.run(vm, { poke8(BASE + 0x14, 0) }) -- the driver resets it, which has no use for them
+    assert.same({ 0, 257 }, { #d.state.waiting, d.state.dropped })
+    assert.is_false(net.send(d, FRAME))
+  end)
+
+  it("delivers frames at their time, by the VM's clock, that of a fork", function()
+    local vm <close>, d = machine()
+    for _ = 1, 3 do offer(vm, 0, DATA, 64) end
+    net.send(d, FRAME .. "late", 0.02)
+    net.send(d, FRAME .. "soon", 0.01)
+    assert.is_true(net.send(d, FRAME .. "now!"))
+    assert.same({ 1, 2 }, { used(vm, 0), #d.state.waiting })
+    local child <close> = assert(vm:fork())
+    -- again: pause; cmp word ptr [the used ring's index], 3; jne again
+    local wait = "\xf3\x90\x66\x81\x3d" .. ("<I4I2"):pack(QUEUE[0] + 0x2002, 3) .. "\x75\xf3"
+    for _, of in ipairs{ child, vm } do
+      pci.run(of, { wait })
+      assert.equal(FRAME .. "late", of.memory:read(DATA + 12, #FRAME + 4))
+      assert.equal(3, used(of, 0))
+    end
   end)
 
   it("drops frames that are none, and what a buffer has no room for", function()
@@ -96,7 +133,136 @@ describe("virtio's network card", function()
     assert.same({ 0, 1 }, { used(one, 0), used(other, 0) })
     transmit(other, FRAME)
     assert.same({ 1, 1 }, { used(one, 0), used(other, 0) })
-    assert.error_matches(function() net.new{ mac = "02:00" } end, "expected an address such as")
+  end)
+
+  it("leaves a wire when it is detached, or has other code", function()
+    local hub, new = net.hub(), net.hub()
+    local one <close>, card = machine{ hub = hub }
+    local other <close>, second = machine{ hub = hub }
+    assert.same({ card, second }, hub:cards())
+    card:replace(net.new{ hub = new })
+    assert.same({ { second }, { card } }, { hub:cards(), new:cards() })
+    transmit(one, FRAME)
+    assert.same({ 1, 0 }, { card.state.sent, #second.state.waiting })
+    card:detach()
+    other:close()
+    assert.same({ {}, {} }, { hub:cards(), new:cards() })
+    assert.equal(0, hub:send(FRAME))
+  end)
+
+  it("has a script between it and the others: drops, changes, doubles", function()
+    local answers, froms = { false, "changed", true, nil }, {}
+    local capture = net.capture()
+    local hub = net.hub{ capture = capture, on_frame = function(h, frame, from)
+      froms[#froms + 1] = from.vm.name
+      local answer = answers[#froms]
+      if answer == true then h:send(frame, { from = from }) end
+      if answer == "changed" then return FRAME .. "!" end
+      return answer
+    end }
+    local one <close> = machine{ hub = hub }
+    local other <close>, d = machine{ hub = hub }
+    for i = 1, 5 do offer(other, 0, DATA + 4096 * i, 2048) end
+    for _, count in ipairs{ 0, 1, 3, 4 } do
+      transmit(one, FRAME)
+      assert.equal(count, d.state.received)
+    end
+    assert.equal(FRAME .. "!", other.memory:read(DATA + 4096 + 12, #FRAME + 1))
+    assert.equal(4, #froms)
+    assert.equal(4, capture:count())
+    assert.equal(2, hub:send(FRAME))
+    assert.equal(1, hub:send(FRAME, { from = d }))
+  end)
+
+  ---Sends n frames, and makes buffers available whenever there is room for one.
+  local function busy(n)
+    local loop = "\x66\xff\x05" .. ("<I4"):pack(QUEUE[1] + 0x1002)       -- inc word ptr [available]
+      .. "\x66\xc7\x05" .. ("<I4I2"):pack(BASE + 0x3004, 1)              -- notify
+      .. "\x66\xa1" .. ("<I4"):pack(QUEUE[0] + 0x1002)                   -- mov ax, [available]
+      .. "\x66\x2b\x05" .. ("<I4"):pack(QUEUE[0] + 0x2002)               -- sub ax, [used]
+      .. "\x66\x83\xf8\x08\x73\x10"                                     -- cmp ax, 8; jae on
+      .. "\x66\xff\x05" .. ("<I4"):pack(QUEUE[0] + 0x1002)              -- inc word ptr [available]
+      .. "\x66\xc7\x05" .. ("<I4I2"):pack(BASE + 0x3000, 0) .. "\x4e"   -- notify; on: dec esi
+    return "\xbe" .. ("<I4"):pack(n) .. loop .. "\x0f\x85" .. ("<i4"):pack(-#loop - 6)
+  end
+
+  it("loses no count when VMs send to each other on threads of their own", function()
+    local hub, vms <const>, frames <const> = net.hub(), {}, 2000
+    for i = 1, 3 do
+      local vm = machine{ hub = hub }
+      vms[i] = vm
+      vm.memory:write(DATA, ("\0"):rep(12) .. FRAME)
+      for entry = 0, 7 do
+        vm.memory:write(QUEUE[1] + 16 * entry, ("<I8I4I2I2"):pack(DATA, 12 + #FRAME, 0, 0))
+        vm.memory:write(QUEUE[0] + 16 * entry, ("<I8I4I2I2"):pack(DATA + 4096, 2048, 2, 0))
+        for queue = 0, 1 do vm.memory:u16(QUEUE[queue] + 0x1004 + 2 * entry, entry) end
+      end
+      pci.load(vm, { busy(frames) })
+    end
+    for _, vm in ipairs(vms) do assert(vm:start()) end
+    for _, vm in ipairs(vms) do assert.equal("halt", (vm:wait())) end
+    for _, vm in ipairs(vms) do
+      local state = vm.pci:devices()[1].state
+      assert.same({ frames, 2 * frames, 0 }, { state.sent,
+        state.received + state.dropped + #state.waiting, state.virtio.errors })
+      assert.equal(state.received & 0xffff, used(vm, 0))
+      vm:close()
+    end
+  end)
+
+  it("tells its driver of an MTU", function()
+    local vm <close> = machine{ mtu = 9000 }
+    pci.run(vm, { pci.poke(BASE, 0), pci.peek(0x80000, BASE + 4),
+                  pci.peek(0x80004, BASE + 0x2008) })
+    assert.equal(1 << 3, vm.memory:u32(0x80000) & 1 << 3)
+    assert.equal(9000, vm.memory:u32(0x80004) >> 16)
+  end)
+
+  it("is refused when it makes no sense", function()
+    local function refused(text, fn, ...)
+      local ok, why = pcall(fn, ...)
+      assert.is_false(ok)
+      assert.matches(text, why, 1, true)
+      assert.matches("net_spec.lua:", why, 1, true)
+    end
+    local function new(opts) return function() net.new(opts) end end
+    refused("expected an address such as", new{ mac = "02:00" })
+    refused("'mtu': expected bytes, 68 to 65521, got 65522", new{ mtu = 65522 })
+    refused("expected a hub of net.hub()", new{ hub = {} })
+    refused("'on_frame' or 'hub', not both", new{ hub = net.hub(), on_frame = print })
+    refused("expected a capture of net.capture()", function() net.hub{ capture = "x.pcap" } end)
+    local vm <close> = pci.vm{ memory = "4M" }
+    local d = vm.pci:attach(kvm.pci{ name = "card", vendor = 1, device = 1 })
+    refused("net.send: device card is no network card", function() net.send(d, FRAME) end)
+  end)
+end)
+
+describe("a capture", function()
+  -- draft-ietf-opsawg-pcap: 4. File Header, 5. Packet Record
+  it("is a file that tcpdump reads", function()
+    local c = net.capture()
+    c:add(FRAME, 1700000000.5)
+    c:add("", 3)
+    assert.equal(("<I4I2I2I4I4I4I4"):pack(0xa1b23c4d, 2, 4, 0, 0, 262144, 1)
+      .. ("<I4I4I4I4"):pack(1700000000, 500000000, #FRAME, #FRAME) .. FRAME
+      .. ("<I4I4I4I4"):pack(3, 0, 0, 0), c:bytes())
+    local path <const> = os.tmpname()
+    assert.is_true(c:save(path))
+    local file <close> = assert(io.open(path, "rb"))
+    os.remove(path)
+    assert.equal(c:bytes(), file:read "a")
+    local done, why, code = c:save "/nowhere/x.pcap"
+    assert.same({ nil, "ENOENT" }, { done, code })
+    assert.matches("/nowhere/x.pcap", why, 1, true)
+  end)
+
+  it("holds the newest frames, and counts the others", function()
+    local c = net.capture{ limit = 4 * (16 + 100) }
+    for i = 1, 10 do c:add(string.char(i):rep(100), i) end
+    assert.same({ 4, 6, 24 + 4 * 116 }, { c:count(), c.lost, #c:bytes() })
+    assert.equal("\7", c:bytes():sub(41, 41))
+    c:add(("x"):rep(300000))
+    assert.same({ 0, 11 }, { c:count(), c.lost })
   end)
 end)
 

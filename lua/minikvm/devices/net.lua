@@ -6,10 +6,14 @@
 --   one.pci:attach(net.new{ hub = hub })
 --   other.pci:attach(net.new{ hub = hub })
 --
--- Virtual I/O Device 1.2, 5.1, with the features MAC and STATUS. A frame that nobody takes at once,
--- for want of a buffer or of a driver, is dropped and counted. Handlers run on the thread of the
--- vCPU that sends, under the Lua lock.
+-- Virtual I/O Device 1.2, 5.1, with the features MAC, STATUS and MTU. Frames that come before their
+-- time, or before the driver has a buffer for them, wait in d.state, QUEUE of them at most; they
+-- are in snapshots. What finds no place there, no driver, or a buffer too short is dropped and
+-- counted. Handlers run on the thread of the vCPU that sends, under the Lua lock.
 
+local captures = require "minikvm.net.capture"
+local core = require "minikvm.core"
+local hubs = require "minikvm.net.hub"
 local kvm = require "minikvm"
 local options = require "minikvm.options"
 
@@ -18,59 +22,106 @@ local M = {}
 local RECEIVE <const> = 0 -- the queue; the other one sends
 local HEADER <const>, LEAST <const>, MOST <const> = 12, 14, 65535 -- bytes
 local ONE_BUFFER <const> = ("\0"):rep(10) .. "\1\0"
-local MAC <const>, STATUS <const>, LINK_UP <const> = 1 << 5, 1 << 16, 1
+local MTU <const>, MAC <const>, STATUS <const>, LINK_UP <const> = 1 << 3, 1 << 5, 1 << 16, 1
+local DRIVER_OK <const> = 4
+local QUEUE <const> = 256 -- frames that wait
 
--- ---- frames ----
+-- ---- frames for the guest ----
+
+local function count(d, what) d.state[what] = d.state[what] + 1 end
+
+local function drop(d)
+  count(d, "dropped")
+  return false
+end
+
+---The driver's next buffer, which stays where it is; nil when there is none.
+local function next_buffer(d)
+  local free = d.own.free
+  while free[1] and free[1]:is_stale() do table.remove(free, 1) end
+  return free[1]
+end
+
+---One frame into a buffer, which is used up only if it fits.
+local function fill(d, buffer, frame)
+  if HEADER + #frame > buffer.writable then return drop(d) end
+  table.remove(d.own.free, 1)
+  assert(buffer:write(ONE_BUFFER .. frame))
+  buffer:done()
+  count(d, "received")
+  return true
+end
+
+---Hands on the frames whose time has come, as long as there are buffers.
+local function hand_on(d)
+  local waiting, now = d.state.waiting, d.vm.clock.now
+  while waiting[1] and waiting[1].due <= now do
+    local buffer = next_buffer(d)
+    if not buffer then return end
+    fill(d, buffer, table.remove(waiting, 1).frame)
+  end
+  if waiting[1] then
+    d:cancel "frames"
+    d:after(waiting[1].due - now, "frames")
+  end
+end
+
+---Puts a frame in its place in time, behind those of the same.
+local function wait(d, frame, after)
+  local waiting, due = d.state.waiting, d.vm.clock.now + after
+  if #waiting >= QUEUE then return drop(d) end
+  local at = #waiting + 1
+  while at > 1 and waiting[at - 1].due > due do at = at - 1 end
+  table.insert(waiting, at, { due = due, frame = frame })
+  hand_on(d)
+  return true
+end
 
 ---Hands a frame to the guest.
 ---@param d minikvm.device
 ---@param frame string  from its destination address on, without a checksum; 14 to 65535 bytes
+---@param after? number  seconds by the VM's clock: it arrives then
 ---@return boolean taken  false when it was dropped
-function M.send(d, frame)
+function M.send(d, frame, after)
+  options.self("net.send", d, "minikvm.device")
   options.argument("net.send", "frame", frame, "string")
-  local buffer = d.own.free[1]
-  while buffer and buffer:is_stale() do
-    table.remove(d.own.free, 1)
-    buffer = d.own.free[1]
-  end
-  if not buffer or #frame < LEAST or #frame > MOST or HEADER + #frame > buffer.writable then
-    d.state.dropped = d.state.dropped + 1
-    return false
-  end
-  table.remove(d.own.free, 1)
-  assert(buffer:write(ONE_BUFFER .. frame))
-  buffer:done()
-  d.state.received = d.state.received + 1
-  return true
+  if after ~= nil then options.argument("net.send", "after", after, "seconds") end
+  if not d.own.free then core.blame(("net.send: device %s is no network card"):format(d.name)) end
+  if #frame < LEAST or #frame > MOST or d.reg.STATUS & DRIVER_OK == 0 then return drop(d) end
+  local buffer = not after and not d.state.waiting[1] and next_buffer(d)
+  if buffer then return fill(d, buffer, frame) end
+  return wait(d, frame, after or 0)
 end
 
----A frame of the guest's.
+-- ---- frames of the guest ----
+
 local function take(d, buffer, on_frame)
   if buffer.readable < HEADER then return buffer:reject "a frame has a header of 12 bytes" end
   buffer:read(HEADER)
   local frame = buffer:read(MOST + 1)
   buffer:done()
-  if #frame < LEAST or #frame > MOST then
-    d.state.dropped = d.state.dropped + 1
-  else
-    d.state.sent = d.state.sent + 1
-    on_frame(d, frame)
-  end
+  if #frame < LEAST or #frame > MOST then return drop(d) end
+  count(d, "sent")
+  on_frame(d, frame)
 end
 
--- ---- hubs ----
+-- ---- hubs and captures ----
+
+local HUB <const> = { on_frame = "function", capture = captures.check }
 
 ---A wire between cards, of any VMs of this script: what one sends, all others get.
----@return table<minikvm.device, true>
-function M.hub() return setmetatable({}, { __mode = "k" }) end
+---  on_frame  function(hub, frame, card): a card has sent it. false: nobody gets it; a string: that
+---            goes on instead; hub:send() sends more
+---  capture   of net.capture(): has what goes over the wire
+---@param opts? { on_frame: function?, capture: minikvm.capture? }
+---@return minikvm.hub
+function M.hub(opts) return hubs.new(opts, HUB, M.send) end
 
-local function to_others(hub)
-  return function(d, frame)
-    for other in pairs(hub) do
-      if other ~= d and other.vm.state ~= "closed" then M.send(other, frame) end
-    end
-  end
-end
+---Keeps frames for a file that tcpdump reads.
+---  limit  bytes that it holds ("64M"): the newest frames
+---@param opts? { limit: integer|string? }
+---@return minikvm.capture
+function M.capture(opts) return captures.new(opts) end
 
 -- ---- the card ----
 
@@ -79,41 +130,66 @@ local function check_mac(value)
   for pair in (type(value) == "string" and value or ""):gmatch "%x%x" do
     bytes[#bytes + 1] = string.char(tonumber(pair, 16))
   end
-  if #bytes == 6 and value:find "^%x%x:%x%x:%x%x:%x%x:%x%x:%x%x$" then return table.concat(bytes) end
+  if #bytes == 6 and value:find "^%x%x:%x%x:%x%x:%x%x:%x%x:%x%x$" then
+    return table.concat(bytes)
+  end
   return nil, ("expected an address such as \"52:54:00:00:00:01\", got %s"):format(tostring(value))
 end
 
-local function check_hub(value)
-  if type(value) == "table" then return value end
-  return nil, "expected a hub of net.hub()"
+local function check_mtu(value)
+  if math.type(value) == "integer" and value >= 68 and value <= MOST - LEAST then return value end
+  return nil, ("expected bytes, 68 to %d, got %s"):format(MOST - LEAST, tostring(value))
 end
 
-local OPTIONS <const> = { on_frame = "function", hub = check_hub, mac = check_mac }
+local OPTIONS <const> = { on_frame = "function", hub = hubs.check, mac = check_mac,
+                          mtu = check_mtu }
+
+local function sender(o)
+  if o.on_frame then return o.on_frame end
+  return o.hub and function(d, frame) hubs.pass(o.hub, d, frame) end or function() end
+end
+
+local function plug(d, hub)
+  if d.own.hub then hubs.unplug(d.own.hub, d) end
+  d.own.hub = hub
+  if hub then hubs.plug(hub, d) end
+end
+
+local function forget(d)
+  for _ = 1, #d.state.waiting do count(d, "dropped") end
+  d.state.waiting, d.own.free = {}, {}
+  d:cancel "frames"
+end
 
 ---Describes it, for vm.pci:attach(). d.state has `sent`, `received` (by the guest) and `dropped`.
 ---  on_frame  function(device, frame): the guest has sent one
 ---  hub       or the wire that it is on, of net.hub()
 ---  mac       its address, "52:54:00:12:34:56" by default
----@param opts? { on_frame: function?, hub: table?, mac: string? }
+---  mtu       bytes of a frame behind its header of 14, that the driver is told to use: 68 to 65521
+---@param opts? { on_frame: function?, hub: minikvm.hub?, mac: string?, mtu: integer? }
 ---@return minikvm.definition
 function M.new(opts)
   local o = options.check("net.new", opts, OPTIONS)
-  local on_frame = o.on_frame or o.hub and to_others(o.hub) or function() end
-  local mac = o.mac or "\x52\x54\0\x12\x34\x56"
+  if o.on_frame and o.hub then core.blame "net.new: 'on_frame' or 'hub', not both" end
+  local on_frame = sender(o)
   return kvm.virtio{
-    name = "net", id = 1, class = 0x020000, queues = 2, features = MAC | STATUS,
-    config = mac .. ("<I2"):pack(LINK_UP),
+    name = "net", id = 1, class = 0x020000, queues = 2,
+    features = MAC | STATUS | (o.mtu and MTU or 0), timers = { frames = hand_on },
+    config = (o.mac or "\x52\x54\0\x12\x34\x56") .. ("<I2I2I2"):pack(LINK_UP, 1, o.mtu or 0),
     on_buffer = function(d, queue, buffer)
-      if queue == RECEIVE then table.insert(d.own.free, buffer) else take(d, buffer, on_frame) end
+      if queue ~= RECEIVE then return take(d, buffer, on_frame) end
+      table.insert(d.own.free, buffer)
+      if d.state.waiting[1] then hand_on(d) end
     end,
-    on_reset = function(d) d.own.free = {} end,
+    on_reset = forget,
     reset = function(d)
       d.own.free = {}
-      d.state.sent, d.state.received, d.state.dropped = 0, 0, 0
+      d.state.sent, d.state.received, d.state.dropped, d.state.waiting = 0, 0, 0, {}
     end,
     load = function(d, state) d.state, d.own.free = state, {} end,
-    attach = function(d) if o.hub then o.hub[d] = true end end,
-    detach = function(d) if o.hub then o.hub[d] = nil end end,
+    attach = function(d) plug(d, o.hub) end,
+    replaced = function(d) plug(d, o.hub) end,
+    detach = function(d) plug(d, nil) end,
   }
 end
 

@@ -1,0 +1,97 @@
+-- net/hub.lua - a wire between network cards, of any VMs of a script: what one
+-- sends, all others get.
+--
+-- A card is plugged in when it is attached, so a fork's is on its parent's wire, too. The hub
+-- holds no frame: those that have not arrived are the receiving card's, and in its VM's snapshots.
+-- A handler runs on the thread of the vCPU that sends, under the Lua lock.
+
+local class = require "minikvm.class"
+local options = require "minikvm.options"
+local strict = require "minikvm.strict"
+
+local M = {}
+
+---@class minikvm.hub
+local HUB <const> = "minikvm.hub"
+local Hub, meta = class(HUB)
+strict.seal(Hub, meta, "hub", { "ports", "most", "on_frame", "capture", "deliver" })
+
+---The cards that are plugged in, in the order of their ports.
+---@return minikvm.device[]
+function Hub:cards()
+  options.self("hub:cards", self, HUB)
+  local list = {}
+  for port = 1, self.most do
+    local card = self.ports[port]
+    if card and card.vm.state ~= "closed" then list[#list + 1] = card end
+  end
+  return list
+end
+
+---To each card but one.
+local function send(hub, frame, from, after)
+  local taken = 0
+  if hub.capture then hub.capture:add(frame) end
+  for port = 1, hub.most do
+    local card = hub.ports[port]
+    if card and card ~= from and card.vm.state ~= "closed" and hub.deliver(card, frame, after) then
+      taken = taken + 1
+    end
+  end
+  return taken
+end
+
+local SEND <const> = { from = "any", after = "seconds" }
+
+---Puts a frame on the wire; on_frame is not asked.
+---@param frame string  from its destination address on, 14 to 65535 bytes
+---@param opts? { from: minikvm.device?, after: number? }  from: the card that does not get it;
+---  after: seconds, by the clock of each VM that gets it
+---@return integer cards  that took it; others dropped and counted it
+function Hub:send(frame, opts)
+  options.self("hub:send", self, HUB)
+  options.argument("hub:send", "frame", frame, "string")
+  local o = options.check("hub:send", opts, SEND)
+  return send(self, frame, o.from, o.after)
+end
+
+---What a card sends.
+function M.pass(hub, card, frame)
+  local answer = hub.on_frame and hub.on_frame(hub, frame, card)
+  if answer ~= false then send(hub, type(answer) == "string" and answer or frame, card) end
+end
+
+---@param hub minikvm.hub
+---@param card minikvm.device
+function M.plug(hub, card)
+  local port = 1
+  while hub.ports[port] do port = port + 1 end
+  hub.ports[port] = card
+  hub.most = math.max(hub.most, port)
+end
+
+---@param hub minikvm.hub
+---@param card minikvm.device
+function M.unplug(hub, card)
+  for port = 1, hub.most do
+    if hub.ports[port] == card then hub.ports[port] = nil end
+  end
+end
+
+---For options: a hub.
+function M.check(value)
+  if getmetatable(value) == HUB then return value end
+  return nil, "expected a hub of net.hub()"
+end
+
+---@param opts table?  what is in M.OPTIONS
+---@param rules table
+---@param deliver fun(card: minikvm.device, frame: string, after: number?): boolean
+---@return minikvm.hub
+function M.new(opts, rules, deliver)
+  local o = options.check("net.hub", opts, rules)
+  return setmetatable({ ports = setmetatable({}, { __mode = "v" }), most = 0,
+                        on_frame = o.on_frame, capture = o.capture, deliver = deliver }, meta)
+end
+
+return M
