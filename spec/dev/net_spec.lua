@@ -6,6 +6,7 @@ local console = require "minikvm.devices.console"
 local kvm = require "minikvm"
 local net = require "minikvm.devices.net"
 local pci = require "support.pci"
+local program = require "support.program"
 local support = require "support.guest"
 
 local BASE <const>, CARD <const> = 0xfeb00000, pci.slot(2)
@@ -48,6 +49,11 @@ end
 local function transmit(vm, frame)
   vm.memory:write(DATA, ("\0"):rep(12) .. frame)
   offer(vm, 1, DATA, 12 + #frame)
+end
+
+---again: pause; cmp word ptr [the used ring's index], count; jne again
+local function until_used(count)
+  return "\xf3\x90\x66\x81\x3d" .. ("<I4I2"):pack(QUEUE[0] + 0x2002, count) .. "\x75\xf3"
 end
 
 local function used(vm, queue) return vm.memory:u16(QUEUE[queue] + 0x2002) end
@@ -100,10 +106,8 @@ describe("virtio's network card", function()
     assert.is_true(net.send(d, FRAME .. "now!"))
     assert.same({ 1, 2 }, { used(vm, 0), #d.state.waiting })
     local child <close> = assert(vm:fork())
-    -- again: pause; cmp word ptr [the used ring's index], 3; jne again
-    local wait = "\xf3\x90\x66\x81\x3d" .. ("<I4I2"):pack(QUEUE[0] + 0x2002, 3) .. "\x75\xf3"
     for _, of in ipairs{ child, vm } do
-      pci.run(of, { wait })
+      pci.run(of, { until_used(3) })
       assert.equal(FRAME .. "late", of.memory:read(DATA + 12, #FRAME + 4))
       assert.equal(3, used(of, 0))
     end
@@ -228,8 +232,10 @@ describe("virtio's network card", function()
     local function new(opts) return function() net.new(opts) end end
     refused("expected an address such as", new{ mac = "02:00" })
     refused("'mtu': expected bytes, 68 to 65521, got 65522", new{ mtu = 65522 })
+    refused("expected an interface's name", new{ tap = "tap/0" })
+    refused("expected an interface's name", new{ tap = ("x"):rep(16) })
     refused("expected a hub of net.hub()", new{ hub = {} })
-    refused("'on_frame' or 'hub', not both", new{ hub = net.hub(), on_frame = print })
+    refused("one of 'on_frame', 'hub' and 'tap'", new{ hub = net.hub(), on_frame = print })
     refused("expected a capture of net.capture()", function() net.hub{ capture = "x.pcap" } end)
     local vm <close> = pci.vm{ memory = "4M" }
     local d = vm.pci:attach(kvm.pci{ name = "card", vendor = 1, device = 1 })
@@ -284,5 +290,75 @@ describe("virtio's console", function()
     assert.equal("abcd", vm.memory:read(DATA + 4096, 4))
     assert.equal("ef\0", vm.memory:read(DATA + 8192, 3))
     assert.same({ 2, "" }, { used(vm, 0), d.state.input })
+  end)
+end)
+
+describe("a card on a tap", function()
+  if support.without_kvm(pending) then return end
+
+  local function why_not()
+    local vm <close> = pci.vm{ memory = "4M" }
+    local ok, why = pcall(vm.pci.attach, vm.pci, net.new{ tap = "mkprobe" })
+    if not ok then return why end
+    return not os.execute "command -v busybox >/dev/null" and "there is no busybox" or nil
+  end
+  local no = why_not()
+  if no then pending(no) return end
+
+  local function sh(line, name)
+    assert(os.execute("exec 2>/dev/null; " .. line:gsub("%%s", name)))
+  end
+  local function interface() return "mk" .. os.tmpname():match "%w+$" end
+
+  it("gets what the host sends there, and the other way round", function()
+    local name = interface()
+    local vm <close>, d = machine{ tap = name }
+    sh("echo 1 >/proc/sys/net/ipv6/conf/%s/disable_ipv6; busybox ip link set %s up", name)
+    offer(vm, 0, DATA + 4096, 2048)
+    pci.load(vm, { until_used(1) })
+    assert(vm:start())
+    sh("busybox arping -q -D -c 1 -w 1 -I %s 198.51.100.2", name) -- asks who has that address
+    assert.equal("halt", (vm:wait(20)))
+    local length = vm.memory:u32(QUEUE[0] + 0x2008) - 12
+    local frame = vm.memory:read(DATA + 4096 + 12, length)
+    assert.equal(("\xff"):rep(6), frame:sub(1, 6))
+    assert.equal("\8\6\0\1\8\0\6\4\0\1", frame:sub(13, 22)) -- RFC 826
+    assert.equal("\xc6\x33\x64\x02", frame:sub(39, 42))
+    transmit(vm, FRAME)
+    local file <close> = assert(io.open("/sys/class/net/" .. name .. "/statistics/rx_packets"))
+    assert.equal(1, file:read "n")
+    assert.same({ 1, 1, 0 }, { d.state.sent, d.state.received, d.state.dropped })
+  end)
+
+  it("says what it takes without permission", function()
+    if not os.execute "setpriv --bounding-set -net_admin true 2>/dev/null" then
+      return pending "this user has no permission to give up"
+    end
+    local path <const> = program.file [[
+      local kvm, net = require "minikvm", require "minikvm.devices.net"
+      local vm <close> = assert(kvm.vm{ mode = "protected", irqchip = "pic" })
+      print(pcall(vm.pci.attach, vm.pci, net.new{ tap = "mkprobe" }))
+      vm.pci:attach(net.new()) -- the VM goes on
+    ]]
+    local r = program.run("setpriv --bounding-set -net_admin P " .. path)
+    os.remove(path)
+    assert.same({ 0, "" }, { r.status, r.err })
+    assert.matches("false\t[^\n]*tap mkprobe: no permission: it takes CAP_NET_ADMIN, or a tap made "
+      .. "for this user: ip tuntap add mkprobe mode tap user NAME\n", r.out)
+  end)
+
+  it("has it alone, as long as its VM is open", function()
+    local name = interface()
+    local vm = pci.vm{ memory = "4M" }
+    local d = vm.pci:attach(net.new{ tap = name })
+    assert.error_matches(function() vm.pci:attach(net.new{ tap = name }) end,
+                         "tap " .. name .. ": another card or program uses it")
+    assert.error_matches(function() vm.pci:attach(net.new{ tap = "lo" }) end,
+                         "tap lo: there is an interface of that name that is no tap")
+    d:replace(net.new())
+    vm.pci:attach(net.new{ tap = name })
+    vm:close()
+    local other <close> = pci.vm{ memory = "4M" }
+    other.pci:attach(net.new{ tap = name })
   end)
 end)

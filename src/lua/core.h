@@ -36,6 +36,7 @@
 #define MK_WATCH "minikvm.watch"
 #define MK_DISK "minikvm.disk"
 #define MK_LAYER "minikvm.layer"
+#define MK_TAP "minikvm.tap"
 
 /* One per Lua state, in its registry. */
 struct mk_lua {
@@ -90,6 +91,7 @@ struct mk_lua_cpu {
 struct mk_lua_file;
 struct mk_match;
 struct mk_lua_disk;
+struct mk_lua_tap;
 
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
@@ -115,6 +117,7 @@ struct mk_lua_vm {
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
     unsigned file_count;
     struct mk_lua_disk *disks; /* of its devices, closed with it (disk.c) */
+    struct mk_lua_tap *taps;   /* the same (tap.c) */
     int output_file;           /* opened by console:output(); 0: none */
     int echo_before;           /* out_fd while nobody listened */
     bool terminal;             /* attached: raw while it runs */
@@ -238,6 +241,7 @@ void mk_open_map(lua_State *L); /* after it */
 void mk_open_hooks(lua_State *L);
 void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
 void mk_open_virtq(lua_State *L);
+void mk_open_tap(lua_State *L);
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
@@ -289,6 +293,10 @@ struct mk_layer *mk_check_layer(lua_State *L, int index);
 void mk_push_layer(lua_State *L, struct mk_layer *layer);
 /* Closes v->disks. */
 void mk_lua_close_disks(struct mk_lua_vm *v);
+/* Closes v->taps. */
+void mk_lua_close_taps(struct mk_lua_vm *v);
+/* The eventfd of the doorbell whose handle is at `index`; it is the doorbell's. */
+int mk_lua_bell_fd(lua_State *L, int index);
 
 /* The snapshot in field `snapshot` of an options table, or NULL. */
 struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);

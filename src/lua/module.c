@@ -169,6 +169,7 @@ static void push_core(lua_State *L)
     mk_open_prims(L);
     mk_open_pci(L);
     mk_open_virtq(L);
+    mk_open_tap(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

@@ -148,6 +148,9 @@ local function lock_files()
   function core.write_file(path)
     return nil, path .. ": files cannot be written with --safe", "EACCES"
   end
+  function core.tap_open(_, name)
+    return nil, ("tap %s: the host's network cannot be used with --safe"):format(name), "EACCES"
+  end
   for _, name in ipairs{ "popen", "lines", "input", "output", "tmpfile" } do
     io[name] = refusal("io." .. name)
   end

@@ -26,6 +26,8 @@ local MTU <const>, MAC <const>, STATUS <const>, LINK_UP <const> = 1 << 3, 1 << 5
 local DRIVER_OK <const> = 4
 local QUEUE <const> = 256 -- frames that wait
 
+-- d.own: `free`, the driver's buffers; `hub`; `tap`, `tap_name`, and whether it is `watched`
+
 -- ---- frames for the guest ----
 
 local function count(d, what) d.state[what] = d.state[what] + 1 end
@@ -105,6 +107,48 @@ local function take(d, buffer, on_frame)
   on_frame(d, frame)
 end
 
+-- ---- a tap of the host's ----
+
+local BELL <const> = 0x3ff0 -- in the BAR, behind the notifications: a frame has come from the tap
+local AT_ONCE <const> = 64 -- frames, then others have their turn
+
+---Takes frames from the host while the driver has buffers: others wait there.
+local function fetch(d)
+  d.own.watched = false
+  for _ = 1, AT_ONCE do
+    if not next_buffer(d) then return end
+    local frame = core.tap_read(d.own.tap)
+    d.own.watched = not frame
+    if not frame then return end
+    if #frame < LEAST or #frame > MOST then drop(d) else fill(d, next_buffer(d), frame) end
+  end
+  core.tap_wait(d.own.tap)
+  d.own.watched = true
+end
+
+local function to_tap(d, frame)
+  if not core.tap_write(d.own.tap, frame) then drop(d) end
+end
+
+local function close_tap(d)
+  if d.own.tap then core.tap_close(d.own.tap) end
+  d.own.tap, d.own.tap_name = nil, nil
+end
+
+---Uses the tap of that name from now on; nil: none.
+local function change_tap(d, name)
+  if name == d.own.tap_name then return end
+  close_tap(d)
+  if not name then return end
+  d.own.bell = d.own.bell or d:keep(d.bars[0]:doorbell(BELL, 4, function()
+    if d.own.tap then fetch(d) end
+  end))
+  local tap, why = core.tap_open(d.vm, name, d.own.bell)
+  if not tap then error(why, 0) end
+  d.own.tap, d.own.tap_name = tap, name
+  if next_buffer(d) then fetch(d) end
+end
+
 -- ---- hubs and captures ----
 
 local HUB <const> = { on_frame = "function", capture = captures.check }
@@ -141,11 +185,21 @@ local function check_mtu(value)
   return nil, ("expected bytes, 68 to %d, got %s"):format(MOST - LEAST, tostring(value))
 end
 
-local OPTIONS <const> = { on_frame = "function", hub = hubs.check, mac = check_mac,
-                          mtu = check_mtu }
+local function check_tap(value)
+  if type(value) == "string" and value:find "^[%w_.-]+$" and #value <= 15 and value ~= "."
+     and value ~= ".." then
+    return value
+  end
+  return nil, ("expected an interface's name, 15 letters, digits and _.- at most, got %s"):format(
+    tostring(value))
+end
+
+local OPTIONS <const> = { on_frame = "function", hub = hubs.check, tap = check_tap,
+                          mac = check_mac, mtu = check_mtu }
 
 local function sender(o)
   if o.on_frame then return o.on_frame end
+  if o.tap then return to_tap end
   return o.hub and function(d, frame) hubs.pass(o.hub, d, frame) end or function() end
 end
 
@@ -157,20 +211,24 @@ end
 
 local function forget(d)
   for _ = 1, #d.state.waiting do count(d, "dropped") end
-  d.state.waiting, d.own.free = {}, {}
+  d.state.waiting, d.own.free, d.own.watched = {}, {}, false
   d:cancel "frames"
 end
 
 ---Describes it, for vm.pci:attach(). d.state has `sent`, `received` (by the guest) and `dropped`.
 ---  on_frame  function(device, frame): the guest has sent one
 ---  hub       or the wire that it is on, of net.hub()
+---  tap       or the name of a tap of the host's, which nobody else uses
 ---  mac       its address, "52:54:00:12:34:56" by default
 ---  mtu       bytes of a frame behind its header of 14, that the driver is told to use: 68 to 65521
----@param opts? { on_frame: function?, hub: minikvm.hub?, mac: string?, mtu: integer? }
+---@param opts? { on_frame: function?, hub: minikvm.hub?, tap: string?, mac: string?,
+---  mtu: integer? }
 ---@return minikvm.definition
 function M.new(opts)
   local o = options.check("net.new", opts, OPTIONS)
-  if o.on_frame and o.hub then core.blame "net.new: 'on_frame' or 'hub', not both" end
+  if (o.on_frame and 1 or 0) + (o.hub and 1 or 0) + (o.tap and 1 or 0) > 1 then
+    core.blame "net.new: one of 'on_frame', 'hub' and 'tap'"
+  end
   local on_frame = sender(o)
   return kvm.virtio{
     name = "net", id = 1, class = 0x020000, queues = 2,
@@ -180,16 +238,26 @@ function M.new(opts)
       if queue ~= RECEIVE then return take(d, buffer, on_frame) end
       table.insert(d.own.free, buffer)
       if d.state.waiting[1] then hand_on(d) end
+      if d.own.tap and not d.own.watched then fetch(d) end
     end,
     on_reset = forget,
     reset = function(d)
-      d.own.free = {}
+      d.own.free, d.own.watched = {}, false
       d.state.sent, d.state.received, d.state.dropped, d.state.waiting = 0, 0, 0, {}
     end,
-    load = function(d, state) d.state, d.own.free = state, {} end,
-    attach = function(d) plug(d, o.hub) end,
-    replaced = function(d) plug(d, o.hub) end,
-    detach = function(d) plug(d, nil) end,
+    load = function(d, state) d.state, d.own.free, d.own.watched = state, {}, false end,
+    attach = function(d)
+      plug(d, o.hub)
+      change_tap(d, o.tap)
+    end,
+    replaced = function(d)
+      plug(d, o.hub)
+      change_tap(d, o.tap)
+    end,
+    detach = function(d)
+      plug(d, nil)
+      close_tap(d)
+    end,
   }
 end
 
