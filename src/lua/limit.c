@@ -54,11 +54,12 @@ void mk_watchdog_arm(lua_State *L)
  * code when the next signal finds that the hook was not there: only then the coroutines above it
  * may be looked for, whose stacks would change meanwhile otherwise. Setting a hook walks all frames
  * of a stack: that of a deep recursion may take longer than there is between two signals. So it is
- * done again for the 1st, 2nd, 4th, 8th … signal alone, and the code gets on in between. */
+ * done again for the 1st, 2nd, 4th, 8th, 16th and each further 16th signal alone, and the code gets
+ * on in between. Not ever more seldom: code that takes the hook off all the time is met by luck. */
 static void arm_all(struct mk_watchdog *g, lua_State *base)
 {
     unsigned before = g->armed++;
-    if (before & (before - 1))
+    if ((before & (before - 1)) && before % 16)
         return;
     mk_watchdog_arm(base);
     for (lua_State *co = before ? mk_lua_resumed(base) : NULL; co; co = mk_lua_resumed(co))
