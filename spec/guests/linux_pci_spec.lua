@@ -3,6 +3,7 @@
 -- emulated machine.
 
 local blk = require "minikvm.devices.blk"
+local console = require "minikvm.devices.console"
 local edu = require "minikvm.devices.edu"
 local kvm = require "minikvm"
 local linux = require "support.linux"
@@ -21,9 +22,9 @@ describe("Linux's drivers for PCI", function()
   if linux.without_linux(pending) then return end
 
   -- Booted once; what a test changes does not matter to the others.
-  local vm, sent, ports
+  local vm, sent, ports, printed
   setup(function()
-    sent, ports = { [0] = "", "" }, {}
+    sent, ports, printed = { [0] = "", "" }, {}, {}
     local function card(i)
       return serial.new{ on_output = function(d, byte)
         if d.vm == vm then sent[i] = sent[i] .. string.char(byte) end
@@ -34,7 +35,9 @@ describe("Linux's drivers for PCI", function()
       { card(0), slot = 5, name = "serial 0" }, { card(1), slot = 9, name = "serial 1" },
       { edu.pci{ delay = 1e-5 }, slot = 7, name = "second edu" },
       { rng.new{ bytes = function(n) return ("Lua!"):rep(n // 4 + 1):sub(1, n) end }, slot = 6 },
-      { blk.new{ size = "8M" }, slot = 8 }, { net.new{ hub = net.hub() }, slot = 10 } } }
+      { blk.new{ size = "8M" }, slot = 8 }, { net.new{ hub = net.hub() }, slot = 10 },
+      { console.new{ on_output = function(_, text) printed[#printed + 1] = text end },
+        slot = 11 } } }
     for _, d in ipairs(vm.pci:devices()) do
       local i = d.name:match "^serial (%d)"
       if i then ports[tonumber(i)] = d end
@@ -42,7 +45,8 @@ describe("Linux's drivers for PCI", function()
     assert(vm:load(linux.KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
       agent = true, files = { ["bin/edu"] = "guests/linux/edu.elf" },
       modules = { "pvpanic-pci", "uio_pci_generic", "virtio_pci", "virtio-rng",
-                  "virtio_blk", "virtio_net", from = MODULES } }) } }))
+                  "virtio_blk", "virtio_net",
+                  "virtio_console", from = MODULES } }) } }))
     vm:linux():wait{ timeout = 150 }
   end)
   teardown(function() vm:close() end)
@@ -55,7 +59,8 @@ describe("Linux's drivers for PCI", function()
       .. "0000:00:03.0 0x1234 0x11e8 0x00ff00 5\n0000:00:04.0 0x1b36 0x0011 0x08ff00 0\n"
       .. "0000:00:05.0 0x1b36 0x0002 0x070002 10\n0000:00:06.0 0x1af4 0x1044 0xff0000 11\n"
       .. "0000:00:07.0 0x1234 0x11e8 0x00ff00 5\n0000:00:08.0 0x1af4 0x1042 0x010000 9\n"
-      .. "0000:00:09.0 0x1b36 0x0002 0x070002 10\n0000:00:0a.0 0x1af4 0x1041 0x020000 11\n", text)
+      .. "0000:00:09.0 0x1b36 0x0002 0x070002 10\n0000:00:0a.0 0x1af4 0x1041 0x020000 11\n"
+      .. "0000:00:0b.0 0x1af4 0x1043 0x078000 5\n", text)
     for _, d in ipairs(vm.pci:devices()) do
       local first = sh("head -1 " .. SYS:format(d.slot) .. "/resource"):match "^0x(%x+)"
       if d.name ~= "pvpanic" then assert.equal(tonumber(first, 16), d:bar(0) or tonumber(first,
@@ -119,6 +124,16 @@ describe("Linux's drivers for PCI", function()
     for _, d in ipairs(vm.pci:devices()) do
       if d.name == "blk" then assert.same({ 0, 0 }, { d.state.failed, d.state.virtio.errors }) end
     end
+  end)
+
+  it("bind: virtio_console, in both directions", function()
+    sh "echo from Linux >/dev/hvc0"
+    assert.equal("from Linux\n", (table.concat(printed):gsub("\r", "")))
+    sh "head -1 </dev/hvc0 >/tmp/hvc & sleep 0"
+    for _, d in ipairs(vm.pci:devices()) do
+      if d.name == "console" then console.send(d, "to Linux\n") end
+    end
+    assert.equal("to Linux\n", sh "until [ -s /tmp/hvc ]; do sleep 0.1; done; cat /tmp/hvc")
   end)
 
   it("bind: virtio_net, by which two forks talk: ping, and 4 MiB by TCP", function()
