@@ -36,6 +36,19 @@ local function refuses(message, code, arguments)
 end
 
 describe("--safe", function()
+  it("opens no files and no taps for devices that come along", function()
+    if support.without_kvm(pending) then return end
+    local attach = [[local kvm = require "minikvm"
+      local vm = kvm.vm{ mode = "protected", irqchip = "pic" }
+      vm.pci:attach(require("minikvm.devices.%s").new{ %s })]]
+    refuses("/etc/passwd: disks cannot be opened with %-%-safe",
+            attach:format("blk", 'path = "/etc/passwd"'))
+    refuses("tap mksafe: the host's network cannot be used with %-%-safe",
+            attach:format("net", 'tap = "mksafe"'))
+    refuses("/nowhere/x.pcap: files cannot be written with %-%-safe", [[require "minikvm"
+      error((select(2, require("minikvm.devices.net").capture():save "/nowhere/x.pcap")))]])
+  end)
+
   it("runs a script with its arguments", function()
     assert.equal("a\t--b\n2\tS\n", prints("print(...) print(#arg, arg[0])", "", "a --b"))
     assert.equal("a\n", prints("print(...)", "--seconds 5 --", "a"))

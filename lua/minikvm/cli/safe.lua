@@ -148,6 +148,9 @@ local function lock_files()
   function core.write_file(path)
     return nil, path .. ": files cannot be written with --safe", "EACCES"
   end
+  function core.open_disk(o)
+    return nil, ("%s: disks cannot be opened with --safe"):format(o.path or "a disk"), "EACCES"
+  end
   function core.tap_open(_, name)
     return nil, ("tap %s: the host's network cannot be used with --safe"):format(name), "EACCES"
   end
