@@ -347,6 +347,25 @@ describe("a card on a tap", function()
       .. "for this user: ip tuntap add mkprobe mode tap user NAME\n", r.out)
   end)
 
+  it("has one of its own in each fork", function()
+    local asked = {}
+    local a, b = interface() .. "a", interface() .. "b"
+    local vm <close> = machine{ tap = function(vm)
+      asked[#asked + 1] = vm.name
+      return ({ a, b, nil, "no/name" })[#asked]
+    end }
+    local forks = assert(vm:fork(2))
+    local function card(of) return of.pci:devices()[1] end
+    assert.same({ a, b }, { card(vm).own.tap_name, card(forks[1]).own.tap_name })
+    assert.is_nil(card(forks[2]).own.tap_name)
+    assert.error_matches(function() vm:fork() end,
+                         "what 'tap' returned: expected an interface's name")
+    assert.same({ "vm", "vm#1", "vm#2", "vm#1" }, asked)
+    transmit(forks[2], FRAME) -- goes nowhere
+    assert.equal(1, card(forks[2]).state.dropped)
+    for _, child in ipairs(forks) do child:close() end
+  end)
+
   it("has it alone, as long as its VM is open", function()
     local name = interface()
     local vm = pci.vm{ memory = "4M" }

@@ -127,7 +127,7 @@ local function fetch(d)
 end
 
 local function to_tap(d, frame)
-  if not core.tap_write(d.own.tap, frame) then drop(d) end
+  if not d.own.tap or not core.tap_write(d.own.tap, frame) then drop(d) end
 end
 
 local function close_tap(d)
@@ -135,17 +135,36 @@ local function close_tap(d)
   d.own.tap, d.own.tap_name = nil, nil
 end
 
----Uses the tap of that name from now on; nil: none.
-local function change_tap(d, name)
+local function check_name(value)
+  if type(value) == "string" and value:find "^[^%s%c/:%%]+$" and #value <= 15 and value ~= "."
+     and value ~= ".." then
+    return value
+  end
+  return nil, ("expected an interface's name, 1 to 15 bytes without spaces, / : and %%, got %s")
+    :format(tostring(value))
+end
+
+---The tap that a VM's card is on; nil: none.
+local function name_of(tap, vm)
+  local name = tap
+  if type(tap) == "function" then name = tap(vm) end
+  local ok, why = check_name(name)
+  if name ~= nil and not ok then error("net.new: what 'tap' returned: " .. why, 0) end
+  return name
+end
+
+---Uses that tap from now on; nil: none.
+local function change_tap(d, tap)
+  local name = name_of(tap, d.vm)
   if name == d.own.tap_name then return end
   close_tap(d)
   if not name then return end
   d.own.bell = d.own.bell or d:keep(d.bars[0]:doorbell(BELL, 4, function()
     if d.own.tap then fetch(d) end
   end))
-  local tap, why = core.tap_open(d.vm, name, d.own.bell)
-  if not tap then error(why, 0) end
-  d.own.tap, d.own.tap_name = tap, name
+  local opened, why = core.tap_open(d.vm, name, d.own.bell)
+  if not opened then error(why, 0) end
+  d.own.tap, d.own.tap_name = opened, name
   if next_buffer(d) then fetch(d) end
 end
 
@@ -186,12 +205,8 @@ local function check_mtu(value)
 end
 
 local function check_tap(value)
-  if type(value) == "string" and value:find "^[%w_.-]+$" and #value <= 15 and value ~= "."
-     and value ~= ".." then
-    return value
-  end
-  return nil, ("expected an interface's name, 15 letters, digits and _.- at most, got %s"):format(
-    tostring(value))
+  if type(value) == "function" then return value end
+  return check_name(value)
 end
 
 local OPTIONS <const> = { on_frame = "function", hub = hubs.check, tap = check_tap,
@@ -218,10 +233,11 @@ end
 ---Describes it, for vm.pci:attach(). d.state has `sent`, `received` (by the guest) and `dropped`.
 ---  on_frame  function(device, frame): the guest has sent one
 ---  hub       or the wire that it is on, of net.hub()
----  tap       or the name of a tap of the host's, which nobody else uses
+---  tap       or the name of a tap of the host's, which nobody else uses; or function(vm) that
+---            returns it, nil for none: it is asked for each fork, too
 ---  mac       its address, "52:54:00:12:34:56" by default
 ---  mtu       bytes of a frame behind its header of 14, that the driver is told to use: 68 to 65521
----@param opts? { on_frame: function?, hub: minikvm.hub?, tap: string?, mac: string?,
+---@param opts? { on_frame: function?, hub: minikvm.hub?, tap: (string|function)?, mac: string?,
 ---  mtu: integer? }
 ---@return minikvm.definition
 function M.new(opts)
