@@ -31,6 +31,12 @@ describe("minikvm linux", function()
                              1, true), r.err)
   end)
 
+  it("takes an initrd alone", function()
+    local r = program.run("P linux --initrd /nosuch --kernel /nosuch")
+    assert.equal(1, r.status)
+    assert.match("^minikvm: linux: ", r.err) -- no error of Lua's
+  end)
+
   it("has a program for its guest of which every jump is right", function()
     local bytes, entry = tell.program(), ("<I8"):unpack(tell.program(), 25)
     local jumps, at = {}, entry - 0x400000

@@ -191,10 +191,12 @@ describe("kvm.vm with a disk", function()
     local path = process.temporary(("x"):rep(65536))
     refused({ disk = { size = 512 }, bios = path }, "no BIOS: .*package seabios.*bios lua",
             "EINVAL")
+    refused({ disk = { size = 512 }, bios = "/dev/null" }, "not a regular file", "EINVAL")
+    refused({ disk = { size = 512 }, bios = "/tmp" }, "it is a directory", "EISDIR")
+    assert(os.execute("truncate -s 1T " .. path)) -- refused without being read
+    refused({ disk = { size = 512 }, bios = path }, "no BIOS", "EINVAL")
     os.remove(path)
-    if has_seabios then
-      refused({ disk = { size = 512 }, bios = "/dev/null" }, "no BIOS", "EINVAL")
-    else
+    if not has_seabios then
       refused({ disk = { size = 512 } }, "SeaBIOS is not installed: .*package seabios.*bios lua",
               "ENOENT")
     end

@@ -24,6 +24,13 @@ describe("Linux on a stock KVM", function()
                   .. "names another\n" }, { r.status, r.err })
   end)
 
+  it("cannot start with a disk, or an initrd, that is not there", function()
+    for _, option in ipairs{ "--disk", "--initrd" } do
+      local r = program.run("P linux " .. option .. " /nosuch")
+      assert.same({ 1, "minikvm: linux: /nosuch: No such file or directory\n" }, { r.status, r.err })
+    end
+  end)
+
   it("keeps the order of what is printed to stdout and to stderr", function()
     local r = program.run("P linux --deadline 100 --run "
       .. "'for i in 1 2 3; do echo out $i; echo error $i >&2; done' 2>&1")

@@ -48,9 +48,10 @@ describe("long mode", function()
     assert.match("leaves no room in RAM for the GDT", why)
     local kvm = require "minikvm"
     assert.error_matches(function() kvm.vm{ mode = "long", memory = "3M", page_size = "2M" } end,
-                         "multiples")
+                         "memory of 3145728 bytes: long mode maps it in pages of 2M .* multiples")
     assert.error_matches(function() kvm.vm{ mode = "long", memory = "16K" } end, "too small")
-    assert.error_matches(function() kvm.vm{ mode = "real", page_size = "2M" } end, "'page_size' is for mode \"long\"")
+    assert.error_matches(function() kvm.vm{ mode = "real", page_size = "2M" } end,
+                         "'page_size' is for mode \"long\"")
     assert.error_matches(function() kvm.vm{ mode = "long", map_base = 1 << 47 } end, "canonical")
   end)
 

@@ -99,9 +99,9 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
     uint64_t page = map->large ? 2u << 20 : MK_PAGE;
     if (mode == MK_MODE_LONG && (memory % page || map->size % page || map->base % page))
         return mk_fail(err, EINVAL,
-                       "memory of %llu bytes, mapped in pages of %llu: memory, map_size "
-                       "and map_base must be multiples",
-                       (ull)memory, (ull)page);
+                       "memory of %llu bytes: long mode maps it in pages of %s (page_size), so "
+                       "memory, map_size and map_base must be multiples of that",
+                       (ull)memory, map->large ? "2M" : "4K");
     return 0;
 }
 

@@ -98,7 +98,7 @@ local function parse(argv)
   if not opts then return nil, status end
   local why
   opts.files, why = parse_files(opts.file)
-  if opts.initrd and (opts.run or opts.file[1]) then
+  if opts.initrd and (opts.run or opts.file) then
     why = "--run and --file go into minikvm's own initrd: not with --initrd"
   end
   if why then return nil, args.complain(M.spec, why) end
@@ -157,11 +157,15 @@ local function initrd_of(kvm, opts)
   return { bytes = bytes, name = "the initrd" }
 end
 
----The disks of --disk.
+---The disks of --disk; nil and why one cannot be opened.
 local function attach_disks(vm, opts)
   for _, text in ipairs(opts.disk or {}) do
     local path = text:match "^(.+),cow$"
-    vm.pci:attach(require("minikvm.devices.blk").new{ path = path or text, write = not path })
+    local options = { path = path or text, write = not path }
+    local disk, why = require("minikvm.device.disk").open(options)
+    if not disk then return nil, why end
+    disk:close() -- each device opens its own
+    vm.pci:attach(require("minikvm.devices.blk").new(options))
   end
   return true
 end

@@ -75,11 +75,16 @@ local function open_disks(o)
   return list
 end
 
+---A regular file's bytes, one more than a BIOS may have at the most.
+---@return string? bytes
+---@return string? why
+---@return string? code
 local function read_file(path)
-  local file, why, number = io.open(path, "rb")
-  local bytes = file and file:read "a"
-  if file then file:close() end
-  return bytes, why, number
+  local size, why, code = core.file_size(path)
+  if not size then return nil, why, code end
+  local file <close>, problem = io.open(path, "rb")
+  if not file then return nil, problem, "EIO" end
+  return file:read(ROM_MAX + 1) or ""
 end
 
 ---The image of a BIOS, checked as far as one can, and that of SeaBIOS' VGA, if it is there.
@@ -87,15 +92,15 @@ local function read_bios(name)
   local path = name
   if name == "seabios" then
     for _, candidate in ipairs(SEABIOS) do
-      if read_file(candidate) then path = candidate break end
+      if core.file_size(candidate) then path = candidate break end
     end
     if path == name then
       refuse("ENOENT", "SeaBIOS is not installed: it is in Debian's package seabios "
         .. "(apt-get install seabios); bios = \"lua\" (minikvm run: --bios lua) does without")
     end
   end
-  local bytes, why = read_file(path)
-  if not bytes then refuse("ENOENT", "%s", why or path .. ": it cannot be read") end
+  local bytes, why, code = read_file(path)
+  if not bytes then refuse(code, "%s", why) end
   local first = bytes:byte(-16)
   if #bytes == 0 or #bytes % ROM_UNIT ~= 0 or #bytes > ROM_MAX
      or not (first == 0xea or first == 0xe9 or first == 0xeb) then
