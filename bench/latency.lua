@@ -1,6 +1,6 @@
 -- latency.lua - how soon things happen: the coalesced output of a guest that spins appears, and a
--- doorbell that it rings is answered; and, on a machine whose every processor is taken twice, a stop,
--- a deadline and Ctrl-C end a guest. Beside Ctrl-C, how soon SIGKILL ends the process.
+-- doorbell that it rings is answered; and, on a machine whose every processor is taken twice, a
+-- stop, a deadline and Ctrl-C end a guest. Beside Ctrl-C, how soon SIGKILL ends the process.
 
 local kvm = require "minikvm"
 local report = require "report"

@@ -1,8 +1,8 @@
 -- snapshot.lua - going back to a booted system against booting it, and branching from it.
 --
 -- 1K OS in 4 MiB boots to its menu: it has printed "Select: " and asks for input. For the time of a
--- restore with a known number of pages, a small 32-bit guest writes to 32 of them between two. A VM of
--- 4 GiB that has used next to nothing shows what the size alone costs.
+-- restore with a known number of pages, a small 32-bit guest writes to 32 of them between two. A VM
+-- of 4 GiB that has used next to nothing shows what the size alone costs.
 
 local kvm = require "minikvm"
 local report = require "report"

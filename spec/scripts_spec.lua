@@ -42,7 +42,8 @@ describe("scripts/kvm_vmm.lua", function()
     assert.match("%[primes.bin%] 2 3 5 7", r.out)
   end)
 
-  it("ends with status 0 after EXIT, whatever was printed last; run takes BL for the code", function()
+  it("ends with status 0 after EXIT, whatever was printed last; run takes BL for the code",
+     function()
     -- mov dx, 0x500; mov bl, 10; mov al, 1 (PUTCHAR); out dx, al; mov al, 0 (EXIT); out dx, al
     local image = program.image "ba 00 05 b3 0a b0 01 ee b0 00 ee"
     local r = run("kvm_vmm.lua " .. image)
@@ -71,7 +72,8 @@ describe("scripts/mini_hypervisor.lua", function()
 
   it("names what is wrong with its arguments, shows the usage and fails", function()
     for line, message in pairs{
-      ["-m 3 " .. HELLO] = "%-%-memory: expected 2 or 4 or 8", ["-m 0 " .. HELLO] = "%-%-memory: expected",
+      ["-m 3 " .. HELLO] = "%-%-memory: expected 2 or 4 or 8",
+      ["-m 0 " .. HELLO] = "%-%-memory: expected",
       ["-m 2abc " .. HELLO] = "%-%-memory: expected", [HELLO .. "-m"] = "%-m needs a value",
       ["-p 3 " .. HELLO] = "%-%-page: expected 4 or 2", [""] = "no guest",
       [HELLO .. "-m 2 -m 4"] = "given twice", [HELLO .. "--memry 2"] = "did you mean '%-%-memory'",

@@ -12,7 +12,8 @@ describe("the sources", function()
   it("are formatted", function()
     local version = program.run("clang-format --version 2>/dev/null").out:match "version (%d+)"
     if version ~= "14" then
-      return pending(("needs clang-format 14, as Debian 12 has it; there is %s"):format(version or "none"))
+      return pending(("needs clang-format 14, as Debian 12 has it; there is %s")
+                       :format(version or "none"))
     end
     local r = program.run("find src include bench spec/c -name '*.[ch]' | "
       .. "xargs clang-format --dry-run -Werror 2>&1")

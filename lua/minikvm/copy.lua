@@ -125,8 +125,8 @@ end
 local read
 
 local function read_table(bytes, at, depth)
-  local count, found, t = 0, 0, {}
-  count, found, at = ("<I4I4"):unpack(bytes, at)
+  local t, count, found = {}, ("<I4I4"):unpack(bytes, at)
+  at = at + 8
   if depth >= DEPTH or count > #bytes - at + 1 or found > (#bytes - at + 1) / 2 then error "" end
   for i = 1, count do t[i], at = read(bytes, at, depth + 1) end
   for _ = 1, found do

@@ -8,19 +8,23 @@ local options = require "minikvm.options"
 local strict = require "minikvm.strict"
 require "minikvm.vm"
 
--- By kind of object, the part that brings some of its methods, and their names: it is loaded when one
--- of them is called first, and takes the place of what stands there until then.
+-- By kind of object, the part that brings some of its methods, and their names: it is loaded when
+-- one of them is called first, and takes the place of what stands there until then.
 for kind, late in pairs{
   vm = { "vm.snapshot", "snapshot", "restore", "fork" },
   memory = { "vm.memory", "map", "hexdump" },
   vmfiles = { "vm.files", "open" },
   cpuid = { "vm.cpuid", "get", "set", "has", "hide", "vendor" },
   cpu = { "vm.cpu", "regs", "sregs", "set_sregs", "walk", "disassemble" },
-  ports = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source", "match", "doorbell" },
-  mmio = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source", "match", "doorbell" },
-  msrs = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source", "match" },
+  ports = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
+            "match", "doorbell" },
+  mmio = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
+           "match", "doorbell" },
+  msrs = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
+           "match" },
   hypercalls = { "device.hypercalls", "define", "override", "tap" },
-  console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type", "interact" },
+  console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type",
+              "interact" },
   keyboard = { "console.keyboard", "type", "press" },
   pci = { "device.pci", "attach", "devices", "enable", "enabled", "lost", "routing_table" },
 } do
@@ -102,7 +106,8 @@ function M.files(opts)
   return require("minikvm.vm.files").new(opts)
 end
 
----Describes a device, to be attached with vm:attach(): see lua/minikvm/device/init.lua for the options.
+---Describes a device, to be attached with vm:attach(): see lua/minikvm/device/init.lua for the
+---options.
 ---@return minikvm.definition
 function M.device(def)
   return require("minikvm.device").define(def)

@@ -1,8 +1,8 @@
 -- options.lua - checks option tables: a wrong key or value is an error that says what was meant.
 --
 -- Everything that takes a table of options goes through check(): what comes out has only known
--- keys, of the right types, sizes as integers. Misuse is blamed on the script's line, however deep in
--- minikvm's own Lua parts it is found.
+-- keys, of the right types, sizes as integers. Misuse is blamed on the script's line, however deep
+-- in minikvm's own Lua parts it is found.
 
 local core = require "minikvm.core"
 
@@ -212,8 +212,8 @@ end
 
 ---Checks a table of options against a schema and returns a checked copy; raises when it does not
 ---fit. A schema gives a rule for each key: "string", "text" (a string that C reads up to its NUL),
----"boolean", "integer", "function", "any", "size" (integer bytes, or text such as "4M"; comes out as
----an integer), "seconds" (a number >= 0), a list of words of which the value must be one, a
+---"boolean", "integer", "function", "any", "size" (integer bytes, or text such as "4M"; comes out
+---as an integer), "seconds" (a number >= 0), a list of words of which the value must be one, a
 ---function(value, key) that returns the value or nil and a message, or a schema of its own for a
 ---table within the table.
 ---@param where string  the function the caller called, for messages: "kvm.vm"

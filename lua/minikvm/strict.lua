@@ -11,14 +11,15 @@ local M = {}
 -- What the core computes; methods are found in the kinds' tables. `set`: fields that can be set.
 local KINDS <const> = {
   ["minikvm.vm"] = { "a vm has no", get = {
-    "name", "state", "mode", "cpu", "memory", "ports", "mmio", "msrs", "cpuid", "hypercalls", "console",
-    "clock", "keyboard", "symbols", "files", "pci" } },
+    "name", "state", "mode", "cpu", "memory", "ports", "mmio", "msrs", "cpuid", "hypercalls",
+    "console",     "clock", "keyboard", "symbols", "files", "pci" } },
   ["minikvm.cpu"] = { "cpu has no register or method", setting = "cpu has no register",
                       get = { "index", "tsc_hz" } }, -- and registers
   ["minikvm.handle"] = { "a handle has no", get = { "hits" } },
   ["minikvm.timer"] = { "a timer has no", get = { "hits", "left" } },
   ["minikvm.clock"] = { "vm.clock has no", get = { "now" } },
-  ["minikvm.snapshot"] = { "a snapshot has no", get = { "name", "mode", "memory", "cpus", "irqchip" } },
+  ["minikvm.snapshot"] = { "a snapshot has no",
+                           get = { "name", "mode", "memory", "cpus", "irqchip" } },
   ["minikvm.window"] = { "a window has no", get = { "size", "io" } },
   ["minikvm.files"] = { "a file policy has no" }, ["minikvm.vmfiles"] = { "vm.files has no" },
   ["minikvm.disk"] = { "a disk has no" },
@@ -74,7 +75,9 @@ function M.seal(methods, meta, what, fields, advice)
   local may, text = {}, ("a %s has no"):format(what)
   for _, name in ipairs(fields) do may[name] = true end
   setmetatable(methods, { __index = function(_, key)
-    if not may[key] and not is_meta(key) then raise(text, key, names(methods, joined({}, fields))) end
+    if not may[key] and not is_meta(key) then
+      raise(text, key, names(methods, joined({}, fields)))
+    end
   end })
   meta.__newindex = function(object, key, value)
     if may[key] then return rawset(object, key, value) end

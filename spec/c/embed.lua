@@ -28,7 +28,8 @@ local GUEST <const> = table.concat{
   out(0x85, 1),                       -- match
   out(0x86, 1),                       -- doorbell
   out(0x90, 1), into(0x90),           -- a device
-  "\xbb" .. ("<I4"):pack(MMIO) .. "\x88\x03\x8a\x03",          -- mov ebx; mov [ebx], al; mov al, [ebx]
+  -- mov ebx; mov [ebx], al; mov al, [ebx]
+  "\xbb" .. ("<I4"):pack(MMIO) .. "\x88\x03\x8a\x03",
   "\xb9" .. ("<I4"):pack(MSR) .. "\x0f\x32\x0f\x30",           -- mov ecx; rdmsr; wrmsr
   out(0x500, 0x42), out(0x500, 0x43), -- define, override and tap of hypercalls
   out(0xe9, ("l"):byte()), out(0xe9, 10), -- a line
@@ -50,7 +51,9 @@ local function make()
   local vm = assert(kvm.vm{ mode = "protected", memory = "4M", echo = false, coalesce = false,
                             files = policy })
   local ports = vm.ports
-  local function read(kind) return function() called(kind .. " read") return #tostring {} > 0 and 1 end end
+  local function read(kind)
+    return function() called(kind .. " read") return #tostring {} > 0 and 1 end
+  end
   local function write(kind) return function(_, value) called(kind .. " write " .. value) end end
   ports:on(0x80, { read = read "on", write = write "on" })
   ports:on(0x81, 0x82, { read = read "beneath", write = write "beneath" })
@@ -68,7 +71,8 @@ local function make()
   end)
   vm:attach(kvm.device{ name = "dev", registers = { [0] = { name = "REG", width = 1 } },
     read = function() called "device read" return 1 end,
-    write = function(_, _, value) called("device write " .. tostring(value)) end }, { ports = 0x90 })
+    write = function(_, _, value) called("device write " .. tostring(value)) end },
+              { ports = 0x90 })
   vm.mmio:on(MMIO, 0x100, { read = read "mmio", write = write "mmio" })
   vm.msrs:on(MSR, { read = read "msr", write = write "msr" })
   vm.hypercalls:define(0x42, "one", function() called "hypercall" end)

@@ -167,7 +167,8 @@ describe("minikvm completion", function()
     assert.match("^#compdef minikvm\n", zsh.out)
     assert.truthy(zsh.out:find(": :(real protected paged long linux)", 1, true))
     assert.match('_describe "command" commands\n  _files\n', zsh.out)
-    assert.truthy(fish.out:find("complete -c minikvm -n '__fish_minikvm_seen_command run' -l mode -s m "
+    assert.truthy(fish.out:find("complete -c minikvm -n '__fish_minikvm_seen_command run' "
+        .. "-l mode -s m "
                                 .. "-xa 'real protected paged long linux'", 1, true), fish.out)
   end)
 end)
@@ -239,7 +240,8 @@ describe("minikvm run", function()
   -- mov al, 'A'; out 0xe9, al; hlt: the same in 16, 32 and 64 bits
   local A <const> = "\xb0\x41\xe6\xe9\xf4"
 
-  it("takes the mode that an ELF or Multiboot file is for, or names it when told another", function()
+  it("takes the mode that an ELF or Multiboot file is for, or names it when told another",
+     function()
     local kernel = make.multiboot(true)
     kernel.e.magic = "flat"
     for mode, m in pairs{ long = make.elf(64), protected = kernel } do
@@ -255,19 +257,21 @@ describe("minikvm run", function()
   end)
 
   it("says of code that is not for real mode which mode it may be for, before it runs", function()
-    for image, looks in pairs{ -- each by what its code does: REX prefixes, RAM at 0x80000000, neither
-      ["long/hello"] = "64-bit code: try --mode long", ["prot/paging"] = "32-bit code: try --mode paged",
+    -- each by what its code does: REX prefixes, RAM at 0x80000000, neither
+    for guest, looks in pairs{
+      ["long/hello"] = "64-bit code: try --mode long",
+      ["prot/paging"] = "32-bit code: try --mode paged",
       ["prot/divide"] = "32-bit code: try --mode protected",
       ["long/echo"] = "32- or 64-bit code: try --mode protected, or --mode long",
     } do
-      local r = run(("P run --limit output=100 --deadline 1 guests/%s.bin"):format(image))
+      local r = run(("P run --limit output=100 --deadline 1 guests/%s.bin"):format(guest))
       assert.matches("^minikvm: %S+: it runs in real mode, .* no %-%-mode was given; ", r.err)
       assert.matches("it looks like " .. looks .. "\n", r.err, 1, true)
     end
     assert.is_nil(run("P run --mode real --limit output=100 guests/long/hello.bin").err
                     :find "no %-%-mode")
-    for _, image in ipairs{ "hello", "primes", "rtc", "hctest" } do -- 16-bit code
-      assert.is_nil(run(("P run guests/real/%s.bin"):format(image)).err:find "looks like")
+    for _, guest in ipairs{ "hello", "primes", "rtc", "hctest" } do -- 16-bit code
+      assert.is_nil(run(("P run guests/real/%s.bin"):format(guest)).err:find "looks like")
     end
     local r = run_images("P run IMAGE1", { HALT .. (" 90"):rep(1 << 20) })
     assert.equal(1, r.status)
@@ -281,9 +285,12 @@ describe("minikvm run", function()
     local r = p:wait(("\xff"):rep(64)):kill("INT"):finish()
     os.remove(path)
     assert.equal(130, r.status)
-    assert.matches("^minikvm: g: it ran in real mode, .* there are protected, paged and long\n$", r.err)
-    r = run "P run --limit output=1000 guests/long/hello.bin" -- what was said before is off the screen
-    assert.matches("it ran in real mode, .*; it looks like 64%-bit code: try %-%-mode long\n$", r.err)
+    assert.matches("^minikvm: g: it ran in real mode, .* there are protected, paged and long\n$",
+                   r.err)
+    -- what was said before is off the screen
+    r = run "P run --limit output=1000 guests/long/hello.bin"
+    assert.matches("it ran in real mode, .*; it looks like 64%-bit code: try %-%-mode long\n$",
+                   r.err)
     r = run_images("P run --deadline 0.2 IMAGE1", { SPIN })
     assert.matches("no --mode was given; there are protected, paged and long\n", r.err, 1, true)
   end)

@@ -155,7 +155,8 @@ describe("-e", function()
   it("has kvm as a global, unless that is taken", function()
     assert.equal("function\n", program.run("P -e 'print(type(kvm.vm))'").out)
     assert.equal("1\t2\n", program.run("P -e 'kvm = 1' -e 'x = 2; print(kvm, x)'").out)
-    assert.equal("nil\n", program.run("P -e 'print(_G[\"k\" .. \"vm\"])'").out) -- not loaded unasked
+    -- not loaded unasked
+    assert.equal("nil\n", program.run("P -e 'print(_G[\"k\" .. \"vm\"])'").out)
   end)
 end)
 

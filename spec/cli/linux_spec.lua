@@ -1,5 +1,5 @@
--- minikvm linux: its command line, and what it says where it cannot run. That it runs Linux is shown
--- by spec/guests/linux_guest_spec.lua.
+-- minikvm linux: its command line, and what it says where it cannot run. That it runs Linux is
+-- shown by spec/guests/linux_guest_spec.lua.
 
 local kvm = require "minikvm"
 local program = require "support.program"
@@ -27,7 +27,8 @@ describe("minikvm linux", function()
     local r = program.run "P linux --run \"echo 'a b'\" --memory 64M"
     assert.same({ 1, "" }, { r.status, r.out })
     assert.match("kvm_pvm.*user space.*It takes kvm_intel or kvm_amd", r.err)
-    assert.truthy(r.err:find("tools/stock -- ./minikvm linux --run 'echo '\\''a b'\\''' --memory 64M",
+    assert.truthy(r.err:find("tools/stock -- ./minikvm linux --run "
+      .. "'echo '\\''a b'\\''' --memory 64M",
                              1, true), r.err)
   end)
 
@@ -47,6 +48,7 @@ describe("minikvm linux", function()
         end)
       end
     end
-    assert.same({ "jl 44", "call 7a", "jge 65", "jle 71", "jmp 44", "call 7a", "js 8f", "jmp 7e" }, jumps)
+    assert.same({ "jl 44", "call 7a", "jge 65", "jle 71", "jmp 44", "call 7a", "js 8f", "jmp 7e" },
+                jumps)
   end)
 end)

@@ -137,7 +137,8 @@ describe("--safe", function()
     assert.matches("\nnil\tnil\tnil\tnil\n$", out)
   end)
 
-  it("runs nothing of the script when its time is over: error objects, closing variables", function()
+  it("runs nothing of the script when its time is over: error objects, closing variables",
+     function()
     if process.without_signals(pending) then return end
     for _, code in ipairs{
       "error(setmetatable({}, { __tostring = function() while true do end end }))",

@@ -653,7 +653,8 @@ describe("a range", function()
     for name, base in pairs{ ports = 0x300, mmio = 0xd0000000, msrs = 0x40000200 } do
       local space = vm[name]
       for method, arguments in pairs{ on = { one }, override = { one }, tap = { nothing },
-                                      const = { 1 }, latch = { 1 }, sink = {}, match = { 1, nothing },
+                                      const = { 1 }, latch = { 1 }, sink = {},
+                                      match = { 1, nothing },
                                       fifo = { { size = 4 }, nothing } } do
         for _, range in ipairs{ { base, base + 3 }, { base, size = 4 } } do
           local handle <close> = space[method](space, range, table.unpack(arguments))

@@ -28,7 +28,8 @@ describe("one long hypercall WRITE", function()
 
   it("ends at the byte that is over the limit of output, and no line is scanned twice", function()
     for _, limit in ipairs{ 1, 65535, 65536, 65537, 3 * MIB } do
-      local vm <close> = caller(0x10, 0, 64 * MIB, { memory = 64 * MIB, limits = { output = limit } })
+      local vm <close> = caller(0x10, 0, 64 * MIB,
+                                { memory = 64 * MIB, limits = { output = limit } })
       local seen = 0
       vm.console:on_line(function(line) seen = seen + #line end)
       assert.equal("limit", (support.run(vm)))
@@ -112,7 +113,8 @@ end)
 describe("one long copy", function()
   if support.without_kvm(pending) then return end
 
-  it("of a file that the guest opens to write (cow) heeds the deadline, and leaves nothing", function()
+  it("of a file that the guest opens to write (cow) heeds the deadline, and leaves nothing",
+     function()
     local folder = os.tmpname()
     os.remove(folder)
     lfs.mkdir(folder)

@@ -559,7 +559,8 @@ describe("vm.files from Lua", function()
     assert.equal(0, f:seek(fd, "set"))
     assert.equal("NEWginal", f:read(fd, 100))
     assert.equal("original", files.get(folder .. "/copied.txt")) -- the host's stays
-    for name, code in pairs{ ["missing.txt"] = "ENOENT", ["../x"] = "EINVAL", ["a\0b"] = "EINVAL" } do
+    for name, code in pairs{ ["missing.txt"] = "ENOENT", ["../x"] = "EINVAL",
+                             ["a\0b"] = "EINVAL" } do
       assert.equal(code, select(3, f:open(name)), name)
     end
     assert.equal("EROFS", select(3, f:open("read.txt", "w")))
@@ -592,7 +593,8 @@ describe("vm.files from Lua", function()
     local name, fd = "", nil
     vm.ports:on(0x90, {
       write = function(_, byte)
-        if byte == 10 then fd = assert(vm.files:open(name)) else name = name .. string.char(byte) end
+        if byte == 10 then fd = assert(vm.files:open(name))
+        else name = name .. string.char(byte) end
       end,
       read = function() return (vm.files:read(fd, 1):byte() or 0xff) end,
     })

@@ -727,8 +727,8 @@ describe("file policies", function()
   end)
 end)
 
--- open(), POSIX: a descriptor is of the file that the name meant when it was opened. Editors and log
--- rotation replace files by rename().
+-- open(), POSIX: a descriptor is of the file that the name meant when it was opened. Editors and
+-- log rotation replace files by rename().
 describe("a file of the host that is replaced while it is open", function()
   if support.without_kvm(pending) then return end
 

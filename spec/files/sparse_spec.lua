@@ -1,5 +1,6 @@
--- Holes (man 2 lseek, SEEK_HOLE) take no room: of a guest's files in snapshots and copies of them, and
--- of a snapshot's own file. The folders must lie on a file system that has holes (ext4, xfs, tmpfs).
+-- Holes (man 2 lseek, SEEK_HOLE) take no room: of a guest's files in snapshots and copies of them,
+-- and of a snapshot's own file. The folders must lie on a file system that has holes (ext4, xfs,
+-- tmpfs).
 
 local kvm = require "minikvm"
 local files = require "support.files"
@@ -22,7 +23,8 @@ local function resident()
   return tonumber(support.read_file("/proc/self/status"):match "VmHWM:%s*(%d+)") << 10
 end
 
----A guest with four files of 1 GiB: bytes at 0, 5000 and the end, and a block of zeros that it wrote.
+---A guest with four files of 1 GiB: bytes at 0, 5000 and the end, and a block of zeros that it
+---wrote.
 local function sparse_guest()
   local guest = files.guest("block", kvm.files{ max_bytes = 200000 })
   for i = 1, 4 do
@@ -53,7 +55,8 @@ end
 describe("a hole", function()
   if support.without_kvm(pending) then return end
 
-  it("of a guest's file stays one in a snapshot, a restore, a fork and a snapshot's file", function()
+  it("of a guest's file stays one in a snapshot, a restore, a fork and a snapshot's file",
+     function()
     local guest = sparse_guest()
     local before = resident()
     local snap <close> = assert(guest.vm:snapshot())
@@ -102,8 +105,9 @@ describe("a hole", function()
     for i = 0, 2000 do vm.memory:write(i * 8192 + 4095, "x") end
     local snap <close> = assert(vm:snapshot())
     assert(snap:save(path))
-    assert(os.execute(("cp --sparse=always %s %s.copy && mv %s.copy %s"):format(path, path, path, path)))
-    local loaded <close> = assert(kvm.load_snapshot(path))
+    assert(os.execute(("cp --sparse=always %s %s.copy && mv %s.copy %s")
+                        :format(path, path, path, path)))
+    local _ <close> = assert(kvm.load_snapshot(path))
     os.remove(path)
   end)
 end)

@@ -27,7 +27,8 @@ describe("Linux on a stock KVM", function()
   it("cannot start with a disk, or an initrd, that is not there", function()
     for _, option in ipairs{ "--disk", "--initrd" } do
       local r = program.run("P linux " .. option .. " /nosuch")
-      assert.same({ 1, "minikvm: linux: /nosuch: No such file or directory\n" }, { r.status, r.err })
+      assert.same({ 1, "minikvm: linux: /nosuch: No such file or directory\n" },
+                  { r.status, r.err })
     end
   end)
 

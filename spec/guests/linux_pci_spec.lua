@@ -54,7 +54,8 @@ describe("Linux's drivers for PCI", function()
   local function sh(line, timeout) return (vm:linux():sh(line, { timeout = timeout or 60 })) end
 
   it("find the functions, give them addresses, and their interrupts lines", function()
-    local text = sh "for d in /sys/bus/pci/devices/*; do echo ${d##*/} $(cat $d/vendor $d/device $d/class $d/irq); done"
+    local text = sh("for d in /sys/bus/pci/devices/*; do echo ${d##*/} "
+      .. "$(cat $d/vendor $d/device $d/class $d/irq); done")
     assert.equal("0000:00:00.0 0x8086 0x1237 0x060000 0\n0000:00:01.0 0x8086 0x7000 0x060100 0\n"
       .. "0000:00:03.0 0x1234 0x11e8 0x00ff00 5\n0000:00:04.0 0x1b36 0x0011 0x08ff00 0\n"
       .. "0000:00:05.0 0x1b36 0x0002 0x070002 10\n0000:00:06.0 0x1af4 0x1044 0xff0000 11\n"
@@ -89,7 +90,8 @@ describe("Linux's drivers for PCI", function()
     for i = 1, 500 do text[i] = i .. "\n" end
     sent[0], sent[1] = "", ""
     for i = 0, 1 do serial.send(ports[i], table.concat(text)) end
-    local counts = sh(("head -500 <%s >/tmp/0 & head -500 <%s >/tmp/1 & seq 500 >%s & seq 500 >%s; wait; "
+    local counts = sh(("head -500 <%s >/tmp/0 & head -500 <%s >/tmp/1 & seq 500 >%s & "
+      .. "seq 500 >%s; wait; "
       .. "for i in 0 1; do seq 500 | cmp - /tmp/$i && echo same; done"):format(names[0], names[1],
         names[0],
                                                                          names[1]))
@@ -197,8 +199,8 @@ describe("Linux's drivers for PCI", function()
       end
     end))
     assert.equal("id 0x10000ed\nalive 0xedcba987\nfactorial 0x375f00\ndma 0x0\n",
-                 (child:linux():sh("echo 0000:00:03.0 >/sys/bus/pci/drivers/uio_pci_generic/unbind; edu test "
-                                   .. SYS:format(3))))
+                 (child:linux():sh("echo 0000:00:03.0 >/sys/bus/pci/drivers/uio_pci_generic/unbind;"
+                                   .. " edu test " .. SYS:format(3))))
   end)
 
   it("report a panic: a run ends with reason \"panic\"", function()
@@ -207,7 +209,8 @@ describe("Linux's drivers for PCI", function()
     assert.is_false(done)
     local reason, info = vm:wait(0)
     assert.equal("panic", reason)
-    assert.equal("Linux panicked: sysrq triggered crash (the guest's kernel has panicked (pvpanic))", info.text)
+    assert.equal("Linux panicked: sysrq triggered crash (the guest's kernel has panicked "
+                 .. "(pvpanic))", info.text)
   end)
 end)
 

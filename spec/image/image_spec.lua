@@ -560,7 +560,8 @@ describe("an image in a mode that it is not for", function()
     assert.matches('format="boot" loads its boot sector', (select(2, vm:load{ bytes = floppy })))
     local open <close> = support.vm()
     local _, why = open:load{ bytes = elf{ wide = true, high = 0x400000 } }
-    assert.matches("room for 0; RAM is 4M unless memory= (minikvm run: --memory) says", why, 1, true)
+    assert.matches("room for 0; RAM is 4M unless memory= (minikvm run: --memory) says", why, 1,
+                   true)
     assert.is_nil(why:find("mode=", 1, true))
     assert.matches("mode= (minikvm run: --mode) was not given",
                    (select(2, open:load{ bytes = ("x"):rep(1 << 20) })), 1, true)

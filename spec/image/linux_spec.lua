@@ -3,7 +3,6 @@
 -- ones of our own, which print what they were told; that Debian's starts is shown by
 -- spec/guests/linux_guest_spec.lua.
 
-local kvm = require "minikvm"
 local make = require "support.image"
 local support = require "support.guest"
 

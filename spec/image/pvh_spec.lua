@@ -1,5 +1,5 @@
--- PVH kernels as plans: the note (Xen, public/elfnote.h; gABI, "Note Section"). What a guest sees is
--- in spec/guests/boot_guests_spec.lua, what becomes of damaged ones in hostile_boot_spec.lua.
+-- PVH kernels as plans: the note (Xen, public/elfnote.h; gABI, "Note Section"). What a guest sees
+-- is in spec/guests/boot_guests_spec.lua, what becomes of damaged ones in hostile_boot_spec.lua.
 
 local boot = require "support.boot"
 local make = require "support.image"

@@ -171,10 +171,12 @@ describe("console output", function()
   end)
 
   it("hands a line of more than 1 MiB over in pieces, and says so", function()
-    for length, expected in pairs{ [0x10000] = { 0x10000, "false" }, [0x10001] = { 0x10001, "false" },
+    for length, expected in pairs{ [0x10000] = { 0x10000, "false" },
+                                   [0x10001] = { 0x10001, "false" },
                                    [0x100000] = { 0x100000, "false" },
                                    [0x100001] = { 0x100000, "true", 1, "false" },
-                                   [0x250000] = { 0x100000, "true", 0x100000, "true", 0x50000, "false" },
+                                   [0x250000] = { 0x100000, "true", 0x100000, "true", 0x50000,
+                                                  "false" },
                                  } do
       local vm <close> = writer(("x"):rep(length) .. "\nb\n", { memory = "4M" })
       local seen = {}

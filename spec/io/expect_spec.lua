@@ -635,7 +635,8 @@ describe("console:interact on a terminal", function()
     local path = program.file(([[
       local vm = require "minikvm".vm{ echo = false }
       vm:load "guests/real/echo.bin"
-      vm.memory:write(0x8000, %q) -- it prints "R", and goes to the image: the terminal is raw by then
+      -- it prints "R", and goes to the image: the terminal is raw by then
+      vm.memory:write(0x8000, %q)
       vm.cpu[0].ip = 0x8000
       local con = vm.console
       con:output %q

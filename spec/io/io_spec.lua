@@ -134,7 +134,7 @@ describe("a reader that stalls", function()
     local fifo, report = os.tmpname() .. ".fifo", os.tmpname() .. ".report"
     assert(os.execute(("mkfifo %s %s"):format(fifo, report)))
     local path = process.script(STALLED:gsub("REPORT", report))
-    local stalled <close> = assert(io.open(fifo, "r+"))
+    local _ <close> = assert(io.open(fifo, "r+"))
     assert(os.execute(("{ %s; } >%s &"):format(
       shell:gsub("RUN", { RUN = process.command(path) }), fifo)))
     local pipe <close> = assert(io.popen("timeout 30 cat " .. report))
@@ -161,7 +161,7 @@ describe("a guest that waits for a reader", function()
   it("goes on when its output goes elsewhere, and after a reset", function()
     local fifo = os.tmpname() .. ".fifo"
     assert(os.execute("mkfifo " .. fifo))
-    local stalled <close> = assert(io.open(fifo, "r+"))
+    local _ <close> = assert(io.open(fifo, "r+"))
     local vm <close> = support.guest "real/flood"
     assert(vm.console:output(fifo))
     local function run_into_reader()

@@ -12,7 +12,8 @@ describe("a real-mode cpu", function()
     vm.cpu[0].ds = 0x1234
     local ok, why = pcall(vm.load, vm, { bytes = "\xf4" })
     assert.is_false(ok)
-    assert.matches("vm:load: cpu 0's ds was set before, and loading sets all registers: set it after "
+    assert.matches("vm:load: cpu 0's ds was set before, and loading sets all registers: "
+      .. "set it after "
                    .. "vm:load", why, 1, true)
     vm:reset()
     assert(vm:load{ bytes = "\xf4" })
@@ -86,7 +87,8 @@ describe("system registers", function()
       vm.memory:u64(gdt.base + 0x20, 0x0040f3123000ffff & ~(0xff << 56))
       cpu.es = 0x23
       local es = cpu:sregs().es
-      assert.same({ 0x23, 0x123000, 0xffff, 3, 3 }, { es.selector, es.base, es.limit, es.type, es.dpl })
+      assert.same({ 0x23, 0x123000, 0xffff, 3, 3 },
+                  { es.selector, es.base, es.limit, es.type, es.dpl })
       cpu.fs = 0
       assert.equal(0, cpu:sregs().fs.present)
       assert.error_matches(function() cpu.ds = 0xfff8 end, "ds = 0xfff8: the GDT at 0x%x+, limit")
@@ -107,7 +109,8 @@ describe("system registers", function()
     assert.same({ 0x5000, 0x7000, 0x2f }, { s.ds.base, s.gdt.base, s.gdt.limit })
     vm.cpu[0]:set_sregs(s) -- all of it
     assert.same(s, vm.cpu[0]:sregs())
-    for wrong, text in pairs{ [{ dd = {} }] = "unknown option 'dd'", [{ ds = { bse = 1 } }] = "'ds.bse'",
+    for wrong, text in pairs{ [{ dd = {} }] = "unknown option 'dd'",
+                              [{ ds = { bse = 1 } }] = "'ds.bse'",
                               [{ gdt = { limit = 65536 } }] = "16 bits", [{ cs = 8 }] = "a table",
                               [{ tr = { dpl = 4 } }] = "2 bits" } do
       assert.error_matches(function() vm.cpu[0]:set_sregs(wrong) end, text)

@@ -225,7 +225,8 @@ describe("memory above the hole", function()
 
   it("may be 64 GiB of which most is never used", function()
     -- mov rax, 0x103fffffff8; mov qword [rax], 7; hlt: the last 8 bytes
-    local vm <close> = long("48 b8 f8 ff ff 3f 10 00 00 00 48 c7 00 07 00 00 00 f4", { memory = "64G" })
+    local vm <close> = long("48 b8 f8 ff ff 3f 10 00 00 00 48 c7 00 07 00 00 00 f4",
+                            { memory = "64G" })
     assert.equal("halt", (vm:run{ deadline = 20 }))
     local last = HIGH + (61 << 30) - 8
     assert.equal(7, vm.memory:u64(last))
@@ -259,7 +260,8 @@ describe("memory above the hole", function()
   end)
 
   it("is in the maps that Multiboot and Linux kernels are given", function()
-    local map = require("minikvm.image.place").memory_map{ limit = HOLE, ranges = { { HIGH, 1 << 30 } } }
+    local map = require("minikvm.image.place").memory_map{ limit = HOLE,
+                                                           ranges = { { HIGH, 1 << 30 } } }
     assert.same({ { 0, 0xa0000, 1 }, { 0xa0000, 0x100000, 2 }, { 0x100000, HOLE, 1 },
                   { HIGH, HIGH + (1 << 30), 1 } }, map)
     -- Multiboot Specification 3.3: mmap_length and mmap_addr at 44 and 48 of the structure in EBX
@@ -336,11 +338,13 @@ describe("memory:map", function()
     assert.equal(42, (select(2, vm:run{ deadline = 20 })).code)
   end)
 
-  it("hands writes to ROM to a handler that lies there, or ends the VM with unhandled=fault", function()
+  it("hands writes to ROM to a handler that lies there, or ends the VM with unhandled=fault",
+     function()
     local vm <close> = prot(TO_ROM)
     local rom = assert(vm.memory:map{ at = 0xfff00000, rom = true, bytes = ROM })
     local got
-    vm.mmio:on({ 0xfff00000, size = 4 }, { write = function(_, value, size) got = { value, size } end })
+    vm.mmio:on({ 0xfff00000, size = 4 },
+               { write = function(_, value, size) got = { value, size } end })
     assert.equal("exit", (vm:run{ deadline = 20 }))
     assert.same({ 0x99, 1 }, got)
     assert.equal(0, rom.hits)
@@ -351,7 +355,8 @@ describe("memory:map", function()
     assert.matches("write to 0xfff00000: it is read%-only memory and nobody serves it", info.text)
   end)
 
-  it("is in the tables of long mode and of paged mode when it was there before the image", function()
+  it("is in the tables of long mode and of paged mode when it was there before the image",
+     function()
     -- mov eax, 0xfff00000; jmp rax (long), jmp eax (paged)
     for _, mode in ipairs{ "long", "paged" } do
       for _, page in ipairs(mode == "long" and { "4K", "2M" } or { false }) do
@@ -438,7 +443,8 @@ describe("memory:map", function()
     one.memory:u32(0x10000000, 9)
     assert(one:restore(snap))
     assert.equal(9, two.memory:u32(0x10000000))
-    assert.error_matches(function() snap:vm{ echo = false } end, path:match "[^/]*$" .. ", 0x1000 bytes "
+    assert.error_matches(function() snap:vm{ echo = false } end,
+                         path:match "[^/]*$" .. ", 0x1000 bytes "
                          .. "at 0x10000000 %(vm%.memory:map%)")
     local child <close> = assert(snap:vm{ echo = false, setup = function(vm)
       assert(vm.memory:map{ at = 0x10000000, path = path, shared = true })
@@ -517,7 +523,8 @@ describe("memory:map", function()
 
   it("refuses what does not go together, what overlaps, and too much", function()
     local vm <close> = prot "eb fe"
-    local device = vm.mmio:on({ 0x30000000, size = 16 }, { name = "a device", read = function() end })
+    local device = vm.mmio:on({ 0x30000000, size = 16 },
+                              { name = "a device", read = function() end })
     local function misuse(options, pattern)
       assert.error_matches(function() vm.memory:map(options) end, pattern)
     end

@@ -69,7 +69,8 @@ describe("without KVM", function()
   it("specs that need it are pending, not failing", function()
     if not possible(HOSTS.ENOENT) then return pending "cannot take /dev/kvm away here" end
     local busted = io.popen("command -v busted"):read "l"
-    local pipe = io.popen(("%s %s %s --ignore-lua -o TAP spec/guests/guests_spec.lua spec/kvm/cpu_spec.lua")
+    local pipe = io.popen(("%s %s %s --ignore-lua -o TAP spec/guests/guests_spec.lua "
+      .. "spec/kvm/cpu_spec.lua")
       :format(HOSTS.ENOENT, process.program, busted))
     local output = pipe:read "a"
     assert.is_truthy(pipe:close(), output)

@@ -353,11 +353,13 @@ describe("a script's memory", function()
 
   -- The state frees its last blocks after the package library has let go of the module.
   it("is there until the state is gone", function()
-    local output, how, status = process.run [[require "minikvm".limit{ memory = "16M" } print "done"]]
+    local output, how, status =
+      process.run [[require "minikvm".limit{ memory = "16M" } print "done"]]
     assert.same({ "\ndone\n", "exit", 0 }, { output, how, status })
   end)
 
-  -- While a stack moves, Lua 5.4.6 and later hold offsets in the place of pointers (ldo.c, relstack).
+  -- While a stack moves, Lua 5.4.6 and later hold offsets in the place of pointers (ldo.c,
+  -- relstack).
   it("may run out while the stack grows, by much or by little", function()
     local output, how, status = process.run(EAT .. [[
       local function wide(n) local first = table.unpack({}, 1, n) return first == nil end
@@ -407,7 +409,8 @@ describe("a script's memory", function()
   local LINE <const> = "lua_%w+:5: not enough memory: the script may have "
   for name, how_it_ends in pairs{
     ["a handler"] = { "eat()", LINE }, ["a coroutine"] = { "coroutine.wrap(eat)()", LINE },
-    ["a handler with a string"] = { "hog()", "not enough memory: 1073741%d+ bytes more were wanted, "
+    ["a handler with a string"] = { "hog()",
+                                    "not enough memory: 1073741%d+ bytes more were wanted, "
                                              .. "and the script may have " },
   } do
     local code, want = table.unpack(how_it_ends)
@@ -430,7 +433,9 @@ end)
 
 describe("require", function()
   it("replaces nothing of a program's own libraries", function()
-    if process.sanitized() then return pending "a sanitizer's runtime must come first in the process" end
+    if process.sanitized() then
+      return pending "a sanitizer's runtime must come first in the process"
+    end
     local code = [[
       local libraries, before = { _G, coroutine, string, table, debug, io, os, math }, {}
       for i, library in ipairs(libraries) do

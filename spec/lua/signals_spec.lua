@@ -160,7 +160,8 @@ local MASK <const> = [[
   local KICK = 1 << (kvm.signal() - 1)
 ]]
 
----Words before a program that start it with the kick's signal blocked, as threads of many runtimes do.
+---Words before a program that start it with the kick's signal blocked, as threads of many runtimes
+---do.
 local BLOCKED <const> = ("env --block-signal=%d"):format(kvm.signal())
 
 describe("the kick's signal", function()
@@ -204,18 +205,22 @@ describe("the kick's signal", function()
       print("ran", (vm:run{ deadline = 0.05 }))
       for line in io.lines "/proc/self/status" do
         local caught = line:match "^SigCgt:%s*(%x+)"
-        if caught then print("caught", tonumber(caught, 16) >> (other - 2) & 3) end -- neither, old, new
+        -- neither, old, new
+        if caught then print("caught", tonumber(caught, 16) >> (other - 2) & 3) end
       end
       print("late", fails(other + 1))
       print("same", kvm.signal(other) == other)
     ]]
-    assert.matches("wrong\t[^\n]*signal 9 cannot.*signal 11 cannot.*signal 33 cannot.*no such signal"
+    assert.matches("wrong\t[^\n]*signal 9 cannot.*signal 11 cannot.*signal 33 cannot.*"
+                   .. "no such signal"
       .. ".*signal 2 is in use", output)
-    assert.matches("chosen\ttrue\ttrue\nran\tdeadline\ncaught\t2\nlate\t.*before the first VM", output)
+    assert.matches("chosen\ttrue\ttrue\nran\tdeadline\ncaught\t2\nlate\t.*before the first VM",
+                   output)
     assert.matches("same\ttrue", output)
   end)
 
-  it("breaks off a write that nobody reads, when the deadline has passed, and nothing else", function()
+  it("breaks off a write that nobody reads, when the deadline has passed, and nothing else",
+     function()
     if process.without_signals(pending) then return end
     local output, _, _ = process.run [[
       local stalled = io.popen("exec sleep 20 >/dev/null 2>&1", "w")
@@ -236,7 +241,8 @@ describe("a process of the test runner", function()
   it("has no signal blocked, whatever started the runner", function()
     local output = process.run([[
       local children <close> = require("minikvm.test.children").open()
-      children:spawn({ "/bin/sh", "-c", "exec grep SigBlk /proc/self/status" }, { "PATH=/usr/bin:/bin" })
+      children:spawn({ "/bin/sh", "-c", "exec grep SigBlk /proc/self/status" },
+                     { "PATH=/usr/bin:/bin" })
       local text = ""
       repeat
         local what, _, bytes = children:next(20)
@@ -266,7 +272,8 @@ describe("a process that a handler starts", function()
       vm:start()
       vm:wait()
       local w = kvm.worker(function()
-        print("worker", tonumber(io.popen "exec grep SigBlk /proc/self/status":read "a":match "%x+\n$", 16))
+        print("worker",
+              tonumber(io.popen "exec grep SigBlk /proc/self/status":read "a":match "%x+\n$", 16))
       end)
       w:wait()
     ]])

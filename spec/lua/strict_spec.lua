@@ -1,5 +1,5 @@
--- Misuse of any object's fields and methods is an error of the script's line, which names the nearest
--- field there is; never one inside minikvm's own Lua parts.
+-- Misuse of any object's fields and methods is an error of the script's line, which names the
+-- nearest field there is; never one inside minikvm's own Lua parts.
 
 local support = require "support.guest"
 local kvm = require "minikvm"
@@ -68,8 +68,8 @@ describe("misuse", function()
   end)
 
   it("of any method is blamed on the script", function()
-    -- What runs the guest or waits (those with arguments that are wrong in any case), ends an object,
-    -- or makes a file named "1.5".
+    -- What runs the guest or waits (those with arguments that are wrong in any case), ends an
+    -- object, or makes a file named "1.5".
     local out, waits = {}, { "vm.run", "console.expect", "console.try_expect", "console.type",
                              "screen.expect", "keyboard.type" }
     for _, name in ipairs(waits) do out[name] = true end

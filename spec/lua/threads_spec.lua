@@ -171,7 +171,7 @@ describe("garbage collection", function()
 
   it("ends a running VM that nobody knows any more", function()
     collect()
-    local other <close> = support.vm() -- the I/O thread is there while any VM is
+    local _ <close> = support.vm() -- the I/O thread is there while any VM is
     local before = tasks()
     do
       local vm = support.code(SPIN, { cpus = 4 })

@@ -164,7 +164,9 @@ describe("a handler that waits", function()
     local above <close> = vm.ports:override(0x80, { write = function(_, n, _, next)
       waits = true
       process.await(function() return rung end)
-      for port = 0x1000, 0x1100 do vm.ports:on(port, { read = function() return 0 end }):remove() end
+      for port = 0x1000, 0x1100 do
+        vm.ports:on(port, { read = function() return 0 end }):remove()
+      end
       next(n + 1)
     end })
     vm.ports:doorbell(0x90, 1, function()

@@ -157,8 +157,9 @@ describe("a snapshot's file", function()
     os.remove(path)
   end)
 
-  -- Each device's section is its name, the length of its state (u64), its state; the fields that are
-  -- altered are the first: i8042 queue head (0..4095), UART IER (bits 0..3), file port op (1..6).
+  -- Each device's section is its name, the length of its state (u64), its state; the fields that
+  -- are altered are the first: i8042 queue head (0..4095), UART IER (bits 0..3), file port op
+  -- (1..6).
   it("is refused when a device cannot be in the state that it tells of", function()
     local path = os.tmpname()
     local vm <close> = counter{ memory = "64K", irqchip = "pic" }
@@ -232,7 +233,8 @@ describe("a snapshot's file", function()
     local snap <close> = assert(vm:snapshot())
     local folder = os.tmpname()
     os.remove(folder)
-    assert(os.execute(("mkdir %s && cd %s && ln -s target link && mkfifo fifo"):format(folder, folder)))
+    assert(os.execute(("mkdir %s && cd %s && ln -s target link && mkfifo fifo")
+                        :format(folder, folder)))
     assert(snap:save(folder .. "/link"))
     assert.equal("link", lfs.symlinkattributes(folder .. "/link", "mode"))
     local want = support.read_file(folder .. "/target")
@@ -424,8 +426,10 @@ describe("files of a guest", function()
     assert.not_equal(vm.files:directory(), new.files:directory())
   end)
 
-  -- Somebody may say in a snapshot what minikvm would not: the file's lock is what keeps others out.
-  it("of the host that may be written by one vm at a time are locked, whatever the file says", function()
+  -- Somebody may say in a snapshot what minikvm would not: the file's lock is what keeps others
+  -- out.
+  it("of the host that may be written by one vm at a time are locked, whatever the file says",
+     function()
     local folder = os.tmpname()
     os.remove(folder)
     assert(lfs.mkdir(folder))
@@ -437,17 +441,19 @@ describe("files of a guest", function()
     local snap <close> = assert(vm:snapshot())
     assert(snap:save(path))
     local bytes = support.read_file(path)
-    local node = ("<I4"):pack(256) .. "f" .. ("\0"):rep(255) .. "\0\1" -- its name; not own, writable
+    -- its name; not own, writable
+    local node = ("<I4"):pack(256) .. "f" .. ("\0"):rep(255) .. "\0\1"
     local _, at = bytes:find(node .. "\1", 1, true) -- locked
     assert(at and not bytes:find(node, at, true))
-    local forged <close> = assert(load_bytes(signed(bytes:sub(1, at - 1) .. "\0" .. bytes:sub(at + 1))))
+    local changed = bytes:sub(1, at - 1) .. "\0" .. bytes:sub(at + 1)
+    local forged <close> = assert(load_bytes(signed(changed)))
     os.remove(path)
     local new, why, code = forged:vm{ echo = false, files = policy }
     assert.is_nil(new)
     assert.equal("EBUSY", code, why)
     vm:close()
     new = assert(forged:vm{ echo = false, files = policy })
-    local second <close>, second_file = file_guest{ files = policy }
+    local _ <close>, second_file = file_guest{ files = policy }
     assert.equal(-16, second_file.open("f", 3)) -- EBUSY: the new one has it
     new:close()
     assert.equal(0, second_file.open("f", 3))
@@ -457,7 +463,9 @@ describe("files of a guest", function()
   it("that the host put beside them in private= stay as the host has them", function()
     local folder = os.tmpname()
     os.remove(folder)
-    local function put(name, text) assert(io.open(folder .. "/v/" .. name, "w")):write(text):close() end
+    local function put(name, text)
+      assert(io.open(folder .. "/v/" .. name, "w")):write(text):close()
+    end
     local function get(name) return support.read_file(folder .. "/v/" .. name) end
     local vm <close>, file = file_guest{ name = "v", files = assert(kvm.files{ private = folder }) }
     assert.equal(0, file.open("dir/notes", 3))

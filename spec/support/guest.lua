@@ -101,7 +101,8 @@ M.read_file = read_file
 local function number(text) return tonumber(text) and text, "expected a number, got " .. text end
 
 -- What the headers of an .expect may be, by folder; the specs of the folders say what they mean.
-local COMMON <const> = { reason = { "halt", "exit", "shutdown", "deadline", "limit", "fault", "any" },
+local COMMON <const> = { reason = { "halt", "exit", "shutdown", "deadline", "limit", "fault",
+                                    "any" },
                          code = number, exits = number }
 local HEADERS <const> = {
   real = { deadline = number, output = { "any" } },

@@ -71,8 +71,8 @@ end
 ---The emulated machine these specs run on, "stock" or "vmx" (tools/machine.sh); nil on a real one.
 M.emulated = os.getenv "EMULATED"
 
----Bochs (tools/vmx) lets no interrupt, thus no deadline, end a guest that was entered with interrupts
----off as long as it neither exits nor turns them on.
+---Bochs (tools/vmx) lets no interrupt, thus no deadline, end a guest that was entered with
+---interrupts off as long as it neither exits nor turns them on.
 M.deaf = M.emulated == "vmx" and "Bochs takes no interrupt in a guest that has them off"
 
 ---Skips the current block where signals do not get into Lua code that makes no system call: the

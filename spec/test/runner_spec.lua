@@ -90,10 +90,12 @@ describe("minikvm test", function()
     local r = s:test()
     assert.same({ 1, "1 passed, 3 failed, 0 skipped" }, { r.status, r.last })
     for _, name in ipairs{ "empty", "none" } do
-      assert.matches(("error: %s_spec.lua\n    the file's process found no tests in it"):format(name),
+      assert.matches(("error: %s_spec.lua\n    the file's process found no tests in it")
+                       :format(name),
                      r.out)
     end
-    assert.matches("error: early_spec.lua\n    the file's process ended with status 0 before", r.out)
+    assert.matches("error: early_spec.lua\n    the file's process ended with status 0 before",
+                   r.out)
     r = s:test "--jobs 1 D/README.md D/notes.txt"
     assert.same({ 1, "0 passed, 2 failed, 0 skipped" }, { r.status, r.last })
     assert.matches("README.md:2: syntax error near 'it'", r.out, 1, true)
@@ -106,7 +108,8 @@ describe("minikvm test", function()
   end)
 
   -- The runner looks at each byte of what it is told once, so its own deadlines hold.
-  it("tells the two ends of a long message, and keeps to --timeout whatever a file prints", function()
+  it("tells the two ends of a long message, and keeps to --timeout whatever a file prints",
+     function()
     local s <close> = suites.new{
       ["long_spec.lua"] = [[
         it("y", function() error(("y"):rep(4000000) .. "end") end)

@@ -296,7 +296,8 @@ describe("the report on a real-mode guest", function()
       assert(vm:load{ bytes = code })
       local reason, info = vm:run{ deadline = 20 }
       assert.equal("fault", reason)
-      assert.equal(mode == "open", info.report:find("no mode was chosen, so it ran in real mode, and "
+      assert.equal(mode == "open",
+                   info.report:find("no mode was chosen, so it ran in real mode, and "
         .. "it looks like 32- or 64-bit code: try mode=\"protected\"", 1, true) ~= nil, info.report)
     end
   end)

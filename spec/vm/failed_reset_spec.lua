@@ -1,6 +1,6 @@
 -- A reset or a restore that fails half-way leaves a VM that does not run, says why, and can be used
--- and closed. Descriptors run out by setrlimit (man 2 prlimit), which a helper process does, because
--- none can be started then.
+-- and closed. Descriptors run out by setrlimit (man 2 prlimit), which a helper process does,
+-- because none can be started then.
 
 local kvm = require "minikvm"
 local support = require "support.guest"
@@ -9,7 +9,8 @@ local function start_helper()
   local flag = os.tmpname()
   local pid = assert(io.open "/proc/self/stat"):read "n"
   local shell = assert(io.popen("sh", "w"))
-  local limit = select(3, assert(io.open "/proc/self/limits"):read "a":find "Max open files%s+(%d+)")
+  local limit = select(3,
+                       assert(io.open "/proc/self/limits"):read "a":find "Max open files%s+(%d+)")
   return function(count)
     os.remove(flag .. ".set")
     shell:write(("prlimit --pid %d --nofile=%s: && mv %s %s.set && : > %s\n"):format(pid,
@@ -56,10 +57,13 @@ describe("a vm:reset() that fails half-way", function()
       if not done then
         failed = failed + 1
         assert.is_false(ran)
-        assert.matches("ended by error: reset%(%) it before it can run again %(reset failed: ", report)
+        assert.matches("ended by error: reset%(%) it before it can run again %(reset failed: ",
+                       report)
         assert.matches("Too many open files", why)
-        assert.error_matches(function() return vm.cpu[0].eax end, "has no vCPUs, because its reset failed")
-        assert.error_matches(function() return vm:snapshot() end, "has no vCPUs, because its reset failed")
+        assert.error_matches(function() return vm.cpu[0].eax end,
+                             "has no vCPUs, because its reset failed")
+        assert.error_matches(function() return vm:snapshot() end,
+                             "has no vCPUs, because its reset failed")
         if count % 2 == 0 then -- the others are closed as they are
           assert(vm:reset())
           assert.equal("halt", (support.run(vm)))
@@ -88,7 +92,8 @@ describe("a vm:restore()", function()
       local done, why = vm:restore(snap)
       assert.is_nil(done)
       assert.matches("restoring its devices: .*no$", why)
-      assert.matches("is being reset or restored: start it when reset%(%) or restore%(%) has returned", said)
+      assert.matches("is being reset or restored: start it when reset%(%) or "
+                     .. "restore%(%) has returned", said)
       assert.equal("ended", vm.state)
       assert.matches("restore failed", (select(2, pcall(vm.run, vm))))
     end
@@ -98,7 +103,8 @@ end)
 describe("a vm:reset() whose device fails", function()
   if support.without_kvm(pending) then return end
 
-  it("raises, and the vm, which the device wanted to run, does not run until it is reset", function()
+  it("raises, and the vm, which the device wanted to run, does not run until it is reset",
+     function()
     local vm <close> = support.program{ support.out(0xe9, 0x61) }
     local bad, said = false, nil
     vm:attach(kvm.device{ name = "d", size = 1, read = function() return 0 end,

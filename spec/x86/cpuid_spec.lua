@@ -1,6 +1,6 @@
 -- What a guest is told of its processor when nobody changes it: a VM without a local APIC, whose
--- vCPUs are the cores of one package. Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E.4;
--- Linux Documentation/virt/kvm/x86/cpuid.rst; 0x40000010 as VMware and Linux's guests have it.
+-- vCPUs are the cores of one package. Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix
+-- E.4; Linux Documentation/virt/kvm/x86/cpuid.rst; 0x40000010 as VMware and Linux's guests have it.
 
 local support = require "support.guest"
 

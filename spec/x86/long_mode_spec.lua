@@ -60,7 +60,8 @@ describe("long mode", function()
   it("takes an image anywhere in RAM: over the tables, too", function()
     -- mov eax, [rbx]; push rax; mov ecx, 0x10; mov ds, ecx; hlt
     local code = support.bytes "8b 03  50  b9 10000000  8e d9  f4"
-    for _, range in ipairs{ { 0, 0x1001 }, { 0x800, 20 }, { 0x3ff000, 0x1000 }, { 0x3f9000, 0x2000 },
+    for _, range in ipairs{ { 0, 0x1001 }, { 0x800, 20 }, { 0x3ff000, 0x1000 },
+                            { 0x3f9000, 0x2000 },
                             { 0, 0x90000 }, { 0x1000, 0x3ef000 }, { 0xa0000, 0x360000 } } do
       local vm <close> = support.vm{ mode = "long" }
       local at, size = table.unpack(range)

@@ -221,7 +221,8 @@ describe("an image for a 32-bit guest", function()
     end)
   end
 
-  refused("protected", 0x400000, { at = 0 }, "it leaves no room in RAM for the GDT, the IDT", "EFBIG")
+  refused("protected", 0x400000, { at = 0 }, "it leaves no room in RAM for the GDT, the IDT",
+          "EFBIG")
   refused("protected", 2, { at = 0x3fffff }, "not fit at 0x3fffff: there is room for 1$", "EFBIG")
   refused("protected", 1, { at = 0x400000 }, "not fit at 0x400000: there is room for 0$", "EFBIG")
   refused("protected", 1, { at = math.maxinteger }, "do not fit at 0x7fffffffffffffff", "EFBIG")
@@ -462,7 +463,8 @@ describe("page tables", function()
       e6 80            ; out 0x80, al
       f4               ; hlt
     ]])
-    -- Some KVMs try for ever to read them; Intel's emulates the next instruction, and cannot fetch it.
+    -- Some KVMs try for ever to read them; Intel's emulates the next instruction, and cannot fetch
+    -- it.
     local reason, info = vm:run{ deadline = 0.5 }
     assert.is_true(reason == "shutdown" or reason == "fault" or reason == "deadline", reason)
     if native then assert.equal(0, info.assists) end

@@ -13,8 +13,8 @@
 --     notes = "More text at the end of the help." }
 -- `type` is "string" (default), "integer" (0x too), "size", "seconds", "duration" (seconds above
 -- 0), a list of words, or a function text -> value or nil, message. Results are keyed by the long
--- name, "-" replaced by "_". The parser is LuaRocks' and Debian's argparse, which the build embeds; it
--- is loaded for command lines that have options.
+-- name, "-" replaced by "_". The parser is LuaRocks' and Debian's argparse, which the build embeds;
+-- it is loaded for command lines that have options.
 
 local options = require "minikvm.options"
 

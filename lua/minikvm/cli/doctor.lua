@@ -222,7 +222,8 @@ local function check_feature(feature)
   return function(_, probe)
     local meaning = probe.ok and MEANING[probe[feature.key]]
     if not meaning then
-      return "warn", probe.ok and "unknown: built with WEAK=0, without what finds it out" or "unknown"
+      return "warn", probe.ok and "unknown: built with WEAK=0, without what finds it out"
+        or "unknown"
     end
     return table.unpack(meaning)
   end

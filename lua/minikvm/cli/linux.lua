@@ -18,7 +18,8 @@ M.spec = {
   program = "minikvm linux",
   summary = "A shell under a Linux kernel, in the terminal, which Ctrl-A x leaves; or one command.",
   options = {
-    { "--kernel", "-k", value = "FILE", help = "bzImage, or vmlinux with a PVH note (default: the one"
+    { "--kernel", "-k", value = "FILE",
+      help = "bzImage, or vmlinux with a PVH note (default: the one"
         .. " that tools/linux-kernel has fetched, else the host's own in /boot)" },
     { "--initrd", value = "FILE", help = "the first file system, instead of busybox and a shell" },
     { "--append", value = "TEXT", help = "more for the kernel's command line" },

@@ -1,8 +1,8 @@
 -- strings.lua - string.find, match, gmatch, gsub and rep that can be ended, for --safe.
 --
--- They follow the Lua 5.4 manual, section 6.4. What looks for patterns is C (src/lua/string.c), with
--- a limit on the work of one call. The script may change what `string` has, so nothing is taken from
--- there when it runs.
+-- They follow the Lua 5.4 manual, section 6.4. What looks for patterns is C (src/lua/string.c),
+-- with a limit on the work of one call. The script may change what `string` has, so nothing is
+-- taken from there when it runs.
 
 local core = require "minikvm.core"
 local concat, max, pack, select = table.concat, math.max, table.pack, select
@@ -118,7 +118,8 @@ local function expand(s, text, m)
 end
 
 local function replacement(s, with, m)
-  local kind, value = type(with), nil
+  local kind = type(with)
+  local value
   if kind == "function" then value = with(captures(s, unpack(m, 2, m.n)))
   elseif kind == "table" then value = with[(captures(s, unpack(m, 2, m.n)))]
   else return expand(s, with, m) end

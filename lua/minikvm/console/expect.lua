@@ -182,7 +182,8 @@ end
 ---The result of a vm that cannot go on; after HLT it can where an interrupt may come.
 local function ended_for_good(vm)
   local reason, info = core.last_result(vm)
-  if reason == "exit" or reason == "panic" or reason == "shutdown" or reason == "fault" or reason == "error"
+  if reason == "exit" or reason == "panic" or reason == "shutdown" or reason == "fault"
+    or reason == "error"
      or reason == "halt" and not interruptible(vm) then
     return reason, info
   end

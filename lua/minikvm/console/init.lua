@@ -45,8 +45,8 @@ function meta:__close()
 end
 
 ---Calls fn(line, cpu, more) for every line the guest prints, without its newline; the last one when
----the run ends, finished or not. A line of more than 1 MiB comes in pieces of that, with `more` true
----for all but the last. Until it is removed output does not go to stdout by itself.
+---the run ends, finished or not. A line of more than 1 MiB comes in pieces of that, with `more`
+---true for all but the last. Until it is removed output does not go to stdout by itself.
 ---@param fn fun(line: string, cpu: integer, more: boolean)
 ---@return minikvm.listener
 function console:on_line(fn)

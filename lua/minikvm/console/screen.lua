@@ -87,8 +87,8 @@ function M.cells(vm_)
   return cells_of(screen, 0, SIZE), blinks(screen)
 end
 
----A row's characters as UTF-8, without the blanks at its end; or with those that were written: a NUL
----is a blank that was not.
+---A row's characters as UTF-8, without the blanks at its end; or with those that were written: a
+---NUL is a blank that was not.
 local function row_text(cells, y, opts)
   local characters, last = {}, 0
   for x = 1, COLUMNS do
@@ -156,7 +156,8 @@ function meta:__tostring() return self:text() end
 ---@return string|integer ...  captures, or the whole match
 function Screen:expect(patterns, opts)
   options.self("screen:expect", self, SCREEN)
-  return require("minikvm.console.expect").screen_expect(self, self.vm, patterns, opts, (adapter(self.vm)))
+  return require("minikvm.console.expect").screen_expect(self, self.vm, patterns, opts,
+                                                         (adapter(self.vm)))
 end
 
 ---@class minikvm.screen.cell

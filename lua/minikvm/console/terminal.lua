@@ -2,8 +2,8 @@
 -- goes there as escape sequences (ECMA-48, and xterm's for bright colours).
 --
 -- Looks 25 times a second, by a timer of the VM, so that it sees what guests write into video
--- memory themselves, too. Bytes go through the VM's console, in UTF-8. A terminal of fewer than 80 × 25
--- characters shows a part. Runs on the thread of vCPU 0 under the Lua lock.
+-- memory themselves, too. Bytes go through the VM's console, in UTF-8. A terminal of fewer than 80
+-- × 25 characters shows a part. Runs on the thread of vCPU 0 under the Lua lock.
 
 local M = {}
 

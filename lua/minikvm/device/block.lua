@@ -85,7 +85,7 @@ end
 ---@return (fun(offset: integer, size: integer): integer)? read
 ---@return (fun(offset: integer, value: integer, size: integer))? write
 function M.functions(d, block)
-  local accepts, read, write = block.accepts, nil, nil
+  local accepts, read, write = block.accepts
   if block.has_registers then
     read, write = registers.handlers(d, block)
   else

@@ -1,8 +1,8 @@
 -- hooks.lua - vm.ports, vm.mmio and vm.msrs: who serves which addresses. What a script gives is
 -- checked here; the core (src/lua/hooks.c, src/lua/prims.c) puts it on the bus.
 --
--- A range is { first, last } or { first, size = n }; or, short, first [, last] of ports and MSRs, and
--- base, size of addresses outside RAM.
+-- A range is { first, last } or { first, size = n }; or, short, first [, last] of ports and MSRs,
+-- and base, size of addresses outside RAM.
 
 local core = require "minikvm.core"
 

@@ -38,7 +38,8 @@ local function find(self, what)
     if name == what and core.hypercall_defined(self, number) then return number end
   end
   return BUILT_IN[what]
-    or core.blame(('there is no hypercall "%.40s": define() it first, or give its number'):format(what))
+    or core.blame(('there is no hypercall "%.40s": define() it first, or give its number')
+      :format(what))
 end
 
 ---Adds a call. An integer that fn returns is what the guest's next IN from the port reads.
@@ -53,7 +54,8 @@ function hypercalls:define(number, name, fn)
   options.argument("hypercalls:define", "name", name, "text")
   local mine = names[self] or {}
   if core.hypercall_defined(self, number) then
-    core.blame(('hypercall %d is defined already, as "%s": remove() its handle first, or override() it')
+    core.blame(('hypercall %d is defined already, as "%s": remove() its handle first, or '
+                .. 'override() it')
       :format(number, mine[number]))
   end
   local handle = core.hypercall(self, number, "define", fn)

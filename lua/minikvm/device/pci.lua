@@ -238,9 +238,9 @@ local function hook(d, fn)
   d.pci, d.bars, d.config = fn, {}, core.pci_window(fn)
   for i, b in ipairs(d.definition.blocks) do
     if b.bar then
-      local bar, place, handlers = p.bars[b.bar], nil, nil
+      local bar = p.bars[b.bar]
       d.bars[b.bar] = core.pci_window(fn, b.bar)
-      place, handlers = block.place(d, b.block, 0, true)
+      local place, handlers = block.place(d, b.block, 0, true)
       d.places[i] = place
       if bar.served then d:keep(d.bars[b.bar]:on({ 0, bar.room - 1 }, handlers)) end
     else

@@ -49,7 +49,8 @@ local function write(disk, buffer, sector)
   local at = place(disk, sector, bytes)
   if not at then return IO_ERROR end
   for done = 0, bytes - 1, PIECE do
-    if not disk:write(at + done, buffer:read(math.min(PIECE, bytes - done))) then return IO_ERROR end
+    local piece = buffer:read(math.min(PIECE, bytes - done))
+    if not disk:write(at + done, piece) then return IO_ERROR end
   end
   return OK
 end

@@ -1,6 +1,6 @@
 -- image/linux.lua - Linux kernels as distributions have them (bzImage), by the 64-bit boot
--- protocol: Linux, Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header" and "64-bit Boot Protocol";
--- zero-page.rst for where the rest of what a kernel is told lies.
+-- protocol: Linux, Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header" and "64-bit Boot
+-- Protocol"; zero-page.rst for where the rest of what a kernel is told lies.
 --
 -- The real-mode part of the file is not run. Protocol 2.12 is asked for, which says whether there
 -- is a 64-bit entry point (Linux 3.8 and later).
@@ -29,7 +29,6 @@ local UNKNOWN_LOADER <const>, HEAP <const> = 0xff, 0xfe00
 local ENTRY_64 <const> = 0x200
 local E820_MAX <const> = 128 -- entries in the zero page
 local LOWEST <const> = 0x10000 -- of what is handed over
-local MIB <const> = 1 << 20
 -- __BOOT_CS and __BOOT_DS: flat segments, which may be executed and read, or read and written.
 local CS <const>, DS <const>, GDT_SIZE <const> = 0x10, 0x18, 32
 local CODE <const>, DATA <const> = 0x00af9b000000ffff, 0x00cf93000000ffff

@@ -1,7 +1,7 @@
 -- image/pvh.lua - kernels that are ELF files with an entry point for PVH, as Linux's vmlinux is:
--- the x86/HVM direct boot ABI (Xen, docs/misc/pvh.pandoc; public/arch-x86/hvm/start_info.h, version 1;
--- public/elfnote.h). They start in 32-bit protected mode without paging, EBX pointing to what they
--- are told: modules, the first of which is Linux's initrd, command line, memory map.
+-- the x86/HVM direct boot ABI (Xen, docs/misc/pvh.pandoc; public/arch-x86/hvm/start_info.h, version
+-- 1; public/elfnote.h). They start in 32-bit protected mode without paging, EBX pointing to what
+-- they are told: modules, the first of which is Linux's initrd, command line, memory map.
 
 local elf = require "minikvm.image.elf"
 local place = require "minikvm.image.place"

@@ -120,15 +120,15 @@ end
 
 ---Where the tables are then, as core.set_entry takes it.
 ---@return { low: integer, tables: integer, tables_end: integer }
-function M.places(layout, blocks)
+function M.places(layout, list)
   local places = { low = layout.low, tables = layout.tables, tables_end = layout.tables_end }
-  if not blocks then return places end
-  places.low = blocks[1].at
+  if not list then return places end
+  places.low = list[1].at
   if layout.mode == "paged" then
-    places.tables = blocks[2].at
+    places.tables = list[2].at
   elseif layout.mode == "long" then
-    places.tables = blocks[2].at + PAGE + layout.stacks
-    places.tables_end = blocks[2].at + blocks[2].to
+    places.tables = list[2].at + PAGE + layout.stacks
+    places.tables_end = list[2].at + list[2].to
   end
   return places
 end

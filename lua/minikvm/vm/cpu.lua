@@ -35,7 +35,8 @@ local function up_to(bits)
   end
 end
 
-local SEGMENT <const> = { selector = up_to(16), base = up_to(64), limit = up_to(32), type = up_to(4),
+local SEGMENT <const> = { selector = up_to(16), base = up_to(64), limit = up_to(32),
+                          type = up_to(4),
                           dpl = up_to(2), present = up_to(1), s = up_to(1), db = up_to(1),
                           l = up_to(1), g = up_to(1) }
 local TABLE <const> = { base = up_to(64), limit = up_to(16) }
@@ -71,7 +72,8 @@ local function segment_at(bytes, i)
 end
 
 ---System registers.
----@return table values  { cr0=, …, cs = { selector=, base=, limit=, … }, gdt = { base=, limit= }, … }
+---@return table values  { cr0=, …, cs = { selector=, base=, limit=, … }, gdt = { base=, limit= },
+---  … }
 function cpu:sregs()
   options.self("cpu:sregs", self, "minikvm.cpu")
   local bytes, sregs = core.sregs(self), {}

@@ -99,13 +99,15 @@ local FEATURE_WORDS <const> = {
 local function need_shaping(leaf, register, what)
   if FEATURE_WORDS[leaf] and FEATURE_WORDS[leaf][register]
     and require("minikvm.vm.probe").probe().cpuid == "host" then
-    core.blame(("vm.cpuid: %s: this host's KVM shows guests its own feature bits in leaves 1, 7 and "
+    core.blame(("vm.cpuid: %s: this host's KVM shows guests its own feature bits in leaves 1, 7 "
+      .. "and "
                 .. "13 (kvm.probe().cpuid)"):format(what))
   end
 end
 
 ---Sets registers of a leaf; those not given stay, a new leaf's are 0. Returns a handle: KVM answers
----CPUID by itself, so it has no hits. An error for feature bits on hosts that show guests their own.
+---CPUID by itself, so it has no hits. An error for feature bits on hosts that show guests their
+---own.
 ---@param leaf integer
 ---@param subleaf integer|table  ECX, or the registers when there is one
 ---@param registers? { eax: integer?, ebx: integer?, ecx: integer?, edx: integer? }

@@ -33,7 +33,8 @@ local MODES <const> = {
 function vm_files:open(name, mode)
   local flags = math.type(mode) == "integer" and mode or MODES[mode == nil and "r" or mode]
   if not flags then
-    core.blame "bad argument #2 to 'open' (a mode is r, w, a, r+, w+, a+, or flags of the file port)"
+    core.blame("bad argument #2 to 'open' (a mode is r, w, a, r+, w+, a+, or flags of the file "
+      .. "port)")
   end
   return core.files_open(self, name, flags)
 end

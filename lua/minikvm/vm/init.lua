@@ -183,8 +183,8 @@ end
 ---             machine is a PC with a BIOS, see lua/minikvm/vm/disk.lua: "real", 256M, "pic"
 ---  bios       "seabios" (the default), "lua": services in Lua, for 16-bit systems; or a path
 ---  disk_error function(text), called for what the host refuses, and when a guest cannot go on
----  pci        what vm.pci has: a list of kvm.pci's, each alone or as { definition, slot=, fn=, at= };
----             forks get the same
+---  pci        what vm.pci has: a list of kvm.pci's, each alone or as
+---             { definition, slot=, fn=, at= }; forks get the same
 ---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
 ---  stats      true: measure the time that accesses take, for vm:stats()
 ---  trace      function(line), called for every exit
@@ -232,16 +232,18 @@ end
 
 ---Loads an image and points a vCPU at it.
 ---  cpu      which vCPU (0); "all": each of them, which begin alike
----  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot", "multiboot2",
----           "limine", "linux" (a bzImage), "pvh" (ELF with a PVH entry point, such as vmlinux)
+---  format   "auto" (the default), "flat", "boot" (a boot sector), "elf", "multiboot",
+---           "multiboot2", "limine", "linux" (a bzImage), "pvh" (ELF with a PVH entry point, such
+---           as vmlinux)
 ---  at       flat images: physical address (real mode: the vCPU's window; else 0x1000); ELF in real
 ---           mode: what its addresses are relative to; bzImage: where a relocatable kernel goes
 ---  entry    address, or the name of a symbol, instead of the image's own
 ---  segment  real mode: CS and the others (at // 16)
----  cmdline  Multiboot, Limine, PVH, Linux: command line (that of the VM); in mode "linux" the words on its
----           machine precede it
+---  cmdline  Multiboot, Limine, PVH, Linux: command line (that of the VM); in mode "linux" the
+---           words on its machine precede it
 ---  modules  Multiboot, Limine, PVH: list of paths or { path= | bytes=, name=, text= }
----  framebuffer  Multiboot, Limine: { width=, height= }, or false for none; by default what the kernel
+---  framebuffer  Multiboot, Limine: { width=, height= }, or false for none; by default what the
+---               kernel
 ---           asks for
 ---  initrd   Linux: its first file system, a path or { path= | bytes= }
 ---@param source string|{ bytes: string, name: string? }  a path, or the image itself
@@ -281,7 +283,8 @@ function vm:disk(number)
   return require("minikvm.vm.disk").of(self)[number]
 end
 
----The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's place.
+---The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's
+---place.
 ---@return minikvm.screen
 function vm:screen()
   options.self("vm:screen", self, "minikvm.vm")

@@ -7,8 +7,8 @@ local options = require "minikvm.options"
 ---@class minikvm.memory
 ---@field regions fun(self): { at: integer, size: integer, kind: "ram"|"rom"|"shared",
 ---  writable: boolean, name: string }[]  all there is, by address
----@field has fun(self, address: integer, length: integer, write: boolean?): boolean  whether that is
----  all memory, and with `write` none of it read-only
+---@field has fun(self, address: integer, length: integer, write: boolean?): boolean  whether that
+---  is all memory, and with `write` none of it read-only
 local memory = core.methods "minikvm.memory"
 
 local WHERE <const> = "memory:map"
@@ -46,8 +46,8 @@ local MISUSE <const> = { EINVAL = true, EEXIST = true, ENOSPC = true }
 ---  shared  true: the file at `path` itself, which other VMs and processes see change. Not part of
 ---          snapshots
 ---  name    for messages
----@param opts { at: integer, size: integer|string|nil, bytes: string?, path: string?, rom: boolean?,
----  shared: boolean?, name: string? }
+---@param opts { at: integer, size: integer|string|nil, bytes: string?, path: string?,
+---  rom: boolean?, shared: boolean?, name: string? }
 ---@return minikvm.handle? handle  or nil, "what: why", "ENAME". remove() takes the memory away
 ---@return string? why
 ---@return string? code

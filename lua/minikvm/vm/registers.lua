@@ -1,6 +1,6 @@
--- registers.lua - the registers that a vm.cpu[i] has as fields: where each lies in the structures of
--- KVM's API (Linux, arch/x86/include/uapi/asm/kvm.h: struct kvm_regs, struct kvm_sregs). The core
--- unpacks these integers (src/lua/cpu.c).
+-- registers.lua - the registers that a vm.cpu[i] has as fields: where each lies in the structures
+-- of KVM's API (Linux, arch/x86/include/uapi/asm/kvm.h: struct kvm_regs, struct kvm_sregs). The
+-- core unpacks these integers (src/lua/cpu.c).
 
 local core = require "minikvm.core"
 

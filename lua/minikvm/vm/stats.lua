@@ -17,13 +17,14 @@ local M = {}
 ---@field lua integer  and those answered in Lua
 ---@field seconds number  spent in the handler and in what it passed on, while timing was on
 
-local Stats, meta = class "minikvm.stats"
+local _, meta = class "minikvm.stats"
 
 local function row(kind, r)
   local exits = r.hits - r.coalesced
   return {
     kind = kind, first = r.first, last = r.last, owner = r.owner or "nobody", accesses = r.hits,
-    no_exit = r.coalesced, c = r.owner and not r.script and exits or 0, lua = r.script and exits or 0,
+    no_exit = r.coalesced,
+    c = r.owner and not r.script and exits or 0, lua = r.script and exits or 0,
     seconds = r.seconds,
   }
 end

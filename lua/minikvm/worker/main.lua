@@ -22,5 +22,6 @@ end
 local arguments = table.pack(copy.unpack_values(start.arguments))
 if type(rawget(_G, "arg")) == "table" then table.move(arguments, 1, arguments.n, 1, _G.arg) end
 local results
-results, why = copy.pack_values("worker: result", run(owner, table.unpack(arguments, 1, arguments.n)))
+results, why = copy.pack_values("worker: result",
+                                run(owner, table.unpack(arguments, 1, arguments.n)))
 return results or error(why, 0)
