@@ -262,6 +262,14 @@ describe("a capture", function()
     assert.matches("/nowhere/x.pcap", why, 1, true)
   end)
 
+  it("is as it was after a time that it has no room for", function()
+    local c = net.capture()
+    for _, seconds in ipairs{ 1e300, 1 << 32, -1, 0 / 0 } do
+      assert.error_matches(function() c:add(FRAME, seconds) end, "capture:add: .-seconds since 1970")
+    end
+    assert.same({ 0, 24 }, { c:count(), #c:bytes() })
+  end)
+
   it("holds the newest frames, and counts the others", function()
     local c = net.capture{ limit = 4 * (16 + 100) }
     for i = 1, 10 do c:add(string.char(i):rep(100), i) end

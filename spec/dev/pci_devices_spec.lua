@@ -2,12 +2,14 @@
 -- published specifications (docs/specs/edu, pvpanic, pci-serial), TI's data sheet of the TL16C550C,
 -- Intel's of the 6300ESB (300641, chapter 16). spec/guests/linux_pci_spec.lua has Linux's drivers.
 
+local console = require "minikvm.devices.console"
 local edu = require "minikvm.devices.edu"
 local i6300esb = require "minikvm.devices.i6300esb"
 local pci = require "support.pci"
 local pvpanic = require "minikvm.devices.pvpanic"
 local serial = require "minikvm.devices.serial"
 local support = require "support.guest"
+local virtio = require "minikvm.device.virtio"
 
 local BASE <const> = 0xfeb00000
 local A <const>, B <const>, C <const> = 0x80000, 0x80004, 0x80008
@@ -101,6 +103,37 @@ describe("the PCI serial card", function()
                   pci.inp(B + 12, 0xc005, 1) })
     assert.same({ 0x20, 0x61, 0x78, 0x79, 0x60 },
                 { read(vm, C) & 0x20, read(vm, A), read(vm, B), read(vm, B + 8), read(vm, B + 12) })
+  end)
+
+  it("has each byte once when its FIFO is switched off with bytes in it, which clears it", function()
+    local vm <close> = pci.vm()
+    local d = vm.pci:attach(serial.new(), { slot = 3, at = { [0] = 0xc000 } })
+    local function reg(n, value) return pci.outp(0xc000 + n, value, 1) end
+    pci.run(vm, { reg(2, 1), reg(4, 2) })
+    serial.send(d, ("lost"):rep(4) .. "ABC")
+    pci.run(vm, { reg(2, 0), pci.inp(A, 0xc000, 1), pci.inp(B, 0xc000, 1), pci.inp(C, 0xc000, 1),
+                  pci.inp(C + 8, 0xc005, 1) })
+    assert.equal("ABC\x60", vm.memory:read(A, 1) .. vm.memory:read(B, 1) .. vm.memory:read(C, 1)
+      .. vm.memory:read(C + 8, 1))
+  end)
+end)
+
+describe("what a script sends", function()
+  if support.without_kvm(pending) then return end
+
+  it("goes to a device that can take it, or the script's line is blamed", function()
+    local vm <close> = pci.vm()
+    local card = vm.pci:attach(edu.pci())
+    for name, send in pairs{ ["serial.send"] = serial.send, ["console.send"] = console.send,
+                             ["virtio.config_changed"] = virtio.config_changed } do
+      for _, d in ipairs{ card, {}, "x", 1 } do
+        local ok, why = pcall(function() send(d, "text") end)
+        assert.is_false(ok)
+        assert.matches("^[^\n]*pci_devices_spec.lua:%d+: " .. name:gsub("%p", "%%%0") .. "[: ]", why)
+      end
+    end
+    assert.error_matches(function() card:ram_read(7, 0, 1) end, "device:ram_read: device edu has no BAR 7")
+    assert.error_matches(function() card:ram_read(0, 0, -1) end, "device:ram_read: .length.: expected 0 or more")
   end)
 end)
 

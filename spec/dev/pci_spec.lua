@@ -493,6 +493,12 @@ describe("misuse of kvm.pci and vm.pci", function()
     refused("BAR 0 at 0xfeb00008: it is a multiple of its size",
             attach({ vendor = 1, device = 1, bars = { [0] = { size = 16 } } },
               { at = { [0] = 0xfeb00008 } }))
+    refused("BAR 0 at 0x100000000: it has to end below 0xffffffff",
+            attach({ vendor = 1, device = 1, bars = { [0] = { size = 16 } } },
+              { at = { [0] = 1 << 32 } }))
+    refused("BAR 0 at 0xfffffffffffffff0: it has to end below 0x10000",
+            attach({ vendor = 1, device = 1, bars = { [0] = { size = 16, io = true } } },
+              { at = { [0] = -16 } }))
     refused("at[1]: expected addresses by the numbers of its BARs",
             attach({ vendor = 1, device = 1 }, { at = { 5 } }))
     refused("'slot': expected an integer of 0x1 to 0x1f, got 32", attach({ vendor = 1, device = 1 },

@@ -194,6 +194,45 @@ describe("a virtio device", function()
     assert.equal("\0\0\0\0", vm.memory:read(DATA, 4))
   end)
 
+  it("has no more buffers to answer than its queue has entries (2.7.13)", function()
+    local vm <close>, d = machine(echo(function() end))
+    describe_at(vm, 0, DATA, 16, WRITE)
+    offer(vm, { 0, 0, 0, 0, 0, 0, 0, 0 })
+    local again = "\x66\xff\x05" .. ("<I4"):pack(AVAIL + 2) -- inc word [AVAIL + 2]
+    pci.run(vm, { start(8), again, NOTIFY, again, NOTIFY, peek(A, BASE + 0x14) })
+    assert.same({ 8, 1, 64 | 15 }, { #d.state.virtio.open[0], d.state.virtio.errors, status(vm) })
+  end)
+
+  it("has one timer for what is left, whatever its driver does", function()
+    local armed, last
+    local vm <close>, d = machine(echo(function(dev, queue, b)
+      armed, last = 0, queue
+      for timer in pairs(dev.timers) do armed = armed + (timer.left and 1 or 0) end
+      b:done()
+    end, { queues = { 8, 8, 8 } }))
+    describe_at(vm, 0, DATA, 16, WRITE)
+    local parts = { start(1) }
+    for i = 1, 2 do
+      parts[#parts + 1] = poke16(BASE + 0x16, i) .. poke16(BASE + 0x18, 1)
+        .. poke(BASE + 0x20, DESC) .. poke(BASE + 0x28, AVAIL) .. poke(BASE + 0x30, USED)
+        .. poke16(BASE + 0x1c, 1)
+    end
+    pci.run(vm, { table.concat(parts), poke16(AVAIL + 2, 1), poke8(BASE + 0x14, 15) })
+    assert.same({ 2, 1, 0 }, { last, armed, d.state.virtio.errors })
+  end)
+
+  it("bears a size of a queue that only a script or a snapshot can give it", function()
+    local vm <close>, d = machine(echo(answer))
+    for i = 0, 2047 do describe_at(vm, i, DATA, 4, NEXT, (i + 1) % 2048) end
+    pci.run(vm, { start(8) })
+    for _, size in ipairs{ 0, 3, 2048, 65535, 65537, -1 } do
+      d.reg.STATUS, d.reg.QUEUE_SIZE[0] = 15, size
+      d.state.virtio.broken, d.state.virtio.taken[0] = false, 0
+      assert.equal("halt", (pci.run(vm, { poke16(AVAIL + 2, 1), NOTIFY })))
+      assert.matches("the size of a queue is a power of two", d.state.virtio.last_error)
+    end
+  end)
+
   it("whose Lua raises ends the run, and names the place", function()
     local vm <close> = machine(echo(function() error "no" end))
     describe_at(vm, 0, DATA, 16, WRITE)

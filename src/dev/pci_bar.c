@@ -62,6 +62,15 @@ static uint32_t type_bits(enum mk_bar_kind kind, bool prefetch)
     return (kind == MK_BAR_MEM64 ? TYPE_64 : 0) | (prefetch ? PREFETCHABLE : 0);
 }
 
+/* Behind the last address that a BAR may have: one that ends there is being sized. */
+static uint64_t limit_of(enum mk_bar_kind kind)
+{
+    static const uint64_t limits[] = {
+        [MK_BAR_MEM32] = UINT32_MAX, [MK_BAR_MEM64] = UINT64_C(1) << 63, [MK_BAR_IO] = 0x10000
+    };
+    return limits[kind];
+}
+
 int mk_pci_add_bar(struct mk_pci_fn *fn, unsigned number, enum mk_bar_kind kind, bool prefetch,
                    uint64_t size, uint64_t at, struct mk_err *err)
 {
@@ -71,6 +80,9 @@ int mk_pci_add_bar(struct mk_pci_fn *fn, unsigned number, enum mk_bar_kind kind,
     if (at & (size - 1))
         return mk_fail(err, EINVAL, "pci: %s: BAR %u at 0x%llx: it is a multiple of its size",
                        fn->name, number, (ull)at);
+    if (!mk_inside(at, size, limit_of(kind)))
+        return mk_fail(err, EINVAL, "pci: %s: BAR %u at 0x%llx: it has to end below 0x%llx",
+                       fn->name, number, (ull)at, (ull)limit_of(kind));
     struct mk_pci_bar *bar = calloc(1, sizeof(*bar));
     if (!bar)
         return mk_fail_errno(err, ENOMEM, "pci: %s", fn->name);
@@ -258,12 +270,11 @@ static bool wanted_place(const struct mk_pci_fn *fn, unsigned number, uint64_t *
     const struct mk_pci_bar *bar = fn->bar[number];
     const uint8_t *reg = fn->config + MK_PCI_BAR0 + 4 * number;
     bool ports = bar->kind == MK_BAR_IO, wide = bar->kind == MK_BAR_MEM64;
-    uint64_t limit = ports ? 0xffff : wide ? INT64_MAX : UINT32_MAX - 1;
     *at = mk_pci_get32(reg) & ~(ports ? IO_BITS : MEMORY_BITS);
     if (wide)
         *at |= (uint64_t)mk_pci_get32(reg + 4) << 32;
     bool on = mk_pci_get16(fn->config + MK_PCI_COMMAND) & (ports ? MK_PCI_IO : MK_PCI_MEMORY);
-    return fn->attached && on && *at && *at + bar->size - 1 >= *at && *at + bar->size - 1 <= limit;
+    return fn->attached && on && *at && mk_inside(*at, bar->size, limit_of(bar->kind));
 }
 
 static void close_bar(struct mk_pci_fn *fn, struct mk_pci_bar *bar)

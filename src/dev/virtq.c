@@ -33,11 +33,20 @@ static bool put16(const struct mk_mem *mem, uint64_t at, uint16_t value)
     return mk_mem_write(mem, at, bytes, sizeof(bytes));
 }
 
+/* Also of a queue that was checked: its size is a register, which scripts and snapshots can change.
+ */
+static int check_size(const struct mk_virtq *q, struct mk_err *err)
+{
+    if (q->size == 0 || q->size > MK_VIRTQ_MAX || q->size & (q->size - 1))
+        return malformed(err, "the size of a queue is a power of two, 1024 at most", q->size);
+    return 0;
+}
+
 int mk_virtq_check(const struct mk_mem *mem, const struct mk_virtq *q, struct mk_err *err)
 {
     uint64_t size = q->size;
-    if (size == 0 || size > MK_VIRTQ_MAX || size & (size - 1))
-        return malformed(err, "the size of a queue is a power of two, 1024 at most", size);
+    if (check_size(q, err) < 0)
+        return -1;
     if (q->desc % DESCRIPTOR || q->driver % 2 || q->device % 4)
         return malformed(err, "a ring is not aligned", q->size);
     if (!mk_mem_has(mem, q->desc, size * DESCRIPTOR, false) ||
@@ -51,6 +60,8 @@ int mk_virtq_next(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t l
                   struct mk_err *err)
 {
     uint16_t index;
+    if (check_size(q, err) < 0)
+        return -1;
     if (!get16(mem, q->driver + 2, &index))
         return malformed(err, "the available ring is not in RAM", 0);
     uint16_t waiting = (uint16_t)(index - last);
@@ -132,7 +143,8 @@ int mk_virtq_walk(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t h
     struct descriptor d;
     chain->count = chain->readable = 0;
     chain->read_bytes = chain->write_bytes = 0;
-    if (walk_table(mem, q->desc, q->size, head, q->size, chain, &d, err) < 0)
+    if (check_size(q, err) < 0 ||
+        walk_table(mem, q->desc, q->size, head, q->size, chain, &d, err) < 0)
         return -1;
     if (!(d.flags & INDIRECT))
         return 0;
@@ -159,6 +171,8 @@ int mk_virtq_push(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t u
         (uint8_t)(written >> 16),
         (uint8_t)(written >> 24),
     };
+    if (check_size(q, err) < 0)
+        return -1;
     uint64_t at = q->device + RING + USED_ELEMENT * (uint64_t)(used % q->size);
     bool there = mk_mem_write(mem, at, element, sizeof(element));
     atomic_thread_fence(memory_order_release); /* before the index that tells of it */

@@ -11,7 +11,8 @@ static const struct mk_mem *check_queue(lua_State *L, struct mk_virtq *q)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
     luaL_checktype(L, 2, LUA_TTABLE);
-    *q = (struct mk_virtq){ .size = (uint16_t)mk_integer_field(L, 2, "size", 0),
+    lua_Integer size = mk_integer_field(L, 2, "size", 0);
+    *q = (struct mk_virtq){ .size = size >= 0 && size <= MK_VIRTQ_MAX ? (uint16_t)size : 0,
                             .desc = (uint64_t)mk_integer_field(L, 2, "desc", 0),
                             .driver = (uint64_t)mk_integer_field(L, 2, "driver", 0),
                             .device = (uint64_t)mk_integer_field(L, 2, "device", 0),

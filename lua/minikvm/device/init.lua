@@ -42,6 +42,12 @@ strict.seal(Device, device_meta, "device",
               "slot" },
             "what is the device's own goes into d.state, or into d.own if it is not to be saved")
 
+---For options.argument(): an attached device.
+function M.check(value)
+  if type(value) == "table" and getmetatable(value) == KIND then return value end
+  return nil, ("expected a device, got a %s"):format(type(value))
+end
+
 -- ---- describing a device ----
 
 local DEVICE <const> = { name = "text", irq = "boolean", timers = timers.check }
@@ -176,6 +182,9 @@ local function check_ram(d, where, number, at)
   options.argument(where, "number", number, "integer")
   options.argument(where, "at", at, "integer")
   if not d.pci then core.blame(("%s: device %s is no PCI function"):format(where, d.name)) end
+  if number < 0 or number > 5 then
+    core.blame(("%s: device %s has no BAR %d"):format(where, d.name, number))
+  end
 end
 
 ---What is in the RAM of a BAR, wherever the guest has put it.
@@ -186,6 +195,7 @@ end
 function Device:ram_read(number, at, length)
   check_ram(self, "device:ram_read", number, at)
   options.argument("device:ram_read", "length", length, "integer")
+  if length < 0 then core.blame "device:ram_read: 'length': expected 0 or more" end
   return core.pci_ram_read(self.pci, number, at, length)
 end
 

@@ -210,6 +210,10 @@ local CFG_REGISTERS <const> = {
 ---Tells the driver that the device's configuration has changed (2.5).
 ---@param d minikvm.device
 function M.config_changed(d)
+  options.argument("virtio.config_changed", "device", d, device.check)
+  if not d.own.virtio then
+    core.blame(("virtio.config_changed: device %s was not made by kvm.virtio"):format(d.name))
+  end
   d.reg.GENERATION = d.reg.GENERATION + 1 & 0xff
   if d.reg.STATUS & DRIVER_OK ~= 0 then
     d.reg.ISR = d.reg.ISR | IS_CONFIG

@@ -174,20 +174,27 @@ local function deliver(d, i, queue, head)
   return true
 end
 
----Hands on what is available: as many as the queue has entries, then others have their turn.
+---Hands on what is available: as many as the queue has entries, then others have their turn. More
+---than that cannot be unanswered, for a descriptor is the device's until it is used (2.7.13).
 local function serve(d, i)
-  local v, left = virtio_of(d), d.reg.QUEUE_SIZE[i]
+  local v, left = virtio_of(d), math.max(1, d.reg.QUEUE_SIZE[i])
   while is_live(d, i) and left > 0 do
     local queue = queue_of(d, i)
     core.virtq_want_notify(d.vm.memory, queue, v.taken[i])
     local head, why = core.virtq_next(d.vm.memory, queue, v.taken[i])
     if head == nil then return broken(d, why) end
     if not head then return end
+    if #v.open[i] >= queue.size then
+      return broken(d, ("queue %d: more buffers are not answered than it has entries"):format(i))
+    end
     v.taken[i], left = v.taken[i] + 1 & 0xffff, left - 1
     table.insert(v.open[i], head)
     if not deliver(d, i, queue, head) then return end
   end
-  if is_live(d, i) then d:after(0, "virtio") end
+  if is_live(d, i) then
+    d:cancel "virtio" -- one is enough for all queues
+    d:after(0, "virtio")
+  end
 end
 
 local function serve_all(d)

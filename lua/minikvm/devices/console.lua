@@ -5,6 +5,8 @@
 --
 -- Virtual I/O Device 1.2, 5.3. What is sent waits for the driver's buffers.
 
+local core = require "minikvm.core"
+local device = require "minikvm.device"
 local kvm = require "minikvm"
 local options = require "minikvm.options"
 
@@ -26,7 +28,9 @@ end
 ---@param d minikvm.device
 ---@param text string
 function M.send(d, text)
+  options.argument("console.send", "device", d, device.check)
   options.argument("console.send", "text", text, "string")
+  if not d.state.input then core.blame(("console.send: device %s is no console"):format(d.name)) end
   d.state.input = d.state.input .. text
   deliver(d)
 end

@@ -13,6 +13,7 @@
 
 local captures = require "minikvm.net.capture"
 local core = require "minikvm.core"
+local device = require "minikvm.device"
 local hubs = require "minikvm.net.hub"
 local kvm = require "minikvm"
 local options = require "minikvm.options"
@@ -85,7 +86,7 @@ end
 ---@param after? number  seconds by the VM's clock: it arrives then
 ---@return boolean taken  false when it was dropped
 function M.send(d, frame, after)
-  options.self("net.send", d, "minikvm.device")
+  options.argument("net.send", "device", d, device.check)
   options.argument("net.send", "frame", frame, "string")
   if after ~= nil then options.argument("net.send", "after", after, "seconds") end
   if not d.own.free then core.blame(("net.send: device %s is no network card"):format(d.name)) end

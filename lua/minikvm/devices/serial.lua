@@ -9,6 +9,8 @@
 -- is in its FIFO of 16 bytes, so none is lost. Break, parity and speed are registers and nothing
 -- else. Handlers run on the vCPU's thread under the Lua lock.
 
+local core = require "minikvm.core"
+local device = require "minikvm.device"
 local kvm = require "minikvm"
 local options = require "minikvm.options"
 
@@ -34,10 +36,13 @@ local function cause(s)
   return NONE
 end
 
+---Bytes received that it holds.
+local function depth(s) return s.fcr & FIFO ~= 0 and 16 or 1 end
+
 ---What waits on the wire comes in.
 local function receive(s)
-  if s.mcr & (RTS | LOOP) ~= RTS or #s.wire == 0 then return end
-  local room = (s.fcr & FIFO ~= 0 and 16 or 1) - #s.fifo
+  local room = depth(s) - #s.fifo
+  if s.mcr & (RTS | LOOP) ~= RTS or room <= 0 then return end
   s.fifo, s.wire = s.fifo .. s.wire:sub(1, room), s.wire:sub(room + 1)
 end
 
@@ -87,7 +92,7 @@ local readers = {
 
 local function transmit(d, s, byte, o)
   if s.mcr & LOOP ~= 0 then
-    s.fifo = (s.fifo .. string.char(byte)):sub(-16)
+    s.fifo = (s.fifo .. string.char(byte)):sub(-depth(s))
   else
     o.on_output(d, byte)
   end
@@ -113,9 +118,9 @@ local writers = {
       s.ier = value & 15
     end
   end,
-  [IIR] = function(_, s, value)
+  [IIR] = function(_, s, value) -- switching the FIFO on or off clears it, too
+    if value & CLEAR ~= 0 or (s.fcr ~ value) & FIFO ~= 0 then s.fifo = "" end
     s.fcr = value
-    if value & CLEAR ~= 0 then s.fifo = "" end
   end,
   [LCR] = function(_, s, value) s.lcr = value end,
   [MCR] = function(_, s, value) write_mcr(s, value) end,
@@ -145,7 +150,9 @@ end
 ---@param d minikvm.device
 ---@param text string
 function M.send(d, text)
+  options.argument("serial.send", "device", d, device.check)
   options.argument("serial.send", "text", text, "string")
+  if not d.state.wire then core.blame(("serial.send: device %s is no serial card"):format(d.name)) end
   d.state.wire = d.state.wire .. text
   update(d)
 end

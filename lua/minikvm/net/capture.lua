@@ -28,13 +28,19 @@ local function forget_oldest(c)
   c.first, c.lost = c.first + 1, c.lost + 1
 end
 
+---What the file has room for: until 2106.
+local function stamp(value)
+  if type(value) == "number" and value >= 0 and value < 1 << 32 then return value end
+  return nil, ("expected seconds since 1970, less than 4294967296, got %s"):format(tostring(value))
+end
+
 ---Adds a frame.
 ---@param frame string  from its destination address on
----@param seconds? number  when it passed, since 1970; now by default
+---@param seconds? number  when it passed, since 1970, less than 2^32; now by default
 function Capture:add(frame, seconds)
   options.self("capture:add", self, CAPTURE)
   options.argument("capture:add", "frame", frame, "string")
-  if seconds ~= nil then options.argument("capture:add", "seconds", seconds, "seconds") end
+  if seconds ~= nil then options.argument("capture:add", "seconds", seconds, stamp) end
   seconds = seconds or self.zero + core.now()
   local length = math.min(#frame, SNAPLEN)
   local whole = math.floor(seconds)
