@@ -213,6 +213,18 @@ describe("a bad Multiboot2 kernel is refused by name:", function()
     bad("starts in 32-bit mode", boot.multiboot2(), { mode = "paged", paging = true })
   end)
 
+  it("its checksum alone, rather than taking the file for ELF (3.1.2)", function()
+    local m, base = boot.multiboot2{ boot.tag(0, 0, {}) }, make.bytes(make.elf(32))
+    assert.equal("multiboot2", assert(plan(boot.multiboot2_bytes(m, base))).format)
+    m.checksum = 0x17adaf29
+    local made, why, code = plan(boot.multiboot2_bytes(m, base))
+    assert.same({ nil, "ENOEXEC" }, { made, code })
+    assert.match("checksum is 0x17adaf29, and 0x17adaf12 would be right", why)
+    assert.equal("elf", assert(plan(boot.multiboot2_bytes(m, base), { format = "elf" })).format)
+    m.architecture = 7 -- so it is none: the bytes may be anything
+    assert.equal("elf", assert(plan(boot.multiboot2_bytes(m, base))).format)
+  end)
+
   it("its tags", function()
     for kind, name in pairs{ [2] = "address tag", [3] = "entry address tag", [4] = "flags tag",
                              [5] = "framebuffer tag", [10] = "relocatable header tag" } do

@@ -77,7 +77,7 @@ end
 ---Whether this host's KVM can run Linux; says why not.
 local function check_host(kvm, opts)
   local argv = opts.argv or { "--kernel", opts.kernel }
-  local problem = linux_host.problem(kvm, "linux " .. quoted(argv))
+  local problem = linux_host.problem(kvm, quoted{ "linux", table.unpack(argv) })
   if problem then complain(problem) end
   return not problem
 end

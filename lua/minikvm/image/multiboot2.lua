@@ -32,18 +32,37 @@ local WHOLE_FILE <const> = 0xffffffff -- load_addr
 
 -- ---- finding it (3.1) ----
 
+---The next magic number on a boundary of 8, and the fields behind it; nil when there is none.
+local function next_magic(bytes, at)
+  repeat
+    at = bytes:find(MAGIC_BYTES, at + 1, true)
+    if not at or at + FIELDS - 1 > #bytes then return nil end
+  until at % 8 == 1
+  local _, architecture, length, checksum = ("<I4I4I4I4"):unpack(bytes, at)
+  return at, architecture, length, checksum
+end
+
 ---The first header on a boundary of 8 whose checksum is right; nil when there is none.
 ---@return { offset: integer, architecture: integer, length: integer, bytes: string }?
 function M.header(source)
-  local bytes, at = plan.start(source), 1
-  while true do
-    at = bytes:find(MAGIC_BYTES, at, true)
-    if not at or at + FIELDS - 1 > #bytes then return nil end
-    local _, architecture, length, checksum = ("<I4I4I4I4"):unpack(bytes, at)
-    if at % 8 == 1 and MAGIC + architecture + length + checksum & 0xffffffff == 0 then
+  local bytes = plan.start(source)
+  for at, architecture, length, checksum in next_magic, bytes, 0 do
+    if MAGIC + architecture + length + checksum & 0xffffffff == 0 then
       return { offset = at - 1, architecture = architecture, length = length, bytes = bytes }
     end
-    at = at + 1
+  end
+end
+
+---Refuses a file that has no header, and what would be one but for its checksum.
+function M.refuse_wrong_checksum(source)
+  local bytes = plan.start(source)
+  for at, architecture, length, checksum in next_magic, bytes, 0 do
+    local right = -(MAGIC + architecture + length) & 0xffffffff
+    if checksum == right then return end
+    if architecture == 0 and length % 8 == 0 and length >= FIELDS and length <= #bytes then
+      refuse(source, "ENOEXEC", "Multiboot2 header at 0x%x of the file: its checksum is 0x%x, and "
+        .. "0x%x would be right; format=\"elf\" loads the file without it", at - 1, checksum, right)
+    end
   end
 end
 

@@ -208,6 +208,13 @@ end
 -- Formats with segments.
 local NAMED <const> = { elf = true, multiboot = true, multiboot2 = true, limine = true, pvh = true }
 
+---An ELF file by itself, whose author may have had something else in mind.
+local function check_elf(source, want)
+  if want.bits == 32 and not want.paging and M.start(source):find(MULTIBOOT2, 1, true) then
+    require("minikvm.image.multiboot2").refuse_wrong_checksum(source)
+  end
+end
+
 ---The format, when none was asked for. What looks like one but cannot be loaded as that is refused.
 local function choose_format(source, want)
   local format = M.detect(source, want)
@@ -216,6 +223,7 @@ local function choose_format(source, want)
     refuse(source, "ENOEXEC", "not a Linux kernel: it is neither a bzImage (no HdrS at 0x202) nor "
       .. "an ELF file with a PVH note")
   end
+  if format == "elf" then check_elf(source, want) end
   if want.has_at or NAMED[format] then return format end
   refuse_foreign(source)
   if want.bits ~= 16 and is_boot_sector(source) and source.size % 512 == 0 then
