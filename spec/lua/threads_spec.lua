@@ -29,6 +29,19 @@ describe("several VMs", function()
     assert.equal(42, results[3].info.code)
   end)
 
+  it("tell what their timers have left while these fire on another thread", function()
+    local vm <close> = support.code(SPIN)
+    local fired = 0
+    local timer = vm.clock:every(1e-5, function() fired = fired + 1 end)
+    vm:start()
+    await(function()
+      local left = timer.left
+      assert.is_true(left >= 0 and left < 1)
+      return fired >= 100
+    end)
+    vm:stop()
+  end)
+
   it("run at the same time: each may wait for the other", function()
     -- wait until the IN gives 1; hlt
     local WAITS = "e6 80 e4 80 3c 01 75 f8 f4"

@@ -80,6 +80,14 @@ bool mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer)
     return armed;
 }
 
+uint64_t mk_clock_at(struct mk_clock *clock, const struct mk_timer *timer)
+{
+    pthread_mutex_lock(&clock->lock);
+    uint64_t at = timer->at;
+    pthread_mutex_unlock(&clock->lock);
+    return at;
+}
+
 uint64_t mk_clock_next(struct mk_clock *clock)
 {
     pthread_mutex_lock(&clock->lock);

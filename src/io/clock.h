@@ -46,6 +46,8 @@ void mk_clock_set(struct mk_clock *clock, uint64_t now);
 void mk_clock_arm(struct mk_clock *clock, struct mk_timer *timer, uint64_t at);
 /* False when it was not armed: never, or it fires this moment. */
 bool mk_clock_disarm(struct mk_clock *clock, struct mk_timer *timer);
+/* When it is due; 0: it is not armed, or fires this moment. */
+uint64_t mk_clock_at(struct mk_clock *clock, const struct mk_timer *timer);
 /* The mk_now() time at which the next timer is due; UINT64_MAX when none is armed, or time stands.
  */
 uint64_t mk_clock_next(struct mk_clock *clock);

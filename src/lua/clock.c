@@ -130,11 +130,13 @@ static int timer_remove(lua_State *L)
 /* Seconds until it fires; nil: not any more. */
 static void push_left(lua_State *L, const struct timer *t)
 {
-    uint64_t now = t->v->open ? mk_clock_now(&t->v->vm.clock) : 0;
-    if (t->dead || !t->v->open)
+    if (t->dead || !t->v->open) {
         lua_pushnil(L);
-    else
-        lua_pushnumber(L, t->core.at > now ? (lua_Number)(t->core.at - now) / 1e9 : 0);
+        return;
+    }
+    struct mk_clock *clock = &t->v->vm.clock;
+    uint64_t at = mk_clock_at(clock, &t->core), now = mk_clock_now(clock);
+    lua_pushnumber(L, at > now ? (lua_Number)(at - now) / 1e9 : 0);
 }
 
 static int timer_index(lua_State *L)
