@@ -74,6 +74,24 @@ describe("the format of an image", function()
     assert.equal("flat", fits(bytes, make.wants(32, { format = "flat" })).format)
   end)
 
+  it("is none that can be loaded: disks that are no raw images, what is packed, an initramfs",
+     function()
+    for bytes, words in pairs{
+      ["QFI\xfb"] = "format qcow2: qemu-img convert -O raw", -- QEMU, docs/interop/qcow2.txt
+      ["KDMV"] = "format VMDK", ["vhdxfile"] = "format VHDX",
+      [("\0"):rep(0x40) .. "\x7f\x10\xda\xbe"] = "format VDI",
+      ["\xfd7zXZ\0"] = "packed with xz", ["\x28\xb5\x2f\xfd"] = "packed with zstd", -- RFC 8878
+      ["070701"] = "minikvm linux --initrd", -- cpio(5)
+    } do
+      bytes = bytes .. ("\xf4"):rep(100)
+      for _, bits in ipairs{ 16, 32, 64 } do
+        refused(bytes, make.wants(bits), words, "ENOEXEC")
+        assert.equal("flat", fits(bytes, make.wants(bits, { format = "flat" })).format)
+      end
+      if bytes:byte() ~= 0 then fits(bytes:sub(2), make.wants(16)) end
+    end
+  end)
+
   it("of a boot sector or a disk is refused outside real mode, with the way out", function()
     local sector = ("\0"):rep(510) .. "\x55\xaa"
     for _, bytes in ipairs{ sector, sector .. ("\0"):rep(1474560 - 512) } do

@@ -189,8 +189,26 @@ function M.mode(source)
   if is_boot_sector(source) and source.size % 512 == 0 then return "real", "boot" end
 end
 
+local RAW <const> = "a disk in the format %s: qemu-img convert -O raw makes an image of it that "
+  .. "boots"
+
+-- What nothing here loads: where its magic number lies, that, and what it is.
+local FOREIGN <const> = {
+  { 0, "QFI\xfb", RAW:format "qcow2" }, { 0, "KDMV", RAW:format "VMDK" },
+  { 0, "vhdxfile", RAW:format "VHDX" }, { 0x40, "\x7f\x10\xda\xbe", RAW:format "VDI" },
+  { 0, "\xfd7zXZ\0", "packed with xz: unpack it first" },
+  { 0, "\x28\xb5\x2f\xfd", "packed with zstd: unpack it first" },
+  { 0, "070701", "an initramfs (cpio), which goes beside a kernel: initrd= (minikvm linux "
+                 .. "--initrd)" },
+}
+
 ---Formats that nothing here loads, and that look like others.
 local function refuse_foreign(source)
+  for _, kind in ipairs(FOREIGN) do
+    if source.head:sub(kind[1] + 1, kind[1] + #kind[2]) == kind[2] then
+      refuse(source, "ENOEXEC", "it is %s; format=\"flat\" loads its bytes as they are", kind[3])
+    end
+  end
   if M.is_bzimage(source) then
     refuse(source, "EINVAL", "a Linux kernel (bzImage) starts in 64-bit mode: mode=\"linux\" "
       .. "(minikvm linux --kernel); format=\"flat\" loads its bytes as they are")
