@@ -166,6 +166,20 @@ describe("an ATA disk", function()
     assert.equal(2, #told)
   end)
 
+  it("goes on with a transfer when another drive is selected meanwhile", function()
+    -- ATA/ATAPI-6, 7.7 and 9.5: the command was the selected drive's; there is no drive 1 here
+    local vm <close> = guest({
+      command(READ, 0, 2), words_in(BUFFER, 256), out(0x1f6, 0xf0), words_in(BUFFER + 512, 256),
+      command(WRITE, 2, 2), words_out(BUFFER, 256), out(0x1f6, 0xf0), words_out(BUFFER + 512, 256),
+      command(READ, 3, 2), out(0x1f6, 0xf0), words_in(BUFFER + 1024, 256), -- ends behind the disk
+      out(0x1f6, 0xe0), into(0x7000, STATUS), into(0x7004, ERROR),
+    }, { bytes = sectors(0, 4) })
+    run(vm)
+    assert.equal(sectors(0, 2), vm.memory:read(BUFFER, 1024))
+    assert.equal(sectors(0, 2) .. sectors(0, 2), vm:disk(1):read(0, 4 * 512))
+    assert.same({ 0x51, 0x10 }, { vm.memory:u8(0x7000), vm.memory:u8(0x7004) }) -- IDNF
+  end)
+
   it("has a second drive or none, and a signature after a reset", function()
     local vm <close> = support.program({
       out(0x1f6, 0xf0), into(0x7000, STATUS), out(STATUS, 0xec), into(0x7004, STATUS),
@@ -230,6 +244,12 @@ describe("an ATA disk", function()
       assert.is_false(ok)
       assert.matches("ata_spec.lua:%d+: ata.new: .*" .. case[2], why)
     end
+    local vm <close> = support.vm{ irqchip = "pic" }
+    local disk = assert(kvm.disk{ size = 512 })
+    local _, why = pcall(function()
+      vm:attach(ata.new{ disks = { disk, disk } }, { ports = 0x1f0, irq = 14 })
+    end)
+    assert.matches("^[^:]*ata_spec.lua:%d+: the disk is another device's already", why)
   end)
 end)
 

@@ -381,13 +381,18 @@ static int consume(lua_State *L)
     return 0;
 }
 
-/* blame(text): raises it with the place in the script that called minikvm's Lua part. */
+/* blame(text): raises it with the place in the script that called minikvm's Lua part, unless it
+ * begins with that: an error that was caught on its way. */
 static int blame(lua_State *L)
 {
-    luaL_checkstring(L, 1);
+    const char *text = luaL_checkstring(L, 1);
     mk_push_where(L);
-    lua_pushvalue(L, 1);
-    lua_concat(L, 2);
+    const char *where = lua_tostring(L, -1);
+    if (strncmp(text, where, strlen(where)) == 0)
+        lua_pop(L, 1);
+    else
+        lua_insert(L, 1);
+    lua_concat(L, lua_gettop(L));
     return lua_error(L);
 }
 

@@ -38,9 +38,19 @@ local function new_drive(disk)
   return { heads = g.heads, sectors = g.sectors, multiple = MULTIPLE_MAX }
 end
 
+---1 or 2, by the DEVICE register, which a guest may write at any time.
+local function selection(d) return d.state.device & SECOND ~= 0 and 2 or 1 end
+
 ---The selected drive: its disk and its state; nil when there is none.
 local function selected(d)
-  local i = d.state.device & SECOND ~= 0 and 2 or 1
+  local i = selection(d)
+  return d.disks[i], d.state.drives[i]
+end
+
+---The drive that a transfer is of, whichever is selected meanwhile; without one the selected drive.
+local function working(d)
+  local t = d.state.transfer
+  local i = t and t.drive or selection(d)
   return d.disks[i], d.state.drives[i]
 end
 
@@ -129,7 +139,7 @@ end
 
 ---Puts a sector's number where the guest gave the first one: that of an error, or the last one.
 local function put_address(d, sector, ext)
-  local s, _, drive = d.state, selected(d)
+  local s, _, drive = d.state, working(d)
   if ext then
     s.low_hob, s.mid_hob, s.high_hob = sector >> 24 & 0xff, sector >> 32 & 0xff, sector >> 40 & 0xff
   elseif s.device & LBA == 0 then
@@ -158,7 +168,7 @@ end
 
 ---The next sector to the data port. An interrupt for each block of `block` sectors.
 local function offer_sector(d)
-  local t, disk = d.state.transfer, selected(d)
+  local t, disk = d.state.transfer, working(d)
   if t.at >= t.total then return fail(d) end
   local bytes, why = disk:read(t.at * SECTOR, SECTOR)
   if not bytes then return fail(d, why) end
@@ -185,7 +195,7 @@ end
 
 ---All of a sector was written.
 local function on_sector(d, bytes)
-  local t, disk = d.state.transfer, selected(d)
+  local t, disk = d.state.transfer, working(d)
   if not (t and t.write) then return end -- nobody asked for it
   if t.at >= t.total then return fail(d) end
   local done, why = disk:write(t.at * SECTOR, bytes)
@@ -206,7 +216,8 @@ local function transfer(d, how)
   if how.multiple and drive.multiple == 0 then return abort(d) end
   if not first then return finish(d, IDNF) end
   d.state.transfer = { at = first, left = count, total = total, done = 0, ext = how.ext,
-                       write = how.write, block = how.multiple and drive.multiple or 1 }
+                       write = how.write, block = how.multiple and drive.multiple or 1,
+                       drive = selection(d) }
   if not how.write then return offer_sector(d) end
   d.state.status = DRDY | DSC | DRQ -- the first block needs no interrupt
 end
