@@ -128,6 +128,21 @@ describe("a snapshot", function()
     assert(vm:snapshot())
   end)
 
+  it("refuses a state that contains itself, is too deep, or too much", function()
+    local vm <close> = guest()
+    local d = vm:attach(counter(), { ports = 0x300 })
+    local loop, deep, twice = {}, {}, {}
+    loop.loop = loop
+    for _ = 1, 200000 do deep = { deep } end
+    for _ = 1, 60 do twice = { twice, twice } end
+    for value, why in pairs{ [loop] = "a table that contains itself",
+                             [deep] = "more than 100 tables", [twice] = "larger than 64 MiB" } do
+      d.state.nested = value
+      assert.error_matches(function() vm:snapshot() end,
+        '^vm:snapshot: device "counter".*nested.*' .. why)
+    end
+  end)
+
   it("that a device does not take leaves a VM that says so and runs after the next", function()
     local vm <close> = guest()
     local broken = true

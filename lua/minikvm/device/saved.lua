@@ -7,10 +7,19 @@ local timers = require "minikvm.device.timers"
 
 local M = {}
 
+---A copy without metatables. What is shared, contains itself or is deep stays so: whether that can
+---be kept is said where it becomes bytes (minikvm.copy).
 local function copy(value)
-  if type(value) ~= "table" then return value end
-  local new = {}
-  for key, entry in pairs(value) do new[key] = copy(entry) end
+  local copies, todo = {}, {}
+  local function copied(v)
+    if type(v) ~= "table" then return v end
+    if not copies[v] then copies[v], todo[#todo + 1] = {}, v end
+    return copies[v]
+  end
+  local new = copied(value)
+  for _, from in ipairs(todo) do -- which grows meanwhile
+    for key, entry in pairs(from) do copies[from][key] = copied(entry) end
+  end
   return new
 end
 
