@@ -495,6 +495,18 @@ describe("INT 15h and 1Ah", function()
     assert.equal(0x0101, result(vm, 1).cx)
   end)
 
+  it("show a date however far away", function()
+    local vm <close> = support.vm{ irqchip = "pic" }
+    local code, time = int(0x1a, { ax = 0x0400 }) .. keep(0) .. EXIT, math.maxinteger - 500
+    vm:attach(require("minikvm.devices.bios").new{
+      disks = { assert(kvm.disk{ bytes = boot_disk(code) }) }, time = time,
+    }, {})
+    vm.cpu[0].cs, vm.cpu[0].rip = 0xf000, 0xfff0
+    run(vm)
+    local date = require("minikvm.device.calendar").from_seconds(time)
+    assert.equal(("%02d%02d"):format(date.month, date.day), ("%04x"):format(result(vm, 0).dx))
+  end)
+
   it("move blocks above 1 MiB, as far as there is RAM", function()
     -- the table at 7d80h: descriptors of 8 bytes, the third the source, the fourth the destination
     local function descriptors(from, to)

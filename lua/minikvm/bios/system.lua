@@ -141,7 +141,7 @@ local function bcd(value) return value // 10 << 4 | value % 10 end
 
 ---The date that the guest sees: `time` when the VM was made, and on by its clock.
 local function now(d)
-  return calendar.from_seconds(d.state.began + d.vm.clock.now // 1 | 0)
+  return calendar.from_seconds(d.state.began + math.floor(d.vm.clock.now))
 end
 
 local INT1A <const> = {
