@@ -178,6 +178,7 @@ end
 function M.of_values(methods, blame)
   local send, receive = methods.send, methods.receive
   function methods:send(first, ...)
+    if type(self) ~= "userdata" then blame "send: call it with ':'" end
     if first == nil then blame "send: the first value of a message is not nil" end
     local bytes, why, code = M.pack_values("send: argument", first, ...)
     if code == "EINVAL" then blame(why) end
@@ -185,6 +186,10 @@ function M.of_values(methods, blame)
     return send(self, bytes)
   end
   function methods:receive(timeout)
+    if type(self) ~= "userdata" then blame "receive: call it with ':'" end
+    if timeout ~= nil and not (type(timeout) == "number" and timeout >= 0) then
+      blame(("receive: 'timeout': expected seconds, 0 or more, got %s"):format(tostring(timeout)))
+    end
     local bytes, why, code = receive(self, timeout)
     if not bytes then return bytes, why, code end
     return M.unpack_values(bytes)

@@ -130,6 +130,12 @@ describe("a worker", function()
     assert.error_matches(function() w:send() end, "the first value of a message is not nil")
     assert.error_matches(function() w:send(nil, 1) end, "the first value of a message is not nil")
     assert.error_matches(function() w:send(1, print) end, "send: argument 2: a function cannot")
+    for _, timeout in ipairs{ "x", {}, -1, 0 / 0 } do
+      local _, why = pcall(function() local _ = w:receive(timeout) end)
+      assert.matches("workers_spec.lua:%d+: receive: 'timeout': expected seconds, 0 or more", why)
+    end
+    assert.error_matches(function() w.send(1, 2) end, "^send: call it with ':'")
+    assert.error_matches(function() w.receive() end, "^receive: call it with ':'")
     assert.same({ nil, "receive: no message came in time", "ETIMEDOUT" }, { w:receive(0) })
     assert.same({ nil, "the worker still runs", "ETIMEDOUT" }, { w:wait(0) })
     assert.is_true(w:send(false))
