@@ -8,8 +8,10 @@
 
 #include "minikvm.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/random.h>
 
 /* methods(type) -> the table that objects of a type take their methods from */
 static int methods(lua_State *L)
@@ -128,9 +130,29 @@ static int probe(lua_State *L)
     return 1;
 }
 
+#define RANDOM_MAX 65536
+
+/* random(count) -> so many bytes, 0 to 65536, of the host's generator: getrandom(2) */
+static int random_bytes(lua_State *L)
+{
+    lua_Integer count = luaL_checkinteger(L, 1);
+    luaL_argcheck(L, count >= 0 && count <= RANDOM_MAX, 1, "at most 65536 bytes at once");
+    luaL_Buffer b;
+    char *to = luaL_buffinitsize(L, &b, (size_t)count);
+    for (lua_Integer done = 0; done < count;) {
+        ssize_t got = getrandom(to + done, (size_t)(count - done), 0);
+        if (got < 0 && errno != EINTR)
+            return mk_lua_error(L, "getrandom: %s", strerror(errno));
+        done += got > 0 ? got : 0;
+    }
+    luaL_pushresultsize(&b, (size_t)count);
+    return 1;
+}
+
 static void push_core(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "methods", methods },
+                                          { "random", random_bytes },
                                           { "kind", kind },
                                           { "sleep", sleep_seconds },
                                           { "signal", choose_signal },

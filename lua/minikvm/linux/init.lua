@@ -297,20 +297,11 @@ local function now()
   return os and os.time() or core.blame "linux:renew: there is no clock here: give clock = SECONDS"
 end
 
-local function random_bytes()
-  local file <close> = io and io.open("/dev/urandom", "rb")
-  local bytes = file and file:read(RANDOM)
-  if not bytes then
-    core.blame "linux:renew: there is no /dev/urandom here: give bytes, random = \"...\""
-  end
-  return bytes
-end
-
 ---Makes a machine that was restored or forked another one: its wall clock is set, and new bytes go
 ---into the pool of random numbers, from which the kernel draws anew at once. The guest does both
 ---when it runs next, before anything else that it is asked.
 ---  clock   true (the default): the host's time; seconds since 1970; false: as it is
----  random  true (the default): 64 bytes of the host's /dev/urandom; up to 256 bytes; false: none
+---  random  true (the default): 64 bytes of the host's; up to 256 bytes; false: none
 ---@param opts? { clock: boolean|integer|nil, random: boolean|string|nil }
 ---@return minikvm.linux
 function Linux:renew(opts)
@@ -322,7 +313,7 @@ function Linux:renew(opts)
   local before = state.posted and state.renewal or { seconds = 0, bytes = "" }
   local seconds, bytes = o.clock or before.seconds, o.random or ""
   if o.clock == nil or o.clock == true then seconds = now() end
-  if o.random == nil or o.random == true then bytes = random_bytes() end
+  if o.random == nil or o.random == true then bytes = core.random(RANDOM) end
   bytes = (bytes .. before.bytes):sub(1, RANDOM_MAX)
   state.renewal = { seconds = seconds, bytes = bytes }
   channel.post(self.channel, abi.AGENT_RENEW, ("<i8"):pack(seconds) .. bytes)

@@ -243,8 +243,7 @@ end
 ---           words on its machine precede it
 ---  modules  Multiboot, Limine, PVH: list of paths or { path= | bytes=, name=, text= }
 ---  framebuffer  Multiboot, Limine: { width=, height= }, or false for none; by default what the
----               kernel
----           asks for
+---           kernel asks for
 ---  initrd   Linux: its first file system, a path or { path= | bytes= }
 ---@param source string|{ bytes: string, name: string? }  a path, or the image itself
 ---@param opts? table
