@@ -74,13 +74,15 @@ static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
                            "vm \"%s\" ended by %s: reset() it before it can run again "
                            "(%.200s)",
                            vm->name, mk_reason_name(end->reason), end->text);
+        if (!vm->cpu[i]->ready && vm->load_error.code)
+            return mk_fail(err, EINVAL,
+                           "vm \"%s\": cpu %u has nothing to run; the last load failed: %s",
+                           vm->name, i, vm->load_error.text);
         if (!vm->cpu[i]->ready)
-            return mk_fail(
-                err, EINVAL,
-                "vm \"%s\": cpu %u has nothing to run: load an image for it, vm:load(..., "
-                "{ cpu = %u })%s%s",
-                vm->name, i, i, vm->load_error.code ? "; the last load failed: " : "",
-                vm->load_error.code ? vm->load_error.text : "");
+            return mk_fail(err, EINVAL,
+                           "vm \"%s\": cpu %u has nothing to run: load an image for it, "
+                           "vm:load(..., { cpu = %u })",
+                           vm->name, i, i);
     }
     return 0;
 }
