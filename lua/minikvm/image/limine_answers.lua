@@ -17,7 +17,6 @@ M.HHDM = 0xffff800000000000
 local HHDM <const> = M.HHDM
 local REQUEST <const>, RESPONSE <const> = 48, 40 -- bytes before a request's own fields; offset
 local STACK_MIN <const>, STACK_MAX <const> = 65536, 1 << 36
-local TEXT_MAX <const> = 4095
 local PAGE <const> = 4096
 local FIRMWARE_BIOS <const>, FOUR_LEVELS <const>, RGB <const> = 0, 0, 1
 
@@ -39,12 +38,7 @@ local function put(context, bytes)
 end
 
 local function text(context, what, value)
-  if #value > TEXT_MAX then
-    refuse(context.source, "E2BIG", "%s is longer than %d bytes", what, TEXT_MAX)
-  elseif value:find "%z" then
-    refuse(context.source, "EINVAL", "%s has a NUL in it", what)
-  end
-  return put(context, value .. "\0")
+  return put(context, plan.terminated(context.source, what, value))
 end
 
 ---A list of pointers to structures.

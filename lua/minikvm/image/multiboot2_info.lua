@@ -18,7 +18,7 @@ local END <const>, CMDLINE <const>, LOADER <const>, MODULE <const>, MEMORY <cons
   FRAMEBUFFER <const>, ELF_SECTIONS <const>, ACPI_OLD <const>, ACPI_NEW <const>, BASE <const> =
   0, 1, 2, 3, 4, 6, 8, 9, 14, 15, 21
 local NAME <const> = "minikvm"
-local TEXT_MAX <const>, MODULES_MAX <const>, SECTIONS_MAX <const> = 4095, 64, 4096
+local MODULES_MAX <const>, SECTIONS_MAX <const> = 64, 4096
 local LOW_END <const>, HIGH_START <const>, LOWEST <const> = 0xa0000, 0x100000, 0x1000
 local MAP_ENTRY <const>, MAP_VERSION <const> = 24, 0
 local RGB <const> = 1 -- framebuffer_type
@@ -27,15 +27,6 @@ local NOBITS <const>, ALLOC <const> = 8, 2 -- of sections
 local function tag(kind, fields)
   local size = 8 + #fields
   return ("<I4I4"):pack(kind, size) .. fields .. ("\0"):rep(-size & 7)
-end
-
-local function check_text(source, what, text)
-  if #text > TEXT_MAX then
-    refuse(source, "E2BIG", "%s is longer than %d bytes", what, TEXT_MAX)
-  elseif text:find "%z" then
-    refuse(source, "EINVAL", "%s has a NUL in it", what)
-  end
-  return text .. "\0"
 end
 
 -- ---- modules ----
@@ -62,7 +53,8 @@ local function module_tags(source, made)
   local list = {}
   for i, m in ipairs(made.modules) do
     list[i] = tag(MODULE, ("<I4I4"):pack(m.at, m.at + m.source.size)
-                    .. check_text(source, "the string of module " .. m.source.name, m.source.text))
+                    .. plan.terminated(source, "the string of module " .. m.source.name,
+                                       m.source.text))
   end
   return table.concat(list)
 end
@@ -139,7 +131,7 @@ end
 function M.make(source, want, made)
   place_modules(source, want, made)
   local rsdp = want.rsdp and want.rsdp()
-  local tags = { tag(CMDLINE, check_text(source, "the command line", want.cmdline or "")),
+  local tags = { tag(CMDLINE, plan.terminated(source, "the command line", want.cmdline or "")),
                  tag(LOADER, NAME .. "\0"), module_tags(source, made), memory_tags(want) }
   if made.framebuffer then tags[#tags + 1] = framebuffer_tag(made.framebuffer) end
   if plan.is_elf(source) then tags[#tags + 1] = sections_tag(source, want, made) end

@@ -78,6 +78,20 @@ end
 
 local refuse = M.refuse
 
+local TEXT_MAX <const> = 4095
+
+---A text that a kernel is told, with the NUL at its end; refused when it is longer than 4095 bytes
+---or has a NUL in it.
+---@param what string  "the command line"
+function M.terminated(source, what, text)
+  if #text > TEXT_MAX then
+    refuse(source, "E2BIG", "%s is longer than %d bytes", what, TEXT_MAX)
+  elseif text:find "%z" then
+    refuse(source, "EINVAL", "%s has a NUL in it", what)
+  end
+  return text .. "\0"
+end
+
 ---Whether `bytes` at `offset` lie inside `size`, all of them unsigned.
 function M.inside(offset, bytes, size)
   return not ult(size, bytes) and not ult(size - bytes, offset)

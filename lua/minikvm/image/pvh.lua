@@ -19,7 +19,6 @@ local LINUX <const> = "Linux\0" -- the owner of notes
 local NOTES_MAX <const> = 1 << 16 -- bytes looked at
 local MAGIC <const>, VERSION <const> = 0x336ec578, 1
 local INFO_SIZE <const>, MODULE_SIZE <const>, MAP_ENTRY_SIZE <const> = 56, 32, 24
-local TEXT_MAX <const> = 4095
 local LOWEST <const> = 0x1000
 
 -- ---- the note ----
@@ -112,21 +111,12 @@ local function place_modules(source, want, made)
   end
 end
 
-local function check_text(source, what, text)
-  if #text > TEXT_MAX then
-    refuse(source, "E2BIG", "%s is longer than %d bytes", what, TEXT_MAX)
-  elseif text:find "%z" then
-    refuse(source, "EINVAL", "%s has a NUL in it", what)
-  end
-  return text .. "\0"
-end
-
 ---Modules, what they and the kernel are told, and EBX.
 function M.finish(source, want, made)
   place_modules(source, want, made)
-  local texts = { check_text(source, "the command line", want.cmdline or "") }
+  local texts = { plan.terminated(source, "the command line", want.cmdline or "") }
   for i, m in ipairs(made.modules) do
-    texts[i + 1] = check_text(source, "a module's text", m.source.text)
+    texts[i + 1] = plan.terminated(source, "a module's text", m.source.text)
   end
   local map, rsdp = place.memory_map(want), want.rsdp and want.rsdp()
   local map_at = INFO_SIZE + #made.modules * MODULE_SIZE
