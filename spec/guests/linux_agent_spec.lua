@@ -8,6 +8,8 @@ local kvm = require "minikvm"
 local program = require "support.program"
 local support = require "support.guest"
 
+local message <const> = support.message
+
 ---A VM with a kernel and an initramfs with the agent, before its first instruction.
 local function linux_of(initrd)
   local parts = { agent = true }
@@ -16,12 +18,6 @@ local function linux_of(initrd)
   assert(vm:load(host.KERNEL, { cmdline = "quiet loglevel=1",
                                 initrd = { bytes = assert(kvm.initrd(parts)) } }))
   return vm:linux()
-end
-
-local function message(fn, ...)
-  local ok, why = pcall(fn, ...)
-  assert.is_false(ok)
-  return why
 end
 
 describe("the agent of a Linux guest", function()

@@ -7,6 +7,8 @@ local process = require "support.process"
 local program = require "support.program"
 local support = require "support.guest"
 
+local message <const> = support.message
+
 local out, call, bytes = support.out, support.call, support.bytes
 
 local function echo(opts)
@@ -38,13 +40,6 @@ end
 
 -- 'a' again and again: mov al, 'a'; out 0xe9, al; jmp back
 local CHATTER <const> = bytes "b0 61 e6 e9 eb fc"
-
----The message of an error that fn raises.
-local function message(fn, ...)
-  local ok, why = pcall(fn, ...)
-  assert.is_false(ok)
-  return why
-end
 
 describe("console:expect", function()
   if support.without_kvm(pending) then return end

@@ -8,6 +8,8 @@ local core = require "minikvm.core"
 local make = require "support.image"
 local support = require "support.guest"
 
+local message <const> = support.message
+
 local READY <const>, DATA <const>, END <const> = abi.AGENT_READY, abi.AGENT_DATA, abi.AGENT_END
 local CODE_MAX <const> = 0x400 -- bytes
 
@@ -37,12 +39,6 @@ local function guest(frames, finish)
   local vm = support.vm{ mode = "linux", name = "guest", memory = "64M" }
   assert(vm:load{ bytes = make.bzimage_bytes(kernel) })
   return vm, vm:linux()
-end
-
-local function message(fn, ...)
-  local ok, why = pcall(fn, ...)
-  assert.is_false(ok)
-  return why
 end
 
 describe("vm:linux", function()

@@ -71,6 +71,13 @@ function M.run(vm)
   return vm:run{ deadline = 20 }
 end
 
+---The message of the error that fn raises, which it has to.
+function M.message(fn, ...)
+  local ok, why = pcall(fn, ...)
+  assert(not ok, "no error was raised")
+  return why
+end
+
 ---A VM that holds this machine code.
 ---@param listing string  hexadecimal digits, with comments
 function M.code(listing, opts)
