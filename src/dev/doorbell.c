@@ -32,18 +32,22 @@ static int register_bell(const struct mk_doorbell *bell, bool on)
 /* What KVM does not catch is an exit. */
 static void register_new(struct mk_doorbell *bell)
 {
-    bell->exits = bell->shut || register_bell(bell, true) < 0;
+    bell->exits = !bell->bus || bell->shut || register_bell(bell, true) < 0;
+}
+
+void mk_doorbell_ring(struct mk_doorbell *bell)
+{
+    atomic_fetch_add(&bell->rung, 1);
+    bell->list->wake(bell->list->ctx);
 }
 
 static void bell_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_doorbell *bell = self;
-    if (bell->any || value == bell->value) {
-        atomic_fetch_add(&bell->rung, 1);
-        bell->list->wake(bell->list->ctx);
-    } else {
+    if (bell->any || value == bell->value)
+        mk_doorbell_ring(bell);
+    else
         io->passed = true;
-    }
 }
 
 /* On the I/O thread, as the next one. */
@@ -94,15 +98,29 @@ int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const c
     return 0;
 }
 
+void mk_doorbell_connect(struct mk_doorbells *list, struct mk_doorbell *bell)
+{
+    *bell = (struct mk_doorbell){
+        .list = list, .exits = true, .source.fd = -1, .ring = bell->ring, .ctx = bell->ctx
+    };
+    pthread_mutex_lock(&list->lock);
+    bell->next = list->first;
+    list->first = bell;
+    pthread_mutex_unlock(&list->lock);
+}
+
 void mk_doorbell_remove(struct mk_doorbell *bell)
 {
     struct mk_doorbells *list = bell->list;
     pthread_mutex_lock(&list->lock);
     struct mk_doorbell **at = &list->first;
-    while (*at != bell)
+    while (*at && *at != bell)
         at = &(*at)->next;
-    *at = bell->next;
+    if (*at)
+        *at = bell->next;
     pthread_mutex_unlock(&list->lock);
+    if (!bell->bus)
+        return;
     if (!bell->exits)
         register_bell(bell, false);
     mk_io_disarm(&bell->rearm_timer);
@@ -114,6 +132,8 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
 static uint64_t collect(struct mk_doorbell *bell)
 {
     uint64_t count = 0;
+    if (!bell->bus)
+        return atomic_exchange(&bell->rung, 0);
     if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
         count = 0;
     else
@@ -173,7 +193,8 @@ void mk_doorbells_register(struct mk_doorbells *list, int vm_fd)
 {
     list->vm_fd = vm_fd;
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
-        collect(bell); /* of before the reset */
+        if (bell->bus)
+            collect(bell); /* of before the reset */
         register_new(bell);
     }
 }
@@ -197,6 +218,8 @@ void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, b
 void mk_doorbells_free(struct mk_doorbells *list)
 {
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
+        if (!bell->bus)
+            continue;
         mk_io_disarm(&bell->rearm_timer);
         mk_io_unwatch(&bell->source);
         close(bell->source.fd);

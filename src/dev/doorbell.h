@@ -1,5 +1,6 @@
 /* doorbell.h - writes that nobody waits for: KVM counts them in an eventfd and the guest goes on at
- * once; the I/O thread wakes the VM, whose first vCPU hands the count over.
+ * once; the I/O thread wakes the VM, whose first vCPU hands the count over. One without an address
+ * is rung by other threads, for whom that vCPU does something.
  *
  * Doorbells are added and removed by the owner of the VM, also while it runs. */
 #ifndef MK_DOORBELL_H
@@ -21,12 +22,13 @@ struct mk_doorbells {
 struct mk_doorbell {
     struct mk_doorbells *list;
     struct mk_doorbell *next;
-    bool mmio, any;     /* any: whatever value is written */
-    uint8_t size;       /* of the writes that ring; 0: all */
-    bool exits;         /* not known to KVM: each write exits */
-    struct mk_bus *bus; /* where its hook lies: `ports`, `mmio` or a window of them */
-    uint64_t base;      /* of a window that is open, else 0 */
-    bool shut;          /* its window is not open */
+    bool mmio, any; /* any: whatever value is written */
+    uint8_t size;   /* of the writes that ring; 0: all */
+    bool exits;     /* not known to KVM: each write exits */
+    struct mk_bus
+        *bus;      /* where its hook lies: `ports`, `mmio` or a window of them; NULL: nowhere */
+    uint64_t base; /* of a window that is open, else 0 */
+    bool shut;     /* its window is not open */
     uint64_t address, value;
     struct mk_io_source source;     /* an eventfd */
     struct mk_io_timer rearm_timer; /* watches it again */
@@ -54,5 +56,11 @@ void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, b
 int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const char *owner,
                     struct mk_err *err);
 void mk_doorbell_remove(struct mk_doorbell *bell);
+
+/* One without an address has only ring and ctx filled in. It is its owner's, who leaves it there
+ * until no vCPU is inside the bus of memory that was when it was removed (mk_bus_retire). */
+void mk_doorbell_connect(struct mk_doorbells *list, struct mk_doorbell *bell);
+/* Rings it, on any thread while it is connected. A VM that does not run answers when it does. */
+void mk_doorbell_ring(struct mk_doorbell *bell);
 
 #endif

@@ -158,8 +158,8 @@ int mk_virtq_walk(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t h
                               : 0;
 }
 
-int mk_virtq_push(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used, uint16_t head,
-                  uint32_t written, struct mk_err *err)
+int mk_virtq_put(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used, uint16_t head,
+                 uint32_t written, struct mk_err *err)
 {
     const uint8_t element[USED_ELEMENT] = {
         (uint8_t)head,
@@ -174,11 +174,64 @@ int mk_virtq_push(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t u
     if (check_size(q, err) < 0)
         return -1;
     uint64_t at = q->device + RING + USED_ELEMENT * (uint64_t)(used % q->size);
-    bool there = mk_mem_write(mem, at, element, sizeof(element));
-    atomic_thread_fence(memory_order_release); /* before the index that tells of it */
-    if (!there || !put16(mem, q->device + 2, (uint16_t)(used + 1)))
-        return malformed(err, "the used ring is not in RAM", used);
-    return 0;
+    return mk_mem_write(mem, at, element, sizeof(element))
+               ? 0
+               : malformed(err, "the used ring is not in RAM", used);
+}
+
+int mk_virtq_publish(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used,
+                     struct mk_err *err)
+{
+    atomic_thread_fence(memory_order_release); /* after what it tells of */
+    return put16(mem, q->device + 2, used) ? 0
+                                           : malformed(err, "the used ring is not in RAM", used);
+}
+
+int mk_virtq_push(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used, uint16_t head,
+                  uint32_t written, struct mk_err *err)
+{
+    if (mk_virtq_put(mem, q, used, head, written, err) < 0)
+        return -1;
+    return mk_virtq_publish(mem, q, (uint16_t)(used + 1), err);
+}
+
+/* --- the bytes of a buffer --- */
+
+/* The bytes of a part from *skip on, `left` at most; their address. */
+static uint64_t piece_of(const struct mk_virtq_part *part, uint64_t *skip, uint64_t left,
+                         uint64_t *at)
+{
+    uint64_t skipped = *skip < part->length ? *skip : part->length;
+    uint64_t n = part->length - skipped;
+    *skip -= skipped;
+    *at = part->at + skipped;
+    return n < left ? n : left;
+}
+
+bool mk_virtq_read(const struct mk_mem *mem, const struct mk_virtq_chain *chain, uint64_t from,
+                   void *to, uint64_t length)
+{
+    for (unsigned i = 0; i < chain->readable && length; i++) {
+        uint64_t at, n = piece_of(&chain->part[i], &from, length, &at);
+        if (n && !mk_mem_read(mem, at, to, n))
+            return false;
+        to = (char *)to + n;
+        length -= n;
+    }
+    return length == 0;
+}
+
+bool mk_virtq_write(const struct mk_mem *mem, const struct mk_virtq_chain *chain, uint64_t at,
+                    const void *from, uint64_t length)
+{
+    for (unsigned i = chain->readable; i < chain->count && length; i++) {
+        uint64_t to, n = piece_of(&chain->part[i], &at, length, &to);
+        if (n && !mk_mem_write(mem, to, from, n))
+            return false;
+        from = (const char *)from + n;
+        length -= n;
+    }
+    return length == 0;
 }
 
 bool mk_virtq_wants_irq(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t before,

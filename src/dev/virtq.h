@@ -44,6 +44,17 @@ int mk_virtq_walk(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t h
  */
 int mk_virtq_push(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used, uint16_t head,
                   uint32_t written, struct mk_err *err);
+/* The same in two steps, for several that belong together: the driver sees none before the count
+ * says so. */
+int mk_virtq_put(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used, uint16_t head,
+                 uint32_t written, struct mk_err *err);
+int mk_virtq_publish(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used,
+                     struct mk_err *err);
+/* Bytes of what is to be read, or written, from the one at `from` on. They are there. */
+bool mk_virtq_read(const struct mk_mem *mem, const struct mk_virtq_chain *chain, uint64_t from,
+                   void *to, uint64_t length);
+bool mk_virtq_write(const struct mk_mem *mem, const struct mk_virtq_chain *chain, uint64_t at,
+                    const void *from, uint64_t length);
 /* Whether the driver wants to be told that the count went from `before` to `used`. */
 bool mk_virtq_wants_irq(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t before,
                         uint16_t used);

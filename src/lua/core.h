@@ -37,6 +37,7 @@
 #define MK_DISK "minikvm.disk"
 #define MK_LAYER "minikvm.layer"
 #define MK_TAP "minikvm.tap"
+#define MK_PCI_FN "minikvm.pcifunction"
 
 /* One per Lua state, in its registry. */
 struct mk_lua {
@@ -92,6 +93,7 @@ struct mk_lua_file;
 struct mk_match;
 struct mk_lua_disk;
 struct mk_lua_tap;
+struct mk_virtio_box;
 
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
@@ -116,11 +118,12 @@ struct mk_lua_vm {
     uint64_t unhandled_hits;
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
     unsigned file_count;
-    struct mk_lua_disk *disks; /* of its devices, closed with it (disk.c) */
-    struct mk_lua_tap *taps;   /* the same (tap.c) */
-    int output_file;           /* opened by console:output(); 0: none */
-    int echo_before;           /* out_fd while nobody listened */
-    bool terminal;             /* attached: raw while it runs */
+    struct mk_lua_disk *disks;    /* of its devices, closed with it (disk.c) */
+    struct mk_lua_tap *taps;      /* the same (tap.c) */
+    struct mk_virtio_box *virtio; /* the same, before the rest of it (virtio.c) */
+    int output_file;              /* opened by console:output(); 0: none */
+    int echo_before;              /* out_fd while nobody listened */
+    bool terminal;                /* attached: raw while it runs */
 };
 
 /* Closes v->files. */
@@ -241,6 +244,7 @@ void mk_open_map(lua_State *L); /* after it */
 void mk_open_hooks(lua_State *L);
 void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
 void mk_open_virtq(lua_State *L);
+void mk_open_virtio(lua_State *L);
 void mk_open_tap(lua_State *L);
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
@@ -295,6 +299,11 @@ void mk_push_layer(lua_State *L, struct mk_layer *layer);
 void mk_lua_close_disks(struct mk_lua_vm *v);
 /* Closes v->taps. */
 void mk_lua_close_taps(struct mk_lua_vm *v);
+/* Closes v->virtio. */
+void mk_lua_close_virtio(struct mk_lua_vm *v);
+/* The function of the PCI bus at `index`; a queue's place in the table at `index`. */
+struct mk_pci_fn *mk_lua_pci_fn(lua_State *L, int index);
+struct mk_virtq mk_virtq_field(lua_State *L, int index);
 /* The eventfd of the doorbell whose handle is at `index`; it is the doorbell's. */
 int mk_lua_bell_fd(lua_State *L, int index);
 

@@ -191,6 +191,7 @@ static void push_core(lua_State *L)
     mk_open_prims(L);
     mk_open_pci(L);
     mk_open_virtq(L);
+    mk_open_virtio(L);
     mk_open_tap(L);
 }
 

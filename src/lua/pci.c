@@ -6,10 +6,6 @@
 
 #include <string.h>
 
-#include <string.h>
-
-#define MK_PCI_FN "minikvm.pcifunction"
-
 struct box {
     struct mk_pci_fn *fn;
 };
@@ -54,6 +50,11 @@ static struct mk_pci_fn *check_fn(lua_State *L)
 {
     mk_check_child(L, 1, MK_PCI_FN);
     return ((struct box *)lua_touserdata(L, 1))->fn;
+}
+
+struct mk_pci_fn *mk_lua_pci_fn(lua_State *L, int index)
+{
+    return ((struct box *)luaL_checkudata(L, index, MK_PCI_FN))->fn;
 }
 
 /* What went wrong in the core is the script's definition. */

@@ -7,17 +7,22 @@
 
 #include <string.h>
 
+struct mk_virtq mk_virtq_field(lua_State *L, int index)
+{
+    luaL_checktype(L, index, LUA_TTABLE);
+    lua_Integer size = mk_integer_field(L, index, "size", 0);
+    return (struct mk_virtq){ .size = size >= 0 && size <= MK_VIRTQ_MAX ? (uint16_t)size : 0,
+                              .desc = (uint64_t)mk_integer_field(L, index, "desc", 0),
+                              .driver = (uint64_t)mk_integer_field(L, index, "driver", 0),
+                              .device = (uint64_t)mk_integer_field(L, index, "device", 0),
+                              .indirect = mk_true_field(L, index, "indirect"),
+                              .event = mk_true_field(L, index, "event") };
+}
+
 static const struct mk_mem *check_queue(lua_State *L, struct mk_virtq *q)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_MEMORY);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    lua_Integer size = mk_integer_field(L, 2, "size", 0);
-    *q = (struct mk_virtq){ .size = size >= 0 && size <= MK_VIRTQ_MAX ? (uint16_t)size : 0,
-                            .desc = (uint64_t)mk_integer_field(L, 2, "desc", 0),
-                            .driver = (uint64_t)mk_integer_field(L, 2, "driver", 0),
-                            .device = (uint64_t)mk_integer_field(L, 2, "device", 0),
-                            .indirect = mk_true_field(L, 2, "indirect"),
-                            .event = mk_true_field(L, 2, "event") };
+    *q = mk_virtq_field(L, 2);
     return &v->vm.mem;
 }
 

@@ -99,6 +99,7 @@ static void close_box(struct mk_lua_vm *v)
         end_waiting(v);
     v->busy--;
     int in_fd = v->vm.console.in.fd;
+    mk_lua_close_virtio(v); /* others may send to its cards */
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);

@@ -1,8 +1,9 @@
 -- device/virtio.lua - kvm.virtio{...}: a virtio device in Lua over PCI (Virtual I/O Device 1.2:
 -- chapter 2 and 4.1), which an unmodified driver drives.
 --
--- The transport is a PCI function of this file's: common configuration, ISR, device's configuration
--- and notifications in BAR 0. Queues are split ones; the core reads and checks what a driver puts
+-- The transport is a PCI function of this file's: common configuration, device's configuration and
+-- notifications in BAR 0; the ISR there is the core's (src/dev/virtio.h), and for a device in C so
+-- are notifications and queues. Queues are split ones; the core reads and checks what a driver puts
 -- there (src/dev/virtq.h). What cannot be is counted in d.state.virtio.errors and sets NEEDS_RESET:
 -- the device stands still until its driver resets it, and nothing else happens.
 
@@ -24,7 +25,7 @@ local NONE <const> = 0xffff -- no vector of MSI-X
 local QUEUES_MAX <const>, SIZE_MAX <const> = 64, 1024
 
 local FEATURES_OK <const>, DRIVER_OK <const> = 8, virtqueue.DRIVER_OK -- of STATUS
-local NEEDS_RESET <const>, IS_CONFIG <const> = virtqueue.NEEDS_RESET, virtqueue.IS_CONFIG
+local NEEDS_RESET <const> = virtqueue.NEEDS_RESET
 local VERSION_1 <const> = 1 << 32
 local OWN <const> = virtqueue.INDIRECT | virtqueue.EVENT | VERSION_1 -- of transport and queues
 local DEVICE_BITS <const> = 0xffffff | 0x3fff << 50 -- of the device's kind: 2.2
@@ -49,12 +50,13 @@ local function reset_driver(d)
     d.reg.QUEUE_DESC[i], d.reg.QUEUE_DRIVER[i], d.reg.QUEUE_DEVICE[i] = 0, 0, 0
   end
   for _, name in ipairs{ "DEVICE_SELECT", "DRIVER_SELECT", "DRIVER_FEATURE", "STATUS",
-                         "QUEUE_SELECT", "ISR" } do
+                         "QUEUE_SELECT" } do
     d.reg[name] = 0
   end
   d.reg.CONFIG_MSIX = NONE
   d:cancel "virtio"
-  d:lower()
+  core.virtio_stop(p.core)
+  core.virtio_isr(p.core, 0)
 end
 
 -- ---- registers ----
@@ -66,12 +68,6 @@ local readers <const> = {
   DRIVER_FEATURE = function(d) return half(virtio_of(d).accepted, d.reg.DRIVER_SELECT) end,
   NUM_QUEUES = function(d) return d.own.virtio.queues end,
   QUEUE_NOTIFY_OFF = function(d) return d.reg.QUEUE_SELECT end,
-  ISR = function(d)
-    local value = d.reg.ISR
-    d.reg.ISR = 0
-    d:lower()
-    return value
-  end,
 }
 
 local function write_driver_feature(d, _, value)
@@ -117,7 +113,7 @@ local writers <const> = {
   QUEUE_MSIX = function(d, _, _, _, i) d.reg.QUEUE_MSIX[i] = NONE end,
 }
 
----The common configuration (4.1.4.3), and the ISR.
+---The common configuration (4.1.4.3).
 local function registers(queues)
   local function banked(name, width)
     return { name = name, width = width, bank = "QUEUE_SELECT", banks = queues }
@@ -136,7 +132,6 @@ local function registers(queues)
     [0x1e] = { name = "QUEUE_NOTIFY_OFF", width = 2, access = "ro" },
     [0x20] = banked("QUEUE_DESC", 8), [0x28] = banked("QUEUE_DRIVER", 8),
     [0x30] = banked("QUEUE_DEVICE", 8),
-    [ISR] = { name = "ISR", width = 1, access = "ro" },
   }
 end
 
@@ -158,8 +153,9 @@ local function write_config(d, offset, value, size)
 end
 
 local function notify(d, offset)
-  local i = offset // 4
-  if i < d.own.virtio.queues and is_live(d, i) then serve(d, i) end
+  local i, p = offset // 4, d.own.virtio
+  if i >= p.queues or not is_live(d, i) then return end
+  if p.new_core then core.virtio_kick(p.core, i) else serve(d, i) end
 end
 
 local function hook_rest(d)
@@ -168,6 +164,7 @@ local function hook_rest(d)
     name = d.name .. " configuration",
     read = function(offset, size) return read_config(d, offset - DEVICE, size) end,
     write = function(offset, value, size) write_config(d, offset - DEVICE, value, size) end }))
+  if d.own.virtio.new_core then return end
   d:keep(window:override({ NOTIFY, NOTIFY + 4 * d.own.virtio.queues - 1 }, {
     name = d.name .. " notify", write = function(offset) notify(d, offset - NOTIFY) end }))
 end
@@ -189,6 +186,7 @@ local function read_window(d)
   local offset, size = window_access(d)
   if not offset or offset >= NOTIFY then return 0 end
   if offset >= DEVICE then return read_config(d, offset - DEVICE, size) end
+  if offset == ISR then return core.virtio_isr(d.own.virtio.core, 0) end
   return d.places[1].read(offset, size)
 end
 
@@ -216,8 +214,7 @@ function M.config_changed(d)
   end
   d.reg.GENERATION = d.reg.GENERATION + 1 & 0xff
   if d.reg.STATUS & DRIVER_OK ~= 0 then
-    d.reg.ISR = d.reg.ISR | IS_CONFIG
-    d:raise()
+    core.virtio_interrupt(d.own.virtio.core, virtqueue.IS_CONFIG)
   end
 end
 
@@ -265,11 +262,18 @@ for key, rule in pairs(device.OPTIONS) do VIRTIO[key] = rule end
 VIRTIO.irq = nil
 
 ---What the instances of a definition share.
-local function parts(o)
+local function parts(o, new_core)
   local queues = #o.queues + 1
   return { queues = queues, sizes = o.queues, features = (o.features or 0) | OWN,
            config = o.config or "", config_write = o.config_write, on_buffer = o.on_buffer,
-           on_reset = o.on_reset }
+           on_reset = o.on_reset, new_core = new_core }
+end
+
+---The core's part.
+local function make_core(d, shared)
+  return (shared.new_core or core.virtio_new)(d.pci, shared.queues, function(why)
+    if not d.gone then broken(d, why) end
+  end)
 end
 
 ---The functions of a device in Lua around those of virtio.
@@ -277,9 +281,10 @@ local function wrap(o, shared)
   local def = { name = o.name, irq = true, timers = { virtio = serve_all } }
   for name, fn in pairs(o.timers or {}) do def.timers[name] = fn end
   def.reset = function(d)
-    local own = {}
+    local own, before = {}, d.own.virtio
     for key, value in pairs(shared) do own[key] = value end
-    own.generation = d.own.virtio and d.own.virtio.generation or 0
+    own.generation = before and before.generation or 0
+    own.core = before and before.core or make_core(d, shared)
     d.own.virtio = own
     d.state.virtio = { errors = 0 }
     reset_driver(d)
@@ -294,16 +299,22 @@ local function wrap(o, shared)
     if o.replaced then o.replaced(d) end
   end
   def.save = function(d)
+    virtqueue.count(d)
+    d.state.virtio.isr = core.virtio_isr(d.own.virtio.core)
     return { virtio = d.state.virtio, state = o.save and o.save(d) or d.state }
   end
   def.load = function(d, saved)
     d.own.virtio.generation = d.own.virtio.generation + 1
     if o.load then o.load(d, saved.state) else d.state = saved.state end
     d.state.virtio = saved.virtio
+    core.virtio_stop(d.own.virtio.core)
+    core.virtio_isr(d.own.virtio.core, saved.virtio.isr or 0)
     virtqueue.deliver_again(d)
+    if d.own.virtio.new_core then serve_all(d) end
   end
   def.detach = function(d)
     d.own.virtio.generation = d.own.virtio.generation + 1
+    core.virtio_close(d.own.virtio.core)
     if o.detach then o.detach(d) end
   end
   return def
@@ -326,9 +337,16 @@ end
 ---  on_reset       function(device): the driver has reset it
 ---@param def table
 ---@return minikvm.definition
-function M.define(def)
+function M.define(def) return M.define_in(def) end
+
+---The same for one whose queues are served in C.
+---@param def table
+---@param kind? string  who makes such a one: "net.new"
+---@param new_core? fun(pci: userdata, queues: integer, broken: fun(why: string)): userdata
+---@return minikvm.definition
+function M.define_in(def, kind, new_core)
   local o = options.check("kvm.virtio", def, VIRTIO)
-  if not (o.id and o.queues and o.on_buffer) then
+  if not (o.id and o.queues and (o.on_buffer or new_core)) then
     core.blame("kvm.virtio: it needs 'id', 'queues' and 'on_buffer'")
   elseif o.id < 1 or o.id > 63 then
     core.blame(("kvm.virtio: option 'id': a kind of device is 1 to 63, got %d"):format(o.id))
@@ -336,7 +354,7 @@ function M.define(def)
     core.blame("kvm.virtio: option 'features': bits 0 to 23 and 50 to 63 are the device's")
   end
   o.name = o.name or "virtio"
-  local shared = parts(o)
+  local shared = parts(o, new_core)
   local full = wrap(o, shared)
   full.vendor, full.device, full.revision = VENDOR, FIRST_DEVICE + o.id, 1
   full.class, full.subsystem = o.class or 0xff0000, { VENDOR, FIRST_DEVICE + o.id }
@@ -345,7 +363,9 @@ function M.define(def)
                   write = { CFG_DATA = write_window } }
   full.bars = { [BAR] = { registers = registers(shared.queues), size = BAR_SIZE, read = readers,
                           write = writers } }
-  return pci.define(full)
+  local made = pci.define(full)
+  made.kind = kind or "kvm.virtio" -- one in C has no other code
+  return made
 end
 
 return M

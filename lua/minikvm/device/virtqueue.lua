@@ -2,8 +2,8 @@
 -- the device's function, given back. The core reads and checks what a driver puts into the queues
 -- (src/dev/virtq.h); whether there is a transport, and which, is not known here.
 --
--- A device has d.reg.STATUS, d.reg.ISR and the registers of its queues, d.state.virtio (what was
--- taken and used) and d.own.virtio (what it is).
+-- A device has d.reg.STATUS and the registers of its queues, d.state.virtio (what was taken and
+-- used) and d.own.virtio (what it is, and in `core` the core's part: src/dev/virtio.h).
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
@@ -104,9 +104,9 @@ local function broken(d, why)
   local v = virtio_of(d)
   v.errors, v.last_error, v.broken = v.errors + 1, why, true
   d.reg.STATUS = d.reg.STATUS | NEEDS_RESET
+  core.virtio_stop(d.own.virtio.core)
   if d.reg.STATUS & DRIVER_OK ~= 0 then
-    d.reg.ISR = d.reg.ISR | M.IS_CONFIG
-    d:raise()
+    core.virtio_interrupt(d.own.virtio.core, M.IS_CONFIG)
   end
 end
 
@@ -127,8 +127,7 @@ end
 local function interrupt(d, i, queue, before)
   local v = virtio_of(d)
   if core.virtq_wants_irq(d.vm.memory, queue, before, v.used[i]) then
-    d.reg.ISR = d.reg.ISR | M.IS_QUEUE
-    d:raise()
+    core.virtio_interrupt(d.own.virtio.core, M.IS_QUEUE)
   end
 end
 
@@ -197,8 +196,26 @@ local function serve(d, i)
   end
 end
 
+---Queues that the core serves: it begins where they are, or looks at them.
+local function start(d, i)
+  if not is_live(d, i) then return end
+  local v, queue = virtio_of(d), queue_of(d, i)
+  queue.taken, queue.used = v.taken[i], v.used[i]
+  core.virtio_start(d.own.virtio.core, i, queue, v.accepted)
+end
+
 local function serve_all(d)
-  for i = 0, d.own.virtio.queues - 1 do serve(d, i) end
+  for i = 0, d.own.virtio.queues - 1 do
+    if d.own.virtio.new_core then start(d, i) else serve(d, i) end
+  end
+end
+
+---What the core has taken and used of them.
+local function count(d)
+  local v = virtio_of(d)
+  for i = 0, d.own.virtio.new_core and d.own.virtio.queues - 1 or -1 do
+    if is_live(d, i) then v.taken[i], v.used[i] = core.virtio_counts(d.own.virtio.core, i) end
+  end
 end
 
 ---After a load: what was taken and not answered is handed on again.
@@ -212,6 +229,6 @@ local function deliver_again(d)
 end
 
 M.broken, M.queue_of, M.is_live = broken, queue_of, is_live
-M.serve, M.serve_all, M.deliver_again = serve, serve_all, deliver_again
+M.serve, M.serve_all, M.deliver_again, M.count = serve, serve_all, deliver_again, count
 
 return M
