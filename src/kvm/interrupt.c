@@ -68,6 +68,8 @@ static int accept(struct mk_vcpu *c)
 static void record(struct mk_vcpu *c, uint8_t vector)
 {
     c->irq.last[c->irq.delivered++ % MK_COUNT(c->irq.last)] = vector;
+    if (c->ops->delivered)
+        c->ops->delivered(c, vector);
 }
 
 /* Events that wait in the shared memory replace KVM's at the entry. */

@@ -52,6 +52,8 @@ struct mk_vcpu_ops {
     void (*end_others)(struct mk_vcpu *c);
     /* INTA: takes the vector of the request that `intr` stands for. */
     int (*acknowledge)(struct mk_vcpu *c);
+    /* An interrupt is delivered with the next entry. */
+    void (*delivered)(struct mk_vcpu *c, uint8_t vector);
 };
 
 /* A write that faulted: made up for when the handler returns to where it was. */

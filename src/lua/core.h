@@ -262,6 +262,7 @@ void mk_open_disk(lua_State *L);
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
+void mk_open_spool(lua_State *L);
 /* bounded_strings() -> { match=, find=, wrap= }, with a limit on the work (cli/strings.lua) */
 int mk_lua_bounded_strings(lua_State *L);
 /* Pushes the captures of a match in `s`; how many. */

@@ -3,6 +3,7 @@
 #include "base/abi.h"
 #include "io/tty.h"
 #include "lua/core.h"
+#include "vm/trace.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -58,10 +59,15 @@ static bool interrupted(void *ctx)
            (v->in_run && mk_lua_interrupted(v->lua, v->hook_before));
 }
 
-static void trace(void *ctx, struct mk_vcpu *cpu, const char *text)
+static void trace(void *ctx, struct mk_vcpu *cpu, const struct mk_trace *event)
 {
     struct mk_lua_vm *v = ctx;
-    mk_lua_notify(v, cpu->cpu.index, "the trace function", &v->trace_ref, "s", text, strlen(text));
+    const char *text =
+        event->kind == MK_TRACE_END ? mk_reason_name((enum mk_reason)event->value) : "";
+    mk_lua_notify(v, cpu->cpu.index, "the trace function", &v->trace_ref, "iiiiiiiiis",
+                  (uint64_t)cpu->cpu.index, (uint64_t)event->kind, event->time, cpu->counters.exits,
+                  event->rip, event->linear, event->address, (uint64_t)event->size, event->value,
+                  text, strlen(text));
 }
 
 static const struct mk_vm_ops vm_ops = {
@@ -569,14 +575,17 @@ static int vm_reset(lua_State *L)
     return 1;
 }
 
-/* trace(vm, fn(line) | nil). Takes effect at once, also while the VM runs. */
+/* trace(vm, fn(cpu, kind, ns, exits, rip, linear, address, size, value, text) | nil, times): of
+ * events as in trace.h; with `times`, when exits have been served, too. Takes effect at once, also
+ * while the VM runs. */
 static int set_trace(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
+    bool times = lua_toboolean(L, 3);
     lua_settop(L, 2);
     int old = v->trace_ref;
     v->trace_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
-    v->vm.tracing = v->trace_ref != 0;
+    v->vm.tracing = !v->trace_ref ? 0 : times ? MK_TRACE_EVENTS | MK_TRACE_TIMES : MK_TRACE_EVENTS;
     if (old)
         mk_lua_unref(L, 1, old);
     return 0;

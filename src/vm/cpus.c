@@ -1,6 +1,7 @@
 /* cpus.c - the vCPUs of a VM: how many there may be, making them, one more of them. See vm.h.
  *
  * Each has memory of its own, which stays where it is while others are added. */
+#include "vm/trace.h"
 #include "vm/vm.h"
 
 #include "base/abi.h"
@@ -34,6 +35,7 @@ static int acknowledge(struct mk_vcpu *c)
 
 static const struct mk_vcpu_ops vcpu_ops = { .kicked = kicked,
                                              .end_others = end_others,
+                                             .delivered = mk_trace_interrupt,
                                              .acknowledge = acknowledge };
 
 /* --- how many --- */

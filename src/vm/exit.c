@@ -1,12 +1,12 @@
 /* exit.c - serves what KVM_RUN returned with: one switch over exit reasons.
  *
  * Follows Documentation/virt/kvm/api.rst, section 5 (the kvm_run structure). */
+#include "vm/trace.h"
 #include "vm/vm.h"
 
 #include "kvm/interrupt.h"
 #include "x86/access.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -36,24 +36,24 @@ const char *mk_exit_name(unsigned kind)
     return kind < MK_COUNT(names) ? names[kind] : NULL;
 }
 
-static MK_COLD void MK_PRINTF(2, 3) write_trace(struct mk_vcpu *c, const char *fmt, ...)
+/* Serves an exit of a VM that is traced, and tells when that is done. */
+static MK_COLD void serve_traced(struct mk_vcpu *c, void (*serve)(struct mk_vcpu *c, bool traced))
 {
-    const struct mk_vm *vm = c->vm;
-    if (!vm->ops || !vm->ops->trace)
-        return;
-    char what[120], line[200];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(what, sizeof(what), fmt, ap);
-    va_end(ap);
-    snprintf(line, sizeof(line), "cpu%u %8llu rip=%08llx %s", c->cpu.index,
-             (unsigned long long)c->counters.exits, (unsigned long long)mk_access_rip(c, true),
-             what);
-    vm->ops->trace(vm->ctx, c, line);
+    uint64_t began = mk_now();
+    serve(c, true);
+    mk_trace(c, &(struct mk_trace){ .kind = MK_TRACE_SERVED, .value = began });
 }
 
-/* Seldom wanted, and asked for at every exit. */
-#define trace(c, ...) ((c)->vm->tracing ? write_trace(c, __VA_ARGS__) : (void)0)
+/* Seldom wanted, and asked for once at an exit: what serves one is compiled twice. */
+#define SERVED_INLINE static inline __attribute__((always_inline)) void
+#define SERVE(c, serve) ((c)->vm->tracing ? serve_traced(c, serve) : serve(c, false))
+
+static MK_COLD void trace_access(struct mk_vcpu *c, enum mk_trace_kind kind, uint64_t address,
+                                 unsigned size, uint64_t value)
+{
+    struct mk_trace event = { .kind = kind, .size = size, .address = address, .value = value };
+    mk_trace(c, &event);
+}
 
 static void account(struct mk_vcpu *c, const struct mk_served *served)
 {
@@ -79,19 +79,21 @@ static void store_item(uint8_t *data, uint8_t size, uint32_t value)
         data[i] = (uint8_t)(value >> (8 * i));
 }
 
-static void in_item(struct mk_vcpu *c, uint16_t port, uint8_t size, uint8_t *data,
-                    struct mk_served *served)
+SERVED_INLINE in_item(struct mk_vcpu *c, uint16_t port, uint8_t size, uint8_t *data,
+                      struct mk_served *served, bool traced)
 {
     uint64_t value = mk_bus_in(&c->vm->bus, &c->cpu, port, size, served);
     store_item(data, size, (uint32_t)value);
-    trace(c, "in   port=0x%03x size=%u value=0x%x", port, size, (unsigned)value);
+    if (traced)
+        trace_access(c, MK_TRACE_IN, port, size, value);
 }
 
-static void out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8_t *data,
-                     struct mk_served *served)
+SERVED_INLINE out_item(struct mk_vcpu *c, uint16_t port, uint8_t size, const uint8_t *data,
+                       struct mk_served *served, bool traced)
 {
     uint32_t value = load_item(data, size);
-    trace(c, "out  port=0x%03x size=%u value=0x%x", port, size, value);
+    if (traced)
+        trace_access(c, MK_TRACE_OUT, port, size, value);
     mk_bus_out(&c->vm->bus, &c->cpu, port, size, value, served);
 }
 
@@ -125,7 +127,7 @@ static void check_slow(struct mk_vcpu *c, uint64_t *began)
 }
 
 /* String I/O may bring several items at once. The run ends after the item that asked for it. */
-static void serve_io(struct mk_vcpu *c)
+SERVED_INLINE serve_io(struct mk_vcpu *c, bool traced)
 {
     struct kvm_run *run = c->run;
     uint8_t *data = (uint8_t *)run + run->io.data_offset;
@@ -141,9 +143,9 @@ static void serve_io(struct mk_vcpu *c)
         if (c->end.reason != MK_RUNNING)
             memset(data, 0xff, in ? size : 0);
         else if (in)
-            in_item(c, port, size, data, &served);
+            in_item(c, port, size, data, &served, traced);
         else
-            out_item(c, port, size, data, &served);
+            out_item(c, port, size, data, &served, traced);
     }
     account(c, &served);
     c->in_access = false;
@@ -153,7 +155,7 @@ static void serve_io(struct mk_vcpu *c)
 }
 
 /* An access outside RAM, or to a page that is not RAM in the guest's own tables. */
-static void serve_mmio(struct mk_vcpu *c)
+SERVED_INLINE serve_mmio(struct mk_vcpu *c, bool traced)
 {
     if (c->assist && c->assist->ops->mmio(c))
         return;
@@ -167,16 +169,16 @@ static void serve_mmio(struct mk_vcpu *c)
     c->in_access = c->incomplete = true;
     if (run->mmio.is_write) {
         memcpy(&value, run->mmio.data, size);
-        trace(c, "mmio write 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
-              (unsigned long long)value);
+        if (traced)
+            trace_access(c, MK_TRACE_WRITE, gpa, size, value);
         mk_bus_out(bus, &c->cpu, gpa, size, value, &served);
         if (served.none)
             mk_mem_count_ignored(&c->vm->mem, gpa);
     } else {
         value = mk_bus_in(bus, &c->cpu, gpa, size, &served);
         memcpy(run->mmio.data, &value, size);
-        trace(c, "mmio read 0x%llx size=%u value=0x%llx", (unsigned long long)gpa, size,
-              (unsigned long long)value);
+        if (traced)
+            trace_access(c, MK_TRACE_READ, gpa, size, value);
     }
     account(c, &served);
     c->in_access = false;
@@ -184,9 +186,10 @@ static void serve_mmio(struct mk_vcpu *c)
 }
 
 /* An MSR that a script hooked, or that KVM does not know (api.rst 5, KVM_EXIT_X86_RDMSR). */
-static void serve_msr(struct mk_vcpu *c, bool write)
+SERVED_INLINE serve_msr(struct mk_vcpu *c, bool traced)
 {
     struct kvm_run *run = c->run;
+    bool write = run->exit_reason == KVM_EXIT_X86_WRMSR;
     struct mk_bus *bus = &c->vm->msrs;
     struct mk_served served = { 0 };
     uint32_t index = run->msr.index;
@@ -195,8 +198,8 @@ static void serve_msr(struct mk_vcpu *c, bool write)
         mk_bus_out(bus, &c->cpu, index, 8, run->msr.data, &served);
     else
         run->msr.data = mk_bus_in(bus, &c->cpu, index, 8, &served);
-    trace(c, "%s 0x%x value=0x%llx", write ? "wrmsr" : "rdmsr", index,
-          (unsigned long long)run->msr.data);
+    if (traced)
+        trace_access(c, write ? MK_TRACE_WRMSR : MK_TRACE_RDMSR, index, 8, run->msr.data);
     account(c, &served);
     run->msr.error = c->msr_refused || served.none;
     c->incomplete = true;
@@ -292,10 +295,11 @@ static void shut_down(struct mk_vcpu *c)
 }
 
 /* HLT: with interrupts on it lasts until one comes, without burning a core. */
-static void halted(struct mk_vcpu *c)
+SERVED_INLINE halted(struct mk_vcpu *c, bool traced)
 {
     struct mk_vm *vm = c->vm;
-    trace(c, "hlt");
+    if (traced)
+        trace_access(c, MK_TRACE_HLT, 0, 0, 0);
     mk_vm_serve_due(vm, c); /* a doorbell may have been rung */
     bool enabled = mk_vcpu_get_regs(c)->rflags & MK_RFLAGS_IF;
     while (c->end.reason == MK_RUNNING) {
@@ -342,16 +346,19 @@ void mk_vcpu_exit(struct mk_vcpu *c)
     c->counters.exits++;
     c->counters.by[kind < MK_EXIT_KINDS ? kind : KVM_EXIT_UNKNOWN]++;
     if (kind == KVM_EXIT_IO) { /* by far the most frequent: without a jump table */
-        serve_io(c);
+        SERVE(c, serve_io);
         return;
     }
     switch (kind) {
-    case KVM_EXIT_MMIO: serve_mmio(c); break;
-    case KVM_EXIT_X86_RDMSR: serve_msr(c, false); break;
-    case KVM_EXIT_X86_WRMSR: serve_msr(c, true); break;
-    case KVM_EXIT_HLT: halted(c); break;
+    case KVM_EXIT_MMIO: SERVE(c, serve_mmio); break;
+    case KVM_EXIT_X86_RDMSR: SERVE(c, serve_msr); break;
+    case KVM_EXIT_X86_WRMSR: SERVE(c, serve_msr); break;
+    case KVM_EXIT_HLT: SERVE(c, halted); break;
     case KVM_EXIT_IRQ_WINDOW_OPEN: break; /* what waits is offered before the next entry */
-    case KVM_EXIT_SET_TPR: trace(c, "cr8 lowered to %llu", (unsigned long long)run->cr8); break;
+    case KVM_EXIT_SET_TPR:
+        if (c->vm->tracing)
+            trace_access(c, MK_TRACE_CR8, 0, 0, run->cr8);
+        break;
     case KVM_EXIT_SHUTDOWN: shut_down(c); break;
     case KVM_EXIT_INTERNAL_ERROR: internal_error(c); break;
     case KVM_EXIT_FAIL_ENTRY:

@@ -1,4 +1,5 @@
 /* loop.c - the run loop: into the guest and back, until something ends it. See loop.h. */
+#include "vm/trace.h"
 #include "vm/vm.h"
 
 #include "kvm/interrupt.h"
@@ -79,6 +80,8 @@ void mk_vcpu_run(struct mk_vcpu *c)
     mk_clock_stop(&vm->clock);
     end_output(c);
     mk_vcpu_complete(c);
+    if (vm->tracing)
+        mk_trace(c, &(struct mk_trace){ .kind = MK_TRACE_END, .value = c->end.reason });
     if (!c->end.resumable) /* before kicks end: its listener may take long, or wait */
         mk_console_end_lines(&vm->console, &c->cpu);
     c->awake = false;

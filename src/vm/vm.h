@@ -25,6 +25,7 @@
 #include "x86/mode.h"
 
 struct kvm_cpuid2;
+struct mk_trace;
 
 #define MK_FOREVER UINT64_MAX
 /* What VMX wants for real mode: a page with a page table and three with a TSS, below the room of a
@@ -75,8 +76,8 @@ enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
 struct mk_vm_ops {
     /* The script wants its thread back (a signal such as Ctrl-C): end the run. On any thread. */
     bool (*interrupted)(void *ctx);
-    /* One line for every exit. On the vCPU's thread. */
-    void (*trace)(void *ctx, struct mk_vcpu *cpu, const char *line);
+    /* Something happened that is traced. On the vCPU's thread. */
+    void (*trace)(void *ctx, struct mk_vcpu *cpu, const struct mk_trace *event);
     /* Code of the script that a vCPU's thread runs shall end. Asked on the I/O thread. */
     bool (*overdue)(void *ctx, struct mk_vcpu *cpu);
     /* At every kick of the vCPU's thread, in the signal's handler. */
@@ -107,14 +108,14 @@ struct mk_vm {
     struct mk_bus msrs; /* those that KVM hands to us (hooks.c) */
     struct mk_clock clock;
     struct mk_console console;
-    bool unhandled_fault; /* an access that nobody serves ends the vCPU */
-    _Atomic bool tracing;
-    _Atomic uint64_t deadline; /* mk_now() time, UINT64_MAX: none */
-    _Atomic bool paused;       /* vCPUs shall stay outside the guest */
-    bool on_caller_thread;     /* its vCPU runs on the thread of who may be interrupted */
-    uint64_t exit_limit;       /* per vCPU and run, UINT64_MAX: none */
-    uint64_t output_limit;     /* bytes per vCPU, UINT64_MAX: none */
-    struct mk_assist *assist;  /* NULL: this host needs none, or it is not wanted */
+    bool unhandled_fault;          /* an access that nobody serves ends the vCPU */
+    _Atomic unsigned char tracing; /* MK_TRACE_EVENTS and so on (trace.h); 0: it is not */
+    _Atomic uint64_t deadline;     /* mk_now() time, UINT64_MAX: none */
+    _Atomic bool paused;           /* vCPUs shall stay outside the guest */
+    bool on_caller_thread;         /* its vCPU runs on the thread of who may be interrupted */
+    uint64_t exit_limit;           /* per vCPU and run, UINT64_MAX: none */
+    uint64_t output_limit;         /* bytes per vCPU, UINT64_MAX: none */
+    struct mk_assist *assist;      /* NULL: this host needs none, or it is not wanted */
     const struct mk_vm_ops *ops;
     void *ctx; /* for ops */
 

@@ -104,6 +104,9 @@ M.spec = {
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
         .. " global vm (several: in the list vms)" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
+    { "--trace-file", value = "FILE", help = "the same in a file, with times and interrupts: trace"
+        .. " events (Perfetto) in FILE.json, JSON in FILE.jsonl, text in any other" },
+    { "--trace-limit", value = "SIZE", type = "size", help = "bytes of that file (64M)" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
            help = "image: flat binary, boot sector, disk, ELF, Multiboot or Limine file, Linux"
@@ -145,10 +148,15 @@ local function parse_run(argv)
     why = ("%d names for %d images"):format(#opts.name, #opts.guests)
   elseif opts.screenshot and (#opts.guests > 1 or opts.prompt) then
     why = "--screenshot is for one image that runs"
+  elseif opts.trace_file and #opts.guests > 1 then
+    why = "--trace-file is for one image"
+  elseif opts.trace_limit and not opts.trace_file then
+    why = "--trace-limit is for a --trace-file"
   end
   if why then return nil, args.complain(M.spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
   opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
+  opts.traces = {} -- by VM: that of --trace-file
   opts.screens = {} -- of VMs whose BIOS prints on a screen: true, or what shows it
   return opts
 end
@@ -175,7 +183,7 @@ end
 local function vm_options(opts, i)
   local name, several = opts.names[i], #opts.guests > 1
   local coalesce, trace
-  if opts.no_coalesce or opts.trace then coalesce = false end
+  if opts.no_coalesce or opts.trace or opts.trace_file then coalesce = false end
   if opts.trace then
     trace = function(line) io.stderr:write("[", name, "] ", line, "\n") end
   end
@@ -243,12 +251,37 @@ local function make_vm(kvm, opts, i)
   return nil, status
 end
 
+---Begins the trace that goes to a file.
+local function trace_to_file(vm, opts)
+  if not opts.trace_file then return true end
+  local trace, status = M.attempt(vm.name, vm.trace, vm, {
+    exits = true, interrupts = true, file = opts.trace_file, limit = opts.trace_limit })
+  opts.traces[vm] = trace
+  return trace and true, status
+end
+
+---Completes it, and says what is missing in it.
+local function end_trace(vm, opts)
+  local trace = opts.traces[vm]
+  if not trace then return 0 end
+  trace:remove()
+  local name = vm.name .. ": " .. opts.trace_file
+  if trace.full then complain(name, "the limit is reached: what followed is not in it") end
+  if trace.error then
+    complain(name, ("%s: not all is in it"):format(trace.error))
+  elseif trace.lost > 0 then
+    complain(name, ("%d events are not in it, its reader is slow or gone"):format(trace.lost))
+  end
+  return trace.error and 1 or 0
+end
+
 local function prepare(kvm, opts, i, host)
   local vm, status = make_vm(kvm, opts, i)
   if not vm then return nil, status end
   warn_of_mode(vm, opts)
   local done
   done, status = M.attempt(opts.names[i], connect, vm, opts, host)
+  if done then done, status = trace_to_file(vm, opts) end
   if done then return vm end
   vm:close()
   return nil, status
@@ -325,7 +358,7 @@ local function run_one(vm, opts)
   local name, repeats = vm.name, repeats_a_byte(vm)
   local note = load_note(vm, opts, repeats)
   if done then show_stats(vm, opts) end
-  local saved = save_screen(vm, opts)
+  local saved = math.max(save_screen(vm, opts), end_trace(vm, opts))
   local shown = opts.screens[vm]
   local last = type(shown) == "table" and vm.state ~= "closed" and shown:finish() or ""
   vm:close() -- the terminal is itself again before we write
@@ -388,7 +421,10 @@ function M.main(argv, host)
   end
   if worst == 0 and opts.prompt then
     offer(vms)
-    return 0, function() close_all(vms) end
+    return 0, function()
+      for _, vm in ipairs(vms) do end_trace(vm, opts) end
+      close_all(vms)
+    end
   elseif worst == 0 then
     worst = #vms == 1 and run_one(vms[1], opts) or run_several(kvm, vms, opts)
   end

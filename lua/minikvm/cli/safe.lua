@@ -28,7 +28,7 @@ M.METHODS = words [[
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take put set get hide has
   vendor interact exit open seek set_sregs regions flush written devices enable enabled
-  lost routing_table crash linux
+  lost routing_table crash linux told
 ]]
 
 ---The module's functions that a script may call.
@@ -150,6 +150,9 @@ local function lock_files()
   end
   function core.open_disk(o)
     return nil, ("%s: disks cannot be opened with --safe"):format(o.path or "a disk"), "EACCES"
+  end
+  function core.open_spool(path)
+    return nil, path .. ": files cannot be written with --safe", "EACCES"
   end
   function core.tap_open(_, name)
     return nil, ("tap %s: the host's network cannot be used with --safe"):format(name), "EACCES"

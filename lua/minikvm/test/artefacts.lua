@@ -32,10 +32,10 @@ function M.keep_exits(vm)
     for i = math.max(0, count - LINES), count - 1 do text[#text + 1] = lines[i % LINES] end
     return text
   end
-  core.trace(vm, function(line)
+  require("minikvm.debug.trace").add(vm, { fn = function(line)
     lines[count % LINES] = line
     count = count + 1
-  end)
+  end })
 end
 
 local function note(vm, ...)

@@ -81,13 +81,19 @@ local function canonical(value)
   return nil, ("expected a canonical address of 48 bits, got %s"):format(tostring(value))
 end
 
+local function function_or_table(value)
+  if type(value) == "function" or type(value) == "table" then return value end
+  return nil, ("expected a function or a table of options, got %s"):format(tostring(value))
+end
+
 local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
                  output = "size", handler = handler_limit }
 
 local NEW = {
   name = "text", memory = check_memory, cpus = between(1, 64),
   mode = { "real", "protected", "paged", "long", "linux" }, limits = LIMITS,
-  unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean", trace = "function",
+  unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean",
+  trace = function_or_table,
   page_size = page_size, map_size = "size", map_base = canonical,
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
   files = check_files, assist = "boolean", cmdline = "text", stats = "boolean",
@@ -155,6 +161,20 @@ function M.attach_machine(new, o)
   return ok, why, code
 end
 
+---A new VM is traced from its beginning, when its options say so.
+---@param new minikvm.vm
+---@param o table  checked
+---@param made minikvm.vm?  nil, why, code: it could not be made
+---@return minikvm.vm? vm
+function M.with_trace(new, o, made, why, code)
+  if not made or not o.trace then return made, why, code end
+  local ok, trace, reason, name = pcall(new.trace, new, o.trace)
+  if ok and trace then return made end
+  new:close()
+  if not ok then core.blame((tostring(trace):gsub("^[^\n]-%.lua:%d+: ", ""))) end
+  return nil, reason, name
+end
+
 ---Creates a VM.
 ---  name       for messages ("vm")
 ---  memory     bytes, or text such as "4M"; 1M in real mode, 4M in others by default
@@ -187,7 +207,7 @@ end
 ---             { definition, slot=, fn=, at= }; forks get the same
 ---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
 ---  stats      true: measure the time that accesses take, for vm:stats()
----  trace      function(line), called for every exit
+---  trace      function(line), called for every exit; or options of vm:trace
 ---@param opts? table
 ---@return minikvm.vm? vm
 ---@return string? why
@@ -196,7 +216,6 @@ function M.new(opts)
   local o = for_core(check_mode(options.check("kvm.vm", opts, NEW)))
   local new, why, code = core.new_vm(o)
   if code == "EINVAL" then core.blame("kvm.vm: " .. why) end -- options that do not go together
-  if new and o.trace then core.trace(new, o.trace) end
   if new and o.stats then core.timing(new, true) end
   if new and o.cpuid then
     local ok, what = pcall(require("minikvm.vm.cpuid").apply, new, o.cpuid)
@@ -207,7 +226,7 @@ function M.new(opts)
   end
   if not new then return nil, why, code end
   M.made[new] = o
-  return M.attach_machine(new, o)
+  return M.with_trace(new, o, M.attach_machine(new, o))
 end
 
 local FROM_SNAPSHOT = { setup = "function" }
@@ -413,6 +432,8 @@ local function explained(self, reason, info, ...)
   if reason and made and made.linux then
     require("minikvm.vm.linux").explain(self, reason, info)
   end
+  local traces = package.loaded["minikvm.debug.trace"]
+  if reason and traces then traces.run_ended(self, reason, info) end
   return reason, info, ...
 end
 
@@ -464,12 +485,26 @@ function vm:expect_exits(want)
   return require("minikvm.console.expect").expect_exits(self, want)
 end
 
----Calls fn(line) for every exit; nil ends it.
----@param fn fun(line: string)?
-function vm:trace(fn)
+---Tells what the VM does: see lua/minikvm/debug/trace.lua. With a function: calls fn(line) for
+---every exit, in place of an earlier such function; nil ends that.
+---  exits         true: every exit (the default, unless something else is wanted)
+---  interrupts    true: every interrupt that is delivered
+---  file          a path: what is told goes there, with times; else to `fn`, else to stderr
+---  fn            function(line)
+---  format        "text", "jsonl", or "perfetto" (trace events); by default what the file's name
+---                says: .json "perfetto", .jsonl "jsonl", else "text"
+---  limit         bytes of the file ("64M"), or false: what follows is not in it
+---@param what fun(line: string)|table?
+---@return minikvm.trace? trace  nil, "path: why", "ENAME" when the file cannot be written
+---@return string? why
+---@return string? code
+function vm:trace(what)
   options.self("vm:trace", self, "minikvm.vm")
-  if fn ~= nil then options.argument("vm:trace", "fn", fn, "function") end
-  core.trace(self, fn)
+  core.check_open(self)
+  local trace = require "minikvm.debug.trace"
+  if type(what) == "table" then return trace.add(self, what) end
+  if what ~= nil then options.argument("vm:trace", "fn", what, "function") end
+  return trace.set_function(self, what)
 end
 
 return M

@@ -138,10 +138,10 @@ local function new_vm(o, setup, i, what)
   made[new] = o
   local images = package.loaded["minikvm.image"]
   if images then images.inherit(o.snapshot, new) end
-  if o.trace then core.trace(new, o.trace) end
   local ok, problem = true, nil
   local machine
-  machine, why, code = require("minikvm.vm").attach_machine(new, o)
+  local vms = require "minikvm.vm"
+  machine, why, code = vms.with_trace(new, o, vms.attach_machine(new, o))
   if not machine then return nil, why, code end
   if setup then ok, problem = pcall(setup, new, i) end
   local values

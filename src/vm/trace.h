@@ -1,0 +1,42 @@
+/* trace.h - what a VM that is traced tells: its exits, the interrupts that are delivered, its end.
+ *
+ * For the thread that runs the vCPU. A VM that is not traced pays one look at vm->tracing for an
+ * exit. */
+#ifndef MK_TRACE_H
+#define MK_TRACE_H
+
+#include "kvm/vcpu.h"
+
+enum { /* vm->tracing */
+       MK_TRACE_EVENTS = 1,
+       MK_TRACE_TIMES = 2, /* and when an exit has been served */
+};
+
+/* In the order of KINDS in lua/minikvm/debug/events.lua. */
+enum mk_trace_kind {
+    MK_TRACE_IN, /* reads are told with what was read, writes and HLT before they are served */
+    MK_TRACE_OUT,
+    MK_TRACE_READ, /* memory outside RAM */
+    MK_TRACE_WRITE,
+    MK_TRACE_RDMSR,
+    MK_TRACE_WRMSR,
+    MK_TRACE_HLT,
+    MK_TRACE_CR8,       /* lowered to `value` */
+    MK_TRACE_INTERRUPT, /* vector `value` is delivered with the next entry */
+    MK_TRACE_SERVED,    /* the exit is; `value`: mk_now() when that began */
+    MK_TRACE_END,       /* of the run; `value` is the enum mk_reason */
+};
+
+struct mk_trace {
+    enum mk_trace_kind kind;
+    unsigned size;              /* of an access */
+    uint64_t address, value;    /* port, guest-physical address or number of an MSR; what it was */
+    uint64_t time, rip, linear; /* mk_trace() fills these in: mk_now(), RIP, CS:RIP */
+};
+
+/* Tells the owner of the VM, if it wants to know. */
+MK_COLD void mk_trace(struct mk_vcpu *c, struct mk_trace *event);
+/* As mk_vcpu_ops.delivered. */
+void mk_trace_interrupt(struct mk_vcpu *c, uint8_t vector);
+
+#endif
