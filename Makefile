@@ -17,6 +17,7 @@ LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
 LUA_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=lib$(patsubst -l%,%,$(firstword $(filter -llua%,$(LUA_LIBS)))).a))
 LUA_LINK = $(if $(LUA_ARCHIVE),$(LUA_ARCHIVE) -lm -ldl,$(LUA_LIBS))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
+LIBDW_CFLAGS = $(shell pkg-config --cflags libdw)
 ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
 ZLIB_LIBS = $(shell pkg-config --libs zlib)
 # The program takes zlib in, too, a library less to load at its start. Its segments share pages for
@@ -107,6 +108,7 @@ $(B)/minikvm.so: $(MODULE_OBJ) $(B)/embed.o
 
 $(call obj,$(PROGRAM_SRC) $(GLUE_SRC)): USES = $(LUA_CFLAGS)
 $(B)/lua/disasm.o: USES = $(LUA_CFLAGS) $(CAPSTONE_CFLAGS)
+$(patsubst %,$(B)/lua/%.o,dwarf dwarf_dies dwarf_frames): USES = $(LUA_CFLAGS) $(LIBDW_CFLAGS)
 $(B)/lua/zlib.o: USES = $(LUA_CFLAGS) $(ZLIB_CFLAGS)
 
 $(B)/%.o: src/%.c Makefile

@@ -271,7 +271,8 @@ describe("symbols", function()
     load_bytes(vm, "\xf4", { cpu = 0 })
     assert.is_nil(vm.symbols.start)
     load_bytes(vm, elf{}, { cpu = 1 })
-    assert.equal(CODE, vm.symbols.start)
+    assert.equal(0x40000 + CODE, vm.symbols.start) -- it is loaded relative to its vCPU's window
+    assert.same({ "start", 1 }, { vm:symbol_at(0x40000 + CODE + 1) })
   end)
 
   it("are those of forks, too", function()

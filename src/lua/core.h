@@ -128,6 +128,8 @@ struct mk_lua_vm {
 
 /* Closes v->files. */
 void mk_lua_free_files(struct mk_lua_vm *v);
+/* The descriptor of the open image whose number is at `index`; it is the VM's. */
+int mk_lua_image_fd(lua_State *L, struct mk_lua_vm *v, int index);
 /* The modes' names, by enum mk_mode. */
 extern const char *const mk_lua_modes[MK_MODES];
 
@@ -251,6 +253,7 @@ void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);
 void mk_open_zlib(lua_State *L);
+void mk_open_dwarf(lua_State *L);
 void mk_open_hypercalls(lua_State *L);
 void mk_open_console(lua_State *L);
 void mk_open_load(lua_State *L);

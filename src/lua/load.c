@@ -110,6 +110,11 @@ static struct mk_lua_file *check_file(lua_State *L, struct mk_lua_vm *v, int ind
     return &v->files[i];
 }
 
+int mk_lua_image_fd(lua_State *L, struct mk_lua_vm *v, int index)
+{
+    return check_file(L, v, index)->fd;
+}
+
 /* image_close(vm, number) */
 static int image_close(lua_State *L)
 {

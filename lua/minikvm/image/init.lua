@@ -22,6 +22,9 @@ local LOAD_BASE <const> = 0x1000
 ---@type table<minikvm.vm, { source: table, plan: minikvm.image.plan }[]>
 local loaded = setmetatable({}, { __mode = "k" })
 
+---The same for files with symbols alone, from vm:load_symbols.
+local symbol_files = setmetatable({}, { __mode = "k" })
+
 -- ---- where the bytes come from ----
 
 ---Methods of sources. `file` is a number of core.image_open.
@@ -60,8 +63,8 @@ end
 
 ---@return minikvm.image.source
 local function new_source(vm, given)
-  local s = setmetatable({ name = given.path or given.name or "image", text = given.text,
-                           bytes = given.bytes, vm = vm }, source_methods)
+  local s = setmetatable({ name = given.path or given.name or "image", path = given.path,
+                           text = given.text, bytes = given.bytes, vm = vm }, source_methods)
   if s.bytes then
     s.size = #s.bytes
   else
@@ -91,6 +94,7 @@ local function unpack(s, o)
   if not packed or not require("minikvm.image.gzip").is(s) then return end
   local bytes = require("minikvm.image.gzip").unpack(s)
   s:close()
+  s.path = nil
   s.bytes, s.size, s.head = bytes, #bytes, bytes:sub(1, planner.HEAD)
 end
 
@@ -202,6 +206,15 @@ end
 ---@return { source: minikvm.image.source, plan: minikvm.image.plan }[]
 function M.of(vm)
   return loaded[vm] or {}
+end
+
+---What symbols and source lines of a VM are taken from: its images, then files with symbols alone.
+---@return { source: minikvm.image.source, plan: minikvm.image.plan }[]
+function M.objects(vm)
+  local files = symbol_files[vm]
+  if not files then return M.of(vm) end
+  local all = table.move(M.of(vm), 1, #M.of(vm), 1, {})
+  return table.move(files, 1, #files, #all + 1, all)
 end
 
 ---What `to` is made of, a snapshot or a VM, was loaded with the images of `from`.

@@ -16,6 +16,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 
 ---@class minikvm.image.source
 ---@field name string  for messages
+---@field path string?  of the file that it is
 ---@field size integer
 ---@field head string  its first bytes, 8192 at the most
 ---@field bytes string?  all of it; or:
@@ -68,6 +69,7 @@ local HIGH_BASE <const> = 0x80000000 -- paged mode: where RAM appears once more
 ---@field zeros { at: integer, bytes: integer }[]?  more RAM that is to be zero
 ---@field patches { at: integer, bytes: string }[]?  over what was loaded
 ---@field slide integer?  what is added to the addresses in the file
+---@field real boolean?  for real mode: linear addresses are physical ones
 
 ---Raises what vm:load returns as nil, text, code.
 ---@param source { name: string }
@@ -351,7 +353,7 @@ function M.make(source, want)
       .. "goes", format)
   end
   local plan = reader.segments(source, want, format)
-  plan.format = format
+  plan.format, plan.real = format, want.bits == 16
   check_segments(source, want, plan)
   if want.blocks then require("minikvm.image.tables").place(source, want, plan) end
   if reader.finish then reader.finish(source, want, plan, format) end

@@ -16,6 +16,7 @@ local NOTYPE <const>, FUNC <const> = 0, 2 -- between them lies OBJECT
 local UNDEF <const>, ABS <const>, COMMON <const> = 0, 0xfff1, 0xfff2
 local SYMTAB_MAX <const>, STRTAB_MAX <const> = 16 << 20, 64 << 20 -- bytes: about a second's work
 local NAME_MAX <const>, NAME_USUAL <const> = 4096, 128
+local SECTION_NAMES_MAX <const> = 1 << 20
 local NAMES_MAX <const> = 64 << 20 -- bytes of all names together: many may end with the same one
 
 ---What a symbol's bind is worth when there are several of a name: global, weak, local.
@@ -55,6 +56,27 @@ function M.section_headers(source, h)
       .. "into the file's %d bytes: is it cut short?", h.shoff, h.shnum, source.size)
   end
   return source:read(h.shoff, h.shnum * h.class.section)
+end
+
+---Where a section of this name lies in the file; nil when there is none, or its headers are damaged.
+---@return integer? offset
+---@return integer? size
+function M.section(source, wanted)
+  local ok, h, sections = pcall(function()
+    local header = elf.header(source)
+    return header, M.section_headers(source, header)
+  end)
+  if not ok or not sections or h.shstrndx >= h.shnum then return nil end
+  local _, at, bytes = section(sections, h, h.shstrndx)
+  if not inside(at, bytes, source.size) or bytes > SECTION_NAMES_MAX then return nil end
+  local names = source:read(at, bytes)
+  for i = 0, h.shnum - 1 do
+    local name = ("<I4"):unpack(sections, i * h.class.section + 1)
+    if names:sub(name + 1, name + #wanted + 1) == wanted .. "\0" then
+      local _, offset, size = section(sections, h, i)
+      if inside(offset, size, source.size) then return offset, size end
+    end
+  end
 end
 
 local function check_size(source, i, what, size, most)
@@ -181,8 +203,29 @@ end
 
 -- ---- questions ----
 
----What is added to the addresses of a file that was loaded elsewhere.
-local function slide_of(image) return image.plan.slide or 0 end
+---What is added to the addresses of a file that was loaded elsewhere. A real-mode program is
+---loaded relative to its window.
+local function slide_of(image)
+  local made = image.plan
+  local first = made.real and made.segments[1]
+  return made.slide or first and first.at - first.linear or 0
+end
+
+---What an address in the file is in memory.
+function M.to_memory(image, address) return address + slide_of(image) end
+
+---The address in the file of what lies at a linear address, and the segment that holds it; nil when
+---the image is not there. With `physical` of what lies at a physical address: code of the higher
+---half that runs before paging is on, or by a mapping of all RAM.
+---@return integer? address
+---@return minikvm.image.segment? segment
+function M.to_file(image, address, physical)
+  physical = physical or image.plan.real
+  local segment = plan.segment(image.plan, address, physical)
+  if not segment then return nil end
+  if physical and not image.plan.real then address = address - segment.at + segment.linear end
+  return address - slide_of(image), segment
+end
 
 ---The address of a symbol; of several images the one loaded last counts.
 ---@param images { source: table, plan: table }[]
@@ -222,25 +265,72 @@ local function holds(t, n, first, address)
   return not ult(value, first)
 end
 
+-- Values in an order in which `<` is that of unsigned integers.
+local function key_of(value) return value ~ math.mininteger end
+
+---Adds to a table of symbols what at() needs: the values in order (`keys`), the symbols of each
+---(`same`), and up to each how far those with a size reach, and where the last label is.
+local function sort(t)
+  local keys, same = {}, {}
+  for n = 1, t.count do
+    local key = key_of(t.values[n])
+    if not t.absolute[n] then
+      if not same[key] then keys[#keys + 1], same[key] = key, {} end
+      same[key][#same[key] + 1] = n
+    end
+  end
+  table.sort(keys)
+  t.keys, t.same, t.reach, t.label = keys, same, {}, {}
+  local reach, label = math.mininteger, 0
+  for i, key in ipairs(keys) do
+    for _, n in ipairs(same[key]) do
+      local size = t.sizes[n]
+      if size == 0 then label = i end
+      local last = key + size - 1
+      if size ~= 0 then reach = math.max(reach, last < key and math.maxinteger or last) end
+    end
+    t.reach[i], t.label[i] = reach, label
+  end
+end
+
+---How many keys are at or below one.
+local function count_up_to(keys, key)
+  local low, high = 1, #keys + 1
+  while low < high do
+    local middle = (low + high) // 2
+    if keys[middle] <= key then low = middle + 1 else high = middle end
+  end
+  return low - 1
+end
+
+---The nearest symbol that holds an address: from its key downwards, as long as one may.
 ---@param first integer  the address of its segment
 local function at(t, first, address)
-  local found
-  for n = 1, t.count do
-    if holds(t, n, first, address) and (not found or better(t, n, found)) then found = n end
+  if not t.keys then sort(t) end
+  local key = key_of(address)
+  local i = count_up_to(t.keys, key)
+  while i > 0 do
+    local found
+    for _, n in ipairs(t.same[t.keys[i]]) do
+      if holds(t, n, first, address) and (not found or better(t, n, found)) then found = n end
+    end
+    if found then return found end
+    i = t.reach[i] >= key and i - 1 or math.min(i - 1, t.label[i])
   end
-  return found
 end
 
 ---The function or label that a linear address lies in, and the offset; nil when there is none.
+---Where no image has it, it may be a physical one.
 ---@return string? name
 ---@return integer? offset
 function M.at(images, address)
-  for i = #images, 1, -1 do
-    local segment = plan.segment(images[i].plan, address)
-    local t = segment and symbols_of(images[i])
-    local slide = slide_of(images[i])
-    local n = t and at(t, segment.linear - slide, address - slide)
-    if n then return t.names[n], address - slide - t.values[n] end
+  for _, physical in ipairs{ false, true } do
+    for i = #images, 1, -1 do
+      local there, segment = M.to_file(images[i], address, physical)
+      local t = there and symbols_of(images[i])
+      local n = t and at(t, segment.linear - (images[i].plan.slide or 0), there)
+      if n then return t.names[n], there - t.values[n] end
+    end
   end
 end
 

@@ -7,6 +7,8 @@ local core = require "minikvm.core"
 
 local M = {}
 
+local told = {} -- notes that are said once
+
 local EXCEPTION = {
   [0] = "#DE divide error", "#DB debug", "NMI", "#BP breakpoint", "#OF overflow",
   "#BR bound range", "#UD invalid opcode", "#NM no FPU", "#DF double fault", nil, "#TS invalid TSS",
@@ -282,6 +284,21 @@ local function wrong_mode(vm)
   return looks and "no mode was chosen, so it ran in real mode, and " .. looks
 end
 
+---Where the guest was, as "function+offset (file:line)"; nil when it has no symbols there.
+local function place(c)
+  if not package.loaded["minikvm.image"] then return nil end
+  return require("minikvm.debug.where").text(c.vm, (c.s.cs.base + c.r.rip) & c.mask)
+end
+
+---What a script should know of source lines that could not be read, once.
+local function lines_problem(vm)
+  local dwarf = package.loaded["minikvm.debug.dwarf"]
+  local why = dwarf and dwarf.problem(vm)
+  if not why or told[why] then return nil end
+  told[why] = true
+  return "note: " .. why
+end
+
 ---A report for people on a VM that ended with "shutdown" or "fault".
 ---@param vm minikvm.vm  ended, not reset
 ---@param info table  what run() or wait() returned
@@ -290,7 +307,9 @@ end
 function M.report(vm, info, index)
   local c = gather(vm, index or 0)
   if lost(c, info) then return table.concat({ LOST, last_interrupts(info) }, "\n") end
-  local parts = { "registers:", registers(c), system(c), "code:", code(c) }
+  local there = place(c)
+  local parts = { "registers:", registers(c), system(c), there and "code: " .. there or "code:",
+                  code(c) }
   local function add(...) for _, part in ipairs { ... } do parts[#parts + 1] = part end end
   if c.paged then
     add("page walk:", walk(c, (c.s.cs.base + c.r.rip) & c.mask))
@@ -304,7 +323,12 @@ function M.report(vm, info, index)
     cause = fault_cause(c)
   end
   cause = not c.protected and wrong_mode(vm) or cause
-  if cause then add("likeliest cause: " .. cause) end
+  add(lines_problem(vm))
+  if cause then
+    add(("likeliest cause: %s%s"):format(there and ("in %s: "):format(there) or "", cause))
+  elseif there then
+    add("it was in " .. there)
+  end
   return table.concat(parts, "\n")
 end
 

@@ -389,7 +389,30 @@ function vm:symbol_at(where)
   core.check_open(self)
   options.argument("vm:symbol_at", "address", where, "integer")
   local images = package.loaded["minikvm.image"]
-  if images then return require("minikvm.image.symbols").at(images.of(self), where) end
+  if images then return require("minikvm.image.symbols").at(images.objects(self), where) end
+end
+
+---The linear address of a place in its code: "main", "main+0x10", "kernel.c:12" (the file is the end
+---of its path), "0x1000", or an address as it is.
+---@param where integer|string
+---@return integer? address  nil, "what: why", "ENAME" when there is no such place
+---@return integer[]|string all  each address of it: a line may be in several functions
+---@return string? code
+function vm:address_of(where)
+  options.self("vm:address_of", self, "minikvm.vm")
+  core.check_open(self)
+  return require("minikvm.debug.where").address(self, where)
+end
+
+---What is known of a linear address: function and source line.
+---@param address integer
+---@return minikvm.place place  { address=, symbol=, offset=, file=, line=, column=, path=,
+---  functions = { { name=, file=, line= }, … } }; tostring gives "main+0x10 (kernel.c:12)"
+function vm:place_of(address)
+  options.self("vm:place_of", self, "minikvm.vm")
+  core.check_open(self)
+  options.argument("vm:place_of", "address", address, "integer")
+  return require("minikvm.debug.where").of(self, address)
 end
 
 -- vm.symbols is a child of its VM: src/lua/load.c.
@@ -399,7 +422,7 @@ local symbols_type = core.symbols_type()
 local function images_of(symbols)
   local owner = core.symbols_vm(symbols)
   local images = package.loaded["minikvm.image"]
-  return images and images.of(owner) or {}
+  return images and images.objects(owner) or {}
 end
 
 ---@param name string

@@ -1,0 +1,196 @@
+-- debug/where.lua - places in a guest's code, both ways: what a script or a user writes ("main",
+-- "main+0x10", "kernel.c:12", an address) as a linear address, and an address as function and
+-- source line. Whoever takes or shows a place calls this.
+
+local class = require "minikvm.class"
+local core = require "minikvm.core"
+local dwarf = require "minikvm.debug.dwarf"
+local images = require "minikvm.image"
+local options = require "minikvm.options"
+local symbols = require "minikvm.image.symbols"
+
+local M = {}
+
+-- ---- from a text to an address ----
+
+local function no_symbol(vm, name)
+  local names = {}
+  for known in pairs(symbols.all(images.objects(vm))) do names[#names + 1] = known end
+  if #names == 0 then
+    return nil, ("%q: no symbols are known: load an ELF image, or a file with vm:load_symbols")
+      :format(name), "ENOENT"
+  end
+  return nil, ("%q: no such symbol%s"):format(name, options.hint(name, names)), "ENOENT"
+end
+
+local function of_symbol(vm, text)
+  local list = images.objects(vm)
+  local value = symbols.find(list, text)
+  if value then return value end
+  local name, digits = text:match "^(.-)%s*%+%s*(%w+)$"
+  local offset = digits and options.to_integer(digits)
+  if not offset then return no_symbol(vm, text) end
+  value = symbols.find(list, name)
+  if value then return value + offset end
+  return no_symbol(vm, name)
+end
+
+---Of the addresses of a line, the first one in each function and in each place where one is inlined.
+local function first_of_each(info, list)
+  local seen, first = {}, {}
+  table.sort(list, math.ult)
+  for _, address in ipairs(list) do
+    local key = 0
+    for _, scope in ipairs(info:scopes(address)) do
+      if scope.kind ~= "block" then
+        key = scope.die or address
+        break
+      end
+    end
+    if not seen[key] then first[#first + 1], seen[key] = address, true end
+  end
+  return first
+end
+
+---@return integer? address
+---@return integer[]|string all
+---@return string? code
+local function of_line(vm, file, number)
+  local list, known, problem = images.objects(vm), false, nil
+  if number < 1 or number >= 1 << 31 then
+    return nil, ("%s:%d: lines are numbered from 1"):format(file, number), "EINVAL"
+  end
+  for i = #list, 1, -1 do
+    local info, why = dwarf.of(list[i])
+    local found = info and info:find_line(file, number)
+    problem, known = problem or why, known or found ~= nil
+    if found and #found > 0 then
+      local all = first_of_each(info, found)
+      for n, address in ipairs(all) do all[n] = symbols.to_memory(list[i], address) end
+      return all[1], all
+    end
+  end
+  local why = known and "it has no code on that line or after it"
+    or problem and ("source lines are not known: %s"):format(problem)
+    or dwarf.any(vm) and "no source file of this name is known"
+    or "no source lines are known: build the guest with -g and load its ELF file, or give that to "
+      .. "vm:load_symbols"
+  return nil, ("%s:%d: %s"):format(file, number, why), "ENOENT"
+end
+
+---The linear address of a place: an integer is one; "0x1000"; a symbol; "symbol+offset";
+---"file.c:12", where the file is the end of its path, and a line without code means the next one
+---that has some.
+---@param vm minikvm.vm
+---@param where integer|string
+---@return integer? address  or nil, "what: why", "ENAME"
+---@return integer[]|string all  each address of it: a line may be in several functions
+---@return string? code
+function M.address(vm, where)
+  local address, all, code = where, nil, nil
+  if type(where) == "string" then
+    local file, number = where:match "^(.+):(%d+)$"
+    local digits = options.to_integer(where)
+    if file and not where:find "::%d+$" then
+      address, all, code = of_line(vm, file, math.tointeger(tonumber(number)) or 0)
+    elseif digits then
+      address = digits
+    else
+      address, all, code = of_symbol(vm, where)
+    end
+  elseif math.type(where) ~= "integer" then
+    return nil, ("expected an address, a symbol, \"symbol+offset\" or \"file.c:line\", got %s")
+      :format(tostring(where)), "EINVAL"
+  end
+  if address then return address, all or { address } end
+  return nil, all, code
+end
+
+---The same for a function that blames the script's line: raises when there is no such place.
+---@param what string  the function the caller called: "vm:break_at"
+---@return integer address
+---@return integer[] all
+function M.check(what, vm, where)
+  local address, all = M.address(vm, where)
+  if not address then core.blame(("%s: %s"):format(what, all)) end
+  return address, all
+end
+
+-- ---- from an address to a text ----
+
+---@class minikvm.place  tostring gives what M.show gives, or the address
+---@field address integer
+---@field symbol string?  function or label
+---@field offset integer?  behind it
+---@field file string?  as the compiler was told it
+---@field line integer?
+---@field column integer?
+---@field path string?  of the source file, as the compiler knew it
+---@field functions { name: string, file: string?, line: integer? }[]  innermost first: a function
+---  that is inlined comes before the one that it is in, with the place that each is at
+
+local _, meta = class "minikvm.place"
+meta.__index = nil
+
+---What runs there, the innermost first; the place in each is where the one before was called.
+local function functions_at(info, address, file, line)
+  local list = {}
+  for _, scope in ipairs(info:scopes(address)) do
+    if scope.kind ~= "block" then
+      list[#list + 1] = { name = scope.name or "?", file = file, line = line, low = scope.low }
+      file, line = scope.call_file, scope.call_line
+    end
+  end
+  return list
+end
+
+---What is known of an address.
+---@param vm minikvm.vm
+---@param address integer  linear
+---@return minikvm.place
+function M.of(vm, address)
+  local place = setmetatable({ address = address, functions = {} }, meta)
+  place.symbol, place.offset = symbols.at(images.objects(vm), address)
+  dwarf.ask(vm, address, function(info, there)
+    place.file, place.line, place.column, place.path = info:line(there)
+    place.functions = functions_at(info, there, place.file, place.line)
+    local outer = place.functions[#place.functions]
+    if outer and outer.low and not place.symbol then
+      place.symbol, place.offset = outer.name, there - outer.low
+    end
+    return place.file or outer and outer.name
+  end)
+  return place
+end
+
+local function at(file, line)
+  return file and ("%s:%d"):format(file, line or 0)
+end
+
+---A place as text: "main+0x10 (kernel.c:12)", "inb+0x3 …"; nil when nothing is known of it.
+---@param place minikvm.place
+---@return string?
+function M.show(place)
+  local line = at(place.file, place.line)
+  if not place.symbol then return line end
+  local text = ("%s+0x%x"):format(place.symbol, place.offset)
+  if not line then return text end
+  for i = 1, #place.functions - 1 do
+    local caller = place.functions[i + 1]
+    line = ("%s, %s inlined%s"):format(line, place.functions[i].name,
+      caller.line and " at " .. at(caller.file, caller.line) or "")
+  end
+  return ("%s (%s)"):format(text, line)
+end
+
+function meta.__tostring(place)
+  return M.show(place) or ("0x%x"):format(place.address)
+end
+
+---The same for an address.
+---@return string?
+function M.text(vm, address)
+  return M.show(M.of(vm, address))
+end
+
+return M

@@ -1,0 +1,54 @@
+-- compile.lua - small C guests for specs that need debugging information, in a folder of their own.
+
+local M = {}
+
+local FLAGS <const> = "-ffreestanding -fno-pic -no-pie -fno-stack-protector -fcf-protection=none "
+  .. "-mgeneral-regs-only -mno-red-zone -nostdlib -static -w -Wl,-Ttext-segment=0x100000,--build-id "
+  .. "-Wl,-z,noexecstack,--no-warn-rwx-segments "
+
+---A folder that is removed, with all in it, when the variable that has it is closed.
+---@return table folder  tostring is its path
+function M.folder()
+  local path = os.tmpname()
+  assert(os.remove(path) and os.execute("mkdir " .. path))
+  local meta = { __tostring = function() return path end }
+  function meta.__close() os.execute("rm -r " .. path) end
+  return setmetatable({ remove = meta.__close }, meta)
+end
+
+---Writes a file into a folder.
+---@return string path
+function M.write(folder, name, text)
+  local path = ("%s/%s"):format(tostring(folder), name)
+  local file = assert(io.open(path, "wb"))
+  file:write(text)
+  file:close()
+  return path
+end
+
+---Compiles and links a guest that begins at _start; its folder is where gcc runs.
+---@param name string  "guest.c"
+---@param text string  its source
+---@param flags string  for gcc: "-g -O0 -m32"
+---@return string path  of the ELF file
+function M.guest(folder, name, text, flags)
+  M.write(folder, name, text)
+  local out = name:gsub("%.c$", "") .. flags:gsub("[^%w]", "_") .. ".elf"
+  local command = ("cd %s && gcc %s %s -o %s %s 2>gcc.txt"):format(tostring(folder), FLAGS, flags,
+                                                                 out, name)
+  if not os.execute(command) then
+    local file = assert(io.open(tostring(folder) .. "/gcc.txt"))
+    error(command .. "\n" .. file:read "a")
+  end
+  return ("%s/%s"):format(tostring(folder), out)
+end
+
+---Skips a block where there is no gcc: true when it did.
+---@param pending function  busted's
+function M.without_gcc(pending)
+  if os.execute "gcc --version >/dev/null 2>&1" then return false end
+  pending "needs gcc"
+  return true
+end
+
+return M

@@ -1,0 +1,410 @@
+/* dwarf_dies.c - what runs at an address: functions, those that are inlined there, blocks; their
+ * variables and the types of these. See dwarf.h. DWARF 5, chapters 2.6, 3.3 to 3.5, 4.1 and 5.
+ *
+ * Lua knows an entry by a number. Entries are gone through by libdw's steps, which go forward in
+ * the file; how deep and how many is limited here. */
+#include "lua/dwarf.h"
+
+#include <stdlib.h>
+
+#define dw mk_libdw
+
+#define SCOPES_MAX 64
+#define DIES_MAX (1u << 20)   /* looked at for one question */
+#define KNOWN_MAX (1u << 16)  /* entries that Lua knows */
+#define ENTRIES_MAX 1024      /* members, enumerators, variables of one entry */
+#define OPERATIONS_MAX 256    /* of an expression */
+#define BLOCK_MAX (64u << 10) /* bytes of a constant */
+
+/* --- entries by number --- */
+
+/* Pushes the number of an entry; nil when there are too many. */
+static void push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
+{
+    lua_getiuservalue(L, 1, 1);
+    if (lua_rawgetp(L, -1, die->addr) == LUA_TNIL) {
+        lua_pop(L, 1);
+        Dwarf_Die *more = d->dies;
+        if (d->die_count < KNOWN_MAX && d->die_count % 64 == 0)
+            more = realloc(d->dies, (d->die_count + 64) * sizeof(*more));
+        if (!more || d->die_count == KNOWN_MAX) {
+            lua_pushnil(L);
+        } else {
+            d->dies = more;
+            more[d->die_count++] = *die;
+            lua_pushinteger(L, (lua_Integer)d->die_count);
+            lua_pushvalue(L, -1);
+            lua_rawsetp(L, -3, die->addr);
+        }
+    }
+    lua_remove(L, -2);
+}
+
+static Dwarf_Die *check_die(lua_State *L, const struct mk_dwarf *d, int index)
+{
+    lua_Integer i = luaL_checkinteger(L, index);
+    luaL_argcheck(L, i > 0 && (size_t)i <= d->die_count, index, "no such entry");
+    return &d->dies[i - 1];
+}
+
+/* An unsigned attribute of an entry, or of what it is an instance of; false: it has none. */
+static bool number_of(Dwarf_Die *die, unsigned name, Dwarf_Word *value)
+{
+    Dwarf_Attribute attr;
+    return dw.dwarf_formudata(dw.dwarf_attr_integrate(die, name, &attr), value) == 0;
+}
+
+static void set_number(lua_State *L, Dwarf_Die *die, unsigned name, const char *key)
+{
+    Dwarf_Word value;
+    if (number_of(die, name, &value))
+        mk_set_integer(L, key, value);
+}
+
+static void set_name(lua_State *L, Dwarf_Die *die)
+{
+    const char *name = dw.dwarf_diename(die);
+    if (name)
+        mk_set_string(L, "name", name);
+}
+
+/* Sets `key` to the number of the entry that DW_AT_type refers to. */
+static void set_type(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, const char *key)
+{
+    Dwarf_Attribute attr;
+    Dwarf_Die type;
+    if (!dw.dwarf_formref_die(dw.dwarf_attr_integrate(die, DW_AT_type, &attr), &type))
+        return;
+    push_die(L, d, &type);
+    lua_setfield(L, -2, key);
+}
+
+/* --- scopes --- */
+
+static bool is_scope(int tag)
+{
+    return tag == DW_TAG_subprogram || tag == DW_TAG_inlined_subroutine ||
+           tag == DW_TAG_lexical_block;
+}
+
+static bool has_scopes(int tag)
+{
+    return tag == DW_TAG_namespace || tag == DW_TAG_structure_type || tag == DW_TAG_class_type;
+}
+
+struct search {
+    Dwarf_Addr address;
+    unsigned left; /* entries to look at */
+    unsigned count;
+    Dwarf_Die found[SCOPES_MAX]; /* the outermost one first */
+};
+
+/* Finds the child that holds the address; looks into namespaces, whose entries have no addresses.
+ */
+static bool descend(struct search *s, Dwarf_Die *parent, unsigned depth)
+{
+    Dwarf_Die child;
+    if (dw.dwarf_child(parent, &child) != 0 || depth > SCOPES_MAX)
+        return false;
+    do {
+        int tag = dw.dwarf_tag(&child);
+        if (is_scope(tag) && dw.dwarf_haspc(&child, s->address) > 0) {
+            if (s->count < SCOPES_MAX)
+                s->found[s->count++] = child;
+            descend(s, &child, depth + 1);
+            return true;
+        }
+        if (has_scopes(tag) && descend(s, &child, depth + 1))
+            return true;
+    } while (s->left-- > 0 && dw.dwarf_siblingof(&child, &child) == 0);
+    return false;
+}
+
+/* The name of the file whose number in the unit's table is an attribute. */
+static void set_file(lua_State *L, Dwarf_Die *die, unsigned name, const char *key)
+{
+    Dwarf_Die cu;
+    Dwarf_Files *files;
+    size_t count;
+    Dwarf_Word i;
+    if (!number_of(die, name, &i) || !dw.dwarf_diecu(die, &cu, NULL, NULL) ||
+        dw.dwarf_getsrcfiles(&cu, &files, &count) != 0 || i >= count)
+        return;
+    mk_push_source(L, &cu, dw.dwarf_filesrc(files, i, NULL, NULL));
+    lua_setfield(L, -2, key);
+}
+
+static void push_scope(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die)
+{
+    int tag = dw.dwarf_tag(die);
+    Dwarf_Addr low;
+    lua_createtable(L, 0, 8);
+    mk_set_string(L, "kind",
+                  tag == DW_TAG_subprogram           ? "function"
+                  : tag == DW_TAG_inlined_subroutine ? "inlined"
+                                                     : "block");
+    set_name(L, die);
+    push_die(L, d, die);
+    lua_setfield(L, -2, "die");
+    if (dw.dwarf_entrypc(die, &low) == 0)
+        mk_set_integer(L, "low", low);
+    if (tag == DW_TAG_inlined_subroutine) {
+        set_file(L, die, DW_AT_call_file, "call_file");
+        set_number(L, die, DW_AT_call_line, "call_line");
+    }
+}
+
+/* d:scopes(address) -> list of { kind = "function"|"inlined"|"block", name=, die=, low=,
+ * call_file=, call_line= }, the innermost first; empty when nothing is known; .split = true when
+ * the unit's .dwo file is not there */
+static int scopes(lua_State *L)
+{
+    struct mk_dwarf *d = mk_check_dwarf(L);
+    struct search s = { .address = (uint64_t)luaL_checkinteger(L, 2), .left = DIES_MAX };
+    struct mk_unit *unit = mk_dwarf_unit(d, s.address);
+    luaL_checkstack(L, 12, NULL);
+    lua_newtable(L);
+    if (!unit)
+        return 1;
+    if (unit->dies.addr == unit->top.addr && (dw.dwarf_hasattr(&unit->top, DW_AT_dwo_name) ||
+                                              dw.dwarf_hasattr(&unit->top, DW_AT_GNU_dwo_name))) {
+        lua_pushboolean(L, 1);
+        lua_setfield(L, -2, "split");
+    }
+    descend(&s, &unit->dies, 0);
+    for (unsigned i = 0; i < s.count; i++) {
+        push_scope(L, d, &s.found[s.count - 1 - i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+/* --- expressions --- */
+
+/* What an operation refers to elsewhere in the file: an address by its index, or a constant. */
+static void push_operation(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *op)
+{
+    Dwarf_Attribute other;
+    Dwarf_Addr address;
+    Dwarf_Block block;
+    bool indexed = op->atom == DW_OP_addrx || op->atom == DW_OP_GNU_addr_index;
+    if (attr && indexed && dw.dwarf_getlocation_attr(attr, op, &other) == 0 &&
+        dw.dwarf_formaddr(&other, &address) == 0) {
+        lua_pushinteger(L, DW_OP_addr);
+        lua_pushinteger(L, (lua_Integer)address);
+    } else if (attr && op->atom == DW_OP_implicit_value &&
+               dw.dwarf_getlocation_implicit_value(attr, op, &block) == 0 &&
+               block.length <= BLOCK_MAX) {
+        lua_pushinteger(L, op->atom);
+        lua_pushlstring(L, (const char *)block.data, block.length);
+    } else {
+        lua_pushinteger(L, op->atom);
+        lua_pushinteger(L, (lua_Integer)op->number);
+    }
+}
+
+void mk_push_operations(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *ops, size_t count)
+{
+    if (count > OPERATIONS_MAX)
+        count = 0;
+    luaL_checkstack(L, 6, NULL);
+    lua_createtable(L, (int)count * 4, 0);
+    for (size_t i = 0; i < count; i++) {
+        push_operation(L, attr, &ops[i]);
+        lua_rawseti(L, -3, (lua_Integer)i * 4 + 2);
+        lua_rawseti(L, -2, (lua_Integer)i * 4 + 1);
+        lua_pushinteger(L, (lua_Integer)ops[i].number2);
+        lua_rawseti(L, -2, (lua_Integer)i * 4 + 3);
+        lua_pushinteger(L, (lua_Integer)ops[i].offset);
+        lua_rawseti(L, -2, (lua_Integer)i * 4 + 4);
+    }
+}
+
+/* Sets `key` to the expression that an attribute has for an address, if it has one. */
+static void set_expression(lua_State *L, Dwarf_Die *die, unsigned name, const char *key,
+                           Dwarf_Addr address)
+{
+    Dwarf_Attribute attr;
+    Dwarf_Op *ops;
+    size_t count;
+    if (!dw.dwarf_attr_integrate(die, name, &attr) ||
+        dw.dwarf_getlocation_addr(&attr, address, &ops, &count, 1) != 1)
+        return;
+    mk_push_operations(L, &attr, ops, count);
+    lua_setfield(L, -2, key);
+}
+
+/* d:frame_base(die, address) -> the expression of DW_AT_frame_base; nil: it has none */
+static int frame_base(lua_State *L)
+{
+    const struct mk_dwarf *d = mk_check_dwarf(L);
+    Dwarf_Die *die = check_die(L, d, 2);
+    Dwarf_Addr address = (Dwarf_Addr)luaL_checkinteger(L, 3);
+    lua_newtable(L);
+    set_expression(L, die, DW_AT_frame_base, "base", address);
+    lua_getfield(L, -1, "base");
+    return 1;
+}
+
+/* --- variables --- */
+
+/* A constant that stands for a variable, or an enumerator's value. */
+static void set_constant(lua_State *L, Dwarf_Die *die, const char *key)
+{
+    Dwarf_Attribute attr;
+    Dwarf_Sword value;
+    Dwarf_Block block;
+    if (!dw.dwarf_attr_integrate(die, DW_AT_const_value, &attr))
+        return;
+    if (dw.dwarf_formsdata(&attr, &value) == 0) {
+        mk_set_integer(L, key, (uint64_t)value);
+    } else if (dw.dwarf_formblock(&attr, &block) == 0 && block.length <= BLOCK_MAX) {
+        lua_pushlstring(L, (const char *)block.data, block.length);
+        lua_setfield(L, -2, key);
+    }
+}
+
+static void push_variable(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, Dwarf_Addr address)
+{
+    lua_createtable(L, 0, 6);
+    set_name(L, die);
+    set_type(L, d, die, "type");
+    set_number(L, die, DW_AT_decl_line, "line");
+    set_expression(L, die, DW_AT_location, "location", address);
+    set_constant(L, die, "constant");
+    if (dw.dwarf_tag(die) == DW_TAG_formal_parameter) {
+        lua_pushboolean(L, 1);
+        lua_setfield(L, -2, "parameter");
+    }
+}
+
+/* d:variables(die, address) -> list of { name=, type=, line=, location = expression, constant =
+ * integer | string, parameter = true } of a scope, in the order of the source */
+static int variables(lua_State *L)
+{
+    struct mk_dwarf *d = mk_check_dwarf(L);
+    Dwarf_Die child;
+    Dwarf_Addr address = (Dwarf_Addr)luaL_checkinteger(L, 3);
+    lua_Integer count = 0;
+    luaL_checkstack(L, 14, NULL);
+    lua_newtable(L);
+    Dwarf_Die parent = *check_die(L, d, 2);
+    if (dw.dwarf_child(&parent, &child) != 0)
+        return 1;
+    do {
+        int tag = dw.dwarf_tag(&child);
+        if (tag != DW_TAG_variable && tag != DW_TAG_formal_parameter)
+            continue;
+        push_variable(L, d, &child, address);
+        lua_rawseti(L, -2, ++count);
+    } while (count < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
+    return 1;
+}
+
+/* --- types --- */
+
+static const char *kind_of(int tag)
+{
+    switch (tag) {
+    case DW_TAG_base_type: return "base";
+    case DW_TAG_pointer_type:
+    case DW_TAG_reference_type:
+    case DW_TAG_rvalue_reference_type: return "pointer";
+    case DW_TAG_structure_type:
+    case DW_TAG_class_type: return "struct";
+    case DW_TAG_union_type: return "union";
+    case DW_TAG_enumeration_type: return "enum";
+    case DW_TAG_array_type: return "array";
+    case DW_TAG_typedef: return "typedef";
+    case DW_TAG_const_type: return "const";
+    case DW_TAG_volatile_type: return "volatile";
+    case DW_TAG_restrict_type:
+    case DW_TAG_atomic_type: return "qualified";
+    case DW_TAG_subroutine_type: return "function";
+    default: return "other";
+    }
+}
+
+static void push_member(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die)
+{
+    lua_createtable(L, 0, 6);
+    set_name(L, die);
+    set_type(L, d, die, "type");
+    set_number(L, die, DW_AT_data_member_location, "offset");
+    set_number(L, die, DW_AT_bit_size, "bit_size");
+    set_number(L, die, DW_AT_data_bit_offset, "data_bit_offset");
+    set_number(L, die, DW_AT_bit_offset, "bit_offset"); /* of DWARF 2 and 3: from the highest bit */
+    set_number(L, die, DW_AT_byte_size, "size");
+}
+
+/* One dimension of an array: how many; -1 when that is not known. */
+static void push_dimension(lua_State *L, Dwarf_Die *die)
+{
+    Dwarf_Word count;
+    if (!number_of(die, DW_AT_count, &count))
+        count = number_of(die, DW_AT_upper_bound, &count) ? count + 1 : (Dwarf_Word)-1;
+    lua_pushinteger(L, (lua_Integer)count);
+}
+
+/* Pushes the list of what a type has of entries with this tag. */
+static void push_children(lua_State *L, struct mk_dwarf *d, Dwarf_Die *type, int wanted)
+{
+    Dwarf_Die child;
+    lua_Integer count = 0;
+    lua_newtable(L);
+    if (dw.dwarf_child(type, &child) != 0)
+        return;
+    do {
+        if (dw.dwarf_tag(&child) != wanted)
+            continue;
+        if (wanted == DW_TAG_member) {
+            push_member(L, d, &child);
+        } else if (wanted == DW_TAG_subrange_type) {
+            push_dimension(L, &child);
+        } else {
+            lua_createtable(L, 0, 2);
+            set_name(L, &child);
+            set_constant(L, &child, "value");
+        }
+        lua_rawseti(L, -2, ++count);
+    } while (count < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
+}
+
+/* d:type(die) -> { kind=, name=, size=, encoding=, of = die, members = { { name=, type=, offset=,
+ * bit_size=, data_bit_offset=, bit_offset=, size= }, … }, counts = { n, … }, values = { { name=,
+ * value= }, … } }: what its kind has of these */
+static int type(lua_State *L)
+{
+    struct mk_dwarf *d = mk_check_dwarf(L);
+    Dwarf_Die die = *check_die(L, d, 2);
+    int tag = dw.dwarf_tag(&die);
+    const char *kind = kind_of(tag);
+    luaL_checkstack(L, 14, NULL);
+    lua_createtable(L, 0, 6);
+    mk_set_string(L, "kind", kind);
+    set_name(L, &die);
+    set_number(L, &die, DW_AT_byte_size, "size");
+    set_number(L, &die, DW_AT_encoding, "encoding");
+    set_type(L, d, &die, "of");
+    if (kind[0] == 's' || kind[0] == 'u') {
+        push_children(L, d, &die, DW_TAG_member);
+        lua_setfield(L, -2, "members");
+    } else if (tag == DW_TAG_array_type) {
+        push_children(L, d, &die, DW_TAG_subrange_type);
+        lua_setfield(L, -2, "counts");
+    } else if (tag == DW_TAG_enumeration_type) {
+        push_children(L, d, &die, DW_TAG_enumerator);
+        lua_setfield(L, -2, "values");
+    }
+    return 1;
+}
+
+void mk_open_dwarf_dies(lua_State *L)
+{
+    static const luaL_Reg methods[] = { { "scopes", scopes },
+                                        { "frame_base", frame_base },
+                                        { "variables", variables },
+                                        { "type", type },
+                                        { NULL, NULL } };
+    luaL_setfuncs(L, methods, 0);
+}
