@@ -56,6 +56,18 @@ struct mk_dwarf *mk_check_dwarf(lua_State *L)
     return d;
 }
 
+void mk_add_dwarf(lua_State *L, const luaL_Reg *functions)
+{
+    if (lua_getfield(L, -1, "dwarf") == LUA_TNIL) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        lua_pushvalue(L, -1);
+        lua_setfield(L, -3, "dwarf");
+    }
+    luaL_setfuncs(L, functions, 0);
+    lua_pop(L, 1);
+}
+
 /* --- units, and where they lie --- */
 
 bool mk_dwarf_loaded(const struct mk_dwarf *d, uint64_t address)
@@ -234,7 +246,7 @@ static bool open_bytes(struct mk_dwarf *d, const char *path, const char *bytes, 
     return d->elf != NULL;
 }
 
-/* dwarf_open(path | nil, string | number, split, vm) -> debugging information[, why it has frames
+/* dwarf.open(path | nil, string | number, split, vm) -> debugging information[, why it has frames
  * alone] | nil, why, name: of these bytes, which were read from the file at `path`, or of an open
  * image of the VM (load.c); `split`: .dwo files that it names may be read. */
 static int dwarf_open(lua_State *L)
@@ -290,7 +302,7 @@ void mk_push_source(lua_State *L, Dwarf_Die *cu, const char *path)
     lua_pushstring(L, path); /* nil for NULL */
 }
 
-/* d:line(address) -> file, line, column, path | nothing */
+/* dwarf.line(d, address) -> file, line, column, path | nothing */
 static int dwarf_line(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
@@ -381,9 +393,9 @@ static void find_in_unit(lua_State *L, const struct mk_dwarf *d, Dwarf_Die *cu, 
     }
 }
 
-/* d:find_line(file, line) -> list of addresses, the line that they are of: that line, or the next
- * one that has code; nil when no such file is known; an empty list when it has no code from there
- * on. `file` is the end of a path. */
+/* dwarf.find_line(d, file, line) -> list of addresses, the line that they are of: that line, or the
+ * next one that has code; nil when no such file is known; an empty list when it has no code from
+ * there on. `file` is the end of a path. */
 static int find_line(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
@@ -404,14 +416,14 @@ static int find_line(lua_State *L)
     return 2;
 }
 
-/* d:count() -> how many units it has */
+/* dwarf.count(d) -> how many units it has */
 static int count_units(lua_State *L)
 {
     lua_pushinteger(L, (lua_Integer)mk_check_dwarf(L)->unit_count);
     return 1;
 }
 
-/* d:units() -> list of { name=, ranges = { low, high, … } } in the order of d:rows() */
+/* dwarf.units(d) -> list of { name=, ranges = { low, high, … } } as dwarf.rows() takes them */
 static int units(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
@@ -438,8 +450,8 @@ static int units(lua_State *L)
     return 1;
 }
 
-/* d:rows(unit) -> { address, line, file, … }: the statements of a unit in the order of its table,
- * for who wants all of them, such as coverage */
+/* dwarf.rows(d, unit) -> { address, line, file, … }: the statements of a unit in the order of its
+ * table, for who wants all of them, such as coverage */
 static int rows(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
@@ -470,16 +482,11 @@ void mk_open_dwarf(lua_State *L)
     static const luaL_Reg meta[] = { { "__gc", dwarf_close },
                                      { "__close", dwarf_close },
                                      { NULL, NULL } };
-    static const luaL_Reg methods[] = {
-        { "line", dwarf_line },   { "find_line", find_line }, { "units", units }, { "rows", rows },
-        { "count", count_units }, { "close", dwarf_close },   { NULL, NULL }
+    static const luaL_Reg functions[] = {
+        { "open", dwarf_open },   { "line", dwarf_line }, { "find_line", find_line },
+        { "count", count_units }, { "units", units },     { "rows", rows },
+        { NULL, NULL },
     };
-    static const luaL_Reg core[] = { { "dwarf_open", dwarf_open }, { NULL, NULL } };
-    mk_new_type(L, MK_DWARF, meta, methods);
-    luaL_getmetatable(L, MK_DWARF);
-    lua_getfield(L, -1, "methods");
-    mk_open_dwarf_dies(L);
-    mk_open_dwarf_frames(L);
-    lua_pop(L, 2);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
+    mk_new_type(L, MK_DWARF, meta, NULL);
+    mk_add_dwarf(L, functions);
 }

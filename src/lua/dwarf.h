@@ -117,8 +117,7 @@ bool mk_dwarf_loaded(const struct mk_dwarf *d, uint64_t address);
 void mk_push_operations(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *ops, size_t count);
 /* Pushes the file's name as the compiler was told it; nil when there is none. */
 void mk_push_source(lua_State *L, Dwarf_Die *cu, const char *path);
-/* Methods, into the table on top. */
-void mk_open_dwarf_dies(lua_State *L);
-void mk_open_dwarf_frames(lua_State *L);
+/* Puts functions, which take such an object first, into the table core.dwarf; core is on top. */
+void mk_add_dwarf(lua_State *L, const luaL_Reg *functions);
 
 #endif

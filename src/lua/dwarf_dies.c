@@ -154,7 +154,7 @@ static void push_scope(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die)
     }
 }
 
-/* d:scopes(address) -> list of { kind = "function"|"inlined"|"block", name=, die=, low=,
+/* dwarf.scopes(d, address) -> list of { kind = "function"|"inlined"|"block", name=, die=, low=,
  * call_file=, call_line= }, the innermost first; empty when nothing is known; .split = true when
  * the unit's .dwo file is not there */
 static int scopes(lua_State *L)
@@ -234,7 +234,7 @@ static void set_expression(lua_State *L, Dwarf_Die *die, unsigned name, const ch
     lua_setfield(L, -2, key);
 }
 
-/* d:frame_base(die, address) -> the expression of DW_AT_frame_base; nil: it has none */
+/* dwarf.frame_base(d, die, address) -> the expression of DW_AT_frame_base; nil: it has none */
 static int frame_base(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
@@ -278,8 +278,8 @@ static void push_variable(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, Dwar
     }
 }
 
-/* d:variables(die, address) -> list of { name=, type=, line=, location = expression, constant =
- * integer | string, parameter = true } of a scope, in the order of the source */
+/* dwarf.variables(d, die, address) -> list of { name=, type=, line=, location = expression,
+ * constant = integer | string, parameter = true } of a scope, in the order of the source */
 static int variables(lua_State *L)
 {
     struct mk_dwarf *d = mk_check_dwarf(L);
@@ -370,9 +370,9 @@ static void push_children(lua_State *L, struct mk_dwarf *d, Dwarf_Die *type, int
     } while (count < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
 }
 
-/* d:type(die) -> { kind=, name=, size=, encoding=, of = die, members = { { name=, type=, offset=,
- * bit_size=, data_bit_offset=, bit_offset=, size= }, … }, counts = { n, … }, values = { { name=,
- * value= }, … } }: what its kind has of these */
+/* dwarf.type(d, die) -> { kind=, name=, size=, encoding=, of = die, members = { { name=, type=,
+ * offset=, bit_size=, data_bit_offset=, bit_offset=, size= }, … }, counts = { n, … }, values = { {
+ * name=, value= }, … } }: what its kind has of these */
 static int type(lua_State *L)
 {
     struct mk_dwarf *d = mk_check_dwarf(L);
@@ -401,10 +401,10 @@ static int type(lua_State *L)
 
 void mk_open_dwarf_dies(lua_State *L)
 {
-    static const luaL_Reg methods[] = { { "scopes", scopes },
-                                        { "frame_base", frame_base },
-                                        { "variables", variables },
-                                        { "type", type },
-                                        { NULL, NULL } };
-    luaL_setfuncs(L, methods, 0);
+    static const luaL_Reg functions[] = { { "scopes", scopes },
+                                          { "frame_base", frame_base },
+                                          { "variables", variables },
+                                          { "type", type },
+                                          { NULL, NULL } };
+    mk_add_dwarf(L, functions);
 }

@@ -41,7 +41,7 @@ static void set_rule(lua_State *L, Dwarf_Frame *frame, int number)
     lua_rawseti(L, -2, number);
 }
 
-/* d:frame(address) -> { cfa = expression, rules = { [register] = expression | false }, ra =
+/* dwarf.frame(d, address) -> { cfa = expression, rules = { [register] = expression | false }, ra =
  * register, signal = boolean, from=, to= } | nil: not known. Registers have the numbers of DWARF.
  */
 static int frame(lua_State *L)
@@ -73,6 +73,6 @@ static int frame(lua_State *L)
 
 void mk_open_dwarf_frames(lua_State *L)
 {
-    static const luaL_Reg methods[] = { { "frame", frame }, { NULL, NULL } };
-    luaL_setfuncs(L, methods, 0);
+    static const luaL_Reg functions[] = { { "frame", frame }, { NULL, NULL } };
+    mk_add_dwarf(L, functions);
 }

@@ -177,6 +177,8 @@ static void push_core(lua_State *L)
     mk_open_cpuid(L);
     mk_open_zlib(L);
     mk_open_dwarf(L);
+    mk_open_dwarf_dies(L);
+    mk_open_dwarf_frames(L);
     mk_open_hypercalls(L);
     mk_open_console(L);
     mk_open_load(L);

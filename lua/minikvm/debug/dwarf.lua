@@ -27,9 +27,9 @@ local function has_one(source, names)
 end
 
 local function open_source(source)
-  if source.bytes then return core.dwarf_open(source.path, source.bytes, may_split()) end
+  if source.bytes then return core.dwarf.open(source.path, source.bytes, may_split()) end
   source:read(0, 1) -- raises when the file is not what was loaded any more
-  return core.dwarf_open(nil, source.file, may_split(), source.vm)
+  return core.dwarf.open(nil, source.file, may_split(), source.vm)
 end
 
 local function open(source)
@@ -77,7 +77,7 @@ end
 function M.any(vm)
   for _, image in ipairs(images.objects(vm)) do
     local info = M.of(image)
-    if info and info:count() > 0 then return true end
+    if info and core.dwarf.count(info) > 0 then return true end
   end
   return false
 end

@@ -41,7 +41,7 @@ local function first_of_each(info, list)
   table.sort(list, math.ult)
   for _, address in ipairs(list) do
     local key = 0
-    for _, scope in ipairs(info:scopes(address)) do
+    for _, scope in ipairs(core.dwarf.scopes(info, address)) do
       if scope.kind ~= "block" then
         key = scope.die or address
         break
@@ -62,7 +62,7 @@ local function of_line(vm, file, number)
   end
   for i = #list, 1, -1 do
     local info, why = dwarf.of(list[i])
-    local found = info and info:find_line(file, number)
+    local found = info and core.dwarf.find_line(info, file, number)
     problem, known = problem or why, known or found ~= nil
     if found and #found > 0 then
       local all = first_of_each(info, found)
@@ -135,7 +135,7 @@ meta.__index = nil
 ---What runs there, the innermost first; the place in each is where the one before was called.
 local function functions_at(info, address, file, line)
   local list = {}
-  for _, scope in ipairs(info:scopes(address)) do
+  for _, scope in ipairs(core.dwarf.scopes(info, address)) do
     if scope.kind ~= "block" then
       list[#list + 1] = { name = scope.name or "?", file = file, line = line, low = scope.low }
       file, line = scope.call_file, scope.call_line
@@ -152,7 +152,7 @@ function M.of(vm, address)
   local place = setmetatable({ address = address, functions = {} }, meta)
   place.symbol, place.offset = symbols.at(images.objects(vm), address)
   dwarf.ask(vm, address, function(info, there)
-    place.file, place.line, place.column, place.path = info:line(there)
+    place.file, place.line, place.column, place.path = core.dwarf.line(info, there)
     place.functions = functions_at(info, there, place.file, place.line)
     local outer = place.functions[#place.functions]
     if outer and outer.low and not place.symbol then
