@@ -107,7 +107,7 @@ $(B)/minikvm.so: $(MODULE_OBJ) $(B)/embed.o
 	$(CC) $(ALL_CFLAGS) -shared -Wl,-z,nodelete -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
 
 $(call obj,$(PROGRAM_SRC) $(GLUE_SRC)): USES = $(LUA_CFLAGS)
-$(B)/lua/disasm.o: USES = $(LUA_CFLAGS) $(CAPSTONE_CFLAGS)
+$(patsubst %,$(B)/lua/%.o,disasm blocks blocks_find): USES = $(LUA_CFLAGS) $(CAPSTONE_CFLAGS)
 $(patsubst %,$(B)/lua/%.o,dwarf dwarf_dies dwarf_frames): USES = $(LUA_CFLAGS) $(LIBDW_CFLAGS)
 $(B)/lua/zlib.o: USES = $(LUA_CFLAGS) $(ZLIB_CFLAGS)
 

@@ -8,31 +8,32 @@ local options = require "minikvm.options"
 local strict = require "minikvm.strict"
 require "minikvm.vm"
 
--- By kind of object, the part that brings some of its methods, and their names: it is loaded when
+-- A kind of object, the part that brings some of its methods, and their names: it is loaded when
 -- one of them is called first, and takes the place of what stands there until then.
-for kind, late in pairs{
-  vm = { "vm.snapshot", "snapshot", "restore", "fork" },
-  memory = { "vm.memory", "map", "hexdump" },
-  vmfiles = { "vm.files", "open" },
-  cpuid = { "vm.cpuid", "get", "set", "has", "hide", "vendor" },
-  cpu = { "vm.cpu", "regs", "sregs", "set_sregs", "walk", "disassemble" },
-  ports = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
-            "match", "doorbell" },
-  mmio = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
-           "match", "doorbell" },
-  msrs = { "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
-           "match" },
-  hypercalls = { "device.hypercalls", "define", "override", "tap" },
-  console = { "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type",
-              "interact" },
-  keyboard = { "console.keyboard", "type", "press" },
-  pci = { "device.pci", "attach", "devices", "enable", "enabled", "lost", "routing_table" },
+for _, late in ipairs{
+  { "vm", "vm.snapshot", "snapshot", "restore", "fork" },
+  { "vm", "debug.profile", "profile" },
+  { "memory", "vm.memory", "map", "hexdump" },
+  { "vmfiles", "vm.files", "open" },
+  { "cpuid", "vm.cpuid", "get", "set", "has", "hide", "vendor" },
+  { "cpu", "vm.cpu", "regs", "sregs", "set_sregs", "walk", "disassemble" },
+  { "ports", "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
+    "match", "doorbell" },
+  { "mmio", "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
+    "match", "doorbell" },
+  { "msrs", "device.hooks", "on", "override", "tap", "const", "latch", "sink", "fifo", "source",
+    "match" },
+  { "hypercalls", "device.hypercalls", "define", "override", "tap" },
+  { "console", "console", "on_line", "sendline", "expect", "try_expect", "forbid", "type",
+    "interact" },
+  { "keyboard", "console.keyboard", "type", "press" },
+  { "pci", "device.pci", "attach", "devices", "enable", "enabled", "lost", "routing_table" },
 } do
-  local methods <const> = core.methods("minikvm." .. kind)
-  for i = 2, #late do
+  local methods <const> = core.methods("minikvm." .. late[1])
+  for i = 3, #late do
     local name <const> = late[i]
     methods[name] = function(...)
-      require("minikvm." .. late[1])
+      require("minikvm." .. late[2])
       return methods[name](...)
     end
   end

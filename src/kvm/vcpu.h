@@ -21,10 +21,11 @@ struct mk_vcpu;
 
 #define MK_EXIT_KINDS 40
 
-enum {                    /* requests */
-       MK_REQ_STOP = 1,   /* end the run; the reason is in `stop` */
-       MK_REQ_WAKE = 2,   /* input, a timer or an interrupt arrived: look again */
-       MK_REQ_SAMPLE = 4, /* put RIP into `sampled_rip` */
+enum {                     /* requests */
+       MK_REQ_STOP = 1,    /* end the run; the reason is in `stop` */
+       MK_REQ_WAKE = 2,    /* input, a timer or an interrupt arrived: look again */
+       MK_REQ_SAMPLE = 4,  /* put RIP into `sampled_rip` */
+       MK_REQ_PROFILE = 8, /* the profile wants to know where it is */
 };
 
 struct mk_end {

@@ -248,6 +248,8 @@ void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
 void mk_open_virtq(lua_State *L);
 void mk_open_virtio(lua_State *L);
 void mk_open_tap(lua_State *L);
+void mk_open_blocks(lua_State *L);
+void mk_open_profile(lua_State *L);
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
@@ -317,6 +319,7 @@ int mk_lua_bell_fd(lua_State *L, int index);
 struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);
 
 int mk_lua_disassemble(lua_State *L);
+int mk_lua_block_finder(lua_State *L);
 /* The first instruction of `bytes` as text; false when it is none, or without capstone. */
 bool mk_disassemble(const uint8_t *bytes, size_t length, unsigned bits, uint64_t address,
                     char *text, size_t size);

@@ -1,39 +1,34 @@
-/* disasm.c - kvm.disassemble: machine code as text, by the capstone library.
- *
- * The library is loaded when it is first needed: it is large, and few scripts disassemble. */
+/* disasm.c - kvm.disassemble: machine code as text, by the capstone library (capstone.h). */
+#include "lua/capstone.h"
 #include "lua/core.h"
 
-#include <capstone/capstone.h>
 #include <dlfcn.h>
 #include <stdio.h>
 
 #define STRING(x) #x
 #define NAME(major) "libcapstone.so." STRING(major)
 
-struct capstone {
-    __typeof__(cs_open) *open;
-    __typeof__(cs_close) *close;
-    __typeof__(cs_malloc) *malloc;
-    __typeof__(cs_free) *free;
-    __typeof__(cs_disasm_iter) *disasm_iter;
-};
-
-/* Loading it again costs a look-up; it stays in the process. */
-static bool load_library(struct capstone *cs)
+bool mk_capstone_load(struct mk_capstone *cs)
 {
     void *library = dlopen(NAME(CS_API_MAJOR), RTLD_LAZY | RTLD_NODELETE);
     if (!library)
         return false;
     *(void **)&cs->open = dlsym(library, "cs_open");
     *(void **)&cs->close = dlsym(library, "cs_close");
+    *(void **)&cs->option = dlsym(library, "cs_option");
     *(void **)&cs->malloc = dlsym(library, "cs_malloc");
     *(void **)&cs->free = dlsym(library, "cs_free");
     *(void **)&cs->disasm_iter = dlsym(library, "cs_disasm_iter");
     dlclose(library);
-    return cs->open && cs->close && cs->malloc && cs->free && cs->disasm_iter;
+    return cs->open && cs->close && cs->option && cs->malloc && cs->free && cs->disasm_iter;
 }
 
-static cs_mode mode_of(lua_State *L, int index)
+int mk_capstone_missing(lua_State *L)
+{
+    return mk_lua_error(L, "%s, the disassembler, cannot be loaded", NAME(CS_API_MAJOR));
+}
+
+cs_mode mk_capstone_mode(lua_State *L, int index)
 {
     switch (luaL_checkinteger(L, index)) {
     case 16: return CS_MODE_16;
@@ -58,9 +53,9 @@ bool mk_disassemble(const uint8_t *bytes, size_t length, unsigned bits, uint64_t
                     char *text, size_t size)
 {
     csh handle;
-    struct capstone cs;
+    struct mk_capstone cs;
     cs_mode mode = bits == 64 ? CS_MODE_64 : bits == 32 ? CS_MODE_32 : CS_MODE_16;
-    if (!load_library(&cs) || cs.open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
+    if (!mk_capstone_load(&cs) || cs.open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
         return false;
     cs_insn *insn = cs.malloc(handle);
     bool known = insn && cs.disasm_iter(handle, &bytes, &length, &address, insn);
@@ -77,14 +72,14 @@ int mk_lua_disassemble(lua_State *L)
 {
     size_t length;
     const uint8_t *bytes = (const uint8_t *)luaL_checklstring(L, 1, &length);
-    cs_mode mode = mode_of(L, 2);
+    cs_mode mode = mk_capstone_mode(L, 2);
     uint64_t address = (uint64_t)luaL_optinteger(L, 3, 0);
     csh handle;
-    struct capstone cs;
+    struct mk_capstone cs;
     lua_newtable(L);
     luaL_checkstack(L, 4, NULL);
-    if (!load_library(&cs) || cs.open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
-        return mk_lua_error(L, "%s, the disassembler, cannot be loaded", NAME(CS_API_MAJOR));
+    if (!mk_capstone_load(&cs) || cs.open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK)
+        return mk_capstone_missing(L);
     cs_insn *insn = cs.malloc(handle);
     for (lua_Integer i = 1; insn && cs.disasm_iter(handle, &bytes, &length, &address, insn); i++) {
         push_instruction(L, insn);

@@ -163,6 +163,7 @@ static void push_core(lua_State *L)
                                           { "end_after", mk_lua_end_after },
                                           { "bounded_strings", mk_lua_bounded_strings },
                                           { "disassemble", mk_lua_disassemble },
+                                          { "block_finder", mk_lua_block_finder },
                                           { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);
@@ -197,6 +198,8 @@ static void push_core(lua_State *L)
     mk_open_virtq(L);
     mk_open_virtio(L);
     mk_open_tap(L);
+    mk_open_blocks(L);
+    mk_open_profile(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

@@ -130,6 +130,7 @@ void mk_vm_start_monitor(struct mk_vm *vm)
     mk_console_begin(&vm->console);
     vm->alarm_earliest = 0;
     mk_io_arm(&vm->deadline_timer, vm->deadline);
+    mk_profile_run(vm, true);
 }
 
 void mk_vm_stop_monitor(struct mk_vm *vm)
@@ -137,6 +138,7 @@ void mk_vm_stop_monitor(struct mk_vm *vm)
     mk_io_disarm(&vm->deadline_timer);
     mk_io_disarm(&vm->alarm);
     mk_io_disarm(&vm->poll);
+    mk_profile_run(vm, false);
     vm->polling = false;
     mk_console_end(&vm->console);
 }

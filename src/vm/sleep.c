@@ -163,6 +163,8 @@ static void serve_due(struct mk_vcpu *c, uint32_t requests)
         c->sampled_rip = mk_vcpu_get_regs(c)->rip;
         mk_vm_notify(c->vm);
     }
+    if (requests & MK_REQ_PROFILE)
+        mk_profile_sample(c);
     mk_vm_serve_due(c->vm, c);
 }
 

@@ -22,6 +22,7 @@
 #include "io/console.h"
 #include "io/watch.h"
 #include "vm/loop.h"
+#include "vm/profile.h"
 #include "x86/mode.h"
 
 struct kvm_cpuid2;
@@ -167,6 +168,7 @@ struct mk_vm {
     struct mk_io_timer deadline_timer, alarm, poll; /* monitor.c */
     _Atomic uint64_t alarm_earliest;
     _Atomic bool polling;
+    struct mk_profile profile;
 };
 
 /* For mk_wait(): the script wants its thread back. */

@@ -29,6 +29,7 @@ local RANK <const> = { [0] = 1, [1] = 3, [2] = 2 }
 ---@field sizes integer[]
 ---@field ranks integer[]
 ---@field absolute table<integer, true>
+---@field functions table<integer, true>
 ---@field by_name table<string, integer>  the number of the one that counts
 
 -- ---- the sections ----
@@ -141,13 +142,14 @@ local function add(t, names, name, info, shndx, value, size)
   t.bytes = t.bytes + #text
   t.count, t.names[n], t.values[n], t.sizes[n], t.ranks[n] = n, text, value, size, rank
   if shndx == ABS then t.absolute[n] = true end
+  if kind == FUNC then t.functions[n] = true end
   local known = t.by_name[text]
   if not known or rank > t.ranks[known] then t.by_name[text] = n end
 end
 
 local function decode(source, symbols, names, wide)
   local t = { count = 0, bytes = 0, names = {}, values = {}, sizes = {}, ranks = {}, absolute = {},
-              by_name = {} }
+              functions = {}, by_name = {} }
   local format = wide and "<I4BBI2I8I8" or "<I4I4I4BBI2"
   for at = 1, #symbols, wide and 24 or 16 do
     local name, info, shndx, value, size, _

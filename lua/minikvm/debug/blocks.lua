@@ -1,0 +1,199 @@
+-- debug/blocks.lua - the basic blocks of code: what coverage arms breakpoints on
+-- (src/lua/blocks.c finds them).
+--
+-- What is taken for code: what can be reached, by jumps, calls and jump tables, from a function's
+-- symbol, from the entry point or from an address that is given; the rest of a function whose
+-- symbol has a size; a label in an executable section where the line table has a line. A block
+-- whose first byte lies inside another instruction is known as `shared`, and nobody writes there.
+
+local core = require "minikvm.core"
+local elf = require "minikvm.image.elf"
+local symbols = require "minikvm.image.symbols"
+
+local M = {}
+
+local PIECE <const> = 20000 -- instructions followed at once: a script can be interrupted in between
+local EXECINSTR <const>, ALLOC <const> = 4, 2 -- gABI, "Section Attribute Flags"
+local NOBITS <const> = 8
+local MOST_DATA <const> = 64 << 20 -- bytes of data sections that may have jump tables
+
+---@class minikvm.blocks  lists by number of the block, in the order of addresses
+---@field count integer
+---@field bits 16|32|64
+---@field address integer[]  linear
+---@field size integer[]     bytes
+---@field last integer[]     address of its last instruction
+---@field kind integer[]     how it ends: NEXT, JUMP, BRANCH, STOP
+---@field target integer[]   of a jump or branch; 0: none that is known
+---@field condition integer[]  of a branch: src/lua/blocks.c, condition_of()
+---@field shared boolean[]   its first byte lies inside another instruction
+---@field by_address table<integer, integer>
+---@field functions { address: integer, size: integer, name: string }[]
+---@field calls integer[]    return addresses of calls of the function that was asked for
+
+M.NEXT, M.JUMP, M.BRANCH, M.STOP = 0, 1, 2, 3
+
+local LISTS <const> = { "address", "size", "last", "kind", "target", "condition", "shared" }
+
+local function run(finder)
+  while not finder:run(PIECE) do end
+end
+
+local function sweep(finder, address, size)
+  local at, last = address, address + size
+  while at and math.ult(at, last) do
+    at = finder:sweep(at, last - at)
+    run(finder)
+  end
+end
+
+---The blocks that call a function: what -fsanitize-coverage=trace-pc puts into each.
+local function note_calls(finder, b, section, target)
+  local offset = 0
+  repeat
+    local found, next_offset = finder:calls(section, offset, target)
+    for _, address in ipairs(found) do b.calls[#b.calls + 1] = address end
+    offset = next_offset
+  until not offset
+end
+
+local function collect(finder, b, section)
+  local offset = 0
+  repeat
+    local got = table.pack(finder:blocks(section, offset))
+    offset = got[1]
+    for i, name in ipairs(LISTS) do
+      table.move(got[i + 1], 1, #got[i + 1], b.count + 1, b[name])
+    end
+    b.count = #b.address
+  until not offset
+end
+
+---Finds them.
+---  bits       16, 32, 64
+---  sections   { { address=, bytes=, code = true or false }, … }: data, too, for jump tables
+---  entries    addresses where code begins
+---  functions  { { address=, size=, name= }, … }: all of each is code
+---  called     the address of a function: `calls` gets what lies behind each call of it
+---@return minikvm.blocks
+function M.find(o)
+  local finder = core.block_finder(o.bits)
+  table.sort(o.sections, function(a, b) return math.ult(a.address, b.address) end)
+  for _, s in ipairs(o.sections) do finder:add(s.address, s.bytes, s.code) end
+  for _, address in ipairs(o.entries or {}) do finder:push(address) end
+  for _, f in ipairs(o.functions or {}) do finder:push(f.address) end
+  run(finder)
+  for _, f in ipairs(o.functions or {}) do sweep(finder, f.address, f.size) end
+  local b = { count = 0, bits = o.bits, by_address = {}, functions = o.functions or {} }
+  for _, name in ipairs(LISTS) do b[name] = {} end
+  for i, s in ipairs(o.sections) do
+    if s.code then collect(finder, b, i) end
+  end
+  for i, address in ipairs(b.address) do b.by_address[address] = i end
+  b.calls = {}
+  for i, s in ipairs(o.sections) do
+    if o.called and s.code then note_calls(finder, b, i, o.called) end
+  end
+  return b
+end
+
+-- ---- an ELF image ----
+
+---@return table? section  { address=, bytes=, code= }
+local function section_of(source, h, bytes, i, slide)
+  local wide = h.class.bits == 64
+  local at = i * h.class.section + 1
+  local kind, flags, address, offset, size
+  if wide then
+    kind, flags, address, offset, size = ("<I4I8I8I8I8"):unpack(bytes, at + 4)
+  else
+    kind, flags, address, offset, size = ("<I4I4I4I4I4"):unpack(bytes, at + 4)
+  end
+  local code = flags & EXECINSTR ~= 0
+  if flags & ALLOC == 0 or kind == NOBITS or size == 0 or not code and size > MOST_DATA
+     or offset < 0 or size < 0 or offset > source.size or size > source.size - offset then
+    return nil
+  end
+  return { address = address + slide, bytes = source:read(offset, size), code = code }
+end
+
+---The program headers, for a file without sections.
+local function segments_of(source, h, slide)
+  local list = {}
+  for _, kind, offset, vaddr, _, filesz, _, flags in elf.program_headers(source, h) do
+    if kind == 1 and filesz > 0 and offset >= 0 and offset <= source.size
+       and filesz <= source.size - offset then
+      list[#list + 1] = { address = vaddr + slide, bytes = source:read(offset, filesz),
+                          code = flags & 1 ~= 0 }
+    end
+  end
+  return list
+end
+
+local function sections_of(source, h, slide)
+  local bytes, list = symbols.section_headers(source, h), {}
+  for i = 0, bytes and h.shnum - 1 or -1 do
+    list[#list + 1] = section_of(source, h, bytes, i, slide)
+  end
+  return bytes and list or segments_of(source, h, slide)
+end
+
+local function in_code(sections, address)
+  for _, s in ipairs(sections) do
+    if s.code and math.ult(address - s.address, #s.bytes) then return true end
+  end
+  return false
+end
+
+---Functions by their symbols, in the order of addresses, each once; and labels in code.
+local function functions_of(source, sections, slide)
+  local t, list, labels, seen = symbols.of(source), {}, {}, {}
+  for n = 1, t and t.count or 0 do
+    local address = t.values[n] + slide
+    if t.functions[n] and not seen[address] then
+      seen[address] = true
+      list[#list + 1] = { address = address, size = t.sizes[n], name = t.names[n] }
+    elseif not t.functions[n] and t.sizes[n] == 0 and not t.absolute[n] then
+      labels[#labels + 1] = { address = address, name = t.names[n] }
+    end
+  end
+  local inside, of_code = {}, {}
+  for _, f in ipairs(list) do
+    if in_code(sections, f.address) then inside[#inside + 1] = f end
+  end
+  for _, label in ipairs(labels) do
+    if in_code(sections, label.address) and not seen[label.address] then
+      of_code[#of_code + 1] = label
+    end
+  end
+  table.sort(inside, function(a, b) return math.ult(a.address, b.address) end)
+  return inside, of_code
+end
+
+---The blocks of an ELF file that lies in memory `slide` bytes above its addresses.
+---  has_line  function(address) -> whether the line table has one there: then a label is code
+---  labels    true: all labels in executable sections are code
+---  called    the name of a function, as `called` of M.find()
+---@param source minikvm.image.source
+---@param slide integer
+---@param o { has_line: function?, labels: boolean?, called: string? }
+---@return minikvm.blocks
+function M.of(source, slide, o)
+  local h = elf.header(source)
+  local sections = sections_of(source, h, slide)
+  local functions, labels = functions_of(source, sections, slide)
+  local entries = { h.entry + slide }
+  for _, label in ipairs(labels) do
+    if o.labels or o.has_line and o.has_line(label.address) then
+      entries[#entries + 1] = label.address
+      functions[#functions + 1] = { address = label.address, size = 0, name = label.name }
+    end
+  end
+  table.sort(functions, function(a, b) return math.ult(a.address, b.address) end)
+  local t = o.called and symbols.of(source)
+  local n = t and t.by_name[o.called]
+  return M.find{ bits = h.class.bits, sections = sections, entries = entries,
+                 functions = functions, called = n and t.values[n] + slide }
+end
+
+return M

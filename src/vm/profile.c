@@ -1,0 +1,210 @@
+/* profile.c - where the vCPUs of a VM are, at a fixed rate. See profile.h. */
+#include "vm/profile.h"
+
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SLOTS (2 * MK_PROFILE_STACKS) /* of the table: a power of two */
+#define FRAME_MAX 0x100000            /* bytes of a frame that is believed */
+
+/* --- on the I/O thread --- */
+
+static void ask(struct mk_profile *p, struct mk_vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        struct mk_vcpu *c = &vm->cpu[i]->c;
+        if (c->awake) {
+            atomic_fetch_add(&p->due[i], 1);
+            mk_vcpu_request(c, MK_REQ_PROFILE);
+        } else if (!atomic_load(&vm->paused)) {
+            pthread_mutex_lock(&p->lock);
+            p->idle++;
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
+}
+
+static void tick(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    struct mk_profile *p = &vm->profile;
+    pthread_mutex_lock(&vm->lock);
+    bool runs = vm->state == MK_VM_RUNNING && p->on;
+    if (runs)
+        ask(p, vm);
+    pthread_mutex_unlock(&vm->lock);
+    if (runs)
+        mk_io_arm(&p->timer, mk_now() + p->period);
+}
+
+/* --- on the thread of a vCPU --- */
+
+static uint64_t read_word(const struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linear,
+                          unsigned size)
+{
+    uint64_t value = 0;
+    for (unsigned i = 0; i < size; i++) { /* it may cross a page */
+        struct mk_walk w = mk_walk(c->mem, s, linear + i);
+        const uint8_t *byte = w.present ? mk_mem_at(c->mem, w.address, 1) : NULL;
+        if (!byte)
+            return 0;
+        value |= (uint64_t)*byte << 8 * i;
+    }
+    return value;
+}
+
+/* Return addresses, from the frame that RBP points to on. */
+static unsigned walk_frames(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t frame,
+                            uint64_t *pc, unsigned depth)
+{
+    unsigned size = s->cs.l ? 8 : 4;
+    while (depth < MK_PROFILE_DEPTH) {
+        uint64_t next = read_word(c, s, frame, size), ret = read_word(c, s, frame + size, size);
+        if (!ret || !mk_walk(c->mem, s, ret).present)
+            break;
+        pc[depth++] = ret;
+        if (next <= frame || next - frame > FRAME_MAX)
+            break;
+        frame = next;
+    }
+    return depth;
+}
+
+static unsigned take_stack(struct mk_vcpu *c, uint64_t *pc)
+{
+    struct kvm_sregs s;
+    const struct kvm_regs *regs = mk_vcpu_get_regs(c);
+    if (mk_vcpu_get_guest_sregs(c, &s) < 0)
+        return 0;
+    pc[0] = s.cs.base + regs->rip;
+    if (!s.cs.l)
+        pc[0] &= 0xffffffff;
+    if (!c->vm->profile.stacks || (!s.cs.l && !s.cs.db))
+        return 1;
+    return walk_frames(c, &s, s.cs.l ? regs->rbp : (uint32_t)regs->rbp, pc, 1);
+}
+
+static uint32_t hash_of(const uint64_t *pc, unsigned depth)
+{
+    uint64_t h = depth;
+    for (unsigned i = 0; i < depth; i++)
+        h = (h ^ pc[i]) * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint32_t)(h >> 32);
+}
+
+/* Room for one more stack. */
+static bool make_room(struct mk_profile *p, unsigned depth)
+{
+    size_t need = p->used + 2 + depth;
+    if (p->count == MK_PROFILE_STACKS)
+        return false;
+    if (need <= p->room)
+        return true;
+    size_t room = 2 * p->room > need ? 2 * p->room : need + 1024;
+    uint64_t *words = realloc(p->words, room * sizeof(*words));
+    if (words) {
+        p->words = words;
+        p->room = room;
+    }
+    return words != NULL;
+}
+
+static void add(struct mk_profile *p, const uint64_t *pc, unsigned depth, uint64_t ticks)
+{
+    uint32_t slot = hash_of(pc, depth) & (SLOTS - 1);
+    for (; p->table[slot]; slot = (slot + 1) & (SLOTS - 1)) {
+        uint64_t *known = p->words + p->table[slot] - 1;
+        if (known[1] == depth && !memcmp(known + 2, pc, depth * sizeof(*pc))) {
+            known[0] += ticks;
+            return;
+        }
+    }
+    if (!make_room(p, depth)) {
+        p->lost += ticks;
+        return;
+    }
+    uint64_t *to = p->words + p->used;
+    to[0] = ticks;
+    to[1] = depth;
+    memcpy(to + 2, pc, depth * sizeof(*pc));
+    p->table[slot] = (uint32_t)p->used + 1;
+    p->used += 2 + depth;
+    p->count++;
+}
+
+void mk_profile_sample(struct mk_vcpu *c)
+{
+    struct mk_profile *p = &c->vm->profile;
+    uint64_t pc[MK_PROFILE_DEPTH], ticks = atomic_exchange(&p->due[c->cpu.index], 0);
+    unsigned depth = ticks && p->on ? take_stack(c, pc) : 0;
+    if (!depth)
+        return;
+    pthread_mutex_lock(&p->lock);
+    p->samples += ticks;
+    if (p->table)
+        add(p, pc, depth, ticks);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* --- its owner --- */
+
+void mk_profile_init(struct mk_profile *p, struct mk_vm *vm)
+{
+    pthread_mutex_init(&p->lock, NULL);
+    p->timer = (struct mk_io_timer){ .fire = tick, .ctx = vm };
+}
+
+void mk_profile_free(struct mk_profile *p)
+{
+    mk_io_disarm(&p->timer);
+    free(p->words);
+    free(p->table);
+    p->words = NULL;
+    p->table = NULL;
+    pthread_mutex_destroy(&p->lock);
+}
+
+int mk_profile_start(struct mk_vm *vm, uint64_t period, bool stacks, struct mk_err *err)
+{
+    struct mk_profile *p = &vm->profile;
+    uint32_t *table = calloc(SLOTS, sizeof(*table));
+    if (!table)
+        return mk_fail(err, ENOMEM, "vm:profile: not enough memory");
+    pthread_mutex_lock(&p->lock);
+    free(p->table);
+    p->table = table;
+    p->used = 0;
+    p->count = 0;
+    p->samples = p->idle = p->lost = 0;
+    p->stacks = stacks;
+    p->period = period;
+    pthread_mutex_unlock(&p->lock);
+    p->on = true;
+    pthread_mutex_lock(&vm->lock);
+    bool runs = vm->state == MK_VM_RUNNING;
+    pthread_mutex_unlock(&vm->lock);
+    mk_profile_run(vm, runs);
+    return 0;
+}
+
+void mk_profile_stop(struct mk_vm *vm)
+{
+    vm->profile.on = false;
+    mk_io_disarm(&vm->profile.timer);
+}
+
+void mk_profile_run(struct mk_vm *vm, bool runs)
+{
+    struct mk_profile *p = &vm->profile;
+    if (!p->on)
+        return;
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        p->due[i] = 0;
+    if (runs)
+        mk_io_arm(&p->timer, mk_now() + p->period);
+    else
+        mk_io_disarm(&p->timer);
+}
