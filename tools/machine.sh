@@ -13,11 +13,15 @@
 #   usage        prints the help
 #   pack         puts files of its own into $work/root, the machine's first file system
 #   init         prints the commands that make the command's file system in /layer/root and set
-#                `output` and `result`, the devices on which output and result leave
-#   start        starts the machine, $machine its process, console in $results/kernel.log,
-#                output to the FIFO $work/output, result to the file $work/result
+#                `output`, `result` and `pulse`, the devices on which these leave
+#   configure    prepares what boot needs, once
+#   boot         starts the emulator, its process id in $work/pid, its messages in
+#                $work/machine.log, the machine's console in $results/kernel.log, output to the FIFO
+#                $work/output, result and pulse to the files $work/result and $work/pulse
+#   again        after a hang: prepares that boot is called once more, or fails and leaves the
+#                reason in $work/machine.log
 # The machine's output comes through while it runs. The result is a compressed archive with the exit
-# status and the artefacts: if it arrives it is whole.
+# status and the artefacts: if it arrives it is whole. A machine without a pulse is hung.
 
 # shellcheck shell=bash
 fail() { printf '%s: %s\n' "$name" "$*" >&2; exit 125; }
@@ -154,12 +158,14 @@ pack_checkout() { # more options of tar
     rm "$file"
 }
 
+print_command() { printf 'cd %q && exec' "$checkout"; printf ' %q' "$@"; echo; }
+
 # The first process of the machine, and the command it runs.
 write_init() {
-    { printf 'cd %q && exec' "$checkout"; printf ' %q' "${command[@]}"; echo; } >"$work/root/command"
+    print_command "${command[@]}" >"$work/root/command"
     {
-        printf '#!/bin/sh\nmodules="%s"\ncheckout=%q limit=%d name=%q caches=%q\n' \
-            "${modules//$'\n'/ }" "$checkout" "$limit" "$name" "$(dirname "$cache")"
+        printf '#!/bin/sh\nmodules="%s"\ncheckout=%q limit=%d name=%q caches=%q work=%q\n' \
+            "${modules//$'\n'/ }" "$checkout" "$limit" "$name" "$(dirname "$cache")" "$work"
         cat <<'END'
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -169,6 +175,7 @@ for m in $modules; do [ ! -e /modules/$m.ko ] || insmod /modules/$m.ko || powero
 END
         init
         cat <<'END'
+(while :; do echo >$pulse; sleep 1; done) &
 cd /layer/root
 mount -t proc proc proc
 mount -t sysfs sysfs sys
@@ -216,6 +223,52 @@ make_initramfs() {
     pack
     write_init
     (cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initramfs"
+}
+
+# --- whether it lives ---
+
+signs_of_life() { stat -c %s "$work/pulse" "$work/result" "$results/kernel.log" 2>/dev/null || true; }
+processor_seconds() { # of the emulator, however busy this machine is; nothing when it has ended
+    awk '$3 != "Z" { print int(($14 + $15) / 100) }' "/proc/$(cat "$work/pid")/stat" 2>/dev/null
+}
+
+# True when the emulator ended by itself, false when it hung: it used two minutes of the processor
+# without a pulse, which takes 2 seconds (the silent part of booting: less than 60), or none for as
+# long.
+watch() {
+    local now before='' seen=none since=0 idle=0
+    while now=$(processor_seconds) && [ -n "$now" ]; do
+        if [ "$now" = "$before" ]; then idle=$((idle + 1)); else before=$now idle=0; fi
+        if [ "$(signs_of_life)" != "$seen" ]; then seen=$(signs_of_life) since=$now idle=0; fi
+        [ $((now - since)) -le 120 ] && [ $idle -le 240 ] || return 1
+        [ $SECONDS -le $((limit + boot_limit)) ] || exit 124
+        sleep 0.5
+    done
+}
+
+# shellcheck disable=SC2317 # it is reached by the trap
+end_emulator() { kill -9 "$(cat "$work/pid" 2>/dev/null)" 2>/dev/null || true; }
+
+run_emulator() {
+    trap end_emulator EXIT
+    trap 'exit 143' TERM
+    boot
+    until watch; do
+        again || exit 1
+        { end_emulator; wait; } 2>/dev/null
+        rm -f "$work/result" "$work/pulse"
+        boot
+    done
+}
+
+start() {
+    configure
+    exec 3>"$work/output" # so that its reader does not end with the first emulator
+    set -m # a process group of its own
+    (run_emulator) &
+    machine=$!
+    set +m
+    exec 3>&-
 }
 
 # --- the run ---
