@@ -10,8 +10,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 LUA_PC := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,\
 	$(if $(shell pkg-config --exists '$(p) >= 5.4' '$(p) < 5.5' 2>/dev/null && echo yes),$(p))))
-LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
-LUA_LIBS = $(shell pkg-config --libs $(LUA_PC))
+LUA_CFLAGS = $(if $(LUA_PC),$(shell pkg-config --cflags $(LUA_PC)))
+LUA_LIBS = $(if $(LUA_PC),$(shell pkg-config --libs $(LUA_PC)))
 # The program takes Lua in, as lua5.4 itself does, where there is an archive of it: calls into a shared
 # library cost a handler 3 % more. Modules find its functions in the program either way.
 LUA_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=lib$(patsubst -l%,%,$(firstword $(filter -llua%,$(LUA_LIBS)))).a))
@@ -93,10 +93,9 @@ $(B)/bench/%: bench/%.c Makefile
 # --- the program and the module ---
 
 # The links at the root serve whoever works in the checkout; they follow the last build.
-minikvm: $(B)/minikvm
-	@ln -sfn $< $@
-minikvm.so: $(B)/minikvm.so
-	@ln -sfn $< $@
+minikvm minikvm.so: %: $(B)/% FORCE
+	@[ "$$(readlink $@)" = $< ] || ln -sfn $< $@
+FORCE:
 
 $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ) $(B)/$(if $(LUA_ARCHIVE),embed_program,embed).o
 	$(CC) $(ALL_CFLAGS) -Wl,-E -Wl,-z,noseparate-code -o $@ $^ $(LUA_LINK) $(or $(ZLIB_ARCHIVE:%=-Wl,--exclude-libs,libz.a %),$(ZLIB_LIBS)) $(LDFLAGS)
@@ -111,7 +110,13 @@ $(patsubst %,$(B)/lua/%.o,disasm blocks blocks_find): USES = $(LUA_CFLAGS) $(CAP
 $(patsubst %,$(B)/lua/%.o,dwarf dwarf_dies dwarf_frames): USES = $(LUA_CFLAGS) $(LIBDW_CFLAGS)
 $(B)/lua/zlib.o: USES = $(LUA_CFLAGS) $(ZLIB_CFLAGS)
 
-$(B)/%.o: src/%.c Makefile
+# What the build needs is looked for once in a build folder.
+$(B)/deps: tools/deps
+	@./tools/deps --check
+	@mkdir -p $(@D)
+	@touch $@
+
+$(B)/%.o: src/%.c Makefile | $(B)/deps
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(USES) -MMD -MP -c -o $@ $<
 
@@ -148,7 +153,7 @@ $(B)/embed_program.S: $(LUA_PARTS) $(B)/bytecode Makefile
 		$(filter $(STRIPPED),$(call part,$(f))) &&) \
 	{ $(call embedded,$(B)/parts/$$n); } > $@
 
-$(B)/bytecode: tools/bytecode.c Makefile | $(B)
+$(B)/bytecode: tools/bytecode.c Makefile | $(B)/deps
 	$(CC) $(ALL_CFLAGS) $(LUA_CFLAGS) -o $@ $< $(LUA_LINK)
 
 # A part may be called linux, which gcc defines as a macro.
@@ -157,9 +162,8 @@ $(B)/embed.o $(B)/embed_program.o: $(B)/%.o: $(B)/%.S
 
 # The command line's parser (Debian: lua-argparse) becomes a part, so that no other file is needed.
 ARGPARSE = $(shell $(LUA) -e 'print(package.searchpath("argparse", package.path))')
-$(B)/cli/argparse.lua: | $(B)
+$(B)/cli/argparse.lua: | $(B)/deps
 	@mkdir -p $(@D)
-	@test -f "$(ARGPARSE)" || { echo "argparse is missing: make deps (Debian: lua-argparse)" >&2; exit 1; }
 	@cp "$(ARGPARSE)" $@
 
 # The same numbers for Lua as for C and assembly.
