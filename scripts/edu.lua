@@ -4,8 +4,15 @@
 --   minikvm scripts/edu.lua [-v]     -v: every access to the device's registers
 
 local kvm = require "minikvm"
-local edu = require "minikvm.devices.edu"
+local args = require "minikvm.cli.args"
 local cli = require "minikvm.cli"
+local edu = require "minikvm.devices.edu"
+
+local opts, status = args.handle({
+  program = "edu.lua", summary = "Runs the driver of a device in Lua; says what it cost.",
+  options = { { "--verbose", "-v", help = "print every access to the device's registers" } },
+}, arg)
+if not opts then os.exit(status, true) end
 
 local BASE <const>, LINE <const> = 0xfeb00000, 10
 local NAMES <const> = {
@@ -22,14 +29,14 @@ local device = vm:attach(edu.new{
   on_error = function(_, text) refused[#refused + 1] = text end,
 }, { mmio = BASE, irq = LINE })
 
-if arg[1] == "-v" then -- a tap sees the traffic and changes nothing
+if opts.verbose then -- a tap sees the traffic and changes nothing
   vm.mmio:tap(BASE, 0x1000, function(what, address, value, size)
     print(("  %-5s %-11s %d bytes 0x%x"):format(what, NAMES[address - BASE] or address - BASE, size,
                                               value))
   end)
 end
 
-assert(vm:load "guests/long/edu.bin")
+assert(vm:load((arg[0]:match "^.*/" or "") .. "../guests/long/edu.bin"))
 local reason, info = vm:run()
 
 print(("\nThe device turned away %d accesses and %d transfers:"):format(device.refused, #refused))

@@ -7,7 +7,9 @@
 -- policy and quotas are still checked in C.
 
 local kvm = require "minikvm"
+require("minikvm.cli.args").explain(arg)
 
+local here <const> = arg[0]:match "^.*/" or ""
 local PORT <const> = 0x278
 local OPEN <const>, CLOSE <const>, READ <const>, WRITE <const> = 1, 2, 3, 4
 local MODES <const> = { r = 1, w = 2 | 8 } -- the flags READ; WRITE and TRUNC
@@ -57,7 +59,7 @@ vm.ports:override(PORT, {
     return answer and table.remove(answer, 1) or 0
   end,
 })
-assert(vm:load "guests/real/file_protocol.bin")
+assert(vm:load(here .. "../guests/real/file_protocol.bin"))
 local reason, info = vm:run{ deadline = 10 }
 print((vm.console:text():gsub("\n", "")), reason, info.code)
 for _, e in ipairs(vm.files:audit()) do print(e.op, e.name, e.verdict, e.bytes, e.error or "") end

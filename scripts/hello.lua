@@ -3,9 +3,11 @@
 --   minikvm scripts/hello.lua
 
 local kvm = require "minikvm"
+require("minikvm.cli.args").explain(arg)
 
+local here <const> = arg[0]:match "^.*/" or ""
 local vm = assert(kvm.vm{ name = "hello", mode = "real" })
-assert(vm:load "guests/real/hello.bin")
+assert(vm:load(here .. "../guests/real/hello.bin"))
 local reason, info = vm:run{ deadline = 5 }
 
 print(("%s: %s after %d exits"):format(vm.name, reason, info.exits))

@@ -9,12 +9,15 @@
 
 local kvm = require "minikvm"
 local cli = require "minikvm.cli"
+require("minikvm.cli.args").explain(arg)
+
+local here <const> = arg[0]:match "^.*/" or ""
 
 local typed_in = not os.execute "test -t 0" -- what is typed is there already: a file or a pipe
 local drawing = os.execute "test -t 1"
 
 local vm = assert(kvm.vm{ name = "kernel64", mode = "long", memory = "2M", irqchip = "pic" })
-assert(vm:load "guests/kernel64/kernel64.bin")
+assert(vm:load(here .. "../guests/kernel64/kernel64.bin"))
 local screen = vm:screen()
 
 -- The one that reads the terminal is a machine, too, whose console is our stdin: it hands each byte

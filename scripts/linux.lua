@@ -6,9 +6,17 @@
 -- It takes kvm_intel or kvm_amd; elsewhere: tools/stock -- ./minikvm scripts/linux.lua
 
 local kvm = require "minikvm"
+local args = require "minikvm.cli.args"
+
+local opts, status = args.handle({
+  program = "linux.lua", summary = "Boots Linux with a shell, asks it something, forks it.",
+  options = {}, rest = { key = "kernels", value = "kernel", max = 1,
+    help = "its kernel (default: what tools/linux-kernel has fetched)" },
+}, arg)
+if not opts then os.exit(status, true) end
 
 local cache = os.getenv "XDG_CACHE_HOME" or (os.getenv "HOME" or "") .. "/.cache"
-local kernel = arg[1] or cache .. "/minikvm-linux/vmlinuz"
+local kernel = opts.kernels and opts.kernels[1] or cache .. "/minikvm-linux/vmlinuz"
 
 if kvm.probe().host == "pvm" then
   io.stderr:write("linux.lua: a paravirtual KVM does not run Linux: tools/stock -- ./minikvm "

@@ -4,13 +4,26 @@
 --   minikvm scripts/multi_vm.lua [image ...]
 
 local kvm = require "minikvm"
+local args = require "minikvm.cli.args"
 
-local images = { "counter", "hello", "multiplication", "fibonacci" }
-if #arg > 0 then images = arg end
+local opts, status = args.handle({
+  program = "multi_vm.lua", summary = "Runs several guests at once, each in a VM and thread of its"
+    .. " own.\nTheir output is labelled; a table at the end says how each ended.",
+  options = {}, rest = { key = "images", value = "image",
+    help = "a flat image, or the name of one in guests/real (counter, hello, multiplication,"
+      .. " fibonacci)" },
+}, arg)
+if not opts then os.exit(status, true) end
+local images = opts.images
+if not images or #images == 0 then
+  images = { "counter", "hello", "multiplication", "fibonacci" }
+end
 
----"guests/real/counter.bin" for "counter"; a path stays what it is.
+local here <const> = arg[0]:match "^.*/" or ""
+
+---The path of guests/real/counter.bin for "counter"; a path stays what it is.
 local function path_of(image)
-  return image:find "[./]" and image or ("guests/real/%s.bin"):format(image)
+  return image:find "[./]" and image or ("%s../guests/real/%s.bin"):format(here, image)
 end
 
 local vms = {}

@@ -5,8 +5,10 @@
 
 local kvm = require "minikvm"
 local cli = require "minikvm.cli"
+require("minikvm.cli.args").explain(arg)
 
+local here <const> = arg[0]:match "^.*/" or ""
 local vm = assert(kvm.vm{ name = "1K OS", mode = "paged", memory = "4M", irqchip = "pic" })
-assert(vm:load "os-1k/kernel.bin")
+assert(vm:load(here .. "../os-1k/kernel.bin"))
 vm.console:attach()
 os.exit(cli.conclude(vm.name, vm:run()), true)

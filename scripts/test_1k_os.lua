@@ -4,13 +4,15 @@
 
 local t = require "minikvm.test"
 
+local here <const> = arg[0]:match "^.*/" or ""
+
 local PLAIN <const> = { plain = true }
 local OVERFLOW <const> = "overflow: numbers go from -2147483648 to 2147483647"
 local CALCULATE <const> = "not understood: type something like 12 + 5"
 local NUMBERS <const> = "not understood: type two numbers like 48 18"
 
 local menu = t.guest{
-  name = "1K OS", mode = "paged", image = "os-1k/kernel.bin",
+  name = "1K OS", mode = "paged", image = here .. "../os-1k/kernel.bin",
   boot = function(vm)
     vm.console:forbid "PANIC"
     vm.console:expect "Select: "

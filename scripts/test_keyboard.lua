@@ -4,8 +4,10 @@
 
 local t = require "minikvm.test"
 
+local here <const> = arg[0]:match "^.*/" or ""
+
 local menu = t.guest{
-  name = "1K OS", mode = "paged", image = "os-1k/kernel.bin", irqchip = "pic",
+  name = "1K OS", mode = "paged", image = here .. "../os-1k/kernel.bin", irqchip = "pic",
   cmdline = "input=keyboard",
   boot = function(vm) vm.console:expect "Select: " end,
 }

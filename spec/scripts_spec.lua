@@ -161,3 +161,25 @@ describe("scripts that are tests", function()
     end)
   end
 end)
+
+describe("every script", function()
+  it("explains itself", function()
+    for file in lfs.dir "scripts" do
+      if file:find "%.lua$" and not file:find "^test_" then
+        local r = run(file .. " --help")
+        assert.same({ 0, "" }, { r.status, r.err }, file)
+        assert.matches("\n\n", r.out, file)
+      end
+    end
+    local r = run "hello.lua what"
+    assert.equal(2, r.status)
+    assert.matches('^hello.lua: unexpected argument "what"\nusage: hello.lua', r.err)
+  end)
+
+  it("finds its guests from any folder", function()
+    if support.without_kvm(pending) then return end
+    local r = program.run("p=$(realpath P); d=$PWD; cd /; $p $d/scripts/multi_vm.lua hello")
+    assert.equal(0, r.status, r.err)
+    assert.matches("%[hello%] Hello, KVM!\n", r.out)
+  end)
+end)

@@ -301,4 +301,22 @@ function M.handle(spec, argv)
   return nil, 0
 end
 
+---For a script without options: --help prints the comment at its head and ends the process, any
+---other argument ends it with a message.
+---@param argv table<integer, string>  the script's `arg`, with its path at 0
+function M.explain(argv)
+  if not argv[1] then return end
+  local name = argv[0]:match "[^/]*$"
+  if argv[1] ~= HELP[1] and argv[1] ~= HELP[2] then
+    os.exit(M.complain({ program = name, options = {} }, ("unexpected argument %q"):format(argv[1])),
+            true)
+  end
+  for line in io.lines(argv[0]) do
+    local text = line:match "^%-%- ?(.*)"
+    if not text then break end
+    print(text)
+  end
+  os.exit(true, true)
+end
+
 return M

@@ -151,7 +151,7 @@ function M.run(o)
     return { match = function() return true end, load = require("busted.modules.files.lua").load }
   end
   artefacts.configure{ folder = o.artefacts, file = o.file, seed = o.seed, trace = o.trace }
-  local words = { [0] = "minikvm test", "--ignore-lua", "--output=minikvm.runner_output",
+  local words = { [0] = o.file, "--ignore-lua", "--output=minikvm.runner_output",
                   "--loaders=minikvm", "--repeat=1", "--pattern=.", o.file }
   local function add(word) table.insert(words, #words, word) end
   if o.seed then add "--shuffle-tests" add("--seed=" .. o.seed) end
