@@ -38,6 +38,7 @@
 #define MK_LAYER "minikvm.layer"
 #define MK_TAP "minikvm.tap"
 #define MK_PCI_FN "minikvm.pcifunction"
+#define MK_GDB "minikvm.gdbsocket"
 
 /* One per Lua state, in its registry. */
 struct mk_lua {
@@ -94,6 +95,7 @@ struct mk_match;
 struct mk_lua_disk;
 struct mk_lua_tap;
 struct mk_virtio_box;
+struct mk_lua_gdb;
 
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
@@ -112,7 +114,7 @@ struct mk_lua_vm {
     unsigned cpus;
     struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
     uint64_t call_orders;               /* hypercall handlers that were ever made */
-    int line_ref, trace_ref, decide_ref;
+    int line_ref, trace_ref, decide_ref, attend_ref;
     lua_State *opener; /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
     _Atomic int unhandled_ref; /* on_unhandled */
     uint64_t unhandled_hits;
@@ -121,6 +123,7 @@ struct mk_lua_vm {
     struct mk_lua_disk *disks;    /* of its devices, closed with it (disk.c) */
     struct mk_lua_tap *taps;      /* the same (tap.c) */
     struct mk_virtio_box *virtio; /* the same, before the rest of it (virtio.c) */
+    struct mk_lua_gdb *gdbs;      /* debuggers' sockets, the same (gdb.c) */
     int output_file;              /* opened by console:output(); 0: none */
     int echo_before;              /* out_fd while nobody listened */
     bool terminal;                /* attached: raw while it runs */
@@ -206,6 +209,9 @@ unsigned mk_check_stream(lua_State *L, const struct mk_lua_vm *v, int index);
 /* Raises when a reset that failed left the VM without vCPUs. */
 void mk_check_cpus(lua_State *L, const struct mk_lua_vm *v);
 struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
+/* The vCPU at index 1, when its registers can be looked at now; and when they can be set. */
+struct mk_vcpu *mk_check_cpu(lua_State *L, struct mk_lua_vm **vm);
+struct mk_vcpu *mk_check_settable_cpu(lua_State *L, struct mk_lua_vm **vm);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
 uint64_t mk_check_seconds(lua_State *L, int index);
 /* The same; MK_FOREVER when there is none. */
@@ -241,6 +247,7 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 /* Each opens its kinds of objects and leaves the methods in the table on top. */
 void mk_open_vm(lua_State *L);
 void mk_open_cpu(lua_State *L);
+void mk_open_cpu_state(lua_State *L);
 void mk_open_memory(lua_State *L);
 void mk_open_map(lua_State *L); /* after it */
 void mk_open_hooks(lua_State *L);
@@ -250,6 +257,7 @@ void mk_open_virtio(lua_State *L);
 void mk_open_tap(lua_State *L);
 void mk_open_blocks(lua_State *L);
 void mk_open_profile(lua_State *L);
+void mk_open_gdb(lua_State *L);
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
@@ -312,6 +320,9 @@ void mk_lua_close_virtio(struct mk_lua_vm *v);
 /* The function of the PCI bus at `index`; a queue's place in the table at `index`. */
 struct mk_pci_fn *mk_lua_pci_fn(lua_State *L, int index);
 struct mk_virtq mk_virtq_field(lua_State *L, int index);
+/* Closes v->gdbs; and mk_vm_ops.attend. */
+void mk_lua_close_gdbs(struct mk_lua_vm *v);
+void mk_lua_attend(void *ctx, struct mk_vcpu *cpu);
 /* The eventfd of the doorbell whose handle is at `index`; it is the doorbell's. */
 int mk_lua_bell_fd(lua_State *L, int index);
 

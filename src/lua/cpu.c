@@ -47,8 +47,7 @@ static bool find_register(lua_State *L, struct field *f)
     return found;
 }
 
-/* The vCPU, when its registers can be looked at now. */
-static struct mk_vcpu *check_cpu(lua_State *L, struct mk_lua_vm **vm)
+struct mk_vcpu *mk_check_cpu(lua_State *L, struct mk_lua_vm **vm)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_CPU);
     const struct box *box = lua_touserdata(L, 1);
@@ -109,7 +108,7 @@ static int cpu_index(lua_State *L)
     lua_pushvalue(L, 2);
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
         return 1;
-    struct mk_vcpu *c = check_cpu(L, &v);
+    struct mk_vcpu *c = mk_check_cpu(L, &v);
     bool found = find_register(L, &f);
     if (found && f.where == GENERAL) {
         struct kvm_regs regs =
@@ -182,13 +181,19 @@ static void check_settable(lua_State *L, const struct mk_vcpu *c)
                      in ? "an IN" : "a read of memory");
 }
 
+struct mk_vcpu *mk_check_settable_cpu(lua_State *L, struct mk_lua_vm **vm)
+{
+    struct mk_vcpu *c = mk_check_cpu(L, vm);
+    check_settable(L, c);
+    return c;
+}
+
 static int cpu_newindex(lua_State *L)
 {
     struct mk_lua_vm *v;
     struct field f;
     int rc;
-    struct mk_vcpu *c = check_cpu(L, &v);
-    check_settable(L, c);
+    struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
     const char *name = luaL_checkstring(L, 2);
     uint64_t value = (uint64_t)luaL_checkinteger(L, 3);
     if (!find_register(L, &f))
@@ -219,7 +224,7 @@ static int cpu_newindex(lua_State *L)
 static int get_regs(lua_State *L)
 {
     struct mk_lua_vm *v;
-    struct kvm_regs regs = seen_regs(check_cpu(L, &v));
+    struct kvm_regs regs = seen_regs(mk_check_cpu(L, &v));
     lua_pushlstring(L, (const char *)&regs, sizeof(regs));
     return 1;
 }
@@ -229,7 +234,7 @@ static int get_sregs(lua_State *L)
 {
     struct mk_lua_vm *v;
     struct kvm_sregs s;
-    read_sregs(L, check_cpu(L, &v), &s);
+    read_sregs(L, mk_check_cpu(L, &v), &s);
     lua_pushlstring(L, (const char *)&s, sizeof(s));
     return 1;
 }
@@ -240,9 +245,8 @@ static int set_sregs(lua_State *L)
     struct mk_lua_vm *v;
     struct kvm_sregs s;
     size_t length;
-    struct mk_vcpu *c = check_cpu(L, &v);
+    struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
     const char *bytes = luaL_checklstring(L, 2, &length);
-    check_settable(L, c);
     luaL_argcheck(L, length == sizeof(s), 2, "not a struct kvm_sregs");
     memcpy(&s, bytes, sizeof(s));
     if (mk_vcpu_set_guest_sregs(c, &s) < 0)
@@ -257,7 +261,7 @@ static struct mk_walk check_walk(lua_State *L)
     struct mk_lua_vm *v;
     struct kvm_sregs s;
     uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
-    read_sregs(L, check_cpu(L, &v), &s);
+    read_sregs(L, mk_check_cpu(L, &v), &s);
     return mk_walk(&v->vm.mem, &s, linear);
 }
 

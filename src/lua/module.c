@@ -170,6 +170,7 @@ static void push_core(lua_State *L)
     lua_setfield(L, -2, "version");
     mk_open_vm(L);
     mk_open_cpu(L);
+    mk_open_cpu_state(L);
     mk_open_memory(L);
     mk_open_map(L);
     mk_open_hooks(L);
@@ -200,6 +201,7 @@ static void push_core(lua_State *L)
     mk_open_tap(L);
     mk_open_blocks(L);
     mk_open_profile(L);
+    mk_open_gdb(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

@@ -31,17 +31,30 @@ static struct box *new_box(lua_State *L)
     return box;
 }
 
+/* Paused, with no vCPU in the middle of an access. */
+static bool stands_still(struct mk_lua_vm *v)
+{
+    bool waits = false;
+    for (unsigned i = 0; i < v->vm.cpus; i++)
+        waits |= v->vm.cpu[i]->c.waits != 0;
+    return !waits && mk_vm_is_paused(&v->vm);
+}
+
 static void need_end(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
+    mk_check_cpus(L, v);
+    if (stands_still(v))
+        return;
     if (v->lua->handler && v->lua->handler->v == v)
         mk_lua_error(L,
                      "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "
                      "variable, call vm:stop(), and do it when the run is over",
                      what, v->vm.name);
     if (!mk_vm_wait(&v->vm, 0))
-        mk_lua_error(L, "%s: vm \"%s\" is running: stop it first (vm:stop(), or wait for its end)",
+        mk_lua_error(L,
+                     "%s: vm \"%s\" is running: stop it first (vm:stop(), vm:pause(), or wait for "
+                     "its end)",
                      what, v->vm.name);
-    mk_check_cpus(L, v);
 }
 
 /* check_idle(vm, what): raises while the VM runs. */
@@ -96,6 +109,11 @@ static int check_fit(lua_State *L)
     const char *what = luaL_checkstring(L, 3);
     struct mk_err err;
     need_end(L, v, what);
+    if (!mk_vm_wait(&v->vm, 0) && v->vm.live < v->vm.cpus)
+        return mk_lua_error(L,
+                            "%s: vm \"%s\" is paused, and a cpu of it has come to its end: stop "
+                            "the run first",
+                            what, v->vm.name);
     if (mk_snapshot_fits(snap, &v->vm, &err) < 0)
         return mk_lua_error(L, "%s: %s", what, err.text);
     return 0;

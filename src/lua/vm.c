@@ -70,9 +70,11 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const struct mk_trace *event)
                   text, strlen(text));
 }
 
-static const struct mk_vm_ops vm_ops = {
-    .interrupted = interrupted, .trace = trace, .overdue = mk_lua_overdue, .kicked = mk_lua_kicked
-};
+static const struct mk_vm_ops vm_ops = { .interrupted = interrupted,
+                                         .trace = trace,
+                                         .overdue = mk_lua_overdue,
+                                         .kicked = mk_lua_kicked,
+                                         .attend = mk_lua_attend };
 
 /* --- life --- */
 
@@ -106,6 +108,7 @@ static void close_box(struct mk_lua_vm *v)
     v->busy--;
     int in_fd = v->vm.console.in.fd;
     mk_lua_close_virtio(v); /* others may send to its cards */
+    mk_lua_close_gdbs(v);
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);
@@ -529,7 +532,8 @@ static int vm_resume(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     mk_lua_flush_output();
     if (!mk_vm_resume(&v->vm))
-        return mk_lua_error(L, "resume: vm \"%s\" is not paused", v->vm.name);
+        return mk_lua_error(L, "resume: vm \"%s\" is not paused%s", v->vm.name,
+                            v->vm.paused ? ": its debugger holds it" : "");
     lua_settop(L, 1);
     return 1;
 }

@@ -9,20 +9,30 @@
 
 /* --- capture --- */
 
+/* What a vCPU of a paused VM has come to, for a run that goes on from there. */
+static const struct mk_end paused_end = { .reason = MK_STOPPED,
+                                          .resumable = true,
+                                          .text = "paused" };
+
 static int save_cpu(struct mk_vm *vm, unsigned index, struct mk_codec *k)
 {
+    struct mk_vcpu *c = &vm->cpu[index]->c;
     struct mk_cpu_state cpu;
-    if (mk_cpu_save(&vm->cpu[index]->c, &cpu, k->err) < 0)
+    if (mk_cpu_save(c, &cpu, k->err) < 0)
         return -1;
+    struct mk_end end = c->end;
+    if (vm->state == MK_VM_RUNNING && end.reason == MK_RUNNING)
+        c->end = paused_end;
     mk_bytes_u8(k->out, vm->cpu[index]->ready);
-    mk_cpu_code(k, &vm->cpu[index]->c, &cpu);
+    mk_cpu_code(k, c, &cpu);
+    c->end = end;
     mk_cpu_state_free(&cpu);
     return mk_codec_failed(k) ? -1 : 0;
 }
 
 int mk_state_save(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
 {
-    *s = (struct mk_state){ .vm_state = vm->state,
+    *s = (struct mk_state){ .vm_state = vm->state == MK_VM_RUNNING ? MK_VM_ENDED : vm->state,
                             .time = mk_clock_now(&vm->clock),
                             .input = mk_console_tell(&vm->console),
                             .paging = mk_vm_assists_paging(vm),
@@ -80,6 +90,20 @@ static int load_cpus(struct mk_vm *vm, const struct mk_state *s, bool check, str
     return k.bad ? -1 : 0;
 }
 
+/* The VM is paused: its threads go on from what was restored, but for vCPUs that had come to their
+ * end while others had not. */
+static void go_on(struct mk_vm *vm)
+{
+    bool resumes = false;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        resumes |= vm->cpu[i]->c.end.resumable;
+    for (unsigned i = 0; i < vm->cpus; i++) {
+        struct mk_end *end = &vm->cpu[i]->c.end;
+        if (!resumes || (end->reason != MK_HALT && end->reason != MK_EXIT))
+            *end = (struct mk_end){ 0 };
+    }
+}
+
 int mk_state_load(struct mk_vm *vm, const struct mk_state *s, enum mk_load how, struct mk_err *err)
 {
     if (how != MK_LOAD_HOOKS && load_cpus(vm, s, how == MK_LOAD_CHECK, err) < 0)
@@ -87,7 +111,10 @@ int mk_state_load(struct mk_vm *vm, const struct mk_state *s, enum mk_load how, 
     if (how == MK_LOAD_ALL) {
         mk_clock_set(&vm->clock, s->time);
         mk_console_seek(&vm->console, &s->input);
-        vm->state = s->vm_state;
+        if (vm->state == MK_VM_RUNNING)
+            go_on(vm);
+        else
+            vm->state = s->vm_state;
     }
     return mk_devs_load(&vm->devices, s->time, &s->devices, how, err);
 }

@@ -129,7 +129,7 @@ void mk_vm_start_monitor(struct mk_vm *vm)
 {
     mk_console_begin(&vm->console);
     vm->alarm_earliest = 0;
-    mk_io_arm(&vm->deadline_timer, vm->deadline);
+    mk_io_arm(&vm->deadline_timer, vm->paused ? MK_FOREVER : vm->deadline);
     mk_profile_run(vm, true);
 }
 

@@ -42,6 +42,8 @@ const struct mk_vcpu *mk_vm_deciding_cpu(const struct mk_vm *vm)
 
 void mk_vm_join(struct mk_vm *vm)
 {
+    if (vm->state == MK_VM_RUNNING) /* paused: they go on */
+        return;
     for (unsigned i = 0; vm->threaded && i < vm->cpus; i++)
         pthread_join(vm->cpu[i]->thread, NULL);
     vm->threaded = false;
@@ -54,10 +56,11 @@ static bool dead(enum mk_reason reason)
 
 void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why)
 {
-    struct mk_end *end = &vm->cpu[0]->c.end;
-    *end = (struct mk_end){ .reason = MK_ERROR, .whole_vm = true };
-    snprintf(end->text, sizeof(end->text), "%s failed: %.380s", what, why);
-    vm->state = MK_VM_ENDED;
+    struct mk_vcpu *c = &vm->cpu[0]->c;
+    c->end = (struct mk_end){ 0 };
+    mk_vcpu_end(c, MK_ERROR, 0, true, "%s failed: %.380s", what, why);
+    if (vm->state != MK_VM_RUNNING)
+        vm->state = MK_VM_ENDED;
 }
 
 static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
@@ -112,7 +115,9 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     keep_ends(vm);
     mk_watch_resume(&vm->console);
     mk_zones_exact(&vm->zones, mk_watch_exact(&vm->console));
-    vm->paused = false;
+    vm->paused &= MK_PAUSED_BY_DEBUGGER;
+    vm->paused_since = vm->began;
+    vm->hold_told = false;
     vm->mode_open = false;
     for (unsigned i = 0; i < vm->cpus; i++) {
         atomic_store(&vm->cpu[i]->c.requests, 0);
@@ -128,8 +133,10 @@ static void one_ended(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
     bool last = --vm->live == 0;
-    if (!last)
-        mk_wake(vm->waiters); /* the others may all be paused */
+    if (!last) { /* the others may all be paused */
+        mk_vm_check_held(vm);
+        mk_wake(vm->waiters);
+    }
     pthread_mutex_unlock(&vm->lock);
     if (!last)
         return;

@@ -15,10 +15,26 @@ static bool requested(void *vcpu)
     return atomic_load(&((struct mk_vcpu *)vcpu)->requests) != 0;
 }
 
-static bool resumed(void *vcpu)
+static bool stays_out(const struct mk_vcpu *c)
 {
-    struct mk_vcpu *c = vcpu;
-    return !atomic_load(&c->vm->paused) || atomic_load(&c->requests) & MK_REQ_STOP;
+    return atomic_load(&c->vm->paused) || atomic_load(&c->held);
+}
+
+static bool resumed(const struct mk_vcpu *c)
+{
+    return !stays_out(c) || atomic_load(&c->requests) & MK_REQ_STOP;
+}
+
+/* Who attends to a debugger waits for other things in the meantime. */
+static bool shall_pause(const struct mk_vcpu *c)
+{
+    return stays_out(c) && !c->attends;
+}
+
+static bool resumed_or_attends(void *vcpu)
+{
+    const struct mk_vcpu *c = vcpu;
+    return resumed(c) || mk_vm_wants_attention(c->vm);
 }
 
 static bool written(void *vcpu)
@@ -54,17 +70,31 @@ void mk_vcpu_sleep(struct mk_vcpu *c, uint64_t until)
     wait_outside(c, &wait, mk_vm_begin_sleep(c->vm, c, until));
 }
 
+/* Of all vCPUs the first one that comes by does it. */
+static void attend(struct mk_vcpu *c)
+{
+    struct mk_vm *vm = c->vm;
+    if (!mk_vm_wants_attention(vm) || c->attends || !atomic_exchange(&vm->attention, false))
+        return;
+    c->attends = true;
+    vm->ops->attend(vm->ctx, c);
+    c->attends = false;
+}
+
 /* Until the VM is resumed or the run shall end. Registers are what they are after the last
  * instruction, or, while a handler waits, at it. */
 static void wait_paused(struct mk_vcpu *c)
 {
     struct mk_vm *vm = c->vm;
-    struct mk_wait wait = { .done = resumed, .ctx = c };
+    struct mk_wait wait = { .done = resumed_or_attends, .ctx = c };
     if (!c->waits)
         mk_vcpu_complete(c);
     mk_clock_stop(&vm->clock);
     mk_vm_count_paused(c->vm, true);
-    wait_outside(c, &wait, UINT64_MAX);
+    do {
+        wait_outside(c, &wait, UINT64_MAX);
+        attend(c);
+    } while (!resumed(c) && !(vm->on_caller_thread && mk_vm_interrupted(vm)));
     mk_vm_count_paused(c->vm, false);
     mk_clock_start(&vm->clock);
 }
@@ -77,7 +107,7 @@ struct reader_wait {
 static bool read_or_ended(void *ctx)
 {
     const struct reader_wait *r = ctx;
-    return r->done(r->c) || stop_wanted(r->c) || atomic_load(&r->c->vm->paused);
+    return r->done(r->c) || stop_wanted(r->c) || shall_pause(r->c);
 }
 
 /* In the middle of an access, for a slow reader, until done(c) or until the run shall end. */
@@ -88,7 +118,7 @@ static void wait_for_reader(struct mk_vcpu *c, bool (*done)(void *c))
     while (!done(c) && !stop_wanted(c) && !mk_vm_interrupted(c->vm)) {
         wait_outside(c, &wait, c->vm->deadline);
         c->waits++;
-        if (atomic_load(&c->vm->paused))
+        if (shall_pause(c))
             wait_paused(c);
         c->waits--;
     }
@@ -166,6 +196,7 @@ static void serve_due(struct mk_vcpu *c, uint32_t requests)
     if (requests & MK_REQ_PROFILE)
         mk_profile_sample(c);
     mk_vm_serve_due(c->vm, c);
+    attend(c);
 }
 
 /* Everything that is not an exit: what is due, limits, requests. */
@@ -178,7 +209,7 @@ void mk_vcpu_handle_events(struct mk_vcpu *c)
     check_end(c, requests);
     if (vm->console.watched)
         mk_vm_check_watches(c->vm, c);
-    if (c->end.reason == MK_RUNNING && atomic_load(&vm->paused))
+    if (c->end.reason == MK_RUNNING && shall_pause(c))
         wait_paused(c);
 }
 
@@ -202,7 +233,7 @@ static void handle_events_waiting(struct mk_vcpu *c, uint64_t *until)
     mk_vcpu_set_immediate_exit(c, false);
     serve_due(c, atomic_fetch_and(&c->requests, MK_REQ_STOP));
     uint64_t began = mk_now();
-    if (atomic_load(&c->vm->paused)) {
+    if (shall_pause(c)) {
         wait_paused(c);
         *until += *until == UINT64_MAX ? 0 : mk_now() - began;
     }

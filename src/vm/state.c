@@ -29,14 +29,6 @@ bool mk_vm_wait(struct mk_vm *vm, uint64_t ns)
 
 /* --- pausing --- */
 
-void mk_vm_count_paused(struct mk_vm *vm, bool in)
-{
-    pthread_mutex_lock(&vm->lock);
-    vm->paused_cpus += in ? 1 : -1u;
-    mk_wake(vm->waiters);
-    pthread_mutex_unlock(&vm->lock);
-}
-
 static bool is_paused(void *ctx)
 {
     const struct mk_vm *vm = ctx;
@@ -54,15 +46,57 @@ bool mk_vm_is_paused(struct mk_vm *vm)
     return mk_wait(&wait, 0);
 }
 
+void mk_vm_check_held(struct mk_vm *vm)
+{
+    if (vm->hold_told || !(vm->paused & MK_PAUSED_BY_DEBUGGER) || !is_paused(vm))
+        return;
+    vm->hold_told = true;
+    vm->attention = true;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        mk_vcpu_request(&vm->cpu[i]->c, MK_REQ_WAKE);
+}
+
+void mk_vm_count_paused(struct mk_vm *vm, bool in)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->paused_cpus += in ? 1 : -1u;
+    if (in)
+        mk_vm_check_held(vm);
+    else
+        vm->hold_told = false; /* a step, or all go on */
+    mk_wake(vm->waiters);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+/* The run's deadline stands still while anybody keeps it paused. Caller holds the lock. */
+static void pause_for(struct mk_vm *vm, enum mk_pause who)
+{
+    if (!vm->paused && !mk_vm_is_stopped(vm)) {
+        vm->paused_since = mk_now();
+        mk_io_arm(&vm->deadline_timer, MK_FOREVER);
+    }
+    vm->paused |= who;
+}
+
+/* False when it was not so; the caller holds the lock. */
+static bool resume_from(struct mk_vm *vm, enum mk_pause who)
+{
+    bool was = vm->paused & who;
+    vm->paused &= ~(unsigned)who;
+    if (!was || vm->paused || mk_vm_is_stopped(vm))
+        return was;
+    if (vm->deadline != MK_FOREVER)
+        vm->deadline += mk_now() - vm->paused_since;
+    mk_io_arm(&vm->deadline_timer, vm->deadline);
+    return true;
+}
+
 bool mk_vm_pause(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
     bool runs = !mk_vm_is_stopped(vm);
-    if (runs && !vm->paused) {
-        vm->paused_since = mk_now();
-        vm->paused = true;
-        mk_io_arm(&vm->deadline_timer, MK_FOREVER);
-    }
+    if (runs)
+        pause_for(vm, MK_PAUSED_BY_SCRIPT);
     pthread_mutex_unlock(&vm->lock);
     if (runs)
         mk_vm_wake(vm);
@@ -72,16 +106,41 @@ bool mk_vm_pause(struct mk_vm *vm)
 bool mk_vm_resume(struct mk_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
-    bool was = !mk_vm_is_stopped(vm) && vm->live && vm->paused;
-    uint64_t deadline = vm->deadline;
-    if (was && deadline != MK_FOREVER)
-        vm->deadline = deadline + (mk_now() - vm->paused_since);
-    if (was)
-        vm->paused = false;
-    if (was)
-        mk_io_arm(&vm->deadline_timer, vm->deadline);
+    bool was = !mk_vm_is_stopped(vm) && vm->live && resume_from(vm, MK_PAUSED_BY_SCRIPT);
     pthread_mutex_unlock(&vm->lock);
     if (was)
         mk_vm_wake(vm);
     return was;
+}
+
+/* --- a debugger --- */
+
+void mk_vm_hold(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    pause_for(vm, MK_PAUSED_BY_DEBUGGER);
+    vm->hold_told = false;
+    mk_vm_check_held(vm);
+    pthread_mutex_unlock(&vm->lock);
+    mk_vm_wake(vm);
+}
+
+void mk_vm_release(struct mk_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    resume_from(vm, MK_PAUSED_BY_DEBUGGER);
+    pthread_mutex_unlock(&vm->lock);
+    mk_vm_wake(vm);
+}
+
+void mk_vm_attend(struct mk_vm *vm)
+{
+    vm->attention = true;
+    mk_vm_wake(vm);
+    mk_vm_notify(vm);
+}
+
+bool mk_vm_wants_attention(void *vm)
+{
+    return atomic_load(&((struct mk_vm *)vm)->attention);
 }

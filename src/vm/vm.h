@@ -71,6 +71,9 @@ struct mk_limits {
     uint64_t ns, exits, output;
 };
 
+/* Who keeps the vCPUs outside the guest; they go on when nobody does. */
+enum mk_pause { MK_PAUSED_BY_SCRIPT = 1, MK_PAUSED_BY_DEBUGGER = 2 };
+
 enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
 
 /* What only the script knows. All may be NULL. */
@@ -83,6 +86,9 @@ struct mk_vm_ops {
     bool (*overdue)(void *ctx, struct mk_vcpu *cpu);
     /* At every kick of the vCPU's thread, in the signal's handler. */
     void (*kicked)(void *ctx, struct mk_vcpu *cpu);
+    /* What mk_vm_attend() asked for. On the thread of a vCPU that is outside the guest: between two
+     * entries, in the middle of an access, or paused. */
+    void (*attend)(void *ctx, struct mk_vcpu *cpu);
 };
 
 /* A vCPU of a VM. */
@@ -112,7 +118,8 @@ struct mk_vm {
     bool unhandled_fault;          /* an access that nobody serves ends the vCPU */
     _Atomic unsigned char tracing; /* MK_TRACE_EVENTS and so on (trace.h); 0: it is not */
     _Atomic uint64_t deadline;     /* mk_now() time, UINT64_MAX: none */
-    _Atomic bool paused;           /* vCPUs shall stay outside the guest */
+    _Atomic unsigned paused;       /* vCPUs shall stay outside the guest: bits of enum mk_pause */
+    _Atomic bool attention;        /* a vCPU shall call ops->attend */
     bool on_caller_thread;         /* its vCPU runs on the thread of who may be interrupted */
     uint64_t exit_limit;           /* per vCPU and run, UINT64_MAX: none */
     uint64_t output_limit;         /* bytes per vCPU, UINT64_MAX: none */
@@ -161,6 +168,7 @@ struct mk_vm {
     enum mk_vm_state state;
     unsigned live;         /* vCPUs still running */
     unsigned paused_cpus;  /* of those, outside the guest because the VM is paused */
+    bool hold_told;        /* the debugger knows that they all are */
     bool threaded;         /* threads wait to be joined */
     uint64_t began, ended; /* mk_now() of the last run */
     uint64_t paused_since;
@@ -225,6 +233,14 @@ bool mk_vm_pause(struct mk_vm *vm);
 bool mk_vm_is_paused(struct mk_vm *vm);
 /* False when it was not paused. */
 bool mk_vm_resume(struct mk_vm *vm);
+/* The same for a debugger, beside the script's pause and on whichever thread the VM runs. A VM that
+ * does not run begins its next run so. When all vCPUs are outside, ops->attend is called. */
+void mk_vm_hold(struct mk_vm *vm);
+void mk_vm_release(struct mk_vm *vm);
+/* Any thread: one of its vCPUs shall call ops->attend soon; of a VM that does not run, the thread
+ * that waits with mk_vm_wants_attention(), or the next run. */
+void mk_vm_attend(struct mk_vm *vm);
+bool mk_vm_wants_attention(void *vm);
 /* Asks a running VM to end with this reason. */
 void mk_vm_stop(struct mk_vm *vm, enum mk_reason reason);
 /* Leaves a VM of which only a part was reset or restored so that it does not run, and says why. */
@@ -262,6 +278,8 @@ void mk_vm_wake(void *vm);
 void mk_vm_notify(struct mk_vm *vm);
 /* A vCPU stays outside the guest because the VM is paused; it goes on. */
 void mk_vm_count_paused(struct mk_vm *vm, bool in);
+/* The caller holds vm->lock and has changed who of the vCPUs is live or paused. */
+void mk_vm_check_held(struct mk_vm *vm);
 /* After an exit of a vCPU while there are watches (watch.c). */
 void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c);
 

@@ -53,6 +53,12 @@ local function parse_size(text)
   return nil, ("expected a width and a height such as 1024x768, or none, got %q"):format(text)
 end
 
+---The address of --gdb, as it is, if it is one.
+local function parse_gdb(text)
+  local at, why = require("minikvm.gdb").parse(text)
+  return at and text, why
+end
+
 ---What --module names, as vm:load's option has it.
 local function modules_of(list)
   local modules = {}
@@ -101,6 +107,10 @@ M.spec = {
     { "--screenshot", value = "FILE",
       help = "at the end the screen as a picture (PNG): the framebuffer, or the text screen" },
     { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
+    { "--gdb", value = "WHERE", type = parse_gdb, help = "the guest waits for gdb before its first"
+        .. " instruction: a port, HOST:PORT or unix:PATH for gdb's \"target remote\"" },
+    { "--gdb-on-crash", value = "WHERE", type = parse_gdb,
+      help = "a guest that dies stays there until gdb has looked at it" },
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
         .. " global vm (several: in the list vms)" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
@@ -152,6 +162,10 @@ local function parse_run(argv)
     why = "--trace-file is for one image"
   elseif opts.trace_limit and not opts.trace_file then
     why = "--trace-limit is for a --trace-file"
+  elseif opts.gdb and opts.gdb_on_crash then
+    why = "--gdb or --gdb-on-crash: with --gdb it stays there after a crash, too"
+  elseif (opts.gdb or opts.gdb_on_crash) and #opts.guests > 1 then
+    why = "--gdb is for one image"
   end
   if why then return nil, args.complain(M.spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
@@ -215,6 +229,17 @@ local function connect(vm, opts, host)
     opts.screens[vm] = require("minikvm.console.terminal").show(vm)
   end
   return vm.console:attach()
+end
+
+---Lets gdb in, where the command line says so.
+local function offer_gdb(vm, opts)
+  local where = opts.gdb or opts.gdb_on_crash
+  if not where then return true end
+  local gdb, why, code = vm:gdb{ at = where, on = opts.gdb and "now" or "crash",
+                                 notify = function(text) complain(vm.name, text) end }
+  if not gdb then return nil, why, code end
+  if opts.gdb then complain(vm.name, "it waits for gdb: target remote " .. gdb.address) end
+  return true
 end
 
 ---The image of a VM whose mode nobody chose, and which does not say it; nil when there is none.
@@ -282,6 +307,7 @@ local function prepare(kvm, opts, i, host)
   local done
   done, status = M.attempt(opts.names[i], connect, vm, opts, host)
   if done then done, status = trace_to_file(vm, opts) end
+  if done then done, status = M.attempt(opts.names[i], offer_gdb, vm, opts) end
   if done then return vm end
   vm:close()
   return nil, status

@@ -438,6 +438,27 @@ function symbols_type:__pairs()
   return next, images[1] and require("minikvm.image.symbols").all(images) or {}
 end
 
+---Lets gdb debug the guest: see lua/minikvm/gdb/init.lua and docs/gdb.md.
+---  at       where gdb connects: a port of this machine (the default: any that is free), "HOST:PORT",
+---           "*:PORT" (from everywhere), "unix:PATH"
+---  stop     false: the guest runs until gdb connects; else it is stopped by then
+---  on       "crash": nothing happens until the guest dies; then the run waits for gdb
+---  lost     when gdb vanishes: "hold" (the default: stopped or running as it was), "continue",
+---           "stop" (the run ends)
+---  arch     "i8086", "i386", "x86-64": what gdb is told; by default what the vCPU runs when gdb
+---           connects
+---  monitor  false: gdb's "monitor" runs no Lua
+---  notify   function(text): gdb has gone, a second one was sent away
+---@param opts? table
+---@return minikvm.gdb? gdb  with fields address, port, connected, and remove()
+---@return string? why  "what: why" when it cannot listen there
+---@return string? code
+function vm:gdb(opts)
+  options.self("vm:gdb", self, "minikvm.vm")
+  core.check_open(self)
+  return require("minikvm.gdb").open(self, opts)
+end
+
 local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }
 
 local function run_options(where, opts)
@@ -448,6 +469,8 @@ end
 
 ---Adds a report to what is worth one; its module is loaded when a guest died first.
 local function explained(self, reason, info, ...)
+  local gdb = package.loaded["minikvm.gdb"]
+  if gdb then gdb.ended(self, reason, info) end
   if reason == "shutdown" or reason == "fault" then
     require("minikvm.vm.explain").add(self, reason, info)
   end

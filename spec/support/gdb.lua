@@ -1,0 +1,152 @@
+-- gdb.lua - real gdb in batch mode on VMs of a spec, and a client that speaks its protocol.
+
+local program = require "support.program"
+
+local M = {}
+
+local MARK <const> = "---"
+
+---Skips the current block of specs where there is no gdb: true when it did.
+---@param pending function  busted's
+function M.without_gdb(pending)
+  if os.execute "gdb -nx -batch >/dev/null 2>&1" then return false end
+  pending "needs gdb (Debian: gdb)"
+  return true
+end
+
+---@class gdb_process
+---@field pipe file*
+---@field path string
+local Process = {}
+Process.__index = Process
+
+---Starts gdb with these commands beside the spec, which has to run the VM for it to be served.
+---@param commands string[]
+---@param words? string  of its command line, such as an ELF file
+---@return gdb_process
+function M.start(commands, words)
+  local head = { "set pagination off", "set confirm off", "set width 0", "set remotetimeout 30" }
+  local path = program.file(table.concat(head, "\n") .. "\n" .. table.concat(commands, "\n") .. "\n")
+  local line = ("HOME=/nonexistent exec timeout -s KILL 60 gdb -nx -batch -iex 'set debuginfod enabled off'"
+    .. " %s -x %s </dev/null 2>&1"):format(words or "", path)
+  return setmetatable({ pipe = assert(io.popen(line)), path = path }, Process)
+end
+
+---Waits for its end.
+---@return string output
+function Process:finish()
+  local output = self.pipe:read "a"
+  self.pipe:close()
+  os.remove(self.path)
+  return output
+end
+
+---The output behind `echo ---\n`.
+---@param output string
+function M.behind_mark(output)
+  local _, last = output:find(MARK .. "\n", 1, true)
+  return last and output:sub(last + 1) or error("gdb did not get there: " .. output, 2)
+end
+
+M.MARK = "echo " .. MARK .. "\\n"
+
+---gdb on a VM from the beginning of its run to the end of it.
+---@param vm minikvm.vm
+---@param commands string[]  behind "target remote"
+---@param opts? { words: string?, gdb: table?, run: table? }
+---@return string output  of gdb, behind the mark if there is one
+---@return string reason  of the run
+---@return table info
+function M.debug(vm, commands, opts)
+  opts = opts or {}
+  local gdb <close> = assert(vm:gdb(opts.gdb))
+  local list = { "target remote " .. gdb.address }
+  table.move(commands, 1, #commands, 2, list)
+  local process = M.start(list, opts.words)
+  local reason, info = vm:run(opts.run or { deadline = 40 })
+  local output = process:finish()
+  if output:find(MARK, 1, true) then output = M.behind_mark(output) end
+  return output, reason, info
+end
+
+---Python code that gdb runs, with a client of the remote protocol: connect(), send(bytes),
+---packet(text), receive(), ask(text).
+local CLIENT <const> = [[
+import socket, sys, time
+ADDRESS = %q
+def connect():
+    global line, rest
+    if ADDRESS.startswith("/"):
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(ADDRESS)
+    else:
+        host, port = ADDRESS.rsplit(":", 1)
+        line = socket.create_connection((host, int(port)))
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    line.settimeout(30)
+    rest = b""
+    return line
+def send(data):
+    line.sendall(data)
+def framed(data):
+    if isinstance(data, str): data = data.encode("latin1")
+    return b"$" + data + b"#%%02x" %% (sum(data) & 255)
+def packet(data):
+    send(framed(data))
+def byte():
+    global rest
+    if not rest:
+        rest = line.recv(1 << 20)
+        if not rest: return b""
+    first, rest = rest[:1], rest[1:]
+    return first
+def raw():
+    global rest
+    while True:
+        at = rest.find(b"$")
+        end = rest.find(b"#", at)
+        if at >= 0 and end >= 0 and len(rest) >= end + 3:
+            data, told = rest[at + 1:end], rest[end + 1:end + 3]
+            rest = rest[end + 3:]
+            assert int(told, 16) == sum(data) & 255, "wrong sum"
+            return data
+        more = line.recv(1 << 20)
+        if not more: return None
+        rest += more
+def receive():
+    data = raw()
+    if data is None: return "closed"
+    out = bytearray()
+    i = 0
+    while i < len(data):
+        if data[i] == ord("*"):
+            i += 1
+            out += out[-1:] * (data[i] - 29)
+        elif data[i] == ord("}"):
+            i += 1
+            out.append(data[i] ^ 0x20)
+        else:
+            out.append(data[i])
+        i += 1
+    return out.decode("latin1")
+def ask(data):
+    packet(data)
+    return receive()
+def quiet():
+    connect()
+    ask("qSupported:swbreak+;hwbreak+;vContSupported+")
+    ask("QStartNoAckMode")
+]]
+
+---Starts such a client; what it prints is finish()'s output.
+---@param address string
+---@param code string  Python
+---@return gdb_process
+function M.client(address, code)
+  local path = program.file(CLIENT:format(address) .. code)
+  os.rename(path, path .. ".py")
+  local line = ("exec timeout -s KILL 60 gdb -nx -batch -x %s.py </dev/null 2>&1"):format(path)
+  return setmetatable({ pipe = assert(io.popen(line)), path = path .. ".py" }, Process)
+end
+
+return M

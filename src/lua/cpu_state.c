@@ -1,0 +1,203 @@
+/* cpu_state.c - a vCPU as a debugger wants it: its state as KVM's structures, MSRs, and memory by
+ * linear address. For lua/minikvm/gdb, which knows what is in them. As for vm.cpu[i]: while the VM
+ * does not run or is paused, or inside a handler of the vCPU. */
+#include "lua/core.h"
+#include "x86/mode.h"
+
+#include <string.h>
+
+#define LONGEST_READ (UINT64_C(1) << 20)
+
+/* --- structures of KVM's --- */
+
+/* set_regs(cpu, bytes of a struct kvm_regs) */
+static int set_regs(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct kvm_regs regs;
+    size_t length;
+    struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    luaL_argcheck(L, length == sizeof(regs), 2, "not a struct kvm_regs");
+    memcpy(&regs, bytes, sizeof(regs));
+    if (mk_vcpu_set_regs(c, &regs) < 0)
+        return mk_lua_error(L, "KVM refuses these registers");
+    mk_vm_restart_cpu(&v->vm, c->cpu.index);
+    return 0;
+}
+
+/* fpu(cpu) -> the bytes of its struct kvm_fpu */
+static int get_fpu(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct kvm_fpu fpu;
+    if (mk_ioctl(mk_check_cpu(L, &v)->fd, KVM_GET_FPU, &fpu) < 0)
+        return mk_lua_error(L, "KVM does not tell the FPU's registers");
+    lua_pushlstring(L, (const char *)&fpu, sizeof(fpu));
+    return 1;
+}
+
+/* set_fpu(cpu, bytes) */
+static int set_fpu(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct kvm_fpu fpu;
+    size_t length;
+    const struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
+    const char *bytes = luaL_checklstring(L, 2, &length);
+    luaL_argcheck(L, length == sizeof(fpu), 2, "not a struct kvm_fpu");
+    memcpy(&fpu, bytes, sizeof(fpu));
+    if (mk_ioctl(c->fd, KVM_SET_FPU, &fpu) < 0)
+        return mk_lua_error(L, "KVM refuses these FPU registers");
+    return 0;
+}
+
+/* debug_regs(cpu) -> DR0 to DR3, DR6, DR7 as the guest has set them */
+static int get_debug_regs(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct kvm_debugregs regs;
+    if (mk_ioctl(mk_check_cpu(L, &v)->fd, KVM_GET_DEBUGREGS, &regs) < 0)
+        return mk_lua_error(L, "KVM does not tell the debug registers");
+    for (unsigned i = 0; i < 4; i++)
+        lua_pushinteger(L, (lua_Integer)regs.db[i]);
+    lua_pushinteger(L, (lua_Integer)regs.dr6);
+    lua_pushinteger(L, (lua_Integer)regs.dr7);
+    return 6;
+}
+
+/* msr(cpu, index) -> value; nil: KVM has none of that number */
+static int get_msr(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    const struct mk_vcpu *c = mk_check_cpu(L, &v);
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } one = { { .nmsrs = 1 }, { .index = (uint32_t)luaL_checkinteger(L, 2) } };
+    if (mk_ioctl(c->fd, KVM_GET_MSRS, &one) != 1)
+        return 0;
+    lua_pushinteger(L, (lua_Integer)one.entry.data);
+    return 1;
+}
+
+/* set_msr(cpu, index, value) -> whether KVM takes it */
+static int set_msr(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    const struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
+    uint32_t index = (uint32_t)luaL_checkinteger(L, 2);
+    lua_pushboolean(L, mk_vcpu_set_msr(c, index, (uint64_t)luaL_checkinteger(L, 3)) == 0);
+    return 1;
+}
+
+/* --- memory by linear address --- */
+
+struct view {
+    const struct mk_mem *mem;
+    struct kvm_sregs sregs;
+};
+
+static struct view check_view(lua_State *L)
+{
+    struct mk_lua_vm *v;
+    struct view view;
+    struct mk_vcpu *c = mk_check_cpu(L, &v);
+    if (mk_vcpu_get_guest_sregs(c, &view.sregs) < 0)
+        mk_lua_error(L, "KVM does not tell the system registers");
+    view.mem = &v->vm.mem;
+    return view;
+}
+
+static uint64_t wrap(const struct view *view, uint64_t linear)
+{
+    return view->sregs.efer & MK_EFER_LMA ? linear : (uint32_t)linear;
+}
+
+/* How many of `length` bytes from `linear` on lie one behind the other, and where; 0: none. */
+static uint64_t translate(const struct view *view, uint64_t linear, uint64_t length, uint64_t *at)
+{
+    struct mk_walk w = mk_walk(view->mem, &view->sregs, linear);
+    uint64_t left = MK_PAGE - linear % MK_PAGE;
+    *at = w.address;
+    return w.present ? mk_mem_span(view->mem, w.address, left < length ? left : length) : 0;
+}
+
+/* linear_read(cpu, address, length) -> bytes: as many as there are, up to 1 MiB */
+static int linear_read(lua_State *L)
+{
+    struct view view = check_view(L);
+    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2), n, at, done = 0;
+    uint64_t length = (uint64_t)luaL_checkinteger(L, 3);
+    luaL_Buffer b;
+    if (length > LONGEST_READ)
+        length = LONGEST_READ;
+    char *bytes = luaL_buffinitsize(L, &b, length);
+    for (; done < length; done += n) {
+        n = translate(&view, wrap(&view, linear + done), length - done, &at);
+        if (n == 0 || !mk_mem_read(view.mem, at, bytes + done, n))
+            break;
+    }
+    luaL_pushresultsize(&b, done);
+    return 1;
+}
+
+/* Whether all of it is memory that can be written to. */
+static bool is_writable(const struct view *view, uint64_t linear, uint64_t length)
+{
+    for (uint64_t n, at; length; linear += n, length -= n) {
+        n = translate(view, wrap(view, linear), length, &at);
+        if (n == 0 || !mk_mem_has(view->mem, at, n, true))
+            return false;
+    }
+    return true;
+}
+
+/* linear_write(cpu, address, bytes) -> whether they were written: all, or none */
+static int linear_write(lua_State *L)
+{
+    struct view view = check_view(L);
+    size_t length;
+    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2), at;
+    const char *bytes = luaL_checklstring(L, 3, &length);
+    bool fits = is_writable(&view, linear, length);
+    for (uint64_t n, done = 0; fits && done < length; done += n) {
+        n = translate(&view, wrap(&view, linear + done), length - done, &at);
+        fits = n && mk_mem_write(view.mem, at, bytes + done, n); /* a table may have changed */
+    }
+    lua_pushboolean(L, fits);
+    return 1;
+}
+
+/* regions(vm) -> a list of { at, size, read_only } of memory */
+static int regions(lua_State *L)
+{
+    const struct mk_mem *mem = &mk_check_vm(L, 1)->vm.mem;
+    lua_createtable(L, (int)mem->count, 0);
+    for (unsigned i = 0; i < mem->count; i++) {
+        lua_createtable(L, 3, 0);
+        lua_pushinteger(L, (lua_Integer)mem->regions[i].gpa);
+        lua_rawseti(L, -2, 1);
+        lua_pushinteger(L, (lua_Integer)mem->regions[i].size);
+        lua_rawseti(L, -2, 2);
+        lua_pushboolean(L, mem->regions[i].read_only);
+        lua_rawseti(L, -2, 3);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+void mk_open_cpu_state(lua_State *L)
+{
+    static const luaL_Reg core[] = { { "set_regs", set_regs },
+                                     { "fpu", get_fpu },
+                                     { "set_fpu", set_fpu },
+                                     { "debug_regs", get_debug_regs },
+                                     { "msr", get_msr },
+                                     { "set_msr", set_msr },
+                                     { "linear_read", linear_read },
+                                     { "linear_write", linear_write },
+                                     { "regions", regions },
+                                     { NULL, NULL } };
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}

@@ -1,0 +1,494 @@
+/* gdb.c - the socket of a VM's debugger for lua/minikvm/gdb: listening, one client, its packets
+ * (codec/rsp.h).
+ *
+ * When somebody connects or bytes are there the I/O thread asks the VM for attention (vm.h); what
+ * is called then reads what there is, and until it has found nothing more nothing is watched. So a
+ * client that floods is slowed down, and one that does not read its answers is not asked for more.
+ * Closed with the VM. Used by the thread that runs Lua. */
+#include "lua/core.h"
+
+#include "codec/rsp.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define CHUNK (64u << 10)
+#define REST_NS 1000000u /* between two looks at a client while the guest runs */
+
+struct mk_lua_gdb {
+    struct mk_lua_vm *v;
+    struct mk_lua_gdb *next;
+    int listener, client;           /* -1: closed, none */
+    char path[108];                 /* of a Unix socket; "": TCP */
+    struct mk_io_source door, line; /* of these descriptors */
+    struct mk_io_timer rest;
+    struct mk_bytes out;  /* on its way; as it was sent last */
+    size_t sent;          /* so much of it has gone */
+    bool acks, told_gone; /* the protocol's '+' and '-'; the client's end was reported */
+    size_t at, have;      /* in chunk */
+    struct mk_rsp in;
+    uint8_t chunk[CHUNK];
+};
+
+/* --- on the I/O thread --- */
+
+static void wants_attention(void *ctx)
+{
+    mk_vm_attend(&((struct mk_lua_gdb *)ctx)->v->vm);
+}
+
+/* What came meanwhile may be in the chunk already. */
+static void rested(void *ctx)
+{
+    struct mk_lua_gdb *g = ctx;
+    g->at < g->have ? wants_attention(g) : mk_io_watch(&g->line);
+}
+
+/* --- life --- */
+
+static void drop_client(struct mk_lua_gdb *g)
+{
+    if (g->client < 0)
+        return;
+    mk_io_disarm(&g->rest);
+    mk_io_unwatch(&g->line);
+    close(g->client);
+    g->client = -1;
+    g->out.length = g->sent = g->at = g->have = 0;
+    g->in.state = MK_RSP_OUTSIDE;
+}
+
+static void close_gdb(struct mk_lua_gdb *g)
+{
+    if (g->listener < 0)
+        return;
+    struct mk_lua_gdb **at = &g->v->gdbs;
+    while (*at && *at != g)
+        at = &(*at)->next;
+    if (*at)
+        *at = g->next;
+    drop_client(g);
+    mk_io_unwatch(&g->door);
+    close(g->listener);
+    g->listener = -1;
+    if (g->path[0])
+        unlink(g->path);
+    mk_bytes_free(&g->out);
+}
+
+void mk_lua_close_gdbs(struct mk_lua_vm *v)
+{
+    while (v->gdbs)
+        close_gdb(v->gdbs);
+}
+
+/* Nobody but this user gets to it: the file's mode is the socket's (Linux, unix(7)). */
+static int listen_unix(struct mk_lua_gdb *g, const char *path, struct mk_err *err)
+{
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    if (strlen(path) >= sizeof(at.sun_path))
+        return mk_fail(err, ENAMETOOLONG, "unix:%s: a socket's path has at most %zu bytes", path,
+                       sizeof(at.sun_path) - 1);
+    strcpy(at.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return mk_fail_errno(err, errno, "unix:%s", path);
+    if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0 ||
+        listen(fd, 4) < 0) {
+        int code = errno;
+        close(fd);
+        if (code == EADDRINUSE)
+            return mk_fail(err, code, "unix:%s: it is there already: remove it, or name another",
+                           path);
+        return mk_fail_errno(err, code, "unix:%s", path);
+    }
+    strcpy(g->path, path);
+    return fd;
+}
+
+static int listen_one(const struct addrinfo *a)
+{
+    const int one = 1;
+    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 4) == 0)
+        return fd;
+    int code = errno;
+    close(fd);
+    errno = code;
+    return -1;
+}
+
+/* host "*": every address of this machine. */
+static int listen_tcp(const char *host, const char *port, struct mk_err *err)
+{
+    struct addrinfo want = { .ai_flags = AI_PASSIVE,
+                             .ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM };
+    struct addrinfo *found = NULL;
+    int rc = getaddrinfo(strcmp(host, "*") == 0 ? NULL : host, port, &want, &found), fd = -1;
+    if (rc != 0)
+        return mk_fail(err, ENOENT, "%s:%s: %s", host, port, gai_strerror(rc));
+    for (const struct addrinfo *a = found; a && fd < 0; a = a->ai_next)
+        fd = listen_one(a);
+    int code = errno;
+    freeaddrinfo(found);
+    if (fd >= 0)
+        return fd;
+    if (code == EADDRINUSE)
+        return mk_fail(err, code, "%s:%s: another program listens there: name another port", host,
+                       port);
+    return mk_fail_errno(err, code, "%s:%s", host, port);
+}
+
+static unsigned port_of(int fd)
+{
+    struct sockaddr_storage at = { 0 };
+    char port[8] = "0";
+    socklen_t length = sizeof(at);
+    getsockname(fd, (struct sockaddr *)&at, &length);
+    getnameinfo((struct sockaddr *)&at, length, NULL, 0, port, sizeof(port), NI_NUMERICSERV);
+    return (unsigned)atoi(port);
+}
+
+/* gdb_open(vm, host | nil, port or path) -> socket, port | nil, text, name */
+static int gdb_open(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    const char *host = lua_isnil(L, 2) ? NULL : mk_check_cstring(L, 2);
+    const char *where = mk_check_cstring(L, 3);
+    struct mk_err err;
+    struct mk_lua_gdb *g = lua_newuserdatauv(L, sizeof(*g), 0);
+    memset(g, 0, sizeof(*g));
+    g->listener = g->client = -1;
+    luaL_setmetatable(L, MK_GDB);
+    int fd = host ? listen_tcp(host, where, &err) : listen_unix(g, where, &err);
+    if (fd < 0)
+        return mk_push_err(L, &err);
+    g->v = v;
+    g->listener = fd;
+    g->door =
+        (struct mk_io_source){ .ready = wants_attention, .ctx = g, .fd = fd, .events = EPOLLIN };
+    g->rest = (struct mk_io_timer){ .fire = rested, .ctx = g };
+    g->next = v->gdbs;
+    v->gdbs = g;
+    mk_io_watch(&g->door);
+    lua_pushinteger(L, host ? port_of(fd) : 0);
+    return 2;
+}
+
+static struct mk_lua_gdb *check_gdb(lua_State *L)
+{
+    return luaL_checkudata(L, 1, MK_GDB);
+}
+
+/* gdb_close(socket) */
+static int gdb_close(lua_State *L)
+{
+    close_gdb(check_gdb(L));
+    return 0;
+}
+
+/* --- the client --- */
+
+static void adopt(struct mk_lua_gdb *g, int fd)
+{
+    const int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* not a Unix socket's */
+    g->client = fd;
+    g->acks = true;
+    g->told_gone = false;
+    g->line =
+        (struct mk_io_source){ .ready = wants_attention, .ctx = g, .fd = fd, .events = EPOLLIN };
+}
+
+/* gdb_accept(socket) -> true: there is a client now; "refused": there was one already, and who
+ * came was sent away; nil: nobody came */
+static int gdb_accept(lua_State *L)
+{
+    struct mk_lua_gdb *g = check_gdb(L);
+    int fd = g->listener < 0 ? -1 : accept4(g->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (g->listener >= 0)
+            mk_io_watch(&g->door);
+        return 0;
+    }
+    if (g->client >= 0) {
+        close(fd);
+        lua_pushstring(L, "refused");
+    } else {
+        adopt(g, fd);
+        lua_pushboolean(L, 1);
+    }
+    return 1;
+}
+
+/* False when some of it is left, or nobody is there to take it. */
+static bool flush(struct mk_lua_gdb *g)
+{
+    while (g->client >= 0 && g->sent < g->out.length) {
+        ssize_t n = send(g->client, g->out.data + g->sent, g->out.length - g->sent, MSG_NOSIGNAL);
+        if (n < 0)
+            return false;
+        g->sent += (size_t)n;
+    }
+    return g->client >= 0;
+}
+
+static void acknowledge(const struct mk_lua_gdb *g, bool well)
+{
+    if (g->acks)
+        send(g->client, well ? "+" : "-", 1, MSG_NOSIGNAL); /* a buffer that is empty has room */
+}
+
+/* gdb_send(socket, data): as a packet. What does not go at once goes when gdb_receive() is called.
+ */
+static int gdb_send(lua_State *L)
+{
+    struct mk_lua_gdb *g = check_gdb(L);
+    size_t length;
+    const char *data = luaL_checklstring(L, 2, &length);
+    if (g->client < 0)
+        return 0;
+    if (flush(g)) /* notices may be on their way */
+        g->out.length = g->sent = 0;
+    mk_rsp_encode(&g->out, (const uint8_t *)data, length);
+    if (g->out.failed) {
+        mk_bytes_free(&g->out);
+        return luaL_error(L, "not enough memory");
+    }
+    flush(g);
+    return 0;
+}
+
+/* gdb_acks(socket, on) */
+static int gdb_acks(lua_State *L)
+{
+    check_gdb(L)->acks = lua_toboolean(L, 2);
+    return 0;
+}
+
+/* gdb_drop(socket): the client goes. */
+static int gdb_drop(lua_State *L)
+{
+    struct mk_lua_gdb *g = check_gdb(L);
+    flush(g);
+    drop_client(g);
+    return 0;
+}
+
+/* Bytes for the parser; false: none now, or the client has gone. */
+static bool fill(struct mk_lua_gdb *g, bool *gone)
+{
+    ssize_t n = recv(g->client, g->chunk, sizeof(g->chunk), 0);
+    *gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+    g->at = 0;
+    g->have = n > 0 ? (size_t)n : 0;
+    return n > 0;
+}
+
+static enum mk_rsp_event parse(struct mk_lua_gdb *g)
+{
+    enum mk_rsp_event event = MK_RSP_MORE;
+    while (event == MK_RSP_MORE && g->at < g->have)
+        event = mk_rsp_take(&g->in, g->chunk[g->at++]);
+    return event;
+}
+
+/* What the script hears of: true. */
+static bool serve_event(struct mk_lua_gdb *g, enum mk_rsp_event event)
+{
+    switch (event) {
+    case MK_RSP_PACKET:
+    case MK_RSP_TOO_LONG: acknowledge(g, true); return true;
+    case MK_RSP_INTERRUPT: return true;
+    case MK_RSP_DAMAGED: acknowledge(g, false); return !g->acks;
+    case MK_RSP_AGAIN:
+        if (g->acks) {
+            g->sent = 0;
+            flush(g);
+        }
+        return false;
+    default: return false;
+    }
+}
+
+/* Nothing to do for now: the I/O thread tells when there is, while the guest runs not at once. */
+static void watch_again(struct mk_lua_gdb *g, bool unsent, bool rest)
+{
+    g->line.events = unsent ? EPOLLOUT : EPOLLIN;
+    if (rest)
+        mk_io_arm(&g->rest, mk_now() + REST_NS);
+    else
+        mk_io_watch(&g->line);
+}
+
+static int push_event(lua_State *L, const struct mk_lua_gdb *g, enum mk_rsp_event event)
+{
+    static const char *const names[] = { [MK_RSP_PACKET] = "packet",
+                                         [MK_RSP_INTERRUPT] = "interrupt",
+                                         [MK_RSP_DAMAGED] = "damaged",
+                                         [MK_RSP_TOO_LONG] = "too long" };
+    lua_pushstring(L, names[event]);
+    if (event != MK_RSP_PACKET)
+        return 1;
+    lua_pushlstring(L, (const char *)g->in.data, g->in.length);
+    return 2;
+}
+
+/* gdb_receive(socket, rest) -> "packet", data | "interrupt" | "damaged" | "too long" | "gone" |
+ * nil: nothing yet, and the VM is asked for attention when there is; with `rest` after a while. */
+static int gdb_receive(lua_State *L)
+{
+    struct mk_lua_gdb *g = check_gdb(L);
+    bool gone = false;
+    if (g->client < 0)
+        return 0;
+    while (flush(g) && (g->at < g->have || fill(g, &gone))) {
+        enum mk_rsp_event event = parse(g);
+        if (serve_event(g, event))
+            return push_event(L, g, event);
+    }
+    bool unsent = g->sent < g->out.length;
+    gone |= unsent && errno != EAGAIN;
+    if (gone) {
+        drop_client(g);
+        lua_pushstring(L, "gone");
+        return 1;
+    }
+    watch_again(g, unsent, lua_toboolean(L, 2));
+    return 0;
+}
+
+/* gdb_rest(socket): gdb_receive() has been called often enough for now. */
+static int gdb_rest(lua_State *L)
+{
+    struct mk_lua_gdb *g = check_gdb(L);
+    if (g->client >= 0)
+        mk_io_arm(&g->rest, mk_now() + REST_NS);
+    return 0;
+}
+
+/* --- the VM --- */
+
+/* attend(vm, fn | nil): fn() is called on a vCPU's thread when attention is asked for. */
+static int set_attend(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    lua_settop(L, 2);
+    int old = v->attend_ref;
+    v->attend_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
+    if (old)
+        mk_lua_unref(L, 1, old);
+    return 0;
+}
+
+void mk_lua_attend(void *ctx, struct mk_vcpu *cpu)
+{
+    struct mk_lua_vm *v = ctx;
+    if (v->attend_ref)
+        mk_lua_notify(v, cpu->cpu.index, "the debugger", &v->attend_ref, "");
+}
+
+/* wait_attention(vm, seconds | nil) -> whether attention is asked for; takes it. Of a VM that does
+ * not run. */
+static int wait_attention(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    uint64_t ns = mk_opt_seconds(L, 2);
+    mk_check_outside_handler(L, "waiting for a debugger");
+    struct mk_wait wait = mk_vm_wait_for(&v->vm, mk_vm_wants_attention, &v->vm);
+    v->busy++;
+    bool wanted = mk_lua_wait(L, ns, &wait);
+    v->busy--;
+    v->vm.attention = false;
+    lua_pushboolean(L, wanted);
+    return 1;
+}
+
+/* hold(vm, on): its vCPUs stay outside the guest for the debugger; at the begin of the next run. */
+static int hold(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    lua_toboolean(L, 2) ? mk_vm_hold(&v->vm) : mk_vm_release(&v->vm);
+    return 0;
+}
+
+/* hold_cpu(vm, number, on): this one stays outside the guest also when the VM goes on. */
+static int hold_cpu(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    lua_Integer cpu = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, cpu >= 0 && cpu < (lua_Integer)v->vm.cpus, 2, "no such cpu");
+    v->vm.cpu[cpu]->c.held = lua_toboolean(L, 3);
+    return 0;
+}
+
+/* held(vm) -> true: all its vCPUs are outside the guest for the debugger; false: not, or not yet;
+ * nil: it does not run */
+static int held(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    mk_vm_wait(&v->vm, 0)
+        ? luaL_pushfail(L)
+        : lua_pushboolean(L, v->vm.paused & MK_PAUSED_BY_DEBUGGER && mk_vm_is_paused(&v->vm));
+    return 1;
+}
+
+/* hex(bytes) -> digits; unhex(digits) -> bytes | nil */
+static int hex(lua_State *L)
+{
+    size_t length;
+    const char *bytes = luaL_checklstring(L, 1, &length);
+    luaL_Buffer b;
+    mk_rsp_hex(luaL_buffinitsize(L, &b, 2 * length), (const uint8_t *)bytes, length);
+    luaL_pushresultsize(&b, 2 * length);
+    return 1;
+}
+
+static int unhex(lua_State *L)
+{
+    size_t length;
+    const char *digits = luaL_checklstring(L, 1, &length);
+    luaL_Buffer b;
+    if (mk_rsp_unhex((uint8_t *)luaL_buffinitsize(L, &b, length / 2 + 1), digits, length)) {
+        luaL_pushresultsize(&b, length / 2);
+        return 1;
+    }
+    luaL_pushfail(L);
+    return 1;
+}
+
+void mk_open_gdb(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__gc", gdb_close }, { NULL, NULL } };
+    static const luaL_Reg none[] = { { NULL, NULL } };
+    static const luaL_Reg core[] = { { "gdb_open", gdb_open },
+                                     { "gdb_close", gdb_close },
+                                     { "gdb_accept", gdb_accept },
+                                     { "gdb_receive", gdb_receive },
+                                     { "gdb_send", gdb_send },
+                                     { "gdb_acks", gdb_acks },
+                                     { "gdb_drop", gdb_drop },
+                                     { "gdb_rest", gdb_rest },
+                                     { "set_attend", set_attend },
+                                     { "wait_attention", wait_attention },
+                                     { "hold", hold },
+                                     { "hold_cpu", hold_cpu },
+                                     { "held", held },
+                                     { "hex", hex },
+                                     { "unhex", unhex },
+                                     { NULL, NULL } };
+    mk_new_type(L, MK_GDB, meta, none);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}
