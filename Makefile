@@ -49,12 +49,15 @@ LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/c
 	$(B)/linux/program.lua
 part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
-.PHONY: all demo test bench lint format install clean help deps guests os-1k
+.PHONY: all demo test bench lint format install clean help deps guests os-1k riscv riscv-build
 .DELETE_ON_ERROR:
+
+# What is for RISC-V is built where there is a compiler for it; `make riscv` installs one.
+RISCV := $(shell command -v riscv64-linux-gnu-gcc)
 
 TESTS := $(patsubst spec/c/%.c,$(B)/%,$(wildcard spec/c/*.c))
 
-all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests os-1k ## build everything
+all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests os-1k $(if $(RISCV),riscv-build) ## build everything
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -81,6 +84,10 @@ test-stock: deps ## the specs that run guests in an emulated machine with a stoc
 test-vmx: deps ## guests, modes and interrupts in an emulated machine with a stock KVM of Intel (kvm_intel)
 	@$(MAKE) all
 	@BUILD=$(BUILD) ./tools/vmx
+
+riscv: ## a hypervisor for RISC-V and two guests of its, under QEMU; Ctrl-A x leaves
+	@./tools/deps riscv
+	@$(MAKE) -s -C riscv run
 
 bench: deps ## measure, as ratios in one run
 	@$(MAKE) all
@@ -190,13 +197,16 @@ guests:
 os-1k:
 	@$(MAKE) -s -C os-1k
 
+riscv-build:
+	@$(MAKE) -s -C riscv
+
 # --- care ---
 
 lint: ## luacheck, layer check, compiler warnings as errors
 	@./tools/lint
 
-format: ## clang-format (Debian 12's, 14) over src, include, bench and spec/c
-	clang-format -i $$(find src include bench spec/c -name '*.[ch]')
+format: ## clang-format (Debian 12's, 14) over src, include, bench, spec/c and riscv
+	clang-format -i $$(find src include bench spec/c riscv -name '*.[ch]')
 
 install: all ## program, module, header and scripts below PREFIX
 	install -D -m 755 $(B)/minikvm $(DESTDIR)$(PREFIX)/bin/minikvm
@@ -209,4 +219,5 @@ clean: ## remove what was built
 	rm -rf build minikvm minikvm.so
 	@$(MAKE) -s -C guests clean
 	@$(MAKE) -s -C os-1k clean
+	@$(MAKE) -s -C riscv clean
 
