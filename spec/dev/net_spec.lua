@@ -19,9 +19,10 @@ local function poke16(address, value)
   return ("<BBI2BBI4"):pack(0x66, 0xb8, value, 0x66, 0xa3, address)
 end
 
-local function start()
+local function start(features)
   local parts = { pci.place(CARD, 0, BASE), poke8(BASE + 0x14, 3), pci.poke(BASE + 8, 1),
-                  pci.poke(BASE + 0xc, 1), poke8(BASE + 0x14, 11) }
+                  pci.poke(BASE + 0xc, 1), pci.poke(BASE + 8, 0), pci.poke(BASE + 0xc, features or 0),
+                  poke8(BASE + 0x14, 11) }
   for i = 0, 1 do
     parts[#parts + 1] = poke16(BASE + 0x16, i) .. poke16(BASE + 0x18, 8)
       .. pci.poke(BASE + 0x20, QUEUE[i]) .. pci.poke(BASE + 0x28, QUEUE[i] + 0x1000)
@@ -30,9 +31,9 @@ local function start()
   return table.concat(parts) .. poke8(BASE + 0x14, 15)
 end
 
-local function machine(opts)
+local function machine(opts, features)
   local vm = pci.vm{ memory = "4M", pci = { net.new(opts) } }
-  pci.run(vm, { start() })
+  pci.run(vm, { start(features) })
   return vm, vm.pci:devices()[1]
 end
 
@@ -46,15 +47,53 @@ local function offer(vm, queue, at, length)
   pci.run(vm, { poke16(BASE + 0x3000 + 4 * queue, queue) })
 end
 
-local function transmit(vm, frame)
-  vm.memory:write(DATA, ("\0"):rep(12) .. frame)
+local function transmit(vm, frame, header)
+  vm.memory:write(DATA, (header or ("\0"):rep(12)) .. frame)
   offer(vm, 1, DATA, 12 + #frame)
+end
+
+-- Features (5.1.3), what is left to the card (5.1.6).
+local SUM <const>, GUEST_SUM <const>, GUEST_TCP4 <const>, TCP4 <const>, MERGED <const> = 1 << 0,
+  1 << 1, 1 << 7, 1 << 11, 1 << 15
+local TO_CUT <const> = ("<BBI2I2I2I2I2"):pack(1, 1, 54, 100, 34, 16, 0)
+
+---The sum of RFC 1071: 0xffff when a checksum is right.
+local function sum(bytes)
+  local value = 0
+  for i = 1, #bytes, 2 do value = value + ((">I2"):unpack(bytes:sub(i, i + 1) .. "\0")) end
+  while value > 0xffff do value = (value & 0xffff) + (value >> 16) end
+  return value
+end
+
+local ADDRESSES <const> = "\10\0\0\1\10\0\0\2"
+
+---A segment of TCP, as Linux leaves it to a card: RFC 791 and 9293.
+local function segment(payload)
+  local length = 20 + #payload
+  local tcp = (">I2I2I4I4BBI2I2I2"):pack(1000, 77, 500, 0, 0x50, 0x18, 4096,
+    sum(ADDRESSES .. (">I2I2"):pack(6, length)), 0)
+  local function header(check)
+    return (">BBI2I2I2BBI2"):pack(0x45, 0, 20 + length, 7, 0, 64, 6, check) .. ADDRESSES
+  end
+  local ip = header(~sum(header(0)) & 0xffff)
+  return ("\2\0\0\0\0\2\2\0\0\0\0\1\8\0"):sub(1, 14) .. ip .. tcp .. payload
+end
+
+---Sequence number and payload of one whose lengths and sums are right.
+local function content(frame)
+  local ip, tcp = frame:sub(15, 34), frame:sub(35)
+  assert.same({ 0xffff, #frame - 14 }, { sum(ip), ((">I2"):unpack(ip, 3)) })
+  assert.equal(0xffff, sum(ip:sub(13) .. (">I2I2"):pack(6, #tcp) .. tcp))
+  return ((">I4"):unpack(tcp, 5)), tcp:sub(21)
 end
 
 ---again: pause; cmp word ptr [the used ring's index], count; jne again
 local function until_used(count)
   return "\xf3\x90\x66\x81\x3d" .. ("<I4I2"):pack(QUEUE[0] + 0x2002, count) .. "\x75\xf3"
 end
+
+---Frames arrive while the guest runs.
+local function let_run(vm) return pci.run(vm, {}) end
 
 local function used(vm, queue) return vm.memory:u16(QUEUE[queue] + 0x2002) end
 
@@ -71,6 +110,7 @@ describe("virtio's network card", function()
     assert.equal(1, used(vm, 1))
     offer(vm, 0, DATA + 4096, 2048)
     assert.is_true(net.send(d, FRAME))
+    let_run(vm)
     assert.equal(("\0"):rep(10) .. "\1\0" .. FRAME, vm.memory:read(DATA + 4096, 12 + #FRAME))
     assert.same({ 1, 12 + #FRAME }, { used(vm, 0), vm.memory:u32(QUEUE[0] + 0x2008) })
     pci.run(vm, { pci.peek(0x80000, BASE + 0x2000) })
@@ -104,7 +144,9 @@ describe("virtio's network card", function()
     net.send(d, FRAME .. "late", 0.02)
     net.send(d, FRAME .. "soon", 0.01)
     assert.is_true(net.send(d, FRAME .. "now!"))
-    assert.same({ 1, 2 }, { used(vm, 0), #d.state.waiting })
+    local order = {}
+    for i, waiting in ipairs(d.state.waiting) do order[i] = waiting.frame:sub(-4) end
+    assert.same({ "now!", "soon", "late" }, order)
     local child <close> = assert(vm:fork())
     for _, of in ipairs{ child, vm } do
       pci.run(of, { until_used(3) })
@@ -119,10 +161,12 @@ describe("virtio's network card", function()
     for _, length in ipairs{ 0, 13, 65536 } do transmit(vm, ("x"):rep(length)) end
     assert.same({ 0, 3, 3 }, { seen, d.state.dropped, used(vm, 1) })
     offer(vm, 0, DATA, 64)
-    for _, length in ipairs{ 0, 13, 65536, 60 } do
+    for _, length in ipairs{ 0, 13, 65536 } do
       assert.is_false(net.send(d, ("x"):rep(length)))
     end
-    assert.is_true(net.send(d, ("x"):rep(52)))
+    for _, length in ipairs{ 60, 52 } do assert.is_true(net.send(d, ("x"):rep(length))) end
+    let_run(vm)
+    assert.same({ 1, 7 }, { d.state.received, d.state.dropped })
     offer(vm, 1, DATA, 11)
     assert.equal("a frame has a header of 12 bytes", d.state.virtio.last_error)
   end)
@@ -133,9 +177,11 @@ describe("virtio's network card", function()
     offer(one, 0, DATA + 4096, 2048)
     local other <close> = assert(one:fork())
     transmit(one, FRAME)
+    let_run(other)
     assert.equal(FRAME, other.memory:read(DATA + 4096 + 12, #FRAME))
     assert.same({ 0, 1 }, { used(one, 0), used(other, 0) })
     transmit(other, FRAME)
+    let_run(one)
     assert.same({ 1, 1 }, { used(one, 0), used(other, 0) })
   end)
 
@@ -169,6 +215,7 @@ describe("virtio's network card", function()
     for i = 1, 5 do offer(other, 0, DATA + 4096 * i, 2048) end
     for _, count in ipairs{ 0, 1, 3, 4 } do
       transmit(one, FRAME)
+      let_run(other)
       assert.equal(count, d.state.received)
     end
     assert.equal(FRAME .. "!", other.memory:read(DATA + 4096 + 12, #FRAME + 1))
@@ -212,6 +259,91 @@ describe("virtio's network card", function()
       assert.equal(state.received & 0xffff, used(vm, 0))
       vm:close()
     end
+  end)
+
+  local PAYLOAD <const> = ("0123456789"):rep(25)
+
+  it("gives a script segments that a wire takes, with their checksums", function()
+    local seen = {}
+    local vm <close>, d = machine({ on_frame = function(_, frame) seen[#seen + 1] = frame end },
+                                  SUM | TCP4)
+    transmit(vm, segment(PAYLOAD), TO_CUT)
+    local sequence, text = 500, ""
+    for _, frame in ipairs(seen) do
+      local at, payload = content(frame)
+      assert.equal(sequence, at)
+      sequence, text = at + #payload, text .. payload
+    end
+    assert.same({ 3, PAYLOAD, 1 }, { #seen, text, d.state.sent })
+    transmit(vm, segment(PAYLOAD), TO_CUT:gsub("^\1\1", "\1\0")) -- a checksum only
+    assert.equal(PAYLOAD, select(2, content(seen[4])))
+    transmit(vm, segment(PAYLOAD), TO_CUT:gsub("^\1\1", "\1\4")) -- it is not IP version 6
+    assert.same({ 4, 1 }, { #seen, d.state.dropped })
+  end)
+
+  it("hands a large segment on to who takes it, and cuts it for others", function()
+    local hub = net.hub()
+    local one <close> = machine({ hub = hub }, SUM | TCP4)
+    local large <close>, l = machine({ hub = hub }, GUEST_SUM | GUEST_TCP4)
+    local small <close>, s = machine{ hub = hub }
+    for i = 1, 3 do
+      offer(large, 0, DATA + 4096 * i, 2048)
+      offer(small, 0, DATA + 4096 * i, 2048)
+    end
+    transmit(one, segment(PAYLOAD), TO_CUT)
+    let_run(large)
+    let_run(small)
+    assert.same({ 1, 3 }, { l.state.received, s.state.received })
+    assert.equal(TO_CUT:sub(1, 10) .. "\1\0" .. segment(PAYLOAD),
+                 large.memory:read(DATA + 4096, 12 + #segment(PAYLOAD)))
+    for i = 1, 3 do
+      local length = small.memory:u32(QUEUE[0] + 0x2000 + 8 * i) -- of the element, after its id
+      local bytes = small.memory:read(DATA + 4096 * i, length)
+      assert.equal(("\0"):rep(10) .. "\1\0", bytes:sub(1, 12))
+      local at, payload = content(bytes:sub(13))
+      assert.same({ 400 + 100 * i, PAYLOAD:sub(100 * i - 99, 100 * i) }, { at, payload })
+    end
+  end)
+
+  it("keeps what is left to others in snapshots", function()
+    local hub = net.hub()
+    local one <close> = machine({ hub = hub }, SUM | TCP4)
+    local large <close>, l = machine({ hub = hub }, GUEST_SUM | GUEST_TCP4)
+    transmit(one, segment(PAYLOAD), TO_CUT)
+    local snap <const> = assert(large:snapshot())
+    pci.run(large, { poke8(BASE + 0x14, 0) })
+    assert(large:restore(snap))
+    assert.same({ 1, 0 }, { #l.state.waiting, l.state.dropped })
+    offer(large, 0, DATA + 4096, 2048)
+    assert.equal(TO_CUT:sub(1, 10) .. "\1\0" .. segment(PAYLOAD),
+                 large.memory:read(DATA + 4096, 12 + #segment(PAYLOAD)))
+  end)
+
+  it("spreads a frame over several buffers for a driver that merges them (5.1.6.4)", function()
+    local vm <close>, d = machine({}, MERGED)
+    local frame = FRAME .. ("0123456789"):rep(10)
+    net.send(d, frame)
+    offer(vm, 0, DATA + 4096, 50)
+    offer(vm, 0, DATA + 8192, 50)
+    assert.same({ 0, 1 }, { used(vm, 0), #d.state.waiting })
+    offer(vm, 0, DATA + 12288, 50)
+    assert.same({ 3, 1 }, { used(vm, 0), d.state.received })
+    assert.equal(("\0"):rep(10) .. "\3\0" .. frame, vm.memory:read(DATA + 4096, 50)
+      .. vm.memory:read(DATA + 8192, 50) .. vm.memory:read(DATA + 12288, 12 + #frame - 100))
+    net.send(d, frame)
+    offer(vm, 0, DATA, 11)
+    assert.equal("a buffer has no room for the header of a frame", d.state.virtio.last_error)
+    assert.same({ 3, 0 }, { used(vm, 0), #d.state.waiting })
+  end)
+
+  it("drops a frame that all buffers of its queue have no room for", function()
+    local vm <close>, d = machine({}, MERGED)
+    net.send(d, FRAME .. ("x"):rep(200))
+    for i = 1, 8 do offer(vm, 0, DATA + 4096 * i, 20) end
+    assert.same({ 0, 1, 0 }, { used(vm, 0), d.state.dropped, d.state.virtio.errors })
+    net.send(d, FRAME)
+    let_run(vm)
+    assert.same({ 2, 1 }, { used(vm, 0), d.state.received })
   end)
 
   it("tells its driver of an MTU", function()

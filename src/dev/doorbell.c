@@ -37,8 +37,8 @@ static void register_new(struct mk_doorbell *bell)
 
 void mk_doorbell_ring(struct mk_doorbell *bell)
 {
-    atomic_fetch_add(&bell->rung, 1);
-    bell->list->wake(bell->list->ctx);
+    if (atomic_fetch_add(&bell->rung, 1) == 0)
+        bell->list->wake(bell->list->ctx);
 }
 
 static void bell_out(void *self, struct mk_io *io, uint64_t value)
@@ -143,12 +143,17 @@ static uint64_t collect(struct mk_doorbell *bell)
     return count + atomic_exchange(&bell->rung, 0);
 }
 
-static struct mk_doorbell *next_rung(struct mk_doorbells *list, uint64_t *count)
+/* One that was not looked at in this round. */
+static struct mk_doorbell *next_rung(struct mk_doorbells *list, uint64_t round, uint64_t *count)
 {
     pthread_mutex_lock(&list->lock);
     struct mk_doorbell *bell = list->first;
-    while (bell && !(*count = collect(bell)))
-        bell = bell->next;
+    for (; bell; bell = bell->next) {
+        bool seen = bell->round == round;
+        bell->round = round;
+        if (!seen && (*count = collect(bell)))
+            break;
+    }
     pthread_mutex_unlock(&list->lock);
     return bell;
 }
@@ -168,11 +173,12 @@ void mk_doorbells_serve(struct mk_doorbells *list, struct mk_cpu *cpu)
     uint64_t count;
     pthread_mutex_lock(&list->lock);
     bool any = list->first != NULL;
+    uint64_t round = ++list->round;
     pthread_mutex_unlock(&list->lock);
     if (!any)
         return;
     bool ports = enter_bus(list->ports, cpu), memory = enter_bus(list->mmio, cpu);
-    for (int i = 0; i < 16 && (bell = next_rung(list, &count)); i++)
+    while ((bell = next_rung(list, round, &count)))
         bell->ring(bell->ctx, cpu, count);
     if (memory)
         mk_bus_leave(list->mmio, cpu);

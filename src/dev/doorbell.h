@@ -13,6 +13,7 @@
 struct mk_doorbells {
     pthread_mutex_t lock;
     struct mk_doorbell *first; /* under it */
+    uint64_t round;            /* each bell is answered once in one, so that none holds up others */
     int vm_fd;
     struct mk_bus *ports, *mmio;
     void (*wake)(void *ctx); /* a doorbell has rung: the VM, if it runs, shall answer */
@@ -32,6 +33,7 @@ struct mk_doorbell {
     uint64_t address, value;
     struct mk_io_source source;     /* an eventfd */
     struct mk_io_timer rearm_timer; /* watches it again */
+    uint64_t round;                 /* in which it was looked at last */
     struct mk_hook *hook;           /* for writes that KVM does not catch; freed with it */
     _Atomic uint64_t rung;          /* through the hook */
     void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);

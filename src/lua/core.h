@@ -36,7 +36,7 @@
 #define MK_WATCH "minikvm.watch"
 #define MK_DISK "minikvm.disk"
 #define MK_LAYER "minikvm.layer"
-#define MK_TAP "minikvm.tap"
+#define MK_HUB "minikvm.wire"
 #define MK_PCI_FN "minikvm.pcifunction"
 #define MK_GDB "minikvm.gdbsocket"
 
@@ -93,7 +93,6 @@ struct mk_lua_cpu {
 struct mk_lua_file;
 struct mk_match;
 struct mk_lua_disk;
-struct mk_lua_tap;
 struct mk_virtio_box;
 struct mk_lua_gdb;
 
@@ -121,7 +120,6 @@ struct mk_lua_vm {
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
     unsigned file_count;
     struct mk_lua_disk *disks;    /* of its devices, closed with it (disk.c) */
-    struct mk_lua_tap *taps;      /* the same (tap.c) */
     struct mk_virtio_box *virtio; /* the same, before the rest of it (virtio.c) */
     struct mk_lua_gdb *gdbs;      /* debuggers' sockets, the same (gdb.c) */
     int output_file;              /* opened by console:output(); 0: none */
@@ -254,10 +252,10 @@ void mk_open_hooks(lua_State *L);
 void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
 void mk_open_virtq(lua_State *L);
 void mk_open_virtio(lua_State *L);
-void mk_open_tap(lua_State *L);
 void mk_open_blocks(lua_State *L);
 void mk_open_profile(lua_State *L);
 void mk_open_gdb(lua_State *L);
+void mk_open_net(lua_State *L); /* after it */
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
@@ -313,8 +311,6 @@ struct mk_layer *mk_check_layer(lua_State *L, int index);
 void mk_push_layer(lua_State *L, struct mk_layer *layer);
 /* Closes v->disks. */
 void mk_lua_close_disks(struct mk_lua_vm *v);
-/* Closes v->taps. */
-void mk_lua_close_taps(struct mk_lua_vm *v);
 /* Closes v->virtio. */
 void mk_lua_close_virtio(struct mk_lua_vm *v);
 /* The function of the PCI bus at `index`; a queue's place in the table at `index`. */
@@ -323,8 +319,6 @@ struct mk_virtq mk_virtq_field(lua_State *L, int index);
 /* Closes v->gdbs; and mk_vm_ops.attend. */
 void mk_lua_close_gdbs(struct mk_lua_vm *v);
 void mk_lua_attend(void *ctx, struct mk_vcpu *cpu);
-/* The eventfd of the doorbell whose handle is at `index`; it is the doorbell's. */
-int mk_lua_bell_fd(lua_State *L, int index);
 
 /* The snapshot in field `snapshot` of an options table, or NULL. */
 struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);

@@ -198,10 +198,10 @@ static void push_core(lua_State *L)
     mk_open_pci(L);
     mk_open_virtq(L);
     mk_open_virtio(L);
-    mk_open_tap(L);
     mk_open_blocks(L);
     mk_open_profile(L);
     mk_open_gdb(L);
+    mk_open_net(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

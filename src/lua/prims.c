@@ -138,13 +138,6 @@ static void bell_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *han
     mk_doorbell_remove(&b->bell);
 }
 
-int mk_lua_bell_fd(lua_State *L, int index)
-{
-    const struct mk_handle *handle = luaL_checkudata(L, index, MK_HANDLE);
-    luaL_argcheck(L, handle->remove == bell_remove && !handle->removed, index, "not a doorbell");
-    return ((const struct lua_bell *)handle->target)->bell.source.fd;
-}
-
 /* doorbell(object, address, size, value | nil, fn, owner) -> handle: `size` is that of the write.
  */
 static int doorbell(lua_State *L)

@@ -305,9 +305,9 @@ local function wrap(o, shared)
   end
   def.load = function(d, saved)
     d.own.virtio.generation = d.own.virtio.generation + 1
+    core.virtio_stop(d.own.virtio.core)
     if o.load then o.load(d, saved.state) else d.state = saved.state end
     d.state.virtio = saved.virtio
-    core.virtio_stop(d.own.virtio.core)
     core.virtio_isr(d.own.virtio.core, saved.virtio.isr or 0)
     virtqueue.deliver_again(d)
     if d.own.virtio.new_core then serve_all(d) end

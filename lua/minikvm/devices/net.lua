@@ -6,78 +6,41 @@
 --   one.pci:attach(net.new{ hub = hub })
 --   other.pci:attach(net.new{ hub = hub })
 --
--- Virtual I/O Device 1.2, 5.1, with the features MAC, STATUS and MTU. Frames that come before their
--- time, or before the driver has a buffer for them, wait in d.state, QUEUE of them at most; they
--- are in snapshots. What finds no place there, no driver, or a buffer too short is dropped and
--- counted. Handlers run on the thread of the vCPU that sends, under the Lua lock.
+-- Virtual I/O Device 1.2, 5.1, with the features MAC, STATUS, MTU, MRG_RXBUF, and checksums and the
+-- cutting of TCP segments left to the card. The card's queues are served in C (src/dev/net.h), which
+-- also has the frames that wait: before their time, or before the driver has a buffer for them. They
+-- are in snapshots. A script gets whole frames, on the thread of the vCPU that sends, under the Lua
+-- lock.
 
 local captures = require "minikvm.net.capture"
 local core = require "minikvm.core"
 local device = require "minikvm.device"
 local hubs = require "minikvm.net.hub"
-local kvm = require "minikvm"
 local options = require "minikvm.options"
+local virtio = require "minikvm.device.virtio"
 
 local M = {}
 
-local RECEIVE <const> = 0 -- the queue; the other one sends
-local HEADER <const>, LEAST <const>, MOST <const> = 12, 14, 65535 -- bytes
-local ONE_BUFFER <const> = ("\0"):rep(10) .. "\1\0"
+local MOST <const>, ETHERNET <const> = 65535, 14 -- bytes of a frame, of its header
 local MTU <const>, MAC <const>, STATUS <const>, LINK_UP <const> = 1 << 3, 1 << 5, 1 << 16, 1
-local DRIVER_OK <const> = 4
-local QUEUE <const> = 256 -- frames that wait
 
--- d.own: `free`, the driver's buffers; `hub`; `tap`, `tap_name`, and whether it is `watched`
+-- d.own: `net`, true; `hub`; `tap_name`
+
+local function card_of(d) return d.own.virtio.core end
 
 -- ---- frames for the guest ----
 
-local function count(d, what) d.state[what] = d.state[what] + 1 end
-
-local function drop(d)
-  count(d, "dropped")
-  return false
+---A timer for the next frame that is for later.
+local function arm(d)
+  d:cancel "frames"
+  local seconds = core.net_due(card_of(d))
+  if seconds then d:after(seconds, "frames") end
 end
 
----The driver's next buffer, which stays where it is; nil when there is none.
-local function next_buffer(d)
-  local free = d.own.free
-  while free[1] and free[1]:is_stale() do table.remove(free, 1) end
-  return free[1]
-end
-
----One frame into a buffer, which is used up only if it fits.
-local function fill(d, buffer, frame)
-  if HEADER + #frame > buffer.writable then return drop(d) end
-  table.remove(d.own.free, 1)
-  assert(buffer:write(ONE_BUFFER .. frame))
-  buffer:done()
-  count(d, "received")
-  return true
-end
-
----Hands on the frames whose time has come, as long as there are buffers.
+---The time of a frame has come.
 local function hand_on(d)
-  local waiting, now = d.state.waiting, d.vm.clock.now
-  while waiting[1] and waiting[1].due <= now do
-    local buffer = next_buffer(d)
-    if not buffer then return end
-    fill(d, buffer, table.remove(waiting, 1).frame)
-  end
-  if waiting[1] then
-    d:cancel "frames"
-    d:after(waiting[1].due - now, "frames")
-  end
-end
-
----Puts a frame in its place in time, behind those of the same.
-local function wait(d, frame, after)
-  local waiting, due = d.state.waiting, d.vm.clock.now + after
-  if #waiting >= QUEUE then return drop(d) end
-  local at = #waiting + 1
-  while at > 1 and waiting[at - 1].due > due do at = at - 1 end
-  table.insert(waiting, at, { due = due, frame = frame })
-  hand_on(d)
-  return true
+  core.virtio_kick(card_of(d), 0)
+  arm(d)
 end
 
 ---Hands a frame to the guest.
@@ -89,52 +52,13 @@ function M.send(d, frame, after)
   options.argument("net.send", "device", d, device.check)
   options.argument("net.send", "frame", frame, "string")
   if after ~= nil then options.argument("net.send", "after", after, "seconds") end
-  if not d.own.free then core.blame(("net.send: device %s is no network card"):format(d.name)) end
-  if #frame < LEAST or #frame > MOST or d.reg.STATUS & DRIVER_OK == 0 then return drop(d) end
-  local buffer = not after and not d.state.waiting[1] and next_buffer(d)
-  if buffer then return fill(d, buffer, frame) end
-  return wait(d, frame, after or 0)
+  if not d.own.net then core.blame(("net.send: device %s is no network card"):format(d.name)) end
+  local taken = core.net_send(card_of(d), frame, after)
+  if after then arm(d) end
+  return taken
 end
 
--- ---- frames of the guest ----
-
-local function take(d, buffer, on_frame)
-  if buffer.readable < HEADER then return buffer:reject "a frame has a header of 12 bytes" end
-  buffer:read(HEADER)
-  local frame = buffer:read(MOST + 1)
-  buffer:done()
-  if #frame < LEAST or #frame > MOST then return drop(d) end
-  count(d, "sent")
-  on_frame(d, frame)
-end
-
--- ---- a tap of the host's ----
-
-local BELL <const> = 0x3ff0 -- in the BAR, behind the notifications: a frame has come from the tap
-local AT_ONCE <const> = 64 -- frames, then others have their turn
-
----Takes frames from the host while the driver has buffers: others wait there.
-local function fetch(d)
-  d.own.watched = false
-  for _ = 1, AT_ONCE do
-    if not next_buffer(d) then return end
-    local frame = core.tap_read(d.own.tap)
-    d.own.watched = not frame
-    if not frame then return end
-    if #frame < LEAST or #frame > MOST then drop(d) else fill(d, next_buffer(d), frame) end
-  end
-  core.tap_wait(d.own.tap)
-  d.own.watched = true
-end
-
-local function to_tap(d, frame)
-  if not d.own.tap or not core.tap_write(d.own.tap, frame) then drop(d) end
-end
-
-local function close_tap(d)
-  if d.own.tap then core.tap_close(d.own.tap) end
-  d.own.tap, d.own.tap_name = nil, nil
-end
+-- ---- where the guest's frames go ----
 
 local function check_name(value)
   if type(value) == "string" and value:find "^[^%s%c/:%%]+$" and #value <= 15 and value ~= "."
@@ -154,19 +78,34 @@ local function name_of(tap, vm)
   return name
 end
 
----Uses that tap from now on; nil: none.
-local function change_tap(d, tap)
-  local name = name_of(tap, d.vm)
-  if name == d.own.tap_name then return end
-  close_tap(d)
-  if not name then return end
-  d.own.bell = d.own.bell or d:keep(d.bars[0]:doorbell(BELL, 4, function()
-    if d.own.tap then fetch(d) end
-  end))
-  local opened, why = core.tap_open(d.vm, name, d.own.bell)
-  if not opened then error(why, 0) end
-  d.own.tap, d.own.tap_name = opened, name
-  if next_buffer(d) then fetch(d) end
+---@param tap string?  nil: a cable that is not plugged in
+local function use_tap(d, tap)
+  if tap and tap == d.own.tap_name then return end
+  core.net_connect(card_of(d), nil)
+  d.own.tap_name = nil
+  if not tap then return end
+  local done, why = core.net_tap(card_of(d), tap)
+  if not done then error(why, 0) end
+  d.own.tap_name = tap
+end
+
+local function leave_hub(d)
+  if d.own.hub then hubs.unplug(d.own.hub, d) end
+  d.own.hub = nil
+end
+
+local function use_hub(d, hub)
+  d.own.hub = hub
+  hubs.plug(hub, d, card_of(d))
+end
+
+local function connect(d, o)
+  local tap = o.tap and name_of(o.tap, d.vm)
+  leave_hub(d)
+  if o.tap then return use_tap(d, tap) end
+  d.own.tap_name = nil
+  if o.hub then return use_hub(d, o.hub) end
+  core.net_connect(card_of(d), o.on_frame and function(frame) o.on_frame(d, frame) end)
 end
 
 -- ---- hubs and captures ----
@@ -179,7 +118,7 @@ local HUB <const> = { on_frame = "function", capture = captures.check }
 ---  capture   of net.capture(): has what goes over the wire
 ---@param opts? { on_frame: function?, capture: minikvm.capture? }
 ---@return minikvm.hub
-function M.hub(opts) return hubs.new(opts, HUB, M.send) end
+function M.hub(opts) return hubs.new(opts, HUB, arm) end
 
 ---Keeps frames for a file that tcpdump reads.
 ---  limit  bytes that it holds ("64M"): the newest frames
@@ -201,8 +140,8 @@ local function check_mac(value)
 end
 
 local function check_mtu(value)
-  if math.type(value) == "integer" and value >= 68 and value <= MOST - LEAST then return value end
-  return nil, ("expected bytes, 68 to %d, got %s"):format(MOST - LEAST, tostring(value))
+  if math.type(value) == "integer" and value >= 68 and value <= MOST - ETHERNET then return value end
+  return nil, ("expected bytes, 68 to %d, got %s"):format(MOST - ETHERNET, tostring(value))
 end
 
 local function check_tap(value)
@@ -213,22 +152,24 @@ end
 local OPTIONS <const> = { on_frame = "function", hub = hubs.check, tap = check_tap,
                           mac = check_mac, mtu = check_mtu }
 
-local function sender(o)
-  if o.on_frame then return o.on_frame end
-  if o.tap then return to_tap end
-  return o.hub and function(d, frame) hubs.pass(o.hub, d, frame) end or function() end
+---What d.state shows of the card: `sent`, `received`, `dropped`, and `waiting`, a list.
+local function counters(d, state)
+  return setmetatable(state, { __index = function(_, key)
+    if key == "waiting" then return core.net_waiting(card_of(d)) end
+    local sent, received, dropped = core.net_counts(card_of(d))
+    return ({ sent = sent, received = received, dropped = dropped })[key]
+  end })
 end
 
-local function plug(d, hub)
-  if d.own.hub then hubs.unplug(d.own.hub, d) end
-  d.own.hub = hub
-  if hub then hubs.plug(hub, d) end
+local function save(d)
+  local sent, received, dropped = core.net_counts(card_of(d))
+  return { sent = sent, received = received, dropped = dropped, waiting = d.state.waiting }
 end
 
-local function forget(d)
-  for _ = 1, #d.state.waiting do count(d, "dropped") end
-  d.state.waiting, d.own.free, d.own.watched = {}, {}, false
-  d:cancel "frames"
+local function load(d, state)
+  d.state = counters(d, {})
+  core.net_set_counts(card_of(d), state.sent, state.received, state.dropped)
+  for _, w in ipairs(state.waiting) do core.net_put(card_of(d), w.frame, w.header, w.due) end
 end
 
 ---Describes it, for vm.pci:attach(). d.state has `sent`, `received` (by the guest) and `dropped`.
@@ -246,36 +187,21 @@ function M.new(opts)
   if (o.on_frame and 1 or 0) + (o.hub and 1 or 0) + (o.tap and 1 or 0) > 1 then
     core.blame "net.new: one of 'on_frame', 'hub' and 'tap'"
   end
-  local on_frame = sender(o)
-  return kvm.virtio{
-    name = "net", id = 1, class = 0x020000, queues = 2,
-    features = MAC | STATUS | (o.mtu and MTU or 0), timers = { frames = hand_on },
+  return virtio.define_in({
+    name = "net", id = 1, class = 0x020000, queues = 2, timers = { frames = hand_on },
+    features = MAC | STATUS | core.NET_FEATURES | (o.mtu and MTU or 0),
     config = (o.mac or "\x52\x54\0\x12\x34\x56") .. ("<I2I2I2"):pack(LINK_UP, 1, o.mtu or 0),
-    on_buffer = function(d, queue, buffer)
-      if queue ~= RECEIVE then return take(d, buffer, on_frame) end
-      table.insert(d.own.free, buffer)
-      if d.state.waiting[1] then hand_on(d) end
-      if d.own.tap and not d.own.watched then fetch(d) end
-    end,
-    on_reset = forget,
+    on_reset = function(d) d:cancel "frames" end,
     reset = function(d)
-      d.own.free, d.own.watched = {}, false
-      d.state.sent, d.state.received, d.state.dropped, d.state.waiting = 0, 0, 0, {}
+      d.own.net = true
+      counters(d, d.state)
+      core.net_set_counts(card_of(d), 0, 0, 0)
     end,
-    load = function(d, state) d.state, d.own.free, d.own.watched = state, {}, false end,
-    attach = function(d)
-      plug(d, o.hub)
-      change_tap(d, o.tap)
-    end,
-    replaced = function(d)
-      plug(d, o.hub)
-      change_tap(d, o.tap)
-    end,
-    detach = function(d)
-      plug(d, nil)
-      close_tap(d)
-    end,
-  }
+    save = save, load = load,
+    attach = function(d) connect(d, o) end,
+    replaced = function(d) connect(d, o) end,
+    detach = leave_hub,
+  }, "net.new", core.net_new)
 end
 
 return M

@@ -1,11 +1,13 @@
--- net/hub.lua - a wire between network cards, of any VMs of a script: what one
--- sends, all others get.
+-- net/hub.lua - a wire between network cards, of any VMs of a script: what one sends, all others
+-- get. The wire itself is the core's (src/dev/hub.c); a script that looks at its frames lies before
+-- it.
 --
 -- A card is plugged in when it is attached, so a fork's is on its parent's wire, too. The hub
 -- holds no frame: those that have not arrived are the receiving card's, and in its VM's snapshots.
 -- A handler runs on the thread of the vCPU that sends, under the Lua lock.
 
 local class = require "minikvm.class"
+local core = require "minikvm.core"
 local options = require "minikvm.options"
 local strict = require "minikvm.strict"
 
@@ -14,7 +16,7 @@ local M = {}
 ---@class minikvm.hub
 local HUB <const> = "minikvm.hub"
 local Hub, meta = class(HUB)
-strict.seal(Hub, meta, "hub", { "ports", "most", "on_frame", "capture", "deliver" })
+strict.seal(Hub, meta, "hub", { "ports", "most", "on_frame", "capture", "wire", "arm" })
 
 ---The cards that are plugged in, in the order of their ports.
 ---@return minikvm.device[]
@@ -30,14 +32,10 @@ end
 
 ---To each card but one.
 local function send(hub, frame, from, after)
-  local taken = 0
   if hub.capture then hub.capture:add(frame) end
-  for port = 1, hub.most do
-    local card = hub.ports[port]
-    if card and card ~= from and card.vm.state ~= "closed" and hub.deliver(card, frame, after) then
-      taken = taken + 1
-    end
-  end
+  local card = type(from) == "table" and from.own and from.own.virtio and from.own.virtio.core
+  local taken = core.hub_send(hub.wire, frame, card, after)
+  for _, other in ipairs(after and hub:cards() or {}) do hub.arm(other) end
   return taken
 end
 
@@ -63,11 +61,15 @@ end
 
 ---@param hub minikvm.hub
 ---@param card minikvm.device
-function M.plug(hub, card)
+---@param in_core userdata  the core's part of it, which is on no wire from now on but this one
+function M.plug(hub, card, in_core)
   local port = 1
   while hub.ports[port] do port = port + 1 end
   hub.ports[port] = card
   hub.most = math.max(hub.most, port)
+  if not (hub.on_frame or hub.capture) then return core.net_connect(in_core, hub.wire) end
+  core.net_connect(in_core, function(frame) M.pass(hub, card, frame) end)
+  core.hub_plug(hub.wire, in_core)
 end
 
 ---@param hub minikvm.hub
@@ -86,12 +88,12 @@ end
 
 ---@param opts table?  what is in M.OPTIONS
 ---@param rules table
----@param deliver fun(card: minikvm.device, frame: string, after: number?): boolean
+---@param arm fun(card: minikvm.device)  a card has a frame that is for later
 ---@return minikvm.hub
-function M.new(opts, rules, deliver)
+function M.new(opts, rules, arm)
   local o = options.check("net.hub", opts, rules)
   return setmetatable({ ports = setmetatable({}, { __mode = "v" }), most = 0,
-                        on_frame = o.on_frame, capture = o.capture, deliver = deliver }, meta)
+                        on_frame = o.on_frame, capture = o.capture, wire = core.hub_new(), arm = arm }, meta)
 end
 
 return M
