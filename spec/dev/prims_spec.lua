@@ -306,6 +306,17 @@ describe("a doorbell", function()
     end
   end)
 
+  it("is answered beside many others", function()
+    local parts, rung = {}, {}
+    for port = 0x80, 0x9f do parts[#parts + 1] = out(port, 1) end
+    local vm <close> = program(parts)
+    for port = 0x80, 0x9f do
+      vm.ports:doorbell(port, 1, function(count) rung[port] = (rung[port] or 0) + count end)
+    end
+    assert.equal("halt", (run(vm)))
+    for port = 0x80, 0x9f do assert.equal(1, rung[port]) end
+  end)
+
   it("can be removed by its own function, which may fail", function()
     local vm <close> = program{ out(0x80, 1), "\xf4", out(0x80, 1) }
     local rings, handle = 0, nil

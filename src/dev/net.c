@@ -165,7 +165,8 @@ static void hand_on(struct mk_net *net, struct mk_cpu *cpu)
     uint16_t before = v->queue[MK_NET_RECEIVE].used;
     if (v->queue[MK_NET_RECEIVE].on) {
         filled = fill_all(net, &err);
-        mk_virtio_used(v, MK_NET_RECEIVE, before);
+        if (mk_virtio_used(v, MK_NET_RECEIVE, before))
+            net->owed = false;
     }
     pthread_mutex_unlock(&v->lock);
     if (filled == MK_BROKEN)
@@ -243,6 +244,33 @@ static void send(struct mk_net *net, struct mk_cpu *cpu, struct mk_packet *frame
         count_dropped(net);
 }
 
+/* On the I/O thread. */
+static void owed_late(void *ctx)
+{
+    struct mk_net *net = ctx;
+    pthread_mutex_lock(&net->virtio.lock);
+    net->owed_late = true;
+    bool owed = net->owed;
+    pthread_mutex_unlock(&net->virtio.lock);
+    if (owed)
+        mk_virtio_kick(&net->virtio, 1u << MK_NET_TRANSMIT);
+}
+
+/* For what was sent since `before`; with the lock. */
+static void owe_interrupt(struct mk_net *net, uint16_t before)
+{
+    if (net->owed && net->owed_late) {
+        net->owed = false;
+        mk_virtio_interrupt(&net->virtio, MK_ISR_QUEUE);
+    } else if (mk_virtio_wants(&net->virtio, MK_NET_TRANSMIT, before)) {
+        net->owed = true;
+    }
+    if (net->owed && net->owed_late) {
+        net->owed_late = false;
+        mk_io_arm(&net->owed_timer, mk_now() + MK_NET_OWED_NS);
+    }
+}
+
 /* One after the other, at most as many as the queue has entries; then limits have their turn. */
 static void transmit(struct mk_net *net, struct mk_cpu *cpu)
 {
@@ -264,7 +292,7 @@ static void transmit(struct mk_net *net, struct mk_cpu *cpu)
             break;
     }
     if (v->queue[MK_NET_TRANSMIT].on)
-        mk_virtio_used(v, MK_NET_TRANSMIT, before);
+        owe_interrupt(net, before);
     pthread_mutex_unlock(&v->lock);
     if (rc > 0)
         mk_virtio_kick(v, 1u << MK_NET_TRANSMIT);
@@ -284,7 +312,9 @@ static void notify(struct mk_virtio *v, unsigned queue, struct mk_cpu *cpu)
 
 static void stopped(struct mk_virtio *v)
 {
-    drop_all((struct mk_net *)v);
+    struct mk_net *net = (struct mk_net *)v;
+    drop_all(net);
+    net->owed = false;
 }
 
 static void free_net(struct mk_virtio *v)
@@ -318,6 +348,12 @@ int mk_net_open_tap(struct mk_net *net, const char *name, struct mk_err *err)
     pthread_mutex_unlock(&net->virtio.lock);
     kick(net);
     return 0;
+}
+
+void mk_net_init(struct mk_net *net)
+{
+    net->owed_late = true;
+    net->owed_timer = (struct mk_io_timer){ .fire = owed_late, .ctx = net };
 }
 
 /* The I/O thread may be waiting for the lock, in tap_ready(). */

@@ -15,6 +15,7 @@
 #include "io/tap.h"
 
 #define MK_NET_WAITING 256u
+#define MK_NET_OWED_NS 500000u
 #define MK_NET_RECEIVE 0u /* queues */
 #define MK_NET_TRANSMIT 1u
 #define MK_NET_GUEST_SUM 1u /* features, 5.1.3 */
@@ -46,10 +47,14 @@ struct mk_net {
     /* It gets a frame that needs no more work, on the vCPU's thread without a lock. */
     void (*script)(void *ctx, struct mk_cpu *cpu, const uint8_t *bytes, uint32_t length);
     struct mk_virtq_chain chain;
+    bool owed, owed_late; /* an interrupt for what was sent; it is time for it */
+    struct mk_io_timer owed_timer;
 };
 
 extern const struct mk_virtio_ops mk_net_ops;
 
+/* After mk_virtio_open(). */
+void mk_net_init(struct mk_net *net);
 /* A frame for the guest, at a time by its VM's clock; the reference stays the caller's. False when
  * it was dropped. On any thread, while the card is open. */
 bool mk_net_receive(struct mk_net *net, struct mk_packet *frame, uint64_t due);

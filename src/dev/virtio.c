@@ -34,11 +34,18 @@ static uint64_t isr_in(void *self, struct mk_io *io)
 
 /* --- queues --- */
 
-void mk_virtio_used(struct mk_virtio *v, unsigned i, uint16_t before)
+bool mk_virtio_wants(const struct mk_virtio *v, unsigned i, uint16_t before)
 {
     const struct mk_virtio_queue *queue = &v->queue[i];
-    if (queue->used != before && mk_virtq_wants_irq(v->mem, &queue->q, before, queue->used))
+    return queue->used != before && mk_virtq_wants_irq(v->mem, &queue->q, before, queue->used);
+}
+
+bool mk_virtio_used(struct mk_virtio *v, unsigned i, uint16_t before)
+{
+    bool wanted = mk_virtio_wants(v, i, before);
+    if (wanted)
         mk_virtio_interrupt(v, MK_ISR_QUEUE);
+    return wanted;
 }
 
 int mk_virtio_next(struct mk_virtio *v, unsigned i, uint16_t taken, uint16_t *head,

@@ -69,8 +69,10 @@ void mk_virtio_kick(struct mk_virtio *v, uint64_t mask);
 /* Bits of the ISR, and the interrupt: added; and as in a snapshot. With the lock. */
 void mk_virtio_interrupt(struct mk_virtio *v, uint8_t isr);
 void mk_virtio_set_isr(struct mk_virtio *v, uint8_t isr);
-/* The same if the driver wants to know that `used` of a queue has grown from `before`. */
-void mk_virtio_used(struct mk_virtio *v, unsigned i, uint16_t before);
+/* Whether the driver wants an interrupt, now that `used` of a queue has grown from `before`; the
+ * same, and it has it. */
+bool mk_virtio_wants(const struct mk_virtio *v, unsigned i, uint16_t before);
+bool mk_virtio_used(struct mk_virtio *v, unsigned i, uint16_t before);
 /* Looks for a buffer, and asks for a notification if there is none, as mk_virtq_next(). With the
  * lock. */
 int mk_virtio_next(struct mk_virtio *v, unsigned i, uint16_t taken, uint16_t *head,

@@ -255,7 +255,7 @@ void mk_open_virtio(lua_State *L);
 void mk_open_blocks(lua_State *L);
 void mk_open_profile(lua_State *L);
 void mk_open_gdb(lua_State *L);
-void mk_open_net(lua_State *L); /* after it */
+void mk_open_net(lua_State *L); /* after virtio */
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);

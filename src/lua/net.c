@@ -51,7 +51,9 @@ static void to_script(void *ctx, struct mk_cpu *cpu, const uint8_t *bytes, uint3
 
 static void close_net(struct mk_virtio *virtio)
 {
-    mk_net_unplug((struct mk_net *)virtio);
+    struct mk_net *net = (struct mk_net *)virtio;
+    mk_net_unplug(net);
+    mk_io_disarm(&net->owed_timer);
 }
 
 /* net_new(function, queues, broken) */
@@ -60,6 +62,7 @@ static int net_new(lua_State *L)
     struct mk_net *net = (struct mk_net *)mk_virtio_push(L, sizeof(*net), &mk_net_ops, close_net);
     net->clock = &((struct mk_lua_virtio *)net->virtio.ctx)->v->vm.clock;
     net->script = to_script;
+    mk_net_init(net);
     return 1;
 }
 
@@ -102,19 +105,22 @@ static int net_tap(lua_State *L)
     return 1;
 }
 
-/* net_counts(card) -> frames sent, received, dropped, that wait */
+/* net_counts(card) -> frames sent, received, dropped, that wait; whether the driver is owed an
+ * interrupt */
 static int net_counts(lua_State *L)
 {
     struct mk_net *net = check_net(L);
     pthread_mutex_lock(&net->virtio.lock);
     const uint64_t counts[] = { net->sent, net->received, net->dropped, net->waiting };
+    bool owed = net->owed;
     pthread_mutex_unlock(&net->virtio.lock);
     for (unsigned i = 0; i < MK_COUNT(counts); i++)
         lua_pushinteger(L, (lua_Integer)counts[i]);
-    return MK_COUNT(counts);
+    lua_pushboolean(L, owed);
+    return MK_COUNT(counts) + 1;
 }
 
-/* net_set_counts(card, sent, received, dropped): none waits */
+/* net_set_counts(card, sent, received, dropped, owed): none waits */
 static int net_set_counts(lua_State *L)
 {
     struct mk_net *net = check_net(L);
@@ -125,6 +131,7 @@ static int net_set_counts(lua_State *L)
     net->sent = (uint64_t)sent;
     net->received = (uint64_t)received;
     net->dropped = (uint64_t)dropped;
+    net->owed = lua_toboolean(L, 5);
     pthread_mutex_unlock(&net->virtio.lock);
     return 0;
 }

@@ -162,13 +162,14 @@ local function counters(d, state)
 end
 
 local function save(d)
-  local sent, received, dropped = core.net_counts(card_of(d))
-  return { sent = sent, received = received, dropped = dropped, waiting = d.state.waiting }
+  local sent, received, dropped, _, owed = core.net_counts(card_of(d))
+  return { sent = sent, received = received, dropped = dropped, waiting = d.state.waiting,
+           owed = owed }
 end
 
 local function load(d, state)
   d.state = counters(d, {})
-  core.net_set_counts(card_of(d), state.sent, state.received, state.dropped)
+  core.net_set_counts(card_of(d), state.sent, state.received, state.dropped, state.owed)
   for _, w in ipairs(state.waiting) do core.net_put(card_of(d), w.frame, w.header, w.due) end
 end
 
