@@ -46,7 +46,7 @@ CORE_SRC := $(filter-out $(GLUE_SRC) $(PROGRAM_SRC) $(LEFT_OUT),$(sort $(shell f
 obj = $(patsubst src/%.c,$(B)/%.o,$(1))
 MODULE_OBJ := $(call obj,$(CORE_SRC) $(GLUE_SRC))
 LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/cli/argparse.lua \
-	$(B)/linux/program.lua
+	$(B)/linux/program.lua $(B)/cli/api.lua
 part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
 .PHONY: all demo test bench lint format install clean help deps guests os-1k riscv riscv-build
@@ -172,6 +172,11 @@ ARGPARSE = $(shell $(LUA) -e 'print(package.searchpath("argparse", package.path)
 $(B)/cli/argparse.lua: | $(B)/deps
 	@mkdir -p $(@D)
 	@cp "$(ARGPARSE)" $@
+
+# What `help` at the prompt shows.
+$(B)/cli/api.lua: docs/lua-api.md | $(B)
+	@mkdir -p $(@D)
+	@{ echo '-- made from docs/lua-api.md'; echo 'return [==['; cat $<; echo ']==]'; } > $@
 
 # The same numbers for Lua as for C and assembly.
 $(B)/abi.lua: src/base/abi.h | $(B)

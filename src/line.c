@@ -35,6 +35,9 @@ static struct {
     __typeof__(stifle_history) *stifle_history;
     __typeof__(rl_bind_key) *bind_key;
     __typeof__(rl_insert) *insert;
+    __typeof__(&rl_attempted_completion_function) complete;
+    int *complete_over, *append;
+    char **buffer;
     const char **name; /* NULL: lines are not edited */
     char *history;     /* the file; NULL: none */
 } edit;
@@ -45,13 +48,19 @@ static bool load_editor(void)
     const struct {
         const char *name;
         void *to;
-    } symbols[] = {
-        { "readline", &edit.readline },           { "add_history", &edit.add_history },
-        { "write_history", &edit.write_history }, { "read_history", &edit.read_history },
-        { "using_history", &edit.using_history }, { "stifle_history", &edit.stifle_history },
-        { "rl_bind_key", &edit.bind_key },        { "rl_insert", &edit.insert },
-        { "rl_readline_name", &edit.name }
-    };
+    } symbols[] = { { "readline", &edit.readline },
+                    { "add_history", &edit.add_history },
+                    { "write_history", &edit.write_history },
+                    { "read_history", &edit.read_history },
+                    { "using_history", &edit.using_history },
+                    { "stifle_history", &edit.stifle_history },
+                    { "rl_bind_key", &edit.bind_key },
+                    { "rl_insert", &edit.insert },
+                    { "rl_attempted_completion_function", &edit.complete },
+                    { "rl_attempted_completion_over", &edit.complete_over },
+                    { "rl_completion_append_character", &edit.append },
+                    { "rl_line_buffer", &edit.buffer },
+                    { "rl_readline_name", &edit.name } };
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
         return false;
     void *library = dlopen("libedit.so.2", RTLD_LAZY);
@@ -61,6 +70,96 @@ static bool load_editor(void)
     if (!all)
         edit.name = NULL;
     return all;
+}
+
+/* --- completion --- */
+
+static struct { /* for the time of a line */
+    lua_State *L;
+    struct mk_lua_context *context;
+} current;
+
+static const char completer; /* its address is the registry's key of the function */
+
+struct word {
+    const char *text;
+    int end; /* the cursor, in characters */
+};
+
+/* Protected: calls it with the line, the word and where that ends; leaves its list of words. */
+static int call_completer(lua_State *L)
+{
+    const struct word *word = lua_touserdata(L, 1);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &completer);
+    lua_pushstring(L, *edit.buffer);
+    lua_pushstring(L, word->text);
+    lua_pushinteger(L, word->end);
+    lua_call(L, 3, 1);
+    luaL_checktype(L, -1, LUA_TTABLE);
+    return 1;
+}
+
+/* What the words begin with, all of them: for the first place of libedit's list. */
+static char *common_start(char **words)
+{
+    size_t length = strlen(words[0]);
+    for (size_t i = 1; words[i]; i++)
+        for (size_t k = 0; k < length; k++)
+            if (words[i][k] != words[0][k])
+                length = k;
+    while (length && ((unsigned char)words[0][length] & 0xc0) == 0x80)
+        length--; /* not in the middle of a letter */
+    return strndup(words[0], length);
+}
+
+/* The list on top of the stack as libedit wants it, which frees it; NULL: there are none. */
+static char **words_of(lua_State *L)
+{
+    size_t count = (size_t)luaL_len(L, -1), found = 0;
+    char **words = count ? calloc(count + 2, sizeof(*words)) : NULL;
+    for (size_t i = 1; words && i <= count; i++) {
+        lua_rawgeti(L, -1, (lua_Integer)i);
+        const char *word = lua_tostring(L, -1);
+        if (word && (words[found + 1] = strdup(word)))
+            found++;
+        lua_pop(L, 1);
+    }
+    if (found && (words[0] = common_start(words + 1)))
+        return words;
+    free(words);
+    return NULL;
+}
+
+/* Called by libedit in the middle of readline(): Lua's lock is given up there. */
+static char **complete(const char *text, int start, int end)
+{
+    lua_State *L = current.L;
+    struct word word = { text, end };
+    char **words = NULL;
+    (void)start;
+    *edit.complete_over = 1; /* no names of files beside ours */
+    *edit.append = '\0';
+    mk_lua_end_blocking(mk_lua_get(L), current.context);
+    int top = lua_gettop(L);
+    if (lua_checkstack(L, 8)) {
+        lua_pushcfunction(L, call_completer);
+        lua_pushlightuserdata(L, &word);
+        if (lua_pcall(L, 1, 1, 0) == LUA_OK)
+            words = words_of(L);
+    }
+    lua_settop(L, top);
+    mk_lua_begin_blocking(mk_lua_get(L), current.context);
+    return words;
+}
+
+int mk_line_complete_with(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_pushvalue(L, 1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &completer);
+    if (edit.name)
+        *edit.complete = complete;
+    return 0;
 }
 
 int mk_line_open(lua_State *L)
@@ -142,6 +241,8 @@ int mk_line_read(lua_State *L)
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_lua_context context;
     dropped = 0;
+    current.L = L;
+    current.context = &context;
     mk_lua_begin_blocking(lua, &context); /* handlers of started VMs run meanwhile */
     char *line = edit.name ? edit_line(prompt) : plain_line(prompt);
     mk_lua_end_blocking(lua, &context);

@@ -184,6 +184,7 @@ static void push_host(lua_State *L, int argc, char **argv)
                                           { "open_editor", mk_line_open },
                                           { "read_line", mk_line_read },
                                           { "remember", mk_line_add_history },
+                                          { "complete_with", mk_line_complete_with },
                                           { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_createtable(L, argc, 0);

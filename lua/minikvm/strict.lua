@@ -54,6 +54,15 @@ local function add_registers(k)
   k.get = table.move(k.set, 1, #k.set, #k.get + 1, k.get)
 end
 
+---The fields of objects of the core's, methods left out: for who completes names.
+---@param kind string  "minikvm.vm"
+---@return string[]
+function M.fields(kind)
+  local k = KINDS[kind] or {}
+  if kind == "minikvm.cpu" and not k.set then add_registers(k) end
+  return k.get or {}
+end
+
 ---Raises for a field of an object of the core's.
 ---@param kind string  "minikvm.vm"
 ---@param key any

@@ -251,6 +251,73 @@ stopped
     assert.is_true((pipe:close()))
   end)
 
+  it("has short commands beside Lua", function()
+    local out, err, status = session{
+      "x 0 2", "dis 1", "x rip + 1 1", "where", "x = 5", "x", "x  == 5", "x = nil",
+      "vm:load{ bytes = '\\xb8\\x34\\x12\\xf4' }", "continue", "x 0xfffff000 16", "cpu 1",
+      "help x", "w nonsense(", "vm = nil", "where", "next" }
+    assert.equal(0, status)
+    assert.equal([[
+00000000  eb fe                                             ..
+00000000  eb fe                    jmp 0
+00000001  fe                                                .
+0x0
+00000000  eb fe                    jmp 0
+5
+true
+minikvm.vm "spin"
+halt: HLT with interrupts off and nothing to wake it
+0x4
+00000004  00 00                    add byte ptr [bx + si], al
+0xfffff000 is not mapped to memory
+x WHERE [BYTES]
+  memory at a linear address: x rsp, x table+16 64
+
+]], (out:gsub("> ", "")))
+    assert.matches('vm "spin" has no cpu 1\n"nonsense%(": no symbols are known: .-\n'
+      .. 'there is no VM: commands are about the one in the global vm', err)
+    assert.not_matches("traceback", err)
+  end)
+
+  it("prints tables with what is in them, however large or tangled they are", function()
+    local out = session{
+      "{ 1, 'a\\n', { x = { y = true } }, [true] = 2.5, ['two words'] = {} }",
+      "t = {}; t.t = t; return t", "{ rip = 4096, size = 4096 }", "#tostring({}), 'text'",
+      "(function() local t = {} for i = 1, 1e5 do t[i] = i end return t end)()",
+      "('\\xff'):rep(3), { '\\xff', 'g\u{fc}\u{df}' }" }
+    local lines = {}
+    for line in out:gsub("> ", ""):gmatch "[^\n]+" do lines[#lines + 1] = line end
+    assert.equal('{ 1, "a\\n", { x = { y = true } }, ["two words"] = {}, [true] = 2.5 }', lines[1])
+    assert.equal("{ t = { the same again } }", lines[2])
+    assert.equal("{ rip = 0x1000, size = 4096 }", lines[3])
+    assert.matches("^%d+\ttext$", lines[4])
+    assert.same({ "{", "  1,", "  … 99940 more", "}" },
+                { lines[5], lines[6], lines[#lines - 2], lines[#lines - 1] })
+    assert.equal('\xff\xff\xff\t{ "\\xff", "g\u{fc}\u{df}" }', lines[#lines])
+  end)
+
+  it("has help on commands, functions, methods and objects", function()
+    local out, err = session{ "help", "help(vm.run)", "help vm:pause", "help(vm.memory)",
+                              "help(kvm)", "help vm:rum", "help(print)" }
+    for _, text in ipairs{ "step, s %[N%]", "Runs the VM to its end and returns reason, info",
+                           "pause makes the vCPUs of a started VM leave", "memory:hexdump%(",
+                           "kvm%.vm%(options%)" } do
+      assert.matches(text, out)
+    end
+    assert.matches("there is no help on vm:rum %(did you mean 'vm:run'%?%)", err)
+    assert.matches("there is help on what is minikvm's, not on this function", err)
+  end)
+
+  it("goes on from a snapshot", function()
+    local path = os.tmpname()
+    session({ "vm.cpu[0].rbx = 77", ("vm:snapshot():save %q"):format(path) })
+    local r = runner.run("P prompt " .. path, { stdin = "vm.cpu[0].rbx\n" })
+    os.remove(path)
+    assert.same({ 0, "> 77\n> \n" }, { r.status, r.out })
+    assert.equal(2, runner.run("P prompt").status)
+    assert.equal(1, runner.run("P prompt /nonexistent").status)
+  end)
+
   it("has several VMs in a list", function()
     local out = session({ "#vms, vms[1] == vm, vms[2].name" },
                         "guests/real/spin.bin guests/real/hello.bin")
@@ -275,6 +342,16 @@ stopped
     t:wait("> "):reading() -- "güß €" has 9 bytes in UTF-8
     t:type "return #\"g\xc3\xbc\xc3\x9f \xe2\x82\xac\", \"z\xc3\xa4hlt\"\n"
     t:wait("\n9\tz\xc3\xa4hlt\n> "):reading():type("\4"):finish()
+  end)
+
+  it("completes on a terminal", function()
+    if not runner.has_terminal then return pending "needs util-linux's script" end
+    local t = runner.start("exec env LANG= LC_ALL= MINIKVM_HISTORY= P run --prompt "
+                           .. "guests/real/spin.bin", { terminal = true })
+    -- "ü" has two bytes: the word begins behind it all the same
+    t:wait("> "):reading():type("#\"g\xc3\xbc\" .. vm.cpu[0].rfl\t"):wait("ags"):type("\n")
+    t:wait("\n32\n> "):reading():type "dis\t"
+    t:wait("assemble"):type(" 1\n"):wait("jmp 0\n> "):reading():type("\4"):finish()
   end)
 
   it("works on a terminal", function()

@@ -17,6 +17,8 @@ M.attempt, M.conclude = run.attempt, run.conclude
 local HELP = [==[
 usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the module "minikvm"
        minikvm run [options] guest.bin ...   runs guest images; more: minikvm run --help
+       minikvm prompt [options] file ...     looks at images and snapshots, step by step; more:
+                                             minikvm prompt --help
        minikvm linux [options]               Linux in a VM; more: minikvm linux --help
        minikvm test [options] path ...       runs spec files; more: minikvm test --help
        minikvm --safe [options] script.lua   a script that gets nothing of the host but what is
@@ -37,7 +39,7 @@ Options of the interpreter, as of lua:
   --        stop handling options
   -         stop handling options and execute stdin
 Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
-"run", "linux", "test", "doctor" or "completion" is started as ./run.
+"run", "prompt", "linux", "test", "doctor" or "completion" is started as ./run.
 ]==]
 
 local function version_text(host)
@@ -97,7 +99,8 @@ local function completion(argv)
     local why = ("no completions for %q: there are bash, zsh and fish"):format(shell)
     return args.complain(COMPLETION, why)
   end
-  local specs = { run = run.spec, linux = require("minikvm.cli.linux").spec,
+  local specs = { run = run.spec, prompt = run.prompt_spec,
+                  linux = require("minikvm.cli.linux").spec,
                   test = require("minikvm.test.runner").spec, doctor = DOCTOR,
                   completion = COMPLETION }
   return print_and_succeed(args.completion(shell, INTERPRETER, specs))
@@ -106,7 +109,8 @@ end
 local WORDS <const> = require("minikvm.cli.interpreter").commands
 
 local COMMANDS = {
-  run = run.main,
+  run = function(argv, host) return run.main(argv, host) end,
+  prompt = function(argv, host) return run.main(argv, host, run.prompt_spec) end,
   doctor = doctor,
   completion = completion,
   linux = function(argv, host) return require("minikvm.cli.linux").main(argv, host) end,
@@ -122,8 +126,9 @@ local COMMANDS = {
 local USAGE_TEXT <const> = [==[
 usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]
        [script [args]]
-       %s run [options] guest.bin ... | linux [options] | test [options] path ... |
-       --safe [options] script | doctor | completion bash|zsh|fish | --help | --version
+       %s run [options] guest.bin ... | prompt [options] file ... | linux [options] |
+       test [options] path ... | --safe [options] script | doctor |
+       completion bash|zsh|fish | --help | --version
 ]==]
 
 ---Says on stderr what is wrong with an option of the interpreter. Returns the exit status.

@@ -22,8 +22,8 @@ local OK <const>, FAILED <const>, USAGE <const>, INTERRUPTED <const> = 0, 1, 2, 
 local M = {}
 
 ---The first arguments that cli/init.lua serves.
-M.commands = { "run", "linux", "test", "doctor", "completion", "--safe", "--help", "--version",
-               "-h" }
+M.commands = { "run", "prompt", "linux", "test", "doctor", "completion", "--safe", "--help",
+               "--version", "-h" }
 
 ---What the program knows, and C does for this part.
 ---@class minikvm.host
@@ -38,6 +38,7 @@ M.commands = { "run", "linux", "test", "doctor", "completion", "--safe", "--help
 ---@field open_editor fun(history?: string)
 ---@field read_line fun(prompt: string): string|false|nil
 ---@field remember fun(line: string)
+---@field complete_with fun(fn: fun(line: string, text: string, last: integer): string[])
 
 ---@type minikvm.host
 local host

@@ -1,14 +1,14 @@
 -- prompt.lua - the interactive prompt: lua's (Lua 5.4 manual, section 7), with history.
 --
--- A line is tried as an expression first, its values are printed; else it is a statement, which
--- continues on further lines while Lua finds it incomplete. On a terminal lines are edited. History
--- is kept in $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when
--- MINIKVM_HISTORY is empty. Ctrl-C at the prompt drops the line. Runs in the coroutine of
--- interpreter.lua.
+-- A line is a short command (cli/commands.lua), or tried as an expression, whose values are
+-- printed, tables with what is in them; else it is a statement, which continues on further lines
+-- while Lua finds it incomplete. On a terminal lines are edited, and Tab completes. History is kept
+-- in $MINIKVM_HISTORY or ~/.minikvm_history, best effort, and not at all when MINIKVM_HISTORY is
+-- empty. Ctrl-C at the prompt drops the line. Runs in the coroutine of interpreter.lua.
 
 local G <const> = _G
-local getenv, load, select, tostring = os.getenv, load, select, tostring
-local gsub, sub, stdout = string.gsub, string.sub, io.stdout
+local getenv, load, pcall, select, tostring, type = os.getenv, load, pcall, select, tostring, type
+local gsub, sub, stdout, pack, unpack = string.gsub, string.sub, io.stdout, table.pack, table.unpack
 
 local M = {}
 
@@ -47,12 +47,47 @@ local function compile(host, text)
   return chunk
 end
 
+---Values as they are to be printed.
+local function texts(show, ...)
+  local values = pack(...)
+  for i = 1, values.n do
+    if type(values[i]) == "table" then values[i] = show.text(values[i]) end
+  end
+  return unpack(values, 1, values.n)
+end
+
 ---Prints the results of a call; says why it failed.
-local function show(host, call, ok, ...)
+local function print_results(host, call, show, ok, ...)
   if ok and select("#", ...) == 0 then return end
   local message = ...
-  if ok then ok, message = call(G.print, ...) end
+  if ok then ok, message = call(G.print, texts(show, ...)) end
   if not ok then host.say(message) end
+end
+
+---The short commands, where the module is there; Tab and `help` come with them.
+local function open_commands(host, call)
+  if not package.loaded["minikvm.core"] then return nil end
+  local ok, commands = call(G.require, "minikvm.cli.commands")
+  local fine, complete = call(G.require, "minikvm.cli.complete")
+  if not ok or not fine then return nil end
+  if G.help == nil then G.help = commands.help_function end
+  host.complete_with(function(line, text, characters)
+    local stop = utf8.offset(line, characters + 1) or #line + 1
+    return complete.words(sub(line, 1, stop - 1), text, commands)
+  end)
+  return commands
+end
+
+---What a command says: text that is no value. What is wrong is told without a traceback.
+local function run_command(host, call, show, command)
+  local ok, done, text = call(pcall, command)
+  if not ok then
+    host.say(done) -- interrupted
+  elseif not done then
+    host.say(tostring(text))
+  elseif text ~= nil then
+    print_results(host, call, show, true, text)
+  end
 end
 
 ---Reads, runs and prints until the end of input.
@@ -60,12 +95,21 @@ end
 ---@param call fun(f: any, ...): boolean, ...  as interpreter.lua's
 function M.run(host, call)
   host.open_editor(history_path())
+  local show, commands = host.part "cli.show"(), open_commands(host, call)
   while true do
     local line = read(host, true)
     if line == nil then break end
-    local chunk, why
-    if line then chunk, why = compile(host, (gsub(line, "^=", "return "))) end
-    if chunk then show(host, call, call(chunk)) elseif why then host.say(why) end
+    local command, chunk, why = line and commands and commands.find(line), nil, nil
+    if command then
+      run_command(host, call, show, command)
+    elseif line then
+      chunk, why = compile(host, (gsub(line, "^=", "return ")))
+    end
+    if chunk then
+      print_results(host, call, show, call(chunk))
+    elseif why then
+      host.say(why)
+    end
   end
   stdout:write "\n"
   stdout:flush()

@@ -126,6 +126,18 @@ M.spec = {
     .. "(triple fault) or fault. Of several VMs the highest.",
 }
 
+---minikvm prompt: what run --prompt does.
+M.prompt_spec = {
+  program = "minikvm prompt", rest = M.spec.rest, options = {},
+  summary = "Loads guest images or snapshots, and is a Lua prompt with the VM in the global vm\n"
+    .. "(several: in the list vms). help tells what there is.",
+}
+for _, option in ipairs(M.spec.options) do
+  if option[1] ~= "--prompt" and option[1] ~= "--screenshot" and option[1] ~= "--stats" then
+    table.insert(M.prompt_spec.options, option)
+  end
+end
+
 ---The limits given, by name; nil and a message when one is given twice.
 local function collect_limits(list)
   local limits = {}
@@ -149,10 +161,11 @@ local function choose_names(opts)
   return names
 end
 
-local function parse_run(argv)
-  local opts, status = args.handle(M.spec, argv)
+local function parse_run(argv, spec)
+  local opts, status = args.handle(spec, argv)
   if not opts then return nil, status end
   local why
+  opts.prompt = opts.prompt or spec == M.prompt_spec
   opts.limit, why = collect_limits(opts.limit)
   if opts.name and #opts.name > #opts.guests then
     why = ("%d names for %d images"):format(#opts.name, #opts.guests)
@@ -167,7 +180,7 @@ local function parse_run(argv)
   elseif (opts.gdb or opts.gdb_on_crash) and #opts.guests > 1 then
     why = "--gdb is for one image"
   end
-  if why then return nil, args.complain(M.spec, why) end
+  if why then return nil, args.complain(spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
   opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
   opts.traces = {} -- by VM: that of --trace-file
@@ -414,8 +427,8 @@ local function run_several(kvm, vms, opts)
 end
 
 local PROMPT <const> = [[
-minikvm: loaded, not running. vm:start() runs it, vm:pause() holds it, vm:resume() lets it go on;
-meanwhile: vm.cpu[0]:disassemble(), vm.cpu[0].rip, vm.memory:hexdump(0, 64), vm.ports:on(…)
+minikvm: loaded, not running. continue runs it, step and break go through it, x and registers look;
+vm:start() runs it beside the prompt, vm:pause() holds it. help has the rest; Tab completes.
 ]]
 
 ---The user's own turn, with the VMs in globals.
@@ -432,10 +445,11 @@ end
 ---wrong name stops nothing half way.
 ---@param argv string[]
 ---@param host { terminal: boolean? }
+---@param spec? table  M.prompt_spec instead of that of run
 ---@return integer status
 ---@return function? leave  there is to be a prompt, then this
-function M.main(argv, host)
-  local opts, status = parse_run(argv)
+function M.main(argv, host, spec)
+  local opts, status = parse_run(argv, spec or M.spec)
   if not opts then return status end
   local kvm, vms, worst = require "minikvm", {}, 0
   for i = 1, #opts.guests do

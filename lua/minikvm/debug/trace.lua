@@ -9,6 +9,7 @@ local core = require "minikvm.core"
 local formats = require "minikvm.debug.trace_formats"
 local options = require "minikvm.options"
 local strict = require "minikvm.strict"
+local where = require "minikvm.debug.where"
 
 local M = {}
 
@@ -54,8 +55,7 @@ local inner = setmetatable({}, { __mode = "k" })
 local function symbol_of(own, linear)
   local known = own.symbols[linear]
   if known == nil then
-    local name, offset = own.vm:symbol_at(linear)
-    known = name and (offset ~= 0 and ("%s+0x%x"):format(name, offset) or name) or false
+    known = where.text(own.vm, linear) or false
     if own.symbol_count == SYMBOLS_KEPT then own.symbols, own.symbol_count = {}, 0 end
     own.symbols[linear], own.symbol_count = known, own.symbol_count + 1
   end
@@ -192,7 +192,7 @@ function M.add(vm, opts)
   own.last = own.began
   local done, why, code = open_output(own, o)
   if not done then return nil, why, code end
-  vm:symbol_at(0) -- they are read now, not in the middle of the run
+  symbol_of(own, 0) -- symbols are read now, not in the middle of the run
   local trace = setmetatable({ hits = 0, lost = 0, full = false, error = false }, meta)
   inner[trace] = own
   traces[vm] = traces[vm] or {}
