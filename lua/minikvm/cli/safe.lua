@@ -155,7 +155,7 @@ local function lock_files()
   function core.open_spool(path)
     return nil, path .. ": files cannot be written with --safe", "EACCES"
   end
-  function core.tap_open(_, name)
+  function core.net_tap(_, name)
     return nil, ("tap %s: the host's network cannot be used with --safe"):format(name), "EACCES"
   end
   for _, name in ipairs{ "popen", "lines", "input", "output", "tmpfile" } do
