@@ -1,6 +1,6 @@
 # minikvm - build, test, install. `make help` lists the targets.
 
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^.define MINIKVM_VERSION "\(.*\)"/\1/p' include/minikvm.h)
 BUILD ?= release
 # WEAK=0 leaves out src/x86/weak, what stands in for a KVM that cannot run all of a guest.
 WEAK ?= 1
@@ -49,7 +49,7 @@ LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/c
 	$(B)/linux/program.lua $(B)/cli/api.lua
 part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
-.PHONY: all demo test bench lint format install clean help deps guests os-1k riscv riscv-build
+.PHONY: all demo test bench lint format install uninstall clean help deps guests os-1k riscv riscv-build
 .DELETE_ON_ERROR:
 
 # What is for RISC-V is built where there is a compiler for it; `make riscv` installs one.
@@ -213,12 +213,11 @@ lint: ## luacheck, layer check, compiler warnings as errors
 format: ## clang-format (Debian 12's, 14) over src, include, bench, spec/c and riscv
 	clang-format -i $$(find src include bench spec/c riscv -name '*.[ch]')
 
-install: all ## program, module, header and scripts below PREFIX
-	install -D -m 755 $(B)/minikvm $(DESTDIR)$(PREFIX)/bin/minikvm
-	install -D -m 755 $(B)/minikvm.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/minikvm.so
-	install -D -m 644 include/minikvm.h $(DESTDIR)$(PREFIX)/include/minikvm.h
-	install -d $(DESTDIR)$(PREFIX)/share/minikvm/scripts
-	install -m 644 scripts/*.lua $(DESTDIR)$(PREFIX)/share/minikvm/scripts
+install: all ## program, module, header, guest kit, manuals, completions, scripts and docs below PREFIX
+	@B=$(B) PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" VERSION=$(VERSION) LUA_PC=$(LUA_PC) ./tools/install
+
+uninstall: ## remove what `make install` put below PREFIX
+	@B=$(B) PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" ./tools/install --remove
 
 clean: ## remove what was built
 	rm -rf build minikvm minikvm.so

@@ -27,6 +27,15 @@
 
 #include <lua.h>
 
+/* The version of this header; the library's own is kvm._VERSION. Semantic versioning 2.0. */
+#define MINIKVM_VERSION "0.1.0"
+#define MINIKVM_VERSION_MAJOR 0
+#define MINIKVM_VERSION_MINOR 1
+#define MINIKVM_VERSION_PATCH 0
+/* For #if: 10203 is version 1.2.3. */
+#define MINIKVM_VERSION_NUMBER                                                                     \
+    (MINIKVM_VERSION_MAJOR * 10000 + MINIKVM_VERSION_MINOR * 100 + MINIKVM_VERSION_PATCH)
+
 #ifdef __cplusplus
 extern "C" {
 #endif

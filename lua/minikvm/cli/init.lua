@@ -99,11 +99,25 @@ local function completion(argv)
     local why = ("no completions for %q: there are bash, zsh and fish"):format(shell)
     return args.complain(COMPLETION, why)
   end
-  local specs = { run = run.spec, prompt = run.prompt_spec,
-                  linux = require("minikvm.cli.linux").spec,
-                  test = require("minikvm.test.runner").spec, doctor = DOCTOR,
-                  completion = COMPLETION }
+  local specs = M.specs()
+  specs.minikvm = nil
   return print_and_succeed(args.completion(shell, INTERPRETER, specs))
+end
+
+---The descriptions (args.lua) of the commands, by name; "minikvm" is the interpreter's.
+---@return table<string, minikvm.args.spec>
+function M.specs()
+  return { minikvm = INTERPRETER, run = run.spec, prompt = run.prompt_spec,
+           linux = require("minikvm.cli.linux").spec,
+           test = require("minikvm.test.runner").spec, doctor = DOCTOR,
+           completion = COMPLETION }
+end
+
+---What --help of a command prints.
+---@param name string  as in specs()
+---@return string
+function M.help(name)
+  return name == "minikvm" and HELP or args.help(M.specs()[name])
 end
 
 local WORDS <const> = require("minikvm.cli.interpreter").commands
