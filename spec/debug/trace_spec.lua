@@ -203,7 +203,7 @@ describe("a trace", function()
     local first
     vm:trace(function(line) first = first or line end)
     support.run(vm)
-    assert.matches("  kernel%+0x%x+", first)
+    assert.matches("  [%a_][%w_]+%+?%w* %(boot/[%w.]+:%d+%)$", first)
   end)
 
   it("can be an option of a new VM", function()

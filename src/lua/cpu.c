@@ -319,11 +319,18 @@ static int cpu_nmi(lua_State *L)
     return 0;
 }
 
-/* memory_of(cpu) -> vm.memory of its VM */
-static int memory_of(lua_State *L)
+/* cpu_vm(cpu) -> its VM */
+static int cpu_vm(lua_State *L)
 {
     mk_check_child(L, 1, MK_CPU);
     lua_getiuservalue(L, 1, 1);
+    return 1;
+}
+
+/* memory_of(cpu) -> vm.memory of its VM */
+static int memory_of(lua_State *L)
+{
+    cpu_vm(L);
     lua_getiuservalue(L, -1, 1);
     lua_getfield(L, -1, "memory");
     return 1;
@@ -355,9 +362,11 @@ void mk_open_cpu(lua_State *L)
                                         { "nmi", cpu_nmi },
                                         { "interrupt", cpu_interrupt },
                                         { NULL, NULL } };
-    static const luaL_Reg core[] = { { "regs", get_regs },       { "sregs", get_sregs },
-                                     { "set_sregs", set_sregs }, { "walk", walk },
-                                     { "memory_of", memory_of }, { NULL, NULL } };
+    static const luaL_Reg core[] = {
+        { "regs", get_regs }, { "sregs", get_sregs },     { "set_sregs", set_sregs },
+        { "walk", walk },     { "memory_of", memory_of }, { "cpu_vm", cpu_vm },
+        { NULL, NULL }
+    };
     mk_new_type(L, MK_CPU, meta, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
     lua_newtable(L);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -134,6 +135,25 @@ static int image_changed(lua_State *L)
                 now.st_mtim.tv_sec == then->tv_sec && now.st_mtim.tv_nsec == then->tv_nsec;
     lua_pushboolean(L, !same);
     return 1;
+}
+
+/* image_identity(vm, number) -> text that differs for another file and for other contents, path:
+ * the whole one, nil when it has none any more */
+static int image_identity(lua_State *L)
+{
+    const struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
+    const struct stat *st = &file->st;
+    char link[64], path[4096];
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", file->fd);
+    ssize_t n = readlink(link, path, sizeof(path));
+    lua_pushfstring(L, "%I.%I.%I.%I.%I", (lua_Integer)st->st_dev, (lua_Integer)st->st_ino,
+                    (lua_Integer)st->st_size, (lua_Integer)st->st_mtim.tv_sec,
+                    (lua_Integer)st->st_mtim.tv_nsec);
+    if (n > 0 && (size_t)n < sizeof(path) && path[0] == '/')
+        lua_pushlstring(L, path, (size_t)n);
+    else
+        lua_pushnil(L);
+    return 2;
 }
 
 /* image_read(vm, number, offset, bytes) -> string | nil, text, name. At most 64 MiB. */
@@ -352,21 +372,16 @@ static int symbols_vm(lua_State *L)
 
 void mk_open_load(lua_State *L)
 {
-    static const luaL_Reg core[] = { { "image_open", image_open },
-                                     { "image_close", image_close },
-                                     { "image_changed", image_changed },
-                                     { "image_read", image_read },
-                                     { "image_put", image_put },
-                                     { "image_zero", image_zero },
-                                     { "layout", layout },
-                                     { "set_mode", set_mode },
-                                     { "set_entry", set_entry },
-                                     { "load_failed", load_failed },
-                                     { "check_open", check_open },
-                                     { "file_size", file_size },
-                                     { "symbols_type", symbols_type },
-                                     { "symbols_vm", symbols_vm },
-                                     { NULL, NULL } };
+    static const luaL_Reg core[] = {
+        { "image_open", image_open },       { "image_close", image_close },
+        { "image_changed", image_changed }, { "image_identity", image_identity },
+        { "image_read", image_read },       { "image_put", image_put },
+        { "image_zero", image_zero },       { "layout", layout },
+        { "set_mode", set_mode },           { "set_entry", set_entry },
+        { "load_failed", load_failed },     { "check_open", check_open },
+        { "file_size", file_size },         { "symbols_type", symbols_type },
+        { "symbols_vm", symbols_vm },       { NULL, NULL }
+    };
     mk_new_type(L, MK_SYMBOLS, NULL, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

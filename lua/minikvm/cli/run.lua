@@ -59,6 +59,16 @@ local function parse_gdb(text)
   return at and text, why
 end
 
+---"kernel.elf@0x1000": a file and what is added to its addresses.
+local function parse_symbols(text)
+  local path, digits = text:match "^(.+)@([^@/]+)$"
+  local offset = digits and options.to_integer(digits)
+  if path and not offset then
+    return nil, ("expected FILE or FILE@OFFSET, got %q"):format(text)
+  end
+  return { path = path or text, offset = offset }
+end
+
 ---What --module names, as vm:load's option has it.
 local function modules_of(list)
   local modules = {}
@@ -103,6 +113,8 @@ M.spec = {
       help = "a module beside the kernel (Multiboot, Limine, PVH), and its string" },
     { "--framebuffer", value = "WxH", type = parse_size,
       help = "a framebuffer of this size, such as 1024x768 (Multiboot, Limine), or none" },
+    { "--symbols", value = "FILE[@OFFSET]", type = parse_symbols, repeatable = true,
+      help = "take symbols and source lines from this ELF file or list (nm, System.map), too" },
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
     { "--screenshot", value = "FILE",
       help = "at the end the screen as a picture (PNG): the framebuffer, or the text screen" },
@@ -313,12 +325,21 @@ local function end_trace(vm, opts)
   return trace.error and 1 or 0
 end
 
+local function load_symbols(vm, opts)
+  for _, file in ipairs(opts.symbols or {}) do
+    local done, why, code = vm:load_symbols(file.path, file.offset)
+    if not done then return nil, why, code end
+  end
+  return true
+end
+
 local function prepare(kvm, opts, i, host)
   local vm, status = make_vm(kvm, opts, i)
   if not vm then return nil, status end
   warn_of_mode(vm, opts)
   local done
-  done, status = M.attempt(opts.names[i], connect, vm, opts, host)
+  done, status = M.attempt(opts.names[i], load_symbols, vm, opts)
+  if done then done, status = M.attempt(opts.names[i], connect, vm, opts, host) end
   if done then done, status = trace_to_file(vm, opts) end
   if done then done, status = M.attempt(opts.names[i], offer_gdb, vm, opts) end
   if done then return vm end

@@ -24,7 +24,7 @@ end
 M.METHODS = words [[
   vm load run start wait stop reset close irq trace screen symbol_at address_of place_of pause resume
   attach detach
-  stats add_cpu snapshot restore fork regs sregs translate walk nmi interrupt disassemble size
+  stats add_cpu snapshot restore fork regs sregs translate walk nmi interrupt disassemble size registers backtrace locals
   read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo source match
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take put set get hide has
@@ -37,7 +37,7 @@ M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci virtio"
 
 ---What is known and refused: it reaches files, or a Lua state without these limits.
 M.REFUSED = words [[
-  worker signal limit initrd disk load_snapshot input output log save receive map
+  worker signal limit initrd disk load_snapshot load_symbols input output log save receive map
 ]]
 
 ---Options of kvm.vm and kvm.files that a script may use.

@@ -116,8 +116,8 @@ local function input_line(con)
 end
 
 local function place(vm, rip)
-  local name, offset = vm:symbol_at(rip)
-  return ("rip 0x%x%s"):format(rip, name and (" (%s+0x%x)"):format(name, offset) or "")
+  local text = package.loaded["minikvm.image"] and require("minikvm.debug.where").text(vm, rip)
+  return ("rip 0x%x%s"):format(rip, text and (" in " .. text) or "")
 end
 
 local function cpu_line(vm, cpu)

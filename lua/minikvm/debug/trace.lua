@@ -34,7 +34,7 @@ local EXITS <const> = { ["in"] = true, out = true, read = true, write = true, rd
 ---@field size integer
 ---@field value integer
 ---@field text string  "", or what else there is to say
----@field symbol string?  where CS:RIP is
+---@field symbol string?  where CS:RIP is: "main+0x10 (kernel.c:12)"
 ---@field depth integer?  of calls
 ---@field name string?  of the function that is called
 
@@ -55,7 +55,7 @@ local inner = setmetatable({}, { __mode = "k" })
 local function symbol_of(own, linear)
   local known = own.symbols[linear]
   if known == nil then
-    known = where.text(own.vm, linear) or false
+    known = where.text(own.vm, linear, true) or false
     if own.symbol_count == SYMBOLS_KEPT then own.symbols, own.symbol_count = {}, 0 end
     own.symbols[linear], own.symbol_count = known, own.symbol_count + 1
   end
@@ -192,7 +192,7 @@ function M.add(vm, opts)
   own.last = own.began
   local done, why, code = open_output(own, o)
   if not done then return nil, why, code end
-  symbol_of(own, 0) -- symbols are read now, not in the middle of the run
+  where.prepare(vm) -- they are read now, not in the middle of the run
   local trace = setmetatable({ hits = 0, lost = 0, full = false, error = false }, meta)
   inner[trace] = own
   traces[vm] = traces[vm] or {}

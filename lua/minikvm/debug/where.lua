@@ -7,6 +7,7 @@ local core = require "minikvm.core"
 local dwarf = require "minikvm.debug.dwarf"
 local images = require "minikvm.image"
 local options = require "minikvm.options"
+local saved = require "minikvm.image.saved"
 local symbols = require "minikvm.image.symbols"
 
 local M = {}
@@ -16,7 +17,10 @@ local M = {}
 local function no_symbol(vm, name)
   local names = {}
   for known in pairs(symbols.all(images.objects(vm))) do names[#names + 1] = known end
-  if #names == 0 then
+  local lost = saved.problem(vm)
+  if #names == 0 and lost then
+    return nil, ("%q: no symbols are known: %s"):format(name, lost), "ENOENT"
+  elseif #names == 0 then
     return nil, ("%q: no symbols are known: load an ELF image, or a file with vm:load_symbols")
       :format(name), "ENOENT"
   end
@@ -169,13 +173,15 @@ end
 
 ---A place as text: "main+0x10 (kernel.c:12)", "inb+0x3 …"; nil when nothing is known of it.
 ---@param place minikvm.place
+---@param brief boolean?
 ---@return string?
-function M.show(place)
+function M.show(place, brief)
   local line = at(place.file, place.line)
   if not place.symbol then return line end
-  local text = ("%s+0x%x"):format(place.symbol, place.offset)
+  local text = place.offset == 0 and place.symbol
+    or ("%s+0x%x"):format(place.symbol, place.offset)
   if not line then return text end
-  for i = 1, #place.functions - 1 do
+  for i = 1, brief and 0 or #place.functions - 1 do
     local caller = place.functions[i + 1]
     line = ("%s, %s inlined%s"):format(line, place.functions[i].name,
       caller.line and " at " .. at(caller.file, caller.line) or "")
@@ -187,10 +193,17 @@ function meta.__tostring(place)
   return M.show(place) or ("0x%x"):format(place.address)
 end
 
+---Reads symbols and opens debugging information, so that the next question takes no time for it.
+function M.prepare(vm)
+  symbols.at(images.objects(vm), 0)
+  dwarf.any(vm)
+end
+
 ---The same for an address.
+---@param brief boolean?  without the functions that are inlined there
 ---@return string?
-function M.text(vm, address)
-  return M.show(M.of(vm, address))
+function M.text(vm, address, brief)
+  return M.show(M.of(vm, address), brief)
 end
 
 return M

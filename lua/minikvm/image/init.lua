@@ -37,8 +37,20 @@ local function check(source, result, why, code)
   refuse(source, code, "%s", why)
 end
 
+---Opens the file again for a VM that was made from another one, if it is still the same.
+local function reopen(s)
+  local file = s.path and core.image_open(s.vm, s.path)
+  if not file then return end
+  if core.image_identity(s.vm, file) == s.identity then
+    s.file = file
+  else
+    core.image_close(s.vm, file)
+  end
+end
+
 function source_methods:read(offset, bytes)
   if self.bytes then return self.bytes:sub(offset + 1, offset + bytes) end
+  if not self.file and self.inherited and self.vm.state ~= "closed" then reopen(self) end
   if not self.file or self.vm.state == "closed" then
     refuse(self, "ESTALE", "its file is closed")
   elseif core.image_changed(self.vm, self.file) then
@@ -63,14 +75,15 @@ end
 
 ---@return minikvm.image.source
 local function new_source(vm, given)
-  local s = setmetatable({ name = given.path or given.name or "image", path = given.path,
-                           text = given.text, bytes = given.bytes, vm = vm }, source_methods)
+  local s = setmetatable({ name = given.path or given.name or "image", text = given.text,
+                           bytes = given.bytes, vm = vm }, source_methods)
   if s.bytes then
     s.size = #s.bytes
   else
     local file, size, code = core.image_open(vm, given.path)
     if not file then error({ text = size, code = code }, 0) end
     s.file, s.size = file, size
+    s.identity, s.path = core.image_identity(vm, file)
   end
   if s.size == 0 then
     s:close()
@@ -217,11 +230,59 @@ function M.objects(vm)
   return table.move(files, 1, #files, #all + 1, all)
 end
 
----What `to` is made of, a snapshot or a VM, was loaded with the images of `from`.
-function M.inherit(from, to)
-  local images = loaded[from]
-  loaded[to] = images and table.move(images, 1, #images, 1, {})
+---Adds a file with symbols; one of the same name is replaced.
+---@param image { source: minikvm.image.source, plan: minikvm.image.plan }
+function M.add_symbols(vm, image)
+  local list = {}
+  for _, one in ipairs(symbol_files[vm] or {}) do
+    if one.source.name ~= image.source.name then list[#list + 1] = one end
+  end
+  list[#list + 1] = image
+  symbol_files[vm] = list
 end
+
+---An image as another VM has it: its file is opened there when it is needed.
+local function inherited(image, vm)
+  local s = image.source
+  if s.bytes or not s.path then return image end
+  local heir = setmetatable({ inherited = true, vm = vm }, source_methods)
+  for _, key in ipairs{ "name", "path", "size", "head", "start", "identity", "symbols", "dwarf" } do
+    heir[key] = s[key]
+  end
+  return { source = heir, plan = image.plan }
+end
+
+---What `to` is made of, a snapshot or a VM, was loaded with the images of `from`.
+---@param vm minikvm.vm?  `to`, when it is a VM
+function M.inherit(from, to, vm)
+  for _, lists in ipairs{ loaded, symbol_files } do
+    local copied = lists[from] and {} or nil
+    for i, image in ipairs(lists[from] or {}) do
+      copied[i] = vm and inherited(image, vm) or image
+    end
+    lists[to] = copied
+  end
+end
+
+---A file opened to be looked into, for image/saved.lua and image/symbol_file.lua; raises what
+---refuse() raises.
+---@return minikvm.image.source
+function M.open(vm, path)
+  local source = new_source(vm, { path = path })
+  local ok, problem = pcall(read_start, source)
+  if ok then return source end
+  source:close()
+  error(problem, 0)
+end
+
+---The images and the files with symbols, each as a list, to be replaced as a whole.
+function M.set(vm, images, files)
+  loaded[vm], symbol_files[vm] = images, files
+end
+
+---@return table? images
+---@return table? files
+function M.get(vm) return loaded[vm], symbol_files[vm] end
 
 ---In the mode that was chosen, or that the image is for.
 local function settle_mode(vm, layout, source, o)

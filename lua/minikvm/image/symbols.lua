@@ -11,7 +11,7 @@ local refuse, inside, ult = plan.refuse, plan.inside, math.ult
 
 local M = {}
 
-local SYMTAB <const>, STRTAB <const> = 2, 3
+local SYMTAB <const>, STRTAB <const>, NOBITS <const> = 2, 3, 8
 local NOTYPE <const>, FUNC <const> = 0, 2 -- between them lies OBJECT
 local UNDEF <const>, ABS <const>, COMMON <const> = 0, 0xfff1, 0xfff2
 local SYMTAB_MAX <const>, STRTAB_MAX <const> = 16 << 20, 64 << 20 -- bytes: about a second's work
@@ -62,6 +62,7 @@ end
 ---Where a section of this name lies in the file; nil when there is none, or its headers are damaged.
 ---@return integer? offset
 ---@return integer? size
+---@return integer? kind  its Type
 function M.section(source, wanted)
   local ok, h, sections = pcall(function()
     local header = elf.header(source)
@@ -74,8 +75,8 @@ function M.section(source, wanted)
   for i = 0, h.shnum - 1 do
     local name = ("<I4"):unpack(sections, i * h.class.section + 1)
     if names:sub(name + 1, name + #wanted + 1) == wanted .. "\0" then
-      local _, offset, size = section(sections, h, i)
-      if inside(offset, size, source.size) then return offset, size end
+      local kind, offset, size = section(sections, h, i)
+      if kind == NOBITS or inside(offset, size, source.size) then return offset, size, kind end
     end
   end
 end

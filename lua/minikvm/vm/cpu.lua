@@ -136,6 +136,13 @@ function cpu:walk(linear)
            page_size = got[5], entries = entries, entry_addresses = addresses }
 end
 
+---All registers, as a table whose tostring is what a report shows.
+---@return minikvm.registers  { rax=, …, rflags=, cr0=, …, cs = { … }, …, bits = 16|32|64 }
+function cpu:registers()
+  options.self("cpu:registers", self, "minikvm.cpu")
+  return require("minikvm.debug.registers").of(self)
+end
+
 ---The instructions from the next one on, or from a linear address, as far as they are mapped. While
 ---the VM does not run or is paused, or inside a handler of the vCPU.
 ---@param count? integer  how many (8)
@@ -170,4 +177,24 @@ function cpu:disassemble(count, linear)
     list[i] = insn
   end
   return list
+end
+
+---The functions that it is in, the innermost first, by DWARF's call-frame information where the
+---images have some, else by frame pointers, past the frames of interrupts. While the VM does not run
+---or is paused, or inside a handler of the vCPU.
+---@param opts? { limit: integer? }  frames (64)
+---@return minikvm.backtrace  { { pc=, symbol=, offset=, file=, line=, inlined=, how=, arguments= },
+---  … }, with `why` when no more is known; tostring gives lines of text
+function cpu:backtrace(opts)
+  options.self("cpu:backtrace", self, "minikvm.cpu")
+  return require("minikvm.debug.backtrace").of(self, opts)
+end
+
+---Parameters and variables of a function that it is in.
+---@param frame? integer  its number in cpu:backtrace() (0)
+---@return minikvm.locals  { { name=, type=, value=, text=, address=, parameter= }, … }, with each name
+---  as a key too; tostring gives lines of text
+function cpu:locals(frame)
+  options.self("cpu:locals", self, "minikvm.cpu")
+  return require("minikvm.debug.backtrace").locals(self, frame)
 end

@@ -4,6 +4,7 @@
 -- tables, 6.13 for error codes, 6.15 for the exceptions.
 
 local core = require "minikvm.core"
+local registers = require "minikvm.debug.registers"
 
 local M = {}
 
@@ -18,11 +19,10 @@ local EXCEPTION = {
 ---What is needed more than once: registers and how code is to be read.
 local function gather(vm, index)
   local cpu = vm.cpu[index]
-  local s = cpu:sregs()
-  local bits = s.cs.l == 1 and 64 or s.cs.db == 1 and 32 or 16
-  return { vm = vm, cpu = cpu, r = cpu:regs(), s = s, bits = bits,
-           protected = s.cr0 & 1 == 1, paged = s.cr0 >> 31 & 1 == 1,
-           mask = bits == 64 and -1 or 0xffffffff }
+  local r = registers.of(cpu)
+  return { vm = vm, cpu = cpu, r = r, s = r, bits = r.bits,
+           protected = r.cr0 & 1 == 1, paged = r.cr0 >> 31 & 1 == 1,
+           mask = r.bits == 64 and -1 or 0xffffffff }
 end
 
 ---Bytes at a linear address, as many of `length` as are mapped to RAM.
@@ -41,50 +41,6 @@ local function hex(bytes)
 end
 
 -- ---- sections of the report ----
-
-local function registers(c)
-  local lines, names = {}, { "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp" }
-  if c.bits == 64 then for i = 8, 15 do names[#names + 1] = "r" .. i end end
-  local width = c.bits == 64 and 16 or 8
-  for i = 1, #names, 4 do
-    local row = {}
-    for j = i, math.min(i + 3, #names) do
-      local name = names[j]
-      if width == 8 then name = name:gsub("^r", "e") end
-      row[#row + 1] = ("%-3s %0" .. width .. "x"):format(name, c.r[names[j]] & c.mask)
-    end
-    lines[#lines + 1] = "  " .. table.concat(row, "  ")
-  end
-  return table.concat(lines, "\n")
-end
-
-local FLAGS = { { 0, "CF" }, { 2, "PF" }, { 4, "AF" }, { 6, "ZF" }, { 7, "SF" }, { 8, "TF" },
-                { 9, "IF" }, { 10, "DF" }, { 11, "OF" }, { 14, "NT" }, { 17, "VM" } }
-local CR0 = { { 0, "PE" }, { 2, "EM" }, { 3, "TS" }, { 5, "NE" }, { 16, "WP" }, { 31, "PG" } }
-local CR4 = { { 4, "PSE" }, { 5, "PAE" }, { 7, "PGE" }, { 9, "OSFXSR" }, { 10, "OSXMMEXCPT" } }
-
-local function bits_of(value, table_)
-  local set = {}
-  for _, bit in ipairs(table_) do
-    if value >> bit[1] & 1 == 1 then set[#set + 1] = bit[2] end
-  end
-  return #set > 0 and table.concat(set, " ") or "none"
-end
-
-local function system(c)
-  local s = c.s
-  local function segment(name)
-    local x = s[name]
-    return ("%s %04x base %08x"):format(name, x.selector, x.base)
-  end
-  return ("  %s, ring %d; %s; %s\n  flags %08x (%s)\n  cr0 %08x (%s)  cr4 %08x (%s)\n"
-    .. "  cr2 %08x  cr3 %08x  efer %x\n  gdt %08x limit %04x  idt %08x limit %04x"):format(
-    c.bits .. "-bit " .. (c.protected and "protected" or "real") .. " mode"
-      .. (c.paged and ", paging" or ""), c.protected and s.cs.selector & 3 or 0,
-    segment "cs", segment "ss",
-    c.r.rflags, bits_of(c.r.rflags, FLAGS), s.cr0, bits_of(s.cr0, CR0), s.cr4,
-    bits_of(s.cr4, CR4), s.cr2, s.cr3, s.efer, s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit)
-end
 
 local function code(c)
   local linear = (c.s.cs.base + c.r.rip) & c.mask
@@ -290,6 +246,16 @@ local function place(c)
   return require("minikvm.debug.where").text(c.vm, (c.s.cs.base + c.r.rip) & c.mask)
 end
 
+local FRAMES <const> = 16 -- that a report shows
+
+---Who called, as lines; nil without symbols.
+local function backtrace(c)
+  if not package.loaded["minikvm.image"] then return nil end
+  local calls = require("minikvm.debug.backtrace").of(c.cpu, { limit = FRAMES })
+  if #calls < 2 and not (calls[1] and calls[1].symbol) then return nil end
+  return "backtrace:\n  " .. tostring(calls):gsub("\n", "\n  ")
+end
+
 ---What a script should know of source lines that could not be read, once.
 local function lines_problem(vm)
   local dwarf = package.loaded["minikvm.debug.dwarf"]
@@ -308,7 +274,7 @@ function M.report(vm, info, index)
   local c = gather(vm, index or 0)
   if lost(c, info) then return table.concat({ LOST, last_interrupts(info) }, "\n") end
   local there = place(c)
-  local parts = { "registers:", registers(c), system(c), there and "code: " .. there or "code:",
+  local parts = { "registers:", tostring(c.r), there and "code: " .. there or "code:",
                   code(c) }
   local function add(...) for _, part in ipairs { ... } do parts[#parts + 1] = part end end
   if c.paged then
@@ -323,6 +289,7 @@ function M.report(vm, info, index)
     cause = fault_cause(c)
   end
   cause = not c.protected and wrong_mode(vm) or cause
+  add(backtrace(c))
   add(lines_problem(vm))
   if cause then
     add(("likeliest cause: %s%s"):format(there and ("in %s: "):format(there) or "", cause))

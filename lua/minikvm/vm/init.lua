@@ -415,6 +415,19 @@ function vm:place_of(address)
   return require("minikvm.debug.where").of(self, address)
 end
 
+---Takes symbols and source lines from a file that is not loaded: an ELF file, or a list as nm prints
+---it, such as System.map. They count before those of images, for forks and snapshots as well, and
+---stay over a reset. Refused when the guest's memory or an image has another build.
+---@param path string
+---@param offset? integer  what is added to its addresses (0)
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+function vm:load_symbols(path, offset)
+  options.self("vm:load_symbols", self, "minikvm.vm")
+  return require("minikvm.image.symbol_file").load(self, path, offset)
+end
+
 -- vm.symbols is a child of its VM: src/lua/load.c.
 local symbols_type = core.symbols_type()
 

@@ -30,6 +30,11 @@ local function devices()
   return package.loaded["minikvm.device"]
 end
 
+---The same for images.
+local function images()
+  return package.loaded["minikvm.image"]
+end
+
 ---The states of the VM's devices as bytes, in their order; what was written to their disks.
 local function pack_devices(self)
   local list, states, layers = {}, {}, {}
@@ -39,6 +44,7 @@ local function pack_devices(self)
     if not bytes then core.blame(why) end
     list[i] = bytes
   end
+  if images() then list.images, list.symbols = require("minikvm.image.saved").pack(self) end
   list.machine = made[self] and made[self].linux and LINUX or nil
   return copy.pack(list, "devices"), layers
 end
@@ -85,8 +91,7 @@ end
 ---Takes one; it knows the images that the VM was loaded with.
 local function take(self)
   local snap, why, code = core.take(self, pack_devices(self))
-  local images = package.loaded["minikvm.image"]
-  if snap and images then images.inherit(self, snap) end
+  if snap and images() then images().inherit(self, snap) end
   return snap, why, code
 end
 
@@ -131,13 +136,22 @@ end
 
 -- ---- new VMs ----
 
+---The new VM knows the images of the one that the snapshot is of; those of a file's are opened.
+local function inherit_images(snap, new)
+  local known = images() and images().get(snap)
+  if known then return images().inherit(snap, new, new) end
+  local packed = copy.unpack(core.saved_devices(snap))
+  if type(packed) == "table" and (packed.images or packed.symbols) then
+    require("minikvm.image.saved").unpack(new, packed.images, packed.symbols)
+  end
+end
+
 ---Makes one; setup(vm, i) may give it devices and handlers.
 local function new_vm(o, setup, i, what)
   local new, why, code = core.new_vm(o)
   if not new then return nil, why, code end
   made[new] = o
-  local images = package.loaded["minikvm.image"]
-  if images then images.inherit(o.snapshot, new) end
+  inherit_images(o.snapshot, new)
   local ok, problem = true, nil
   local machine
   local vms = require "minikvm.vm"

@@ -1,0 +1,116 @@
+-- debug/backtrace.lua - cpu:backtrace() and cpu:locals(): the functions that a vCPU is in, those that
+-- the compiler has inlined among them.
+
+local class = require "minikvm.class"
+local core = require "minikvm.core"
+local locals = require "minikvm.debug.locals"
+local machine = require "minikvm.debug.machine"
+local options = require "minikvm.options"
+local unwind = require "minikvm.debug.unwind"
+local where = require "minikvm.debug.where"
+
+local M = {}
+
+local LIMIT <const>, MOST <const> = 64, 10000 -- frames
+
+---@class minikvm.call  one function that runs
+---@field pc integer  linear: the next instruction, or where the call returns to
+---@field symbol string?  function or label
+---@field offset integer?
+---@field file string?
+---@field line integer?
+---@field inlined boolean  into the one that follows in the list
+---@field how "registers"|"cfi"|"frame pointer"|"interrupt"  how its frame was found
+---@field arguments string?  "a = 1, p = 0x1000"
+
+---@class minikvm.backtrace  a list of minikvm.call, the innermost first; `why`: why it ends there,
+---  nil when nobody called the last one; tostring gives lines of text
+local _, meta = class "minikvm.backtrace"
+
+local function line_of(i, call)
+  local name = call.symbol and call.offset and call.offset ~= 0 and not call.inlined
+    and ("%s+0x%x"):format(call.symbol, call.offset) or call.symbol or ("0x%x"):format(call.pc)
+  local arguments = call.arguments and call.arguments ~= "" and (" (%s)"):format(call.arguments)
+    or ""
+  local line = call.file and (" at %s:%d"):format(call.file, call.line or 0) or ""
+  local note = call.inlined and ", inlined" or call.how == "interrupt" and ", interrupted" or ""
+  return ("#%d %s%s%s%s"):format(i - 1, name, arguments, line, note)
+end
+
+function meta.__tostring(list)
+  local lines = {}
+  for i, call in ipairs(list) do lines[i] = line_of(i, call) end
+  if list.why then lines[#lines + 1] = "no more is known: " .. list.why end
+  return table.concat(lines, "\n")
+end
+
+local function arguments_of(m, frame, n)
+  local parts = {}
+  for _, one in ipairs(locals.of(m, frame, n)) do
+    if one.parameter then
+      parts[#parts + 1] = ("%s = %s"):format(one.name, one.available and one.text
+                                             or ("<%s>"):format(one.text))
+    end
+  end
+  return table.concat(parts, ", ")
+end
+
+---Adds what a frame is of to a list: calls, and the frame and number behind each.
+local function add(list, m, frame)
+  local place = where.of(m.vm, unwind.address(frame))
+  local offset = place.offset and place.offset + (frame.called and 1 or 0)
+  local count = math.max(1, #place.functions)
+  for n = 0, count - 1 do
+    local fn, inlined = place.functions[n + 1] or place, n < count - 1
+    list[#list + 1] = { frame = frame, n = n, call = {
+      pc = frame.pc, symbol = inlined and fn.name or place.symbol or fn.name,
+      offset = not inlined and offset or nil, file = fn.file, line = fn.line, inlined = inlined,
+      how = frame.how,
+      arguments = #place.functions > 0 and arguments_of(m, frame, n) or nil } }
+  end
+end
+
+---The functions that run, with their frames.
+---@return minikvm.machine m
+---@return { call: minikvm.call, frame: minikvm.frame, n: integer }[]
+---@return string? why
+local function all(cpu, limit)
+  local vm = core.cpu_vm(cpu)
+  local m, registers = machine.of(vm, cpu)
+  local frames, why = unwind.frames(m, registers, limit)
+  local list = {}
+  for _, frame in ipairs(frames) do add(list, m, frame) end
+  return m, list, why
+end
+
+local OPTIONS <const> = {
+  limit = function(value)
+    if math.type(value) == "integer" and value >= 1 and value <= MOST then return value end
+    return nil, ("expected a number of frames, 1 to %d, got %s"):format(MOST, tostring(value))
+  end,
+}
+
+---cpu:backtrace: see lua/minikvm/vm/cpu.lua.
+---@return minikvm.backtrace
+function M.of(cpu, opts)
+  local o = options.check("cpu:backtrace", opts, OPTIONS)
+  local _, list, why = all(cpu, o.limit or LIMIT)
+  local calls = setmetatable({ why = why }, meta)
+  for i, one in ipairs(list) do calls[i] = one.call end
+  return calls
+end
+
+---cpu:locals: see lua/minikvm/vm/cpu.lua.
+---@return minikvm.locals
+function M.locals(cpu, number)
+  number = number or 0
+  options.argument("cpu:locals", "frame", number, "integer")
+  local m, list = all(cpu, number < 0 and 1 or math.min(number + 1, MOST))
+  local one = list[number + 1]
+  if not one or number < 0 then
+    core.blame(("cpu:locals: frame %d: there are 0 to %d"):format(number, #list - 1))
+  end
+  return locals.of(m, one.frame, one.n)
+end
+
+return M
