@@ -124,7 +124,9 @@ describe("Linux's drivers for PCI", function()
                                        { timeout = 60 })
     assert.same({ "0+0 records in", 0 }, { text:match "^[^\n]*", status })
     for _, d in ipairs(vm.pci:devices()) do
-      if d.name == "blk" then assert.same({ 0, 0 }, { d.state.failed, d.state.virtio.errors }) end
+      if d.name == "blk" then
+        assert.same({ 0, 0 }, { d.state.failed, d.state.virtio.errors })
+      end
     end
   end)
 

@@ -37,7 +37,10 @@ static void register_new(struct mk_doorbell *bell)
 
 void mk_doorbell_ring(struct mk_doorbell *bell)
 {
-    if (atomic_fetch_add(&bell->rung, 1) == 0)
+    uint64_t before = atomic_fetch_add(&bell->rung, 1);
+    if (bell->on_ring)
+        bell->on_ring(bell->ctx);
+    else if (before == 0)
         bell->list->wake(bell->list->ctx);
 }
 
@@ -59,7 +62,10 @@ static void rearm(void *ctx)
 static void bell_rings(void *ctx)
 {
     struct mk_doorbell *bell = ctx;
-    bell->list->wake(bell->list->ctx);
+    if (bell->on_ring)
+        bell->on_ring(bell->ctx);
+    else
+        bell->list->wake(bell->list->ctx);
 }
 
 static void bell_retire(void *self)
@@ -129,17 +135,37 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
     mk_bus_unhook(bell->bus, bell->hook); /* frees it when no vCPU uses it any more */
 }
 
-static uint64_t collect(struct mk_doorbell *bell)
+/* Those that KVM has counted. */
+static uint64_t take_counted(struct mk_doorbell *bell)
 {
     uint64_t count = 0;
-    if (!bell->bus)
-        return atomic_exchange(&bell->rung, 0);
     if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
-        count = 0;
-    else
-        mk_io_arm(&bell->rearm_timer, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
+        return 0;
     atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
     atomic_fetch_add_explicit(&bell->hook->coalesced, count, memory_order_relaxed);
+    return count;
+}
+
+uint64_t mk_doorbell_take(struct mk_doorbell *bell)
+{
+    return take_counted(bell) + atomic_exchange(&bell->rung, 0);
+}
+
+void mk_doorbell_rearm(struct mk_doorbell *bell, uint64_t at)
+{
+    if (at)
+        mk_io_arm(&bell->rearm_timer, at);
+    else
+        mk_io_watch(&bell->source);
+}
+
+static uint64_t collect(struct mk_doorbell *bell)
+{
+    if (!bell->bus)
+        return atomic_exchange(&bell->rung, 0);
+    uint64_t count = take_counted(bell);
+    if (count)
+        mk_io_arm(&bell->rearm_timer, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
     return count + atomic_exchange(&bell->rung, 0);
 }
 
@@ -151,7 +177,7 @@ static struct mk_doorbell *next_rung(struct mk_doorbells *list, uint64_t round, 
     for (; bell; bell = bell->next) {
         bool seen = bell->round == round;
         bell->round = round;
-        if (!seen && (*count = collect(bell)))
+        if (!seen && !bell->on_ring && (*count = collect(bell)))
             break;
     }
     pthread_mutex_unlock(&list->lock);
@@ -199,7 +225,7 @@ void mk_doorbells_register(struct mk_doorbells *list, int vm_fd)
 {
     list->vm_fd = vm_fd;
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
-        if (bell->bus)
+        if (bell->bus && !bell->on_ring)
             collect(bell); /* of before the reset */
         register_new(bell);
     }

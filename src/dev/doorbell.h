@@ -1,6 +1,7 @@
 /* doorbell.h - writes that nobody waits for: KVM counts them in an eventfd and the guest goes on at
  * once; the I/O thread wakes the VM, whose first vCPU hands the count over. One without an address
- * is rung by other threads, for whom that vCPU does something.
+ * is rung by other threads, for whom that vCPU does something. One of a device whose work is done
+ * on threads of its own (`on_ring`) concerns no vCPU: the I/O thread calls the device.
  *
  * Doorbells are added and removed by the owner of the VM, also while it runs. */
 #ifndef MK_DOORBELL_H
@@ -37,6 +38,9 @@ struct mk_doorbell {
     struct mk_hook *hook;           /* for writes that KVM does not catch; freed with it */
     _Atomic uint64_t rung;          /* through the hook */
     void (*ring)(void *ctx, struct mk_cpu *cpu, uint64_t count);
+    /* Instead of it: on the I/O thread, or on that of a vCPU whose write exits; must not block.
+     * Takes the count, and has the doorbell watched again (below). */
+    void (*on_ring)(void *ctx);
     void *ctx;
 };
 
@@ -58,6 +62,10 @@ void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, b
 int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const char *owner,
                     struct mk_err *err);
 void mk_doorbell_remove(struct mk_doorbell *bell);
+/* Of one with on_ring: how often it has rung since it was asked last, on any thread; it is watched
+ * again from `at` (mk_now()) on, 0: now. */
+uint64_t mk_doorbell_take(struct mk_doorbell *bell);
+void mk_doorbell_rearm(struct mk_doorbell *bell, uint64_t at);
 
 /* One without an address has only ring and ctx filled in. It is its owner's, who leaves it there
  * until no vCPU is inside the bus of memory that was when it was removed (mk_bus_retire). */

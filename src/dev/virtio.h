@@ -4,7 +4,8 @@
  * The rest of the transport is Lua's (lua/minikvm/device/virtio.lua), which starts the queues when
  * the driver is ready, and stops them. A device in C serves its queues on the threads of vCPUs: the
  * one that notifies, or the first one when another thread has kicked it; so what a driver shares
- * with it changes only while a vCPU is in the run loop. Its lock is over the queues' state and the
+ * with it changes only while a vCPU is in the run loop. (One with threads of its own sees to that
+ * itself: blk.h.) Its lock is over the queues' state and the
  * ISR, and is held while the interrupt's line is set, which never calls back. */
 #ifndef MK_VIRTIO_H
 #define MK_VIRTIO_H
@@ -14,6 +15,7 @@
 #include "dev/virtq.h"
 
 #define MK_VIRTIO_QUEUES 64
+#define MK_VIRTIO_OPEN 4
 #define MK_VIRTIO_ISR 0x1000u    /* in BAR 0 */
 #define MK_VIRTIO_NOTIFY 0x3000u /* four bytes for each queue */
 #define MK_ISR_QUEUE 1u          /* 4.1.4.5 */
@@ -26,13 +28,18 @@ struct mk_virtio_ops {
     void (*notify)(struct mk_virtio *v, unsigned queue, struct mk_cpu *cpu);
     /* The queues were stopped: forgets what belongs to them. With the lock; may be NULL. */
     void (*stopped)(struct mk_virtio *v);
+    /* Buffers of before they were stopped are in use: the driver's reset is not over. With the
+     * lock; may be NULL. */
+    bool (*busy)(struct mk_virtio *v);
     void (*free)(struct mk_virtio *v); /* nobody knows it any more */
 };
 
 struct mk_virtio_queue {
     struct mk_virtq q;
     bool on;
-    uint16_t taken, used; /* buffers taken and given back, modulo 65536 */
+    uint16_t taken, used;          /* buffers taken and given back, modulo 65536 */
+    uint16_t open[MK_VIRTIO_OPEN]; /* heads of those that were taken and are to be begun (again) */
+    unsigned open_count;
 };
 
 struct mk_virtio {

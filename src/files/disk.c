@@ -1,7 +1,6 @@
-/* disk.c - see disk.h. man 2 pread, pwrite, setrlimit (RLIMIT_FSIZE). */
+/* disk.c - opening and closing a disk, what was written to it as a whole, its checksum. See disk.h;
+ * disk_io.c reads and writes. */
 #include "files/disk.h"
-#include "files/ram.h"
-#include "files/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,8 +12,6 @@
 
 #define BLOCK MK_LAYER_BLOCK
 #define SAMPLES 1024u /* blocks that mk_disk_sum() looks at */
-
-typedef unsigned long long ull;
 
 /* --- opening --- */
 
@@ -89,6 +86,7 @@ static int open_parts(struct mk_disk *disk, const struct mk_disk_config *config,
 int mk_disk_open(struct mk_disk *disk, const struct mk_disk_config *config, struct mk_err *err)
 {
     *disk = (struct mk_disk){ .fd = -1 };
+    pthread_rwlock_init(&disk->lock, NULL);
     if (open_parts(disk, config, err) == 0)
         return 0;
     mk_disk_close(disk);
@@ -105,125 +103,33 @@ void mk_disk_close(struct mk_disk *disk)
     *disk = (struct mk_disk){ .fd = -1 };
 }
 
+/* --- what was written --- */
+
+struct mk_layer *mk_disk_layer(struct mk_disk *disk)
+{
+    pthread_rwlock_rdlock(&disk->lock);
+    struct mk_layer *layer = disk->layer ? mk_layer_ref(disk->layer) : NULL;
+    pthread_rwlock_unlock(&disk->lock);
+    return layer;
+}
+
+void mk_disk_put(struct mk_disk *disk, struct mk_layer *layer)
+{
+    mk_layer_ref(layer);
+    pthread_rwlock_wrlock(&disk->lock);
+    struct mk_layer *before = disk->layer;
+    disk->layer = layer;
+    pthread_rwlock_unlock(&disk->lock);
+    mk_layer_unref(before);
+}
+
 void mk_disk_reset(struct mk_disk *disk)
 {
-    if (!disk->layer)
-        return;
-    mk_layer_unref(disk->layer);
-    disk->layer = mk_layer_ref(disk->first);
+    if (disk->layer)
+        mk_disk_put(disk, disk->first);
 }
 
-/* --- reading --- */
-
-/* From the file; what lies behind its end, in its last sector, is zero. */
-static int read_file(const struct mk_disk *disk, uint64_t at, uint8_t *to, size_t length,
-                     struct mk_err *err)
-{
-    size_t there = at >= disk->length           ? 0
-                   : length < disk->length - at ? length
-                                                : (size_t)(disk->length - at);
-    memset(to + there, 0, length - there);
-    ssize_t n = mk_read_at(disk->fd, to, there, (off_t)at);
-    if (n < 0)
-        return mk_fail_errno(err, errno, "%s: reading at %llu", disk->name, (ull)at);
-    if ((size_t)n < there)
-        return mk_fail(err, EIO, "%s: the file ends at %llu, it had %llu bytes when it was opened",
-                       disk->name, (ull)at + (ull)n, (ull)disk->length);
-    return 0;
-}
-
-/* How many bytes from `at` on, `length` at the most, are all in one block of the layer, or all in
- * none. */
-static size_t run_of(const struct mk_disk *disk, uint64_t at, size_t length, const uint8_t **block)
-{
-    size_t run = BLOCK - at % BLOCK;
-    *block = NULL;
-    if (!disk->layer || disk->layer->count == 0)
-        return length;
-    *block = mk_layer_find(disk->layer, at / BLOCK);
-    while (!*block && run < length && !mk_layer_find(disk->layer, (at + run) / BLOCK))
-        run += BLOCK;
-    return run < length ? run : length;
-}
-
-int mk_disk_read(const struct mk_disk *disk, uint64_t at, void *to, size_t length,
-                 struct mk_err *err)
-{
-    uint8_t *into = to;
-    while (length) {
-        const uint8_t *block;
-        size_t run = run_of(disk, at, length, &block);
-        if (block)
-            memcpy(into, block + at % BLOCK, run);
-        else if (read_file(disk, at, into, run, err) < 0)
-            return -1;
-        at += run;
-        into += run;
-        length -= run;
-    }
-    return 0;
-}
-
-/* --- writing --- */
-
-static int write_file(const struct mk_disk *disk, uint64_t at, const uint8_t *from, size_t length,
-                      struct mk_err *err)
-{
-    if (at + length > mk_file_limit()) /* it would end the process */
-        return mk_fail_errno(err, EFBIG, "%s: writing at %llu (ulimit -f)", disk->name, (ull)at);
-    if (mk_write_at(disk->fd, from, length, (off_t)at) < 0)
-        return mk_fail_errno(err, errno, "%s: writing at %llu", disk->name, (ull)at);
-    return 0;
-}
-
-/* The block to write to, with what it held so far. */
-static uint8_t *edit_block(struct mk_disk *disk, uint64_t block, bool whole, struct mk_err *err)
-{
-    uint8_t held[BLOCK];
-    bool fresh = !mk_layer_find(disk->layer, block);
-    if (fresh && disk->layer->count >= disk->limit) {
-        mk_fail(err, ENOSPC,
-                "%s: what was written over it has %llu bytes, as many as it may (limit)",
-                disk->name, (ull)disk->layer->count * BLOCK);
-        return NULL;
-    }
-    if (fresh && !whole && read_file(disk, block * BLOCK, held, sizeof(held), err) < 0)
-        return NULL;
-    uint8_t *to = mk_layer_edit(&disk->layer, block);
-    if (!to)
-        mk_fail_errno(err, ENOMEM, "%s", disk->name);
-    else if (fresh && !whole)
-        memcpy(to, held, sizeof(held));
-    return to;
-}
-
-int mk_disk_write(struct mk_disk *disk, uint64_t at, const void *from, size_t length,
-                  struct mk_err *err)
-{
-    const uint8_t *bytes = from;
-    if (!disk->layer)
-        return write_file(disk, at, bytes, length, err);
-    while (length) {
-        size_t part = BLOCK - at % BLOCK;
-        if (part > length)
-            part = length;
-        uint8_t *to = edit_block(disk, at / BLOCK, part == BLOCK, err);
-        if (!to)
-            return -1;
-        memcpy(to + at % BLOCK, bytes, part);
-        at += part;
-        bytes += part;
-        length -= part;
-    }
-    return 0;
-}
-
-int mk_disk_flush(const struct mk_disk *disk, struct mk_err *err)
-{
-    if (!disk->layer && fdatasync(disk->fd) < 0)
-        return mk_fail_errno(err, errno, "%s", disk->name);
-    return 0;
-}
+/* --- a checksum of what lies below that --- */
 
 /* Whether the file was not written to since its sum was taken; remembers when it was last. */
 static bool same_time(struct mk_disk *disk)
@@ -248,7 +154,7 @@ static int take_sum(const struct mk_disk *disk, uint32_t *sum, struct mk_err *er
     uint64_t step = blocks > SAMPLES ? blocks / SAMPLES : 1;
     *sum = 0;
     for (uint64_t i = 0; disk->fd >= 0 && i < blocks; i += step) {
-        if (read_file(disk, i * BLOCK, bytes, sizeof(bytes), err) < 0)
+        if (mk_disk_read_below(disk, i * BLOCK, bytes, sizeof(bytes), err) < 0)
             return -1;
         *sum = (uint32_t)crc32(*sum, bytes, sizeof(bytes));
     }

@@ -140,6 +140,26 @@ uint8_t *mk_layer_edit(struct mk_layer **layer, uint64_t block)
     return leaf ? leaf->bytes : NULL;
 }
 
+bool mk_layer_drop(struct mk_layer **layer, uint64_t block)
+{
+    if (!mk_layer_find(*layer, block))
+        return true;
+    struct mk_layer *own = unshare(layer);
+    struct mk_layer_node **place = own ? &own->top : NULL;
+    for (unsigned level = own ? own->levels : 0; level; level--) {
+        struct mk_layer_node *node = own_node(place, level);
+        if (!node)
+            return false;
+        place = &node->child[index_at(block, level)];
+    }
+    if (!place)
+        return false;
+    drop_node(*place, 0);
+    *place = NULL;
+    own->count--;
+    return true;
+}
+
 static bool next_below(const struct mk_layer_node *node, unsigned level, uint64_t *block)
 {
     if (!node || level == 0)

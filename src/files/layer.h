@@ -33,6 +33,8 @@ const uint8_t *mk_layer_find(const struct mk_layer *layer, uint64_t block);
 /* The same to write to, zeros when it is new. *layer is replaced when others use it, too. NULL when
  * memory ran out; then nothing has changed. */
 uint8_t *mk_layer_edit(struct mk_layer **layer, uint64_t block);
+/* The block is not there any more. False when memory ran out; then nothing has changed. */
+bool mk_layer_drop(struct mk_layer **layer, uint64_t block);
 /* The first block that is there from *block on; false: none. */
 bool mk_layer_next(const struct mk_layer *layer, uint64_t *block);
 

@@ -256,6 +256,7 @@ void mk_open_blocks(lua_State *L);
 void mk_open_profile(lua_State *L);
 void mk_open_gdb(lua_State *L);
 void mk_open_net(lua_State *L); /* after virtio */
+void mk_open_blk(lua_State *L); /* the same */
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);
@@ -311,6 +312,8 @@ struct mk_layer *mk_check_layer(lua_State *L, int index);
 void mk_push_layer(lua_State *L, struct mk_layer *layer);
 /* Closes v->disks. */
 void mk_lua_close_disks(struct mk_lua_vm *v);
+/* The disk at `index`; raises when it is closed. */
+struct mk_disk *mk_check_disk(lua_State *L, int index);
 /* Closes v->virtio. */
 void mk_lua_close_virtio(struct mk_lua_vm *v);
 /* The function of the PCI bus at `index`; a queue's place in the table at `index`. */

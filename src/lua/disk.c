@@ -2,7 +2,8 @@
  * lua/minikvm/device/disk.lua, which checks the options). Belongs to the Lua state, not to a VM.
  *
  * A layer (files/layer.h) is an object of its own, opaque, so that snapshots can hold one. Used by
- * the thread that runs Lua, handlers of a vCPU included. */
+ * the thread that runs Lua, handlers of a vCPU included; virtio's disks (dev/blk.h) read and write
+ * on threads of theirs. */
 #include "lua/core.h"
 
 #include "files/disk.h"
@@ -40,14 +41,20 @@ struct mk_lua_disk {
     struct mk_lua_disk *next;
 };
 
-static struct mk_disk *check_disk(lua_State *L)
+struct mk_disk *mk_check_disk(lua_State *L, int index)
 {
-    struct mk_disk *disk = luaL_testudata(L, 1, MK_DISK);
+    struct mk_disk *disk = luaL_testudata(L, index, MK_DISK);
     if (!disk)
-        mk_lua_error(L, "expected a disk, got %s: call its methods with ':'", luaL_typename(L, 1));
+        mk_lua_error(L, "expected a disk, got %s: call its methods with ':'",
+                     luaL_typename(L, index));
     if (!disk->name)
         mk_lua_error(L, "the disk is closed");
     return disk;
+}
+
+static struct mk_disk *check_disk(lua_State *L)
+{
+    return mk_check_disk(L, 1);
 }
 
 static void close_disk(struct mk_lua_disk *d)
@@ -57,6 +64,8 @@ static void close_disk(struct mk_lua_disk *d)
         at = &(*at)->next;
     if (at && *at)
         *at = d->next;
+    if (d->v && d->v->open)
+        mk_blks_drop_disk(&d->v->vm.blks, &d->disk);
     d->v = NULL;
     mk_disk_close(&d->disk);
 }
@@ -116,7 +125,7 @@ static uint64_t check_range(lua_State *L, const struct mk_disk *disk, size_t len
 /* disk:read(at, length) -> bytes | nil, text, name */
 static int disk_read(lua_State *L)
 {
-    const struct mk_disk *disk = check_disk(L);
+    struct mk_disk *disk = check_disk(L);
     lua_Integer length = luaL_checkinteger(L, 3);
     luaL_argcheck(L, length >= 0, 3, "a length is 0 or more");
     uint64_t at = check_range(L, disk, (size_t)length);
@@ -162,11 +171,12 @@ static int disk_size(lua_State *L)
 /* disk:written() -> bytes that the layer holds, blocks of 4096; nil when writes go to the file */
 static int disk_written(lua_State *L)
 {
-    const struct mk_disk *disk = check_disk(L);
-    if (disk->layer)
-        lua_pushinteger(L, (lua_Integer)(disk->layer->count * MK_LAYER_BLOCK));
+    struct mk_layer *layer = mk_disk_layer(check_disk(L));
+    if (layer)
+        lua_pushinteger(L, (lua_Integer)(layer->count * MK_LAYER_BLOCK));
     else
         lua_pushnil(L);
+    mk_layer_unref(layer);
     return 1;
 }
 
@@ -188,10 +198,11 @@ static int disk_tostring(lua_State *L)
 /* disk_layer(disk) -> what was written to it | nil: that goes to its file */
 static int disk_layer(lua_State *L)
 {
-    const struct mk_disk *disk = check_disk(L);
-    if (disk->layer)
-        mk_push_layer(L, disk->layer);
-    else
+    struct mk_layer **box = lua_newuserdatauv(L, sizeof(*box), 0);
+    *box = NULL;
+    luaL_setmetatable(L, MK_LAYER);
+    *box = mk_disk_layer(check_disk(L));
+    if (!*box)
         lua_pushnil(L);
     return 1;
 }
@@ -206,9 +217,7 @@ static int disk_put(lua_State *L)
     }
     struct mk_layer *layer = mk_check_layer(L, 2);
     luaL_argcheck(L, disk->layer && disk->layer->blocks == layer->blocks, 2, "of another disk");
-    mk_layer_ref(layer);
-    mk_layer_unref(disk->layer);
-    disk->layer = layer;
+    mk_disk_put(disk, layer);
     return 0;
 }
 

@@ -202,6 +202,7 @@ static void push_core(lua_State *L)
     mk_open_profile(L);
     mk_open_gdb(L);
     mk_open_net(L);
+    mk_open_blk(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

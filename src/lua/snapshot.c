@@ -43,8 +43,10 @@ static bool stands_still(struct mk_lua_vm *v)
 static void need_end(lua_State *L, struct mk_lua_vm *v, const char *what)
 {
     mk_check_cpus(L, v);
-    if (stands_still(v))
+    if (stands_still(v)) {
+        mk_blks_run(&v->vm.blks, false); /* until it goes on */
         return;
+    }
     if (v->lua->handler && v->lua->handler->v == v)
         mk_lua_error(L,
                      "%s: inside a handler of vm \"%s\": its guest waits for the answer; set a "

@@ -144,8 +144,20 @@ static unsigned check_number(lua_State *L)
     return (unsigned)i;
 }
 
-/* virtio_start(virtio, number, queue, features): a queue as for virtq_check(), with `taken` and
- * `used`. Nothing when it is on already. */
+/* Field `open` of the table at index 3; a snapshot may have anything there. */
+static void take_heads(lua_State *L, struct mk_virtio_queue *queue)
+{
+    lua_getfield(L, 3, "open");
+    lua_Unsigned count = lua_istable(L, -1) ? lua_rawlen(L, -1) : 0;
+    for (; queue->open_count < count && queue->open_count < MK_VIRTIO_OPEN; lua_pop(L, 1)) {
+        lua_rawgeti(L, -1, (lua_Integer)queue->open_count + 1);
+        queue->open[queue->open_count++] = (uint16_t)lua_tointeger(L, -1);
+    }
+    lua_pop(L, 1);
+}
+
+/* virtio_start(virtio, number, queue, features): a queue as for virtq_check(), with `taken`, `used`
+ * and `open`. Nothing when it is on already. */
 static int virtio_start(lua_State *L)
 {
     struct mk_virtio *v = mk_check_virtio(L, NULL);
@@ -153,6 +165,7 @@ static int virtio_start(lua_State *L)
     struct mk_virtio_queue queue = { .q = mk_virtq_field(L, 3),
                                      .taken = (uint16_t)mk_integer_field(L, 3, "taken", 0),
                                      .used = (uint16_t)mk_integer_field(L, 3, "used", 0) };
+    take_heads(L, &queue);
     v->features = (uint64_t)luaL_checkinteger(L, 4);
     mk_virtio_start(v, i, &queue);
     return 0;
@@ -173,17 +186,33 @@ static int virtio_kick(lua_State *L)
     return 0;
 }
 
-/* virtio_counts(virtio, number) -> buffers taken, and given back, modulo 65536 */
+/* virtio_busy(virtio): whether buffers of before its queues were stopped are in use */
+static int virtio_busy(lua_State *L)
+{
+    struct mk_virtio *v = mk_check_virtio(L, NULL);
+    pthread_mutex_lock(&v->lock);
+    lua_pushboolean(L, v->ops->busy && v->ops->busy(v));
+    pthread_mutex_unlock(&v->lock);
+    return 1;
+}
+
+/* virtio_counts(virtio, number) -> buffers taken, and given back, modulo 65536; the heads of those
+ * that are to be begun */
 static int virtio_counts(lua_State *L)
 {
     struct mk_virtio *v = mk_check_virtio(L, NULL);
     unsigned i = check_number(L);
     pthread_mutex_lock(&v->lock);
-    uint16_t taken = v->queue[i].taken, used = v->queue[i].used;
+    const struct mk_virtio_queue queue = v->queue[i];
     pthread_mutex_unlock(&v->lock);
-    lua_pushinteger(L, taken);
-    lua_pushinteger(L, used);
-    return 2;
+    lua_pushinteger(L, queue.taken);
+    lua_pushinteger(L, queue.used);
+    lua_createtable(L, (int)queue.open_count, 0);
+    for (unsigned k = 0; k < queue.open_count; k++) {
+        lua_pushinteger(L, queue.open[k]);
+        lua_rawseti(L, -2, (lua_Integer)k + 1);
+    }
+    return 3;
 }
 
 void mk_open_virtio(lua_State *L)
@@ -196,6 +225,7 @@ void mk_open_virtio(lua_State *L)
                                      { "virtio_start", virtio_start },
                                      { "virtio_stop", virtio_stop },
                                      { "virtio_kick", virtio_kick },
+                                     { "virtio_busy", virtio_busy },
                                      { "virtio_counts", virtio_counts },
                                      { NULL, NULL } };
     mk_new_type(L, MK_VIRTIO, meta, NULL);

@@ -95,11 +95,12 @@ void mk_vm_serve_due(struct mk_vm *vm, struct mk_vcpu *c)
     set_alarm(vm);
 }
 
-/* A halted vCPU with interrupts on waits while something may still come: a timer; and with a PIC,
- * input, or a script that runs beside it. */
+/* A halted vCPU with interrupts on waits while something may still come: a timer; an answer of a
+ * disk, whose doorbells are looked at first; and with a PIC, input, or a script that runs beside
+ * it. */
 bool mk_vm_can_wake(struct mk_vm *vm)
 {
-    return mk_clock_next(&vm->clock) != UINT64_MAX ||
+    return mk_blks_may_wake(&vm->blks) || mk_clock_next(&vm->clock) != UINT64_MAX ||
            (vm->has_pic && (vm->threaded || mk_console_expects_input(&vm->console)));
 }
 

@@ -127,6 +127,7 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     vm->state = MK_VM_RUNNING; /* from here on a stop counts */
     pthread_mutex_unlock(&vm->lock);
     mk_vm_start_monitor(vm);
+    mk_blks_run(&vm->blks, true);
 }
 
 static void one_ended(struct mk_vm *vm)
@@ -140,6 +141,7 @@ static void one_ended(struct mk_vm *vm)
     pthread_mutex_unlock(&vm->lock);
     if (!last)
         return;
+    mk_blks_run(&vm->blks, false);
     mk_vm_stop_monitor(vm);
     pthread_mutex_lock(&vm->lock);
     vm->ended = mk_now();
@@ -187,6 +189,7 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
             for (unsigned j = 0; j < i; j++)
                 pthread_join(vm->cpu[j]->thread, NULL);
             vm->threaded = false;
+            mk_blks_run(&vm->blks, false);
             mk_vm_stop_monitor(vm);
             vm->live = 0;
             vm->state = MK_VM_ENDED;

@@ -66,6 +66,8 @@ void mk_vm_count_paused(struct mk_vm *vm, bool in)
         vm->hold_told = false; /* a step, or all go on */
     mk_wake(vm->waiters);
     pthread_mutex_unlock(&vm->lock);
+    if (!in)
+        mk_blks_run(&vm->blks, true); /* a snapshot may have stopped them */
 }
 
 /* The run's deadline stands still while anybody keeps it paused. Caller holds the lock. */

@@ -107,6 +107,7 @@ static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
     mk_zones_init(&vm->zones, &vm->bus,
                   config->coalesce && config->cpus == 1 && vm->kvm->coalesced_pio);
     mk_doorbells_init(&vm->doorbells, &vm->bus, &vm->mmio, mk_vm_wake, vm);
+    mk_blks_init(&vm->blks, &vm->doorbells, mk_vm_wake, vm);
     vm->console.on_input = vm->console.on_output = mk_vm_wake;
     vm->console.on_leave = leave;
     vm->console.ctx = vm;
@@ -164,6 +165,7 @@ void mk_vm_close(struct mk_vm *vm)
         mk_vm_wait(vm, REKICK_NS);
     }
     mk_vm_join(vm);
+    mk_blks_free(&vm->blks);
     mk_doorbells_free(&vm->doorbells);
     mk_vm_hooks_free(vm);
     close_hardware(vm);

@@ -6,6 +6,7 @@
 #ifndef MK_VM_H
 #define MK_VM_H
 
+#include "dev/blk.h"
 #include "dev/bus.h"
 #include "dev/debugcon.h"
 #include "dev/doorbell.h"
@@ -160,6 +161,7 @@ struct mk_vm {
     bool (*on_unhandled_msr)(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *script);
     void *unhandled_msr_ctx;
     struct mk_doorbells doorbells;
+    struct mk_blks blks;          /* disks that are served on other threads */
     _Atomic unsigned watch_round; /* how often watches were set */
     _Atomic uint64_t exits_checked;
 

@@ -68,6 +68,10 @@ local readers <const> = {
   DRIVER_FEATURE = function(d) return half(virtio_of(d).accepted, d.reg.DRIVER_SELECT) end,
   NUM_QUEUES = function(d) return d.own.virtio.queues end,
   QUEUE_NOTIFY_OFF = function(d) return d.reg.QUEUE_SELECT end,
+  STATUS = function(d) -- not 0 before a reset is over (2.4.2)
+    local p, status = d.own.virtio, d.reg.STATUS
+    return status == 0 and core.virtio_busy(p.core) and p.status_before or status
+  end,
 }
 
 local function write_driver_feature(d, _, value)
@@ -80,6 +84,7 @@ end
 local function write_status(d, _, value)
   local v = virtio_of(d)
   if value == 0 then
+    d.own.virtio.status_before = d.reg.STATUS
     reset_driver(d)
     if d.own.virtio.on_reset then d.own.virtio.on_reset(d) end
     return
@@ -310,7 +315,6 @@ local function wrap(o, shared)
     d.state.virtio = saved.virtio
     core.virtio_isr(d.own.virtio.core, saved.virtio.isr or 0)
     virtqueue.deliver_again(d)
-    if d.own.virtio.new_core then serve_all(d) end
   end
   def.detach = function(d)
     d.own.virtio.generation = d.own.virtio.generation + 1

@@ -200,7 +200,7 @@ end
 local function start(d, i)
   if not is_live(d, i) then return end
   local v, queue = virtio_of(d), queue_of(d, i)
-  queue.taken, queue.used = v.taken[i], v.used[i]
+  queue.taken, queue.used, queue.open = v.taken[i], v.used[i], v.open[i]
   core.virtio_start(d.own.virtio.core, i, queue, v.accepted)
 end
 
@@ -214,13 +214,16 @@ end
 local function count(d)
   local v = virtio_of(d)
   for i = 0, d.own.virtio.new_core and d.own.virtio.queues - 1 or -1 do
-    if is_live(d, i) then v.taken[i], v.used[i] = core.virtio_counts(d.own.virtio.core, i) end
+    if is_live(d, i) then
+      v.taken[i], v.used[i], v.open[i] = core.virtio_counts(d.own.virtio.core, i)
+    end
   end
 end
 
 ---After a load: what was taken and not answered is handed on again.
 local function deliver_again(d)
   local v = virtio_of(d)
+  if d.own.virtio.new_core then return serve_all(d) end
   for i = 0, d.own.virtio.queues - 1 do
     for _, head in ipairs(table.move(v.open[i], 1, #v.open[i], 1, {})) do
       if is_live(d, i) then deliver(d, i, queue_of(d, i), head) end
