@@ -1,4 +1,4 @@
-/* exit.c - why a guest has left, and who sees to it (priv., table of cause codes of scause). */
+/* exit.c - why a guest has left, and who sees to it (priv., "Trap Cause Codes"). */
 #include "hyper.h"
 
 enum {

@@ -2,8 +2,7 @@
  *
  * On the way in the hypervisor's registers go onto its stack, and sret leaves for the mode that
  * hstatus.SPV and sstatus.SPP name. Whatever ends the stay is a trap to guest_exit, which returns
- * from vcpu_enter() (priv., "Traps": "Trap Entry", "Trap Return"). Compare KVM_RUN.
- */
+ * from vcpu_enter() (priv., "Traps": "Trap Entry", "Trap Return"). */
 .option arch, +d, +h
 
 /* Offsets in struct vcpu. */

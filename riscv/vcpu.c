@@ -4,6 +4,9 @@
  * vsstatus, vstvec and so on, which HS-mode reads and writes by these names. */
 #include "hyper.h"
 
+_Static_assert(offsetof(struct vcpu, f) == 264 && offsetof(struct vcpu, gpa) == 560,
+               "switch.S knows these offsets");
+
 #define SSTATUS_SIE (1ul << 1)
 #define SSTATUS_SPIE (1ul << 5)
 #define SSTATUS_FS (3ul << 13) /* floating point is on */

@@ -1,5 +1,5 @@
 /* unknown.c - calls of the SBI that are not there, or that are wrong (SBI specification 2.0:
- * chapter 3 for the errors, 4.7 for probing). */
+ * chapter 3 for the errors, 4.4 for probing). */
 #include "guest.h"
 
 static void show(const char *what, struct sbi_result result)

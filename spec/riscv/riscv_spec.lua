@@ -8,7 +8,7 @@ local support = require "support.guest"
 local QEMU <const> = "qemu-system-riscv64"
 local HYPERVISOR <const>, GUESTS <const> = "riscv/build/hypervisor.elf", "riscv/guests/"
 local ICOUNT <const> = " -icount shift=1,sleep=off"
-local SLICES <const> = 30 -- as in spin.expect
+local SLICES <const> = 10 -- as in spin.expect
 
 ---Why it cannot be run here; nil when it can.
 local function missing()
