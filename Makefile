@@ -14,7 +14,7 @@ LUA_CFLAGS = $(if $(LUA_PC),$(shell pkg-config --cflags $(LUA_PC)))
 LUA_LIBS = $(if $(LUA_PC),$(shell pkg-config --libs $(LUA_PC)))
 # The program takes Lua in, as lua5.4 itself does, where there is an archive of it: calls into a shared
 # library cost a handler 3 % more. Modules find its functions in the program either way.
-LUA_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=lib$(patsubst -l%,%,$(firstword $(filter -llua%,$(LUA_LIBS)))).a))
+LUA_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=lib$(patsubst -l%,%,$(firstword $(filter -llua%,$(LUA_LIBS)))).a 2>/dev/null))
 LUA_LINK = $(if $(LUA_ARCHIVE),$(LUA_ARCHIVE) -lm -ldl,$(LUA_LIBS))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
 LIBDW_CFLAGS = $(shell pkg-config --cflags libdw)
@@ -22,7 +22,7 @@ ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
 ZLIB_LIBS = $(shell pkg-config --libs zlib)
 # The program takes zlib in, too, a library less to load at its start. Its segments share pages for
 # the same reason.
-ZLIB_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=libz.a))
+ZLIB_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=libz.a 2>/dev/null))
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 
 CC ?= gcc
