@@ -155,7 +155,7 @@ describe("minikvm completion", function()
 
   it("gives bash the commands, their options and the words that options take", function()
     if not os.execute "command -v bash >/dev/null" then return pending "needs bash" end
-    assert.equal("completion doctor linux prompt run test\n", complete "minikvm ''")
+    assert.equal("completion doctor linux new prompt run test\n", complete "minikvm ''")
     assert.equal("--mode --memory --module\n", complete "minikvm run --m")
     assert.equal("real protected paged long linux\n", complete "minikvm run --mode ''")
     assert.equal("--timings --timeout\n", complete "minikvm test --ti")

@@ -38,7 +38,7 @@ local NOTHING <const> = { key = "", value = "argument", max = 0 } -- as `rest`
 ---@field summary string?
 ---@field options minikvm.args.option[]
 ---@field rest table?  the arguments that are no options: { key=, value=, min=, max=, choices=,
----  help= }; absent: there are none
+---  names=, help= }; absent: there are none; names: what each is called in the usage line
 ---@field notes string?
 
 -- ---- values ----
@@ -104,9 +104,11 @@ local function add_option(parser, option, to_show)
 end
 
 local function add_rest(parser, rest, to_show)
-  local argument = parser:argument(rest.value):argname(rest.value):description(rest.help or "")
+  local argument = parser:argument(rest.value):argname(rest.names or rest.value)
+  argument:description(rest.help or "")
   local min, max = rest.min or 0, to_show and rest.max
-  argument:args(max and ("%d-%d"):format(min, max) or min > 0 and "+" or "*")
+  local range = max and (min == max and min or ("%d-%d"):format(min, max))
+  argument:args(range or min > 0 and "+" or "*")
   argument:target(rest.key)
   if to_show and rest.choices then argument:choices(rest.choices) end
   return argument
@@ -308,8 +310,8 @@ function M.explain(argv)
   if not argv[1] then return end
   local name = argv[0]:match "[^/]*$"
   if argv[1] ~= HELP[1] and argv[1] ~= HELP[2] then
-    os.exit(M.complain({ program = name, options = {} }, ("unexpected argument %q"):format(argv[1])),
-            true)
+    local why = ("unexpected argument %q"):format(argv[1])
+    os.exit(M.complain({ program = name, options = {} }, why), true)
   end
   for line in io.lines(argv[0]) do
     local text = line:match "^%-%- ?(.*)"

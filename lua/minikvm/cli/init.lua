@@ -23,6 +23,8 @@ usage: minikvm [options] [script [args]]     a Lua 5.4 interpreter with the modu
        minikvm test [options] path ...       runs spec files; more: minikvm test --help
        minikvm --safe [options] script.lua   a script that gets nothing of the host but what is
                                              named; more: minikvm --safe --help
+       minikvm new KIND NAME                 a folder to begin a project from: a kernel, a
+                                             device, tests; more: minikvm new --help
        minikvm doctor                        can this host run VMs, and what to do if not
        minikvm completion bash|zsh|fish      prints what makes the shell complete these words
        minikvm --help | --version
@@ -39,7 +41,7 @@ Options of the interpreter, as of lua:
   --        stop handling options
   -         stop handling options and execute stdin
 Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
-"run", "prompt", "linux", "test", "doctor" or "completion" is started as ./run.
+"run", "prompt", "linux", "test", "new", "doctor" or "completion" is started as ./run.
 ]==]
 
 local function version_text(host)
@@ -109,8 +111,8 @@ end
 function M.specs()
   return { minikvm = INTERPRETER, run = run.spec, prompt = run.prompt_spec,
            linux = require("minikvm.cli.linux").spec,
-           test = require("minikvm.test.runner").spec, doctor = DOCTOR,
-           completion = COMPLETION }
+           test = require("minikvm.test.runner").spec, new = require("minikvm.cli.new").spec,
+           doctor = DOCTOR, completion = COMPLETION }
 end
 
 ---What --help of a command prints.
@@ -129,6 +131,7 @@ local COMMANDS = {
   completion = completion,
   linux = function(argv, host) return require("minikvm.cli.linux").main(argv, host) end,
   test = function(argv) return require("minikvm.test.runner").main(argv) end,
+  new = function(argv) return require("minikvm.cli.new").main(argv) end,
   ["--safe"] = function(argv) return require("minikvm.cli.safe").main(argv) end,
   ["--help"] = function() return print_and_succeed(HELP) end,
   ["-h"] = function() return print_and_succeed(HELP) end,
@@ -141,7 +144,7 @@ local USAGE_TEXT <const> = [==[
 usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]
        [script [args]]
        %s run [options] guest.bin ... | prompt [options] file ... | linux [options] |
-       test [options] path ... | --safe [options] script | doctor |
+       test [options] path ... | new KIND NAME | --safe [options] script | doctor |
        completion bash|zsh|fish | --help | --version
 ]==]
 

@@ -22,7 +22,7 @@ local OK <const>, FAILED <const>, USAGE <const>, INTERRUPTED <const> = 0, 1, 2, 
 local M = {}
 
 ---The first arguments that cli/init.lua serves.
-M.commands = { "run", "prompt", "linux", "test", "doctor", "completion", "--safe", "--help",
+M.commands = { "run", "prompt", "linux", "test", "new", "doctor", "completion", "--safe", "--help",
                "--version", "-h" }
 
 ---What the program knows, and C does for this part.

@@ -1,0 +1,91 @@
+-- new/init.lua - minikvm new: a small folder that builds, runs and tests at once, to begin from.
+--
+-- Each kind is a file of this folder that returns { { name, text }, … }; NAME in both becomes the
+-- project's. A folder that cannot be written whole is taken away again.
+
+local args = require "minikvm.cli.args"
+
+local M = {}
+
+local FAILED <const> = 1
+
+local KINDS <const> = { "kernel16", "kernel32", "kernel64", "device", "suite", "embed" }
+
+M.spec = {
+  program = "minikvm new",
+  summary = "Makes a small folder that builds, runs and tests at once, to begin from.",
+  options = {},
+  rest = { key = "words", value = "words", names = { "kind", "name" }, min = 2, max = 2,
+           help = "the kind: kernel16, kernel32 (C, Multiboot2) or kernel64 (C), a kernel with"
+             .. " tests; device, one in Lua with a driver and tests; suite, tests for an image;"
+             .. " embed, a C program with virtual machines. Then the name, which becomes the"
+             .. " folder's" },
+  notes = "In the folder: make, make run, make test. They call minikvm, or what MINIKVM names.",
+}
+
+local function contains(list, word)
+  for _, one in ipairs(list) do
+    if one == word then return true end
+  end
+end
+
+---nil, or what is wrong with the words.
+local function check(kind, name)
+  if not contains(KINDS, kind) then
+    local hint = require("minikvm.options").hint(kind, KINDS)
+    return ("no kind %q%s; there are %s"):format(kind, hint, table.concat(KINDS, ", "))
+  elseif not name:find "^%a[%w_]*$" then
+    return ("%q is no name for a project: letters, digits and _, a letter first"):format(name)
+  end
+end
+
+local function write_file(path, text)
+  local file, why = io.open(path, "wb")
+  if not file then return nil, why end
+  local ok, write_why = file:write(text)
+  local closed, close_why = file:close()
+  return ok and closed, ("%s: %s"):format(path, write_why or close_why)
+end
+
+---Makes the folder `name` of a kind; nil and the reason when that fails, and nothing is left then.
+---@return boolean? ok
+---@return string? why
+function M.make(kind, name)
+  local lfs = require "lfs"
+  local made, why = lfs.mkdir(name)
+  if not made then
+    return nil, ("cannot make the folder %s: %s"):format(name, why)
+  end
+  local written = {}
+  for _, file in ipairs(require("minikvm.cli.new." .. kind)) do
+    local path = name .. "/" .. file[1]:gsub("NAME", name)
+    local text = file[1]:find "%.bin$" and file[2] or file[2]:gsub("%f[%w]NAME%f[%W]", name)
+    written[#written + 1] = path
+    local ok, reason = write_file(path, text)
+    if not ok then
+      for _, one in ipairs(written) do os.remove(one) end
+      lfs.rmdir(name)
+      return nil, reason
+    end
+  end
+  return true
+end
+
+---@param argv string[]
+---@return integer status
+function M.main(argv)
+  local opts, status = args.handle(M.spec, argv)
+  if not opts then return status end
+  local kind, name = opts.words[1], opts.words[2]
+  local wrong = check(kind, name)
+  if wrong then return args.complain(M.spec, wrong) end
+  local ok, why = M.make(kind, name)
+  if not ok then
+    io.stderr:write("minikvm new: ", why, "\n")
+    return FAILED
+  end
+  print(("%s/ is there: cd %s && make test"):format(name, name))
+  return 0
+end
+
+return M
