@@ -211,9 +211,9 @@ describe("a snapshot's file", function()
 
   it("is refused when it is something else, or of a newer minikvm", function()
     local path, bytes = saved()
-    local newer = bytes:sub(1, 8) .. ("<I4"):pack(8) .. bytes:sub(13)
+    local newer = bytes:sub(1, 8) .. ("<I4"):pack(9) .. bytes:sub(13)
     local _, why, code = load_bytes(newer)
-    assert.equal("a snapshot of version 8: this minikvm reads version 7", why)
+    assert.equal("a snapshot of version 9: this minikvm reads version 8", why)
     assert.equal("EOPNOTSUPP", code)
     for _, foreign in ipairs{ "", "\n", ("x"):rep(5000), support.read_file "os-1k/kernel.bin" } do
       assert.equal("not a snapshot of minikvm", (select(2, load_bytes(foreign))))

@@ -15,6 +15,7 @@ enum mk_reason {
     MK_RUNNING = 0, /* it did not */
     MK_HALT,        /* HLT with nothing left to wake it */
     MK_EXIT,        /* the guest said so */
+    MK_BREAK,       /* a debugger said so; the next run goes on from there */
     MK_STOPPED,     /* somebody else said so */
     MK_DEADLINE,
     MK_LIMIT,

@@ -417,13 +417,22 @@ static uint8_t *locate(const struct mk_mem *mem, uint64_t gpa, uint64_t len, boo
     return r->host + (gpa - r->gpa);
 }
 
+static void lift(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
+{
+    struct mk_mem_guard *guard = mem->guard;
+    if (guard)
+        guard->lift(guard, gpa, len);
+}
+
 const void *mk_mem_at(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
+    lift(mem, gpa, len);
     return locate(mem, gpa, len, false);
 }
 
 void *mk_mem_writable(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
+    lift(mem, gpa, len);
     return locate(mem, gpa, len, true);
 }
 
@@ -446,10 +455,13 @@ bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len)
         return false;
     for (uint64_t n; len; gpa += n, bytes += n, len -= n) {
         n = mk_mem_span(mem, gpa, len);
-        const void *from = mk_mem_at(mem, gpa, n);
+        const void *from = locate(mem, gpa, n, false);
         if (n == 0 || !from)
             return false;
         memcpy(bytes, from, n);
+        struct mk_mem_guard *guard = mem->guard;
+        if (guard)
+            guard->hide(guard, gpa, bytes, n);
     }
     return true;
 }

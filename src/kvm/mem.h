@@ -40,6 +40,14 @@ struct mk_region {
     _Atomic uint64_t ignored; /* writes of the guest that nobody served */
 };
 
+/* Who has put something of his own into guest memory (debug/page.c). */
+struct mk_mem_guard {
+    /* Before a pointer to this range is given away: it goes until a vCPU enters the guest. */
+    void (*lift)(struct mk_mem_guard *g, uint64_t gpa, uint64_t len);
+    /* This range was copied: makes the copy what the guest's own bytes are. */
+    void (*hide)(struct mk_mem_guard *g, uint64_t gpa, uint8_t *copy, uint64_t len);
+};
+
 struct mk_mem {
     struct mk_region *regions;
     unsigned count;
@@ -49,6 +57,7 @@ struct mk_mem {
     pid_t owner;             /* a forked child does not have the mappings */
     _Atomic uint64_t *dirty; /* a bit for each page of a copy; NULL: nobody watches */
     uint64_t *log;           /* room for what KVM answers */
+    struct mk_mem_guard *_Atomic guard; /* NULL: memory is the guest's own */
 };
 
 /* RAM of `size` bytes, a multiple of the page size, all zero. */

@@ -104,6 +104,23 @@ struct mk_assist_ops {
     void (*free)(struct mk_assist *a);
 };
 
+/* Who debugs a VM (debug/debug.h). It stays as long as the VM once it was there. */
+struct mk_debugger {
+    const struct mk_debug_ops *ops;
+    _Atomic unsigned users; /* 0: the vCPUs run as if there was no debugger */
+};
+
+struct mk_debug_ops {
+    /* A run begins; c->end is still how the last one ended. */
+    void (*begin)(struct mk_vcpu *c);
+    /* The run loop in place of the plain one, until the run ends or the last user goes. */
+    void (*run)(struct mk_vcpu *c);
+    /* The vCPU stays outside the guest, because its VM is paused; it goes on. */
+    void (*pause)(struct mk_vcpu *c, bool in);
+    bool (*wants)(const struct mk_vcpu *c); /* while paused: it is to run all the same */
+    void (*free)(struct mk_vm *vm);
+};
+
 /* What a vCPU is made of. */
 struct mk_vcpu_parts {
     const struct mk_kvm *kvm;
@@ -122,7 +139,9 @@ struct mk_vcpu {
     struct mk_mem *mem;
     struct mk_vm *vm; /* for who made this vCPU */
     const struct mk_vcpu_ops *ops;
-    struct mk_assist *assist; /* NULL: none */
+    struct mk_assist *assist;          /* NULL: none */
+    struct mk_debugger *_Atomic debug; /* NULL: none */
+    _Atomic bool debugged;             /* it is in the debugger's run loop */
     struct kvm_run *run;
     struct kvm_coalesced_mmio_ring *ring; /* NULL without coalescing */
     struct mk_counters counters;
@@ -211,6 +230,12 @@ int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state);
 
 /* Any thread: KVM holds output that it collected. */
 bool mk_vcpu_has_coalesced(const struct mk_vcpu *c);
+
+/* The debugger has users, and the vCPU is not in its run loop. */
+static inline bool mk_vcpu_wants_debugger(const struct mk_vcpu *c)
+{
+    return c->debug && c->debug->users && !c->debugged;
+}
 
 /* KVM_RUN, without entering the guest when `only_complete`; -1 with errno as from the ioctl. */
 int mk_vcpu_enter(struct mk_vcpu *c, bool only_complete);

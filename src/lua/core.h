@@ -95,6 +95,7 @@ struct mk_match;
 struct mk_lua_disk;
 struct mk_virtio_box;
 struct mk_lua_gdb;
+struct mk_lua_break;
 
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
@@ -122,9 +123,11 @@ struct mk_lua_vm {
     struct mk_lua_disk *disks;    /* of its devices, closed with it (disk.c) */
     struct mk_virtio_box *virtio; /* the same, before the rest of it (virtio.c) */
     struct mk_lua_gdb *gdbs;      /* debuggers' sockets, the same (gdb.c) */
-    int output_file;              /* opened by console:output(); 0: none */
-    int echo_before;              /* out_fd while nobody listened */
-    bool terminal;                /* attached: raw while it runs */
+    struct mk_lua_break *breaks;  /* breakpoints (debug.c) */
+    size_t break_count, break_purged;
+    int output_file; /* opened by console:output(); 0: none */
+    int echo_before; /* out_fd while nobody listened */
+    bool terminal;   /* attached: raw while it runs */
 };
 
 /* Closes v->files. */
@@ -277,6 +280,7 @@ void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's stat
 void mk_open_watch(lua_State *L);
 void mk_open_process(lua_State *L);
 void mk_open_spool(lua_State *L);
+void mk_open_debug(lua_State *L);
 /* bounded_strings() -> { match=, find=, wrap= }, with a limit on the work (cli/strings.lua) */
 int mk_lua_bounded_strings(lua_State *L);
 /* Pushes the captures of a match in `s`; how many. */
@@ -314,6 +318,10 @@ void mk_push_layer(lua_State *L, struct mk_layer *layer);
 void mk_lua_close_disks(struct mk_lua_vm *v);
 /* The disk at `index`; raises when it is closed. */
 struct mk_disk *mk_check_disk(lua_State *L, int index);
+/* Frees v->breaks, after the VM is closed. */
+void mk_lua_free_breaks(struct mk_lua_vm *v);
+/* Pushes what stopped the VM last, or nil. */
+void mk_push_stop(lua_State *L, struct mk_lua_vm *v);
 /* Closes v->virtio. */
 void mk_lua_close_virtio(struct mk_lua_vm *v);
 /* The function of the PCI bus at `index`; a queue's place in the table at `index`. */

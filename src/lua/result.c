@@ -86,6 +86,10 @@ int mk_push_result(lua_State *L, struct mk_lua_vm *v)
     }
     lua_setfield(L, -2, "cpu");
     push_counters(L, &sum);
+    if (verdict->end.reason == MK_BREAK) {
+        mk_push_stop(L, v);
+        lua_setfield(L, -2, "stop");
+    }
     lua_pushnumber(L, (lua_Number)(v->vm.ended - v->vm.began) / 1e9);
     lua_setfield(L, -2, "seconds");
     return 2;

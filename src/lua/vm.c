@@ -119,6 +119,7 @@ static void close_box(struct mk_lua_vm *v)
     mk_lua_free_calls(v);
     mk_lua_free_files(v);
     mk_lua_close_disks(v);
+    mk_lua_free_breaks(v);
     for (unsigned i = 0; i < v->cpus; i++)
         free(v->cpu[i]->traceback);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)

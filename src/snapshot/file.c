@@ -26,7 +26,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define VERSION 7u
+#define VERSION 8u
 #define CHECKED_FROM 24
 #define CHUNK_PAGES 64u
 #define HOLES_MAX (16u << 20)

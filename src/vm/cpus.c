@@ -114,7 +114,9 @@ static int open_vcpu(struct mk_vm *vm, unsigned index, struct mk_err *err)
                                    .ops = &vcpu_ops,
                                    .intr = vm->has_pic && index == 0 ? &vm->pic.intr : NULL,
                                    .vm = vm };
-    return mk_vcpu_open(&vm->cpu[index]->c, &parts, index, err);
+    int rc = mk_vcpu_open(&vm->cpu[index]->c, &parts, index, err);
+    vm->cpu[index]->c.debug = vm->debug;
+    return rc;
 }
 
 int mk_vm_open_cpus(struct mk_vm *vm, struct mk_err *err)
@@ -123,6 +125,13 @@ int mk_vm_open_cpus(struct mk_vm *vm, struct mk_err *err)
         if (open_vcpu(vm, i, err) < 0 || mk_vm_init_cpuid(vm, i, err) < 0)
             return -1;
     return 0;
+}
+
+void mk_vm_attach_debugger(struct mk_vm *vm, struct mk_debugger *debug)
+{
+    vm->debug = debug;
+    for (unsigned i = 0; i < vm->cpus; i++)
+        vm->cpu[i]->c.debug = debug;
 }
 
 void mk_vm_close_cpus(struct mk_vm *vm)

@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-static void check_limits(struct mk_vcpu *c)
+void mk_vcpu_check_limits(struct mk_vcpu *c)
 {
     struct mk_vm *vm = c->vm;
     if (vm->console.watched)
@@ -22,7 +22,7 @@ static void check_limits(struct mk_vcpu *c)
     }
 }
 
-static void entry_failed(struct mk_vcpu *c, int code)
+void mk_vcpu_entry_failed(struct mk_vcpu *c, int code)
 {
     if (code == EFAULT)
         mk_vcpu_end(c, MK_FAULT, 0, false, "KVM cannot reach the memory the guest uses");
@@ -43,10 +43,12 @@ static void run_once(struct mk_vcpu *c)
             c->assist->ops->follow(c);
     } else if (code == EINTR || code == EAGAIN) {
         mk_vcpu_handle_events(c);
+        if (mk_vcpu_wants_debugger(c))
+            c->debug->ops->run(c);
     } else {
-        entry_failed(c, code);
+        mk_vcpu_entry_failed(c, code);
     }
-    check_limits(c);
+    mk_vcpu_check_limits(c);
 }
 
 /* A run that ended by itself waits for a slow reader of its output, until a stop or the deadline. A
@@ -65,6 +67,8 @@ static void end_output(struct mk_vcpu *c)
 void mk_vcpu_run(struct mk_vcpu *c)
 {
     struct mk_vm *vm = c->vm;
+    if (c->debug)
+        c->debug->ops->begin(c);
     c->end = (struct mk_end){ 0 };
     c->exits_before = c->counters.exits;
     c->output_before = vm->console.cpu[c->cpu.index].printed;
@@ -74,7 +78,7 @@ void mk_vcpu_run(struct mk_vcpu *c)
     mk_vm_start_polling(c->vm);
     mk_clock_start(&vm->clock);
     mk_vcpu_handle_events(c); /* those from before it ran, */
-    check_limits(c);          /* and a reader that is slow since then */
+    mk_vcpu_check_limits(c);  /* and a reader that is slow since then */
     while (c->end.reason == MK_RUNNING)
         run_once(c);
     mk_clock_stop(&vm->clock);

@@ -11,6 +11,10 @@
 /* Runs the guest on the calling thread until c->end says why not. */
 void mk_vcpu_run(struct mk_vcpu *c);
 
+/* For a run loop: after an exit, what limits the run; KVM_RUN failed with this errno. */
+void mk_vcpu_check_limits(struct mk_vcpu *c);
+MK_COLD void mk_vcpu_entry_failed(struct mk_vcpu *c, int code);
+
 /* --- exit.c --- */
 
 /* Serves what KVM_RUN returned with. */

@@ -11,10 +11,10 @@
 /* --- what came of it --- */
 
 static const char *const reasons[MK_REASONS] = {
-    [MK_RUNNING] = "running",     [MK_HALT] = "halt",         [MK_EXIT] = "exit",
-    [MK_STOPPED] = "stopped",     [MK_DEADLINE] = "deadline", [MK_LIMIT] = "limit",
-    [MK_FORBIDDEN] = "forbidden", [MK_PANIC] = "panic",       [MK_SHUTDOWN] = "shutdown",
-    [MK_FAULT] = "fault",         [MK_ERROR] = "error",
+    [MK_RUNNING] = "running",   [MK_HALT] = "halt",           [MK_EXIT] = "exit",
+    [MK_BREAK] = "break",       [MK_STOPPED] = "stopped",     [MK_DEADLINE] = "deadline",
+    [MK_LIMIT] = "limit",       [MK_FORBIDDEN] = "forbidden", [MK_PANIC] = "panic",
+    [MK_SHUTDOWN] = "shutdown", [MK_FAULT] = "fault",         [MK_ERROR] = "error",
 };
 
 const char *mk_reason_name(enum mk_reason reason)
@@ -156,7 +156,10 @@ static void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;
     struct mk_vm *vm = c->vm;
-    if (!vm->cpu[c->cpu.index]->over)
+    bool others = vm->only && vm->only - 1 != c->cpu.index;
+    if (others)
+        c->end.whole_vm = false; /* that was the run before this one */
+    else if (!vm->cpu[c->cpu.index]->over)
         mk_vcpu_run(c);
     if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
         mk_file_abort(&vm->file, c->cpu.index);
@@ -175,12 +178,13 @@ static int spawn(struct mk_vm *vm, unsigned i, struct mk_err *err)
     return code ? mk_fail_errno(err, code, "vm \"%s\": thread for cpu %u", vm->name, i) : 0;
 }
 
-int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
+static int start(struct mk_vm *vm, const struct mk_limits *limits, bool pauses, struct mk_err *err)
 {
     if (check_runnable(vm, err) < 0)
         return -1;
     mk_vm_join(vm);
     vm->on_caller_thread = false;
+    vm->pauses = pauses;
     begin(vm, limits);
     vm->threaded = true; /* before a vCPU can ask whether anybody may still wake it */
     for (unsigned i = 0; i < vm->cpus; i++)
@@ -198,17 +202,23 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
     return 0;
 }
 
+int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
+{
+    return start(vm, limits, true, err);
+}
+
 int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
 {
     if (vm->cpus == 1) {
         if (check_runnable(vm, err) < 0)
             return -1;
         vm->on_caller_thread = true;
+        vm->pauses = false;
         begin(vm, limits);
         vcpu_thread(&vm->cpu[0]->c);
         return 0;
     }
-    if (mk_vm_start(vm, limits, err) < 0)
+    if (start(vm, limits, false, err) < 0)
         return -1;
     struct mk_wait wait = mk_vm_wait_for(vm, mk_vm_is_stopped, vm);
     wait.interrupted = mk_vm_interrupted;

@@ -17,7 +17,8 @@ static bool requested(void *vcpu)
 
 static bool stays_out(const struct mk_vcpu *c)
 {
-    return atomic_load(&c->vm->paused) || atomic_load(&c->held);
+    return (atomic_load(&c->vm->paused) || atomic_load(&c->held)) &&
+           !(c->debug && c->debug->ops->wants(c));
 }
 
 static bool resumed(const struct mk_vcpu *c)
@@ -89,6 +90,8 @@ static void wait_paused(struct mk_vcpu *c)
     struct mk_wait wait = { .done = resumed_or_attends, .ctx = c };
     if (!c->waits)
         mk_vcpu_complete(c);
+    if (c->debug)
+        c->debug->ops->pause(c, true);
     mk_clock_stop(&vm->clock);
     mk_vm_count_paused(c->vm, true);
     do {
@@ -96,6 +99,8 @@ static void wait_paused(struct mk_vcpu *c)
         attend(c);
     } while (!resumed(c) && !(vm->on_caller_thread && mk_vm_interrupted(vm)));
     mk_vm_count_paused(c->vm, false);
+    if (c->debug)
+        c->debug->ops->pause(c, false);
     mk_clock_start(&vm->clock);
 }
 
@@ -211,6 +216,8 @@ void mk_vcpu_handle_events(struct mk_vcpu *c)
         mk_vm_check_watches(c->vm, c);
     if (c->end.reason == MK_RUNNING && shall_pause(c))
         wait_paused(c);
+    if (mk_vcpu_wants_debugger(c)) /* the next entry comes back, and its loop takes over */
+        mk_vcpu_set_immediate_exit(c, true);
 }
 
 /* Why the run shall end that had `before` as its end when the wait began. */

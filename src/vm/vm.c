@@ -166,6 +166,8 @@ void mk_vm_close(struct mk_vm *vm)
     }
     mk_vm_join(vm);
     mk_blks_free(&vm->blks);
+    if (vm->debug)
+        vm->debug->ops->free(vm);
     mk_doorbells_free(&vm->doorbells);
     mk_vm_hooks_free(vm);
     close_hardware(vm);

@@ -121,10 +121,13 @@ struct mk_vm {
     _Atomic uint64_t deadline;     /* mk_now() time, UINT64_MAX: none */
     _Atomic unsigned paused;       /* vCPUs shall stay outside the guest: bits of enum mk_pause */
     _Atomic bool attention;        /* a vCPU shall call ops->attend */
+    unsigned only;                 /* vCPU only - 1 runs, the others stay where they are; 0: all */
+    bool pauses;                   /* a debugger's stop pauses it, and does not end the run */
     bool on_caller_thread;         /* its vCPU runs on the thread of who may be interrupted */
     uint64_t exit_limit;           /* per vCPU and run, UINT64_MAX: none */
     uint64_t output_limit;         /* bytes per vCPU, UINT64_MAX: none */
     struct mk_assist *assist;      /* NULL: this host needs none, or it is not wanted */
+    struct mk_debugger *debug;     /* NULL: none */
     const struct mk_vm_ops *ops;
     void *ctx; /* for ops */
 
@@ -315,6 +318,8 @@ int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_probe_native(struct mk_vm *vm, struct mk_err *err);
 /* vCPUs are new: gives them the assist, where there is one. */
 void mk_vm_attach_assist(struct mk_vm *vm);
+/* Gives the VM a debugger, and its vCPUs, now and whenever they are new; any thread (cpus.c). */
+void mk_vm_attach_debugger(struct mk_vm *vm, struct mk_debugger *debug);
 /* For the rest of the VM and for snapshots (assist.c): the KVM VM is new, or gone. */
 void mk_vm_reset_assist(struct mk_vm *vm);
 void mk_vm_free_assist(struct mk_vm *vm);

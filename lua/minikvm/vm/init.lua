@@ -472,10 +472,18 @@ function vm:gdb(opts)
   return require("minikvm.gdb").open(self, opts)
 end
 
+local function place(value)
+  if math.type(value) == "integer" or type(value) == "string" then return value end
+  return nil, ("expected an address or the name of a symbol, got %s"):format(tostring(value))
+end
+
 local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }
 
-local function run_options(where, opts)
-  local o = options.check(where, opts, RUN)
+local RUN_UNTIL = { until_pc = place }
+for key, value in pairs(RUN) do RUN_UNTIL[key] = value end
+
+local function run_options(where, opts, known)
+  local o = options.check(where, opts, known or RUN)
   o.seconds = o.deadline
   return o
 end
@@ -498,13 +506,27 @@ end
 
 ---Runs the VM to its end, one of one vCPU on this thread.
 ---@param opts? { deadline: number?, exits: integer?, output: integer|string? }  seconds; exits of a
----  vCPU; bytes printed: instead of the VM's limits
----@return string reason  "halt", "exit", "shutdown", "deadline", "limit", "stopped", "fault" or
+---  vCPU; bytes printed: instead of the VM's limits; until_pc: an address or a symbol at which it
+---  stops
+---@return string reason  "halt", "break", "exit", "shutdown", "deadline", "limit", "stopped", "fault" or
 ---  "error"
 ---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
 function vm:run(opts)
   options.self("vm:run", self, "minikvm.vm")
-  return explained(self, core.run(self, run_options("vm:run", opts)))
+  local o = run_options("vm:run", opts, RUN_UNTIL)
+  local function run() return explained(self, core.run(self, o)) end
+  if not o.until_pc then return run() end
+  core.check_open(self)
+  return require("minikvm.debug").run_until(self, o.until_pc, run)
+end
+
+-- The methods of the debugger: see lua/minikvm/debug/init.lua, which takes these functions' places.
+for _, name in ipairs{ "break_at", "wait_break" } do
+  vm[name] = rawget(vm, name) or function(self, ...)
+    options.self("vm:" .. name, self, "minikvm.vm")
+    require "minikvm.debug"
+    return vm[name](self, ...)
+  end
 end
 
 ---Starts the VM on threads of its own and returns it at once.

@@ -1,0 +1,153 @@
+-- debug - breakpoints, steps and running to an address: the methods of VMs and vCPUs, on top of the
+-- core's functions (src/lua/debug.c).
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+local vm, cpu = core.methods "minikvm.vm", core.methods "minikvm.cpu"
+
+local function address_of(who, self, where)
+  return (require("minikvm.debug.where").check(who, self, where))
+end
+
+local function whole(value)
+  if math.type(value) == "integer" and value >= 0 then return value end
+  return nil, ("expected an integer, 0 or more, got %s"):format(tostring(value))
+end
+
+local BREAK <const> = { fn = "function", condition = "function", cpu = whole, once = "boolean",
+                        after = whole, physical = "boolean" }
+
+---What is called at a hit: the function, if the condition holds. A `once` whose condition holds goes
+---then, not before.
+local function handler(o)
+  local condition, fn, once, after = o.condition, o.fn, o.once, o.after or 0
+  if not condition then return fn end
+  return function(which, handle)
+    if not condition(which, handle) then return false end
+    after = after - 1
+    if after >= 0 then return false end
+    if once then handle:remove() end
+    if fn then return fn(which, handle) end
+    return true
+  end
+end
+
+---A breakpoint: stops the VM before the instruction there is executed, or calls a function.
+---  fn         function(cpu, handle), called on the vCPU's thread as a handler is; true stops
+---  condition  function(cpu, handle): a hit counts for fn, once and after only where it says true
+---  cpu        number of the vCPU; by default each
+---  once       removed by its first hit
+---  after      so many hits pass unnoticed first
+---  physical   the address is a guest-physical one
+---@param where integer|string  a linear address, a symbol, "symbol+offset", "file.c:12"
+---@param what? fun(cpu: minikvm.cpu, handle: minikvm.handle): boolean?|table  fn, or options
+---@return minikvm.handle? handle  or nil, "what: why", "ENAME"
+function vm:break_at(where, what)
+  options.self("vm:break_at", self, "minikvm.vm")
+  core.check_open(self)
+  local o = type(what) == "function" and { fn = what }
+    or options.check("vm:break_at", what, BREAK)
+  if o.cpu and not self.cpu[o.cpu] then
+    core.blame(("vm:break_at: vm %q has no cpu %d"):format(self.name, o.cpu))
+  end
+  local simple = not o.condition
+  return core.break_at(self, { address = address_of("vm:break_at", self, where), cpu = o.cpu,
+                               physical = o.physical, once = simple and o.once,
+                               after = simple and o.after }, handler(o))
+end
+
+---Runs or resumes, to the next stop or the end.
+local function go_on(self)
+  if self.state ~= "paused" then return self:run() end
+  self:resume()
+  core.wait_paused(self)
+  if self.state ~= "paused" then return self:wait() end
+  return "break", { reason = "break", stop = core.last_stop(self) }
+end
+
+---Waits until a started VM has stopped at a breakpoint, is paused otherwise, or has ended.
+---@param timeout? number  seconds
+---@return table? stop  { kind = "break", "watch", "step" or "until", address=, cpu=, handle= };
+---  {} when it is paused for another reason; nil, text, "ETIMEDOUT" or "ESRCH" when it has ended
+---@return string? why
+---@return string? code
+function vm:wait_break(timeout)
+  options.self("vm:wait_break", self, "minikvm.vm")
+  if timeout ~= nil then options.argument("vm:wait_break", "timeout", timeout, "seconds") end
+  if not core.wait_paused(self, timeout) then
+    return nil, ("vm %q is still running"):format(self.name), "ETIMEDOUT"
+  end
+  if self.state ~= "paused" then
+    return nil, ("vm %q does not run"):format(self.name), "ESRCH"
+  end
+  return core.last_stop(self) or {}
+end
+
+---Runs a VM that does not run to an address, or to an earlier stop or its end.
+---@param self minikvm.vm
+---@param where integer|string
+---@param run fun(): ...
+function M.run_until(self, where, run)
+  local at = address_of("vm:run", self, where)
+  local handle <close> = assert(core.break_at(self, { address = at, once = true, until_pc = true }))
+  return run()
+end
+
+local function stoppable(who, self)
+  local of = core.cpu_vm(self)
+  if of.state == "running" then
+    core.blame(("%s: cpu %d of vm %q is running: stop or pause the vm first, or let a breakpoint "
+      .. "stop it"):format(who, self.index, of.name))
+  end
+  return of
+end
+
+---Executes instructions of this vCPU, while the VM's others stay where they are: of a VM that does
+---not run or is paused. Interrupts wait meanwhile, but for a vCPU that halts. A breakpoint on the
+---way is heeded.
+---@param count? integer  how many (1)
+---@return string reason  "break", or how the run has ended
+---@return table info  stop = { kind = "step", … }; of a run that ended as from vm:run
+function cpu:step(count)
+  options.self("cpu:step", self, "minikvm.cpu")
+  count = count == nil and 1 or count
+  if math.type(count) ~= "integer" or count < 1 then
+    core.blame(("cpu:step: expected a number of instructions, 1 or more, got %s")
+      :format(tostring(count)))
+  end
+  local of = stoppable("cpu:step", self)
+  local paused = of.state == "paused"
+  assert(core.begin_step(of, self.index, count))
+  local ended <close> = setmetatable({}, { __close = function()
+    if of.state ~= "closed" then core.end_step(of) end
+  end })
+  if not paused then return of:run() end
+  core.wait_step(of)
+  if of.state ~= "paused" then return of:wait() end
+  return "break", { reason = "break", stop = core.last_stop(of) }
+end
+
+local THROUGH <const> = { call = true, lcall = true, int = true, int3 = true, syscall = true,
+                          sysenter = true, rep = true, repe = true, repne = true, loop = true,
+                          loope = true, loopne = true, hlt = true }
+
+---The same for one instruction; a call, an interrupt, a repeated one or a HLT counts as one with
+---all that comes of it. Other vCPUs run meanwhile.
+---@return string reason  as of step
+---@return table info
+function cpu:step_over()
+  options.self("cpu:step_over", self, "minikvm.cpu")
+  local of = stoppable("cpu:step_over", self)
+  local next = self:disassemble(1)[1]
+  if not next or not THROUGH[next.text:match "^%S+"] then return self:step() end
+  local rsp <const>, index <const> = self.rsp, self.index
+  local handle <close> = assert(core.break_at(of, {
+    address = next.address + next.size, cpu = index, until_pc = true,
+  }, function(which) return math.ult(rsp - 1, which.rsp) end))
+  return go_on(of)
+end
+
+return M

@@ -1,0 +1,103 @@
+/* debug.c - the engine of a VM: its life, its users, what stopped the VM. See debug.h. */
+#include "debug/engine.h"
+
+#include "x86/mode.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define HLT 0xf4
+
+struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err)
+{
+    if (vm->debug)
+        return (struct mk_debug *)vm->debug;
+    struct mk_debug *d = calloc(1, sizeof(*d));
+    if (!d) {
+        mk_fail_errno(err, ENOMEM, "vm \"%s\": its debugger", vm->name);
+        return NULL;
+    }
+    pthread_mutexattr_t attr;
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&d->lock, &attr);
+    pthread_mutexattr_destroy(&attr);
+    pthread_cond_init(&d->turn, NULL);
+    d->base.ops = &run_ops;
+    d->vm = vm;
+    d->trap = HLT;
+    page_init_guard(d);
+    mk_vm_attach_debugger(vm, &d->base);
+    return d;
+}
+
+/* vCPUs that run leave the guest, to look up what is new, or to change their loop. */
+void debug_use(struct mk_debug *d)
+{
+    atomic_fetch_add(&d->base.users, 1);
+    mk_vm_wake(d->vm);
+}
+
+void debug_unuse(struct mk_debug *d)
+{
+    if (atomic_fetch_sub(&d->base.users, 1) == 1)
+        mk_vm_wake(d->vm);
+}
+
+bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
+{
+    struct kvm_sync_regs state;
+    if (mk_vcpu_get_state(c, &state) < 0)
+        return false;
+    *s = state.sregs;
+    if (c->assist)
+        c->assist->ops->show_sregs(c, s);
+    return true;
+}
+
+uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip)
+{
+    bool wide = s->cs.l && s->efer & MK_EFER_LMA;
+    return wide ? rip : (uint32_t)(s->cs.base + rip);
+}
+
+struct mk_stop mk_debug_last_stop(struct mk_vm *vm)
+{
+    struct mk_debug *d = (struct mk_debug *)vm->debug;
+    struct mk_stop stop = { 0 };
+    if (!d)
+        return stop;
+    pthread_mutex_lock(&d->lock);
+    stop = d->last;
+    pthread_mutex_unlock(&d->lock);
+    return stop;
+}
+
+/* --- steps that were asked for --- */
+
+int mk_debug_begin_step(struct mk_vm *vm, unsigned cpu, uint64_t count, struct mk_err *err)
+{
+    struct mk_debug *d = debug_get(vm, err);
+    if (!d)
+        return -1;
+    d->stepped = cpu;
+    d->cpu[cpu].steps = count;
+    vm->only = cpu + 1;
+    debug_use(d);
+    return 0;
+}
+
+bool mk_debug_is_done(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    const struct mk_debug *d = (const struct mk_debug *)vm->debug;
+    return d->cpu[d->stepped].steps == 0 && mk_vm_is_paused_or_stopped(vm);
+}
+
+void mk_debug_end_step(struct mk_vm *vm)
+{
+    struct mk_debug *d = (struct mk_debug *)vm->debug;
+    d->cpu[d->stepped].steps = 0;
+    vm->only = 0;
+    debug_unuse(d);
+}

@@ -1,0 +1,159 @@
+/* engine.h - what the files of the engine share. See debug.h.
+ *
+ * `lock` guards all of it but what is said to be of a vCPU's thread. It is recursive: memory is
+ * read under it, and the guard of memory takes it. No function of a user is called under it. */
+#ifndef MK_DEBUG_ENGINE_H
+#define MK_DEBUG_ENGINE_H
+
+#include "debug/debug.h"
+
+#define NOWHERE UINT64_MAX
+#define PLACES 4 /* guest-physical addresses of one linear one: in so many address spaces */
+
+/* A page of guest memory with patches. */
+struct page {
+    struct page *next;   /* of its bucket */
+    struct page *lifted; /* the next one without its patches */
+    uint64_t gpa;
+    uint8_t *host;
+    bool in;                       /* they are in memory now */
+    uint64_t wanted[MK_PAGE / 64]; /* a bit for each byte */
+    uint8_t users[MK_PAGE];        /* of each byte; 255: many, for good */
+    uint8_t saved[MK_PAGE];        /* the guest's own bytes, where one is wanted, while `in` */
+};
+
+struct mk_break {
+    struct mk_break_options o;
+    struct mk_break *next; /* of its bucket */
+    size_t index;          /* in the engine's list */
+    _Atomic uint64_t hits;
+    unsigned held; /* hits that are being told */
+    bool over;     /* not in the list any more */
+    bool orphan;   /* nor its owner's: the last to hold it frees it */
+    unsigned places;
+    uint64_t place[PLACES];
+};
+
+struct mk_break_set {
+    struct mk_break_set *next;
+    size_t count, reached_count;
+    uint64_t *address, *place; /* sorted by address */
+    _Atomic uint64_t *reached;
+};
+
+/* What page tables a vCPU had when it was last asked where things are. */
+struct tables {
+    uint64_t cr0, cr3, cr4, efer;
+};
+
+/* A vCPU, for its thread unless said otherwise. */
+struct cpu {
+    bool in_guest;       /* under the lock */
+    uint64_t generation; /* of the list that it has looked up */
+    struct tables tables;
+    size_t polled;
+    bool over; /* the instruction at over_at is executed, whatever is there */
+    uint64_t over_at;
+    struct { /* an exception came of it: the next hit there is the same one */
+        bool pending;
+        uint64_t at, rsp, cr3;
+    } faulted;
+    _Atomic uint64_t steps; /* to take yet */
+    bool stepping;          /* KVM steps since the last KVM_SET_GUEST_DEBUG */
+    bool trailing;          /* one of its steps comes later: when an exception's handler returns */
+    struct mk_stop stop;    /* to be told, later than that of another vCPU */
+};
+
+struct mk_debug {
+    struct mk_debugger base; /* first */
+    struct mk_mem_guard guard;
+    struct mk_vm *vm;
+    pthread_mutex_t lock;
+    pthread_cond_t turn;    /* a vCPU has left the guest; the one that held the others is done */
+    struct mk_vcpu *holder; /* executes an instruction without patches: the others stay outside */
+    uint8_t trap;           /* the byte of a patch */
+
+    struct mk_break **list; /* all breakpoints */
+    size_t count, room;
+    struct mk_break *past;    /* those that are over */
+    struct mk_break **bucket; /* by address */
+    size_t buckets;
+    struct mk_break_set *sets;
+    uint64_t generation; /* grows when there is something to look up */
+
+    struct page **page_bucket;
+    size_t page_buckets, pages;
+    struct page *lifted; /* pages that have no patches at the moment */
+    unsigned inside;     /* vCPUs that may enter the guest */
+
+    struct mk_stop last;
+    unsigned stepped; /* the vCPU of mk_debug_begin_step() */
+    struct cpu cpu[MK_MAX_CPUS];
+};
+
+static inline struct mk_debug *debug_of(const struct mk_vcpu *c)
+{
+    return (struct mk_debug *)c->debug;
+}
+
+static inline struct cpu *cpu_of(const struct mk_vcpu *c)
+{
+    return &debug_of(c)->cpu[c->cpu.index];
+}
+
+/* System registers as the guest has set them, at an exit; false when KVM does not tell. */
+bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s);
+/* The linear address of the next instruction. */
+uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip);
+
+/* debug.c: the engine of a VM, made if need be; NULL with *err. It has one more user; one less. */
+struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err);
+void debug_use(struct mk_debug *d);
+void debug_unuse(struct mk_debug *d);
+
+/* page.c: under the lock. */
+bool page_ref(struct mk_debug *d, uint64_t gpa); /* false: no patch is possible there */
+void page_unref(struct mk_debug *d, uint64_t gpa);
+bool page_has(const struct mk_debug *d, uint64_t gpa);
+/* The guest's own byte where there is a patch. */
+uint8_t page_byte(const struct mk_debug *d, uint64_t gpa);
+void page_lift(struct mk_debug *d, uint64_t gpa); /* of that page */
+void page_insert_all(struct mk_debug *d);
+void page_lift_all(struct mk_debug *d);
+void page_free_all(struct mk_debug *d);
+void page_init_guard(struct mk_debug *d);
+
+/* list.c: under the lock. */
+struct mk_break *list_first(const struct mk_debug *d, uint64_t address); /* of its bucket */
+void list_free(struct mk_debug *d);
+/* Where each is in memory, by the page tables of this vCPU. */
+void list_place_all(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s);
+/* The same for those that were nowhere, some of them at each call. */
+void list_poll(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s);
+void list_forget_places(struct mk_debug *d);
+/* A hit was told: without the lock. It is over: with it. */
+void list_release(struct mk_debug *d, struct mk_break *b);
+void list_end(struct mk_debug *d, struct mk_break *b);
+/* Notes that the set's members at this place were reached: false when there are none. */
+bool list_reach(struct mk_debug *d, uint64_t linear);
+
+/* hit.c: an instruction with a breakpoint is about to be executed. */
+void hit_report(struct mk_vcpu *c, uint64_t linear, uint64_t gpa);
+void hit_stop(struct mk_vcpu *c, const struct mk_stop *stop);
+
+/* step.c: executes the next instruction, whatever is there; k->over is false when it is done. */
+void step_one(struct mk_vcpu *c);
+/* KVM steps no more, unless a step is still to come. */
+void step_end(struct mk_vcpu *c);
+
+/* run.c */
+/* KVM_RUN with the gate at which a vCPU waits while another one holds all; -1 with errno. */
+int run_enter(struct mk_vcpu *c, bool only_complete);
+/* No other vCPU is in the guest until run_release(). */
+void run_hold(struct mk_vcpu *c);
+void run_release(struct mk_vcpu *c);
+/* Serves what it returned with; `code` is its errno or 0. */
+void run_serve(struct mk_vcpu *c, int code);
+extern const struct mk_debug_ops run_ops;
+
+#endif

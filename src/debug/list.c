@@ -1,0 +1,337 @@
+/* list.c - which breakpoints there are, and where in guest memory they lie. See engine.h.
+ *
+ * A breakpoint at a linear address lies where the page tables of a vCPU map it. They are asked when
+ * the breakpoint is new, when they are others than before, and for what was not mapped at exits. */
+#include "debug/engine.h"
+
+#include "x86/mode.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define POLLED 64 /* breakpoints that are nowhere, looked up again at an exit */
+
+static size_t bucket_of(const struct mk_debug *d, uint64_t address)
+{
+    return (size_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (d->buckets - 1);
+}
+
+struct mk_break *list_first(const struct mk_debug *d, uint64_t address)
+{
+    return d->buckets ? d->bucket[bucket_of(d, address)] : NULL;
+}
+
+static bool grow(struct mk_debug *d)
+{
+    size_t more = d->room ? d->room * 2 : 64;
+    struct mk_break **list = realloc(d->list, more * sizeof(struct mk_break *));
+    if (list)
+        d->list = list;
+    struct mk_break **bucket = list ? calloc(more, sizeof(struct mk_break *)) : NULL;
+    if (!bucket)
+        return false;
+    free(d->bucket);
+    d->bucket = bucket;
+    d->room = d->buckets = more;
+    for (size_t i = 0; i < d->count; i++) {
+        struct mk_break *b = list[i], **at = &bucket[bucket_of(d, b->o.address)];
+        b->next = *at;
+        *at = b;
+    }
+    return true;
+}
+
+/* --- places --- */
+
+static bool takes_all(uint64_t linear, const struct kvm_sregs *s)
+{
+    return linear <= UINT32_MAX || s->efer & MK_EFER_LMA;
+}
+
+static uint64_t place_of(const struct mk_debug *d, const struct kvm_sregs *s, uint64_t linear)
+{
+    if (!takes_all(linear, s))
+        return NOWHERE;
+    struct mk_walk w = mk_walk(&d->vm->mem, s, linear);
+    return w.present ? w.address : NOWHERE;
+}
+
+static void add_place(struct mk_debug *d, struct mk_break *b, uint64_t gpa)
+{
+    for (unsigned i = 0; i < b->places; i++)
+        if (b->place[i] == gpa)
+            return;
+    if (gpa == NOWHERE || !page_ref(d, gpa))
+        return;
+    if (b->places == PLACES) { /* the oldest goes */
+        page_unref(d, b->place[0]);
+        memmove(b->place, b->place + 1, (PLACES - 1) * sizeof(b->place[0]));
+        b->places--;
+    }
+    b->place[b->places++] = gpa;
+}
+
+static void place(struct mk_debug *d, struct mk_break *b, const struct kvm_sregs *s)
+{
+    add_place(d, b, b->o.physical ? b->o.address : place_of(d, s, b->o.address));
+}
+
+static bool reached(const struct mk_break_set *set, size_t i)
+{
+    return set->reached[i / 64] >> i % 64 & 1;
+}
+
+static void place_set(struct mk_debug *d, struct mk_break_set *set, const struct kvm_sregs *s)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        if (set->place[i] != NOWHERE || reached(set, i))
+            continue;
+        uint64_t gpa = place_of(d, s, set->address[i]);
+        if (gpa != NOWHERE && page_ref(d, gpa))
+            set->place[i] = gpa;
+    }
+}
+
+void list_place_all(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s)
+{
+    struct cpu *k = cpu_of(c);
+    for (size_t i = 0; i < d->count; i++)
+        place(d, d->list[i], s);
+    for (struct mk_break_set *set = d->sets; set; set = set->next)
+        place_set(d, set, s);
+    k->generation = d->generation;
+    k->tables = (struct tables){ s->cr0, s->cr3, s->cr4, s->efer };
+}
+
+void list_poll(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s)
+{
+    struct cpu *k = cpu_of(c);
+    for (size_t n = d->count < POLLED ? d->count : POLLED; n; n--) {
+        struct mk_break *b = d->list[k->polled++ % d->count];
+        if (!b->places)
+            place(d, b, s);
+    }
+}
+
+void list_forget_places(struct mk_debug *d)
+{
+    for (size_t i = 0; i < d->count; i++)
+        d->list[i]->places = 0;
+    for (struct mk_break_set *set = d->sets; set; set = set->next)
+        for (size_t i = 0; i < set->count; i++)
+            set->place[i] = NOWHERE;
+    d->generation++;
+}
+
+/* --- breakpoints --- */
+
+static int no_memory(struct mk_debug *d, struct mk_err *err)
+{
+    pthread_mutex_unlock(&d->lock);
+    return mk_fail_errno(err, ENOMEM, "vm \"%s\": a breakpoint", d->vm->name);
+}
+
+struct mk_break *mk_debug_add(struct mk_vm *vm, const struct mk_break_options *options,
+                              struct mk_err *err)
+{
+    struct mk_debug *d = debug_get(vm, err);
+    struct mk_break *b = d ? calloc(1, sizeof(*b)) : NULL;
+    if (!d)
+        return NULL;
+    pthread_mutex_lock(&d->lock);
+    if (!b || (d->count == d->room && !grow(d))) {
+        free(b);
+        no_memory(d, err);
+        return NULL;
+    }
+    b->o = *options;
+    if (b->o.kind == MK_STOP_NONE)
+        b->o.kind = MK_STOP_BREAK;
+    b->index = d->count;
+    d->list[d->count++] = b;
+    struct mk_break **at = &d->bucket[bucket_of(d, b->o.address)];
+    b->next = *at;
+    *at = b;
+    d->generation++;
+    pthread_mutex_unlock(&d->lock);
+    debug_use(d);
+    return b;
+}
+
+static void unlink(struct mk_break **at, struct mk_break *b)
+{
+    while (*at != b)
+        at = &(*at)->next;
+    *at = b->next;
+}
+
+/* The lock is held. */
+static void take_out(struct mk_debug *d, struct mk_break *b)
+{
+    unlink(&d->bucket[bucket_of(d, b->o.address)], b);
+    d->list[b->index] = d->list[--d->count];
+    d->list[b->index]->index = b->index;
+    for (unsigned i = 0; i < b->places; i++)
+        page_unref(d, b->place[i]);
+    b->places = 0;
+}
+
+void list_end(struct mk_debug *d, struct mk_break *b)
+{
+    take_out(d, b);
+    b->over = true;
+    b->next = d->past;
+    d->past = b;
+}
+
+void mk_debug_remove(struct mk_vm *vm, struct mk_break *b)
+{
+    struct mk_debug *d = (struct mk_debug *)vm->debug;
+    pthread_mutex_lock(&d->lock);
+    bool user = !b->over, held = b->held > 0;
+    if (b->over)
+        unlink(&d->past, b);
+    else
+        take_out(d, b);
+    b->over = b->orphan = true;
+    pthread_mutex_unlock(&d->lock);
+    if (user)
+        debug_unuse(d);
+    if (!held)
+        free(b);
+}
+
+void list_release(struct mk_debug *d, struct mk_break *b)
+{
+    pthread_mutex_lock(&d->lock);
+    bool last = --b->held == 0 && b->orphan;
+    pthread_mutex_unlock(&d->lock);
+    if (last)
+        free(b);
+}
+
+bool mk_break_is_over(const struct mk_break *b)
+{
+    return b->over;
+}
+
+uint64_t mk_break_hits(const struct mk_break *b)
+{
+    return b->hits;
+}
+
+/* --- sets --- */
+
+static void free_set(struct mk_break_set *set)
+{
+    free(set->address);
+    free(set->place);
+    free((void *)set->reached);
+    free(set);
+}
+
+struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresses, size_t count,
+                                      struct mk_err *err)
+{
+    struct mk_debug *d = debug_get(vm, err);
+    struct mk_break_set *set = d ? calloc(1, sizeof(*set)) : NULL;
+    if (set) {
+        set->count = count;
+        set->address = malloc((count + 1) * sizeof(*set->address));
+        set->place = malloc((count + 1) * sizeof(*set->place));
+        set->reached = calloc(count / 64 + 1, sizeof(*set->reached));
+    }
+    if (!set || !set->address || !set->place || !set->reached) {
+        if (set)
+            free_set(set);
+        if (d)
+            mk_fail_errno(err, ENOMEM, "vm \"%s\": %zu breakpoints", vm->name, count);
+        return NULL;
+    }
+    memcpy(set->address, addresses, count * sizeof(*addresses));
+    memset(set->place, 0xff, count * sizeof(*set->place)); /* NOWHERE */
+    pthread_mutex_lock(&d->lock);
+    set->next = d->sets;
+    d->sets = set;
+    d->generation++;
+    pthread_mutex_unlock(&d->lock);
+    debug_use(d);
+    return set;
+}
+
+void mk_debug_remove_set(struct mk_vm *vm, struct mk_break_set *set)
+{
+    struct mk_debug *d = (struct mk_debug *)vm->debug;
+    pthread_mutex_lock(&d->lock);
+    struct mk_break_set **at = &d->sets;
+    while (*at != set)
+        at = &(*at)->next;
+    *at = set->next;
+    for (size_t i = 0; i < set->count; i++)
+        if (set->place[i] != NOWHERE)
+            page_unref(d, set->place[i]);
+    pthread_mutex_unlock(&d->lock);
+    free_set(set);
+    debug_unuse(d);
+}
+
+const _Atomic uint64_t *mk_break_set_reached(const struct mk_break_set *set)
+{
+    return set->reached;
+}
+
+size_t mk_break_set_count(const struct mk_break_set *set)
+{
+    return set->reached_count;
+}
+
+static size_t search(const struct mk_break_set *set, uint64_t address)
+{
+    size_t low = 0, high = set->count;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (set->address[mid] < address)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < set->count && set->address[low] == address ? low : SIZE_MAX;
+}
+
+bool list_reach(struct mk_debug *d, uint64_t linear)
+{
+    bool any = false;
+    for (struct mk_break_set *set = d->sets; set; set = set->next) {
+        size_t i = search(set, linear);
+        if (i == SIZE_MAX || reached(set, i))
+            continue;
+        any = true;
+        atomic_fetch_or(&set->reached[i / 64], UINT64_C(1) << i % 64);
+        set->reached_count++;
+        if (set->place[i] != NOWHERE)
+            page_unref(d, set->place[i]);
+        set->place[i] = NOWHERE;
+    }
+    return any;
+}
+
+void list_free(struct mk_debug *d)
+{
+    while (d->count) {
+        struct mk_break *b = d->list[d->count - 1];
+        list_end(d, b);
+    }
+    while (d->past) {
+        struct mk_break *b = d->past;
+        d->past = b->next;
+        free(b);
+    }
+    while (d->sets) {
+        struct mk_break_set *set = d->sets;
+        d->sets = set->next;
+        free_set(set);
+    }
+    free(d->list);
+    free(d->bucket);
+}

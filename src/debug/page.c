@@ -1,0 +1,254 @@
+/* page.c - patches in pages of guest memory, and the guard that hides them. See engine.h.
+ *
+ * A patch is one byte that makes the processor stop. It is in memory only while a vCPU may enter
+ * the guest. Who gets a pointer to a page gets the page without patches; they come back before the
+ * next entry. What was written there meanwhile is what the guest has from then on. */
+#include "debug/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MANY 255
+
+static size_t bucket_of(const struct mk_debug *d, uint64_t gpa)
+{
+    return (size_t)(gpa / MK_PAGE * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (d->page_buckets - 1);
+}
+
+static struct page *find(const struct mk_debug *d, uint64_t gpa)
+{
+    if (!d->pages)
+        return NULL;
+    struct page *p = d->page_bucket[bucket_of(d, gpa)];
+    while (p && p->gpa != (gpa & ~(uint64_t)(MK_PAGE - 1)))
+        p = p->next;
+    return p;
+}
+
+static bool wants(const struct page *p, unsigned at)
+{
+    return p->wanted[at / 64] >> at % 64 & 1;
+}
+
+/* --- in and out of memory --- */
+
+static void insert_at(struct mk_debug *d, struct page *p, unsigned at)
+{
+    p->saved[at] = p->host[at];
+    __atomic_store_n(&p->host[at], d->trap, __ATOMIC_SEQ_CST);
+}
+
+/* A byte that the guest, or a device, wrote over a patch stays. */
+static void remove_at(struct mk_debug *d, struct page *p, unsigned at)
+{
+    if (p->host[at] == d->trap)
+        __atomic_store_n(&p->host[at], p->saved[at], __ATOMIC_SEQ_CST);
+}
+
+static void for_each(struct mk_debug *d, struct page *p,
+                     void (*fn)(struct mk_debug *d, struct page *p, unsigned at))
+{
+    for (unsigned i = 0; i < MK_COUNT(p->wanted); i++)
+        for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1)
+            fn(d, p, i * 64 + (unsigned)__builtin_ctzll(bits));
+}
+
+static void lift(struct mk_debug *d, struct page *p)
+{
+    if (!p->in)
+        return;
+    for_each(d, p, remove_at);
+    p->in = false;
+    p->lifted = d->lifted;
+    d->lifted = p;
+}
+
+void page_lift(struct mk_debug *d, uint64_t gpa)
+{
+    struct page *p = find(d, gpa);
+    if (p)
+        lift(d, p);
+}
+
+void page_insert_all(struct mk_debug *d)
+{
+    for (struct page *p = d->lifted; p; p = p->lifted) {
+        for_each(d, p, insert_at);
+        p->in = true;
+    }
+    d->lifted = NULL;
+    d->vm->mem.guard = d->pages ? &d->guard : NULL;
+}
+
+void page_lift_all(struct mk_debug *d)
+{
+    for (size_t i = 0; i < d->page_buckets; i++)
+        for (struct page *p = d->page_bucket[i]; p; p = p->next)
+            lift(d, p);
+}
+
+void page_free_all(struct mk_debug *d)
+{
+    page_lift_all(d);
+    for (size_t i = 0; i < d->page_buckets; i++)
+        while (d->page_bucket[i]) {
+            struct page *p = d->page_bucket[i];
+            d->page_bucket[i] = p->next;
+            free(p);
+        }
+    free(d->page_bucket);
+    d->page_bucket = NULL;
+    d->lifted = NULL;
+    d->page_buckets = d->pages = 0;
+    d->vm->mem.guard = NULL;
+}
+
+/* --- which there are --- */
+
+static bool grow(struct mk_debug *d)
+{
+    size_t more = d->page_buckets ? d->page_buckets * 4 : 64, before = d->page_buckets;
+    struct page **old = d->page_bucket, **bucket = calloc(more, sizeof(struct page *));
+    if (!bucket)
+        return false;
+    d->page_bucket = bucket;
+    d->page_buckets = more;
+    for (size_t i = 0; i < before; i++)
+        while (old[i]) {
+            struct page *p = old[i];
+            old[i] = p->next;
+            p->next = bucket[bucket_of(d, p->gpa)];
+            bucket[bucket_of(d, p->gpa)] = p;
+        }
+    free(old);
+    return true;
+}
+
+/* Files that others see too, and what this process may not write, take no patches. */
+static struct page *add(struct mk_debug *d, uint64_t gpa)
+{
+    const struct mk_region *r = mk_mem_find(&d->vm->mem, gpa);
+    if (!r || r->kind == MK_SHARED || r->read_only)
+        return NULL;
+    if (d->pages >= d->page_buckets && !grow(d))
+        return NULL;
+    struct page *p = calloc(1, sizeof(*p));
+    if (!p)
+        return NULL;
+    p->gpa = gpa & ~(uint64_t)(MK_PAGE - 1);
+    p->host = r->host + (p->gpa - r->gpa);
+    p->next = d->page_bucket[bucket_of(d, gpa)];
+    d->page_bucket[bucket_of(d, gpa)] = p;
+    d->pages++;
+    p->lifted = d->lifted;
+    d->lifted = p;
+    return p;
+}
+
+bool page_ref(struct mk_debug *d, uint64_t gpa)
+{
+    struct page *p = find(d, gpa);
+    unsigned at = gpa % MK_PAGE;
+    if (!p && !(p = add(d, gpa)))
+        return false;
+    if (p->users[at] < MANY)
+        p->users[at]++;
+    if (!wants(p, at) && p->in)
+        insert_at(d, p, at);
+    p->wanted[at / 64] |= UINT64_C(1) << at % 64;
+    return true;
+}
+
+void page_unref(struct mk_debug *d, uint64_t gpa)
+{
+    struct page *p = find(d, gpa);
+    unsigned at = gpa % MK_PAGE;
+    if (!p || p->users[at] == MANY || --p->users[at])
+        return;
+    if (p->in)
+        remove_at(d, p, at);
+    p->wanted[at / 64] &= ~(UINT64_C(1) << at % 64);
+}
+
+bool page_has(const struct mk_debug *d, uint64_t gpa)
+{
+    const struct page *p = find(d, gpa);
+    return p && p->in && wants(p, gpa % MK_PAGE);
+}
+
+uint8_t page_byte(const struct mk_debug *d, uint64_t gpa)
+{
+    const struct page *p = find(d, gpa);
+    return p->in ? p->saved[gpa % MK_PAGE] : p->host[gpa % MK_PAGE];
+}
+
+/* --- the guard of memory --- */
+
+static struct mk_debug *of_guard(struct mk_mem_guard *g)
+{
+    return (struct mk_debug *)((char *)g - offsetof(struct mk_debug, guard));
+}
+
+static bool on_own_thread(const struct mk_vm *vm)
+{
+    bool own = false;
+    for (unsigned i = 0; i < vm->cpus && !own; i++)
+        own = mk_vcpu_is_current(&vm->cpu[i]->c);
+    return own;
+}
+
+/* For a range of many pages, those of its pages that have patches are looked for instead. */
+static bool lift_range(struct mk_debug *d, uint64_t gpa, uint64_t len)
+{
+    bool any = false;
+    if (len / MK_PAGE <= d->pages) {
+        for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + len; at += MK_PAGE) {
+            struct page *p = find(d, at);
+            any |= p && p->in;
+            if (p)
+                lift(d, p);
+        }
+        return any;
+    }
+    for (size_t i = 0; i < d->page_buckets; i++)
+        for (struct page *p = d->page_bucket[i]; p; p = p->next)
+            if (p->in && p->gpa + MK_PAGE > gpa && p->gpa < gpa + len) {
+                lift(d, p);
+                any = true;
+            }
+    return any;
+}
+
+static void guard_lift(struct mk_mem_guard *g, uint64_t gpa, uint64_t len)
+{
+    struct mk_debug *d = of_guard(g);
+    if (len == 0)
+        return;
+    pthread_mutex_lock(&d->lock);
+    bool lifted = lift_range(d, gpa, len);
+    pthread_mutex_unlock(&d->lock);
+    if (lifted && !on_own_thread(d->vm))
+        mk_vm_wake(d->vm); /* they come back at the next entry */
+}
+
+static void guard_hide(struct mk_mem_guard *g, uint64_t gpa, uint8_t *copy, uint64_t len)
+{
+    struct mk_debug *d = of_guard(g);
+    pthread_mutex_lock(&d->lock);
+    for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + len; at += MK_PAGE) {
+        const struct page *p = find(d, at);
+        for (unsigned i = 0; p && p->in && i < MK_COUNT(p->wanted); i++)
+            for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1) {
+                unsigned byte = i * 64 + (unsigned)__builtin_ctzll(bits);
+                uint64_t offset = at + byte - gpa;
+                if (at + byte >= gpa && offset < len && copy[offset] == d->trap)
+                    copy[offset] = p->saved[byte];
+            }
+    }
+    pthread_mutex_unlock(&d->lock);
+}
+
+void page_init_guard(struct mk_debug *d)
+{
+    d->guard = (struct mk_mem_guard){ .lift = guard_lift, .hide = guard_hide };
+}
