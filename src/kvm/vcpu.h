@@ -154,9 +154,11 @@ struct mk_vcpu {
     pthread_mutex_t lock;
     bool running;
     pthread_t thread;
-    _Atomic bool awake; /* in its run loop, and not asleep */
-    _Atomic bool held;  /* stays outside the guest, whatever the others do */
-    bool attends;       /* its thread serves what the VM was asked to attend to */
+    _Atomic bool awake;   /* in its run loop, and not asleep */
+    _Atomic bool held;    /* stays outside the guest, whatever the others do */
+    unsigned pause_round; /* of the VM, when it went outside last because that was paused */
+    unsigned loads;       /* how often its state was set as a whole, by a restore */
+    bool attends;         /* its thread serves what the VM was asked to attend to */
     struct mk_kick_handler kicks;
     _Atomic uint32_t requests;
     _Atomic int stop_reason; /* enum mk_reason of MK_REQ_STOP */

@@ -280,6 +280,7 @@ int mk_cpu_load(struct mk_vcpu *c, const struct mk_cpu_state *state, const struc
 {
     struct mk_cpu_state s = *state; /* the ioctls take no constants */
     struct kvm_sregs want = as_given(c, sregs), have;
+    c->loads++;
     complete(c);
     c->synced = 0;
     c->run->kvm_dirty_regs = 0;

@@ -294,7 +294,8 @@ static void shut_down(struct mk_vcpu *c)
                 where);
 }
 
-/* HLT: with interrupts on it lasts until one comes, without burning a core. */
+/* HLT: with interrupts on it lasts until one comes, without burning a core; or until the VM, while
+ * it is paused, is restored. */
 SERVED_INLINE halted(struct mk_vcpu *c, bool traced)
 {
     struct mk_vm *vm = c->vm;
@@ -302,7 +303,8 @@ SERVED_INLINE halted(struct mk_vcpu *c, bool traced)
         trace_access(c, MK_TRACE_HLT, 0, 0, 0);
     mk_vm_serve_due(vm, c); /* a doorbell may have been rung */
     bool enabled = mk_vcpu_get_regs(c)->rflags & MK_RFLAGS_IF;
-    while (c->end.reason == MK_RUNNING) {
+    unsigned loads = c->loads;
+    while (c->end.reason == MK_RUNNING && c->loads == loads) {
         if (mk_interrupt_deliverable(c, enabled))
             return;
         bool asleep = !enabled || !mk_vm_can_wake(vm);

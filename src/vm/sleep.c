@@ -23,7 +23,8 @@ static bool stays_out(const struct mk_vcpu *c)
 
 static bool resumed(const struct mk_vcpu *c)
 {
-    return !stays_out(c) || atomic_load(&c->requests) & MK_REQ_STOP;
+    return !stays_out(c) || c->pause_round != c->vm->pause_round ||
+           atomic_load(&c->requests) & MK_REQ_STOP;
 }
 
 /* Who attends to a debugger waits for other things in the meantime. */
@@ -93,12 +94,12 @@ static void wait_paused(struct mk_vcpu *c)
     if (c->debug)
         c->debug->ops->pause(c, true);
     mk_clock_stop(&vm->clock);
-    mk_vm_count_paused(c->vm, true);
+    mk_vm_count_paused(c, true);
     do {
         wait_outside(c, &wait, UINT64_MAX);
         attend(c);
     } while (!resumed(c) && !(vm->on_caller_thread && mk_vm_interrupted(vm)));
-    mk_vm_count_paused(c->vm, false);
+    mk_vm_count_paused(c, false);
     if (c->debug)
         c->debug->ops->pause(c, false);
     mk_clock_start(&vm->clock);

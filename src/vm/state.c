@@ -56,10 +56,16 @@ void mk_vm_check_held(struct mk_vm *vm)
         mk_vcpu_request(&vm->cpu[i]->c, MK_REQ_WAKE);
 }
 
-void mk_vm_count_paused(struct mk_vm *vm, bool in)
+/* One that leaves after a resume was not counted any more from then on: a pause that follows at
+ * once waits until it is outside again. */
+void mk_vm_count_paused(struct mk_vcpu *c, bool in)
 {
+    struct mk_vm *vm = c->vm;
     pthread_mutex_lock(&vm->lock);
-    vm->paused_cpus += in ? 1 : -1u;
+    if (in)
+        c->pause_round = vm->pause_round;
+    if (c->pause_round == vm->pause_round)
+        vm->paused_cpus += in ? 1 : -1u;
     if (in)
         mk_vm_check_held(vm);
     else
@@ -87,6 +93,8 @@ static bool resume_from(struct mk_vm *vm, enum mk_pause who)
     vm->paused &= ~(unsigned)who;
     if (!was || vm->paused || mk_vm_is_stopped(vm))
         return was;
+    vm->pause_round++;
+    vm->paused_cpus = 0;
     if (vm->deadline != MK_FOREVER)
         vm->deadline += mk_now() - vm->paused_since;
     mk_io_arm(&vm->deadline_timer, vm->deadline);

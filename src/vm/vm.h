@@ -171,11 +171,12 @@ struct mk_vm {
     pthread_mutex_t lock;      /* state, live, waiters */
     struct mk_waiter *waiters; /* for a change of what the VM is or does */
     enum mk_vm_state state;
-    unsigned live;         /* vCPUs still running */
-    unsigned paused_cpus;  /* of those, outside the guest because the VM is paused */
-    bool hold_told;        /* the debugger knows that they all are */
-    bool threaded;         /* threads wait to be joined */
-    uint64_t began, ended; /* mk_now() of the last run */
+    unsigned live;                /* vCPUs still running */
+    unsigned paused_cpus;         /* of those, outside the guest because the VM is paused */
+    _Atomic unsigned pause_round; /* a new one whenever it is resumed */
+    bool hold_told;               /* the debugger knows that they all are */
+    bool threaded;                /* threads wait to be joined */
+    uint64_t began, ended;        /* mk_now() of the last run */
     uint64_t paused_since;
 
     struct mk_io_timer deadline_timer, alarm, poll; /* monitor.c */
@@ -282,7 +283,7 @@ void mk_vm_wake(void *vm);
 /* Wakes who waits for the VM. */
 void mk_vm_notify(struct mk_vm *vm);
 /* A vCPU stays outside the guest because the VM is paused; it goes on. */
-void mk_vm_count_paused(struct mk_vm *vm, bool in);
+void mk_vm_count_paused(struct mk_vcpu *c, bool in);
 /* The caller holds vm->lock and has changed who of the vCPUs is live or paused. */
 void mk_vm_check_held(struct mk_vm *vm);
 /* After an exit of a vCPU while there are watches (watch.c). */
