@@ -16,6 +16,20 @@ void host_fault(uint64_t cause, uint64_t address, uint64_t pc)
     firmware_shutdown();
 }
 
+/* How many time slices each guest may use up: the only option there is. */
+static uint64_t slices_of(const char *options)
+{
+    uint64_t slices = begins_with(options, "slices=") ? digits_of(options + 7, 10) : 0;
+
+    if (!*options)
+        return NEVER;
+    if (!slices) {
+        say("does not know the option %s (QEMU: -append slices=N)", options);
+        firmware_shutdown();
+    }
+    return slices;
+}
+
 void main(const void *tree)
 {
     struct machine machine = { .options = "" };
@@ -25,8 +39,7 @@ void main(const void *tree)
 
     hart_init();
     tree_read(tree, &machine);
-    most_slices =
-        begins_with(machine.options, "slices=") ? digits_of(machine.options + 7, 10) : NEVER;
+    most_slices = slices_of(machine.options);
     at = machine.archive;
     pages_init((uint64_t)hypervisor_end, machine.archive); /* the tree may be in there */
     while ((image = archive_next(&at, machine.archive_end, &name, &size)))

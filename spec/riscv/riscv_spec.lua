@@ -251,6 +251,13 @@ describe("riscv/", function()
     assert.equal("first is ended at 0x40000012: it used all of its 5 time slices", said[4])
   end)
 
+  it("options that are not known are refused", function()
+    for _, option in ipairs{ "slice=5", "slices=0" } do
+      assert.same({ ("does not know the option %s (QEMU: -append slices=N)"):format(option) },
+                  verdicts(archive{ "hello" }, { append = option }))
+    end
+  end)
+
   it("a hart without the hypervisor extension is told of", function()
     assert.same({ "this hart has no hypervisor extension (QEMU: -cpu rv64,h=true)" },
                 verdicts(archive{ "hello" }, { cpu = "rv64,h=false" }))
