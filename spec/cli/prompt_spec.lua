@@ -279,6 +279,27 @@ x WHERE [BYTES]
     assert.not_matches("traceback", err)
   end)
 
+  it("goes through a guest step by step", function()
+    local out, err, status = session({
+      "break kernel", "c", "b kernel+1 if cpu.rsp == 0", "b", "step", "", "delete 1", "b",
+      "x magic - 0x36d76289 + 0x1000 4", "until start+0xc", "x rip 1", "delete", "b",
+      "vm:reset():start():pause().state", "break kernel", "c", "d 9", "(vm:stop())" },
+      "guests/boot/multiboot2.elf")
+    assert.equal(0, status)
+    local kernel = out:match "break kernel %(0x(%x+)%)"
+    for _, text in ipairs{
+      "breakpoint 1\n0x" .. kernel .. " in kernel .-\n%d+\t.-\n> 0*" .. kernel .. "  ",
+      "1   break kernel %(0x" .. kernel .. "%), hit 1 times\n"
+        .. "2   break kernel%+1 if cpu.rsp == 0 .-, hit 0 times",
+      "0x" .. ("%x"):format(tonumber(kernel, 16) + 1) .. " in kernel%+0x1 ",
+      "> > 2   break kernel%+1", "\n> 00001000  %x%x %x%x %x%x %x%x ", "in start%+0xc\n",
+      "> > no breakpoints\n", "> paused\n", "3   break kernel", "breakpoint 3\n0x" .. kernel,
+      "stopped\n" } do
+      assert.matches(text, out)
+    end
+    assert.matches("there is no breakpoint 9\n", err)
+  end)
+
   it("prints tables with what is in them, however large or tangled they are", function()
     local out = session{
       "{ 1, 'a\\n', { x = { y = true } }, [true] = 2.5, ['two words'] = {} }",

@@ -169,13 +169,13 @@ describe("a trace", function()
     in_folder(function(folder)
       local fifo = folder .. "fifo"
       assert(os.execute("mkfifo " .. fifo))
-      local vm <close> = support.code("b9 00 50 e6 80 e2 fc f4") -- 0x5000 times out 0x80, al; hlt
+      local vm <close> = support.code("b9 00 20 e6 80 e2 fc f4") -- 0x2000 times out 0x80, al; hlt
       assert.same({ nil, fifo .. ": nobody reads from it", "ENXIO" }, { vm:trace{ file = fifo } })
       local reader <close> = assert(io.open(fifo, "r+"))
-      local trace = assert(vm:trace{ file = fifo })
+      local trace = assert(vm:trace{ file = fifo, format = "perfetto" })
       assert.equal("halt", (support.run(vm)))
-      assert.is_true(trace.lost > 0 and trace.hits == 0x5000 + 2)
-      assert.matches("^ +%d%.%d+ cpu0 .- out  port=0x080", reader:read "l")
+      assert.is_true(trace.lost > 0 and trace.hits == 0x2000 + 2)
+      assert.matches('^{"displayTimeUnit"', reader:read "l")
     end)
   end)
 

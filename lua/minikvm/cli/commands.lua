@@ -39,11 +39,18 @@ local function linear_ip(cpu)
   return cs.base + cpu.rip & (cs.l == 1 and -1 or 0xffffffff)
 end
 
----Names in an expression: registers, symbols of the guest, globals.
+---The value of a variable of the function that the vCPU is in, or its address; nil.
+local function local_variable(cpu, name)
+  local ok, variable = pcall(function() return cpu:locals()[name] end)
+  if not ok or not variable then return nil end
+  return math.type(variable.value) == "integer" and variable.value or variable.address
+end
+
+---Names in an expression: registers, variables, symbols of the guest, globals.
 local function environment(vm, cpu)
   return setmetatable({}, { __index = function(_, name)
     if registers[name] then return cpu[name] end
-    local address = vm.symbols[name]
+    local address = local_variable(cpu, name) or vm.symbols[name]
     if address == nil then address = rawget(_G, name) end
     return address
   end })
@@ -78,9 +85,23 @@ end
 
 local SOURCE_MAX <const> = 1 << 20 -- of a source file that is looked into
 
+---Opens a source file: where the compiler found it, or beside one of the VM's images, or above.
+local function open_source(vm, place)
+  local file = place.path and io.open(place.path, "r")
+  if file or not place.file or place.file:find "^/" then return file end
+  for _, image in ipairs(require("minikvm.image").of(vm)) do
+    local folder = tostring(image.source.path or ""):match "^(.*)/"
+    while folder do
+      file = io.open(folder .. "/" .. place.file, "r")
+      if file then return file end
+      folder = folder:match "^(.*)/"
+    end
+  end
+end
+
 ---The line of a source file; nil when it cannot be read.
-local function source_line(place)
-  local file = place.path and place.line and io.open(place.path, "r")
+local function source_line(vm, place)
+  local file = place.line and open_source(vm, place)
   if not file then return nil end
   local text, number = file:read(SOURCE_MAX) or "", 0
   file:close()
@@ -96,24 +117,39 @@ local function whereabouts(vm, cpu)
   local place = vm:place_of(ip)
   local known = place.symbol or place.file
   local head = known and ("0x%x in %s"):format(ip, tostring(place)) or ("0x%x"):format(ip)
-  local parts = { vm.cpu[1] and ("cpu%d: %s"):format(cpu.index, head) or head, source_line(place) }
+  if vm.cpu[1] then head = ("cpu%d: %s"):format(cpu.index, head) end
+  local parts = { head, source_line(vm, place) }
   local code = tostring(cpu:disassemble(1))
   parts[#parts + 1] = code ~= "" and code or "  there is no code in RAM"
   return table.concat(parts, "\n")
 end
 
+---Which breakpoint it was that stopped the VM, by its number.
+local function number_of(handle)
+  for number, b in pairs(breakpoints) do
+    if rawequal(b.handle, handle) then return number end
+  end
+end
+
+---Why the VM has stopped: "breakpoint 1", "watch 2 at 0x1000".
+local function stop_text(stop)
+  local number = stop.handle and number_of(stop.handle)
+  local what = stop.kind == "watch" and "watch" or "breakpoint"
+  if stop.kind == "step" or stop.kind == "until" then return "" end
+  local text = number and ("%s %d"):format(what, number) or what
+  return stop.kind == "watch" and ("%s: 0x%x"):format(text, stop.address) or text
+end
+
 ---What a run came to.
 local function outcome(vm, reason, info)
   if not reason then return tostring(info) end
-  local cpu = type(info) == "table" and math.type(info.cpu) == "integer" and info.cpu
-  if cpu then cpu_number = cpu end
-  if type(info) == "table" and info.report then return ("%s: %s\n%s"):format(reason, info.text,
-                                                                          info.report) end
-  local text = type(info) == "table" and info.text ~= "" and info.text or nil
+  local head = reason == "break" and (info.stop and stop_text(info.stop) or "")
+    or info.text and info.text ~= "" and ("%s: %s"):format(reason, info.text) or reason
+  if info.report then return head .. "\n" .. info.report end
+  if info.stop then cpu_number = info.stop.cpu.index end
   local ok, at = pcall(whereabouts, vm, the_cpu(vm))
-  local head = reason == "break" and (text or "break") or text and ("%s: %s"):format(reason, text)
-    or reason
-  return ok and head .. "\n" .. at or head
+  if not ok then return head end
+  return head ~= "" and head .. "\n" .. at or at
 end
 
 -- ---- running ----
@@ -121,8 +157,8 @@ end
 ---Lets a started VM go on until it is paused again or has ended.
 local function go_on(vm)
   vm:resume()
-  while vm.state == "running" do require("minikvm").sleep(0.01) end
-  if vm.state == "paused" then return whereabouts(vm, the_cpu(vm)) end
+  local stop = vm:wait_break()
+  if stop then return outcome(vm, "break", { stop = stop.kind and stop }) end
   return outcome(vm, vm:wait())
 end
 
@@ -131,27 +167,26 @@ local function continue(vm)
   return outcome(vm, vm:run())
 end
 
-local function step_by(method)
-  return function(vm, rest)
-    local cpu = the_cpu(vm)
-    for _ = 1, method == "step_over" and count_in(rest, 1) or 1 do
-      local reason, info
-      if method == "step" then
-        reason, info = cpu:step(count_in(rest, 1))
-      else
-        reason, info = cpu:step_over()
-      end
-      if type(reason) == "string" and type(info) == "table" and info.report then
-        return outcome(vm, reason, info)
-      end
-    end
-    return whereabouts(vm, cpu)
+local function step(vm, rest)
+  return outcome(vm, the_cpu(vm):step(count_in(rest, 1)))
+end
+
+local function next_one(vm, rest)
+  local reason, info
+  for _ = 1, count_in(rest, 1) do
+    reason, info = the_cpu(vm):step_over()
+    local kind = reason == "break" and info.stop and info.stop.kind
+    if kind ~= "step" and kind ~= "until" then break end
   end
+  return outcome(vm, reason, info)
 end
 
 local function run_until(vm, rest)
   if rest == "" then fail "until what? until WHERE" end
-  return outcome(vm, vm:run{ until_pc = address_of(vm, rest) })
+  local address = address_of(vm, rest)
+  if vm.state ~= "paused" then return outcome(vm, vm:run{ until_pc = address }) end
+  local there <close> = vm:break_at(address, { once = true })
+  return there and go_on(vm)
 end
 
 -- ---- breakpoints ----
@@ -276,7 +311,7 @@ local function where(vm, rest)
   if rest == "" then return whereabouts(vm, the_cpu(vm)) end
   local address = address_of(vm, rest)
   local place = vm:place_of(address)
-  local source = source_line(place)
+  local source = source_line(vm, place)
   return ("0x%x  %s%s"):format(address, tostring(place), source and "\n" .. source or "")
 end
 
@@ -309,8 +344,8 @@ end
 
 ---name, other names, arguments, what it does, what Tab completes, whether Enter repeats it
 local COMMANDS <const> = {
-  { "step", "s", args = "[N]", help = "one instruction, or N", fn = step_by "step", again = true },
-  { "next", "n", args = "[N]", help = "the same, but calls at once", fn = step_by "step_over",
+  { "step", "s", args = "[N]", help = "one instruction, or N", fn = step, again = true },
+  { "next", "n", args = "[N]", help = "the same, but calls at once", fn = next_one,
     again = true },
   { "continue", "c", "run", args = "", help = "run until something stops it; Ctrl-C does",
     fn = continue },
