@@ -33,6 +33,7 @@ static void receives(void)
     tap_ok(gives("noise$?#3f", "?"), "noise before a packet is passed over");
     tap_ok(gives("$X1:}\x03}\x04}]#9e", "X1:#$}"), "escapes are undone, the sum is of what came");
     tap_ok(gives("$half$g#67", "g"), "a packet whose end was lost");
+    tap_ok(gives("$half#$g#67", "g"), "or whose sum was");
     tap_ok(gives("$m\x03#70", "m\x03"), "the byte 3 inside a packet is data");
     tap_is(take("\x03", 1), MK_RSP_INTERRUPT, "and outside it is Ctrl-C");
     tap_is(take("-", 1), MK_RSP_AGAIN, "a packet is wanted once more");

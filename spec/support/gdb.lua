@@ -1,5 +1,6 @@
 -- gdb.lua - real gdb in batch mode on VMs of a spec, and a client that speaks its protocol.
 
+local process = require "support.process"
 local program = require "support.program"
 
 local M = {}
@@ -15,10 +16,18 @@ function M.without_gdb(pending)
 end
 
 ---@class gdb_process
----@field pipe file*
----@field path string
+---@field path string  what it reads
+---@field out string  what it prints; "OUT.end" is there when it has ended
 local Process = {}
 Process.__index = Process
+
+---Runs a shell command beside the spec.
+local function launch(command, path)
+  local out = os.tmpname()
+  assert(os.execute(("{ HOME=/nonexistent timeout -s KILL 60 %s; : >%s.end; } </dev/null >%s 2>&1 &")
+    :format(command, out, out)))
+  return setmetatable({ path = path, out = out }, Process)
+end
 
 ---Starts gdb with these commands beside the spec, which has to run the VM for it to be served.
 ---@param commands string[]
@@ -27,18 +36,22 @@ Process.__index = Process
 function M.start(commands, words)
   local head = { "set pagination off", "set confirm off", "set width 0", "set remotetimeout 30" }
   local path = program.file(table.concat(head, "\n") .. "\n" .. table.concat(commands, "\n") .. "\n")
-  local line = ("HOME=/nonexistent exec timeout -s KILL 60 gdb -nx -batch -iex 'set debuginfod enabled off'"
-    .. " %s -x %s </dev/null 2>&1"):format(words or "", path)
-  return setmetatable({ pipe = assert(io.popen(line)), path = path }, Process)
+  return launch(("gdb -nx -batch -iex 'set debuginfod enabled off' %s -x %s"):format(words or "",
+                                                                                 path), path)
 end
 
----Waits for its end.
+---Waits for its end; handlers run meanwhile.
 ---@return string output
 function Process:finish()
-  local output = self.pipe:read "a"
-  self.pipe:close()
-  os.remove(self.path)
-  return output
+  local file
+  process.await(function()
+    file = file or io.open(self.out .. ".end")
+    return file
+  end, 60)
+  file:close()
+  local output <close> = assert(io.open(self.out))
+  for _, path in ipairs{ self.path, self.out, self.out .. ".end" } do os.remove(path) end
+  return output:read "a"
 end
 
 ---The output behind `echo ---\n`.
@@ -62,9 +75,9 @@ function M.debug(vm, commands, opts)
   local gdb <close> = assert(vm:gdb(opts.gdb))
   local list = { "target remote " .. gdb.address }
   table.move(commands, 1, #commands, 2, list)
-  local process = M.start(list, opts.words)
+  local started = M.start(list, opts.words)
   local reason, info = vm:run(opts.run or { deadline = 40 })
-  local output = process:finish()
+  local output = started:finish()
   if output:find(MARK, 1, true) then output = M.behind_mark(output) end
   return output, reason, info
 end
@@ -83,7 +96,7 @@ def connect():
         host, port = ADDRESS.rsplit(":", 1)
         line = socket.create_connection((host, int(port)))
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    line.settimeout(30)
+    line.settimeout(10)
     rest = b""
     return line
 def send(data):
@@ -145,8 +158,7 @@ def quiet():
 function M.client(address, code)
   local path = program.file(CLIENT:format(address) .. code)
   os.rename(path, path .. ".py")
-  local line = ("exec timeout -s KILL 60 gdb -nx -batch -x %s.py </dev/null 2>&1"):format(path)
-  return setmetatable({ pipe = assert(io.popen(line)), path = path .. ".py" }, Process)
+  return launch(("gdb -nx -batch -x %s.py"):format(path), path .. ".py")
 end
 
 return M

@@ -78,6 +78,10 @@ enum mk_rsp_event mk_rsp_take(struct mk_rsp *in, uint8_t byte)
     case MK_RSP_INSIDE: return inside(in, byte);
     default: break;
     }
+    if (byte == '$') { /* as inside */
+        begin(in);
+        return MK_RSP_MORE;
+    }
     value = digit(byte);
     in->no_sum |= value < 0;
     in->told = (uint8_t)(in->told << 4 | (value & 0xf));

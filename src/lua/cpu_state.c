@@ -109,18 +109,15 @@ static struct view check_view(lua_State *L)
     return view;
 }
 
-static uint64_t wrap(const struct view *view, uint64_t linear)
-{
-    return view->sregs.efer & MK_EFER_LMA ? linear : (uint32_t)linear;
-}
-
 /* How many of `length` bytes from `linear` on lie one behind the other, and where; 0: none. */
 static uint64_t translate(const struct view *view, uint64_t linear, uint64_t length, uint64_t *at)
 {
     struct mk_walk w = mk_walk(view->mem, &view->sregs, linear);
     uint64_t left = MK_PAGE - linear % MK_PAGE;
+    bool beyond = linear >> 32 && !(view->sregs.efer & MK_EFER_LMA);
     *at = w.address;
-    return w.present ? mk_mem_span(view->mem, w.address, left < length ? left : length) : 0;
+    return w.present && !beyond ? mk_mem_span(view->mem, w.address, left < length ? left : length)
+                                : 0;
 }
 
 /* linear_read(cpu, address, length) -> bytes: as many as there are, up to 1 MiB */
@@ -134,7 +131,7 @@ static int linear_read(lua_State *L)
         length = LONGEST_READ;
     char *bytes = luaL_buffinitsize(L, &b, length);
     for (; done < length; done += n) {
-        n = translate(&view, wrap(&view, linear + done), length - done, &at);
+        n = translate(&view, linear + done, length - done, &at);
         if (n == 0 || !mk_mem_read(view.mem, at, bytes + done, n))
             break;
     }
@@ -146,7 +143,7 @@ static int linear_read(lua_State *L)
 static bool is_writable(const struct view *view, uint64_t linear, uint64_t length)
 {
     for (uint64_t n, at; length; linear += n, length -= n) {
-        n = translate(view, wrap(view, linear), length, &at);
+        n = translate(view, linear, length, &at);
         if (n == 0 || !mk_mem_has(view->mem, at, n, true))
             return false;
     }
@@ -162,7 +159,7 @@ static int linear_write(lua_State *L)
     const char *bytes = luaL_checklstring(L, 3, &length);
     bool fits = is_writable(&view, linear, length);
     for (uint64_t n, done = 0; fits && done < length; done += n) {
-        n = translate(&view, wrap(&view, linear + done), length - done, &at);
+        n = translate(&view, linear + done, length - done, &at);
         fits = n && mk_mem_write(view.mem, at, bytes + done, n); /* a table may have changed */
     }
     lua_pushboolean(L, fits);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -45,11 +46,9 @@ static void wants_attention(void *ctx)
     mk_vm_attend(&((struct mk_lua_gdb *)ctx)->v->vm);
 }
 
-/* What came meanwhile may be in the chunk already. */
 static void rested(void *ctx)
 {
-    struct mk_lua_gdb *g = ctx;
-    g->at < g->have ? wants_attention(g) : mk_io_watch(&g->line);
+    mk_io_watch(&((struct mk_lua_gdb *)ctx)->line);
 }
 
 /* --- life --- */
@@ -212,11 +211,20 @@ static void adopt(struct mk_lua_gdb *g, int fd)
         (struct mk_io_source){ .ready = wants_attention, .ctx = g, .fd = fd, .events = EPOLLIN };
 }
 
+/* Its end has closed the connection, and what it sent before may be there yet. */
+static bool has_left(const struct mk_lua_gdb *g)
+{
+    struct pollfd line = { .fd = g->client, .events = POLLRDHUP };
+    return g->client >= 0 && poll(&line, 1, 0) > 0 && line.revents;
+}
+
 /* gdb_accept(socket) -> true: there is a client now; "refused": there was one already, and who
- * came was sent away; nil: nobody came */
+ * came was sent away; nil: nobody came, or who is there is about to go */
 static int gdb_accept(lua_State *L)
 {
     struct mk_lua_gdb *g = check_gdb(L);
+    if (has_left(g))
+        return 0;
     int fd = g->listener < 0 ? -1 : accept4(g->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
         if (g->listener >= 0)
@@ -324,10 +332,10 @@ static bool serve_event(struct mk_lua_gdb *g, enum mk_rsp_event event)
 }
 
 /* Nothing to do for now: the I/O thread tells when there is, while the guest runs not at once. */
-static void watch_again(struct mk_lua_gdb *g, bool unsent, bool rest)
+static void watch_again(struct mk_lua_gdb *g, bool unsent, bool runs)
 {
     g->line.events = unsent ? EPOLLOUT : EPOLLIN;
-    if (rest)
+    if (runs)
         mk_io_arm(&g->rest, mk_now() + REST_NS);
     else
         mk_io_watch(&g->line);
@@ -346,19 +354,32 @@ static int push_event(lua_State *L, const struct mk_lua_gdb *g, enum mk_rsp_even
     return 2;
 }
 
-/* gdb_receive(socket, rest) -> "packet", data | "interrupt" | "damaged" | "too long" | "gone" |
- * nil: nothing yet, and the VM is asked for attention when there is; with `rest` after a while. */
+/* The next event; MORE: none now. While the guest runs only an interrupt counts, and a chunk at a
+ * time is enough. */
+static enum mk_rsp_event next_event(struct mk_lua_gdb *g, bool runs, bool *gone)
+{
+    bool filled = false;
+    while (flush(g) && (g->at < g->have || (!(runs && filled) && fill(g, gone)))) {
+        enum mk_rsp_event event = parse(g);
+        filled = true;
+        if (serve_event(g, event) && (!runs || event == MK_RSP_INTERRUPT))
+            return event;
+    }
+    return MK_RSP_MORE;
+}
+
+/* gdb_receive(socket, runs) -> "packet", data | "interrupt" | "damaged" | "too long" | "gone" |
+ * nil: nothing yet, and the VM is asked for attention when there is. While the guest runs that is
+ * after a while, and what is no interrupt is passed over. */
 static int gdb_receive(lua_State *L)
 {
     struct mk_lua_gdb *g = check_gdb(L);
-    bool gone = false;
+    bool gone = false, runs = lua_toboolean(L, 2);
     if (g->client < 0)
         return 0;
-    while (flush(g) && (g->at < g->have || fill(g, &gone))) {
-        enum mk_rsp_event event = parse(g);
-        if (serve_event(g, event))
-            return push_event(L, g, event);
-    }
+    enum mk_rsp_event event = next_event(g, runs, &gone);
+    if (event != MK_RSP_MORE)
+        return push_event(L, g, event);
     bool unsent = g->sent < g->out.length;
     gone |= unsent && errno != EAGAIN;
     if (gone) {
@@ -366,16 +387,16 @@ static int gdb_receive(lua_State *L)
         lua_pushstring(L, "gone");
         return 1;
     }
-    watch_again(g, unsent, lua_toboolean(L, 2));
+    watch_again(g, unsent, runs);
     return 0;
 }
 
-/* gdb_rest(socket): gdb_receive() has been called often enough for now. */
-static int gdb_rest(lua_State *L)
+/* gdb_again(socket): gdb_receive() has been called often enough for now; others come first. */
+static int gdb_again(lua_State *L)
 {
-    struct mk_lua_gdb *g = check_gdb(L);
+    const struct mk_lua_gdb *g = check_gdb(L);
     if (g->client >= 0)
-        mk_io_arm(&g->rest, mk_now() + REST_NS);
+        mk_vm_attend(&g->v->vm);
     return 0;
 }
 
@@ -480,7 +501,7 @@ void mk_open_gdb(lua_State *L)
                                      { "gdb_send", gdb_send },
                                      { "gdb_acks", gdb_acks },
                                      { "gdb_drop", gdb_drop },
-                                     { "gdb_rest", gdb_rest },
+                                     { "gdb_again", gdb_again },
                                      { "set_attend", set_attend },
                                      { "wait_attention", wait_attention },
                                      { "hold", hold },

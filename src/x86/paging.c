@@ -39,6 +39,12 @@ static uint64_t page_base(uint64_t entry, unsigned entry_bytes, unsigned bits)
     return base;
 }
 
+/* Intel SDM volume 1, 3.3.7.1: bits 63 to 47 are alike. */
+static bool is_canonical(uint64_t linear)
+{
+    return linear >> 47 == 0 || linear >> 47 == 0x1ffff;
+}
+
 struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *s, uint64_t linear)
 {
     struct mk_walk w = { .writable = true, .user = true, .page_size = MK_PAGE };
@@ -48,6 +54,8 @@ struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *s, uint
         return w;
     }
     struct shape shape = shape_of(s);
+    if (shape.levels == 4 && !is_canonical(linear))
+        return w;
     bool pae = shape.levels == 3; /* its four outermost entries have no permission bits */
     uint64_t table = s->cr3 & (pae ? UINT64_C(0xffffffe0) : ADDRESS);
     unsigned bits = 12 + shape.levels * shape.index_bits;

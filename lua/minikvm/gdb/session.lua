@@ -153,12 +153,15 @@ local function welcome(s)
   end
 end
 
+---@return boolean came  somebody new did
 local function accept(s)
-  while true do
-    local who = core.gdb_accept(s.socket)
-    if not who then return end
-    if who == true then welcome(s) else say(s, "a second gdb was sent away: one is connected") end
-  end
+  local who
+  repeat
+    who = core.gdb_accept(s.socket)
+    if who == "refused" then say(s, "a second gdb was sent away: one is connected") end
+  until who ~= "refused"
+  if who then welcome(s) end
+  return who == true
 end
 
 -- ---- packets ----
@@ -340,7 +343,7 @@ end
 
 local function vcont(s, rest)
   local actions, default = parse_actions(s, rest)
-  if not actions then return WRONG end
+  if not actions or not default and not next(actions) then return WRONG end
   local others, all = default == "c", true
   for number = 1, cpu_count(s) do
     local what = actions[number] or default
@@ -483,17 +486,17 @@ local function serve_client(s)
     if quiet then serve_running(s, event) else serve_stopped(s, event, packet) end
     if not s.client or s.vm.state == "closed" then return end
   end
-  core.gdb_rest(s.socket)
+  core.gdb_again(s.socket)
 end
 
 ---Something has happened.
 ---@param s minikvm.gdb.session
 function M.serve(s)
   if s.closed then return end
-  accept(s)
   local held = core.held(s.vm)
   if held and (s.state == "running" or s.state == "stopping") then stopped(s) end
   if s.client then serve_client(s) end
+  if not s.closed and s.vm.state ~= "closed" and accept(s) then M.serve(s) end
 end
 
 ---Breakpoints and watches that gdb has set go.

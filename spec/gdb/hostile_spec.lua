@@ -1,0 +1,231 @@
+-- Clients that do not speak gdb's protocol well, or mean harm: nothing but their own connection
+-- suffers. Right is what Debugging with GDB, appendix E.1 and E.2, says.
+
+local core = require "minikvm.core"
+local gdb = require "support.gdb"
+local kvm = require "minikvm"
+local process = require "support.process"
+local support = require "support.guest"
+
+local COUNT <const> = "ff 05 00 20 00 00 eb f8" -- inc dword [0x2000]; again
+
+describe("a client of gdb's protocol", function()
+  if support.without_kvm(pending) or gdb.without_gdb(pending) then return end
+
+  ---Runs Python code as a client of a VM that stands still before its first instruction.
+  ---@param opts? table  of vm:gdb
+  local function against(code, opts, mode)
+    local vm = support.vm{ mode = mode or "protected" }
+    vm:load{ bytes = support.bytes(COUNT) }
+    local server = assert(vm:gdb(opts))
+    local client = gdb.client(server.address, code)
+    local reason = vm:run{ deadline = 20 }
+    server:remove()
+    local output = client:finish()
+    return output, reason, vm
+  end
+
+  it("may send damaged, truncated, unknown and very long packets", function()
+    local output, reason = against [[
+connect()
+send(b"$?#00")
+print("damaged", byte())
+packet("?")
+print("well", byte(), receive()[:3])
+send(b"+noise\x00\xff~")
+send(b"$qC#")                     # the sum is missing: '$' begins anew
+send(b"$qC#b4"); print("anew", receive())
+send(b"-"); print("again", receive())
+print(ask("QStartNoAckMode"))
+for word in ("Q", "v", "q", "zz", "\x00", "vUnknown;1", "qXfer:nothing:read::0,10", "_"):
+    print("unknown", repr(ask(word)))
+packet("m1000,4" + "0" * (1 << 20)); print("long", receive())
+print("sum", end=" "); send(b"$qC#00"); print(receive())
+print("still", ask("m1000,2"))
+packet("k")
+]]
+    assert.equal("stopped", reason)
+    assert.matches("^damaged b'%-'\nwell b'%+' T05\nanew QC1\nagain QC1\nOK\n", output)
+    assert.equal(8, select(2, output:gsub("unknown ''\n", "")))
+    assert.matches("long E%.a packet has at most 262144 bytes\n"
+      .. "sum E%.the sum of the packet is wrong\nstill ff05\n$", output)
+  end)
+
+  it("may ask for what is not there, and set what does not fit", function()
+    local output, _, vm = against [[
+quiet()
+def show(*words): print(*[ask(w) for w in words])
+ask("?")
+show("m3fffff,10", "m400000,1", "mffffffff,10", "m100001000,1", "mfffffffffffffffff,1", "m,", "m1")
+show("M3fffff,2:0102", "M1000,2:01", "M1000,1:0102", "M1000,1:0g", "Xfffffff0,4:abcd", "X1000,3:ab")
+show("G00", "P0=0011", "Pffff=00000000", "P8=zz", "pffff", "p", "Pzz=1", "P8", "G" + "zz" * 400)
+show("H", "Hg9", "Hcffffffff", "T0", "T2", "T1", "Txx", "qThreadExtraInfo,9")
+show("vCont;s:9", "vCont;q", "vCont;", "Ctt", "sxx", "cxx", "qRcmd,1", "qXfer:features:read:target.xml:zz")
+print(len(ask("qXfer:features:read:target.xml:ffffff,100")), ask("qXfer:features:read:other.xml:0,10"))
+print(ask("X2100,5:}\x03}\x04}]*}\x0a".encode("latin1")), ask("m2100,5"))
+print(ask("m1000,0"), "|", ask("X1000,0:"))
+packet("k")
+]]
+    assert.same({
+      "e0 E0e E0e E0e E16 E16 E16", -- as many bytes as there are
+      "E0e E16 E16 E16 E0e E16",
+      "E16 E16 E16 E16 E16 E16 E16 E16 E16",
+      "E16 E16 E16 E16 E16 OK E16 E16",
+      "E16 E16 E16 E16 E16 E16 E16 E16",
+      "1 E00", "OK 23247d2a2a", " | OK" }, { (output:gsub("^00 ", "e0 ", 1)):gsub("\n$", "")
+      :match "^(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.-)$" })
+    assert.equal("#$}**", vm.memory:read(0x2100, 5))
+    vm:close()
+  end)
+
+  it("gets nothing of 64-bit addresses that are not canonical or not mapped", function()
+    local output, _, vm = against([[
+quiet()
+print(ask("m8000000000000000,8"), ask("mffffffffffffffff,10"), ask("m1000,2"))
+packet("k")
+]], nil, "long")
+    assert.equal("E0e E0e ff05\n", output)
+    vm:close()
+  end)
+
+  it("may flood and not read, while the guest runs and while it stands still", function()
+    local vm <close> = support.vm{ mode = "protected" }
+    vm:load{ bytes = support.bytes(COUNT) }
+    local server <close> = assert(vm:gdb{ lost = "continue" })
+    local client = gdb.client(server.address, [[
+quiet()
+line.settimeout(0.3)
+try:
+    while True: send(framed("m1000,8000") * 1000)
+except OSError: print("stalled")
+line.close()
+quiet()
+packet("c")
+for i in range(100): send(framed("qC") * 1000)
+print("sent")
+]])
+    vm:start()
+    process.await(function() return vm.memory:u32(0x2000) > 1000000 end)
+    assert.equal("stalled\nsent\n", client:finish())
+    process.await(function() return not server.connected end)
+    assert.equal("stopped", (vm:stop()))
+  end)
+
+  it("is the only one", function()
+    local said = {}
+    local output = against([[
+quiet()
+first, kept = line, rest
+connect()
+try: print("second", repr(receive()))
+except OSError: print("second", "'closed'")
+line, rest = first, kept
+print("first", ask("qC"))
+packet("k")
+]], { notify = function(text) said[#said + 1] = text end })
+    assert.equal("second 'closed'\nfirst QC1\n", output)
+    assert.same({ "a second gdb was sent away: one is connected" }, said)
+  end)
+
+  it("may vanish: the guest does what it was told", function()
+    local vanish <const> = "quiet()\nask('?')\nline.close()\n"
+    local _, reason = against(vanish, { lost = "stop" })
+    assert.equal("stopped", reason)
+
+    for _, lost in ipairs{ "continue", "hold" } do
+      local vm <close> = support.vm{ mode = "protected" }
+      vm:load{ bytes = support.bytes(COUNT) }
+      local server <close> = assert(vm:gdb{ lost = lost })
+      local client = gdb.client(server.address, vanish)
+      vm:start()
+      client:finish()
+      process.await(function() return not server.connected end)
+      if lost == "continue" then
+        process.await(function() return vm.memory:u32(0x2000) > 0 end)
+      else
+        assert.same({ "paused", 0 }, { vm.state, vm.memory:u32(0x2000) })
+        assert.error_matches(function() vm:resume() end, "is not paused: its debugger holds it")
+        client = gdb.client(server.address, "quiet()\nask('?')\nask('D')\n") -- another one
+        process.await(function() return vm.memory:u32(0x2000) > 0 end)
+        client:finish()
+      end
+      assert.equal("stopped", (vm:stop()))
+    end
+  end)
+
+  it("that goes with half a packet sent costs nothing but itself", function()
+    local output, reason = against([[
+connect(); send(b"$m1000"); line.close()
+quiet()
+print(ask("m1000,1"))
+packet("k")
+]])
+    assert.same({ "ff\n", "stopped" }, { output, reason })
+  end)
+
+  it("is heard also while the guest halts, waits in a handler, and does nothing but run", function()
+    local vm <close> = support.vm{ mode = "protected" }
+    vm:load{ bytes = support.bytes "e4 80 f4" } -- in al, 0x80; hlt
+    local server <close> = assert(vm:gdb{ stop = false })
+    local client
+    vm.ports:on(0x80, { read = function()
+      client = gdb.client(server.address, [[
+quiet()
+print(ask("?")[:3], ask("m1000,2"))
+print(ask("D"))
+]])
+      while server.hits == 0 or server.connected do kvm.sleep(0.005) end
+      return 7
+    end })
+    assert.equal("halt", (vm:run{ deadline = 20 }))
+    assert.equal("T05 e480\nOK\n", client:finish())
+    assert.equal(7, vm.cpu[0].al)
+  end)
+end)
+
+describe("vm:gdb", function()
+  if support.without_kvm(pending) then return end
+
+  it("says what is wrong with its options, and what the world refuses", function()
+    local vm <close> = support.vm()
+    for _, case in ipairs{
+      { { at = "host" }, "option 'at': expected a port" }, { { at = 70000 }, "expected a port" },
+      { { at = "a\0b" }, "expected a port or text" }, { { lost = "no" }, "expected \"hold\"" },
+      { { port = 1 }, "unknown option 'port'" },
+    } do
+      assert.error_matches(function() vm:gdb(case[1]) end, case[2])
+    end
+    local path = process.temporary()
+    local gdb_, why, code = vm:gdb{ at = "unix:" .. path }
+    assert.same({ nil, "EADDRINUSE" }, { gdb_, code })
+    assert.matches("it is there already: remove it", why)
+    os.remove(path)
+    assert.equal("ENAMETOOLONG", (select(3, vm:gdb{ at = "unix:/" .. ("x"):rep(200) })))
+    local server = assert(vm:gdb{ at = "unix:" .. path })
+    assert.error_matches(function() vm:gdb() end, "has a gdb already")
+    assert.equal(path, server.address)
+    server:remove()
+    assert.is_nil(io.open(path))
+    local again <close> = assert(vm:gdb())
+    assert.equal("127.0.0.1:" .. again.port, again.address)
+    local other <close> = support.vm()
+    assert.equal("EADDRINUSE", (select(3, other:gdb{ at = again.port })))
+    assert.error_matches(function() return again.nothing end, "gdb has no")
+  end)
+
+  it("leaves no descriptor and no hold behind when it goes, or with its VM", function()
+    local vm = support.vm{ mode = "protected" }
+    vm:load{ bytes = support.bytes "f4" }
+    vm:run()
+    local before = process.descriptors()
+    assert(vm:gdb()):remove()
+    assert.equal(before, process.descriptors())
+    vm:reset()
+    assert.equal("halt", (vm:run{ deadline = 5 }))
+    local server = assert(vm:gdb())
+    vm:close()
+    server:remove()
+    assert.is_true(process.descriptors() < before)
+    assert.equal("function", type(core.gdb_open))
+  end)
+end)
