@@ -27,6 +27,10 @@ void hit_stop(struct mk_vcpu *c, const struct mk_stop *stop)
     if (!first)
         return;
     k->steps = 0;
+    if (d->vm->holds) {
+        mk_vm_hold(d->vm);
+        return;
+    }
     if (d->vm->pauses || d->vm->paused) { /* it stays so after a step */
         if (!d->vm->paused)
             mk_vm_pause(d->vm);

@@ -231,6 +231,13 @@ static int wait_step(lua_State *L)
     return wait_for(L, mk_debug_is_done, MK_FOREVER);
 }
 
+/* step_is_done(vm) */
+static int step_is_done(lua_State *L)
+{
+    lua_pushboolean(L, mk_debug_is_done(&mk_check_vm(L, 1)->vm));
+    return 1;
+}
+
 /* wait_paused(vm [, seconds]) -> whether it is paused, or does not run */
 static int wait_paused(lua_State *L)
 {
@@ -239,12 +246,11 @@ static int wait_paused(lua_State *L)
 
 void mk_open_debug(lua_State *L)
 {
-    static const luaL_Reg core[] = { { "break_at", break_at },
-                                     { "last_stop", last_stop },
-                                     { "begin_step", begin_step },
-                                     { "end_step", end_step },
-                                     { "wait_step", wait_step },
-                                     { "wait_paused", wait_paused },
-                                     { NULL, NULL } };
+    static const luaL_Reg core[] = {
+        { "break_at", break_at },       { "last_stop", last_stop },
+        { "begin_step", begin_step },   { "end_step", end_step },
+        { "wait_step", wait_step },     { "step_is_done", step_is_done },
+        { "wait_paused", wait_paused }, { NULL, NULL }
+    };
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -409,6 +409,7 @@ static int set_attend(lua_State *L)
     lua_settop(L, 2);
     int old = v->attend_ref;
     v->attend_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
+    v->vm.holds = v->attend_ref != 0;
     if (old)
         mk_lua_unref(L, 1, old);
     return 0;

@@ -123,6 +123,7 @@ struct mk_vm {
     _Atomic bool attention;        /* a vCPU shall call ops->attend */
     unsigned only;                 /* vCPU only - 1 runs, the others stay where they are; 0: all */
     bool pauses;                   /* a debugger's stop pauses it, and does not end the run */
+    _Atomic bool holds;            /* it holds it, and is attended to */
     bool on_caller_thread;         /* its vCPU runs on the thread of who may be interrupted */
     uint64_t exit_limit;           /* per vCPU and run, UINT64_MAX: none */
     uint64_t output_limit;         /* bytes per vCPU, UINT64_MAX: none */

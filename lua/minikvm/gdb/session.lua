@@ -35,7 +35,7 @@ local SIGNALS <const> = { shutdown = 11, fault = 4, panic = 6, error = 6, forbid
 ---@return minikvm.gdb.session
 function M.new(vm, socket, opts)
   return { vm = vm, socket = socket, client = false, state = "running", thread = 1, opts = opts,
-           awaited = false, hits = 0, why = { signal = SIGTRAP, cpu = 0 }, points = {}, snapshots = {},
+           awaited = false, steps = false, hits = 0, why = { signal = SIGTRAP, cpu = 0 }, points = {}, snapshots = {},
            features = {} }
 end
 
@@ -94,14 +94,30 @@ local function note_mode(s)
     .. "stopped)\n"))
 end
 
+---The step that gdb asked for is over, or is not wanted any more.
+local function end_step(s)
+  if s.steps then core.end_step(s.vm) end
+  s.steps = false
+end
+
+---What of gdb's own was met, as a stop reply has it; nil: something of the script's.
+local function met(s, stop)
+  local at = ("%x"):format(stop.address)
+  if stop.kind == "break" then
+    return s.points["0," .. at] and s.features.swbreak and "swbreak:;"
+      or s.points["1," .. at] and s.features.hwbreak and "hwbreak:;" or nil
+  end
+end
+
 ---All vCPUs are outside the guest.
 local function stopped(s)
-  local stop = core.debug_stop and core.debug_stop(s.vm)
+  local stop = core.last_stop(s.vm)
+  end_step(s)
   s.state, s.views, s.hits = "stopped", nil, s.hits + 1
   if stop then
-    s.why = { signal = SIGTRAP, cpu = stop.cpu, more = s.points_more and s.points_more(s, stop) }
-  elseif s.interrupted then
-    s.why = { signal = SIGINT, cpu = s.why.cpu }
+    s.why = { signal = SIGTRAP, cpu = stop.cpu.index, more = met(s, stop) }
+  else
+    s.why = { signal = s.interrupted and SIGINT or SIGTRAP, cpu = s.why.cpu }
   end
   s.interrupted = false
   if not s.client or not s.awaited then return end
@@ -116,6 +132,7 @@ end
 ---The guest goes on, without anybody who debugs it.
 local function let_go(s)
   M.remove_points(s)
+  end_step(s)
   s.state, s.awaited = "running", false
   core.hold(s.vm, false)
 end
@@ -272,6 +289,37 @@ answer.X = function(s, rest)
   return write(s, at, length, bytes)
 end
 
+-- ---- breakpoints and watches ----
+
+---"type,address,kind" as a key of points, and the address; nil when it is none.
+local function point_of(rest)
+  local kind, at, size = rest:match "^([0-4]),(%x+),(%x+)"
+  if not kind or #at > 16 or #size > 8 then return nil end
+  local address = tonumber("0x" .. at)
+  return ("%s,%x"):format(kind, address), tonumber(kind), address, tonumber(size, 16)
+end
+
+---As gdb inserts them: the same one twice is one.
+answer.Z = function(s, rest)
+  local key, kind, address = point_of(rest)
+  if not key then return WRONG end
+  if kind > 1 then return "" end
+  if s.points[key] then return OK end
+  local point, why = core.break_at(s.vm, { address = address })
+  if not point then return "E." .. why end
+  s.points[key] = point
+  return OK
+end
+
+answer.z = function(s, rest)
+  local key, kind = point_of(rest)
+  if not key then return WRONG end
+  if kind > 1 then return "" end
+  if s.points[key] then s.points[key]:remove() end
+  s.points[key] = nil
+  return OK
+end
+
 -- ---- running ----
 
 ---Lets the guest go on; gdb waits for the next stop.
@@ -284,9 +332,9 @@ end
 ---One vCPU executes an instruction; the others go on meanwhile or stay.
 local function step(s, number, others)
   if s.state == "ended" then return M.leave(s) end
-  if not core.debug_step then return "" end
-  s.state, s.awaited, s.views = "running", true, nil
-  core.debug_step(s.vm, number - 1, 1)
+  local begun, why = core.begin_step(s.vm, number - 1, 1)
+  if not begun then return "E." .. why end
+  s.state, s.awaited, s.views, s.steps = "running", true, nil, true
   if others then core.hold(s.vm, false) end
 end
 
@@ -494,7 +542,8 @@ end
 function M.serve(s)
   if s.closed then return end
   local held = core.held(s.vm)
-  if held and (s.state == "running" or s.state == "stopping") then stopped(s) end
+  local steps = s.steps and not core.step_is_done(s.vm)
+  if held and not steps and (s.state == "running" or s.state == "stopping") then stopped(s) end
   if s.client then serve_client(s) end
   if not s.closed and s.vm.state ~= "closed" and accept(s) then M.serve(s) end
 end
@@ -556,6 +605,7 @@ end
 ---@param info table
 function M.finish(s, reason, info)
   s.end_reply, s.views = exit_reply(reason, info), nil
+  end_step(s)
   if M.is_crash(reason) and (s.client or s.opts.on == "crash") then
     s.state, s.why = "ended", { signal = SIGNALS[reason], cpu = dead_cpu(info, reason) }
     if s.client and s.awaited then core.gdb_send(s.socket, stop_reply(s)) end
