@@ -12,6 +12,7 @@ describe("minikvm linux", function()
       ["--file =b"] = "expected PATH=HOST", ["--file a=b --file a=c"] = "a is given twice",
       ["--initrd x --run true"] = "not with %-%-initrd", ["--initrd x --file a=b"] = "not with",
       ["--memory 0"] = "expected a size", ["true"] = "unexpected argument \"true\"",
+      ["--net bridge"] = "%-%-net: expected hub, hub,FILE, tap or tap,NAME, got \"bridge\"",
       ["--kernl x"] = "did you mean '%-%-kernel'", ["--run"] = "%-%-run needs a value",
     } do
       local r = program.run("P linux " .. line)

@@ -229,6 +229,29 @@ describe("minikvm linux --pci", function()
     assert.same({ 0, "0x5678\n", "" }, { r.status, r.out, r.err })
   end)
 
+  it("has a card on a hub that a script gets, and what went over it in a file", function()
+    local path, frames = program.file [[
+      local vm, hub = ...
+      local net = require "minikvm.devices.net"
+      vm.pci:attach(net.new{ hub = hub, mac = "02:00:00:00:00:02" }, { name = "other" })
+    ]], os.tmpname()
+    local r = program.run("P linux --deadline 100 --net hub," .. frames .. " --pci " .. path
+      .. " --run 'cat /sys/class/net/eth?/address /sys/class/net/eth?/operstate; "
+      .. "ip addr add 10.0.0.1/24 dev eth0; arping -q -c 1 -w 1 -I eth0 10.0.0.9'")
+    local pcap = support.read_file(frames)
+    os.remove(path)
+    os.remove(frames)
+    assert.same({ "52:54:00:12:34:56\n02:00:00:00:00:02\nup\nup\n", "" }, { r.out, r.err })
+    assert.equal("\x4d\x3c\xb2\xa1", pcap:sub(1, 4))
+    assert.is_not_nil(pcap:find("\xff\xff\xff\xff\xff\xff\x52\x54\0\x12\x34\x56\8\6", 1, true))
+  end)
+
+  it("names what of --net cannot be", function()
+    local r = program.run "P linux --net hub,/nowhere/x.pcap"
+    assert.matches("minikvm: linux: .*/nowhere/x.pcap: No such file or directory", r.err)
+    assert.equal(1, r.status)
+  end)
+
   it("names a script that is none, and what it did wrong", function()
     local path = program.file "return 1"
     local r = program.run("P linux --pci " .. path)

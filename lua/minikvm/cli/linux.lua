@@ -6,6 +6,7 @@
 
 local args = require "minikvm.cli.args"
 local linux_host = require "minikvm.linux.host"
+local linux_net = require "minikvm.cli.linux_net"
 local rootfs = require "minikvm.linux.rootfs"
 
 local M = {}
@@ -27,10 +28,12 @@ M.spec = {
     { "--file", value = "PATH=HOST", repeatable = true,
       help = "a file of the host, or a program, at this path of the guest, relative to /" },
     { "--pci", value = "SCRIPT", repeatable = true,
-      help = "a Lua script that gets the VM and attaches PCI devices, or returns one of kvm.pci" },
+      help = "a Lua script that gets the VM, and the hubs of --net, and attaches PCI devices, or"
+        .. " returns one of kvm.pci" },
     { "--disk", value = "FILE[,cow]", repeatable = true,
       help = "an image, or a block device, as a disk (/dev/vda and so on, by virtio_blk); with ,cow"
         .. " what the guest writes is not kept" },
+    linux_net.option,
     { "--run", value = "CMD", help = "run this command of sh, its output on stdout and stderr, and"
         .. " end with its exit status" },
     { "--deadline", "-d", value = "SEC", type = "seconds", help = "end the VM after this time" },
@@ -42,7 +45,8 @@ M.spec = {
 local PORTS <const> = { EXIT = EXIT_PORT, BEGIN = BEGIN_PORT, ERROR = ERROR_PORT }
 
 -- What runs first in the guest.
-local INIT <const> = rootfs.BEGIN .. [[
+local INIT <const> = rootfs.BEGIN .. rootfs.MODULES .. [[
+for i in /sys/class/net/eth*; do [ ! -e $i ] || ip link set ${i##*/} up; done
 tell BEGIN 1
 if [ -e /etc/minikvm/command ]; then
     { { sh /etc/minikvm/command </dev/null 2>&3 3>&-; echo $? >/tmp/.status; } | tell; } 3>&1 |
@@ -102,19 +106,32 @@ local function parse(argv)
   if opts.initrd and (opts.run or opts.file) then
     why = "--run and --file go into minikvm's own initrd: not with --initrd"
   end
+  if not why then opts.cards, why = linux_net.parse(opts.net) end
   if why then return nil, args.complain(M.spec, why) end
   return opts
 end
 
 -- ---- the machine ----
 
+---The drivers of what --disk and --net attach, out of the kernel's modules; nil: it has none here,
+---or needs none.
+local function drivers(opts, kernel)
+  local list = { from = linux_host.modules_of(kernel) }
+  if opts.disk then list[#list + 1] = "virtio_blk" end
+  if opts.net then list[#list + 1] = "virtio_net" end
+  if not list[1] or not list.from then return end
+  table.insert(list, 1, "virtio_pci")
+  return list
+end
+
 ---The table of kvm.initrd.
----@param opts { run: string?, files: table? }
-function M.initrd_options(opts)
+---@param opts { run: string?, files: table?, disk: string[]?, net: string[]? }
+---@param kernel string?
+function M.initrd_options(opts, kernel)
   local files = opts.files or {}
   files["bin/tell"] = { bytes = require("minikvm.image.tell").program() }
   if opts.run then files["etc/minikvm/command"] = { bytes = opts.run .. "\n" } end
-  return { busybox = true, files = files,
+  return { busybox = true, files = files, modules = drivers(opts, kernel),
            init = INIT:gsub("tell (%u+)", function(port) return "tell " .. PORTS[port] end),
            directories = rootfs.DIRECTORIES, nodes = rootfs.CONSOLE }
 end
@@ -151,9 +168,10 @@ function M.connect(vm, opts, host)
 end
 
 ---The first file system, as vm:load takes it; nil, status when something was said.
-local function initrd_of(kvm, opts)
+local function initrd_of(kvm, opts, kernel)
   if opts.initrd then return opts.initrd end
-  local bytes, status = require("minikvm.cli").attempt("linux", kvm.initrd, M.initrd_options(opts))
+  local bytes, status = require("minikvm.cli").attempt("linux", kvm.initrd,
+                                                       M.initrd_options(opts, kernel))
   if not bytes then return nil, status end
   return { bytes = bytes, name = "the initrd" }
 end
@@ -177,11 +195,14 @@ local function attach_pci(vm, opts)
   local cli = require "minikvm.cli"
   local disks, problem = cli.attempt("linux", attach_disks, vm, opts)
   if not disks then return nil, problem end
+  local hubs
+  hubs, problem = cli.attempt("linux", linux_net.attach, vm, opts.cards or {})
+  if not hubs then return nil, problem end
   for _, path in ipairs(opts.pci or {}) do
     local chunk, why = loadfile(path)
     if not chunk then return nil, complain(why) end
     local done, status = cli.attempt("linux: " .. path, function()
-      local def = chunk(vm)
+      local def = chunk(vm, table.unpack(hubs))
       if def ~= nil then vm.pci:attach(def) end
       return true
     end)
@@ -192,7 +213,8 @@ end
 
 ---A VM with Linux in it, where this host can run that.
 ---@param opts { kernel: string?, initrd: string?, run: string?, append: string?, files: table?,
----  pci: string[]?, disk: string[]?, vm: table }  pci: scripts; vm: options of kvm.vm
+---  pci: string[]?, disk: string[]?, net: string[]?, cards: table[]?, vm: table }  pci: scripts;
+---  cards: of --net; vm: options of kvm.vm
 ---@return minikvm.vm? vm  nil, status when something was said
 function M.machine(kvm, opts)
   local cli = require "minikvm.cli"
@@ -200,7 +222,7 @@ function M.machine(kvm, opts)
   local kernel, why = opts.kernel, nil
   if not kernel then kernel, why = linux_host.find_kernel() end
   if not kernel then return nil, complain(why, ", --kernel names another") end
-  local initrd, status = initrd_of(kvm, opts)
+  local initrd, status = initrd_of(kvm, opts, kernel)
   if not initrd then return nil, status end
   local vm
   vm, status = cli.attempt("linux", kvm.vm, opts.vm)
@@ -233,6 +255,8 @@ function M.main(argv, host)
   local reason, info = vm:run{ deadline = opts.deadline }
   vm:close() -- the terminal is itself again before we write
   io.stdout:flush()
+  local lost = linux_net.save(opts.cards)
+  if lost then return complain(lost) end
   if reason == "exit" then return info.code & 255 end
   return require("minikvm.cli").conclude("linux", reason, info)
 end

@@ -52,4 +52,15 @@ function M.find_modules()
   return is_readable(tree .. "/modules.order") and tree or nil
 end
 
+---The modules tree of a kernel: of the one that tools/linux-kernel has fetched, or of /boot's; nil
+---when there is none.
+---@param kernel string
+---@return string?
+function M.modules_of(kernel)
+  if kernel == cache() .. "/vmlinuz" then return M.find_modules() end
+  local release = kernel:match "^/boot/vmlinuz%-(.+)$"
+  local tree = release and "/lib/modules/" .. release
+  return tree and is_readable(tree .. "/modules.order") and tree or nil
+end
+
 return M

@@ -17,7 +17,8 @@ export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 cd /root
 ]]
 
-local MODULES <const> = [[
+---What follows: the modules of kvm.initrd.
+M.MODULES = [[
 if [ -e /lib/modules/order ]; then
     while read -r m; do
         insmod /lib/modules/$m.ko || { echo "init: cannot load the module $m"; exit 1; }
@@ -32,7 +33,7 @@ M.CONSOLE = { ["dev/console"] = { "c", 5, 1 } }
 ---@param o table  checked
 function M.add_agent(o)
   o.busybox = o.busybox == nil or o.busybox
-  o.init = o.init or M.BEGIN .. MODULES .. "exec /" .. M.AGENT .. "\n"
+  o.init = o.init or M.BEGIN .. M.MODULES .. "exec /" .. M.AGENT .. "\n"
   local files, directories, nodes = {}, {}, {}
   for name, file in pairs(o.files or {}) do files[name] = file end
   for key, value in pairs(o.directories or {}) do
