@@ -429,7 +429,24 @@ describe("virtio's console", function()
     for i = 0, 1 do offer(vm, 0, DATA + 4096 * (i + 1), 4) end
     assert.equal("abcd", vm.memory:read(DATA + 4096, 4))
     assert.equal("ef\0", vm.memory:read(DATA + 8192, 3))
-    assert.same({ 2, "" }, { used(vm, 0), d.state.input })
+    assert.same({ 2, 0 }, { used(vm, 0), #d.state.out[0] })
+  end)
+
+  it("is waited for, port by port", function()
+    local vm <close> = pci.vm{ memory = "4M", pci = { console.new() } }
+    pci.run(vm, { start() })
+    local d = vm.pci:devices()[1]
+    vm.memory:write(DATA, "login: ok")
+    offer(vm, 1, DATA, 9)
+    assert.same({ 2, "in" }, { console.expect(d, { "ok", "log(in):" }) })
+    local failed, why = pcall(console.expect, d, "never", { timeout = 0.01 })
+    assert.is_false(failed)
+    assert.matches('^spec/dev/net_spec.lua:%d+: console.expect "never": the vm ended: halt, .-\n'
+      .. "  printed last on port 0:\n    |  ok\n", why)
+    assert.error_matches(function() console.expect(d, "x", { port = 1 }) end,
+                         "console console has the ports 0 to 0, got 1")
+    assert.error_matches(function() console.new{ ports = 0 } end, "expected how many, 1 to 31")
+    assert.error_matches(function() console.new{ ports = { "a", 1 } } end, "or a list of names")
   end)
 end)
 

@@ -215,6 +215,23 @@ describe("a PCI function in Lua", function()
     assert.equal(2, d.slot)
   end)
 
+  it("has a BAR with doorbells moved at will, to where others are", function()
+    local vm <close> = pci.vm()
+    local rung = { 0, 0 }
+    for i = 1, 2 do
+      local d = vm.pci:attach(kvm.pci{ name = "card " .. i, vendor = 1, device = i,
+        bars = { [0] = { size = 4096 } } }, { slot = i + 2 })
+      for at = 0, 60, 4 do
+        d.bars[0]:doorbell(at, 4, function(count) rung[i] = rung[i] + count end)
+      end
+    end
+    local round = pci.set(CARD, 0x10, BASE) .. pci.poke(BASE, 1) .. pci.set(CARD, 0x10, OTHER)
+      .. pci.poke(BASE, 1) .. pci.poke(OTHER, 1)
+    assert.equal("halt", (pci.run(vm, { pci.place(pci.slot(4), 0, BASE), pci.place(CARD, 0, OTHER),
+      "\xbe" .. ("<I4"):pack(500), round, "\x4e\x0f\x85" .. ("<i4"):pack(-#round - 7) })))
+    assert.equal(1500, rung[1] + rung[2]) -- of two at one place either may answer
+  end)
+
   it("may have its BAR moved by one vCPU while another one uses it", function()
     local vm <close> = kvm.vm{ cpus = 2, echo = false, limits = { seconds = 20 } }
     vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = { [0] = { io = true, size = 4,

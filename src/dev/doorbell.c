@@ -32,7 +32,8 @@ static int register_bell(const struct mk_doorbell *bell, bool on)
 /* What KVM does not catch is an exit. */
 static void register_new(struct mk_doorbell *bell)
 {
-    bell->exits = !bell->bus || bell->shut || register_bell(bell, true) < 0;
+    bell->exits = !bell->bus || bell->shut || bell->moves > MK_DOORBELL_MOVES ||
+                  register_bell(bell, true) < 0;
 }
 
 void mk_doorbell_ring(struct mk_doorbell *bell)
@@ -227,6 +228,7 @@ void mk_doorbells_register(struct mk_doorbells *list, int vm_fd)
     for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
         if (bell->bus && !bell->on_ring)
             collect(bell); /* of before the reset */
+        bell->moves = 0;
         register_new(bell);
     }
 }
@@ -242,6 +244,7 @@ void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, b
             register_bell(bell, false);
         bell->shut = !open;
         bell->base = base;
+        bell->moves += bell->moves <= MK_DOORBELL_MOVES;
         register_new(bell);
     }
     pthread_mutex_unlock(&list->lock);

@@ -28,9 +28,10 @@ struct mk_doorbell {
     uint8_t size;   /* of the writes that ring; 0: all */
     bool exits;     /* not known to KVM: each write exits */
     struct mk_bus
-        *bus;      /* where its hook lies: `ports`, `mmio` or a window of them; NULL: nowhere */
-    uint64_t base; /* of a window that is open, else 0 */
-    bool shut;     /* its window is not open */
+        *bus;       /* where its hook lies: `ports`, `mmio` or a window of them; NULL: nowhere */
+    uint64_t base;  /* of a window that is open, else 0 */
+    bool shut;      /* its window is not open */
+    unsigned moves; /* of its window, since the KVM VM was made */
     uint64_t address, value;
     struct mk_io_source source;     /* an eventfd */
     struct mk_io_timer rearm_timer; /* watches it again */
@@ -53,7 +54,9 @@ void mk_doorbells_register(struct mk_doorbells *list, int vm_fd);
 /* On a vCPU's thread: calls `ring` of those that have rung. */
 void mk_doorbells_serve(struct mk_doorbells *list, struct mk_cpu *cpu);
 
-/* A window opens at `base`, or closes: its doorbells go with it. */
+/* A window opens at `base`, or closes: its doorbells go with it. KVM waits for all vCPUs whenever
+ * one is put somewhere, so those that have been moved MK_DOORBELL_MOVES times exit from then on. */
+#define MK_DOORBELL_MOVES 16
 void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, bool open,
                        uint64_t base);
 

@@ -402,5 +402,6 @@ end
 
 -- For others that wait for a guest.
 M.tail, M.cpu_line, M.ended_for_good = tail, cpu_line, ended_for_good
+M.pattern_list, M.quoted = pattern_list, quoted
 
 return M
