@@ -314,9 +314,16 @@ describe("virtio's network card", function()
     pci.run(large, { poke8(BASE + 0x14, 0) })
     assert(large:restore(snap))
     assert.same({ 1, 0 }, { #l.state.waiting, l.state.dropped })
-    offer(large, 0, DATA + 4096, 2048)
-    assert.equal(TO_CUT:sub(1, 10) .. "\1\0" .. segment(PAYLOAD),
-                 large.memory:read(DATA + 4096, 12 + #segment(PAYLOAD)))
+    local path <const> = os.tmpname()
+    assert(snap:save(path))
+    local from_file <close> = assert(assert(kvm.load_snapshot(path)):vm{ echo = false,
+      setup = function(new) new.pci:attach(net.new{ hub = hub }) end })
+    os.remove(path)
+    for _, vm in ipairs{ large, from_file } do
+      offer(vm, 0, DATA + 4096, 2048)
+      assert.equal(TO_CUT:sub(1, 10) .. "\1\0" .. segment(PAYLOAD),
+                   vm.memory:read(DATA + 4096, 12 + #segment(PAYLOAD)))
+    end
   end)
 
   it("spreads a frame over several buffers for a driver that merges them (5.1.6.4)", function()

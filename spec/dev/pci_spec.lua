@@ -362,6 +362,15 @@ describe("timers by name", function()
     support.run(child)
     assert.same({ "vm 1", "vm 1", "vm#1 1" }, fired)
     assert.is_true(child.clock.now - before >= 0.049)
+    local path <const> = os.tmpname()
+    assert(snap:save(path))
+    local from_file <close> = assert(assert(kvm.load_snapshot(path)):vm{ name = "file",
+      setup = function(new) new:attach(ticker(fired), { ports = 0x300 }) end })
+    os.remove(path)
+    before = from_file.clock.now
+    support.run(from_file)
+    assert.equal("file 1", fired[4])
+    assert.is_true(from_file.clock.now - before >= 0.049)
   end)
 
   it("are refused where nobody has such a function, by name", function()

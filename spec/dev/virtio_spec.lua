@@ -2,6 +2,7 @@
 -- 4.1. spec/c/test_virtq.c has the queues; spec/guests/linux_pci_spec.lua Linux's drivers.
 
 local kvm = require "minikvm"
+local net = require "minikvm.devices.net"
 local pci = require "support.pci"
 local rng = require "minikvm.devices.rng"
 local support = require "support.guest"
@@ -20,13 +21,15 @@ local function poke8(address, value) return ("<BBBI4"):pack(0xb0, value, 0xa2, a
 local function poke16(address, value) return ("<BBI2BBI4"):pack(0x66, 0xb8, value, 0x66, 0xa3,
   address) end
 
----What a driver does up to DRIVER_OK, with one queue of `size` (3.1.1).
-local function start(size, more)
+---What a driver does up to DRIVER_OK, with one queue of `size` (3.1.1); `at`: its rings, if they are
+---elsewhere; `queue`: another one than 0.
+local function start(size, more, at, queue)
+  local desc, avail, used = table.unpack(at or { DESC, AVAIL, USED })
   return table.concat{ pci.place(CARD, 0, BASE), poke8(BASE + 0x14, 0), poke8(BASE + 0x14, 3),
     poke(BASE + 8, 1), poke(BASE + 0xc, 1), poke(BASE + 8, 0), poke(BASE + 0xc, more or 0),
-    poke8(BASE + 0x14, 11), poke16(BASE + 0x16, 0), poke16(BASE + 0x18, size),
-    poke(BASE + 0x20, DESC), poke(BASE + 0x24, 0), poke(BASE + 0x28, AVAIL), poke(BASE + 0x2c, 0),
-    poke(BASE + 0x30, USED), poke(BASE + 0x34, 0), poke16(BASE + 0x1c, 1), poke8(BASE + 0x14, 15) }
+    poke8(BASE + 0x14, 11), poke16(BASE + 0x16, queue or 0), poke16(BASE + 0x18, size),
+    poke(BASE + 0x20, desc), poke(BASE + 0x24, 0), poke(BASE + 0x28, avail), poke(BASE + 0x2c, 0),
+    poke(BASE + 0x30, used), poke(BASE + 0x34, 0), poke16(BASE + 0x1c, 1), poke8(BASE + 0x14, 15) }
 end
 local NOTIFY <const> = poke16(BASE + 0x3000, 0)
 
@@ -173,6 +176,108 @@ describe("a virtio device", function()
       assert.equal(15, status(vm))
       assert.is_true(served > 0)
     end
+  end)
+
+  local ROM <const>, INDIRECT <const> = 0xd0000000, 1 << 28
+
+  it("stands still for rings that are no memory, and for buffers that wrap", function()
+    local cases = {
+      { "queue 0: a ring is not all in RAM (8)", { BASE + 0x2000, AVAIL, USED } },
+      { "queue 0: a ring is not all in RAM (8)", { DESC, AVAIL, BASE } },
+      { "queue 0: a ring is not all in RAM (8)", { DESC, AVAIL, ROM } },
+      { "queue 0: a ring is not all in RAM (8)", { DESC, 0xfffffffe, USED } },
+      { "queue 0: a ring is not aligned (8)", { DESC, AVAIL + 1, USED } },
+      { "16 bytes at 0xfffffffffffffff8 are not all in RAM", nil, { -8, 16, 0 } },
+      { "4294967295 bytes at 0x110000 are not all in RAM", nil, { DATA, 0xffffffff, WRITE } },
+      { "8 bytes at 0xd0000000 are not all in RAM", nil, { ROM, 8, WRITE } },
+      { "an indirect descriptor in an indirect table (0)", nil, { DATA, 16, 4 } },
+    }
+    for _, case in ipairs(cases) do
+      local served = 0
+      local vm <close>, d = machine(echo(function(_, _, b) served = served + 1 b:done() end))
+      vm.memory:map{ at = ROM, rom = true, bytes = ("\0"):rep(4096) }
+      describe_at(vm, 0, table.unpack(case[3] or { DATA, 8, 0 }))
+      vm.memory:write(DATA, ("<I8I4I2I2"):pack(DATA, 16, 4, 0)) -- a table in a table
+      offer(vm, { 0 })
+      assert.equal("halt", (pci.run(vm, { start(8, INDIRECT, case[2]), NOTIFY,
+                                          peek(A, BASE + 0x14) })))
+      assert.same({ 0, 1, case[1] }, { served, d.state.virtio.errors, d.state.virtio.last_error })
+      assert.equal(64, status(vm) & 64)
+    end
+  end)
+
+  it("serves a driver whose rings lie over each other, which harms that one alone", function()
+    local vm <close> = machine(echo(answer, { queues = { 8, 8 } }))
+    describe_at(vm, 0, DATA, 16, WRITE)
+    offer(vm, { 0 })
+    assert.equal("halt", (pci.run(vm, { start(8, 0, { DESC, AVAIL, DESC }), NOTIFY, NOTIFY })))
+    assert.equal("halt", (pci.run(vm, { start(8), poke16(BASE + 0x16, 1), poke16(BASE + 0x18, 8),
+      poke(BASE + 0x20, DESC), poke(BASE + 0x28, AVAIL), poke(BASE + 0x30, DESC),
+      poke16(BASE + 0x1c, 1), NOTIFY, poke16(BASE + 0x3004, 1), NOTIFY })))
+  end)
+
+  it("bears a part of no bytes, wherever that is", function()
+    local vm <close> = machine(echo(answer))
+    describe_at(vm, 0, BASE, 0, NEXT, 1)
+    describe_at(vm, 1, DATA, 5, NEXT, 2)
+    describe_at(vm, 2, -8, 0, NEXT | WRITE, 3)
+    describe_at(vm, 3, DATA + 16, 8, WRITE)
+    vm.memory:write(DATA, "hello")
+    offer(vm, { 0 })
+    assert.equal("halt", (pci.run(vm, { start(8), NOTIFY })))
+    assert.equal("HELLO", vm.memory:read(DATA + 16, 5))
+  end)
+
+  it("serves no buffer across the hole below 4 GiB", function()
+    local vm <close> = pci.vm{ memory = "4G" }
+    local d = vm.pci:attach(echo(answer))
+    for i, at in ipairs{ 0xbffffffc, 0xfffffffc } do
+      describe_at(vm, 0, at, 8, WRITE)
+      offer(vm, { 0 })
+      pci.run(vm, { start(8), NOTIFY })
+      assert.same({ i, ("8 bytes at 0x%x are not all in RAM"):format(at) },
+                  { d.state.virtio.errors, d.state.virtio.last_error })
+    end
+  end)
+
+  it("outlasts what another vCPU does to its rings meanwhile", function()
+    for queue, def in pairs{ [0] = echo(answer), net.new{ on_frame = function() end } } do
+      local vm <close> = kvm.vm{ mode = "protected", cpus = 2, memory = "4M", irqchip = "pic",
+                                 echo = false, limits = { seconds = 20 } }
+      local d = vm.pci:attach(def)
+      local round = start(8, 0, nil, queue) .. poke16(AVAIL + 2, 1)
+        .. poke16(BASE + 0x3000 + 4 * queue, queue)
+      assert(vm:load{ bytes = "\xbe" .. ("<I4"):pack(300) .. round .. "\x4e\x0f\x85"
+        .. ("<i4"):pack(-#round - 7) .. pci.poke(A, 1) .. pci.HALT })
+      -- Random numbers of 20 bits, as addresses behind the code, all over the rings, until A is 1:
+      -- again: imul eax, eax, 0x19660d; add eax, 0x3c6ef35f; mov ebx, eax; shr ebx, 18; mov ecx, eax
+      -- and ecx, 0xfffff; or ecx, 0x100000; mov [DESC + ebx], ecx; cmp dword [A], 1; jne again; hlt
+      assert(vm:load({ bytes = support.bytes "69 c0 0d 66 19 00 05 5f f3 6e 3c 89 c3 c1 eb 12 89 c1"
+        .. support.bytes "81 e1 ff ff 0f 00 81 c9 00 00 10 00 89 8b" .. ("<I4"):pack(DESC)
+        .. "\x83\x3d" .. ("<I4"):pack(A) .. "\x01\x75\xd3\xf4" }, { at = 0x40000, cpu = 1 }))
+      local reason, info = vm:run()
+      assert.equal("halt", reason, info.text)
+      assert.is_true(d.state.virtio.errors > 0)
+    end
+  end)
+
+  it("has a state that fits it, or none of that is taken", function()
+    local vm <close> = machine(echo(answer, { queues = { 8, 8 }, features = 1 }))
+    pci.run(vm, { start(8, 1) })
+    local snap = assert(vm:snapshot())
+    local function refused(text, def)
+      local new, why = snap:vm{ echo = false, setup = function(v) v.pci:attach(def) end }
+      assert.is_nil(new)
+      assert.matches(text, why, 1, true)
+    end
+    for n, queues in pairs{ ["1 queue"] = { 8 }, ["3 queues"] = { 8, 8, 8 } } do
+      refused("device echo: the state that was saved is not that of a virtio device with " .. n,
+              echo(answer, { queues = queues, features = 1 }))
+    end
+    refused("device echo: its driver uses features that it does not have: 0x1",
+            echo(answer, { queues = { 8, 8 } }))
+    refused("virtio_spec.lua", echo(answer, { queues = { 8, 8 }, features = 1, load = function()
+      error "no" end }))
   end)
 
   it("takes only features that it has offered", function()

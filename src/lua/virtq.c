@@ -149,7 +149,7 @@ static int virtq_read(lua_State *L)
         uint64_t at, n = part_at(L, 2, i, &skip, &at);
         n = n < left ? n : left;
         char *to = luaL_prepbuffsize(&b, n);
-        if (!mk_mem_read(mem, at, to, n))
+        if (n && !mk_mem_read(mem, at, to, n)) /* a part of no bytes may be anywhere */
             return luaL_error(L, "%I bytes of a buffer are gone", (lua_Integer)n);
         luaL_addsize(&b, n);
         left -= n;

@@ -281,6 +281,34 @@ local function make_core(d, shared)
   end)
 end
 
+local function is_index(value) return math.type(value) == "integer" and value >> 16 == 0 end
+
+---Whether what a snapshot has of one queue is that.
+local function is_queue(v, i)
+  local open = v.open[i]
+  for _, head in ipairs(type(open) == "table" and open or {}) do
+    if not is_index(head) then return false end
+  end
+  return is_index(v.taken[i]) and is_index(v.used[i]) and type(open) == "table"
+end
+
+---Raises when a state is not that of such a device.
+local function check_saved(d, shared, saved)
+  local queues, v = shared.queues, type(saved) == "table" and saved.virtio or {}
+  for _, key in ipairs{ "taken", "used", "open" } do
+    if type(v[key]) ~= "table" or v[key][queues] ~= nil then v = {} end
+  end
+  local fits = math.type(v.accepted) == "integer" and math.type(v.errors) == "integer"
+  for i = 0, queues - 1 do fits = fits and is_queue(v, i) end
+  if not fits then
+    error(("device %s: the state that was saved is not that of a virtio device with %d queue%s")
+      :format(d.name, queues, queues == 1 and "" or "s"), 0)
+  elseif v.accepted & ~shared.features ~= 0 then
+    error(("device %s: its driver uses features that it does not have: 0x%x"):format(d.name,
+      v.accepted & ~shared.features), 0)
+  end
+end
+
 ---The functions of a device in Lua around those of virtio.
 local function wrap(o, shared)
   local def = { name = o.name, irq = true, timers = { virtio = serve_all } }
@@ -309,6 +337,7 @@ local function wrap(o, shared)
     return { virtio = d.state.virtio, state = o.save and o.save(d) or d.state }
   end
   def.load = function(d, saved)
+    check_saved(d, shared, saved)
     d.own.virtio.generation = d.own.virtio.generation + 1
     core.virtio_stop(d.own.virtio.core)
     if o.load then o.load(d, saved.state) else d.state = saved.state end
