@@ -133,7 +133,8 @@ describe("Linux's drivers for PCI", function()
   it("bind: virtio_console, each of its ports in both directions", function()
     local d
     for _, other in ipairs(vm.pci:devices()) do d = other.name == "console" and other or d end
-    assert.equal("log\n", sh "cat /sys/class/virtio-ports/*p2/name")
+    assert.equal("log\n", sh("until cat /sys/class/virtio-ports/*p2/name && [ -c /dev/hvc1 ]; do "
+      .. "sleep 0.1; done 2>/dev/null | tail -1"))
     assert.same({ 0, 0 }, { d.state.virtio.errors, #(d.state.out[2] or {}) })
     for port, name in pairs{ [0] = "hvc0", "hvc1", "vport*p2" } do
       printed = {}
