@@ -37,7 +37,8 @@ describe("Linux's drivers for PCI", function()
       { rng.new{ bytes = function(n) return ("Lua!"):rep(n // 4 + 1):sub(1, n) end }, slot = 6 },
       { blk.new{ size = "8M" }, slot = 8 }, { net.new{ hub = net.hub() }, slot = 10 },
       { console.new{ ports = { true, true, "log" },
-        on_output = function(_, text) printed[#printed + 1] = text end }, slot = 11 } } }
+        on_output = function(_, text, port) printed[port] = (printed[port] or "") .. text end },
+        slot = 11 } } }
     for _, d in ipairs(vm.pci:devices()) do
       local i = d.name:match "^serial (%d)"
       if i then ports[tonumber(i)] = d end
@@ -137,9 +138,9 @@ describe("Linux's drivers for PCI", function()
       .. "sleep 0.1; done 2>/dev/null | tail -1"))
     assert.same({ 0, 0 }, { d.state.virtio.errors, #(d.state.out[2] or {}) })
     for port, name in pairs{ [0] = "hvc0", "hvc1", "vport*p2" } do
-      printed = {}
+      printed[port] = ""
       sh(("echo from %d >$(echo /dev/%s)"):format(port, name))
-      assert.equal(("from %d\n"):format(port), (table.concat(printed):gsub("\r", "")))
+      assert.equal(("from %d\n"):format(port), (printed[port]:gsub("\r", "")))
       sh(("(read -r x; echo got $x >$(echo /dev/%s)) <$(echo /dev/%s) & sleep 0"):format(name, name))
       console.send(d, ("to %d\n"):format(port), port)
       assert.same({ 1, tostring(port) }, { console.expect(d, "got to (%d)", { port = port,
