@@ -24,15 +24,17 @@ _Static_assert(offsetof(struct vcpu, f) == 264 && offsetof(struct vcpu, gpa) == 
 
 /* What a guest handles itself, without an exit: misaligned and illegal instructions, breakpoints,
  * misaligned accesses, calls from its user mode, page faults of its own tables. And its three
- * interrupts. Without the extension the first of these is an illegal instruction: see host_fault.
- */
+ * interrupts. Without the extension the first write is an illegal instruction: see host_fault.
+ *
+ * htimedelta is 0 after a reset and stays so unwritten: QEMU 10 takes a write of it as one of
+ * vstimecmp, too, and raises a guest's timer interrupt for ever, whatever henvcfg.STCE says. */
 void hart_init(void)
 {
     csr_write(hedeleg,
               1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 15);
     csr_write(hideleg, 1 << 2 | 1 << 6 | 1 << 10);
     csr_write(hcounteren, 7); /* cycle, time, instret can be read */
-    csr_write(htimedelta, 0);
+    csr_write(henvcfg, 0);    /* no timer of a guest's own (Sstc): it calls the SBI for one */
     csr_write(hvip, 0);
     csr_write(sstatus, SSTATUS_FS);
     csr_write(sie, IE_STIE);

@@ -48,9 +48,9 @@ describe("a place in a guest's code", function()
     return vm
   end
 
-  for _, flags in ipairs{ "-gdwarf-2 -O0", "-gdwarf-3 -O0 -m32", "-gdwarf-4 -O1 -m32",
-                          "-gdwarf-5 -O0", "-gdwarf-5 -O1", "-gdwarf-5 -O1 -gsplit-dwarf",
-                          "-gdwarf-4 -O1 -gsplit-dwarf" } do
+  for _, flags in ipairs(compile.flags{ "-gdwarf-2 -O0", "-gdwarf-3 -O0 -m32", "-gdwarf-4 -O1 -m32",
+                                        "-gdwarf-5 -O0", "-gdwarf-5 -O1 -gsplit-dwarf",
+                                        "-gdwarf-4 -O1 -gsplit-dwarf", "-g -O1" }) do
     it("is found both ways: " .. flags, function()
       local vm <close> = loaded(flags)
       local second = vm.symbols.second
@@ -77,6 +77,24 @@ describe("a place in a guest's code", function()
     local vm <close> = loaded "-g -O0"
     assert.equal(vm:address_of "guest.c:20", vm:address_of "guest.c:19")
     assert.equal(20, vm:place_of(vm:address_of "guest.c:19").line)
+  end)
+
+  it("of the higher half is known before paging is on, by its physical address", function()
+    local path = compile.guest(folder, "high.c", [[
+      int second(int a) { __asm__ volatile("outb %%al, $0xf4" :: "a"(a)); return a; }
+      void _start(void) { second(3); }
+    ]], "-g -O0 -m32 -Wl,-Ttext-segment=0xc0100000")
+    assert(os.execute(("objcopy --change-section-lma '*-0xc0000000' %s 2>/dev/null"):format(path)))
+    local vm <close> = support.vm{ mode = "protected" }
+    assert(vm:load(path))
+    local reason, info = vm:run{ deadline = 20 }
+    assert.equal("exit", reason, info.text)
+    assert.is_true(vm.cpu[0].rip < 0x400000)
+    assert.is_true(vm.symbols.second < 0 or vm.symbols.second > 0xc0000000)
+    local calls = vm.cpu[0]:backtrace()
+    assert.same({ "second", 1, "_start", 2, 2 }, { calls[1].symbol, calls[1].line, calls[2].symbol,
+                                                 calls[2].line, #calls })
+    assert.equal("a = 3", calls[1].arguments)
   end)
 
   it("that is not there is refused by name and reason", function()

@@ -1,5 +1,7 @@
 -- compile.lua - small C guests for specs that need debugging information, in a folder of their own.
 
+local process = require "support.process"
+
 local M = {}
 
 local FLAGS <const> = "-ffreestanding -fno-pic -no-pie -fno-stack-protector -fcf-protection=none "
@@ -13,7 +15,7 @@ function M.folder()
   assert(os.remove(path) and os.execute("mkdir " .. path))
   local meta = { __tostring = function() return path end }
   function meta.__close() os.execute("rm -r " .. path) end
-  return setmetatable({ remove = meta.__close }, meta)
+  return setmetatable({ remove = meta.__close, made = {} }, meta)
 end
 
 ---Writes a file into a folder.
@@ -32,6 +34,8 @@ end
 ---@param flags string  for gcc: "-g -O0 -m32"
 ---@return string path  of the ELF file
 function M.guest(folder, name, text, flags)
+  local key = name .. flags .. text
+  if folder.made[key] then return folder.made[key] end
   M.write(folder, name, text)
   local out = name:gsub("%.c$", "") .. flags:gsub("[^%w]", "_") .. ".elf"
   local command = ("cd %s && gcc %s %s -o %s %s 2>gcc.txt"):format(tostring(folder), FLAGS, flags,
@@ -40,7 +44,14 @@ function M.guest(folder, name, text, flags)
     local file = assert(io.open(tostring(folder) .. "/gcc.txt"))
     error(command .. "\n" .. file:read "a")
   end
-  return ("%s/%s"):format(tostring(folder), out)
+  folder.made[key] = ("%s/%s"):format(tostring(folder), out)
+  return folder.made[key]
+end
+
+---Of a list of compiler flags, those to try: all, but in an emulated machine, where gcc takes seconds,
+---the last one.
+function M.flags(list)
+  return process.emulated and { list[#list] } or list
 end
 
 ---Skips a block where there is no gcc: true when it did.

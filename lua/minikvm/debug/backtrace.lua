@@ -27,19 +27,22 @@ local LIMIT <const>, MOST <const> = 64, 10000 -- frames
 ---  nil when nobody called the last one; tostring gives lines of text
 local _, meta = class "minikvm.backtrace"
 
-local function line_of(i, call)
+---@param before minikvm.call?
+local function line_of(i, call, before)
   local name = call.symbol and call.offset and call.offset ~= 0 and not call.inlined
     and ("%s+0x%x"):format(call.symbol, call.offset) or call.symbol or ("0x%x"):format(call.pc)
   local arguments = call.arguments and call.arguments ~= "" and (" (%s)"):format(call.arguments)
     or ""
   local line = call.file and (" at %s:%d"):format(call.file, call.line or 0) or ""
-  local note = call.inlined and ", inlined" or call.how == "interrupt" and ", interrupted" or ""
+  local innermost = not (before and before.inlined and before.pc == call.pc)
+  local note = (call.inlined and ", inlined" or "")
+    .. (call.how == "interrupt" and innermost and ", interrupted" or "")
   return ("#%d %s%s%s%s"):format(i - 1, name, arguments, line, note)
 end
 
 function meta.__tostring(list)
   local lines = {}
-  for i, call in ipairs(list) do lines[i] = line_of(i, call) end
+  for i, call in ipairs(list) do lines[i] = line_of(i, call, list[i - 1]) end
   if list.why then lines[#lines + 1] = "no more is known: " .. list.why end
   return table.concat(lines, "\n")
 end
