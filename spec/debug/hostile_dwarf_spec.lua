@@ -123,6 +123,20 @@ describe("damaged debugging information", function()
     end)
   end
 
+  it("whose strings do not end is not used; symbols are", function()
+    local path = compile.guest(folder, "guest.c", SOURCE, "-gdwarf-5 -O1")
+    local bytes = support.read_file(path)
+    for _, s in ipairs(sections_of(bytes)) do
+      if s[3] == ".debug_line_str" then bytes = replace(bytes, s[1] + s[2] - 1, "x") end
+    end
+    local vm <close> = support.vm()
+    assert(vm:load{ bytes = bytes })
+    local _, why = vm:address_of "guest.c:12"
+    assert.equal("guest.c:12: source lines are not known: a section of strings does not end with a "
+                 .. "null byte", why)
+    assert.equal("walk+0x1", tostring(vm:place_of(vm.symbols.walk + 1)))
+  end)
+
   it("whose .dwo file is gone, is another one, or no file, still has lines", function()
     local path = compile.guest(folder, "guest.c", SOURCE, "-gdwarf-5 -O0 -gsplit-dwarf")
     local pipe = assert(io.popen("ls " .. tostring(folder) .. "/*.dwo"))

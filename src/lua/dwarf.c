@@ -144,6 +144,29 @@ static bool may_follow(const struct mk_dwarf *d, Dwarf_Die *skeleton)
     return is_regular(slash ? own : ".", name) && (!directory || is_regular(directory, name));
 }
 
+/* Whether the sections of strings end with a null byte, which libdw 0.188 relies on in tables of
+ * lines: it would read on behind them. Once they are unpacked, if they were packed. */
+static bool has_whole_strings(Elf *elf)
+{
+    size_t names;
+    GElf_Shdr header;
+    Elf_Scn *section = NULL;
+    if (dw.elf_getshdrstrndx(elf, &names) != 0)
+        return false;
+    while ((section = dw.elf_nextscn(elf, section))) {
+        const char *name =
+            dw.gelf_getshdr(section, &header) ? dw.elf_strptr(elf, names, header.sh_name) : NULL;
+        if (!name || (!strstr(name, "debug_str") && !strstr(name, "debug_line_str")) ||
+            strstr(name, "debug_str_offsets"))
+            continue;
+        const Elf_Data *data = dw.elf_getdata(section, NULL);
+        const char *bytes = data ? data->d_buf : NULL;
+        if (bytes && data->d_size && bytes[data->d_size - 1])
+            return false;
+    }
+    return true;
+}
+
 static int compare_ranges(const void *a, const void *b)
 {
     const struct mk_unit_range *x = a, *y = b;
@@ -165,7 +188,8 @@ static void read_units(struct mk_dwarf *d)
         unit.dies = unit.top;
         Dwarf_Die split;
         if (type == DW_UT_skeleton && may_follow(d, &unit.top) &&
-            dw.dwarf_cu_info(cu, NULL, NULL, NULL, &split, NULL, NULL, NULL) == 0 && split.cu)
+            dw.dwarf_cu_info(cu, NULL, NULL, NULL, &split, NULL, NULL, NULL) == 0 && split.cu &&
+            has_whole_strings(dw.dwarf_getelf(dw.dwarf_cu_getdwarf(split.cu))))
             unit.dies = split;
         d->units[d->unit_count++] = unit;
         if (!add_ranges(d, &unit.top, (uint32_t)(d->unit_count - 1)))
@@ -280,9 +304,14 @@ static int dwarf_open(lua_State *L)
         return 3;
     }
     d->info = dw.dwarf_begin_elf(d->elf, DWARF_C_READ, NULL);
-    if (!d->info) {
-        lua_pushstring(L, dw.dwarf_errmsg(-1));
-        return 2; /* .eh_frame may be there all the same */
+    bool whole = d->info && has_whole_strings(d->elf);
+    if (!whole) { /* .eh_frame may be there all the same */
+        lua_pushstring(L, d->info ? "a section of strings does not end with a null byte"
+                                  : dw.dwarf_errmsg(-1));
+        if (d->info)
+            dw.dwarf_end(d->info);
+        d->info = NULL;
+        return 2;
     }
     read_units(d);
     return 1;

@@ -22,12 +22,19 @@
     X(elf_end)                                                                                     \
     X(elf_getphdrnum)                                                                              \
     X(gelf_getphdr)                                                                                \
+    X(elf_getshdrstrndx)                                                                           \
+    X(elf_nextscn)                                                                                 \
+    X(gelf_getshdr)                                                                                \
+    X(elf_strptr)                                                                                  \
+    X(elf_getdata)                                                                                 \
     X(dwarf_begin_elf)                                                                             \
     X(dwarf_end)                                                                                   \
     X(dwarf_errno)                                                                                 \
     X(dwarf_errmsg)                                                                                \
     X(dwarf_get_units)                                                                             \
     X(dwarf_cu_info)                                                                               \
+    X(dwarf_cu_getdwarf)                                                                           \
+    X(dwarf_getelf)                                                                                \
     X(dwarf_diecu)                                                                                 \
     X(dwarf_ranges)                                                                                \
     X(dwarf_entrypc)                                                                               \
