@@ -13,6 +13,7 @@ local NUMBERS <const> = "not understood: type two numbers like 48 18"
 
 local menu = t.guest{
   name = "1K OS", mode = "paged", image = here .. "../os-1k/kernel.bin",
+  symbols = here .. "../os-1k/build/kernel.elf",
   boot = function(vm)
     vm.console:forbid "PANIC"
     vm.console:expect "Select: "

@@ -11,7 +11,8 @@ local BASE <const> = 0x1000
 local function found(listing, o)
   local code = { address = BASE, bytes = support.bytes(listing), code = true }
   local b = blocks.find{ bits = o and o.bits or 32, entries = o and o.entries or { BASE },
-                         functions = o and o.functions, sections = { code, o and o.data } }
+                         functions = o and o.functions, labels = o and o.labels,
+                         sections = { code, o and o.data } }
   local kinds, lines = { [0] = "next", "jump", "branch", "stop" }, {}
   for i = 1, b.count do
     lines[i] = ("%x+%d %s%s%s"):format(b.address[i], b.size[i], kinds[b.kind[i]],
@@ -77,12 +78,42 @@ describe("basic blocks", function()
       c3            ; 1009: ret]]))
   end)
 
+  it("are not behind a call of what takes its return address off the stack", function()
+    assert.same({ "1000+5 stop", "1008+2 stop" }, (found([[
+      e803000000    ; call 1008
+      747000        ; "tp": would be a branch
+      58            ; 1008: pop eax
+      c3            ; ret]], { functions = { { address = BASE, size = 10 } } })))
+    assert.same({ "1000+6 stop", "1006+4 stop" }, (found[[
+      e801000000    ; call 1006, which only tells where it was called from
+      c3            ; ret
+      8b0424        ; 1006: mov eax, [esp]
+      c3            ; ret]]))
+    assert.same({ "1000+5 next", "1005+2 stop" }, (found[[
+      e800000000    ; call of what follows, to know where that is
+      58            ; 1005: pop eax
+      c3            ; ret]]))
+  end)
+
   it("in a function that has a size are found without a jump to them; padding is none", function()
     assert.same({ "1000+2 stop", "1009+2 stop" }, (found([[
       ffe0          ; jmp eax
       8db600000000  ; lea esi, [esi+0]
       90            ; nop
       40c3          ; 1009: inc eax; ret]], { functions = { { address = BASE, size = 11 } } })))
+  end)
+
+  it("begin at labels that lead to code or to one another; others may be data", function()
+    local lines, b = found([[
+      c3            ; 1000: ret
+      6a00 ebfb     ; 1001: push 0; jmp 1000
+      6a01 eb04     ; 1005: push 1; jmp 100d
+      74616774      ; 1009: a text
+      40 c3         ; 100d: inc eax; ret]], { labels = {
+        { address = 0x1001, name = "one" }, { address = 0x1005, name = "two" },
+        { address = 0x1009, name = "text" }, { address = 0x100d, name = "common" } } })
+    assert.same({ "1000+1 stop", "1001+4 jump 1000", "1005+4 jump 100d", "100d+2 stop" }, lines)
+    assert.same({ "one", "two" }, { b.functions[1].name, b.functions[2].name })
   end)
 
   it("inside another instruction are known as such", function()
@@ -94,6 +125,8 @@ describe("basic blocks", function()
 
   it("end where the code does, in the middle of an instruction, too", function()
     assert.same({}, (found "b80000"))
+    assert.same({ "1000+2 next" }, (found "faf4"), "cli; hlt")
+    assert.same({ "1000+2 next" }, (found "faf4 0f04"), "cli; hlt and what is no instruction")
     assert.same({ "1000+2 branch 1080" }, (found "747e"))
   end)
 

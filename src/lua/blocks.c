@@ -79,7 +79,7 @@ static int finder_add(lua_State *L)
 /* push(finder, address): a block begins there; nothing when that is not in its code. */
 static int finder_push(lua_State *L)
 {
-    mk_blocks_push(check(L), (uint64_t)luaL_checkinteger(L, 2));
+    mk_blocks_push(check(L), (uint64_t)luaL_checkinteger(L, 2), true);
     return 0;
 }
 
@@ -111,6 +111,8 @@ static size_t next_candidate(struct mk_blocks *b, const struct mk_code_section *
             at += s->sizes[at];
         else if (s->flags[at] & (INSIDE | DATA))
             at++;
+        else if (s->flags[at] & TRIED)
+            return at;
         else if (!mk_blocks_decode(b, s, s->address + at))
             at = gap_end(s, at, end);
         else if (mk_blocks_padding(b))
@@ -138,11 +140,38 @@ static int finder_sweep(lua_State *L)
     if (s->flags[at] & TRIED) /* it is no code */
         at = gap_end(s, at, end);
     else
-        mk_blocks_push(b, s->address + at);
+        mk_blocks_push(b, s->address + at, true);
     if (at < end)
         s->flags[at] |= TRIED;
     lua_pushinteger(L, (lua_Integer)(s->address + at));
     return 1;
+}
+
+#define LEADS_MAX 32 /* instructions that are looked at */
+
+/* leads(finder, address) -> where the first direct jump, branch or call leads that a few
+ * instructions from there on come to, or nil; whether that is the beginning of a known block. */
+static int finder_leads(lua_State *L)
+{
+    struct mk_blocks *b = check(L);
+    uint64_t address = (uint64_t)luaL_checkinteger(L, 2), target;
+    const struct mk_code_section *s = mk_blocks_section(b, address, true);
+    for (unsigned n = 0; s && n < LEADS_MAX && address - s->address < s->length; n++) {
+        if (s->flags[address - s->address] & (START | INSIDE | DATA) ||
+            !mk_blocks_decode(b, s, address))
+            return 0;
+        if (mk_blocks_is_transfer(b->insn) && mk_blocks_target(b, &target)) {
+            const struct mk_code_section *to = mk_blocks_section(b, target, true);
+            unsigned flags = to ? to->flags[target - to->address] : 0;
+            lua_pushinteger(L, (lua_Integer)target);
+            lua_pushboolean(L, flags & START && flags & LEADER);
+            return 2;
+        }
+        if (mk_block_kind(b->insn) != MK_BLOCK_NEXT)
+            return 0;
+        address += b->insn->size;
+    }
+    return 0;
 }
 
 /* --- results --- */
@@ -181,7 +210,7 @@ static size_t block_end(const struct mk_code_section *s, size_t at, size_t *last
     }
 }
 
-enum { ADDRESS = 4, SIZE, LAST, KIND, TARGET, CONDITION, SHARED };
+enum { ADDRESS = 4, SIZE, LAST, KIND, TARGET, CONDITION, SHARED, ENTERED };
 
 static void push_block(lua_State *L, struct mk_blocks *b, const struct mk_code_section *s,
                        size_t at, lua_Integer i)
@@ -192,7 +221,8 @@ static void push_block(lua_State *L, struct mk_blocks *b, const struct mk_code_s
     unsigned condition = 0;
     if (s->flags[last] & END && mk_blocks_decode(b, s, s->address + last)) {
         kind = mk_block_kind(b->insn);
-        if ((kind == MK_BLOCK_JUMP || kind == MK_BLOCK_BRANCH) && !mk_blocks_target(b, &target))
+        bool jumps = kind == MK_BLOCK_JUMP || kind == MK_BLOCK_BRANCH;
+        if (jumps ? !mk_blocks_target(b, &target) : kind == MK_BLOCK_NEXT)
             kind = MK_BLOCK_STOP;
         condition = kind == MK_BLOCK_BRANCH ? condition_of(b->insn) : 0;
     }
@@ -204,6 +234,8 @@ static void push_block(lua_State *L, struct mk_blocks *b, const struct mk_code_s
     append(L, CONDITION, i, condition);
     lua_pushboolean(L, s->flags[at] & INSIDE);
     lua_rawseti(L, SHARED, i);
+    lua_pushboolean(L, s->flags[at] & ENTRY);
+    lua_rawseti(L, ENTERED, i);
 }
 
 static const struct mk_code_section *check_section(lua_State *L, const struct mk_blocks *b)
@@ -217,7 +249,8 @@ static const struct mk_code_section *check_section(lua_State *L, const struct mk
 /* blocks(finder, section, offset) -> offset to go on from or nil, and lists: addresses, sizes, last
  * instructions, kinds (0: goes on into the next; 1: jump, 2: branch, 3: return or a jump to what
  * only the guest knows), targets, conditions, whether the first byte is inside another
- * instruction. Of the code section of this number, from 1. */
+ * instruction, whether something else than jumps and branches leads to it. Of the code section of
+ * this number, from 1. */
 static int finder_blocks(lua_State *L)
 {
     struct mk_blocks *b = check(L);
@@ -225,8 +258,8 @@ static int finder_blocks(lua_State *L)
     lua_Integer found = 0;
     size_t at = (size_t)lua_tointeger(L, 3);
     lua_settop(L, 3);
-    luaL_checkstack(L, SHARED + 4, NULL);
-    for (int i = ADDRESS; i <= SHARED; i++)
+    luaL_checkstack(L, ENTERED + 4, NULL);
+    for (int i = ADDRESS; i <= ENTERED; i++)
         lua_newtable(L);
     for (; s->flags && at < s->length && found < 4096; at++)
         if ((s->flags[at] & (LEADER | START)) == (LEADER | START))
@@ -236,7 +269,7 @@ static int finder_blocks(lua_State *L)
     else
         lua_pushnil(L);
     lua_insert(L, ADDRESS);
-    return SHARED - ADDRESS + 2;
+    return ENTERED - ADDRESS + 2;
 }
 
 #define CALLS_PIECE (1u << 20)
@@ -272,12 +305,9 @@ static int finder_calls(lua_State *L)
 void mk_open_blocks(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__gc", finder_gc }, { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "add", finder_add },
-                                        { "push", finder_push },
-                                        { "run", finder_run },
-                                        { "sweep", finder_sweep },
-                                        { "blocks", finder_blocks },
-                                        { "calls", finder_calls },
-                                        { NULL, NULL } };
+    static const luaL_Reg methods[] = { { "add", finder_add },     { "push", finder_push },
+                                        { "run", finder_run },     { "sweep", finder_sweep },
+                                        { "leads", finder_leads }, { "blocks", finder_blocks },
+                                        { "calls", finder_calls }, { NULL, NULL } };
     mk_new_type(L, TYPE, meta, methods);
 }

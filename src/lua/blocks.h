@@ -16,8 +16,9 @@
 #define MK_CODE_SECTIONS 256
 
 /* Of a byte of code: an instruction begins there; it lies inside one; a block begins there; the
- * instruction ends its block; code reads it as data; it was tried as code that nothing leads to. */
-enum { START = 1, INSIDE = 2, LEADER = 4, END = 8, DATA = 16, TRIED = 32 };
+ * instruction ends its block; code reads it as data; it was tried as code that nothing leads to; a
+ * block begins there that may come from anywhere: a call, a table, a symbol. */
+enum { START = 1, INSIDE = 2, LEADER = 4, END = 8, DATA = 16, TRIED = 32, ENTRY = 64 };
 
 /* How a block ends: into the next one, by a jump, by a branch, by a return or a jump to what only
  * the guest knows. */
@@ -48,13 +49,16 @@ struct mk_code_section *mk_blocks_section(struct mk_blocks *b, uint64_t address,
 /* Decodes the instruction at an address of a section into b->insn. */
 bool mk_blocks_decode(struct mk_blocks *b, const struct mk_code_section *s, uint64_t address);
 enum mk_block_kind mk_block_kind(const cs_insn *insn);
+/* A jump, a branch or a call. */
+bool mk_blocks_is_transfer(const cs_insn *insn);
 /* Where b->insn, a direct jump or call, leads. */
 bool mk_blocks_target(const struct mk_blocks *b, uint64_t *target);
 /* Whether b->insn does nothing: such lie between functions and before loops. */
 bool mk_blocks_padding(const struct mk_blocks *b);
 
-/* A block begins there; nothing when that is not in the code. */
-void mk_blocks_push(struct mk_blocks *b, uint64_t address);
+/* A block begins there, an entry if something else than jumps and branches leads to it; nothing
+ * when that is not in the code. */
+void mk_blocks_push(struct mk_blocks *b, uint64_t address, bool entry);
 /* Follows what was pushed, for about `budget` instructions; true when nothing is left. */
 bool mk_blocks_follow(struct mk_blocks *b, int64_t budget);
 

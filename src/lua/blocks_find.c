@@ -73,6 +73,12 @@ static bool is_call(const cs_insn *insn)
     return insn->id == X86_INS_CALL || insn->id == X86_INS_LCALL;
 }
 
+bool mk_blocks_is_transfer(const cs_insn *insn)
+{
+    enum mk_block_kind kind = mk_block_kind(insn);
+    return kind == MK_BLOCK_JUMP || kind == MK_BLOCK_BRANCH || is_call(insn);
+}
+
 bool mk_blocks_padding(const struct mk_blocks *b)
 {
     const cs_insn *insn = b->insn;
@@ -89,14 +95,14 @@ bool mk_blocks_padding(const struct mk_blocks *b)
 
 /* --- following --- */
 
-void mk_blocks_push(struct mk_blocks *b, uint64_t address)
+void mk_blocks_push(struct mk_blocks *b, uint64_t address, bool entry)
 {
     struct mk_code_section *s = mk_blocks_section(b, address, true);
     if (!s)
         return;
     uint8_t *flags = &s->flags[address - s->address];
     bool known = *flags & LEADER;
-    *flags |= LEADER;
+    *flags |= LEADER | (entry ? ENTRY : 0);
     if (known || *flags & START)
         return;
     if (b->todo_count == b->todo_room) {
@@ -133,7 +139,7 @@ static void follow_table(struct mk_blocks *b, uint64_t address)
             return;
         if (s->flags)
             memset(s->flags + at, DATA, step);
-        mk_blocks_push(b, target);
+        mk_blocks_push(b, target, true);
     }
 }
 
@@ -179,6 +185,27 @@ static void retract(struct mk_code_section *s, size_t from, size_t to)
         s->flags[to] = (uint8_t)(s->flags[to] & ~LEADER);
 }
 
+/* What is called there takes its return address off the stack: what lies behind the call is data
+ * for it, such as a text. One that only tells where it was called from returns. */
+static bool takes_return_address(struct mk_blocks *b, uint64_t address)
+{
+    const struct mk_code_section *s = mk_blocks_section(b, address, true);
+    const cs_x86 *x86 = &b->insn->detail->x86;
+    if (!s || !mk_blocks_decode(b, s, address))
+        return false;
+    if (b->insn->id == X86_INS_POP)
+        return true;
+    const x86_op_mem *m = &x86->operands[x86->operands[0].type == X86_OP_MEM ? 0 : 1].mem;
+    bool top = (m->base == X86_REG_ESP || m->base == X86_REG_RSP) && !m->disp &&
+               m->index == X86_REG_INVALID;
+    if (b->insn->id == X86_INS_XCHG)
+        return top;
+    if (b->insn->id != X86_INS_MOV || x86->operands[0].type != X86_OP_REG || !top)
+        return false;
+    address += b->insn->size;
+    return mk_blocks_decode(b, s, address) && mk_block_kind(b->insn) != MK_BLOCK_STOP;
+}
+
 static void mark(struct mk_code_section *s, size_t at, size_t size, bool end)
 {
     s->flags[at] |= (uint8_t)(START | (end ? END : 0));
@@ -193,12 +220,10 @@ static size_t follow(struct mk_blocks *b, uint64_t address)
     struct mk_code_section *s = mk_blocks_section(b, address, true);
     size_t at = address - s->address, from = at, count = 0;
     for (;;) {
-        if (at >= s->length || !(s->flags[at] & START)) {
-            if (at >= s->length || !mk_blocks_decode(b, s, s->address + at)) {
-                retract(s, from, at);
-                return count;
-            }
-        } else {
+        if (at >= s->length || s->flags[at] & START)
+            return count;
+        if (!mk_blocks_decode(b, s, s->address + at)) {
+            retract(s, from, at);
             return count;
         }
         enum mk_block_kind kind = mk_block_kind(b->insn);
@@ -206,17 +231,25 @@ static size_t follow(struct mk_blocks *b, uint64_t address)
         uint64_t target;
         mark(s, at, size, kind != MK_BLOCK_NEXT);
         note_operands(b, kind);
-        if ((kind == MK_BLOCK_JUMP || kind == MK_BLOCK_BRANCH || is_call(b->insn)) &&
-            mk_blocks_target(b, &target))
-            mk_blocks_push(b, target);
+        bool has_target = mk_blocks_is_transfer(b->insn) && mk_blocks_target(b, &target);
+        if (has_target)
+            mk_blocks_push(b, target, kind == MK_BLOCK_NEXT);
         count++;
         at += size;
         if (kind == MK_BLOCK_BRANCH)
-            mk_blocks_push(b, s->address + at);
+            mk_blocks_push(b, s->address + at, false);
         if (kind != MK_BLOCK_NEXT)
             return count;
-        if (is_call(b->insn))
-            from = at;
+        if (is_call(b->insn) || b->insn->id == X86_INS_HLT || in_group(b->insn, CS_GRP_INT))
+            from = at; /* it may not come back */
+        if (!is_call(b->insn))
+            continue;
+        if (has_target && target != s->address + at && takes_return_address(b, target)) {
+            s->flags[at - size] |= END;
+            if (at < s->length)
+                s->flags[at] |= TRIED;
+            return count;
+        }
     }
 }
 

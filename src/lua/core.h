@@ -96,6 +96,8 @@ struct mk_lua_disk;
 struct mk_virtio_box;
 struct mk_lua_gdb;
 struct mk_lua_break;
+struct mk_lua_coverage;
+struct mk_lua_branches;
 
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
@@ -120,10 +122,12 @@ struct mk_lua_vm {
     uint64_t unhandled_hits;
     struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
     unsigned file_count;
-    struct mk_lua_disk *disks;    /* of its devices, closed with it (disk.c) */
-    struct mk_virtio_box *virtio; /* the same, before the rest of it (virtio.c) */
-    struct mk_lua_gdb *gdbs;      /* debuggers' sockets, the same (gdb.c) */
-    struct mk_lua_break *breaks;  /* breakpoints (debug.c) */
+    struct mk_lua_disk *disks;             /* of its devices, closed with it (disk.c) */
+    struct mk_virtio_box *virtio;          /* the same, before the rest of it (virtio.c) */
+    struct mk_lua_gdb *gdbs;               /* debuggers' sockets, the same (gdb.c) */
+    struct mk_lua_break *breaks;           /* breakpoints (debug.c) */
+    struct mk_lua_coverage *coverages;     /* (coverage.c) */
+    struct mk_lua_branches *past_branches; /* of coverages that are gone */
     size_t break_count, break_purged;
     int output_file; /* opened by console:output(); 0: none */
     int echo_before; /* out_fd while nobody listened */
@@ -257,6 +261,7 @@ void mk_open_virtq(lua_State *L);
 void mk_open_virtio(lua_State *L);
 void mk_open_blocks(lua_State *L);
 void mk_open_profile(lua_State *L);
+void mk_open_coverage(lua_State *L);
 void mk_open_gdb(lua_State *L);
 void mk_open_net(lua_State *L); /* after virtio */
 void mk_open_blk(lua_State *L); /* the same */
@@ -314,6 +319,10 @@ void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list
 /* What was written to a disk (disk.c), as an object, which is one more user of it. */
 struct mk_layer *mk_check_layer(lua_State *L, int index);
 void mk_push_layer(lua_State *L, struct mk_layer *layer);
+/* Stops the VM if need be, and closes v->coverages. */
+void mk_lua_close_coverages(struct mk_lua_vm *v);
+/* Frees v->past_branches. */
+void mk_lua_free_branches(struct mk_lua_vm *v);
 /* Closes v->disks. */
 void mk_lua_close_disks(struct mk_lua_vm *v);
 /* The disk at `index`; raises when it is closed. */

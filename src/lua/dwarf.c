@@ -452,18 +452,22 @@ static int count_units(lua_State *L)
     return 1;
 }
 
-/* dwarf.units(d) -> list of { name=, ranges = { low, high, … } } as dwarf.rows() takes them */
+/* dwarf.units(d) -> list of { name=, directory=, ranges = { low, high, … } } as dwarf.rows() takes
+ * them; directory: where the compiler was called */
 static int units(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
     Dwarf_Addr base, low, high;
+    Dwarf_Attribute attr;
     lua_createtable(L, (int)d->unit_count, 0);
     for (size_t i = 0; i < d->unit_count; i++) {
         ptrdiff_t at = 0;
         lua_Integer n = 0;
-        lua_createtable(L, 0, 2);
+        lua_createtable(L, 0, 3);
         mk_push_source(L, &d->units[i].top, dw.dwarf_diename(&d->units[i].top));
         lua_setfield(L, -2, "name");
+        mk_set_string(L, "directory",
+                      dw.dwarf_formstring(dw.dwarf_attr(&d->units[i].top, DW_AT_comp_dir, &attr)));
         lua_newtable(L);
         while ((at = dw.dwarf_ranges(&d->units[i].top, at, &base, &low, &high)) > 0) {
             if (low >= high || !mk_dwarf_loaded(d, low))

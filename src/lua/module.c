@@ -201,6 +201,7 @@ static void push_core(lua_State *L)
     mk_open_virtio(L);
     mk_open_blocks(L);
     mk_open_profile(L);
+    mk_open_coverage(L);
     mk_open_gdb(L);
     mk_open_net(L);
     mk_open_blk(L);

@@ -109,6 +109,7 @@ static void close_box(struct mk_lua_vm *v)
     int in_fd = v->vm.console.in.fd;
     mk_lua_close_virtio(v); /* others may send to its cards */
     mk_lua_close_gdbs(v);
+    mk_lua_close_coverages(v);
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);
@@ -120,6 +121,7 @@ static void close_box(struct mk_lua_vm *v)
     mk_lua_free_files(v);
     mk_lua_close_disks(v);
     mk_lua_free_breaks(v);
+    mk_lua_free_branches(v);
     for (unsigned i = 0; i < v->cpus; i++)
         free(v->cpu[i]->traceback);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)

@@ -3,8 +3,9 @@
 --
 -- What is taken for code: what can be reached, by jumps, calls and jump tables, from a function's
 -- symbol, from the entry point or from an address that is given; the rest of a function whose
--- symbol has a size; a label in an executable section where the line table has a line. A block
--- whose first byte lies inside another instruction is known as `shared`, and nobody writes there.
+-- symbol has a size; a label in an executable section where the line table has a line, or from
+-- which a few instructions lead to what is known to be code. A block whose first byte lies inside
+-- another instruction is known as `shared`, and nobody writes there.
 
 local core = require "minikvm.core"
 local elf = require "minikvm.image.elf"
@@ -27,13 +28,15 @@ local MOST_DATA <const> = 64 << 20 -- bytes of data sections that may have jump 
 ---@field target integer[]   of a jump or branch; 0: none that is known
 ---@field condition integer[]  of a branch: src/lua/blocks.c, condition_of()
 ---@field shared boolean[]   its first byte lies inside another instruction
+---@field entry boolean[]    something else than jumps and branches leads to it: a call, a symbol
 ---@field by_address table<integer, integer>
----@field functions { address: integer, size: integer, name: string }[]
+---@field functions { address: integer, size: integer, name: string, label: boolean? }[]
 ---@field calls integer[]    return addresses of calls of the function that was asked for
 
 M.NEXT, M.JUMP, M.BRANCH, M.STOP = 0, 1, 2, 3
 
-local LISTS <const> = { "address", "size", "last", "kind", "target", "condition", "shared" }
+M.LISTS = { "address", "size", "last", "kind", "target", "condition", "shared",
+                        "entry" }
 
 local function run(finder)
   while not finder:run(PIECE) do end
@@ -62,11 +65,36 @@ local function collect(finder, b, section)
   repeat
     local got = table.pack(finder:blocks(section, offset))
     offset = got[1]
-    for i, name in ipairs(LISTS) do
+    for i, name in ipairs(M.LISTS) do
       table.move(got[i + 1], 1, #got[i + 1], b.count + 1, b[name])
     end
     b.count = #b.address
   until not offset
+end
+
+local function add_label(functions, label)
+  functions[#functions + 1] = { address = label.address, size = 0, name = label.name, label = true }
+end
+
+---Follows the labels that lead to what is known by then, or to another label, until there are no
+---more.
+local function follow_labels(finder, labels, functions)
+  local left, is_label = labels, {}
+  for _, label in ipairs(labels) do is_label[label.address] = true end
+  repeat
+    local candidates, count = left, #functions
+    left = {}
+    for _, label in ipairs(candidates) do
+      local target, known = finder:leads(label.address)
+      if known or is_label[target] then
+        finder:push(label.address)
+        add_label(functions, label)
+      else
+        left[#left + 1] = label
+      end
+    end
+    run(finder)
+  until #functions == count
 end
 
 ---Finds them.
@@ -74,6 +102,8 @@ end
 ---  sections   { { address=, bytes=, code = true or false }, … }: data, too, for jump tables
 ---  entries    addresses where code begins
 ---  functions  { { address=, size=, name= }, … }: all of each is code
+---  labels     { { address=, name= }, … }: code where a few instructions from there on lead to what
+---             is known, or to another of them; they become functions
 ---  called     the address of a function: `calls` gets what lies behind each call of it
 ---@return minikvm.blocks
 function M.find(o)
@@ -84,8 +114,11 @@ function M.find(o)
   for _, f in ipairs(o.functions or {}) do finder:push(f.address) end
   run(finder)
   for _, f in ipairs(o.functions or {}) do sweep(finder, f.address, f.size) end
-  local b = { count = 0, bits = o.bits, by_address = {}, functions = o.functions or {} }
-  for _, name in ipairs(LISTS) do b[name] = {} end
+  local functions = table.move(o.functions or {}, 1, #(o.functions or {}), 1, {})
+  follow_labels(finder, o.labels or {}, functions)
+  table.sort(functions, function(x, y) return math.ult(x.address, y.address) end)
+  local b = { count = 0, bits = o.bits, by_address = {}, functions = functions }
+  for _, name in ipairs(M.LISTS) do b[name] = {} end
   for i, s in ipairs(o.sections) do
     if s.code then collect(finder, b, i) end
   end
@@ -170,30 +203,73 @@ local function functions_of(source, sections, slide)
   return inside, of_code
 end
 
+---Those of a list that are not in these blocks.
+local function outside(b, list)
+  local bytes, left = {}, {}
+  for i = 1, b.count do
+    for at = b.address[i], b.address[i] + b.size[i] - 1 do bytes[at] = true end
+  end
+  for _, one in ipairs(list) do
+    if not bytes[one.address] then left[#left + 1] = one end
+  end
+  return left
+end
+
+---Blocks without those that have a byte in common with others: what begins as 32-bit code and is
+---followed as such is no 64-bit code.
+local function without(b, others)
+  local bytes, left = {}, { count = 0, bits = b.bits, functions = b.functions, calls = b.calls,
+                            by_address = {} }
+  for i = 1, others.count do
+    for at = others.address[i], others.address[i] + others.size[i] - 1 do bytes[at] = true end
+  end
+  for _, name in ipairs(M.LISTS) do left[name] = {} end
+  for i = 1, b.count do
+    local free = true
+    for at = b.address[i], b.address[i] + b.size[i] - 1 do free = free and not bytes[at] end
+    if free then
+      left.count = left.count + 1
+      for _, name in ipairs(M.LISTS) do left[name][left.count] = b[name][i] end
+      left.by_address[b.address[i]] = left.count
+    end
+  end
+  return left
+end
+
 ---The blocks of an ELF file that lies in memory `slide` bytes above its addresses.
 ---  has_line  function(address) -> whether the line table has one there: then a label is code
 ---  labels    true: all labels in executable sections are code
 ---  called    the name of a function, as `called` of M.find()
+---  bits      of the code, where it is not what the file says: 16
+---  entered_32  its entry point is 32-bit code, whatever the rest is
 ---@param source minikvm.image.source
 ---@param slide integer
----@param o { has_line: function?, labels: boolean?, called: string? }
+---@param o { has_line: function?, labels: boolean?, called: string?, bits: integer?,
+---  entered_32: boolean? }
 ---@return minikvm.blocks
 function M.of(source, slide, o)
   local h = elf.header(source)
   local sections = sections_of(source, h, slide)
   local functions, labels = functions_of(source, sections, slide)
-  local entries = { h.entry + slide }
+  local entries, first = { h.entry + slide }, nil
+  if o.entered_32 and h.class.bits == 64 then
+    first = M.find{ bits = 32, sections = sections, entries = entries }
+    entries, functions, labels = {}, outside(first, functions), outside(first, labels)
+  end
+  local unsure = {}
   for _, label in ipairs(labels) do
     if o.labels or o.has_line and o.has_line(label.address) then
-      entries[#entries + 1] = label.address
-      functions[#functions + 1] = { address = label.address, size = 0, name = label.name }
+      add_label(functions, label)
+    else
+      unsure[#unsure + 1] = label
     end
   end
-  table.sort(functions, function(a, b) return math.ult(a.address, b.address) end)
   local t = o.called and symbols.of(source)
   local n = t and t.by_name[o.called]
-  return M.find{ bits = h.class.bits, sections = sections, entries = entries,
-                 functions = functions, called = n and t.values[n] + slide }
+  local found = M.find{ bits = o.bits or h.class.bits, sections = sections, entries = entries,
+                        functions = functions, labels = unsure,
+                        called = n and t.values[n] + slide }
+  return first and without(found, first) or found
 end
 
 return M

@@ -235,6 +235,21 @@ function M.write(data, path, test)
   return nil, ("%s: %s"):format(path, why or why_close)
 end
 
+---Writes a tracefile and pages into a folder, which is made if need be.
+---@return true? done  nil, "path: why"
+---@return string? why
+function M.save_pages(data, folder)
+  local lfs = require "lfs"
+  local made, why = lfs.mkdir(folder)
+  if not made and lfs.attributes(folder, "mode") ~= "directory" then
+    return nil, ("%s: %s"):format(folder, why)
+  end
+  local path, done = folder .. "/coverage.info", nil
+  done, why = M.write(data, path)
+  if not done then return nil, why end
+  return M.pages(path, folder)
+end
+
 ---Adds a tracefile to `data`.
 ---@return minikvm.lcov? data  nil, "path: why"
 ---@return string? why

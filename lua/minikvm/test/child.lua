@@ -56,7 +56,7 @@ local function where(element, trace)
 end
 
 ---Everything that Busted tells, as records. Made by Busted's loader: options are Busted's.
-local function handler(busted, artefacts, report)
+local function handler(busted, artefacts, coverage, report)
   local h, ended = {}, nil
   artefacts.install()
 
@@ -105,6 +105,7 @@ local function handler(busted, artefacts, report)
     note_left()
     local left = artefacts.left_running(false)
     if left then report("error", "the end of the file", "", left) end
+    if coverage then coverage.write() end
     report "done"
     return nil, true
   end
@@ -130,11 +131,14 @@ end
 ---@field bail boolean?     end at the first failure
 ---@field artefacts string  folder
 ---@field trace boolean?    keep the last exits of every VM
+---@field coverage string?  record what code is executed, in this file
 
 ---Runs the file; ends the process.
 ---@param o minikvm.child.options
 function M.run(o)
   local artefacts = require "minikvm.test.artefacts"
+  local coverage = o.coverage and require "minikvm.test.coverage"
+  if coverage then coverage.install(o.coverage) end
   local out = assert(io.open("/proc/self/fd/3", "w"))
   out:setvbuf "full"
   local function report(...)
@@ -143,7 +147,7 @@ function M.run(o)
   end
   package.preload["minikvm.runner_output"] = function()
     return function()
-      return handler(require "busted", artefacts, report)
+      return handler(require "busted", artefacts, coverage, report)
     end
   end
   -- Busted's loader passes over a file whose name does not end in .lua, and says nothing.

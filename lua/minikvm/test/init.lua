@@ -54,13 +54,14 @@ end
 -- ---- guests ----
 
 local GUEST = { image = "any", boot = "function", load = "any", trace = "boolean",
-                each = "function" }
+                each = "function", symbols = "text" }
 
 ---@class minikvm.guest  a fixture; calling it inside a test gives the VM
 ---@field booted integer  how often its boot function has run
 local Guest, meta = class "minikvm.guest"
 strict.seal(Guest, meta, "guest", { "vm_options", "machine", "forks", "booted", "name", "image",
-                              "load", "boot", "trace", "each", "trunk", "ready", "of", "why" })
+                              "load", "symbols", "boot", "trace", "each", "trunk", "ready", "of",
+                              "why" })
 
 local guests = setmetatable({}, { __mode = "k" })
 
@@ -71,6 +72,7 @@ local function new_vm(self)
   if self.trace then artefacts.keep_exits(vm) end
   local loaded = true
   if self.image then loaded, why = vm:load(self.image, self.load) end
+  if loaded and self.symbols then loaded, why = vm:load_symbols(self.symbols) end
   if loaded then return vm end
   vm:close()
   error(why, 0)
@@ -157,6 +159,7 @@ end
 ---process; every test finds it as it was then.
 ---  image   a path, or { bytes = … }: what vm:load takes
 ---  load    a table of options of vm:load
+---  symbols the path of an ELF file with the image's symbols and source lines: vm:load_symbols
 ---  boot    function(vm): runs the guest until it is ready
 ---  each    function(vm): called in every test that begins where the guest had booted
 ---  trace   true: keep the last exits for the artefacts
@@ -174,7 +177,8 @@ function M.guest(opts)
   mine = options.check("t.guest", mine, GUEST)
   local self = setmetatable({ vm_options = vm_options, machine = {}, forks = {}, booted = 0,
                               name = opts.name or "vm", image = mine.image, load = mine.load,
-                              boot = mine.boot, each = mine.each, trace = mine.trace }, meta)
+                              symbols = mine.symbols, boot = mine.boot, each = mine.each,
+                              trace = mine.trace }, meta)
   guests[self] = true
   return self
 end

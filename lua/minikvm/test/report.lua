@@ -160,6 +160,7 @@ function Plain:finish(state, n)
   self:clear()
   if #state.ended > 1 then list_slowest(state.ended) end
   for _, line in ipairs(flake_lines(state.ended)) do io.stdout:write(line, "\n") end
+  for _, line in ipairs(state.notes or {}) do io.stdout:write(line, "\n") end
   local why = stopped(state)
   io.stdout:write(("\n%s%.2f s, %d at a time\n"):format(why and why .. "\n" or "", state.seconds,
                                                         state.o.jobs))
@@ -198,6 +199,7 @@ end
 
 function Tap:finish(state, n)
   for _, line in ipairs(flake_lines(state.ended)) do io.stdout:write("# ", line, "\n") end
+  for _, line in ipairs(state.notes or {}) do io.stdout:write("# ", line, "\n") end
   io.stdout:write("# ", summary(n), "\n")
   if state.interrupted then
     io.stdout:write("Bail out! ", stopped(state) or "interrupted", "\n")

@@ -9,6 +9,7 @@ local artefacts = require "minikvm.test.artefacts"
 local child = require "minikvm.test.child"
 local children_of = require "minikvm.test.children"
 local core = require "minikvm.core"
+local coverage = require "minikvm.test.coverage"
 local files = require "minikvm.test.files"
 
 local M = {}
@@ -64,6 +65,8 @@ M.spec = {
     { "--artefacts", value = "DIR",
       help = "what is kept of failed tests (default: $ARTEFACTS, else build/artefacts)" },
     { "--trace", help = "keep the last exits of every VM, for the artefacts" },
+    { "--coverage", value = "DIR",
+      help = "which source lines of the guests were executed: a tracefile of lcov and pages" },
     { "--list", help = "print the names of the files instead, in their order" },
   },
   rest = { key = "paths", value = "path", help = "spec files and folders (default: spec)" },
@@ -205,6 +208,10 @@ local function source_of(o, task)
   for key, value in pairs(fields) do parts[#parts + 1] = ("%s = %q"):format(key, value) end
   if o.bail then parts[#parts + 1] = "bail = true" end
   if o.trace then parts[#parts + 1] = "trace = true" end
+  if o.coverage then
+    task.coverage = ("%s/%d.info"):format(o.coverage_parts, task.number)
+    parts[#parts + 1] = ("coverage = %q"):format(task.coverage)
+  end
   return ([[require "minikvm" require("minikvm.test.child").run{ %s }]]):format(
     table.concat(parts, ", "))
 end
@@ -291,7 +298,9 @@ end
 local function plan(list, o)
   local waiting = {}
   for run = 1, o["repeat"] do
-    for _, file in ipairs(list) do waiting[#waiting + 1] = { path = file.path, run = run } end
+    for _, file in ipairs(list) do
+      waiting[#waiting + 1] = { path = file.path, run = run, number = #waiting + 1 }
+    end
   end
   return waiting
 end
@@ -311,12 +320,23 @@ local function save_timings(o, ended)
   return files.write_timings(o.save_timings, seconds)
 end
 
+---The files whose processes were started.
+local function started(state)
+  local list = {}
+  for _, task in ipairs(state.ended) do
+    if task.coverage then list[#list + 1] = task end
+  end
+  return list
+end
+
 ---Runs the files; returns the process's exit status.
 local function run(o, list)
   local report = require "minikvm.test.report"
   local why
   o.folder, why = new_artefacts_folder(o)
   if not o.folder then return args.complain(M.spec, "--artefacts: " .. why) end
+  if o.coverage then o.coverage_parts, why = coverage.new_folder(o.coverage) end
+  if why then return args.complain(M.spec, "--coverage: " .. why) end
   local about = core.process()
   local state = { o = o, waiting = plan(list, o), running = {}, ended = {}, count = 0,
                   total = #list * o["repeat"], from = core.now(), time = os.time(),
@@ -330,7 +350,10 @@ local function run(o, list)
   state.seconds = core.now() - state.from
   local lfs = require "lfs"
   lfs.rmdir(o.folder) -- fails when something is in it, and that is right
+  local covered = true
+  if o.coverage then state.notes, covered = coverage.conclude(o.coverage, started(state)) end
   local status = state.reporter:finish(state)
+  if not covered and status == 0 then status = 1 end
   if o.save_timings then
     local done
     done, why = save_timings(o, state.ended)

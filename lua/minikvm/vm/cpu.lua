@@ -35,15 +35,6 @@ local function up_to(bits)
   end
 end
 
--- The methods of the debugger: see lua/minikvm/debug/init.lua, which takes these functions' places.
-for _, name in ipairs{ "step", "step_over" } do
-  cpu[name] = rawget(cpu, name) or function(self, ...)
-    options.self("cpu:" .. name, self, "minikvm.cpu")
-    require "minikvm.debug"
-    return cpu[name](self, ...)
-  end
-end
-
 local SEGMENT <const> = { selector = up_to(16), base = up_to(64), limit = up_to(32),
                           type = up_to(4),
                           dpl = up_to(2), present = up_to(1), s = up_to(1), db = up_to(1),

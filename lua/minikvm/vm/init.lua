@@ -520,15 +520,6 @@ function vm:run(opts)
   return require("minikvm.debug").run_until(self, o.until_pc, run)
 end
 
--- The methods of the debugger: see lua/minikvm/debug/init.lua, which takes these functions' places.
-for _, name in ipairs{ "break_at", "wait_break" } do
-  vm[name] = rawget(vm, name) or function(self, ...)
-    options.self("vm:" .. name, self, "minikvm.vm")
-    require "minikvm.debug"
-    return vm[name](self, ...)
-  end
-end
-
 ---Starts the VM on threads of its own and returns it at once.
 ---@param opts? table  as for run
 ---@return minikvm.vm

@@ -30,6 +30,10 @@ local function devices()
   return package.loaded["minikvm.device"]
 end
 
+local function coverage()
+  return package.loaded["minikvm.debug.coverage"]
+end
+
 ---The same for images.
 local function images()
   return package.loaded["minikvm.image"]
@@ -92,6 +96,7 @@ end
 local function take(self)
   local snap, why, code = core.take(self, pack_devices(self))
   if snap and images() then images().inherit(self, snap) end
+  if snap and coverage() then coverage().inherit(self, snap) end
   return snap, why, code
 end
 
@@ -109,6 +114,7 @@ end
 
 local function restore(self, snap, what)
   core.check_fit(self, snap, what)
+  if coverage() then coverage().before_restore(self) end
   local values, why = saved_devices(self, snap)
   if not values then core.blame(("%s: %s"):format(what, why)) end
   local done, code
@@ -174,6 +180,7 @@ local function new_vm(o, setup, i, what)
     error(misfit, 0)
   end
   core.fill_hooks(new, o.snapshot)
+  if coverage() then coverage().inherit(o.snapshot, new) end
   return load_devices(new, values, o.snapshot)
 end
 

@@ -1,0 +1,457 @@
+-- debug/coverage.lua - vm:coverage: which blocks of a guest's code were executed, without compiling
+-- it anew; as sets, and as tracefiles of lcov.
+--
+-- A breakpoint lies on each block (src/lua/coverage.c); its first hit is its last. Several VMs with
+-- the same code, such as forks, share a coverage: what one has reached is not looked for in those
+-- that come later. With `map`, a guest that was compiled with -fsanitize-coverage=trace-pc keeps
+-- the record itself (guests/long/lib_coverage.c), and nothing is patched.
+
+local by_line = require "minikvm.debug.coverage_lines"
+local class = require "minikvm.class"
+local code_of = require "minikvm.debug.code"
+local core = require "minikvm.core"
+local images = require "minikvm.image"
+local lcov = require "minikvm.debug.lcov"
+local options = require "minikvm.options"
+local set_of = require "minikvm.debug.set"
+local strict = require "minikvm.strict"
+local symbols = require "minikvm.image.symbols"
+
+local M = {}
+
+local vm = core.methods "minikvm.vm"
+
+local HITS <const> = 16 -- of a branch that nothing else tells of, in each VM
+local TAKEN <const>, NOT_TAKEN <const> = code_of.TAKEN, code_of.NOT_TAKEN
+local CALLED <const> = "__sanitizer_cov_trace_pc"
+local MAP <const> = "minikvm_coverage_map"
+
+---@class minikvm.coverage
+local Coverage, meta = class "minikvm.coverage"
+
+-- By coverage, what is behind it: { code=, options=, blocks = list of their numbers, reached = {
+-- [block] = true }, fresh = list of those that take() has not told, seen = { [branch] = bits },
+-- parts = list of what is in VMs, which are not kept }.
+local states = setmetatable({}, { __mode = "k" })
+local of_vm = setmetatable({}, { __mode = "k" }) -- by VM or snapshot, its coverage
+
+strict.seal(Coverage, meta, "coverage", {})
+
+local function check(self, who)
+  options.self(who, self, "minikvm.coverage")
+  return states[self]
+end
+
+local function weak(machine) return setmetatable({ machine }, { __mode = "v" }) end
+
+-- ---- in a VM ----
+
+---Addresses of the blocks that are still to be reached, and their numbers.
+local function to_reach(state)
+  local addresses, ids = {}, {}
+  for _, i in ipairs(state.blocks) do
+    if not state.reached[i] then
+      ids[#ids + 1] = i
+      addresses[#addresses + 1] = ("<i8"):pack(state.code.address[i])
+    end
+  end
+  return table.concat(addresses), ids
+end
+
+---The branches that must be looked at, as records, and their numbers.
+local function to_watch(state)
+  local records, ids = {}, {}
+  if not state.options.branches then return "", ids end
+  for n, br in ipairs(code_of.branches(state.code)) do
+    local need = (br.taken_told and 0 or TAKEN) | (br.not_taken_told and 0 or NOT_TAKEN)
+    if need & ~(state.seen[n] or 0) ~= 0 and state.can_watch[br.block] then
+      ids[#ids + 1] = n
+      records[#records + 1] = ("<i8I4I4"):pack(state.code.last[br.block],
+        state.code.condition[br.block], need & ~(state.seen[n] or 0))
+    end
+  end
+  return table.concat(records), ids
+end
+
+local function start(state, machine)
+  local addresses, ids = to_reach(state)
+  local records, branch_ids = to_watch(state)
+  local object, why, code = core.coverage_start(machine, addresses, records, HITS)
+  if not object then return nil, why, code end
+  table.insert(state.parts, { object = object, ids = ids, branch_ids = branch_ids,
+                              machine = weak(machine) })
+  return true
+end
+
+local function reach(state, i)
+  if not state.reached[i] then
+    state.reached[i] = true
+    state.fresh[#state.fresh + 1] = i
+  end
+end
+
+---Whether there may be more.
+local function take_hits(state, part)
+  local bytes, goes_on = core.coverage_take(part.object)
+  for at = 1, #bytes, 4 do
+    local index = ("<I4"):unpack(bytes, at)
+    reach(state, part.ids[index + 1])
+  end
+  local seen = core.coverage_seen(part.object)
+  for n, id in ipairs(part.branch_ids) do
+    state.seen[id] = (state.seen[id] or 0) | seen:byte(n)
+  end
+  return goes_on
+end
+
+-- ---- a map in the guest's memory ----
+
+---Reads as much of the map as is mapped.
+local function read_map(machine, map)
+  local pieces, at = {}, map.address
+  while at < map.address + map.size do
+    local size = math.min(4096 - at % 4096, map.address + map.size - at)
+    local physical = machine.cpu[0]:translate(at)
+    local ok, bytes = pcall(machine.memory.read, machine.memory, physical or -1, size)
+    pieces[#pieces + 1] = physical and ok and bytes or ("\0"):rep(size)
+    at = at + size
+  end
+  return table.concat(pieces)
+end
+
+local function take_map(state, machine)
+  if not machine or machine.state == "closed" then return false end
+  if machine.state == "running" then return true end
+  local bytes = read_map(machine, state.map)
+  for at in bytes:gmatch "()[^\0]" do
+    for _, i in ipairs(state.by_index[at - 1] or {}) do reach(state, i) end
+  end
+  return true
+end
+
+---Looks at all VMs.
+local function update(state)
+  local left = {}
+  for _, part in ipairs(state.parts) do
+    local goes_on
+    if state.map then goes_on = take_map(state, part.machine[1])
+    else goes_on = take_hits(state, part) end
+    if goes_on then left[#left + 1] = part end
+  end
+  state.parts = left
+end
+
+-- ---- what there is to reach ----
+
+---Blocks that a breakpoint may be put on: not inside another instruction.
+local function patchable(code)
+  local list = {}
+  for i = 1, code.count do
+    if not code.shared[i] then list[#list + 1] = i end
+  end
+  return list
+end
+
+---Blocks that keep their own record, by where in the map.
+local function recorded(code, map)
+  local list, by_index, first, last, at = {}, {}, nil, nil, 1
+  for _, address in ipairs(code.calls) do
+    while at < code.count and not math.ult(address - 1, code.address[at + 1]) do at = at + 1 end
+    local index = address % map.size
+    by_index[index] = by_index[index] or {}
+    table.insert(by_index[index], at)
+    if list[#list] ~= at then list[#list + 1] = at end
+    first, last = first or address, address
+  end
+  if first and last - first >= map.size then
+    core.blame(("vm:coverage: the guest's map of %d bytes is too small for code of %d: compile "
+      .. "lib_coverage.c with -DMINIKVM_COVERAGE_SIZE="):format(map.size, last - first))
+  end
+  return list, by_index
+end
+
+---Where the map is, by its symbol.
+local function map_of(machine)
+  for _, image in ipairs(images.objects(machine)) do
+    local t = image.plan.format ~= "flat" and symbols.of(image.source)
+    local n = t and t.by_name[MAP]
+    if n and t.sizes[n] > 0 then
+      return { address = symbols.to_memory(image, t.values[n]), size = t.sizes[n] }
+    end
+  end
+  core.blame(("vm:coverage: no image of vm %q has a symbol %s: link guests/long/lib_coverage.c, "
+    .. "and compile what is to be covered with -fsanitize-coverage=trace-pc"):format(machine.name,
+    MAP))
+end
+
+local function find_code(machine, o)
+  local ok, code = pcall(code_of.of, machine, { labels = o.labels, called = o.map and CALLED })
+  if not ok then
+    core.blame("vm:coverage: " .. tostring(type(code) == "table" and code.text or code))
+  end
+  if not code then
+    core.blame(("vm:coverage: vm %q has no image with symbols: load an ELF image, or give the file "
+      .. "to vm:load_symbols"):format(machine.name))
+  end
+  return code
+end
+
+local function new_state(machine, o)
+  local state = { code = find_code(machine, o), options = o, reached = {}, seen = {}, fresh = {},
+                  parts = {}, can_watch = {} }
+  if o.map then
+    state.map = map_of(machine)
+    state.blocks, state.by_index = recorded(state.code, state.map)
+  else
+    state.blocks = patchable(state.code)
+  end
+  for _, i in ipairs(state.blocks) do state.can_watch[i] = true end
+  return state
+end
+
+-- ---- methods ----
+
+---Has another VM covered, too, whose code is the same: the same files at the same place.
+---@param machine minikvm.vm
+---@return minikvm.coverage? self  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+function Coverage:attach(machine)
+  local state = check(self, "coverage:attach")
+  if core.kind(machine) ~= "minikvm.vm" then
+    core.blame(("coverage:attach: expected a vm, got a %s"):format(type(machine)))
+  end
+  core.check_open(machine)
+  if of_vm[machine] == self then return self end
+  if find_code(machine, state.options).key ~= state.code.key then
+    core.blame(("coverage:attach: vm %q has other code"):format(machine.name))
+  end
+  update(state)
+  if state.map then
+    table.insert(state.parts, { machine = weak(machine) })
+  else
+    local done, why, code = start(state, machine)
+    if not done then return nil, why, code end
+  end
+  of_vm[machine] = self
+  return self
+end
+
+local function set_of_blocks(state, list)
+  local addresses = {}
+  for n, i in ipairs(list) do addresses[n] = state.code.address[i] end
+  return set_of.new(addresses)
+end
+
+---The addresses of all blocks that can be reached.
+---@return minikvm.set
+function Coverage:blocks()
+  local state = check(self, "coverage:blocks")
+  return set_of_blocks(state, state.blocks)
+end
+
+---Those that were reached so far.
+---@return minikvm.set
+function Coverage:reached()
+  local state = check(self, "coverage:reached")
+  update(state)
+  local list = {}
+  for _, i in ipairs(state.blocks) do
+    if state.reached[i] then list[#list + 1] = i end
+  end
+  return set_of_blocks(state, list)
+end
+
+---Those that were reached for the first time since the last call.
+---@return minikvm.set
+function Coverage:take()
+  local state = check(self, "coverage:take")
+  update(state)
+  local fresh = state.fresh
+  state.fresh = {}
+  return set_of_blocks(state, fresh)
+end
+
+---Zeros a guest's map.
+local function clear_map(map, machine)
+  for at = map.address, map.address + map.size - 1, 4096 do
+    local physical = machine.cpu[0]:translate(at)
+    local size = math.min(4096, map.address + map.size - at)
+    if physical then machine.memory:write(physical, ("\0"):rep(size)) end
+  end
+end
+
+---Forgets what was reached: all blocks are looked for again.
+---@return minikvm.coverage? self  or nil, "what: why", "ENAME"
+function Coverage:reset()
+  local state = check(self, "coverage:reset")
+  update(state)
+  state.reached, state.seen, state.fresh = {}, {}, {}
+  local parts = state.parts
+  state.parts = {}
+  for _, part in ipairs(parts) do
+    local machine = part.machine[1]
+    if part.object then core.coverage_stop(part.object) end
+    if state.map and machine then clear_map(state.map, machine) end
+    if state.map then table.insert(state.parts, part) end
+    if not state.map and machine then
+      local done, why, code = start(state, machine)
+      if not done then return nil, why, code end
+    end
+  end
+  return self
+end
+
+---Takes its breakpoints out of all VMs; what was reached stays.
+---@return minikvm.coverage self
+function Coverage:stop()
+  local state = check(self, "coverage:stop")
+  update(state)
+  for _, part in ipairs(state.parts) do
+    if part.object then core.coverage_stop(part.object) end
+  end
+  for machine, coverage in pairs(of_vm) do
+    if coverage == self then of_vm[machine] = nil end
+  end
+  state.parts = {}
+  return self
+end
+meta.__close = Coverage.stop
+
+---How much there is and how much was reached.
+---@return { blocks: integer, reached: integer, shared: integer }  shared: blocks inside another
+---  instruction, which are left out
+function Coverage:count()
+  local state = check(self, "coverage:count")
+  update(state)
+  local reached = 0
+  for _ in pairs(state.reached) do reached = reached + 1 end
+  return { blocks = #state.blocks, reached = reached,
+           shared = state.map and 0 or state.code.count - #state.blocks }
+end
+
+function meta.__tostring(self)
+  local count = self:count()
+  return ("minikvm.coverage: %d of %d blocks"):format(count.reached, count.blocks)
+end
+
+-- ---- by source line ----
+
+---Lines, functions and branches of the source files, as lcov.lua has them.
+---@return minikvm.lcov
+local function data_of(self)
+  update(states[self])
+  return by_line(states[self])
+end
+
+---A tracefile of lcov: lines, functions and, if asked for, branches of the source files. Empty
+---without DWARF's line tables (gcc -g).
+---@param test? string  the test's name
+---@return string
+function Coverage:lcov(test)
+  check(self, "coverage:lcov")
+  if test ~= nil then options.argument("coverage:lcov", "test", test, "text") end
+  return lcov.format(data_of(self), test)
+end
+
+---The same in a file.
+---@param path string
+---@param test? string
+---@return true? done  nil, "path: why"
+---@return string? why
+function Coverage:save(path, test)
+  check(self, "coverage:save")
+  options.argument("coverage:save", "path", path, "text")
+  return lcov.write(data_of(self), path, test)
+end
+
+---Pages for a browser in a folder, by genhtml (Debian: lcov); the tracefile is beside them.
+---@param folder string
+---@return true? done  nil, "what: why"
+---@return string? why
+function Coverage:pages(folder)
+  check(self, "coverage:pages")
+  options.argument("coverage:pages", "folder", folder, "text")
+  if package.loaded["minikvm.cli.safe"] then
+    return nil, folder .. ": files cannot be opened with --safe"
+  end
+  return lcov.save_pages(data_of(self), folder)
+end
+
+---"lines 90.0% (9 of 10), functions …, branches …".
+---@return string
+function Coverage:text()
+  check(self, "coverage:text")
+  return lcov.text(data_of(self))
+end
+
+-- ---- making one ----
+
+local function make(machine, o)
+  local coverage = setmetatable({}, meta)
+  states[coverage] = new_state(machine, o)
+  return coverage
+end
+
+local COVERAGE <const> = { branches = "boolean", labels = "boolean", map = "boolean" }
+
+---Begins to record which blocks of the VM's code are executed: of its ELF images and of files given
+---to vm:load_symbols. Forks, and VMs of its snapshots, are covered with it.
+---  branches  true: which way conditional branches go, too
+---  labels    true: all labels in executable sections are code (assembly without line tables)
+---  map       true: the guest keeps the record: -fsanitize-coverage=trace-pc
+---@param opts? { branches: boolean?, labels: boolean?, map: boolean? }
+---@return minikvm.coverage? coverage  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+function vm:coverage(opts)
+  options.self("vm:coverage", self, "minikvm.vm")
+  core.check_open(self)
+  local o = options.check("vm:coverage", opts, COVERAGE)
+  if o.map and o.branches then
+    core.blame "vm:coverage: with 'map' there is no record of 'branches'"
+  elseif of_vm[self] then
+    core.blame "vm:coverage: it is being covered; stop that coverage first"
+  end
+  return make(self, o):attach(self)
+end
+
+---Takes the breakpoints out of one VM.
+local function detach(coverage, machine)
+  local state = states[coverage]
+  update(state)
+  for _, part in ipairs(state.parts) do
+    if part.object and part.machine[1] == machine then core.coverage_stop(part.object) end
+  end
+  of_vm[machine] = nil
+end
+
+---Covers a VM as `minikvm test --coverage` does: with what already covers the same code in others.
+---@param machine minikvm.vm
+---@param known table<string, minikvm.coverage>  by key of the code
+---@param o table
+function M.share(machine, known, o)
+  local code = code_of.of(machine, o)
+  local old = of_vm[machine]
+  if not code or old and states[old].code.key == code.key then return end
+  if old then detach(old, machine) end
+  known[code.key] = known[code.key] or make(machine, o)
+  return known[code.key]:attach(machine)
+end
+
+-- ---- along with snapshots ----
+
+---A snapshot was taken of `from`, or a VM made of it.
+function M.inherit(from, to)
+  local coverage = of_vm[from]
+  if not coverage then return end
+  if core.kind(to) == "minikvm.vm" then coverage:attach(to) else of_vm[to] = coverage end
+end
+
+---A VM goes back to a snapshot, and with it a map in its memory.
+function M.before_restore(machine)
+  local state = of_vm[machine] and states[of_vm[machine]]
+  if state and state.map then update(state) end
+end
+
+return M

@@ -1,0 +1,270 @@
+/* coverage.c - which blocks and branches of a VM's code were reached, for
+ * lua/minikvm/debug/coverage.lua: a set of breakpoints that are over with their first hit, and
+ * breakpoints on branches, which look at which way each goes.
+ *
+ * It does not keep its VM: when that is closed or collected, what was reached stays.
+ *
+ * A branch is looked at until it went the ways that are asked for, or as often as the script says.
+ * Intel SDM volume 1, appendix B (conditions); volume 2, "LOOP", "Jcc". */
+#include "debug/debug.h"
+#include "lua/core.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TYPE "minikvm.core.coverage"
+
+enum { TAKEN = 1, NOT_TAKEN = 2 };
+
+struct branch {
+    struct mk_lua_coverage *cov;
+    struct mk_break *_Atomic b;
+    uint64_t address;
+    unsigned condition; /* as in blocks.c, condition_of() */
+    uint8_t need;
+    _Atomic uint8_t seen;
+    _Atomic bool removed;
+    _Atomic int left; /* hits */
+};
+
+struct mk_lua_branches {
+    struct mk_lua_branches *next;
+    struct branch list[];
+};
+
+struct mk_lua_coverage {
+    struct mk_lua_vm *v; /* NULL: it is over */
+    struct mk_lua_coverage *next;
+    struct mk_break_set *set;
+    size_t count, branch_count;
+    uint64_t *told;    /* what take() gave out */
+    uint64_t *reached; /* when it is over */
+    struct mk_lua_branches *branches;
+};
+
+/* --- branches, on the thread of a vCPU --- */
+
+static bool flag(const struct kvm_regs *r, unsigned bit)
+{
+    return r->rflags >> bit & 1;
+}
+
+enum { CF = 0, PF = 2, ZF = 6, SF = 7, OF = 11 };
+
+/* Appendix B: the lowest bit of a condition's number turns it round. */
+static bool jcc_taken(const struct kvm_regs *r, unsigned condition)
+{
+    bool less = flag(r, SF) != flag(r, OF);
+    const bool test[8] = { flag(r, OF), flag(r, CF), flag(r, ZF), flag(r, CF) || flag(r, ZF),
+                           flag(r, SF), flag(r, PF), less,        less || flag(r, ZF) };
+    return test[condition >> 1 & 7] != (condition & 1);
+}
+
+static bool is_taken(const struct kvm_regs *r, unsigned condition)
+{
+    unsigned kind = condition & 0xff, bytes = condition >> 8;
+    uint64_t mask = bytes == 8 ? UINT64_MAX : bytes == 4 ? UINT32_MAX : UINT16_MAX;
+    if (kind < 16)
+        return jcc_taken(r, kind);
+    if (kind == 19) /* JCXZ */
+        return (r->rcx & mask) == 0;
+    bool goes_on = ((r->rcx - 1) & mask) != 0;
+    return goes_on && (kind == 18 || (kind == 17) == flag(r, ZF));
+}
+
+static void remove_branch(struct mk_lua_coverage *cov, struct branch *br)
+{
+    struct mk_break *b = br->b;
+    if (b && !atomic_exchange(&br->removed, true))
+        mk_debug_remove(&cov->v->vm, b);
+}
+
+static bool on_branch(void *ctx, struct mk_vcpu *c)
+{
+    struct branch *br = ctx;
+    bool taken = is_taken(mk_vcpu_get_regs(c), br->condition);
+    uint8_t seen = atomic_fetch_or(&br->seen, taken ? TAKEN : NOT_TAKEN);
+    seen |= taken ? TAKEN : NOT_TAKEN;
+    if ((seen & br->need) == br->need || atomic_fetch_sub(&br->left, 1) <= 1)
+        remove_branch(br->cov, br);
+    return false;
+}
+
+/* --- the script's side --- */
+
+static struct mk_lua_coverage *check(lua_State *L)
+{
+    return luaL_checkudata(L, 1, TYPE);
+}
+
+/* Keeps what was reached, and lets go of the VM's engine. */
+static void finish(struct mk_lua_coverage *cov)
+{
+    struct mk_lua_vm *v = cov->v;
+    if (!v)
+        return;
+    for (size_t i = 0; i < cov->branch_count; i++)
+        remove_branch(cov, &cov->branches->list[i]);
+    if (cov->set) {
+        for (size_t i = 0; cov->reached && i < cov->count / 64 + 1; i++)
+            cov->reached[i] = mk_break_set_reached(cov->set)[i];
+        mk_debug_remove_set(&v->vm, cov->set);
+        cov->set = NULL;
+    }
+    struct mk_lua_coverage **at = &v->coverages;
+    while (*at != cov)
+        at = &(*at)->next;
+    *at = cov->next;
+    cov->v = NULL;
+}
+
+void mk_lua_close_coverages(struct mk_lua_vm *v)
+{
+    while (v->coverages) {
+        mk_vm_stop(&v->vm, MK_STOPPED);
+        if (mk_vm_wait(&v->vm, MK_FOREVER))
+            finish(v->coverages);
+    }
+}
+
+void mk_lua_free_branches(struct mk_lua_vm *v)
+{
+    while (v->past_branches) {
+        struct mk_lua_branches *past = v->past_branches;
+        v->past_branches = past->next;
+        free(past);
+    }
+}
+
+/* A hit may be told at this moment, of a VM that runs: its branches are the VM's then. */
+static int coverage_gc(lua_State *L)
+{
+    struct mk_lua_coverage *cov = check(L);
+    struct mk_lua_vm *v = cov->v;
+    bool runs = v && !mk_vm_wait(&v->vm, 0);
+    finish(cov);
+    free(cov->told);
+    free(cov->reached);
+    if (!runs)
+        free(cov->branches);
+    else if (cov->branches) {
+        cov->branches->next = v->past_branches;
+        v->past_branches = cov->branches;
+    }
+    cov->branches = NULL;
+    cov->told = cov->reached = NULL;
+    cov->count = cov->branch_count = 0;
+    return 0;
+}
+
+static bool start_branches(struct mk_lua_coverage *cov, const char *records, int hits,
+                           struct mk_err *err)
+{
+    for (size_t i = 0; i < cov->branch_count; i++, records += 16) {
+        struct branch *br = &cov->branches->list[i];
+        uint32_t words[2];
+        memcpy(&br->address, records, 8);
+        memcpy(words, records + 8, 8);
+        br->cov = cov;
+        br->condition = words[0];
+        br->need = (uint8_t)words[1];
+        br->left = hits;
+        struct mk_break_options o = {
+            .address = br->address, .cpu = -1, .hit = on_branch, .ctx = br
+        };
+        br->b = mk_debug_add(&cov->v->vm, &o, err);
+        if (!br->b)
+            return false;
+    }
+    return true;
+}
+
+/* coverage_start(vm, addresses, branches, hits) -> coverage | nil, text, name. Addresses: 8 bytes
+ * each, in order; branches: address (8 bytes), condition, which ways to look for (1 taken, 2 not
+ * taken; 4 bytes each); each is looked at for so many hits. */
+static int coverage_start(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    size_t bytes, branch_bytes;
+    struct mk_err err = { 0 };
+    const char *addresses = luaL_checklstring(L, 2, &bytes);
+    const char *branches = luaL_checklstring(L, 3, &branch_bytes);
+    int hits = (int)luaL_checkinteger(L, 4);
+    struct mk_lua_coverage *cov = lua_newuserdatauv(L, sizeof(*cov), 0);
+    memset(cov, 0, sizeof(*cov));
+    luaL_setmetatable(L, TYPE);
+    size_t words = bytes / 8 / 64 + 1;
+    cov->count = bytes / 8;
+    cov->told = calloc(words, sizeof(uint64_t));
+    cov->reached = calloc(words, sizeof(uint64_t));
+    cov->branches =
+        calloc(1, sizeof(struct mk_lua_branches) + branch_bytes / 16 * sizeof(struct branch));
+    uint64_t *list = malloc(bytes + 1);
+    if (!cov->told || !cov->reached || !cov->branches || !list) {
+        free(list);
+        return luaL_error(L, "not enough memory");
+    }
+    memcpy(list, addresses, bytes);
+    cov->branch_count = branch_bytes / 16;
+    cov->v = v;
+    cov->next = v->coverages;
+    v->coverages = cov;
+    cov->set = mk_debug_add_set(&v->vm, list, cov->count, &err);
+    free(list);
+    if (cov->set && start_branches(cov, branches, hits, &err))
+        return 1;
+    finish(cov);
+    return mk_push_err(L, &err);
+}
+
+/* coverage_take(coverage) -> what was reached since the last call: indices from 0, 4 bytes each;
+ * whether it goes on */
+static int coverage_take(lua_State *L)
+{
+    struct mk_lua_coverage *cov = check(L);
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (size_t i = 0; cov->told && i < cov->count / 64 + 1; i++) {
+        uint64_t now = cov->set ? mk_break_set_reached(cov->set)[i] : cov->reached[i];
+        for (uint64_t bits = now & ~cov->told[i]; bits; bits &= bits - 1) {
+            uint32_t index = (uint32_t)(i * 64 + (unsigned)__builtin_ctzll(bits));
+            luaL_addlstring(&b, (const char *)&index, sizeof(index));
+        }
+        cov->told[i] |= now;
+    }
+    luaL_pushresult(&b);
+    lua_pushboolean(L, cov->v != NULL);
+    return 2;
+}
+
+/* coverage_seen(coverage) -> of each branch a byte: 1 it was taken, 2 it was not, 3 both */
+static int coverage_seen(lua_State *L)
+{
+    struct mk_lua_coverage *cov = check(L);
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (size_t i = 0; i < cov->branch_count; i++)
+        luaL_addchar(&b, (char)cov->branches->list[i].seen);
+    luaL_pushresult(&b);
+    return 1;
+}
+
+/* coverage_stop(coverage): its breakpoints are gone; what was reached can be had still. */
+static int coverage_stop(lua_State *L)
+{
+    finish(check(L));
+    return 0;
+}
+
+void mk_open_coverage(lua_State *L)
+{
+    static const luaL_Reg meta[] = { { "__gc", coverage_gc }, { NULL, NULL } };
+    static const luaL_Reg none[] = { { NULL, NULL } };
+    static const luaL_Reg core[] = { { "coverage_start", coverage_start },
+                                     { "coverage_take", coverage_take },
+                                     { "coverage_seen", coverage_seen },
+                                     { "coverage_stop", coverage_stop },
+                                     { NULL, NULL } };
+    mk_new_type(L, TYPE, meta, none);
+    luaL_setfuncs(L, core, 0); /* into the core table on top */
+}
