@@ -206,6 +206,61 @@ describe("a trace", function()
     assert.matches("  [%a_][%w_]+%+?%w* %(boot/[%w.]+:%d+%)$", first)
   end)
 
+  ---What a trace says of a VM, without place and time: "  call f", "mov ax, 1".
+  local function told(vm, options)
+    local lines = {}
+    options.fn = function(line) lines[#lines + 1] = line:match "rip=%x+ (.*)" end
+    assert(vm:trace(options))
+    support.run(vm)
+    return lines
+  end
+
+  it("has every instruction once", function()
+    -- mov cx, 3; rep stosb; out 0x80, al; call 0x0a; hlt; 0x0a: ret
+    local vm <close> = support.code "b9 03 00 f3 aa e6 80 e8 01 00 f4 c3"
+    assert.same({ "mov cx, 3", "rep stosb byte ptr es:[di], al", "out 0x80, al", "call 0xb", "ret",
+                  "hlt" }, told(vm, { instructions = true }))
+    assert.equal("halt", (support.run(vm:reset()))) -- it goes on with other users of the engine
+  end)
+
+  it("has calls by their depth, and where they come back", function()
+    -- call 0x10; hlt; 0x10: call 0x20; call [0x30]; ret; 0x20: ret; 0x28: ret; 0x30: dw 0x28
+    local vm <close> = support.vm()
+    assert(vm:load{ bytes = support.bytes("e8 0d 00 f4" .. (" 90"):rep(12) -- 0x00
+      .. " e8 0d 00 ff 16 30 00 c3" .. (" 90"):rep(8)                       -- 0x10
+      .. " c3" .. (" 90"):rep(7) .. " c3" .. (" 90"):rep(7)                 -- 0x20
+      .. " 28 00") })
+    assert.same({ "call 0x10", "  call 0x20", "  return", "  call 0x28", "  return", "return" },
+                told(vm, { calls = true }))
+  end)
+
+  it("follows an interrupt into its handler and back, and steps on", function()
+    local vm <close> = support.code "fb 90 90 90 f4" -- sti; nop; nop; nop; hlt
+    vm.memory:write(4 * 0x21, "\x00\x01\x00\x00") -- interrupt 0x21 leads to 0:0x100
+    vm.memory:write(0x100, "\x40\xfa\x93\xcf") -- inc ax; cli; xchg bx, ax; iret
+    vm.cpu[0]:interrupt(0x21)
+    local lines = told(vm, { calls = true, instructions = true, interrupts = true })
+    local text = table.concat(lines, "; ")
+    assert.matches("sti; nop; .*interrupt 0x21; call interrupt 0x21, 0x100; inc ax; cli; "
+      .. "xchg [abx, ]+; iret; return; .*hlt$", text)
+    assert.equal(1, vm.cpu[0].bx)
+    -- what it pushed has no trap flag (SDM volume 3, 6.12.1.2): the guest does not see the steps
+    assert.equal(0, vm.memory:u16(vm.cpu[0].ss * 16 + (vm.cpu[0].sp - 2 & 0xffff)) & 0x100)
+  end)
+
+  it("has calls as slices of a track, by the functions' names", function()
+    in_folder(function(folder)
+      local vm <close> = support.vm{ coalesce = false }
+      assert(vm:load "guests/boot/multiboot2.elf")
+      vm:break_at("kernel+1")
+      vm:trace{ calls = true, file = folder .. "t.json" }
+      assert.equal("break", (support.run(vm)))
+      local events = events_of(support.read_file(folder .. "t.json"))
+      assert.same({ "kernel", "B", "kernel" },
+                  { events[1].name, events[1].ph, events[1].args["function"] })
+    end)
+  end)
+
   it("can be an option of a new VM", function()
     in_folder(function(folder)
       local vm <close> = support.code(TALK, { trace = { file = folder .. "t.jsonl" } })

@@ -71,4 +71,7 @@ int mk_debug_begin_step(struct mk_vm *vm, unsigned cpu, uint64_t count, struct m
 bool mk_debug_is_done(void *vm); /* for mk_vm_wait_for() */
 void mk_debug_end_step(struct mk_vm *vm);
 
+/* Every instruction of every vCPU is told (vm/trace.h); not any more. -1 with *err. */
+int mk_debug_trace(struct mk_vm *vm, bool on, struct mk_err *err);
+
 #endif

@@ -61,6 +61,7 @@ struct cpu {
     _Atomic uint64_t steps; /* to take yet */
     bool stepping;          /* KVM steps since the last KVM_SET_GUEST_DEBUG */
     bool trailing;          /* one of its steps comes later: when an exception's handler returns */
+    bool told;              /* the next instruction was, to who traces */
     struct mk_stop stop;    /* to be told, later than that of another vCPU */
 };
 
@@ -86,6 +87,7 @@ struct mk_debug {
     struct page *lifted; /* pages that have no patches at the moment */
     unsigned inside;     /* vCPUs that may enter the guest */
 
+    _Atomic bool traces; /* every instruction is told */
     struct mk_stop last;
     unsigned stepped; /* the vCPU of mk_debug_begin_step() */
     struct cpu cpu[MK_MAX_CPUS];
@@ -145,6 +147,14 @@ void hit_stop(struct mk_vcpu *c, const struct mk_stop *stop);
 void step_one(struct mk_vcpu *c);
 /* KVM steps no more, unless a step is still to come. */
 void step_end(struct mk_vcpu *c);
+
+/* Where the handler of an interrupt begins, linear; NOWHERE when the table does not say. */
+uint64_t step_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector);
+
+/* trace.c: tells of the next instruction; delivers an interrupt that is due: true when the vCPU was
+ * in the guest for it. */
+void trace_tell(struct mk_vcpu *c);
+bool trace_deliver(struct mk_vcpu *c);
 
 /* run.c */
 /* KVM_RUN with the gate at which a vCPU waits while another one holds all; -1 with errno. */

@@ -318,8 +318,10 @@ static void once(struct mk_vcpu *c)
             take_step(c);
         else if (must_step(c))
             step_one(c);
-        else
+        else if (!debug_of(c)->traces)
             enter(c);
+        else if (!trace_deliver(c))
+            take_step(c);
     }
 }
 
@@ -339,7 +341,7 @@ static void begin(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
     bool stopped = c->end.reason == MK_BREAK && c->end.code != -1;
-    k->stepping = k->trailing = false;
+    k->stepping = k->trailing = k->told = false;
     if (k->stop.kind == MK_STOP_NONE || stopped)
         k->over = stopped;
     if (stopped)

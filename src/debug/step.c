@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define LONGEST 15  /* bytes of an instruction */
 #define ATTEMPTS 16 /* KVM may stop at the instruction itself first */
 #define EXCEPTIONS 32
 #define FLAG_TF 0x100u
@@ -23,7 +22,7 @@ struct step {
     uint64_t linear;
     struct kvm_regs regs;
     struct kvm_sregs sregs;
-    uint8_t code[LONGEST];
+    uint8_t code[MK_LONGEST_INSTRUCTION];
     unsigned length; /* bytes of code that are mapped */
 };
 
@@ -52,7 +51,7 @@ static bool begin(struct mk_vcpu *c, struct step *t)
     if (!debug_sregs(c, &t->sregs))
         return false;
     t->linear = debug_linear(&t->sregs, t->regs.rip);
-    t->length = mk_fetch_code(c, &t->sregs, t->linear, t->code, LONGEST);
+    t->length = mk_fetch_code(c, &t->sregs, t->linear, t->code, MK_LONGEST_INSTRUCTION);
     return true;
 }
 
@@ -95,7 +94,8 @@ static void lift_patches(struct mk_vcpu *c, const struct step *t)
 {
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
-    for (uint64_t at = t->linear; at <= t->linear + LONGEST; at += LONGEST) {
+    for (uint64_t at = t->linear; at <= t->linear + MK_LONGEST_INSTRUCTION;
+         at += MK_LONGEST_INSTRUCTION) {
         struct mk_walk w = mk_walk(&d->vm->mem, &t->sregs, at);
         if (w.present)
             page_lift(d, w.address);
@@ -122,8 +122,8 @@ static void correct_flags(struct mk_vcpu *c, const struct step *t)
     }
 }
 
-/* Where the handler of an exception begins; NOWHERE when the table does not say. */
-static uint64_t handler_of(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector)
+/* Of protected mode: code segments begin at 0. */
+uint64_t step_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector)
 {
     uint16_t gate[8] = { 0 };
     bool real = !(s->cr0 & MK_CR0_PE);
@@ -133,7 +133,7 @@ static uint64_t handler_of(struct mk_vcpu *c, const struct kvm_sregs *s, unsigne
         !mk_mem_read(c->mem, w.address, gate, size))
         return NOWHERE;
     if (real)
-        return gate[0];
+        return gate[0] + ((uint64_t)gate[1] << 4);
     uint64_t low = gate[0] | (uint32_t)gate[3] << 16;
     return size == 8 ? low : low | (uint64_t)gate[4] << 32 | (uint64_t)gate[5] << 48;
 }
@@ -144,10 +144,10 @@ static void note_fault(struct mk_vcpu *c, const struct step *t, uint64_t rip)
     struct cpu *k = cpu_of(c);
     struct kvm_sregs s;
     bool handler = false;
-    if (rip - t->regs.rip <= LONGEST || !debug_sregs(c, &s))
+    if (rip - t->regs.rip <= MK_LONGEST_INSTRUCTION || !debug_sregs(c, &s))
         return;
     for (unsigned i = 0; i < EXCEPTIONS && !handler; i++)
-        handler = handler_of(c, &s, i) == rip;
+        handler = step_handler(c, &s, i) == debug_linear(&s, rip);
     if (handler) {
         k->faulted.pending = true;
         k->faulted.at = t->linear;
@@ -185,7 +185,7 @@ static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
         correct_flags(c, t);
     note_fault(c, t, rip);
     if (rip != t->regs.rip || !repeats(t))
-        k->over = false;
+        k->over = k->told = false;
     return true;
 }
 
@@ -194,7 +194,7 @@ static void halt(struct mk_vcpu *c, const struct step *t)
     struct kvm_regs regs = t->regs;
     bool real = !(t->sregs.cr0 & MK_CR0_PE);
     regs.rip = real ? (uint16_t)(regs.rip + 1) : regs.rip + 1;
-    cpu_of(c)->over = false;
+    cpu_of(c)->over = cpu_of(c)->told = false;
     mk_vcpu_set_regs(c, &regs);
     c->run->exit_reason = KVM_EXIT_HLT;
     mk_vcpu_exit(c);
@@ -205,7 +205,10 @@ void step_one(struct mk_vcpu *c)
     struct cpu *k = cpu_of(c);
     struct step t;
     bool done = false;
-    if (!begin(c, &t))
+    if (debug_of(c)->traces && !k->told)
+        trace_tell(c);
+    k->told = true;
+    if (c->end.reason != MK_RUNNING || !begin(c, &t))
         return;
     if (halts(&t)) {
         halt(c, &t);
@@ -225,5 +228,5 @@ void step_one(struct mk_vcpu *c)
             return;
     }
     if (!done)
-        k->over = false;
+        k->over = k->told = false;
 }

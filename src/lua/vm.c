@@ -1,6 +1,7 @@
 /* vm.c - the VM object: life, loading, running, results. Option tables are checked in Lua
  * (lua/minikvm/vm/init.lua); these functions take tables that are known to be right. */
 #include "base/abi.h"
+#include "debug/debug.h"
 #include "io/tty.h"
 #include "lua/core.h"
 #include "vm/trace.h"
@@ -62,12 +63,16 @@ static bool interrupted(void *ctx)
 static void trace(void *ctx, struct mk_vcpu *cpu, const struct mk_trace *event)
 {
     struct mk_lua_vm *v = ctx;
-    const char *text =
-        event->kind == MK_TRACE_END ? mk_reason_name((enum mk_reason)event->value) : "";
+    const char *text = "";
+    size_t length = 0;
+    if (event->kind == MK_TRACE_END)
+        length = strlen(text = mk_reason_name((enum mk_reason)event->value));
+    else if (event->kind == MK_TRACE_STEP)
+        text = event->bytes, length = event->size;
     mk_lua_notify(v, cpu->cpu.index, "the trace function", &v->trace_ref, "iiiiiiiiis",
                   (uint64_t)cpu->cpu.index, (uint64_t)event->kind, event->time, cpu->counters.exits,
                   event->rip, event->linear, event->address, (uint64_t)event->size, event->value,
-                  text, strlen(text));
+                  text, length);
 }
 
 static const struct mk_vm_ops vm_ops = { .interrupted = interrupted,
@@ -581,20 +586,24 @@ static int vm_reset(lua_State *L)
     return 1;
 }
 
-/* trace(vm, fn(cpu, kind, ns, exits, rip, linear, address, size, value, text) | nil, times): of
- * events as in trace.h; with `times`, when exits have been served, too. Takes effect at once, also
- * while the VM runs. */
+/* trace(vm, fn(cpu, kind, ns, exits, rip, linear, address, size, value, text) | nil, times, steps)
+ * -> true | nil, why, code: of events as in trace.h; with `times`, when exits have been served,
+ * too, with `steps` of every instruction. Takes effect at once, also while the VM runs. */
 static int set_trace(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    bool times = lua_toboolean(L, 3);
+    bool times = lua_toboolean(L, 3), steps = lua_toboolean(L, 4);
+    struct mk_err err;
     lua_settop(L, 2);
+    if (mk_debug_trace(&v->vm, steps, &err) < 0)
+        return mk_push_err(L, &err);
     int old = v->trace_ref;
     v->trace_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
     v->vm.tracing = !v->trace_ref ? 0 : times ? MK_TRACE_EVENTS | MK_TRACE_TIMES : MK_TRACE_EVENTS;
     if (old)
         mk_lua_unref(L, 1, old);
-    return 0;
+    lua_pushboolean(L, 1);
+    return 1;
 }
 
 /* --- the object --- */

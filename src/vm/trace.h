@@ -25,12 +25,15 @@ enum mk_trace_kind {
     MK_TRACE_INTERRUPT, /* vector `value` is delivered with the next entry */
     MK_TRACE_SERVED,    /* the exit is; `value`: mk_now() when that began */
     MK_TRACE_END,       /* of the run; `value` is the enum mk_reason */
+    MK_TRACE_STEP,      /* an instruction is about to be executed: `bytes`, as many as are mapped,
+                         * `value` bits of its segment; `address` is RSP */
 };
 
 struct mk_trace {
     enum mk_trace_kind kind;
-    unsigned size;              /* of an access */
-    uint64_t address, value;    /* port, guest-physical address or number of an MSR; what it was */
+    unsigned size;           /* of an access */
+    uint64_t address, value; /* port, guest-physical address or number of an MSR; what it was */
+    const char *bytes;
     uint64_t time, rip, linear; /* mk_trace() fills these in: mk_now(), RIP, CS:RIP */
 };
 

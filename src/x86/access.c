@@ -3,7 +3,6 @@
 
 #include "x86/mode.h"
 
-#define LONGEST 15 /* bytes of an instruction */
 #define PREFIXED 4 /* of an OUT with a prefix or two */
 
 unsigned mk_fetch_code(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
@@ -64,7 +63,7 @@ static unsigned out_before(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_
 uint64_t mk_access_rip(struct mk_vcpu *c, bool may_enter)
 {
     uint64_t rip = mk_vcpu_get_regs(c)->rip;
-    uint8_t bytes[LONGEST];
+    uint8_t bytes[MK_LONGEST_INSTRUCTION];
     struct kvm_sregs s;
     if (!c->in_access || c->run->exit_reason != KVM_EXIT_IO ||
         c->run->io.direction != KVM_EXIT_IO_OUT || mk_vcpu_get_guest_sregs(c, &s) < 0)
@@ -72,7 +71,8 @@ uint64_t mk_access_rip(struct mk_vcpu *c, bool may_enter)
     unsigned before = out_before(c, &s, s.cs.base + rip);
     if (!before)
         return rip;
-    struct out at = decode(c, &s.cs, bytes, mk_fetch_code(c, &s, s.cs.base + rip, bytes, LONGEST));
+    struct out at = decode(c, &s.cs, bytes,
+                           mk_fetch_code(c, &s, s.cs.base + rip, bytes, MK_LONGEST_INSTRUCTION));
     if (at.repeated) /* stays at it until the last item is out */
         return rip;
     if (at.length && may_enter) { /* which of the two? One that is not complete moves on now */

@@ -9,6 +9,8 @@
 
 #include "kvm/vcpu.h"
 
+#define MK_LONGEST_INSTRUCTION 15 /* bytes */
+
 /* RIP as handlers see it: at the IN or OUT that is being served, on any host; otherwise the vCPU's.
  * Guest memory tells; where it leaves a doubt (two such OUTs in a row) and `may_enter`, the access
  * is completed. */

@@ -128,6 +128,9 @@ M.spec = {
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
     { "--trace-file", value = "FILE", help = "the same in a file, with times and interrupts: trace"
         .. " events (Perfetto) in FILE.json, JSON in FILE.jsonl, text in any other" },
+    { "--trace-calls", help = "in that file calls, too, indented by depth; every instruction is"
+        .. " stepped for it, which takes time" },
+    { "--trace-instructions", help = "and every instruction" },
     { "--trace-limit", value = "SIZE", type = "size", help = "bytes of that file (64M)" },
   },
   rest = { key = "guests", value = "guest.bin", min = 1,
@@ -185,8 +188,9 @@ local function parse_run(argv, spec)
     why = "--screenshot is for one image that runs"
   elseif opts.trace_file and #opts.guests > 1 then
     why = "--trace-file is for one image"
-  elseif opts.trace_limit and not opts.trace_file then
-    why = "--trace-limit is for a --trace-file"
+  elseif not opts.trace_file and (opts.trace_limit or opts.trace_calls
+                                  or opts.trace_instructions) then
+    why = "--trace-limit, --trace-calls and --trace-instructions are for a --trace-file"
   elseif opts.gdb and opts.gdb_on_crash then
     why = "--gdb or --gdb-on-crash: with --gdb it stays there after a crash, too"
   elseif (opts.gdb or opts.gdb_on_crash) and #opts.guests > 1 then
@@ -305,7 +309,8 @@ end
 local function trace_to_file(vm, opts)
   if not opts.trace_file then return true end
   local trace, status = M.attempt(vm.name, vm.trace, vm, {
-    exits = true, interrupts = true, file = opts.trace_file, limit = opts.trace_limit })
+    exits = true, interrupts = true, calls = opts.trace_calls,
+    instructions = opts.trace_instructions, file = opts.trace_file, limit = opts.trace_limit })
   opts.traces[vm] = trace
   return trace and true, status
 end

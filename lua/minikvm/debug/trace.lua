@@ -4,6 +4,7 @@
 -- the Lua lock: dispatch() hands them to the VM's traces. A file is written without waiting for
 -- anybody (src/io/spool.h) and to its limit: a guest decides how much there is to tell.
 
+local calls = require "minikvm.debug.calls"
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local formats = require "minikvm.debug.trace_formats"
@@ -18,7 +19,7 @@ local SYMBOLS_KEPT <const> = 4096 -- addresses whose symbols are remembered
 
 ---By the number in enum mk_trace_kind.
 local KINDS <const> = { [0] = "in", "out", "read", "write", "rdmsr", "wrmsr", "hlt", "cr8",
-                        "interrupt", "served", "end" }
+                        "interrupt", "served", "end", "step" }
 local EXITS <const> = { ["in"] = true, out = true, read = true, write = true, rdmsr = true,
                         wrmsr = true, hlt = true, cr8 = true }
 
@@ -83,18 +84,58 @@ local function put(trace, own, text)
   if trace.full or why then end_early(trace, own) end
 end
 
----Hands an event to one trace.
-local function tell(trace, e)
-  local own = inner[trace]
-  local want = own.want[e.kind]
-  if not want or own.over then return end
-  if want == "count" then
-    trace.hits = trace.hits + 1
-    e.symbol = symbol_of(own, e.linear)
-  end
+---Writes an event of one trace, or calls its function.
+local function write(trace, own, e)
   own.last = e.ns
   local text = own.format(e)
   if text and own.spool then put(trace, own, text) elseif text then own.write(text) end
+end
+
+local function count_and_write(trace, own, e)
+  trace.hits = trace.hits + 1
+  e.symbol = symbol_of(own, e.linear)
+  write(trace, own, e)
+end
+
+---A function's name at an address that is called.
+local function name_of(own, linear)
+  local name, offset = own.vm:symbol_at(linear)
+  if name and offset == 0 then return name end
+  return symbol_of(own, linear) or ("0x%x"):format(linear)
+end
+
+---What an instruction that is about to be executed, or an interrupt, means for calls.
+local function follow(trace, own, e)
+  local of = own.calls[e.cpu]
+  if not of then
+    of = calls.new(function(linear) return name_of(own, linear) end)
+    own.calls[e.cpu] = of
+  end
+  local event = of(e)
+  if event and not own.over then count_and_write(trace, own, event) end
+end
+
+---`text` has its bytes, `value` the bits of its code segment.
+local function instruction(e)
+  local insn = core.disassemble(e.text, e.value, e.linear)[1]
+  return { cpu = e.cpu, kind = "instruction", ns = e.ns, exits = e.exits, rip = e.rip,
+           linear = e.linear, text = insn and insn.text or "?" }
+end
+
+---Hands an event to one trace.
+local function tell(trace, e)
+  local own = inner[trace]
+  local want = own.want
+  if own.over then return end
+  if want.calls and (e.kind == "step" or e.kind == "interrupt") then follow(trace, own, e) end
+  if own.over then return end
+  if e.kind == "step" then
+    if want.instructions then count_and_write(trace, own, instruction(e)) end
+  elseif want[e.kind] == "count" then
+    count_and_write(trace, own, e)
+  elseif want[e.kind] then
+    write(trace, own, e)
+  end
 end
 
 ---Hands an event to the VM's traces, which may be removed meanwhile.
@@ -103,21 +144,21 @@ function M.tell(vm, e)
   for _, trace in ipairs{ table.unpack(traces[vm] or {}) } do tell(trace, e) end
 end
 
----Makes the core tell what the VM's traces want to know.
+---Makes the core tell what the VM's traces want to know; nil, why, code when it cannot.
 local function connect(vm)
-  local list, times, wanted = traces[vm] or {}, false, false
+  local list, times, steps = traces[vm] or {}, false, false
   for _, trace in ipairs(list) do
-    local own = inner[trace]
-    wanted = wanted or own.want.exits or own.want.interrupt
-    times = times or own.want.served
+    local want = inner[trace].want
+    times = times or want.served
+    steps = steps or want.calls or want.instructions
   end
-  if vm.state == "closed" then return end
+  if vm.state == "closed" then return true end
   local function dispatch(cpu, kind, ns, exits, rip, linear, address, size, value, text)
     kind = KINDS[kind]
     M.tell(vm, { cpu = cpu, kind = kind, exit = EXITS[kind], ns = ns, exits = exits, rip = rip,
                  linear = linear, address = address, size = size, value = value, text = text })
   end
-  core.trace(vm, wanted and dispatch or nil, times)
+  return core.trace(vm, list[1] and dispatch or nil, times, steps)
 end
 
 -- ---- making and removing one ----
@@ -129,7 +170,8 @@ local function limit_rule(value)
   return options.size(value)
 end
 
-local OPTIONS <const> = { exits = "boolean", interrupts = "boolean", file = "text", fn = "function",
+local OPTIONS <const> = { exits = "boolean", interrupts = "boolean", calls = "boolean",
+                          instructions = "boolean", file = "text", fn = "function",
                           format = FORMATS, limit = limit_rule }
 
 ---The format of a file by its name.
@@ -147,13 +189,14 @@ local function check(opts)
       core.blame(("vm:trace: option '%s' is for a 'file'"):format(key))
     end
   end
-  if not (o.interrupts) and o.exits == nil then o.exits = true end
+  if not (o.interrupts or o.calls or o.instructions) and o.exits == nil then o.exits = true end
   return o
 end
 
 ---The kinds of events that are wanted; "count": they are events of the guest's.
 local function wants(o, times)
-  local want = { ["end"] = o.file and "count" or nil, served = times or nil, exits = o.exits }
+  local want = { ["end"] = o.file and "count" or nil, served = times or nil, calls = o.calls,
+                 instructions = o.instructions }
   for kind in pairs(o.exits and EXITS or {}) do want[kind] = "count" end
   if o.interrupts then want.interrupt = "count" end
   return want
@@ -188,7 +231,7 @@ end
 function M.add(vm, opts)
   local o = check(opts)
   local own = { vm = vm, name = vm.name, began = core.now() * 1e9 // 1 | 0,
-                symbols = {}, symbol_count = 0 }
+                symbols = {}, symbol_count = 0, calls = {} }
   own.last = own.began
   local done, why, code = open_output(own, o)
   if not done then return nil, why, code end
@@ -197,8 +240,10 @@ function M.add(vm, opts)
   inner[trace] = own
   traces[vm] = traces[vm] or {}
   table.insert(traces[vm], trace)
-  connect(vm)
-  return trace
+  done, why, code = connect(vm)
+  if done then return trace end
+  trace:remove()
+  return nil, why, code
 end
 
 ---Ends the trace; its file is complete then.

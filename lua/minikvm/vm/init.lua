@@ -561,6 +561,8 @@ end
 ---every exit, in place of an earlier such function; nil ends that.
 ---  exits         true: every exit (the default, unless something else is wanted)
 ---  interrupts    true: every interrupt that is delivered
+---  calls         true: every call, what it came back from, interrupts and exceptions among them
+---  instructions  true: every instruction; for both the guest is stepped through
 ---  file          a path: what is told goes there, with times; else to `fn`, else to stderr
 ---  fn            function(line)
 ---  format        "text", "jsonl", or "perfetto" (trace events); by default what the file's name
