@@ -158,6 +158,36 @@ describe("the functions that a vCPU is in", function()
     assert.error_matches(function() vm.cpu[0]:backtrace{ limit = 0 } end, "1 to 10000")
   end)
 
+  it("were called with what their callers say, where they have not kept it", function()
+    local vm <close> = support.vm()
+    assert(vm:load(compile.guest(folder, "entry.c", [[
+      static volatile int sink;
+      __attribute__((noipa)) int inner(int x)
+      {
+          __asm__ volatile("outb %%al, $0xf4" :: "a"(0));
+          return sink;
+      }
+      __attribute__((noipa)) int middle(int a, int b)
+      {
+          sink = inner(b + 1);
+          return sink;
+      }
+      __attribute__((noipa)) int jumps(int a, int b) { return middle(a + 1, b); }
+      void _start(void) { sink = middle(11, 22); sink = jumps(33, 44); sink++; }
+    ]], "-g -O2")))
+    assert.equal("exit", (vm:run{ deadline = 20 }))
+    local calls = vm.cpu[0]:backtrace()
+    assert.same({ "inner", "middle", "_start" }, { calls[1].symbol, calls[2].symbol,
+                                                  calls[3].symbol })
+    assert.equal("x = 23", calls[1].arguments)
+    assert.equal("a = 11, b = 22", calls[2].arguments)
+    -- The second time another function has jumped to middle(): what _start says is not for that.
+    vm:run{ deadline = 20 }
+    calls = vm.cpu[0]:backtrace()
+    assert.equal("middle", calls[2].symbol)
+    assert.equal("a = <optimized out>, b = <optimized out>", calls[2].arguments)
+  end)
+
   it("are known past an exception, whose way in has no information on its frame", function()
     local vm <close> = support.vm{ mode = "long", irqchip = "pic", coalesce = false }
     assert(vm:load "guests/build/long/idt.elf")

@@ -167,6 +167,7 @@ describe("a DWARF expression", function()
     memory = function(address) return address < 1000 and address + 1 or nil end,
     cfa = function() return 500 end, frame_base = function() return 600 end,
     to_memory = function(address) return address + 7 end,
+    entry_value = function(number) return number == 5 and 77 or nil end,
   }
   ---Operations with numbers, each { operation, number, number }, all of three bytes.
   local function evaluate(list, bits)
@@ -191,6 +192,7 @@ describe("a DWARF expression", function()
     assert.equal(43, value({ 0x03, 35 }, { 0x06 }))            -- deref
     assert.equal(200 - 8, value({ 0x72, -8 }))                 -- breg2
     assert.equal(604, value({ 0x91, 4 }))                      -- fbreg
+    assert.equal(77, value({ 0xa3, 5 }, STACK_VALUE))          -- entry_value
     assert.equal(500, value({ 0x9c }))                         -- call_frame_cfa
     assert.equal(-3, value(c(-7), c(2), { 0x1b }, STACK_VALUE)) -- div is of signed integers
     assert.equal(1, value(c(-1), c(2), { 0x1d }, STACK_VALUE)) -- mod is of unsigned ones

@@ -97,6 +97,31 @@ describe("a place in a guest's code", function()
     assert.equal("a = 3", calls[1].arguments)
   end)
 
+  it("may have a name of C++ or Rust", function()
+    local vm <close> = support.vm()
+    assert(vm:load(compile.guest(folder, "names.c", [[
+      int bar(int a) __asm__("_ZN6Kernel3barEi");
+      int other(int a) __asm__("_ZN4User3barEi");
+      int start(void) __asm__("_ZN4core5start17h0123456789abcdefE");
+      int counter __asm__("_ZZN6Kernel3barEiE5start") = 3;
+      int bar(int a) { return a + counter; }
+      int other(int a) { return bar(a); }
+      int start(void) { return other(1); }
+      void _start(void) { start(); }
+    ]], "-g -O0")))
+    local symbols = vm.symbols
+    assert.equal(symbols._ZN6Kernel3barEi, vm:address_of "Kernel::bar")
+    assert.equal(symbols._ZN4User3barEi + 2, vm:address_of "User::bar+2")
+    assert.equal(symbols._ZN4core5start17h0123456789abcdefE, vm:address_of "core::start")
+    assert.equal(symbols._ZN4core5start17h0123456789abcdefE, vm:address_of "start")
+    assert.equal('"bar": 2 symbols have this name, such as _ZN4User3barEi and _ZN6Kernel3barEi',
+                 select(2, vm:address_of "bar"))
+    assert.is_nil((vm:address_of "Kernel::other"))
+    assert.equal("core::start (names.c:7)",
+                 tostring(vm:place_of(symbols._ZN4core5start17h0123456789abcdefE)))
+    assert.equal("Kernel::bar (names.c:5)", tostring(vm:place_of(symbols._ZN6Kernel3barEi)))
+  end)
+
   it("that is not there is refused by name and reason", function()
     local vm <close> = loaded "-g -O0"
     local function why(where) return select(2, vm:address_of(where)) end

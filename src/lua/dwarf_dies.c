@@ -181,6 +181,25 @@ static int scopes(lua_State *L)
 
 /* --- expressions --- */
 
+static bool is_register(const Dwarf_Op *op)
+{
+    return op->atom >= DW_OP_reg0 && op->atom <= DW_OP_reg31;
+}
+
+/* The register whose value at the function's entry an operation is; -1: none, or more than that. */
+static int entry_register(Dwarf_Attribute *attr, const Dwarf_Op *op)
+{
+    Dwarf_Attribute inner;
+    Dwarf_Op *ops;
+    size_t count;
+    if ((op->atom == DW_OP_entry_value || op->atom == DW_OP_GNU_entry_value) &&
+        dw.dwarf_getlocation_attr(attr, op, &inner) == 0 &&
+        dw.dwarf_getlocation_addr(&inner, 0, &ops, &count, 1) == 1 && count == 1 &&
+        is_register(ops))
+        return (int)ops->atom - DW_OP_reg0;
+    return -1;
+}
+
 /* What an operation refers to elsewhere in the file: an address by its index, or a constant. */
 static void push_operation(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *op)
 {
@@ -198,8 +217,9 @@ static void push_operation(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *
         lua_pushinteger(L, op->atom);
         lua_pushlstring(L, (const char *)block.data, block.length);
     } else {
-        lua_pushinteger(L, op->atom);
-        lua_pushinteger(L, (lua_Integer)op->number);
+        int entry = attr ? entry_register(attr, op) : -1;
+        lua_pushinteger(L, entry >= 0 ? DW_OP_entry_value : op->atom);
+        lua_pushinteger(L, entry >= 0 ? entry : (lua_Integer)op->number);
     }
 }
 
@@ -299,6 +319,78 @@ static int variables(lua_State *L)
         lua_rawseti(L, -2, ++count);
     } while (count < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
     return 1;
+}
+
+/* --- calls --- */
+
+/* Whether an entry is the call that returns to an address. */
+static bool returns_to(Dwarf_Die *die, Dwarf_Addr address)
+{
+    Dwarf_Attribute attr;
+    Dwarf_Addr back;
+    int tag = dw.dwarf_tag(die);
+    unsigned name = tag == DW_TAG_call_site       ? DW_AT_call_return_pc
+                    : tag == DW_TAG_GNU_call_site ? DW_AT_low_pc
+                                                  : 0;
+    return name && dw.dwarf_formaddr(dw.dwarf_attr(die, name, &attr), &back) == 0 &&
+           back == address;
+}
+
+/* Pushes { [register] = expression, name = of the function that is called }. */
+static void push_call(lua_State *L, Dwarf_Die *call, Dwarf_Addr address)
+{
+    bool gnu = dw.dwarf_tag(call) == DW_TAG_GNU_call_site;
+    Dwarf_Attribute attr;
+    Dwarf_Die child, origin;
+    Dwarf_Op *ops;
+    size_t count;
+    unsigned n = 0;
+    lua_newtable(L);
+    if (dw.dwarf_formref_die(
+            dw.dwarf_attr(call, gnu ? DW_AT_abstract_origin : DW_AT_call_origin, &attr), &origin))
+        set_name(L, &origin);
+    if (dw.dwarf_child(call, &child) != 0)
+        return;
+    do {
+        if (!dw.dwarf_attr(&child, DW_AT_location, &attr) ||
+            dw.dwarf_getlocation_addr(&attr, address, &ops, &count, 1) != 1 || count != 1 ||
+            !is_register(ops))
+            continue;
+        set_expression(L, &child, gnu ? DW_AT_GNU_call_site_value : DW_AT_call_value, "value",
+                       address);
+        if (lua_getfield(L, -1, "value") != LUA_TNIL)
+            lua_rawseti(L, -2, (lua_Integer)(ops->atom - DW_OP_reg0));
+        else
+            lua_pop(L, 1);
+        lua_pushnil(L);
+        lua_setfield(L, -2, "value");
+    } while (++n < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
+}
+
+/* dwarf.call(d, address) -> what registers held at the call that returns to this address, as
+ * expressions of the caller's frame: { [register] = expression, name = of the function that is
+ * called }; nil: not known */
+static int call(lua_State *L)
+{
+    struct mk_dwarf *d = mk_check_dwarf(L);
+    Dwarf_Addr address = (Dwarf_Addr)luaL_checkinteger(L, 2);
+    struct search s = { .address = address - 1, .left = DIES_MAX };
+    struct mk_unit *unit = mk_dwarf_unit(d, s.address);
+    Dwarf_Die child;
+    luaL_checkstack(L, 14, NULL);
+    if (unit)
+        descend(&s, &unit->dies, 0);
+    for (unsigned i = s.count; i > 0; i--) {
+        if (dw.dwarf_child(&s.found[i - 1], &child) != 0)
+            continue;
+        do {
+            if (returns_to(&child, address)) {
+                push_call(L, &child, address - 1);
+                return 1;
+            }
+        } while (s.left-- > 0 && dw.dwarf_siblingof(&child, &child) == 0);
+    }
+    return 0;
 }
 
 /* --- types --- */
@@ -401,10 +493,8 @@ static int type(lua_State *L)
 
 void mk_open_dwarf_dies(lua_State *L)
 {
-    static const luaL_Reg functions[] = { { "scopes", scopes },
-                                          { "frame_base", frame_base },
-                                          { "variables", variables },
-                                          { "type", type },
-                                          { NULL, NULL } };
+    static const luaL_Reg functions[] = { { "scopes", scopes },       { "frame_base", frame_base },
+                                          { "variables", variables }, { "call", call },
+                                          { "type", type },           { NULL, NULL } };
     mk_add_dwarf(L, functions);
 }

@@ -66,7 +66,7 @@ local function add(list, m, frame)
   for n = 0, count - 1 do
     local fn, inlined = place.functions[n + 1] or place, n < count - 1
     list[#list + 1] = { frame = frame, n = n, call = {
-      pc = frame.pc, symbol = inlined and fn.name or place.symbol or fn.name,
+      pc = frame.pc, symbol = inlined and fn.name or where.name(place) or fn.name,
       offset = not inlined and offset or nil, file = fn.file, line = fn.line, inlined = inlined,
       how = frame.how,
       arguments = #place.functions > 0 and arguments_of(m, frame, n) or nil } }
@@ -108,7 +108,7 @@ end
 function M.locals(cpu, number)
   number = number or 0
   options.argument("cpu:locals", "frame", number, "integer")
-  local m, list = all(cpu, number < 0 and 1 or math.min(number + 1, MOST))
+  local m, list = all(cpu, number < 0 and 1 or math.min(number + 2, MOST))
   local one = list[number + 1]
   if not one or number < 0 then
     core.blame(("cpu:locals: frame %d: there are 0 to %d"):format(number, #list - 1))

@@ -16,6 +16,7 @@ local STEPS_MAX <const>, STACK_MAX <const> = 10000, 256
 ---@field memory fun(address: integer, size: integer): integer?  little endian
 ---@field cfa fun(): integer?
 ---@field frame_base fun(): integer?
+---@field entry_value fun(number: integer): integer?  what a register held when the function began
 ---@field to_memory fun(address: integer): integer  what an address in the file is in memory
 
 ---What evaluate() raises, with the reason.
@@ -154,6 +155,9 @@ local RUN <const> = {
   [0x94] = deref, -- deref_size
   [0x96] = nothing,
   [0x9c] = function(s) push(s, need(s.context.cfa(), "its frame is not known")) end,
+  [0xa3] = function(s, n) -- entry_value, of a register
+    push(s, need(n >= 0 and s.context.entry_value(n) or nil, OPTIMIZED_OUT))
+  end,
   [0xa8] = nothing, [0xf7] = nothing, [0xa9] = nothing, [0xf9] = nothing, -- conversions of integers
 }
 for n = 0x08, 0x0f do RUN[n] = push end
@@ -196,7 +200,7 @@ local function step(s)
   elseif RUN[op] then
     RUN[op](s, number, number2)
   else
-    fail(OPTIMIZED_OUT) -- entry values and what else only a caller's frame could tell
+    fail(OPTIMIZED_OUT)
   end
 end
 

@@ -145,8 +145,10 @@ function M.of(m, frame, n)
   dwarf.ask(m.vm, unwind.address(frame), function(info, there, image)
     local scopes = core.dwarf.scopes(info, there)
     list.why = scopes.split and "its .dwo file is not there" or nil
+    local outer = scopes[#scopes]
     local context = unwind.context(m, frame, image,
-                                   frame_base(info, scopes, m, frame, image, there))
+                                   frame_base(info, scopes, m, frame, image, there),
+                                   outer and outer.name)
     for _, scope in ipairs(scopes_of(scopes, n)) do
       for _, variable in ipairs(scope.die and core.dwarf.variables(info, scope.die, there) or {}) do
         list[#list + 1] = describe(variable, m, context, info)

@@ -9,11 +9,13 @@ local dwarf = require "minikvm.debug.dwarf"
 local expression = require "minikvm.debug.expression"
 local images = require "minikvm.image"
 local symbols = require "minikvm.image.symbols"
+local where = require "minikvm.debug.where"
 
 local ult = math.ult
 
 local M = {}
 
+local ENTRIES <const> = 8 -- callers whose callers tell what a value was
 local SEARCHED <const> = 48 -- words in which the frame of an interrupt is looked for
 
 ---@class minikvm.frame
@@ -22,6 +24,7 @@ local SEARCHED <const> = 48 -- words in which the frame of an interrupt is looke
 ---@field how "registers"|"cfi"|"frame pointer"|"interrupt"  how it was found
 ---@field cfa integer?  the stack pointer before the call that made it
 ---@field registers table<integer, integer>  by DWARF's numbers; what is not known is nil
+---@field outer minikvm.frame?  the caller's
 
 ---The address whose function and line count: within the call that a return address follows.
 function M.address(frame)
@@ -30,14 +33,40 @@ end
 
 -- ---- by call-frame information ----
 
+---What a register held when the function of a frame began, where the caller's debugging information
+---tells what it was called with, and that it was this function: another one may have jumped here.
+---@param name string?  the function's
+---@param depth integer
+local function entry_value(m, frame, number, name, depth)
+  local outer = frame.outer
+  if not outer or not outer.called or not name or depth > ENTRIES then return nil end
+  local values, image
+  dwarf.ask(m.vm, outer.pc - 1, function(info, there, from)
+    values, image = core.dwarf.call(info, there + 1), from
+    return values
+  end)
+  if not values or values.name ~= name or not values[number] then return nil end
+  M.find_cfa(m, outer)
+  local context = M.context(m, outer, image)
+  function context.entry_value(register)
+    local place = where.of(m.vm, outer.pc - 1).functions
+    return entry_value(m, outer, register, place[#place] and place[#place].name, depth + 1)
+  end
+  local at = expression.evaluate(values[number], context)
+  return at and (at.kind == "address" and at.address or at.value)
+end
+
 ---What expressions of a frame are evaluated with.
 ---@param m minikvm.machine
-function M.context(m, frame, image, base)
+---@param base (fun(): integer?)?  the frame base
+---@param name string?  the function's, for what its registers held at first
+function M.context(m, frame, image, base, name)
   local context = { bits = m.bits == 64 and 64 or 32 }
   function context.register(number) return frame.registers[number] end
   function context.memory(address, size) return m:integer(m.stack + (address & m.mask), size) end
   function context.cfa() return frame.cfa end
   context.frame_base = base or function() return nil end
+  function context.entry_value(number) return entry_value(m, frame, number, name, 1) end
   function context.to_memory(address)
     return image and symbols.to_memory(image, address) or address
   end
@@ -268,7 +297,8 @@ function M.frames(m, registers, limit)
   while frame do
     list[#list + 1] = frame
     if #list == limit then return list, ("there may be more than %d"):format(limit) end
-    frame, why = caller(m, frame)
+    frame.outer, why = caller(m, frame)
+    frame = frame.outer
   end
   return list, why
 end

@@ -27,15 +27,55 @@ local function no_symbol(vm, name)
   return nil, ("%q: no such symbol%s"):format(name, options.hint(name, names)), "ENOENT"
 end
 
-local function of_symbol(vm, text)
-  local list = images.objects(vm)
-  local value = symbols.find(list, text)
+---How compilers of C++ and Rust write a qualified name within a symbol: each part behind its length
+---(Itanium C++ ABI, 5.1; Rust's mangling v0).
+local function mangled(name)
+  local parts = {}
+  for part in (name .. "::"):gmatch "(.-)::" do
+    if not part:find "^[%a_][%w_]*$" then return nil end
+    parts[#parts + 1] = ("%d%s"):format(#part, part)
+  end
+  return table.concat(parts)
+end
+
+---The address of a function of C++ or Rust; nil when there is none, or several: then also a message.
+---@return integer? address
+---@return string? why
+local function of_mangled(vm, name)
+  local part, found, count, example = mangled(name), nil, 0, {}
+  for symbol, value in pairs(part and symbols.all(images.objects(vm)) or {}) do
+    local _, last = symbol:find(part, 1, true)
+    local rest = last and (symbol:find "^_R" or symbol:find "^_Z[^ZTG]") and symbol:sub(last + 1)
+    -- What follows is the end of the name, a hash or types, no further part; what precedes no digit.
+    if rest and (rest:find "^17h%x+E$" or not rest:find "^%d") and not symbol:find("%d" .. part)
+       and value ~= found then
+      found, count = value, count + 1
+      example[#example + 1] = symbol
+    end
+  end
+  if count <= 1 then return found end
+  table.sort(example)
+  return nil, ("%q: %d symbols have this name, such as %s and %s"):format(name, count, example[1],
+                                                                        example[2])
+end
+
+---The address of a symbol by its name.
+local function named(vm, name)
+  local value = symbols.find(images.objects(vm), name)
   if value then return value end
+  return of_mangled(vm, name)
+end
+
+local function of_symbol(vm, text)
+  local value, why = named(vm, text)
+  if value then return value end
+  if why then return nil, why, "EINVAL" end
   local name, digits = text:match "^(.-)%s*%+%s*(%w+)$"
   local offset = digits and options.to_integer(digits)
   if not offset then return no_symbol(vm, text) end
-  value = symbols.find(list, name)
+  value, why = named(vm, name)
   if value then return value + offset end
+  if why then return nil, why, "EINVAL" end
   return no_symbol(vm, name)
 end
 
@@ -167,6 +207,29 @@ function M.of(vm, address)
   return place
 end
 
+---The qualified name within a symbol of C++ or Rust: "Kernel::init" of _ZN6Kernel4initEv; nil for
+---others. Types and what templates are made for are left out.
+---@return string?
+local function demangled(symbol)
+  local at, parts = symbol:match "^_ZNK?()" or symbol:match "^_Z()", {}
+  local digits = at and symbol:match("^%d+", at)
+  while digits and #digits < 5 do
+    local part = symbol:sub(at + #digits, at + #digits + tonumber(digits) - 1)
+    if not (digits == "17" and part:find "^h%x+$") then parts[#parts + 1] = part end -- Rust's hash
+    at = at + #digits + #part
+    digits = #part > 0 and symbol:match("^%d+", at)
+  end
+  return #parts > 0 and table.concat(parts, "::") or nil
+end
+
+---The name to show of a place: that of the source, where the symbol's is one for the linker.
+---@return string?
+function M.name(place)
+  local outer = place.functions[#place.functions]
+  if not place.symbol or not place.symbol:find "^_[ZR]" then return place.symbol end
+  return demangled(place.symbol) or outer and outer.name or place.symbol
+end
+
 local function at(file, line)
   return file and ("%s:%d"):format(file, line or 0)
 end
@@ -178,8 +241,8 @@ end
 function M.show(place, brief)
   local line = at(place.file, place.line)
   if not place.symbol then return line end
-  local text = place.offset == 0 and place.symbol
-    or ("%s+0x%x"):format(place.symbol, place.offset)
+  local name = M.name(place)
+  local text = place.offset == 0 and name or ("%s+0x%x"):format(name, place.offset)
   if not line then return text end
   for i = 1, brief and 0 or #place.functions - 1 do
     local caller = place.functions[i + 1]
