@@ -141,7 +141,7 @@ describe("Linux's drivers for PCI", function()
       printed[port] = ""
       sh(("echo from %d >$(echo /dev/%s)"):format(port, name))
       assert.equal(("from %d\n"):format(port), (printed[port]:gsub("\r", "")))
-      sh(("(read -r x; echo got $x >$(echo /dev/%s)) <$(echo /dev/%s) & sleep 0"):format(name, name))
+      sh(("(read -r x; echo got $x >&0) <>$(echo /dev/%s) & sleep 0"):format(name))
       console.send(d, ("to %d\n"):format(port), port)
       assert.same({ 1, tostring(port) }, { console.expect(d, "got to (%d)", { port = port,
         timeout = 60 }) })
