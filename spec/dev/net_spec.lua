@@ -200,6 +200,30 @@ describe("virtio's network card", function()
     assert.equal(0, hub:send(FRAME))
   end)
 
+  it("takes no frame any more when it is detached, or its VM is closed", function()
+    local vm <close>, d = machine()
+    d:detach()
+    assert.is_false(net.send(d, FRAME))
+    assert.equal("halt", (let_run(vm)))
+    local gone, card = machine{ hub = net.hub() }
+    gone:close()
+    assert.error_matches(function() net.send(card, FRAME) end, "closed")
+  end)
+
+  it("whose script raises ends that guest's run", function()
+    local hub = net.hub{ on_frame = function() error "torn" end }
+    local one <close> = machine{ hub = hub }
+    local other <close>, d = machine{ hub = hub }
+    one.memory:write(DATA, ("\0"):rep(12) .. FRAME)
+    one.memory:write(QUEUE[1], ("<I8I4I2I2"):pack(DATA, 12 + #FRAME, 0, 0))
+    one.memory:u16(QUEUE[1] + 0x1002, 1)
+    local reason, info = pci.run(one, { poke16(BASE + 0x3004, 1) })
+    assert.equal("error", reason)
+    assert.matches("net_spec.lua:%d+: torn", info.text)
+    assert.equal("halt", (let_run(other)))
+    assert.equal(0, d.state.received)
+  end)
+
   it("has a script between it and the others: drops, changes, doubles", function()
     local answers, froms = { false, "changed", true, nil }, {}
     local capture = net.capture()

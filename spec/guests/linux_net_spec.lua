@@ -4,6 +4,7 @@
 local kvm = require "minikvm"
 local linux = require "support.linux"
 local net = require "minikvm.devices.net"
+local program = require "support.program"
 local support = require "support.guest"
 
 local MODULES <const> = (os.getenv "XDG_CACHE_HOME" or (os.getenv "HOME" or "") .. "/.cache")
@@ -73,5 +74,18 @@ describe("two forks of a Linux on one wire", function()
       assert.same({ 0, 0 }, { state.dropped, state.virtio.errors })
       assert.is_true(state.sent > 0 and state.received > 0)
     end
+  end)
+end)
+
+describe("scripts/test_network.lua", function()
+  if linux.without_linux(pending) then return end
+
+  it("passes", function()
+    local folder <const> = os.tmpname()
+    os.remove(folder)
+    local r = program.run("P test scripts/test_network.lua --artefacts " .. folder)
+    os.execute("rm -rf " .. folder)
+    assert.equal(0, r.status, r.out)
+    assert.matches("2 passed, 0 failed, 0 skipped", r.out)
   end)
 end)

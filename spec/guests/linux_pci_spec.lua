@@ -5,7 +5,9 @@
 local blk = require "minikvm.devices.blk"
 local console = require "minikvm.devices.console"
 local edu = require "minikvm.devices.edu"
+local i6300esb = require "minikvm.devices.i6300esb"
 local kvm = require "minikvm"
+local lfs = require "lfs"
 local linux = require "support.linux"
 local net = require "minikvm.devices.net"
 local program = require "support.program"
@@ -221,6 +223,27 @@ describe("Linux's drivers for PCI", function()
     assert.equal("panic", reason)
     assert.equal("Linux panicked: sysrq triggered crash (the guest's kernel has panicked "
                  .. "(pvpanic))", info.text)
+  end)
+end)
+
+describe("Linux's driver of the 6300ESB's watchdog", function()
+  if linux.without_linux(pending) then return end
+
+  it("keeps it from biting, and is bitten when it does not come back", function()
+    if not lfs.attributes(MODULES .. "/kernel/drivers/watchdog/i6300esb.ko") then
+      pending "Debian's kernel for clouds has no i6300esb; that of linux-image-amd64 has"
+      return
+    end
+    local vm <close> = support.vm{ mode = "linux", pci = { i6300esb.new() } }
+    assert(vm:load(linux.KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
+      agent = true, modules = { "i6300esb", from = MODULES } }) } }))
+    local machine = vm:linux():wait{ timeout = 150 }
+    assert.equal("i6300ESB timer\nback\n", (machine:sh("cat /sys/class/watchdog/watchdog0/identity; "
+      .. "(sleep 0.2; printf V) >/dev/watchdog; echo back", { timeout = 60 })))
+    assert.is_false((pcall(machine.sh, machine,
+      "watchdog -T 1 -t 60 -F /dev/watchdog & sleep 60", { timeout = 100 })))
+    local reason, info = vm:wait(0)
+    assert.same({ "shutdown", "reset by the watchdog (i6300esb)" }, { reason, info.text })
   end)
 end)
 

@@ -265,7 +265,7 @@ static void owe_interrupt(struct mk_net *net, uint16_t before)
     } else if (mk_virtio_wants(&net->virtio, MK_NET_TRANSMIT, before)) {
         net->owed = true;
     }
-    if (net->owed && net->owed_late) {
+    if (net->owed && net->owed_late && !net->closed) {
         net->owed_late = false;
         mk_io_arm(&net->owed_timer, mk_now() + MK_NET_OWED_NS);
     }
@@ -354,6 +354,15 @@ void mk_net_init(struct mk_net *net)
 {
     net->owed_late = true;
     net->owed_timer = (struct mk_io_timer){ .fire = owed_late, .ctx = net };
+}
+
+void mk_net_close(struct mk_net *net)
+{
+    mk_net_unplug(net);
+    pthread_mutex_lock(&net->virtio.lock);
+    net->closed = true;
+    pthread_mutex_unlock(&net->virtio.lock);
+    mk_io_disarm(&net->owed_timer);
 }
 
 /* The I/O thread may be waiting for the lock, in tap_ready(). */

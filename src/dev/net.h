@@ -48,6 +48,7 @@ struct mk_net {
     void (*script)(void *ctx, struct mk_cpu *cpu, const uint8_t *bytes, uint32_t length);
     struct mk_virtq_chain chain;
     bool owed, owed_late; /* an interrupt for what was sent; it is time for it */
+    bool closed;          /* nothing of it is on the I/O thread any more */
     struct mk_io_timer owed_timer;
 };
 
@@ -60,8 +61,11 @@ void mk_net_init(struct mk_net *net);
 bool mk_net_receive(struct mk_net *net, struct mk_packet *frame, uint64_t due);
 /* As in a snapshot, whatever the driver can do. */
 bool mk_net_put_waiting(struct mk_net *net, struct mk_packet *frame, uint64_t due);
-/* It is on no hub and no tap any more. */
+/* It is on no hub and no tap any more; the same before mk_virtio_close(), when a vCPU may be
+ * inside.
+ */
 void mk_net_unplug(struct mk_net *net);
+void mk_net_close(struct mk_net *net);
 /* Opens a tap for it. */
 int mk_net_open_tap(struct mk_net *net, const char *name, struct mk_err *err);
 

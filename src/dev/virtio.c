@@ -167,6 +167,7 @@ void mk_virtio_close(struct mk_virtio *v)
     if (!v->open)
         return;
     v->open = false;
+    mk_virtio_stop(v);
     struct mk_bus *bus = mk_pci_window(v->fn, 1);
     if (v->isr_hook)
         mk_bus_unhook(bus, v->isr_hook);

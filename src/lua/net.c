@@ -51,9 +51,7 @@ static void to_script(void *ctx, struct mk_cpu *cpu, const uint8_t *bytes, uint3
 
 static void close_net(struct mk_virtio *virtio)
 {
-    struct mk_net *net = (struct mk_net *)virtio;
-    mk_net_unplug(net);
-    mk_io_disarm(&net->owed_timer);
+    mk_net_close((struct mk_net *)virtio);
 }
 
 /* net_new(function, queues, broken) */

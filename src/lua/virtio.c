@@ -85,7 +85,8 @@ struct mk_virtio *mk_virtio_push(lua_State *L, size_t size, const struct mk_virt
 
 struct mk_virtio *mk_check_virtio(lua_State *L, const struct mk_virtio_ops *ops)
 {
-    struct mk_virtio_box *box = luaL_checkudata(L, 1, MK_VIRTIO);
+    mk_check_child(L, 1, MK_VIRTIO);
+    struct mk_virtio_box *box = lua_touserdata(L, 1);
     luaL_argcheck(L, box->virtio && (!ops || box->virtio->ops == ops), 1, "of another kind");
     return box->virtio;
 }
