@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define DESC 0x1000u
 #define AVAIL 0x2000u
@@ -79,6 +80,19 @@ static void test_right(void)
     tap_is(mk_virtq_push(&mem, &q, 0, head, 33, &err), 0, "given back");
     tap_ok(get(USED + 2, 2) == 1 && get(USED + 4, 4) == 3 && get(USED + 8, 4) == 33,
            "in the used ring, with the bytes written");
+    char bytes[8] = "";
+    mk_mem_write(&mem, DATA, "0123456789abcdef", 16);
+    tap_ok(mk_virtq_read(&mem, &chain, 10, bytes, 6) && memcmp(bytes, "abcdef", 6) == 0,
+           "its bytes are read from any of them on");
+    tap_ok(mk_virtq_write(&mem, &chain, 30, "xyz", 3) && get(DATA + 130, 2) == 0x7978 &&
+               get(DATA + 200, 1) == 'z',
+           "and written, over two parts");
+    tap_ok(!mk_virtq_write(&mem, &chain, 31, "xyz", 3), "as far as there are any");
+    mk_virtq_put(&mem, &q, 1, 5, 7, &err);
+    tap_ok(get(USED + 2, 2) == 1 && get(USED + 12, 4) == 5 && get(USED + 16, 4) == 7,
+           "one that is put there is not seen");
+    mk_virtq_publish(&mem, &q, 2, &err);
+    tap_is((long long)get(USED + 2, 2), 2, "before the count says so");
     put(AVAIL + 2, 0xffff, 2);
     put(AVAIL + 4 + 2 * 6, 2, 2);
     tap_ok(mk_virtq_next(&mem, &q, 0xfffe, &head, &err) == 1 && head == 2, "indices come round");
