@@ -37,7 +37,7 @@ send(b"$qC#")                     # the sum is missing: '$' begins anew
 send(b"$qC#b4"); print("anew", receive())
 send(b"-"); print("again", receive())
 print(ask("QStartNoAckMode"))
-for word in ("Q", "v", "q", "zz", "\x00", "vUnknown;1", "qXfer:nothing:read::0,10", "_"):
+for word in ("Q", "v", "q", "y", "\x00", "vUnknown;1", "qXfer:nothing:read::0,10", "_"):
     print("unknown", repr(ask(word)))
 packet("m1000,4" + "0" * (1 << 20)); print("long", receive())
 print("sum", end=" "); send(b"$qC#00"); print(receive())

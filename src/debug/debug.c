@@ -87,17 +87,24 @@ int mk_debug_begin_step(struct mk_vm *vm, unsigned cpu, uint64_t count, struct m
     return 0;
 }
 
-bool mk_debug_is_done(void *ctx)
+bool mk_debug_has_stepped(const struct mk_vm *vm)
 {
-    struct mk_vm *vm = ctx;
     const struct mk_debug *d = (const struct mk_debug *)vm->debug;
-    return d->cpu[d->stepped].steps == 0 && mk_vm_is_paused_or_stopped(vm);
+    return d->cpu[d->stepped].steps == 0;
+}
+
+bool mk_debug_is_done(void *vm)
+{
+    return mk_debug_has_stepped(vm) && mk_vm_is_paused_or_stopped(vm);
 }
 
 void mk_debug_end_step(struct mk_vm *vm)
 {
     struct mk_debug *d = (struct mk_debug *)vm->debug;
-    d->cpu[d->stepped].steps = 0;
+    struct cpu *k = &d->cpu[d->stepped];
+    k->steps = 0;
+    if (k->stop.kind == MK_STOP_STEP) /* another vCPU's stop was told, and nobody waits for this */
+        k->stop = (struct mk_stop){ 0 };
     vm->only = 0;
     debug_unuse(d);
 }

@@ -68,7 +68,8 @@ struct mk_stop mk_debug_last_stop(struct mk_vm *vm);
  * mk_debug_is_done(). Of one that does not run: in the mk_vm_run() that follows. Interrupts wait
  * meanwhile, but for a vCPU that halts. Afterwards, whatever came of it, mk_debug_end_step(). */
 int mk_debug_begin_step(struct mk_vm *vm, unsigned cpu, uint64_t count, struct mk_err *err);
-bool mk_debug_is_done(void *vm); /* for mk_vm_wait_for() */
+bool mk_debug_is_done(void *vm);                   /* for mk_vm_wait_for() */
+bool mk_debug_has_stepped(const struct mk_vm *vm); /* and is on its way to where it waits */
 void mk_debug_end_step(struct mk_vm *vm);
 
 /* Every instruction of every vCPU is told (vm/trace.h); not any more. -1 with *err. */

@@ -24,9 +24,9 @@ void hit_stop(struct mk_vcpu *c, const struct mk_stop *stop)
         d->last = *stop;
     k->stop = first ? (struct mk_stop){ 0 } : *stop;
     pthread_mutex_unlock(&d->lock);
+    k->steps = 0;
     if (!first)
         return;
-    k->steps = 0;
     if (d->vm->holds) {
         mk_vm_hold(d->vm);
         return;

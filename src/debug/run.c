@@ -19,7 +19,8 @@ static void go_in(struct mk_vcpu *c)
 {
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
-    if (d->inside++ == 0)
+    bool goes_on = !atomic_load(&d->vm->paused) || cpu_of(c)->steps; /* not back again at once */
+    if (d->inside++ == 0 && goes_on)
         d->last = (struct mk_stop){ 0 };
     bool waited_for = d->inside > 1 && d->lifted;
     pthread_mutex_unlock(&d->lock);

@@ -231,10 +231,10 @@ static int wait_step(lua_State *L)
     return wait_for(L, mk_debug_is_done, MK_FOREVER);
 }
 
-/* step_is_done(vm) */
-static int step_is_done(lua_State *L)
+/* has_stepped(vm), of a step that was begun */
+static int has_stepped(lua_State *L)
 {
-    lua_pushboolean(L, mk_debug_is_done(&mk_check_vm(L, 1)->vm));
+    lua_pushboolean(L, mk_debug_has_stepped(&mk_check_vm(L, 1)->vm));
     return 1;
 }
 
@@ -246,11 +246,9 @@ static int wait_paused(lua_State *L)
 
 void mk_open_debug(lua_State *L)
 {
-    static const luaL_Reg core[] = {
-        { "break_at", break_at },       { "last_stop", last_stop },
-        { "begin_step", begin_step },   { "end_step", end_step },
-        { "wait_step", wait_step },     { "step_is_done", step_is_done },
-        { "wait_paused", wait_paused }, { NULL, NULL }
-    };
+    static const luaL_Reg core[] = { { "break_at", break_at },       { "last_stop", last_stop },
+                                     { "begin_step", begin_step },   { "end_step", end_step },
+                                     { "wait_step", wait_step },     { "has_stepped", has_stepped },
+                                     { "wait_paused", wait_paused }, { NULL, NULL } };
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

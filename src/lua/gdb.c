@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #define CHUNK (64u << 10)
+#define BACKLOG 4
 #define REST_NS 1000000u /* between two looks at a client while the guest runs */
 
 struct mk_lua_gdb {
@@ -89,7 +90,31 @@ void mk_lua_close_gdbs(struct mk_lua_vm *v)
         close_gdb(v->gdbs);
 }
 
+/* A socket that a process has left which is no more: nobody listens. */
+static bool is_left_over(const struct sockaddr_un *at)
+{
+    struct stat st;
+    if (lstat(at->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
+        return false;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bool left = connect(fd, (const struct sockaddr *)at, sizeof(*at)) < 0 && errno == ECONNREFUSED;
+    close(fd);
+    return left;
+}
+
 /* Nobody but this user gets to it: the file's mode is the socket's (Linux, unix(7)). */
+static int bind_unix(int fd, const struct sockaddr_un *at)
+{
+    if (fchmod(fd, 0600) < 0)
+        return -1;
+    int rc = bind(fd, (const struct sockaddr *)at, sizeof(*at));
+    if (rc < 0 && errno == EADDRINUSE && is_left_over(at)) {
+        unlink(at->sun_path);
+        rc = bind(fd, (const struct sockaddr *)at, sizeof(*at));
+    }
+    return rc < 0 ? -1 : listen(fd, BACKLOG);
+}
+
 static int listen_unix(struct mk_lua_gdb *g, const char *path, struct mk_err *err)
 {
     struct sockaddr_un at = { .sun_family = AF_UNIX };
@@ -98,19 +123,17 @@ static int listen_unix(struct mk_lua_gdb *g, const char *path, struct mk_err *er
                        sizeof(at.sun_path) - 1);
     strcpy(at.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return mk_fail_errno(err, errno, "unix:%s", path);
-    if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0 ||
-        listen(fd, 4) < 0) {
-        int code = errno;
-        close(fd);
-        if (code == EADDRINUSE)
-            return mk_fail(err, code, "unix:%s: it is there already: remove it, or name another",
-                           path);
-        return mk_fail_errno(err, code, "unix:%s", path);
+    if (fd >= 0 && bind_unix(fd, &at) == 0) {
+        strcpy(g->path, path);
+        return fd;
     }
-    strcpy(g->path, path);
-    return fd;
+    int code = errno;
+    if (fd >= 0)
+        close(fd);
+    return code == EADDRINUSE
+               ? mk_fail(err, code, "unix:%s: it is there already: remove it, or name another",
+                         path)
+               : mk_fail_errno(err, code, "unix:%s", path);
 }
 
 static int listen_one(const struct addrinfo *a)
@@ -120,7 +143,7 @@ static int listen_one(const struct addrinfo *a)
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 4) == 0)
+    if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
         return fd;
     int code = errno;
     close(fd);

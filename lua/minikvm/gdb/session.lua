@@ -335,7 +335,9 @@ local function step(s, number, others)
   local begun, why = core.begin_step(s.vm, number - 1, 1)
   if not begun then return "E." .. why end
   s.state, s.awaited, s.views, s.steps = "running", true, nil, true
-  if others then core.hold(s.vm, false) end
+  if not others then return end
+  core.hold(s.vm, false)
+  if core.has_stepped(s.vm) then core.hold(s.vm, true) end -- it stopped before they were let go
 end
 
 local function set_pc(s, digits)
@@ -542,7 +544,7 @@ end
 function M.serve(s)
   if s.closed then return end
   local held = core.held(s.vm)
-  local steps = s.steps and not core.step_is_done(s.vm)
+  local steps = s.steps and not core.has_stepped(s.vm)
   if held and not steps and (s.state == "running" or s.state == "stopping") then stopped(s) end
   if s.client then serve_client(s) end
   if not s.closed and s.vm.state ~= "closed" and accept(s) then M.serve(s) end
