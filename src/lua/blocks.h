@@ -41,6 +41,7 @@ struct mk_blocks {
     struct mk_code_section section[MK_CODE_SECTIONS];
     uint64_t *todo;
     size_t todo_count, todo_room;
+    unsigned entries; /* of tables that were looked at */
     bool no_memory;
 };
 

@@ -129,7 +129,7 @@ static uint64_t pointer_at(const struct mk_blocks *b, const uint8_t *bytes)
 static void follow_table(struct mk_blocks *b, uint64_t address)
 {
     size_t step = b->bits / 8;
-    for (unsigned i = 0; i < TABLE_MAX; i++, address += step) {
+    for (unsigned i = 0; i < TABLE_MAX; i++, address += step, b->entries++) {
         struct mk_code_section *s = mk_blocks_section(b, address, false);
         size_t at = s ? address - s->address : 0;
         if (!s || s->length - at < step || (s->flags && s->flags[at] & (START | INSIDE)))
@@ -257,7 +257,9 @@ bool mk_blocks_follow(struct mk_blocks *b, int64_t budget)
 {
     while (b->todo_count && budget > 0) {
         uint64_t address = b->todo[--b->todo_count];
+        b->entries = 0;
         budget -= (int64_t)follow(b, address) + 1;
+        budget -= b->entries;
     }
     return !b->todo_count;
 }

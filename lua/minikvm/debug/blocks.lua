@@ -16,6 +16,8 @@ local M = {}
 local PIECE <const> = 20000 -- instructions followed at once: a script can be interrupted in between
 local EXECINSTR <const>, ALLOC <const> = 4, 2 -- gABI, "Section Attribute Flags"
 local NOBITS <const> = 8
+local MOST_SECTIONS <const> = 200
+local MOST_ROUNDS <const> = 64 -- of labels that lead to labels
 local MOST_DATA <const> = 64 << 20 -- bytes of data sections that may have jump tables
 
 ---@class minikvm.blocks  lists by number of the block, in the order of addresses
@@ -72,6 +74,20 @@ local function collect(finder, b, section)
   until not offset
 end
 
+---Each byte once, however functions lie over one another.
+local function sweep_all(finder, functions)
+  table.sort(functions, function(x, y) return math.ult(x.address, y.address) end)
+  local done = 0
+  for _, f in ipairs(functions) do
+    local first, last = f.address, f.address + f.size
+    if math.ult(first, done) then first = done end
+    if math.ult(first, last) then
+      sweep(finder, first, last - first)
+      done = last
+    end
+  end
+end
+
 local function add_label(functions, label)
   functions[#functions + 1] = { address = label.address, size = 0, name = label.name, label = true }
 end
@@ -79,7 +95,7 @@ end
 ---Follows the labels that lead to what is known by then, or to another label, until there are no
 ---more.
 local function follow_labels(finder, labels, functions)
-  local left, is_label = labels, {}
+  local left, is_label, rounds = labels, {}, 0
   for _, label in ipairs(labels) do is_label[label.address] = true end
   repeat
     local candidates, count = left, #functions
@@ -94,7 +110,8 @@ local function follow_labels(finder, labels, functions)
       end
     end
     run(finder)
-  until #functions == count
+    rounds = rounds + 1
+  until #functions == count or rounds == MOST_ROUNDS
 end
 
 ---Finds them.
@@ -113,8 +130,8 @@ function M.find(o)
   for _, address in ipairs(o.entries or {}) do finder:push(address) end
   for _, f in ipairs(o.functions or {}) do finder:push(f.address) end
   run(finder)
-  for _, f in ipairs(o.functions or {}) do sweep(finder, f.address, f.size) end
   local functions = table.move(o.functions or {}, 1, #(o.functions or {}), 1, {})
+  sweep_all(finder, functions)
   follow_labels(finder, o.labels or {}, functions)
   table.sort(functions, function(x, y) return math.ult(x.address, y.address) end)
   local b = { count = 0, bits = o.bits, by_address = {}, functions = functions }
@@ -166,6 +183,7 @@ end
 local function sections_of(source, h, slide)
   local bytes, list = symbols.section_headers(source, h), {}
   for i = 0, bytes and h.shnum - 1 or -1 do
+    if #list == MOST_SECTIONS then break end
     list[#list + 1] = section_of(source, h, bytes, i, slide)
   end
   return bytes and list or segments_of(source, h, slide)

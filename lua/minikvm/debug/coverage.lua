@@ -48,6 +48,7 @@ local function weak(machine) return setmetatable({ machine }, { __mode = "v" }) 
 
 ---Addresses of the blocks that are still to be reached, and their numbers.
 local function to_reach(state)
+  if state.left then return state.left, state.left_ids end
   local addresses, ids = {}, {}
   for _, i in ipairs(state.blocks) do
     if not state.reached[i] then
@@ -55,7 +56,8 @@ local function to_reach(state)
       addresses[#addresses + 1] = ("<i8"):pack(state.code.address[i])
     end
   end
-  return table.concat(addresses), ids
+  state.left, state.left_ids = table.concat(addresses), ids -- until something is reached
+  return state.left, ids
 end
 
 ---The branches that must be looked at, as records, and their numbers.
@@ -85,7 +87,7 @@ end
 
 local function reach(state, i)
   if not state.reached[i] then
-    state.reached[i] = true
+    state.reached[i], state.left = true, nil
     state.fresh[#state.fresh + 1] = i
   end
 end
@@ -286,7 +288,7 @@ end
 function Coverage:reset()
   local state = check(self, "coverage:reset")
   update(state)
-  state.reached, state.seen, state.fresh = {}, {}, {}
+  state.reached, state.seen, state.fresh, state.left = {}, {}, {}, nil
   local parts = state.parts
   state.parts = {}
   for _, part in ipairs(parts) do
