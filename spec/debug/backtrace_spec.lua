@@ -1,7 +1,7 @@
 -- Who called, and with what: cpu:backtrace() and cpu:locals().
 --
--- The guest stops by an OUT to the exit port in a function that others have called. What is right is
--- in its source: the lines of the calls, which are marked, and the values.
+-- The guest stops by an OUT to the exit port in a function that others have called. What is right
+-- is in its source: the lines of the calls, which are marked, and the values.
 
 local compile = require "support.compile"
 local support = require "support.guest"

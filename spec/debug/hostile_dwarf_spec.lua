@@ -7,7 +7,7 @@ local process = require "support.process"
 local support = require "support.guest"
 
 local SOURCE <const> = [[
-struct list { struct list *next; int value[3]; enum { A, B = 7 } kind; union { int i; char c[4]; } u; };
+struct list { struct list *next; int value[3]; enum { A, B = 7 } kind; union { int i; } u; };
 static volatile int sink;
 static inline __attribute__((always_inline)) int sum(struct list *l)
 {

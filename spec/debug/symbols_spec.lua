@@ -30,7 +30,8 @@ describe("symbols", function()
     elf = compile.guest(folder, "guest.c", SOURCE, "-g -O0")
     other = compile.guest(folder, "other.c", OTHER, "-g -O0")
     flat, map = elf .. ".bin", elf .. ".map"
-    assert(os.execute(("objcopy -O binary -j .text %s %s && nm %s >%s"):format(elf, flat, elf, map)))
+    assert(os.execute(("objcopy -O binary -j .text %s %s && nm %s >%s")
+      :format(elf, flat, elf, map)))
   end)
   teardown(function() folder.remove() end)
 
@@ -66,7 +67,8 @@ describe("symbols", function()
     assert.equal(tostring(start), tostring(vm:place_of(start).address))
     -- Linux's System.map: symbols of each processor at 0 do not reach up to the kernel.
     local path = compile.write(folder, "System.map", "0000000000000000 D per_cpu\n"
-      .. "ffffffff81000000 T startup_64\nffffffff81000040 t verify_cpu\n                 w __weak\n")
+      .. "ffffffff81000000 T startup_64\nffffffff81000040 t verify_cpu\n"
+      .. "                 w __weak\n")
     assert(vm:load_symbols(path, 0x2000000))
     assert.equal("startup_64+0x10", tostring(vm:place_of(0xffffffff83000010)))
     assert.equal("0x400000000", tostring(vm:place_of(0x400000000)))
@@ -77,8 +79,8 @@ describe("symbols", function()
     local done, why, code = vm:load_symbols(other)
     assert.is_nil(done)
     assert.equal("ESTALE", code)
-    assert.matches("symbols of another build, or for another address: of %d+ pieces of its code %d+ "
-                   .. "are not what the guest has there$", why)
+    assert.matches("symbols of another build, or for another address: of %d+ pieces of its code "
+                   .. "%d+ are not what the guest has there$", why)
     local linked <close> = support.vm()
     assert(linked:load(elf))
     done, why, code = linked:load_symbols(other)

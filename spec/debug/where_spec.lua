@@ -145,7 +145,7 @@ describe("a place in a guest's code", function()
     local reason, info = vm:run{ deadline = 20 }
     assert.equal("shutdown", reason)
     if info.report:find "^registers: lost" then return pending "AMD: registers are lost" end
-    assert.matches("\nlikeliest cause: in second%+0x%x+ %(guest%.c:5, poke inlined at guest%.c:9%): "
-                   .. "a page fault at 0xdeadbeef", info.report)
+    assert.matches("\nlikeliest cause: in second%+0x%x+ %(guest%.c:5, poke inlined at guest%.c:9%)"
+                   .. ": a page fault at 0xdeadbeef", info.report)
   end)
 end)

@@ -5,7 +5,8 @@ local process = require "support.process"
 local M = {}
 
 local FLAGS <const> = "-ffreestanding -fno-pic -no-pie -fno-stack-protector -fcf-protection=none "
-  .. "-mgeneral-regs-only -mno-red-zone -nostdlib -static -w -Wl,-Ttext-segment=0x100000,--build-id "
+  .. "-mgeneral-regs-only -mno-red-zone -nostdlib -static -w "
+  .. "-Wl,-Ttext-segment=0x100000,--build-id "
   .. "-Wl,-z,noexecstack,--no-warn-rwx-segments "
 
 ---A folder that is removed, with all in it, when the variable that has it is closed.
@@ -48,8 +49,8 @@ function M.guest(folder, name, text, flags)
   return folder.made[key]
 end
 
----Of a list of compiler flags, those to try: all, but in an emulated machine, where gcc takes seconds,
----the last one.
+---Of a list of compiler flags, those to try: all, but in an emulated machine, where gcc takes
+---seconds, the last one.
 function M.flags(list)
   return process.emulated and { list[#list] } or list
 end

@@ -22,9 +22,9 @@ end
 
 ---Methods of any object that a script may call; those that are left out reach files of the host.
 M.METHODS = words [[
-  vm load run start wait stop reset close irq trace screen symbol_at address_of place_of pause resume
-  attach detach
-  stats add_cpu snapshot restore fork regs sregs translate walk nmi interrupt disassemble size registers backtrace locals
+  vm load run start wait stop reset close irq trace screen symbol_at address_of place_of
+  pause resume attach detach registers backtrace locals
+  stats add_cpu snapshot restore fork regs sregs translate walk nmi interrupt disassemble size
   read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo source match
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take put set get hide has

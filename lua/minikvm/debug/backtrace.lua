@@ -1,5 +1,5 @@
--- debug/backtrace.lua - cpu:backtrace() and cpu:locals(): the functions that a vCPU is in, those that
--- the compiler has inlined among them.
+-- debug/backtrace.lua - cpu:backtrace() and cpu:locals(): the functions that a vCPU is in, those
+-- that the compiler has inlined among them.
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"

@@ -1,8 +1,8 @@
--- debug/expression.lua - DWARF expressions, evaluated: where a variable or a register is, or what it
--- holds. DWARF 5, chapters 2.5 and 2.6. As data, without a VM: a context answers what is asked.
+-- debug/expression.lua - DWARF expressions, evaluated: where a variable or a register is, or what
+-- it holds. DWARF 5, chapters 2.5 and 2.6. As data, without a VM: a context answers what is asked.
 --
--- An expression is a list { operation, number, number, offset, … } as src/lua/dwarf_dies.c makes it.
--- It comes from a file: steps and the stack are limited, and what it lacks is said.
+-- An expression is a list { operation, number, number, offset, … } as src/lua/dwarf_dies.c makes
+-- it. It comes from a file: steps and the stack are limited, and what it lacks is said.
 
 local ult = math.ult
 
@@ -107,6 +107,10 @@ local function modulo(_, a, b)
   return a - quotient_of(a, b) * b
 end
 
+local function pick(s, n)
+  push(s, need(s.stack[#s.stack - n], "its expression is damaged"))
+end
+
 local function nothing() end
 
 -- By operation: function(state, number, number).
@@ -116,10 +120,8 @@ local RUN <const> = {
   [0x10] = push, [0x11] = push, -- constu, consts
   [0x12] = function(s) local a = pop(s) push(s, a) push(s, a) end, -- dup
   [0x13] = pop,
-  [0x14] = function(s) push(s, need(s.stack[#s.stack - 1], "its expression is damaged")) end, -- over
-  [0x15] = function(s, n)                                                                     -- pick
-    push(s, need(s.stack[#s.stack - n], "its expression is damaged"))
-  end,
+  [0x14] = function(s) pick(s, 1) end, -- over
+  [0x15] = pick,
   [0x16] = function(s) local b, a = pop(s), pop(s) push(s, b) push(s, a) end, -- swap
   [0x17] = function(s)                                                        -- rot
     local c, b, a = pop(s), pop(s), pop(s)

@@ -5,7 +5,6 @@ local class = require "minikvm.class"
 local core = require "minikvm.core"
 local dwarf = require "minikvm.debug.dwarf"
 local expression = require "minikvm.debug.expression"
-local symbols = require "minikvm.image.symbols"
 local types = require "minikvm.debug.types"
 local unwind = require "minikvm.debug.unwind"
 local where = require "minikvm.debug.where"
@@ -15,8 +14,8 @@ local M = {}
 ---@class minikvm.local
 ---@field name string
 ---@field type string  as C writes it
----@field value any  integer, number, boolean, string, or a table of members or elements; nil when it
----  cannot be had
+---@field value any  integer, number, boolean, string, or a table of members or elements; nil when
+---  it cannot be had
 ---@field text string  the value, or why there is none
 ---@field available boolean
 ---@field address integer?  where it is in memory, linear

@@ -1,5 +1,5 @@
--- debug/registers.lua - cpu:registers(): all of them as a table, and as text. Intel SDM volume 3, 2.3
--- (EFLAGS), 2.5 (control registers).
+-- debug/registers.lua - cpu:registers(): all of them as a table, and as text. Intel SDM volume 3,
+-- 2.3 (EFLAGS), 2.5 (control registers).
 
 local class = require "minikvm.class"
 

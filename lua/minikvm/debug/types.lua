@@ -113,14 +113,15 @@ local function of_base(t, bytes)
     local value = (#bytes == 4 and "<f" or "<d"):unpack(bytes)
     return value, ("%.6g"):format(value)
   elseif not INTEGER[#bytes] then
-    return bytes, "0x" .. bytes:reverse():gsub(".", function(b) return ("%02x"):format(b:byte()) end)
+    local digits = bytes:reverse():gsub(".", function(b) return ("%02x"):format(b:byte()) end)
+    return bytes, "0x" .. digits
   end
   local signed = t.encoding == SIGNED or t.encoding == SIGNED_CHAR or #bytes == 8
   local value = ((signed and "<i" or "<I") .. INTEGER[#bytes]):unpack(bytes)
   if t.encoding == BOOLEAN then return value ~= 0, value ~= 0 and "true" or "false" end
   local is_char = t.encoding == SIGNED_CHAR or t.encoding == CHAR
-  local text = (t.encoding ~= SIGNED and value < 0 and not is_char and "%u" or "%d")
-  text = text == "%u" and ("0x%x"):format(value) or text:format(value)
+  local large = value < 0 and t.encoding ~= SIGNED and not is_char -- beyond what Lua writes so
+  local text = (large and "0x%x" or "%d"):format(value)
   if is_char and value >= 32 and value < 127 then text = ("%s '%c'"):format(text, value) end
   return value, text
 end
@@ -179,14 +180,13 @@ local function of_struct(context, t, bytes, level)
   if level > LEVELS then return nil, "{…}" end
   local value, parts = {}, {}
   for i, member in ipairs(t.members) do
-    local name, text = member.name or "", nil
-    local bits = bit_field(context, member, bytes)
-    if bits then
-      value[name], text = bits, ("%d"):format(bits)
-    else
-      local size = M.size(context.info, member.type, context.bits) or 0
-      local from = member.offset or 0
-      value[name], text = of_bytes(context, member.type, bytes:sub(from + 1, from + size), level + 1)
+    local name, bits = member.name or "", bit_field(context, member, bytes)
+    local text = bits and ("%d"):format(bits)
+    value[name] = bits
+    if not bits then
+      local size, from = M.size(context.info, member.type, context.bits) or 0, member.offset or 0
+      local part = bytes:sub(from + 1, from + size)
+      value[name], text = of_bytes(context, member.type, part, level + 1)
     end
     if i <= 2 * ELEMENTS then parts[#parts + 1] = ("%s = %s"):format(name, text) end
   end

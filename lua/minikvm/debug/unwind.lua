@@ -1,8 +1,8 @@
 -- debug/unwind.lua - who called: the frames of a vCPU's stack, by DWARF's call-frame information
 -- where there is some, else by frame pointers; and past the frame of an interrupt.
 --
--- A stack is the guest's and may hold anything: each step has to go up, a return address that only a
--- frame pointer tells must follow a call, and the number of frames is limited.
+-- A stack is the guest's and may hold anything: each step has to go up, a return address that only
+-- a frame pointer tells must follow a call, and the number of frames is limited.
 
 local core = require "minikvm.core"
 local dwarf = require "minikvm.debug.dwarf"

@@ -38,7 +38,8 @@ local function mangled(name)
   return table.concat(parts)
 end
 
----The address of a function of C++ or Rust; nil when there is none, or several: then also a message.
+---The address of a function of C++ or Rust; nil when there is none, or several: then also a
+---message.
 ---@return integer? address
 ---@return string? why
 local function of_mangled(vm, name)
@@ -46,7 +47,8 @@ local function of_mangled(vm, name)
   for symbol, value in pairs(part and symbols.all(images.objects(vm)) or {}) do
     local _, last = symbol:find(part, 1, true)
     local rest = last and (symbol:find "^_R" or symbol:find "^_Z[^ZTG]") and symbol:sub(last + 1)
-    -- What follows is the end of the name, a hash or types, no further part; what precedes no digit.
+    -- What follows is the end of the name, a hash or types, no further part; what precedes no
+    -- digit.
     if rest and (rest:find "^17h%x+E$" or not rest:find "^%d") and not symbol:find("%d" .. part)
        and value ~= found then
       found, count = value, count + 1
@@ -79,7 +81,8 @@ local function of_symbol(vm, text)
   return no_symbol(vm, name)
 end
 
----Of the addresses of a line, the first one in each function and in each place where one is inlined.
+---Of the addresses of a line, the first one in each function and in each place where one is
+---inlined.
 local function first_of_each(info, list)
   local seen, first = {}, {}
   table.sort(list, math.ult)

@@ -1,5 +1,5 @@
--- image/symbol_file.lua - vm:load_symbols: files that are not loaded, whose symbols and source lines
--- count: ELF files, and lists as nm prints them, such as Linux's System.map.
+-- image/symbol_file.lua - vm:load_symbols: files that are not loaded, whose symbols and source
+-- lines count: ELF files, and lists as nm prints them, such as Linux's System.map.
 --
 -- Symbols of another build than what the guest runs are worse than none: an ELF file is compared
 -- with what lies at its addresses, by its build id (a note of the GNU linker) and by its bytes.
@@ -176,8 +176,8 @@ local function linear_of(made, offset)
   end
 end
 
----How many pieces of the file's code differ from the guest's memory, and of how many. What is not in
----memory yet does not count.
+---How many pieces of the file's code differ from the guest's memory, and of how many. What is not
+---in memory yet does not count.
 local function compare(vm, source, made, at, size)
   local differ, looked = 0, 0
   for i = 0, SAMPLES - 1 do
@@ -192,8 +192,8 @@ local function compare(vm, source, made, at, size)
   return differ, looked
 end
 
----Code may change itself, but not most of it. Files that have nothing but debugging information have
----no bytes to compare, and a vCPU that runs does not tell how its memory is mapped.
+---Code may change itself, but not most of it. Files that have nothing but debugging information
+---have no bytes to compare, and a vCPU that runs does not tell how its memory is mapped.
 local function check_bytes(vm, source, made)
   local at, size, kind = symbols.section(source, ".text")
   if not at or size < SAMPLE or kind ~= PROGBITS then return end

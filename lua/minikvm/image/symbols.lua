@@ -59,7 +59,8 @@ function M.section_headers(source, h)
   return source:read(h.shoff, h.shnum * h.class.section)
 end
 
----Where a section of this name lies in the file; nil when there is none, or its headers are damaged.
+---Where a section of this name lies in the file; nil when there is none, or its headers are
+---damaged.
 ---@return integer? offset
 ---@return integer? size
 ---@return integer? kind  its Type

@@ -180,8 +180,8 @@ function cpu:disassemble(count, linear)
 end
 
 ---The functions that it is in, the innermost first, by DWARF's call-frame information where the
----images have some, else by frame pointers, past the frames of interrupts. While the VM does not run
----or is paused, or inside a handler of the vCPU.
+---images have some, else by frame pointers, past the frames of interrupts. While the VM does not
+---run or is paused, or inside a handler of the vCPU.
 ---@param opts? { limit: integer? }  frames (64)
 ---@return minikvm.backtrace  { { pc=, symbol=, offset=, file=, line=, inlined=, how=, arguments= },
 ---  … }, with `why` when no more is known; tostring gives lines of text
@@ -192,8 +192,8 @@ end
 
 ---Parameters and variables of a function that it is in.
 ---@param frame? integer  its number in cpu:backtrace() (0)
----@return minikvm.locals  { { name=, type=, value=, text=, address=, parameter= }, … }, with each name
----  as a key too; tostring gives lines of text
+---@return minikvm.locals  { { name=, type=, value=, text=, address=, parameter= }, … }, with each
+---  name as a key too; tostring gives lines of text
 function cpu:locals(frame)
   options.self("cpu:locals", self, "minikvm.cpu")
   return require("minikvm.debug.backtrace").locals(self, frame)

@@ -392,8 +392,8 @@ function vm:symbol_at(where)
   if images then return require("minikvm.image.symbols").at(images.objects(self), where) end
 end
 
----The linear address of a place in its code: "main", "main+0x10", "kernel.c:12" (the file is the end
----of its path), "0x1000", or an address as it is.
+---The linear address of a place in its code: "main", "main+0x10", "kernel.c:12" (the file is the
+---end of its path), "0x1000", or an address as it is.
 ---@param where integer|string
 ---@return integer? address  nil, "what: why", "ENAME" when there is no such place
 ---@return integer[]|string all  each address of it: a line may be in several functions
@@ -405,19 +405,19 @@ function vm:address_of(where)
 end
 
 ---What is known of a linear address: function and source line.
----@param address integer
+---@param linear integer
 ---@return minikvm.place place  { address=, symbol=, offset=, file=, line=, column=, path=,
 ---  functions = { { name=, file=, line= }, … } }; tostring gives "main+0x10 (kernel.c:12)"
-function vm:place_of(address)
+function vm:place_of(linear)
   options.self("vm:place_of", self, "minikvm.vm")
   core.check_open(self)
-  options.argument("vm:place_of", "address", address, "integer")
-  return require("minikvm.debug.where").of(self, address)
+  options.argument("vm:place_of", "address", linear, "integer")
+  return require("minikvm.debug.where").of(self, linear)
 end
 
----Takes symbols and source lines from a file that is not loaded: an ELF file, or a list as nm prints
----it, such as System.map. They count before those of images, for forks and snapshots as well, and
----stay over a reset. Refused when the guest's memory or an image has another build.
+---Takes symbols and source lines from a file that is not loaded: an ELF file, or a list as nm
+---prints it, such as System.map. They count before those of images, for forks and snapshots as
+---well, and stay over a reset. Refused when the guest's memory or an image has another build.
 ---@param path string
 ---@param offset? integer  what is added to its addresses (0)
 ---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
@@ -452,7 +452,8 @@ function symbols_type:__pairs()
 end
 
 ---Lets gdb debug the guest: see lua/minikvm/gdb/init.lua and docs/gdb.md.
----  at       where gdb connects: a port of this machine (the default: any that is free), "HOST:PORT",
+---  at       where gdb connects: a port of this machine (the default: any that is free),
+---           "HOST:PORT",
 ---           "*:PORT" (from everywhere), "unix:PATH"
 ---  stop     false: the guest runs until gdb connects; else it is stopped by then
 ---  on       "crash": nothing happens until the guest dies; then the run waits for gdb
@@ -508,8 +509,8 @@ end
 ---@param opts? { deadline: number?, exits: integer?, output: integer|string? }  seconds; exits of a
 ---  vCPU; bytes printed: instead of the VM's limits; until_pc: an address or a symbol at which it
 ---  stops
----@return string reason  "halt", "break", "exit", "shutdown", "deadline", "limit", "stopped", "fault" or
----  "error"
+---@return string reason  "halt", "break", "exit", "shutdown", "deadline", "limit", "stopped",
+---  "fault" or "error"
 ---@return table info  reason, text (a sentence), code, exits, by, served, seconds, rip, cpu, …
 function vm:run(opts)
   options.self("vm:run", self, "minikvm.vm")
