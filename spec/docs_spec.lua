@@ -9,6 +9,9 @@
 --   ```sh here         commands, in a folder of the document with the files that it shows;
 --                      a ```text output behind it is what they print
 --   ```c kernel.c      a file of that folder, in whatever language
+--   ```prompt FILE     a session of `minikvm prompt FILE`: lines that begin with "> " are typed, what
+--   ```prompt here …   follows each is what it prints; in that folder
+--   In what is printed … stands for any text of a line, a line of it for any lines.
 --   | x | `command` |  in README.md: as a line of ```sh, or of ```sh linux
 
 local lfs = require "lfs"
@@ -65,6 +68,15 @@ local function command_of(line, seconds)
   return (line:gsub("%f[%w]minikvm%f[%s%z]", ("timeout %d P"):format(seconds)))
 end
 
+---Whether a text is what a document says; raises.
+local function check_text(expected, got, context)
+  local pattern = expected:gsub("%p", "%%%0"):gsub("\n…\n", "\n\0"):gsub("^…\n", "\0")
+    :gsub("…", "[^\n]-"):gsub("\0", ".-")
+  if not got:find("^" .. pattern .. "$") then
+    error(("expected\n%s\ngot\n%s\n%s"):format(expected, got, context or ""), 0)
+  end
+end
+
 ---A stock lua cannot load a module with a sanitizer in it.
 local function is_command(line)
   return line:find "^%.?/?minikvm" or line:find "^printf"
@@ -94,7 +106,7 @@ local function check_listing(block, output, seconds)
   if block.text:find "while true do end" and process.without_signals(pending) then return end
   local r = run_listing(block.text, seconds or SECONDS)
   assert.equal(0, r.status, show(r))
-  if output then assert.equal(output.text, r.out) end
+  if output then check_text(output.text, r.out) end
 end
 
 ---What the block behind this one says that it prints.
@@ -126,7 +138,38 @@ local function check_commands(folder, block, output)
   write(folder .. "/.commands", block.text:gsub("%f[%w]minikvm%f[%s]", absolute(program.minikvm)))
   local r = program.run(("cd %s && timeout %d sh .commands"):format(folder, SECONDS))
   assert.equal(0, r.status, show(r))
-  if output then assert.equal(output.text, r.out, show(r)) end
+  if output then check_text(output.text, r.out, show(r)) end
+end
+
+local MARK <const> = "\1" -- what the prompt is, so that answers can be told apart
+
+---What is typed in a session, and what is printed for each; the instruction that comes next is
+---marked as a prompt is.
+local function read_session(text)
+  local typed, printed = {}, {}
+  for line in text:gmatch "([^\n]*)\n" do
+    if line:find "^> " and not line:find "^> %S+  " then
+      typed[#typed + 1] = line:sub(3)
+      printed[#typed] = ""
+    else
+      printed[#typed] = printed[#typed] .. line .. "\n"
+    end
+  end
+  return typed, printed
+end
+
+local function check_session(folder, arguments, text)
+  local typed, printed = read_session(text)
+  local r = program.run(("cd %s && timeout %d %s prompt %s"):format(folder, SECONDS,
+      absolute(program.minikvm), arguments),
+    { stdin = ("_PROMPT = %q\n%s\n"):format(MARK, table.concat(typed, "\n")) })
+  local i = 0
+  for answer in r.out:gmatch(MARK .. "([^" .. MARK .. "]*)") do
+    i = i + 1
+    if not typed[i] then break end
+    check_text(printed[i], answer, ("line %q\n%s"):format(typed[i], show(r)))
+  end
+  assert.equal(#typed + 1, i, show(r)) -- the last one is the end of the input
 end
 
 ---Carries out a document from its beginning.
@@ -139,6 +182,8 @@ local function follow(list)
       local name = block.kind:match(FILE)
       if name then write(folder .. "/" .. name, block.text) end
       if block.kind == "sh here" then check_commands(folder, block, output_of(list, i)) end
+      local image = block.kind:match "^prompt here (.+)$"
+      if image then check_session(folder, image, block.text) end
     end
   end)
   os.execute("rm -rf " .. folder)
@@ -152,6 +197,10 @@ local function listings(path, list)
     if block.kind == "lua" then
       it("the listing in line " .. block.line, function()
         check_listing(block, output_of(list, i))
+      end)
+    elseif block.kind:find "^prompt " and not block.kind:find "^prompt here " then
+      it("the session in line " .. block.line, function()
+        check_session(".", block.kind:match "^prompt (.+)$", block.text)
       end)
     elseif block.kind == "sh" and path == "README.md" then
       for line in block.text:gmatch "[^\n]+" do
@@ -193,12 +242,12 @@ describe("listings and commands of", function()
     end)
 
     describe(path .. ":", function()
-      if not has_kind(list, "^lua$") and not has_kind(list, "^sh here$")
-         or support.without_kvm(pending) then
+      if not has_kind(list, "^lua$") and not has_kind(list, " here")
+         and not has_kind(list, "^prompt ") or support.without_kvm(pending) then
         return
       end
       listings(path, list)
-      if has_kind(list, "^sh here$") then
+      if has_kind(list, " here") then
         it("what is done with its files", function() follow(list) end)
       end
     end)

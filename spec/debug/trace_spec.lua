@@ -241,7 +241,8 @@ describe("a trace", function()
     vm.cpu[0]:interrupt(0x21)
     local lines = told(vm, { calls = true, instructions = true, interrupts = true })
     local text = table.concat(lines, "; ")
-    assert.matches("sti; nop; .*interrupt 0x21; call interrupt 0x21, 0x100; inc ax; cli; "
+    -- whether it comes behind STI or one instruction later is the host's
+    assert.matches("sti; .*interrupt 0x21; call interrupt 0x21, 0x100; inc ax; cli; "
       .. "xchg [abx, ]+; iret; return; .*hlt$", text)
     assert.equal(1, vm.cpu[0].bx)
     -- what it pushed has no trap flag (SDM volume 3, 6.12.1.2): the guest does not see the steps

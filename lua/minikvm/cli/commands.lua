@@ -331,12 +331,21 @@ end
 
 local current ---@type minikvm.trace?  that of the command `trace`
 
+---"trace FILE", with more than exits and interrupts where that is said; "trace off".
 local function trace(vm, rest)
   if current then current:remove() end
   current = nil
-  if rest == "" or rest == "off" then return nil end
+  local file, more = rest:match "^(%S*)%s*(.*)$"
+  if file == "" or file == "off" then return nil end
+  local o = { file = file, exits = true, interrupts = true }
+  for word in more:gmatch "%S+" do
+    if word ~= "calls" and word ~= "instructions" then
+      fail("trace %s and calls or instructions, not %s", file, word)
+    end
+    o[word] = true
+  end
   local why
-  current, why = vm:trace{ file = rest, exits = true, interrupts = true }
+  current, why = vm:trace(o)
   if not current then fail("%s", why) end
 end
 
@@ -367,8 +376,8 @@ local COMMANDS <const> = {
   { "x", args = "WHERE [BYTES]", help = "memory at a linear address: x rsp, x table+16 64",
     fn = examine, tab = { "symbols", "globals" } },
   { "cpu", args = "[N]", help = "the vCPU that commands are about", fn = choose_cpu },
-  { "trace", args = "FILE|off", help = "exits and interrupts from now on (vm:trace)", fn = trace,
-    tab = { "files" } },
+  { "trace", args = "FILE [calls] [instructions]", fn = trace, tab = { "files" },
+    help = "exits, interrupts … into a file, from now on (vm:trace); off ends it" },
   { "help", "h", args = "[TOPIC]", help = "this; or on a topic: help vm:run. In Lua: help(vm.run)",
     free = true },
 }
