@@ -29,7 +29,7 @@ M.METHODS = words [[
   define send sendline eof text on_line echo expect forbid after every remove type press
   audit directory usage tap on_unhandled doorbell expect_exits try_expect take put set get hide has
   vendor interact exit open seek set_sregs regions flush written devices enable enabled
-  lost routing_table crash linux told profile folded coverage
+  lost routing_table crash linux told profile coverage
 ]]
 
 ---The module's functions that a script may call.
