@@ -137,6 +137,17 @@ describe("damaged debugging information", function()
     assert.equal("walk+0x1", tostring(vm:place_of(vm.symbols.walk + 1)))
   end)
 
+  it("that says it unpacks to more than memory is not used", function()
+    local bytes = support.read_file(compile.guest(folder, "guest.c", SOURCE, "-gdwarf-5 -O1 -gz"))
+    for _, s in ipairs(sections_of(bytes)) do -- Elf64_Chdr: type, reserved, size
+      if s[3] == ".debug_info" then bytes = replace(bytes, s[1] + 8, ("<I8"):pack(1 << 40)) end
+    end
+    local vm <close> = support.vm()
+    assert(vm:load{ bytes = bytes })
+    assert.equal("guest.c:12: source lines are not known: its packed sections are larger than 1 GiB",
+                 (select(2, vm:address_of "guest.c:12")))
+  end)
+
   it("whose .dwo file is gone, is another one, or no file, still has lines", function()
     local path = compile.guest(folder, "guest.c", SOURCE, "-gdwarf-5 -O0 -gsplit-dwarf")
     local pipe = assert(io.popen("ls " .. tostring(folder) .. "/*.dwo"))

@@ -50,7 +50,8 @@ describe("a place in a guest's code", function()
 
   for _, flags in ipairs(compile.flags{ "-gdwarf-2 -O0", "-gdwarf-3 -O0 -m32", "-gdwarf-4 -O1 -m32",
                                         "-gdwarf-5 -O0", "-gdwarf-5 -O1 -gsplit-dwarf",
-                                        "-gdwarf-4 -O1 -gsplit-dwarf", "-g -O1" }) do
+                                        "-gdwarf-4 -O1 -gsplit-dwarf", "-gdwarf-5 -O1 -gz",
+                                        "-g -O1" }) do
     it("is found both ways: " .. flags, function()
       local vm <close> = loaded(flags)
       local second = vm.symbols.second

@@ -271,7 +271,9 @@ void mk_open_stats(lua_State *L);
 void mk_open_cpuid(lua_State *L);
 void mk_open_zlib(lua_State *L);
 void mk_open_dwarf(lua_State *L);
-void mk_open_dwarf_dies(lua_State *L); /* after it */
+void mk_open_dwarf_lines(lua_State *L); /* these four after it */
+void mk_open_dwarf_dies(lua_State *L);
+void mk_open_dwarf_types(lua_State *L);
 void mk_open_dwarf_frames(lua_State *L);
 void mk_open_hypercalls(lua_State *L);
 void mk_open_console(lua_State *L);

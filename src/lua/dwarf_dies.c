@@ -1,5 +1,5 @@
 /* dwarf_dies.c - what runs at an address: functions, those that are inlined there, blocks; their
- * variables and the types of these. See dwarf.h. DWARF 5, chapters 2.6, 3.3 to 3.5, 4.1 and 5.
+ * variables and calls. See dwarf.h. DWARF 5, chapters 2.6, 3.3 to 3.5 and 4.1.
  *
  * Lua knows an entry by a number. Entries are gone through by libdw's steps, which go forward in
  * the file; how deep and how many is limited here. */
@@ -11,22 +11,21 @@
 
 #define SCOPES_MAX 64
 #define DIES_MAX (1u << 20)   /* looked at for one question */
-#define KNOWN_MAX (1u << 16)  /* entries that Lua knows */
-#define ENTRIES_MAX 1024      /* members, enumerators, variables of one entry */
+#define KNOWN_MAX (1u << 20)  /* entries that Lua knows */
 #define OPERATIONS_MAX 256    /* of an expression */
 #define BLOCK_MAX (64u << 10) /* bytes of a constant */
 
 /* --- entries by number --- */
 
-/* Pushes the number of an entry; nil when there are too many. */
-static void push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
+void mk_push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
 {
     lua_getiuservalue(L, 1, 1);
     if (lua_rawgetp(L, -1, die->addr) == LUA_TNIL) {
         lua_pop(L, 1);
         Dwarf_Die *more = d->dies;
-        if (d->die_count < KNOWN_MAX && d->die_count % 64 == 0)
-            more = realloc(d->dies, (d->die_count + 64) * sizeof(*more));
+        size_t n = d->die_count;
+        if (n < KNOWN_MAX && (n == 0 || (n >= 64 && !(n & (n - 1))))) /* the room doubles */
+            more = realloc(d->dies, (n ? 2 * n : 64) * sizeof(*more));
         if (!more || d->die_count == KNOWN_MAX) {
             lua_pushnil(L);
         } else {
@@ -40,42 +39,40 @@ static void push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
     lua_remove(L, -2);
 }
 
-static Dwarf_Die *check_die(lua_State *L, const struct mk_dwarf *d, int index)
+Dwarf_Die *mk_check_die(lua_State *L, const struct mk_dwarf *d, int index)
 {
     lua_Integer i = luaL_checkinteger(L, index);
     luaL_argcheck(L, i > 0 && (size_t)i <= d->die_count, index, "no such entry");
     return &d->dies[i - 1];
 }
 
-/* An unsigned attribute of an entry, or of what it is an instance of; false: it has none. */
-static bool number_of(Dwarf_Die *die, unsigned name, Dwarf_Word *value)
+bool mk_die_number(Dwarf_Die *die, unsigned name, Dwarf_Word *value)
 {
     Dwarf_Attribute attr;
     return dw.dwarf_formudata(dw.dwarf_attr_integrate(die, name, &attr), value) == 0;
 }
 
-static void set_number(lua_State *L, Dwarf_Die *die, unsigned name, const char *key)
+void mk_set_die_number(lua_State *L, Dwarf_Die *die, unsigned name, const char *key)
 {
     Dwarf_Word value;
-    if (number_of(die, name, &value))
+    if (mk_die_number(die, name, &value))
         mk_set_integer(L, key, value);
 }
 
-static void set_name(lua_State *L, Dwarf_Die *die)
+void mk_set_die_name(lua_State *L, Dwarf_Die *die)
 {
     const char *name = dw.dwarf_diename(die);
     if (name)
         mk_set_string(L, "name", name);
 }
 
-/* Sets `key` to the number of the entry that DW_AT_type refers to. */
-static void set_type(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, const char *key)
+void mk_set_die_type(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, const char *key)
 {
     Dwarf_Attribute attr;
     Dwarf_Die type;
     if (!dw.dwarf_formref_die(dw.dwarf_attr_integrate(die, DW_AT_type, &attr), &type))
         return;
-    push_die(L, d, &type);
+    mk_push_die(L, d, &type);
     lua_setfield(L, -2, key);
 }
 
@@ -127,7 +124,7 @@ static void set_file(lua_State *L, Dwarf_Die *die, unsigned name, const char *ke
     Dwarf_Files *files;
     size_t count;
     Dwarf_Word i;
-    if (!number_of(die, name, &i) || !dw.dwarf_diecu(die, &cu, NULL, NULL) ||
+    if (!mk_die_number(die, name, &i) || !dw.dwarf_diecu(die, &cu, NULL, NULL) ||
         dw.dwarf_getsrcfiles(&cu, &files, &count) != 0 || i >= count)
         return;
     mk_push_source(L, &cu, dw.dwarf_filesrc(files, i, NULL, NULL));
@@ -143,14 +140,14 @@ static void push_scope(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die)
                   tag == DW_TAG_subprogram           ? "function"
                   : tag == DW_TAG_inlined_subroutine ? "inlined"
                                                      : "block");
-    set_name(L, die);
-    push_die(L, d, die);
+    mk_set_die_name(L, die);
+    mk_push_die(L, d, die);
     lua_setfield(L, -2, "die");
     if (dw.dwarf_entrypc(die, &low) == 0)
         mk_set_integer(L, "low", low);
     if (tag == DW_TAG_inlined_subroutine) {
         set_file(L, die, DW_AT_call_file, "call_file");
-        set_number(L, die, DW_AT_call_line, "call_line");
+        mk_set_die_number(L, die, DW_AT_call_line, "call_line");
     }
 }
 
@@ -258,7 +255,7 @@ static void set_expression(lua_State *L, Dwarf_Die *die, unsigned name, const ch
 static int frame_base(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
-    Dwarf_Die *die = check_die(L, d, 2);
+    Dwarf_Die *die = mk_check_die(L, d, 2);
     Dwarf_Addr address = (Dwarf_Addr)luaL_checkinteger(L, 3);
     lua_newtable(L);
     set_expression(L, die, DW_AT_frame_base, "base", address);
@@ -268,8 +265,7 @@ static int frame_base(lua_State *L)
 
 /* --- variables --- */
 
-/* A constant that stands for a variable, or an enumerator's value. */
-static void set_constant(lua_State *L, Dwarf_Die *die, const char *key)
+void mk_set_die_constant(lua_State *L, Dwarf_Die *die, const char *key)
 {
     Dwarf_Attribute attr;
     Dwarf_Sword value;
@@ -287,11 +283,11 @@ static void set_constant(lua_State *L, Dwarf_Die *die, const char *key)
 static void push_variable(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, Dwarf_Addr address)
 {
     lua_createtable(L, 0, 6);
-    set_name(L, die);
-    set_type(L, d, die, "type");
-    set_number(L, die, DW_AT_decl_line, "line");
+    mk_set_die_name(L, die);
+    mk_set_die_type(L, d, die, "type");
+    mk_set_die_number(L, die, DW_AT_decl_line, "line");
     set_expression(L, die, DW_AT_location, "location", address);
-    set_constant(L, die, "constant");
+    mk_set_die_constant(L, die, "constant");
     if (dw.dwarf_tag(die) == DW_TAG_formal_parameter) {
         lua_pushboolean(L, 1);
         lua_setfield(L, -2, "parameter");
@@ -308,7 +304,7 @@ static int variables(lua_State *L)
     lua_Integer count = 0;
     luaL_checkstack(L, 14, NULL);
     lua_newtable(L);
-    Dwarf_Die parent = *check_die(L, d, 2);
+    Dwarf_Die parent = *mk_check_die(L, d, 2);
     if (dw.dwarf_child(&parent, &child) != 0)
         return 1;
     do {
@@ -317,7 +313,7 @@ static int variables(lua_State *L)
             continue;
         push_variable(L, d, &child, address);
         lua_rawseti(L, -2, ++count);
-    } while (count < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
+    } while (count < MK_DIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
     return 1;
 }
 
@@ -348,7 +344,7 @@ static void push_call(lua_State *L, Dwarf_Die *call, Dwarf_Addr address)
     lua_newtable(L);
     if (dw.dwarf_formref_die(
             dw.dwarf_attr(call, gnu ? DW_AT_abstract_origin : DW_AT_call_origin, &attr), &origin))
-        set_name(L, &origin);
+        mk_set_die_name(L, &origin);
     if (dw.dwarf_child(call, &child) != 0)
         return;
     do {
@@ -364,7 +360,7 @@ static void push_call(lua_State *L, Dwarf_Die *call, Dwarf_Addr address)
             lua_pop(L, 1);
         lua_pushnil(L);
         lua_setfield(L, -2, "value");
-    } while (++n < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
+    } while (++n < MK_DIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
 }
 
 /* dwarf.call(d, address) -> what registers held at the call that returns to this address, as
@@ -393,108 +389,12 @@ static int call(lua_State *L)
     return 0;
 }
 
-/* --- types --- */
-
-static const char *kind_of(int tag)
-{
-    switch (tag) {
-    case DW_TAG_base_type: return "base";
-    case DW_TAG_pointer_type:
-    case DW_TAG_reference_type:
-    case DW_TAG_rvalue_reference_type: return "pointer";
-    case DW_TAG_structure_type:
-    case DW_TAG_class_type: return "struct";
-    case DW_TAG_union_type: return "union";
-    case DW_TAG_enumeration_type: return "enum";
-    case DW_TAG_array_type: return "array";
-    case DW_TAG_typedef: return "typedef";
-    case DW_TAG_const_type: return "const";
-    case DW_TAG_volatile_type: return "volatile";
-    case DW_TAG_restrict_type:
-    case DW_TAG_atomic_type: return "qualified";
-    case DW_TAG_subroutine_type: return "function";
-    default: return "other";
-    }
-}
-
-static void push_member(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die)
-{
-    lua_createtable(L, 0, 6);
-    set_name(L, die);
-    set_type(L, d, die, "type");
-    set_number(L, die, DW_AT_data_member_location, "offset");
-    set_number(L, die, DW_AT_bit_size, "bit_size");
-    set_number(L, die, DW_AT_data_bit_offset, "data_bit_offset");
-    set_number(L, die, DW_AT_bit_offset, "bit_offset"); /* of DWARF 2 and 3: from the highest bit */
-    set_number(L, die, DW_AT_byte_size, "size");
-}
-
-/* One dimension of an array: how many; -1 when that is not known. */
-static void push_dimension(lua_State *L, Dwarf_Die *die)
-{
-    Dwarf_Word count;
-    if (!number_of(die, DW_AT_count, &count))
-        count = number_of(die, DW_AT_upper_bound, &count) ? count + 1 : (Dwarf_Word)-1;
-    lua_pushinteger(L, (lua_Integer)count);
-}
-
-/* Pushes the list of what a type has of entries with this tag. */
-static void push_children(lua_State *L, struct mk_dwarf *d, Dwarf_Die *type, int wanted)
-{
-    Dwarf_Die child;
-    lua_Integer count = 0;
-    lua_newtable(L);
-    if (dw.dwarf_child(type, &child) != 0)
-        return;
-    do {
-        if (dw.dwarf_tag(&child) != wanted)
-            continue;
-        if (wanted == DW_TAG_member) {
-            push_member(L, d, &child);
-        } else if (wanted == DW_TAG_subrange_type) {
-            push_dimension(L, &child);
-        } else {
-            lua_createtable(L, 0, 2);
-            set_name(L, &child);
-            set_constant(L, &child, "value");
-        }
-        lua_rawseti(L, -2, ++count);
-    } while (count < ENTRIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
-}
-
-/* dwarf.type(d, die) -> { kind=, name=, size=, encoding=, of = die, members = { { name=, type=,
- * offset=, bit_size=, data_bit_offset=, bit_offset=, size= }, … }, counts = { n, … }, values = { {
- * name=, value= }, … } }: what its kind has of these */
-static int type(lua_State *L)
-{
-    struct mk_dwarf *d = mk_check_dwarf(L);
-    Dwarf_Die die = *check_die(L, d, 2);
-    int tag = dw.dwarf_tag(&die);
-    const char *kind = kind_of(tag);
-    luaL_checkstack(L, 14, NULL);
-    lua_createtable(L, 0, 6);
-    mk_set_string(L, "kind", kind);
-    set_name(L, &die);
-    set_number(L, &die, DW_AT_byte_size, "size");
-    set_number(L, &die, DW_AT_encoding, "encoding");
-    set_type(L, d, &die, "of");
-    if (kind[0] == 's' || kind[0] == 'u') {
-        push_children(L, d, &die, DW_TAG_member);
-        lua_setfield(L, -2, "members");
-    } else if (tag == DW_TAG_array_type) {
-        push_children(L, d, &die, DW_TAG_subrange_type);
-        lua_setfield(L, -2, "counts");
-    } else if (tag == DW_TAG_enumeration_type) {
-        push_children(L, d, &die, DW_TAG_enumerator);
-        lua_setfield(L, -2, "values");
-    }
-    return 1;
-}
-
 void mk_open_dwarf_dies(lua_State *L)
 {
-    static const luaL_Reg functions[] = { { "scopes", scopes },       { "frame_base", frame_base },
-                                          { "variables", variables }, { "call", call },
-                                          { "type", type },           { NULL, NULL } };
+    static const luaL_Reg functions[] = { { "scopes", scopes },
+                                          { "frame_base", frame_base },
+                                          { "variables", variables },
+                                          { "call", call },
+                                          { NULL, NULL } };
     mk_add_dwarf(L, functions);
 }

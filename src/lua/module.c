@@ -179,7 +179,9 @@ static void push_core(lua_State *L)
     mk_open_cpuid(L);
     mk_open_zlib(L);
     mk_open_dwarf(L);
+    mk_open_dwarf_lines(L);
     mk_open_dwarf_dies(L);
+    mk_open_dwarf_types(L);
     mk_open_dwarf_frames(L);
     mk_open_hypercalls(L);
     mk_open_console(L);
