@@ -21,8 +21,8 @@ end
 
 local function start(features)
   local parts = { pci.place(CARD, 0, BASE), poke8(BASE + 0x14, 3), pci.poke(BASE + 8, 1),
-                  pci.poke(BASE + 0xc, 1), pci.poke(BASE + 8, 0), pci.poke(BASE + 0xc, features or 0),
-                  poke8(BASE + 0x14, 11) }
+                  pci.poke(BASE + 0xc, 1), pci.poke(BASE + 8, 0),
+                  pci.poke(BASE + 0xc, features or 0), poke8(BASE + 0x14, 11) }
   for i = 0, 1 do
     parts[#parts + 1] = poke16(BASE + 0x16, i) .. poke16(BASE + 0x18, 8)
       .. pci.poke(BASE + 0x20, QUEUE[i]) .. pci.poke(BASE + 0x28, QUEUE[i] + 0x1000)
@@ -428,7 +428,8 @@ describe("a capture", function()
   it("is as it was after a time that it has no room for", function()
     local c = net.capture()
     for _, seconds in ipairs{ 1e300, 1 << 32, -1, 0 / 0 } do
-      assert.error_matches(function() c:add(FRAME, seconds) end, "capture:add: .-seconds since 1970")
+      assert.error_matches(function() c:add(FRAME, seconds) end,
+                           "capture:add: .-seconds since 1970")
     end
     assert.same({ 0, 24 }, { c:count(), #c:bytes() })
   end)

@@ -21,8 +21,8 @@ local function poke8(address, value) return ("<BBBI4"):pack(0xb0, value, 0xa2, a
 local function poke16(address, value) return ("<BBI2BBI4"):pack(0x66, 0xb8, value, 0x66, 0xa3,
   address) end
 
----What a driver does up to DRIVER_OK, with one queue of `size` (3.1.1); `at`: its rings, if they are
----elsewhere; `queue`: another one than 0.
+---What a driver does up to DRIVER_OK, with one queue of `size` (3.1.1); `at`: its rings, if they
+---are elsewhere; `queue`: another one than 0.
 local function start(size, more, at, queue)
   local desc, avail, used = table.unpack(at or { DESC, AVAIL, USED })
   return table.concat{ pci.place(CARD, 0, BASE), poke8(BASE + 0x14, 0), poke8(BASE + 0x14, 3),
@@ -250,8 +250,9 @@ describe("a virtio device", function()
       assert(vm:load{ bytes = "\xbe" .. ("<I4"):pack(300) .. round .. "\x4e\x0f\x85"
         .. ("<i4"):pack(-#round - 7) .. pci.poke(A, 1) .. pci.HALT })
       -- Random numbers of 20 bits, as addresses behind the code, all over the rings, until A is 1:
-      -- again: imul eax, eax, 0x19660d; add eax, 0x3c6ef35f; mov ebx, eax; shr ebx, 18; mov ecx, eax
-      -- and ecx, 0xfffff; or ecx, 0x100000; mov [DESC + ebx], ecx; cmp dword [A], 1; jne again; hlt
+      -- again: imul eax, eax, 0x19660d; add eax, 0x3c6ef35f; mov ebx, eax; shr ebx, 18
+      -- mov ecx, eax; and ecx, 0xfffff; or ecx, 0x100000; mov [DESC + ebx], ecx
+      -- cmp dword [A], 1; jne again; hlt
       assert(vm:load({ bytes = support.bytes "69 c0 0d 66 19 00 05 5f f3 6e 3c 89 c3 c1 eb 12 89 c1"
         .. support.bytes "81 e1 ff ff 0f 00 81 c9 00 00 10 00 89 8b" .. ("<I4"):pack(DESC)
         .. "\x83\x3d" .. ("<I4"):pack(A) .. "\x01\x75\xd3\xf4" }, { at = 0x40000, cpu = 1 }))

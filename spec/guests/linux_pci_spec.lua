@@ -238,8 +238,9 @@ describe("Linux's driver of the 6300ESB's watchdog", function()
     assert(vm:load(linux.KERNEL, { cmdline = "quiet", initrd = { bytes = assert(kvm.initrd{
       agent = true, modules = { "i6300esb", from = MODULES } }) } }))
     local machine = vm:linux():wait{ timeout = 150 }
-    assert.equal("i6300ESB timer\nback\n", (machine:sh("cat /sys/class/watchdog/watchdog0/identity; "
-      .. "(sleep 0.2; printf V) >/dev/watchdog; echo back", { timeout = 60 })))
+    assert.equal("i6300ESB timer\nback\n", (machine:sh(
+      "cat /sys/class/watchdog/watchdog0/identity; (sleep 0.2; printf V) >/dev/watchdog; echo back",
+      { timeout = 60 })))
     assert.is_false((pcall(machine.sh, machine,
       "watchdog -T 1 -t 60 -F /dev/watchdog & sleep 60", { timeout = 100 })))
     local reason, info = vm:wait(0)

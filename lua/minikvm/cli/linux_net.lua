@@ -5,8 +5,8 @@ local M = {}
 local TAP <const> = "tap0"
 
 M.option = { "--net", value = "hub[,FILE]|tap[,NAME]", repeatable = true,
-  help = "a network card (eth0 and so on): on a hub, which the scripts of --pci get and whose frames"
-    .. " become FILE, for tcpdump; or on a tap of the host's (" .. TAP .. ")" }
+  help = "a network card (eth0 and so on): on a hub, which the scripts of --pci get and whose"
+    .. " frames become FILE, for tcpdump; or on a tap of the host's (" .. TAP .. ")" }
 
 ---@param text string  what --net was given
 ---@return { kind: string, name: string? }?

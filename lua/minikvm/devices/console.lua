@@ -85,8 +85,8 @@ function M.send(d, text, port)
   put(d, queue_of(port or 0), text)
 end
 
----The match that ends first of those patterns, as console:expect returns it; what is heard up to its
----end is taken.
+---The match that ends first of those patterns, as console:expect returns it; what is heard up to
+---its end is taken.
 local function take(d, port, patterns, plain)
   local text, best = d.state.heard[port] or "", nil
   for i, pattern in ipairs(patterns) do
@@ -113,8 +113,8 @@ end
 
 local EXPECT <const> = { port = "integer", timeout = "seconds", plain = "boolean" }
 
----Waits for a port to print what a pattern matches, as console:expect does for the VM's own console:
----a VM that was not started runs on this thread meanwhile.
+---Waits for a port to print what a pattern matches, as console:expect does for the VM's console: a
+---VM that was not started runs on this thread meanwhile.
 ---@param d minikvm.device
 ---@param patterns string|string[]
 ---@param opts? { port: integer?, timeout: number?, plain: boolean? }  port: 0; timeout: seconds, 10
@@ -155,8 +155,8 @@ end
 
 ---Describes it, for vm.pci:attach().
 ---  on_output  function(device, text, port): a port has printed
----  ports      how many (1): consoles, hvc0 and so on; or a list, with a name for each, whose port is
----             no console then, or true
+---  ports      how many (1): consoles, hvc0 and so on; or a list, with a name for each, whose port
+---             is no console then, or true
 ---@param opts? { on_output: function?, ports: (integer|table)? }
 ---@return minikvm.definition
 function M.new(opts)

@@ -7,9 +7,9 @@
 --   other.pci:attach(net.new{ hub = hub })
 --
 -- Virtual I/O Device 1.2, 5.1, with the features MAC, STATUS, MTU, MRG_RXBUF, and checksums and the
--- cutting of TCP segments left to the card. The card's queues are served in C (src/dev/net.h), which
--- also has the frames that wait: before their time, or before the driver has a buffer for them. They
--- are in snapshots. A script gets whole frames, on the thread of the vCPU that sends, under the Lua
+-- cutting of TCP segments left to the card. The queues are served in C (src/dev/net.h), which also
+-- has the frames that wait: before their time, or before the driver has a buffer for them. They are
+-- in snapshots. A script gets whole frames, on the thread of the vCPU that sends, under the Lua
 -- lock.
 
 local captures = require "minikvm.net.capture"
@@ -140,7 +140,9 @@ local function check_mac(value)
 end
 
 local function check_mtu(value)
-  if math.type(value) == "integer" and value >= 68 and value <= MOST - ETHERNET then return value end
+  if math.type(value) == "integer" and value >= 68 and value <= MOST - ETHERNET then
+    return value
+  end
   return nil, ("expected bytes, 68 to %d, got %s"):format(MOST - ETHERNET, tostring(value))
 end
 

@@ -93,7 +93,8 @@ end
 function M.new(opts, rules, arm)
   local o = options.check("net.hub", opts, rules)
   return setmetatable({ ports = setmetatable({}, { __mode = "v" }), most = 0,
-                        on_frame = o.on_frame, capture = o.capture, wire = core.hub_new(), arm = arm }, meta)
+                        on_frame = o.on_frame, capture = o.capture, wire = core.hub_new(),
+                        arm = arm }, meta)
 end
 
 return M
