@@ -144,4 +144,72 @@ describe("breakpoints, without_kvm none:", function()
     assert.are.equal("running", vm.state)
     assert.are.equal("stopped", (vm:stop()))
   end)
+
+  it("several vCPUs: each comes to it, and executes the instruction once", function()
+    -- mov ecx, 20; lock inc dword [0x5000]; dec ecx; jnz -11; hlt
+    local code <const> = "b914000000 f0ff0500500000 ffc9 75f5 f4"
+    local function machine()
+      return guest.code(code, { mode = "protected", cpus = 4 })
+    end
+    local vm <close> = machine()
+    local of = { [0] = 0, 0, 0, 0 }
+    vm:break_at(0x1005, function(cpu) of[cpu.index] = of[cpu.index] + 1 end)
+    assert.are.equal("halt", (guest.run(vm)))
+    assert.are.same({ [0] = 20, 20, 20, 20 }, of)
+    assert.are.equal(80, vm.memory:u32(0x5000))
+
+    local stopped <close> = machine()
+    local stops, second = 0, stopped:break_at(0x1005, { cpu = 2 })
+    local reason, info = guest.run(stopped)
+    while reason == "break" do
+      stops = stops + 1
+      assert.are.equal(2, info.stop.cpu.index)
+      reason, info = guest.run(stopped)
+    end
+    assert.are.equal("halt", reason)
+    assert.are.same({ 20, 20, 80 }, { stops, second.hits, stopped.memory:u32(0x5000) })
+  end)
+
+  it("stops of several vCPUs are told one after the other", function()
+    local vm <close> = guest.code("b903000000 f0ff0500500000 ffc9 75f5 f4",
+                                  { mode = "protected", cpus = 3 })
+    vm:break_at(0x1005)
+    local of, reason, info = { [0] = 0, 0, 0 }, nil, nil
+    repeat
+      reason, info = guest.run(vm)
+      if info.stop then of[info.stop.cpu.index] = of[info.stop.cpu.index] + 1 end
+    until reason ~= "break"
+    assert.are.same({ "halt", { [0] = 3, 3, 3 } }, { reason, of })
+    assert.are.equal(9, vm.memory:u32(0x5000))
+  end)
+
+  it("programs of ring 3, in 64 bits", function()
+    local vm <close> = guest.guest("long/ring3", { mode = "long" })
+    local at = vm.memory:find "\x48\x8d\x04\x3f\xc3" -- lea rax, [rdi + rdi]; ret
+    local handle = vm:break_at(at, function(cpu)
+      assert.are.equal(3, cpu:sregs().cs.selector & 3)
+      return cpu.rdi == 50
+    end)
+    assert.are.equal("break", (guest.run(vm)))
+    assert.are.equal("break", (vm.cpu[0]:step()))
+    assert.are.same({ at + 4, 100 }, { vm.cpu[0].rip, vm.cpu[0].rax })
+    assert.are.equal("exit", (guest.run(vm)))
+    assert.are.equal(100, handle.hits)
+  end)
+
+  it("programs of ring 3, in 32 bits and without a handler of #GP", function()
+    local vm <close> = guest.guest("prot/ring3", { mode = "paged" })
+    local at = 0x80000000 + vm.memory:find "\xba\xcd\xab\0\0" -- mov edx, 0xabcd
+    vm:break_at(at)
+    local reason = guest.run(vm)
+    if reason == "shutdown" and guest.host.backend ~= "pvm" then
+      pending "the emulated AMD machine loses the registers there"
+      return
+    end
+    assert.are.equal("break", reason)
+    assert.are.equal(3, vm.cpu[0]:sregs().cs.selector & 3)
+    for _ = 1, 8 do assert.are.equal("break", (vm.cpu[0]:step())) end
+    reason = guest.run(vm)
+    assert.are.same({ "exit", 7 }, { reason, select(2, vm:wait()).code })
+  end)
 end)

@@ -27,6 +27,7 @@ struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err)
     d->vm = vm;
     d->trap = HLT;
     page_init_guard(d);
+    ring_forget(d);
     mk_vm_attach_debugger(vm, &d->base);
     return d;
 }
@@ -83,6 +84,7 @@ int mk_debug_begin_step(struct mk_vm *vm, unsigned cpu, uint64_t count, struct m
     d->stepped = cpu;
     d->cpu[cpu].steps = count;
     vm->only = cpu + 1;
+    run_ops.goes_on(vm);
     debug_use(d);
     return 0;
 }

@@ -12,8 +12,10 @@
 
 /* A page of guest memory with patches. */
 struct page {
-    struct page *next;   /* of its bucket */
-    struct page *lifted; /* the next one without its patches */
+    struct page *next;       /* of its bucket */
+    struct page *lifted;     /* the next one without patches, or some of them */
+    bool listed;             /* among those */
+    uint16_t hole, hole_end; /* while `in`: bytes without */
     uint64_t gpa;
     uint8_t *host;
     bool in;                       /* they are in memory now */
@@ -46,12 +48,19 @@ struct tables {
     uint64_t cr0, cr3, cr4, efer;
 };
 
+/* The guest's handler of an exception that may be ours (ring.c). */
+struct handler {
+    uint64_t linear, gpa; /* NOWHERE: it has none, or none that takes a patch */
+};
+#define RING_HANDLERS 2
+
 /* A vCPU, for its thread unless said otherwise. */
 struct cpu {
     bool in_guest;       /* under the lock */
     uint64_t generation; /* of the list that it has looked up */
     struct tables tables;
     size_t polled;
+    struct handler handler[RING_HANDLERS]; /* under the lock */
     bool over; /* the instruction at over_at is executed, whatever is there */
     uint64_t over_at;
     struct { /* an exception came of it: the next hit there is the same one */
@@ -60,6 +69,7 @@ struct cpu {
     } faulted;
     _Atomic uint64_t steps; /* to take yet */
     bool stepping;          /* KVM steps since the last KVM_SET_GUEST_DEBUG */
+    bool by_flag;           /* the guest's TF does it */
     bool trailing;          /* one of its steps comes later: when an exception's handler returns */
     bool told;              /* the next instruction was, to who traces */
     struct mk_stop stop;    /* to be told, later than that of another vCPU */
@@ -85,6 +95,7 @@ struct mk_debug {
     struct page **page_bucket;
     size_t page_buckets, pages;
     struct page *lifted; /* pages that have no patches at the moment */
+    bool outer;          /* programs of outer rings may reach some breakpoint */
     unsigned inside;     /* vCPUs that may enter the guest */
 
     _Atomic bool traces; /* every instruction is told */
@@ -116,10 +127,9 @@ void debug_unuse(struct mk_debug *d);
 /* page.c: under the lock. */
 bool page_ref(struct mk_debug *d, uint64_t gpa); /* false: no patch is possible there */
 void page_unref(struct mk_debug *d, uint64_t gpa);
-bool page_has(const struct mk_debug *d, uint64_t gpa);
-/* The guest's own byte where there is a patch. */
-uint8_t page_byte(const struct mk_debug *d, uint64_t gpa);
-void page_lift(struct mk_debug *d, uint64_t gpa); /* of that page */
+bool page_wants(const struct mk_debug *d, uint64_t gpa); /* there is a patch, or will be */
+/* Out of memory until page_insert_all(): these bytes, up to the end of their page. */
+void page_lift(struct mk_debug *d, uint64_t gpa, unsigned length);
 void page_insert_all(struct mk_debug *d);
 void page_lift_all(struct mk_debug *d);
 void page_free_all(struct mk_debug *d);
@@ -138,6 +148,15 @@ void list_release(struct mk_debug *d, struct mk_break *b);
 void list_end(struct mk_debug *d, struct mk_break *b);
 /* Notes that the set's members at this place were reached: false when there are none. */
 bool list_reach(struct mk_debug *d, uint64_t linear);
+
+/* ring.c: where the guest's handlers of #GP and #DB begin gets a patch, under the lock; forgets it.
+ */
+void ring_place(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s);
+void ring_forget(struct mk_debug *d);
+/* The vCPU has come to this linear address, with these system registers: if that is a handler, and
+ * what raised the exception was ours, it is back where it was, and *s what it was. */
+enum ring { RING_NONE, RING_PATCH, RING_STEP };
+enum ring ring_return(struct mk_vcpu *c, struct kvm_sregs *s, uint64_t linear);
 
 /* hit.c: an instruction with a breakpoint is about to be executed. */
 void hit_report(struct mk_vcpu *c, uint64_t linear, uint64_t gpa);
@@ -162,8 +181,8 @@ int run_enter(struct mk_vcpu *c, bool only_complete);
 /* No other vCPU is in the guest until run_release(). */
 void run_hold(struct mk_vcpu *c);
 void run_release(struct mk_vcpu *c);
-/* Serves what it returned with; `code` is its errno or 0. */
-void run_serve(struct mk_vcpu *c, int code);
+/* Serves what it returned with; `code` is its errno or 0. True: it has stepped. */
+bool run_serve(struct mk_vcpu *c, int code);
 extern const struct mk_debug_ops run_ops;
 
 #endif

@@ -36,8 +36,8 @@ void hit_stop(struct mk_vcpu *c, const struct mk_stop *stop)
             mk_vm_pause(d->vm);
         return;
     }
-    mk_vcpu_end(c, MK_BREAK, k->over ? (int64_t)k->over_at : -1, true, "%s 0x%llx, cpu %u",
-                kinds[stop->kind], (unsigned long long)stop->address, c->cpu.index);
+    mk_vcpu_end(c, MK_BREAK, 0, true, "%s 0x%llx, cpu %u", kinds[stop->kind],
+                (unsigned long long)stop->address, c->cpu.index);
     c->end.resumable = true;
 }
 

@@ -49,11 +49,12 @@ static bool takes_all(uint64_t linear, const struct kvm_sregs *s)
     return linear <= UINT32_MAX || s->efer & MK_EFER_LMA;
 }
 
-static uint64_t place_of(const struct mk_debug *d, const struct kvm_sregs *s, uint64_t linear)
+static uint64_t place_of(struct mk_debug *d, const struct kvm_sregs *s, uint64_t linear)
 {
     if (!takes_all(linear, s))
         return NOWHERE;
     struct mk_walk w = mk_walk(&d->vm->mem, s, linear);
+    d->outer |= w.present && (w.user || !(s->cr0 & MK_CR0_PG));
     return w.present ? w.address : NOWHERE;
 }
 
@@ -74,6 +75,7 @@ static void add_place(struct mk_debug *d, struct mk_break *b, uint64_t gpa)
 
 static void place(struct mk_debug *d, struct mk_break *b, const struct kvm_sregs *s)
 {
+    d->outer |= b->o.physical;
     add_place(d, b, b->o.physical ? b->o.address : place_of(d, s, b->o.address));
 }
 

@@ -30,6 +30,11 @@ static bool wants(const struct page *p, unsigned at)
     return p->wanted[at / 64] >> at % 64 & 1;
 }
 
+static bool in_hole(const struct page *p, unsigned at)
+{
+    return at >= p->hole && at < p->hole_end;
+}
+
 /* --- in and out of memory --- */
 
 static void insert_at(struct mk_debug *d, struct page *p, unsigned at)
@@ -41,40 +46,64 @@ static void insert_at(struct mk_debug *d, struct page *p, unsigned at)
 /* A byte that the guest, or a device, wrote over a patch stays. */
 static void remove_at(struct mk_debug *d, struct page *p, unsigned at)
 {
-    if (p->host[at] == d->trap)
+    if (!in_hole(p, at) && p->host[at] == d->trap)
         __atomic_store_n(&p->host[at], p->saved[at], __ATOMIC_SEQ_CST);
 }
 
-static void for_each(struct mk_debug *d, struct page *p,
+static void for_each(struct mk_debug *d, struct page *p, unsigned from, unsigned end,
                      void (*fn)(struct mk_debug *d, struct page *p, unsigned at))
 {
-    for (unsigned i = 0; i < MK_COUNT(p->wanted); i++)
-        for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1)
-            fn(d, p, i * 64 + (unsigned)__builtin_ctzll(bits));
+    for (unsigned i = from / 64; i < MK_COUNT(p->wanted) && i * 64 < end; i++)
+        for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1) {
+            unsigned at = i * 64 + (unsigned)__builtin_ctzll(bits);
+            if (at >= from && at < end)
+                fn(d, p, at);
+        }
+}
+
+static void list_lifted(struct mk_debug *d, struct page *p)
+{
+    if (p->listed)
+        return;
+    p->listed = true;
+    p->lifted = d->lifted;
+    d->lifted = p;
 }
 
 static void lift(struct mk_debug *d, struct page *p)
 {
     if (!p->in)
         return;
-    for_each(d, p, remove_at);
+    for_each(d, p, 0, MK_PAGE, remove_at);
     p->in = false;
-    p->lifted = d->lifted;
-    d->lifted = p;
+    p->hole = p->hole_end = 0;
+    list_lifted(d, p);
 }
 
-void page_lift(struct mk_debug *d, uint64_t gpa)
+void page_lift(struct mk_debug *d, uint64_t gpa, unsigned length)
 {
     struct page *p = find(d, gpa);
-    if (p)
+    unsigned from = gpa % MK_PAGE, end = from + length;
+    if (!p || !p->in)
+        return;
+    if (p->hole < p->hole_end) { /* there is one already */
         lift(d, p);
+        return;
+    }
+    end = end < MK_PAGE ? end : MK_PAGE;
+    for_each(d, p, from, end, remove_at);
+    p->hole = (uint16_t)from;
+    p->hole_end = (uint16_t)end;
+    list_lifted(d, p);
 }
 
 void page_insert_all(struct mk_debug *d)
 {
     for (struct page *p = d->lifted; p; p = p->lifted) {
-        for_each(d, p, insert_at);
+        for_each(d, p, p->in ? p->hole : 0, p->in ? p->hole_end : MK_PAGE, insert_at);
         p->in = true;
+        p->listed = false;
+        p->hole = p->hole_end = 0;
     }
     d->lifted = NULL;
     d->vm->mem.guard = d->pages ? &d->guard : NULL;
@@ -140,8 +169,7 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
     p->next = d->page_bucket[bucket_of(d, gpa)];
     d->page_bucket[bucket_of(d, gpa)] = p;
     d->pages++;
-    p->lifted = d->lifted;
-    d->lifted = p;
+    list_lifted(d, p);
     return p;
 }
 
@@ -153,7 +181,7 @@ bool page_ref(struct mk_debug *d, uint64_t gpa)
         return false;
     if (p->users[at] < MANY)
         p->users[at]++;
-    if (!wants(p, at) && p->in)
+    if (!wants(p, at) && p->in && !in_hole(p, at))
         insert_at(d, p, at);
     p->wanted[at / 64] |= UINT64_C(1) << at % 64;
     return true;
@@ -165,21 +193,15 @@ void page_unref(struct mk_debug *d, uint64_t gpa)
     unsigned at = gpa % MK_PAGE;
     if (!p || p->users[at] == MANY || --p->users[at])
         return;
-    if (p->in)
+    if (p->in && !in_hole(p, at))
         remove_at(d, p, at);
     p->wanted[at / 64] &= ~(UINT64_C(1) << at % 64);
 }
 
-bool page_has(const struct mk_debug *d, uint64_t gpa)
+bool page_wants(const struct mk_debug *d, uint64_t gpa)
 {
     const struct page *p = find(d, gpa);
-    return p && p->in && wants(p, gpa % MK_PAGE);
-}
-
-uint8_t page_byte(const struct mk_debug *d, uint64_t gpa)
-{
-    const struct page *p = find(d, gpa);
-    return p->in ? p->saved[gpa % MK_PAGE] : p->host[gpa % MK_PAGE];
+    return p && wants(p, gpa % MK_PAGE);
 }
 
 /* --- the guard of memory --- */
@@ -231,17 +253,20 @@ static void guard_lift(struct mk_mem_guard *g, uint64_t gpa, uint64_t len)
         mk_vm_wake(d->vm); /* they come back at the next entry */
 }
 
-static void guard_hide(struct mk_mem_guard *g, uint64_t gpa, uint8_t *copy, uint64_t len)
+static void guard_copy(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from, uint8_t *copy,
+                       uint64_t len)
 {
     struct mk_debug *d = of_guard(g);
     pthread_mutex_lock(&d->lock);
+    memcpy(copy, from, len);
     for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + len; at += MK_PAGE) {
         const struct page *p = find(d, at);
         for (unsigned i = 0; p && p->in && i < MK_COUNT(p->wanted); i++)
             for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1) {
                 unsigned byte = i * 64 + (unsigned)__builtin_ctzll(bits);
                 uint64_t offset = at + byte - gpa;
-                if (at + byte >= gpa && offset < len && copy[offset] == d->trap)
+                if (at + byte >= gpa && offset < len && !in_hole(p, byte) &&
+                    copy[offset] == d->trap)
                     copy[offset] = p->saved[byte];
             }
     }
@@ -250,5 +275,5 @@ static void guard_hide(struct mk_mem_guard *g, uint64_t gpa, uint8_t *copy, uint
 
 void page_init_guard(struct mk_debug *d)
 {
-    d->guard = (struct mk_mem_guard){ .lift = guard_lift, .hide = guard_hide };
+    d->guard = (struct mk_mem_guard){ .lift = guard_lift, .copy = guard_copy };
 }

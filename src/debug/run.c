@@ -9,8 +9,10 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
+#define HLT 0xf4
 #define PATIENCE_NS 5000000 /* how long one waits for who executes an instruction alone */
 
 /* --- in and out --- */
@@ -19,13 +21,9 @@ static void go_in(struct mk_vcpu *c)
 {
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
-    bool goes_on = !atomic_load(&d->vm->paused) || cpu_of(c)->steps; /* not back again at once */
-    if (d->inside++ == 0 && goes_on)
-        d->last = (struct mk_stop){ 0 };
-    bool waited_for = d->inside > 1 && d->lifted;
+    d->inside++;
+    pthread_cond_broadcast(&d->turn); /* patches may have waited for it */
     pthread_mutex_unlock(&d->lock);
-    if (waited_for) /* the others have left patches out */
-        mk_vm_wake(d->vm);
 }
 
 static void go_out(struct mk_vcpu *c)
@@ -36,6 +34,7 @@ static void go_out(struct mk_vcpu *c)
     if (--d->inside == 0) {
         page_free_all(d);
         list_forget_places(d);
+        ring_forget(d);
     }
     pthread_mutex_unlock(&d->lock);
 }
@@ -56,6 +55,17 @@ static bool wants_to_run(const struct mk_vcpu *c)
  * An instruction with a patch is executed while the patch is not there: the other vCPUs leave the
  * guest first, and wait before they enter it. */
 
+/* For a moment: the loop handles events in between. */
+static void wait_turn(struct mk_debug *d)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += PATIENCE_NS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(&d->turn, &d->lock, &until);
+}
+
 int run_enter(struct mk_vcpu *c, bool only_complete)
 {
     struct mk_debug *d = debug_of(c);
@@ -65,12 +75,8 @@ int run_enter(struct mk_vcpu *c, bool only_complete)
     pthread_mutex_lock(&d->lock);
     bool free = !d->holder || d->holder == c;
     if (!free) { /* back soon: the loop handles events, and then comes here again */
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += PATIENCE_NS;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        if (pthread_cond_timedwait(&d->turn, &d->lock, &until) != 0 && d->holder)
+        wait_turn(d);
+        if (d->holder)
             mk_vcpu_request(d->holder, MK_REQ_WAKE); /* it may wait for this one in the guest */
     }
     k->in_guest = free;
@@ -133,15 +139,15 @@ static bool same_tables(const struct cpu *k, const struct kvm_sregs *s)
     return t->cr3 == s->cr3 && t->cr0 == s->cr0 && t->cr4 == s->cr4 && t->efer == s->efer;
 }
 
-/* While another vCPU is in the plain loop no patch may be in memory: it would not know it. It is on
- * its way here. */
+/* While another vCPU is in the guest by the plain loop no patch may be in memory: it would not know
+ * it. It is on its way here; one that sleeps or serves an access comes before it enters again. */
 static bool all_here(const struct mk_debug *d)
 {
     bool here = true;
     for (unsigned i = 0; i < d->vm->cpus; i++) {
         struct mk_vcpu *c = &d->vm->cpu[i]->c;
         pthread_mutex_lock(&c->lock);
-        here &= !c->running || c->debugged;
+        here &= !c->running || c->debugged || !c->awake || c->in_access;
         pthread_mutex_unlock(&c->lock);
     }
     return here;
@@ -158,17 +164,23 @@ static void look_up(struct mk_vcpu *c)
         list_place_all(d, c, &s);
     else if (s.cr0 & MK_CR0_PG)
         list_poll(d, c, &s);
+    ring_place(d, c, &s);
 }
 
-static void prepare(struct mk_vcpu *c)
+/* False when patches have to wait. */
+static bool prepare(struct mk_vcpu *c)
 {
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
-    if (d->count || d->sets)
+    if (d->count || d->sets || cpu_of(c)->steps)
         look_up(c);
-    if (d->lifted && all_here(d))
+    bool ready = !d->lifted || d->holder || all_here(d);
+    if (!ready)
+        wait_turn(d);
+    else if (d->lifted && !d->holder)
         page_insert_all(d);
     pthread_mutex_unlock(&d->lock);
+    return ready;
 }
 
 /* --- exits --- */
@@ -179,27 +191,55 @@ static void count(struct mk_vcpu *c)
     c->counters.by[KVM_EXIT_DEBUG]++;
 }
 
-/* A HLT that may be a patch: RIP is behind it then. */
-static bool trapped(struct mk_vcpu *c)
+enum trap { TRAP_NONE, TRAP_HIT, TRAP_STEP };
+
+/* A program of an outer ring came to a patch, or was stepped: the vCPU is back there. */
+static enum trap at_outer(struct mk_vcpu *c, const struct kvm_sregs *s, enum ring back)
+{
+    struct mk_debug *d = debug_of(c);
+    uint64_t linear = debug_linear(s, mk_vcpu_get_regs(c)->rip);
+    pthread_mutex_lock(&d->lock);
+    struct mk_walk w = mk_walk(&d->vm->mem, s, linear);
+    bool patch = w.present && page_wants(d, w.address);
+    pthread_mutex_unlock(&d->lock);
+    if (back == RING_STEP) {
+        cpu_of(c)->trailing = false;
+        return TRAP_STEP;
+    }
+    if (patch)
+        hit_report(c, linear, w.address);
+    return TRAP_HIT;
+}
+
+/* A HLT that may be a patch: RIP is behind it then. It was one, too, when the guest's own byte is
+ * no HLT: the patch has gone meanwhile, and the instruction is executed now. */
+static enum trap trapped(struct mk_vcpu *c)
 {
     struct mk_debug *d = debug_of(c);
     struct kvm_sregs s;
+    uint8_t own = HLT;
     if (!d->pages || !debug_sregs(c, &s))
-        return false;
+        return TRAP_NONE;
     struct kvm_regs regs = *mk_vcpu_get_regs(c);
     bool real = !(s.cr0 & MK_CR0_PE);
     regs.rip = real ? (uint16_t)(regs.rip - 1) : regs.rip - 1;
     uint64_t linear = debug_linear(&s, regs.rip);
     pthread_mutex_lock(&d->lock);
     struct mk_walk w = mk_walk(&d->vm->mem, &s, linear);
-    bool ours = w.present && page_has(d, w.address);
+    bool wanted = w.present && page_wants(d, w.address);
+    if (w.present)
+        mk_mem_read(&d->vm->mem, w.address, &own, 1);
     pthread_mutex_unlock(&d->lock);
-    if (!ours)
-        return false;
+    if (!wanted && own == HLT)
+        return TRAP_NONE;
     count(c);
     mk_vcpu_set_regs(c, &regs);
-    hit_report(c, linear, w.address);
-    return true;
+    enum ring back = wanted ? ring_return(c, &s, linear) : RING_NONE;
+    if (back != RING_NONE)
+        return at_outer(c, &s, back);
+    if (wanted)
+        hit_report(c, linear, w.address);
+    return TRAP_HIT;
 }
 
 /* KVM has stepped: asked for, or when the handler of an exception has returned. */
@@ -209,22 +249,52 @@ static void debug_exit(struct mk_vcpu *c)
     cpu_of(c)->trailing = false;
 }
 
-void run_serve(struct mk_vcpu *c, int code)
+/* A triple fault at a patch in a program of an outer ring: the guest has no handler for #GP. Where
+ * the registers are still those of before, it was a hit like any other. */
+static bool died_at_patch(struct mk_vcpu *c)
 {
+    struct mk_debug *d = debug_of(c);
+    struct kvm_sregs s;
+    struct kvm_vcpu_events events;
+    if (!d->pages || !debug_sregs(c, &s) || s.ss.dpl != 3)
+        return false;
+    uint64_t linear = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+    pthread_mutex_lock(&d->lock);
+    struct mk_walk w = mk_walk(&d->vm->mem, &s, linear);
+    bool patch = w.present && page_wants(d, w.address);
+    pthread_mutex_unlock(&d->lock);
+    if (!patch || mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+        return false;
+    memset(&events.exception, 0, sizeof(events.exception));
+    events.flags = 0;
+    c->synced = 0;
+    if (mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
+        return false;
+    count(c);
+    hit_report(c, linear, w.address);
+    return true;
+}
+
+bool run_serve(struct mk_vcpu *c, int code)
+{
+    bool stepped = false;
     if (code == EINTR || code == EAGAIN) {
         mk_vcpu_handle_events(c);
     } else if (code) {
         mk_vcpu_entry_failed(c, code);
     } else {
         unsigned kind = c->run->exit_reason;
+        enum trap trap = kind == KVM_EXIT_HLT ? trapped(c) : TRAP_NONE;
+        stepped = kind == KVM_EXIT_DEBUG || trap == TRAP_STEP;
         if (kind == KVM_EXIT_DEBUG)
             debug_exit(c);
-        else if (kind != KVM_EXIT_HLT || !trapped(c))
+        else if (trap == TRAP_NONE && (kind != KVM_EXIT_SHUTDOWN || !died_at_patch(c)))
             mk_vcpu_exit(c);
         if (c->assist && *c->assist->paging)
             c->assist->ops->follow(c);
     }
     mk_vcpu_check_limits(c);
+    return stepped;
 }
 
 /* --- the loop --- */
@@ -239,7 +309,7 @@ static bool at_patch(struct mk_vcpu *c, uint64_t *linear, uint64_t *gpa)
     *linear = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
     pthread_mutex_lock(&d->lock);
     struct mk_walk w = mk_walk(&d->vm->mem, &s, *linear);
-    bool is = w.present && page_has(d, w.address);
+    bool is = w.present && page_wants(d, w.address);
     pthread_mutex_unlock(&d->lock);
     *gpa = w.address;
     return is;
@@ -270,7 +340,8 @@ static void take_step(struct mk_vcpu *c)
     k->over = true;
     k->over_at = linear;
     step_one(c);
-    if (k->over || c->end.reason != MK_RUNNING || !k->steps || --k->steps)
+    bool again = k->over && k->over_at == linear;
+    if (again || c->end.reason != MK_RUNNING || !k->steps || --k->steps)
         return;
     at_patch(c, &linear, &gpa);
     hit_stop(c, &(struct mk_stop){ .kind = MK_STOP_STEP, .cpu = c->cpu.index, .address = linear });
@@ -314,8 +385,9 @@ static void once(struct mk_vcpu *c)
     } else if ((atomic_load(&c->vm->paused) || atomic_load(&c->held)) && !k->steps) {
         mk_vcpu_handle_events(c);
     } else {
-        prepare(c);
-        if (k->steps)
+        if (!prepare(c))
+            mk_vcpu_handle_events(c);
+        else if (k->steps)
             take_step(c);
         else if (must_step(c))
             step_one(c);
@@ -324,6 +396,15 @@ static void once(struct mk_vcpu *c)
         else if (!trace_deliver(c))
             take_step(c);
     }
+}
+
+/* The next run goes on from where this one ended: with an instruction whose hit was told, if it was
+ * there. It says so itself, so that snapshots do. */
+static void note_end(struct mk_vcpu *c)
+{
+    const struct cpu *k = cpu_of(c);
+    if (c->end.reason != MK_RUNNING && c->end.reason != MK_EXIT)
+        c->end.code = k->over ? (int64_t)(k->over_at + 1) : 0;
 }
 
 static void run(struct mk_vcpu *c)
@@ -337,16 +418,20 @@ static void run(struct mk_vcpu *c)
     c->debugged = false;
 }
 
-/* A run that ended by a stop goes on from there. */
+static void goes_on(struct mk_vm *vm)
+{
+    struct mk_debug *d = (struct mk_debug *)vm->debug;
+    pthread_mutex_lock(&d->lock);
+    d->last = (struct mk_stop){ 0 };
+    pthread_mutex_unlock(&d->lock);
+}
+
 static void begin(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
-    bool stopped = c->end.reason == MK_BREAK && c->end.code != -1;
     k->stepping = k->trailing = k->told = false;
-    if (k->stop.kind == MK_STOP_NONE || stopped)
-        k->over = stopped;
-    if (stopped)
-        k->over_at = (uint64_t)c->end.code;
+    k->over = c->end.reason != MK_EXIT && c->end.code;
+    k->over_at = (uint64_t)c->end.code - 1;
 }
 
 static void free_debug(struct mk_vm *vm)
@@ -360,6 +445,10 @@ static void free_debug(struct mk_vm *vm)
     free(d);
 }
 
-const struct mk_debug_ops run_ops = {
-    .begin = begin, .run = run, .pause = on_pause, .wants = wants_to_run, .free = free_debug
-};
+const struct mk_debug_ops run_ops = { .goes_on = goes_on,
+                                      .begin = begin,
+                                      .end = note_end,
+                                      .run = run,
+                                      .pause = on_pause,
+                                      .wants = wants_to_run,
+                                      .free = free_debug };

@@ -12,9 +12,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define ATTEMPTS 16 /* KVM may stop at the instruction itself first */
-#define EXCEPTIONS 32
+#define ATTEMPTS 16   /* KVM may stop at the instruction itself first */
+#define FRAME_WORDS 6 /* looked through for an exception's frame */
 #define FLAG_TF 0x100u
+#define GATE_PRESENT 0x8000
 #define HLT 0xf4
 
 /* The instruction to be executed, and the vCPU before it. */
@@ -26,18 +27,36 @@ struct step {
     unsigned length; /* bytes of code that are mapped */
 };
 
+/* The general registers' TF, which a program of the outer rings is stepped by: its #DB comes to the
+ * guest's handler, which has a patch (ring.c). Not every KVM keeps it from the guest. */
+static void set_trap_flag(struct mk_vcpu *c, bool on)
+{
+    struct kvm_regs regs = *mk_vcpu_get_regs(c);
+    bool is = regs.rflags & FLAG_TF;
+    regs.rflags = on ? regs.rflags | FLAG_TF : regs.rflags & ~(uint64_t)FLAG_TF;
+    if (is != on)
+        mk_vcpu_set_regs(c, &regs);
+}
+
 static void set_stepping(struct mk_vcpu *c, bool on)
 {
     struct kvm_guest_debug debug = { .control =
                                          on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
-    mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug);
+    if (cpu_of(c)->by_flag)
+        set_trap_flag(c, on);
+    else
+        mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug);
     cpu_of(c)->stepping = on;
 }
 
 void step_end(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
-    if (k->stepping && !k->trailing)
+    if (!k->stepping || k->trailing)
+        return;
+    if (k->by_flag)
+        k->stepping = false;
+    else
         set_stepping(c, false);
 }
 
@@ -94,33 +113,16 @@ static void lift_patches(struct mk_vcpu *c, const struct step *t)
 {
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
-    for (uint64_t at = t->linear; at <= t->linear + MK_LONGEST_INSTRUCTION;
-         at += MK_LONGEST_INSTRUCTION) {
+    for (uint64_t at = t->linear, left = MK_LONGEST_INSTRUCTION, n; left; at += n, left -= n) {
         struct mk_walk w = mk_walk(&d->vm->mem, &t->sregs, at);
+        n = MK_PAGE - at % MK_PAGE < left ? MK_PAGE - at % MK_PAGE : left;
         if (w.present)
-            page_lift(d, w.address);
+            page_lift(d, w.address, (unsigned)n);
     }
     pthread_mutex_unlock(&d->lock);
 }
 
 /* --- what came of it --- */
-
-/* PUSHF has stored TF, which is KVM's (SDM volume 2, PUSHF). */
-static void correct_flags(struct mk_vcpu *c, const struct step *t)
-{
-    uint8_t high;
-    if (opcode(t, NULL) != 0x9c || t->regs.rflags & FLAG_TF)
-        return;
-    const struct kvm_sregs *s = &t->sregs;
-    bool wide = s->cs.l && s->efer & MK_EFER_LMA;
-    uint64_t mask = wide ? UINT64_MAX : s->ss.db ? UINT32_MAX : 0xffff;
-    uint64_t at = (mk_vcpu_get_regs(c)->rsp + 1) & mask;
-    struct mk_walk w = mk_walk(c->mem, s, wide ? at : (uint32_t)(s->ss.base + at));
-    if (w.present && mk_mem_read(c->mem, w.address, &high, 1) && high & FLAG_TF >> 8) {
-        high &= (uint8_t) ~(FLAG_TF >> 8);
-        mk_mem_write(c->mem, w.address, &high, 1);
-    }
-}
 
 /* Of protected mode: code segments begin at 0. */
 uint64_t step_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector)
@@ -134,25 +136,59 @@ uint64_t step_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vec
         return NOWHERE;
     if (real)
         return gate[0] + ((uint64_t)gate[1] << 4);
+    if (!(gate[2] & GATE_PRESENT))
+        return NOWHERE;
     uint64_t low = gate[0] | (uint32_t)gate[3] << 16;
     return size == 8 ? low : low | (uint64_t)gate[4] << 32 | (uint64_t)gate[5] << 48;
 }
 
-/* The instruction raised an exception, and the vCPU is at its handler: it begins again later. */
-static void note_fault(struct mk_vcpu *c, const struct step *t, uint64_t rip)
+/* A word on the stack, `at` bytes above its pointer; *place: where it is in memory. */
+static bool read_stack(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, unsigned bytes,
+                       uint64_t *word, uint64_t *place)
+{
+    bool wide = s->cs.l && s->efer & MK_EFER_LMA;
+    uint64_t mask = wide ? UINT64_MAX : s->ss.db ? UINT32_MAX : 0xffff;
+    uint64_t linear = (mk_vcpu_get_regs(c)->rsp + at) & mask;
+    struct mk_walk w = mk_walk(c->mem, s, wide ? linear : (uint32_t)(s->ss.base + linear));
+    *word = 0;
+    *place = w.address;
+    return w.present && mk_mem_read(c->mem, w.address, word, bytes);
+}
+
+/* TF that was stored there is KVM's, or ours. */
+static void clear_stored_flag(struct mk_vcpu *c, const struct step *t, const struct kvm_sregs *s,
+                              uint64_t at)
+{
+    uint64_t word, place;
+    if (t->regs.rflags & FLAG_TF || !read_stack(c, s, at, 2, &word, &place) || !(word & FLAG_TF))
+        return;
+    word &= ~(uint64_t)FLAG_TF;
+    mk_mem_write(c->mem, place, &word, 2);
+}
+
+/* Did an exception, or an INT, come of the instruction? Its frame is on the stack, below an error
+ * code and what the handler has pushed since (SDM volume 3, 6.12.1). TF in it is not the guest's,
+ * and after a fault the instruction begins again. */
+static void note_frame(struct mk_vcpu *c, const struct step *t, uint64_t rip)
 {
     struct cpu *k = cpu_of(c);
     struct kvm_sregs s;
-    bool handler = false;
+    uint64_t word, cs, place;
     if (rip - t->regs.rip <= MK_LONGEST_INSTRUCTION || !debug_sregs(c, &s))
         return;
-    for (unsigned i = 0; i < EXCEPTIONS && !handler; i++)
-        handler = step_handler(c, &s, i) == debug_linear(&s, rip);
-    if (handler) {
-        k->faulted.pending = true;
+    unsigned size = !(s.cr0 & MK_CR0_PE) ? 2 : s.efer & MK_EFER_LMA ? 8 : 4;
+    for (unsigned i = 0; i < FRAME_WORDS; i++) {
+        if (!read_stack(c, &s, i * size, size, &word, &place) ||
+            !read_stack(c, &s, (i + 1) * size, 2, &cs, &place))
+            return;
+        if (word - t->regs.rip > MK_LONGEST_INSTRUCTION || cs != t->sregs.cs.selector)
+            continue;
+        clear_stored_flag(c, t, &s, (i + 2) * size);
+        k->faulted.pending = word == t->regs.rip;
         k->faulted.at = t->linear;
         k->faulted.rsp = t->regs.rsp;
         k->faulted.cr3 = t->sregs.cr3;
+        return;
     }
 }
 
@@ -166,36 +202,56 @@ static void finish_access(struct mk_vcpu *c)
     }
 }
 
+static bool in_outer_ring(struct mk_vcpu *c)
+{
+    struct kvm_sregs s;
+    return debug_sregs(c, &s) && s.cr0 & MK_CR0_PE && s.ss.dpl == 3;
+}
+
 /* Interrupted, or done: false when it is to be tried again. */
 static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
 {
     struct cpu *k = cpu_of(c);
-    bool stepped = code == 0 && c->run->exit_reason == KVM_EXIT_DEBUG;
-    run_serve(c, code);
+    bool stepped = run_serve(c, code);
     finish_access(c);
     uint64_t rip = mk_vcpu_get_regs(c)->rip;
+    if (k->by_flag && !(t->regs.rflags & FLAG_TF) && in_outer_ring(c))
+        set_trap_flag(c, false);
+    else if (k->by_flag && !stepped)
+        k->trailing = true;                /* it is in the kernel, and comes when that returns */
     if (code == EINTR || code == EAGAIN) { /* in an exception's handler: that runs on */
-        k->trailing = rip != t->regs.rip;
-        k->over = k->over && !k->trailing;
+        k->trailing |= rip != t->regs.rip;
+        k->over = k->over && (!k->trailing || k->over_at != t->linear);
         return true;
     }
     if (rip == t->regs.rip && stepped)
         return false;
-    if (stepped)
-        correct_flags(c, t);
-    note_fault(c, t, rip);
-    if (rip != t->regs.rip || !repeats(t))
-        k->over = k->told = false;
+    if (stepped && opcode(t, NULL) == 0x9c) /* PUSHF */
+        clear_stored_flag(c, t, &t->sregs, 0);
+    note_frame(c, t, rip);
+    if ((rip != t->regs.rip || !repeats(t)) && k->over_at == t->linear)
+        k->over = k->told = false; /* else it has come to another breakpoint */
     return true;
 }
 
+/* HLT is done here: KVMs differ in whether a step over it is told as one. An interrupt that KVM has
+ * already ends it. */
 static void halt(struct mk_vcpu *c, const struct step *t)
 {
+    struct kvm_vcpu_events events;
     struct kvm_regs regs = t->regs;
     bool real = !(t->sregs.cr0 & MK_CR0_PE);
     regs.rip = real ? (uint16_t)(regs.rip + 1) : regs.rip + 1;
     cpu_of(c)->over = cpu_of(c)->told = false;
     mk_vcpu_set_regs(c, &regs);
+    if (mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events) == 0) {
+        events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+        events.interrupt.shadow = 0; /* of an STI before it */
+        mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &events);
+        c->synced = 0;
+        if (events.interrupt.injected)
+            return;
+    }
     c->run->exit_reason = KVM_EXIT_HLT;
     mk_vcpu_exit(c);
 }
@@ -218,8 +274,10 @@ void step_one(struct mk_vcpu *c)
         run_hold(c);
         lift_patches(c, &t);
         c->run->request_interrupt_window = 0;
-        set_stepping(c, true);
+        step_end(c);
+        k->by_flag = t.sregs.cr0 & MK_CR0_PE && t.sregs.ss.dpl == 3 && k->handler[0].gpa != NOWHERE;
         k->trailing = false;
+        set_stepping(c, true);
         int code = run_enter(c, false) < 0 ? errno : 0;
         run_release(c);
         mk_vcpu_drain(c);

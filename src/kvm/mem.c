@@ -458,10 +458,11 @@ bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len)
         const void *from = locate(mem, gpa, n, false);
         if (n == 0 || !from)
             return false;
-        memcpy(bytes, from, n);
         struct mk_mem_guard *guard = mem->guard;
         if (guard)
-            guard->hide(guard, gpa, bytes, n);
+            guard->copy(guard, gpa, from, bytes, n);
+        else
+            memcpy(bytes, from, n);
     }
     return true;
 }

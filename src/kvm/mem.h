@@ -44,8 +44,9 @@ struct mk_region {
 struct mk_mem_guard {
     /* Before a pointer to this range is given away: it goes until a vCPU enters the guest. */
     void (*lift)(struct mk_mem_guard *g, uint64_t gpa, uint64_t len);
-    /* This range was copied: makes the copy what the guest's own bytes are. */
-    void (*hide)(struct mk_mem_guard *g, uint64_t gpa, uint8_t *copy, uint64_t len);
+    /* Copies this range, which is at `from`, as the guest's own bytes are. */
+    void (*copy)(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from, uint8_t *to,
+                 uint64_t len);
 };
 
 struct mk_mem {

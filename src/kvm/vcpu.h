@@ -111,8 +111,11 @@ struct mk_debugger {
 };
 
 struct mk_debug_ops {
+    /* The VM begins to run, or goes on; under its lock. */
+    void (*goes_on)(struct mk_vm *vm);
     /* A run begins; c->end is still how the last one ended. */
     void (*begin)(struct mk_vcpu *c);
+    void (*end)(struct mk_vcpu *c); /* it has ended; c->end says how */
     /* The run loop in place of the plain one, until the run ends or the last user goes. */
     void (*run)(struct mk_vcpu *c);
     /* The vCPU stays outside the guest, because its VM is paused; it goes on. */

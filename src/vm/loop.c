@@ -79,6 +79,8 @@ void mk_vcpu_run(struct mk_vcpu *c)
     mk_clock_start(&vm->clock);
     mk_vcpu_handle_events(c); /* those from before it ran, */
     mk_vcpu_check_limits(c);  /* and a reader that is slow since then */
+    if (mk_vcpu_wants_debugger(c))
+        c->debug->ops->run(c);
     while (c->end.reason == MK_RUNNING)
         run_once(c);
     mk_clock_stop(&vm->clock);
@@ -88,6 +90,8 @@ void mk_vcpu_run(struct mk_vcpu *c)
         mk_trace(c, &(struct mk_trace){ .kind = MK_TRACE_END, .value = c->end.reason });
     if (!c->end.resumable) /* before kicks end: its listener may take long, or wait */
         mk_console_end_lines(&vm->console, &c->cpu);
+    if (c->debug)
+        c->debug->ops->end(c);
     c->awake = false;
     mk_vcpu_set_running(c, false);
     if (blocked)
