@@ -3,6 +3,7 @@
 #   GUESTS16 = boot.bin                # of boot.S, which includes real.inc
 #   GUESTS32 = kernel.bin              # of kernel.S, which includes prot.inc
 #   GUESTS64 = hello.bin               # of hello.c, which includes minikvm.h and has a main()
+#   COVERED = hello.bin                # those of them that record which of their blocks ran
 #   include $(shell pkg-config --variable=guest_mk minikvm)
 #
 #   all: $(GUESTS)
@@ -49,6 +50,8 @@ build/kit/%.o: $(GUEST_KIT)/long/%.c
 build/kit/%.o: $(GUEST_KIT)/long/%.S
 	@mkdir -p $(@D)
 	$(GUEST_CC) $(LONG_FLAGS) -c -o $@ $<
+
+$(COVERED:%.bin=build/%.o): LONG_FLAGS += -fsanitize-coverage=trace-pc
 
 $(GUESTS64:%.bin=build/%.o): build/%.o: %.c
 	@mkdir -p $(@D)

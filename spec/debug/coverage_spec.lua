@@ -3,6 +3,7 @@
 
 require "minikvm" -- first: it brings the parts
 local code_file = require "support.code"
+local code_of = require "minikvm.debug.code"
 local support = require "support.guest"
 
 local BASE <const> = 0x2000
@@ -27,21 +28,47 @@ local function list(set)
   return table.concat(hex, " ")
 end
 
----What blocks `vm` executes until it ends, by single steps.
+---What blocks `vm` executes until it ends, by single steps; and which instruction came after which.
 local function stepped(vm, blocks)
-  local reached = {}
+  local reached, edges, before = {}, {}, nil
   repeat
     local rip = vm.cpu[0].rip
     if blocks[rip] then reached[rip] = true end
+    if before then edges[before .. ">" .. rip] = true end
+    before = rip
     local reason = vm.cpu[0]:step(1)
   until reason ~= "break"
-  return reached
+  return reached, edges
+end
+
+---By source line, in how many ways its branches went: by the tracefile, and by the steps.
+local function ways(vm, coverage, edges)
+  local code, told, want = code_of.of(vm, {}), {}, {}
+  local file
+  for line in coverage:lcov():gmatch "[^\n]+" do
+    file = line:match "^SF:(.*)" or file
+    local number, taken = line:match "^BRDA:(%d+),%d+,%d,(%d+)$"
+    local key = number and file .. ":" .. number
+    if key then told[key] = (told[key] or 0) + tonumber(taken) end
+  end
+  for _, branch in ipairs(code_of.branches(code)) do
+    local i = branch.block
+    local place = code_of.place(code, code.last[i])
+    for _, to in ipairs{ code.target[i], code.address[i] + code.size[i] } do
+      if place and edges[code.last[i] .. ">" .. to] then
+        local key = place.file .. ":" .. place.line
+        want[key] = (want[key] or 0) + 1
+      end
+    end
+  end
+  for key, n in pairs(told) do told[key] = n > 0 and n or nil end
+  return told, want
 end
 
 local function same_steps(image, opts, input)
   local vm <close> = support.vm(opts)
   assert(vm:load(image))
-  local coverage = assert(vm:coverage())
+  local coverage = assert(vm:coverage{ branches = true })
   local other <close> = support.vm(opts)
   assert(other:load(image))
   for _, one in ipairs{ vm, other } do
@@ -49,20 +76,25 @@ local function same_steps(image, opts, input)
     one.console:eof()
   end
   local reason = vm:run{ deadline = 20 }
-  local reached, want = coverage:reached(), stepped(other, coverage:blocks())
+  local reached = coverage:reached()
+  local want, edges = stepped(other, coverage:blocks())
   assert.equal(other.console:text(), vm.console:text())
   for _, address in ipairs(coverage:blocks():list()) do
     assert.equal(want[address] or false, reached[address], ("%x"):format(address))
   end
-  return reason, coverage
+  local told, went = ways(vm, coverage, edges)
+  assert.same(went, told)
+  return reason, coverage, went
 end
 
 describe("vm:coverage", function()
   if support.without_kvm(pending) then return end
 
-  it("has the blocks that single steps come to, in a guest in C", function()
-    local reason, coverage = same_steps("guests/build/long/echo.elf", { mode = "long" }, "ab")
+  it("has the blocks and the branches that single steps come to, in a guest in C", function()
+    local reason, coverage, went = same_steps("guests/build/long/echo.elf", { mode = "long" },
+                                              "ab")
     assert.equal("exit", reason)
+    assert(next(went), "no branch was executed")
     local count = coverage:count()
     assert(count.reached > 5 and count.reached < count.blocks)
   end)
