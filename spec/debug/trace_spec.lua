@@ -249,6 +249,81 @@ describe("a trace", function()
     assert.equal(0, vm.memory:u16(vm.cpu[0].ss * 16 + (vm.cpu[0].sp - 2 & 0xffff)) & 0x100)
   end)
 
+  it("has every interrupt of a timer from its handler's first instruction on", function()
+    local vm <close> = support.guest("prot/ticks", { mode = "paged", irqchip = "pic" })
+    local lines = told(vm, { calls = true, instructions = true, interrupts = true })
+    assert.equal("20 ticks\n", vm.console:text())
+    local delivered, begun, first = 0, 0, {}
+    for i, line in ipairs(lines) do
+      if line:find "^interrupt 0x20$" then delivered = delivered + 1 end
+      if line:find "call interrupt 0x20, " then
+        begun = begun + 1
+        first[line:match "0x20, (.*)" .. ": " .. lines[i + 1]] = true
+      end
+    end
+    assert.is_true(delivered >= 20 and begun == delivered)
+    local target = next(first)
+    assert.is_nil(next(first, target))
+    assert.matches(": cmp dword ptr", target) -- guests/prot/ticks.S
+  end)
+
+  it("steps all of its vCPUs", function()
+    -- inc ax; out 0x80, al; hlt
+    local vm <close> = support.code("40 e6 80 f4", { cpus = 3 })
+    local seen = {}
+    vm:trace{ instructions = true, fn = function(line)
+      local cpu, text = line:match "^cpu(%d) .* rip=%x+ (.*)"
+      seen[cpu] = (seen[cpu] or "") .. text .. "; "
+    end }
+    assert.equal("halt", (support.run(vm)))
+    local all = "inc ax; out 0x80, al; hlt; "
+    assert.same({ ["0"] = all, ["1"] = all, ["2"] = all }, seen)
+  end)
+
+  it("leaves the guest as it was when it ends in the middle, and others stay", function()
+    local vm <close> = support.code "b9 00 10 e2 fe e6 80 f4" -- mov cx, 0x1000; loop $; out; hlt
+    local steps, exits, trace = 0, 0, nil
+    vm:trace(function() exits = exits + 1 end)
+    trace = vm:trace{ instructions = true, fn = function()
+      steps = steps + 1
+      if steps == 100 then trace:remove() end
+    end }
+    local handle <close> = vm:break_at(5)
+    assert.equal("break", (support.run(vm)))
+    assert.same({ 100, 5, 0 }, { steps, vm.cpu[0].rip, vm.cpu[0].cx })
+    assert.equal("halt", (support.run(vm)))
+    assert.same({ 100, 1 }, { steps, handle.hits })
+    assert.is_true(exits >= 2)
+  end)
+
+  it("may be taken while a user steps, breaks, snapshots and restores", function()
+    local vm <close> = support.code "40 43 41 f4" -- inc ax; inc bx; inc cx; hlt
+    local lines = {}
+    vm:trace{ instructions = true, fn = function(line)
+      lines[#lines + 1] = line:match "%l+ %l+$"
+    end }
+    assert.equal("break", (vm.cpu[0]:step()))
+    local snap <close> = vm:snapshot()
+    assert.equal("break", (vm.cpu[0]:step(2)))
+    vm:restore(snap)
+    assert.equal("halt", (support.run(vm)))
+    assert.same({ "inc ax", "inc bx", "inc cx", "inc bx", "inc cx" }, lines)
+    local child <close> = vm:fork() -- which nobody traces
+    child:reset()
+    assert.equal("halt", (support.run(child)))
+    assert.equal(5, #lines)
+  end)
+
+  it("has the names of hostile symbols as JSON", function()
+    local formats = require "minikvm.debug.trace_formats"
+    local format = formats.jsonl.make{ began = 0 }
+    local line = format{ cpu = 0, kind = "call", ns = 0, exits = 0, rip = -1, linear = -1,
+                         text = "", depth = 0, name = "a\0\"\\\n\xff", symbol = "\u{e9}" }
+    local value = assert(json.decode(line))
+    assert.same({ "a\0\"\\\n\u{ff}", "\u{e9}", "0xffffffffffffffff" },
+                { value["function"], value.symbol, value.rip })
+  end)
+
   it("has calls as slices of a track, by the functions' names", function()
     in_folder(function(folder)
       local vm <close> = support.vm{ coalesce = false }

@@ -67,18 +67,37 @@ static void run_to(struct mk_vcpu *c, uint64_t linear)
     pthread_mutex_unlock(&d->lock);
 }
 
+/* The vector that KVM is to deliver with the next entry; -1: none. An entry that a signal ended may
+ * have left one there. */
+static int queued(const struct kvm_vcpu_events *e)
+{
+    if (e->interrupt.injected)
+        return e->interrupt.nr;
+    return e->nmi.injected || e->nmi.pending ? NMI : -1;
+}
+
 bool trace_deliver(struct mk_vcpu *c)
 {
+    struct kvm_sync_regs state;
     struct kvm_sregs s;
+    if (mk_vcpu_get_state(c, &state) < 0 || !debug_sregs(c, &s))
+        return false;
+    int vector = queued(&state.events);
     uint64_t before = c->irq.delivered;
     bool nmi = atomic_load(&c->irq.nmi);
-    if ((!nmi && !mk_interrupt_pending(c)) || !debug_sregs(c, &s))
+    if (vector < 0 && !nmi && !mk_interrupt_pending(c))
         return false;
     step_end(c);
-    mk_interrupt_inject(c);
-    if (!nmi && c->irq.delivered == before)
+    if (vector < 0) {
+        mk_interrupt_inject(c);
+        if (c->irq.delivered != before)
+            vector = c->irq.last[before % MK_COUNT(c->irq.last)];
+        else if (nmi)
+            vector = NMI;
+    }
+    if (vector < 0)
         return false;
-    unsigned last = (unsigned)((c->irq.delivered - 1) % MK_COUNT(c->irq.last));
-    run_to(c, step_handler(c, &s, nmi ? NMI : c->irq.last[last]));
+    cpu_of(c)->told = false;
+    run_to(c, step_handler(c, &s, (unsigned)vector));
     return true;
 }
