@@ -146,6 +146,7 @@ describe("the functions that a vCPU is in", function()
   end)
 
   it("say what the compiler has left out", function()
+    if compile.slow(pending) then return end
     local vm <close> = stopped "-g -O2"
     for i = 0, #vm.cpu[0]:backtrace() - 1 do
       for _, one in ipairs(vm.cpu[0]:locals(i)) do
@@ -159,6 +160,7 @@ describe("the functions that a vCPU is in", function()
   end)
 
   it("were called with what their callers say, where they have not kept it", function()
+    if compile.slow(pending) then return end
     local vm <close> = support.vm()
     assert(vm:load(compile.guest(folder, "entry.c", [[
       static volatile int sink;

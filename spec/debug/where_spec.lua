@@ -81,6 +81,7 @@ describe("a place in a guest's code", function()
   end)
 
   it("of the higher half is known before paging is on, by its physical address", function()
+    if compile.slow(pending) then return end
     local path = compile.guest(folder, "high.c", [[
       int second(int a) { __asm__ volatile("outb %%al, $0xf4" :: "a"(a)); return a; }
       void _start(void) { second(3); }
@@ -98,7 +99,22 @@ describe("a place in a guest's code", function()
     assert.equal("a = 3", calls[1].arguments)
   end)
 
+  it("is said of a guest that reached a limit", function()
+    local vm <close> = support.vm()
+    assert(vm:load(compile.guest(folder, "loop.c", [[
+      void _start(void)
+      {
+          for (;;)
+              __asm__ volatile("outb %al, $0x80");
+      }
+    ]], "-g -O0")))
+    local reason, info = vm:run{ exits = 5, deadline = 20 }
+    assert.equal("limit", reason)
+    assert.matches("^_start%+0x%x+ %(loop%.c:[34]%)$", info.place)
+  end)
+
   it("may have a name of C++ or Rust", function()
+    if compile.slow(pending) then return end
     local vm <close> = support.vm()
     assert(vm:load(compile.guest(folder, "names.c", [[
       int bar(int a) __asm__("_ZN6Kernel3barEi");

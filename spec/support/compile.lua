@@ -55,6 +55,13 @@ function M.flags(list)
   return process.emulated and { list[#list] } or list
 end
 
+---Skips a test in an emulated machine, which has others of its kind: true when it did.
+---@param pending function  busted's
+function M.slow(pending)
+  if process.emulated then pending "gcc takes seconds there" end
+  return process.emulated ~= nil
+end
+
 ---Skips a block where there is no gcc: true when it did.
 ---@param pending function  busted's
 function M.without_gcc(pending)

@@ -367,7 +367,10 @@ function M.conclude(name, reason, info)
     local code = info.code or 0
     status = code >= 0 and math.min(code, 255) or 255
   end
-  if status ~= 0 or reason == "stopped" then complain(name, reason, info.text or "") end
+  if status ~= 0 or reason == "stopped" then
+    local place = info.place and not info.report and ("; it was in " .. info.place) or ""
+    complain(name, reason, (info.text or "") .. place)
+  end
   if info.report then io.stderr:write(info.report, "\n") end
   if info.traceback then io.stderr:write(info.traceback, "\n") end
   return status

@@ -272,4 +272,18 @@ function M.text(vm, address, brief)
   return M.show(M.of(vm, address), brief)
 end
 
+---Where a VM was that has ended: of the first vCPU that ended for the same reason.
+---@param info table  what a run returned
+---@return string?
+function M.of_end(vm, info)
+  for i = 0, #info.cpu do
+    local one = info.cpu[i]
+    if one.reason == info.reason then
+      local ok, cs = pcall(function() return vm.cpu[i]:sregs().cs end)
+      if not ok then return nil end -- it is closed, or runs again
+      return M.text(vm, cs.base + one.rip & (cs.l == 1 and -1 or 0xffffffff))
+    end
+  end
+end
+
 return M

@@ -489,12 +489,19 @@ local function run_options(where, opts, known)
   return o
 end
 
+-- Ends of which a guest's author wants to know where it was.
+local PLACED <const> = { deadline = true, limit = true, forbidden = true, panic = true,
+                         shutdown = true, fault = true }
+
 ---Adds a report to what is worth one; its module is loaded when a guest died first.
 local function explained(self, reason, info, ...)
   local gdb = package.loaded["minikvm.gdb"]
   if gdb then gdb.ended(self, reason, info) end
   if reason == "shutdown" or reason == "fault" then
     require("minikvm.vm.explain").add(self, reason, info)
+  end
+  if PLACED[reason] and package.loaded["minikvm.image"] then
+    info.place = require("minikvm.debug.where").of_end(self, info)
   end
   local made = M.made[self]
   if reason and made and made.linux then
