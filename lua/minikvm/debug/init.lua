@@ -8,8 +8,10 @@ local M = {}
 
 local vm, cpu = core.methods "minikvm.vm", core.methods "minikvm.cpu"
 
-local function address_of(who, self, where)
-  return (require("minikvm.debug.where").check(who, self, where))
+---@return integer address
+---@return integer[] all  a source line may have several
+local function addresses_of(who, self, where)
+  return require("minikvm.debug.where").check(who, self, where)
 end
 
 local function whole(value)
@@ -20,8 +22,8 @@ end
 local BREAK <const> = { fn = "function", condition = "function", cpu = whole, once = "boolean",
                         after = whole, physical = "boolean" }
 
----What is called at a hit: the function, if the condition holds. A `once` whose condition holds goes
----then, not before.
+---What is called at a hit: the function, if the condition holds. A `once` whose condition holds
+---goes then, not before.
 local function handler(o)
   local condition, fn, once, after = o.condition, o.fn, o.once, o.after or 0
   if not condition then return fn end
@@ -42,7 +44,8 @@ end
 ---  once       removed by its first hit
 ---  after      so many hits pass unnoticed first
 ---  physical   the address is a guest-physical one
----@param where integer|string  a linear address, a symbol, "symbol+offset", "file.c:12"
+---@param where integer|string  a linear address, a symbol, "symbol+offset", "file.c:12": in each
+---  function that has the line, and where it is inlined
 ---@param what? fun(cpu: minikvm.cpu, handle: minikvm.handle): boolean?|table  fn, or options
 ---@return minikvm.handle? handle  or nil, "what: why", "ENAME"
 function vm:break_at(where, what)
@@ -53,8 +56,10 @@ function vm:break_at(where, what)
   if o.cpu and not self.cpu[o.cpu] then
     core.blame(("vm:break_at: vm %q has no cpu %d"):format(self.name, o.cpu))
   end
+  local address, all = addresses_of("vm:break_at", self, where)
+  if #all > 1 then return require("minikvm.debug.places").break_at(self, all, o) end
   local simple = not o.condition
-  return core.break_at(self, { address = address_of("vm:break_at", self, where), cpu = o.cpu,
+  return core.break_at(self, { address = address, cpu = o.cpu,
                                physical = o.physical, once = simple and o.once,
                                after = simple and o.after }, handler(o))
 end
@@ -91,9 +96,14 @@ end
 ---@param where integer|string
 ---@param run fun(): ...
 function M.run_until(self, where, run)
-  local at = address_of("vm:run", self, where)
-  local handle <close> = assert(core.break_at(self, { address = at, once = true, until_pc = true }))
-  return run()
+  local _, all = addresses_of("vm:run", self, where)
+  local function run_from(i)
+    if not all[i] then return run() end
+    local o = { address = all[i], once = true, until_pc = true }
+    local handle <close> = assert(core.break_at(self, o))
+    return run_from(i + 1)
+  end
+  return run_from(1)
 end
 
 local function stoppable(who, self)
