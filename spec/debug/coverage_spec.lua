@@ -170,6 +170,24 @@ describe("vm:coverage", function()
     assert.equal("halt", (vm:run{ deadline = 10 }))
   end
 
+  it("leaves other code alone that has come to lie where the blocks were", function()
+    local vm <close>, coverage = loaded(guest(LOOP), { branches = true })
+    vm.memory:write(BASE, support.bytes [[
+      b911223344    ; mov ecx, 44332211
+      b855667788    ; 2005: mov eax, 88776655: 2006 is inside of it
+      bb99aabbcc    ; 200a: mov ebx, ccbbaa99
+      badd74c900    ; 200f: mov edx, 00c974dd: 2011 had a branch
+      f4            ; 2014: hlt]])
+    assert.equal("halt", (vm:run{ deadline = 10 }))
+    local cpu = vm.cpu[0]
+    assert.same({ 0x44332211, 0x88776655, 0xccbbaa99, 0xc974dd },
+                { cpu.rcx, cpu.rax, cpu.rbx, cpu.rdx })
+    assert.equal("", list(coverage:reached()))
+    vm.memory:write(BASE, support.bytes(LOOP)) -- and when they are there again, they are reached
+    run_loop(vm, 1)
+    assert.equal(5, #coverage:reached())
+  end)
+
   it("shows nobody its patches: memory, snapshots and forks have the guest's bytes", function()
     local code = support.bytes(LOOP)
     local vm <close>, coverage = loaded(guest(LOOP))
@@ -246,6 +264,23 @@ describe("vm:coverage", function()
     assert.error_matches(function() return all | 1 end, "with another set only", 1, true)
     assert.error_matches(function() all.x = 1 end, "a set cannot be changed", 1, true)
     assert.error_matches(function() return all.size end, "a set has no 'size'", 1, true)
+  end)
+
+  it("takes vCPUs of one VM together", function()
+    local code = [[
+      85ff          ; test edi, edi: the number of the vCPU
+      7505          ; jnz 2009
+      b061          ; 2004: mov al, 'a'
+      e6e9          ; out e9, al
+      f4            ; hlt
+      b062          ; 2009: mov al, 'b'
+      e6e9          ; out e9, al
+      f4            ; hlt]]
+    local vm <close> = support.vm{ mode = "protected", cpus = 2 }
+    assert(vm:load(guest(code), { cpu = "all" }))
+    local coverage = assert(vm:coverage())
+    assert.equal("halt", (vm:run{ deadline = 10 }))
+    assert.equal("2000 2004 2009", list(coverage:reached()))
   end)
 
   it("refuses nonsense", function()

@@ -20,6 +20,13 @@ enum mk_stop_kind { MK_STOP_NONE, MK_STOP_BREAK, MK_STOP_WATCH, MK_STOP_STEP, MK
 
 struct mk_break; /* a breakpoint */
 
+/* What code begins with that a breakpoint is for: where memory holds other bytes, because another
+ * program lies there or the code is not there any more, there is no patch. `length` 0: for whatever
+ * is there. */
+struct mk_break_code {
+    uint8_t length, bytes[7];
+};
+
 struct mk_break_options {
     uint64_t address;
     bool physical;          /* it is a guest-physical address, not a linear one */
@@ -27,6 +34,7 @@ struct mk_break_options {
     bool once;              /* over with its first hit */
     uint64_t after;         /* so many hits pass unnoticed first */
     enum mk_stop_kind kind; /* of its stops */
+    struct mk_break_code code;
     /* On the vCPU's thread, which has not executed the instruction: true to stop. It may remove any
      * breakpoint, this one too. NULL: every hit stops. */
     bool (*hit)(void *ctx, struct mk_vcpu *c);
@@ -45,8 +53,10 @@ bool mk_break_is_over(const struct mk_break *b);
 /* A set of breakpoints at linear addresses that tell no more than which of them were reached: each
  * costs one exit the first time and nothing afterwards. */
 struct mk_break_set;
-/* `addresses` are sorted, without repetition; they are copied. NULL with *err. */
-struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresses, size_t count,
+/* `addresses` are sorted, without repetition; they and the code at each are copied. NULL with *err.
+ */
+struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresses,
+                                      const struct mk_break_code *code, size_t count,
                                       struct mk_err *err);
 /* Was the one with this index reached? A bit each, 64 a word; may be read at any time. */
 const _Atomic uint64_t *mk_break_set_reached(const struct mk_break_set *set);

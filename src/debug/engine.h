@@ -22,6 +22,8 @@ struct page {
     uint64_t wanted[MK_PAGE / 64]; /* a bit for each byte */
     uint8_t users[MK_PAGE];        /* of each byte; 255: many, for good */
     uint8_t saved[MK_PAGE];        /* the guest's own bytes, where one is wanted, while `in` */
+    uint64_t left[MK_PAGE / 64];   /* while `in`: a bit for those without, as other code is there */
+    struct mk_break_code *code;    /* of each byte; NULL: of none */
 };
 
 struct mk_break {
@@ -40,6 +42,7 @@ struct mk_break_set {
     struct mk_break_set *next;
     size_t count, reached_count;
     uint64_t *address, *place; /* sorted by address */
+    struct mk_break_code *code;
     _Atomic uint64_t *reached;
 };
 
@@ -125,7 +128,9 @@ void debug_use(struct mk_debug *d);
 void debug_unuse(struct mk_debug *d);
 
 /* page.c: under the lock. */
-bool page_ref(struct mk_debug *d, uint64_t gpa); /* false: no patch is possible there */
+/* One more user of a patch there, while this code is there (NULL: always). False: no patch is
+ * possible. */
+bool page_ref(struct mk_debug *d, uint64_t gpa, const struct mk_break_code *code);
 void page_unref(struct mk_debug *d, uint64_t gpa);
 bool page_wants(const struct mk_debug *d, uint64_t gpa); /* there is a patch, or will be */
 /* Out of memory until page_insert_all(): these bytes, up to the end of their page. */

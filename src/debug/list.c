@@ -63,7 +63,7 @@ static void add_place(struct mk_debug *d, struct mk_break *b, uint64_t gpa)
     for (unsigned i = 0; i < b->places; i++)
         if (b->place[i] == gpa)
             return;
-    if (gpa == NOWHERE || !page_ref(d, gpa))
+    if (gpa == NOWHERE || !page_ref(d, gpa, &b->o.code))
         return;
     if (b->places == PLACES) { /* the oldest goes */
         page_unref(d, b->place[0]);
@@ -90,7 +90,7 @@ static void place_set(struct mk_debug *d, struct mk_break_set *set, const struct
         if (set->place[i] != NOWHERE || reached(set, i))
             continue;
         uint64_t gpa = place_of(d, s, set->address[i]);
-        if (gpa != NOWHERE && page_ref(d, gpa))
+        if (gpa != NOWHERE && page_ref(d, gpa, &set->code[i]))
             set->place[i] = gpa;
     }
 }
@@ -229,11 +229,13 @@ static void free_set(struct mk_break_set *set)
 {
     free(set->address);
     free(set->place);
+    free(set->code);
     free((void *)set->reached);
     free(set);
 }
 
-struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresses, size_t count,
+struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresses,
+                                      const struct mk_break_code *code, size_t count,
                                       struct mk_err *err)
 {
     struct mk_debug *d = debug_get(vm, err);
@@ -243,8 +245,9 @@ struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresse
         set->address = malloc((count + 1) * sizeof(*set->address));
         set->place = malloc((count + 1) * sizeof(*set->place));
         set->reached = calloc(count / 64 + 1, sizeof(*set->reached));
+        set->code = malloc((count + 1) * sizeof(*set->code));
     }
-    if (!set || !set->address || !set->place || !set->reached) {
+    if (!set || !set->address || !set->place || !set->reached || !set->code) {
         if (set)
             free_set(set);
         if (d)
@@ -252,6 +255,7 @@ struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresse
         return NULL;
     }
     memcpy(set->address, addresses, count * sizeof(*addresses));
+    memcpy(set->code, code, count * sizeof(*code));
     memset(set->place, 0xff, count * sizeof(*set->place)); /* NOWHERE */
     pthread_mutex_lock(&d->lock);
     set->next = d->sets;

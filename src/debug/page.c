@@ -37,16 +37,37 @@ static bool in_hole(const struct page *p, unsigned at)
 
 /* --- in and out of memory --- */
 
+static bool is_left(const struct page *p, unsigned at)
+{
+    return p->left[at / 64] >> at % 64 & 1;
+}
+
+/* Whether the code is there that the patch is for. Bytes behind the first may be patched. */
+static bool code_is_there(const struct mk_debug *d, const struct page *p, unsigned at)
+{
+    const struct mk_break_code *code = p->code ? &p->code[at] : NULL;
+    for (unsigned i = 0; code && i < code->length && at + i < MK_PAGE; i++)
+        if (p->host[at + i] != code->bytes[i] && (i == 0 || p->host[at + i] != d->trap))
+            return false;
+    return true;
+}
+
 static void insert_at(struct mk_debug *d, struct page *p, unsigned at)
 {
+    uint64_t bit = UINT64_C(1) << at % 64;
     p->saved[at] = p->host[at];
+    p->left[at / 64] &= ~bit;
+    if (!code_is_there(d, p, at)) {
+        p->left[at / 64] |= bit;
+        return;
+    }
     __atomic_store_n(&p->host[at], d->trap, __ATOMIC_SEQ_CST);
 }
 
 /* A byte that the guest, or a device, wrote over a patch stays. */
 static void remove_at(struct mk_debug *d, struct page *p, unsigned at)
 {
-    if (!in_hole(p, at) && p->host[at] == d->trap)
+    if (!in_hole(p, at) && !is_left(p, at) && p->host[at] == d->trap)
         __atomic_store_n(&p->host[at], p->saved[at], __ATOMIC_SEQ_CST);
 }
 
@@ -123,6 +144,7 @@ void page_free_all(struct mk_debug *d)
         while (d->page_bucket[i]) {
             struct page *p = d->page_bucket[i];
             d->page_bucket[i] = p->next;
+            free(p->code);
             free(p);
         }
     free(d->page_bucket);
@@ -173,15 +195,31 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
     return p;
 }
 
-bool page_ref(struct mk_debug *d, uint64_t gpa)
+/* With several users, one that is for whatever is there counts. */
+static bool note_code(struct page *p, unsigned at, const struct mk_break_code *code)
+{
+    if (code && code->length && !p->code && !(p->code = calloc(MK_PAGE, sizeof(*p->code))))
+        return false;
+    if (!p->code)
+        return true;
+    if (!code || !code->length)
+        p->code[at].length = 0;
+    else if (p->users[at] == 0)
+        p->code[at] = *code;
+    return true;
+}
+
+bool page_ref(struct mk_debug *d, uint64_t gpa, const struct mk_break_code *code)
 {
     struct page *p = find(d, gpa);
     unsigned at = gpa % MK_PAGE;
     if (!p && !(p = add(d, gpa)))
         return false;
+    if (!note_code(p, at, code))
+        return false;
     if (p->users[at] < MANY)
         p->users[at]++;
-    if (!wants(p, at) && p->in && !in_hole(p, at))
+    if ((!wants(p, at) || is_left(p, at)) && p->in && !in_hole(p, at))
         insert_at(d, p, at);
     p->wanted[at / 64] |= UINT64_C(1) << at % 64;
     return true;
@@ -201,7 +239,8 @@ void page_unref(struct mk_debug *d, uint64_t gpa)
 bool page_wants(const struct mk_debug *d, uint64_t gpa)
 {
     const struct page *p = find(d, gpa);
-    return p && wants(p, gpa % MK_PAGE);
+    unsigned at = gpa % MK_PAGE;
+    return p && wants(p, at) && !(p->in && !in_hole(p, at) && is_left(p, at));
 }
 
 /* --- the guard of memory --- */
@@ -265,7 +304,7 @@ static void guard_copy(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from
             for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1) {
                 unsigned byte = i * 64 + (unsigned)__builtin_ctzll(bits);
                 uint64_t offset = at + byte - gpa;
-                if (at + byte >= gpa && offset < len && !in_hole(p, byte) &&
+                if (at + byte >= gpa && offset < len && !in_hole(p, byte) && !is_left(p, byte) &&
                     copy[offset] == d->trap)
                     copy[offset] = p->saved[byte];
             }

@@ -32,7 +32,7 @@ static void place_handler(struct mk_debug *d, struct mk_vcpu *c, const struct kv
         return;
     if (h->gpa != NOWHERE)
         page_unref(d, h->gpa);
-    *h = (struct handler){ linear, gpa != NOWHERE && page_ref(d, gpa) ? gpa : NOWHERE };
+    *h = (struct handler){ linear, gpa != NOWHERE && page_ref(d, gpa, NULL) ? gpa : NOWHERE };
 }
 
 void ring_place(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s)

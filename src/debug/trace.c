@@ -54,7 +54,7 @@ static void run_to(struct mk_vcpu *c, uint64_t linear)
     pthread_mutex_lock(&d->lock);
     if (linear != NOWHERE && debug_sregs(c, &s))
         w = mk_walk(&d->vm->mem, &s, linear);
-    bool patched = w.present && page_ref(d, w.address);
+    bool patched = w.present && page_ref(d, w.address, NULL);
     if (d->lifted)
         page_insert_all(d);
     pthread_mutex_unlock(&d->lock);

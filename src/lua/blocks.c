@@ -210,7 +210,15 @@ static size_t block_end(const struct mk_code_section *s, size_t at, size_t *last
     }
 }
 
-enum { ADDRESS = 4, SIZE, LAST, KIND, TARGET, CONDITION, SHARED, ENTERED };
+#define CODE_MAX 7 /* bytes that are told of a block's code */
+
+enum { ADDRESS = 4, SIZE, LAST, KIND, TARGET, CONDITION, SHARED, ENTERED, CODE, LAST_CODE };
+
+static void push_code(lua_State *L, const struct mk_code_section *s, size_t at, size_t end)
+{
+    size_t length = end - at < CODE_MAX ? end - at : CODE_MAX;
+    lua_pushlstring(L, (const char *)s->bytes + at, length);
+}
 
 static void push_block(lua_State *L, struct mk_blocks *b, const struct mk_code_section *s,
                        size_t at, lua_Integer i)
@@ -236,6 +244,10 @@ static void push_block(lua_State *L, struct mk_blocks *b, const struct mk_code_s
     lua_rawseti(L, SHARED, i);
     lua_pushboolean(L, s->flags[at] & ENTRY);
     lua_rawseti(L, ENTERED, i);
+    push_code(L, s, at, end);
+    lua_rawseti(L, CODE, i);
+    push_code(L, s, last, end);
+    lua_rawseti(L, LAST_CODE, i);
 }
 
 static const struct mk_code_section *check_section(lua_State *L, const struct mk_blocks *b)
@@ -249,8 +261,8 @@ static const struct mk_code_section *check_section(lua_State *L, const struct mk
 /* blocks(finder, section, offset) -> offset to go on from or nil, and lists: addresses, sizes, last
  * instructions, kinds (0: goes on into the next; 1: jump, 2: branch, 3: return or a jump to what
  * only the guest knows), targets, conditions, whether the first byte is inside another
- * instruction, whether something else than jumps and branches leads to it. Of the code section of
- * this number, from 1. */
+ * instruction, whether something else than jumps and branches leads to it, its first bytes, those
+ * of its last instruction. Of the code section of this number, from 1. */
 static int finder_blocks(lua_State *L)
 {
     struct mk_blocks *b = check(L);
@@ -258,8 +270,8 @@ static int finder_blocks(lua_State *L)
     lua_Integer found = 0;
     size_t at = (size_t)lua_tointeger(L, 3);
     lua_settop(L, 3);
-    luaL_checkstack(L, ENTERED + 4, NULL);
-    for (int i = ADDRESS; i <= ENTERED; i++)
+    luaL_checkstack(L, LAST_CODE + 4, NULL);
+    for (int i = ADDRESS; i <= LAST_CODE; i++)
         lua_newtable(L);
     for (; s->flags && at < s->length && found < 4096; at++)
         if ((s->flags[at] & (LEADER | START)) == (LEADER | START))
@@ -269,7 +281,7 @@ static int finder_blocks(lua_State *L)
     else
         lua_pushnil(L);
     lua_insert(L, ADDRESS);
-    return ENTERED - ADDRESS + 2;
+    return LAST_CODE - ADDRESS + 2;
 }
 
 #define CALLS_PIECE (1u << 20)

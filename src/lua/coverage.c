@@ -160,7 +160,7 @@ static int coverage_gc(lua_State *L)
 static bool start_branches(struct mk_lua_coverage *cov, const char *records, int hits,
                            struct mk_err *err)
 {
-    for (size_t i = 0; i < cov->branch_count; i++, records += 16) {
+    for (size_t i = 0; i < cov->branch_count; i++, records += 24) {
         struct branch *br = &cov->branches->list[i];
         uint32_t words[2];
         memcpy(&br->address, records, 8);
@@ -172,6 +172,7 @@ static bool start_branches(struct mk_lua_coverage *cov, const char *records, int
         struct mk_break_options o = {
             .address = br->address, .cpu = -1, .hit = on_branch, .ctx = br
         };
+        memcpy(&o.code, records + 16, 8);
         br->b = mk_debug_add(&cov->v->vm, &o, err);
         if (!br->b)
             return false;
@@ -179,17 +180,20 @@ static bool start_branches(struct mk_lua_coverage *cov, const char *records, int
     return true;
 }
 
-/* coverage_start(vm, addresses, branches, hits) -> coverage | nil, text, name. Addresses: 8 bytes
- * each, in order; branches: address (8 bytes), condition, which ways to look for (1 taken, 2 not
- * taken; 4 bytes each); each is looked at for so many hits. */
+/* coverage_start(vm, addresses, code, branches, hits) -> coverage | nil, text, name. Addresses: 8
+ * bytes each, in order; code: of each how many bytes are known of it (1 byte), and these (7);
+ * branches: address (8 bytes), condition, which ways to look for (1 taken, 2 not taken; 4 bytes
+ * each), code (8); each is looked at for so many hits. */
 static int coverage_start(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    size_t bytes, branch_bytes;
+    size_t bytes, code_bytes, branch_bytes;
     struct mk_err err = { 0 };
     const char *addresses = luaL_checklstring(L, 2, &bytes);
-    const char *branches = luaL_checklstring(L, 3, &branch_bytes);
-    int hits = (int)luaL_checkinteger(L, 4);
+    const char *code = luaL_checklstring(L, 3, &code_bytes);
+    const char *branches = luaL_checklstring(L, 4, &branch_bytes);
+    int hits = (int)luaL_checkinteger(L, 5);
+    luaL_argcheck(L, code_bytes == bytes, 3, "not as many as addresses");
     struct mk_lua_coverage *cov = lua_newuserdatauv(L, sizeof(*cov), 0);
     memset(cov, 0, sizeof(*cov));
     luaL_setmetatable(L, TYPE);
@@ -198,18 +202,19 @@ static int coverage_start(lua_State *L)
     cov->told = calloc(words, sizeof(uint64_t));
     cov->reached = calloc(words, sizeof(uint64_t));
     cov->branches =
-        calloc(1, sizeof(struct mk_lua_branches) + branch_bytes / 16 * sizeof(struct branch));
+        calloc(1, sizeof(struct mk_lua_branches) + branch_bytes / 24 * sizeof(struct branch));
     uint64_t *list = malloc(bytes + 1);
     if (!cov->told || !cov->reached || !cov->branches || !list) {
         free(list);
         return luaL_error(L, "not enough memory");
     }
     memcpy(list, addresses, bytes);
-    cov->branch_count = branch_bytes / 16;
+    cov->branch_count = branch_bytes / 24;
     cov->v = v;
     cov->next = v->coverages;
     v->coverages = cov;
-    cov->set = mk_debug_add_set(&v->vm, list, cov->count, &err);
+    cov->set = mk_debug_add_set(&v->vm, list, (const struct mk_break_code *)(const void *)code,
+                                cov->count, &err);
     free(list);
     if (cov->set && start_branches(cov, branches, hits, &err))
         return 1;

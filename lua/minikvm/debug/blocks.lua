@@ -31,14 +31,16 @@ local MOST_DATA <const> = 64 << 20 -- bytes of data sections that may have jump 
 ---@field condition integer[]  of a branch: src/lua/blocks.c, condition_of()
 ---@field shared boolean[]   its first byte lies inside another instruction
 ---@field entry boolean[]    something else than jumps and branches leads to it: a call, a symbol
+---@field code string[]      what it begins with, 7 bytes at the most
+---@field last_code string[] the same of its last instruction
 ---@field by_address table<integer, integer>
 ---@field functions { address: integer, size: integer, name: string, label: boolean? }[]
 ---@field calls integer[]    return addresses of calls of the function that was asked for
 
 M.NEXT, M.JUMP, M.BRANCH, M.STOP = 0, 1, 2, 3
 
-M.LISTS = { "address", "size", "last", "kind", "target", "condition", "shared",
-                        "entry" }
+M.LISTS = { "address", "size", "last", "kind", "target", "condition", "shared", "entry", "code",
+            "last_code" }
 
 local function run(finder)
   while not finder:run(PIECE) do end

@@ -46,18 +46,24 @@ local function weak(machine) return setmetatable({ machine }, { __mode = "v" }) 
 
 -- ---- in a VM ----
 
----Addresses of the blocks that are still to be reached, and their numbers.
+---What code begins with, as the core takes it: how many bytes are known, and these.
+local function packed_code(bytes) return ("<Bc7"):pack(#bytes, bytes) end
+
+---Of the blocks that are still to be reached: addresses, code, numbers.
 local function to_reach(state)
-  if state.left then return state.left, state.left_ids end
-  local addresses, ids = {}, {}
+  local left = state.left -- until something is reached
+  if left then return left.addresses, left.code, left.ids end
+  local addresses, code, ids = {}, {}, {}
   for _, i in ipairs(state.blocks) do
     if not state.reached[i] then
       ids[#ids + 1] = i
       addresses[#addresses + 1] = ("<i8"):pack(state.code.address[i])
+      code[#code + 1] = packed_code(state.code.code[i])
     end
   end
-  state.left, state.left_ids = table.concat(addresses), ids -- until something is reached
-  return state.left, ids
+  left = { addresses = table.concat(addresses), code = table.concat(code), ids = ids }
+  state.left = left
+  return left.addresses, left.code, ids
 end
 
 ---The branches that must be looked at, as records, and their numbers.
@@ -68,18 +74,19 @@ local function to_watch(state)
     local need = (br.taken_told and 0 or TAKEN) | (br.not_taken_told and 0 or NOT_TAKEN)
     if need & ~(state.seen[n] or 0) ~= 0 and state.can_watch[br.block] then
       ids[#ids + 1] = n
-      records[#records + 1] = ("<i8I4I4"):pack(state.code.last[br.block],
-        state.code.condition[br.block], need & ~(state.seen[n] or 0))
+      local code = state.code
+      records[#records + 1] = ("<i8I4I4"):pack(code.last[br.block], code.condition[br.block],
+        need & ~(state.seen[n] or 0)) .. packed_code(code.last_code[br.block])
     end
   end
   return table.concat(records), ids
 end
 
 local function start(state, machine)
-  local addresses, ids = to_reach(state)
+  local addresses, code, ids = to_reach(state)
   local records, branch_ids = to_watch(state)
-  local object, why, code = core.coverage_start(machine, addresses, records, HITS)
-  if not object then return nil, why, code end
+  local object, why, name = core.coverage_start(machine, addresses, code, records, HITS)
+  if not object then return nil, why, name end
   table.insert(state.parts, { object = object, ids = ids, branch_ids = branch_ids,
                               machine = weak(machine) })
   return true
