@@ -18,6 +18,8 @@ LUA_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=lib$(patsubst -l%,%,$(f
 LUA_LINK = $(if $(LUA_ARCHIVE),$(LUA_ARCHIVE) -lm -ldl,$(LUA_LIBS))
 CAPSTONE_CFLAGS = $(shell pkg-config --cflags capstone)
 LIBDW_CFLAGS = $(shell pkg-config --cflags libdw)
+SECCOMP_CFLAGS = $(shell pkg-config --cflags libseccomp)
+SECCOMP_LIBS = $(shell pkg-config --libs libseccomp)
 ZLIB_CFLAGS = $(shell pkg-config --cflags zlib)
 ZLIB_LIBS = $(shell pkg-config --libs zlib)
 # The program takes zlib in, too, a library less to load at its start. Its segments share pages for
@@ -133,6 +135,17 @@ $(B):
 # A program that embeds Lua and the module.
 $(B)/test_embed: spec/c/test_embed.c $(MODULE_OBJ) $(B)/embed.o Makefile
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(LUA_CFLAGS) -Ispec/c -MMD -MP -o $@ $< $(MODULE_OBJ) $(B)/embed.o $(LUA_LINK) $(ZLIB_LIBS) $(LDFLAGS)
+
+# The seccomp filters of src/jail, out of its table.
+$(B)/filters: tools/filters.c src/jail/calls.c src/jail/calls.h src/jail/jail.h Makefile | $(B)/deps
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(SECCOMP_CFLAGS) -o $@ tools/filters.c src/jail/calls.c $(SECCOMP_LIBS)
+
+$(B)/jail/filters.h: $(B)/filters
+	@mkdir -p $(@D)
+	@$< > $@
+
+$(B)/jail/filter.o: $(B)/jail/filters.h
+$(B)/jail/filter.o: USES = -I$(B)/jail
 
 # Unit tests of the core in C: no Lua, and most need no KVM.
 $(filter-out $(B)/test_embed,$(TESTS)): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile

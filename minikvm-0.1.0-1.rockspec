@@ -12,6 +12,7 @@ supported_platforms = { "linux" }
 dependencies = { "lua >= 5.4, < 5.5" }
 external_dependencies = {
   CAPSTONE = { header = "capstone/capstone.h" },
+  LIBSECCOMP = { header = "seccomp.h" },
   LIBDW = { header = "elfutils/libdw.h" },
   ZLIB = { header = "zlib.h" },
 }

@@ -95,6 +95,20 @@ function M.worker(what, ...)
   return require("minikvm.worker").start(what, ...)
 end
 
+---Puts the process into a jail: it keeps the files that are named, and what running guests takes.
+---Once, before the first VM, worker or thread; not in a handler. docs/security.md has the whole.
+---  level   "best" (default): what the kernel has; "strict": all walls, or an error
+---  read    a path or a list: files and directories that may be read
+---  write   the same, that may be written to
+---  change  directories in which files may be made, renamed, removed, too
+---  listen  true: gdb may be listened for
+---@return minikvm.jail? jail
+---@return string? why  "kvm.jail: what: why"
+---@return string? code  such as "ENOENT", "EBUSY", "EALREADY", "ENOTSUP"
+function M.jail(opts)
+  return require("minikvm.jail").enter(opts)
+end
+
 ---Creates a virtual machine: see lua/minikvm/vm/init.lua for the options.
 ---@return minikvm.vm? vm
 ---@return string? why  "what: why" when the host fails

@@ -1,6 +1,8 @@
 /* blk.c - the queue of virtio's block device, and the threads that serve it. See blk.h. */
 #include "dev/blk.h"
 
+#include "jail/jail.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -206,8 +208,12 @@ static void *serve(void *arg)
 {
     struct mk_blk *blk = arg;
     struct mk_blk_request r;
+    struct mk_err err;
+    bool walled = mk_jail_begin_thread(MK_ROLE_DISK, &err) == 0;
     pthread_mutex_lock(&blk->virtio.lock);
-    while (!blk->ends) {
+    if (!walled)
+        break_queue(blk, &err);
+    while (walled && !blk->ends) {
         if (has_work(blk)) {
             serve_next(blk, &r);
             continue;

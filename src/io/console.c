@@ -2,7 +2,9 @@
 #include "io/console.h"
 
 #include "io/watch.h"
+#include "jail/jail.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -128,6 +130,8 @@ void mk_console_begin(struct mk_console *con)
     pthread_mutex_lock(&con->out_lock);
     con->out_known = false;
     con->out_error = 0;
+    if (con->out_fd >= 0 && mk_jail_is_on()) /* the vCPU that prints cannot open it */
+        mk_desc_use(&con->out_desc, con->out_fd, O_WRONLY);
     pthread_mutex_unlock(&con->out_lock);
     con->reading = true;
     mk_console_start_input(con);

@@ -6,10 +6,13 @@
  * sets the timerfd. */
 #include "io/io.h"
 
+#include "jail/jail.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -194,6 +197,9 @@ static void *io_thread(void *unused)
 {
     (void)unused;
     struct epoll_event event;
+    struct mk_err err;
+    if (mk_jail_begin_thread(MK_ROLE_IO, &err) < 0)
+        abort(); /* nobody waits here for an error, and nothing runs without this thread */
     run_soon();
     pthread_mutex_lock(&io.lock);
     while (!io.ending) {

@@ -265,6 +265,7 @@ void mk_open_coverage(lua_State *L);
 void mk_open_gdb(lua_State *L);
 void mk_open_net(lua_State *L); /* after virtio */
 void mk_open_blk(lua_State *L); /* the same */
+void mk_open_jail(lua_State *L);
 void mk_open_pci(lua_State *L); /* after hooks and primitives */
 void mk_open_unhandled(lua_State *L);
 void mk_open_stats(lua_State *L);

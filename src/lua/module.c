@@ -207,6 +207,7 @@ static void push_core(lua_State *L)
     mk_open_gdb(L);
     mk_open_net(L);
     mk_open_blk(L);
+    mk_open_jail(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

@@ -2,6 +2,8 @@
  * vm.h. */
 #include "vm/vm.h"
 
+#include "jail/jail.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -158,9 +160,12 @@ static void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;
     struct mk_vm *vm = c->vm;
+    struct mk_err err;
     bool others = vm->only && vm->only - 1 != c->cpu.index;
     if (others)
         c->end.whole_vm = false; /* that was the run before this one */
+    else if (!vm->on_caller_thread && mk_jail_begin_thread(MK_ROLE_VCPU, &err) < 0)
+        mk_vcpu_end(c, MK_ERROR, 0, true, "%s", err.text);
     else if (!vm->cpu[c->cpu.index]->over)
         mk_vcpu_run(c);
     if (c->end.reason == MK_HALT || c->end.reason == MK_EXIT || dead(c->end.reason))
@@ -209,9 +214,10 @@ int mk_vm_start(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err 
     return start(vm, limits, true, err);
 }
 
+/* In a jail a guest runs on a thread that can do less than the caller's. */
 int mk_vm_run(struct mk_vm *vm, const struct mk_limits *limits, struct mk_err *err)
 {
-    if (vm->cpus == 1) {
+    if (vm->cpus == 1 && !mk_jail_is_on()) {
         if (check_runnable(vm, err) < 0)
             return -1;
         vm->on_caller_thread = true;

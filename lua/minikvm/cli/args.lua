@@ -30,6 +30,7 @@ local NOTHING <const> = { key = "", value = "argument", max = 0 } -- as `rest`
 ---@field value string?  what its value is called; nil: a flag
 ---@field type (string|string[]|fun(text: string): any, string?)?
 ---@field repeatable boolean?  may be given again; results in a list
+---@field default string?  its value may be left out, and is then this; others follow "="
 ---@field many boolean?  takes all values up to the next option; results in a list
 ---@field help string
 
@@ -187,7 +188,9 @@ local function prepare(spec, argv)
       return nil, ("unknown option '%s'%s"):format(name, options.hint(name, names))
     end
     local value = argv[i + 1]
-    if option and option.value and not whole and value and value:find "^%-."
+    if option and option.default then
+      word = whole and word or word .. "=" .. option.default
+    elseif option and option.value and not whole and value and value:find "^%-."
        and value ~= "--" and not match_option(by_name, value) then
       word, i = word .. (#name > 2 and "=" or "") .. value, i + 1
     end

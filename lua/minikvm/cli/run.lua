@@ -123,6 +123,10 @@ M.spec = {
         .. " instruction: a port, HOST:PORT or unix:PATH for gdb's \"target remote\"" },
     { "--gdb-on-crash", value = "WHERE", type = parse_gdb,
       help = "a guest that dies stays there until gdb has looked at it" },
+    { "--jail", value = "LEVEL", default = "best", type = { "best", "strict" },
+      help = "the process keeps nothing but what is named here, before it opens an image;"
+        .. " --jail=strict refuses to run where the kernel lacks a wall, best (the default) says"
+        .. " so" },
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
         .. " global vm (several: in the list vms)" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
@@ -147,8 +151,10 @@ M.prompt_spec = {
   summary = "Loads guest images or snapshots, and is a Lua prompt with the VM in the global vm\n"
     .. "(several: in the list vms). help tells what there is.",
 }
+local RUN_ALONE <const> = { ["--prompt"] = true, ["--jail"] = true, ["--screenshot"] = true,
+                            ["--stats"] = true }
 for _, option in ipairs(M.spec.options) do
-  if option[1] ~= "--prompt" and option[1] ~= "--screenshot" and option[1] ~= "--stats" then
+  if not RUN_ALONE[option[1]] then
     table.insert(M.prompt_spec.options, option)
   end
 end
@@ -188,6 +194,8 @@ local function parse_run(argv, spec)
     why = "--screenshot is for one image that runs"
   elseif opts.trace_file and #opts.guests > 1 then
     why = "--trace-file is for one image"
+  elseif opts.jail and opts.prompt then
+    why = "--jail is for images that run: at a prompt everything may be needed"
   elseif not opts.trace_file and (opts.trace_limit or opts.trace_calls
                                   or opts.trace_instructions) then
     why = "--trace-limit, --trace-calls and --trace-instructions are for a --trace-file"
@@ -481,6 +489,13 @@ function M.main(argv, host, spec)
   local opts, status = parse_run(argv, spec or M.spec)
   if not opts then return status end
   local kvm, vms, worst = require "minikvm", {}, 0
+  if opts.jail then
+    local entered, why = require("minikvm.cli.jail").enter(opts)
+    if not entered then
+      complain(why)
+      return 1
+    end
+  end
   for i = 1, #opts.guests do
     vms[i], status = prepare(kvm, opts, i, host)
     if not vms[i] then

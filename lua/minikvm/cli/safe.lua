@@ -39,7 +39,7 @@ M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci virtio"
 ---is of a Lua state without these limits.
 M.REFUSED = words [[
   gdb break_at wait_break step step_over blocks add push sweep calls leads
-  worker signal limit initrd disk load_snapshot load_symbols input output log save receive map
+  worker jail signal limit initrd disk load_snapshot load_symbols input output log save receive map
 ]]
 
 ---Options of kvm.vm and kvm.files that a script may use.

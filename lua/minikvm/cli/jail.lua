@@ -1,0 +1,63 @@
+-- cli/jail.lua - minikvm run --jail: what a command line names is all that the process can reach.
+--
+-- Entered before the first image is opened: what reads images is inside, too.
+
+local core = require "minikvm.core"
+local jail = require "minikvm.jail"
+
+local M = {}
+
+local READ <const> = jail.READ | jail.LINK | jail.OPTIONAL -- what is not there is said by its reader
+
+---The folder that a file is in.
+local function folder_of(path) return path:match "^(.*/)[^/]*$" or "." end
+
+---Files that are written under another name first, and renamed: their folder.
+local function add_output(list, path)
+  if not path then return end
+  list[#list + 1], list[#list + 2] = path, READ | jail.WRITE
+  list[#list + 1], list[#list + 2] = folder_of(path), READ | jail.WRITE | jail.CHANGE
+end
+
+local function add_all(list, paths, access)
+  for _, path in ipairs(paths or {}) do list[#list + 1], list[#list + 2] = path, access end
+end
+
+---The paths of a command line of minikvm run, with what may be done with them.
+---@param opts table
+---@return (string|integer)[]
+function M.paths(opts)
+  local list = {}
+  local disk = opts.disk_write and READ | jail.WRITE or READ
+  add_all(list, opts.guests, disk)
+  add_all(list, opts.disk, disk)
+  add_all(list, { opts.input, opts.bios }, READ)
+  if opts.bios then add_all(list, { folder_of(opts.bios) .. "/vgabios-isavga.bin" }, READ) end
+  for _, module in ipairs(opts.module or {}) do
+    add_all(list, { module:match "^([^=]*)=" or module }, READ)
+  end
+  for _, file in ipairs(opts.symbols or {}) do add_all(list, { file.path }, READ) end
+  add_output(list, opts.screenshot)
+  add_output(list, opts.trace_file)
+  for _, where in ipairs{ opts.gdb or opts.gdb_on_crash } do
+    local path = where:match "^unix:(.*)$"
+    if path then add_output(list, path) end
+  end
+  return list
+end
+
+---Enters the jail that a command line asks for.
+---@param opts table  of minikvm run
+---@return true?
+---@return string? why
+function M.enter(opts)
+  local allow = (opts.gdb or opts.gdb_on_crash) and jail.LISTEN or 0
+  local report, why = core.jail(opts.jail, allow, M.paths(opts))
+  if not report then return nil, "--jail: " .. why end
+  if report.missing then
+    io.stderr:write("minikvm: --jail: not there: ", report.missing, "\n")
+  end
+  return true
+end
+
+return M

@@ -1,0 +1,63 @@
+-- jail.lua - kvm.jail: the process gives up what it will not need (src/jail). Docs:
+-- docs/security.md.
+
+local core = require "minikvm.core"
+local options = require "minikvm.options"
+
+local M = {}
+
+-- As in src/jail/jail.h.
+M.READ, M.WRITE, M.CHANGE, M.DEVICE, M.LINK, M.OPTIONAL = 1, 2, 4, 8, 16, 32
+M.LISTEN, M.FILES = 1, 2
+
+M.LEVELS = { "best", "strict" }
+
+---A path, or a list of such.
+local function paths(value)
+  if type(value) == "string" then value = { value } end
+  if type(value) ~= "table" then return nil, "expected a path, or a list of paths" end
+  local list = {}
+  for i = 1, #value do
+    local path = value[i]
+    if type(path) ~= "string" or path == "" or path:find("\0", 1, true) then
+      return nil, ("expected paths, got %s as number %d"):format(
+        type(path) == "string" and ("%q"):format(path) or "a " .. type(path), i)
+    end
+    list[i] = path
+  end
+  return list
+end
+
+local SCHEMA <const> = { level = M.LEVELS, read = paths, write = paths, change = paths,
+                         listen = "boolean" }
+
+---What may be done with a path that is named so.
+local ACCESS <const> = { read = M.READ, write = M.READ | M.WRITE,
+                         change = M.READ | M.WRITE | M.CHANGE }
+
+---@class minikvm.jail
+---@field level "best"|"strict"
+---@field walls string[]  that stand: "privileges", "files", "truncation", "system calls"
+---@field missing string?  those that do not, and why
+
+---Puts the process into a jail: see M.jail in init.lua.
+---@return minikvm.jail?
+---@return string? why
+---@return string? code
+function M.enter(opts)
+  local o = options.check("kvm.jail", opts, SCHEMA)
+  local list, allow = {}, o.listen and M.LISTEN or 0
+  for kind, access in pairs(ACCESS) do
+    for _, path in ipairs(o[kind] or {}) do
+      list[#list + 1], list[#list + 2] = path, access
+      allow = allow | M.FILES
+    end
+  end
+  local level = o.level or "best"
+  local report, why, code = core.jail(level, allow, list)
+  if not report then return nil, "kvm.jail: " .. why, code end
+  report.level = level
+  return report
+end
+
+return M

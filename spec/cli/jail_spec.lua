@@ -1,0 +1,231 @@
+-- The jail (docs/security.md): what minikvm run --jail keeps, what a script gets after kvm.jail,
+-- and what both say of bad policies. spec/c/test_jail.c has what a thread can do.
+--
+-- The right answers are those of Landlock (EACCES, Linux Documentation/userspace-api/landlock.rst)
+-- and of the table in src/jail/calls.c (EPERM).
+
+local lfs = require "lfs"
+local support = require "support.guest"
+local program = require "support.program"
+
+local folder -- with inside/ (granted) and outside/, whose files nobody may read
+
+local function write(path, text)
+  assert(io.open(path, "wb")):write(text):close()
+  return path
+end
+
+local function make_folder()
+  folder = os.tmpname()
+  os.remove(folder)
+  for _, name in ipairs{ "", "/inside", "/outside" } do assert(lfs.mkdir(folder .. name)) end
+  write(folder .. "/inside/given", "given")
+  write(folder .. "/inside/guest.bin", "\xb0\x41\xe6\xe9\xf4") -- mov al, 'A'; out 0xe9, al; hlt
+  write(folder .. "/outside/secret", "secret")
+  write(folder .. "/outside/script.lua", "return 1")
+  assert(lfs.link("../outside/secret", folder .. "/inside/link", true))
+end
+
+---A script that enters the jail first, in the program or in another interpreter.
+local function jailed(code, opts)
+  local head = ([[
+    local kvm, F = require "minikvm", %q
+    local jail = assert(kvm.jail{ %s })
+  ]]):format(folder, opts or "change = F .. '/inside'")
+  local path = write(folder .. "/script.lua", head .. code)
+  return program.run("P " .. path)
+end
+
+---Whether this kernel has Landlock, as the jail itself reports.
+local function has_files_wall()
+  local r = jailed "for _, wall in ipairs(jail.walls) do print(wall) end"
+  assert.equal("", r.err)
+  return r.out:find "files" ~= nil
+end
+
+-- Each is the body of a function that returns something true when it has got out.
+local ATTEMPTS = {
+  { "read a file outside", "return io.open(F .. '/outside/secret')" },
+  { "by way of a directory above", "return io.open(F .. '/inside/../outside/secret')" },
+  { "by a symbolic link inside", "return io.open(F .. '/inside/link')" },
+  { "by the process's root", "return io.open('/proc/self/root' .. F .. '/outside/secret')" },
+  { "by its working directory", "return io.open('/proc/self/cwd/README.md')" },
+  { "read line by line", "return io.lines(F .. '/outside/secret')" },
+  { "make a file outside", "return io.open(F .. '/outside/new', 'w')" },
+  { "append to a file outside", "return io.open(F .. '/outside/secret', 'a')" },
+  { "a temporary file", "return io.tmpfile()" },
+  { "remove a file outside", "return os.remove(F .. '/outside/secret')" },
+  { "move a file out", "return os.rename(F .. '/inside/given', F .. '/outside/given')" },
+  { "move a file in", "return os.rename(F .. '/outside/secret', F .. '/inside/secret')" },
+  { "users of the host", "return io.open('/etc/passwd')" },
+  { "its own memory", "return io.open('/proc/self/mem', 'r+b')" },
+  { "its own memory map", "return io.open('/proc/self/maps')" },
+  { "its environment", "return io.open('/proc/self/environ')" },
+  { "another process's environment", "return io.open('/proc/1/environ')" },
+  { "the host's memory", "return io.open('/dev/mem')" },
+  { "a disk of the host", "return io.open('/dev/vda') or io.open('/dev/sda')" },
+  { "tell the kernel", "return io.open('/proc/sysrq-trigger', 'w')" },
+  { "change the kernel", "return io.open('/sys/kernel/mm/ksm/run', 'w')" },
+  { "a program by os.execute", "return os.execute('true')" },
+  { "whether there is a shell", "return os.execute()" },
+  { "a program by io.popen", "return io.popen('echo out'):read()" },
+  { "Lua code outside", "return loadfile(F .. '/outside/script.lua')" },
+  { "a worker's script outside", "return kvm.worker(F .. '/outside/script.lua'):wait(5)" },
+  { "a worker that opens a file",
+    "local w = kvm.worker(function(me, path) return io.open(path) and 1 end, F .. '/outside/secret')"
+    .. " return (select(2, w:wait(5)))" },
+  { "a worker that starts a program",
+    "local w = kvm.worker(function() return os.execute 'true' end)"
+    .. " return (select(2, w:wait(5)))" },
+  { "a library outside", "return package.loadlib(F .. '/outside/secret', '*') or "
+    .. "package.searchpath('secret', F .. '/outside/?')" },
+  { "list a directory", "return pcall(require('lfs').dir, F .. '/outside')" },
+  { "make a directory", "return require('lfs').mkdir(F .. '/outside/d')" },
+  { "make a link to the outside",
+    "return require('lfs').link(F .. '/outside/secret', F .. '/inside/hard')" },
+  { "change the directory", "return require('lfs').chdir('/')" },
+  { "touch a file", "return require('lfs').touch(F .. '/outside/secret', 0)" },
+  { "debugging information of a file outside",
+    "return kvm.vm():load_symbols(F .. '/outside/secret')" },
+  { "an image outside", "return kvm.vm():load(F .. '/outside/secret')" },
+  { "a snapshot outside", "return kvm.load_snapshot(F .. '/outside/secret')" },
+  { "a disk outside", "return kvm.disk{ path = F .. '/outside/secret' }" },
+  { "a guest's files outside",
+    "local p = kvm.files{ root = F .. '/outside', rules = { { '*', 'ro' } } }"
+    .. " return kvm.vm{ files = p }.files:open('secret')" },
+  { "a guest's output into a file outside",
+    "return kvm.vm().console:output(F .. '/outside/new')" },
+  { "a guest's input from a file outside",
+    "return kvm.vm().console:input(F .. '/outside/secret')" },
+  { "listen for gdb", "return kvm.vm():gdb{ at = '127.0.0.1:0' }" },
+  { "the host's network", "return io.open('/dev/net/tun', 'r+b')" },
+}
+
+local function try_all()
+  local body = {}
+  for i, attempt in ipairs(ATTEMPTS) do
+    body[i] = ("try(%d, function() %s end)"):format(i, attempt[2])
+  end
+  return jailed([[
+    local function try(i, fn)
+      local ok, result = pcall(fn)
+      if ok and result then print("out: " .. i) end
+    end
+  ]] .. table.concat(body, "\n") .. "\nprint 'tried all'",
+    "read = { '/usr/share/lua' }, change = F .. '/inside'")
+end
+
+describe("a jail", function()
+  setup(make_folder)
+  teardown(function() os.execute("rm -r " .. folder) end)
+
+  it("keeps a script from what was not named, whichever way it tries", function()
+    if not has_files_wall() then return pending "this kernel has no Landlock" end
+    local r = try_all()
+    assert.equal("", r.err)
+    for number in r.out:gmatch "out: (%d+)" do
+      assert(false, "got out: " .. ATTEMPTS[tonumber(number)][1])
+    end
+    assert.equal("tried all\n", r.out)
+    assert.equal("secret", support.read_file(folder .. "/outside/secret"))
+  end)
+
+  it("leaves what was named", function()
+    local r = jailed [[
+      print(io.open(F .. "/inside/given"):read "a")
+      assert(io.open(F .. "/inside/new", "w")):write("new"):close()
+      print(os.rename(F .. "/inside/new", F .. "/inside/newer"), os.remove(F .. "/inside/newer"))
+    ]]
+    assert.equal("", r.err)
+    assert.equal("given\ntrue\ttrue\n", r.out)
+  end)
+
+  it("is entered once, before other threads, outside handlers", function()
+    local r = jailed "print(kvm.jail{})"
+    assert.matches("^nil\tkvm.jail: this process is in a jail already.*EALREADY\n$", r.out)
+    local path = write(folder .. "/script.lua", [[
+      local kvm = require "minikvm"
+      local worker = kvm.worker(function(me) me:receive() end)
+      print(kvm.jail{})
+      worker:send(1)
+    ]])
+    r = program.run("P " .. path)
+    assert.matches("^nil\tkvm.jail: the process has other threads.*EBUSY\n$", r.out)
+  end)
+
+  it("refuses policies that say something else than they seem to", function()
+    for code, message in pairs{
+      ["read = F .. '/nothing'"] = "/nothing: No such file or directory",
+      ["read = F .. '/inside/link'"] = "it is a symbolic link: name what it leads to, "
+        .. "../outside/secret",
+      ["write = F .. '/inside/..'"] = "it leads upwards",
+      ["read = '/'"] = "it is the root",
+      ["read = { 1 }"] = "expected paths, got a number as number 1",
+      ["level = 'none'"] = 'expected "best" or "strict"',
+      ["reed = {}"] = "did you mean 'read'",
+    } do
+      local r = jailed("print 'entered'", code)
+      assert.equal(1, r.status)
+      assert.equal("", r.out)
+      assert(r.err:find(message, 1, true), r.err)
+    end
+  end)
+
+  it("serves embedders: a stock interpreter", function()
+    if not has_files_wall() then return pending "this kernel has no Landlock" end
+    local path = write(folder .. "/script.lua", ([[
+      local kvm = require "minikvm"
+      assert(kvm.jail{ read = %q })
+      print(io.open "/etc/passwd")
+    ]]):format(folder .. "/inside"))
+    local r = program.run("P " .. path, { program = program.lua })
+    assert.equal("nil\t/etc/passwd: Permission denied\t13\n", r.out)
+  end)
+end)
+
+describe("minikvm run --jail", function()
+  if support.without_kvm(pending) then return end
+  setup(make_folder)
+  teardown(function() os.execute("rm -r " .. folder) end)
+
+  ---What a run says on both streams in a jail, and its status.
+  local function run(arguments, stdin)
+    return program.run("P run --jail --deadline 20 " .. arguments, { stdin = stdin })
+  end
+
+  it("runs guests as without", function()
+    local r = run "guests/real/hello.bin guests/real/exit42.bin"
+    assert.equal("[hello] Hello, KVM!\n", r.out)
+    assert.equal(42, r.status)
+    assert.equal("abc", run("guests/real/echo.bin", "abc").out)
+    assert.equal("20 ticks\n", run("--mode paged --irqchip pic guests/prot/ticks.bin").out)
+  end)
+
+  it("has the input and writes the files that are named", function()
+    local picture, trace = folder .. "/inside/a.png", folder .. "/inside/a.txt"
+    local input = write(folder .. "/outside/keys", "xyz")
+    local r = run(("--input %s --screenshot %s --trace-file %s guests/real/echo.bin"):format(
+      input, picture, trace))
+    assert.equal("xyz", r.out)
+    assert.equal("\x89PNG", support.read_file(picture):sub(1, 4))
+    assert.matches("port=0x500", support.read_file(trace))
+  end)
+
+  it("prints into a pipe without waiting for its reader, as without", function()
+    local r = program.run "P run --jail guests/real/hello.bin | cat"
+    assert.equal("Hello, KVM!\n", r.out)
+    assert.equal("", r.err)
+  end)
+
+  it("says what is wrong with an image as without", function()
+    local r = run(folder .. "/nothing.bin")
+    assert.equal(1, r.status)
+    assert.matches("nothing.bin: No such file or directory", r.err)
+  end)
+
+  it("is not for a prompt", function()
+    local r = program.run "P run --jail --prompt guests/real/hello.bin"
+    assert.equal(2, r.status)
+    assert.matches("%-%-jail is for images that run", r.err)
+  end)
+end)

@@ -1,0 +1,73 @@
+/* jail.c - kvm.jail: the options as lua/minikvm/jail.lua has checked them (jail/jail.h). */
+#include "lua/core.h"
+
+#include "jail/jail.h"
+
+#include <stdlib.h>
+
+static const struct {
+    const char *name;
+    unsigned bit;
+} walls[] = { { "privileges", MK_WALL_PRIVILEGES },
+              { "files", MK_WALL_FILES },
+              { "truncation", MK_WALL_TRUNCATION },
+              { "system calls", MK_WALL_SYSTEM_CALLS } };
+
+static void push_report(lua_State *L, const struct mk_jail_report *report)
+{
+    lua_createtable(L, 0, 2);
+    lua_createtable(L, MK_COUNT(walls), 0);
+    for (size_t i = 0; i < MK_COUNT(walls); i++)
+        if (report->walls & walls[i].bit) {
+            lua_pushstring(L, walls[i].name);
+            lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+        }
+    lua_setfield(L, -2, "walls");
+    if (report->missing[0])
+        mk_set_string(L, "missing", report->missing);
+}
+
+/* The list at `index`: path, access, path, access ...; in memory of the stack's. */
+static struct mk_jail_path *read_paths(lua_State *L, int index, size_t *count)
+{
+    *count = lua_rawlen(L, index) / 2;
+    struct mk_jail_path *paths = lua_newuserdatauv(L, (*count + 1) * sizeof(*paths), 0);
+    for (size_t i = 0; i < *count; i++) {
+        lua_rawgeti(L, index, (lua_Integer)(2 * i + 1));
+        lua_rawgeti(L, index, (lua_Integer)(2 * i + 2));
+        paths[i].path = luaL_checkstring(L, -2);
+        paths[i].access = (unsigned)luaL_checkinteger(L, -1);
+        lua_pop(L, 2);
+    }
+    return paths;
+}
+
+/* jail(level, allow, paths) -> { walls = names, missing = nil | text } | nil, text, name */
+static int enter(lua_State *L)
+{
+    static const char *const levels[] = { "best", "strict", NULL };
+    struct mk_jail_report report;
+    struct mk_err err;
+    struct mk_jail jail = { .level = (enum mk_jail_level)luaL_checkoption(L, 1, NULL, levels),
+                            .allow = (unsigned)luaL_checkinteger(L, 2) };
+    luaL_checktype(L, 3, LUA_TTABLE);
+    mk_check_outside_handler(L, "kvm.jail()");
+    jail.paths = read_paths(L, 3, &jail.count);
+    if (mk_jail_enter(&jail, &report, &err) < 0)
+        return mk_push_err(L, &err);
+    push_report(L, &report);
+    return 1;
+}
+
+/* jailed() -> whether the process is in a jail */
+static int jailed(lua_State *L)
+{
+    lua_pushboolean(L, mk_jail_is_on());
+    return 1;
+}
+
+void mk_open_jail(lua_State *L)
+{
+    static const luaL_Reg functions[] = { { "jail", enter }, { "jailed", jailed }, { NULL, NULL } };
+    luaL_setfuncs(L, functions, 0);
+}
