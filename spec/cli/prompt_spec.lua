@@ -283,7 +283,8 @@ x WHERE [BYTES]
     local out, err, status = session({
       "break kernel", "c", "b kernel+1 if cpu.rsp == 0", "b", "step", "", "delete 1", "b",
       "x magic - 0x36d76289 + 0x1000 4", "until start+0xc", "x rip 1", "delete", "b",
-      "vm:reset():start():pause().state", "break kernel", "c", "d 9", "(vm:stop())" },
+      "vm:reset().state", "break kernel", "vm:start():wait_break().kind", "where", "c", "d 9",
+      "(vm:stop())" },
       "guests/boot/multiboot2.elf")
     assert.equal(0, status)
     local kernel = out:match "break kernel %(0x(%x+)%)"
@@ -293,11 +294,28 @@ x WHERE [BYTES]
         .. "2   break kernel%+1 if cpu.rsp == 0 .-, hit 0 times",
       "0x" .. ("%x"):format(tonumber(kernel, 16) + 1) .. " in kernel%+0x1 ",
       "> > 2   break kernel%+1", "\n> 00001000  %x%x %x%x %x%x %x%x ", "in start%+0xc\n",
-      "> > no breakpoints\n", "> paused\n", "3   break kernel", "breakpoint 3\n0x" .. kernel,
-      "stopped\n" } do
+      "> > no breakpoints\n", "> idle\n", "3   break kernel",
+      "> break\nbreakpoint 3\n0x" .. kernel,
+      "\n> 0x" .. kernel .. " in kernel", "\nend\nhalt: ",
+      "> halt\n" } do
       assert.matches(text, out)
     end
     assert.matches("there is no breakpoint 9\n", err)
+  end)
+
+  it("holds a guest that runs at Ctrl-C, and goes on", function()
+    if process.without_signals(pending) then return end
+    local t = runner.start "exec env MINIKVM_HISTORY= P prompt guests/real/spin.bin"
+    t:type [[vm.memory:write(0, "\xe6\x80\xeb\xfc") -- out 0x80, al; jmp to it
+      vm.ports:on(0x80, { write = function() io.write(told and "" or "it runs\n") told = true end })
+      c
+    ]]
+    for _ = 1, 2 do -- on this thread, and on one of its own
+      t:wait("it runs\n"):kill("INT"):wait("interrupted\n0x"):wait "> "
+      t:type "if vm.state ~= 'paused' then vm:start() vm:pause() end\ntold = nil\nc\n"
+    end
+    t:wait("it runs\n"):kill("INT"):wait "interrupted\n"
+    assert.equal(0, t:finish().status)
   end)
 
   it("prints tables with what is in them, however large or tangled they are", function()

@@ -140,13 +140,21 @@ local function stop_text(stop)
   return stop.kind == "watch" and ("%s: 0x%x"):format(text, stop.address) or text
 end
 
+local shown ---@type string?  the stop that was shown last
+
+---What tells one stop from another.
+local function key_of(stop)
+  local hits = stop.handle and pcall(function() return stop.handle.hits end) and stop.handle.hits
+  return ("%s %x %d %s"):format(stop.kind, stop.address, stop.cpu.index, hits)
+end
+
 ---What a run came to.
 local function outcome(vm, reason, info)
   if not reason then return tostring(info) end
   local head = reason == "break" and (info.stop and stop_text(info.stop) or "")
     or info.text and info.text ~= "" and ("%s: %s"):format(reason, info.text) or reason
   if info.report then return head .. "\n" .. info.report end
-  if info.stop then cpu_number = info.stop.cpu.index end
+  if info.stop then cpu_number, shown = info.stop.cpu.index, key_of(info.stop) end
   local ok, at = pcall(whereabouts, vm, the_cpu(vm))
   if not ok then return head end
   return head ~= "" and head .. "\n" .. at or at
@@ -154,18 +162,28 @@ end
 
 -- ---- running ----
 
----Lets a started VM go on until it is paused again or has ended.
-local function go_on(vm)
-  vm:resume()
+---Waits for a started VM until it stops or has ended.
+local function wait(vm)
   local stop = vm:wait_break()
   if stop then return outcome(vm, "break", { stop = stop.kind and stop }) end
   return outcome(vm, vm:wait())
 end
 
-local function continue(vm)
-  if vm.state == "paused" then return go_on(vm) end
-  return outcome(vm, vm:run())
+---Runs the VM, or lets it go on. Ctrl-C holds it where it is.
+local function run(vm, how)
+  local ok, text = pcall(function()
+    local started = vm.state == "paused" or vm.state == "running"
+    if vm.state == "paused" then vm:resume() end
+    if started then return wait(vm) end
+    return outcome(vm, vm:run(how))
+  end)
+  if ok then return text end
+  if not tostring(text):find("interrupted!", 1, true) then error(text, 0) end
+  if vm.state == "running" then vm:pause() end
+  return "interrupted\n" .. whereabouts(vm, the_cpu(vm))
 end
+
+local function continue(vm) return run(vm) end
 
 local function step(vm, rest)
   return outcome(vm, the_cpu(vm):step(count_in(rest, 1)))
@@ -184,9 +202,9 @@ end
 local function run_until(vm, rest)
   if rest == "" then fail "until what? until WHERE" end
   local address = address_of(vm, rest)
-  if vm.state ~= "paused" then return outcome(vm, vm:run{ until_pc = address }) end
+  if vm.state ~= "paused" then return run(vm, { until_pc = address }) end
   local there <close> = vm:break_at(address, { once = true })
-  return there and go_on(vm)
+  return there and run(vm)
 end
 
 -- ---- breakpoints ----
@@ -456,9 +474,19 @@ function M.find(line)
   local command, rest = parse(line)
   last = nil
   if not command then return nil end
-  local function run() return command.fn(command.free or the_vm(), rest) end
-  if command.again then last = run end
-  return run
+  local function call() return command.fn(command.free or the_vm(), rest) end
+  if command.again then last = call end
+  return call
+end
+
+---That a VM which runs beside the prompt has stopped, said once; nil when there is no such news.
+---@return string?
+function M.news()
+  local vm = rawget(_G, "vm")
+  if core.kind(vm) ~= "minikvm.vm" or vm.state ~= "paused" then return nil end
+  local stop = vm:wait_break(0)
+  if not stop or not stop.kind or key_of(stop) == shown then return nil end
+  return outcome(vm, "break", { stop = stop })
 end
 
 ---The global `help` at the prompt: prints what there is to say of a value.

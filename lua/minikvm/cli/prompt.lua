@@ -97,6 +97,7 @@ function M.run(host, call)
   host.open_editor(history_path())
   local show, commands = host.part "cli.show"(), open_commands(host, call)
   while true do
+    if commands then run_command(host, call, show, commands.news) end
     local line = read(host, true)
     if line == nil then break end
     local command, chunk, why = line and commands and commands.find(line), nil, nil
