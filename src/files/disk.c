@@ -42,9 +42,23 @@ static int measure(struct mk_disk *disk, struct mk_err *err)
     return 0;
 }
 
+static int open_nbd(struct mk_disk *disk, bool write, struct mk_err *err)
+{
+    disk->nbd = mk_nbd_open(disk->name, write, err);
+    if (!disk->nbd)
+        return -1;
+    disk->length = mk_nbd_size(disk->nbd);
+    if (disk->length < MK_SECTOR)
+        return mk_fail(err, EINVAL, "%s: a disk has sectors of %u bytes, this one has %llu bytes",
+                       disk->name, MK_SECTOR, (unsigned long long)disk->length);
+    return 0;
+}
+
 /* O_NONBLOCK: opening a FIFO must not wait for a writer. */
 static int open_file(struct mk_disk *disk, bool write, struct mk_err *err)
 {
+    if (mk_nbd_is_uri(disk->name))
+        return open_nbd(disk, write, err);
     disk->fd = open(disk->name, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
     if (disk->fd < 0)
         return mk_fail_errno(err, errno, "%s", disk->name);
@@ -97,6 +111,7 @@ void mk_disk_close(struct mk_disk *disk)
 {
     if (disk->fd >= 0)
         close(disk->fd);
+    mk_nbd_close(disk->nbd);
     mk_layer_unref(disk->first);
     mk_layer_unref(disk->layer);
     free(disk->name);
@@ -135,6 +150,8 @@ void mk_disk_reset(struct mk_disk *disk)
 static bool same_time(struct mk_disk *disk)
 {
     struct stat st = { 0 };
+    if (disk->nbd) /* which has no time: it is looked at once */
+        return disk->sum.known;
     if (disk->fd >= 0 && fstat(disk->fd, &st) < 0)
         return false;
     bool same = disk->sum.known && disk->sum.size == st.st_size &&
@@ -153,7 +170,7 @@ static int take_sum(const struct mk_disk *disk, uint32_t *sum, struct mk_err *er
     uint64_t blocks = (disk->size - 1) / BLOCK + 1;
     uint64_t step = blocks > SAMPLES ? blocks / SAMPLES : 1;
     *sum = 0;
-    for (uint64_t i = 0; disk->fd >= 0 && i < blocks; i += step) {
+    for (uint64_t i = 0; (disk->fd >= 0 || disk->nbd) && i < blocks; i += step) {
         if (mk_disk_read_below(disk, i * BLOCK, bytes, sizeof(bytes), err) < 0)
             return -1;
         *sum = (uint32_t)crc32(*sum, bytes, sizeof(bytes));

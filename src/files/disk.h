@@ -1,4 +1,5 @@
-/* disk.h - what a guest's disk holds: an image, a file of the host, and what was written over it.
+/* disk.h - what a guest's disk holds: an image, a file of the host or the disk of an NBD server,
+ * and what was written over it.
  *
  * Writes stay in a layer in memory (layer.h), unless the disk is made to write to its file. The
  * file is read and written with preadv and pwritev, never mapped: one that was cut off, or cannot
@@ -9,6 +10,7 @@
 
 #include "base/err.h"
 #include "files/layer.h"
+#include "files/nbd.h"
 
 #include <pthread.h>
 #include <sys/uio.h>
@@ -17,7 +19,7 @@
 #define MK_DISK_PIECE (16u << 20) /* bytes of one access */
 
 struct mk_disk_config {
-    const char *path;  /* NULL: none, all zero */
+    const char *path;  /* or an NBD URI (nbd.h); NULL: none, all zero */
     bool write;        /* to the file */
     uint64_t size;     /* without a path: bytes, sectors of them */
     const char *bytes; /* what it begins with then; NULL: zeros */
@@ -26,7 +28,8 @@ struct mk_disk_config {
 };
 
 struct mk_disk {
-    int fd; /* -1: none */
+    int fd;             /* -1: none */
+    struct mk_nbd *nbd; /* instead of a file; NULL: none */
     char *name;
     uint64_t length;        /* of the file, when it was opened */
     uint64_t size;          /* whole sectors */

@@ -86,6 +86,23 @@ static ssize_t once(const struct mk_disk *disk, uint64_t at, const struct pieces
     return n;
 }
 
+static int move_nbd(const struct mk_disk *disk, uint64_t at, struct pieces *p, size_t length,
+                    bool write, struct mk_err *err)
+{
+    while (length) {
+        struct iovec v[PIECES];
+        unsigned count;
+        peek(p, length, v, &count);
+        if ((write ? mk_nbd_write(disk->nbd, at, v->iov_base, v->iov_len, err)
+                   : mk_nbd_read(disk->nbd, at, v->iov_base, v->iov_len, err)) < 0)
+            return -1;
+        advance(p, v->iov_len);
+        at += v->iov_len;
+        length -= v->iov_len;
+    }
+    return 0;
+}
+
 /* What lies behind the end of the file, in its last sector, is zero. */
 static int read_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, size_t length,
                      struct mk_err *err)
@@ -94,7 +111,9 @@ static int read_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, 
                    : length < disk->length - at ? length
                                                 : (size_t)(disk->length - at);
     size_t behind = length - there;
-    while (there) {
+    if (disk->nbd && move_nbd(disk, at, p, there, false, err) < 0)
+        return -1;
+    while (there && !disk->nbd) {
         ssize_t n = once(disk, at, p, there, false, err);
         if (n < 0)
             return -1;
@@ -113,6 +132,8 @@ static int read_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, 
 static int write_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, size_t length,
                       struct mk_err *err)
 {
+    if (disk->nbd)
+        return move_nbd(disk, at, p, length, true, err);
     if (at + length > mk_file_limit()) /* it would end the process */
         return mk_fail_errno(err, EFBIG, "%s: writing at %llu (ulimit -f)", disk->name, (ull)at);
     while (length) {
@@ -262,7 +283,11 @@ int mk_disk_write(struct mk_disk *disk, uint64_t at, const void *from, size_t le
 
 int mk_disk_flush(const struct mk_disk *disk, struct mk_err *err)
 {
-    if (!disk->layer && fdatasync(disk->fd) < 0)
+    if (disk->layer)
+        return 0;
+    if (disk->nbd)
+        return mk_nbd_flush(disk->nbd, err);
+    if (fdatasync(disk->fd) < 0)
         return mk_fail_errno(err, errno, "%s", disk->name);
     return 0;
 }
@@ -304,11 +329,17 @@ static int zero_file(const struct mk_disk *disk, uint64_t at, size_t length, boo
                      struct mk_err *err)
 {
     int how = discard ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
-    int rc = allocate(disk, how, at, length, err);
+    int rc = disk->nbd ? mk_nbd_zero(disk->nbd, at, length, discard, err)
+                       : allocate(disk, how, at, length, err);
     return rc > 0 ? write_zeros(disk, at, length, err) : rc;
 }
 
-/* Blocks that are nowhere read as zeros. */
+/* There is nothing below its layer: blocks that are not there read as zeros. */
+static bool is_bare(const struct mk_disk *disk)
+{
+    return disk->fd < 0 && !disk->nbd;
+}
+
 static int drop_blocks(struct mk_disk *disk, uint64_t at, size_t length, struct mk_err *err)
 {
     while (length) {
@@ -329,8 +360,8 @@ int mk_disk_zero(struct mk_disk *disk, uint64_t at, size_t length, bool discard,
     if (!disk->layer)
         return zero_file(disk, at, length, discard, err);
     pthread_rwlock_wrlock(&disk->lock);
-    int rc = disk->fd < 0 ? drop_blocks(disk, at, length, err)
-                          : write_layer(disk, at, NULL, length, err);
+    int rc = is_bare(disk) ? drop_blocks(disk, at, length, err)
+                           : write_layer(disk, at, NULL, length, err);
     pthread_rwlock_unlock(&disk->lock);
     return rc;
 }
@@ -338,7 +369,9 @@ int mk_disk_zero(struct mk_disk *disk, uint64_t at, size_t length, bool discard,
 int mk_disk_discard(struct mk_disk *disk, uint64_t at, size_t length, struct mk_err *err)
 {
     if (disk->layer)
-        return disk->fd < 0 ? mk_disk_zero(disk, at, length, true, err) : 0;
+        return is_bare(disk) ? mk_disk_zero(disk, at, length, true, err) : 0;
+    if (disk->nbd)
+        return mk_nbd_discard(disk->nbd, at, length, err);
     int rc = allocate(disk, FALLOC_FL_PUNCH_HOLE, at, length, err);
     return rc < 0 ? -1 : 0;
 }

@@ -176,27 +176,11 @@ local function initrd_of(kvm, opts, kernel)
   return { bytes = bytes, name = "the initrd" }
 end
 
----The disks of --disk; nil and why one cannot be opened.
-local function attach_disks(vm, opts)
-  for _, text in ipairs(opts.disk or {}) do
-    local path = text:match "^(.+),cow$"
-    local options = { path = path or text, write = not path }
-    local disk, why = require("minikvm.device.disk").open(options)
-    if not disk then return nil, why end
-    disk:close() -- each device opens its own
-    vm.pci:attach(require("minikvm.devices.blk").new(options))
-  end
-  return true
-end
-
 ---Runs the scripts of --pci, and attaches what they return.
 ---@return true? done  nil, status when something was said
 local function attach_pci(vm, opts)
   local cli = require "minikvm.cli"
-  local disks, problem = cli.attempt("linux", attach_disks, vm, opts)
-  if not disks then return nil, problem end
-  local hubs
-  hubs, problem = cli.attempt("linux", linux_net.attach, vm, opts.cards or {})
+  local hubs, problem = cli.attempt("linux", linux_net.attach, vm, opts.cards or {})
   if not hubs then return nil, problem end
   for _, path in ipairs(opts.pci or {}) do
     local chunk, why = loadfile(path)
@@ -240,6 +224,28 @@ function M.machine(kvm, opts)
   return nil, status
 end
 
+---The disks of --disk, as kvm.vm takes them.
+local function disks_of(opts)
+  if not opts.disk then return end
+  local list = {}
+  for i, text in ipairs(opts.disk) do
+    local path = text:match "^(.+),cow$"
+    list[i] = { path = path or text, write = not path }
+  end
+  return list
+end
+
+---Says which disks had errors: the guest may not have told.
+local function tell_failures(vm)
+  for _, d in ipairs(vm.pci:devices()) do
+    local failed = d.name == "blk" and d.state.failed or 0
+    if failed > 0 then
+      complain(("%d of %d requests of a disk failed, the last with: %s"):format(failed,
+        d.state.requests, d.state.failure))
+    end
+  end
+end
+
 ---Carries out the command line behind "linux".
 ---@param argv string[]
 ---@param host { terminal: boolean? }
@@ -247,12 +253,14 @@ end
 function M.main(argv, host)
   local opts, status = parse(argv)
   if not opts then return status end
-  opts.argv, opts.vm = argv, { name = "linux", mode = "linux", memory = opts.memory }
+  opts.argv, opts.vm = argv, { name = "linux", mode = "linux", memory = opts.memory,
+                               disks = disks_of(opts) }
   local vm
   vm, status = M.machine(require "minikvm", opts)
   if not vm then return status end
   M.connect(vm, opts, host)
   local reason, info = vm:run{ deadline = opts.deadline }
+  if opts.disk then tell_failures(vm) end
   vm:close() -- the terminal is itself again before we write
   io.stdout:flush()
   local lost = linux_net.save(opts.cards)

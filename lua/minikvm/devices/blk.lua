@@ -31,6 +31,47 @@ local function config(d)
     0, 0, 0, 1, MOST, RANGES, 1, MOST, RANGES, 1)
 end
 
+---The options of the disk, and whether it is only read.
+local function split(opts)
+  local o = {}
+  for key, value in pairs(opts) do
+    if key ~= "read_only" then o[key] = value end
+  end
+  return o, opts.read_only or false
+end
+
+---For kvm.vm's option: a list of paths, and of options.
+---@return table[]?
+---@return string? why
+function M.check_list(value)
+  if type(value) ~= "table" then return nil, "expected a list of paths, or of options of blk.new" end
+  local list = {}
+  for i, entry in ipairs(value) do
+    list[i] = type(entry) == "string" and { path = entry } or entry
+    if type(list[i]) ~= "table" then
+      return nil, ("[%d]: expected a path, or options of blk.new"):format(i)
+    end
+    options.check(("kvm.vm: disks[%d]"):format(i), list[i], M.OPTIONS)
+  end
+  if #list == 0 then return nil, "expected a list of paths, or of options of blk.new" end
+  return list
+end
+
+---@param vm minikvm.vm
+---@param list table[]  that check_list() has seen
+---@return boolean? done  nil, why, code when one cannot be opened
+---@return string? why
+---@return string? code
+function M.attach_list(vm, list)
+  for _, opts in ipairs(list) do
+    local disk, why, code = kvm.disk((split(opts)))
+    if not disk then return nil, why, code end
+    disk:close() -- the device opens its own
+    vm.pci:attach(M.new(opts))
+  end
+  return true
+end
+
 ---What d.state shows: `requests`, `failed`, `failure`.
 local function counters(d, state)
   return setmetatable(state, { __index = function(_, key)
@@ -51,9 +92,7 @@ end
 ---@param opts table
 ---@return minikvm.definition
 function M.new(opts)
-  local o = options.check("blk.new", opts, M.OPTIONS)
-  local read_only = o.read_only or false
-  o.read_only = nil
+  local o, read_only = split(options.check("blk.new", opts, M.OPTIONS))
   return virtio.define_in({
     name = "blk", id = 2, class = 0x010000, queues = 1,
     features = SEG_MAX | BLK_SIZE | FLUSH | (read_only and READ_ONLY or DISCARD | WRITE_ZEROES),

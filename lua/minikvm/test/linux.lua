@@ -42,12 +42,22 @@ local function with_modules(modules)
   return table.move(modules, 1, #modules, 1, { from = tree })
 end
 
+---With the drivers of `disks`, of the kernel that was fetched.
+local function with_disks(modules, o)
+  if not o.has_disks or o.kernel or modules and modules.from or not host.find_modules() then
+    return modules
+  end
+  local list = table.move(modules or {}, 1, #(modules or {}), 1, {})
+  for _, name in ipairs{ "virtio_pci", "virtio_blk" } do list[#list + 1] = name end
+  return list
+end
+
 ---Boots a VM up to its agent, and on with the fixture's own function.
 local function boot(vm, o)
   local kernel = o.kernel or assert(host.find_kernel())
   local parts = { agent = true }
   for _, key in ipairs(INITRD) do parts[key] = o[key] end
-  parts.modules = with_modules(parts.modules)
+  parts.modules = with_modules(with_disks(parts.modules, o))
   local cmdline = "quiet loglevel=1" .. (o.cmdline and " " .. o.cmdline or "")
   assert(vm:load(kernel, { cmdline = cmdline,
                            initrd = { bytes = assert(kvm.initrd(parts)), name = "the initrd" } }))
@@ -73,7 +83,7 @@ end
 ---  random   what goes into the pool of random numbers at the beginning of each test: true (the
 ---           default: new bytes), bytes, or false (nothing)
 ---  trace    as of t.guest
----  others   options of kvm.vm, such as memory
+---  others   options of kvm.vm, such as memory, pci, and disks, whose drivers are loaded
 ---@param t table  the module minikvm.test
 ---@param opts table
 ---@return minikvm.test.linux
@@ -87,6 +97,7 @@ function M.new(t, opts)
   end
   local o = options.check("t.linux", mine, LINUX)
   local renewed = { clock = o.clock or false, random = o.random == nil or o.random }
+  o.has_disks = guest.disks ~= nil
   guest.trace = o.trace
   guest.boot = function(vm) boot(vm, o) end
   guest.each = (renewed.clock or renewed.random) and function(vm) linux_of(vm):renew(renewed) end

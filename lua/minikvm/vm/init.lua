@@ -101,6 +101,7 @@ local NEW = {
   disk = function(value) return require("minikvm.vm.disk").check(value) end,
   bios = "text", disk_error = "function",
   pci = function(value) return require("minikvm.device.pci").check_list(value) end,
+  disks = function(value) return require("minikvm.devices.blk").check_list(value) end,
   cpuid = function(value)
     if type(value) == "table" then return value end
     return nil, "expected a table: { vendor=, hide=, [leaf] = { eax= } }"
@@ -155,6 +156,13 @@ function M.attach_machine(new, o)
       core.blame((tostring(why):gsub("^[^\n]-%.lua:%d+: ", "")))
     end
   end
+  if o.disks then
+    local ok, why, code = require("minikvm.devices.blk").attach_list(new, o.disks)
+    if not ok then
+      new:close()
+      return nil, why, code
+    end
+  end
   if not o.disk then return new end
   local ok, why, code = require("minikvm.vm.disk").attach(new, o)
   if not ok then new:close() end
@@ -205,6 +213,8 @@ end
 ---  disk_error function(text), called for what the host refuses, and when a guest cannot go on
 ---  pci        what vm.pci has: a list of kvm.pci's, each alone or as
 ---             { definition, slot=, fn=, at= }; forks get the same
+---  disks      virtio disks on its PCI bus, behind `pci`: a list of paths, whose images stay as they
+---             are, and of options of minikvm.devices.blk; forks get the same
 ---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
 ---  stats      true: measure the time that accesses take, for vm:stats()
 ---  trace      function(line), called for every exit; or options of vm:trace
@@ -231,7 +241,7 @@ end
 
 local FROM_SNAPSHOT = { setup = "function" }
 for _, key in ipairs { "name", "echo", "limits", "files", "unhandled", "coalesce", "trace",
-                       "assist", "disk", "bios", "disk_error", "pci" } do
+                       "assist", "disk", "bios", "disk_error", "pci", "disks" } do
   FROM_SNAPSHOT[key] = NEW[key]
 end
 

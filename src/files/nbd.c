@@ -1,0 +1,305 @@
+/* nbd.c - see nbd.h. libnbd(3), libnbd-aio: its C interface is stable, so the few functions that
+ * are used are declared here, and building takes no package. */
+#include "files/nbd.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIBRARY "libnbd.so.0"
+#define POLL_MS 500
+#define RETRY_NS 1000000000u /* between two attempts to connect */
+#define NO_HOLE 2u           /* LIBNBD_CMD_FLAG_NO_HOLE */
+
+struct nbd_handle;
+
+/* nbd_completion_callback, all NULL: none. */
+struct completion {
+    int (*callback)(void *ctx, int *error);
+    void *ctx;
+    void (*free)(void *ctx);
+};
+
+static struct {
+    struct nbd_handle *(*create)(void);
+    void (*close)(struct nbd_handle *);
+    const char *(*get_error)(void);
+    int (*get_errno)(void);
+    int (*aio_connect_uri)(struct nbd_handle *, const char *uri);
+    int (*aio_is_ready)(struct nbd_handle *);
+    int (*aio_is_connecting)(struct nbd_handle *);
+    int (*poll)(struct nbd_handle *, int milliseconds);
+    int64_t (*get_size)(struct nbd_handle *);
+    int (*is_read_only)(struct nbd_handle *);
+    int (*can_flush)(struct nbd_handle *);
+    int (*can_trim)(struct nbd_handle *);
+    int (*can_zero)(struct nbd_handle *);
+    int64_t (*aio_pread)(struct nbd_handle *, void *, size_t, uint64_t, struct completion,
+                         uint32_t);
+    int64_t (*aio_pwrite)(struct nbd_handle *, const void *, size_t, uint64_t, struct completion,
+                          uint32_t);
+    int64_t (*aio_flush)(struct nbd_handle *, struct completion, uint32_t);
+    int64_t (*aio_trim)(struct nbd_handle *, uint64_t, uint64_t, struct completion, uint32_t);
+    int64_t (*aio_zero)(struct nbd_handle *, uint64_t, uint64_t, struct completion, uint32_t);
+    int (*aio_command_completed)(struct nbd_handle *, uint64_t);
+} lib;
+
+static const struct {
+    const char *name;
+    void *at;
+} functions[] = {
+    { "nbd_create", &lib.create },
+    { "nbd_close", &lib.close },
+    { "nbd_get_error", &lib.get_error },
+    { "nbd_get_errno", &lib.get_errno },
+    { "nbd_aio_connect_uri", &lib.aio_connect_uri },
+    { "nbd_aio_is_ready", &lib.aio_is_ready },
+    { "nbd_aio_is_connecting", &lib.aio_is_connecting },
+    { "nbd_poll", &lib.poll },
+    { "nbd_get_size", &lib.get_size },
+    { "nbd_is_read_only", &lib.is_read_only },
+    { "nbd_can_flush", &lib.can_flush },
+    { "nbd_can_trim", &lib.can_trim },
+    { "nbd_can_zero", &lib.can_zero },
+    { "nbd_aio_pread", &lib.aio_pread },
+    { "nbd_aio_pwrite", &lib.aio_pwrite },
+    { "nbd_aio_flush", &lib.aio_flush },
+    { "nbd_aio_trim", &lib.aio_trim },
+    { "nbd_aio_zero", &lib.aio_zero },
+    { "nbd_aio_command_completed", &lib.aio_command_completed },
+};
+
+struct mk_nbd {
+    pthread_mutex_t lock; /* all below */
+    char *uri;
+    bool write;
+    uint64_t size;
+    struct nbd_handle *handle; /* NULL: not connected */
+    uint64_t tried;            /* when that was tried last */
+};
+
+static const struct completion none;
+
+/* --- the library --- */
+
+static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
+
+static int load_functions(struct mk_err *err)
+{
+    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_NODELETE);
+    if (!library)
+        return mk_fail(err, ENOENT,
+                       "%s cannot be loaded, which speaks with NBD servers: it is in Debian's "
+                       "package libnbd0 (apt-get install libnbd0)",
+                       LIBRARY);
+    for (size_t i = 0; i < MK_COUNT(functions); i++) {
+        *(void **)functions[i].at = dlsym(library, functions[i].name);
+        if (!*(void **)functions[i].at)
+            return mk_fail(err, ENOENT, "%s has no %s", LIBRARY, functions[i].name);
+    }
+    dlclose(library);
+    return 0;
+}
+
+static int load(struct mk_err *err)
+{
+    pthread_mutex_lock(&loading);
+    int rc = lib.aio_command_completed ? 0 : load_functions(err);
+    pthread_mutex_unlock(&loading);
+    return rc;
+}
+
+/* --- the connection; callers hold the lock --- */
+
+static void drop(struct mk_nbd *nbd)
+{
+    if (nbd->handle)
+        lib.close(nbd->handle); /* which also forgets requests and their memory */
+    nbd->handle = NULL;
+}
+
+static int fail_nbd(const struct mk_nbd *nbd, struct mk_err *err)
+{
+    int code = lib.get_errno();
+    return mk_fail(err, code ? code : EIO, "%s: %.250s", nbd->uri, lib.get_error());
+}
+
+static int fail_time(const struct mk_nbd *nbd, struct mk_err *err)
+{
+    return mk_fail(err, ETIMEDOUT, "%s: the server has not answered for %d seconds", nbd->uri,
+                   MK_NBD_SECONDS);
+}
+
+static uint64_t limit(void)
+{
+    return mk_now() + MK_NBD_SECONDS * UINT64_C(1000000000);
+}
+
+static int connect(struct mk_nbd *nbd, struct mk_err *err)
+{
+    uint64_t until = limit();
+    nbd->tried = mk_now();
+    nbd->handle = lib.create();
+    if (!nbd->handle || lib.aio_connect_uri(nbd->handle, nbd->uri) < 0)
+        return fail_nbd(nbd, err);
+    while (lib.aio_is_connecting(nbd->handle) > 0) {
+        if (mk_now() >= until)
+            return fail_time(nbd, err);
+        if (lib.poll(nbd->handle, POLL_MS) < 0)
+            return fail_nbd(nbd, err);
+    }
+    if (lib.aio_is_ready(nbd->handle) <= 0)
+        return fail_nbd(nbd, err);
+    return 0;
+}
+
+/* What was opened is still what is there. */
+static int check(const struct mk_nbd *nbd, struct mk_err *err)
+{
+    int64_t size = lib.get_size(nbd->handle);
+    if (size < 0)
+        return fail_nbd(nbd, err);
+    if (nbd->size && (uint64_t)size != nbd->size)
+        return mk_fail(err, EIO, "%s: the disk has %lld bytes, it had %llu", nbd->uri,
+                       (long long)size, (unsigned long long)nbd->size);
+    if (nbd->write && lib.is_read_only(nbd->handle) > 0)
+        return mk_fail(err, EROFS, "%s: the server lets nobody write to it", nbd->uri);
+    return 0;
+}
+
+static int ensure(struct mk_nbd *nbd, struct mk_err *err)
+{
+    if (nbd->handle)
+        return 0;
+    if (nbd->tried && mk_now() - nbd->tried < RETRY_NS)
+        return mk_fail(err, ENOTCONN, "%s: the connection is lost", nbd->uri);
+    if (connect(nbd, err) == 0 && check(nbd, err) == 0)
+        return 0;
+    drop(nbd);
+    return -1;
+}
+
+/* Waits for a command, which has failed to begin when it is below 0. A connection that has failed,
+ * or is silent, is closed: what it still has of us is forgotten so. */
+static int finish(struct mk_nbd *nbd, int64_t command, struct mk_err *err)
+{
+    uint64_t until = limit();
+    int rc = command < 0 ? -1 : 0;
+    while (rc == 0 && (rc = lib.aio_command_completed(nbd->handle, (uint64_t)command)) == 0) {
+        if (mk_now() >= until) {
+            drop(nbd);
+            return fail_time(nbd, err);
+        }
+        if (lib.poll(nbd->handle, POLL_MS) < 0)
+            rc = -1;
+    }
+    if (rc > 0)
+        return 0;
+    int code = lib.get_errno();
+    fail_nbd(nbd, err);
+    if (lib.aio_is_ready(nbd->handle) <= 0 || code == ESHUTDOWN || code == ENOTCONN)
+        drop(nbd);
+    return -1;
+}
+
+/* --- what can be asked for --- */
+
+int mk_nbd_read(struct mk_nbd *nbd, uint64_t at, void *to, size_t length, struct mk_err *err)
+{
+    pthread_mutex_lock(&nbd->lock);
+    int rc = ensure(nbd, err);
+    if (rc == 0)
+        rc = finish(nbd, lib.aio_pread(nbd->handle, to, length, at, none, 0), err);
+    pthread_mutex_unlock(&nbd->lock);
+    return rc;
+}
+
+int mk_nbd_write(struct mk_nbd *nbd, uint64_t at, const void *from, size_t length,
+                 struct mk_err *err)
+{
+    pthread_mutex_lock(&nbd->lock);
+    int rc = ensure(nbd, err);
+    if (rc == 0)
+        rc = finish(nbd, lib.aio_pwrite(nbd->handle, from, length, at, none, 0), err);
+    pthread_mutex_unlock(&nbd->lock);
+    return rc;
+}
+
+int mk_nbd_flush(struct mk_nbd *nbd, struct mk_err *err)
+{
+    pthread_mutex_lock(&nbd->lock);
+    int rc = ensure(nbd, err);
+    if (rc == 0 && lib.can_flush(nbd->handle) > 0)
+        rc = finish(nbd, lib.aio_flush(nbd->handle, none, 0), err);
+    pthread_mutex_unlock(&nbd->lock);
+    return rc;
+}
+
+int mk_nbd_zero(struct mk_nbd *nbd, uint64_t at, size_t length, bool discard, struct mk_err *err)
+{
+    pthread_mutex_lock(&nbd->lock);
+    int rc = ensure(nbd, err);
+    if (rc == 0 && lib.can_zero(nbd->handle) <= 0)
+        rc = 1;
+    if (rc == 0)
+        rc = finish(nbd, lib.aio_zero(nbd->handle, length, at, none, discard ? 0 : NO_HOLE), err);
+    pthread_mutex_unlock(&nbd->lock);
+    return rc;
+}
+
+int mk_nbd_discard(struct mk_nbd *nbd, uint64_t at, size_t length, struct mk_err *err)
+{
+    pthread_mutex_lock(&nbd->lock);
+    int rc = ensure(nbd, err);
+    if (rc == 0 && lib.can_trim(nbd->handle) > 0)
+        rc = finish(nbd, lib.aio_trim(nbd->handle, length, at, none, 0), err);
+    pthread_mutex_unlock(&nbd->lock);
+    return rc;
+}
+
+/* --- its life --- */
+
+bool mk_nbd_is_uri(const char *path)
+{
+    const char *rest = strstr(path, "://");
+    return rest && strncmp(path, "nbd", 3) == 0 && !memchr(path, '/', (size_t)(rest - path));
+}
+
+uint64_t mk_nbd_size(const struct mk_nbd *nbd)
+{
+    return nbd->size;
+}
+
+struct mk_nbd *mk_nbd_open(const char *uri, bool write, struct mk_err *err)
+{
+    if (load(err) < 0)
+        return NULL;
+    struct mk_nbd *nbd = calloc(1, sizeof(*nbd));
+    if (nbd)
+        nbd->uri = strdup(uri);
+    if (!nbd || !nbd->uri) {
+        free(nbd);
+        mk_fail_errno(err, ENOMEM, "%s", uri);
+        return NULL;
+    }
+    nbd->write = write;
+    pthread_mutex_init(&nbd->lock, NULL);
+    if (ensure(nbd, err) < 0) {
+        mk_nbd_close(nbd);
+        return NULL;
+    }
+    nbd->size = (uint64_t)lib.get_size(nbd->handle);
+    return nbd;
+}
+
+void mk_nbd_close(struct mk_nbd *nbd)
+{
+    if (!nbd)
+        return;
+    drop(nbd);
+    pthread_mutex_destroy(&nbd->lock);
+    free(nbd->uri);
+    free(nbd);
+}
