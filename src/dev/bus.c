@@ -120,7 +120,7 @@ static bool make_pages(struct mk_bus *bus, uint64_t first, uint64_t last)
 
 static bool coalesces(const struct mk_hook *hook)
 {
-    return hook && hook->ops->coalesce;
+    return hook && (hook->ops->coalesce || hook->ops->patient);
 }
 
 /* Port `port` has another topmost hook. */

@@ -246,7 +246,7 @@ static inline void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t val
     io->hook = hook;
     account(hook, served);
     if (served)
-        served->collectable = hook->ops->coalesce;
+        served->collectable = hook->ops->coalesce || hook->ops->patient;
     uint64_t began = start_time(io->bus);
     hook->ops->out(hook->self, io, value);
     stop_time(hook, began);

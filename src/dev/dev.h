@@ -36,6 +36,7 @@ struct mk_io_ops {
     void (*tap)(void *self, struct mk_io *io, uint64_t value);
     uint8_t width; /* the widest access taken whole; wider ones are served byte by byte */
     bool coalesce; /* one-byte OUTs may be collected by KVM and arrive later, in order */
+    bool patient;  /* the same in VMs that say so (zones.h) */
     bool script;   /* served in Lua: only for the counters */
     void (*reset)(void *self); /* the VM is reset; may be NULL */
     /* What a snapshot keeps, written and taken back (any content must be safe); may be NULL. */

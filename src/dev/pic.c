@@ -235,6 +235,23 @@ static void finish(struct mk_pic *pic, int line)
         pic->on_int(pic->int_ctx);
 }
 
+static bool has_requests(const struct mk_pic *pic)
+{
+    return irr(&pic->state.chip[MASTER]) || irr(&pic->state.chip[SLAVE]);
+}
+
+/* The same after an input has changed. */
+static void finish_input(struct mk_pic *pic, bool level)
+{
+    bool rose = update(pic);
+    bool blocked = level && !atomic_load(&pic->intr);
+    pthread_mutex_unlock(&pic->dev.lock);
+    if (rose && pic->on_int)
+        pic->on_int(pic->int_ctx);
+    if (blocked && pic->on_blocked)
+        pic->on_blocked(pic->int_ctx);
+}
+
 /* Vector and device line (-1: spurious) of an INTA. */
 static int acknowledge(struct mk_pic_state *s, int *line)
 {
@@ -335,7 +352,7 @@ void mk_pic_set_line(void *self, unsigned line, bool level)
     chip->pulse &= (uint8_t)~BIT(line & 7);
     set_bit(&chip->own, line & 7, level);
     drive(chip, line & 7);
-    finish(pic, -1);
+    finish_input(pic, level);
 }
 
 void mk_pic_set_shared(void *self, unsigned line, bool level)
@@ -347,7 +364,7 @@ void mk_pic_set_shared(void *self, unsigned line, bool level)
     struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
     set_bit(&chip->shared, line & 7, level);
     drive(chip, line & 7);
-    finish(pic, -1);
+    finish_input(pic, level);
 }
 
 void mk_pic_set_level_triggered(void *self, uint16_t lines)
@@ -369,7 +386,15 @@ void mk_pic_pulse(struct mk_pic *pic, unsigned line)
         chip->pulse |= BIT(line & 7);
     set_bit(&chip->own, line & 7, true);
     drive(chip, line & 7);
-    finish(pic, -1);
+    finish_input(pic, true);
+}
+
+bool mk_pic_is_blocked(struct mk_pic *pic)
+{
+    pthread_mutex_lock(&pic->dev.lock);
+    bool blocked = has_requests(pic) && !atomic_load(&pic->intr);
+    pthread_mutex_unlock(&pic->dev.lock);
+    return blocked;
 }
 
 bool mk_pic_masked(void *self, unsigned line)
@@ -432,7 +457,9 @@ static void pic_after_load(void *self)
     finish(pic, -1);
 }
 
-static const struct mk_io_ops pic_ops = { .name = "pic", .in = pic_in, .out = pic_out, .width = 1 };
+static const struct mk_io_ops pic_ops = {
+    .name = "pic", .in = pic_in, .out = pic_out, .width = 1, .patient = true
+};
 static const struct mk_io_ops elcr_ops = {
     .name = "pic", .in = elcr_in, .out = elcr_out, .width = 1
 };

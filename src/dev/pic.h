@@ -40,7 +40,9 @@ struct mk_pic {
     struct mk_pic_state state;
     _Atomic bool intr;         /* the INT output */
     void (*on_int)(void *ctx); /* INT rose: wake or kick the vCPU */
-    void *int_ctx;
+    /* An input rose, and the request has to wait for what the guest writes here; may be NULL. */
+    void (*on_blocked)(void *ctx);
+    void *int_ctx; /* of both */
     /* The request on this line was taken, by INTA or by the poll command. */
     void (*on_ack)(void *ctx, unsigned line);
     void *ack_ctx;
@@ -57,6 +59,8 @@ void mk_pic_set_shared(void *pic, unsigned line, bool level);
 void mk_pic_set_level_triggered(void *pic, uint16_t lines);
 /* One request: the line goes up and, when acknowledged, down again. */
 void mk_pic_pulse(struct mk_pic *pic, unsigned line);
+/* A request waits for what the guest writes. */
+bool mk_pic_is_blocked(struct mk_pic *pic);
 /* True when the guest cannot get this line now because of its masks or a missing initialisation. */
 bool mk_pic_masked(void *pic, unsigned line);
 

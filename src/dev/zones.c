@@ -24,7 +24,7 @@ static struct mk_zone *find_zone(struct mk_zones *z, uint16_t port)
 static void choose(void *ctx, uint16_t port, const struct mk_io_ops *top)
 {
     struct mk_zones *z = ctx;
-    bool want = z->wanted && top && top->coalesce;
+    bool want = z->wanted && top && (top->coalesce || (top->patient && z->patient));
     struct mk_zone *zone = find_zone(z, port);
     if (want && !zone && z->count < MK_COALESCED_PORTS) {
         z->zone[z->count++] = (struct mk_zone){ .port = port };
@@ -38,6 +38,17 @@ void mk_zones_init(struct mk_zones *z, struct mk_bus *ports, bool wanted)
     *z = (struct mk_zones){ .bus = ports, .vm_fd = -1, .wanted = wanted };
     ports->on_top = choose;
     ports->ctx = z;
+}
+
+void mk_zones_be_patient(struct mk_zones *z, uint16_t first, uint16_t last)
+{
+    pthread_mutex_lock(&z->bus->lock);
+    z->patient = true;
+    for (unsigned port = first; port <= last; port++) {
+        const struct mk_hook *top = mk_bus_port_top(z->bus, port);
+        choose(z, (uint16_t)port, top ? top->ops : NULL);
+    }
+    pthread_mutex_unlock(&z->bus->lock);
 }
 
 static void clear_zone(struct mk_zone *zone)

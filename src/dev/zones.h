@@ -2,7 +2,9 @@
  * (Documentation/virt/kvm/api.rst, KVM_REGISTER_COALESCED_MMIO).
  *
  * A port is collected while a device that allows it is on top there, in VMs of one vCPU: the ring
- * would mix the output of several. Any thread; the lock is that of the bus of ports. */
+ * would mix the output of several. Some devices allow it in VMs whose guest is known not to mind:
+ * the interrupt controllers under Linux, which writes to them five times for each interrupt of a
+ * PCI device. Any thread; the lock is that of the bus of ports. */
 #ifndef MK_ZONES_H
 #define MK_ZONES_H
 
@@ -23,8 +25,9 @@ struct mk_zone {
 struct mk_zones {
     struct mk_bus *bus; /* of ports */
     int vm_fd;
-    bool wanted; /* ports may be collected at all */
-    bool exact;  /* but not for now: somebody waits for a byte */
+    bool wanted;  /* ports may be collected at all */
+    bool patient; /* those of patient devices, too */
+    bool exact;   /* but not for now: somebody waits for a byte */
     struct mk_zone zone[MK_COALESCED_PORTS];
     unsigned count;
 };
@@ -35,6 +38,9 @@ void mk_zones_init(struct mk_zones *z, struct mk_bus *ports, bool wanted);
 void mk_zones_register(struct mk_zones *z, int vm_fd);
 /* A one-byte OUT to this port, served by a device in C, cost an exit. */
 void mk_zones_count_out(struct mk_zones *z, uint16_t port);
+/* The guest does not mind when patient devices hear of its OUTs at its next exit; for so long
+ * [first, last] are theirs. */
+void mk_zones_be_patient(struct mk_zones *z, uint16_t first, uint16_t last);
 /* No port is collected any more: there is more than one vCPU. */
 void mk_zones_disable(struct mk_zones *z);
 /* Every OUT is an exit from now on; they may be collected again. */

@@ -563,6 +563,13 @@ static int vm_irq(lua_State *L)
     return 0;
 }
 
+/* collect_pic(vm): its interrupt controllers may hear of OUTs at the next exit. */
+static int collect_pic(lua_State *L)
+{
+    mk_vm_collect_pic(&mk_check_vm(L, 1)->vm);
+    return 0;
+}
+
 /* lose_ticks(vm): of its timer, those that the guest does not take in time. */
 static int lose_ticks(lua_State *L)
 {
@@ -654,10 +661,15 @@ void mk_open_vm(lua_State *L)
                                         { "reset", vm_reset }, { "irq", vm_irq },
                                         { "pause", vm_pause }, { "resume", vm_resume },
                                         { NULL, NULL } };
-    static const luaL_Reg core[] = { { "new_vm", new_vm },         { "run", run },
-                                     { "start", start },           { "wait", wait },
-                                     { "trace", set_trace },       { "add_cpu", add_cpu },
-                                     { "lose_ticks", lose_ticks }, { NULL, NULL } };
+    static const luaL_Reg core[] = { { "new_vm", new_vm },
+                                     { "run", run },
+                                     { "start", start },
+                                     { "wait", wait },
+                                     { "trace", set_trace },
+                                     { "add_cpu", add_cpu },
+                                     { "lose_ticks", lose_ticks },
+                                     { "collect_pic", collect_pic },
+                                     { NULL, NULL } };
     mk_new_type(L, MK_VM, meta, methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

@@ -4,7 +4,10 @@
  * that is over its time. Of a VM whose vCPUs all sleep nothing is asked, and nobody is woken. */
 #include "vm/vm.h"
 
+#include "base/abi.h"
+
 #define POLL_NS 10000000u
+#define BLOCKED_NS 200000u /* the first look at an interrupt that waits; then twice as late */
 
 /* --- on any thread --- */
 
@@ -70,6 +73,34 @@ static void poll_vcpus(void *ctx)
         mk_vm_start_polling(vm);
 }
 
+/* The guest may have let it through: the OUT for it is in KVM's ring until there is an exit. */
+static void look_at_blocked(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    if (!mk_pic_is_blocked(&vm->pic))
+        return;
+    mk_vcpu_request(&vm->cpu[0]->c, MK_REQ_WAKE);
+    vm->blocked_ns *= 2;
+    if (vm->blocked_ns < POLL_NS)
+        mk_io_arm(&vm->blocked, mk_now() + vm->blocked_ns);
+}
+
+/* On any thread. */
+static void interrupt_blocked(void *ctx)
+{
+    struct mk_vm *vm = ctx;
+    if (!vm->zones.patient || vm->state != MK_VM_RUNNING)
+        return;
+    vm->blocked_ns = BLOCKED_NS;
+    mk_io_arm(&vm->blocked, mk_now() + BLOCKED_NS);
+}
+
+void mk_vm_collect_pic(struct mk_vm *vm)
+{
+    mk_zones_be_patient(&vm->zones, MK_PORT_PIC1, MK_PORT_PIC1 + 1);
+    mk_zones_be_patient(&vm->zones, MK_PORT_PIC2, MK_PORT_PIC2 + 1);
+}
+
 /* --- on the thread of a vCPU --- */
 
 /* The guest has some time between one alarm and the next. */
@@ -122,6 +153,8 @@ void mk_vm_init_monitor(struct mk_vm *vm)
     vm->deadline_timer = (struct mk_io_timer){ .fire = deadline_passed, .ctx = vm };
     vm->alarm = (struct mk_io_timer){ .fire = timer_due, .ctx = vm };
     vm->poll = (struct mk_io_timer){ .fire = poll_vcpus, .ctx = vm };
+    vm->blocked = (struct mk_io_timer){ .fire = look_at_blocked, .ctx = vm };
+    vm->pic.on_blocked = interrupt_blocked;
     vm->clock.on_earlier = set_alarm;
     vm->clock.ctx = vm;
 }
@@ -139,6 +172,7 @@ void mk_vm_stop_monitor(struct mk_vm *vm)
     mk_io_disarm(&vm->deadline_timer);
     mk_io_disarm(&vm->alarm);
     mk_io_disarm(&vm->poll);
+    mk_io_disarm(&vm->blocked);
     mk_profile_run(vm, false);
     vm->polling = false;
     mk_console_end(&vm->console);

@@ -165,6 +165,7 @@ void mk_vm_close(struct mk_vm *vm)
         mk_vm_wait(vm, REKICK_NS);
     }
     mk_vm_join(vm);
+    mk_io_disarm(&vm->blocked);
     mk_blks_free(&vm->blks);
     if (vm->debug)
         vm->debug->ops->free(vm);

@@ -180,7 +180,8 @@ struct mk_vm {
     uint64_t began, ended;        /* mk_now() of the last run */
     uint64_t paused_since;
 
-    struct mk_io_timer deadline_timer, alarm, poll; /* monitor.c */
+    struct mk_io_timer deadline_timer, alarm, poll, blocked; /* monitor.c */
+    _Atomic uint64_t blocked_ns; /* until the next look at an interrupt that waits for an OUT */
     _Atomic uint64_t alarm_earliest;
     _Atomic bool polling;
     struct mk_profile profile;
@@ -256,6 +257,8 @@ void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why);
  * does not run until it is reset again. */
 int mk_vm_reset(struct mk_vm *vm, struct mk_err *err);
 
+/* The guest does not mind when the interrupt controllers hear of its OUTs later (zones.h). */
+void mk_vm_collect_pic(struct mk_vm *vm);
 /* Makes the devices, and what they need of a VM (compose.c); after -1 that is there all the same.
  * And frees it. */
 int mk_vm_compose(struct mk_vm *vm, const struct mk_vm_config *config, struct mk_err *err);

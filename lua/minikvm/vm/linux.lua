@@ -32,9 +32,12 @@ function M.options(o)
 end
 
 ---The devices that are made in Lua; and what Linux does not need of the others: it has its time
----from the TSC, so that a tick which comes late is worth as much as all that it is late for.
+---from the TSC, so that a tick which comes late is worth as much as all that it is late for. It
+---masks and acknowledges an interrupt before it serves it, and unmasks it afterwards: of these OUTs
+---the interrupt controllers may hear at its next exit.
 function M.attach(vm)
   core.lose_ticks(vm)
+  core.collect_pic(vm)
   vm:attach(require("minikvm.devices.rtc").new(), { ports = CMOS, irq = CMOS_IRQ })
   require("minikvm.linux.channel").attach(vm)
 end
