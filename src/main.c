@@ -252,6 +252,16 @@ static bool open_standard_fds(void)
     return true;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+/* What gcc 12's AddressSanitizer notes of the thread-local storage of libraries that are loaded
+ * later, such as libdw, can be wrong, and LeakSanitizer would follow it at the end. */
+__attribute__((visibility("default"), used)) const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "intercept_tls_get_addr=0";
+}
+#endif
+
 int main(int argc, char **argv)
 {
     if (argc > 0 && argv[0][0])
