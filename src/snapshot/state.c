@@ -114,7 +114,7 @@ int mk_state_load(struct mk_vm *vm, const struct mk_state *s, enum mk_load how, 
         if (vm->state == MK_VM_RUNNING)
             go_on(vm);
         else
-            vm->state = s->vm_state;
+            mk_vm_set_state(vm, s->vm_state);
     }
     return mk_devs_load(&vm->devices, s->time, &s->devices, how, err);
 }

@@ -62,7 +62,7 @@ void mk_vm_disable(struct mk_vm *vm, const char *what, const char *why)
     c->end = (struct mk_end){ 0 };
     mk_vcpu_end(c, MK_ERROR, 0, true, "%s failed: %.380s", what, why);
     if (vm->state != MK_VM_RUNNING)
-        vm->state = MK_VM_ENDED;
+        mk_vm_set_state(vm, MK_VM_ENDED);
 }
 
 static int check_runnable(const struct mk_vm *vm, struct mk_err *err)
@@ -203,7 +203,7 @@ static int start(struct mk_vm *vm, const struct mk_limits *limits, bool pauses, 
             mk_blks_run(&vm->blks, false);
             mk_vm_stop_monitor(vm);
             vm->live = 0;
-            vm->state = MK_VM_ENDED;
+            mk_vm_set_state(vm, MK_VM_ENDED);
             return -1;
         }
     return 0;

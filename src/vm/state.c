@@ -10,6 +10,13 @@ void mk_vm_notify(struct mk_vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
+void mk_vm_set_state(struct mk_vm *vm, enum mk_vm_state state)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->state = state;
+    pthread_mutex_unlock(&vm->lock);
+}
+
 struct mk_wait mk_vm_wait_for(struct mk_vm *vm, bool (*done)(void *ctx), void *ctx)
 {
     return (struct mk_wait){ .lock = &vm->lock, .waiters = &vm->waiters, .done = done, .ctx = ctx };

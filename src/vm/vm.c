@@ -189,7 +189,7 @@ static int reset(struct mk_vm *vm, struct mk_err *err)
     vm->base = NULL;
     mk_devs_reset(&vm->devices);
     mk_vm_reset_assist(vm);
-    vm->state = MK_VM_IDLE;
+    mk_vm_set_state(vm, MK_VM_IDLE);
     if (open_hardware(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0)
         return -1;
     for (unsigned i = 0; i < vm->cpus; i++)

@@ -284,6 +284,8 @@ void mk_vm_timer_tick(struct mk_vm *vm);
 
 /* All vCPUs handle events: input arrived, output went. */
 void mk_vm_wake(void *vm);
+/* Of a VM that does not run; others may be asking. */
+void mk_vm_set_state(struct mk_vm *vm, enum mk_vm_state state);
 /* Wakes who waits for the VM. */
 void mk_vm_notify(struct mk_vm *vm);
 /* A vCPU stays outside the guest because the VM is paused; it goes on. */
