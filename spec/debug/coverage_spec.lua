@@ -222,6 +222,20 @@ describe("vm:coverage", function()
     assert.equal("", list(coverage:take()))
   end)
 
+  it("is looked for in one of several forks that were made before", function()
+    local vm <close> = loaded(guest(LOOP))
+    vm.memory:write(0x3000, "\1")
+    local exits = {}
+    for i, fork in ipairs(assert(vm:fork(3))) do
+      local reason, info = fork:run{ deadline = 10 }
+      assert.equal("halt", reason)
+      exits[i] = info.exits
+      fork:close()
+    end
+    assert.equal(exits[3], exits[2])
+    assert.equal(5, exits[1] - exits[2])
+  end)
+
   it("keeps what was reached when its VMs are closed or collected", function()
     local coverage
     do

@@ -50,18 +50,21 @@ uint64_t mk_break_hits(const struct mk_break *b);
 /* It was a `once`, and was hit. */
 bool mk_break_is_over(const struct mk_break *b);
 
-/* A set of breakpoints at linear addresses that tell no more than which of them were reached: each
- * costs one exit the first time and nothing afterwards. */
+/* Breakpoints at linear addresses that tell no more than which of them were reached: each costs one
+ * exit the first time and nothing afterwards. Several VMs may have the same ones: what one of them
+ * has reached is not looked for in the others from their next run on. */
+struct mk_break_members {
+    size_t count;
+    const uint64_t *address; /* sorted, without repetition */
+    const struct mk_break_code *code;
+    _Atomic uint64_t *reached; /* a bit each, 64 a word; may be read at any time */
+};
+
+/* Their set in a VM. All that the members point to must stay until the set is removed or the VM is
+ * closed. NULL with *err. */
 struct mk_break_set;
-/* `addresses` are sorted, without repetition; they and the code at each are copied. NULL with *err.
- */
-struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresses,
-                                      const struct mk_break_code *code, size_t count,
+struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const struct mk_break_members *members,
                                       struct mk_err *err);
-/* Was the one with this index reached? A bit each, 64 a word; may be read at any time. */
-const _Atomic uint64_t *mk_break_set_reached(const struct mk_break_set *set);
-/* How many were. */
-size_t mk_break_set_count(const struct mk_break_set *set);
 void mk_debug_remove_set(struct mk_vm *vm, struct mk_break_set *set);
 
 /* What stopped the VM last, until it runs again. */

@@ -40,10 +40,8 @@ struct mk_break {
 
 struct mk_break_set {
     struct mk_break_set *next;
-    size_t count, reached_count;
-    uint64_t *address, *place; /* sorted by address */
-    struct mk_break_code *code;
-    _Atomic uint64_t *reached;
+    struct mk_break_members m;
+    uint64_t *place; /* of each; NOWHERE: of none */
 };
 
 /* What page tables a vCPU had when it was last asked where things are. */

@@ -81,16 +81,16 @@ static void place(struct mk_debug *d, struct mk_break *b, const struct kvm_sregs
 
 static bool reached(const struct mk_break_set *set, size_t i)
 {
-    return set->reached[i / 64] >> i % 64 & 1;
+    return set->m.reached[i / 64] >> i % 64 & 1;
 }
 
 static void place_set(struct mk_debug *d, struct mk_break_set *set, const struct kvm_sregs *s)
 {
-    for (size_t i = 0; i < set->count; i++) {
+    for (size_t i = 0; i < set->m.count; i++) {
         if (set->place[i] != NOWHERE || reached(set, i))
             continue;
-        uint64_t gpa = place_of(d, s, set->address[i]);
-        if (gpa != NOWHERE && page_ref(d, gpa, &set->code[i]))
+        uint64_t gpa = place_of(d, s, set->m.address[i]);
+        if (gpa != NOWHERE && page_ref(d, gpa, &set->m.code[i]))
             set->place[i] = gpa;
     }
 }
@@ -121,7 +121,7 @@ void list_forget_places(struct mk_debug *d)
     for (size_t i = 0; i < d->count; i++)
         d->list[i]->places = 0;
     for (struct mk_break_set *set = d->sets; set; set = set->next)
-        for (size_t i = 0; i < set->count; i++)
+        for (size_t i = 0; i < set->m.count; i++)
             set->place[i] = NOWHERE;
     d->generation++;
 }
@@ -227,35 +227,25 @@ uint64_t mk_break_hits(const struct mk_break *b)
 
 static void free_set(struct mk_break_set *set)
 {
-    free(set->address);
     free(set->place);
-    free(set->code);
-    free((void *)set->reached);
     free(set);
 }
 
-struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const uint64_t *addresses,
-                                      const struct mk_break_code *code, size_t count,
+struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const struct mk_break_members *members,
                                       struct mk_err *err)
 {
     struct mk_debug *d = debug_get(vm, err);
     struct mk_break_set *set = d ? calloc(1, sizeof(*set)) : NULL;
-    if (set) {
-        set->count = count;
-        set->address = malloc((count + 1) * sizeof(*set->address));
+    size_t count = members->count;
+    if (set)
         set->place = malloc((count + 1) * sizeof(*set->place));
-        set->reached = calloc(count / 64 + 1, sizeof(*set->reached));
-        set->code = malloc((count + 1) * sizeof(*set->code));
-    }
-    if (!set || !set->address || !set->place || !set->reached || !set->code) {
-        if (set)
-            free_set(set);
+    if (!set || !set->place) {
+        free(set);
         if (d)
             mk_fail_errno(err, ENOMEM, "vm \"%s\": %zu breakpoints", vm->name, count);
         return NULL;
     }
-    memcpy(set->address, addresses, count * sizeof(*addresses));
-    memcpy(set->code, code, count * sizeof(*code));
+    set->m = *members;
     memset(set->place, 0xff, count * sizeof(*set->place)); /* NOWHERE */
     pthread_mutex_lock(&d->lock);
     set->next = d->sets;
@@ -274,7 +264,7 @@ void mk_debug_remove_set(struct mk_vm *vm, struct mk_break_set *set)
     while (*at != set)
         at = &(*at)->next;
     *at = set->next;
-    for (size_t i = 0; i < set->count; i++)
+    for (size_t i = 0; i < set->m.count; i++)
         if (set->place[i] != NOWHERE)
             page_unref(d, set->place[i]);
     pthread_mutex_unlock(&d->lock);
@@ -282,39 +272,29 @@ void mk_debug_remove_set(struct mk_vm *vm, struct mk_break_set *set)
     debug_unuse(d);
 }
 
-const _Atomic uint64_t *mk_break_set_reached(const struct mk_break_set *set)
-{
-    return set->reached;
-}
-
-size_t mk_break_set_count(const struct mk_break_set *set)
-{
-    return set->reached_count;
-}
-
 static size_t search(const struct mk_break_set *set, uint64_t address)
 {
-    size_t low = 0, high = set->count;
+    size_t low = 0, high = set->m.count;
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        if (set->address[mid] < address)
+        if (set->m.address[mid] < address)
             low = mid + 1;
         else
             high = mid;
     }
-    return low < set->count && set->address[low] == address ? low : SIZE_MAX;
+    return low < set->m.count && set->m.address[low] == address ? low : SIZE_MAX;
 }
 
+/* Another VM may have reached it meanwhile: the patch goes all the same. */
 bool list_reach(struct mk_debug *d, uint64_t linear)
 {
     bool any = false;
     for (struct mk_break_set *set = d->sets; set; set = set->next) {
         size_t i = search(set, linear);
-        if (i == SIZE_MAX || reached(set, i))
+        if (i == SIZE_MAX)
             continue;
-        any = true;
-        atomic_fetch_or(&set->reached[i / 64], UINT64_C(1) << i % 64);
-        set->reached_count++;
+        any |= !reached(set, i);
+        atomic_fetch_or(&set->m.reached[i / 64], UINT64_C(1) << i % 64);
         if (set->place[i] != NOWHERE)
             page_unref(d, set->place[i]);
         set->place[i] = NOWHERE;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define TYPE "minikvm.core.coverage"
+#define RECORD "minikvm.core.record"
 
 enum { TAKEN = 1, NOT_TAKEN = 2 };
 
@@ -32,13 +33,19 @@ struct mk_lua_branches {
     struct branch list[];
 };
 
+/* Blocks, and what was reached of them by all VMs that they are looked for in. */
+struct record {
+    _Atomic unsigned refs;
+    struct mk_break_members m;
+    uint64_t *told; /* what take() gave out */
+};
+
 struct mk_lua_coverage {
     struct mk_lua_vm *v; /* NULL: it is over */
     struct mk_lua_coverage *next;
+    struct record *record;
     struct mk_break_set *set;
-    size_t count, branch_count;
-    uint64_t *told;    /* what take() gave out */
-    uint64_t *reached; /* when it is over */
+    size_t branch_count;
     struct mk_lua_branches *branches;
 };
 
@@ -90,14 +97,94 @@ static bool on_branch(void *ctx, struct mk_vcpu *c)
     return false;
 }
 
-/* --- the script's side --- */
+/* --- blocks --- */
+
+static void unref_record(struct record *r)
+{
+    if (!r || atomic_fetch_sub(&r->refs, 1) > 1)
+        return;
+    free((void *)r->m.address);
+    free((void *)r->m.code);
+    free((void *)r->m.reached);
+    free(r->told);
+    free(r);
+}
+
+static struct record *new_record(size_t count)
+{
+    struct record *r = calloc(1, sizeof(*r));
+    if (!r)
+        return NULL;
+    r->refs = 1;
+    r->m.count = count;
+    r->m.address = calloc(count + 1, sizeof(*r->m.address));
+    r->m.code = calloc(count + 1, sizeof(*r->m.code));
+    r->m.reached = calloc(count / 64 + 1, sizeof(*r->m.reached));
+    r->told = calloc(count / 64 + 1, sizeof(*r->told));
+    if (r->m.address && r->m.code && r->m.reached && r->told)
+        return r;
+    unref_record(r);
+    return NULL;
+}
+
+static struct record **check_record(lua_State *L, int index)
+{
+    return luaL_checkudata(L, index, RECORD);
+}
+
+static int record_gc(lua_State *L)
+{
+    struct record **r = check_record(L, 1);
+    unref_record(*r);
+    *r = NULL;
+    return 0;
+}
+
+/* coverage_record(addresses, code) -> record. Addresses: 8 bytes each, in order; code: of each how
+ * many bytes are known of it (1 byte), and these (7). */
+static int coverage_record(lua_State *L)
+{
+    size_t bytes, code_bytes;
+    const char *addresses = luaL_checklstring(L, 1, &bytes);
+    const char *code = luaL_checklstring(L, 2, &code_bytes);
+    luaL_argcheck(L, code_bytes == bytes, 2, "not as many as addresses");
+    struct record **r = lua_newuserdatauv(L, sizeof(struct record *), 0);
+    *r = NULL;
+    luaL_setmetatable(L, RECORD);
+    *r = new_record(bytes / 8);
+    if (!*r)
+        return luaL_error(L, "not enough memory");
+    memcpy((void *)(*r)->m.address, addresses, bytes);
+    memcpy((void *)(*r)->m.code, code, bytes);
+    return 1;
+}
+
+/* coverage_take(record) -> what was reached since the last call: indices from 0, 4 bytes each */
+static int coverage_take(lua_State *L)
+{
+    struct record *r = *check_record(L, 1);
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (size_t i = 0; i < r->m.count / 64 + 1; i++) {
+        uint64_t now = r->m.reached[i];
+        for (uint64_t bits = now & ~r->told[i]; bits; bits &= bits - 1) {
+            uint32_t index = (uint32_t)(i * 64 + (unsigned)__builtin_ctzll(bits));
+            luaL_addlstring(&b, (const char *)&index, sizeof(index));
+        }
+        r->told[i] |= now;
+    }
+    luaL_pushresult(&b);
+    return 1;
+}
+
+/* --- in a VM --- */
 
 static struct mk_lua_coverage *check(lua_State *L)
 {
     return luaL_checkudata(L, 1, TYPE);
 }
 
-/* Keeps what was reached, and lets go of the VM's engine. */
+/* Lets go of the VM's engine. */
 static void finish(struct mk_lua_coverage *cov)
 {
     struct mk_lua_vm *v = cov->v;
@@ -105,12 +192,11 @@ static void finish(struct mk_lua_coverage *cov)
         return;
     for (size_t i = 0; i < cov->branch_count; i++)
         remove_branch(cov, &cov->branches->list[i]);
-    if (cov->set) {
-        for (size_t i = 0; cov->reached && i < cov->count / 64 + 1; i++)
-            cov->reached[i] = mk_break_set_reached(cov->set)[i];
+    if (cov->set)
         mk_debug_remove_set(&v->vm, cov->set);
-        cov->set = NULL;
-    }
+    cov->set = NULL;
+    unref_record(cov->record);
+    cov->record = NULL;
     struct mk_lua_coverage **at = &v->coverages;
     while (*at != cov)
         at = &(*at)->next;
@@ -143,8 +229,6 @@ static int coverage_gc(lua_State *L)
     struct mk_lua_vm *v = cov->v;
     bool runs = v && !mk_vm_wait(&v->vm, 0);
     finish(cov);
-    free(cov->told);
-    free(cov->reached);
     if (!runs)
         free(cov->branches);
     else if (cov->branches) {
@@ -152,8 +236,7 @@ static int coverage_gc(lua_State *L)
         v->past_branches = cov->branches;
     }
     cov->branches = NULL;
-    cov->told = cov->reached = NULL;
-    cov->count = cov->branch_count = 0;
+    cov->branch_count = 0;
     return 0;
 }
 
@@ -180,69 +263,38 @@ static bool start_branches(struct mk_lua_coverage *cov, const char *records, int
     return true;
 }
 
-/* coverage_start(vm, addresses, code, branches, hits) -> coverage | nil, text, name. Addresses: 8
- * bytes each, in order; code: of each how many bytes are known of it (1 byte), and these (7);
- * branches: address (8 bytes), condition, which ways to look for (1 taken, 2 not taken; 4 bytes
- * each), code (8); each is looked at for so many hits. */
+/* coverage_start(vm, record, branches, hits) -> coverage | nil, text, name. Branches: address (8
+ * bytes), condition, which ways to look for (1 taken, 2 not taken; 4 bytes each), code (8, as of a
+ * block); each is looked at for so many hits. */
 static int coverage_start(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    size_t bytes, code_bytes, branch_bytes;
+    struct record *record = *check_record(L, 2);
+    size_t bytes;
     struct mk_err err = { 0 };
-    const char *addresses = luaL_checklstring(L, 2, &bytes);
-    const char *code = luaL_checklstring(L, 3, &code_bytes);
-    const char *branches = luaL_checklstring(L, 4, &branch_bytes);
-    int hits = (int)luaL_checkinteger(L, 5);
-    luaL_argcheck(L, code_bytes == bytes, 3, "not as many as addresses");
+    const char *branches = luaL_checklstring(L, 3, &bytes);
+    int hits = (int)luaL_checkinteger(L, 4);
     struct mk_lua_coverage *cov = lua_newuserdatauv(L, sizeof(*cov), 0);
     memset(cov, 0, sizeof(*cov));
     luaL_setmetatable(L, TYPE);
-    size_t words = bytes / 8 / 64 + 1;
-    cov->count = bytes / 8;
-    cov->told = calloc(words, sizeof(uint64_t));
-    cov->reached = calloc(words, sizeof(uint64_t));
-    cov->branches =
-        calloc(1, sizeof(struct mk_lua_branches) + branch_bytes / 24 * sizeof(struct branch));
-    uint64_t *list = malloc(bytes + 1);
-    if (!cov->told || !cov->reached || !cov->branches || !list) {
-        free(list);
+    cov->branches = calloc(1, sizeof(struct mk_lua_branches) + bytes / 24 * sizeof(struct branch));
+    if (!cov->branches)
         return luaL_error(L, "not enough memory");
-    }
-    memcpy(list, addresses, bytes);
-    cov->branch_count = branch_bytes / 24;
+    cov->branch_count = bytes / 24;
     cov->v = v;
     cov->next = v->coverages;
     v->coverages = cov;
-    cov->set = mk_debug_add_set(&v->vm, list, (const struct mk_break_code *)(const void *)code,
-                                cov->count, &err);
-    free(list);
+    cov->record = record;
+    atomic_fetch_add(&record->refs, 1);
+    cov->set = mk_debug_add_set(&v->vm, &record->m, &err);
     if (cov->set && start_branches(cov, branches, hits, &err))
         return 1;
     finish(cov);
     return mk_push_err(L, &err);
 }
 
-/* coverage_take(coverage) -> what was reached since the last call: indices from 0, 4 bytes each;
- * whether it goes on */
-static int coverage_take(lua_State *L)
-{
-    struct mk_lua_coverage *cov = check(L);
-    luaL_Buffer b;
-    luaL_buffinit(L, &b);
-    for (size_t i = 0; cov->told && i < cov->count / 64 + 1; i++) {
-        uint64_t now = cov->set ? mk_break_set_reached(cov->set)[i] : cov->reached[i];
-        for (uint64_t bits = now & ~cov->told[i]; bits; bits &= bits - 1) {
-            uint32_t index = (uint32_t)(i * 64 + (unsigned)__builtin_ctzll(bits));
-            luaL_addlstring(&b, (const char *)&index, sizeof(index));
-        }
-        cov->told[i] |= now;
-    }
-    luaL_pushresult(&b);
-    lua_pushboolean(L, cov->v != NULL);
-    return 2;
-}
-
-/* coverage_seen(coverage) -> of each branch a byte: 1 it was taken, 2 it was not, 3 both */
+/* coverage_seen(coverage) -> of each branch a byte: 1 it was taken, 2 it was not, 3 both; whether
+ * it goes on */
 static int coverage_seen(lua_State *L)
 {
     struct mk_lua_coverage *cov = check(L);
@@ -251,7 +303,8 @@ static int coverage_seen(lua_State *L)
     for (size_t i = 0; i < cov->branch_count; i++)
         luaL_addchar(&b, (char)cov->branches->list[i].seen);
     luaL_pushresult(&b);
-    return 1;
+    lua_pushboolean(L, cov->v != NULL);
+    return 2;
 }
 
 /* coverage_stop(coverage): its breakpoints are gone; what was reached can be had still. */
@@ -264,12 +317,14 @@ static int coverage_stop(lua_State *L)
 void mk_open_coverage(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__gc", coverage_gc }, { NULL, NULL } };
+    static const luaL_Reg record_meta[] = { { "__gc", record_gc }, { NULL, NULL } };
     static const luaL_Reg none[] = { { NULL, NULL } };
-    static const luaL_Reg core[] = { { "coverage_start", coverage_start },
-                                     { "coverage_take", coverage_take },
-                                     { "coverage_seen", coverage_seen },
-                                     { "coverage_stop", coverage_stop },
-                                     { NULL, NULL } };
+    static const luaL_Reg core[] = {
+        { "coverage_record", coverage_record }, { "coverage_start", coverage_start },
+        { "coverage_take", coverage_take },     { "coverage_seen", coverage_seen },
+        { "coverage_stop", coverage_stop },     { NULL, NULL }
+    };
     mk_new_type(L, TYPE, meta, none);
+    mk_new_type(L, RECORD, record_meta, none);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

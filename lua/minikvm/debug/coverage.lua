@@ -49,21 +49,14 @@ local function weak(machine) return setmetatable({ machine }, { __mode = "v" }) 
 ---What code begins with, as the core takes it: how many bytes are known, and these.
 local function packed_code(bytes) return ("<Bc7"):pack(#bytes, bytes) end
 
----Of the blocks that are still to be reached: addresses, code, numbers.
-local function to_reach(state)
-  local left = state.left -- until something is reached
-  if left then return left.addresses, left.code, left.ids end
-  local addresses, code, ids = {}, {}, {}
-  for _, i in ipairs(state.blocks) do
-    if not state.reached[i] then
-      ids[#ids + 1] = i
-      addresses[#addresses + 1] = ("<i8"):pack(state.code.address[i])
-      code[#code + 1] = packed_code(state.code.code[i])
-    end
+---What the VMs share: the blocks, and which of them were reached.
+local function new_record(state)
+  local addresses, code = {}, {}
+  for n, i in ipairs(state.blocks) do
+    addresses[n] = ("<i8"):pack(state.code.address[i])
+    code[n] = packed_code(state.code.code[i])
   end
-  left = { addresses = table.concat(addresses), code = table.concat(code), ids = ids }
-  state.left = left
-  return left.addresses, left.code, ids
+  return core.coverage_record(table.concat(addresses), table.concat(code))
 end
 
 ---The branches that must be looked at, as records, and their numbers.
@@ -83,30 +76,31 @@ local function to_watch(state)
 end
 
 local function start(state, machine)
-  local addresses, code, ids = to_reach(state)
   local records, branch_ids = to_watch(state)
-  local object, why, name = core.coverage_start(machine, addresses, code, records, HITS)
-  if not object then return nil, why, name end
-  table.insert(state.parts, { object = object, ids = ids, branch_ids = branch_ids,
-                              machine = weak(machine) })
+  local object, why, code = core.coverage_start(machine, state.record, records, HITS)
+  if not object then return nil, why, code end
+  table.insert(state.parts, { object = object, branch_ids = branch_ids, machine = weak(machine) })
   return true
 end
 
 local function reach(state, i)
   if not state.reached[i] then
-    state.reached[i], state.left = true, nil
+    state.reached[i] = true
     state.fresh[#state.fresh + 1] = i
   end
 end
 
----Whether there may be more.
-local function take_hits(state, part)
-  local bytes, goes_on = core.coverage_take(part.object)
+local function take_blocks(state)
+  local bytes = core.coverage_take(state.record)
   for at = 1, #bytes, 4 do
     local index = ("<I4"):unpack(bytes, at)
-    reach(state, part.ids[index + 1])
+    reach(state, state.blocks[index + 1])
   end
-  local seen = core.coverage_seen(part.object)
+end
+
+---Whether there may be more.
+local function take_branches(state, part)
+  local seen, goes_on = core.coverage_seen(part.object)
   for n, id in ipairs(part.branch_ids) do
     state.seen[id] = (state.seen[id] or 0) | seen:byte(n)
   end
@@ -141,10 +135,11 @@ end
 ---Looks at all VMs.
 local function update(state)
   local left = {}
+  if state.record then take_blocks(state) end
   for _, part in ipairs(state.parts) do
     local goes_on
     if state.map then goes_on = take_map(state, part.machine[1])
-    else goes_on = take_hits(state, part) end
+    else goes_on = take_branches(state, part) end
     if goes_on then left[#left + 1] = part end
   end
   state.parts = left
@@ -213,6 +208,7 @@ local function new_state(machine, o)
     state.blocks, state.by_index = recorded(state.code, state.map)
   else
     state.blocks = patchable(state.code)
+    state.record = new_record(state)
   end
   for _, i in ipairs(state.blocks) do state.can_watch[i] = true end
   return state
@@ -295,7 +291,8 @@ end
 function Coverage:reset()
   local state = check(self, "coverage:reset")
   update(state)
-  state.reached, state.seen, state.fresh, state.left = {}, {}, {}, nil
+  state.reached, state.seen, state.fresh = {}, {}, {}
+  if state.record then state.record = new_record(state) end
   local parts = state.parts
   state.parts = {}
   for _, part in ipairs(parts) do
