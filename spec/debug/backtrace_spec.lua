@@ -224,6 +224,30 @@ describe("the functions that a vCPU is in", function()
     assert.matches("^the frame pointer, 0x8, lies below the stack pointer", cpu:backtrace().why)
   end)
 
+  it("have an end whatever a guest has put into its registers and its stack", function()
+    for _, flags in ipairs(compile.flags{ "-O0", "-g -O0" }) do
+      local vm <close> = stopped(flags)
+      local cpu, memory, symbols = vm.cpu[0], vm.memory, {}
+      local stack = cpu:translate(cpu.rsp) & ~0xfff
+      for _, address in pairs(vm.symbols) do symbols[#symbols + 1] = address end
+      table.sort(symbols)
+      math.randomseed(1)
+      local function value()
+        local values = { math.random(0), symbols[math.random(#symbols)] + math.random(0, 64), 0,
+                         stack + math.random(0, 4095), -math.random(1, 64), cpu.cs, 0x202 }
+        return values[math.random(#values)]
+      end
+      for _ = 1, 100 do
+        for _ = 1, 60 do memory:write(stack + math.random(0, 511) * 8, ("<i8"):pack(value())) end
+        for _, name in ipairs{ "rsp", "rbp", "rbx" } do cpu[name] = value() end
+        assert.is_true(#cpu:backtrace() <= 64 * 2)
+        assert.is_string(tostring(cpu:locals()))
+      end
+      cpu.rsp, cpu.rip, cpu.rbp = -16, symbols[1], 1 -- the frame of an interrupt would wrap around
+      assert.is_string(tostring(cpu:backtrace()))
+    end
+  end)
+
   it("are told with the registers as text", function()
     local vm <close> = stopped "-g -O0"
     local registers = vm.cpu[0]:registers()

@@ -99,6 +99,28 @@ describe("vm:coverage", function()
     assert(count.reached > 5 and count.reached < count.blocks)
   end)
 
+  it("has them of a program in ring 3, too", function()
+    local vm <close> = support.vm{ mode = "paged" }
+    assert(vm:load "os-1k/kernel.bin")
+    vm.console:expect "Select: "
+    vm.console:sendline "6"
+    vm.console:expect "Calculate: "
+    assert(vm:load_symbols "os-1k/build/user/calc.elf")
+    local coverage <close> = assert(vm:coverage{ branches = true })
+    for _, case in ipairs{ { "12 + 5", "17" }, { "7 / 0", "division by zero" } } do
+      vm.console:sendline(case[1])
+      vm.console:expect("\n" .. case[2] .. "\nCalculate: ", { plain = true })
+      assert(#coverage:take() > 0, case[1])
+    end
+    vm.console:sendline "12 + 5"
+    vm.console:expect "\n17\n"
+    assert.equal(0, #coverage:take())
+    vm.console:sendline "q" -- and those that come to lie at the same addresses are what they were
+    vm.console:expect "Select: "
+    vm.console:sendline "4"
+    vm.console:expect "233 377\n"
+  end)
+
   it("has them where blocks overlap, and instructions; those inside another one are left out",
      function()
     local _, coverage = same_steps(guest[[

@@ -250,6 +250,27 @@ describe("a PCI function in Lua", function()
   end)
 end)
 
+describe("a BAR of memory that one vCPU moves while another one uses it", function()
+  if support.without_kvm(pending) then return end
+
+  it("answers there, or nobody does", function()
+    local vm <close> = kvm.vm{ mode = "protected", cpus = 2, memory = "2M", irqchip = "pic",
+                               echo = false, limits = { seconds = 20 } }
+    local d = vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = { [0] = { size = 4096,
+      read = function() return 0x5a5a5a5a end } } }, { slot = 3 })
+    local moves = pci.set(CARD, 0x10, OTHER) .. pci.set(CARD, 0x10, BASE)
+    assert(vm:load{ bytes = pci.place(CARD, 0, BASE) .. "\xbe" .. ("<I4"):pack(1000) .. moves
+      .. "\x4e\x0f\x85" .. ("<i4"):pack(-#moves - 7) .. pci.poke(A, 1) .. pci.HALT })
+    -- again: mov eax, [BASE]; cmp eax, -1; je on; cmp eax, 0x5a5a5a5a; je on; mov [B], eax
+    -- on: cmp dword [A], 1; jne again; hlt
+    assert(vm:load({ bytes = "\xa1" .. ("<I4"):pack(BASE)
+      .. "\x83\xf8\xff\x74\x0c\x3d\x5a\x5a\x5a\x5a\x74\x05\xa3" .. ("<I4"):pack(B)
+      .. "\x83\x3d" .. ("<I4"):pack(A) .. "\x01\x75\xe1\xf4" }, { at = 0x40000, cpu = 1 }))
+    assert.equal("halt", (vm:run()))
+    assert.same({ 0, BASE }, { read(vm, B), d:bar(0) })
+  end)
+end)
+
 describe("a PCI function in a snapshot", function()
   if support.without_kvm(pending) then return end
 

@@ -65,7 +65,7 @@ describe("minikvm test --coverage", function()
   it("adds up what several files have executed; one that dies is named", function()
     local s <close> = suite.new{
       ["a_spec.lua"] = counting "", ["b_spec.lua"] = counting("one", "two words"),
-      ["c_spec.lua"] = counting "x" .. "it('dies', function() os.exit(3) end)",
+      ["c_spec.lua"] = "it('dies', function() os.exit(3) end)",
     }
     local r = s:test "--tap --coverage D/cov D"
     assert.equal(1, r.status)
@@ -81,11 +81,12 @@ describe("minikvm test --coverage", function()
 
   it("covers the kernel of 1K OS by the lines, functions and branches of its sources", function()
     local s <close> = suite.new{}
-    local r = program.run(("P test --coverage %s/cov scripts/test_1k_os.lua"):format(s.folder))
+    local r = program.run(("P test --filter '48 18 6' --coverage %s/cov scripts/test_1k_os.lua")
+      :format(s.folder))
     assert.equal(0, r.status, r.out .. r.err)
     local lines, functions, branches = r.out:match(
       "\ncoverage: lines ([%d.]+)%% .*, functions ([%d.]+)%% .*, branches ([%d.]+)%% ")
-    assert(tonumber(lines) > 60 and tonumber(functions) > 60 and tonumber(branches) > 30, r.out)
+    assert(tonumber(lines) > 50 and tonumber(functions) > 50 and tonumber(branches) > 30, r.out)
     assert(s:read "cov/coverage.info":find "\nSF:[^\n]*/os%-1k/kernel/main%.c\n")
   end)
 end)

@@ -5,18 +5,18 @@
 #include "dev/bus.h"
 
 /* The range of an address of memory or an MSR; NULL while there is no map of them. */
-static const struct mk_bus_range *range_of(struct mk_bus *bus, const struct mk_cpu *cpu,
-                                           uint64_t address)
+static const struct mk_bus_range *range_of(const struct mk_io *io, uint64_t address)
 {
-    const struct mk_bus_ranges *map = atomic_load(&bus->ranges);
-    return map ? mk_bus_ranges_find(map, address, &bus->reader[cpu->index].hit) : NULL;
+    return io->map ? mk_bus_ranges_find(io->map, address, &io->bus->reader[io->cpu->index].hit)
+                   : NULL;
 }
 
-static struct mk_hook *lookup(struct mk_bus *bus, const struct mk_cpu *cpu, uint64_t address)
+static struct mk_hook *lookup(const struct mk_io *io, uint64_t address)
 {
+    struct mk_bus *bus = io->bus;
     if (bus->space == MK_SPACE_PORTS)
         return mk_bus_port_top(bus, address);
-    const struct mk_bus_range *range = range_of(bus, cpu, address);
+    const struct mk_bus_range *range = range_of(io, address);
     return range ? range->top : mk_hook_covering(atomic_load(&bus->hooks), address);
 }
 
@@ -31,7 +31,7 @@ static inline struct mk_hook *hook_at(const struct mk_io *from, uint64_t address
     struct mk_hook *above = from->hook;
     if (above && address >= above->first && address <= above->last)
         return beneath(above, address);
-    return lookup(from->bus, from->cpu, address);
+    return lookup(from, address);
 }
 
 /* Handlers without a function for this direction leave it to what lies beneath. */
@@ -66,7 +66,7 @@ static bool all_in(const struct mk_io *io, const struct mk_hook *hook)
     if (io->bus->space != MK_SPACE_MMIO || !hook || last > hook->last || last < first)
         return false;
     if (!above || first < above->first || first > above->last) {
-        const struct mk_bus_range *range = range_of(io->bus, io->cpu, first);
+        const struct mk_bus_range *range = range_of(io, first);
         return range && range->top == hook && last <= range->last;
     }
     h = atomic_load(&above->link);
@@ -293,6 +293,7 @@ static MK_COLD uint64_t in_passed(struct mk_io *io, struct mk_hook *above)
     uint64_t value;
     do {
         io->passed = false;
+        io->map = atomic_load(&io->bus->ranges);
         hook = reader(io, io->address);
         value = in_one_piece(io, hook, reader) ? hook_in(hook, io, NULL) : in_bytes(io, NULL);
     } while (io->passed);
@@ -304,6 +305,7 @@ static MK_COLD void out_passed(struct mk_io *io, uint64_t value)
 {
     do {
         io->passed = false;
+        io->map = atomic_load(&io->bus->ranges);
         struct mk_hook *hook = writer(io, io->address);
         if (in_one_piece(io, hook, writer))
             hook_out(hook, io, value, NULL);
@@ -316,7 +318,9 @@ static MK_COLD void out_passed(struct mk_io *io, uint64_t value)
  * `served`. */
 static uint64_t serve_in(struct mk_io *io, struct mk_served *served)
 {
-    struct mk_hook *above = io->hook, *hook = reader(io, io->address);
+    struct mk_hook *above = io->hook;
+    io->map = atomic_load(&io->bus->ranges);
+    struct mk_hook *hook = reader(io, io->address);
     if (!in_one_piece(io, hook, reader))
         return in_bytes(io, served);
     uint64_t value = hook_in(hook, io, served);
@@ -325,6 +329,7 @@ static uint64_t serve_in(struct mk_io *io, struct mk_served *served)
 
 static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served)
 {
+    io->map = atomic_load(&io->bus->ranges);
     struct mk_hook *hook = writer(io, io->address);
     if (!in_one_piece(io, hook, writer)) {
         out_bytes(io, value, served);

@@ -15,6 +15,7 @@
 #include <pthread.h>
 
 struct mk_bus;
+struct mk_bus_ranges;
 
 #define MK_PIECE 65536 /* bytes a device moves at once; about 10 microseconds */
 
@@ -26,6 +27,9 @@ struct mk_io {
     uint64_t address;     /* port, guest-physical address or number of the MSR */
     uint8_t size;         /* in bytes: ports 1, 2, 4; memory 1 to 8; MSRs 8 */
     bool passed;          /* set by a handler that leaves the access to what lies beneath */
+    /* The bus's map at the look for who answers all of it: another vCPU may move a BAR meanwhile.
+     */
+    const struct mk_bus_ranges *map;
 };
 
 struct mk_io_ops {

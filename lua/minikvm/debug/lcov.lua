@@ -207,15 +207,15 @@ function M.has_genhtml()
   return false
 end
 
----Pages in `folder`, by genhtml.
+---Pages in `folder`, by genhtml; of a source that is not there, with the counts alone.
 ---@param tracefile string
 ---@param folder string
 ---@return true? done  nil and why
 ---@return string? why
 function M.pages(tracefile, folder)
   if not M.has_genhtml() then return nil, "genhtml is not installed (Debian: lcov)" end
-  local command = ("genhtml --quiet --branch-coverage --output-directory %s %s 2>&1"):format(
-    quoted(folder), quoted(tracefile))
+  local command = ("genhtml --quiet --branch-coverage --ignore-errors source --output-directory %s"
+    .. " %s 2>&1"):format(quoted(folder), quoted(tracefile))
   local pipe <close> = assert(io.popen(command))
   local said = pipe:read "a"
   if pipe:close() then return true end

@@ -224,7 +224,7 @@ local function switches(m, cs) return m.bits == 64 or (cs ~ m.s.cs.selector) & 3
 local function has_stack(m, at, cs)
   if not switches(m, cs) then return true end
   local sp, ss = m:stacked(at + 3 * m.word), m:stacked(at + 4 * m.word)
-  return ss and (ss | 7) >= 0 and (ss | 7) <= m.s.gdt.limit and m:bytes(m.stack + sp - 1, 1) ~= ""
+  return sp and ss and (ss | 7) >= 0 and (ss | 7) <= m.s.gdt.limit and m:bytes(m.stack + sp - 1, 1) ~= ""
 end
 
 ---The registers at the place that an interrupt or an exception came at, when its frame (SDM volume
@@ -235,7 +235,7 @@ local function by_interrupt(m, frame)
   for i = 0, SEARCHED do
     local at = sp + i * word
     local pc, cs, flags = m:stacked(at), m:stacked(at + word), m:stacked(at + 2 * word)
-    if not flags then return nil end
+    if not (pc and cs and flags) then return nil end
     if is_code(m, cs) and flags & ALWAYS ~= 0 and flags & NEVER == 0 and ult(flags, 1 << 22)
        and m:bytes(m:linear(pc), 1) ~= "" and pc ~= 0 and has_stack(m, at, cs) then
       local registers = {}
