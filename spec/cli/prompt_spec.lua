@@ -335,6 +335,12 @@ x WHERE [BYTES]
     assert.equal('\xff\xff\xff\t{ "\\xff", "g\u{fc}\u{df}" }', lines[#lines])
   end)
 
+  it("prints what objects have that are gone through by pairs", function()
+    local out = session({ "vm.symbols", "vm", "io.stdout" }, "guests/boot/multiboot2.elf")
+    assert.matches("\n  kernel = 0x%x+,\n", out)
+    assert.matches('\n> minikvm.vm "multiboot2"\n> file %(0x', out)
+  end)
+
   it("has help on commands, functions, methods and objects", function()
     local out, err = session{ "help", "help(vm.run)", "help vm:pause", "help(vm.memory)",
                               "help(kvm)", "help vm:rum", "help(print)" }

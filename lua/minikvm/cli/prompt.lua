@@ -51,7 +51,8 @@ end
 local function texts(show, ...)
   local values = pack(...)
   for i = 1, values.n do
-    if type(values[i]) == "table" then values[i] = show.text(values[i]) end
+    local kind = type(values[i])
+    if kind == "table" or kind == "userdata" then values[i] = show.text(values[i]) end
   end
   return unpack(values, 1, values.n)
 end

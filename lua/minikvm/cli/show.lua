@@ -122,12 +122,25 @@ function show(value, depth, seen, hexadecimal)
   return own_text(value, depth) or show_table(value, depth, seen, hexadecimal)
 end
 
+---What an object of minikvm's goes through by pairs(), such as vm.symbols, as a table; else nil.
+local function paired(value)
+  local meta = type(value) == "userdata" and debug.getmetatable(value)
+  local kind = meta and rawget(meta, "__name")
+  if type(kind) ~= "string" or not kind:find "^minikvm%." or not rawget(meta, "__pairs") then
+    return nil
+  end
+  local t = {}
+  for key, field in pairs(value) do t[key] = field end
+  return t
+end
+
 ---A value as it is printed: a string as it is, a table with what is in it.
 ---@param value any
 ---@return string
 function M.text(value)
   if type(value) == "table" then return show(value, 0, {}, false) end
-  return tostring(value)
+  local ok, t = pcall(paired, value)
+  return ok and t and show(t, 0, {}, true) or tostring(value)
 end
 
 return M

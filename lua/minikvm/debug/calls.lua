@@ -68,17 +68,21 @@ local function depth_at(frames, rsp)
   return 0
 end
 
----The frame that has come back; it and what it called since are gone.
+---The frame that has come back, and what it called since: gone, the innermost first.
 local function take_back(frames, linear, rsp)
+  local gone = {}
   for i = #frames, 1, -1 do
     local frame = frames[i]
     if frame.back == linear and (not frame.call or same_stack(frame.rsp, rsp)) then
       for k = #frames, i, -1 do
-        if k == i or same_stack(frames[k].rsp, frame.rsp) then table.remove(frames, k) end
+        if k == i or same_stack(frames[k].rsp, frame.rsp) then
+          gone[#gone + 1] = table.remove(frames, k)
+        end
       end
-      return frame
+      break
     end
   end
+  return gone
 end
 
 local function begin(frames, e, from, name, back, is_call)
@@ -86,8 +90,17 @@ local function begin(frames, e, from, name, back, is_call)
                   depth = depth_at(frames, from.rsp) }
   if #frames == MOST then table.remove(frames, 1) end
   frames[#frames + 1] = frame
-  return { cpu = e.cpu, kind = "call", ns = e.ns, exits = e.exits, rip = from.rip,
-           linear = from.linear, text = "", depth = frame.depth, name = name }
+  return { { cpu = e.cpu, kind = "call", ns = e.ns, exits = e.exits, rip = from.rip,
+           linear = from.linear, text = "", depth = frame.depth, name = name } }
+end
+
+local function ended(e, from, gone)
+  local events = {}
+  for i, frame in ipairs(gone) do
+    events[i] = { cpu = e.cpu, kind = "return", ns = e.ns, exits = e.exits, rip = from.rip,
+                  linear = from.linear, text = "", depth = frame.depth, name = frame.name }
+  end
+  return events
 end
 
 ---Where the instruction behind a call is.
@@ -108,9 +121,7 @@ local function change(state, e, name_of)
   elseif before.flow == "call" then
     return begin(frames, e, before, name_of(e.linear), behind(before), true)
   elseif before.flow == "return" then
-    local frame = take_back(frames, e.linear, e.rsp)
-    return frame and { cpu = e.cpu, kind = "return", ns = e.ns, exits = e.exits, rip = before.rip,
-                       linear = before.linear, text = "", depth = frame.depth, name = frame.name }
+    return ended(e, before, take_back(frames, e.linear, e.rsp))
   elseif before.flow == nil and e.linear - before.linear > LONGEST
          or before.flow == nil and e.linear < before.linear then
     return begin(frames, e, before, "exception, " .. name_of(e.linear), before.linear, false)
@@ -119,7 +130,7 @@ end
 
 ---Follows one vCPU.
 ---@param name_of fun(linear: integer): string  of a function
----@return fun(e: minikvm.trace.event): minikvm.trace.event?  what an instruction, which is about to
+---@return fun(e: minikvm.trace.event): minikvm.trace.event[]?  what an instruction, which is about to
 ---  be executed, or an interrupt tells of calls
 function M.new(name_of)
   local state = { frames = {} }
@@ -129,11 +140,11 @@ function M.new(name_of)
       return nil
     end
     e.rsp = e.address
-    local event = change(state, e, name_of)
+    local events = change(state, e, name_of)
     state.interrupt = nil
     state.before = { linear = e.linear, rip = e.rip, rsp = e.rsp, code = e.text, bits = e.value,
                      flow = M.flow(e.text, e.value) }
-    return event
+    return events
   end
 end
 

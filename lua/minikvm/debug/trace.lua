@@ -111,8 +111,9 @@ local function follow(trace, own, e)
     of = calls.new(function(linear) return name_of(own, linear) end)
     own.calls[e.cpu] = of
   end
-  local event = of(e)
-  if event and not own.over then count_and_write(trace, own, event) end
+  for _, event in ipairs(of(e) or {}) do
+    if not own.over then count_and_write(trace, own, event) end
+  end
 end
 
 ---`text` has its bytes, `value` the bits of its code segment.
