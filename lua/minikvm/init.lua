@@ -12,7 +12,7 @@ require "minikvm.vm"
 -- one of them is called first, and takes the place of what stands there until then.
 for _, late in ipairs{
   { "vm", "vm.snapshot", "snapshot", "restore", "fork" },
-  { "vm", "debug", "break_at", "wait_break" },
+  { "vm", "debug", "break_at", "wait_break", "watch" },
   { "cpu", "debug", "step", "step_over" },
   { "vm", "debug.profile", "profile" },
   { "vm", "debug.coverage", "coverage" },

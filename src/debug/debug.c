@@ -4,6 +4,7 @@
 #include "x86/mode.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 #define HLT 0xf4
@@ -26,6 +27,7 @@ struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err)
     d->base.ops = &run_ops;
     d->vm = vm;
     d->trap = HLT;
+    d->memory_fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
     page_init_guard(d);
     ring_forget(d);
     mk_vm_attach_debugger(vm, &d->base);

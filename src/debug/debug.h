@@ -67,6 +67,28 @@ struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const struct mk_break_me
                                       struct mk_err *err);
 void mk_debug_remove_set(struct mk_vm *vm, struct mk_break_set *set);
 
+/* Watches a range of memory for accesses of the guest's processors, not of devices. The function,
+ * on the vCPU's thread and after the instruction, says whether to stop; NULL: each does. What lies
+ * beside it in its pages is accessed slowly: each access is an exit. */
+struct mk_watchpoint;
+struct mk_access {
+    uint64_t address; /* linear; of a watch that is physical, that */
+    unsigned length;  /* at most */
+    bool write, execute;
+};
+struct mk_watch_options {
+    uint64_t address, size;
+    bool physical;
+    bool read, write, execute;
+    int cpu; /* -1: all */
+    bool (*hit)(void *ctx, struct mk_vcpu *c, const struct mk_access *access);
+    void *ctx;
+};
+struct mk_watchpoint *mk_debug_watch(struct mk_vm *vm, const struct mk_watch_options *options,
+                                     struct mk_err *err);
+void mk_debug_unwatch(struct mk_vm *vm, struct mk_watchpoint *w);
+uint64_t mk_watchpoint_hits(const struct mk_watchpoint *w);
+
 /* What stopped the VM last, until it runs again. */
 struct mk_stop {
     enum mk_stop_kind kind;

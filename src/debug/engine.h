@@ -6,19 +6,26 @@
 #define MK_DEBUG_ENGINE_H
 
 #include "debug/debug.h"
+#include "x86/operand.h"
 
 #define NOWHERE UINT64_MAX
+#define HOLES 5  /* of an instruction and what it accesses */
 #define PLACES 4 /* guest-physical addresses of one linear one: in so many address spaces */
 
 /* A page of guest memory with patches. */
 struct page {
-    struct page *next;       /* of its bucket */
-    struct page *lifted;     /* the next one without patches, or some of them */
-    bool listed;             /* among those */
-    uint16_t hole, hole_end; /* while `in`: bytes without */
+    struct page *next;   /* of its bucket */
+    struct page *lifted; /* the next one without patches, or some of them */
+    bool listed;         /* among those */
+    unsigned holes;      /* while `in`: parts of it without */
+    struct {
+        uint16_t from, end;
+    } hole[HOLES];
     uint64_t gpa;
     uint8_t *host;
-    bool in;                       /* they are in memory now */
+    bool in;     /* they are in memory now */
+    bool sealed; /* this process may not write there, so that KVM tells of who does */
+    bool given;  /* somebody has a pointer to write through: it is not sealed */
     uint64_t wanted[MK_PAGE / 64]; /* a bit for each byte */
     uint8_t users[MK_PAGE];        /* of each byte; 255: many, for good */
     uint8_t saved[MK_PAGE];        /* the guest's own bytes, where one is wanted, while `in` */
@@ -42,6 +49,21 @@ struct mk_break_set {
     struct mk_break_set *next;
     struct mk_break_members m;
     uint64_t *place; /* of each; NOWHERE: of none */
+};
+
+/* Watched memory: guest-physical, whole or in part. */
+struct chunk {
+    uint64_t gpa, length, linear;
+};
+
+struct mk_watchpoint {
+    struct mk_watchpoint *next;
+    struct mk_watch_options o;
+    _Atomic uint64_t hits;
+    unsigned held;
+    bool orphan;
+    struct chunk *chunk; /* where it lies, as the page tables say */
+    size_t chunks, room;
 };
 
 /* What page tables a vCPU had when it was last asked where things are. */
@@ -68,6 +90,10 @@ struct cpu {
         bool pending;
         uint64_t at, rsp, cr3;
     } faulted;
+    struct chunk opened[MK_OPERANDS + 1]; /* for the next instruction: what may be accessed */
+    unsigned opens;
+    bool opens_all;
+    int accessing;          /* it is executed with that unprotected; 2: with all */
     _Atomic uint64_t steps; /* to take yet */
     bool stepping;          /* KVM steps since the last KVM_SET_GUEST_DEBUG */
     bool by_flag;           /* the guest's TF does it */
@@ -98,6 +124,12 @@ struct mk_debug {
     struct page *lifted; /* pages that have no patches at the moment */
     bool outer;          /* programs of outer rings may reach some breakpoint */
     unsigned inside;     /* vCPUs that may enter the guest */
+
+    int memory_fd; /* this process's memory, where sealed pages can be written; -1 */
+    size_t given;  /* pages that are */
+    struct mk_watchpoint *watches;
+    bool open; /* watched memory is not protected at the moment, or not all of it */
+    bool shut; /* it is, or some of it */
 
     _Atomic bool traces; /* every instruction is told */
     struct mk_stop last;
@@ -137,6 +169,27 @@ void page_insert_all(struct mk_debug *d);
 void page_lift_all(struct mk_debug *d);
 void page_free_all(struct mk_debug *d);
 void page_init_guard(struct mk_debug *d);
+/* The page is sealed; it is not any more, until page_insert_all(). */
+bool page_is_sealed(const struct mk_debug *d, uint64_t gpa);
+void page_unseal(struct mk_debug *d, uint64_t gpa, uint64_t length);
+/* Patches that were written over by who has a pointer are made anew. */
+void page_check_given(struct mk_debug *d);
+
+/* watch.c: under the lock. */
+void watch_place_all(struct mk_debug *d, const struct kvm_sregs *s);
+void watch_forget(struct mk_debug *d);
+void watch_protect(struct mk_debug *d); /* all of it */
+void watch_open(struct mk_debug *d, uint64_t gpa, uint64_t length);
+void watch_open_all(struct mk_debug *d);
+bool watch_has(const struct mk_debug *d, uint64_t gpa, uint64_t length, bool write);
+void watch_free(struct mk_debug *d);
+/* Without the lock: an access to this guest-physical address is done. */
+void watch_report(struct mk_vcpu *c, const struct mk_access *access);
+
+/* access.c: an exit because of protected memory. False when it is none; else it is served. */
+bool access_mmio(struct mk_vcpu *c);
+/* KVM_RUN has failed with EFAULT, or an instruction could not be emulated. */
+bool access_fault(struct mk_vcpu *c, bool emulation);
 
 /* list.c: under the lock. */
 struct mk_break *list_first(const struct mk_debug *d, uint64_t address); /* of its bucket */

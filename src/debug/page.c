@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define MANY 255
 
@@ -32,7 +34,10 @@ static bool wants(const struct page *p, unsigned at)
 
 static bool in_hole(const struct page *p, unsigned at)
 {
-    return at >= p->hole && at < p->hole_end;
+    for (unsigned i = 0; i < p->holes; i++)
+        if (at >= p->hole[i].from && at < p->hole[i].end)
+            return true;
+    return false;
 }
 
 /* --- in and out of memory --- */
@@ -52,6 +57,33 @@ static bool code_is_there(const struct mk_debug *d, const struct page *p, unsign
     return true;
 }
 
+/* KVM then tells of writes: as accesses to no memory, or by EFAULT. */
+static void seal(struct mk_debug *d, struct page *p)
+{
+    if (!p->given && !p->sealed)
+        p->sealed = mprotect(p->host, MK_PAGE, PROT_READ) == 0;
+    (void)d;
+}
+
+static void unseal(struct mk_debug *d, struct page *p)
+{
+    if (p->sealed)
+        mprotect(p->host, MK_PAGE, PROT_READ | PROT_WRITE);
+    p->sealed = false;
+    d->open |= d->watches != NULL;
+}
+
+/* To a page that is sealed it goes by way of the process's memory file, which takes less than to
+ * unseal it: KVM would drop its own tables of it (man 5 proc, /proc/pid/mem). */
+static void poke(struct mk_debug *d, struct page *p, unsigned at, uint8_t byte)
+{
+    if (p->sealed && d->memory_fd >= 0 &&
+        pwrite(d->memory_fd, &byte, 1, (off_t)(uintptr_t)(p->host + at)) == 1)
+        return;
+    unseal(d, p);
+    __atomic_store_n(&p->host[at], byte, __ATOMIC_SEQ_CST);
+}
+
 static void insert_at(struct mk_debug *d, struct page *p, unsigned at)
 {
     uint64_t bit = UINT64_C(1) << at % 64;
@@ -61,14 +93,21 @@ static void insert_at(struct mk_debug *d, struct page *p, unsigned at)
         p->left[at / 64] |= bit;
         return;
     }
-    __atomic_store_n(&p->host[at], d->trap, __ATOMIC_SEQ_CST);
+    poke(d, p, at, d->trap);
+}
+
+/* Where two holes overlap it is there already. */
+static void fill_at(struct mk_debug *d, struct page *p, unsigned at)
+{
+    if (p->host[at] != d->trap || p->saved[at] == d->trap)
+        insert_at(d, p, at);
 }
 
 /* A byte that the guest, or a device, wrote over a patch stays. */
 static void remove_at(struct mk_debug *d, struct page *p, unsigned at)
 {
     if (!in_hole(p, at) && !is_left(p, at) && p->host[at] == d->trap)
-        __atomic_store_n(&p->host[at], p->saved[at], __ATOMIC_SEQ_CST);
+        poke(d, p, at, p->saved[at]);
 }
 
 static void for_each(struct mk_debug *d, struct page *p, unsigned from, unsigned end,
@@ -93,11 +132,13 @@ static void list_lifted(struct mk_debug *d, struct page *p)
 
 static void lift(struct mk_debug *d, struct page *p)
 {
+    watch_open(d, p->gpa, MK_PAGE);
+    unseal(d, p);
     if (!p->in)
         return;
     for_each(d, p, 0, MK_PAGE, remove_at);
     p->in = false;
-    p->hole = p->hole_end = 0;
+    p->holes = 0;
     list_lifted(d, p);
 }
 
@@ -107,27 +148,45 @@ void page_lift(struct mk_debug *d, uint64_t gpa, unsigned length)
     unsigned from = gpa % MK_PAGE, end = from + length;
     if (!p || !p->in)
         return;
-    if (p->hole < p->hole_end) { /* there is one already */
+    if (p->holes == HOLES) {
         lift(d, p);
         return;
     }
     end = end < MK_PAGE ? end : MK_PAGE;
+    watch_open(d, p->gpa, MK_PAGE);
     for_each(d, p, from, end, remove_at);
-    p->hole = (uint16_t)from;
-    p->hole_end = (uint16_t)end;
+    p->hole[p->holes].from = (uint16_t)from;
+    p->hole[p->holes++].end = (uint16_t)end;
     list_lifted(d, p);
 }
 
 void page_insert_all(struct mk_debug *d)
 {
+    if (d->lifted)
+        watch_open_all(d);
     for (struct page *p = d->lifted; p; p = p->lifted) {
-        for_each(d, p, p->in ? p->hole : 0, p->in ? p->hole_end : MK_PAGE, insert_at);
+        for (unsigned i = 0; p->in && i < p->holes; i++)
+            for_each(d, p, p->hole[i].from, p->hole[i].end, fill_at);
+        p->holes = 0;
+        if (!p->in)
+            for_each(d, p, 0, MK_PAGE, insert_at);
         p->in = true;
         p->listed = false;
-        p->hole = p->hole_end = 0;
+        seal(d, p);
     }
     d->lifted = NULL;
-    d->vm->mem.guard = d->pages ? &d->guard : NULL;
+    if (d->open)
+        watch_protect(d);
+    d->vm->mem.guard = d->pages || d->watches ? &d->guard : NULL;
+}
+
+void page_check_given(struct mk_debug *d)
+{
+    for (size_t i = 0; d->given && i < d->page_buckets; i++)
+        for (struct page *p = d->page_bucket[i]; p; p = p->next)
+            for (unsigned at = 0; p->given && p->in && at < MK_PAGE; at++)
+                if (wants(p, at) && !in_hole(p, at) && p->host[at] != d->trap)
+                    insert_at(d, p, at);
 }
 
 void page_lift_all(struct mk_debug *d)
@@ -150,7 +209,7 @@ void page_free_all(struct mk_debug *d)
     free(d->page_bucket);
     d->page_bucket = NULL;
     d->lifted = NULL;
-    d->page_buckets = d->pages = 0;
+    d->page_buckets = d->pages = d->given = 0;
     d->vm->mem.guard = NULL;
 }
 
@@ -219,8 +278,8 @@ bool page_ref(struct mk_debug *d, uint64_t gpa, const struct mk_break_code *code
         return false;
     if (p->users[at] < MANY)
         p->users[at]++;
-    if ((!wants(p, at) || is_left(p, at)) && p->in && !in_hole(p, at))
-        insert_at(d, p, at);
+    if ((!wants(p, at) || is_left(p, at)) && p->in)
+        lift(d, p); /* it comes with the others */
     p->wanted[at / 64] |= UINT64_C(1) << at % 64;
     return true;
 }
@@ -231,8 +290,10 @@ void page_unref(struct mk_debug *d, uint64_t gpa)
     unsigned at = gpa % MK_PAGE;
     if (!p || p->users[at] == MANY || --p->users[at])
         return;
-    if (p->in && !in_hole(p, at))
+    if (p->in) {
+        watch_open(d, p->gpa, MK_PAGE);
         remove_at(d, p, at);
+    }
     p->wanted[at / 64] &= ~(UINT64_C(1) << at % 64);
 }
 
@@ -258,38 +319,68 @@ static bool on_own_thread(const struct mk_vm *vm)
     return own;
 }
 
-/* For a range of many pages, those of its pages that have patches are looked for instead. */
-static bool lift_range(struct mk_debug *d, uint64_t gpa, uint64_t len)
+static void open_page(struct mk_debug *d, struct page *p, bool give)
 {
-    bool any = false;
+    lift(d, p);
+    if (p->given != give && give) {
+        p->given = true;
+        d->given++;
+    }
+}
+
+/* For a range of many pages, those of its pages that have patches are looked for instead. */
+static void open_range(struct mk_debug *d, uint64_t gpa, uint64_t len, bool give)
+{
+    watch_open(d, gpa, len);
     if (len / MK_PAGE <= d->pages) {
         for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + len; at += MK_PAGE) {
             struct page *p = find(d, at);
-            any |= p && p->in;
             if (p)
-                lift(d, p);
+                open_page(d, p, give);
         }
-        return any;
+        return;
     }
     for (size_t i = 0; i < d->page_buckets; i++)
         for (struct page *p = d->page_bucket[i]; p; p = p->next)
-            if (p->in && p->gpa + MK_PAGE > gpa && p->gpa < gpa + len) {
-                lift(d, p);
-                any = true;
-            }
-    return any;
+            if (p->gpa + MK_PAGE > gpa && p->gpa < gpa + len)
+                open_page(d, p, give);
 }
 
-static void guard_lift(struct mk_mem_guard *g, uint64_t gpa, uint64_t len)
+void page_unseal(struct mk_debug *d, uint64_t gpa, uint64_t length)
+{
+    watch_open(d, gpa, length);
+    for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + length; at += MK_PAGE) {
+        struct page *p = find(d, at);
+        if (!p)
+            continue;
+        unseal(d, p);
+        list_lifted(d, p); /* to be sealed again */
+    }
+}
+
+bool page_is_sealed(const struct mk_debug *d, uint64_t gpa)
+{
+    const struct page *p = find(d, gpa);
+    return p && p->sealed;
+}
+
+/* What was lifted comes back at the next entry, of a vCPU that is in the guest now, too. */
+static void come_back(struct mk_debug *d, bool needed)
+{
+    if (needed && !on_own_thread(d->vm))
+        mk_vm_wake(d->vm);
+}
+
+static void guard_lift(struct mk_mem_guard *g, uint64_t gpa, uint64_t len, bool write)
 {
     struct mk_debug *d = of_guard(g);
     if (len == 0)
         return;
     pthread_mutex_lock(&d->lock);
-    bool lifted = lift_range(d, gpa, len);
+    open_range(d, gpa, len, write);
+    bool lifted = d->lifted || d->open;
     pthread_mutex_unlock(&d->lock);
-    if (lifted && !on_own_thread(d->vm))
-        mk_vm_wake(d->vm); /* they come back at the next entry */
+    come_back(d, lifted);
 }
 
 static void guard_copy(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from, uint8_t *copy,
@@ -297,6 +388,7 @@ static void guard_copy(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from
 {
     struct mk_debug *d = of_guard(g);
     pthread_mutex_lock(&d->lock);
+    watch_open(d, gpa, len);
     memcpy(copy, from, len);
     for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + len; at += MK_PAGE) {
         const struct page *p = find(d, at);
@@ -309,10 +401,25 @@ static void guard_copy(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from
                     copy[offset] = p->saved[byte];
             }
     }
+    bool open = d->open;
     pthread_mutex_unlock(&d->lock);
+    come_back(d, open);
+}
+
+static void guard_write(struct mk_mem_guard *g, uint64_t gpa, uint8_t *to, const uint8_t *from,
+                        uint64_t len)
+{
+    struct mk_debug *d = of_guard(g);
+    pthread_mutex_lock(&d->lock);
+    open_range(d, gpa, len, false);
+    memcpy(to, from, len);
+    bool lifted = d->lifted || d->open;
+    pthread_mutex_unlock(&d->lock);
+    come_back(d, lifted);
 }
 
 void page_init_guard(struct mk_debug *d)
 {
-    d->guard = (struct mk_mem_guard){ .lift = guard_lift, .copy = guard_copy };
+    d->guard =
+        (struct mk_mem_guard){ .lift = guard_lift, .copy = guard_copy, .write = guard_write };
 }

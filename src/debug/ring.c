@@ -21,8 +21,7 @@ static const uint8_t vectors[RING_HANDLERS] = { DB, GP };
 static void place_handler(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s,
                           struct handler *h, unsigned vector)
 {
-    bool stepped = cpu_of(c)->steps && s->ss.dpl == 3;
-    bool wanted = (d->outer || stepped) && s->cr0 & MK_CR0_PE;
+    bool wanted = (d->outer || s->ss.dpl == 3) && s->cr0 & MK_CR0_PE;
     uint64_t linear = wanted ? step_handler(c, s, vector) : NOWHERE, gpa = NOWHERE;
     if (linear != NOWHERE) {
         struct mk_walk w = mk_walk(c->mem, s, linear);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define HLT 0xf4
 #define PATIENCE_NS 5000000 /* how long one waits for who executes an instruction alone */
@@ -33,6 +34,7 @@ static void go_out(struct mk_vcpu *c)
     pthread_mutex_lock(&d->lock);
     if (--d->inside == 0) {
         page_free_all(d);
+        watch_forget(d);
         list_forget_places(d);
         ring_forget(d);
     }
@@ -160,9 +162,11 @@ static void look_up(struct mk_vcpu *c)
     struct kvm_sregs s;
     if (!debug_sregs(c, &s))
         return;
-    if (k->generation != d->generation || !same_tables(k, &s))
+    if (k->generation != d->generation || !same_tables(k, &s)) {
         list_place_all(d, c, &s);
-    else if (s.cr0 & MK_CR0_PG)
+        watch_place_all(d, &s);
+    }
+    if (s.cr0 & MK_CR0_PG)
         list_poll(d, c, &s);
     ring_place(d, c, &s);
 }
@@ -172,12 +176,13 @@ static bool prepare(struct mk_vcpu *c)
 {
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
-    if (d->count || d->sets || cpu_of(c)->steps)
+    if (d->count || d->sets || d->watches || cpu_of(c)->steps)
         look_up(c);
-    bool ready = !d->lifted || d->holder || all_here(d);
+    page_check_given(d);
+    bool due = d->lifted || (d->open && d->watches), ready = !due || d->holder || all_here(d);
     if (!ready)
         wait_turn(d);
-    else if (d->lifted && !d->holder)
+    else if (due && !d->holder)
         page_insert_all(d);
     pthread_mutex_unlock(&d->lock);
     return ready;
@@ -275,20 +280,34 @@ static bool died_at_patch(struct mk_vcpu *c)
     return true;
 }
 
+/* Exits that are of the engine's making. */
+static bool served(struct mk_vcpu *c, unsigned kind)
+{
+    const struct mk_debug *d = debug_of(c);
+    if (kind == KVM_EXIT_SHUTDOWN)
+        return died_at_patch(c);
+    if (!d->pages && !d->watches)
+        return false;
+    if (kind == KVM_EXIT_MMIO)
+        return access_mmio(c);
+    return kind == KVM_EXIT_INTERNAL_ERROR && access_fault(c, true);
+}
+
 bool run_serve(struct mk_vcpu *c, int code)
 {
     bool stepped = false;
     if (code == EINTR || code == EAGAIN) {
         mk_vcpu_handle_events(c);
     } else if (code) {
-        mk_vcpu_entry_failed(c, code);
+        if (code != EFAULT || !access_fault(c, false))
+            mk_vcpu_entry_failed(c, code);
     } else {
         unsigned kind = c->run->exit_reason;
         enum trap trap = kind == KVM_EXIT_HLT ? trapped(c) : TRAP_NONE;
         stepped = kind == KVM_EXIT_DEBUG || trap == TRAP_STEP;
         if (kind == KVM_EXIT_DEBUG)
             debug_exit(c);
-        else if (trap == TRAP_NONE && (kind != KVM_EXIT_SHUTDOWN || !died_at_patch(c)))
+        else if (trap == TRAP_NONE && !served(c, kind))
             mk_vcpu_exit(c);
         if (c->assist && *c->assist->paging)
             c->assist->ops->follow(c);
@@ -347,10 +366,29 @@ static void take_step(struct mk_vcpu *c)
     hit_stop(c, &(struct mk_stop){ .kind = MK_STOP_STEP, .cpu = c->cpu.index, .address = linear });
 }
 
+/* Where an interrupt is pushed to: not every KVM can tell of that. */
+static void open_stack(struct mk_vcpu *c)
+{
+    struct mk_debug *d = debug_of(c);
+    struct kvm_sregs s;
+    if ((!d->pages && !d->watches) || !debug_sregs(c, &s))
+        return;
+    uint64_t at = mk_vcpu_get_regs(c)->rsp - 1;
+    bool wide = s.cs.l && s.efer & MK_EFER_LMA;
+    pthread_mutex_lock(&d->lock);
+    struct mk_walk w = mk_walk(&d->vm->mem, &s, wide ? at : (uint32_t)(s.ss.base + at));
+    if (w.present)
+        page_unseal(d, w.address, 1);
+    pthread_mutex_unlock(&d->lock);
+}
+
 static void enter(struct mk_vcpu *c)
 {
+    uint64_t before = c->irq.delivered;
     step_end(c);
     mk_interrupt_inject(c);
+    if (c->irq.delivered != before)
+        open_stack(c);
     int code = run_enter(c, false) < 0 ? errno : 0;
     mk_vcpu_drain(c);
     run_serve(c, code);
@@ -438,7 +476,11 @@ static void free_debug(struct mk_vm *vm)
 {
     struct mk_debug *d = (struct mk_debug *)vm->debug;
     page_free_all(d);
+    watch_forget(d);
     list_free(d);
+    watch_free(d);
+    if (d->memory_fd >= 0)
+        close(d->memory_fd);
     mk_vm_attach_debugger(vm, NULL);
     pthread_cond_destroy(&d->turn);
     pthread_mutex_destroy(&d->lock);

@@ -108,16 +108,30 @@ static bool halts(const struct step *t)
     return t->length && opcode(t, NULL) == HLT && t->sregs.ss.dpl == 0;
 }
 
+static void lift_range(struct mk_debug *d, uint64_t at, const struct kvm_sregs *s, unsigned left)
+{
+    for (unsigned n; left; at += n, left -= n) {
+        struct mk_walk w = mk_walk(&d->vm->mem, s, at);
+        n = MK_PAGE - at % MK_PAGE < left ? (unsigned)(MK_PAGE - at % MK_PAGE) : left;
+        if (w.present)
+            page_lift(d, w.address, n);
+    }
+}
+
 /* Its patches, those in its other bytes included, while no other vCPU may run into them. */
 static void lift_patches(struct mk_vcpu *c, const struct step *t)
 {
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
-    for (uint64_t at = t->linear, left = MK_LONGEST_INSTRUCTION, n; left; at += n, left -= n) {
-        struct mk_walk w = mk_walk(&d->vm->mem, &t->sregs, at);
-        n = MK_PAGE - at % MK_PAGE < left ? MK_PAGE - at % MK_PAGE : left;
-        if (w.present)
-            page_lift(d, w.address, (unsigned)n);
+    lift_range(d, t->linear, &t->sregs, MK_LONGEST_INSTRUCTION);
+    const struct cpu *k = cpu_of(c);
+    for (unsigned i = 0; i < k->opens; i++) {
+        page_unseal(d, k->opened[i].gpa, k->opened[i].length);
+        lift_range(d, k->opened[i].linear, &t->sregs, (unsigned)k->opened[i].length);
+    }
+    if (k->opens_all) {
+        page_lift_all(d);
+        watch_open_all(d);
     }
     pthread_mutex_unlock(&d->lock);
 }
@@ -256,6 +270,23 @@ static void halt(struct mk_vcpu *c, const struct step *t)
     mk_vcpu_exit(c);
 }
 
+/* A program of an outer ring is stepped by TF, if the guest has a handler for what comes of it. */
+static void choose_means(struct mk_vcpu *c, const struct step *t)
+{
+    struct mk_debug *d = debug_of(c);
+    struct cpu *k = cpu_of(c);
+    bool outer = t->sregs.cr0 & MK_CR0_PE && t->sregs.ss.dpl == 3;
+    step_end(c);
+    if (outer) {
+        pthread_mutex_lock(&d->lock);
+        ring_place(d, c, &t->sregs);
+        page_insert_all(d);
+        pthread_mutex_unlock(&d->lock);
+    }
+    k->by_flag = outer && k->handler[0].gpa != NOWHERE;
+    k->trailing = false;
+}
+
 void step_one(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
@@ -272,11 +303,9 @@ void step_one(struct mk_vcpu *c)
     }
     for (int i = 0; i < ATTEMPTS && !done && c->end.reason == MK_RUNNING; i++) {
         run_hold(c);
+        choose_means(c, &t);
         lift_patches(c, &t);
         c->run->request_interrupt_window = 0;
-        step_end(c);
-        k->by_flag = t.sregs.cr0 & MK_CR0_PE && t.sregs.ss.dpl == 3 && k->handler[0].gpa != NOWHERE;
-        k->trailing = false;
         set_stepping(c, true);
         int code = run_enter(c, false) < 0 ? errno : 0;
         run_release(c);

@@ -417,22 +417,22 @@ static uint8_t *locate(const struct mk_mem *mem, uint64_t gpa, uint64_t len, boo
     return r->host + (gpa - r->gpa);
 }
 
-static void lift(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
+static void lift(const struct mk_mem *mem, uint64_t gpa, uint64_t len, bool write)
 {
     struct mk_mem_guard *guard = mem->guard;
     if (guard)
-        guard->lift(guard, gpa, len);
+        guard->lift(guard, gpa, len, write);
 }
 
 const void *mk_mem_at(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
-    lift(mem, gpa, len);
+    lift(mem, gpa, len, false);
     return locate(mem, gpa, len, false);
 }
 
 void *mk_mem_writable(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
 {
-    lift(mem, gpa, len);
+    lift(mem, gpa, len, true);
     return locate(mem, gpa, len, true);
 }
 
@@ -474,10 +474,14 @@ bool mk_mem_write(const struct mk_mem *mem, uint64_t gpa, const void *from, size
         return false;
     for (uint64_t n; len; gpa += n, bytes += n, len -= n) {
         n = mk_mem_span(mem, gpa, len);
-        void *to = mk_mem_writable(mem, gpa, n);
+        void *to = locate(mem, gpa, n, true);
         if (n == 0 || !to)
             return false;
-        memcpy(to, bytes, n);
+        struct mk_mem_guard *guard = mem->guard;
+        if (guard)
+            guard->write(guard, gpa, to, bytes, n);
+        else
+            memcpy(to, bytes, n);
     }
     return true;
 }

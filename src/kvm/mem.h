@@ -42,11 +42,15 @@ struct mk_region {
 
 /* Who has put something of his own into guest memory (debug/page.c). */
 struct mk_mem_guard {
-    /* Before a pointer to this range is given away: it goes until a vCPU enters the guest. */
-    void (*lift)(struct mk_mem_guard *g, uint64_t gpa, uint64_t len);
+    /* Before a pointer to this range is given away, to write through or not: what is there goes
+     * until a vCPU enters the guest, and the range may be written to, also later. */
+    void (*lift)(struct mk_mem_guard *g, uint64_t gpa, uint64_t len, bool write);
     /* Copies this range, which is at `from`, as the guest's own bytes are. */
     void (*copy)(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from, uint8_t *to,
                  uint64_t len);
+    /* Copies to it, which is at `to`. */
+    void (*write)(struct mk_mem_guard *g, uint64_t gpa, uint8_t *to, const uint8_t *from,
+                  uint64_t len);
 };
 
 struct mk_mem {

@@ -96,6 +96,7 @@ struct mk_lua_disk;
 struct mk_virtio_box;
 struct mk_lua_gdb;
 struct mk_lua_break;
+struct mk_lua_watchpoint;
 struct mk_lua_coverage;
 struct mk_lua_branches;
 
@@ -125,6 +126,7 @@ struct mk_lua_vm {
     struct mk_lua_disk *disks;             /* of its devices, closed with it (disk.c) */
     struct mk_virtio_box *virtio;          /* the same, before the rest of it (virtio.c) */
     struct mk_lua_gdb *gdbs;               /* debuggers' sockets, the same (gdb.c) */
+    struct mk_lua_watchpoint *watchpoints; /* watched memory */
     struct mk_lua_break *breaks;           /* breakpoints (debug.c) */
     struct mk_lua_coverage *coverages;     /* (coverage.c) */
     struct mk_lua_branches *past_branches; /* of coverages that are gone */
@@ -332,6 +334,16 @@ void mk_lua_close_disks(struct mk_lua_vm *v);
 struct mk_disk *mk_check_disk(lua_State *L, int index);
 /* Frees v->breaks, after the VM is closed. */
 void mk_lua_free_breaks(struct mk_lua_vm *v);
+void mk_lua_free_watchpoints(struct mk_lua_vm *v);
+void mk_open_watchpoint(lua_State *L);
+/* In a body of the gate: pushes vm.cpu[cpu]. */
+void mk_lua_push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu);
+/* In a body: what a function of a breakpoint or watch has returned, on top; whether it stops. */
+bool mk_lua_stops(lua_State *co, struct mk_lua_vm *v, unsigned cpu, const char *what);
+/* What stops of breakpoints and of watches refer to begins so. */
+struct mk_lua_stopper {
+    int handle_ref;
+};
 /* Pushes what stopped the VM last, or nil. */
 void mk_push_stop(lua_State *L, struct mk_lua_vm *v);
 /* Closes v->virtio. */

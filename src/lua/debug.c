@@ -10,11 +10,12 @@
 #include <string.h>
 
 struct mk_lua_break {
+    struct mk_lua_stopper s; /* first */
     struct mk_lua_break *next;
     struct mk_lua_vm *v;
     struct mk_break *b;
     struct mk_handle *h;
-    int fn_ref, handle_ref;
+    int fn_ref;
 };
 
 /* --- the vCPU's side --- */
@@ -25,7 +26,7 @@ struct hit {
     bool stop;
 };
 
-static void push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu)
+void mk_lua_push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu)
 {
     lua_pushvalue(v->anchor, MK_AT_HANDLERS);
     lua_getfield(v->anchor, -1, "cpu");
@@ -34,25 +35,28 @@ static void push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu)
     lua_pop(v->anchor, 2);
 }
 
+bool mk_lua_stops(lua_State *co, struct mk_lua_vm *v, unsigned cpu, const char *what)
+{
+    if (lua_type(co, -1) == LUA_TSTRING && strcmp(lua_tostring(co, -1), "stop") == 0)
+        return true;
+    if (lua_isnil(co, -1) || lua_isboolean(co, -1))
+        return lua_toboolean(co, -1);
+    mk_lua_bad_answer(v, cpu, "%s answered a %s: it must return true to stop, or nothing", what,
+                      luaL_typename(co, -1));
+    return false;
+}
+
 static int call_hit(lua_State *co)
 {
     struct hit *hit = lua_touserdata(co, 1);
     const struct mk_lua_break *lb = hit->lb;
-    if (lb->handle_ref <= 0) /* removed while we waited for the lock */
+    if (lb->s.handle_ref <= 0) /* removed while we waited for the lock */
         return 0;
     mk_lua_push_handler(lb->v, co, lb->fn_ref);
-    push_cpu(co, lb->v, hit->cpu);
-    mk_lua_push_handler(lb->v, co, lb->handle_ref);
+    mk_lua_push_cpu(co, lb->v, hit->cpu);
+    mk_lua_push_handler(lb->v, co, lb->s.handle_ref);
     lua_call(co, 2, 1);
-    if (lua_type(co, -1) == LUA_TSTRING && strcmp(lua_tostring(co, -1), "stop") == 0)
-        hit->stop = true;
-    else if (lua_isnil(co, -1) || lua_isboolean(co, -1))
-        hit->stop = lua_toboolean(co, -1);
-    else
-        mk_lua_bad_answer(lb->v, hit->cpu,
-                          "a breakpoint's function answered a %s: it must return true to stop, or "
-                          "nothing",
-                          luaL_typename(co, -1));
+    hit->stop = mk_lua_stops(co, lb->v, hit->cpu, "a breakpoint's function");
     return 0;
 }
 
@@ -77,9 +81,9 @@ static void forget(lua_State *L, struct mk_lua_break *lb, int vm_index)
 {
     if (lb->fn_ref > 0)
         mk_lua_unref(L, vm_index, lb->fn_ref);
-    if (lb->handle_ref > 0)
-        mk_lua_unref(L, vm_index, lb->handle_ref);
-    lb->fn_ref = lb->handle_ref = 0;
+    if (lb->s.handle_ref > 0)
+        mk_lua_unref(L, vm_index, lb->s.handle_ref);
+    lb->fn_ref = lb->s.handle_ref = 0;
 }
 
 static void break_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
@@ -151,7 +155,7 @@ static int break_at(lua_State *L)
     *lb = (struct mk_lua_break){ .next = v->breaks, .v = v, .h = h };
     v->breaks = lb;
     v->break_count++;
-    lb->handle_ref = mk_lua_ref(L, 1, 4);
+    lb->s.handle_ref = mk_lua_ref(L, 1, 4);
     lb->fn_ref = lua_isnil(L, 3) ? 0 : mk_lua_ref(L, 1, 3);
     o.ctx = lb;
     o.hit = lb->fn_ref ? on_hit : NULL;
@@ -174,7 +178,7 @@ static const char *const kind_names[] = { [MK_STOP_NONE] = "none",
 void mk_push_stop(lua_State *L, struct mk_lua_vm *v)
 {
     struct mk_stop stop = mk_debug_last_stop(&v->vm);
-    const struct mk_lua_break *lb = stop.ctx;
+    const struct mk_lua_stopper *of = stop.ctx;
     if (stop.kind == MK_STOP_NONE) {
         lua_pushnil(L);
         return;
@@ -182,10 +186,10 @@ void mk_push_stop(lua_State *L, struct mk_lua_vm *v)
     lua_createtable(L, 0, 4);
     mk_set_string(L, "kind", kind_names[stop.kind]);
     mk_set_integer(L, "address", stop.address);
-    push_cpu(L, v, stop.cpu);
+    mk_lua_push_cpu(L, v, stop.cpu);
     lua_setfield(L, -2, "cpu");
-    if (lb && lb->handle_ref > 0) {
-        mk_lua_push_handler(v, L, lb->handle_ref);
+    if (of && of->handle_ref > 0) {
+        mk_lua_push_handler(v, L, of->handle_ref);
         lua_setfield(L, -2, "handle");
     }
 }

@@ -196,6 +196,7 @@ static void push_core(lua_State *L)
     mk_open_process(L);
     mk_open_spool(L);
     mk_open_debug(L);
+    mk_open_watchpoint(L);
     mk_open_handle(L);
     mk_open_prims(L);
     mk_open_pci(L);

@@ -126,6 +126,7 @@ static void close_box(struct mk_lua_vm *v)
     mk_lua_free_files(v);
     mk_lua_close_disks(v);
     mk_lua_free_breaks(v);
+    mk_lua_free_watchpoints(v);
     mk_lua_free_branches(v);
     for (unsigned i = 0; i < v->cpus; i++)
         free(v->cpu[i]->traceback);

@@ -64,6 +64,48 @@ function vm:break_at(where, what)
                                after = simple and o.after }, handler(o))
 end
 
+local WATCH <const> = { fn = "function", cpu = whole, physical = "boolean" }
+local KINDS <const> = { r = "read", w = "write", x = "execute" }
+
+---Watches memory for accesses of the guest's processors, whose instruction is over then. Of any
+---size; accesses to what lies in the same pages are slow.
+---  fn        function(cpu, handle, access), access = { address=, size=, kind = "w", "r" or "x" };
+---            true stops
+---  cpu       number of the vCPU; by default each
+---  physical  the address is a guest-physical one
+---@param where integer|string  a linear address, a symbol, …
+---@param size integer|string  bytes, at least 1, or "4K"
+---@param kind? string  letters out of "w" (the default), "r" and "x"
+---@param what? function|table  fn, or options
+---@return minikvm.handle? handle  or nil, "what: why", "ENAME"
+function vm:watch(where, size, kind, what)
+  options.self("vm:watch", self, "minikvm.vm")
+  core.check_open(self)
+  local o = type(what) == "function" and { fn = what }
+    or options.check("vm:watch", what, WATCH)
+  local bytes, why = options.size(size)
+  if not bytes or bytes < 1 then
+    core.blame("vm:watch: size: " .. (why or "expected 1 or more, got " .. tostring(size)))
+  end
+  kind = kind == nil and "w" or kind
+  if type(kind) ~= "string" or not kind:find "^[rwx]+$" then
+    core.blame(("vm:watch: kind: expected letters out of \"r\", \"w\" and \"x\", got %s")
+      :format(tostring(kind)))
+  end
+  if o.cpu and not self.cpu[o.cpu] then
+    core.blame(("vm:watch: vm %q has no cpu %d"):format(self.name, o.cpu))
+  end
+  local address <const> = addresses_of("vm:watch", self, where)
+  local core_options = { address = address, size = bytes,
+                         physical = o.physical, cpu = o.cpu }
+  if math.ult(address + bytes - 1, address) then
+    core.blame(("vm:watch: 0x%x bytes at 0x%x go beyond the last address")
+      :format(bytes, address))
+  end
+  for letter in kind:gmatch "." do core_options[KINDS[letter]] = true end
+  return core.watch_memory(self, core_options, o.fn)
+end
+
 ---Runs or resumes, to the next stop or the end.
 local function go_on(self)
   if self.state ~= "paused" then return self:run() end

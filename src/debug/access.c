@@ -1,0 +1,185 @@
+/* access.c - the guest has accessed memory that is protected, because it has patches or is watched.
+ * See engine.h.
+ *
+ * Where KVM's emulator made the access it is told like one to no memory, and carried out here.
+ * Elsewhere KVM_RUN fails with EFAULT, or the instruction cannot be emulated: then it is executed
+ * alone, with its memory unprotected, and the operands say what it has accessed. */
+#include "debug/engine.h"
+
+#include "x86/access.h"
+#include "x86/mode.h"
+
+#include <string.h>
+
+static bool is_protected(struct mk_debug *d, uint64_t gpa, uint64_t length, bool write)
+{
+    pthread_mutex_lock(&d->lock);
+    bool is = watch_has(d, gpa, length, write) ||
+              (write && (page_is_sealed(d, gpa) || page_is_sealed(d, gpa + length - 1)));
+    pthread_mutex_unlock(&d->lock);
+    return is;
+}
+
+static void count(struct mk_vcpu *c)
+{
+    c->counters.exits++;
+    c->counters.by[KVM_EXIT_DEBUG]++;
+}
+
+/* --- told as one to no memory --- */
+
+/* Where the assist does the guest's paging it serves the access, with what the tables allow. */
+static bool serve(struct mk_vcpu *c, uint64_t gpa)
+{
+    struct kvm_run *run = c->run;
+    if (c->assist && *c->assist->paging) {
+        mk_vcpu_exit(c);
+        return c->incomplete;
+    }
+    count(c);
+    c->incomplete = true;
+    return run->mmio.is_write ? mk_mem_write(c->mem, gpa, run->mmio.data, run->mmio.len)
+                              : mk_mem_read(c->mem, gpa, run->mmio.data, run->mmio.len);
+}
+
+static void protect_again(struct mk_debug *d)
+{
+    pthread_mutex_lock(&d->lock);
+    if (d->open && d->watches)
+        watch_protect(d);
+    pthread_mutex_unlock(&d->lock);
+}
+
+bool access_mmio(struct mk_vcpu *c)
+{
+    struct mk_debug *d = debug_of(c);
+    struct kvm_run *run = c->run;
+    uint64_t gpa = run->mmio.phys_addr;
+    unsigned length = run->mmio.len;
+    bool write = run->mmio.is_write;
+    if (c->assist)
+        gpa = c->assist->ops->address(c, gpa);
+    if (!mk_mem_find(c->mem, gpa) || !is_protected(d, gpa, length, write))
+        return false;
+    if (!serve(c, gpa))
+        return true;
+    if (!write) /* what the instruction writes then is told, too */
+        protect_again(d);
+    mk_vcpu_complete(c);
+    if (c->incomplete && run->exit_reason == KVM_EXIT_MMIO && !access_mmio(c)) /* its other part */
+        mk_vcpu_exit(c);
+    watch_report(c, &(struct mk_access){ .address = gpa, .length = length, .write = write });
+    return true;
+}
+
+/* --- not told at all --- */
+
+struct accesses {
+    unsigned count;
+    struct mk_access list[1 + MK_OPERANDS]; /* the instruction's own bytes first */
+};
+
+static void note(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linear, unsigned length)
+{
+    struct cpu *k = cpu_of(c);
+    struct mk_walk w = mk_walk(c->mem, s, linear);
+    if (w.present && k->opens < MK_COUNT(k->opened))
+        k->opened[k->opens++] = (struct chunk){ w.address, length, linear };
+}
+
+/* Where the instruction is and what it accesses: in k->opened, in *accesses what of it is told. */
+static bool find(struct mk_vcpu *c, struct accesses *accesses)
+{
+    struct cpu *k = cpu_of(c);
+    struct kvm_sregs s;
+    struct mk_operand operands[MK_OPERANDS];
+    uint8_t code[MK_LONGEST_INSTRUCTION];
+    accesses->count = 0;
+    k->opens = 0;
+    k->opens_all = false;
+    if (!debug_sregs(c, &s))
+        return false;
+    const struct kvm_regs *regs = mk_vcpu_get_regs(c);
+    uint64_t linear = debug_linear(&s, regs->rip);
+    unsigned length = mk_fetch_code(c, &s, linear, code, sizeof(code));
+    note(c, &s, linear, length ? length : 1);
+    struct mk_walk w = mk_walk(c->mem, &s, linear);
+    if (w.present)
+        accesses->list[accesses->count++] =
+            (struct mk_access){ .address = w.address, .length = 1, .execute = true };
+    unsigned n = mk_operands(code, length, regs, &s, operands);
+    for (unsigned i = 0; i < n; i++) {
+        note(c, &s, operands[i].linear, operands[i].size);
+        w = mk_walk(c->mem, &s, operands[i].linear);
+        if (w.present)
+            accesses->list[accesses->count++] = (struct mk_access){ .address = w.address,
+                                                                    .length = operands[i].size,
+                                                                    .write = operands[i].write };
+    }
+    return true;
+}
+
+static bool any_protected(struct mk_vcpu *c, const struct accesses *accesses)
+{
+    struct mk_debug *d = debug_of(c);
+    const struct chunk *code = cpu_of(c)->opened;
+    bool any = cpu_of(c)->opens && is_protected(d, code->gpa, code->length, false);
+    for (unsigned i = 0; i < accesses->count && !any; i++) {
+        const struct mk_access *a = &accesses->list[i];
+        any = is_protected(d, a->address, a->length, a->write);
+    }
+    return any;
+}
+
+/* KVM has queued #UD with its failure. */
+static void clear_exception(struct mk_vcpu *c)
+{
+    struct kvm_vcpu_events events;
+    if (mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+        return;
+    memset(&events.exception, 0, sizeof(events.exception));
+    events.flags = 0;
+    mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &events);
+    c->synced = 0;
+}
+
+/* At the second failure everything is opened: the processor accesses more than operands. */
+static bool execute(struct mk_vcpu *c, bool all)
+{
+    struct cpu *k = cpu_of(c);
+    struct kvm_sregs s;
+    if (!debug_sregs(c, &s))
+        return false;
+    k->opens_all = all;
+    k->accessing = all ? 2 : 1;
+    k->over = true;
+    k->over_at = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+    step_one(c);
+    bool done = k->accessing != 0;
+    k->accessing = k->opens = 0;
+    k->opens_all = false;
+    return done;
+}
+
+bool access_fault(struct mk_vcpu *c, bool emulation)
+{
+    struct mk_debug *d = debug_of(c);
+    struct cpu *k = cpu_of(c);
+    struct accesses accesses;
+    if (k->accessing) { /* the attempt has failed */
+        bool last = k->accessing == 2;
+        k->accessing = 0;
+        return !last;
+    }
+    if ((!d->pages && !d->watches) || !find(c, &accesses) ||
+        (emulation && !any_protected(c, &accesses)))
+        return false;
+    count(c);
+    if (emulation)
+        clear_exception(c);
+    if (!execute(c, false) && !execute(c, true))
+        return false;
+    for (unsigned i = 0; i < accesses.count && c->end.reason == MK_RUNNING; i++)
+        watch_report(c, &accesses.list[i]);
+    return true;
+}

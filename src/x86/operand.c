@@ -1,0 +1,262 @@
+/* operand.c - see operand.h. Encodings: Intel SDM volume 2, 2.1, 2.2.1 and appendix A. */
+#include "x86/operand.h"
+
+#include "x86/mode.h"
+
+#include <string.h>
+
+enum { ES, CS, SS, DS, FS, GS };
+
+struct decoder {
+    const uint8_t *code;
+    unsigned at, length;
+    const struct kvm_regs *regs;
+    const struct kvm_sregs *sregs;
+    unsigned bits;    /* 16, 32, 64 */
+    unsigned operand; /* bytes of an operand */
+    unsigned address; /* bits of an address */
+    uint8_t rex;
+    int segment; /* of a prefix; -1: none */
+    struct mk_operand *out;
+    unsigned count;
+};
+
+static uint8_t next(struct decoder *d)
+{
+    return d->at < d->length ? d->code[d->at++] : 0;
+}
+
+static uint64_t reg(const struct decoder *d, unsigned number)
+{
+    const struct kvm_regs *r = d->regs;
+    const __u64 *all[16] = {
+        &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi,
+        &r->r8,  &r->r9,  &r->r10, &r->r11, &r->r12, &r->r13, &r->r14, &r->r15
+    };
+    return *all[number & 15];
+}
+
+static uint64_t base_of(const struct decoder *d, int segment)
+{
+    const struct kvm_sregs *s = d->sregs;
+    const struct kvm_segment *all[] = { &s->es, &s->cs, &s->ss, &s->ds, &s->fs, &s->gs };
+    return d->bits == 64 && segment < FS ? 0 : all[segment]->base;
+}
+
+static void add(struct decoder *d, int segment, uint64_t offset, unsigned size, bool write)
+{
+    if (d->address < 64)
+        offset &= (UINT64_C(1) << d->address) - 1;
+    uint64_t linear = base_of(d, segment) + offset;
+    if (d->bits != 64)
+        linear = (uint32_t)linear;
+    if (d->count < MK_OPERANDS)
+        d->out[d->count++] = (struct mk_operand){ linear, size, write };
+}
+
+static void prefixes(struct decoder *d)
+{
+    bool other_operand = false, other_address = false;
+    for (; d->at < d->length; d->at++) {
+        uint8_t b = d->code[d->at];
+        if (b == 0x66)
+            other_operand = true;
+        else if (b == 0x67)
+            other_address = true;
+        else if ((b & 0xe7) == 0x26)
+            d->segment = b >> 3 & 3;
+        else if ((b & 0xfe) == 0x64)
+            d->segment = b == 0x64 ? FS : GS;
+        else if (d->bits == 64 && (b & 0xf0) == 0x40)
+            d->rex = b;
+        else if (b != 0xf0 && (b & 0xfe) != 0xf2)
+            break;
+    }
+    bool narrow = (d->bits == 16) != other_operand,
+         short_address = (d->bits == 16) != other_address;
+    d->operand = d->rex & 8 ? 8 : narrow ? 2 : 4;
+    d->address = d->bits == 64 ? (other_address ? 32 : 64) : short_address ? 16 : 32;
+}
+
+static uint64_t displacement(struct decoder *d, unsigned bytes)
+{
+    uint64_t value = 0;
+    for (unsigned i = 0; i < bytes; i++)
+        value |= (uint64_t)next(d) << (8 * i);
+    return bytes == 1 ? (uint64_t)(int8_t)value : bytes == 4 ? (uint64_t)(int32_t)value : value;
+}
+
+/* The offset that ModRM names in 16-bit addressing (table 2-1). */
+static uint64_t offset16(struct decoder *d, uint8_t modrm, int *segment)
+{
+    static const int8_t first[] = { 3, 3, 5, 5, 6, 7, 5, 3 },
+                        second[] = { 6, 7, 6, 7, -1, -1, -1, -1 };
+    unsigned mod = modrm >> 6, rm = modrm & 7;
+    if (mod == 0 && rm == 6)
+        return displacement(d, 2);
+    uint64_t offset = reg(d, (unsigned)first[rm]);
+    if (second[rm] >= 0)
+        offset += reg(d, (unsigned)second[rm]);
+    if (first[rm] == 5)
+        *segment = SS;
+    return offset + displacement(d, mod);
+}
+
+/* The same in the others (tables 2-2 and 2-3). *relative: to the next instruction. */
+static uint64_t offset32(struct decoder *d, uint8_t modrm, int *segment, bool *relative)
+{
+    unsigned mod = modrm >> 6, base = (modrm & 7) | (d->rex & 1) << 3;
+    uint64_t offset = 0;
+    if ((modrm & 7) == 4) {
+        uint8_t sib = next(d);
+        unsigned index = (sib >> 3 & 7) | (d->rex & 2) << 2;
+        base = (sib & 7) | (d->rex & 1) << 3;
+        offset = index == 4 ? 0 : reg(d, index) << (sib >> 6);
+    } else if (mod == 0 && (modrm & 7) == 5) {
+        *relative = d->bits == 64;
+        return displacement(d, 4);
+    }
+    if (mod == 0 && (base & 7) == 5)
+        return offset + displacement(d, 4);
+    if (base == 4 || base == 5)
+        *segment = SS;
+    return offset + reg(d, base) + displacement(d, mod == 2 ? 4 : mod);
+}
+
+static bool has_modrm(uint8_t op)
+{
+    return (op < 0x40 && (op & 7) < 4) || op == 0x62 || op == 0x63 || op == 0x69 || op == 0x6b ||
+           (op >= 0x80 && op <= 0x8f) || op == 0xc0 || op == 0xc1 || (op >= 0xc4 && op <= 0xc7) ||
+           (op >= 0xd0 && op <= 0xd3) || (op >= 0xd8 && op <= 0xdf) || (op & 0xf6) == 0xf6;
+}
+
+static bool has_modrm_0f(uint8_t op)
+{
+    return !(op >= 0x04 && op <= 0x0b) && !(op >= 0x30 && op <= 0x37) && op != 0x77 &&
+           (op & 0xf0) != 0x80 && op != 0xa0 && op != 0xa1 && op != 0xa2 && op != 0xa8 &&
+           op != 0xa9 && op != 0xaa && !(op >= 0xc8 && op <= 0xcf);
+}
+
+/* Does the instruction write to its operand in memory? */
+static bool writes(uint8_t op, unsigned digit)
+{
+    if (op < 0x40)
+        return (op & 7) < 2 && op < 0x38;
+    switch (op) {
+    case 0x80:
+    case 0x81:
+    case 0x82:
+    case 0x83: return digit != 7;
+    case 0x86:
+    case 0x87:
+    case 0x88:
+    case 0x89:
+    case 0x8c:
+    case 0x8f: return true;
+    case 0xf6:
+    case 0xf7: return digit == 2 || digit == 3;
+    case 0xfe:
+    case 0xff: return digit < 2;
+    default:
+        return (op >= 0xc0 && op <= 0xd3 && op != 0xc4 && op != 0xc5) || (op >= 0xd8 && op <= 0xdf);
+    }
+}
+
+static bool writes_0f(uint8_t op)
+{
+    static const uint8_t list[] = { 0x00, 0x01, 0x11, 0x13, 0x17, 0x29, 0x2b, 0x7e, 0x7f,
+                                    0xa4, 0xa5, 0xab, 0xac, 0xad, 0xae, 0xb0, 0xb1, 0xb3,
+                                    0xba, 0xbb, 0xc0, 0xc1, 0xc3, 0xc7, 0xd6, 0xe7 };
+    return (op & 0xf0) == 0x90 || memchr(list, op, sizeof(list));
+}
+
+static void add_modrm(struct decoder *d, uint8_t op, bool two)
+{
+    uint8_t modrm = next(d);
+    bool x87 = op >= 0xd8 && op <= 0xdf, relative = false,
+         byte = two ? (op & 0xf0) == 0x90 : !(op & 1) && !x87 && op != 0x62;
+    int segment = DS;
+    if (modrm >> 6 == 3 || (!two && op == 0x8d))
+        return;
+    uint64_t offset =
+        d->address == 16 ? offset16(d, modrm, &segment) : offset32(d, modrm, &segment, &relative);
+    unsigned digit = modrm >> 3 & 7, size = byte ? 1 : two || x87 ? 16 : d->operand;
+    if (relative) { /* behind the immediate operand, too */
+        unsigned immediate = two ? op == 0xba || (op & 0xf7) == 0xa4
+                             : op == 0x69 || op == 0x81 || op == 0xc7 ? 4
+                             : op == 0x80 || op == 0x83 || op == 0x6b || op == 0xc0 || op == 0xc1 ||
+                                     op == 0xc6 || (op == 0xf6 && digit < 2)
+                                 ? 1
+                             : op == 0xf7 && digit < 2 ? 4
+                                                       : 0;
+        offset += d->regs->rip + d->at + immediate;
+    }
+    add(d, d->segment >= 0 ? d->segment : segment, offset, size,
+        two ? writes_0f(op) : writes(op, digit));
+    if (!two && op == 0xff && (digit == 2 || digit == 6))
+        add(d, SS, d->regs->rsp - 8, 8, true);
+}
+
+static void add_string(struct decoder *d, uint8_t op)
+{
+    unsigned size = op & 1 ? d->operand : 1;
+    int source = d->segment >= 0 ? d->segment : DS;
+    bool from = (op & 0xfc) == 0xa4 || (op & 0xfe) == 0xac || (op & 0xfe) == 0x6e;
+    bool to = (op & 0xfe) != 0xac && (op & 0xfe) != 0x6e;
+    if (from)
+        add(d, source, d->regs->rsi, size, false);
+    if (to)
+        add(d, ES, d->regs->rdi, size, (op & 0xfe) == 0xa4 || (op & 0xfe) == 0xaa || op < 0x70);
+}
+
+/* PUSH, CALL and the like, POP, RET and the like. */
+static void add_stack(struct decoder *d, uint8_t op)
+{
+    bool push = (op & 0xf8) == 0x50 || op == 0x68 || op == 0x6a || op == 0xe8 || op == 0x9c ||
+                op == 0xc8 || op == 0x60 || (op < 0x20 && (op & 7) == 6);
+    bool pop = (op & 0xf8) == 0x58 || op == 0xc2 || op == 0xc3 || op == 0xc9 || op == 0x9d ||
+               op == 0x61 || op == 0xca || op == 0xcb || op == 0xcf ||
+               (op < 0x20 && (op & 7) == 7 && op != 0x0f);
+    unsigned many = op == 0x60 || op == 0x61   ? 8
+                    : op == 0xcf               ? 5
+                    : op == 0xcb || op == 0xca ? 2
+                                               : 1;
+    unsigned word = d->bits == 64 ? 8 : d->operand;
+    if (push)
+        add(d, SS, d->regs->rsp - word * many, word * many, true);
+    if (pop)
+        add(d, SS, op == 0xc9 ? d->regs->rbp : d->regs->rsp, word * many, false);
+}
+
+unsigned mk_operands(const uint8_t *code, unsigned length, const struct kvm_regs *regs,
+                     const struct kvm_sregs *sregs, struct mk_operand operands[MK_OPERANDS])
+{
+    bool wide = sregs->cs.l && sregs->efer & MK_EFER_LMA;
+    struct decoder d = { .code = code,
+                         .length = length,
+                         .regs = regs,
+                         .sregs = sregs,
+                         .bits = wide           ? 64
+                                 : sregs->cs.db ? 32
+                                                : 16,
+                         .segment = -1,
+                         .out = operands };
+    prefixes(&d);
+    uint8_t op = next(&d);
+    if (op == 0x0f) {
+        op = next(&d);
+        if (has_modrm_0f(op))
+            add_modrm(&d, op, true);
+        return d.count;
+    }
+    if ((op & 0xfc) == 0x6c || (op >= 0xa4 && op <= 0xaf && (op & 0xfe) != 0xa8))
+        add_string(&d, op);
+    else if ((op & 0xfc) == 0xa0)
+        add(&d, d.segment >= 0 ? d.segment : DS, displacement(&d, d.address / 8),
+            op & 1 ? d.operand : 1, op >= 0xa2);
+    else if (has_modrm(op))
+        add_modrm(&d, op, false);
+    else
+        add_stack(&d, op);
+    return d.count;
+}
