@@ -543,9 +543,9 @@ end
 ---@param s minikvm.gdb.session
 function M.serve(s)
   if s.closed then return end
-  local held = core.held(s.vm)
-  local steps = s.steps and not core.has_stepped(s.vm)
-  if held and not steps and (s.state == "running" or s.state == "stopping") then stopped(s) end
+  local done = not s.steps or core.has_stepped(s.vm) -- asked first: then it is back outside
+  local held = done and core.held(s.vm)
+  if held and (s.state == "running" or s.state == "stopping") then stopped(s) end
   if s.client then serve_client(s) end
   if not s.closed and s.vm.state ~= "closed" and accept(s) then M.serve(s) end
 end
