@@ -84,9 +84,10 @@ int mk_debug_begin_step(struct mk_vm *vm, unsigned cpu, uint64_t count, struct m
     if (!d)
         return -1;
     d->stepped = cpu;
-    d->cpu[cpu].steps = count;
     vm->only = cpu + 1;
     run_ops.goes_on(vm);
+    d->cpu[cpu].stop = (struct mk_stop){ 0 }; /* of before; what is still there is met again */
+    d->cpu[cpu].steps = count;                /* last: it may be under way from here on */
     debug_use(d);
     return 0;
 }

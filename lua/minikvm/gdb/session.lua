@@ -27,6 +27,7 @@ local SIGNALS <const> = { shutdown = 11, fault = 4, panic = 6, error = 6, forbid
 ---@field state "running"|"stopping"|"stopped"|"ended"
 ---@field thread integer  that g, m and so on are about
 ---@field awaited boolean  gdb waits for the guest to stop
+---@field steps integer?  the thread that is to execute an instruction
 ---@field why { signal: integer, cpu: integer, more: string? }  of the last stop
 
 ---@param vm minikvm.vm
@@ -35,7 +36,7 @@ local SIGNALS <const> = { shutdown = 11, fault = 4, panic = 6, error = 6, forbid
 ---@return minikvm.gdb.session
 function M.new(vm, socket, opts)
   return { vm = vm, socket = socket, client = false, state = "running", thread = 1, opts = opts,
-           awaited = false, steps = false, hits = 0, why = { signal = SIGTRAP, cpu = 0 }, points = {}, snapshots = {},
+           awaited = false, hits = 0, why = { signal = SIGTRAP, cpu = 0 }, points = {}, snapshots = {},
            features = {} }
 end
 
@@ -97,7 +98,7 @@ end
 ---The step that gdb asked for is over, or is not wanted any more.
 local function end_step(s)
   if s.steps then core.end_step(s.vm) end
-  s.steps = false
+  s.steps = nil
 end
 
 ---What of gdb's own was met, as a stop reply has it; nil: something of the script's.
@@ -112,12 +113,18 @@ end
 ---All vCPUs are outside the guest.
 local function stopped(s)
   local stop = core.last_stop(s.vm)
+  if stop and stop.kind == "break" and not stop.handle and s.awaited and not s.interrupted then
+    core.hold(s.vm, false) -- met together with another one, and removed meanwhile
+    return
+  end
+  local stepped = s.steps
   end_step(s)
   s.state, s.views, s.hits = "stopped", nil, s.hits + 1
   if stop then
     s.why = { signal = SIGTRAP, cpu = stop.cpu.index, more = met(s, stop) }
   else
-    s.why = { signal = s.interrupted and SIGINT or SIGTRAP, cpu = s.why.cpu }
+    s.why = { signal = s.interrupted and SIGINT or SIGTRAP,
+              cpu = stepped and stepped - 1 or s.why.cpu } -- it stopped before all were let go
   end
   s.interrupted = false
   if not s.client or not s.awaited then return end
@@ -334,7 +341,7 @@ local function step(s, number, others)
   if s.state == "ended" then return M.leave(s) end
   local begun, why = core.begin_step(s.vm, number - 1, 1)
   if not begun then return "E." .. why end
-  s.state, s.awaited, s.views, s.steps = "running", true, nil, true
+  s.state, s.awaited, s.views, s.steps = "running", true, nil, number
   if not others then return end
   core.hold(s.vm, false)
   if core.has_stepped(s.vm) then core.hold(s.vm, true) end -- it stopped before they were let go
