@@ -99,6 +99,28 @@ describe("vm:coverage", function()
     assert(count.reached > 5 and count.reached < count.blocks)
   end)
 
+  for _, case in ipairs{
+    { "real/primes", "real" }, { "real/echo", "real" }, { "prot/hello", "protected" },
+    { "prot/ticks", "paged" }, { "long/ring3", "long" }, { "long/sieve", "long" },
+  } do
+    local path <const>, mode <const> = case[1], case[2]
+    it(("leaves guests what they are: %s, in mode %s"):format(path, mode), function()
+      local printed, reasons = {}, {}
+      for i = 1, 2 do
+        local vm <close> = support.vm{ mode = mode, irqchip = mode == "paged" and "pic" or "none" }
+        assert(vm:load(("guests/build/%s.elf"):format(path)))
+        local coverage = i == 2 and assert(vm:coverage{ branches = true })
+        vm.console:send "abc"
+        vm.console:eof()
+        reasons[i] = vm:run{ deadline = 20 }
+        printed[i] = vm.console:text()
+        assert(not coverage or coverage:count().reached > 2)
+      end
+      assert.equal(reasons[1], reasons[2])
+      assert.equal(printed[1], printed[2])
+    end)
+  end
+
   it("has them of a program in ring 3, too", function()
     local vm <close> = support.vm{ mode = "paged" }
     assert(vm:load "os-1k/kernel.bin")
