@@ -3,7 +3,7 @@
 return {
   { "Makefile", [==[
 MINIKVM ?= minikvm
-CFLAGS = -m32 -g -O1 -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic -fno-stack-protector \
+CFLAGS = -m32 -g -Og -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic -fno-stack-protector \
          -fcf-protection=none -mgeneral-regs-only
 
 all: NAME.elf

@@ -3,7 +3,7 @@
 return {
   { "Makefile", [==[
 MINIKVM ?= minikvm
-CFLAGS = -m64 -g -O1 -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic -mno-red-zone \
+CFLAGS = -m64 -g -Og -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic -mno-red-zone \
          -fno-stack-protector -fcf-protection=none -mgeneral-regs-only
 
 all: NAME.elf
