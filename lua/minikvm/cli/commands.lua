@@ -220,7 +220,8 @@ local function list_breakpoints()
   return #lines > 0 and table.concat(lines, "\n") or "no breakpoints"
 end
 
-local function remember(handle, text)
+local function remember(handle, text, why)
+  if not handle then fail("%s", why) end
   count = count + 1
   breakpoints[count] = { handle = handle, text = text }
   return ("%d   %s"):format(count, text)
@@ -236,9 +237,9 @@ local function add_break(vm, rest)
     fn = function(cpu) return chunk(cpu) and true or false end
   end
   place = place or rest
-  local handle = vm:break_at(place_in(place), fn)
+  local handle, why = vm:break_at(place_in(place), fn)
   local address = vm:address_of(place_in(place))
-  return remember(handle, ("break %s (0x%x)"):format(rest, address or 0))
+  return remember(handle, ("break %s (0x%x)"):format(rest, address or 0), why)
 end
 
 local function add_watch(vm, rest)
@@ -248,8 +249,8 @@ local function add_watch(vm, rest)
   if place == "" then return list_breakpoints() end
   how = how ~= "" and how or "w"
   local address = address_of(vm, place)
-  local handle = vm:watch(address, math.tointeger(tonumber(size or 4)), how)
-  return remember(handle, ("watch 0x%x, %s bytes, %s"):format(address, size or 4, how))
+  local handle, why = vm:watch(address, math.tointeger(tonumber(size or 4)), how)
+  return remember(handle, ("watch 0x%x, %s bytes, %s"):format(address, size or 4, how), why)
 end
 
 local function delete(_, rest)
