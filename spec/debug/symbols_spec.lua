@@ -143,6 +143,15 @@ describe("symbols", function()
       assert.matches("^_start%+0x%x+ %(guest%.c:%d+%)$", tostring(vm:place_of(vm.cpu[0].rip)))
       assert.equal(vm:address_of("guest.c:5") + 0x1000000, vm.symbols._start)
     end
+    do -- A VM that never had an image knows them once it is restored, until it is loaded.
+      local snap = assert(kvm.load_snapshot(path))
+      local vm <close> = support.vm{ mode = snap.mode, memory = snap.memory }
+      assert(vm:restore(snap))
+      assert(vm:restore(snap))
+      assert.matches("^_start%+0x%x+ %(guest%.c:%d+%)$", tostring(vm:place_of(vm.cpu[0].rip)))
+      assert(vm:load(flat))
+      assert.is_nil((vm:address_of "guest.c:5"))
+    end
     assert(os.execute(("cp %s %s && rm %s"):format(other, copied, map)))
     local vm <close> = assert(assert(kvm.load_snapshot(path)):vm{ echo = false })
     assert.matches("^\"_start\": no symbols are known: .+$", select(2, vm:address_of "_start"))

@@ -280,6 +280,17 @@ function M.set(vm, images, files)
   loaded[vm], symbol_files[vm] = images, files
 end
 
+---A VM without images that is restored to a snapshot knows the symbols of that one's; its reset
+---does not load them.
+function M.adopt(vm, images, files)
+  if #M.of(vm) > 0 then return end
+  local all = {}
+  for _, list in ipairs{ images or {}, files or {} } do
+    for _, image in ipairs(list) do all[#all + 1] = inherited(image, vm) end
+  end
+  symbol_files[vm] = all
+end
+
 ---@return table? images
 ---@return table? files
 function M.get(vm) return loaded[vm], symbol_files[vm] end
@@ -317,6 +328,15 @@ local function covered(image, plan)
   return true
 end
 
+---Forgets images of a snapshot that the VM was restored to: from now on it has its own.
+local function forget_adopted(vm)
+  local files = {}
+  for _, file in ipairs(symbol_files[vm] or {}) do
+    if file.plan.format == "symbols" then files[#files + 1] = file end
+  end
+  symbol_files[vm] = files
+end
+
 ---Adds an image to those of its VM, and forgets those that it lies over.
 local function remember(vm, source, plan)
   local images = {}
@@ -325,6 +345,7 @@ local function remember(vm, source, plan)
   end
   images[#images + 1] = { source = source, plan = plan }
   loaded[vm] = images
+  forget_adopted(vm)
 end
 
 ---Gives the VM the framebuffer of a plan, and points its vCPU at the first instruction; both or

@@ -94,11 +94,12 @@ local function recall_list(vm, bytes)
   return list
 end
 
----Gives a VM what a snapshot's file has of the VM that it was taken of.
+---What a snapshot's file has of the VM that it was taken of, for this VM.
+---@return table images
+---@return table symbol_files
 function M.unpack(vm, loaded, files)
-  if type(loaded) == "string" or type(files) == "string" then
-    images.set(vm, recall_list(vm, loaded), recall_list(vm, files))
-  end
+  return recall_list(vm, type(loaded) == "string" and loaded or nil),
+         recall_list(vm, type(files) == "string" and files or nil)
 end
 
 ---Why symbols of a VM are not known that its snapshot had.

@@ -112,6 +112,29 @@ function vm:snapshot()
   return take(self)
 end
 
+---The images of the VM that a snapshot is of, for this VM; those of a snapshot's file are opened.
+---@return table? images
+---@return table? symbol_files
+local function images_of(snap, self)
+  local loaded, files
+  if images() then loaded, files = images().get(snap) end
+  if loaded or files then return loaded, files end
+  local packed = copy.unpack(core.saved_devices(snap))
+  if type(packed) ~= "table" or not (packed.images or packed.symbols) then return nil end
+  return require("minikvm.image.saved").unpack(self, packed.images, packed.symbols)
+end
+
+-- By VM without images, the snapshot whose symbols it knows.
+local adopted = setmetatable({}, { __mode = "kv" })
+
+---A VM without images knows those of the snapshot that it is restored to.
+local function adopt_images(self, snap)
+  if adopted[self] == snap then return end
+  adopted[self] = snap
+  local loaded, files = images_of(snap, self)
+  if loaded or files then images().adopt(self, loaded, files) end
+end
+
 local function restore(self, snap, what)
   core.check_fit(self, snap, what)
   if coverage() then coverage().before_restore(self) end
@@ -120,6 +143,7 @@ local function restore(self, snap, what)
   local done, code
   done, why, code = core.restore(self, snap)
   if not done then return nil, why, code end
+  if not (images() and images().of(self)[1]) then adopt_images(self, snap) end
   return load_devices(self, values, snap)
 end
 
@@ -142,14 +166,11 @@ end
 
 -- ---- new VMs ----
 
----The new VM knows the images of the one that the snapshot is of; those of a file's are opened.
+---A new VM knows the images of the one that its snapshot is of.
 local function inherit_images(snap, new)
-  local known = images() and images().get(snap)
-  if known then return images().inherit(snap, new, new) end
-  local packed = copy.unpack(core.saved_devices(snap))
-  if type(packed) == "table" and (packed.images or packed.symbols) then
-    require("minikvm.image.saved").unpack(new, packed.images, packed.symbols)
-  end
+  if images() and images().get(snap) then return images().inherit(snap, new, new) end
+  local loaded, files = images_of(snap, new)
+  if loaded or files then images().set(new, loaded, files) end
 end
 
 ---Makes one; setup(vm, i) may give it devices and handlers.
