@@ -8,13 +8,12 @@
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 local planner = require "minikvm.image.plan"
+local source_of = require "minikvm.image.source"
 
-local refuse = planner.refuse
+local refuse, check = planner.refuse, source_of.check
 
 local M = {}
 
-local KEPT_MAX <const> = 1 << 20
-local PIECE <const> = 64 << 20 -- of what is read at once: a script can be interrupted in between
 local MOST_CPUS <const> = 64 -- that a VM can have
 local LOAD_BASE <const> = 0x1000
 
@@ -24,82 +23,6 @@ local loaded = setmetatable({}, { __mode = "k" })
 
 ---The same for files with symbols alone, from vm:load_symbols.
 local symbol_files = setmetatable({}, { __mode = "k" })
-
--- ---- where the bytes come from ----
-
----Methods of sources. `file` is a number of core.image_open.
-local source_methods = {}
-source_methods.__index = source_methods
-
----The result of a function of the core; raises what it returns instead.
-local function check(source, result, why, code)
-  if result then return result end
-  refuse(source, code, "%s", why)
-end
-
----Opens the file again for a VM that was made from another one, if it is still the same.
-local function reopen(s)
-  local file = s.path and core.image_open(s.vm, s.path)
-  if not file then return end
-  if core.image_identity(s.vm, file) == s.identity then
-    s.file = file
-  else
-    core.image_close(s.vm, file)
-  end
-end
-
-function source_methods:read(offset, bytes)
-  if self.bytes then return self.bytes:sub(offset + 1, offset + bytes) end
-  if not self.file and self.inherited and self.vm.state ~= "closed" then reopen(self) end
-  if not self.file or self.vm.state == "closed" then
-    refuse(self, "ESTALE", "its file is closed")
-  elseif core.image_changed(self.vm, self.file) then
-    refuse(self, "ESTALE", "the file was written to since it was loaded: load it again")
-  end
-  return check(self, core.image_read(self.vm, self.file, offset, bytes))
-end
-
----Puts a part of it into RAM.
-function source_methods:put(vm, at, offset, bytes)
-  while bytes > 0 do
-    local n = math.min(bytes, PIECE)
-    check(self, core.image_put(vm, at, self.bytes or self.file, offset, n))
-    at, offset, bytes = at + n, offset + n, bytes - n
-  end
-end
-
-function source_methods:close()
-  if self.file and self.vm.state ~= "closed" then core.image_close(self.vm, self.file) end
-  self.file = nil
-end
-
----@return minikvm.image.source
-local function new_source(vm, given)
-  local s = setmetatable({ name = given.path or given.name or "image", text = given.text,
-                           bytes = given.bytes, vm = vm }, source_methods)
-  if s.bytes then
-    s.size = #s.bytes
-  else
-    local file, size, code = core.image_open(vm, given.path)
-    if not file then error({ text = size, code = code }, 0) end
-    s.file, s.size = file, size
-    s.identity, s.path = core.image_identity(vm, file)
-  end
-  if s.size == 0 then
-    s:close()
-    refuse(s, "EINVAL", "the image is empty")
-  end
-  return s
-end
-
----Takes small files into memory; what a file begins with.
-local function read_start(s)
-  if s.file and s.size <= KEPT_MAX then
-    s.bytes = s:read(0, s.size)
-    s:close()
-  end
-  s.head = s.size <= planner.HEAD and s.bytes or s:read(0, math.min(s.size, planner.HEAD))
-end
 
 ---A kernel that is packed as a whole, unless its bytes are wanted as they are.
 local function unpack(s, o)
@@ -117,13 +40,13 @@ end
 
 ---The image and its modules, opened, into `sources`.
 local function open_all(vm, o, sources)
-  sources[1] = new_source(vm, o)
-  read_start(sources[1])
+  sources[1] = source_of.new(vm, o)
+  source_of.read_start(sources[1])
   unpack(sources[1], o)
   for i, m in ipairs(o.modules or {}) do
-    local s = new_source(vm, m)
+    local s = source_of.new(vm, m)
     sources[i + 1], s.given_text, s.text = s, s.text, s.text or s.name
-    read_start(s)
+    source_of.read_start(s)
   end
   if sources[2] then sources[1].modules = table.move(sources, 2, #sources, 1, {}) end
   sources[1].initrd = o.initrd ~= nil
@@ -241,38 +164,16 @@ function M.add_symbols(vm, image)
   symbol_files[vm] = list
 end
 
----An image as another VM has it: its file is opened there when it is needed.
-local function inherited(image, vm)
-  local s = image.source
-  if s.bytes or not s.path then return image end
-  local heir = setmetatable({ inherited = true, vm = vm }, source_methods)
-  for _, key in ipairs{ "name", "path", "size", "head", "start", "identity", "symbols", "dwarf" } do
-    heir[key] = s[key]
-  end
-  return { source = heir, plan = image.plan }
-end
-
 ---What `to` is made of, a snapshot or a VM, was loaded with the images of `from`.
 ---@param vm minikvm.vm?  `to`, when it is a VM
 function M.inherit(from, to, vm)
   for _, lists in ipairs{ loaded, symbol_files } do
     local copied = lists[from] and {} or nil
     for i, image in ipairs(lists[from] or {}) do
-      copied[i] = vm and inherited(image, vm) or image
+      copied[i] = vm and source_of.inherited(image, vm) or image
     end
     lists[to] = copied
   end
-end
-
----A file opened to be looked into, for image/saved.lua and image/symbol_file.lua; raises what
----refuse() raises.
----@return minikvm.image.source
-function M.open(vm, path)
-  local source = new_source(vm, { path = path })
-  local ok, problem = pcall(read_start, source)
-  if ok then return source end
-  source:close()
-  error(problem, 0)
 end
 
 ---The images and the files with symbols, each as a list, to be replaced as a whole.
@@ -286,7 +187,7 @@ function M.adopt(vm, images, files)
   if #M.of(vm) > 0 then return end
   local all = {}
   for _, list in ipairs{ images or {}, files or {} } do
-    for _, image in ipairs(list) do all[#all + 1] = inherited(image, vm) end
+    for _, image in ipairs(list) do all[#all + 1] = source_of.inherited(image, vm) end
   end
   symbol_files[vm] = all
 end

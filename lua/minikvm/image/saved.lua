@@ -5,6 +5,7 @@
 local copy = require "minikvm.copy"
 local core = require "minikvm.core"
 local images = require "minikvm.image"
+local sources = require "minikvm.image.source"
 
 local M = {}
 
@@ -72,7 +73,7 @@ end
 ---The image that a record is of; nil and why when its file is another one now.
 local function recall(vm, r)
   if not is_record(r) then return nil, "what the snapshot has of an image is damaged" end
-  local ok, source = pcall(images.open, vm, r.path)
+  local ok, source = pcall(sources.open, vm, r.path)
   if not ok then return nil, type(source) == "table" and source.text or tostring(source) end
   if contents(source) ~= r.contents then
     source:close()

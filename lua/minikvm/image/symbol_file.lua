@@ -9,6 +9,7 @@ local elf = require "minikvm.image.elf"
 local images = require "minikvm.image"
 local options = require "minikvm.options"
 local plan = require "minikvm.image.plan"
+local sources = require "minikvm.image.source"
 local symbols = require "minikvm.image.symbols"
 
 local refuse, ult = plan.refuse, math.ult
@@ -222,7 +223,7 @@ function M.load(vm, path, offset)
   options.argument("vm:load_symbols", "path", path, "text")
   offset = offset == nil and 0 or options.argument("vm:load_symbols", "offset", offset, "integer")
   core.check_open(vm)
-  local opened, source = pcall(images.open, vm, path)
+  local opened, source = pcall(sources.open, vm, path)
   local ok, problem = opened, source
   if opened then ok, problem = pcall(load, vm, source, offset) end
   if ok then return vm end
