@@ -94,7 +94,7 @@ packet("k")
     local server <close> = assert(vm:gdb{ lost = "continue" })
     local client = gdb.client(server.address, [[
 quiet()
-line.settimeout(0.3)
+line.settimeout(0.15)
 try:
     while True: send(framed("m1000,8000") * 1000)
 except OSError: print("stalled")
