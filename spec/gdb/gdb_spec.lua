@@ -6,7 +6,7 @@ local gdb = require "support.gdb"
 local support = require "support.guest"
 
 describe("gdb", function()
-  if support.without_kvm(pending) or gdb.without_gdb(pending) then return end
+  if support.without_kvm(pending) or gdb.without_gdb(pending, true) then return end
 
   it("finds a 16-bit guest before its first instruction, by linear addresses", function()
     local vm <close> = support.vm{ mode = "real" }
@@ -121,8 +121,10 @@ describe("gdb", function()
     local vm <close> = support.guest("prot/triple", { mode = "protected" })
     local output, reason, info = gdb.debug(vm, { "continue", gdb.MARK, "x/i $pc", "continue" })
     assert.equal("shutdown", reason)
-    assert.matches("#DE", info.report)
-    if support.host.host ~= "svm" then assert.matches("div    %%ecx", output) end
+    if support.host.host ~= "svm" then -- which loses the registers
+      assert.matches("#DE", info.report)
+      assert.matches("div    %%ecx", output)
+    end
     assert.matches("terminated with signal SIGSEGV", output)
   end)
 
@@ -131,10 +133,10 @@ describe("gdb", function()
     local said, process = {}, nil
     local server <close> = assert(vm:gdb{ on = "crash", notify = function(text)
       said[#said + 1] = text
-      process = gdb.start{ "target remote " .. text:match "remote (%S+)", gdb.MARK, "p $cs" }
+      process = gdb.start{ "target remote " .. text:match "remote (%S+)", gdb.MARK, "p *(char *)0x1009" }
     end })
     assert.equal("shutdown", (vm:run()))
-    assert.matches("= 8\n", gdb.behind_mark(process:finish()))
+    assert.matches("= %-9 '\\367'\n", gdb.behind_mark(process:finish())) -- div ecx: f7 f1
     assert.same({ "shutdown; to look at it: target remote " .. server.address }, said)
   end)
 end)

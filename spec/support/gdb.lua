@@ -9,7 +9,12 @@ local MARK <const> = "---"
 
 ---Skips the current block of specs where there is no gdb: true when it did.
 ---@param pending function  busted's
-function M.without_gdb(pending)
+---@param slow? boolean  not in an emulated machine
+function M.without_gdb(pending, slow)
+  if slow and process.emulated then
+    pending "it is the same on every host, and gdb takes seconds there"
+    return true
+  end
   if os.execute "gdb -nx -batch >/dev/null 2>&1" then return false end
   pending "needs gdb (Debian: gdb)"
   return true

@@ -101,12 +101,18 @@ local function end_step(s)
   s.steps = nil
 end
 
+local WATCHES <const> = { ["2"] = "watch", ["3"] = "rwatch", ["4"] = "awatch" }
+
 ---What of gdb's own was met, as a stop reply has it; nil: something of the script's.
 local function met(s, stop)
   local at = ("%x"):format(stop.address)
   if stop.kind == "break" then
     return s.points["0," .. at] and s.features.swbreak and "swbreak:;"
       or s.points["1," .. at] and s.features.hwbreak and "hwbreak:;" or nil
+  end
+  for key, point in pairs(stop.kind == "watch" and s.points or {}) do
+    local word = WATCHES[key:sub(1, 1)]
+    if word and point == stop.handle then return ("%s:%s;"):format(word, key:match ",(%x+)") end
   end
 end
 
@@ -303,25 +309,35 @@ local function point_of(rest)
   local kind, at, size = rest:match "^([0-4]),(%x+),(%x+)"
   if not kind or #at > 16 or #size > 8 then return nil end
   local address = tonumber("0x" .. at)
-  return ("%s,%x"):format(kind, address), tonumber(kind), address, tonumber(size, 16)
+  local key = kind < "2" and "%s,%x" or "%s,%x,%x"
+  local bytes = tonumber(size, 16)
+  return key:format(kind, address, bytes), kind, address, bytes
+end
+
+---@return minikvm.handle? point
+---@return string? why
+local function insert(s, kind, address, size)
+  if kind < "2" then return core.break_at(s.vm, { address = address }) end
+  return core.watch_memory(s.vm, { address = address, size = size, read = kind ~= "2",
+                                   write = kind ~= "3" })
 end
 
 ---As gdb inserts them: the same one twice is one.
 answer.Z = function(s, rest)
-  local key, kind, address = point_of(rest)
-  if not key then return WRONG end
-  if kind > 1 then return "" end
+  local key, kind, address, size = point_of(rest)
+  if not key or kind >= "2" and (size == 0 or math.ult(address + size - 1, address)) then
+    return WRONG
+  end
   if s.points[key] then return OK end
-  local point, why = core.break_at(s.vm, { address = address })
+  local point, why = insert(s, kind, address, size)
   if not point then return "E." .. why end
   s.points[key] = point
   return OK
 end
 
 answer.z = function(s, rest)
-  local key, kind = point_of(rest)
+  local key = point_of(rest)
   if not key then return WRONG end
-  if kind > 1 then return "" end
   if s.points[key] then s.points[key]:remove() end
   s.points[key] = nil
   return OK
