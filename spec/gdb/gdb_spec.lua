@@ -1,5 +1,5 @@
 -- gdb on a guest: connecting, registers, memory, threads, stopping and going on. Right is what the
--- guest's own code does and what its mode's addresses are (Intel SDM volume 1, 3.3); the packets are
+-- guest's own code does and what its mode's addresses are (Intel SDM volume 1, 3.3); packets are
 -- those of Debugging with GDB, appendix E, spoken by gdb itself.
 
 local gdb = require "support.gdb"
@@ -36,7 +36,8 @@ describe("gdb", function()
     local vm <close> = support.vm{ mode = "protected" }
     vm:load{ bytes = support.bytes "a3 00 20 00 00 f4" } -- mov [0x2000], eax; hlt
     local output, reason = gdb.debug(vm, {
-      "set var $eax = 0x11223344", "set var {int}0x2004 = 0x55667788", "set var $xmm1.v4_int32[2] = 9",
+      "set var $eax = 0x11223344", "set var {int}0x2004 = 0x55667788",
+      "set var $xmm1.v4_int32[2] = 9",
       "set var $fs = 0x10", gdb.MARK, "p/x $eax", "p $xmm1.v4_int32", "p/x $fs", "x/xw 0x2004",
       "p $cr0", "p/x $gdt_limit", "detach" })
     assert.equal("halt", reason)
@@ -55,7 +56,8 @@ describe("gdb", function()
       f4 ]] }
     local output, reason = gdb.debug(vm, {
       "python import threading",
-      "python threading.Timer(0.05, lambda: gdb.post_event(lambda: gdb.execute('interrupt'))).start()",
+      "python soon = lambda: gdb.post_event(lambda: gdb.execute('interrupt'))",
+      "python threading.Timer(0.05, soon).start()",
       "continue", gdb.MARK, "p $pc >= 0x1000 && $pc < 0x100f", "p *(int *)0x2000 > 0",
       "set var *(char *)0x2010 = 1", "continue" })
     assert.equal("halt", reason)
@@ -84,7 +86,7 @@ describe("gdb", function()
       "monitor for i = 1, 2 do print(i, vm.name) end", "monitor nonsense(", "monitor error 'why'",
       "monitor restore late", "monitor restore early", "maintenance flush register-cache",
       "p $ebx", "x/dw 0x3000", "kill" })
-    assert.matches("^77 %(0x4d%)\n4096 %(0x1000%)\t4096 %(0x1000%)\n1\tvm\n2\tvm\n", output)
+    assert.matches("^77\n4096\t4096\n1\tvm\n2\tvm\n", output)
     assert.matches("unexpected symbol", output)
     assert.matches("monitor:1: why\n", output)
     assert.matches('there is no snapshot "late".-back at snapshot "early"\n', output)
@@ -133,7 +135,8 @@ describe("gdb", function()
     local said, process = {}, nil
     local server <close> = assert(vm:gdb{ on = "crash", notify = function(text)
       said[#said + 1] = text
-      process = gdb.start{ "target remote " .. text:match "remote (%S+)", gdb.MARK, "p *(char *)0x1009" }
+      process = gdb.start{ "target remote " .. text:match "remote (%S+)", gdb.MARK,
+                           "p *(char *)0x1009" }
     end })
     assert.equal("shutdown", (vm:run()))
     assert.matches("= %-9 '\\367'\n", gdb.behind_mark(process:finish())) -- div ecx: f7 f1

@@ -1,5 +1,5 @@
--- gdb's breakpoints and steps in every mode of the processor: real gdb on the guests of guests/, whose
--- sources say what is where, and on some machine code. Right is what the processor does with that
+-- gdb's breakpoints, watches and steps in every mode of the processor: real gdb on the guests of
+-- guests/, whose sources say what is where, and on some machine code. Right is what the processor does with that
 -- code (Intel SDM volume 2), and the source lines of the compiler's debugging information.
 
 local gdb = require "support.gdb"
@@ -67,7 +67,7 @@ $5 = 0x7c0
     assert.matches("=> 0x10c0 <off>:", output)
   end)
 
-  it("knows source lines, variables and callers of a 64-bit guest in C, and its interrupts", function()
+  it("knows lines, variables and callers of a 64-bit guest in C, and its interrupts", function()
     local output, reason, code = debug_guest("long/idt", { mode = "long", irqchip = "pic" }, {
       "break tick", "continue", MARK, "bt 2", "p ticks", "next", "p ticks", "finish", "delete",
       "tbreak report", "info line main", "continue" })
@@ -98,7 +98,8 @@ $5 = 0x7c0
 
   it("stops with the thread that was there, of four vCPUs, and steps one alone", function()
     local vm <close> = support.vm{ mode = "protected", cpus = 4 }
-    vm:load({ bytes = support.bytes "40 40 90 eb fb" }, { cpu = "all" }) -- inc eax twice; nop; again
+    -- again: inc eax; inc eax; nop; jmp again
+    vm:load({ bytes = support.bytes "40 40 90 eb fb" }, { cpu = "all" })
     local server <close> = assert(vm:gdb())
     local client = gdb.client(server.address, [[
 quiet()

@@ -29,8 +29,8 @@ Process.__index = Process
 ---Runs a shell command beside the spec.
 local function launch(command, path)
   local out = os.tmpname()
-  assert(os.execute(("{ HOME=/nonexistent timeout -s KILL 60 %s; : >%s.end; } </dev/null >%s 2>&1 &")
-    :format(command, out, out)))
+  local line = "{ HOME=/nonexistent timeout -s KILL 60 %s; : >%s.end; } </dev/null >%s 2>&1 &"
+  assert(os.execute(line:format(command, out, out)))
   return setmetatable({ path = path, out = out }, Process)
 end
 
@@ -40,7 +40,8 @@ end
 ---@return gdb_process
 function M.start(commands, words)
   local head = { "set pagination off", "set confirm off", "set width 0", "set remotetimeout 30" }
-  local path = program.file(table.concat(head, "\n") .. "\n" .. table.concat(commands, "\n") .. "\n")
+  table.move(commands, 1, #commands, #head + 1, head)
+  local path = program.file(table.concat(head, "\n") .. "\n")
   return launch(("gdb -nx -batch -iex 'set debuginfod enabled off' %s -x %s"):format(words or "",
                                                                                  path), path)
 end

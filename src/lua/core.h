@@ -265,6 +265,7 @@ void mk_open_blocks(lua_State *L);
 void mk_open_profile(lua_State *L);
 void mk_open_coverage(lua_State *L);
 void mk_open_gdb(lua_State *L);
+void mk_open_attend(lua_State *L);
 void mk_open_net(lua_State *L); /* after virtio */
 void mk_open_blk(lua_State *L); /* the same */
 void mk_open_jail(lua_State *L);

@@ -206,6 +206,7 @@ static void push_core(lua_State *L)
     mk_open_profile(L);
     mk_open_coverage(L);
     mk_open_gdb(L);
+    mk_open_attend(L);
     mk_open_net(L);
     mk_open_blk(L);
     mk_open_jail(L);

@@ -3,6 +3,7 @@
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local server = require "minikvm.gdb.server"
 local session = require "minikvm.gdb.session"
 local strict = require "minikvm.strict"
 
@@ -69,7 +70,7 @@ function M.open(self, opts)
   s.port = at.host and port or nil
   s.address = s.port and ("%s:%d"):format(at.shown, port) or at.shown
   sessions[self] = s
-  core.set_attend(self, function() session.serve(s) end)
+  core.set_attend(self, function() server.serve(s) end)
   if o.on == "now" and o.stop ~= false then
     core.hold(self, true)
     s.state = "stopping"
@@ -120,7 +121,7 @@ end
 function M.ended(self, reason, info)
   local s = sessions[self]
   if s and not s.closed and reason and type(info) == "table" and self.state == "ended" then
-    session.finish(s, reason, info)
+    server.finish(s, reason, info)
   end
 end
 

@@ -1,5 +1,7 @@
 -- gdb/monitor.lua - gdb's "monitor" commands: snapshots by name, and Lua with the VM at hand.
 
+local show = require "minikvm.cli.show"
+
 local M = {}
 
 local MOST <const> = 1 << 20 -- bytes of output
@@ -41,29 +43,10 @@ function commands.restore(s, name, out)
   out(done and ("back at snapshot %q\n"):format(name) or why .. "\n")
 end
 
----A value for people: a table by its fields, integers in both ways.
-local function show(value, indent)
-  if math.type(value) == "integer" and (value < 0 or value > 9) then
-    return ("%d (0x%x)"):format(value, value)
-  elseif type(value) ~= "table" or getmetatable(value) then
-    return tostring(value)
-  end
-  local keys, lines = {}, {}
-  for key in pairs(value) do keys[#keys + 1] = key end
-  table.sort(keys, function(a, b)
-    if type(a) ~= type(b) then return type(a) < type(b) end
-    return type(a) ~= "table" and type(a) ~= "boolean" and a < b
-  end)
-  for i, key in ipairs(keys) do
-    local text = #indent > 8 and tostring(value[key]) or show(value[key], indent .. "  ")
-    lines[i] = ("\n%s%s = %s"):format(indent, tostring(key), text)
-  end
-  return #lines > 0 and table.concat(lines) or "{}"
-end
-
+---What an expression gave, as the prompt shows it.
 local function show_all(out, ...)
   for i = 1, select("#", ...) do
-    out((i > 1 and "\t" or "") .. show((select(i, ...)), "  "):gsub("^\n", ""))
+    out((i > 1 and "\t" or "") .. show.text((select(i, ...))))
   end
   if select("#", ...) > 0 then out "\n" end
 end

@@ -156,8 +156,9 @@ local VECTORS <const> = [[
 <field name="v16_int8" type="v16i8"/><field name="v8_int16" type="v8i16"/>
 <field name="v4_int32" type="v4i32"/><field name="v2_int64" type="v2i64"/>
 <field name="uint128" type="uint128"/></union>
-<flags id="i386_mxcsr" size="4"><field name="IE" start="0" end="0"/><field name="DE" start="1" end="1"/>
-<field name="ZE" start="2" end="2"/><field name="OE" start="3" end="3"/>
+<flags id="i386_mxcsr" size="4"><field name="IE" start="0" end="0"/>
+<field name="DE" start="1" end="1"/><field name="ZE" start="2" end="2"/>
+<field name="OE" start="3" end="3"/>
 <field name="UE" start="4" end="4"/><field name="PE" start="5" end="5"/></flags>]]
 
 ---A feature: its types, then the registers that `fill` adds.
@@ -211,7 +212,8 @@ local function describe(name)
   d.expedited = wide and { d.by_name.rip, d.by_name.rsp, d.by_name.rbp }
     or { d.by_name.eip, d.by_name.esp, d.by_name.ebp }
   d.xml = ('<?xml version="1.0"?>\n<!DOCTYPE target SYSTEM "gdb-target.dtd">\n'
-    .. '<target version="1.0">\n<architecture>%s</architecture>\n<osabi>none</osabi>\n%s\n</target>\n')
+    .. '<target version="1.0">\n<architecture>%s</architecture>\n<osabi>none</osabi>\n%s\n'
+    .. '</target>\n')
     :format(ARCHITECTURES[name], table.concat(d.features, "\n"))
   return d
 end
