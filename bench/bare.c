@@ -2,6 +2,9 @@
  *
  *   bare exits IMAGE N   runs a real-mode image that makes N OUTs and halts: seconds of processor
  *                        time, seconds
+ *   bare steps N         N single steps over `inc ax; jmp`, each with KVM_SET_GUEST_DEBUG as it is
+ *                        wanted after registers change; N exits at a HLT in place of the `inc ax`,
+ *                        each with stepping over that: seconds of processor time of both
  *   bare start N         N times: make a VM of 1 MiB, run a HLT, close it: seconds for all
  *   bare spawn N CMD…    N times: start a program and wait for its end: seconds of each
  *   bare signal N MS SIG CMD…   the same, sending SIG after MS milliseconds: seconds from there on
@@ -14,6 +17,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,6 +146,60 @@ static void exits(const char *path, uint32_t n)
     printf("%.9f\n", now() - began);
 }
 
+static void set_stepping(struct guest *g, bool on)
+{
+    struct kvm_guest_debug debug = { .control =
+                                         on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
+    call(g->cpu, KVM_SET_GUEST_DEBUG, &debug);
+}
+
+static void enter(struct guest *g, uint32_t want)
+{
+    call(g->cpu, KVM_RUN, NULL);
+    if (g->run->exit_reason != want)
+        errx(1, "exit %u", g->run->exit_reason);
+}
+
+static double step(struct guest *g, unsigned n)
+{
+    double began = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+    for (unsigned i = 0; i < n; i++) {
+        set_stepping(g, true);
+        enter(g, KVM_EXIT_DEBUG);
+    }
+    set_stepping(g, false);
+    return read_clock(CLOCK_PROCESS_CPUTIME_ID) - began;
+}
+
+static double hit(struct guest *g, volatile uint8_t *at, unsigned n)
+{
+    struct kvm_regs regs;
+    uint8_t own = *at;
+    double began = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+    for (unsigned i = 0; i < n; i++) {
+        *at = 0xf4;
+        enter(g, KVM_EXIT_HLT);
+        call(g->cpu, KVM_GET_REGS, &regs);
+        regs.rip--;
+        call(g->cpu, KVM_SET_REGS, &regs);
+        *at = own;
+        set_stepping(g, true);
+        enter(g, KVM_EXIT_DEBUG);
+        set_stepping(g, false);
+    }
+    return read_clock(CLOCK_PROCESS_CPUTIME_ID) - began;
+}
+
+static void steps(unsigned n)
+{
+    static const uint8_t code[] = { 0x40, 0xeb, 0xfd }; /* inc ax; jmp */
+    struct host h = open_host();
+    struct guest g = open_guest(&h, code, sizeof(code));
+    double stepped = step(&g, n);
+    printf("%.9f\n%.9f\n", stepped, hit(&g, g.ram, n));
+    close_guest(&h, &g);
+}
+
 static void start(unsigned n)
 {
     static const uint8_t code[] = { 0xf4 };
@@ -195,6 +253,8 @@ int main(int argc, char **argv)
     unsigned n = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 0;
     if (strcmp(what, "exits") == 0 && argc == 4)
         exits(argv[2], (uint32_t)strtoul(argv[3], NULL, 0));
+    else if (strcmp(what, "steps") == 0 && argc == 3)
+        steps(n);
     else if (strcmp(what, "start") == 0 && argc == 3)
         start(n);
     else if (strcmp(what, "spawn") == 0 && argc > 3)

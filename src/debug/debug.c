@@ -58,6 +58,16 @@ bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
     return true;
 }
 
+int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs)
+{
+    struct kvm_regs copy = *regs;
+    if (mk_ioctl(c->fd, KVM_SET_REGS, &copy) < 0)
+        return -1;
+    c->regs = c->run->s.regs.regs = copy;
+    c->regs_known = true;
+    return 0;
+}
+
 uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip)
 {
     bool wide = s->cs.l && s->efer & MK_EFER_LMA;

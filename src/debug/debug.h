@@ -27,11 +27,14 @@ struct mk_break_code {
     uint8_t length, bytes[7];
 };
 
+#define MK_BREAKS_HIDDEN 4u
+
 struct mk_break_options {
     uint64_t address;
     bool physical;          /* it is a guest-physical address, not a linear one */
     int cpu;                /* of which vCPU; -1: of all */
     bool once;              /* over with its first hit */
+    bool hidden;            /* nothing of it is in memory: one of MK_BREAKS_HIDDEN at most */
     uint64_t after;         /* so many hits pass unnoticed first */
     enum mk_stop_kind kind; /* of its stops */
     struct mk_break_code code;

@@ -26,6 +26,7 @@ struct page {
     bool in;     /* they are in memory now */
     bool sealed; /* this process may not write there, so that KVM tells of who does */
     bool given;  /* somebody has a pointer to write through: it is not sealed */
+    bool rom;    /* sealed for good */
     uint64_t wanted[MK_PAGE / 64]; /* a bit for each byte */
     uint8_t users[MK_PAGE];        /* of each byte; 255: many, for good */
     uint8_t saved[MK_PAGE];        /* the guest's own bytes, where one is wanted, while `in` */
@@ -93,13 +94,16 @@ struct cpu {
     struct chunk opened[MK_OPERANDS + 1]; /* for the next instruction: what may be accessed */
     unsigned opens;
     bool opens_all;
-    int accessing;          /* it is executed with that unprotected; 2: with all */
-    _Atomic uint64_t steps; /* to take yet */
-    bool stepping;          /* KVM steps since the last KVM_SET_GUEST_DEBUG */
-    bool by_flag;           /* the guest's TF does it */
-    bool trailing;          /* one of its steps comes later: when an exception's handler returns */
-    bool told;              /* the next instruction was, to who traces */
-    struct mk_stop stop;    /* to be told, later than that of another vCPU */
+    int accessing;                       /* it is executed with that unprotected; 2: with all */
+    _Atomic uint64_t steps;              /* to take yet */
+    uint64_t hardware[MK_BREAKS_HIDDEN]; /* debug registers: linear addresses */
+    unsigned hardware_count;             /* how many of them */
+    bool stepping;                       /* KVM steps since the last KVM_SET_GUEST_DEBUG */
+    bool stale_halt;                     /* an exit for a HLT that was told may still come */
+    bool by_flag;                        /* the guest's TF does it */
+    bool trailing;       /* one of its steps comes later: when an exception's handler returns */
+    bool told;           /* the next instruction was, to who traces */
+    struct mk_stop stop; /* to be told, later than that of another vCPU */
 };
 
 struct mk_debug {
@@ -113,6 +117,7 @@ struct mk_debug {
 
     struct mk_break **list; /* all breakpoints */
     size_t count, room;
+    unsigned hidden;          /* of them, in debug registers alone */
     struct mk_break *past;    /* those that are over */
     struct mk_break **bucket; /* by address */
     size_t buckets;
@@ -149,6 +154,8 @@ static inline struct cpu *cpu_of(const struct mk_vcpu *c)
 
 /* System registers as the guest has set them, at an exit; false when KVM does not tell. */
 bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s);
+/* Registers at an exit that left nothing pending: what is known of the rest stays so. -1 */
+int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 /* The linear address of the next instruction. */
 uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip);
 
@@ -156,6 +163,9 @@ uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip);
 struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err);
 void debug_use(struct mk_debug *d);
 void debug_unuse(struct mk_debug *d);
+
+/* probe.c */
+bool probe_hardware(const struct mk_kvm *kvm);
 
 /* page.c: under the lock. */
 /* One more user of a patch there, while this code is there (NULL: always). False: no patch is
@@ -222,6 +232,10 @@ void hit_stop(struct mk_vcpu *c, const struct mk_stop *stop);
 void step_one(struct mk_vcpu *c);
 /* KVM steps no more, unless a step is still to come. */
 void step_end(struct mk_vcpu *c);
+/* Breakpoints that are nowhere in memory go into debug registers, as many as there are. */
+void step_set_hardware(struct mk_vcpu *c);
+void step_clear_hardware(struct mk_vcpu *c);
+bool step_is_hardware(const struct mk_vcpu *c, uint64_t linear);
 
 /* Where the handler of an interrupt begins, linear; NOWHERE when the table does not say. */
 uint64_t step_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector);

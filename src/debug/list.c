@@ -75,6 +75,8 @@ static void add_place(struct mk_debug *d, struct mk_break *b, uint64_t gpa)
 
 static void place(struct mk_debug *d, struct mk_break *b, const struct kvm_sregs *s)
 {
+    if (b->o.hidden)
+        return;
     d->outer |= b->o.physical;
     add_place(d, b, b->o.physical ? b->o.address : place_of(d, s, b->o.address));
 }
@@ -134,6 +136,26 @@ static int no_memory(struct mk_debug *d, struct mk_err *err)
     return mk_fail_errno(err, ENOMEM, "vm \"%s\": a breakpoint", d->vm->name);
 }
 
+static int check_hidden(struct mk_debug *d, const struct mk_break_options *o, struct mk_err *err)
+{
+    if (o->physical)
+        return mk_fail(err, EINVAL,
+                       "vm \"%s\": a hidden breakpoint has a linear address: debug registers know "
+                       "no other",
+                       d->vm->name);
+    if (!probe_hardware(d->vm->kvm))
+        return mk_fail(err, ENOTSUP,
+                       "vm \"%s\": a hidden breakpoint: this host's KVM does not stop at addresses "
+                       "in debug registers; breakpoints that are not hidden work",
+                       d->vm->name);
+    if (d->hidden == MK_BREAKS_HIDDEN)
+        return mk_fail(err, ENOSPC,
+                       "vm \"%s\": there are %u hidden breakpoints, as many as debug registers: "
+                       "remove one",
+                       d->vm->name, MK_BREAKS_HIDDEN);
+    return 0;
+}
+
 struct mk_break *mk_debug_add(struct mk_vm *vm, const struct mk_break_options *options,
                               struct mk_err *err)
 {
@@ -142,11 +164,17 @@ struct mk_break *mk_debug_add(struct mk_vm *vm, const struct mk_break_options *o
     if (!d)
         return NULL;
     pthread_mutex_lock(&d->lock);
+    if (b && options->hidden && check_hidden(d, options, err) < 0) {
+        pthread_mutex_unlock(&d->lock);
+        free(b);
+        return NULL;
+    }
     if (!b || (d->count == d->room && !grow(d))) {
         free(b);
         no_memory(d, err);
         return NULL;
     }
+    d->hidden += options->hidden;
     b->o = *options;
     if (b->o.kind == MK_STOP_NONE)
         b->o.kind = MK_STOP_BREAK;
@@ -174,6 +202,7 @@ static void take_out(struct mk_debug *d, struct mk_break *b)
     unlink(&d->bucket[bucket_of(d, b->o.address)], b);
     d->list[b->index] = d->list[--d->count];
     d->list[b->index]->index = b->index;
+    d->hidden -= b->o.hidden;
     for (unsigned i = 0; i < b->places; i++)
         page_unref(d, b->place[i]);
     b->places = 0;

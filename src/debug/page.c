@@ -67,6 +67,8 @@ static void seal(struct mk_debug *d, struct page *p)
 
 static void unseal(struct mk_debug *d, struct page *p)
 {
+    if (p->rom)
+        return;
     if (p->sealed)
         mprotect(p->host, MK_PAGE, PROT_READ | PROT_WRITE);
     p->sealed = false;
@@ -234,11 +236,11 @@ static bool grow(struct mk_debug *d)
     return true;
 }
 
-/* Files that others see too, and what this process may not write, take no patches. */
+/* ROM is sealed for good; files that others see too take no patches. */
 static struct page *add(struct mk_debug *d, uint64_t gpa)
 {
     const struct mk_region *r = mk_mem_find(&d->vm->mem, gpa);
-    if (!r || r->kind == MK_SHARED || r->read_only)
+    if (!r || r->kind == MK_SHARED || (r->read_only && d->memory_fd < 0))
         return NULL;
     if (d->pages >= d->page_buckets && !grow(d))
         return NULL;
@@ -247,6 +249,7 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
         return NULL;
     p->gpa = gpa & ~(uint64_t)(MK_PAGE - 1);
     p->host = r->host + (p->gpa - r->gpa);
+    p->rom = p->sealed = r->read_only;
     p->next = d->page_bucket[bucket_of(d, gpa)];
     d->page_bucket[bucket_of(d, gpa)] = p;
     d->pages++;

@@ -35,18 +35,71 @@ static void set_trap_flag(struct mk_vcpu *c, bool on)
     bool is = regs.rflags & FLAG_TF;
     regs.rflags = on ? regs.rflags | FLAG_TF : regs.rflags & ~(uint64_t)FLAG_TF;
     if (is != on)
-        mk_vcpu_set_regs(c, &regs);
+        debug_set_regs(c, &regs);
+}
+
+/* While KVM steps, an instruction that is at one of the addresses would stop before it is done.
+ * DR7: a local bit each, of execution (SDM volume 3, 18.2.4). */
+static void set_guest_debug(struct mk_vcpu *c, bool step)
+{
+    const struct cpu *k = cpu_of(c);
+    struct kvm_guest_debug debug = { 0 };
+    if (step)
+        debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    else if (k->hardware_count)
+        debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    for (unsigned i = 0; !step && i < k->hardware_count; i++) {
+        debug.arch.debugreg[i] = k->hardware[i];
+        debug.arch.debugreg[7] |= UINT64_C(1) << (2 * i);
+    }
+    mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug);
 }
 
 static void set_stepping(struct mk_vcpu *c, bool on)
 {
-    struct kvm_guest_debug debug = { .control =
-                                         on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
     if (cpu_of(c)->by_flag)
         set_trap_flag(c, on);
     else
-        mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug);
+        set_guest_debug(c, on);
     cpu_of(c)->stepping = on;
+}
+
+void step_set_hardware(struct mk_vcpu *c)
+{
+    struct mk_debug *d = debug_of(c);
+    struct cpu *k = cpu_of(c);
+    uint64_t address[MK_BREAKS_HIDDEN];
+    unsigned n = 0;
+    for (size_t i = 0; d->hidden && i < d->count; i++)
+        if (d->list[i]->o.hidden)
+            address[n++] = d->list[i]->o.address;
+    for (size_t i = 0; i < d->count && n < MK_BREAKS_HIDDEN; i++)
+        if (!d->list[i]->places && !d->list[i]->o.physical && !d->list[i]->o.hidden)
+            address[n++] = d->list[i]->o.address;
+    if (n == k->hardware_count && memcmp(address, k->hardware, n * sizeof(address[0])) == 0)
+        return;
+    memcpy(k->hardware, address, n * sizeof(address[0]));
+    k->hardware_count = n;
+    if (!k->stepping || k->by_flag)
+        set_guest_debug(c, false);
+}
+
+bool step_is_hardware(const struct mk_vcpu *c, uint64_t linear)
+{
+    const struct cpu *k = cpu_of(c);
+    bool is = false;
+    for (unsigned i = 0; i < k->hardware_count; i++)
+        is |= k->hardware[i] == linear;
+    return is;
+}
+
+void step_clear_hardware(struct mk_vcpu *c)
+{
+    struct cpu *k = cpu_of(c);
+    if (!k->hardware_count)
+        return;
+    k->hardware_count = 0;
+    set_guest_debug(c, false);
 }
 
 void step_end(struct mk_vcpu *c)
@@ -257,7 +310,7 @@ static void halt(struct mk_vcpu *c, const struct step *t)
     bool real = !(t->sregs.cr0 & MK_CR0_PE);
     regs.rip = real ? (uint16_t)(regs.rip + 1) : regs.rip + 1;
     cpu_of(c)->over = cpu_of(c)->told = false;
-    mk_vcpu_set_regs(c, &regs);
+    debug_set_regs(c, &regs);
     if (mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events) == 0) {
         events.flags = KVM_VCPUEVENT_VALID_SHADOW;
         events.interrupt.shadow = 0; /* of an STI before it */

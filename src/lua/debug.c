@@ -127,8 +127,8 @@ void mk_lua_free_breaks(struct mk_lua_vm *v)
 
 static const enum mk_stop_kind stop_kinds[] = { MK_STOP_BREAK, MK_STOP_UNTIL };
 
-/* break_at(vm, { address=, physical=, cpu=, once=, after=, until_pc= }, fn | nil) -> handle, or
- * nil, text, name */
+/* break_at(vm, { address=, physical=, cpu=, once=, after=, hidden=, until_pc= }, fn | nil) ->
+ * handle, or nil, text, name */
 static int break_at(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
@@ -138,6 +138,7 @@ static int break_at(lua_State *L)
                                   .physical = mk_true_field(L, 2, "physical"),
                                   .cpu = (int)mk_integer_field(L, 2, "cpu", -1),
                                   .once = mk_true_field(L, 2, "once"),
+                                  .hidden = mk_true_field(L, 2, "hidden"),
                                   .after = (uint64_t)mk_integer_field(L, 2, "after", 0),
                                   .kind = stop_kinds[mk_true_field(L, 2, "until_pc")] };
     if (v->break_count >= 2 * v->break_purged + 64) {

@@ -8,9 +8,11 @@
 unsigned mk_fetch_code(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
                        unsigned length)
 {
-    for (unsigned i = 0; i < length; i++) {
-        struct mk_walk w = mk_walk(c->mem, s, s->cs.l ? at + i : (uint32_t)(at + i));
-        if (!w.present || !mk_mem_read(c->mem, w.address, &bytes[i], 1))
+    for (unsigned i = 0, n; i < length; i += n) {
+        uint64_t linear = s->cs.l ? at + i : (uint32_t)(at + i), room = MK_PAGE - linear % MK_PAGE;
+        struct mk_walk w = mk_walk(c->mem, s, linear);
+        n = length - i < room ? length - i : (unsigned)room;
+        if (!w.present || !mk_mem_read(c->mem, w.address, &bytes[i], n))
             return i;
     }
     return length;

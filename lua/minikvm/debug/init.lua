@@ -20,7 +20,7 @@ local function whole(value)
 end
 
 local BREAK <const> = { fn = "function", condition = "function", cpu = whole, once = "boolean",
-                        after = whole, physical = "boolean" }
+                        after = whole, physical = "boolean", hidden = "boolean" }
 
 ---What is called at a hit: the function, if the condition holds. A `once` whose condition holds
 ---goes then, not before.
@@ -44,6 +44,8 @@ end
 ---  once       removed by its first hit
 ---  after      so many hits pass unnoticed first
 ---  physical   the address is a guest-physical one
+---  hidden     nothing of it is in memory, for the guest to read: four at most, where the host's
+---             debug registers work
 ---@param where integer|string  a linear address, a symbol, "symbol+offset", "file.c:12": in each
 ---  function that has the line, and where it is inlined
 ---@param what? fun(cpu: minikvm.cpu, handle: minikvm.handle): boolean?|table  fn, or options
@@ -60,7 +62,7 @@ function vm:break_at(where, what)
   if #all > 1 then return require("minikvm.debug.places").break_at(self, all, o) end
   local simple = not o.condition
   return core.break_at(self, { address = address, cpu = o.cpu,
-                               physical = o.physical, once = simple and o.once,
+                               physical = o.physical, hidden = o.hidden, once = simple and o.once,
                                after = simple and o.after }, handler(o))
 end
 
