@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define ROLES 4
-#define SETS 4
+#define SETS 8
 #define MOST 4096 /* BPF_MAXINSNS, linux/bpf_common.h */
 
 static void check(int rc, const char *what)

@@ -101,6 +101,7 @@ end
 ---  read    a path or a list: files and directories that may be read
 ---  write   the same, that may be written to
 ---  change  directories in which files may be made, renamed, removed, too
+---  files   true: guests have files (kvm.files) below what is named
 ---  listen  true: gdb may be listened for
 ---@return minikvm.jail? jail
 ---@return string? why  "kvm.jail: what: why"

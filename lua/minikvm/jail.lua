@@ -7,8 +7,8 @@ local options = require "minikvm.options"
 local M = {}
 
 -- As in src/jail/jail.h.
-M.READ, M.WRITE, M.CHANGE, M.DEVICE, M.LINK, M.OPTIONAL = 1, 2, 4, 8, 16, 32
-M.LISTEN, M.FILES = 1, 2
+M.READ, M.WRITE, M.CHANGE, M.DEVICE, M.LINK, M.OPTIONAL, M.EMPTY = 1, 2, 4, 8, 16, 32, 64
+M.LISTEN, M.FILES, M.HANDLERS = 1, 2, 4
 
 M.LEVELS = { "best", "strict" }
 
@@ -29,7 +29,7 @@ local function paths(value)
 end
 
 local SCHEMA <const> = { level = M.LEVELS, read = paths, write = paths, change = paths,
-                         listen = "boolean" }
+                         listen = "boolean", files = "boolean" }
 
 ---What may be done with a path that is named so.
 local ACCESS <const> = { read = M.READ, write = M.READ | M.WRITE,
@@ -40,21 +40,46 @@ local ACCESS <const> = { read = M.READ, write = M.READ | M.WRITE,
 ---@field walls string[]  that stand: "privileges", "files", "truncation", "system calls"
 ---@field missing string?  those that do not, and why
 
+---Adds to a list of paths and accesses what guests with files need beside their directories: a
+---folder of minikvm's for private ones.
+---@return true?
+---@return string? why
+---@return string? code
+function M.add_private(list)
+  local folder, below, code = core.private_folder()
+  if not folder then return nil, below, code end
+  for _, entry in ipairs{ { folder, M.READ | M.WRITE | M.CHANGE | M.LINK },
+                          { below, M.EMPTY | M.LINK } } do
+    list[#list + 1], list[#list + 2] = entry[1], entry[2]
+  end
+  return true
+end
+
+---@param o table  the options, checked
+---@return (string|integer)[] list  paths, each with what may be done with it
+---@return integer allow
+local function policy_of(o)
+  local list, allow = {}, o.listen and M.LISTEN or 0
+  for kind, access in pairs(ACCESS) do
+    for _, path in ipairs(o[kind] or {}) do
+      list[#list + 1], list[#list + 2] = path, access
+      allow = allow | M.HANDLERS
+    end
+  end
+  return list, o.files and allow | M.FILES or allow
+end
+
 ---Puts the process into a jail: see M.jail in init.lua.
 ---@return minikvm.jail?
 ---@return string? why
 ---@return string? code
 function M.enter(opts)
   local o = options.check("kvm.jail", opts, SCHEMA)
-  local list, allow = {}, o.listen and M.LISTEN or 0
-  for kind, access in pairs(ACCESS) do
-    for _, path in ipairs(o[kind] or {}) do
-      list[#list + 1], list[#list + 2] = path, access
-      allow = allow | M.FILES
-    end
-  end
+  local list, allow = policy_of(o)
+  local report, why, code = true, nil, nil
+  if o.files then report, why, code = M.add_private(list) end
   local level = o.level or "best"
-  local report, why, code = core.jail(level, allow, list)
+  if report then report, why, code = core.jail(level, allow, list) end
   if not report then return nil, "kvm.jail: " .. why, code end
   report.level = level
   return report

@@ -1,11 +1,13 @@
 /* test_jail.c - what code that has taken over a thread of a jail can do (src/jail). Prints TAP.
  *
  * Each attempt is a process: it enters the jail, begins a thread of a role, and makes one system
- * call there. The numbers of errors are those of seccomp's action for what is in no row of
- * src/jail/calls.c (EPERM), of Landlock (EACCES) and of calls for which the kernel looks at
- * something first. Needs no KVM. */
+ * call there. Where there is KVM, a guest makes those of vCPUs once more, on the thread that it
+ * runs on. The numbers of errors are those of seccomp's action for what is in no row of
+ * src/jail/calls.c (EPERM), of Landlock (EACCES), and what the call itself says when it was let
+ * through. */
 #include "jail/jail.h"
 #include "tap.h"
+#include "vm/vm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -242,6 +244,73 @@ static void attempt_as(const struct attempt *a, unsigned role, const char *who)
         tap_is(in_child(attempt_inside, &t), a->error, name);
 }
 
+/* --- a guest that has taken over its vCPU's thread: each OUT makes the next attempt there --- */
+
+static int *results; /* shared with the child */
+
+static void take_over(void *self, struct mk_io *io, uint64_t value)
+{
+    size_t *next = self;
+    struct trial t = { .attempt = &attempts[*next] };
+    (void)io;
+    (void)value;
+    try(&t);
+    results[(*next)++] = t.error;
+}
+
+static int run_guest(struct mk_vm *vm, struct mk_err *err)
+{
+    static const uint8_t loop[] = { 0xe6, 0x80, 0xeb, 0xfc }; /* out 0x80, al; jmp to it */
+    static const struct mk_io_ops ops = { .name = "attempts", .out = take_over, .width = 1 };
+    struct mk_limits limits = { MK_FOREVER, MK_COUNT(attempts), MK_FOREVER };
+    struct mk_entry entry = { .ip = 0 };
+    size_t next = 0;
+    if (mk_vm_set_entry(vm, &entry, err) < 0 ||
+        !mk_bus_hook(&vm->bus, 0x80, 0x80, &ops, &next, NULL))
+        return -1;
+    memcpy(vm->mem.regions[0].host, loop, sizeof(loop));
+    mk_vm_set_ready(vm, 0);
+    int rc = mk_vm_run(vm, &limits, err);
+    mk_vm_close(vm);
+    return rc;
+}
+
+static int attempt_as_guest(struct trial *t)
+{
+    struct mk_jail jail = { 0 };
+    struct mk_vm_config config = { .cpus = 1, .memory = 1 << 20 };
+    struct mk_jail_report report;
+    struct mk_kvm kvm;
+    struct mk_vm vm;
+    struct mk_err err = { 0 };
+    (void)t;
+    if (mk_jail_enter(&jail, &report, &err) < 0 || mk_kvm_open(&kvm, &err) < 0 ||
+        mk_vm_open(&vm, &kvm, &config, &err) < 0 || run_guest(&vm, &err) < 0) {
+        fprintf(stderr, "# %s\n", err.text);
+        return 1;
+    }
+    return 0;
+}
+
+static void test_guest(void)
+{
+    char name[160];
+    if (access("/dev/kvm", R_OK | W_OK) < 0) {
+        printf("# skipped: attempts of a guest, there is no KVM\n");
+        return;
+    }
+    results =
+        mmap(NULL, sizeof(attempts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (size_t i = 0; i < MK_COUNT(attempts); i++)
+        results[i] = -1;
+    tap_is(in_child(attempt_as_guest, NULL), 0, "a guest runs in a jail");
+    for (size_t i = 0; i < MK_COUNT(attempts); i++) {
+        snprintf(name, sizeof(name), "a guest on its vCPU's thread: %s", attempts[i].name);
+        if (attempts[i].roles & MK_ROLE_VCPU)
+            tap_is(results[i], attempts[i].error, name);
+    }
+}
+
 /* --- the jail itself --- */
 
 static int enter(const struct mk_jail *jail, struct mk_err *err)
@@ -336,5 +405,6 @@ int main(void)
     landlock = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
     test_policy();
     test_attempts();
+    test_guest();
     return tap_done();
 }

@@ -72,7 +72,7 @@ local ATTEMPTS = {
   { "Lua code outside", "return loadfile(F .. '/outside/script.lua')" },
   { "a worker's script outside", "return kvm.worker(F .. '/outside/script.lua'):wait(5)" },
   { "a worker that opens a file",
-    "local w = kvm.worker(function(me, path) return io.open(path) and 1 end, F .. '/outside/secret')"
+    "local w = kvm.worker(function(_, path) return io.open(path) and 1 end, F .. '/outside/secret')"
     .. " return (select(2, w:wait(5)))" },
   { "a worker that starts a program",
     "local w = kvm.worker(function() return os.execute 'true' end)"
@@ -221,6 +221,84 @@ describe("minikvm run --jail", function()
     local r = run(folder .. "/nothing.bin")
     assert.equal(1, r.status)
     assert.matches("nothing.bin: No such file or directory", r.err)
+  end)
+
+  ---How many filters each thread of a process has, by Linux's proc(5): "1 2 2", sorted. Those that
+  ---KVM itself keeps in it do not count.
+  local function filters_of(pid)
+    local list = {}
+    for task in lfs.dir(("/proc/%d/task"):format(pid)) do
+      local file = task:find "^%d" and io.open(("/proc/%d/task/%s/status"):format(pid, task))
+      local text = file and file:read "a" or ""
+      if file then file:close() end
+      assert(text == "" or text:find "NoNewPrivs:\t1\n" and text:find "CapEff:\t0+\n")
+      if not text:find "^Name:\tkvm%-" then
+        list[#list + 1] = text:match "Seccomp_filters:\t(%d+)"
+      end
+    end
+    table.sort(list)
+    return table.concat(list, " ")
+  end
+
+  ---The threads of a command while its guest spins, having printed a byte.
+  local function threads_of(command)
+    local p = program.start("exec " .. command):wait "A"
+    local file <close> = assert(io.open(p.pid_file))
+    local filters = filters_of(file:read "n")
+    p:kill "KILL"
+    p:finish()
+    return filters
+  end
+
+  it("has the threads of vCPUs and I/O behind filters of their own", function()
+    local r = program.run "grep Seccomp_filters /proc/self/status"
+    if r.status ~= 0 then return pending "this kernel does not tell of filters" end
+    local image = write(folder .. "/inside/spin.bin", "\xb0A\xe6\xe9\xeb\xfe") -- ... jmp $
+    assert.equal("1 2 2", threads_of("P run --jail --no-coalesce " .. image))
+    local script = write(folder .. "/inside/spin.lua", [[
+      local kvm = require "minikvm"
+      local vm = kvm.vm{ coalesce = false }
+      vm:load "spin"
+      vm:run()
+    ]])
+    assert.equal("1 2 2", threads_of(("env TMPDIR=%s/inside P --safe --guest spin=%s %s"):format(
+      folder, image, script)))
+  end)
+
+  it("gives guests of --safe the files that were granted, and leaves nothing behind", function()
+    local tmp, data = folder .. "/tmp", folder .. "/data"
+    assert(lfs.mkdir(tmp) and lfs.mkdir(data))
+    local script = write(folder .. "/files.lua", [[
+      local kvm = require "minikvm"
+      local rules = { { "shared.txt", "shared-rw" }, { "**", "cow" } }
+      local vm = kvm.vm{ mode = "long", files = kvm.files{ root = "data", rules = rules } }
+      assert(vm:load "writer")
+      print(vm:run())
+    ]])
+    write(data .. "/shared.txt", "Shared by all VMs.\n")
+    local r = program.run(("env TMPDIR=%s P --safe --guest writer=guests/long/cow_writer.bin "
+      .. "--files data=%s:shared-rw %s"):format(tmp, data, script))
+    assert.equal(0, r.status, r.err)
+    assert.matches("exit\ttable", r.out)
+    assert.matches("And more.", support.read_file(data .. "/shared.txt"))
+    write(script, [[
+      local t, s = {}, ("x"):rep(1 << 20) -- equal but for the last byte
+      for i = 1, 8 do t[i] = s .. i end
+      for i = 9, 1 << 16 do t[i] = t[i % 8 + 1] end
+      table.sort(t)
+    ]])
+    r = program.run(("env TMPDIR=%s P --safe --seconds 0.1 %s"):format(tmp, script))
+    assert.matches("it goes on where nothing can end it", r.err)
+    assert(lfs.rmdir(tmp), "something was left in TMPDIR")
+  end)
+
+  it("lets guests make files of their own where that was asked for", function()
+    -- mov dx, 0x278; mov si, 0x11; mov cx, 4; rep outsb: opens "x" to be made; in al, dx: its
+    -- descriptor, or an error's number; add al, '0'; out 0xe9, al; hlt
+    local image = write(folder .. "/inside/make.bin", "\xba\x78\x02\xbe\x11\x00\xb9\x04\x00\xf3\x6e"
+      .. "\xec\x04\x30\xe6\xe9\xf4\x01\x06\x01x")
+    assert.equal("0", run(image .. " --jail-files").out)
+    assert.equal("#", run(image).out) -- -13, EACCES
   end)
 
   it("is not for a prompt", function()

@@ -92,6 +92,12 @@ bool mk_fsbox_log_entry(struct mk_fsbox *box, uint64_t index, struct mk_file_ent
 /* The private directory's path, a string to free; NULL when it was not made yet. */
 char *mk_fsbox_directory(struct mk_fsbox *box);
 
+/* Temporary private directories are from here on made in a folder of their own, *path in *below,
+ * which is removed when the process exits. Once. */
+int mk_fsbox_make_folder(const char **path, const char **below, struct mk_err *err);
+/* For a process that ends by _exit(2), in a signal's handler: takes it away if it is empty. */
+void mk_fsbox_remove_folder(void);
+
 /* fsbox_save.c: what a snapshot keeps, written or read. Reading fails when a file cannot be had any
  * more, or not under this box's policy: then none is open. */
 void mk_fsbox_code(struct mk_fsbox *box, struct mk_codec *k);

@@ -9,11 +9,45 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* --- a folder for all of them --- */
+
+static char *folder; /* below which temporary ones are made; NULL: below TMPDIR */
+
+static const char *parent(void)
+{
+    const char *where = getenv("TMPDIR");
+    return where && *where ? where : "/tmp";
+}
+
+void mk_fsbox_remove_folder(void)
+{
+    if (folder)
+        rmdir(folder);
+}
+
+int mk_fsbox_make_folder(const char **path, const char **below, struct mk_err *err)
+{
+    char *name;
+    if (folder)
+        return mk_fail(err, EALREADY, "%s: the folder of private directories is there", folder);
+    if (asprintf(&name, "%s/minikvm-XXXXXX", parent()) < 0)
+        return mk_fail_errno(err, ENOMEM, "a folder for private directories");
+    if (!mkdtemp(name) || atexit(mk_fsbox_remove_folder) != 0) {
+        mk_fail_errno(err, errno, "%s: a folder for private directories", parent());
+        free(name);
+        return -1;
+    }
+    *path = folder = name;
+    *below = parent();
+    return 0;
+}
+
+/* --- one VM's --- */
+
 /* A guest without files costs the host none: it is made for the first file. */
 static int make_temporary(struct mk_fsbox *box)
 {
-    const char *where = getenv("TMPDIR");
-    if (asprintf(&box->own_path, "%s/minikvm-XXXXXX", where && *where ? where : "/tmp") < 0) {
+    if (asprintf(&box->own_path, "%s/minikvm-XXXXXX", folder ? folder : parent()) < 0) {
         box->own_path = NULL;
         return -ENOMEM;
     }

@@ -21,6 +21,7 @@
 #define VCPU (MK_ROLE_SCRIPT | MK_ROLE_VCPU)
 #define ALL MK_ROLE_ALL
 #define FILES MK_JAIL_FILES
+#define HANDLERS MK_JAIL_HANDLERS
 #define LISTEN MK_JAIL_LISTEN
 
 #define CALL(name, roles, needs, why)                                                              \
@@ -143,9 +144,12 @@ const struct mk_jail_call mk_jail_calls[] = {
     CALL(pwrite64, ALL, 0, "disks, files of guests"),
     CALL(preadv, ALL, 0, "disks"),
     CALL(pwritev, ALL, 0, "disks"),
+    CALL(preadv2, ALL, 0, "disks"),
+    CALL(pwritev2, ALL, 0, "disks; files of guests, at their end"),
     CALL(lseek, ALL, 0, "files; which parts hold data"),
     CALL(close, ALL, 0, "files, VMs"),
     CALL(dup, ALL, 0, "whether standard output can be written, at the end"),
+    CALL(dup3, VCPU, 0, "loadfile(), when the file is opened once more as a binary one"),
     CALL(fstat, ALL, 0, "what a descriptor is"),
     ONE(newfstatat, ALL, 0, "what a descriptor is (AT_EMPTY_PATH)", 3, AT_EMPTY_PATH,
         AT_EMPTY_PATH),
@@ -173,7 +177,6 @@ const struct mk_jail_call mk_jail_calls[] = {
 
     /* files by name, below what Landlock has been given */
     OPEN(SCRIPT, 0, "files that were named"),
-    CALL(openat2, SCRIPT, 0, "files of guests, below their directory"),
     CALL(newfstatat, SCRIPT, 0, "what a path is"),
     CALL(statx, SCRIPT, 0, "what a path is"),
     CALL(access, SCRIPT, 0, "whether a path is there"),
@@ -184,27 +187,30 @@ const struct mk_jail_call mk_jail_calls[] = {
     CALL(getcwd, SCRIPT, 0, "paths that are relative"),
     CALL(getdents64, SCRIPT, 0, "a directory"),
     CALL(unlink, SCRIPT, 0, "a file that was begun and not completed"),
-    CALL(unlinkat, SCRIPT, 0, "files of guests"),
+    CALL(unlinkat, SCRIPT, 0, "a file, a directory"),
     CALL(rename, SCRIPT, 0, "a file that is complete gets its name"),
-    CALL(renameat2, SCRIPT, 0, "files of guests"),
-    CALL(linkat, SCRIPT, 0, "files of guests get their names"),
     CALL(mkdir, SCRIPT, 0, "directories of VMs"),
-    CALL(mkdirat, SCRIPT, 0, "directories of VMs"),
     CALL(rmdir, SCRIPT, 0, "directories of VMs"),
     CALL(fchmod, SCRIPT, 0, "a file that replaces one has its permissions"),
-    CALL(copy_file_range, SCRIPT, 0, "copies of files"),
     CALL(fstatfs, SCRIPT, 0, "what kind of file system it is"),
     CALL(statfs, SCRIPT, 0, "what kind of file system it is"),
     CALL(flock, SCRIPT, 0, "files that are shared"),
-    /* ... by a guest, or a handler, where files were granted */
+    /* handlers of a script, on vCPU threads */
+    OPEN(VCPU, HANDLERS, "files that were named"),
+    CALL(newfstatat, VCPU, HANDLERS, "what a path is"),
+    ONE(mmap, VCPU, HANDLERS, "libraries that are loaded when they are needed", 3, MAP_ANONYMOUS,
+        0),
+    /* files of guests: src/files */
     OPEN(VCPU, FILES, "files of guests"),
     CALL(openat2, VCPU, FILES, "files of guests, below their directory"),
     CALL(newfstatat, VCPU, FILES, "files of guests"),
-    CALL(statx, VCPU, FILES, "files of guests"),
     CALL(getdents64, VCPU, FILES, "files of guests"),
     CALL(unlinkat, VCPU, FILES, "files of guests"),
+    CALL(renameat2, VCPU, FILES, "files of guests get their names"),
     CALL(linkat, VCPU, FILES, "files of guests get their names"),
+    CALL(mkdir, VCPU, FILES, "directories of VMs"),
     CALL(mkdirat, VCPU, FILES, "directories of VMs"),
+    CALL(rmdir, VCPU, FILES, "directories of VMs"),
     CALL(copy_file_range, VCPU, FILES, "copies of files"),
     CALL(fstatfs, VCPU, FILES, "what kind of file system it is"),
 

@@ -56,13 +56,13 @@ static int check_moment(struct mk_err *err)
     return 0;
 }
 
-static void find_walls(struct walls *w)
+static void find_walls(struct walls *w, unsigned allow)
 {
     const char *why = NULL;
     w->version = mk_landlock_version(&why);
     if (w->version == 0)
         miss(w->report, "Landlock, which keeps it from files that were not named", why);
-    else if (w->version < 3)
+    else if (w->version < 3 && allow & MK_JAIL_FILES) /* else no openat2(2), see calls.c */
         miss(w->report, "Landlock's right to truncate files that may only be read",
              "it is there from Linux 6.2 on");
     w->filters = mk_filter_possible(&why);
@@ -115,15 +115,16 @@ static void give_up_privileges(struct walls *w)
         w->report->walls |= MK_WALL_PRIVILEGES;
 }
 
-static void wall_in_files(struct walls *w)
+static void wall_in_files(struct walls *w, unsigned allow)
 {
     struct mk_err err;
+    bool truncation = w->version >= 3 || !(allow & MK_JAIL_FILES);
     if (w->version == 0)
         return;
     if (mk_landlock_enter(w->ruleset, &err) < 0)
         miss(w->report, "Landlock", err.text);
     else
-        w->report->walls |= MK_WALL_FILES | (w->version >= 3 ? MK_WALL_TRUNCATION : 0);
+        w->report->walls |= MK_WALL_FILES | (truncation ? MK_WALL_TRUNCATION : 0);
 }
 
 static void wall_in_calls(struct walls *w, unsigned allow)
@@ -145,14 +146,14 @@ int mk_jail_enter(const struct mk_jail *policy, struct mk_jail_report *report, s
     *report = (struct mk_jail_report){ 0 };
     if (check_moment(err) < 0 || mk_landlock_check(policy, err) < 0)
         return -1;
-    find_walls(&w);
+    find_walls(&w, policy->allow);
     if (check_strict(policy, &w, err) < 0)
         return -1;
     if (w.version > 0 && (w.ruleset = mk_landlock_make(w.version, policy, err)) < 0)
         return -1;
     jail.allow = policy->allow;
     give_up_privileges(&w);
-    wall_in_files(&w);
+    wall_in_files(&w, policy->allow);
     if (w.ruleset >= 0)
         close(w.ruleset);
     wall_in_calls(&w, policy->allow);

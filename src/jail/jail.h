@@ -27,6 +27,7 @@ enum mk_jail_level {
 #define MK_JAIL_READ 1u
 #define MK_JAIL_WRITE 2u  /* write to what is there */
 #define MK_JAIL_CHANGE 4u /* make, rename, remove files, those of a directory */
+#define MK_JAIL_EMPTY 64u /* remove empty directories in it */
 #define MK_JAIL_DEVICE 8u /* ioctl(2) on a device */
 #define MK_JAIL_LINK                                                                               \
     16u /* the path may be a symbolic link, or lead upwards: it is followed, once */
@@ -39,7 +40,9 @@ struct mk_jail_path {
 
 /* What else may be done, as bits. */
 #define MK_JAIL_LISTEN 1u /* be connected to, by TCP and Unix sockets */
-#define MK_JAIL_FILES 2u  /* vCPU threads open files: guests have some, or handlers do */
+#define MK_JAIL_FILES 2u  /* guests have files, below directories that were named */
+/* Open what was named on vCPU threads, where handlers of a script run. */
+#define MK_JAIL_HANDLERS 4u
 
 struct mk_jail {
     enum mk_jail_level level;

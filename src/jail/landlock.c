@@ -51,7 +51,8 @@ static uint64_t known(int version, uint64_t rights)
 static uint64_t rights_of(unsigned access)
 {
     return (access & MK_JAIL_READ ? READ : 0) | (access & MK_JAIL_WRITE ? WRITE : 0) |
-           (access & MK_JAIL_CHANGE ? CHANGE : 0) | (access & MK_JAIL_DEVICE ? IOCTL_DEV : 0);
+           (access & MK_JAIL_CHANGE ? CHANGE : 0) | (access & MK_JAIL_DEVICE ? IOCTL_DEV : 0) |
+           (access & MK_JAIL_EMPTY ? LANDLOCK_ACCESS_FS_REMOVE_DIR : 0);
 }
 
 /* What is named must be what is meant: no link, nothing above, not everything. */

@@ -1,6 +1,7 @@
 /* jail.c - kvm.jail: the options as lua/minikvm/jail.lua has checked them (jail/jail.h). */
 #include "lua/core.h"
 
+#include "files/fsbox.h"
 #include "jail/jail.h"
 
 #include <stdlib.h>
@@ -59,6 +60,19 @@ static int enter(lua_State *L)
     return 1;
 }
 
+/* private_folder() -> where temporary directories of VMs are made from now on, its parent | nil,
+ * text, name */
+static int private_folder(lua_State *L)
+{
+    const char *path, *below;
+    struct mk_err err;
+    if (mk_fsbox_make_folder(&path, &below, &err) < 0)
+        return mk_push_err(L, &err);
+    lua_pushstring(L, path);
+    lua_pushstring(L, below);
+    return 2;
+}
+
 /* jailed() -> whether the process is in a jail */
 static int jailed(lua_State *L)
 {
@@ -68,6 +82,9 @@ static int jailed(lua_State *L)
 
 void mk_open_jail(lua_State *L)
 {
-    static const luaL_Reg functions[] = { { "jail", enter }, { "jailed", jailed }, { NULL, NULL } };
+    static const luaL_Reg functions[] = { { "jail", enter },
+                                          { "jailed", jailed },
+                                          { "private_folder", private_folder },
+                                          { NULL, NULL } };
     luaL_setfuncs(L, functions, 0);
 }

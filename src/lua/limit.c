@@ -1,6 +1,7 @@
 /* limit.c - see limit.h. */
 #include "lua/limit.h"
 
+#include "files/fsbox.h"
 #include "io/tty.h"
 #include "lua/alloc.h"
 #include "lua/core.h"
@@ -242,6 +243,7 @@ void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
 void mk_limit_abort(const char *text)
 {
     mk_tty_restore();
+    mk_fsbox_remove_folder();
     if (write(STDERR_FILENO, "minikvm: ", 9) < 0 || write(STDERR_FILENO, text, strlen(text)) < 0 ||
         write(STDERR_FILENO, "\n", 1) < 0)
         _exit(2); /* nobody reads */

@@ -7,7 +7,8 @@ local jail = require "minikvm.jail"
 
 local M = {}
 
-local READ <const> = jail.READ | jail.LINK | jail.OPTIONAL -- what is not there is said by its reader
+-- What is not there is said by its reader.
+local READ <const> = jail.READ | jail.LINK | jail.OPTIONAL
 
 ---The folder that a file is in.
 local function folder_of(path) return path:match "^(.*/)[^/]*$" or "." end
@@ -52,7 +53,12 @@ end
 ---@return string? why
 function M.enter(opts)
   local allow = (opts.gdb or opts.gdb_on_crash) and jail.LISTEN or 0
-  local report, why = core.jail(opts.jail, allow, M.paths(opts))
+  local list, report, why = M.paths(opts), true, nil
+  if opts.jail_files then
+    allow = allow | jail.FILES
+    report, why = jail.add_private(list)
+  end
+  if report then report, why = core.jail(opts.jail, allow, list) end
   if not report then return nil, "--jail: " .. why end
   if report.missing then
     io.stderr:write("minikvm: --jail: not there: ", report.missing, "\n")

@@ -127,6 +127,8 @@ M.spec = {
       help = "the process keeps nothing but what is named here, before it opens an image;"
         .. " --jail=strict refuses to run where the kernel lacks a wall, best (the default) says"
         .. " so" },
+    { "--jail-files", help = "in a jail guests may make files of their own; their vCPUs' threads"
+        .. " can then open what is named" },
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
         .. " global vm (several: in the list vms)" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
@@ -151,8 +153,8 @@ M.prompt_spec = {
   summary = "Loads guest images or snapshots, and is a Lua prompt with the VM in the global vm\n"
     .. "(several: in the list vms). help tells what there is.",
 }
-local RUN_ALONE <const> = { ["--prompt"] = true, ["--jail"] = true, ["--screenshot"] = true,
-                            ["--stats"] = true }
+local RUN_ALONE <const> = { ["--prompt"] = true, ["--jail"] = true, ["--jail-files"] = true,
+                            ["--screenshot"] = true, ["--stats"] = true }
 for _, option in ipairs(M.spec.options) do
   if not RUN_ALONE[option[1]] then
     table.insert(M.prompt_spec.options, option)
@@ -194,6 +196,8 @@ local function parse_run(argv, spec)
     why = "--screenshot is for one image that runs"
   elseif opts.trace_file and #opts.guests > 1 then
     why = "--trace-file is for one image"
+  elseif opts.jail_files and not opts.jail then
+    why = "--jail-files is for --jail"
   elseif opts.jail and opts.prompt then
     why = "--jail is for images that run: at a prompt everything may be needed"
   elseif not opts.trace_file and (opts.trace_limit or opts.trace_calls

@@ -8,6 +8,7 @@
 
 local core = require "minikvm.core"
 local args = require "minikvm.cli.args"
+local jail = require "minikvm.jail"
 local options = require "minikvm.options"
 
 local loadfile = loadfile
@@ -89,6 +90,9 @@ M.spec = {
       help = "time of the script, its runs included (60)" },
     { "--handler", value = "SEC", type = "duration", help = "time of one call of a handler (2)" },
     { "--memory", "-m", value = "SIZE", type = "size", help = "memory of the script (64M)" },
+    { "--jail", value = "LEVEL", default = "best", type = { "best", "strict" },
+      help = "walls of the kernel's around the process: --jail=strict refuses to run where one is"
+        .. " missing, best (the default) says so" },
   },
   rest = { key = "script", value = "script.lua", min = 1,
            help = "the script; what follows it are its arguments" },
@@ -101,7 +105,7 @@ local function split(argv)
   local takes_value = {}
   for _, option in ipairs(M.spec.options) do
     for i = 1, 2 do
-      if option[i] then takes_value[option[i]] = true end
+      if option[i] then takes_value[option[i]] = not option.default end
     end
   end
   local i = 1
@@ -397,6 +401,32 @@ end
 
 -- ---- the whole ----
 
+---What may be done with a directory that --files grants.
+local function access_of(grant)
+  local shared = grant.verdict == "shared-rw"
+  return jail.READ | jail.LINK | jail.OPTIONAL | (shared and jail.WRITE | jail.CHANGE or 0)
+end
+
+---The process keeps what is named on the command line, and the script's folder.
+local function enter_jail(opts, folder)
+  local read <const> = jail.READ | jail.LINK | jail.OPTIONAL
+  local list, allow = { opts.script[1], read }, jail.HANDLERS
+  local function add(path, access) list[#list + 1], list[#list + 2] = path, access end
+  if folder ~= "/" then add(folder, read) end
+  for _, guest in ipairs(opts.guest or {}) do add(guest.path, read) end
+  for _, grant in ipairs(opts.files or {}) do
+    add(grant.path, access_of(grant))
+    allow = allow | jail.FILES
+  end
+  local done, why = jail.add_private(list)
+  local report = done
+  if done then report, why = core.jail(opts.jail or "best", allow, list) end
+  if not report then error("--safe: " .. why, 0) end
+  if report.missing then
+    io.stderr:write("minikvm: --safe: not there: ", report.missing, "\n")
+  end
+end
+
 ---Carries out the command line behind --safe. Errors of the script are raised.
 ---@param argv string[]
 ---@return integer status
@@ -405,10 +435,12 @@ function M.main(argv)
   local opts, status = args.handle(M.spec, own)
   if not opts then return status end
   local kvm, path = require "minikvm", opts.script[1]
+  local folder = path:match "^(.*/)" or "./"
+  enter_jail(opts, folder)
   local module = safe_module(kvm, opts)
   restrict_methods()
   restrict_load(opts.guest)
-  local env = environment(module, path:match "^(.*/)" or "./")
+  local env = environment(module, folder)
   env.arg = { [0] = path, table.unpack(rest) }
   local chunk, why = loadfile(path, "t", env)
   if not chunk then error(why, 0) end
