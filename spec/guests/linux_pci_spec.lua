@@ -133,6 +133,36 @@ describe("Linux's drivers for PCI", function()
     end
   end)
 
+  it("have ext4 on a virtio disk, and give back what they discard", function()
+    local sum = sh("mke2fs -F /dev/vda >/dev/null 2>&1; mkdir /mnt; mount -t ext4 /dev/vda /mnt && "
+      .. "dd if=/dev/urandom of=/mnt/f bs=64k count=32 2>/dev/null; md5sum </mnt/f; umount /mnt")
+    assert.matches("^%x+  %-\n$", sum)
+    assert.equal(sum, sh "mount -t ext4 /dev/vda /mnt; md5sum </mnt/f; rm /mnt/f; umount /mnt")
+    local disk = vm:disk(1)
+    assert.is_true(disk:written() >= 2 << 20, disk:written())
+    sh "mount -t ext4 /dev/vda /mnt; fstrim /mnt; umount /mnt"
+    assert.is_true(disk:written() < 2 << 20, disk:written())
+    sh "blkdiscard /dev/vda"
+    assert.equal(0, disk:written())
+  end)
+
+  it("ask a virtio disk with two accesses that exit: a mask is read, and the ISR", function()
+    local function counts()
+      local exits = {}
+      for _, row in ipairs(vm:stats{ all = true }) do
+        exits[row.owner] = (exits[row.owner] or 0) + row.accesses - row.no_exit
+        if row.first == 0xa0 then exits.slave = row.accesses - row.no_exit end
+      end
+      return exits
+    end
+    local before = counts()
+    sh "dd if=/dev/vda of=/dev/null bs=4k count=300 iflag=direct 2>/dev/null"
+    local after = counts()
+    assert.equal(300, after.blk - before.blk) -- the ISR; a notification is none
+    local masks = after.slave - before.slave
+    assert.is_true(300 <= masks and masks <= 340, masks)
+  end)
+
   it("bind: virtio_console, each of its ports in both directions", function()
     local d
     for _, other in ipairs(vm.pci:devices()) do d = other.name == "console" and other or d end
