@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #define BLOCK MK_LAYER_BLOCK
-#define PIECES 64 /* of one call to the kernel */
+#define PIECES 256 /* of one call to the kernel */
 
 typedef unsigned long long ull;
 
