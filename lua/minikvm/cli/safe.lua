@@ -39,7 +39,7 @@ M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci virtio"
 ---What is known and refused: it reaches files or the network, takes memory that nobody counts, or
 ---is of a Lua state without these limits.
 M.REFUSED = words [[
-  gdb break_at wait_break step step_over blocks add push sweep calls leads
+  gdb break_at wait_break watch step step_over blocks add push sweep calls leads
   worker jail signal limit initrd disk load_snapshot load_symbols input output log save receive map
 ]]
 
