@@ -33,7 +33,8 @@ local Coverage, meta = class "minikvm.coverage"
 -- [block] = true }, fresh = list of those that take() has not told, seen = { [branch] = bits },
 -- parts = list of what is in VMs, which are not kept }.
 local states = setmetatable({}, { __mode = "k" })
-local of_vm = setmetatable({}, { __mode = "k" }) -- by VM or snapshot, its coverage
+local of_vm = setmetatable({}, { __mode = "k" }) -- by VM or snapshot, the set of its coverages
+local shared = setmetatable({}, { __mode = "k" }) -- by VM, the one of share()
 
 strict.seal(Coverage, meta, "coverage", {})
 
@@ -180,7 +181,9 @@ local function map_of(machine)
     local t = image.plan.format ~= "flat" and symbols.of(image.source)
     local n = t and t.by_name[MAP]
     if n and t.sizes[n] > 0 then
-      return { address = symbols.to_memory(image, t.values[n]), size = t.sizes[n] }
+      local map = { address = symbols.to_memory(image, t.values[n]), size = t.sizes[n] }
+      if map.size & map.size - 1 == 0 then return map end
+      core.blame(("vm:coverage: %s has %d bytes, which is no power of two"):format(MAP, map.size))
     end
   end
   core.blame(("vm:coverage: no image of vm %q has a symbol %s: link guests/long/lib_coverage.c, "
@@ -227,7 +230,7 @@ function Coverage:attach(machine)
     core.blame(("coverage:attach: expected a vm, got a %s"):format(type(machine)))
   end
   core.check_open(machine)
-  if of_vm[machine] == self then return self end
+  if of_vm[machine] and of_vm[machine][self] then return self end
   if find_code(machine, state.options).key ~= state.code.key then
     core.blame(("coverage:attach: vm %q has other code"):format(machine.name))
   end
@@ -238,7 +241,8 @@ function Coverage:attach(machine)
     local done, why, code = start(state, machine)
     if not done then return nil, why, code end
   end
-  of_vm[machine] = self
+  of_vm[machine] = of_vm[machine] or {}
+  of_vm[machine][self] = true
   return self
 end
 
@@ -316,9 +320,7 @@ function Coverage:stop()
   for _, part in ipairs(state.parts) do
     if part.object then core.coverage_stop(part.object) end
   end
-  for machine, coverage in pairs(of_vm) do
-    if coverage == self then of_vm[machine] = nil end
-  end
+  for _, coverages in pairs(of_vm) do coverages[self] = nil end
   state.parts = {}
   return self
 end
@@ -416,8 +418,6 @@ function vm:coverage(opts)
   local o = options.check("vm:coverage", opts, COVERAGE)
   if o.map and o.branches then
     core.blame "vm:coverage: with 'map' there is no record of 'branches'"
-  elseif of_vm[self] then
-    core.blame "vm:coverage: it is being covered; stop that coverage first"
   end
   return make(self, o):attach(self)
 end
@@ -429,7 +429,7 @@ local function detach(coverage, machine)
   for _, part in ipairs(state.parts) do
     if part.object and part.machine[1] == machine then core.coverage_stop(part.object) end
   end
-  of_vm[machine] = nil
+  of_vm[machine][coverage] = nil
 end
 
 ---Covers a VM as `minikvm test --coverage` does: with what already covers the same code in others.
@@ -438,10 +438,11 @@ end
 ---@param o table
 function M.share(machine, known, o)
   local code = code_of.of(machine, o)
-  local old = of_vm[machine]
+  local old = shared[machine]
   if not code or old and states[old].code.key == code.key then return end
   if old then detach(old, machine) end
   known[code.key] = known[code.key] or make(machine, o)
+  shared[machine] = known[code.key]
   return known[code.key]:attach(machine)
 end
 
@@ -449,15 +450,22 @@ end
 
 ---A snapshot was taken of `from`, or a VM made of it.
 function M.inherit(from, to)
-  local coverage = of_vm[from]
-  if not coverage then return end
-  if core.kind(to) == "minikvm.vm" then coverage:attach(to) else of_vm[to] = coverage end
+  local is_vm = core.kind(to) == "minikvm.vm"
+  for coverage in pairs(of_vm[from] or {}) do
+    if is_vm then
+      coverage:attach(to)
+    else
+      of_vm[to] = of_vm[to] or {}
+      of_vm[to][coverage] = true
+    end
+  end
 end
 
 ---A VM goes back to a snapshot, and with it a map in its memory.
 function M.before_restore(machine)
-  local state = of_vm[machine] and states[of_vm[machine]]
-  if state and state.map then update(state) end
+  for coverage in pairs(of_vm[machine] or {}) do
+    if states[coverage].map then update(states[coverage]) end
+  end
 end
 
 return M
