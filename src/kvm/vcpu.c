@@ -163,12 +163,24 @@ int mk_vcpu_get_state(struct mk_vcpu *c, struct kvm_sync_regs *state)
     return mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &state->events);
 }
 
+#define TSS_AVAILABLE 9
+#define TSS_BUSY 11
+
+/* AMD's processors say of a guest's TSS that it is available, and KVM calls it busy. QEMU's
+ * emulation of them, in which the tests run, insists on getting back what it gave. */
+static void give_back_tss(const struct mk_vcpu *c, struct kvm_sregs *s)
+{
+    if (c->kvm->svm && s->tr.type == TSS_BUSY)
+        s->tr.type = TSS_AVAILABLE;
+}
+
 int mk_vcpu_set_state(struct mk_vcpu *c, const struct kvm_sync_regs *state)
 {
     struct kvm_sync_regs copy = *state;
     c->regs = state->regs;
     c->regs_known = true;
     if (c->kvm->sync_state) {
+        give_back_tss(c, &copy.sregs);
         c->run->s.regs = copy;
         c->run->cr8 = copy.sregs.cr8;
         c->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
@@ -240,6 +252,7 @@ int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
         return -1;
     }
     c->run->cr8 = copy.cr8;
+    give_back_tss(c, &copy);
     return mk_ioctl(c->fd, KVM_SET_SREGS, &copy);
 }
 

@@ -253,19 +253,6 @@ static void set_own(struct mk_vcpu *c, const struct mk_cpu_state *state)
     c->run->exit_reason = state->exit_reason;
 }
 
-#define TSS_AVAILABLE 9
-#define TSS_BUSY 11
-
-/* AMD's processors say of a guest's TSS that it is available, and KVM calls it busy. QEMU's
- * emulation of them, in which the tests run, insists on getting back what it gave. */
-static struct kvm_sregs as_given(const struct mk_vcpu *c, const struct kvm_sregs *sregs)
-{
-    struct kvm_sregs s = *sregs;
-    if (c->kvm->svm && s.tr.type == TSS_BUSY)
-        s.tr.type = TSS_AVAILABLE;
-    return s;
-}
-
 /* The guest's page tables may have changed in memory, and the processor still know the old ones.
  * KVM lets it forget them when CR3 changes: it gets another value before its own. */
 static int flush_tlb(struct mk_vcpu *c, const struct kvm_sregs *want)
@@ -279,12 +266,12 @@ int mk_cpu_load(struct mk_vcpu *c, const struct mk_cpu_state *state, const struc
                 struct mk_err *err)
 {
     struct mk_cpu_state s = *state; /* the ioctls take no constants */
-    struct kvm_sregs want = as_given(c, sregs), have;
+    struct kvm_sregs have;
     c->loads++;
     complete(c);
     c->synced = 0;
     c->run->kvm_dirty_regs = 0;
-    if (flush_tlb(c, &want) < 0 || mk_vcpu_set_sregs(c, &want) < 0 ||
+    if (flush_tlb(c, sregs) < 0 || mk_vcpu_set_sregs(c, sregs) < 0 ||
         mk_vcpu_get_sregs(c, &have) < 0)
         return mk_fail_errno(err, errno, "KVM refuses the system registers of cpu %u",
                              c->cpu.index);
