@@ -303,6 +303,22 @@ x WHERE [BYTES]
     assert.matches("there is no breakpoint 9\n", err)
   end)
 
+  it("stops where memory is written, and says what it does not know", function()
+    local out, err = session{
+      "vm.memory:write(0, '\\x90\\xa3\\x00\\x10\\xf4')", "watch 0x1000 2", "b", "c", "d 1", "c",
+      "watch nonsense", "break nonsense", "step x", "until", "x", "x 0 5000", "trace /nowhere/t",
+      "trace f stores" }
+    assert.matches("1   watch 0x1000, 2 bytes, w\n", out)
+    assert.matches("watch 1: 0x1000\n0x4\n> 00000004  f4 +hlt\n", out)
+    assert.matches("\n> > halt: ", out)
+    for _, text in ipairs{ '"nonsense": no symbols', "expected a number of times", "until what?",
+                           "examine what?", "1 to 4096 bytes", "/nowhere/t: No such file",
+                           "calls or instructions, not stores" } do
+      assert.matches(text, err, 1, true)
+    end
+    assert.not_matches("traceback", err)
+  end)
+
   it("holds a guest that runs at Ctrl-C, and goes on", function()
     if process.without_signals(pending) then return end
     local t = runner.start "exec env MINIKVM_HISTORY= P prompt guests/real/spin.bin"
