@@ -92,6 +92,20 @@ describe("watches, without_kvm none:", function()
     assert.are.equal(1, stop.hits)
   end)
 
+  it("a page table that is in use", function()
+    local vm <close> = guest.code("f4", { mode = "long" })
+    local walk = vm.cpu[0]:walk(0x5000)
+    local pte = walk.entry_addresses[#walk.entry_addresses]
+    local at = ("<I4"):pack(pte)
+    -- mov rax, [0x5000]; mov rax, [pte]; mov [pte], rax; mov rax, [0x6000]; hlt
+    assert(vm:load{ bytes = "\x48\x8b\4\x25\0\x50\0\0\x48\x8b\4\x25" .. at
+                            .. "\x48\x89\4\x25" .. at .. "\x48\x8b\4\x25\0\x60\0\0\xf4" })
+    local seen = {}
+    vm:watch(pte & ~0xfff, "4K", "w", function(_, _, access) seen[#seen + 1] = access.address end)
+    assert.are.equal("halt", (guest.run(vm)))
+    assert.are.same({ pte }, seen)
+  end)
+
   it("snapshots taken at a stop have memory whole, and forks write to it", function()
     local vm <close> = guest.code(CODE.long[1], { mode = "long" })
     vm:watch(0x3000, 1)

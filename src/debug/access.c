@@ -183,3 +183,20 @@ bool access_fault(struct mk_vcpu *c, bool emulation)
         watch_report(c, &accesses.list[i]);
     return true;
 }
+
+void access_step(struct mk_vcpu *c)
+{
+    struct cpu *k = cpu_of(c);
+    struct kvm_sregs s;
+    struct accesses accesses;
+    if (!find(c, &accesses) || !debug_sregs(c, &s))
+        return;
+    k->opens = 0; /* nothing of it is protected for its sake */
+    k->over = true;
+    k->over_at = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+    uint64_t at = k->over_at;
+    step_one(c);
+    bool done = !k->over || k->over_at != at;
+    for (unsigned i = 0; done && i < accesses.count && c->end.reason == MK_RUNNING; i++)
+        watch_report(c, &accesses.list[i]);
+}

@@ -63,6 +63,7 @@ struct mk_watchpoint {
     _Atomic uint64_t hits;
     unsigned held;
     bool orphan;
+    bool by_steps;       /* it is no memory that may be protected: every instruction is looked at */
     struct chunk *chunk; /* where it lies, as the page tables say */
     size_t chunks, room;
 };
@@ -133,8 +134,9 @@ struct mk_debug {
     int memory_fd; /* this process's memory, where sealed pages can be written; -1 */
     size_t given;  /* pages that are */
     struct mk_watchpoint *watches;
-    bool open; /* watched memory is not protected at the moment, or not all of it */
-    bool shut; /* it is, or some of it */
+    bool open;     /* watched memory is not protected at the moment, or not all of it */
+    bool shut;     /* it is, or some of it */
+    bool by_steps; /* some watch is */
 
     _Atomic bool traces; /* every instruction is told */
     struct mk_stop last;
@@ -198,6 +200,8 @@ void watch_report(struct mk_vcpu *c, const struct mk_access *access);
 
 /* access.c: an exit because of protected memory. False when it is none; else it is served. */
 bool access_mmio(struct mk_vcpu *c);
+/* One step, of which is told what it accesses. */
+void access_step(struct mk_vcpu *c);
 /* KVM_RUN has failed with EFAULT, or an instruction could not be emulated. */
 bool access_fault(struct mk_vcpu *c, bool emulation);
 

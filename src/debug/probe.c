@@ -14,12 +14,17 @@ static struct {
     bool known, hardware;
 } answers = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-/* At real-mode address 0: nop, nop, hlt; stops at the second one? */
+static bool run_from_0(int cpu)
+{
+    struct kvm_regs r = { .rflags = 2 };
+    return mk_ioctl(cpu, KVM_SET_REGS, &r) == 0 && mk_ioctl(cpu, KVM_RUN, NULL) == 0;
+}
+
+/* At real-mode address 0: nop, nop, hlt. Stops at the second one, in code that has run before? */
 static bool ask(const struct mk_kvm *kvm, int cpu)
 {
     struct kvm_run *run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, cpu, 0);
     struct kvm_sregs s;
-    struct kvm_regs r = { .rflags = 2 };
     struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
     debug.arch.debugreg[0] = 1;
     debug.arch.debugreg[7] = 1;
@@ -27,10 +32,9 @@ static bool ask(const struct mk_kvm *kvm, int cpu)
         return false;
     bool ready = mk_ioctl(cpu, KVM_GET_SREGS, &s) == 0;
     s.cs.base = s.cs.selector = 0;
-    bool stops = ready && mk_ioctl(cpu, KVM_SET_SREGS, &s) == 0 &&
-                 mk_ioctl(cpu, KVM_SET_REGS, &r) == 0 &&
-                 mk_ioctl(cpu, KVM_SET_GUEST_DEBUG, &debug) == 0 &&
-                 mk_ioctl(cpu, KVM_RUN, NULL) == 0 && run->exit_reason == KVM_EXIT_DEBUG;
+    bool stops = ready && mk_ioctl(cpu, KVM_SET_SREGS, &s) == 0 && run_from_0(cpu) &&
+                 mk_ioctl(cpu, KVM_SET_GUEST_DEBUG, &debug) == 0 && run_from_0(cpu) &&
+                 run->exit_reason == KVM_EXIT_DEBUG;
     munmap(run, kvm->run_size);
     return stops;
 }

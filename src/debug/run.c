@@ -444,6 +444,23 @@ static void enter(struct mk_vcpu *c)
     run_serve(c, code);
 }
 
+static bool by_steps(const struct mk_vcpu *c)
+{
+    const struct mk_debug *d = debug_of(c);
+    return d->watches && d->by_steps;
+}
+
+/* A breakpoint comes before what the instruction accesses. */
+static void watched_step(struct mk_vcpu *c)
+{
+    const struct cpu *k = cpu_of(c);
+    uint64_t linear, gpa;
+    if (at_patch(c, &linear, &gpa) && !(k->over && k->over_at == linear))
+        hit_report(c, linear, gpa);
+    else
+        access_step(c);
+}
+
 /* A stop of this vCPU that came while that of another one was told: it waits until the VM goes on,
  * and is told then if the vCPU is still there. */
 static void stop_late(struct mk_vcpu *c)
@@ -477,12 +494,12 @@ static void once(struct mk_vcpu *c)
             mk_vcpu_handle_events(c);
         else if (k->steps)
             take_step(c);
-        else if (must_step(c))
+        else if (!by_steps(c) && must_step(c))
             step_one(c);
-        else if (!debug_of(c)->traces)
+        else if (!debug_of(c)->traces && !by_steps(c))
             enter(c);
         else if (!trace_deliver(c))
-            take_step(c);
+            debug_of(c)->traces ? take_step(c) : watched_step(c);
     }
 }
 

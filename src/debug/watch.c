@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define MOST 16 /* watches that are told of one access */
+#define MOST 16      /* watches that are told of one access */
+#define TABLES 1024u /* page tables that are looked through */
 
 /* --- protection --- */
 
@@ -37,14 +38,19 @@ static bool hides(const struct mk_watchpoint *w)
     return w->o.read || w->o.execute;
 }
 
+static bool protects(const struct mk_watchpoint *w, bool hidden)
+{
+    return !w->by_steps && hides(w) == hidden;
+}
+
 static void each_chunk(struct mk_debug *d, bool on)
 {
     for (const struct mk_watchpoint *w = d->watches; w; w = w->next)
-        for (size_t i = 0; i < w->chunks && (!on || !hides(w)); i++)
+        for (size_t i = 0; i < w->chunks && (!on || protects(w, false)); i++)
             protect(d, w->chunk[i].gpa, w->chunk[i].length,
                     on ? PROT_READ : PROT_READ | PROT_WRITE);
     for (const struct mk_watchpoint *w = d->watches; on && w; w = w->next)
-        for (size_t i = 0; i < w->chunks && hides(w); i++)
+        for (size_t i = 0; i < w->chunks && protects(w, true); i++)
             protect(d, w->chunk[i].gpa, w->chunk[i].length, PROT_NONE);
 }
 
@@ -64,7 +70,7 @@ static bool overlaps(const struct chunk *k, uint64_t gpa, uint64_t length, uint6
 bool watch_has(const struct mk_debug *d, uint64_t gpa, uint64_t length, bool write)
 {
     for (const struct mk_watchpoint *w = d->watches; w; w = w->next)
-        for (size_t i = 0; i < w->chunks && (write || hides(w)); i++)
+        for (size_t i = 0; i < w->chunks && !w->by_steps && (write || hides(w)); i++)
             if (overlaps(&w->chunk[i], gpa, length, MK_PAGE))
                 return true;
     return false;
@@ -108,6 +114,35 @@ static void add_chunk(struct mk_watchpoint *w, uint64_t linear, uint64_t gpa, ui
     w->chunk[w->chunks++] = (struct chunk){ gpa, length, linear };
 }
 
+/* Is a table watched, or one of those below it? A guest may have any number of them, in circles:
+ * after so many it counts as one that is. */
+static bool is_table(struct mk_debug *d, uint64_t table, unsigned levels,
+                     const struct mk_watchpoint *w, unsigned *left)
+{
+    uint64_t entries[MK_PAGE / 8];
+    bool is = !*left;
+    for (size_t i = 0; i < w->chunks && !is; i++)
+        is = overlaps(&w->chunk[i], table, MK_PAGE, MK_PAGE);
+    *left -= !is;
+    if (is || levels == 1 || !mk_mem_read(&d->vm->mem, table, entries, MK_PAGE))
+        return is;
+    for (unsigned i = 0; !is && i < MK_COUNT(entries); i++)
+        if ((entries[i] & 0x81) == 1) /* present, and no large page */
+            is = is_table(d, entries[i] & UINT64_C(0x000ffffffffff000), levels - 1, w, left);
+    return is;
+}
+
+/* KVM reads the guest's tables itself where the processor does not, and marks entries as used: it
+ * takes those that it cannot write to for missing. Such tables are not protected. */
+static bool holds_tables(struct mk_debug *d, const struct mk_watchpoint *w,
+                         const struct kvm_sregs *s)
+{
+    if (!d->vm->kvm->shadow_paging || !(s->cr0 & MK_CR0_PG) || mk_vm_assists_paging(d->vm))
+        return false;
+    unsigned levels = s->efer & MK_EFER_LMA ? 4 : 2, most = TABLES;
+    return is_table(d, s->cr3 & ~(uint64_t)(MK_PAGE - 1), levels, w, &most);
+}
+
 static void place(struct mk_debug *d, struct mk_watchpoint *w, const struct kvm_sregs *s)
 {
     uint64_t at = w->o.address, left = w->o.size, n;
@@ -129,8 +164,12 @@ static void place(struct mk_debug *d, struct mk_watchpoint *w, const struct kvm_
 void watch_place_all(struct mk_debug *d, const struct kvm_sregs *s)
 {
     watch_open_all(d);
-    for (struct mk_watchpoint *w = d->watches; w; w = w->next)
+    d->by_steps = false;
+    for (struct mk_watchpoint *w = d->watches; w; w = w->next) {
         place(d, w, s);
+        w->by_steps = holds_tables(d, w, s);
+        d->by_steps |= w->by_steps;
+    }
     d->open |= d->watches != NULL;
 }
 
