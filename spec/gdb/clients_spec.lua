@@ -4,6 +4,7 @@ local core = require "minikvm.core"
 local gdb = require "support.gdb"
 local kvm = require "minikvm"
 local process = require "support.process"
+local program = require "support.program"
 local support = require "support.guest"
 
 local COUNT <const> = "ff 05 00 20 00 00 eb f8" -- inc dword [0x2000]; again
@@ -93,6 +94,59 @@ print(ask("D"))
     assert.equal("halt", (vm:run{ deadline = 20 }))
     assert.equal("T05 e480\nOK\n", client:finish())
     assert.equal(7, vm.cpu[0].al)
+  end)
+end)
+
+describe("minikvm run", function()
+  if support.without_kvm(pending) or gdb.without_gdb(pending, true) then return end
+
+  it("waits for gdb with --gdb, and at a crash with --gdb-on-crash", function()
+    local path <const> = os.tmpname() .. ".socket"
+    local debugger = gdb.start{
+      -- it comes when the socket is there
+      "python import os, time",
+      ("python while not os.path.exists(%q): time.sleep(0.01)"):format(path),
+      "target remote " .. path, gdb.MARK, "x/i $pc", "break *6", "continue", "p $pc", "continue" }
+    local r = program.run(("P run --gdb unix:%s guests/real/hello.bin"):format(path))
+    assert.same({ 0, "Hello, KVM!\n", ("minikvm: hello: it waits for gdb: target remote %s\n")
+      :format(path) }, { r.status, r.out, r.err })
+    assert.matches("=> 0x0:\tmov    %$0x17,%%si\n.-Breakpoint 1, 0x00000006.-exited normally",
+                   gdb.behind_mark(debugger:finish()))
+
+    debugger = gdb.start{
+      "python import os, time",
+      ("python while not os.path.exists(%q): time.sleep(0.01)"):format(path),
+      "target remote " .. path, gdb.MARK, "x/2xb 0x1009", "kill" }
+    r = program.run(("P run --gdb-on-crash unix:%s --mode protected guests/prot/triple.bin")
+      :format(path))
+    assert.equal(134, r.status)
+    assert.matches("^minikvm: triple: shutdown; to look at it: target remote .-\n"
+      .. "minikvm: triple: shutdown: triple fault", r.err)
+    assert.equal("0x1009:\t0xf7\t0xf1\n[Inferior 1 (Remote target) killed]\n",
+                 gdb.behind_mark(debugger:finish()))
+  end)
+
+  it("says what is wrong with where gdb is to connect", function()
+    for words, why in pairs{
+      ["--gdb x"] = '--gdb: expected a port',
+      ["--gdb 1 --gdb-on-crash 2"] = "--gdb or --gdb-on-crash",
+      ["--gdb 1 guests/real/counter.bin"] = "--gdb is for one image",
+    } do
+      local r = program.run(("P run %s guests/real/hello.bin"):format(words))
+      assert.equal(2, r.status)
+      assert.matches(why, r.err, 1, true)
+    end
+    local r = program.run "P run --gdb unix:/nonexistent/x guests/real/hello.bin"
+    assert.equal(1, r.status)
+    assert.matches("unix:/nonexistent/x: No such file or directory", r.err, 1, true)
+  end)
+
+  it("gives a --safe script no gdb", function()
+    local path = program.file 'require("minikvm").vm():gdb()'
+    local r = program.run("P --safe " .. path)
+    os.remove(path)
+    assert.not_equal(0, r.status)
+    assert.matches("vm:gdb", r.err, 1, true)
   end)
 end)
 
