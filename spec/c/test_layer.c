@@ -39,7 +39,12 @@ static void test_random(unsigned steps)
             memcpy(model[i], model[from], BLOCKS);
         }
         uint8_t value = (uint8_t)(1 + random() % 255);
-        memset(mk_layer_edit(&layer[i], block), value, MK_LAYER_BLOCK);
+        if (random() % 4 == 0) {
+            right = right && mk_layer_drop(&layer[i], block);
+            value = 0;
+        } else {
+            memset(mk_layer_edit(&layer[i], block), value, MK_LAYER_BLOCK);
+        }
         model[i][block] = value;
         if (step % 64 == 0)
             for (unsigned j = 0; j < COPIES; j++)
