@@ -145,6 +145,20 @@ describe("breakpoints, without_kvm none:", function()
     assert.are.equal("stopped", (vm:stop()))
   end)
 
+  it("nothing is left when the last one is gone: as without any", function()
+    local function counts(vm)
+      local reason, info = guest.run(vm)
+      assert.are.equal("halt", reason)
+      return { info.entries, info.exits, info.by.io, info.by.debug or 0 }
+    end
+    local code <const> = "b914000000 e680 ffc9 75fa f4" -- mov ecx, 20; out 0x80, al; dec; jnz; hlt
+    local plain <close> = guest.code(code, { mode = "protected" })
+    local vm <close> = guest.code(code, { mode = "protected" })
+    vm:break_at(vm.cpu[0].rip):remove()
+    vm:watch(0x3000, 4):remove()
+    assert.are.same(counts(plain), counts(vm))
+  end)
+
   it("several vCPUs: each comes to it, and executes the instruction once", function()
     -- mov ecx, 20; lock inc dword [0x5000]; dec ecx; jnz -11; hlt
     local code <const> = "b914000000 f0ff0500500000 ffc9 75f5 f4"

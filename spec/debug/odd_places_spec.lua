@@ -74,6 +74,13 @@ describe("breakpoints at odd places, without_kvm none:", function()
     assert.are.equal(("\7"):rep(20), vm.memory:read(0x4000, 20))
   end)
 
+  it("on a jump to itself: at each turn, within the run's limits", function()
+    local vm <close> = guest.code("ebfe", { mode = "protected" })
+    local handle = vm:break_at(vm.cpu[0].rip, nothing)
+    assert.are.equal("limit", (vm:run{ exits = 100, deadline = 20 }))
+    assert.is_true(handle.hits >= 49, handle.hits) -- an exit for the hit, and one for the step
+  end)
+
   it("in code whose bytes the guest reads: a hidden one changes nothing", function()
     for mode, code in pairs{ real = "\xa0\3\0\x90\x40\xf4", long = "\x8a\4\x25\7\x10\0\0\x90\x90\xf4",
                              paged = "\xa0\5\x10\0\0\x90\x90\xf4" } do

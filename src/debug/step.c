@@ -155,6 +155,14 @@ static bool repeats(const struct step *t)
                    (op & 0xfe) == 0xaa || (op & 0xfe) == 0xa6);
 }
 
+/* A jump or loop, which may lead to itself: a step at its address is one. */
+static bool jumps(const struct step *t)
+{
+    uint8_t op = opcode(t, NULL);
+    return op == 0xeb || op == 0xe9 || (op & 0xf0) == 0x70 || (op & 0xfc) == 0xe0 || op == 0x0f ||
+           op == 0xff || (op & 0xfe) == 0xc2;
+}
+
 /* CPL is that of SS (SDM volume 3, 5.5); a HLT elsewhere faults. */
 static bool halts(const struct step *t)
 {
@@ -291,7 +299,7 @@ static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
         k->over = k->over && (!k->trailing || k->over_at != t->linear);
         return true;
     }
-    if (rip == t->regs.rip && stepped)
+    if (rip == t->regs.rip && stepped && !jumps(t))
         return false;
     if (stepped && opcode(t, NULL) == 0x9c) /* PUSHF */
         clear_stored_flag(c, t, &t->sregs, 0);
