@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
 #include <linux/sched.h>
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -368,6 +370,107 @@ static int use_other_architecture(struct trial *t)
     return 0;
 }
 
+/* --- kernels and containers that lack something --- */
+
+static const int *forbidden; /* the system calls that fail with `failure`; ends with -1 */
+static int failure;
+static enum mk_jail_level level;
+static char *report_text; /* shared with the child */
+
+/* As a container does it. */
+static int forbid(void)
+{
+    struct sock_filter code[40] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0) };
+    struct sock_fprog program = { .filter = code, .len = 1 };
+    for (const int *at = forbidden; *at >= 0; at++) {
+        code[program.len++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, *at, 0, 1);
+        code[program.len++] =
+            (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)failure);
+    }
+    code[program.len++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return -1;
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+static int enter_contained(struct trial *t)
+{
+    struct mk_jail jail = { .level = level };
+    struct mk_jail_report report;
+    struct mk_err err;
+    (void)t;
+    if (forbid() < 0)
+        return 250;
+    int rc = mk_jail_enter(&jail, &report, &err);
+    strcpy(report_text, rc < 0 ? err.text : report.missing);
+    return rc < 0 ? err.code : 100 + (int)report.walls;
+}
+
+static void lacks(const int *calls, int error, int best, const char *missing, const char *name)
+{
+    char text[200];
+    forbidden = calls;
+    failure = error;
+    level = MK_JAIL_STRICT;
+    snprintf(text, sizeof(text), "strict refuses: %s", name);
+    tap_is(in_child(enter_contained, NULL), ENOTSUP, text);
+    tap_ok(strstr(report_text, missing), report_text);
+    level = MK_JAIL_BEST;
+    snprintf(text, sizeof(text), "best uses the rest: %s", name);
+    tap_is(in_child(enter_contained, NULL), 100 + best, text);
+    tap_ok(strstr(report_text, missing), report_text);
+}
+
+static void test_missing_walls(void)
+{
+    static const int no_landlock[] = { SYS_landlock_create_ruleset, -1 };
+    static const int no_restrict[] = { SYS_landlock_restrict_self, -1 };
+    static const int no_seccomp[] = { SYS_seccomp, -1 };
+    static const int no_prctl[] = { SYS_prctl, -1 };
+    static const int nothing[] = { SYS_landlock_create_ruleset, SYS_seccomp, SYS_prctl, SYS_capset,
+                                   -1 };
+    const int files = MK_WALL_FILES | MK_WALL_TRUNCATION, calls = MK_WALL_SYSTEM_CALLS;
+    report_text = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    lacks(no_seccomp, ENOSYS, landlock ? MK_WALL_PRIVILEGES | files : MK_WALL_PRIVILEGES,
+          "seccomp, which keeps it from system calls it does not need (this kernel has none)",
+          "a kernel without seccomp");
+    lacks(no_seccomp, EPERM, landlock ? MK_WALL_PRIVILEGES | files : MK_WALL_PRIVILEGES,
+          "(Operation not permitted)", "a container that forbids seccomp");
+    lacks(nothing, EPERM, 0, "Landlock, which keeps it from files that were not named (Operation",
+          "a container that forbids everything");
+    if (!landlock)
+        return;
+    lacks(no_landlock, ENOSYS, MK_WALL_PRIVILEGES | calls, "Landlock, which keeps it from files",
+          "a kernel without Landlock");
+    lacks(no_landlock, EOPNOTSUPP, MK_WALL_PRIVILEGES | calls, "lsm= leaves it out",
+          "a kernel whose Landlock is off");
+    lacks(no_restrict, EPERM, MK_WALL_PRIVILEGES | calls, "Landlock",
+          "a container that forbids Landlock's last step");
+    lacks(no_prctl, EPERM, files | calls, "no new privileges", "a container that forbids prctl");
+}
+
+static int enter_as_nobody(struct trial *t)
+{
+    static const struct mk_jail_path paths[] = { { "src", MK_JAIL_READ } };
+    struct mk_jail jail = { .paths = paths, .count = 1, .level = MK_JAIL_STRICT };
+    struct mk_err err;
+    if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
+        return 250;
+    if (enter(&jail, &err) < 0)
+        return err.code;
+    try(t);
+    return t->error;
+}
+
+static void test_nobody(void)
+{
+    static const struct attempt open_outside = { .number = SYS_openat,
+                                                 .a = { AT_FDCWD, P("/etc/passwd"), O_RDONLY } };
+    struct trial t = { .attempt = &open_outside };
+    if (getuid() == 0 && landlock)
+        tap_is(in_child(enter_as_nobody, &t), EACCES, "nobody can be in a jail, too");
+}
+
 static void test_policy(void)
 {
     tap_is(in_child(enter_twice, NULL), EALREADY, "a jail is entered once");
@@ -404,6 +507,8 @@ int main(void)
     }
     landlock = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
     test_policy();
+    test_missing_walls();
+    test_nobody();
     test_attempts();
     test_guest();
     return tap_done();

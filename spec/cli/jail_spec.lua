@@ -301,6 +301,35 @@ describe("minikvm run --jail", function()
     assert.equal("#", run(image).out) -- -13, EACCES
   end)
 
+  it("is not entered in a handler: there are threads then", function()
+    local path = write(folder .. "/inside/handler.lua", [[
+      local kvm = require "minikvm"
+      local vm = kvm.vm()
+      vm:load{ bytes = "\xe6\x80\xf4" } -- out 0x80, al; hlt
+      vm.ports:on(0x80, { write = function() print(kvm.jail{}) end })
+      print((vm:run()))
+    ]])
+    assert.matches("^nil\tkvm.jail: the process has other threads.-\tEBUSY\nhalt\n$",
+      program.run("P " .. path).out)
+  end)
+
+  it("keeps handlers, which run on vCPUs' threads, from more than the script", function()
+    local r = jailed([[
+      local vm = kvm.vm()
+      vm:load{ bytes = "\xe6\x80\xf4" } -- out 0x80, al; hlt
+      vm.ports:on(0x80, { write = function()
+        print(io.open(F .. "/inside/given") ~= nil, io.open(F .. "/outside/secret"))
+        print(kvm.vm())
+        print(#kvm.disassemble("\x90", 16))
+      end })
+      print((vm:run()))
+      print(kvm.vm() ~= nil)
+    ]])
+    assert.equal("", r.err)
+    assert.matches("^true\tnil\t%S+/outside/secret: %a+ %a+\t1?3?\n"
+      .. "nil\t[^\n]*Operation not permitted\tEPERM\n1\nhalt\ntrue\n$", r.out)
+  end)
+
   it("is not for a prompt", function()
     local r = program.run "P run --jail --prompt guests/real/hello.bin"
     assert.equal(2, r.status)
