@@ -45,14 +45,14 @@ static void add_call(scmp_filter_ctx ctx, const struct mk_jail_call *call)
 }
 
 /* glibc makes threads by clone(2), whose flags can be seen, where there is no clone3(2). */
-static scmp_filter_ctx make(unsigned role, unsigned allow)
+static scmp_filter_ctx make(uint32_t action, unsigned all_of, unsigned allow)
 {
-    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+    scmp_filter_ctx ctx = seccomp_init(action);
     check(ctx ? 0 : -ENOMEM, "libseccomp");
     check(seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2), "a binary tree");
     check(seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SYS_clone3, 0), "clone3");
     for (size_t i = 0; i < mk_jail_call_count; i++)
-        if (mk_jail_calls[i].roles & role && !(mk_jail_calls[i].needs & ~allow))
+        if ((mk_jail_calls[i].roles & all_of) == all_of && !(mk_jail_calls[i].needs & ~allow))
             add_call(ctx, &mk_jail_calls[i]);
     return ctx;
 }
@@ -97,16 +97,34 @@ static size_t print(scmp_filter_ctx ctx, unsigned role, unsigned allow)
     return count;
 }
 
+static void print_names(void)
+{
+    printf("static const char *const call_names[] = {\n");
+    for (int i = 0; i < 512; i++) {
+        char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, i);
+        if (name)
+            printf("[%d] = \"%s\",\n", i, name);
+        free(name);
+    }
+    printf("};\n");
+}
+
 int main(void)
 {
     size_t count[ROLES][SETS], most = 0;
     for (unsigned role = 0; role < ROLES; role++)
         for (unsigned allow = 0; allow < SETS; allow++) {
-            scmp_filter_ctx ctx = make(1u << role, allow);
+            scmp_filter_ctx ctx = make(SCMP_ACT_ERRNO(EPERM), 1u << role, allow);
             count[role][allow] = print(ctx, role, allow);
             most = count[role][allow] > most ? count[role][allow] : most;
             seccomp_release(ctx);
         }
+    scmp_filter_ctx ctx = make(SCMP_ACT_NOTIFY, MK_ROLE_ALL, 0);
+    size_t watching = print(ctx, 0, SETS); /* the log of calls is for guests that run, too */
+    most = watching > most ? watching : most;
+    seccomp_release(ctx);
+    printf("static const struct program watching = { code_0_%d, %zu };\n", SETS, watching);
+    print_names();
     printf("#define LONGEST %zu\n", most);
     printf("static const struct program programs[%d][%d] = {\n", ROLES, SETS);
     for (unsigned role = 0; role < ROLES; role++)

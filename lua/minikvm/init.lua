@@ -97,7 +97,8 @@ end
 
 ---Puts the process into a jail: it keeps the files that are named, and what running guests takes.
 ---Once, before the first VM, worker or thread; not in a handler. docs/security.md has the whole.
----  level   "best" (default): what the kernel has; "strict": all walls, or an error
+---  level   "best" (default): what the kernel has; "strict": all walls, or an error;
+---          "log": none, and what would be refused is told on stderr
 ---  read    a path or a list: files and directories that may be read
 ---  write   the same, that may be written to
 ---  change  directories in which files may be made, renamed, removed, too

@@ -10,7 +10,7 @@ local M = {}
 M.READ, M.WRITE, M.CHANGE, M.DEVICE, M.LINK, M.OPTIONAL, M.EMPTY = 1, 2, 4, 8, 16, 32, 64
 M.LISTEN, M.FILES, M.HANDLERS = 1, 2, 4
 
-M.LEVELS = { "best", "strict" }
+M.LEVELS = { "best", "strict", "log" }
 
 ---A path, or a list of such.
 local function paths(value)
@@ -36,7 +36,7 @@ local ACCESS <const> = { read = M.READ, write = M.READ | M.WRITE,
                          change = M.READ | M.WRITE | M.CHANGE }
 
 ---@class minikvm.jail
----@field level "best"|"strict"
+---@field level "best"|"strict"|"log"
 ---@field walls string[]  that stand: "privileges", "files", "truncation", "system calls"
 ---@field missing string?  those that do not, and why
 

@@ -7,6 +7,7 @@
 local lfs = require "lfs"
 local support = require "support.guest"
 local program = require "support.program"
+local process = require "support.process"
 
 local folder -- with inside/ (granted) and outside/, whose files nobody may read
 
@@ -171,7 +172,29 @@ describe("a jail", function()
     end
   end)
 
+  it("can only tell what would be refused, to whom, once each", function()
+    local r = jailed([[
+      for _ = 1, 2 do io.open "/etc/passwd" end
+      os.remove(F .. "/nothing")
+      print(os.execute "exit 7")
+      local vm = kvm.vm()
+      if not vm then os.exit(0) end
+      vm:load{ bytes = "\xe6\x80\xf4" } -- out 0x80, al; hlt
+      vm.ports:on(0x80, { write = function() io.open "/etc/group" end })
+      print((vm:run()))
+    ]], "level = 'log', read = F .. '/inside'")
+    if r.err:find "needs seccomp" then return pending "this kernel has no seccomp" end
+    assert.matches("^nil\texit\t7\n", r.out)
+    local function tells(text)
+      assert.equal(1, select(2, r.err:gsub("minikvm: jail: " .. text .. "\n", "")), r.err)
+    end
+    tells "the script's thread would be refused to read /etc/passwd"
+    tells "the script's thread would be refused execve%([^\n]*%)"
+    if r.out:find "halt" then tells "a vCPU's thread would be refused to read /etc/group" end
+  end)
+
   it("serves embedders: a stock interpreter", function()
+    if process.sanitized() then return pending "a stock lua cannot load the sanitizer" end
     if not has_files_wall() then return pending "this kernel has no Landlock" end
     local path = write(folder .. "/script.lua", ([[
       local kvm = require "minikvm"

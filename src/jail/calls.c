@@ -242,7 +242,7 @@ const struct mk_jail_call mk_jail_calls[] = {
     CALL(sysinfo, ALL, 0, "qsort(3): how much memory there is"),
     CALL(uname, SCRIPT, 0, "which kernel this is"),
     ONE(sched_setattr, SCRIPT | MK_ROLE_IO, 0, "the I/O thread has a short slice", 0, INT, 0),
-    ONE(sched_getaffinity, ALL, 0, "malloc: how many arenas", 0, INT, 0),
+    CALL(sched_getaffinity, ALL, 0, "malloc: how many arenas; pthread_getattr_np(3)"),
     TWO(prlimit64, ALL, 0, "limits are read", 0, INT, 0, 2, WORD, 0),
     CALL(getrusage, SCRIPT, 0, "os.clock"),
     CALL(getrandom, ALL, 0, "seeds; what virtio's random device gives"),

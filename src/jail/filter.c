@@ -17,7 +17,7 @@ struct program {
     unsigned short count;
 };
 
-#include "filters.h" /* made by the build: programs[role][allow], LONGEST */
+#include "filters.h" /* made by the build: programs[role][allow], watching, call_names, LONGEST */
 
 bool mk_filter_possible(const char **why)
 {
@@ -28,16 +28,31 @@ bool mk_filter_possible(const char **why)
     return false;
 }
 
-int mk_filter_enter(unsigned role, unsigned allow, struct mk_err *err)
+/* seccomp(2)'s answer. */
+static int install(const struct program *program, unsigned flags, struct mk_err *err)
 {
-    const struct program *program = &programs[__builtin_ctz(role)][allow];
     struct sock_filter code[LONGEST];
     struct sock_fprog own = { .len = program->count, .filter = code };
     memcpy(code, program->code, program->count * sizeof(code[0]));
     for (unsigned i = 0; i < program->count; i++)
         if (code[i].k == MK_JAIL_THIS_PROCESS)
             code[i].k = (uint32_t)getpid();
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &own) < 0)
-        return mk_fail_errno(err, errno, "seccomp");
-    return 0;
+    int rc = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &own);
+    return rc < 0 ? mk_fail_errno(err, errno, "seccomp") : rc;
+}
+
+int mk_filter_enter(unsigned role, unsigned allow, struct mk_err *err)
+{
+    return install(&programs[__builtin_ctz(role)][allow], 0, err);
+}
+
+int mk_filter_listen(struct mk_err *err)
+{
+    return install(&watching, SECCOMP_FILTER_FLAG_NEW_LISTENER, err);
+}
+
+const char *mk_filter_call_name(int number)
+{
+    bool known = number >= 0 && (size_t)number < MK_COUNT(call_names) && call_names[number];
+    return known ? call_names[number] : "a system call";
 }

@@ -11,4 +11,11 @@ bool mk_filter_possible(const char **why);
  * thread. */
 int mk_filter_enter(unsigned role, unsigned allow, struct mk_err *err);
 
+/* Puts the filter on this thread that hands what not every role may do to a listener, which is
+ * returned: a descriptor, for seccomp_unotify(2). */
+int mk_filter_listen(struct mk_err *err);
+
+/* "openat"; "a system call" for a number that has no name. */
+const char *mk_filter_call_name(int number);
+
 #endif

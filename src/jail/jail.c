@@ -3,6 +3,7 @@
 
 #include "jail/filter.h"
 #include "jail/landlock.h"
+#include "jail/log.h"
 
 #include <errno.h>
 #include <linux/capability.h>
@@ -13,10 +14,14 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
 
 static struct {
     atomic_bool on;
     bool filters; /* threads have some */
+    bool log;
     unsigned allow;
 } jail;
 
@@ -140,17 +145,36 @@ static void wall_in_calls(struct walls *w, unsigned allow)
     w->report->walls |= MK_WALL_SYSTEM_CALLS;
 }
 
+/* A filter takes one of these: no new privileges, or CAP_SYS_ADMIN. */
+static int watch(const struct mk_jail *policy, struct mk_err *err)
+{
+    const char *why;
+    if (!mk_filter_possible(&why))
+        return mk_fail(err, ENOTSUP, "level \"log\" needs seccomp: %s", why);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (mk_log_enter(policy, err) < 0)
+        return -1;
+    jail.log = true;
+    atomic_store(&jail.on, true);
+    return 0;
+}
+
 int mk_jail_enter(const struct mk_jail *policy, struct mk_jail_report *report, struct mk_err *err)
 {
     struct walls w = { .report = report, .ruleset = -1 };
     *report = (struct mk_jail_report){ 0 };
     if (check_moment(err) < 0 || mk_landlock_check(policy, err) < 0)
         return -1;
+    if (policy->level == MK_JAIL_LOG)
+        return watch(policy, err);
     find_walls(&w, policy->allow);
     if (check_strict(policy, &w, err) < 0)
         return -1;
     if (w.version > 0 && (w.ruleset = mk_landlock_make(w.version, policy, err)) < 0)
         return -1;
+#ifdef __SANITIZE_ADDRESS__
+    __lsan_do_leak_check(); /* at the end it could not start what traces this process */
+#endif
     jail.allow = policy->allow;
     give_up_privileges(&w);
     wall_in_files(&w, policy->allow);
@@ -163,6 +187,8 @@ int mk_jail_enter(const struct mk_jail *policy, struct mk_jail_report *report, s
 
 int mk_jail_begin_thread(unsigned role, struct mk_err *err)
 {
+    if (mk_jail_is_on() && jail.log)
+        mk_log_begin_thread(role);
     if (!mk_jail_is_on() || !jail.filters)
         return 0;
     return mk_filter_enter(role, jail.allow, err);

@@ -14,6 +14,7 @@
 enum mk_jail_level {
     MK_JAIL_BEST,   /* what the kernel has */
     MK_JAIL_STRICT, /* every wall, or none and an error */
+    MK_JAIL_LOG,    /* none: tells on stderr what would be refused */
 };
 
 /* Roles of threads, as bits. */

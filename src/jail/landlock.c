@@ -129,8 +129,7 @@ int mk_landlock_check(const struct mk_jail *jail, struct mk_err *err)
     return 0;
 }
 
-/* What the program needs whatever was named. */
-static const struct mk_jail_path own[] = {
+const struct mk_jail_path mk_landlock_own[] = {
     { "/dev/kvm", MK_JAIL_READ | MK_JAIL_WRITE | MK_JAIL_DEVICE },
     { "/dev/null", MK_JAIL_READ | MK_JAIL_WRITE },
     { "/sys/module", MK_JAIL_READ },        /* the host's KVM and its parameters */
@@ -148,6 +147,8 @@ static const struct mk_jail_path own[] = {
     { "/usr/share/consolefonts", MK_JAIL_READ }, /* pictures of text screens */
     { "/usr/share/kbd", MK_JAIL_READ },
 };
+
+const size_t mk_landlock_own_count = MK_COUNT(mk_landlock_own);
 
 /* A terminal is opened once more, so that it can be used without blocking others; a pipe may be
  * anyway. */
@@ -175,8 +176,8 @@ int mk_landlock_make(int version, const struct mk_jail *jail, struct mk_err *err
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, size, 0), rc = 0;
     if (ruleset < 0)
         return mk_fail_errno(err, errno, "Landlock");
-    for (size_t i = 0; rc == 0 && i < MK_COUNT(own); i++) {
-        struct mk_jail_path path = own[i];
+    for (size_t i = 0; rc == 0 && i < mk_landlock_own_count; i++) {
+        struct mk_jail_path path = mk_landlock_own[i];
         path.access |= MK_JAIL_LINK | MK_JAIL_OPTIONAL;
         rc = add_path(ruleset, version, &path, err);
     }

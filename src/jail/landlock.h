@@ -8,6 +8,10 @@
 /* The kernel's version of Landlock: 0 when it has none, or refuses; *why says it. */
 int mk_landlock_version(const char **why);
 
+/* What the program needs whatever is named. */
+extern const struct mk_jail_path mk_landlock_own[];
+extern const size_t mk_landlock_own_count;
+
 /* Whether the paths that were named can be named so. */
 int mk_landlock_check(const struct mk_jail *jail, struct mk_err *err);
 

@@ -46,7 +46,7 @@ static struct mk_jail_path *read_paths(lua_State *L, int index, size_t *count)
 /* jail(level, allow, paths) -> { walls = names, missing = nil | text } | nil, text, name */
 static int enter(lua_State *L)
 {
-    static const char *const levels[] = { "best", "strict", NULL };
+    static const char *const levels[] = { "best", "strict", "log", NULL };
     struct mk_jail_report report;
     struct mk_err err;
     struct mk_jail jail = { .level = (enum mk_jail_level)luaL_checkoption(L, 1, NULL, levels),

@@ -123,10 +123,10 @@ M.spec = {
         .. " instruction: a port, HOST:PORT or unix:PATH for gdb's \"target remote\"" },
     { "--gdb-on-crash", value = "WHERE", type = parse_gdb,
       help = "a guest that dies stays there until gdb has looked at it" },
-    { "--jail", value = "LEVEL", default = "best", type = { "best", "strict" },
+    { "--jail", value = "LEVEL", default = "best", type = { "best", "strict", "log" },
       help = "the process keeps nothing but what is named here, before it opens an image;"
         .. " --jail=strict refuses to run where the kernel lacks a wall, best (the default) says"
-        .. " so" },
+        .. " so, log keeps all and tells what would be refused" },
     { "--jail-files", help = "in a jail guests may make files of their own; their vCPUs' threads"
         .. " can then open what is named" },
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
