@@ -142,6 +142,7 @@ describe("minikvm run", function()
   end)
 
   it("gives a --safe script no gdb", function()
+    if process.sanitized() then return end -- it asks of the jail what that forbids
     local path = program.file 'require("minikvm").vm():gdb()'
     local r = program.run("P --safe " .. path)
     os.remove(path)

@@ -32,6 +32,7 @@ struct mk_lua_gdb {
     char path[108];                 /* of a Unix socket; "": TCP */
     struct mk_io_source door, line; /* of these descriptors */
     struct mk_io_timer rest;
+    bool rests;           /* it is set, or was: it watches the line */
     struct mk_bytes out;  /* on its way; as it was sent last */
     size_t sent;          /* so much of it has gone */
     bool acks, told_gone; /* the protocol's '+' and '-'; the client's end was reported */
@@ -358,6 +359,7 @@ static bool serve_event(struct mk_lua_gdb *g, enum mk_rsp_event event)
 static void watch_again(struct mk_lua_gdb *g, bool unsent, bool runs)
 {
     g->line.events = unsent ? EPOLLOUT : EPOLLIN;
+    g->rests = runs;
     if (runs)
         mk_io_arm(&g->rest, mk_now() + REST_NS);
     else
@@ -400,6 +402,9 @@ static int gdb_receive(lua_State *L)
     bool gone = false, runs = lua_toboolean(L, 2);
     if (g->client < 0)
         return 0;
+    if (g->rests) /* from here on the line is this thread's */
+        mk_io_disarm(&g->rest);
+    g->rests = false;
     enum mk_rsp_event event = next_event(g, runs, &gone);
     if (event != MK_RSP_MORE)
         return push_event(L, g, event);
