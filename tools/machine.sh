@@ -18,8 +18,8 @@
 #   boot         starts the emulator, its process id in $work/pid, its messages in
 #                $work/machine.log, the machine's console in $results/kernel.log, output to the FIFO
 #                $work/output, result and pulse to the files $work/result and $work/pulse
-#   again        after a hang: prepares that boot is called once more, or fails and leaves the
-#                reason in $work/machine.log
+#   again        after a hang, or the emulator's own end without a result: prepares that boot is
+#                called once more, or fails and leaves the reason in $work/machine.log
 # The machine's output comes through while it runs. The result is a compressed archive with the exit
 # status and the artefacts: if it arrives it is whole. A machine without a pulse is hung.
 
@@ -253,7 +253,7 @@ run_emulator() {
     trap end_emulator EXIT
     trap 'exit 143' TERM
     boot
-    until watch; do
+    until watch && [ -s "$work/result" ]; do
         again || exit 1
         { end_emulator; wait; } 2>/dev/null
         rm -f "$work/result" "$work/pulse"
