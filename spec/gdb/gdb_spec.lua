@@ -119,6 +119,20 @@ describe("gdb", function()
     end
   end)
 
+  it("stays when a script runs its guest in several goes, such as waits for output", function()
+    local vm <close> = support.guest "real/counter"
+    local server <close> = assert(vm:gdb())
+    local process = gdb.start{ "target remote " .. server.address, "break *0x6", "continue",
+                               gdb.MARK, "p/x $eip", "delete", "continue" }
+    vm.console:expect("2", { timeout = 20 })
+    assert.equal("limit", (vm:run{ exits = 1 }))
+    vm.console:expect("9", { timeout = 20 })
+    assert.equal("halt", (vm:run{ deadline = 20 }))
+    assert.equal("$1 = 0x6\n[Inferior 1 (Remote target) exited normally]\n",
+                 gdb.behind_mark(process:finish()))
+    assert.equal(1, server.hits - 1) -- at its begin, and at 6
+  end)
+
   it("sees a guest that has died, and then the run ends", function()
     local vm <close> = support.guest("prot/triple", { mode = "protected" })
     local output, reason, info = gdb.debug(vm, { "continue", gdb.MARK, "x/i $pc", "continue" })

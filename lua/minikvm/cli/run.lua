@@ -280,6 +280,7 @@ local function offer_gdb(vm, opts)
                                  notify = function(text) complain(vm.name, text) end }
   if not gdb then return nil, why, code end
   if opts.gdb then complain(vm.name, "it waits for gdb: target remote " .. gdb.address) end
+  opts.debugger = gdb
   return true
 end
 
@@ -441,6 +442,7 @@ local function run_one(vm, opts)
   local saved = math.max(save_screen(vm, opts), end_trace(vm, opts))
   local shown = opts.screens[vm]
   local last = type(shown) == "table" and vm.state ~= "closed" and shown:finish() or ""
+  if opts.debugger then opts.debugger:remove() end -- gdb is told of the end
   vm:close() -- the terminal is itself again before we write
   io.stdout:write(last)
   if not done then -- Ctrl-C

@@ -101,6 +101,7 @@ function Gdb:remove()
   s.closed = true
   if s.vm.state == "closed" then return end
   session.remove_points(s)
+  if s.vm.state == "ended" then server.part(s) end
   core.gdb_close(s.socket)
   core.set_attend(s.vm, nil)
   core.hold(s.vm, false)

@@ -122,8 +122,11 @@ local function look(s)
   until false
 end
 
----The VM has ended: who debugs it is told. Of a crash it may look at what is left; the script waits
----for that. On the script's thread.
+local FINAL <const> = { halt = true, exit = true }
+
+---A run has ended: who debugs the VM is told when the guest has come to its end. Of a crash it may
+---look at what is left; the script waits for that. After a stop, the deadline and the like the script
+---may run it again, with gdb as it was. On the script's thread.
 ---@param s minikvm.gdb.session
 ---@param reason string
 ---@param info table
@@ -138,11 +141,18 @@ function M.finish(s, reason, info)
     end
     s.awaited = false
     look(s)
-  elseif s.client then
-    if s.awaited then core.gdb_send(s.socket, s.end_reply) end
-    session.drop(s)
+    s.state = "running"
+  elseif s.client and FINAL[reason] then
+    M.part(s)
+    s.state = "running"
   end
-  s.state, s.awaited = "running", false
+end
+
+---The client goes; it is told how the last run ended if it waits for that.
+function M.part(s)
+  if s.awaited and s.end_reply then core.gdb_send(s.socket, s.end_reply) end
+  s.awaited = false
+  session.drop(s)
 end
 
 return M
