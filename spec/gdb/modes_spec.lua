@@ -1,6 +1,7 @@
 -- gdb's breakpoints, watches and steps in every mode of the processor: real gdb on the guests of
--- guests/, whose sources say what is where, and on some machine code. Right is what the processor does with that
--- code (Intel SDM volume 2), and the source lines of the compiler's debugging information.
+-- guests/, whose sources say what is where, and on some machine code. Right is what the processor
+-- does with that code (Intel SDM volume 2), and the source lines of the compiler's debugging
+-- information.
 
 local gdb = require "support.gdb"
 local process = require "support.process"

@@ -125,8 +125,8 @@ end
 local FINAL <const> = { halt = true, exit = true }
 
 ---A run has ended: who debugs the VM is told when the guest has come to its end. Of a crash it may
----look at what is left; the script waits for that. After a stop, the deadline and the like the script
----may run it again, with gdb as it was. On the script's thread.
+---look at what is left; the script waits for that. After a stop, the deadline and the like the
+---script may run it again, with gdb as it was. On the script's thread.
 ---@param s minikvm.gdb.session
 ---@param reason string
 ---@param info table
