@@ -9,8 +9,8 @@
 --   ```sh here         commands, in a folder of the document with the files that it shows;
 --                      a ```text output behind it is what they print
 --   ```c kernel.c      a file of that folder, in whatever language
---   ```prompt FILE     a session of `minikvm prompt FILE`: lines that begin with "> " are typed, what
---   ```prompt here …   follows each is what it prints; in that folder
+--   ```prompt FILE     a session of `minikvm prompt FILE`: lines that begin with "> " are typed,
+--   ```prompt here …   what follows each is what it prints; in that folder
 --   In what is printed … stands for any text of a line, a line of it for any lines.
 --   | x | `command` |  in README.md: as a line of ```sh, or of ```sh linux
 

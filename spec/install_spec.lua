@@ -90,7 +90,8 @@ int main(void)
 }
 ]])
     local r = sh(([[cd '%s' && export PKG_CONFIG_PATH="$PWD/a prefix/lib/pkgconfig" &&
-      eval "gcc -o embed embed.c $(pkg-config --cflags --libs minikvm)" && ./embed]]):format(folder))
+      eval "gcc -o embed embed.c $(pkg-config --cflags --libs minikvm)" &&
+      ./embed]]):format(folder))
     assert.same({ 0, "" }, { r.status, r.err })
     assert.equal(require("minikvm")._VERSION .. "\n", r.out)
     local command = "PKG_CONFIG_PATH='%s/lib/pkgconfig' pkg-config --modversion minikvm"

@@ -2,7 +2,6 @@
 -- it as if nothing had been.
 
 local guest = require "spec.support.guest"
-local kvm = require "minikvm"
 
 -- Counts EAX up to 5; each turn begins at LOOP. `inc eax` has a prefix in real mode.
 local WIDE <const> = "b905000000 ffc0 ffc9 75fa f4"   -- mov ecx, 5; inc eax; dec ecx; jnz -6; hlt
@@ -188,7 +187,7 @@ describe("breakpoints, without_kvm none:", function()
     local vm <close> = guest.code("b903000000 f0ff0500500000 ffc9 75f5 f4",
                                   { mode = "protected", cpus = 3 })
     vm:break_at(0x1005)
-    local of, reason, info = { [0] = 0, 0, 0 }, nil, nil
+    local of, reason, info = { [0] = 0, 0, 0 }
     repeat
       reason, info = guest.run(vm)
       if info.stop then of[info.stop.cpu.index] = of[info.stop.cpu.index] + 1 end

@@ -144,8 +144,8 @@ describe("damaged debugging information", function()
     end
     local vm <close> = support.vm()
     assert(vm:load{ bytes = bytes })
-    assert.equal("guest.c:12: source lines are not known: its packed sections are larger than 1 GiB",
-                 (select(2, vm:address_of "guest.c:12")))
+    assert.equal("guest.c:12: source lines are not known: its packed sections are larger than"
+                 .. " 1 GiB", (select(2, vm:address_of "guest.c:12")))
   end)
 
   it("whose .dwo file is gone, is another one, or no file, still has lines", function()

@@ -82,7 +82,8 @@ describe("breakpoints at odd places, without_kvm none:", function()
   end)
 
   it("in code whose bytes the guest reads: a hidden one changes nothing", function()
-    for mode, code in pairs{ real = "\xa0\3\0\x90\x40\xf4", long = "\x8a\4\x25\7\x10\0\0\x90\x90\xf4",
+    for mode, code in pairs{ real = "\xa0\3\0\x90\x40\xf4",
+                             long = "\x8a\4\x25\7\x10\0\0\x90\x90\xf4",
                              paged = "\xa0\5\x10\0\0\x90\x90\xf4" } do
       local vm <close> = guest.vm{ mode = mode }
       assert(vm:load{ bytes = code })

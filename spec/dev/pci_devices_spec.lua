@@ -105,7 +105,7 @@ describe("the PCI serial card", function()
                 { read(vm, C) & 0x20, read(vm, A), read(vm, B), read(vm, B + 8), read(vm, B + 12) })
   end)
 
-  it("has each byte once when its FIFO is switched off with bytes in it, which clears it", function()
+  it("has each byte once when its FIFO is switched off, which clears it", function()
     local vm <close> = pci.vm()
     local d = vm.pci:attach(serial.new(), { slot = 3, at = { [0] = 0xc000 } })
     local function reg(n, value) return pci.outp(0xc000 + n, value, 1) end
@@ -129,11 +129,14 @@ describe("what a script sends", function()
       for _, d in ipairs{ card, {}, "x", 1 } do
         local ok, why = pcall(function() send(d, "text") end)
         assert.is_false(ok)
-        assert.matches("^[^\n]*pci_devices_spec.lua:%d+: " .. name:gsub("%p", "%%%0") .. "[: ]", why)
+        assert.matches("^[^\n]*pci_devices_spec.lua:%d+: " .. name:gsub("%p", "%%%0") .. "[: ]",
+                       why)
       end
     end
-    assert.error_matches(function() card:ram_read(7, 0, 1) end, "device:ram_read: device edu has no BAR 7")
-    assert.error_matches(function() card:ram_read(0, 0, -1) end, "device:ram_read: .length.: expected 0 or more")
+    assert.error_matches(function() card:ram_read(7, 0, 1) end,
+                         "device:ram_read: device edu has no BAR 7")
+    assert.error_matches(function() card:ram_read(0, 0, -1) end,
+                         "device:ram_read: .length.: expected 0 or more")
   end)
 end)
 

@@ -112,7 +112,8 @@ describe("guests/long", function()
     end
     local folder = os.tmpname()
     os.remove(folder)
-    assert(os.execute(([[mkdir -p DIR/guests/long && cp -r src DIR && cp guests/Makefile guests/guest.mk DIR/guests
+    assert(os.execute(([[mkdir -p DIR/guests/long && cp -r src DIR &&
+      cp guests/Makefile guests/guest.mk DIR/guests
       cd guests/long && cp Makefile *.S *.h *.lds lib*.c DIR/guests/long &&
       cp hello.c DIR/guests/long/mine.c && make -s -C DIR/guests/long]]):gsub("DIR", folder)))
     local vm <close> = support.vm{ mode = "long", memory = "2M" }

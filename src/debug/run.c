@@ -144,7 +144,8 @@ static bool same_tables(const struct cpu *k, const struct kvm_sregs *s)
 }
 
 /* While another vCPU is in the guest by the plain loop no patch may be in memory: it would not know
- * it. It is on its way here; one that sleeps or serves an access comes before it enters again. */
+ * it. It is on its way here; one that sleeps or serves an access comes before it enters again: it
+ * was told that its next entry returns at once, before this looks at it. */
 static bool all_here(const struct mk_debug *d)
 {
     bool here = true;

@@ -414,6 +414,8 @@ bool mk_blks_may_wake(struct mk_blks *list)
 
 void mk_blks_drop_disk(struct mk_blks *list, const struct mk_disk *disk)
 {
+    if (!atomic_load(&list->first)) /* nor is there a list any more when its VM was closed first */
+        return;
     pthread_mutex_lock(&list->lock);
     for (struct mk_blk *blk = list->first; blk; blk = blk->next)
         if (blk->disk == disk)

@@ -179,7 +179,7 @@ struct mk_vcpu {
     bool msr_refused;             /* the access being served raises #GP in the guest */
     _Atomic uint64_t sampled_rip; /* answer to MK_REQ_SAMPLE */
     uint64_t last_rip;            /* at the exit before this one */
-    bool in_access;               /* an access to a port or to memory is being served */
+    _Atomic bool in_access;       /* an access to a port or to memory is being served */
     bool incomplete;              /* the last exit's access is completed by the next KVM_RUN */
     unsigned waits;  /* handlers that wait, one inside the other: an access is being served */
     bool regs_known; /* `regs` is what the vCPU has */

@@ -126,6 +126,13 @@ static void check_slow(struct mk_vcpu *c, uint64_t *began)
         mk_vcpu_may_continue(c);
 }
 
+/* Without an order of its own: KVM_RUN, which takes the vCPU's lock before it looks whether to
+ * return at once (kvm_vcpu_ioctl() of virt/kvm/kvm_main.c), gives it one. */
+static inline void set_in_access(struct mk_vcpu *c, bool on)
+{
+    atomic_store_explicit(&c->in_access, on, memory_order_relaxed);
+}
+
 /* String I/O may bring several items at once. The run ends after the item that asked for it. */
 SERVED_INLINE serve_io(struct mk_vcpu *c, bool traced)
 {
@@ -134,7 +141,8 @@ SERVED_INLINE serve_io(struct mk_vcpu *c, bool traced)
     uint16_t port = run->io.port;
     uint8_t size = run->io.size;
     bool in = run->io.direction == KVM_EXIT_IO_IN;
-    c->in_access = c->incomplete = true;
+    c->incomplete = true;
+    set_in_access(c, true);
     struct mk_served served = { 0 };
     uint64_t began = 0;
     for (uint32_t i = 0; i < run->io.count; i++, data += size) {
@@ -148,7 +156,7 @@ SERVED_INLINE serve_io(struct mk_vcpu *c, bool traced)
             out_item(c, port, size, data, &served, traced);
     }
     account(c, &served);
-    c->in_access = false;
+    set_in_access(c, false);
     if (served.collectable && size == 1)
         mk_zones_count_out(&c->vm->zones, port);
     check_unhandled(c, &served, in ? "IN from port" : "OUT to port");
@@ -166,7 +174,8 @@ SERVED_INLINE serve_mmio(struct mk_vcpu *c, bool traced)
     if (c->assist)
         gpa = c->assist->ops->address(c, gpa);
     uint8_t size = run->mmio.len <= 8 ? (uint8_t)run->mmio.len : 8;
-    c->in_access = c->incomplete = true;
+    c->incomplete = true;
+    set_in_access(c, true);
     if (run->mmio.is_write) {
         memcpy(&value, run->mmio.data, size);
         if (traced)
@@ -181,7 +190,7 @@ SERVED_INLINE serve_mmio(struct mk_vcpu *c, bool traced)
             trace_access(c, MK_TRACE_READ, gpa, size, value);
     }
     account(c, &served);
-    c->in_access = false;
+    set_in_access(c, false);
     check_unhandled(c, &served, run->mmio.is_write ? "write to" : "read from");
 }
 

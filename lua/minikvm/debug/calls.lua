@@ -130,8 +130,8 @@ end
 
 ---Follows one vCPU.
 ---@param name_of fun(linear: integer): string  of a function
----@return fun(e: minikvm.trace.event): minikvm.trace.event[]?  what an instruction, which is about to
----  be executed, or an interrupt tells of calls
+---@return fun(e: minikvm.trace.event): minikvm.trace.event[]?  what an instruction, which is about
+---  to be executed, or an interrupt tells of calls
 function M.new(name_of)
   local state = { frames = {} }
   return function(e)

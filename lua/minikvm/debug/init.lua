@@ -144,7 +144,7 @@ function M.run_until(self, where, run)
   local function run_from(i)
     if not all[i] then return run() end
     local o = { address = all[i], once = true, until_pc = true }
-    local handle <close> = assert(core.break_at(self, o))
+    local _ <close> = assert(core.break_at(self, o))
     return run_from(i + 1)
   end
   return run_from(1)
@@ -175,7 +175,7 @@ function cpu:step(count)
   local of = stoppable("cpu:step", self)
   local paused = of.state == "paused"
   assert(core.begin_step(of, self.index, count))
-  local ended <close> = setmetatable({}, { __close = function()
+  local _ <close> = setmetatable({}, { __close = function()
     if of.state ~= "closed" then core.end_step(of) end
   end })
   if not paused then return of:run() end
@@ -198,7 +198,7 @@ function cpu:step_over()
   local next = self:disassemble(1)[1]
   if not next or not THROUGH[next.text:match "^%S+"] then return self:step() end
   local rsp <const>, index <const> = self.rsp, self.index
-  local handle <close> = assert(core.break_at(of, {
+  local _ <close> = assert(core.break_at(of, {
     address = next.address + next.size, cpu = index, until_pc = true,
   }, function(which) return math.ult(rsp - 1, which.rsp) end))
   return go_on(of)

@@ -244,9 +244,9 @@ function M.save_pages(data, folder)
   if not made and lfs.attributes(folder, "mode") ~= "directory" then
     return nil, ("%s: %s"):format(folder, why)
   end
-  local path, done = folder .. "/coverage.info", nil
-  done, why = M.write(data, path)
-  if not done then return nil, why end
+  local path = folder .. "/coverage.info"
+  made, why = M.write(data, path)
+  if not made then return nil, why end
   return M.pages(path, folder)
 end
 

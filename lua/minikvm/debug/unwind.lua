@@ -224,7 +224,8 @@ local function switches(m, cs) return m.bits == 64 or (cs ~ m.s.cs.selector) & 3
 local function has_stack(m, at, cs)
   if not switches(m, cs) then return true end
   local sp, ss = m:stacked(at + 3 * m.word), m:stacked(at + 4 * m.word)
-  return sp and ss and (ss | 7) >= 0 and (ss | 7) <= m.s.gdt.limit and m:bytes(m.stack + sp - 1, 1) ~= ""
+  return sp and ss and (ss | 7) >= 0 and (ss | 7) <= m.s.gdt.limit
+    and m:bytes(m.stack + sp - 1, 1) ~= ""
 end
 
 ---The registers at the place that an interrupt or an exception came at, when its frame (SDM volume

@@ -44,7 +44,9 @@ end
 ---@return table[]?
 ---@return string? why
 function M.check_list(value)
-  if type(value) ~= "table" then return nil, "expected a list of paths, or of options of blk.new" end
+  if type(value) ~= "table" then
+    return nil, "expected a list of paths, or of options of blk.new"
+  end
   local list = {}
   for i, entry in ipairs(value) do
     list[i] = type(entry) == "string" and { path = entry } or entry

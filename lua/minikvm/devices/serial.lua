@@ -152,7 +152,9 @@ end
 function M.send(d, text)
   options.argument("serial.send", "device", d, device.check)
   options.argument("serial.send", "text", text, "string")
-  if not d.state.wire then core.blame(("serial.send: device %s is no serial card"):format(d.name)) end
+  if not d.state.wire then
+    core.blame(("serial.send: device %s is no serial card"):format(d.name))
+  end
   d.state.wire = d.state.wire .. text
   update(d)
 end

@@ -213,8 +213,8 @@ end
 ---  disk_error function(text), called for what the host refuses, and when a guest cannot go on
 ---  pci        what vm.pci has: a list of kvm.pci's, each alone or as
 ---             { definition, slot=, fn=, at= }; forks get the same
----  disks      virtio disks on its PCI bus, behind `pci`: a list of paths, whose images stay as they
----             are, and of options of minikvm.devices.blk; forks get the same
+---  disks      virtio disks on its PCI bus, behind `pci`: a list of paths, whose images stay as
+---             they are, and of options of minikvm.devices.blk; forks get the same
 ---  cpuid      { vendor=, hide={ feature, ... }, [leaf] = { eax=, ... } }: what CPUID answers
 ---  stats      true: measure the time that accesses take, for vm:stats()
 ---  trace      function(line), called for every exit; or options of vm:trace
