@@ -234,6 +234,13 @@ describe("minikvm run --jail", function()
     assert.matches("port=0x500", support.read_file(trace))
   end)
 
+  it("disassembles for a trace on the thread of a vCPU", function()
+    local trace = folder .. "/inside/calls.txt"
+    local r = run(("--trace-calls --trace-file %s guests/real/multiplication.bin"):format(trace))
+    assert.equal("", r.err)
+    assert.equal(0, r.status)
+  end)
+
   it("prints into a pipe without waiting for its reader, as without", function()
     local r = program.run "P run --jail guests/real/hello.bin | cat"
     assert.equal("Hello, KVM!\n", r.out)

@@ -165,6 +165,9 @@ int mk_jail_enter(const struct mk_jail *policy, struct mk_jail_report *report, s
     *report = (struct mk_jail_report){ 0 };
     if (check_moment(err) < 0 || mk_landlock_check(policy, err) < 0)
         return -1;
+#ifdef __SANITIZE_ADDRESS__
+    __lsan_do_leak_check(); /* at the end it could not start what traces this process */
+#endif
     if (policy->level == MK_JAIL_LOG)
         return watch(policy, err);
     find_walls(&w, policy->allow);
@@ -172,9 +175,6 @@ int mk_jail_enter(const struct mk_jail *policy, struct mk_jail_report *report, s
         return -1;
     if (w.version > 0 && (w.ruleset = mk_landlock_make(w.version, policy, err)) < 0)
         return -1;
-#ifdef __SANITIZE_ADDRESS__
-    __lsan_do_leak_check(); /* at the end it could not start what traces this process */
-#endif
     jail.allow = policy->allow;
     give_up_privileges(&w);
     wall_in_files(&w, policy->allow);

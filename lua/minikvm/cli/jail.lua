@@ -37,6 +37,10 @@ function M.paths(opts)
   for _, module in ipairs(opts.module or {}) do
     add_all(list, { module:match "^([^=]*)=" or module }, READ)
   end
+  for _, guest in ipairs(opts.guests) do -- one may be Linux's kernel, and gets a shell
+    add_all(list, { require("minikvm.linux.host").modules_of(guest) }, READ)
+  end
+  add_all(list, { "/bin/busybox", "/usr/bin/busybox" }, READ)
   for _, file in ipairs(opts.symbols or {}) do add_all(list, { file.path }, READ) end
   add_output(list, opts.screenshot)
   add_output(list, opts.trace_file)
@@ -52,7 +56,10 @@ end
 ---@return true?
 ---@return string? why
 function M.enter(opts)
-  local allow = (opts.gdb or opts.gdb_on_crash) and jail.LISTEN or 0
+  local allow = (opts.gdb or opts.gdb_on_crash) and jail.LISTEN | jail.HANDLERS or 0
+  if opts.trace_file then -- vCPUs' threads disassemble, and cannot load what that takes
+    pcall(core.disassemble, "\x90", 16)
+  end
   local list, report, why = M.paths(opts), true, nil
   if opts.jail_files then
     allow = allow | jail.FILES
