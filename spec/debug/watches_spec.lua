@@ -92,6 +92,15 @@ describe("watches, without_kvm none:", function()
     assert.are.equal(1, stop.hits)
   end)
 
+  it("locked instructions of several vCPUs stay whole, and each is told", function()
+    -- mov ecx, 20; lock inc dword [0x5000]; dec ecx; jnz -11; hlt
+    local vm <close> = guest.code("b914000000 f0ff0500500000 ffc9 75f5 f4",
+                                  { mode = "protected", cpus = 3 })
+    local handle = vm:watch(0x5000, 4, "w", function() end)
+    assert.are.equal("halt", (guest.run(vm)))
+    assert.are.same({ 60, 60 }, { handle.hits, vm.memory:u32(0x5000) })
+  end)
+
   it("a page table that is in use", function()
     local vm <close> = guest.code("f4", { mode = "long" })
     local walk = vm.cpu[0]:walk(0x5000)

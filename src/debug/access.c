@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+#define PARTS 8 /* accesses of one instruction */
+
 static bool is_protected(struct mk_debug *d, uint64_t gpa, uint64_t length, bool write)
 {
     pthread_mutex_lock(&d->lock);
@@ -50,25 +52,69 @@ static void protect_again(struct mk_debug *d)
     pthread_mutex_unlock(&d->lock);
 }
 
+struct mmio {
+    uint64_t gpa;
+    unsigned length;
+    bool write;
+};
+
+/* The access that KVM tells of now, if it is to protected memory. */
+static bool is_ours(struct mk_vcpu *c, struct mmio *m)
+{
+    const struct kvm_run *run = c->run;
+    *m = (struct mmio){ run->mmio.phys_addr, run->mmio.len, run->mmio.is_write };
+    if (c->assist)
+        m->gpa = c->assist->ops->address(c, m->gpa);
+    return mk_mem_find(c->mem, m->gpa) && is_protected(debug_of(c), m->gpa, m->length, m->write);
+}
+
+/* One after the other, until the instruction is done or does something else; how many. */
+static unsigned carry_out(struct mk_vcpu *c, struct mmio *list, unsigned most)
+{
+    unsigned n = 1;
+    while (serve(c, list[n - 1].gpa)) {
+        if (!list[n - 1].write) /* what the instruction writes then is told, too */
+            protect_again(debug_of(c));
+        mk_vcpu_complete(c);
+        if (n == most || !c->incomplete || c->run->exit_reason != KVM_EXIT_MMIO ||
+            !is_ours(c, &list[n]))
+            return n;
+        n++;
+    }
+    return n - 1;
+}
+
+/* What the instruction came to behind its accesses: one to a device, which is served; or KVM cannot
+ * go on, and it begins again: true. */
+static bool failed_after(struct mk_vcpu *c, unsigned accesses)
+{
+    if (!c->incomplete || !accesses || c->end.reason != MK_RUNNING)
+        return false;
+    if (c->run->exit_reason == KVM_EXIT_MMIO)
+        mk_vcpu_exit(c);
+    if (c->run->exit_reason != KVM_EXIT_INTERNAL_ERROR)
+        return false;
+    c->incomplete = false;
+    if (!access_fault(c, true))
+        mk_vcpu_exit(c);
+    return true;
+}
+
+/* Other vCPUs stay outside meanwhile: the instruction may be a locked one. */
 bool access_mmio(struct mk_vcpu *c)
 {
-    struct mk_debug *d = debug_of(c);
-    struct kvm_run *run = c->run;
-    uint64_t gpa = run->mmio.phys_addr;
-    unsigned length = run->mmio.len;
-    bool write = run->mmio.is_write;
-    if (c->assist)
-        gpa = c->assist->ops->address(c, gpa);
-    if (!mk_mem_find(c->mem, gpa) || !is_protected(d, gpa, length, write))
+    struct mmio list[PARTS];
+    if (!is_ours(c, &list[0]))
         return false;
-    if (!serve(c, gpa))
+    run_hold(c);
+    unsigned n = carry_out(c, list, PARTS);
+    run_release(c);
+    if (failed_after(c, n))
         return true;
-    if (!write) /* what the instruction writes then is told, too */
-        protect_again(d);
-    mk_vcpu_complete(c);
-    if (c->incomplete && run->exit_reason == KVM_EXIT_MMIO && !access_mmio(c)) /* its other part */
-        mk_vcpu_exit(c);
-    watch_report(c, &(struct mk_access){ .address = gpa, .length = length, .write = write });
+    for (unsigned i = 0; i < n && c->end.reason == MK_RUNNING; i++)
+        watch_report(c, &(struct mk_access){ .address = list[i].gpa,
+                                             .length = list[i].length,
+                                             .write = list[i].write });
     return true;
 }
 
@@ -143,6 +189,13 @@ static void clear_exception(struct mk_vcpu *c)
     c->synced = 0;
 }
 
+/* The instruction, or a turn of a repeated one. */
+static bool has_executed(struct mk_vcpu *c, const struct kvm_regs *before)
+{
+    const struct kvm_regs *now = mk_vcpu_get_regs(c);
+    return now->rip != before->rip || now->rcx != before->rcx;
+}
+
 /* At the second failure everything is opened: the processor accesses more than operands. */
 static bool execute(struct mk_vcpu *c, bool all)
 {
@@ -154,7 +207,9 @@ static bool execute(struct mk_vcpu *c, bool all)
     k->accessing = all ? 2 : 1;
     k->over = true;
     k->over_at = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
-    step_one(c);
+    const struct kvm_regs before = *mk_vcpu_get_regs(c);
+    while (k->accessing && c->end.reason == MK_RUNNING && !has_executed(c, &before))
+        step_one(c); /* again, if a kick has come in between */
     bool done = k->accessing != 0;
     k->accessing = k->opens = 0;
     k->opens_all = false;
@@ -177,8 +232,11 @@ bool access_fault(struct mk_vcpu *c, bool emulation)
     count(c);
     if (emulation)
         clear_exception(c);
+    const struct kvm_regs before = *mk_vcpu_get_regs(c);
     if (!execute(c, false) && !execute(c, true))
         return false;
+    if (!has_executed(c, &before)) /* the run ends first */
+        return true;
     for (unsigned i = 0; i < accesses.count && c->end.reason == MK_RUNNING; i++)
         watch_report(c, &accesses.list[i]);
     return true;

@@ -58,6 +58,11 @@ bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
     return true;
 }
 
+bool debug_emulates_locks(const struct mk_debug *d)
+{
+    return d->vm->cpus > 1 && d->vm->kvm->shadow_paging;
+}
+
 int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs)
 {
     struct kvm_regs copy = *regs;

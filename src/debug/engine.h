@@ -156,6 +156,8 @@ static inline struct cpu *cpu_of(const struct mk_vcpu *c)
 
 /* System registers as the guest has set them, at an exit; false when KVM does not tell. */
 bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s);
+/* A locked instruction is no more than a read and a write to memory that is protected. */
+bool debug_emulates_locks(const struct mk_debug *d);
 /* Registers at an exit that left nothing pending: what is known of the rest stays so. -1 */
 int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 /* The linear address of the next instruction. */

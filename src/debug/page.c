@@ -250,6 +250,8 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
     p->gpa = gpa & ~(uint64_t)(MK_PAGE - 1);
     p->host = r->host + (p->gpa - r->gpa);
     p->rom = p->sealed = r->read_only;
+    p->given = debug_emulates_locks(d); /* looked at after each exit instead */
+    d->given += p->given;
     p->next = d->page_bucket[bucket_of(d, gpa)];
     d->page_bucket[bucket_of(d, gpa)] = p;
     d->pages++;

@@ -38,6 +38,13 @@ static bool hides(const struct mk_watchpoint *w)
     return w->o.read || w->o.execute;
 }
 
+/* Where KVM tells of a write alone, it has read before what a locked instruction changes: with
+ * other vCPUs the read is to be told, too. */
+static int write_watch(const struct mk_debug *d)
+{
+    return debug_emulates_locks(d) ? PROT_NONE : PROT_READ;
+}
+
 static bool protects(const struct mk_watchpoint *w, bool hidden)
 {
     return !w->by_steps && hides(w) == hidden;
@@ -48,7 +55,7 @@ static void each_chunk(struct mk_debug *d, bool on)
     for (const struct mk_watchpoint *w = d->watches; w; w = w->next)
         for (size_t i = 0; i < w->chunks && (!on || protects(w, false)); i++)
             protect(d, w->chunk[i].gpa, w->chunk[i].length,
-                    on ? PROT_READ : PROT_READ | PROT_WRITE);
+                    on ? write_watch(d) : PROT_READ | PROT_WRITE);
     for (const struct mk_watchpoint *w = d->watches; on && w; w = w->next)
         for (size_t i = 0; i < w->chunks && protects(w, true); i++)
             protect(d, w->chunk[i].gpa, w->chunk[i].length, PROT_NONE);
@@ -70,7 +77,8 @@ static bool overlaps(const struct chunk *k, uint64_t gpa, uint64_t length, uint6
 bool watch_has(const struct mk_debug *d, uint64_t gpa, uint64_t length, bool write)
 {
     for (const struct mk_watchpoint *w = d->watches; w; w = w->next)
-        for (size_t i = 0; i < w->chunks && !w->by_steps && (write || hides(w)); i++)
+        for (size_t i = 0;
+             i < w->chunks && !w->by_steps && (write || hides(w) || debug_emulates_locks(d)); i++)
             if (overlaps(&w->chunk[i], gpa, length, MK_PAGE))
                 return true;
     return false;
