@@ -228,7 +228,7 @@ static size_t follow(struct mk_blocks *b, uint64_t address)
         }
         enum mk_block_kind kind = mk_block_kind(b->insn);
         size_t size = b->insn->size;
-        uint64_t target;
+        uint64_t target = 0;
         mark(s, at, size, kind != MK_BLOCK_NEXT);
         note_operands(b, kind);
         bool has_target = mk_blocks_is_transfer(b->insn) && mk_blocks_target(b, &target);
