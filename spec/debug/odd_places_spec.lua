@@ -2,7 +2,10 @@
 -- a file that others see, on instructions that fault, in their handlers, before code is mapped.
 
 local guest = require "spec.support.guest"
+local process = require "spec.support.process"
 local support = require "spec.support.files"
+
+local UNSURE <const> = "the emulated AMD machine stops at debug registers now and then"
 
 local function nothing() end
 
@@ -82,6 +85,7 @@ describe("breakpoints at odd places, without_kvm none:", function()
   end)
 
   it("in code whose bytes the guest reads: a hidden one changes nothing", function()
+    if process.emulated == "stock" then return pending(UNSURE) end
     for mode, code in pairs{ real = "\xa0\3\0\x90\x40\xf4",
                              long = "\x8a\4\x25\7\x10\0\0\x90\x90\xf4",
                              paged = "\xa0\5\x10\0\0\x90\x90\xf4" } do
@@ -105,6 +109,7 @@ describe("breakpoints at odd places, without_kvm none:", function()
   end)
 
   it("where code is mapped later, with no exit in between", function()
+    if process.emulated == "stock" then return pending(UNSURE) end
     local vm <close> = guest.code("f4", { mode = "long" })
     local cpu = vm.cpu[0]
     local pdpt = cpu:walk(0x1000).entry_addresses[2]

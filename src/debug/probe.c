@@ -9,6 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define ROUNDS 16 /* an emulated processor may stop at some of them */
+
 static struct {
     pthread_mutex_t lock;
     bool known, hardware;
@@ -32,9 +34,14 @@ static bool ask(const struct mk_kvm *kvm, int cpu)
         return false;
     bool ready = mk_ioctl(cpu, KVM_GET_SREGS, &s) == 0;
     s.cs.base = s.cs.selector = 0;
-    bool stops = ready && mk_ioctl(cpu, KVM_SET_SREGS, &s) == 0 && run_from_0(cpu) &&
-                 mk_ioctl(cpu, KVM_SET_GUEST_DEBUG, &debug) == 0 && run_from_0(cpu) &&
-                 run->exit_reason == KVM_EXIT_DEBUG;
+    bool stops = ready && mk_ioctl(cpu, KVM_SET_SREGS, &s) == 0;
+    for (int i = 0; i < ROUNDS && stops; i++) {
+        struct kvm_guest_debug none = { 0 };
+        stops = mk_ioctl(cpu, KVM_SET_GUEST_DEBUG, &none) == 0 && run_from_0(cpu) &&
+                run->exit_reason == KVM_EXIT_HLT &&
+                mk_ioctl(cpu, KVM_SET_GUEST_DEBUG, &debug) == 0 && run_from_0(cpu) &&
+                run->exit_reason == KVM_EXIT_DEBUG;
+    }
     munmap(run, kvm->run_size);
     return stops;
 }
