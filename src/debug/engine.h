@@ -99,6 +99,7 @@ struct cpu {
     _Atomic uint64_t steps;              /* to take yet */
     uint64_t hardware[MK_BREAKS_HIDDEN]; /* debug registers: linear addresses */
     unsigned hardware_count;             /* how many of them */
+    uint64_t hardware_of;                /* d->changes that they are of; 0: of none */
     bool stepping;                       /* KVM steps since the last KVM_SET_GUEST_DEBUG */
     bool stale_halt;                     /* an exit for a HLT that was told may still come */
     bool by_flag;                        /* the guest's TF does it */
@@ -124,6 +125,7 @@ struct mk_debug {
     size_t buckets;
     struct mk_break_set *sets;
     uint64_t generation; /* grows when there is something to look up */
+    uint64_t changes;    /* grows when a breakpoint comes, goes, or gets a place */
 
     struct page **page_bucket;
     size_t page_buckets, pages;

@@ -71,6 +71,7 @@ static void add_place(struct mk_debug *d, struct mk_break *b, uint64_t gpa)
         b->places--;
     }
     b->place[b->places++] = gpa;
+    d->changes++;
 }
 
 static void place(struct mk_debug *d, struct mk_break *b, const struct kvm_sregs *s)
@@ -122,6 +123,7 @@ void list_forget_places(struct mk_debug *d)
 {
     for (size_t i = 0; i < d->count; i++)
         d->list[i]->places = 0;
+    d->changes++;
     for (struct mk_break_set *set = d->sets; set; set = set->next)
         for (size_t i = 0; i < set->m.count; i++)
             set->place[i] = NOWHERE;
@@ -175,6 +177,7 @@ struct mk_break *mk_debug_add(struct mk_vm *vm, const struct mk_break_options *o
         return NULL;
     }
     d->hidden += options->hidden;
+    d->changes++;
     b->o = *options;
     if (b->o.kind == MK_STOP_NONE)
         b->o.kind = MK_STOP_BREAK;
@@ -199,6 +202,7 @@ static void unlink(struct mk_break **at, struct mk_break *b)
 /* The lock is held. */
 static void take_out(struct mk_debug *d, struct mk_break *b)
 {
+    d->changes++;
     unlink(&d->bucket[bucket_of(d, b->o.address)], b);
     d->list[b->index] = d->list[--d->count];
     d->list[b->index]->index = b->index;

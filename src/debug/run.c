@@ -537,6 +537,7 @@ static void begin(struct mk_vcpu *c)
     struct cpu *k = cpu_of(c);
     k->stepping = k->trailing = k->told = false;
     k->hardware_count = 0;
+    k->hardware_of = 0;
     k->over = c->end.reason != MK_EXIT && c->end.code;
     k->over_at = (uint64_t)c->end.code - 1;
 }

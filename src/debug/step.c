@@ -70,6 +70,9 @@ void step_set_hardware(struct mk_vcpu *c)
     struct cpu *k = cpu_of(c);
     uint64_t address[MK_BREAKS_HIDDEN];
     unsigned n = 0;
+    if (k->hardware_of == d->changes)
+        return;
+    k->hardware_of = d->changes;
     for (size_t i = 0; d->hidden && i < d->count; i++)
         if (d->list[i]->o.hidden)
             address[n++] = d->list[i]->o.address;
@@ -96,6 +99,7 @@ bool step_is_hardware(const struct mk_vcpu *c, uint64_t linear)
 void step_clear_hardware(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
+    k->hardware_of = 0;
     if (!k->hardware_count)
         return;
     k->hardware_count = 0;
