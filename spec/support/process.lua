@@ -78,7 +78,7 @@ M.deaf = M.emulated == "vmx" and "Bochs takes no interrupt in a guest that has t
 ---Before a shell that limits the size of files: the thread sanitizer writes one of 512 KiB when its
 ---program starts, unless there is no folder for it (compiler-rt, tsan_platform_linux.cpp,
 ---MapRodata).
-M.SMALL_FILES = "env TEST_TMPDIR=/nonexistent "
+M.SMALL_FILES = "env TMPDIR=/nonexistent TEST_TMPDIR=/nonexistent "
 
 ---Skips the current block where signals do not get into Lua code that makes no system call: the
 ---thread sanitizer puts them off.

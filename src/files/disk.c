@@ -140,7 +140,7 @@ void mk_disk_put(struct mk_disk *disk, struct mk_layer *layer)
 
 void mk_disk_reset(struct mk_disk *disk)
 {
-    if (disk->layer)
+    if (disk->first)
         mk_disk_put(disk, disk->first);
 }
 

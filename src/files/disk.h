@@ -35,8 +35,8 @@ struct mk_disk {
     uint64_t size;          /* whole sectors */
     uint64_t limit;         /* blocks */
     pthread_rwlock_t lock;  /* of the layer */
-    struct mk_layer *first; /* what a reset goes back to */
-    struct mk_layer *layer; /* NULL: writes go to the file */
+    struct mk_layer *first; /* what a reset goes back to; NULL: writes go to the file */
+    struct mk_layer *layer; /* what was written; under the lock, as a write may replace it */
     struct {                /* of what lies below the layer, and when it was that */
         bool known;
         uint32_t value;

@@ -266,7 +266,7 @@ int mk_disk_writev(struct mk_disk *disk, uint64_t at, const struct iovec *iov, u
 {
     struct pieces p = { iov, count, 0 };
     size_t length = length_of(iov, count);
-    if (!disk->layer)
+    if (!disk->first)
         return write_file(disk, at, &p, length, err);
     pthread_rwlock_wrlock(&disk->lock);
     int rc = write_layer(disk, at, &p, length, err);
@@ -283,7 +283,7 @@ int mk_disk_write(struct mk_disk *disk, uint64_t at, const void *from, size_t le
 
 int mk_disk_flush(const struct mk_disk *disk, struct mk_err *err)
 {
-    if (disk->layer)
+    if (disk->first)
         return 0;
     if (disk->nbd)
         return mk_nbd_flush(disk->nbd, err);
@@ -357,7 +357,7 @@ static int drop_blocks(struct mk_disk *disk, uint64_t at, size_t length, struct 
 
 int mk_disk_zero(struct mk_disk *disk, uint64_t at, size_t length, bool discard, struct mk_err *err)
 {
-    if (!disk->layer)
+    if (!disk->first)
         return zero_file(disk, at, length, discard, err);
     pthread_rwlock_wrlock(&disk->lock);
     int rc = is_bare(disk) ? drop_blocks(disk, at, length, err)
@@ -368,7 +368,7 @@ int mk_disk_zero(struct mk_disk *disk, uint64_t at, size_t length, bool discard,
 
 int mk_disk_discard(struct mk_disk *disk, uint64_t at, size_t length, struct mk_err *err)
 {
-    if (disk->layer)
+    if (disk->first)
         return is_bare(disk) ? mk_disk_zero(disk, at, length, true, err) : 0;
     if (disk->nbd)
         return mk_nbd_discard(disk->nbd, at, length, err);

@@ -216,7 +216,7 @@ static int disk_put(lua_State *L)
         return 0;
     }
     struct mk_layer *layer = mk_check_layer(L, 2);
-    luaL_argcheck(L, disk->layer && disk->layer->blocks == layer->blocks, 2, "of another disk");
+    luaL_argcheck(L, disk->first && disk->first->blocks == layer->blocks, 2, "of another disk");
     mk_disk_put(disk, layer);
     return 0;
 }
