@@ -69,7 +69,7 @@ describe("kvm.disk", function()
     -- man 2 setrlimit, RLIMIT_FSIZE: beyond it SIGXFSZ ends a process that does not look
     local path = image(64 << 10)
     local r = program.run(([[ulimit -f 8; %s P -e 'local d = kvm.disk{ path = "%s", write = true }
-      print(d:write(0, "x"), select(3, d:write(32768, "x")))']]):format(SMALL_FILES, path))
+      print(d:write(0, "x"), select(3, d:write(32768, "x")))']]):format(process.SMALL_FILES, path))
     assert.same({ 0, ("minikvm.disk %s\tEFBIG\n"):format(path), "" }, { r.status, r.out, r.err })
     os.remove(path)
   end)
