@@ -4,7 +4,7 @@ return {
   { "Makefile", [==[
 MINIKVM ?= minikvm
 CFLAGS = -m32 -g -Og -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic -fno-stack-protector \
-         -fcf-protection=none -mgeneral-regs-only
+         -fcf-protection=none -fno-asynchronous-unwind-tables -mgeneral-regs-only
 
 all: NAME.elf
 
