@@ -4,7 +4,8 @@ return {
   { "Makefile", [==[
 MINIKVM ?= minikvm
 CFLAGS = -m64 -g -Og -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic -mno-red-zone \
-         -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables -mgeneral-regs-only
+         -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables \
+         -mgeneral-regs-only
 
 all: NAME.elf
 
