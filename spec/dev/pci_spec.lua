@@ -256,8 +256,12 @@ describe("a BAR of memory that one vCPU moves while another one uses it", functi
   it("answers there, or nobody does", function()
     local vm <close> = kvm.vm{ mode = "protected", cpus = 2, memory = "2M", irqchip = "pic",
                                echo = false, limits = { seconds = 20 } }
+    local sizes = {} -- of reads: each is answered whole, or not at all
     local d = vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = { [0] = { size = 4096,
-      read = function() return 0x5a5a5a5a end } } }, { slot = 3 })
+      read = function(_, _, size)
+        sizes[size] = true
+        return 0x5a5a5a5a & (1 << 8 * size) - 1
+      end } } }, { slot = 3 })
     local moves = pci.set(CARD, 0x10, OTHER) .. pci.set(CARD, 0x10, BASE)
     assert(vm:load{ bytes = pci.place(CARD, 0, BASE) .. "\xbe" .. ("<I4"):pack(1000) .. moves
       .. "\x4e\x0f\x85" .. ("<i4"):pack(-#moves - 7) .. pci.poke(A, 1) .. pci.HALT })
@@ -268,6 +272,8 @@ describe("a BAR of memory that one vCPU moves while another one uses it", functi
       .. "\x83\x3d" .. ("<I4"):pack(A) .. "\x01\x75\xe1\xf4" }, { at = 0x40000, cpu = 1 }))
     assert.equal("halt", (vm:run()))
     assert.same({ 0, BASE }, { read(vm, B), d:bar(0) })
+    sizes[4] = nil
+    assert.same({}, sizes)
   end)
 end)
 

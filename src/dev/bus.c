@@ -100,8 +100,7 @@ static void update_ranges(struct mk_bus *bus, uint64_t first, uint64_t last)
 {
     struct mk_bus_ranges *old = atomic_load(&bus->ranges);
     struct mk_hook *hooks = atomic_load(&bus->hooks);
-    atomic_store(&bus->ranges,
-                 hooks ? mk_bus_ranges_make(old, hooks, bus->hook_count, first, last) : NULL);
+    atomic_store(&bus->ranges, mk_bus_ranges_make(old, hooks, bus->hook_count, first, last));
     if (old)
         retire(bus, &old->retired);
 }
