@@ -18,6 +18,7 @@
 #   boot         starts the emulator, its process id in $work/pid, its messages in
 #                $work/machine.log, the machine's console in $results/kernel.log, output to the FIFO
 #                $work/output, result and pulse to the files $work/result and $work/pulse
+#   nudge        gives a machine that sleeps without a pulse an interrupt
 #   again        after a hang, or the emulator's own end without a result: prepares that boot is
 #                called once more, or fails and leaves the reason in $work/machine.log
 # The machine's output comes through while it runs. The result is a compressed archive with the exit
@@ -241,6 +242,7 @@ watch() {
         if [ "$now" = "$before" ]; then idle=$((idle + 1)); else before=$now idle=0; fi
         if [ "$(signs_of_life)" != "$seen" ]; then seen=$(signs_of_life) since=$now idle=0; fi
         [ $((now - since)) -le 120 ] && [ $idle -le 240 ] || return 1
+        [ $((idle % 10)) != 9 ] || nudge
         [ $SECONDS -le $((limit + boot_limit)) ] || exit 124
         sleep 0.5
     done
