@@ -70,11 +70,12 @@ describe("misuse", function()
   it("of any method is blamed on the script", function()
     -- What runs the guest or waits (those with arguments that are wrong in any case), ends an
     -- object, or makes a file named "1.5".
-    local out, waits = {}, { "vm.run", "console.expect", "console.try_expect", "console.type",
-                             "screen.expect", "keyboard.type" }
+    local out, waits = {}, { "vm.run", "vm.wait_break", "cpu.step", "console.expect",
+                             "console.try_expect", "console.type", "screen.expect",
+                             "keyboard.type" }
     for _, name in ipairs(waits) do out[name] = true end
-    for name in ([[vm.close vm.start snapshot.close policy.close console.interact console.attach
-                   console.log console.output snapshot.save screen.png]]):gmatch "%S+" do
+    for name in ([[vm.close vm.start cpu.step_over snapshot.close policy.close console.interact
+                   console.attach console.log console.output snapshot.save screen.png]]):gmatch "%S+" do
       out[name] = true
     end
     local values = { false, -1, 1.5, "x", {}, { foo = 1 }, print, 1 << 62, n = 9 }
