@@ -63,7 +63,7 @@ static int enter(lua_State *L)
  * text, name */
 static int private_folder(lua_State *L)
 {
-    const char *path, *below;
+    const char *path = NULL, *below = NULL;
     struct mk_err err;
     if (mk_fsbox_make_folder(&path, &below, &err) < 0)
         return mk_push_err(L, &err);
