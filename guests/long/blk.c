@@ -56,31 +56,6 @@ static uint16_t seen;             /* answers that were looked at */
 static bool open[SLOTS];          /* not answered yet */
 static volatile unsigned interrupts;
 
-static uint32_t slot; /* for CONFADD */
-
-static uint32_t config(uint32_t reg)
-{
-    outl(MK_PORT_PCI_ADDRESS, slot | reg);
-    return inl(MK_PORT_PCI_DATA);
-}
-
-static void set_config(uint32_t reg, uint32_t value)
-{
-    outl(MK_PORT_PCI_ADDRESS, slot | reg);
-    outl(MK_PORT_PCI_DATA, value);
-}
-
-static bool find(void)
-{
-    for (slot = 0x80000000; slot < 0x80010000; slot += 0x800)
-        if (config(0) == PCI_ID) {
-            set_config(0x10, (uint32_t)BAR);
-            set_config(0x04, 0x6);
-            return true;
-        }
-    return false;
-}
-
 static volatile uint8_t *at(uint32_t offset)
 {
     return (volatile uint8_t *)(BAR + offset);
@@ -243,9 +218,9 @@ int main(void)
     uint8_t *room = (uint8_t *)0x200000; /* behind this program */
     uint32_t count = rounds();
 
-    if (!find())
+    if (!pci_find(PCI_ID, (uint32_t)BAR))
         fail("no disk", 0);
-    line = config(0x3c) & 0xff;
+    line = pci_config(0x3c) & 0xff;
     for (unsigned i = 0; i < SLOTS; i++, room += 2u << 20)
         data[i] = room;
     trap_handler(TRAP_IRQ + line, on_irq);

@@ -26,32 +26,6 @@ static unsigned line = 10;
 static volatile uint32_t seen;      /* what interrupts brought, since it was last set to 0 */
 static volatile unsigned interrupts;
 
-static uint32_t slot; /* for CONFADD */
-
-static uint32_t config(uint32_t reg)
-{
-    outl(MK_PORT_PCI_ADDRESS, slot | reg);
-    return inl(MK_PORT_PCI_DATA);
-}
-
-static void set_config(uint32_t reg, uint32_t value)
-{
-    outl(MK_PORT_PCI_ADDRESS, slot | reg);
-    outl(MK_PORT_PCI_DATA, value);
-}
-
-/* Puts its registers at EDU, and lets it answer there and access memory. */
-static bool find(void)
-{
-    for (slot = 0x80000000; slot < 0x80010000; slot += 0x800)
-        if (config(0) == PCI_ID) {
-            set_config(0x10, (uint32_t)EDU);
-            set_config(0x04, 0x6);
-            return true;
-        }
-    return false;
-}
-
 static uint32_t get(enum reg r)
 {
     return *(volatile uint32_t *)(EDU + r);
@@ -228,8 +202,8 @@ static void refused_accesses(void)
 
 int main(void)
 {
-    if (find())
-        line = config(0x3c) & 0xff;
+    if (pci_find(PCI_ID, (uint32_t)EDU))
+        line = pci_config(0x3c) & 0xff;
     trap_handler(TRAP_IRQ + line, on_irq);
     start_ticks();
     irq_init((uint16_t)(1u << line | 1u << 0));

@@ -179,6 +179,14 @@ static inline int64_t file_stat(int fd)
     return file_block.stat(fd);
 }
 
+/* --- the PCI bus --- */
+
+/* Looks on bus 0 for the device of this id (device number above, vendor below) and puts its first
+ * BAR at `bar`, with memory accesses and DMA on. False when there is none. */
+bool pci_find(uint32_t id, uint32_t bar);
+/* Reads configuration space, at a multiple of 4, of the device that was found. */
+uint32_t pci_config(uint32_t reg);
+
 /* --- traps: exceptions and interrupts --- */
 
 /* What the entry code leaves on the stack; a handler may change it, and the guest goes on so. */
