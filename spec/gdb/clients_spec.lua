@@ -7,27 +7,12 @@ local process = require "support.process"
 local program = require "support.program"
 local support = require "support.guest"
 
-local COUNT <const> = "ff 05 00 20 00 00 eb f8" -- inc dword [0x2000]; again
-
 describe("a client of gdb's protocol", function()
   if support.without_kvm(pending) or gdb.without_gdb(pending, true) then return end
 
-  ---Runs Python code as a client of a VM that stands still before its first instruction.
-  ---@param opts? table  of vm:gdb
-  local function against(code, opts, mode)
-    local vm = support.vm{ mode = mode or "protected" }
-    vm:load{ bytes = support.bytes(COUNT) }
-    local server = assert(vm:gdb(opts))
-    local client = gdb.client(server.address, code)
-    local reason = vm:run{ deadline = 20 }
-    server:remove()
-    local output = client:finish()
-    return output, reason, vm
-  end
-
   it("is the only one", function()
     local said = {}
-    local output = against([[
+    local output = gdb.against([[
 quiet()
 first, kept = line, rest
 connect()
@@ -43,12 +28,12 @@ packet("k")
 
   it("may vanish: the guest does what it was told", function()
     local vanish <const> = "quiet()\nask('?')\nline.close()\n"
-    local _, reason = against(vanish, { lost = "stop" })
+    local _, reason = gdb.against(vanish, { lost = "stop" })
     assert.equal("stopped", reason)
 
     for _, lost in ipairs{ "continue", "hold" } do
       local vm <close> = support.vm{ mode = "protected" }
-      vm:load{ bytes = support.bytes(COUNT) }
+      vm:load{ bytes = support.bytes(gdb.COUNT) }
       local server <close> = assert(vm:gdb{ lost = lost })
       local client = gdb.client(server.address, vanish)
       vm:start()
@@ -68,7 +53,7 @@ packet("k")
   end)
 
   it("that goes with half a packet sent costs nothing but itself", function()
-    local output, reason = against([[
+    local output, reason = gdb.against([[
 connect(); send(b"$m1000"); line.close()
 quiet()
 print(ask("m1000,1"))

@@ -5,26 +5,11 @@ local gdb = require "support.gdb"
 local process = require "support.process"
 local support = require "support.guest"
 
-local COUNT <const> = "ff 05 00 20 00 00 eb f8" -- inc dword [0x2000]; again
-
 describe("a client of gdb's protocol", function()
   if support.without_kvm(pending) or gdb.without_gdb(pending, true) then return end
 
-  ---Runs Python code as a client of a VM that stands still before its first instruction.
-  ---@param opts? table  of vm:gdb
-  local function against(code, opts, mode)
-    local vm = support.vm{ mode = mode or "protected" }
-    vm:load{ bytes = support.bytes(COUNT) }
-    local server = assert(vm:gdb(opts))
-    local client = gdb.client(server.address, code)
-    local reason = vm:run{ deadline = 20 }
-    server:remove()
-    local output = client:finish()
-    return output, reason, vm
-  end
-
   it("may send damaged, truncated, unknown and very long packets", function()
-    local output, reason = against [[
+    local output, reason = gdb.against [[
 connect()
 send(b"$?#00")
 print("damaged", byte())
@@ -50,7 +35,7 @@ packet("k")
   end)
 
   it("may ask for what is not there, and set what does not fit", function()
-    local output, _, vm = against [[
+    local output, _, vm = gdb.against [[
 quiet()
 def show(*words): print(*[ask(w) for w in words])
 ask("?")
@@ -78,7 +63,7 @@ packet("k")
   end)
 
   it("gets nothing of 64-bit addresses that are not canonical or not mapped", function()
-    local output, _, vm = against([[
+    local output, _, vm = gdb.against([[
 quiet()
 print(ask("m8000000000000000,8"), ask("mffffffffffffffff,10"), ask("m1000,2"))
 packet("k")
@@ -89,7 +74,7 @@ packet("k")
 
   it("may flood and not read, while the guest runs and while it stands still", function()
     local vm <close> = support.vm{ mode = "protected" }
-    vm:load{ bytes = support.bytes(COUNT) }
+    vm:load{ bytes = support.bytes(gdb.COUNT) }
     local server <close> = assert(vm:gdb{ lost = "continue" })
     local client = gdb.client(server.address, [[
 quiet()

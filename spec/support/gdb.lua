@@ -2,10 +2,13 @@
 
 local process = require "support.process"
 local program = require "support.program"
+local support = require "support.guest"
 
 local M = {}
 
 local MARK <const> = "---"
+
+M.COUNT = "ff 05 00 20 00 00 eb f8" -- inc dword [0x2000]; again
 
 ---Skips the current block of specs where there is no gdb: true when it did.
 ---@param pending function  busted's
@@ -165,6 +168,24 @@ function M.client(address, code)
   local path = program.file(CLIENT:format(address) .. code)
   os.rename(path, path .. ".py")
   return launch(("gdb -nx -batch -x %s.py"):format(path), path .. ".py")
+end
+
+---Runs Python code as a client of a VM that counts in memory, and stands still before its first
+---instruction.
+---@param code string  as for client()
+---@param opts? table  of vm:gdb
+---@param mode? string  of the VM, protected by default
+---@return string output  of the client
+---@return string reason  of the run
+---@return minikvm.vm
+function M.against(code, opts, mode)
+  local vm = support.vm{ mode = mode or "protected" }
+  vm:load{ bytes = support.bytes(M.COUNT) }
+  local server = assert(vm:gdb(opts))
+  local client = M.client(server.address, code)
+  local reason = vm:run{ deadline = 20 }
+  server:remove()
+  return client:finish(), reason, vm
 end
 
 return M
