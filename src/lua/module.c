@@ -149,22 +149,23 @@ static int random_bytes(lua_State *L)
     return 1;
 }
 
+static const luaL_Reg functions[] = { { "methods", methods },
+                                      { "random", random_bytes },
+                                      { "kind", kind },
+                                      { "sleep", sleep_seconds },
+                                      { "signal", choose_signal },
+                                      { "probe", probe },
+                                      { "now", time_now },
+                                      { "error_text", error_text },
+                                      { "limit", mk_lua_limit },
+                                      { "end_after", mk_lua_end_after },
+                                      { "bounded_strings", mk_lua_bounded_strings },
+                                      { "disassemble", mk_lua_disassemble },
+                                      { "block_finder", mk_lua_block_finder },
+                                      { NULL, NULL } };
+
 static void push_core(lua_State *L)
 {
-    static const luaL_Reg functions[] = { { "methods", methods },
-                                          { "random", random_bytes },
-                                          { "kind", kind },
-                                          { "sleep", sleep_seconds },
-                                          { "signal", choose_signal },
-                                          { "probe", probe },
-                                          { "now", time_now },
-                                          { "error_text", error_text },
-                                          { "limit", mk_lua_limit },
-                                          { "end_after", mk_lua_end_after },
-                                          { "bounded_strings", mk_lua_bounded_strings },
-                                          { "disassemble", mk_lua_disassemble },
-                                          { "block_finder", mk_lua_block_finder },
-                                          { NULL, NULL } };
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);
     lua_setfield(L, -2, "version");
