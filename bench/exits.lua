@@ -69,11 +69,11 @@ end
 
 report.title(("exits: %d OUTs, %d rounds, median and quartiles"):format(N, ROUNDS))
 local busy = report.interleave(ROUNDS, cases)
-print "  processor time of an OUT:"
+report.note "  processor time of an OUT:"
 for _, case in ipairs(cases) do report.line(case.name, busy[case.name], "us", 1e6 / N) end
-print "  time that passed for an OUT:"
+report.note "  time that passed for an OUT:"
 for _, case in ipairs(cases) do report.line(case.name, elapsed[case.name], "us", 1e6 / N) end
-print "  as a multiple of the bare loop (processor time):"
+report.note "  as a multiple of the bare loop (processor time):"
 for _, case in ipairs(cases) do
   if case.limit then
     report.line(case.name, report.ratios(busy[case.name], busy[BARE]), "x", 1, case.limit)
@@ -82,5 +82,5 @@ end
 local gain = report.ratios(busy[BARE], busy[COALESCED])
 report.line("bytes/s, coalesced : bare loop", gain, "x", 1, -6)
 local function rate(name) return N / report.quartiles(busy[name]).median end
-print(("  bytes/s: %.0f bare, %.0f coalesced"):format(rate(BARE), rate(COALESCED)))
-os.exit(report.missed == 0, true)
+report.note(("  bytes/s: %.0f bare, %.0f coalesced"):format(rate(BARE), rate(COALESCED)))
+report.finish()

@@ -46,4 +46,4 @@ for _, case in ipairs(cases) do
   report.line(case.name, seconds[case.name], "ms", 1e3, limits[case.name])
 end
 report.line("kvm.vm : bare ioctls", report.ratios(seconds[INSIDE], seconds[BARE]), "x", 1, 1.3)
-os.exit(report.missed == 0, true)
+report.finish()

@@ -257,23 +257,37 @@ function M.examine(host)
   return results, probe
 end
 
----Prints the checks and the verdict; the status is 0 when VMs can run here.
----@param host? minikvm.doctor.host
----@param write? fun(text: string)
----@return integer status
-function M.run(host, write)
-  write = write or function(text) io.stdout:write(text) end
-  local results, probe = M.examine(host)
+---Prints the checks and the verdict as text.
+local function print_text(results, probe, write)
   for _, r in ipairs(results) do
     write(("%-4s  %-14s %s\n"):format(r.verdict, r.name, r.found))
     if r.remedy then write(("      %-14s -> %s\n"):format("", r.remedy)) end
   end
-  if probe.ok then
-    write("\nVirtual machines can run on this host.\n")
-    return 0
-  end
+  if probe.ok then return write "\nVirtual machines can run on this host.\n" end
   write(("\nVirtual machines cannot run on this host: %s\n"):format(probe.why or "KVM says no"))
-  return 1
+end
+
+---The same as JSON; its shape is described in docs/json.md.
+local function print_json(results, probe, write)
+  local json = require "minikvm.json"
+  local checks = {}
+  for i, r in ipairs(results) do
+    checks[i] = { name = r.name, verdict = r.verdict:lower(), found = r.found, remedy = r.remedy }
+  end
+  write(json.encode{ minikvm = require("minikvm")._VERSION, status = probe.ok and 0 or 1,
+                     checks = json.list(checks), probe = probe } .. "\n")
+end
+
+---Prints the checks and the verdict; the status is 0 when VMs can run here.
+---@param host? minikvm.doctor.host
+---@param write? fun(text: string)
+---@param as_json? boolean
+---@return integer status
+function M.run(host, write, as_json)
+  write = write or function(text) io.stdout:write(text) end
+  local results, probe = M.examine(host);
+  (as_json and print_json or print_text)(results, probe, write)
+  return probe.ok and 0 or 1
 end
 
 return M

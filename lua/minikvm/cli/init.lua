@@ -67,13 +67,14 @@ local INTERPRETER <const> = {
 local DOCTOR = {
   program = "minikvm doctor",
   summary = "Tells whether this host can run virtual machines, and what to do if not.",
-  options = {}, notes = "Exit status: 0 when it can, 1 when it cannot.",
+  options = { { "--json", help = "the same as one JSON object (docs/json.md)" } },
+  notes = "Exit status: 0 when it can, 1 when it cannot.",
 }
 
 local function doctor(argv, host)
   local opts, status = args.handle(DOCTOR, argv)
   if not opts then return status end
-  return require("minikvm.cli.doctor").run(host.doctor)
+  return require("minikvm.cli.doctor").run(host.doctor, nil, opts.json)
 end
 
 local function print_and_succeed(text)

@@ -2,6 +2,7 @@
 -- where it was taken; a Linux kernel gets its machine and a first file system with a shell; a disk
 -- is booted by a BIOS.
 
+local complain = require("minikvm.cli.say").complain
 local core = require "minikvm.core"
 
 local M = {}
@@ -17,10 +18,6 @@ local FIXED <const> = {
                "framebuffer" },
   linux = { "page_size", "at", "entry", "irqchip", "module", "framebuffer" },
 }
-
-local function complain(name, text)
-  io.stderr:write("minikvm: ", name, ": ", text, "\n")
-end
 
 ---The first option given that cannot be given for such a file, as it is written.
 local function misplaced(kind, opts)

@@ -8,6 +8,7 @@ local args = require "minikvm.cli.args"
 local linux_host = require "minikvm.linux.host"
 local linux_net = require "minikvm.cli.linux_net"
 local rootfs = require "minikvm.linux.rootfs"
+local say = require "minikvm.cli.say"
 
 local M = {}
 
@@ -62,8 +63,7 @@ tell EXIT ${status:-255}
 ]]
 
 local function complain(...)
-  io.stderr:write("minikvm: linux: ", ...)
-  io.stderr:write "\n"
+  say.complain("linux", table.concat{ ... })
   return 1
 end
 
@@ -146,13 +146,14 @@ end
 
 ---Connects the console when the command or the shell begins: nothing that is printed before a
 ---command is shown, and Linux drops what is typed before its driver of the UART is there.
----@param opts { initrd: string?, run: string?, input: string? }  input: a file that is typed
+---@param opts { initrd: string?, run: string?, input: string?, json: boolean? }  input: a file that
+---  is typed; json: what is printed is kept, not shown
 ---@param host { terminal: boolean? }
 function M.connect(vm, opts, host)
   local function attach()
     if opts.input then return assert(vm.console:input(opts.input)) end
     if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
-    vm.console:attach()
+    vm.console:attach():echo(not opts.json)
   end
   if opts.initrd then return attach() end
   if opts.run then

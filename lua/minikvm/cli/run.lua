@@ -1,9 +1,11 @@
 -- cli/run.lua - minikvm run: the VMs of its images, what is said of their ends.
 --
--- Guest output goes to stdout, everything else to stderr. The status reflects how the guest ended:
+-- Guest output goes to stdout, everything else to stderr; with --json stdout has one document and
+-- nothing else (run_json.lua). The status reflects how the guest ended:
 -- STATUS below; of several VMs the highest counts.
 
 local command_line = require "minikvm.cli.run_options"
+local complain = require("minikvm.cli.say").complain
 
 local M = { spec = command_line.spec, prompt_spec = command_line.prompt_spec }
 
@@ -14,10 +16,6 @@ local STATUS = {
   halt = 0, stopped = 0, error = 1, deadline = 124, limit = 124,
   forbidden = 124, panic = 134, shutdown = 134, fault = 134,
 }
-
-local function complain(...)
-  io.stderr:write("minikvm: ", table.concat({ ... }, ": "), "\n")
-end
 
 ---What is wrong in a call's arguments is raised, and here it is the user's command line: nil, the
 ---message without our own file and line, status 2. What the world refuses: status 1.
@@ -45,7 +43,8 @@ local function vm_options(opts, i)
   end
   return {
     name = name, mode = opts.mode, memory = opts.memory, limits = opts.limit,
-    unhandled = opts.unhandled, coalesce = coalesce, echo = not several, trace = trace,
+    unhandled = opts.unhandled, coalesce = coalesce, echo = not several and not opts.json,
+    trace = trace,
     irqchip = opts.irqchip, page_size = opts.page_size,
     cmdline = opts.cmdline, assist = not opts.no_assist, stats = opts.stats,
   }
@@ -55,7 +54,7 @@ end
 local function connect(vm, opts, host)
   if opts.prompt and not opts.input then return true end
   local several = #opts.guests > 1
-  if several then
+  if several and not opts.json then
     vm.console:on_line(function(line) print(("[%s] %s"):format(vm.name, line)) end)
   elseif opts.shells[vm] then
     require("minikvm.cli.linux").connect(vm, opts, host)
@@ -67,10 +66,11 @@ local function connect(vm, opts, host)
     return true
   end
   if host.terminal then io.stderr:write("minikvm: Ctrl-A x leaves\n") end
-  if host.terminal and opts.screens[vm] and require("minikvm.core").process().terminal then
+  if host.terminal and opts.screens[vm] and not opts.json
+    and require("minikvm.core").process().terminal then
     opts.screens[vm] = require("minikvm.console.terminal").show(vm)
   end
-  return vm.console:attach()
+  return vm.console:attach():echo(not opts.json)
 end
 
 ---Lets gdb in, where the command line says so.
@@ -234,7 +234,7 @@ local function conclude(name, reason, info, note, repeats)
 end
 
 local function show_stats(vm, opts)
-  if not opts.stats then return end
+  if not opts.stats or opts.json then return end
   io.stderr:write(#opts.guests > 1 and ("[%s]\n"):format(vm.name) or "", tostring(vm:stats()), "\n")
 end
 
@@ -245,10 +245,23 @@ local function save_screen(vm, opts)
   return ok and 0 or status
 end
 
+---Keeps what --json prints of a VM that ran and is not closed yet.
+local function keep(vm, opts, reason, info)
+  if not opts.json then return end
+  opts.entries[vm] = require("minikvm.cli.run_json").entry(vm, reason, info, opts.stats)
+end
+
+---Adds the exit status that its end makes, and returns it.
+local function with_status(vm, opts, status)
+  if opts.json then opts.entries[vm].status = status end
+  return status
+end
+
 local function run_one(vm, opts)
   local done, reason, info = pcall(M.attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
   local name, repeats = vm.name, repeats_a_byte(vm)
   local note = load_note(vm, opts, repeats)
+  keep(vm, opts, done and reason, done and info or "interrupted")
   if done then show_stats(vm, opts) end
   local saved = math.max(save_screen(vm, opts), end_trace(vm, opts))
   local shown = opts.screens[vm]
@@ -260,21 +273,27 @@ local function run_one(vm, opts)
     if note and repeats then complain(name, note) end
     error(reason, 0)
   end
-  if not reason then return info end
+  if not reason then return with_status(vm, opts, info) end
   io.stdout:flush()
-  return math.max(saved, conclude(name, reason, info, note, repeats))
+  return with_status(vm, opts, math.max(saved, conclude(name, reason, info, note, repeats)))
 end
 
 local function run_several(kvm, vms, opts)
   local status, started = 0, {}
   for _, vm in ipairs(vms) do
     local ok, why = M.attempt(vm.name, vm.start, vm, { deadline = opts.deadline })
-    if ok then started[#started + 1] = vm else status = math.max(status, why) end
+    if ok then
+      started[#started + 1] = vm
+    else
+      keep(vm, opts, nil, why)
+      status = math.max(status, with_status(vm, opts, why))
+    end
   end
   for _, r in ipairs(#started > 0 and kvm.wait(started) or {}) do
     local repeats = repeats_a_byte(r.vm)
-    status = math.max(status, conclude(r.vm.name, r.reason, r.info,
-                                       load_note(r.vm, opts, repeats), repeats))
+    keep(r.vm, opts, r.reason, r.info)
+    local its = conclude(r.vm.name, r.reason, r.info, load_note(r.vm, opts, repeats), repeats)
+    status = math.max(status, with_status(r.vm, opts, its))
     show_stats(r.vm, opts)
   end
   return status
@@ -295,8 +314,30 @@ local function close_all(vms)
   for _, vm in ipairs(vms) do vm:close() end
 end
 
----Carries out the command line behind "run". All images are loaded before the first one runs: a
----wrong name stops nothing half way.
+---All images are loaded before the first one runs: a wrong name stops nothing half way.
+---@return table[] vms  those that were loaded
+---@return integer status  0 when all were
+local function prepare_all(kvm, opts, host)
+  local vms = {}
+  for i = 1, #opts.guests do
+    local vm, status = prepare(kvm, opts, i, host)
+    if not vm then return vms, status end
+    vms[i] = vm
+  end
+  return vms, 0
+end
+
+---Runs them to their ends; with --json tells of these, also when Ctrl-C was one.
+local function run_all(kvm, vms, opts)
+  local done, status = pcall(function()
+    return #vms == 1 and run_one(vms[1], opts) or run_several(kvm, vms, opts)
+  end)
+  if opts.json then require("minikvm.cli.run_json").print(opts, vms, done and status or 130) end
+  if not done then error(status, 0) end
+  return status
+end
+
+---Carries out the command line behind "run".
 ---@param argv string[]
 ---@param host { terminal: boolean? }
 ---@param spec? table  M.prompt_spec instead of that of run
@@ -305,7 +346,7 @@ end
 function M.main(argv, host, spec)
   local opts, status = command_line.parse(argv, spec or M.spec)
   if not opts then return status end
-  local kvm, vms, worst = require "minikvm", {}, 0
+  local kvm = require "minikvm"
   if opts.jail then
     local entered, why = require("minikvm.cli.jail").enter(opts)
     if not entered then
@@ -313,13 +354,7 @@ function M.main(argv, host, spec)
       return 1
     end
   end
-  for i = 1, #opts.guests do
-    vms[i], status = prepare(kvm, opts, i, host)
-    if not vms[i] then
-      worst = status
-      break
-    end
-  end
+  local vms, worst = prepare_all(kvm, opts, host)
   if worst == 0 and opts.prompt then
     offer(vms)
     return 0, function()
@@ -327,7 +362,9 @@ function M.main(argv, host, spec)
       close_all(vms)
     end
   elseif worst == 0 then
-    worst = #vms == 1 and run_one(vms[1], opts) or run_several(kvm, vms, opts)
+    worst = run_all(kvm, vms, opts)
+  elseif opts.json then
+    require("minikvm.cli.run_json").print(opts, vms, worst)
   end
   close_all(vms)
   return worst

@@ -91,6 +91,8 @@ M.spec = {
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
     { "--screenshot", value = "FILE",
       help = "at the end the screen as a picture (PNG): the framebuffer, or the text screen" },
+    { "--json", help = "at the end one JSON object on stdout, and nothing else there: how the VMs"
+        .. " ended, their output, counters and registers (docs/json.md)" },
     { "--stats", help = "at the end a table on stderr: what each port cost, and who served it" },
     { "--gdb", value = "WHERE", type = parse_gdb, help = "the guest waits for gdb before its first"
         .. " instruction: a port, HOST:PORT or unix:PATH for gdb's \"target remote\"" },
@@ -127,7 +129,7 @@ M.prompt_spec = {
     .. "(several: in the list vms). help tells what there is.",
 }
 local RUN_ALONE <const> = { ["--prompt"] = true, ["--jail"] = true, ["--jail-files"] = true,
-                            ["--screenshot"] = true, ["--stats"] = true }
+                            ["--screenshot"] = true, ["--stats"] = true, ["--json"] = true }
 for _, option in ipairs(M.spec.options) do
   if not RUN_ALONE[option[1]] then
     table.insert(M.prompt_spec.options, option)
@@ -174,6 +176,8 @@ function M.parse(argv, spec)
     why = "--screenshot is for one image that runs"
   elseif opts.trace_file and #opts.guests > 1 then
     why = "--trace-file is for one image"
+  elseif opts.json and opts.prompt then
+    why = "--json is for images that run"
   elseif opts.jail_files and not opts.jail then
     why = "--jail-files is for --jail"
   elseif opts.jail and opts.prompt then
@@ -189,6 +193,7 @@ function M.parse(argv, spec)
   if why then return nil, args.complain(spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
   opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
+  opts.entries = {} -- by VM: what --json prints
   opts.traces = {} -- by VM: that of --trace-file
   opts.screens = {} -- of VMs whose BIOS prints on a screen: true, or what shows it
   return opts

@@ -6,6 +6,7 @@
 -- text or nil. An event is a table as of trace.lua.
 
 local core = require "minikvm.core"
+local json = require "minikvm.json"
 
 local M = {}
 
@@ -60,18 +61,9 @@ M.text = {
 
 -- ---- JSON ----
 
-local ESCAPES <const> = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\t"] = "\\t" }
+local quoted <const> = json.quoted
 
----A JSON string (RFC 8259, 7); bytes that are not UTF-8 are taken for Latin-1.
-local function quoted(text)
-  local pattern = utf8.len(text) and '[%c"\\\x7f]' or '[%c"\\\x7f-\xff]'
-  return '"' .. text:gsub(pattern, function(c)
-    return ESCAPES[c] or ("\\u%04x"):format(c:byte())
-  end) .. '"'
-end
-
----Numbers of 64 bits as text: most readers of JSON have doubles.
-local function hex(value) return ('"0x%x"'):format(value) end
+local function hex(value) return ("\"0x%x\""):format(value) end
 
 ---The fields that an event of this kind has besides its time and place.
 local function fields(e)

@@ -1,5 +1,6 @@
--- report.lua - what `minikvm test` shows: lines for people or TAP, a summary, JUnit XML.
+-- report.lua - what `minikvm test` shows: lines for people, TAP or JSON, a summary, JUnit XML.
 
+local json = require "minikvm.json"
 local junit = require "minikvm.test.junit"
 
 local M = {}
@@ -211,7 +212,45 @@ function Tap:finish(state, n)
   io.stdout:flush()
 end
 
--- ---- both ----
+-- ---- JSON (docs/json.md) ----
+
+local Json = {}
+Json.__index = Json
+
+function Json.begin() end
+function Json.ended() end
+function Json.progress() end
+
+local function plain_test(result)
+  return { name = result.name, where = result.where, status = result.status,
+           seconds = result.seconds, message = result.message ~= "" and result.message or nil,
+           artefacts = result.kept }
+end
+
+local function plain_file(task)
+  local tests, n = {}, count{ task }
+  for i, result in ipairs(task.results) do tests[i] = plain_test(result) end
+  return { path = task.path, run = task.run, seconds = task.seconds, passed = n.pass,
+           failed = n.bad, skipped = n.skip, cut = task.cut or false, tests = json.list(tests) }
+end
+
+function Json:finish(state, n, status)
+  local list = {}
+  for i, task in ipairs(state.ended) do list[i] = plain_file(task) end
+  table.sort(list, function(a, b)
+    if a.path ~= b.path then return a.path < b.path end
+    return a.run < b.run
+  end)
+  io.stdout:write(json.encode{
+    minikvm = require("minikvm")._VERSION, status = status, seconds = state.seconds,
+    jobs = state.o.jobs, passed = n.pass, failed = n.bad, skipped = n.skip,
+    files = json.list(list), flaky = json.list(find_flakes(state.ended)),
+    notes = json.list(state.notes or {}), stopped = stopped(state),
+  }, "\n")
+  io.stdout:flush()
+end
+
+-- ---- all of them ----
 
 ---@class minikvm.reporter
 ---@field begin fun(self, state: table)
@@ -220,23 +259,30 @@ end
 ---@field finish fun(self, state: table): integer  the exit status
 ---@field tick number?  seconds between two calls of progress
 
+---The exit status.
+local function status_of(state, n, written)
+  if state.interrupted then return INTERRUPTED[state.interrupted] end
+  return n.bad == 0 and written and n.pass + n.skip > 0 and 0 or 1
+end
+
 ---@param o table  the command line's options
 ---@param terminal boolean  stdout is one
 ---@return minikvm.reporter
 function M.new(o, terminal)
-  local kind = o.tap and Tap or Plain
-  local reporter = setmetatable({ terminal = terminal and not o.tap }, { __index = kind })
+  local kind = o.tap and Tap or o.json and Json or Plain
+  local reporter = setmetatable({ terminal = terminal and kind == Plain }, { __index = kind })
   if reporter.terminal then reporter.tick = 1 end
   function reporter.finish(_, state)
     local n = count(state.ended)
     local written, why = true, nil
     if o.junit then written, why = junit.write(o.junit, state) end
-    kind.finish(reporter, state, n)
+    local status = status_of(state, n, written and state.covered ~= false)
+    kind.finish(reporter, state, n, status)
     if not written then io.stderr:write("minikvm test: --junit: ", tostring(why), "\n") end
-    if state.interrupted then return INTERRUPTED[state.interrupted] end
-    local nothing = n.pass + n.bad + n.skip == 0
-    if nothing then io.stderr:write("minikvm test: ", NOTHING, "\n") end
-    return n.bad == 0 and written and not nothing and 0 or 1
+    if n.pass + n.bad + n.skip == 0 and not state.interrupted then
+      io.stderr:write("minikvm test: ", NOTHING, "\n")
+    end
+    return status
   end
   return reporter
 end

@@ -47,6 +47,7 @@ M.spec = {
     { "--jobs", "-j", value = "N", type = positive("a number of processes", MOST_JOBS),
       help = "files that run at a time (default: one for each processor)" },
     { "--tap", help = "results as TAP on stdout, for prove and others" },
+    { "--json", help = "results as one JSON object on stdout, at the end (docs/json.md)" },
     { "--junit", value = "FILE", help = "results as JUnit XML in this file, too" },
     { "--shard", value = "K/N", type = parse_shard,
       help = "only this part of the files; the parts 1/N to N/N are all, each once" },
@@ -77,7 +78,9 @@ M.spec = {
 
 ---Options that cannot be together, and what is missing on this machine.
 local function check(o)
-  if o.tap and o.list then return "--tap and --list exclude each other" end
+  if o.tap and (o.list or o.json) then
+    return ("--tap and %s exclude each other"):format(o.list and "--list" or "--json")
+  end
   if not o.list and not package.searchpath("busted.runner", package.path) then
     return "Busted is not installed (Debian: lua-busted)"
   end
@@ -350,16 +353,25 @@ local function run(o, list)
   state.seconds = core.now() - state.from
   local lfs = require "lfs"
   lfs.rmdir(o.folder) -- fails when something is in it, and that is right
-  local covered = true
-  if o.coverage then state.notes, covered = coverage.conclude(o.coverage, started(state)) end
+  if o.coverage then
+    state.notes, state.covered = coverage.conclude(o.coverage, started(state))
+  end
   local status = state.reporter:finish(state)
-  if not covered and status == 0 then status = 1 end
   if o.save_timings then
     local done
     done, why = save_timings(o, state.ended)
     if not done then status = args.complain(M.spec, "--save-timings: " .. why) end
   end
   return status
+end
+
+local function print_list(list, as_json)
+  if as_json then
+    local paths, json = {}, require "minikvm.json"
+    for i, file in ipairs(list) do paths[i] = { path = file.path } end
+    return print(json.encode{ minikvm = require("minikvm")._VERSION, files = json.list(paths) })
+  end
+  for _, file in ipairs(list) do print(file.path) end
 end
 
 ---Carries out a command line.
@@ -377,7 +389,7 @@ function M.main(argv)
   list, why = choose(o)
   if not list then return args.complain(M.spec, why) end
   if not o.list then return run(o, list) end
-  for _, file in ipairs(list) do print(file.path) end
+  print_list(list, o.json)
   return 0
 end
 

@@ -1,7 +1,9 @@
--- stats.lua - vm:stats(): what each port, range and MSR cost, and the table that shows it.
+-- stats.lua - vm:stats(): what each port, range and MSR cost, and the table that shows it, for people
+-- and as JSON.
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
+local json = require "minikvm.json"
 local options = require "minikvm.options"
 
 local M = {}
@@ -17,7 +19,7 @@ local M = {}
 ---@field lua integer  and those answered in Lua
 ---@field seconds number  spent in the handler and in what it passed on, while timing was on
 
-local _, meta = class "minikvm.stats"
+local Stats, meta = class "minikvm.stats"
 
 local function row(kind, r)
   local exits = r.hits - r.coalesced
@@ -53,6 +55,23 @@ function meta:__tostring()
   end
   return table.concat(lines, "\n")
 end
+
+---The rows as values that JSON has: addresses as text.
+---@param rows minikvm.stats.row[]
+---@return table[]
+function M.plain(rows)
+  local list = {}
+  for i, r in ipairs(rows) do
+    list[i] = { kind = r.kind, first = json.hex(r.first), last = json.hex(r.last), owner = r.owner,
+                accesses = r.accesses, no_exit = r.no_exit, c = r.c, lua = r.lua,
+                seconds = r.seconds }
+  end
+  return json.list(list)
+end
+
+---The rows as JSON: a list of objects with the rows' fields, addresses as text ("0x3f8").
+---@return string
+function Stats:json() return json.encode(M.plain(self)) end
 
 local OPTIONS <const> = { timing = "boolean", all = "boolean" }
 

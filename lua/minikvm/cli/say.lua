@@ -1,0 +1,21 @@
+-- cli/say.lua - what the command line says beside a guest's output: lines on stderr that begin with
+-- the program's name, kept for --json.
+
+local M = {}
+
+---What was said since M.begin().
+---@type string[]
+M.said = {}
+
+---Forgets what was said.
+function M.begin() M.said = {} end
+
+---Says a line: "minikvm: hello: why".
+---@param ... string  what it is about, and what there is to say
+function M.complain(...)
+  local text = table.concat({ ... }, ": ")
+  M.said[#M.said + 1] = text
+  io.stderr:write("minikvm: ", text, "\n")
+end
+
+return M
