@@ -43,11 +43,6 @@ void mk_bytes_u8(struct mk_bytes *b, uint8_t value)
     mk_bytes_add(b, &value, sizeof(value));
 }
 
-void mk_bytes_u32(struct mk_bytes *b, uint32_t value)
-{
-    mk_bytes_add(b, &value, sizeof(value));
-}
-
 void mk_bytes_u64(struct mk_bytes *b, uint64_t value)
 {
     mk_bytes_add(b, &value, sizeof(value));
@@ -57,11 +52,6 @@ static void put(struct mk_bytes *b, size_t at, const void *from, size_t length)
 {
     if (mk_inside(at, length, b->length))
         memcpy(b->data + at, from, length);
-}
-
-void mk_bytes_put_u32(struct mk_bytes *b, size_t at, uint32_t value)
-{
-    put(b, at, &value, sizeof(value));
 }
 
 void mk_bytes_put_u64(struct mk_bytes *b, size_t at, uint64_t value)
@@ -93,13 +83,6 @@ void mk_reader_get(struct mk_reader *r, void *to, size_t length)
 uint8_t mk_reader_u8(struct mk_reader *r)
 {
     uint8_t value;
-    mk_reader_get(r, &value, sizeof(value));
-    return value;
-}
-
-uint32_t mk_reader_u32(struct mk_reader *r)
-{
-    uint32_t value;
     mk_reader_get(r, &value, sizeof(value));
     return value;
 }

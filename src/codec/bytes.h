@@ -20,10 +20,8 @@ struct mk_bytes { /* all zero: empty; free() of `data` or mk_bytes_free() */
 void mk_bytes_free(struct mk_bytes *b);
 void mk_bytes_add(struct mk_bytes *b, const void *from, size_t length);
 void mk_bytes_u8(struct mk_bytes *b, uint8_t value);
-void mk_bytes_u32(struct mk_bytes *b, uint32_t value);
 void mk_bytes_u64(struct mk_bytes *b, uint64_t value);
 /* Overwrites a number written before, such as a length that is known now. */
-void mk_bytes_put_u32(struct mk_bytes *b, size_t at, uint32_t value);
 void mk_bytes_put_u64(struct mk_bytes *b, size_t at, uint64_t value);
 
 struct mk_reader {
@@ -36,7 +34,6 @@ void mk_reader_get(struct mk_reader *r, void *to, size_t length);
 /* The next `length` bytes where they lie, or NULL. */
 const uint8_t *mk_reader_bytes(struct mk_reader *r, size_t length);
 uint8_t mk_reader_u8(struct mk_reader *r);
-uint32_t mk_reader_u32(struct mk_reader *r);
 uint64_t mk_reader_u64(struct mk_reader *r);
 
 #endif

@@ -9,8 +9,6 @@
 #include "x86/access.h"
 #include "x86/mode.h"
 
-#include <string.h>
-
 #define PARTS 8 /* accesses of one instruction */
 
 static bool is_protected(struct mk_debug *d, uint64_t gpa, uint64_t length, bool write)
@@ -20,12 +18,6 @@ static bool is_protected(struct mk_debug *d, uint64_t gpa, uint64_t length, bool
               (write && (page_is_sealed(d, gpa) || page_is_sealed(d, gpa + length - 1)));
     pthread_mutex_unlock(&d->lock);
     return is;
-}
-
-static void count(struct mk_vcpu *c)
-{
-    c->counters.exits++;
-    c->counters.by[KVM_EXIT_DEBUG]++;
 }
 
 /* --- told as one to no memory --- */
@@ -38,7 +30,7 @@ static bool serve(struct mk_vcpu *c, uint64_t gpa)
         mk_vcpu_exit(c);
         return c->incomplete;
     }
-    count(c);
+    debug_count(c);
     c->incomplete = true;
     return run->mmio.is_write ? mk_mem_write(c->mem, gpa, run->mmio.data, run->mmio.len)
                               : mk_mem_read(c->mem, gpa, run->mmio.data, run->mmio.len);
@@ -106,9 +98,9 @@ bool access_mmio(struct mk_vcpu *c)
     struct mmio list[PARTS];
     if (!is_ours(c, &list[0]))
         return false;
-    run_hold(c);
+    alone_begin(c);
     unsigned n = carry_out(c, list, PARTS);
-    run_release(c);
+    alone_end(c);
     if (failed_after(c, n))
         return true;
     for (unsigned i = 0; i < n && c->end.reason == MK_RUNNING; i++)
@@ -177,18 +169,6 @@ static bool any_protected(struct mk_vcpu *c, const struct accesses *accesses)
     return any;
 }
 
-/* KVM has queued #UD with its failure. */
-static void clear_exception(struct mk_vcpu *c)
-{
-    struct kvm_vcpu_events events;
-    if (mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
-        return;
-    memset(&events.exception, 0, sizeof(events.exception));
-    events.flags = 0;
-    mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &events);
-    c->synced = 0;
-}
-
 /* The instruction, or a turn of a repeated one. */
 static bool has_executed(struct mk_vcpu *c, const struct kvm_regs *before)
 {
@@ -229,9 +209,9 @@ bool access_fault(struct mk_vcpu *c, bool emulation)
     if ((!d->pages && !d->watches) || !find(c, &accesses) ||
         (emulation && !any_protected(c, &accesses)))
         return false;
-    count(c);
-    if (emulation)
-        clear_exception(c);
+    debug_count(c);
+    if (emulation) /* KVM has queued #UD with its failure */
+        debug_drop_exception(c);
     const struct kvm_regs before = *mk_vcpu_get_regs(c);
     if (!execute(c, false) && !execute(c, true))
         return false;

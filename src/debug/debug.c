@@ -9,7 +9,8 @@
 
 #define HLT 0xf4
 
-struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err)
+/* The engine of a VM, made if need be; NULL with *err. */
+static struct mk_debug *get(struct mk_vm *vm, struct mk_err *err)
 {
     if (vm->debug)
         return (struct mk_debug *)vm->debug;
@@ -25,6 +26,7 @@ struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err)
     pthread_mutexattr_destroy(&attr);
     pthread_cond_init(&d->turn, NULL);
     d->base.ops = &run_ops;
+    d->serve = exit_serve;
     d->vm = vm;
     d->trap = HLT;
     d->memory_fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
@@ -34,73 +36,50 @@ struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err)
     return d;
 }
 
-/* vCPUs that run leave the guest, to look up what is new, or to change their loop. */
-void debug_use(struct mk_debug *d)
+/* --- its users --- */
+
+struct mk_break *mk_debug_add(struct mk_vm *vm, const struct mk_break_options *options,
+                              struct mk_err *err)
 {
-    atomic_fetch_add(&d->base.users, 1);
-    mk_vm_wake(d->vm);
+    struct mk_debug *d = get(vm, err);
+    return d ? list_add(d, options, err) : NULL;
 }
 
-void debug_unuse(struct mk_debug *d)
+struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const struct mk_break_members *members,
+                                      struct mk_err *err)
 {
-    if (atomic_fetch_sub(&d->base.users, 1) == 1)
-        mk_vm_wake(d->vm);
+    struct mk_debug *d = get(vm, err);
+    return d ? list_add_set(d, members, err) : NULL;
 }
 
-bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
+struct mk_watchpoint *mk_debug_watch(struct mk_vm *vm, const struct mk_watch_options *options,
+                                     struct mk_err *err)
 {
-    struct kvm_sync_regs state;
-    if (mk_vcpu_get_state(c, &state) < 0)
-        return false;
-    *s = state.sregs;
-    if (c->assist)
-        c->assist->ops->show_sregs(c, s);
-    return true;
+    struct mk_debug *d = get(vm, err);
+    return d ? watch_add(d, options, err) : NULL;
 }
 
-bool debug_emulates_locks(const struct mk_debug *d)
+int mk_debug_trace(struct mk_vm *vm, bool on, struct mk_err *err)
 {
-    return d->vm->cpus > 1 && d->vm->kvm->shadow_paging;
-}
-
-int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs)
-{
-    struct kvm_regs copy = *regs;
-    if (mk_ioctl(c->fd, KVM_SET_REGS, &copy) < 0)
-        return -1;
-    c->regs = c->run->s.regs.regs = copy;
-    c->regs_known = true;
-    return 0;
-}
-
-uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip)
-{
-    bool wide = s->cs.l && s->efer & MK_EFER_LMA;
-    return wide ? rip : (uint32_t)(s->cs.base + rip);
-}
-
-struct mk_stop mk_debug_last_stop(struct mk_vm *vm)
-{
-    struct mk_debug *d = (struct mk_debug *)vm->debug;
-    struct mk_stop stop = { 0 };
+    struct mk_debug *d = on || vm->debug ? get(vm, err) : NULL;
     if (!d)
-        return stop;
-    pthread_mutex_lock(&d->lock);
-    stop = d->last;
-    pthread_mutex_unlock(&d->lock);
-    return stop;
+        return on ? -1 : 0;
+    if (atomic_exchange(&d->traces, on) == on)
+        return 0;
+    on ? debug_use(d) : debug_unuse(d);
+    return 0;
 }
 
 /* --- steps that were asked for --- */
 
 int mk_debug_begin_step(struct mk_vm *vm, unsigned cpu, uint64_t count, struct mk_err *err)
 {
-    struct mk_debug *d = debug_get(vm, err);
+    struct mk_debug *d = get(vm, err);
     if (!d)
         return -1;
     d->stepped = cpu;
     vm->only = cpu + 1;
-    run_ops.goes_on(vm);
+    run_ops.resumed(vm);
     d->cpu[cpu].stop = (struct mk_stop){ 0 }; /* of before; what is still there is met again */
     d->cpu[cpu].steps = count;                /* last: it may be under way from here on */
     debug_use(d);

@@ -104,7 +104,7 @@ struct cpu {
     bool stale_halt;                     /* an exit for a HLT that was told may still come */
     bool by_flag;                        /* the guest's TF does it */
     bool trailing;       /* one of its steps comes later: when an exception's handler returns */
-    bool told;           /* the next instruction was, to who traces */
+    bool traced;         /* the next instruction was told to who traces */
     struct mk_stop stop; /* to be told, later than that of another vCPU */
 };
 
@@ -113,6 +113,8 @@ struct mk_debug {
     struct mk_mem_guard guard;
     struct mk_vm *vm;
     pthread_mutex_t lock;
+    /* exit_serve(): an instruction that is executed alone may exit, too. */
+    bool (*serve)(struct mk_vcpu *c, int code);
     pthread_cond_t turn;    /* a vCPU has left the guest; the one that held the others is done */
     struct mk_vcpu *holder; /* executes an instruction without patches: the others stay outside */
     uint8_t trap;           /* the byte of a patch */
@@ -162,13 +164,19 @@ bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s);
 bool debug_emulates_locks(const struct mk_debug *d);
 /* Registers at an exit that left nothing pending: what is known of the rest stays so. -1 */
 int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
+/* An exit of the engine's making is counted. */
+void debug_count(struct mk_vcpu *c);
+/* The exception that KVM has queued is delivered no more. */
+bool debug_drop_exception(struct mk_vcpu *c);
 /* The linear address of the next instruction. */
 uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip);
-
-/* debug.c: the engine of a VM, made if need be; NULL with *err. It has one more user; one less. */
-struct mk_debug *debug_get(struct mk_vm *vm, struct mk_err *err);
+/* Where the handler of an interrupt begins, linear; NOWHERE when the table does not say. */
+uint64_t debug_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector);
+/* The engine has one more user; one less. */
 void debug_use(struct mk_debug *d);
 void debug_unuse(struct mk_debug *d);
+/* The vCPU has come to what stops the VM. */
+void debug_stop(struct mk_vcpu *c, const struct mk_stop *stop);
 
 /* probe.c */
 bool probe_hardware(const struct mk_kvm *kvm);
@@ -178,7 +186,6 @@ bool probe_hardware(const struct mk_kvm *kvm);
  * possible. */
 bool page_ref(struct mk_debug *d, uint64_t gpa, const struct mk_break_code *code);
 void page_unref(struct mk_debug *d, uint64_t gpa);
-bool page_wants(const struct mk_debug *d, uint64_t gpa); /* there is a patch, or will be */
 /* Out of memory until page_insert_all(): these bytes, up to the end of their page. */
 void page_lift(struct mk_debug *d, uint64_t gpa, unsigned length);
 void page_insert_all(struct mk_debug *d);
@@ -190,8 +197,14 @@ bool page_is_sealed(const struct mk_debug *d, uint64_t gpa);
 void page_unseal(struct mk_debug *d, uint64_t gpa, uint64_t length);
 /* Patches that were written over by who has a pointer are made anew. */
 void page_check_given(struct mk_debug *d);
+/* Without the lock too: is there a patch, or will be, at this linear address? *w: where that is. */
+bool page_has_patch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linear,
+                    struct mk_walk *w);
 
-/* watch.c: under the lock. */
+/* watch.c: adds one, without the lock; NULL with *err. */
+struct mk_watchpoint *watch_add(struct mk_debug *d, const struct mk_watch_options *options,
+                                struct mk_err *err);
+/* The rest under the lock. */
 void watch_place_all(struct mk_debug *d, const struct kvm_sregs *s);
 void watch_forget(struct mk_debug *d);
 void watch_protect(struct mk_debug *d); /* all of it */
@@ -209,7 +222,12 @@ void access_step(struct mk_vcpu *c);
 /* KVM_RUN has failed with EFAULT, or an instruction could not be emulated. */
 bool access_fault(struct mk_vcpu *c, bool emulation);
 
-/* list.c: under the lock. */
+/* list.c: adds one, without the lock; NULL with *err. */
+struct mk_break *list_add(struct mk_debug *d, const struct mk_break_options *options,
+                          struct mk_err *err);
+struct mk_break_set *list_add_set(struct mk_debug *d, const struct mk_break_members *members,
+                                  struct mk_err *err);
+/* The rest under the lock. */
 struct mk_break *list_first(const struct mk_debug *d, uint64_t address); /* of its bucket */
 void list_free(struct mk_debug *d);
 /* Where each is in memory, by the page tables of this vCPU. */
@@ -234,7 +252,6 @@ enum ring ring_return(struct mk_vcpu *c, struct kvm_sregs *s, uint64_t linear);
 
 /* hit.c: an instruction with a breakpoint is about to be executed. */
 void hit_report(struct mk_vcpu *c, uint64_t linear, uint64_t gpa);
-void hit_stop(struct mk_vcpu *c, const struct mk_stop *stop);
 
 /* step.c: executes the next instruction, whatever is there; k->over is false when it is done. */
 void step_one(struct mk_vcpu *c);
@@ -245,22 +262,22 @@ void step_set_hardware(struct mk_vcpu *c);
 void step_clear_hardware(struct mk_vcpu *c);
 bool step_is_hardware(const struct mk_vcpu *c, uint64_t linear);
 
-/* Where the handler of an interrupt begins, linear; NOWHERE when the table does not say. */
-uint64_t step_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector);
-
-/* trace.c: tells of the next instruction; delivers an interrupt that is due: true when the vCPU was
- * in the guest for it. */
-void trace_tell(struct mk_vcpu *c);
+/* trace.c: delivers an interrupt that is due: true when the vCPU was in the guest for it. */
 bool trace_deliver(struct mk_vcpu *c);
 
-/* run.c */
+/* alone.c */
 /* KVM_RUN with the gate at which a vCPU waits while another one holds all; -1 with errno. */
-int run_enter(struct mk_vcpu *c, bool only_complete);
-/* No other vCPU is in the guest until run_release(). */
-void run_hold(struct mk_vcpu *c);
-void run_release(struct mk_vcpu *c);
-/* Serves what it returned with; `code` is its errno or 0. True: it has stepped. */
-bool run_serve(struct mk_vcpu *c, int code);
+int alone_enter(struct mk_vcpu *c, bool only_complete);
+/* No other vCPU is in the guest until alone_end(). */
+void alone_begin(struct mk_vcpu *c);
+void alone_end(struct mk_vcpu *c);
+/* Under the lock: a moment of waiting for who executes one; the loop handles events in between. */
+void alone_wait(struct mk_debug *d);
+
+/* exit.c: serves what KVM_RUN returned with; `code` is its errno or 0. True: it has stepped. */
+bool exit_serve(struct mk_vcpu *c, int code);
+
+/* run.c */
 extern const struct mk_debug_ops run_ops;
 
 #endif

@@ -158,13 +158,10 @@ static int check_hidden(struct mk_debug *d, const struct mk_break_options *o, st
     return 0;
 }
 
-struct mk_break *mk_debug_add(struct mk_vm *vm, const struct mk_break_options *options,
-                              struct mk_err *err)
+struct mk_break *list_add(struct mk_debug *d, const struct mk_break_options *options,
+                          struct mk_err *err)
 {
-    struct mk_debug *d = debug_get(vm, err);
-    struct mk_break *b = d ? calloc(1, sizeof(*b)) : NULL;
-    if (!d)
-        return NULL;
+    struct mk_break *b = calloc(1, sizeof(*b));
     pthread_mutex_lock(&d->lock);
     if (b && options->hidden && check_hidden(d, options, err) < 0) {
         pthread_mutex_unlock(&d->lock);
@@ -200,7 +197,7 @@ static void unlink(struct mk_break **at, struct mk_break *b)
 }
 
 /* The lock is held. */
-static void take_out(struct mk_debug *d, struct mk_break *b)
+static void remove_break(struct mk_debug *d, struct mk_break *b)
 {
     d->changes++;
     unlink(&d->bucket[bucket_of(d, b->o.address)], b);
@@ -214,7 +211,7 @@ static void take_out(struct mk_debug *d, struct mk_break *b)
 
 void list_end(struct mk_debug *d, struct mk_break *b)
 {
-    take_out(d, b);
+    remove_break(d, b);
     b->over = true;
     b->next = d->past;
     d->past = b;
@@ -228,7 +225,7 @@ void mk_debug_remove(struct mk_vm *vm, struct mk_break *b)
     if (b->over)
         unlink(&d->past, b);
     else
-        take_out(d, b);
+        remove_break(d, b);
     b->over = b->orphan = true;
     pthread_mutex_unlock(&d->lock);
     if (user)
@@ -264,18 +261,16 @@ static void free_set(struct mk_break_set *set)
     free(set);
 }
 
-struct mk_break_set *mk_debug_add_set(struct mk_vm *vm, const struct mk_break_members *members,
-                                      struct mk_err *err)
+struct mk_break_set *list_add_set(struct mk_debug *d, const struct mk_break_members *members,
+                                  struct mk_err *err)
 {
-    struct mk_debug *d = debug_get(vm, err);
-    struct mk_break_set *set = d ? calloc(1, sizeof(*set)) : NULL;
+    struct mk_break_set *set = calloc(1, sizeof(*set));
     size_t count = members->count;
     if (set)
         set->place = malloc((count + 1) * sizeof(*set->place));
     if (!set || !set->place) {
         free(set);
-        if (d)
-            mk_fail_errno(err, ENOMEM, "vm \"%s\": %zu breakpoints", vm->name, count);
+        mk_fail_errno(err, ENOMEM, "vm \"%s\": %zu breakpoints", d->vm->name, count);
         return NULL;
     }
     set->m = *members;

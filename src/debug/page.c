@@ -58,11 +58,10 @@ static bool code_is_there(const struct mk_debug *d, const struct page *p, unsign
 }
 
 /* KVM then tells of writes: as accesses to no memory, or by EFAULT. */
-static void seal(struct mk_debug *d, struct page *p)
+static void seal(struct page *p)
 {
     if (!p->given && !p->sealed)
         p->sealed = mprotect(p->host, MK_PAGE, PROT_READ) == 0;
-    (void)d;
 }
 
 static void unseal(struct mk_debug *d, struct page *p)
@@ -174,7 +173,7 @@ void page_insert_all(struct mk_debug *d)
             for_each(d, p, 0, MK_PAGE, insert_at);
         p->in = true;
         p->listed = false;
-        seal(d, p);
+        seal(p);
     }
     d->lifted = NULL;
     if (d->open)
@@ -302,11 +301,22 @@ void page_unref(struct mk_debug *d, uint64_t gpa)
     p->wanted[at / 64] &= ~(UINT64_C(1) << at % 64);
 }
 
-bool page_wants(const struct mk_debug *d, uint64_t gpa)
+static bool has_patch(const struct mk_debug *d, uint64_t gpa)
 {
     const struct page *p = find(d, gpa);
     unsigned at = gpa % MK_PAGE;
     return p && wants(p, at) && !(p->in && !in_hole(p, at) && is_left(p, at));
+}
+
+bool page_has_patch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linear,
+                    struct mk_walk *w)
+{
+    struct mk_debug *d = debug_of(c);
+    pthread_mutex_lock(&d->lock);
+    *w = mk_walk(&d->vm->mem, s, linear);
+    bool is = w->present && has_patch(d, w->address);
+    pthread_mutex_unlock(&d->lock);
+    return is;
 }
 
 /* --- the guard of memory --- */

@@ -22,7 +22,7 @@ static void place_handler(struct mk_debug *d, struct mk_vcpu *c, const struct kv
                           struct handler *h, unsigned vector)
 {
     bool wanted = (d->outer || s->ss.dpl == 3) && s->cr0 & MK_CR0_PE;
-    uint64_t linear = wanted ? step_handler(c, s, vector) : NOWHERE, gpa = NOWHERE;
+    uint64_t linear = wanted ? debug_handler(c, s, vector) : NOWHERE, gpa = NOWHERE;
     if (linear != NOWHERE) {
         struct mk_walk w = mk_walk(c->mem, s, linear);
         gpa = w.present ? w.address : NOWHERE;
@@ -97,15 +97,10 @@ static bool go_back(struct mk_vcpu *c, struct kvm_sregs *s, const uint64_t frame
 static bool from_patch(struct mk_vcpu *c, struct kvm_sregs *s, const uint64_t frame[WORDS],
                        struct mk_walk *at)
 {
-    struct mk_debug *d = debug_of(c);
     struct kvm_sregs outer = *s;
     if (!load_segment(c, s, (uint16_t)frame[CS], &outer.cs))
         return false;
-    *at = mk_walk(c->mem, s, debug_linear(&outer, frame[RIP]));
-    pthread_mutex_lock(&d->lock);
-    bool is = at->present && page_wants(d, at->address);
-    pthread_mutex_unlock(&d->lock);
-    return is;
+    return page_has_patch(c, s, debug_linear(&outer, frame[RIP]), at);
 }
 
 enum ring ring_return(struct mk_vcpu *c, struct kvm_sregs *s, uint64_t linear)

@@ -5,6 +5,7 @@
  * meanwhile. An exit ends a step when RIP has changed, whatever the exit is. */
 #include "debug/engine.h"
 
+#include "vm/trace.h"
 #include "x86/access.h"
 #include "x86/mode.h"
 
@@ -15,7 +16,6 @@
 #define ATTEMPTS 16   /* KVM may stop at the instruction itself first */
 #define FRAME_WORDS 6 /* looked through for an exception's frame */
 #define FLAG_TF 0x100u
-#define GATE_PRESENT 0x8000
 #define HLT 0xf4
 
 /* The instruction to be executed, and the vCPU before it. */
@@ -203,24 +203,6 @@ static void lift_patches(struct mk_vcpu *c, const struct step *t)
 
 /* --- what came of it --- */
 
-/* Of protected mode: code segments begin at 0. */
-uint64_t step_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector)
-{
-    uint16_t gate[8] = { 0 };
-    bool real = !(s->cr0 & MK_CR0_PE);
-    unsigned size = real ? 4 : s->efer & MK_EFER_LMA ? 16 : 8;
-    struct mk_walk w = mk_walk(c->mem, s, s->idt.base + (uint64_t)vector * size);
-    if ((vector + 1) * size - 1 > s->idt.limit || !w.present ||
-        !mk_mem_read(c->mem, w.address, gate, size))
-        return NOWHERE;
-    if (real)
-        return gate[0] + ((uint64_t)gate[1] << 4);
-    if (!(gate[2] & GATE_PRESENT))
-        return NOWHERE;
-    uint64_t low = gate[0] | (uint32_t)gate[3] << 16;
-    return size == 8 ? low : low | (uint64_t)gate[4] << 32 | (uint64_t)gate[5] << 48;
-}
-
 /* A word on the stack, `at` bytes above its pointer; *place: where it is in memory. */
 static bool read_stack(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, unsigned bytes,
                        uint64_t *word, uint64_t *place)
@@ -291,7 +273,7 @@ static bool in_outer_ring(struct mk_vcpu *c)
 static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
 {
     struct cpu *k = cpu_of(c);
-    bool stepped = run_serve(c, code);
+    bool stepped = debug_of(c)->serve(c, code);
     finish_access(c);
     uint64_t rip = mk_vcpu_get_regs(c)->rip;
     if (k->by_flag && !(t->regs.rflags & FLAG_TF) && in_outer_ring(c))
@@ -309,7 +291,7 @@ static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
         clear_stored_flag(c, t, &t->sregs, 0);
     note_frame(c, t, rip);
     if ((rip != t->regs.rip || !repeats(t)) && k->over_at == t->linear)
-        k->over = k->told = false; /* else it has come to another breakpoint */
+        k->over = k->traced = false; /* else it has come to another breakpoint */
     return true;
 }
 
@@ -321,7 +303,7 @@ static void halt(struct mk_vcpu *c, const struct step *t)
     struct kvm_regs regs = t->regs;
     bool real = !(t->sregs.cr0 & MK_CR0_PE);
     regs.rip = real ? (uint16_t)(regs.rip + 1) : regs.rip + 1;
-    cpu_of(c)->over = cpu_of(c)->told = false;
+    cpu_of(c)->over = cpu_of(c)->traced = false;
     debug_set_regs(c, &regs);
     if (mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events) == 0) {
         events.flags = KVM_VCPUEVENT_VALID_SHADOW;
@@ -352,14 +334,35 @@ static void choose_means(struct mk_vcpu *c, const struct step *t)
     k->trailing = false;
 }
 
+/* Who traces the VM is told of the instruction. */
+static void report(struct mk_vcpu *c)
+{
+    uint8_t code[MK_LONGEST_INSTRUCTION];
+    struct kvm_sregs s;
+    if (c->incomplete)
+        mk_vcpu_complete(c);
+    if (!debug_sregs(c, &s))
+        return;
+    const struct kvm_regs *regs = mk_vcpu_get_regs(c);
+    bool wide = s.cs.l && s.efer & MK_EFER_LMA;
+    struct mk_trace event = { .kind = MK_TRACE_STEP,
+                              .address = regs->rsp,
+                              .value = wide      ? 64
+                                       : s.cs.db ? 32
+                                                 : 16,
+                              .bytes = (const char *)code };
+    event.size = mk_fetch_code(c, &s, debug_linear(&s, regs->rip), code, sizeof(code));
+    mk_trace(c, &event);
+}
+
 void step_one(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
     struct step t;
     bool done = false;
-    if (debug_of(c)->traces && !k->told)
-        trace_tell(c);
-    k->told = true;
+    if (debug_of(c)->traces && !k->traced)
+        report(c);
+    k->traced = true;
     if (c->end.reason != MK_RUNNING || !begin(c, &t))
         return;
     if (halts(&t)) {
@@ -367,18 +370,18 @@ void step_one(struct mk_vcpu *c)
         return;
     }
     for (int i = 0; i < ATTEMPTS && !done && c->end.reason == MK_RUNNING; i++) {
-        run_hold(c);
+        alone_begin(c);
         choose_means(c, &t);
         lift_patches(c, &t);
         c->run->request_interrupt_window = 0;
         set_stepping(c, true);
-        int code = run_enter(c, false) < 0 ? errno : 0;
-        run_release(c);
+        int code = alone_enter(c, false) < 0 ? errno : 0;
+        alone_end(c);
         mk_vcpu_drain(c);
         done = came_to(c, &t, code);
         if (!done && repeats(&t))
             return;
     }
     if (!done)
-        k->over = k->told = false;
+        k->over = k->traced = false;
 }

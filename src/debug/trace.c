@@ -6,44 +6,11 @@
 #include "debug/engine.h"
 
 #include "kvm/interrupt.h"
-#include "vm/trace.h"
-#include "x86/access.h"
 #include "x86/mode.h"
 
 #include <errno.h>
 
 #define NMI 2
-
-int mk_debug_trace(struct mk_vm *vm, bool on, struct mk_err *err)
-{
-    struct mk_debug *d = on || vm->debug ? debug_get(vm, err) : NULL;
-    if (!d)
-        return on ? -1 : 0;
-    if (atomic_exchange(&d->traces, on) == on)
-        return 0;
-    on ? debug_use(d) : debug_unuse(d);
-    return 0;
-}
-
-void trace_tell(struct mk_vcpu *c)
-{
-    uint8_t code[MK_LONGEST_INSTRUCTION];
-    struct kvm_sregs s;
-    if (c->incomplete)
-        mk_vcpu_complete(c);
-    if (!debug_sregs(c, &s))
-        return;
-    const struct kvm_regs *regs = mk_vcpu_get_regs(c);
-    bool wide = s.cs.l && s.efer & MK_EFER_LMA;
-    struct mk_trace event = { .kind = MK_TRACE_STEP,
-                              .address = regs->rsp,
-                              .value = wide      ? 64
-                                       : s.cs.db ? 32
-                                                 : 16,
-                              .bytes = (const char *)code };
-    event.size = mk_fetch_code(c, &s, debug_linear(&s, regs->rip), code, sizeof(code));
-    mk_trace(c, &event);
-}
 
 /* Into the guest until the handler's first instruction, or an earlier exit. */
 static void run_to(struct mk_vcpu *c, uint64_t linear)
@@ -58,9 +25,9 @@ static void run_to(struct mk_vcpu *c, uint64_t linear)
     if (d->lifted)
         page_insert_all(d);
     pthread_mutex_unlock(&d->lock);
-    int code = run_enter(c, false) < 0 ? errno : 0;
+    int code = alone_enter(c, false) < 0 ? errno : 0;
     mk_vcpu_drain(c);
-    run_serve(c, code);
+    d->serve(c, code);
     pthread_mutex_lock(&d->lock);
     if (patched)
         page_unref(d, w.address);
@@ -97,7 +64,7 @@ bool trace_deliver(struct mk_vcpu *c)
     }
     if (vector < 0)
         return false;
-    cpu_of(c)->told = false;
-    run_to(c, step_handler(c, &s, (unsigned)vector));
+    cpu_of(c)->traced = false;
+    run_to(c, debug_handler(c, &s, (unsigned)vector));
     return true;
 }

@@ -191,15 +191,14 @@ void watch_forget(struct mk_debug *d)
 
 /* --- which there are --- */
 
-struct mk_watchpoint *mk_debug_watch(struct mk_vm *vm, const struct mk_watch_options *options,
-                                     struct mk_err *err)
+struct mk_watchpoint *watch_add(struct mk_debug *d, const struct mk_watch_options *options,
+                                struct mk_err *err)
 {
-    struct mk_debug *d = debug_get(vm, err);
-    struct mk_watchpoint *w = d ? calloc(1, sizeof(*w)) : NULL;
-    if (d && !w)
-        mk_fail_errno(err, ENOMEM, "vm \"%s\": a watch", vm->name);
-    if (!w)
+    struct mk_watchpoint *w = calloc(1, sizeof(*w));
+    if (!w) {
+        mk_fail_errno(err, ENOMEM, "vm \"%s\": a watch", d->vm->name);
         return NULL;
+    }
     w->o = *options;
     pthread_mutex_lock(&d->lock);
     w->next = d->watches;
@@ -271,10 +270,10 @@ static void tell(struct mk_vcpu *c, struct mk_watchpoint *w, const struct mk_acc
     struct mk_debug *d = debug_of(c);
     w->hits++;
     if (!w->o.hit || w->o.hit(w->o.ctx, c, access))
-        hit_stop(c, &(struct mk_stop){ .kind = MK_STOP_WATCH,
-                                       .cpu = c->cpu.index,
-                                       .address = access->address,
-                                       .ctx = w->o.ctx });
+        debug_stop(c, &(struct mk_stop){ .kind = MK_STOP_WATCH,
+                                         .cpu = c->cpu.index,
+                                         .address = access->address,
+                                         .ctx = w->o.ctx });
     pthread_mutex_lock(&d->lock);
     bool last = --w->held == 0 && w->orphan;
     pthread_mutex_unlock(&d->lock);

@@ -1,12 +1,13 @@
-/* hub.c - a wire between network cards: what one sends, all others get. See net.h. Its lock is
- * taken before those of the cards. On any thread. */
-#include "dev/net.h"
+/* hub.c - the cards on a wire, and what they send. See hub.h. */
+#include "dev/hub.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 struct mk_hub {
     pthread_mutex_t lock;
-    struct mk_net *first; /* under it */
+    struct mk_hub_port *first; /* under it */
     _Atomic unsigned references;
 };
 
@@ -34,46 +35,37 @@ void mk_hub_unref(struct mk_hub *hub)
     free(hub);
 }
 
-void mk_hub_plug(struct mk_hub *hub, struct mk_net *net)
+void mk_hub_plug(struct mk_hub *hub, struct mk_hub_port *port)
 {
-    struct mk_net **at = &hub->first;
+    struct mk_hub_port **at = &hub->first;
     mk_hub_ref(hub);
     pthread_mutex_lock(&hub->lock);
     while (*at)
-        at = &(*at)->beside;
-    *at = net;
-    net->beside = NULL;
+        at = &(*at)->next;
+    *at = port;
+    port->next = NULL;
     pthread_mutex_unlock(&hub->lock);
-    pthread_mutex_lock(&net->virtio.lock);
-    net->hub = hub;
-    pthread_mutex_unlock(&net->virtio.lock);
 }
 
-void mk_hub_unplug(struct mk_net *net)
+void mk_hub_unplug(struct mk_hub *hub, struct mk_hub_port *port)
 {
-    pthread_mutex_lock(&net->virtio.lock);
-    struct mk_hub *hub = net->hub;
-    net->hub = NULL;
-    pthread_mutex_unlock(&net->virtio.lock);
-    if (!hub)
-        return;
     pthread_mutex_lock(&hub->lock);
-    struct mk_net **at = &hub->first;
-    while (*at != net)
-        at = &(*at)->beside;
-    *at = net->beside;
+    struct mk_hub_port **at = &hub->first;
+    while (*at != port)
+        at = &(*at)->next;
+    *at = port->next;
     pthread_mutex_unlock(&hub->lock);
     mk_hub_unref(hub);
 }
 
-unsigned mk_hub_send(struct mk_hub *hub, struct mk_packet *frame, const struct mk_net *from,
+unsigned mk_hub_send(struct mk_hub *hub, struct mk_packet *frame, const struct mk_hub_port *from,
                      uint64_t after)
 {
     unsigned taken = 0;
     pthread_mutex_lock(&hub->lock);
-    for (struct mk_net *net = hub->first; net; net = net->beside)
-        if (net != from)
-            taken += mk_net_receive(net, frame, mk_clock_now(net->clock) + after);
+    for (struct mk_hub_port *port = hub->first; port; port = port->next)
+        if (port != from)
+            taken += port->receive(port, frame, after);
     pthread_mutex_unlock(&hub->lock);
     return taken;
 }

@@ -96,6 +96,21 @@ bool mk_net_receive(struct mk_net *net, struct mk_packet *frame, uint64_t due)
     return a.taken;
 }
 
+static bool receive_from_hub(struct mk_hub_port *port, struct mk_packet *frame, uint64_t after)
+{
+    struct mk_net *net = (struct mk_net *)((char *)port - offsetof(struct mk_net, port));
+    return mk_net_receive(net, frame, mk_clock_now(net->clock) + after);
+}
+
+void mk_net_plug(struct mk_net *net, struct mk_hub *hub)
+{
+    net->port.receive = receive_from_hub;
+    mk_hub_plug(hub, &net->port);
+    pthread_mutex_lock(&net->virtio.lock);
+    net->hub = hub;
+    pthread_mutex_unlock(&net->virtio.lock);
+}
+
 bool mk_net_put_waiting(struct mk_net *net, struct mk_packet *frame, uint64_t due)
 {
     pthread_mutex_lock(&net->virtio.lock);
@@ -237,7 +252,7 @@ static void send(struct mk_net *net, struct mk_cpu *cpu, struct mk_packet *frame
     net->dropped += lost;
     pthread_mutex_unlock(&net->virtio.lock);
     if (hub)
-        mk_hub_send(hub, frame, net, 0);
+        mk_hub_send(hub, frame, &net->port, 0);
     mk_hub_unref(hub);
     struct telling t = { net, cpu };
     if (script && !mk_packet_finish(frame, 0, tell, &t))
@@ -368,10 +383,13 @@ void mk_net_close(struct mk_net *net)
 /* The I/O thread may be waiting for the lock, in tap_ready(). */
 void mk_net_unplug(struct mk_net *net)
 {
-    mk_hub_unplug(net);
     pthread_mutex_lock(&net->virtio.lock);
+    struct mk_hub *hub = net->hub;
     struct mk_tap *tap = net->tap;
+    net->hub = NULL;
     net->tap = NULL;
     pthread_mutex_unlock(&net->virtio.lock);
+    if (hub)
+        mk_hub_unplug(hub, &net->port);
     mk_tap_close(tap);
 }

@@ -1,5 +1,4 @@
-/* net.h - virtio's network card (Virtual I/O Device 1.2, 5.1), and the hub between cards, of any
- * VMs of this process.
+/* net.h - virtio's network card (Virtual I/O Device 1.2, 5.1).
  *
  * What a guest sends is read on the thread of its vCPU, and goes to a hub, to a tap of the host's,
  * or to a script. A frame for a guest waits in its card until the guest's own first vCPU puts it
@@ -9,6 +8,7 @@
 #ifndef MK_NET_H
 #define MK_NET_H
 
+#include "dev/hub.h"
 #include "dev/packet.h"
 #include "dev/virtio.h"
 #include "io/clock.h"
@@ -25,8 +25,6 @@
 #define MK_NET_FEATURES                                                                            \
     (1u << 0 | 1u << 1 | 1u << 7 | 1u << 8 | 1u << 11 | 1u << 12 | 1u << 15) /* 5.1.3 */
 
-struct mk_hub;
-
 struct mk_net_waiting {
     struct mk_packet *frame;
     uint64_t due; /* by the VM's clock */
@@ -39,9 +37,9 @@ struct mk_net {
     struct mk_net_waiting *first, *last; /* the earliest first */
     unsigned waiting;
     uint64_t sent, received, dropped;
-    struct mk_hub *hub;    /* on which it is; NULL: none */
-    struct mk_net *beside; /* of the hub, under its lock */
-    struct mk_tap *tap;    /* NULL: none */
+    struct mk_hub *hub;      /* on which it is; NULL: none */
+    struct mk_hub_port port; /* its end of that */
+    struct mk_tap *tap;      /* NULL: none */
     bool tap_watched;
     bool scripted; /* the script has what the guest sends, not hub or tap */
     /* It gets a frame that needs no more work, on the vCPU's thread without a lock. */
@@ -61,6 +59,8 @@ void mk_net_init(struct mk_net *net);
 bool mk_net_receive(struct mk_net *net, struct mk_packet *frame, uint64_t due);
 /* As in a snapshot, whatever the driver can do. */
 bool mk_net_put_waiting(struct mk_net *net, struct mk_packet *frame, uint64_t due);
+/* It is on a hub; after mk_net_unplug(). */
+void mk_net_plug(struct mk_net *net, struct mk_hub *hub);
 /* It is on no hub and no tap any more; the same before mk_virtio_close(), when a vCPU may be
  * inside.
  */
@@ -78,17 +78,5 @@ static inline bool mk_net_has(const struct mk_net *net, unsigned feature)
  * of them yet, they are too small for it, or what they are cannot be (*err). */
 enum mk_filled { MK_FILLED, MK_NO_BUFFER, MK_TOO_LONG, MK_BROKEN };
 enum mk_filled mk_net_fill(struct mk_net *net, const struct mk_packet *frame, struct mk_err *err);
-
-/* --- hub.c --- */
-
-/* Its maker has a reference; so has each card that is plugged in. NULL when memory ran out. */
-struct mk_hub *mk_hub_new(void);
-struct mk_hub *mk_hub_ref(struct mk_hub *hub);
-void mk_hub_unref(struct mk_hub *hub);
-void mk_hub_plug(struct mk_hub *hub, struct mk_net *net);
-void mk_hub_unplug(struct mk_net *net);
-/* To each card but `from`, `after` nanoseconds by the clock of its VM; how many took it. */
-unsigned mk_hub_send(struct mk_hub *hub, struct mk_packet *frame, const struct mk_net *from,
-                     uint64_t after);
 
 #endif

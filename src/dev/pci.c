@@ -85,6 +85,7 @@ static void attach(struct mk_pci_fn *fn, uint8_t devfn)
 {
     struct mk_pci *pci = fn->pci;
     fn->devfn = devfn;
+    fn->initial[MK_PCI_LINE] = mk_pci_default_line(devfn, fn->initial[MK_PCI_PIN]);
     fn->attached = true;
     atomic_fetch_add(&fn->references, MK_COUNT(fn->gone));
     mk_pci_fn_reset(fn);

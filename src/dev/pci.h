@@ -168,14 +168,25 @@ static inline void mk_pci_put32(uint8_t *at, uint32_t value)
 #define MK_PCI_MEMORY 0x2
 #define MK_PCI_MASTER 0x4
 #define MK_PCI_NO_INTX 0x400
-#define MK_PCI_INTX 0x8  /* of STATUS */
-#define MK_PCI_PIRQ 0x60 /* of the PIIX3: PIRQRC[A:D] */
+#define MK_PCI_INTX 0x8          /* of STATUS */
+#define MK_PCI_PIRQ 0x60         /* of the PIIX3: PIRQRC[A:D] */
+#define MK_PCI_MSI_ENABLE 0x0001 /* of the capabilities' control */
+#define MK_PCI_MSIX_ENABLE 0x8000
+#define MK_PCI_MSIX_MASK 0x4000
+#define MK_PCI_MSIX_ENTRY 16u /* bytes: address, data, control */
+#define MK_PCI_MSIX_MASKED 1u /* of an entry's control */
 
-/* pci_config.c: accesses to configuration space; as after a reset, or as in a snapshot. */
-extern const struct mk_io_ops mk_pci_config_ops;
+struct mk_msix {
+    struct mk_pci_fn *fn;
+    unsigned count;
+    uint64_t at;
+    size_t length;
+    uint8_t bytes[]; /* the table, then a bit for each message that is pending */
+};
+
+/* pci_config.c: as after a reset, or as in a snapshot. */
 void mk_pci_fn_reset(struct mk_pci_fn *fn);
 void mk_pci_fn_load(struct mk_pci_fn *fn, const uint8_t *config, bool raised);
-void mk_pci_fn_free(struct mk_pci_fn *fn);
 /* pci_bar.c: BARs go where configuration space says, none of it while it is detached. */
 void mk_pci_place_bars(struct mk_pci_fn *fn);
 void mk_pci_close_bars(struct mk_pci_fn *fn);
@@ -186,8 +197,5 @@ void mk_pci_route(struct mk_pci *pci);
 void mk_pci_route_all(struct mk_pci *pci); /* the PIC may have a state of its own */
 void mk_pci_init_router(struct mk_pci *pci);
 uint8_t mk_pci_default_line(uint8_t devfn, uint8_t pin);
-/* pci_msi.c: true when the guest has enabled messages, which go instead of INTx. */
-bool mk_pci_has_messages(const struct mk_pci_fn *fn);
-void mk_pci_send(struct mk_pci_fn *fn);
 
 #endif

@@ -60,7 +60,7 @@ static void config_out(void *self, struct mk_io *io, uint64_t value)
     pthread_mutex_unlock(&fn->pci->dev.lock);
 }
 
-const struct mk_io_ops mk_pci_config_ops = {
+static const struct mk_io_ops config_ops = {
     .name = "pci config", .in = config_in, .out = config_out, .width = 4
 };
 
@@ -93,14 +93,14 @@ struct mk_pci_fn *mk_pci_fn_new(struct mk_pci *pci, const struct mk_pci_id *id, 
     snprintf(fn->name, sizeof(fn->name), "%s", id->name);
     set_id(fn, id);
     mk_bus_init_window(&fn->window, MK_SPACE_MMIO, pci->ports);
-    if (mk_bus_hook(&fn->window, 0, MK_PCI_CONFIG - 1, &mk_pci_config_ops, fn, fn->name))
+    if (mk_bus_hook(&fn->window, 0, MK_PCI_CONFIG - 1, &config_ops, fn, fn->name))
         return fn;
     mk_pci_fn_unref(fn);
     mk_fail_errno(err, ENOMEM, "pci: %s", id->name);
     return NULL;
 }
 
-void mk_pci_fn_free(struct mk_pci_fn *fn)
+static void free_fn(struct mk_pci_fn *fn)
 {
     for (unsigned i = 0; i < MK_PCI_BARS; i++)
         mk_pci_free_bar(fn->bar[i]);
@@ -112,7 +112,7 @@ void mk_pci_fn_free(struct mk_pci_fn *fn)
 void mk_pci_fn_unref(struct mk_pci_fn *fn)
 {
     if (atomic_fetch_sub(&fn->references, 1) == 1)
-        mk_pci_fn_free(fn);
+        free_fn(fn);
 }
 
 int mk_pci_add_cap(struct mk_pci_fn *fn, uint8_t id, const uint8_t *bytes, const uint8_t *mask,
@@ -142,11 +142,9 @@ void mk_pci_set_writable(struct mk_pci_fn *fn, unsigned reg, uint8_t mask)
 
 /* --- its state --- */
 
-/* Firmware has told it which line its interrupt goes to. */
 void mk_pci_fn_reset(struct mk_pci_fn *fn)
 {
     memcpy(fn->config, fn->initial, sizeof(fn->config));
-    fn->config[MK_PCI_LINE] = mk_pci_default_line(fn->devfn, fn->initial[MK_PCI_PIN]);
     fn->raised = false;
 }
 

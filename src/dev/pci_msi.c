@@ -1,9 +1,5 @@
-/* pci_msi.c - MSI and MSI-X: capabilities that a guest can enable, and the messages that follow.
- * See pci.h; PCI 3.0, 6.8.
- *
- * A message is a write to memory that an APIC takes. There is none yet: messages go to
- * pci->message, which is NULL, are lost and counted, as on a board without one. Guests that have no
- * APIC do not enable them. */
+/* pci_msi.c - MSI and MSI-X: capabilities that a guest can enable. What follows is in pci_irq.c.
+ * See pci.h; PCI 3.0, 6.8. */
 #include "dev/pci.h"
 
 #include <errno.h>
@@ -11,22 +7,9 @@
 #include <string.h>
 
 #define MSI_ID 0x05
-#define MSI_ENABLE 0x0001
 #define MSI_64 0x0080
 #define MSIX_ID 0x11
-#define MSIX_ENABLE 0x8000
-#define MSIX_MASK 0x4000
-#define ENTRY 16u /* bytes: address, data, control */
-#define MASKED 1u /* of control */
 #define MSIX_MOST 2048u
-
-struct mk_msix {
-    struct mk_pci_fn *fn;
-    unsigned count;
-    uint64_t at;
-    size_t length;
-    uint8_t bytes[]; /* the table, then a bit for each message that is pending */
-};
 
 /* --- the capabilities --- */
 
@@ -59,7 +42,7 @@ static void table_out(void *self, struct mk_io *io, uint64_t value)
     struct mk_msix *x = self;
     uint64_t at = io->address - x->at;
     pthread_mutex_lock(&x->fn->pci->dev.lock);
-    if (mk_inside(at, io->size, (uint64_t)x->count * ENTRY))
+    if (mk_inside(at, io->size, (uint64_t)x->count * MK_PCI_MSIX_ENTRY))
         memcpy(x->bytes + at, &value, io->size);
     pthread_mutex_unlock(&x->fn->pci->dev.lock);
 }
@@ -69,7 +52,7 @@ static void table_reset(void *self)
     struct mk_msix *x = self;
     memset(x->bytes, 0, x->length);
     for (unsigned i = 0; i < x->count; i++)
-        x->bytes[i * ENTRY + 12] = MASKED;
+        x->bytes[i * MK_PCI_MSIX_ENTRY + 12] = MK_PCI_MSIX_MASKED;
 }
 
 static void table_save(void *self, struct mk_bytes *out)
@@ -94,7 +77,7 @@ static const struct mk_io_ops table_ops = { .name = "msix table",
 
 static size_t table_length(unsigned count)
 {
-    return (size_t)count * ENTRY + (count + 63) / 64 * 8;
+    return (size_t)count * MK_PCI_MSIX_ENTRY + (count + 63) / 64 * 8;
 }
 
 static int check_table(const struct mk_pci_fn *fn, unsigned count, unsigned number, uint64_t at,
@@ -115,12 +98,12 @@ int mk_pci_add_msix(struct mk_pci_fn *fn, unsigned count, unsigned bar, uint64_t
                     struct mk_err *err)
 {
     uint8_t bytes[10] = { 0 };
-    static const uint8_t mask[10] = { 0, (MSIX_ENABLE | MSIX_MASK) >> 8 };
+    static const uint8_t mask[10] = { 0, (MK_PCI_MSIX_ENABLE | MK_PCI_MSIX_MASK) >> 8 };
     if (check_table(fn, count, bar, at, err) < 0)
         return -1;
     mk_pci_put16(bytes, (uint16_t)(count - 1));
     mk_pci_put32(bytes + 2, (uint32_t)at | bar);
-    mk_pci_put32(bytes + 6, (uint32_t)(at + count * ENTRY) | bar);
+    mk_pci_put32(bytes + 6, (uint32_t)(at + count * MK_PCI_MSIX_ENTRY) | bar);
     int cap = mk_pci_add_cap(fn, MSIX_ID, bytes, mask, sizeof(bytes), err);
     struct mk_msix *x = cap < 0 ? NULL : calloc(1, sizeof(*x) + table_length(count));
     if (!x)
@@ -132,43 +115,4 @@ int mk_pci_add_msix(struct mk_pci_fn *fn, unsigned count, unsigned bar, uint64_t
     if (!mk_bus_hook(&fn->bar[bar]->bus, at, at + x->length - 1, &table_ops, x, "MSI-X table"))
         return mk_fail_errno(err, ENOMEM, "pci: %s", fn->name);
     return 0;
-}
-
-/* --- messages --- */
-
-static uint16_t control(const struct mk_pci_fn *fn, uint8_t cap)
-{
-    return mk_pci_get16(fn->config + cap + 2);
-}
-
-bool mk_pci_has_messages(const struct mk_pci_fn *fn)
-{
-    return (fn->msi && control(fn, fn->msi) & MSI_ENABLE) ||
-           (fn->msix && control(fn, fn->msix) & MSIX_ENABLE);
-}
-
-static void send(struct mk_pci *pci, const uint8_t *address, const uint8_t *data)
-{
-    if (pci->message)
-        pci->message(pci->message_ctx,
-                     mk_pci_get32(address) | (uint64_t)mk_pci_get32(address + 4) << 32,
-                     mk_pci_get32(data));
-    else
-        atomic_fetch_add(&pci->lost, 1);
-}
-
-/* The first message of a function. One that is masked is pending. */
-void mk_pci_send(struct mk_pci_fn *fn)
-{
-    if (fn->msix && control(fn, fn->msix) & MSIX_ENABLE) {
-        uint8_t *entry = fn->vectors->bytes;
-        if (control(fn, fn->msix) & MSIX_MASK || entry[12] & MASKED)
-            entry[fn->vectors->count * ENTRY] |= 1;
-        else
-            send(fn->pci, entry, entry + 8);
-        return;
-    }
-    uint8_t data[4] = { 0 };
-    memcpy(data, fn->config + fn->msi + 12, 2);
-    send(fn->pci, fn->config + fn->msi + 4, data);
 }

@@ -367,14 +367,6 @@ static void mark_region(const struct mk_mem *mem, const struct mk_region *r, uin
                                 (from + len - 1) / MK_PAGE - from / MK_PAGE + 1);
 }
 
-void mk_mem_mark_dirty(const struct mk_mem *mem, uint64_t gpa, uint64_t len)
-{
-    for (uint64_t n; mem->dirty && len && (n = mk_mem_span(mem, gpa, len)); gpa += n, len -= n) {
-        const struct mk_region *r = mk_mem_find(mem, gpa);
-        mark_region(mem, r, gpa - r->gpa, n);
-    }
-}
-
 /* --- access --- */
 
 const struct mk_region *mk_mem_find(const struct mk_mem *mem, uint64_t gpa)

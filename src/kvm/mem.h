@@ -111,8 +111,7 @@ void mk_mem_stop_log(struct mk_mem *mem);
  * -1 with errno. */
 int mk_mem_sync_slot(const struct mk_mem *mem, int vm_fd, const struct mk_slot *slot);
 int mk_mem_sync_log(const struct mk_mem *mem, int vm_fd);
-/* Notes pages as written; nothing without a watch. The range is memory. */
-void mk_mem_mark_dirty(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
+/* Notes pages as written; nothing without a watch. */
 void mk_mem_mark_pages_dirty(const struct mk_mem *mem, uint64_t first, uint64_t count);
 
 /* Host pointer to [gpa, gpa + len) to read, or NULL when it does not lie in one region. */

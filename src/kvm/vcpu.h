@@ -112,7 +112,7 @@ struct mk_debugger {
 
 struct mk_debug_ops {
     /* The VM begins to run, or goes on; under its lock. */
-    void (*goes_on)(struct mk_vm *vm);
+    void (*resumed)(struct mk_vm *vm);
     /* A run begins; c->end is still how the last one ended. */
     void (*begin)(struct mk_vcpu *c);
     void (*end)(struct mk_vcpu *c); /* it has ended; c->end says how */

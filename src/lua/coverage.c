@@ -75,8 +75,8 @@ static bool is_taken(const struct kvm_regs *r, unsigned condition)
         return jcc_taken(r, kind);
     if (kind == 19) /* JCXZ */
         return (r->rcx & mask) == 0;
-    bool goes_on = ((r->rcx - 1) & mask) != 0;
-    return goes_on && (kind == 18 || (kind == 17) == flag(r, ZF));
+    bool repeats = ((r->rcx - 1) & mask) != 0;
+    return repeats && (kind == 18 || (kind == 17) == flag(r, ZF));
 }
 
 static void remove_branch(struct mk_lua_coverage *cov, struct branch *br)

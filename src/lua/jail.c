@@ -72,17 +72,9 @@ static int private_folder(lua_State *L)
     return 2;
 }
 
-/* jailed() -> whether the process is in a jail */
-static int jailed(lua_State *L)
-{
-    lua_pushboolean(L, mk_jail_is_on());
-    return 1;
-}
-
 void mk_open_jail(lua_State *L)
 {
     static const luaL_Reg functions[] = { { "jail", enter },
-                                          { "jailed", jailed },
                                           { "private_folder", private_folder },
                                           { NULL, NULL } };
     luaL_setfuncs(L, functions, 0);

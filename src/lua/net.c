@@ -80,7 +80,7 @@ static int net_connect(lua_State *L)
     net->scripted = scripted;
     pthread_mutex_unlock(&net->virtio.lock);
     if (hub)
-        mk_hub_plug(hub, net);
+        mk_net_plug(net, hub);
     return 0;
 }
 
@@ -89,7 +89,7 @@ static int hub_plug(lua_State *L)
 {
     struct mk_hub *hub = check_hub(L, 1);
     lua_remove(L, 1);
-    mk_hub_plug(hub, check_net(L));
+    mk_net_plug(check_net(L), hub);
     return 0;
 }
 
@@ -268,7 +268,7 @@ static int hub_send(lua_State *L)
     uint64_t after = to_ns(L, 4);
     lua_settop(L, 2);
     struct mk_packet *frame = frame_of(L, 2);
-    lua_pushinteger(L, frame ? mk_hub_send(hub, frame, card, after) : 0);
+    lua_pushinteger(L, frame ? mk_hub_send(hub, frame, card ? &card->port : NULL, after) : 0);
     mk_packet_unref(frame);
     return 1;
 }

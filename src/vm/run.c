@@ -127,7 +127,7 @@ static void begin(struct mk_vm *vm, const struct mk_limits *limits)
     }
     pthread_mutex_lock(&vm->lock);
     if (vm->debug)
-        vm->debug->ops->goes_on(vm);
+        vm->debug->ops->resumed(vm);
     vm->state = MK_VM_RUNNING; /* from here on a stop counts */
     pthread_mutex_unlock(&vm->lock);
     mk_vm_start_monitor(vm);

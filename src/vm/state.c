@@ -106,7 +106,7 @@ static bool resume_from(struct mk_vm *vm, enum mk_pause who)
         vm->deadline += mk_now() - vm->paused_since;
     mk_io_arm(&vm->deadline_timer, vm->deadline);
     if (vm->debug)
-        vm->debug->ops->goes_on(vm);
+        vm->debug->ops->resumed(vm);
     return true;
 }
 
