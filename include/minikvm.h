@@ -28,9 +28,9 @@
 #include <lua.h>
 
 /* The version of this header; the library's own is kvm._VERSION. Semantic versioning 2.0. */
-#define MINIKVM_VERSION "0.1.0"
-#define MINIKVM_VERSION_MAJOR 0
-#define MINIKVM_VERSION_MINOR 1
+#define MINIKVM_VERSION "1.0.0"
+#define MINIKVM_VERSION_MAJOR 1
+#define MINIKVM_VERSION_MINOR 0
 #define MINIKVM_VERSION_PATCH 0
 /* For #if: 10203 is version 1.2.3. */
 #define MINIKVM_VERSION_NUMBER                                                                     \

@@ -154,14 +154,4 @@ int main(void)
       assert.matches("/root cannot be written to: be root, or choose another PREFIX", r.err)
     end
   end)
-
-  it("has one version", function()
-    local header = assert(io.open "include/minikvm.h"):read "a"
-    local version = header:match '#define MINIKVM_VERSION "([^"]*)"'
-    local major, minor, patch = header:match(
-      "VERSION_MAJOR (%d+)\n.-VERSION_MINOR (%d+)\n.-VERSION_PATCH (%d+)\n")
-    assert.equal(version, ("%s.%s.%s"):format(major, minor, patch))
-    assert.equal(version, require("minikvm")._VERSION)
-    assert.equal(0, sh("ls minikvm-" .. version .. "-1.rockspec").status)
-  end)
 end)

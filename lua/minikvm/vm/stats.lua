@@ -1,5 +1,4 @@
--- stats.lua - vm:stats(): what each port, range and MSR cost, and the table that shows it, for people
--- and as JSON.
+-- stats.lua - vm:stats(): what each port, range and MSR cost; as a table for people, and as JSON.
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
