@@ -9,25 +9,10 @@
 
 #include "base/err.h"
 #include "dev/dev.h"
+#include "dev/pic_chip.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-
-/* One 8259A. Bit n of a register is its input n. */
-struct mk_pic_chip {
-    uint8_t line;        /* input levels: somebody holds them up, */
-    uint8_t own, shared; /* a device whose line it is, or the router of PCI's interrupts */
-    uint8_t edge;        /* rose and not yet acknowledged; drops with the input */
-    uint8_t isr, imr;
-    uint8_t elcr;   /* level-triggered inputs */
-    uint8_t pulse;  /* inputs that go down by themselves when acknowledged */
-    uint8_t lowest; /* the input of lowest priority; the next one has the highest */
-    uint8_t base;   /* vector of input 0 */
-    uint8_t icw1, icw3, icw4;
-    uint8_t step;          /* which ICW the next write to the odd port is; 0: it is OCW1 */
-    uint8_t master, ready; /* flags from here on; ready: initialisation is complete */
-    uint8_t read_isr, poll, special_mask, rotate_aeoi;
-};
 
 /* All that a guest can see. */
 struct mk_pic_state {

@@ -14,30 +14,10 @@
 
 #include "base/err.h"
 #include "dev/dev.h"
+#include "dev/pit_channel.h"
 #include "io/clock.h"
 
 #include <pthread.h>
-
-#define MK_PIT_HZ 1193182u
-
-struct mk_pit_channel {
-    int64_t start;    /* when the running count was loaded */
-    uint64_t held;    /* input clocks counted when the gate stopped it */
-    uint64_t next_at; /* clocks after start at which `next` is loaded */
-    uint64_t ticked;  /* interrupts since start */
-    uint32_t reload;  /* 1..65536 */
-    uint32_t next;    /* a count that waits for the period's end or the trigger; 0: none */
-    uint16_t latch;
-    uint8_t control; /* control word as written, without the counter */
-    uint8_t mode;    /* 0..5 */
-    uint8_t access;  /* 1 low byte, 2 high byte, 3 low then high */
-    uint8_t write_low, status;
-    uint8_t write_high, read_high; /* flags from here on: the high byte is due */
-    uint8_t count_latched, status_latched;
-    uint8_t loaded;  /* a whole count followed the control word */
-    uint8_t running; /* counting: loaded, not held by the gate, triggered where that is needed */
-    uint8_t gate;
-};
 
 /* All that a guest can see. */
 struct mk_pit_state {

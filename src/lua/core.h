@@ -136,6 +136,10 @@ struct mk_lua_vm {
     bool terminal;   /* attached: raw while it runs */
 };
 
+/* Frees what the box of a VM holds. The Lua lock stays ours: handlers that would begin give up. */
+void mk_lua_close_vm(struct mk_lua_vm *v);
+/* The limits of the table at `index`, or those of `base` where it has none. */
+struct mk_limits mk_limits_field(lua_State *L, int index, const struct mk_limits *base);
 /* Closes v->files. */
 void mk_lua_free_files(struct mk_lua_vm *v);
 /* The descriptor of the open image whose number is at `index`; it is the VM's. */
@@ -253,6 +257,7 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 
 /* Each opens its kinds of objects and leaves the methods in the table on top. */
 void mk_open_vm(lua_State *L);
+void mk_open_run(lua_State *L); /* after it */
 void mk_open_cpu(lua_State *L);
 void mk_open_cpu_state(lua_State *L);
 void mk_open_memory(lua_State *L);
@@ -384,5 +389,7 @@ int mk_unknown_field(lua_State *L, const char *type, bool set);
 /* Defines a kind of userdata: metatable with methods reachable through __index. A field that is
  * neither there nor served by a metamethod of `meta` raises, read or written. */
 void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods);
+/* Adds to the methods of one that is there. */
+void mk_add_methods(lua_State *L, const char *type, const luaL_Reg *methods);
 
 #endif

@@ -202,9 +202,6 @@ static const luaL_Reg region_methods[] = { { "regions", memory_regions },
 void mk_open_map(lua_State *L)
 {
     static const luaL_Reg core[] = { { "memory_map", memory_map }, { NULL, NULL } };
-    luaL_getmetatable(L, MK_MEMORY);
-    lua_getfield(L, -1, "methods");
-    luaL_setfuncs(L, region_methods, 0);
-    lua_pop(L, 2);
+    mk_add_methods(L, MK_MEMORY, region_methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

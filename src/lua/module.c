@@ -170,6 +170,7 @@ static void push_core(lua_State *L)
     lua_pushstring(L, MK_VERSION);
     lua_setfield(L, -2, "version");
     mk_open_vm(L);
+    mk_open_run(L);
     mk_open_cpu(L);
     mk_open_cpu_state(L);
     mk_open_memory(L);

@@ -240,6 +240,14 @@ void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const lua
     lua_pop(L, 2);
 }
 
+void mk_add_methods(lua_State *L, const char *type, const luaL_Reg *methods)
+{
+    luaL_getmetatable(L, type);
+    lua_getfield(L, -1, "methods");
+    luaL_setfuncs(L, methods, 0);
+    lua_pop(L, 2);
+}
+
 /* --- handles --- */
 
 /* The VM of a handle, or NULL when it is closed; pushes the VM. */

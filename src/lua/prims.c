@@ -262,9 +262,6 @@ static const luaL_Reg handle_methods[] = { { "get", handle_get },
 void mk_open_prims(lua_State *L)
 {
     static const luaL_Reg core[] = { { "prim", prim }, { "doorbell", doorbell }, { NULL, NULL } };
-    luaL_getmetatable(L, MK_HANDLE);
-    lua_getfield(L, -1, "methods");
-    luaL_setfuncs(L, handle_methods, 0);
-    lua_pop(L, 2);
+    mk_add_methods(L, MK_HANDLE, handle_methods);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

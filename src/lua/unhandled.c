@@ -104,9 +104,6 @@ static int vm_on_unhandled(lua_State *L)
 
 void mk_open_unhandled(lua_State *L)
 {
-    luaL_getmetatable(L, MK_VM);
-    lua_getfield(L, -1, "methods");
-    lua_pushcfunction(L, vm_on_unhandled);
-    lua_setfield(L, -2, "on_unhandled");
-    lua_pop(L, 2);
+    static const luaL_Reg methods[] = { { "on_unhandled", vm_on_unhandled }, { NULL, NULL } };
+    mk_add_methods(L, MK_VM, methods);
 }
