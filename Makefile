@@ -91,6 +91,12 @@ riscv: ## a hypervisor for RISC-V and two guests of its, under QEMU; Ctrl-A x le
 	@./tools/deps riscv
 	@$(MAKE) -s -C riscv run
 
+.PHONY: docs
+docs: ## the documentation as HTML, with search: build/docs/html
+	@./tools/deps docs
+	@sphinx-build -q -W --keep-going -b html -c docs -d build/docs/doctrees . build/docs/html
+	@echo "build/docs/html/index.html"
+
 bench: deps ## measure, as ratios in one run
 	@$(MAKE) all
 	@BUILD=$(BUILD) ./tools/bench

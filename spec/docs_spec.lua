@@ -8,6 +8,8 @@
 --   ```sh linux        such lines, where Linux can be booted; what is typed is "exit"
 --   ```sh here         commands, in a folder of the document with the files that it shows;
 --                      a ```text output behind it is what they print
+--                      (~/minikvm/ is the checkout)
+--   ```lua here        a whole script, in that folder
 --   ```c kernel.c      a file of that folder, in whatever language
 --   ```prompt FILE     a session of `minikvm prompt FILE`: lines that begin with "> " are typed,
 --   ```prompt here …   what follows each is what it prints; in that folder
@@ -26,8 +28,10 @@ local SECONDS <const>, LINUX_SECONDS <const> = 60, 200 -- the longest that a lis
 
 local function documents()
   local paths = { "README.md" }
-  for file in lfs.dir "docs" do
-    if file:find "%.md$" then paths[#paths + 1] = "docs/" .. file end
+  for _, folder in ipairs{ "docs/", "docs/book/" } do
+    for file in lfs.dir(folder) do
+      if file:find "%.md$" then paths[#paths + 1] = folder .. file end
+    end
   end
   table.sort(paths)
   return paths
@@ -124,9 +128,10 @@ end
 
 local FILE <const> = "^%a+ ([%w_]+%.%a+)$" -- the kind of a block that is a file
 
+---Writes a file in which ~/minikvm is this checkout.
 local function write(path, text)
   local file <close> = assert(io.open(path, "wb"))
-  file:write(text)
+  file:write((text:gsub("~/minikvm/", lfs.currentdir() .. "/")))
 end
 
 ---The program, from whatever folder.
@@ -135,7 +140,12 @@ local function absolute(path)
 end
 
 local function check_commands(folder, block, output)
-  write(folder .. "/.commands", block.text:gsub("%f[%w]minikvm%f[%s]", absolute(program.minikvm)))
+  local text = block.text
+  if block.kind == "lua here" then
+    write(folder .. "/script.lua", text)
+    text = "minikvm script.lua\n"
+  end
+  write(folder .. "/.commands", text:gsub("%f[%w]minikvm%f[%s]", absolute(program.minikvm)))
   local r = program.run(("cd %s && timeout %d sh .commands"):format(folder, SECONDS))
   assert.equal(0, r.status, show(r))
   if output then check_text(output.text, r.out, show(r)) end
@@ -181,7 +191,7 @@ local function follow(list)
     for i, block in ipairs(list) do
       local name = block.kind:match(FILE)
       if name then write(folder .. "/" .. name, block.text) end
-      if block.kind == "sh here" then check_commands(folder, block, output_of(list, i)) end
+      if block.kind:find "^%a+ here$" then check_commands(folder, block, output_of(list, i)) end
       local image = block.kind:match "^prompt here (.+)$"
       if image then check_session(folder, image, block.text) end
     end
@@ -269,6 +279,57 @@ describe("docs", function()
         end
       end
     end
+  end)
+
+  ---The anchors of a page: its headings in lower case, blanks as hyphens, without punctuation.
+  local function anchors(path)
+    local found = {}
+    for heading in ("\n" .. support.read_file(path)):gmatch "\n#+ ([^\n]+)" do
+      local text = heading:gsub("%[([^%]]*)%]%b()", "%1"):lower():gsub("[^%w%s_-]", "")
+      found[text:gsub(" ", "-")] = true
+    end
+    return found
+  end
+
+  it("have links to headings that are there", function()
+    local count = 0
+    for _, path in ipairs(documents()) do
+      local folder = path:match "^(.*/)" or ""
+      for target, anchor in support.read_file(path):gmatch "%]%(([^)#%s:]*)#([^)%s]+)%)" do
+        local page = target == "" and path or folder .. target
+        assert(anchors(page)[anchor], ("%s links to %s#%s"):format(path, target, anchor))
+        count = count + 1
+      end
+    end
+    assert(count > 50)
+  end)
+
+  it("README.md of docs/ leads to every page", function()
+    local text = support.read_file "docs/README.md"
+    for _, path in ipairs(documents()) do
+      local page = path:match "^docs/([^/]+)$"
+      if page and page ~= "README.md" then
+        assert(text:find("](" .. page .. ")", 1, true), page .. " is missing")
+      end
+    end
+  end)
+
+  it("guests-and-scripts.md has every guest and script", function()
+    local text = support.read_file "docs/guests-and-scripts.md"
+    local count = 0
+    for _, folder in ipairs{ "scripts", "guests/real", "guests/prot", "guests/long", "guests/boot",
+                             "riscv/guests" } do
+      for file in lfs.dir(folder) do
+        local name, kind = file:match "^([%w_]+)%.([%a]+)$"
+        local is_part = name and (name:find "^lib" or name == "start" or name == "traps")
+        if name and (kind == "lua" or kind == "c" or kind == "S") and not is_part then
+          local link = ("](../%s/%s) |"):format(folder, file)
+          assert(text:find(link, 1, true), link .. " is missing")
+          count = count + 1
+        end
+      end
+    end
+    assert(count > 80)
   end)
 
   it("lua-api.md has every method there is", function()

@@ -46,7 +46,7 @@ describe("make install", function()
       "share/man/man1/minikvm-linux.1", "share/bash-completion/completions/minikvm",
       "share/zsh/site-functions/_minikvm", "share/fish/vendor_completions.d/minikvm.fish",
       "share/minikvm/scripts/multi_vm.lua", "share/minikvm/guests/guest.mk",
-      "share/minikvm/os-1k/kernel.bin", "share/doc/minikvm/lua-api.md",
+      "share/minikvm/os-1k/kernel.bin", "share/doc/minikvm/docs/lua-api.md",
     } do
       assert.truthy(all:find("./" .. place .. "\n", 1, true), place)
     end
