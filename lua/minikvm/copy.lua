@@ -1,6 +1,7 @@
 -- copy.lua - Lua values as flat bytes: for a snapshot's file, and for another Lua state.
 --
--- nil, booleans, numbers, strings, and tables of these without a metatable. A table that is reached
+-- nil, booleans, numbers, strings, and tables of these without a metatable, or with that of results
+-- (strict.record), which copies do not have. A table that is reached
 -- twice is copied twice; one that contains itself is an error. One byte says what follows: an
 -- integer's or float's 8 bytes; a string's length (u32) and bytes; a table's two counts (u32), the
 -- values at 1..n, then pairs of key and value. What is read may hold anything. Nothing is required
@@ -61,7 +62,7 @@ local function write_table(w, t)
   if before and before.depth >= w.depth then return before.bytes end
   if w.open[t] then refuse(w, "a table that contains itself cannot be copied") end
   if w.depth >= DEPTH then refuse(w, "more than 100 tables one inside the other", "E2BIG") end
-  if getmetatable(t) ~= nil then refuse(w, "a table with a metatable cannot be copied") end
+  if getmetatable(t) then refuse(w, "a table with a metatable cannot be copied") end
   local count, parts = rawlen(t), { "", size = 9 }
   local depth <const> = w.depth
   if count > MAX then refuse(w, LARGE, "E2BIG") end

@@ -43,6 +43,24 @@ for _, late in ipairs{
   end
 end
 
+-- The same of vm.cpu.
+local cpus <const> = core.metatable "minikvm.cpus"
+for _, name in ipairs{ "__len", "__pairs", "__index", "__newindex", "__tostring" } do
+  cpus[name] = function(...)
+    require "minikvm.vm.cpus"
+    return cpus[name](...)
+  end
+end
+
+-- print() and tostring() of these tell how they stand.
+for name in ("vm cpu memory ports mmio msrs cpuid hypercalls console clock keyboard vmfiles pci "
+             .. "snapshot timer"):gmatch "%a+" do
+  local kind <const> = "minikvm." .. name
+  core.metatable(kind).__tostring = function(object)
+    return require("minikvm.describe").of(kind, object)
+  end
+end
+
 ---@class minikvm
 local M = { _VERSION = core.version }
 
@@ -70,12 +88,15 @@ M.signal = core.signal
 ---@type fun(bytes: string, bits: 16|32|64, address?: integer): minikvm.instruction[]
 M.disassemble = core.disassemble
 
+local LIMIT <const> = options.declare("kvm.limit", { memory = "size" })
+local WAIT <const> = options.declare("kvm.wait", { timeout = "seconds" })
+
 ---Caps the memory of this Lua state, and tells what is used. Beyond the cap Lua raises
 ---"not enough memory"; `refused` is a sentence on what was refused last.
 ---@param opts? { memory: integer|string? }  bytes, or text such as "64M"
 ---@return { memory: integer?, used: integer, refused: string? }
 function M.limit(opts)
-  return core.limit(options.check("kvm.limit", opts, { memory = "size" }))
+  return core.limit(options.check("kvm.limit", opts, LIMIT))
 end
 
 ---@class minikvm.worker
@@ -199,7 +220,7 @@ function M.wait(vms, opts)
   if type(vms) ~= "table" then
     core.blame(("kvm.wait: expected a list of vms, got a %s"):format(type(vms)))
   end
-  local timeout = options.check("kvm.wait", opts, { timeout = "seconds" }).timeout
+  local timeout = options.check("kvm.wait", opts, WAIT).timeout
   local until_then = timeout and core.now() + timeout
   local results = {}
   for i, vm in ipairs(vms) do

@@ -28,8 +28,10 @@ local function paths(value)
   return list
 end
 
-local SCHEMA <const> = { level = M.LEVELS, read = paths, write = paths, change = paths,
-                         listen = "boolean", files = "boolean" }
+local SCHEMA <const> = options.declare("kvm.jail", {
+  level = M.LEVELS, read = paths, write = paths, change = paths, listen = "boolean",
+  files = "boolean",
+})
 
 ---What may be done with a path that is named so.
 local ACCESS <const> = { read = M.READ, write = M.READ | M.WRITE,

@@ -8,6 +8,10 @@ local core = require "minikvm.core"
 
 local M = {}
 
+---The schemas that declare() was told, by whose options they are.
+---@type table<string, table>
+M.schemas = {}
+
 local UNITS = { [""] = 0, K = 10, M = 20, G = 30 }
 
 ---Edits between two words: insert, remove, replace a letter, swap two neighbours.
@@ -171,7 +175,11 @@ end
 
 local function unknown_key(where, prefix, key, schema)
   local hint = ""
-  if type(key) == "string" then
+  local remedy = type(key) == "string" and prefix == ""
+    and require("minikvm.guesses").remedy(where, "options", key)
+  if remedy then
+    hint = (" (use %s)"):format(remedy)
+  elseif type(key) == "string" then
     hint = M.hint(key, sorted_keys(schema), "'" .. prefix:gsub("%%", "%%%%") .. "%s'")
   end
   return ("%s: unknown option %s%s"):format(where, show_key(prefix, key), hint)
@@ -208,6 +216,15 @@ function check_table(where, opts, schema, prefix)
     checked[key] = result
   end
   return checked
+end
+
+---Names a schema, so that guesses.lua, the types and the reference can be checked against it.
+---@param where string  whose options they are, as check() is told
+---@param schema table
+---@return table schema
+function M.declare(where, schema)
+  M.schemas[where] = schema
+  return schema
 end
 
 ---Checks a table of options against a schema and returns a checked copy; raises when it does not

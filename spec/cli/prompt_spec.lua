@@ -265,7 +265,7 @@ stopped
 00000000  eb fe                    jmp 0
 5
 true
-minikvm.vm "spin"
+minikvm.vm "spin" (real mode, 1M, 1 vCPU, idle)
 halt: HLT with interrupts off and nothing to wake it
 0x4
 00000004  00 00                    add byte ptr [bx + si], al
@@ -354,7 +354,7 @@ x WHERE [BYTES]
   it("prints what objects have that are gone through by pairs", function()
     local out = session({ "vm.symbols", "vm", "io.stdout" }, "guests/boot/multiboot2.elf")
     assert.matches("\n  kernel = 0x%x+,\n", out)
-    assert.matches('\n> minikvm.vm "multiboot2"\n> file %(0x', out)
+    assert.matches('\n> minikvm.vm "multiboot2" %b()\n> file %(0x', out)
   end)
 
   it("has help on commands, functions, methods and objects", function()

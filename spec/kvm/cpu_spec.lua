@@ -187,7 +187,7 @@ describe("registers by name", function()
 
   it("name the cpu and its VM when printed", function()
     local vm <close> = support.vm{ name = "a" }
-    assert.equal('minikvm.cpu 0 of "a"', tostring(vm.cpu[0]))
+    assert.equal('minikvm.cpu 0 of "a" (rip 0xfff0)', tostring(vm.cpu[0]))
   end)
 end)
 

@@ -16,6 +16,7 @@
 
 #define MK_VM "minikvm.vm"
 #define MK_CPU "minikvm.cpu"
+#define MK_CPUS "minikvm.cpus" /* vm.cpu, the table of them */
 #define MK_MEMORY "minikvm.memory"
 #define MK_PORTS "minikvm.ports"
 #define MK_MMIO "minikvm.mmio"

@@ -336,16 +336,6 @@ static int memory_of(lua_State *L)
     return 1;
 }
 
-static int cpu_tostring(lua_State *L)
-{
-    const struct box *box = luaL_checkudata(L, 1, MK_CPU);
-    lua_getiuservalue(L, 1, 1);
-    const struct mk_lua_vm *v = lua_touserdata(L, -1);
-    lua_pushfstring(L, MK_CPU " %d of \"%s\"%s", (int)box->index, v->vm.name,
-                    v->open ? "" : " (closed)");
-    return 1;
-}
-
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu)
 {
     struct box *box = mk_new_child(L, vm_index, sizeof(*box), MK_CPU);
@@ -356,7 +346,6 @@ void mk_open_cpu(lua_State *L)
 {
     static const luaL_Reg meta[] = { { "__index", cpu_index },
                                      { "__newindex", cpu_newindex },
-                                     { "__tostring", cpu_tostring },
                                      { NULL, NULL } };
     static const luaL_Reg methods[] = { { "translate", cpu_translate },
                                         { "nmi", cpu_nmi },
@@ -368,6 +357,7 @@ void mk_open_cpu(lua_State *L)
         { NULL, NULL }
     };
     mk_new_type(L, MK_CPU, meta, methods);
+    mk_new_type(L, MK_CPUS, NULL, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
     lua_newtable(L);
     lua_pushvalue(L, -1);

@@ -355,14 +355,7 @@ static int check_open(lua_State *L)
     return 0;
 }
 
-/* vm.symbols is a child of its VM whose metamethods are in Lua: symbols_type() -> its metatable;
- * symbols_vm(symbols) -> the VM, raises when that is closed. */
-static int symbols_type(lua_State *L)
-{
-    luaL_getmetatable(L, MK_SYMBOLS);
-    return 1;
-}
-
+/* symbols_vm(symbols) -> the VM, raises when that is closed. */
 static int symbols_vm(lua_State *L)
 {
     mk_check_child(L, 1, MK_SYMBOLS);
@@ -372,16 +365,21 @@ static int symbols_vm(lua_State *L)
 
 void mk_open_load(lua_State *L)
 {
-    static const luaL_Reg core[] = {
-        { "image_open", image_open },       { "image_close", image_close },
-        { "image_changed", image_changed }, { "image_identity", image_identity },
-        { "image_read", image_read },       { "image_put", image_put },
-        { "image_zero", image_zero },       { "layout", layout },
-        { "set_mode", set_mode },           { "set_entry", set_entry },
-        { "load_failed", load_failed },     { "check_open", check_open },
-        { "file_size", file_size },         { "symbols_type", symbols_type },
-        { "symbols_vm", symbols_vm },       { NULL, NULL }
-    };
+    static const luaL_Reg core[] = { { "image_open", image_open },
+                                     { "image_close", image_close },
+                                     { "image_changed", image_changed },
+                                     { "image_identity", image_identity },
+                                     { "image_read", image_read },
+                                     { "image_put", image_put },
+                                     { "image_zero", image_zero },
+                                     { "layout", layout },
+                                     { "set_mode", set_mode },
+                                     { "set_entry", set_entry },
+                                     { "load_failed", load_failed },
+                                     { "check_open", check_open },
+                                     { "file_size", file_size },
+                                     { "symbols_vm", symbols_vm },
+                                     { NULL, NULL } };
     mk_new_type(L, MK_SYMBOLS, NULL, NULL);
     luaL_setfuncs(L, core, 0); /* into the core table on top */
 }

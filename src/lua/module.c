@@ -21,6 +21,22 @@ static int methods(lua_State *L)
     return 1;
 }
 
+/* metatable(name) -> the metatable of a kind of object, for the metamethods written in Lua */
+static int metatable(lua_State *L)
+{
+    luaL_getmetatable(L, luaL_checkstring(L, 1));
+    return 1;
+}
+
+/* owner(value) -> the VM of one of its children, closed or not; nil for anything else */
+static int owner(lua_State *L)
+{
+    if (lua_type(L, 1) != LUA_TUSERDATA || lua_getiuservalue(L, 1, 1) == LUA_TNONE ||
+        !luaL_testudata(L, -1, MK_VM))
+        lua_pushnil(L);
+    return 1;
+}
+
 /* kind(value) -> the name of a kind of object of the core's, or nil */
 static int kind(lua_State *L)
 {
@@ -152,6 +168,8 @@ static int random_bytes(lua_State *L)
 static const luaL_Reg functions[] = { { "methods", methods },
                                       { "random", random_bytes },
                                       { "kind", kind },
+                                      { "metatable", metatable },
+                                      { "owner", owner },
                                       { "sleep", sleep_seconds },
                                       { "signal", choose_signal },
                                       { "probe", probe },

@@ -299,7 +299,10 @@ static int handle_index(lua_State *L)
 static int handle_tostring(lua_State *L)
 {
     struct mk_handle *h = luaL_checkudata(L, 1, MK_HANDLE);
-    lua_pushfstring(L, MK_HANDLE "%s", h->removed ? " (removed)" : "");
+    lua_getfield(L, 1, "hits");
+    lua_Integer hits = lua_tointeger(L, -1);
+    lua_pushfstring(L, MK_HANDLE " (%I %s%s)", hits, hits == 1 ? "hit" : "hits",
+                    h->removed ? ", removed" : "");
     return 1;
 }
 

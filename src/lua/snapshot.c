@@ -238,14 +238,6 @@ static int snapshot_index(lua_State *L)
     return 1;
 }
 
-static int snapshot_tostring(lua_State *L)
-{
-    const struct box *box = luaL_checkudata(L, 1, MK_SNAPSHOT);
-    lua_pushfstring(L, MK_SNAPSHOT "%s%s%s", box->snap ? " of \"" : " (closed)",
-                    box->snap ? box->snap->config.name : "", box->snap ? "\"" : "");
-    return 1;
-}
-
 struct mk_snapshot *mk_snapshot_field(lua_State *L, int options)
 {
     lua_getfield(L, options, "snapshot");
@@ -259,7 +251,6 @@ void mk_open_snapshot(lua_State *L)
     static const luaL_Reg meta[] = { { "__index", snapshot_index },
                                      { "__gc", snapshot_close },
                                      { "__close", snapshot_close },
-                                     { "__tostring", snapshot_tostring },
                                      { NULL, NULL } };
     static const luaL_Reg methods[] = { { "save", snapshot_save },
                                         { "close", snapshot_close },

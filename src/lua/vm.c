@@ -236,6 +236,7 @@ static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
         lua_setfield(L, -2, kinds[i][0]);
     }
     lua_createtable(L, (int)v->vm.cpus, 1);
+    luaL_setmetatable(L, MK_CPUS);
     lua_setfield(L, -2, "cpu");
     lua_pop(L, 1);
 }
@@ -380,20 +381,11 @@ static int vm_index(lua_State *L)
     return 1;
 }
 
-static int vm_tostring(lua_State *L)
-{
-    struct mk_lua_vm *v = luaL_checkudata(L, 1, MK_VM);
-    lua_pushfstring(L, MK_VM " \"%s\"%s", v->vm.name, v->open ? "" : " (closed)");
-    return 1;
-}
-
 void mk_open_vm(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__index", vm_index },
-                                     { "__gc", vm_gc },
-                                     { "__close", vm_close },
-                                     { "__tostring", vm_tostring },
-                                     { NULL, NULL } };
+    static const luaL_Reg meta[] = {
+        { "__index", vm_index }, { "__gc", vm_gc }, { "__close", vm_close }, { NULL, NULL }
+    };
     static const luaL_Reg methods[] = { { "close", vm_close }, { NULL, NULL } };
     static const luaL_Reg core[] = { { "new_vm", new_vm }, { "add_cpu", add_cpu }, { NULL, NULL } };
     mk_new_type(L, MK_VM, meta, methods);

@@ -104,10 +104,11 @@ local function show_table(t, depth, seen, hexadecimal)
     .. "}"
 end
 
----What says itself what it is: a table with __tostring, in a table on one line only.
+---What says itself what it is: an object with __tostring, in a table on one line only.
 local function own_text(value, depth)
   local meta = debug.getmetatable(value)
   if type(meta) ~= "table" or rawget(meta, "__tostring") == nil then return nil end
+  if rawget(meta, "__metatable") == false then return nil end -- a result: all of it is shown
   local text = tostring(value)
   if depth == 0 or not text:find "\n" then return text end
   local kind = rawget(meta, "__name") or "table"

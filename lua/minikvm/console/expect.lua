@@ -39,12 +39,19 @@ local function budget(value)
   return value
 end
 
-local EXPECT = { timeout = "seconds", plain = "boolean", stop = "boolean", budget = budget,
-                 cpu = "integer" }
-local SCREEN = { timeout = "seconds", plain = "boolean", stop = "boolean", budget = budget }
-local FORBID = { plain = "boolean", stop = "boolean", cpu = "integer" }
-local TYPE = { echo = "boolean", delay = "seconds", timeout = "seconds", budget = budget,
-               cpu = "integer" }
+local EXPECT = options.declare("console:expect", {
+  timeout = "seconds", plain = "boolean", stop = "boolean", budget = budget, cpu = "integer",
+})
+options.declare("console:try_expect", EXPECT)
+local SCREEN = options.declare("screen:expect", {
+  timeout = "seconds", plain = "boolean", stop = "boolean", budget = budget,
+})
+local FORBID = options.declare("console:forbid", {
+  plain = "boolean", stop = "boolean", cpu = "integer",
+})
+local TYPE = options.declare("console:type", {
+  echo = "boolean", delay = "seconds", timeout = "seconds", budget = budget, cpu = "integer",
+})
 
 ---A pattern or a list of them, as a list.
 local function pattern_list(what, patterns)
@@ -384,7 +391,7 @@ end
 
 -- ---- exits ----
 
-local EXITS = { min = exits, max = exits }
+local EXITS = options.declare("vm:expect_exits", { min = exits, max = exits })
 
 function M.expect_exits(vm, want)
   if math.type(want) == "integer" then want = { min = want, max = want } end

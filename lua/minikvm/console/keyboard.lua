@@ -10,7 +10,7 @@ local options = require "minikvm.options"
 local keyboard = core.methods "minikvm.keyboard"
 
 local SLICE <const> = 0.005 -- seconds that the guest gets to read some
-local TYPE = { timeout = "seconds" }
+local TYPE = options.declare("keyboard:type", { timeout = "seconds" })
 local CHORD <const> = 16 -- keys at once
 local FULL <const> = "keyboard: 4096 scancodes wait already: the guest does not read them from "
   .. "port 0x60 as fast as they are typed" -- MK_I8042_KEYS

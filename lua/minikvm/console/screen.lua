@@ -128,7 +128,7 @@ function Screen:cursor()
   return at % COLUMNS, at // COLUMNS, first, last
 end
 
-local TEXT <const> = { cursor = "string", blanks = "boolean" }
+local TEXT <const> = options.declare("screen:text", { cursor = "string", blanks = "boolean" })
 
 ---All of it: 25 lines, each without the blanks at its end and, but for the last, with a newline.
 ---  cursor  what stands where the cursor is, instead of what is below it
@@ -231,7 +231,9 @@ local function between(low, high)
   end
 end
 
-local PNG <const> = { font = "text", scale = between(1, 8), cursor = "boolean" }
+local PNG <const> = options.declare("screen:png", {
+  font = "text", scale = between(1, 8), cursor = "boolean",
+})
 
 local PICTURE_MAX <const> = 64 << 20 -- bytes
 

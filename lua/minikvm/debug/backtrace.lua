@@ -86,12 +86,12 @@ local function all(cpu, limit)
   return m, list, why
 end
 
-local OPTIONS <const> = {
+local OPTIONS <const> = options.declare("cpu:backtrace", {
   limit = function(value)
     if math.type(value) == "integer" and value >= 1 and value <= MOST then return value end
     return nil, ("expected a number of frames, 1 to %d, got %s"):format(MOST, tostring(value))
   end,
-}
+})
 
 ---cpu:backtrace: see lua/minikvm/vm/cpu.lua.
 ---@return minikvm.backtrace

@@ -401,7 +401,9 @@ local function make(machine, o)
   return coverage
 end
 
-local COVERAGE <const> = { branches = "boolean", labels = "boolean", map = "boolean" }
+local COVERAGE <const> = options.declare("vm:coverage", {
+  branches = "boolean", labels = "boolean", map = "boolean",
+})
 
 ---Begins to record which blocks of the VM's code are executed: of its ELF images and of files given
 ---to vm:load_symbols. Forks, and VMs of its snapshots, are covered with it.

@@ -3,6 +3,7 @@
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local result = require "minikvm.vm.result"
 
 local M = {}
 
@@ -19,8 +20,10 @@ local function whole(value)
   return nil, ("expected an integer, 0 or more, got %s"):format(tostring(value))
 end
 
-local BREAK <const> = { fn = "function", condition = "function", cpu = whole, once = "boolean",
-                        after = whole, physical = "boolean", hidden = "boolean" }
+local BREAK <const> = options.declare("vm:break_at", {
+  fn = "function", condition = "function", cpu = whole, once = "boolean", after = whole,
+  physical = "boolean", hidden = "boolean",
+})
 
 ---What is called at a hit: the function, if the condition holds. A `once` whose condition holds
 ---goes then, not before.
@@ -55,7 +58,7 @@ function vm:break_at(where, what)
   core.check_open(self)
   local o = type(what) == "function" and { fn = what }
     or options.check("vm:break_at", what, BREAK)
-  if o.cpu and not self.cpu[o.cpu] then
+  if o.cpu and o.cpu >= #self.cpu then
     core.blame(("vm:break_at: vm %q has no cpu %d"):format(self.name, o.cpu))
   end
   local address, all = addresses_of("vm:break_at", self, where)
@@ -66,7 +69,9 @@ function vm:break_at(where, what)
                                after = simple and o.after }, handler(o))
 end
 
-local WATCH <const> = { fn = "function", cpu = whole, physical = "boolean" }
+local WATCH <const> = options.declare("vm:watch", {
+  fn = "function", cpu = whole, physical = "boolean",
+})
 local KINDS <const> = { r = "read", w = "write", x = "execute" }
 
 ---Watches memory for accesses of the guest's processors, whose instruction is over then. Of any
@@ -94,7 +99,7 @@ function vm:watch(where, size, kind, what)
     core.blame(("vm:watch: kind: expected letters out of \"r\", \"w\" and \"x\", got %s")
       :format(tostring(kind)))
   end
-  if o.cpu and not self.cpu[o.cpu] then
+  if o.cpu and o.cpu >= #self.cpu then
     core.blame(("vm:watch: vm %q has no cpu %d"):format(self.name, o.cpu))
   end
   local address <const> = addresses_of("vm:watch", self, where)
@@ -132,7 +137,7 @@ function vm:wait_break(timeout)
   if self.state ~= "paused" then
     return nil, ("vm %q does not run"):format(self.name), "ESRCH"
   end
-  return core.last_stop(self) or {}
+  return result.stop(core.last_stop(self) or {})
 end
 
 ---Runs a VM that does not run to an address, or to an earlier stop or its end.
@@ -181,7 +186,7 @@ function cpu:step(count)
   if not paused then return of:run() end
   core.wait_step(of)
   if of.state ~= "paused" then return of:wait() end
-  return "break", { reason = "break", stop = core.last_stop(of) }
+  return "break", result.of{ reason = "break", stop = core.last_stop(of) }
 end
 
 local THROUGH <const> = { call = true, lcall = true, int = true, int3 = true, syscall = true,

@@ -106,7 +106,7 @@ local function rate(value)
   return nil, ("expected samples in a second (1 to 10000), got %s"):format(tostring(value))
 end
 
-local PROFILE <const> = { hz = rate, stacks = "boolean" }
+local PROFILE <const> = options.declare("vm:profile", { hz = rate, stacks = "boolean" })
 
 ---Begins to sample where the VM's vCPUs are while it runs; a vCPU that sleeps is not woken.
 ---  hz      samples in a second, 1 to 10000 (997)

@@ -1,14 +1,9 @@
 -- debug/registers.lua - cpu:registers(): all of them as a table, and as text. Intel SDM volume 3,
 -- 2.3 (EFLAGS), 2.5 (control registers).
 
-local class = require "minikvm.class"
+local strict = require "minikvm.strict"
 
 local M = {}
-
----@class minikvm.registers  tostring gives lines of text
----@field bits 16|32|64  of the code that runs
-local _, meta = class "minikvm.registers"
-meta.__index = nil
 
 local FLAGS <const> = { { 0, "CF" }, { 2, "PF" }, { 4, "AF" }, { 6, "ZF" }, { 7, "SF" },
                         { 8, "TF" }, { 9, "IF" }, { 10, "DF" }, { 11, "OF" }, { 14, "NT" },
@@ -58,17 +53,51 @@ local function system(r)
     bits_of(r.cr4, CR4), r.cr2, r.cr3, r.efer, r.gdt.base, r.gdt.limit, r.idt.base, r.idt.limit)
 end
 
-function meta.__tostring(r)
-  return general(r) .. "\n" .. system(r)
-end
+local REGS <const> = table.move(GENERAL, 1, #GENERAL, 3, { "rip", "rflags" })
+local SREGS <const> = { "cs", "ds", "es", "fs", "gs", "ss", "tr", "gdt", "idt", "cr0", "cr2", "cr3",
+                        "cr4", "cr8", "efer" }
+
+local function mode_of(r) return r.cs.l == 1 and 64 or r.cs.db == 1 and 32 or 16 end
+
+local mark = strict.record("registers", "cpu:registers()", table.move(SREGS, 1, #SREGS, #REGS + 2,
+  table.move(REGS, 1, #REGS, 2, { "bits" })), function(r)
+    return general(r) .. "\n" .. system(r)
+  end)
+
+---A table as from cpu:regs().
+M.mark_regs = strict.record("regs", "cpu:regs()", REGS, function(r)
+  local wide = { bits = 64 }
+  for name, value in pairs(r) do wide[name] = value end
+  return ("%s\n  rip %016x  rflags %08x (%s)"):format(general(wide), r.rip, r.rflags,
+                                                    bits_of(r.rflags, FLAGS))
+end)
+
+---A table as from cpu:sregs(), and those in it.
+M.mark_sregs = strict.record("sregs", "cpu:sregs()", SREGS, function(r)
+  local lines = {}
+  for i, name in ipairs(SREGS) do
+    local value = r[name]
+    lines[i] = ("  %-4s %s"):format(name, type(value) == "table" and tostring(value)
+      or ("%x"):format(value))
+  end
+  return table.concat(lines, "\n")
+end)
+M.mark_segment = strict.record("segment", "a segment", { "selector", "base", "limit", "type", "dpl",
+                               "present", "s", "db", "l", "g" }, function(s)
+  return ("%04x base %x limit %x type %x dpl %d%s"):format(s.selector, s.base, s.limit, s.type,
+                                                       s.dpl, s.present == 1 and "" or " unusable")
+end)
+M.mark_table = strict.record("descriptor_table", "a descriptor table", { "base", "limit" },
+  function(t) return ("base %x limit %x"):format(t.base, t.limit) end)
 
 ---@param cpu minikvm.cpu
 ---@return minikvm.registers
 function M.of(cpu)
-  local r = cpu:sregs()
+  local r = {}
+  for name, value in pairs(cpu:sregs()) do r[name] = value end
   for name, value in pairs(cpu:regs()) do r[name] = value end
-  r.bits = r.cs.l == 1 and 64 or r.cs.db == 1 and 32 or 16
-  return setmetatable(r, meta)
+  r.bits = mode_of(r)
+  return mark(r)
 end
 
 return M

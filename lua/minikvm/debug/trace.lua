@@ -171,9 +171,10 @@ local function limit_rule(value)
   return options.size(value)
 end
 
-local OPTIONS <const> = { exits = "boolean", interrupts = "boolean", calls = "boolean",
-                          instructions = "boolean", file = "text", fn = "function",
-                          format = FORMATS, limit = limit_rule }
+local OPTIONS <const> = options.declare("vm:trace", {
+  exits = "boolean", interrupts = "boolean", calls = "boolean", instructions = "boolean",
+  file = "text", fn = "function", format = FORMATS, limit = limit_rule,
+})
 
 ---The format of a file by its name.
 local function format_of(o)

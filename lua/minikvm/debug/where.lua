@@ -276,7 +276,7 @@ end
 ---@param info table  what a run returned
 ---@return string?
 function M.of_end(vm, info)
-  for i = 0, #info.cpu do
+  for i = 0, #info.cpu - 1 do
     local one = info.cpu[i]
     if one.reason == info.reason then
       local ok, cs = pcall(function() return vm.cpu[i]:sregs().cs end)

@@ -24,8 +24,9 @@ local SECTOR <const> = 512
 local SIZE_MAX <const> = 1 << 62
 
 ---Those of kvm.disk, for options.check().
-M.OPTIONS = { path = "text", write = "boolean", size = "size", bytes = "string",
-                       limit = "size" }
+M.OPTIONS = options.declare("kvm.disk", {
+  path = "text", write = "boolean", size = "size", bytes = "string", limit = "size",
+})
 
 ---What is wrong with options that are right each by itself; nil when nothing is.
 local function conflict(o)

@@ -57,7 +57,7 @@ end
 ---What every kind of device can say of itself, for options.check().
 M.OPTIONS = DEVICE
 
-local PLAIN <const> = {}
+local PLAIN <const> = options.declare("kvm.device", {})
 for _, schema in ipairs{ DEVICE, block.OPTIONS } do
   for key, rule in pairs(schema) do PLAIN[key] = rule end
 end
@@ -396,7 +396,9 @@ local function hook(d, def, o)
   end
 end
 
-local ATTACH <const> = { ports = "integer", mmio = "integer", irq = "integer", name = "text" }
+local ATTACH <const> = options.declare("vm:attach", {
+  ports = "integer", mmio = "integer", irq = "integer", name = "text",
+})
 
 local function check_attach(def, opts)
   local o = options.check("vm:attach", opts, ATTACH)

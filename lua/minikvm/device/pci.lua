@@ -41,21 +41,23 @@ local function check_ram(value)
   return bytes and { at = 0, size = bytes }, why
 end
 
-local BAR <const> = { io = "boolean", wide = "boolean", prefetch = "boolean", ram = check_ram }
-local CONFIG_BLOCK <const> = {}
+local BAR <const> = options.declare("kvm.pci.bars", {
+  io = "boolean", wide = "boolean", prefetch = "boolean", ram = check_ram,
+})
+local CONFIG_BLOCK <const> = options.declare("kvm.pci.config", {})
 for key, rule in pairs(block.OPTIONS) do
   BAR[key] = rule
   if key ~= "size" then CONFIG_BLOCK[key] = rule end
 end
 
-local FUNCTION <const> = {
+local FUNCTION <const> = options.declare("kvm.pci", {
   vendor = between(0, 0xfffe), device = ID, class = between(0, 0xffffff),
   revision = between(0, 255),
   subsystem = a_table, bars = a_table, config = a_table, capabilities = a_table,
-}
+})
 for key, rule in pairs(device.OPTIONS) do FUNCTION[key] = rule end
 
-local RAM <const> = { at = "integer", size = "size" }
+local RAM <const> = options.declare("kvm.pci.bars.ram", { at = "integer", size = "size" })
 
 local function power_of_two(least, size)
   local power = least
@@ -120,8 +122,12 @@ local function check_config(given, names)
   return b
 end
 
-local CAPABILITY <const> = { id = between(1, 0xff), bytes = "string", writable = "string" }
-local MSIX <const> = { vectors = between(1, 2048), bar = between(0, 5), at = "integer" }
+local CAPABILITY <const> = options.declare("kvm.pci.capabilities", {
+  id = between(1, 0xff), bytes = "string", writable = "string",
+})
+local MSIX <const> = options.declare("kvm.pci.capabilities.msix", {
+  vectors = between(1, 2048), bar = between(0, 5), at = "integer",
+})
 
 local function check_capability(where, entry)
   if entry == "msi" then return { kind = "msi" } end
@@ -253,7 +259,9 @@ local function hook(d, fn)
   end
 end
 
-local ATTACH <const> = { slot = between(1, SLOTS), fn = between(0, 7), name = "text", at = a_table }
+local ATTACH <const> = options.declare("vm.pci:attach", {
+  slot = between(1, SLOTS), fn = between(0, 7), name = "text", at = a_table,
+})
 
 local function free_slot(bus)
   for slot = FIRST_SLOT, SLOTS do

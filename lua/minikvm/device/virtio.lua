@@ -255,14 +255,14 @@ local function check_queues(value)
   return table.move(value, 1, #value, 0, {})
 end
 
-local VIRTIO <const> = {
+local VIRTIO <const> = options.declare("kvm.virtio", {
   id = "integer", queues = check_queues, features = "integer", class = "integer",
   config = function(value)
     if type(value) == "string" or type(value) == "function" then return value end
     return nil, "expected the bytes, or a function that returns them"
   end,
   config_write = "function", on_buffer = "function", on_reset = "function",
-}
+})
 for key, rule in pairs(device.OPTIONS) do VIRTIO[key] = rule end
 VIRTIO.irq = nil
 

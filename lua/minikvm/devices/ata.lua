@@ -415,7 +415,7 @@ local function check_disks(list)
   return list
 end
 
-local OPTIONS <const> = { disks = check_disks, on_error = "function" }
+local OPTIONS <const> = options.declare("ata.new", { disks = check_disks, on_error = "function" })
 
 ---Describes a channel of an ATA controller, for vm:attach() with `ports = 0x1f0, irq = 14` (or
 ---0x170 and 15).

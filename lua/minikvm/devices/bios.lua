@@ -125,8 +125,9 @@ local function check_disks(list)
   return list
 end
 
-local OPTIONS <const> = { disks = check_disks, borrowed = check_disks, time = "integer",
-                          on_error = "function" }
+local OPTIONS <const> = options.declare("bios.new", {
+  disks = check_disks, borrowed = check_disks, time = "integer", on_error = "function",
+})
 
 ---Describes the BIOS, for vm:attach() without a place.
 ---  disks     disks (kvm.disk) in the order in which they are booted from; those of a diskette's

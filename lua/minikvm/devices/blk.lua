@@ -116,7 +116,7 @@ function M.new(opts)
   }, "blk.new", core.blk_new)
 end
 
-M.OPTIONS = { read_only = "boolean" }
+M.OPTIONS = options.declare("blk.new", { read_only = "boolean" })
 for key, rule in pairs(disks.OPTIONS) do M.OPTIONS[key] = rule end
 
 return M

@@ -111,7 +111,9 @@ local function run(d, seconds)
   if reason ~= "stopped" and reason ~= "deadline" then return reason, info end
 end
 
-local EXPECT <const> = { port = "integer", timeout = "seconds", plain = "boolean" }
+local EXPECT <const> = options.declare("console.expect", {
+  port = "integer", timeout = "seconds", plain = "boolean",
+})
 
 ---Waits for a port to print what a pattern matches, as console:expect does for the VM's console: a
 ---VM that was not started runs on this thread meanwhile.
@@ -153,6 +155,10 @@ local function check_ports(value)
   return nil, ("expected how many, 1 to %d, or a list of names"):format(PORTS)
 end
 
+local OPTIONS <const> = options.declare("console.new", {
+  on_output = "function", ports = check_ports,
+})
+
 ---Describes it, for vm.pci:attach().
 ---  on_output  function(device, text, port): a port has printed
 ---  ports      how many (1): consoles, hvc0 and so on; or a list, with a name for each, whose port
@@ -160,7 +166,7 @@ end
 ---@param opts? { on_output: function?, ports: (integer|table)? }
 ---@return minikvm.definition
 function M.new(opts)
-  local o = options.check("console.new", opts, { on_output = "function", ports = check_ports })
+  local o = options.check("console.new", opts, OPTIONS)
   local names, sizes = o.ports or { true }, {}
   local several = #names > 1 or names[1] ~= true
   for i = 1, several and 2 * #names + 2 or 2 do sizes[i] = 64 end

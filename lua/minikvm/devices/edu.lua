@@ -135,7 +135,9 @@ local function writers(o)
   }
 end
 
-local OPTIONS <const> = { delay = "seconds", dma_mask = "integer", on_error = "function" }
+local OPTIONS <const> = options.declare("edu.new", {
+  delay = "seconds", dma_mask = "integer", on_error = "function",
+})
 
 ---What both kinds have in common.
 local function common(where, opts)

@@ -70,7 +70,7 @@ local function check_items(value)
   return value
 end
 
-local OPTIONS <const> = { files = check_files, items = check_items }
+local OPTIONS <const> = options.declare("fw_cfg.new", { files = check_files, items = check_items })
 
 ---Describes the device, for vm:attach() with `ports = 0x510`.
 ---  files  contents by name, such as "bootorder"

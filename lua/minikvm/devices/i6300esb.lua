@@ -81,7 +81,7 @@ local function write_lock(d, _, value)
   start(d, 1)
 end
 
-local OPTIONS <const> = { on_bite = "function" }
+local OPTIONS <const> = options.declare("i6300esb.new", { on_bite = "function" })
 
 ---Describes it, for vm.pci:attach().
 ---  on_bite  function(device): the second stage is over; by default the run ends with reason

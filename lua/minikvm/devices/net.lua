@@ -151,8 +151,9 @@ local function check_tap(value)
   return check_name(value)
 end
 
-local OPTIONS <const> = { on_frame = "function", hub = hubs.check, tap = check_tap,
-                          mac = check_mac, mtu = check_mtu }
+local OPTIONS <const> = options.declare("net.new", {
+  on_frame = "function", hub = hubs.check, tap = check_tap, mac = check_mac, mtu = check_mtu,
+})
 
 ---What d.state shows of the card: `sent`, `received`, `dropped`, and `waiting`, a list.
 local function counters(d, state)

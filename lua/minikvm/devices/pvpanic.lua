@@ -18,7 +18,7 @@ M.PANICKED, M.CRASH_LOADED, M.SHUTDOWN = 1, 2, 4
 local SIZE <const> = 16
 local ALL <const> = M.PANICKED | M.CRASH_LOADED | M.SHUTDOWN
 
-local OPTIONS <const> = { on_event = "function" }
+local OPTIONS <const> = options.declare("pvpanic.new", { on_event = "function" })
 
 ---A panic ends the run; a kernel that will dump goes on.
 local function on_event(d, event)

@@ -320,7 +320,9 @@ local function check_speed(value)
   return nil, ("expected a number above 0, 1000000 at most, got %s"):format(tostring(value))
 end
 
-local OPTIONS <const> = { time = "integer", speed = check_speed, cmos = check_cmos }
+local OPTIONS <const> = options.declare("rtc.new", {
+  time = "integer", speed = check_speed, cmos = check_cmos,
+})
 
 ---Describes a PC's real-time clock, for vm:attach() with `ports = 0x70` and `irq = 8`.
 ---  time   what the clock shows at first, in seconds since 1970 as UTC: the host's time by default

@@ -159,7 +159,7 @@ function M.send(d, text)
   update(d)
 end
 
-local OPTIONS <const> = { on_output = "function" }
+local OPTIONS <const> = options.declare("serial.new", { on_output = "function" })
 
 ---Describes it, for vm.pci:attach().
 ---  on_output  function(device, byte): the guest has sent one

@@ -215,11 +215,13 @@ local function attach(d)
   if first < BASE + SIZE then d.own.video = d:keep(d.vm.mmio:latch(first, BASE + SIZE - first)) end
 end
 
+local OPTIONS <const> = options.declare("vga.new", {})
+
 ---Describes a VGA's text screen, for vm:attach() with `ports = 0x3c0`.
 ---@param opts? table  there are no options
 ---@return minikvm.definition
 function M.new(opts)
-  options.check("vga.new", opts, {})
+  options.check("vga.new", opts, OPTIONS)
   return kvm.device{ name = "vga", registers = REGISTERS, size = PORTS, width = 1, read = READ,
                      write = WRITE, reset = reset, attach = attach }
 end

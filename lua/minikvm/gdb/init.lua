@@ -46,10 +46,10 @@ local function address(value)
   return M.parse(value)
 end
 
-local OPTIONS <const> = {
+local OPTIONS <const> = options.declare("vm:gdb", {
   at = address, stop = "boolean", on = { "now", "crash" }, lost = { "hold", "continue", "stop" },
   arch = { "auto", "i8086", "i386", "x86-64" }, monitor = "boolean", notify = "function",
-}
+})
 
 ---@param self minikvm.vm
 ---@param opts table?

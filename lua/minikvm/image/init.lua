@@ -317,13 +317,15 @@ local function cpu(value)
     :format(MOST_CPUS - 1, tostring(value))
 end
 
-local LOAD <const> = {
+local LOAD <const> = options.declare("vm:load", {
   at = address, entry = entry, segment = address, cpu = cpu, cmdline = "text",
   modules = function(value) return require("minikvm.image.place").check_modules(value) end,
   initrd = function(value) return require("minikvm.image.place").check_module("initrd", value) end,
   format = { "auto", "flat", "boot", "elf", "multiboot", "multiboot2", "limine", "linux", "pvh" },
   framebuffer = function(value) return require("minikvm.vm.framebuffer").check(value) end,
-}
+})
+
+local SOURCE <const> = options.declare("vm:load.source", { bytes = "string", name = "text" })
 
 ---vm:load: see lua/minikvm/vm/init.lua.
 function M.load(vm, source, opts)
@@ -334,7 +336,7 @@ function M.load(vm, source, opts)
   if o.initrd and o.modules then core.blame "vm:load: give either 'initrd' or 'modules'" end
   if o.initrd then o.modules = { o.initrd } end
   if type(source) == "table" then
-    local s = options.check("vm:load", source, { bytes = "string", name = "text" })
+    local s = options.check("vm:load", source, SOURCE)
     if not s.bytes then core.blame("vm:load: the table has no 'bytes'") end
     o.bytes, o.name = s.bytes, s.name
   elseif type(source) == "string" then

@@ -99,7 +99,9 @@ local function permissions(value)
   return nil, ("expected permissions (0 to 07777), got %s"):format(tostring(value))
 end
 
-local FILE <const> = { path = "string", bytes = "string", mode = permissions }
+local FILE <const> = options.declare("kvm.initrd.files", {
+  path = "string", bytes = "string", mode = permissions,
+})
 
 ---A string, a function or { path= | bytes=, mode= } as { path=|bytes=|make=, mode= }.
 local function check_file(where, value)
@@ -180,7 +182,7 @@ end
 
 -- ---- modules, busybox ----
 
-local MODULES <const> = { from = "string" }
+local MODULES <const> = options.declare("kvm.initrd.modules", { from = "string" })
 
 ---Modules in lib/modules, and the order in which to load them in lib/modules/order.
 local function add_modules(tree, list)
@@ -235,7 +237,7 @@ end
 
 -- ---- the whole ----
 
-local INITRD <const> = {
+local INITRD <const> = options.declare("kvm.initrd", {
   files = a_table "a table of files by path", directories = a_table "a list of directories",
   nodes = a_table "a table of device nodes by path", links = a_table "a table of links by path",
   modules = a_table "a list of modules", init = "string", gzip = "boolean", agent = "boolean",
@@ -243,7 +245,7 @@ local INITRD <const> = {
     if type(value) == "boolean" or type(value) == "string" then return value end
     return nil, ("expected true or a path, got a %s"):format(type(value))
   end,
-}
+})
 
 ---@param o table  checked options
 ---@return minikvm.cpio.entry[]  in the order of their names: a directory before what is in it

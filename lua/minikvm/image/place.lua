@@ -16,7 +16,9 @@ M.HIGH_START = HIGH_START
 
 -- ---- what is given with an image ----
 
-local MODULE <const> = { path = "text", bytes = "string", name = "text", text = "text" }
+local MODULE <const> = options.declare("vm:load.modules", {
+  path = "text", bytes = "string", name = "text", text = "text",
+})
 
 ---A module or an initrd: a path, or { path= | bytes=, name=, text= }.
 ---@param what string  for messages: "initrd", "modules[1]"

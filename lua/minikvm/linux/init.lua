@@ -151,7 +151,7 @@ end
 
 -- ---- methods ----
 
-local WAIT <const> = { timeout = "seconds" }
+local WAIT <const> = options.declare("linux:wait", { timeout = "seconds" })
 
 ---Lets the guest boot until its agent is there.
 ---@param opts? { timeout: number? }  seconds, 60 by default
@@ -165,7 +165,9 @@ function Linux:wait(opts)
   return self
 end
 
-local SH <const> = { timeout = "seconds", input = "string", limit = "size" }
+local SH <const> = options.declare("linux:sh", {
+  timeout = "seconds", input = "string", limit = "size",
+})
 
 ---The exit status as a shell has it.
 local function exit_status(status)
@@ -200,7 +202,7 @@ function Linux:sh(command, opts)
   return output(), exit_status(status)
 end
 
-local WRITE <const> = {
+local WRITE <const> = options.declare("linux:write", {
   timeout = "seconds",
   mode = function(value)
     if math.type(value) == "integer" and value >= 0 and value <= tonumber("7777", 8) then
@@ -208,7 +210,7 @@ local WRITE <const> = {
     end
     return nil, ("expected permissions (0 to 07777), got %s"):format(tostring(value))
   end,
-}
+})
 
 ---Makes a file of the guest, or replaces what is in it.
 ---@param path string
@@ -230,7 +232,7 @@ function Linux:write(path, bytes, opts)
   return true
 end
 
-local READ <const> = { timeout = "seconds", limit = "size" }
+local READ <const> = options.declare("linux:read", { timeout = "seconds", limit = "size" })
 
 ---The bytes of a file of the guest.
 ---@param path string
@@ -249,10 +251,10 @@ function Linux:read(path, opts)
   return bytes()
 end
 
-local DMESG <const> = { timeout = "seconds", level = function(value)
+local DMESG <const> = options.declare("linux:dmesg", { timeout = "seconds", level = function(value)
   if LEVELS[value] then return LEVELS[value] end
   return nil, "expected one of emerg, alert, crit, err, warn, notice, info, debug"
-end }
+end })
 
 ---What the kernel has logged, each line with its time.
 ---  level    only lines that are at least so grave: "emerg", "alert", "crit", "err", "warn",
@@ -283,14 +285,14 @@ local function check_random(value)
   return nil, ("expected true, false or 1 to %d bytes"):format(RANDOM_MAX)
 end
 
-local RENEW <const> = {
+local RENEW <const> = options.declare("linux:renew", {
   random = check_random,
   clock = function(value)
     if type(value) == "boolean" then return value end
     if math.type(value) == "integer" and value > 0 then return value end
     return nil, "expected true, false or seconds since 1970"
   end,
-}
+})
 
 ---The host's time, where a script may have it (docs/limits.md, --safe).
 local function now()

@@ -77,10 +77,12 @@ function Capture:save(path)
   return core.write_file(path, self:bytes())
 end
 
+local OPTIONS <const> = options.declare("net.capture", { limit = "size" })
+
 ---@param opts? { limit: integer|string? }  limit: bytes that it holds ("64M")
 ---@return minikvm.capture
 function M.new(opts)
-  local o = options.check("net.capture", opts, { limit = "size" })
+  local o = options.check("net.capture", opts, OPTIONS)
   return setmetatable({ records = {}, first = 1, last = 0, held = 0, lost = 0,
                         limit = o.limit or LIMIT, zero = os.time() - core.now() }, meta)
 end

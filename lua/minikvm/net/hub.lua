@@ -39,7 +39,7 @@ local function send(hub, frame, from, after)
   return taken
 end
 
-local SEND <const> = { from = "any", after = "seconds" }
+local SEND <const> = options.declare("hub:send", { from = "any", after = "seconds" })
 
 ---Puts a frame on the wire; on_frame is not asked.
 ---@param frame string  from its destination address on, 14 to 65535 bytes

@@ -53,8 +53,10 @@ end
 
 -- ---- guests ----
 
-local GUEST = { image = "any", boot = "function", load = "any", trace = "boolean",
-                each = "function", symbols = "text" }
+local GUEST = options.declare("t.guest", {
+  image = "any", boot = "function", load = "any", trace = "boolean", each = "function",
+  symbols = "text",
+})
 
 ---@class minikvm.guest  a fixture; calling it inside a test gives the VM
 ---@field booted integer  how often its boot function has run

@@ -16,8 +16,10 @@ local M = {}
 local BOOT_TIMEOUT <const> = 120 -- seconds
 local INITRD <const> = { "files", "directories", "links", "nodes", "modules", "busybox", "init" }
 
-local LINUX <const> = { kernel = "text", cmdline = "text", boot = "function", timeout = "seconds",
-                        trace = "boolean", clock = "any", random = "any" }
+local LINUX <const> = options.declare("t.linux", {
+  kernel = "text", cmdline = "text", boot = "function", timeout = "seconds", trace = "boolean",
+  clock = "any", random = "any",
+})
 for _, key in ipairs(INITRD) do LINUX[key] = "any" end
 
 ---@class minikvm.test.linux  a fixture; calling it inside a test gives a minikvm.linux

@@ -4,6 +4,8 @@
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
+local registers = require "minikvm.debug.registers"
 
 ---@class minikvm.cpu
 local cpu = core.methods "minikvm.cpu"
@@ -52,7 +54,7 @@ local TABLES <const> = { gdt = 193, idt = 209 }
 local TABLE_BYTES <const> = "<i8I2"
 local CONTROLS <const> = { cr0 = 225, cr2 = 233, cr3 = 241, cr4 = 249, cr8 = 257, efer = 265 }
 
-local SREGS <const> = { gdt = TABLE, idt = TABLE }
+local SREGS <const> = options.declare("cpu:set_sregs", { gdt = TABLE, idt = TABLE })
 for _, name in ipairs(SEGMENTS) do SREGS[name] = SEGMENT end
 for name in pairs(CONTROLS) do SREGS[name] = up_to(64) end
 
@@ -62,13 +64,13 @@ function cpu:regs()
   options.self("cpu:regs", self, "minikvm.cpu")
   local bytes, regs = core.regs(self), {}
   for i, name in ipairs(REGS) do regs[name] = ("<i8"):unpack(bytes, 8 * i - 7) end
-  return regs
+  return registers.mark_regs(regs)
 end
 
 local function segment_at(bytes, i)
   local values, segment = { PART_BYTES:unpack(bytes, (i - 1) * SEGMENT_BYTES + 1) }, {}
   for n, part in ipairs(PARTS) do segment[part] = values[n] end
-  return segment
+  return registers.mark_segment(segment)
 end
 
 ---System registers.
@@ -80,10 +82,10 @@ function cpu:sregs()
   for i, name in ipairs(SEGMENTS) do sregs[name] = segment_at(bytes, i) end
   for name, at in pairs(TABLES) do
     local base, limit = TABLE_BYTES:unpack(bytes, at)
-    sregs[name] = { base = base, limit = limit }
+    sregs[name] = registers.mark_table{ base = base, limit = limit }
   end
   for name, at in pairs(CONTROLS) do sregs[name] = ("<i8"):unpack(bytes, at) end
-  return sregs
+  return registers.mark_sregs(sregs)
 end
 
 local function replace(bytes, at, part)
@@ -123,6 +125,13 @@ function cpu:set_sregs(values)
   return self
 end
 
+local mark_walk = strict.record("walk", "cpu:walk()", { "present", "writable", "user", "address",
+                                "page_size", "entries", "entry_addresses" }, function(walk)
+  if not walk.present then return "not mapped" end
+  return ("0x%x, page of %d bytes, %s, %s"):format(walk.address, walk.page_size,
+    walk.writable and "writable" or "read-only", walk.user and "user" or "supervisor")
+end)
+
 ---How a linear address is translated, by the page tables as they are now.
 ---@param linear integer
 ---@return table walk  { present=, writable=, user=, address=, page_size=, entries = { … },
@@ -132,8 +141,8 @@ function cpu:walk(linear)
   options.argument("cpu:walk", "linear", linear, "integer")
   local got, entries, addresses = { core.walk(self, linear) }, {}, {}
   for i = 6, #got, 2 do entries[#entries + 1], addresses[#addresses + 1] = got[i], got[i + 1] end
-  return { present = got[1], writable = got[2], user = got[3], address = got[4],
-           page_size = got[5], entries = entries, entry_addresses = addresses }
+  return mark_walk{ present = got[1], writable = got[2], user = got[3], address = got[4],
+                    page_size = got[5], entries = entries, entry_addresses = addresses }
 end
 
 ---All registers, as a table whose tostring is what a report shows.

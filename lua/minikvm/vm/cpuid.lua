@@ -39,7 +39,9 @@ local FEATURES <const> = {
   lm = { 0x80000001, 0, "edx", 29 }, svm = { 0x80000001, 0, "ecx", 2 }, vmx = { 1, 0, "ecx", 5 },
 }
 
-local REGISTERS <const> = { eax = "integer", ebx = "integer", ecx = "integer", edx = "integer" }
+local REGISTERS <const> = options.declare("vm.cpuid", {
+  eax = "integer", ebx = "integer", ecx = "integer", edx = "integer",
+})
 
 local function find(list, leaf, subleaf)
   for _, e in ipairs(list) do

@@ -306,7 +306,7 @@ end
 ---@param ename string?  passed on
 function M.add(vm, reason, info, ename)
   if (reason == "shutdown" or reason == "fault") and vm.state == "ended" then
-    for i = 0, #info.cpu do
+    for i = 0, #info.cpu - 1 do
       local one = info.cpu[i]
       if one.reason == reason and not info.report then info.report = M.report(vm, one, i) end
     end

@@ -95,11 +95,11 @@ local function bytes(value)
   return options.size(value)
 end
 
-local NEW = {
+local NEW = options.declare("kvm.files", {
   root = path, private = path, rules = check_rules,
   max_open = count(0, 16), max_bytes = bytes, max_file = bytes,
   max_files = count(0, math.maxinteger), audit = "boolean", decide = "function",
-}
+})
 
 ---Creates a file policy.
 ---  root       the directory whose files the rules are about

@@ -40,13 +40,15 @@ local function side(value)
   return nil, ("expected pixels, 1 to %d, got %s"):format(SIDE_MAX, tostring(value))
 end
 
+local PIXELS <const> = options.declare("vm:load.framebuffer", { width = side, height = side })
+
 ---The option `framebuffer` of vm:load: { width=, height= }, or false: there is none.
 function M.check(value)
   if value == false then return false end
   if type(value) ~= "table" then
     return nil, ("expected { width=, height= } or false, got %s"):format(tostring(value))
   end
-  local o = options.check("vm:load: framebuffer", value, { width = side, height = side })
+  local o = options.check("vm:load: framebuffer", value, PIXELS)
   local made = new(M.AT, o.width or WIDTH, o.height or HEIGHT)
   if made then return made end
   return nil, ("%d x %d pixels are more than %d MiB"):format(o.width or WIDTH, o.height or HEIGHT,

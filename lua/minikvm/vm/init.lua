@@ -86,10 +86,12 @@ local function function_or_table(value)
   return nil, ("expected a function or a table of options, got %s"):format(tostring(value))
 end
 
-local LIMITS = { exits = positive "a number of exits", seconds = "seconds",
-                 output = "size", handler = handler_limit }
+local LIMITS = options.declare("kvm.vm.limits", {
+  exits = positive "a number of exits", seconds = "seconds", output = "size",
+  handler = handler_limit,
+})
 
-local NEW = {
+local NEW = options.declare("kvm.vm", {
   name = "text", memory = check_memory, cpus = between(1, 64),
   mode = { "real", "protected", "paged", "long", "linux" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean",
@@ -106,7 +108,7 @@ local NEW = {
     if type(value) == "table" then return value end
     return nil, "expected a table: { vendor=, hide=, [leaf] = { eax= } }"
   end,
-}
+})
 
 ---Options that mean something in one mode only are misuse in another.
 local function check_mode(o)
@@ -239,7 +241,7 @@ function M.new(opts)
   return M.with_trace(new, o, M.attach_machine(new, o))
 end
 
-local FROM_SNAPSHOT = { setup = "function" }
+local FROM_SNAPSHOT = options.declare("snapshot:vm", { setup = "function" })
 for _, key in ipairs { "name", "echo", "limits", "files", "unhandled", "coalesce", "trace",
                        "assist", "disk", "bios", "disk_error", "pci", "disks" } do
   FROM_SNAPSHOT[key] = NEW[key]
@@ -439,7 +441,7 @@ function vm:load_symbols(path, offset)
 end
 
 -- vm.symbols is a child of its VM: src/lua/load.c.
-local symbols_type = core.symbols_type()
+local symbols_type = core.metatable "minikvm.symbols"
 
 ---The images that a VM's symbols are of; raises when it is closed.
 local function images_of(symbols)
@@ -488,9 +490,11 @@ local function place(value)
   return nil, ("expected an address or the name of a symbol, got %s"):format(tostring(value))
 end
 
-local RUN = { deadline = "seconds", exits = LIMITS.exits, output = "size" }
+local RUN = options.declare("vm:start", {
+  deadline = "seconds", exits = LIMITS.exits, output = "size",
+})
 
-local RUN_UNTIL = { until_pc = place }
+local RUN_UNTIL = options.declare("vm:run", { until_pc = place })
 for key, value in pairs(RUN) do RUN_UNTIL[key] = value end
 
 local function run_options(where, opts, known)
@@ -505,6 +509,7 @@ local PLACED <const> = { deadline = true, limit = true, forbidden = true, panic 
 
 ---Adds a report to what is worth one; its module is loaded when a guest died first.
 local function explained(self, reason, info, ...)
+  if reason then require("minikvm.vm.result").of(info) end
   local gdb = package.loaded["minikvm.gdb"]
   if gdb then gdb.ended(self, reason, info) end
   if reason == "shutdown" or reason == "fault" then

@@ -18,8 +18,10 @@ local function address(value)
   return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
 end
 
-local MAP <const> = { at = address, size = "size", rom = "boolean", shared = "boolean",
-                      bytes = "string", path = "text", name = "text" }
+local MAP <const> = options.declare(WHERE, {
+  at = address, size = "size", rom = "boolean", shared = "boolean", bytes = "string", path = "text",
+  name = "text",
+})
 
 ---What is wrong with options that are right each by itself; nil when nothing is.
 local function conflict(o)

@@ -1,6 +1,7 @@
 -- vm/probe.lua - kvm.probe: what this host's KVM can do, in words.
 
 local core = require "minikvm.core"
+local strict = require "minikvm.strict"
 
 local M = {}
 
@@ -14,6 +15,14 @@ local function word(known, yes, no)
   if known == nil then return "unknown" end
   return known and yes or no
 end
+
+local mark = strict.record("probe", "kvm.probe()", {
+  "ok", "why", "code", "host", "api", "paging32", "int_n", "iret", "cpuid", "caps" },
+  function(probe)
+    if not probe.ok then return "VMs cannot run here: " .. tostring(probe.why) end
+    return ("KVM of host %s, API %d: 32-bit paging %s, int n %s, iret %s, CPUID %s"):format(
+      probe.host, probe.api, probe.paging32, probe.int_n, probe.iret, probe.cpuid)
+  end)
 
 ---@class minikvm.probe
 ---@field ok boolean  VMs can run here
@@ -39,7 +48,7 @@ function M.probe()
     found[key] = word(found[key], "native", "assist")
   end
   found.cpuid = word(found.cpuid, "shaped", "host")
-  return found
+  return mark(found)
 end
 
 return M

@@ -72,7 +72,7 @@ end
 ---@return string
 function Stats:json() return json.encode(M.plain(self)) end
 
-local OPTIONS <const> = { timing = "boolean", all = "boolean" }
+local OPTIONS <const> = options.declare("vm:stats", { timing = "boolean", all = "boolean" })
 
 ---What was accessed so far, the busiest first; tostring() makes it a table to read. Times are
 ---measured while timing is on: `kvm.vm{ stats = true }`, or `timing` here from now on.
