@@ -259,13 +259,33 @@ describe("minikvm.test's artefacts", function()
       end)]])
     assert.equal("A", found["fixture/console.log"])
     assert.equal("B", found["my-own/console.log"])
-    assert.matches("out  port=0x0e9 size=1 value=0x41\n.* hlt", found["fixture/exits.log"])
+    assert.matches("out  port=0x0e9 size=1 value=0x41[^\n]*\n.* hlt", found["fixture/exits.log"])
     assert.is_nil(found["my-own/exits.log"])
+    for name, letter in pairs{ fixture = "A", ["my-own"] = "B" } do
+      assert.matches("^cpu 0: halt at rip 0x%x+: ", found[name .. "/cause.txt"])
+      assert.equal("vCPU 0\n#0 0x5\n\n", found[name .. "/stack.txt"])
+      assert.equal(letter .. "\n", found[name .. "/screen.txt"])
+      assert.equal("\x89PNG\r\n\x1a\n", found[name .. "/screen.png"]:sub(1, 8))
+    end
     assert.matches("eax 00000042", found["my-own/registers.txt"])
     assert.matches("16%-bit real mode", found["my-own/registers.txt"])
     assert.matches("Expected objects to be equal", found["message.txt"])
     assert.matches(" %-%-trace %-%-filter '?^fails$'? ", found["reproduce.sh"])
     assert.is_true(#found["fixture/snapshot"] > 0 and #found["my-own/snapshot"] > 0)
+  end)
+
+  -- IBM VGA, text mode 3: a cell is a character of code page 437 and its colours
+  it("have the screen that the guest has drawn on, and say why it died", function()
+    local found = kept(T .. [[
+      local guest = t.guest{ name = "a", image = { bytes =  -- mov ax, 0xb800; mov ds, ax
+        "\xb8\x00\xb8\x8e\xd8\xc7\x06\x02\x00\xdb\x1f" -- mov word [2], 0x1fdb
+        .. "\xb0\x42\xe6\xe9\xf4" } } -- prints B; hlt
+      local dead = t.guest{ name = "b", mode = "protected", image = { bytes = "\x0f\x0b" } } -- ud2
+      it("fails", function() guest():run() dead():run() error "x" end)]])
+    assert.equal(" █", found["a/screen.txt"]:match "^[^\n]*")
+    assert.matches("^cpu 0: shutdown at rip 0x%x+: triple fault", found["b/cause.txt"])
+    local lost = found["b/cause.txt"]:find "rip 0xfff0:" -- KVM on AMD resets the processor
+    assert(lost or found["b/cause.txt"]:find "likeliest cause: #UD invalid opcode")
   end)
 
   it("have the last exits of all VMs with --trace, no more than 200", function()

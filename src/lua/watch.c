@@ -241,6 +241,31 @@ static int watch_result(lua_State *L)
     return state == MK_WATCH_MATCHED ? 2 + push_captures(L, box->w->text, &box->w->match) : 2;
 }
 
+/* watch_place(watch) -> where what it matched begins and ends: bytes of all that was printed */
+static int watch_place(lua_State *L)
+{
+    struct box *box;
+    struct mk_lua_vm *v = check_watch(L, &box);
+    pthread_mutex_lock(&v->vm.console.lock);
+    uint64_t end = box->w->match_end, length = box->w->text_length;
+    pthread_mutex_unlock(&v->vm.console.lock);
+    lua_pushinteger(L, (lua_Integer)(end - length));
+    lua_pushinteger(L, (lua_Integer)end);
+    return 2;
+}
+
+/* consumed(console, cpu) -> bytes of what was printed that have been waited for */
+static int consumed(lua_State *L)
+{
+    unsigned cpu;
+    struct mk_console *con = &check_stream(L, &cpu)->vm.console;
+    pthread_mutex_lock(&con->lock);
+    uint64_t bytes = con->stream[mk_console_stream(con, cpu)].consumed;
+    pthread_mutex_unlock(&con->lock);
+    lua_pushinteger(L, (lua_Integer)bytes);
+    return 1;
+}
+
 /* forbidden(watch) -> what was printed although it is forbidden, or nil; why it cannot be told
  * whether the watch itself matches, or nil */
 static int forbidden(lua_State *L)
@@ -422,6 +447,8 @@ void mk_open_watch(lua_State *L)
                                      { "forbid", forbid },
                                      { "watch_wait", watch_wait },
                                      { "watch_again", watch_again },
+                                     { "watch_place", watch_place },
+                                     { "consumed", consumed },
                                      { "watch_result", watch_result },
                                      { "forbidden", forbidden },
                                      { "search", search },

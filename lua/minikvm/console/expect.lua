@@ -6,6 +6,12 @@ local options = require "minikvm.options"
 
 local M = {}
 
+---Who is told of waits that are over: what was waited for, why it did not come (nil: it did), and
+---where in all that was printed it begins and ends; wait.began is from where on it was waited for.
+---For reports on tests.
+---@type fun(wait: table, why: string?, from: integer, to: integer)?
+M.observer = nil
+
 local TIMEOUT <const> = 10 -- seconds
 local TAIL_LINES <const>, TAIL_BYTES <const> = 10, 1000
 local PATTERNS <const>, PATTERN_BYTES <const> = 10, 80 -- shown of those that were waited for
@@ -216,6 +222,7 @@ local function make(what, con, patterns, o)
                  timeout = o.timeout or TIMEOUT, budget = o.budget or {},
                  started = vm.state == "running", stop = o.stop, plain = o.plain }
   wait.deadline = core.now() + wait.timeout
+  wait.began = M.observer and core.consumed(con, wait.cpu)
   return wait
 end
 
@@ -223,6 +230,11 @@ local function watch(wait, patterns, settings)
   settings.plain = wait.plain
   settings.exits, settings.ticks = wait.budget.exits, wait.budget.ticks
   return core.watch(wait.con, wait.cpu, patterns, settings)
+end
+
+---Tells the observer, if there is one.
+local function tell(wait, why)
+  if M.observer then M.observer(wait, why, core.watch_place(wait.watch)) end
 end
 
 ---Waits; true, index, captures; or false, the message, the error's name.
@@ -239,9 +251,11 @@ local function wait_for_output(wait)
   local result = table.pack(core.watch_result(w))
   if result[1] == "match" and not core.forbidden(w) then
     if wait.started and wait.stop and wait.vm.state == "running" then wait.vm:stop() end
+    tell(wait)
     return true, table.unpack(result, 2, result.n)
   end
   local why, code = failure(wait, result[1], reason, info)
+  tell(wait, why)
   return false, report(wait, why), code
 end
 
@@ -362,6 +376,7 @@ local function wait_for_screen(wait)
     local found = table.pack(search_screen(wait))
     if found.n > 0 then
       if wait.started and wait.stop then wait.vm:stop() end
+      tell(wait)
       return true, table.unpack(found, 1, found.n)
     end
     local reason, info
@@ -374,6 +389,7 @@ local function wait_for_screen(wait)
       found = table.pack(search_screen(wait)) -- it may have shown it and ended
       if found.n > 0 then return true, table.unpack(found, 1, found.n) end
       local why, code = failure(wait, state, reason, info)
+      tell(wait, why)
       return false, report(wait, why), code
     end
     core.watch_again(w)
@@ -409,6 +425,6 @@ end
 
 -- For others that wait for a guest.
 M.tail, M.cpu_line, M.ended_for_good = tail, cpu_line, ended_for_good
-M.pattern_list, M.quoted = pattern_list, quoted
+M.pattern_list, M.quoted, M.show = pattern_list, quoted, show
 
 return M

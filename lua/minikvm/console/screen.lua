@@ -248,6 +248,19 @@ local function draw_framebuffer(self, there, scale)
     width, height, framebuffers.lines(self.vm, there, scale))
 end
 
+---A picture of cells as a text screen has them, without a cursor; nil, why, code when there is no
+---font.
+---@param cells string
+---@return string? picture
+---@return string? why
+---@return string? code
+function M.picture(cells)
+  local font, why, code = require("minikvm.console.font").load()
+  if not font then return nil, why, code end
+  return require("minikvm.console.png").encode(COLUMNS * font.width, ROWS * font.height, COLOURS,
+                                               draw(cells, font, {}, 1, 7))
+end
+
 ---The text screen as a picture; nil, why, code when there is no font.
 local function draw_text(self, o)
   local font, why, code = require("minikvm.console.font").load(o.font)

@@ -1,19 +1,19 @@
--- artefacts.lua - what is kept of a test that failed: a folder with the console's log, the last
--- exits, the registers and a snapshot of each VM it used, the message, and the command that repeats
--- it.
+-- artefacts.lua - what is kept of a test that failed: a folder with the message, the command that
+-- repeats it, and a folder for each VM that it used (keep.lua).
 --
 -- Works in Busted, whoever started it. It knows the VMs because it stands in the way of those who
 -- make them (WATCHED), and looks at them when an error is raised, before the stack is unwound and
 -- to-be-closed variables close them: Busted asks for a trace just then.
 
 local core = require "minikvm.core"
+local keep = require "minikvm.test.keep"
 
 local M = {}
 
 local WATCHED <const> = { "new_vm" }
-local LINES <const>, MOST <const> = 200, 8 -- of exits kept; VMs of one test
+local MOST <const> = 8 -- VMs of one test
 
--- VM -> { test = the test that made it or nil, lines = its last exits or nil, count = of all }
+-- VM -> { test = the test that made it or nil, waits = for its output, exits = its last ones }
 local vms = setmetatable({}, { __mode = "k" })
 local settings = {}
 local now ---@type table?  the test that runs: { element=, name=, file=, used = {}, folder= }
@@ -21,26 +21,21 @@ local last ---@type table?  the one that ended
 
 -- ---- VMs ----
 
----Keeps the last exits of a VM from now on, in a ring.
+---Keeps the last exits of a VM from now on.
 ---@param vm minikvm.vm
 function M.keep_exits(vm)
   local known = vms[vm]
-  if not known or known.lines then return end
-  local lines, count = {}, 0
-  known.lines = function()
-    local text = {}
-    for i = math.max(0, count - LINES), count - 1 do text[#text + 1] = lines[i % LINES] end
-    return text
-  end
-  require("minikvm.debug.trace").add(vm, { fn = function(line)
-    lines[count % LINES] = line
-    count = count + 1
-  end })
+  if known and not known.exits then known.exits = keep.exits(vm) end
+end
+
+local function note_wait(wait, ...)
+  local known = vms[wait.vm]
+  if known then keep.add_wait(known.waits, wait, ...) end
 end
 
 local function note(vm, ...)
   if type(vm) == "userdata" then
-    vms[vm] = { test = now }
+    vms[vm] = { test = now, waits = {} }
     if settings.trace then M.keep_exits(vm) end
   elseif type(vm) == "table" then
     for _, one in ipairs(vm) do note(one) end
@@ -145,9 +140,16 @@ function M.new_folder(parent, name)
   end
 end
 
----Writes one of the files; the first that fails is told beside the folder's name.
+---Writes one of the files, in a folder that is new; the first that fails is told beside that.
 local function write(path, text)
-  local done, why = core.write_file(path, text)
+  local file, why = io.open(path, "wb")
+  local done = file
+  if file then
+    done, why = file:write(text)
+    local closed, late = file:close()
+    if done and not closed then done, why = closed, late end
+    if not done then why = ("%s: %s"):format(path, why) end
+  end
   if not done and now then now.incomplete = now.incomplete or why end
 end
 
@@ -183,18 +185,6 @@ local function reproduce(test)
   return table.concat(lines, "\n")
 end
 
----Registers, code and page walk of every vCPU, as far as they can be had.
-local function registers(vm)
-  local explain, parts = require "minikvm.vm.explain", {}
-  for i = 0, 3 do
-    local there, cpu = pcall(function() return vm.cpu[i] end)
-    if not there or not cpu then break end
-    local fine, text = pcall(explain.report, vm, { reason = "stopped", bytes = "", text = "" }, i)
-    parts[#parts + 1] = ("vCPU %d\n%s\n"):format(i, fine and text or "unknown: " .. tostring(text))
-  end
-  return table.concat(parts, "\n")
-end
-
 local function save_vm(folder, vm)
   if vm.state == "running" then vm:stop() end
   local path, problem = M.new_folder(folder, vm.name)
@@ -202,13 +192,7 @@ local function save_vm(folder, vm)
     now.incomplete = now.incomplete or problem
     return
   end
-  write(path .. "/console.log", (vm.console:text()))
-  write(path .. "/registers.txt", registers(vm))
-  local lines = vms[vm].lines
-  if lines then write(path .. "/exits.log", table.concat(lines(), "\n") .. "\n") end
-  local fine, snap, why = pcall(function() return vm:snapshot() end)
-  if fine and snap then fine, snap, why = pcall(snap.save, snap, path .. "/snapshot") end
-  if not fine or not snap then write(path .. "/no-snapshot.txt", tostring(why or snap) .. "\n") end
+  keep.save(vm, path, vms[vm], { write = write, mkdirs = mkdirs })
 end
 
 ---Keeps all there is of the test that runs, once.
@@ -232,12 +216,14 @@ function M.keep(message)
 end
 
 ---What was kept of the last test, and where, for people; nil when nothing was to be.
----@return string?
+---@return string? text
+---@return string? folder
 function M.saved()
   if not last or not last.tried then return nil end
   local missing = last.incomplete and tostring(last.incomplete)
   if not last.folder then return ("nothing was kept: %s"):format(missing) end
-  return "kept in " .. last.folder .. (missing and (", incomplete: %s"):format(missing) or "")
+  local text = "kept in " .. last.folder .. (missing and (", incomplete: %s"):format(missing) or "")
+  return text, last.folder
 end
 
 -- ---- Busted ----
@@ -321,6 +307,7 @@ function M.install()
   local artefacts = os.getenv "ARTEFACTS"
   settings.folder = settings.folder or artefacts ~= "" and artefacts or "build/artefacts"
   for _, name in ipairs(WATCHED) do watch(name) end
+  require("minikvm.console.expect").observer = note_wait
   local busted = require "busted"
   busted.subscribe({ "test", "start" }, test_start, { priority = 1 })
   busted.subscribe({ "test", "end" }, test_end, { priority = 1 })

@@ -7,7 +7,7 @@
 --   test   name  where  pass|fail|error|skip  seconds  message
 --   error  name  where  message                        something failed that is no test
 --   left   text                                        the last test has left VMs running
---   saved  text                                        what was kept of the last test, and where
+--   saved  text  folder                                what was kept of the last test, and where
 --   done                                               nothing is missing
 
 local M = {}
@@ -95,8 +95,8 @@ local function handler(busted, artefacts, coverage, report)
     end
     report("test", artefacts.full_name(element), h.at or where(element), words[status] or "error",
            ("%.6f"):format(element.duration or 0), message or "")
-    local kept = artefacts.saved()
-    if kept then report("saved", kept) end
+    local kept, folder = artefacts.saved()
+    if kept then report("saved", kept, folder or "") end
     ended = element
     return nil, true
   end

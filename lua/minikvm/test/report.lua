@@ -265,6 +265,10 @@ local function status_of(state, n, written)
   return n.bad == 0 and written and n.pass + n.skip > 0 and 0 or 1
 end
 
+local function complain(option, why)
+  io.stderr:write("minikvm test: --", option, ": ", tostring(why), "\n")
+end
+
 ---@param o table  the command line's options
 ---@param terminal boolean  stdout is one
 ---@return minikvm.reporter
@@ -274,11 +278,17 @@ function M.new(o, terminal)
   if reporter.terminal then reporter.tick = 1 end
   function reporter.finish(_, state)
     local n = count(state.ended)
-    local written, why = true, nil
-    if o.junit then written, why = junit.write(o.junit, state) end
+    local written = true
+    local function write(option, fn)
+      local done, why, note = fn(o[option], state)
+      if why then complain(option, why) end
+      if note then complain(option, note) end
+      written = written and done
+    end
+    if o.junit then write("junit", junit.write) end
+    if o.html then write("html", require("minikvm.test.html").write) end
     local status = status_of(state, n, written and state.covered ~= false)
     kind.finish(reporter, state, n, status)
-    if not written then io.stderr:write("minikvm test: --junit: ", tostring(why), "\n") end
     if n.pass + n.bad + n.skip == 0 and not state.interrupted then
       io.stderr:write("minikvm test: ", NOTHING, "\n")
     end

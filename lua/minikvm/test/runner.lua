@@ -49,6 +49,9 @@ M.spec = {
     { "--tap", help = "results as TAP on stdout, for prove and others" },
     { "--json", help = "results as one JSON object on stdout, at the end (docs/json.md)" },
     { "--junit", value = "FILE", help = "results as JUnit XML in this file, too" },
+    { "--html", value = "DIR",
+      help = "one page about the results, in this folder: what failed, its screen, console, last"
+        .. " exits, the trend over earlier runs; implies --trace" },
     { "--shard", value = "K/N", type = parse_shard,
       help = "only this part of the files; the parts 1/N to N/N are all, each once" },
     { "--timings", value = "FILE",
@@ -110,7 +113,8 @@ end
 ---@field status "pass"|"fail"|"error"|"skip"
 ---@field seconds number
 ---@field message string
----@field kept string?  where its artefacts are
+---@field kept string?  where its artefacts are, for people
+---@field folder string?
 ---@field file string
 ---@field run integer     of --repeat
 
@@ -144,8 +148,9 @@ local RECORDS = {
     local result = task.results[#task.results]
     if result and not is_bad(result) then result.status, result.message = "fail", text end
   end,
-  saved = function(task, text)
-    if #task.results > 0 then task.results[#task.results].kept = text end
+  saved = function(task, text, folder)
+    local result = task.results[#task.results]
+    if result then result.kept, result.folder = text, folder ~= "" and folder or nil end
   end,
   done = function(task) task.done = true end,
 }
@@ -335,9 +340,12 @@ end
 ---Runs the files; returns the process's exit status.
 local function run(o, list)
   local report = require "minikvm.test.report"
-  local why
+  local why, _
+  o.trace = o.trace or o.html
   o.folder, why = new_artefacts_folder(o)
   if not o.folder then return args.complain(M.spec, "--artefacts: " .. why) end
+  if o.html then _, why = require("minikvm.test.html").open(o.html) end
+  if why then return args.complain(M.spec, "--html: " .. why) end
   if o.coverage then o.coverage_parts, why = coverage.new_folder(o.coverage) end
   if why then return args.complain(M.spec, "--coverage: " .. why) end
   local about = core.process()

@@ -265,6 +265,33 @@ local function lines_problem(vm)
   return "note: " .. why
 end
 
+---Why an end came about, in words: the likeliest cause, or at least where the guest was; nil when
+---nothing is known.
+local function conclusion(c, info)
+  local cause
+  if info.reason == "shutdown" then
+    cause = shutdown_cause(c, info)
+  elseif info.bytes ~= "" or info.text:find "instruction" then
+    cause = fault_cause(c)
+  end
+  cause = not c.protected and wrong_mode(c.vm) or cause
+  local there = place(c)
+  if cause then
+    return ("likeliest cause: %s%s"):format(there and ("in %s: "):format(there) or "", cause)
+  end
+  return there and "it was in " .. there
+end
+
+---The same of a vCPU that has ended.
+---@param vm minikvm.vm
+---@param info table  of the vCPU, as run() or wait() returned it
+---@param index? integer  the vCPU, 0 by default
+---@return string?
+function M.cause(vm, info, index)
+  local c = gather(vm, index or 0)
+  return not lost(c, info) and conclusion(c, info) or nil
+end
+
 ---A report for people on a VM that ended with "shutdown" or "fault".
 ---@param vm minikvm.vm  ended, not reset
 ---@param info table  what run() or wait() returned
@@ -282,20 +309,9 @@ function M.report(vm, info, index)
     if c.s.cr2 ~= 0 then add(walk(c, c.s.cr2 & c.mask)) end
   end
   if last_interrupts(info) then add(last_interrupts(info)) end
-  local cause
-  if info.reason == "shutdown" then
-    cause = shutdown_cause(c, info)
-  elseif info.bytes ~= "" or info.text:find "instruction" then
-    cause = fault_cause(c)
-  end
-  cause = not c.protected and wrong_mode(vm) or cause
   add(backtrace(c))
   add(lines_problem(vm))
-  if cause then
-    add(("likeliest cause: %s%s"):format(there and ("in %s: "):format(there) or "", cause))
-  elseif there then
-    add("it was in " .. there)
-  end
+  add(conclusion(c, info))
   return table.concat(parts, "\n")
 end
 

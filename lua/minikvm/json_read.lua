@@ -1,0 +1,123 @@
+-- json_read.lua - JSON text (RFC 8259) as values. An object is a table, an array one that
+-- json.list() made, null is json.null.
+--
+-- A text may be of anybody's making: what is wrong is refused with the place and the reason.
+-- Limits: 64 levels; numbers are 64-bit integers or doubles.
+
+local json = require "minikvm.json"
+
+local M = {}
+
+local DEEPEST <const> = 64
+
+local WORDS <const> = { ["true"] = true, ["false"] = false, null = json.null }
+local UNESCAPED <const> = { ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n",
+                            r = "\r", t = "\t" }
+
+local function fail(at, why) error({ at = at, why = why }, 0) end
+
+local function skip_blanks(text, at) return text:match("^[ \t\r\n]*()", at) end
+
+---The character of \uXXXX at this place, with its other half if it has one, and what follows.
+local function unicode(text, at)
+  local code = tonumber(text:match("^\\u(%x%x%x%x)", at) or fail(at, "a wrong escape"), 16)
+  local low = code >= 0xd800 and code < 0xdc00 and text:match("^\\u(%x%x%x%x)", at + 6)
+  low = low and tonumber(low, 16)
+  if low and low >= 0xdc00 and low < 0xe000 then
+    return utf8.char(0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00)), at + 12
+  end
+  if code >= 0xd800 and code < 0xe000 then code = 0xfffd end
+  return utf8.char(code), at + 6
+end
+
+local function read_string(text, at)
+  local parts = {}
+  at = at + 1
+  while true do
+    local plain, next_at = text:match('^([^"\\%c]*)()', at)
+    parts[#parts + 1], at = plain, next_at
+    local c = text:sub(at, at)
+    if c == '"' then return table.concat(parts), at + 1 end
+    if c ~= "\\" then fail(at, c == "" and "a string without its end" or "a control character") end
+    local short = UNESCAPED[text:sub(at + 1, at + 1)]
+    if short then
+      parts[#parts + 1], at = short, at + 2
+    else
+      parts[#parts + 1], at = unicode(text, at)
+    end
+  end
+end
+
+local function read_number(text, at)
+  local whole, after = text:match("^(%-?%d+)()", at)
+  if not whole or whole:find "^%-?0%d" then fail(at, "no value") end
+  after = text:match("^%.%d+()", after) or after
+  after = text:match("^[eE][+-]?%d+()", after) or after
+  local digits = text:sub(at, after - 1)
+  return math.tointeger(tonumber(digits)) or tonumber(digits), after
+end
+
+local read
+
+local function read_list(text, at, depth)
+  local list = json.list{}
+  at = skip_blanks(text, at + 1)
+  if text:sub(at, at) == "]" then return list, at + 1 end
+  while true do
+    list[#list + 1], at = read(text, at, depth)
+    at = skip_blanks(text, at)
+    local c = text:sub(at, at)
+    if c == "]" then return list, at + 1 end
+    if c ~= "," then fail(at, "expected , or ]") end
+    at = at + 1
+  end
+end
+
+local function read_object(text, at, depth)
+  local object = {}
+  at = skip_blanks(text, at + 1)
+  if text:sub(at, at) == "}" then return object, at + 1 end
+  while true do
+    at = skip_blanks(text, at)
+    if text:sub(at, at) ~= '"' then fail(at, "expected a key in quotes") end
+    local key
+    key, at = read_string(text, at)
+    at = skip_blanks(text, at)
+    if text:sub(at, at) ~= ":" then fail(at, "expected :") end
+    object[key], at = read(text, at + 1, depth)
+    at = skip_blanks(text, at)
+    local c = text:sub(at, at)
+    if c == "}" then return object, at + 1 end
+    if c ~= "," then fail(at, "expected , or }") end
+    at = at + 1
+  end
+end
+
+function read(text, at, depth)
+  at = skip_blanks(text, at)
+  if depth == DEEPEST then fail(at, ("more than %d levels"):format(DEEPEST)) end
+  local c = text:sub(at, at)
+  if c == '"' then return read_string(text, at) end
+  if c == "[" then return read_list(text, at, depth + 1) end
+  if c == "{" then return read_object(text, at, depth + 1) end
+  local word, after = text:match("^(%l+)()", at)
+  if word and WORDS[word] ~= nil then return WORDS[word], after end
+  return read_number(text, at)
+end
+
+---The value of a JSON text; nil and what is wrong with it.
+---@param text string
+---@return any
+---@return string? why  "byte 17: expected :"
+function M.decode(text)
+  local done, value, at = pcall(read, text, 1, 0)
+  if done then
+    at = skip_blanks(text, at)
+    if at > #text then return value end
+    value = { at = at, why = "something follows the value" }
+  end
+  if type(value) ~= "table" or not value.at then error(value, 0) end
+  return nil, ("byte %d: %s"):format(value.at, value.why)
+end
+
+return M
