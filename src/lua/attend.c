@@ -67,13 +67,7 @@ static int held(lua_State *L)
     return 1;
 }
 
-void mk_open_attend(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "set_attend", set_attend },
-                                     { "wait_attention", wait_attention },
-                                     { "hold", hold },
-                                     { "hold_cpu", hold_cpu },
-                                     { "held", held },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(set_attend), MK_FN(wait_attention), MK_FN(hold),
+                                 MK_FN(hold_cpu),   MK_FN(held),           MK_END };
+
+const struct mk_exports mk_attend_exports[] = { { .core = core }, MK_END };

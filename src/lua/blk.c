@@ -61,12 +61,7 @@ static int blk_set_counts(lua_State *L)
     return 0;
 }
 
-void mk_open_blk(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "blk_new", blk_new },
-                                     { "blk_set_disk", blk_set_disk },
-                                     { "blk_counts", blk_counts },
-                                     { "blk_set_counts", blk_set_counts },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(blk_new), MK_FN(blk_set_disk), MK_FN(blk_counts),
+                                 MK_FN(blk_set_counts), MK_END };
+
+const struct mk_exports mk_blk_exports[] = { { .core = core }, MK_END };

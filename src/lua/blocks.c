@@ -314,12 +314,11 @@ static int finder_calls(lua_State *L)
     return 2;
 }
 
-void mk_open_blocks(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", finder_gc }, { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "add", finder_add },     { "push", finder_push },
-                                        { "run", finder_run },     { "sweep", finder_sweep },
-                                        { "leads", finder_leads }, { "blocks", finder_blocks },
-                                        { "calls", finder_calls }, { NULL, NULL } };
-    mk_new_type(L, TYPE, meta, methods);
-}
+static const luaL_Reg meta[] = { { "__gc", finder_gc }, MK_END };
+static const luaL_Reg methods[] = { { "add", finder_add },     { "push", finder_push },
+                                    { "run", finder_run },     { "sweep", finder_sweep },
+                                    { "leads", finder_leads }, { "blocks", finder_blocks },
+                                    { "calls", finder_calls }, MK_END };
+
+const struct mk_exports mk_blocks_exports[] = { { .type = TYPE, .meta = meta, .methods = methods },
+                                                MK_END };

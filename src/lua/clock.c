@@ -239,16 +239,17 @@ void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list
     }
 }
 
-void mk_open_clock(lua_State *L)
-{
-    static const luaL_Reg clock_meta[] = { { "__index", clock_index }, { NULL, NULL } };
-    static const luaL_Reg clock_methods[] = { { "after", clock_after },
-                                              { "every", clock_every },
-                                              { NULL, NULL } };
-    static const luaL_Reg timer_meta[] = { { "__index", timer_index },
-                                           { "__close", timer_remove },
-                                           { NULL, NULL } };
-    static const luaL_Reg timer_methods[] = { { "remove", timer_remove }, { NULL, NULL } };
-    mk_new_type(L, MK_CLOCK, clock_meta, clock_methods);
-    mk_new_type(L, MK_TIMER, timer_meta, timer_methods);
-}
+static const luaL_Reg clock_meta[] = { { "__index", clock_index }, MK_END };
+static const luaL_Reg clock_methods[] = { { "after", clock_after },
+                                          { "every", clock_every },
+                                          MK_END };
+static const luaL_Reg timer_meta[] = { { "__index", timer_index },
+                                       { "__close", timer_remove },
+                                       MK_END };
+static const luaL_Reg timer_methods[] = { { "remove", timer_remove }, MK_END };
+
+const struct mk_exports mk_clock_exports[] = {
+    { .type = MK_CLOCK, .meta = clock_meta, .methods = clock_methods },
+    { .type = MK_TIMER, .meta = timer_meta, .methods = timer_methods },
+    MK_END
+};

@@ -315,19 +315,16 @@ static int take_back(lua_State *L)
     return 0;
 }
 
-void mk_open_console(lua_State *L)
-{
-    static const luaL_Reg methods[] = { { "send", console_send },     { "read", console_read },
-                                        { "write", console_write },   { "eof", console_eof },
-                                        { "text", console_text },     { "echo", console_echo },
-                                        { "attach", console_attach }, { "detach", console_detach },
-                                        { "input", console_input },   { "output", console_output },
-                                        { "log", console_log },       { NULL, NULL } };
-    mk_new_type(L, MK_CONSOLE, NULL, methods);
-    lua_pushcfunction(L, console_listen);
-    lua_setfield(L, -2, "listen"); /* into the core table on top */
-    lua_pushcfunction(L, hand_over);
-    lua_setfield(L, -2, "hand_over");
-    lua_pushcfunction(L, take_back);
-    lua_setfield(L, -2, "take_back");
-}
+static const luaL_Reg methods[] = { { "send", console_send },     { "read", console_read },
+                                    { "write", console_write },   { "eof", console_eof },
+                                    { "text", console_text },     { "echo", console_echo },
+                                    { "attach", console_attach }, { "detach", console_detach },
+                                    { "input", console_input },   { "output", console_output },
+                                    { "log", console_log },       MK_END };
+static const luaL_Reg core[] = {
+    { "listen", console_listen }, MK_FN(hand_over), MK_FN(take_back), MK_END
+};
+
+const struct mk_exports mk_console_exports[] = {
+    { .type = MK_CONSOLE, .methods = methods, .core = core }, MK_END
+};

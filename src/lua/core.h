@@ -256,48 +256,35 @@ void mk_lua_unref(lua_State *L, int vm_index, int ref);
 /* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */
 void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 
-/* Each opens its kinds of objects and leaves the methods in the table on top. */
-void mk_open_vm(lua_State *L);
-void mk_open_run(lua_State *L); /* after it */
-void mk_open_cpu(lua_State *L);
-void mk_open_cpu_state(lua_State *L);
-void mk_open_memory(lua_State *L);
-void mk_open_map(lua_State *L); /* after it */
-void mk_open_hooks(lua_State *L);
-void mk_open_prims(lua_State *L); /* methods of handles, which must be there */
-void mk_open_virtq(lua_State *L);
-void mk_open_virtio(lua_State *L);
-void mk_open_blocks(lua_State *L);
-void mk_open_profile(lua_State *L);
-void mk_open_coverage(lua_State *L);
-void mk_open_gdb(lua_State *L);
-void mk_open_attend(lua_State *L);
-void mk_open_net(lua_State *L); /* after virtio */
-void mk_open_blk(lua_State *L); /* the same */
-void mk_open_jail(lua_State *L);
-void mk_open_pci(lua_State *L); /* after hooks and primitives */
-void mk_open_unhandled(lua_State *L);
-void mk_open_stats(lua_State *L);
-void mk_open_cpuid(lua_State *L);
-void mk_open_zlib(lua_State *L);
-void mk_open_dwarf(lua_State *L);
-void mk_open_dwarf_lines(lua_State *L); /* these four after it */
-void mk_open_dwarf_dies(lua_State *L);
-void mk_open_dwarf_types(lua_State *L);
-void mk_open_dwarf_frames(lua_State *L);
-void mk_open_hypercalls(lua_State *L);
-void mk_open_console(lua_State *L);
-void mk_open_load(lua_State *L);
-void mk_open_clock(lua_State *L);
-void mk_open_keyboard(lua_State *L);
-void mk_open_files(lua_State *L);
-void mk_open_snapshot(lua_State *L);
-void mk_open_disk(lua_State *L);
+/* What a file adds to the core, in a list that ends with an entry of nothing. */
+struct mk_exports {
+    const char *type;    /* a kind of objects */
+    const char *extends; /* or one that is there, and gets more methods */
+    const luaL_Reg *meta, *methods;
+    const luaL_Reg *core;       /* functions of minikvm.core, */
+    const char *table;          /* or of a table there */
+    void (*open)(lua_State *L); /* with the core on top */
+};
+#define MK_FN(name)                                                                                \
+    {                                                                                              \
+#name, name                                                                                \
+    }
+#define MK_END                                                                                     \
+    {                                                                                              \
+        0                                                                                          \
+    }
+extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports[],
+    mk_cpu_state_exports[], mk_memory_exports[], mk_map_exports[], mk_hooks_exports[],
+    mk_unhandled_exports[], mk_stats_exports[], mk_cpuid_exports[], mk_zlib_exports[],
+    mk_dwarf_exports[], mk_dwarf_lines_exports[], mk_dwarf_dies_exports[], mk_dwarf_types_exports[],
+    mk_dwarf_frames_exports[], mk_hypercalls_exports[], mk_console_exports[], mk_load_exports[],
+    mk_clock_exports[], mk_keyboard_exports[], mk_files_exports[], mk_snapshot_exports[],
+    mk_disk_exports[], mk_watch_exports[], mk_process_exports[], mk_spool_exports[],
+    mk_debug_exports[], mk_watchpoint_exports[], mk_handle_exports[], mk_prims_exports[],
+    mk_window_exports[], mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[],
+    mk_blocks_exports[], mk_profile_exports[], mk_coverage_exports[], mk_gdb_exports[],
+    mk_attend_exports[], mk_net_exports[], mk_blk_exports[], mk_jail_exports[];
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
-void mk_open_watch(lua_State *L);
-void mk_open_process(lua_State *L);
-void mk_open_spool(lua_State *L);
-void mk_open_debug(lua_State *L);
 /* bounded_strings() -> { match=, find=, wrap= }, with a limit on the work (cli/strings.lua) */
 int mk_lua_bounded_strings(lua_State *L);
 /* Pushes the captures of a match in `s`; how many. */
@@ -342,7 +329,6 @@ struct mk_disk *mk_check_disk(lua_State *L, int index);
 /* Frees v->breaks, after the VM is closed. */
 void mk_lua_free_breaks(struct mk_lua_vm *v);
 void mk_lua_free_watchpoints(struct mk_lua_vm *v);
-void mk_open_watchpoint(lua_State *L);
 /* In a body of the gate: pushes vm.cpu[cpu]. */
 void mk_lua_push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu);
 /* In a body: what a function of a breakpoint or watch has returned, on top; whether it stops. */
@@ -382,7 +368,6 @@ struct mk_handle {
     int number;
 };
 struct mk_handle *mk_new_handle(lua_State *L, int vm_index);
-void mk_open_handle(lua_State *L);
 
 /* Raises for a field that objects of `type` do not have, or whose value cannot be set; the key is
  * at index 2. strict.lua words it. */
@@ -390,7 +375,7 @@ int mk_unknown_field(lua_State *L, const char *type, bool set);
 /* Defines a kind of userdata: metatable with methods reachable through __index. A field that is
  * neither there nor served by a metamethod of `meta` raises, read or written. */
 void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods);
-/* Adds to the methods of one that is there. */
-void mk_add_methods(lua_State *L, const char *type, const luaL_Reg *methods);
+/* Adds what a file has to the core, which is on top. */
+void mk_open_exports(lua_State *L, const struct mk_exports *e);
 
 #endif

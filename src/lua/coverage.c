@@ -314,17 +314,12 @@ static int coverage_stop(lua_State *L)
     return 0;
 }
 
-void mk_open_coverage(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", coverage_gc }, { NULL, NULL } };
-    static const luaL_Reg record_meta[] = { { "__gc", record_gc }, { NULL, NULL } };
-    static const luaL_Reg none[] = { { NULL, NULL } };
-    static const luaL_Reg core[] = {
-        { "coverage_record", coverage_record }, { "coverage_start", coverage_start },
-        { "coverage_take", coverage_take },     { "coverage_seen", coverage_seen },
-        { "coverage_stop", coverage_stop },     { NULL, NULL }
-    };
-    mk_new_type(L, TYPE, meta, none);
-    mk_new_type(L, RECORD, record_meta, none);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg meta[] = { { "__gc", coverage_gc }, MK_END };
+static const luaL_Reg record_meta[] = { { "__gc", record_gc }, MK_END };
+static const luaL_Reg core[] = { MK_FN(coverage_record), MK_FN(coverage_start),
+                                 MK_FN(coverage_take),   MK_FN(coverage_seen),
+                                 MK_FN(coverage_stop),   MK_END };
+
+const struct mk_exports mk_coverage_exports[] = {
+    { .type = TYPE, .meta = meta }, { .type = RECORD, .meta = record_meta, .core = core }, MK_END
+};

@@ -342,25 +342,26 @@ void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu)
     box->index = cpu;
 }
 
-void mk_open_cpu(lua_State *L)
+static void open_cpu(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__index", cpu_index },
-                                     { "__newindex", cpu_newindex },
-                                     { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "translate", cpu_translate },
-                                        { "nmi", cpu_nmi },
-                                        { "interrupt", cpu_interrupt },
-                                        { NULL, NULL } };
-    static const luaL_Reg core[] = {
-        { "regs", get_regs }, { "sregs", get_sregs },     { "set_sregs", set_sregs },
-        { "walk", walk },     { "memory_of", memory_of }, { "cpu_vm", cpu_vm },
-        { NULL, NULL }
-    };
-    mk_new_type(L, MK_CPU, meta, methods);
-    mk_new_type(L, MK_CPUS, NULL, NULL);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
     lua_newtable(L);
     lua_pushvalue(L, -1);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &registers);
     lua_setfield(L, -2, "registers");
 }
+
+static const luaL_Reg meta[] = { { "__index", cpu_index }, { "__newindex", cpu_newindex }, MK_END };
+static const luaL_Reg methods[] = {
+    { "translate", cpu_translate }, { "nmi", cpu_nmi }, { "interrupt", cpu_interrupt }, MK_END
+};
+static const luaL_Reg core[] = { { "regs", get_regs },
+                                 { "sregs", get_sregs },
+                                 MK_FN(set_sregs),
+                                 MK_FN(walk),
+                                 MK_FN(memory_of),
+                                 MK_FN(cpu_vm),
+                                 MK_END };
+
+const struct mk_exports mk_cpu_exports[] = { { .type = MK_CPU, .meta = meta, .methods = methods },
+                                             { .type = MK_CPUS, .core = core, .open = open_cpu },
+                                             MK_END };

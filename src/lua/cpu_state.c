@@ -184,17 +184,10 @@ static int regions(lua_State *L)
     return 1;
 }
 
-void mk_open_cpu_state(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "set_regs", set_regs },
-                                     { "fpu", get_fpu },
-                                     { "set_fpu", set_fpu },
-                                     { "debug_regs", get_debug_regs },
-                                     { "msr", get_msr },
-                                     { "set_msr", set_msr },
-                                     { "linear_read", linear_read },
-                                     { "linear_write", linear_write },
-                                     { "regions", regions },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(set_regs),    { "fpu", get_fpu },
+                                 MK_FN(set_fpu),     { "debug_regs", get_debug_regs },
+                                 { "msr", get_msr }, MK_FN(set_msr),
+                                 MK_FN(linear_read), MK_FN(linear_write),
+                                 MK_FN(regions),     MK_END };
+
+const struct mk_exports mk_cpu_state_exports[] = { { .core = core }, MK_END };

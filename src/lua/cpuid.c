@@ -61,11 +61,6 @@ static int set_cpuid(lua_State *L)
     return 1;
 }
 
-void mk_open_cpuid(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "cpuid", cpuid },
-                                     { "set_cpuid", set_cpuid },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-    mk_new_type(L, MK_CPUID, NULL, NULL);
-}
+static const luaL_Reg core[] = { MK_FN(cpuid), MK_FN(set_cpuid), MK_END };
+
+const struct mk_exports mk_cpuid_exports[] = { { .type = MK_CPUID, .core = core }, MK_END };

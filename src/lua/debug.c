@@ -249,11 +249,9 @@ static int wait_paused(lua_State *L)
     return wait_for(L, mk_vm_is_paused_or_stopped, mk_opt_seconds(L, 2));
 }
 
-void mk_open_debug(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "break_at", break_at },       { "last_stop", last_stop },
-                                     { "begin_step", begin_step },   { "end_step", end_step },
-                                     { "wait_step", wait_step },     { "has_stepped", has_stepped },
-                                     { "wait_paused", wait_paused }, { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(break_at),    MK_FN(last_stop),
+                                 MK_FN(begin_step),  MK_FN(end_step),
+                                 MK_FN(wait_step),   MK_FN(has_stepped),
+                                 MK_FN(wait_paused), MK_END };
+
+const struct mk_exports mk_debug_exports[] = { { .core = core }, MK_END };

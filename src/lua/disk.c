@@ -232,23 +232,22 @@ static int disk_sum(lua_State *L)
     return 1;
 }
 
-void mk_open_disk(lua_State *L)
-{
-    static const luaL_Reg layer_meta[] = { { "__gc", layer_gc }, { NULL, NULL } };
-    static const luaL_Reg none[] = { { NULL, NULL } };
-    static const luaL_Reg meta[] = { { "__gc", disk_close },
-                                     { "__close", disk_close },
-                                     { "__tostring", disk_tostring },
-                                     { NULL, NULL } };
-    static const luaL_Reg methods[] = {
-        { "read", disk_read }, { "write", disk_write },     { "flush", disk_flush },
-        { "size", disk_size }, { "written", disk_written }, { "close", disk_close },
-        { NULL, NULL }
-    };
-    static const luaL_Reg core[] = { { "open_disk", open_disk }, { "disk_layer", disk_layer },
-                                     { "disk_put", disk_put },   { "disk_sum", disk_sum },
-                                     { "disk_join", disk_join }, { NULL, NULL } };
-    mk_new_type(L, MK_LAYER, layer_meta, none);
-    mk_new_type(L, MK_DISK, meta, methods);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg layer_meta[] = { { "__gc", layer_gc }, MK_END };
+static const luaL_Reg meta[] = {
+    { "__gc", disk_close }, { "__close", disk_close }, { "__tostring", disk_tostring }, MK_END
+};
+static const luaL_Reg methods[] = { { "read", disk_read },
+                                    { "write", disk_write },
+                                    { "flush", disk_flush },
+                                    { "size", disk_size },
+                                    { "written", disk_written },
+                                    { "close", disk_close },
+                                    MK_END };
+static const luaL_Reg core[] = { MK_FN(open_disk), MK_FN(disk_layer), MK_FN(disk_put),
+                                 MK_FN(disk_sum),  MK_FN(disk_join),  MK_END };
+
+const struct mk_exports mk_disk_exports[] = {
+    { .type = MK_LAYER, .meta = layer_meta },
+    { .type = MK_DISK, .meta = meta, .methods = methods, .core = core },
+    MK_END
+};

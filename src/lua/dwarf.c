@@ -56,18 +56,6 @@ struct mk_dwarf *mk_check_dwarf(lua_State *L)
     return d;
 }
 
-void mk_add_dwarf(lua_State *L, const luaL_Reg *functions)
-{
-    if (lua_getfield(L, -1, "dwarf") == LUA_TNIL) {
-        lua_pop(L, 1);
-        lua_newtable(L);
-        lua_pushvalue(L, -1);
-        lua_setfield(L, -3, "dwarf");
-    }
-    luaL_setfuncs(L, functions, 0);
-    lua_pop(L, 1);
-}
-
 /* --- units, and where they lie --- */
 
 bool mk_dwarf_loaded(const struct mk_dwarf *d, uint64_t address)
@@ -361,12 +349,9 @@ static int dwarf_open(lua_State *L)
     return 1;
 }
 
-void mk_open_dwarf(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", dwarf_close },
-                                     { "__close", dwarf_close },
-                                     { NULL, NULL } };
-    static const luaL_Reg functions[] = { { "open", dwarf_open }, { NULL, NULL } };
-    mk_new_type(L, MK_DWARF, meta, NULL);
-    mk_add_dwarf(L, functions);
-}
+static const luaL_Reg meta[] = { { "__gc", dwarf_close }, { "__close", dwarf_close }, MK_END };
+static const luaL_Reg core[] = { { "open", dwarf_open }, MK_END };
+
+const struct mk_exports mk_dwarf_exports[] = {
+    { .type = MK_DWARF, .meta = meta, .core = core, .table = "dwarf" }, MK_END
+};

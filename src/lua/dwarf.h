@@ -141,7 +141,5 @@ void mk_set_die_constant(lua_State *L, Dwarf_Die *die, const char *key);
 void mk_push_operations(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *ops, size_t count);
 /* Pushes the file's name as the compiler was told it; nil when there is none. */
 void mk_push_source(lua_State *L, Dwarf_Die *cu, const char *path);
-/* Puts functions, which take such an object first, into the table core.dwarf; core is on top. */
-void mk_add_dwarf(lua_State *L, const luaL_Reg *functions);
 
 #endif

@@ -389,12 +389,7 @@ static int call(lua_State *L)
     return 0;
 }
 
-void mk_open_dwarf_dies(lua_State *L)
-{
-    static const luaL_Reg functions[] = { { "scopes", scopes },
-                                          { "frame_base", frame_base },
-                                          { "variables", variables },
-                                          { "call", call },
-                                          { NULL, NULL } };
-    mk_add_dwarf(L, functions);
-}
+static const luaL_Reg core[] = { MK_FN(scopes), MK_FN(frame_base), MK_FN(variables), MK_FN(call),
+                                 MK_END };
+
+const struct mk_exports mk_dwarf_dies_exports[] = { { .core = core, .table = "dwarf" }, MK_END };

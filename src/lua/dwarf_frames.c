@@ -71,8 +71,6 @@ static int frame(lua_State *L)
     return 1;
 }
 
-void mk_open_dwarf_frames(lua_State *L)
-{
-    static const luaL_Reg functions[] = { { "frame", frame }, { NULL, NULL } };
-    mk_add_dwarf(L, functions);
-}
+static const luaL_Reg core[] = { MK_FN(frame), MK_END };
+
+const struct mk_exports mk_dwarf_frames_exports[] = { { .core = core, .table = "dwarf" }, MK_END };

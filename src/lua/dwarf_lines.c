@@ -199,11 +199,7 @@ static int rows(lua_State *L)
     return 1;
 }
 
-void mk_open_dwarf_lines(lua_State *L)
-{
-    static const luaL_Reg functions[] = {
-        { "line", dwarf_line }, { "find_line", find_line }, { "count", count_units },
-        { "units", units },     { "rows", rows },           { NULL, NULL },
-    };
-    mk_add_dwarf(L, functions);
-}
+static const luaL_Reg core[] = { { "line", dwarf_line }, MK_FN(find_line), { "count", count_units },
+                                 MK_FN(units),           MK_FN(rows),      MK_END };
+
+const struct mk_exports mk_dwarf_lines_exports[] = { { .core = core, .table = "dwarf" }, MK_END };

@@ -100,8 +100,6 @@ static int type(lua_State *L)
     return 1;
 }
 
-void mk_open_dwarf_types(lua_State *L)
-{
-    static const luaL_Reg functions[] = { { "type", type }, { NULL, NULL } };
-    mk_add_dwarf(L, functions);
-}
+static const luaL_Reg core[] = { MK_FN(type), MK_END };
+
+const struct mk_exports mk_dwarf_types_exports[] = { { .core = core, .table = "dwarf" }, MK_END };

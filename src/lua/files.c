@@ -316,22 +316,19 @@ static int files_close_one(lua_State *L)
     return push_done(L, mk_fsbox_close(check_box(L), check_fd(L, 2)), "close");
 }
 
-void mk_open_files(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", files_close },
-                                     { "__close", files_close },
-                                     { "__tostring", files_tostring },
-                                     { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "close", files_close }, { NULL, NULL } };
-    static const luaL_Reg vm_methods[] = {
-        { "audit", files_audit }, { "directory", files_directory }, { "usage", files_usage },
-        { "read", files_read },   { "write", files_write },         { "seek", files_seek },
-        { "size", files_size },   { "close", files_close_one },     { NULL, NULL }
-    };
-    static const luaL_Reg core[] = { { "new_files", new_files },
-                                     { "files_open", files_open },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_FILES, meta, methods);
-    mk_new_type(L, MK_VM_FILES, NULL, vm_methods);
-    luaL_setfuncs(L, core, 0);
-}
+static const luaL_Reg meta[] = {
+    { "__gc", files_close }, { "__close", files_close }, { "__tostring", files_tostring }, MK_END
+};
+static const luaL_Reg methods[] = { { "close", files_close }, MK_END };
+static const luaL_Reg vm_methods[] = {
+    { "audit", files_audit }, { "directory", files_directory }, { "usage", files_usage },
+    { "read", files_read },   { "write", files_write },         { "seek", files_seek },
+    { "size", files_size },   { "close", files_close_one },     MK_END
+};
+static const luaL_Reg core[] = { MK_FN(new_files), MK_FN(files_open), MK_END };
+
+const struct mk_exports mk_files_exports[] = {
+    { .type = MK_FILES, .meta = meta, .methods = methods },
+    { .type = MK_VM_FILES, .methods = vm_methods, .core = core },
+    MK_END
+};

@@ -452,21 +452,12 @@ static int unhex(lua_State *L)
     return 1;
 }
 
-void mk_open_gdb(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", gdb_close }, { NULL, NULL } };
-    static const luaL_Reg none[] = { { NULL, NULL } };
-    static const luaL_Reg core[] = { { "gdb_open", gdb_open },
-                                     { "gdb_close", gdb_close },
-                                     { "gdb_accept", gdb_accept },
-                                     { "gdb_receive", gdb_receive },
-                                     { "gdb_send", gdb_send },
-                                     { "gdb_acks", gdb_acks },
-                                     { "gdb_drop", gdb_drop },
-                                     { "gdb_again", gdb_again },
-                                     { "hex", hex },
-                                     { "unhex", unhex },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_GDB, meta, none);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg meta[] = { { "__gc", gdb_close }, MK_END };
+static const luaL_Reg core[] = {
+    MK_FN(gdb_open), MK_FN(gdb_close), MK_FN(gdb_accept), MK_FN(gdb_receive), MK_FN(gdb_send),
+    MK_FN(gdb_acks), MK_FN(gdb_drop),  MK_FN(gdb_again),  MK_FN(hex),         MK_FN(unhex),
+    MK_END
+};
+
+const struct mk_exports mk_gdb_exports[] = { { .type = MK_GDB, .meta = meta, .core = core },
+                                             MK_END };

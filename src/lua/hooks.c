@@ -390,15 +390,9 @@ static int hook(lua_State *L)
     return mk_hook_place(L, &r, h, h->tap ? &tap_ops : ops_for(h), h, owner);
 }
 
-void mk_open_hooks(lua_State *L)
-{
-    static const char *const types[] = { MK_PORTS, MK_MMIO, MK_MSRS };
-    static const luaL_Reg core[] = { { "memory_beneath", memory_beneath },
-                                     { "check_hooks", check_hooks },
-                                     { "hook_owner", hook_owner },
-                                     { "hook", hook },
-                                     { NULL, NULL } };
-    for (size_t i = 0; i < MK_COUNT(types); i++)
-        mk_new_type(L, types[i], NULL, NULL);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(memory_beneath), MK_FN(check_hooks), MK_FN(hook_owner),
+                                 MK_FN(hook), MK_END };
+
+const struct mk_exports mk_hooks_exports[] = {
+    { .type = MK_PORTS }, { .type = MK_MMIO }, { .type = MK_MSRS, .core = core }, MK_END
+};

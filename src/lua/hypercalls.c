@@ -205,11 +205,7 @@ static int hypercall(lua_State *L)
     return 1;
 }
 
-void mk_open_hypercalls(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "hypercall", hypercall },
-                                     { "hypercall_defined", hypercall_defined },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_HYPERCALLS, NULL, NULL);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(hypercall), MK_FN(hypercall_defined), MK_END };
+
+const struct mk_exports mk_hypercalls_exports[] = { { .type = MK_HYPERCALLS, .core = core },
+                                                    MK_END };

@@ -72,10 +72,6 @@ static int private_folder(lua_State *L)
     return 2;
 }
 
-void mk_open_jail(lua_State *L)
-{
-    static const luaL_Reg functions[] = { { "jail", enter },
-                                          { "private_folder", private_folder },
-                                          { NULL, NULL } };
-    luaL_setfuncs(L, functions, 0);
-}
+static const luaL_Reg core[] = { { "jail", enter }, MK_FN(private_folder), MK_END };
+
+const struct mk_exports mk_jail_exports[] = { { .core = core }, MK_END };

@@ -39,13 +39,7 @@ static int vm_of_keyboard(lua_State *L)
     return 1;
 }
 
-void mk_open_keyboard(lua_State *L)
-{
-    static const luaL_Reg methods[] = { { NULL, NULL } };
-    static const luaL_Reg core[] = { { "scancodes", scancodes },
-                                     { "keyboard_state", keyboard_state },
-                                     { "vm_of_keyboard", vm_of_keyboard },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_KEYBOARD, NULL, methods);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(scancodes), MK_FN(keyboard_state), MK_FN(vm_of_keyboard),
+                                 MK_END };
+
+const struct mk_exports mk_keyboard_exports[] = { { .type = MK_KEYBOARD, .core = core }, MK_END };

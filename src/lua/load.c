@@ -363,23 +363,10 @@ static int symbols_vm(lua_State *L)
     return 1;
 }
 
-void mk_open_load(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "image_open", image_open },
-                                     { "image_close", image_close },
-                                     { "image_changed", image_changed },
-                                     { "image_identity", image_identity },
-                                     { "image_read", image_read },
-                                     { "image_put", image_put },
-                                     { "image_zero", image_zero },
-                                     { "layout", layout },
-                                     { "set_mode", set_mode },
-                                     { "set_entry", set_entry },
-                                     { "load_failed", load_failed },
-                                     { "check_open", check_open },
-                                     { "file_size", file_size },
-                                     { "symbols_vm", symbols_vm },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_SYMBOLS, NULL, NULL);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(image_open),     MK_FN(image_close), MK_FN(image_changed),
+                                 MK_FN(image_identity), MK_FN(image_read),  MK_FN(image_put),
+                                 MK_FN(image_zero),     MK_FN(layout),      MK_FN(set_mode),
+                                 MK_FN(set_entry),      MK_FN(load_failed), MK_FN(check_open),
+                                 MK_FN(file_size),      MK_FN(symbols_vm),  MK_END };
+
+const struct mk_exports mk_load_exports[] = { { .type = MK_SYMBOLS, .core = core }, MK_END };

@@ -199,9 +199,8 @@ static const luaL_Reg region_methods[] = { { "regions", memory_regions },
                                            { "has", memory_has },
                                            { NULL, NULL } };
 
-void mk_open_map(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "memory_map", memory_map }, { NULL, NULL } };
-    mk_add_methods(L, MK_MEMORY, region_methods);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(memory_map), MK_END };
+
+const struct mk_exports mk_map_exports[] = {
+    { .extends = MK_MEMORY, .methods = region_methods, .core = core }, MK_END
+};

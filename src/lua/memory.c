@@ -188,19 +188,19 @@ static int memory_size(lua_State *L)
     return 1;
 }
 
-void mk_open_memory(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__len", memory_size }, { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "read", memory_read },
-                                        { "write", memory_write },
-                                        { "u8", memory_u8 },
-                                        { "u16", memory_u16 },
-                                        { "u32", memory_u32 },
-                                        { "u64", memory_u64 },
-                                        { "cstring", memory_cstring },
-                                        { "fill", memory_fill },
-                                        { "find", memory_find },
-                                        { "size", memory_size },
-                                        { NULL, NULL } };
-    mk_new_type(L, MK_MEMORY, meta, methods);
-}
+static const luaL_Reg meta[] = { { "__len", memory_size }, MK_END };
+static const luaL_Reg methods[] = { { "read", memory_read },
+                                    { "write", memory_write },
+                                    { "u8", memory_u8 },
+                                    { "u16", memory_u16 },
+                                    { "u32", memory_u32 },
+                                    { "u64", memory_u64 },
+                                    { "cstring", memory_cstring },
+                                    { "fill", memory_fill },
+                                    { "find", memory_find },
+                                    { "size", memory_size },
+                                    MK_END };
+
+const struct mk_exports mk_memory_exports[] = {
+    { .type = MK_MEMORY, .meta = meta, .methods = methods }, MK_END
+};

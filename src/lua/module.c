@@ -182,54 +182,29 @@ static const luaL_Reg functions[] = { { "methods", methods },
                                       { "block_finder", mk_lua_block_finder },
                                       { NULL, NULL } };
 
+/* What extends a kind of objects comes after it. */
+static const struct mk_exports *const exports[] = {
+    mk_vm_exports,          mk_run_exports,        mk_cpu_exports,         mk_cpu_state_exports,
+    mk_memory_exports,      mk_map_exports,        mk_hooks_exports,       mk_unhandled_exports,
+    mk_stats_exports,       mk_cpuid_exports,      mk_zlib_exports,        mk_dwarf_exports,
+    mk_dwarf_lines_exports, mk_dwarf_dies_exports, mk_dwarf_types_exports, mk_dwarf_frames_exports,
+    mk_hypercalls_exports,  mk_console_exports,    mk_load_exports,        mk_clock_exports,
+    mk_keyboard_exports,    mk_files_exports,      mk_snapshot_exports,    mk_disk_exports,
+    mk_watch_exports,       mk_process_exports,    mk_spool_exports,       mk_debug_exports,
+    mk_watchpoint_exports,  mk_handle_exports,     mk_prims_exports,       mk_window_exports,
+    mk_pci_exports,         mk_virtq_exports,      mk_virtio_exports,      mk_blocks_exports,
+    mk_profile_exports,     mk_coverage_exports,   mk_gdb_exports,         mk_attend_exports,
+    mk_net_exports,         mk_blk_exports,        mk_jail_exports
+};
+
 static void push_core(lua_State *L)
 {
     luaL_newlib(L, functions);
     lua_pushstring(L, MK_VERSION);
     lua_setfield(L, -2, "version");
-    mk_open_vm(L);
-    mk_open_run(L);
-    mk_open_cpu(L);
-    mk_open_cpu_state(L);
-    mk_open_memory(L);
-    mk_open_map(L);
-    mk_open_hooks(L);
-    mk_open_unhandled(L);
-    mk_open_stats(L);
-    mk_open_cpuid(L);
-    mk_open_zlib(L);
-    mk_open_dwarf(L);
-    mk_open_dwarf_lines(L);
-    mk_open_dwarf_dies(L);
-    mk_open_dwarf_types(L);
-    mk_open_dwarf_frames(L);
-    mk_open_hypercalls(L);
-    mk_open_console(L);
-    mk_open_load(L);
-    mk_open_clock(L);
-    mk_open_keyboard(L);
-    mk_open_files(L);
-    mk_open_snapshot(L);
-    mk_open_disk(L);
+    for (size_t i = 0; i < MK_COUNT(exports); i++)
+        mk_open_exports(L, exports[i]);
     mk_open_worker(L, luaopen_minikvm);
-    mk_open_watch(L);
-    mk_open_process(L);
-    mk_open_spool(L);
-    mk_open_debug(L);
-    mk_open_watchpoint(L);
-    mk_open_handle(L);
-    mk_open_prims(L);
-    mk_open_pci(L);
-    mk_open_virtq(L);
-    mk_open_virtio(L);
-    mk_open_blocks(L);
-    mk_open_profile(L);
-    mk_open_coverage(L);
-    mk_open_gdb(L);
-    mk_open_attend(L);
-    mk_open_net(L);
-    mk_open_blk(L);
-    mk_open_jail(L);
 }
 
 /* require "minikvm.test" alone, too: it may be all that a spec file needs. */

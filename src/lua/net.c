@@ -273,24 +273,27 @@ static int hub_send(lua_State *L)
     return 1;
 }
 
-void mk_open_net(lua_State *L)
+static void open_net(lua_State *L)
 {
-    static const luaL_Reg meta[] = { { "__gc", hub_gc }, { NULL, NULL } };
-    static const luaL_Reg core[] = { { "net_new", net_new },
-                                     { "net_connect", net_connect },
-                                     { "net_tap", net_tap },
-                                     { "net_counts", net_counts },
-                                     { "net_set_counts", net_set_counts },
-                                     { "net_send", net_send },
-                                     { "net_put", net_put },
-                                     { "net_waiting", net_waiting },
-                                     { "net_due", net_due },
-                                     { "hub_new", hub_new },
-                                     { "hub_plug", hub_plug },
-                                     { "hub_send", hub_send },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_HUB, meta, NULL);
     lua_pushinteger(L, MK_NET_FEATURES);
     lua_setfield(L, -2, "NET_FEATURES");
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
 }
+
+static const luaL_Reg meta[] = { { "__gc", hub_gc }, MK_END };
+static const luaL_Reg core[] = { MK_FN(net_new),
+                                 MK_FN(net_connect),
+                                 MK_FN(net_tap),
+                                 MK_FN(net_counts),
+                                 MK_FN(net_set_counts),
+                                 MK_FN(net_send),
+                                 MK_FN(net_put),
+                                 MK_FN(net_waiting),
+                                 MK_FN(net_due),
+                                 MK_FN(hub_new),
+                                 MK_FN(hub_plug),
+                                 MK_FN(hub_send),
+                                 MK_END };
+
+const struct mk_exports mk_net_exports[] = {
+    { .type = MK_HUB, .meta = meta, .core = core, .open = open_net }, MK_END
+};

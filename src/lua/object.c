@@ -240,12 +240,30 @@ void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const lua
     lua_pop(L, 2);
 }
 
-void mk_add_methods(lua_State *L, const char *type, const luaL_Reg *methods)
+static void add_methods(lua_State *L, const char *type, const luaL_Reg *methods)
 {
     luaL_getmetatable(L, type);
     lua_getfield(L, -1, "methods");
     luaL_setfuncs(L, methods, 0);
     lua_pop(L, 2);
+}
+
+void mk_open_exports(lua_State *L, const struct mk_exports *e)
+{
+    for (; e->type || e->extends || e->core; e++) {
+        if (e->type)
+            mk_new_type(L, e->type, e->meta, e->methods);
+        if (e->extends)
+            add_methods(L, e->extends, e->methods);
+        if (e->table)
+            luaL_getsubtable(L, -1, e->table);
+        if (e->core)
+            luaL_setfuncs(L, e->core, 0);
+        if (e->table)
+            lua_pop(L, 1);
+        if (e->open)
+            e->open(L);
+    }
 }
 
 /* --- handles --- */
@@ -311,12 +329,12 @@ struct mk_handle *mk_new_handle(lua_State *L, int vm_index)
     return mk_new_child(L, vm_index, sizeof(struct mk_handle), MK_HANDLE);
 }
 
-void mk_open_handle(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__index", handle_index },
-                                     { "__close", handle_close },
-                                     { "__tostring", handle_tostring },
-                                     { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "remove", handle_remove }, { NULL, NULL } };
-    mk_new_type(L, MK_HANDLE, meta, methods);
-}
+static const luaL_Reg handle_meta[] = { { "__index", handle_index },
+                                        { "__close", handle_close },
+                                        { "__tostring", handle_tostring },
+                                        MK_END };
+static const luaL_Reg handle_methods[] = { { "remove", handle_remove }, MK_END };
+
+const struct mk_exports mk_handle_exports[] = {
+    { .type = MK_HANDLE, .meta = handle_meta, .methods = handle_methods }, MK_END
+};

@@ -264,31 +264,15 @@ static int pci_window(lua_State *L)
     return 1;
 }
 
-void mk_open_pci(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "pci_new", pci_new },
-                                     { "pci_bar", pci_bar },
-                                     { "pci_ram", pci_ram },
-                                     { "pci_cap", pci_cap },
-                                     { "pci_ram_read", pci_ram_read },
-                                     { "pci_ram_write", pci_ram_write },
-                                     { "pci_msi", pci_msi },
-                                     { "pci_msix", pci_msix },
-                                     { "pci_attach", pci_attach },
-                                     { "pci_detach", pci_detach },
-                                     { "pci_irq", pci_irq },
-                                     { "pci_line", pci_line },
-                                     { "pci_master", pci_master },
-                                     { "pci_place", pci_place },
-                                     { "pci_on", pci_on },
-                                     { "pci_name", pci_name },
-                                     { "pci_lost", pci_lost },
-                                     { "pci_window", pci_window },
-                                     { "pci_vm", pci_vm },
-                                     { NULL, NULL } };
-    static const luaL_Reg fn_meta[] = { { "__gc", fn_gc }, { NULL, NULL } };
-    mk_new_type(L, MK_PCI, NULL, NULL);
-    mk_new_type(L, MK_PCI_FN, fn_meta, NULL);
-    mk_open_window(L);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = {
+    MK_FN(pci_new),      MK_FN(pci_bar),       MK_FN(pci_ram), MK_FN(pci_cap),
+    MK_FN(pci_ram_read), MK_FN(pci_ram_write), MK_FN(pci_msi), MK_FN(pci_msix),
+    MK_FN(pci_attach),   MK_FN(pci_detach),    MK_FN(pci_irq), MK_FN(pci_line),
+    MK_FN(pci_master),   MK_FN(pci_place),     MK_FN(pci_on),  MK_FN(pci_name),
+    MK_FN(pci_lost),     MK_FN(pci_window),    MK_FN(pci_vm),  MK_END
+};
+static const luaL_Reg fn_meta[] = { { "__gc", fn_gc }, MK_END };
+
+const struct mk_exports mk_pci_exports[] = { { .type = MK_PCI },
+                                             { .type = MK_PCI_FN, .meta = fn_meta, .core = core },
+                                             MK_END };

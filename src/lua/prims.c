@@ -259,9 +259,8 @@ static const luaL_Reg handle_methods[] = { { "get", handle_get },
                                            { "put", handle_put },
                                            { NULL, NULL } };
 
-void mk_open_prims(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "prim", prim }, { "doorbell", doorbell }, { NULL, NULL } };
-    mk_add_methods(L, MK_HANDLE, handle_methods);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(prim), MK_FN(doorbell), MK_END };
+
+const struct mk_exports mk_prims_exports[] = {
+    { .extends = MK_HANDLE, .methods = handle_methods, .core = core }, MK_END
+};

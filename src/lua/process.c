@@ -333,20 +333,18 @@ static int write_file(lua_State *L)
     return 1;
 }
 
-void mk_open_process(lua_State *L)
-{
-    static const luaL_Reg functions[] = { { "spawn", spawn },
-                                          { "kill_group", kill_group },
-                                          { "reap", reap },
-                                          { "poll", poll_fds },
-                                          { "read_fd", read_fd },
-                                          { "close_fd", close_one },
-                                          { "block_signals", block_signals },
-                                          { "unblock_signals", unblock_signals },
-                                          { "read_signal", read_signal },
-                                          { "process", process_info },
-                                          { "environment", environment },
-                                          { "write_file", write_file },
-                                          { NULL, NULL } };
-    luaL_setfuncs(L, functions, 0);
-}
+static const luaL_Reg core[] = { MK_FN(spawn),
+                                 MK_FN(kill_group),
+                                 MK_FN(reap),
+                                 { "poll", poll_fds },
+                                 MK_FN(read_fd),
+                                 { "close_fd", close_one },
+                                 MK_FN(block_signals),
+                                 MK_FN(unblock_signals),
+                                 MK_FN(read_signal),
+                                 { "process", process_info },
+                                 MK_FN(environment),
+                                 MK_FN(write_file),
+                                 MK_END };
+
+const struct mk_exports mk_process_exports[] = { { .core = core }, MK_END };

@@ -53,12 +53,7 @@ static int profile_words(lua_State *L)
     return 1;
 }
 
-void mk_open_profile(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "profile_start", profile_start },
-                                     { "profile_stop", profile_stop },
-                                     { "profile_counts", profile_counts },
-                                     { "profile_words", profile_words },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { MK_FN(profile_start), MK_FN(profile_stop), MK_FN(profile_counts),
+                                 MK_FN(profile_words), MK_END };
+
+const struct mk_exports mk_profile_exports[] = { { .core = core }, MK_END };

@@ -265,17 +265,14 @@ static int set_trace(lua_State *L)
     return 1;
 }
 
-void mk_open_run(lua_State *L)
-{
-    static const luaL_Reg methods[] = { { "stop", vm_stop },     { "exit", vm_exit },
-                                        { "crash", vm_crash },   { "reset", vm_reset },
-                                        { "irq", vm_irq },       { "pause", vm_pause },
-                                        { "resume", vm_resume }, { NULL, NULL } };
-    static const luaL_Reg core[] = {
-        { "run", run },         { "start", start },           { "wait", wait },
-        { "trace", set_trace }, { "lose_ticks", lose_ticks }, { "collect_pic", collect_pic },
-        { NULL, NULL }
-    };
-    mk_add_methods(L, MK_VM, methods);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg methods[] = { { "stop", vm_stop },     { "exit", vm_exit },
+                                    { "crash", vm_crash },   { "reset", vm_reset },
+                                    { "irq", vm_irq },       { "pause", vm_pause },
+                                    { "resume", vm_resume }, MK_END };
+static const luaL_Reg core[] = {
+    MK_FN(run),        MK_FN(start),       MK_FN(wait), { "trace", set_trace },
+    MK_FN(lose_ticks), MK_FN(collect_pic), MK_END
+};
+
+const struct mk_exports mk_run_exports[] = { { .extends = MK_VM, .methods = methods, .core = core },
+                                             MK_END };

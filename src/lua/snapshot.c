@@ -246,26 +246,24 @@ struct mk_snapshot *mk_snapshot_field(lua_State *L, int options)
     return snap;
 }
 
-void mk_open_snapshot(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__index", snapshot_index },
-                                     { "__gc", snapshot_close },
-                                     { "__close", snapshot_close },
-                                     { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "save", snapshot_save },
-                                        { "close", snapshot_close },
-                                        { NULL, NULL } };
-    static const luaL_Reg core[] = { { "take", take },
-                                     { "restore", restore },
-                                     { "check_idle", check_idle },
-                                     { "check_fit", check_fit },
-                                     { "restoring", restoring },
-                                     { "disable", disable },
-                                     { "fill_hooks", fill_hooks },
-                                     { "saved_devices", saved_devices },
-                                     { "saved_layers", saved_layers },
-                                     { "load_snapshot", load_snapshot },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_SNAPSHOT, meta, methods);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg meta[] = {
+    { "__index", snapshot_index }, { "__gc", snapshot_close }, { "__close", snapshot_close }, MK_END
+};
+static const luaL_Reg methods[] = { { "save", snapshot_save },
+                                    { "close", snapshot_close },
+                                    MK_END };
+static const luaL_Reg core[] = { MK_FN(take),
+                                 MK_FN(restore),
+                                 MK_FN(check_idle),
+                                 MK_FN(check_fit),
+                                 MK_FN(restoring),
+                                 MK_FN(disable),
+                                 MK_FN(fill_hooks),
+                                 MK_FN(saved_devices),
+                                 MK_FN(saved_layers),
+                                 MK_FN(load_snapshot),
+                                 MK_END };
+
+const struct mk_exports mk_snapshot_exports[] = {
+    { .type = MK_SNAPSHOT, .meta = meta, .methods = methods, .core = core }, MK_END
+};

@@ -60,15 +60,12 @@ static int told(lua_State *L)
     return s->error ? 3 : 2;
 }
 
-void mk_open_spool(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", close_spool }, { NULL, NULL } };
-    static const luaL_Reg methods[] = { { "put", put },
-                                        { "flush", flush },
-                                        { "close", close_spool },
-                                        { "told", told },
-                                        { NULL, NULL } };
-    lua_pushcfunction(L, open_spool);
-    lua_setfield(L, -2, "open_spool");
-    mk_new_type(L, SPOOL, meta, methods);
-}
+static const luaL_Reg meta[] = { { "__gc", close_spool }, MK_END };
+static const luaL_Reg methods[] = {
+    MK_FN(put), MK_FN(flush), { "close", close_spool }, MK_FN(told), MK_END
+};
+static const luaL_Reg core[] = { MK_FN(open_spool), MK_END };
+
+const struct mk_exports mk_spool_exports[] = {
+    { .type = SPOOL, .meta = meta, .methods = methods, .core = core }, MK_END
+};

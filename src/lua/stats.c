@@ -100,12 +100,9 @@ static int timing(lua_State *L)
     return 0;
 }
 
-void mk_open_stats(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "stats", stats }, { "timing", timing }, { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-    luaL_newmetatable(L, "minikvm.rows");
-    lua_pushcfunction(L, rows_gc);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
-}
+static const luaL_Reg core[] = { MK_FN(stats), MK_FN(timing), MK_END };
+static const luaL_Reg rows_meta[] = { { "__gc", rows_gc }, MK_END };
+
+const struct mk_exports mk_stats_exports[] = {
+    { .type = "minikvm.rows", .meta = rows_meta, .core = core }, MK_END
+};

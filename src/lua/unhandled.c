@@ -102,8 +102,7 @@ static int vm_on_unhandled(lua_State *L)
     return 1;
 }
 
-void mk_open_unhandled(lua_State *L)
-{
-    static const luaL_Reg methods[] = { { "on_unhandled", vm_on_unhandled }, { NULL, NULL } };
-    mk_add_methods(L, MK_VM, methods);
-}
+static const luaL_Reg methods[] = { { "on_unhandled", vm_on_unhandled }, MK_END };
+
+const struct mk_exports mk_unhandled_exports[] = { { .extends = MK_VM, .methods = methods },
+                                                   MK_END };

@@ -216,19 +216,12 @@ static int virtio_counts(lua_State *L)
     return 3;
 }
 
-void mk_open_virtio(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", virtio_gc }, { NULL, NULL } };
-    static const luaL_Reg core[] = { { "virtio_new", virtio_new },
-                                     { "virtio_close", virtio_close },
-                                     { "virtio_interrupt", virtio_interrupt },
-                                     { "virtio_isr", virtio_isr },
-                                     { "virtio_start", virtio_start },
-                                     { "virtio_stop", virtio_stop },
-                                     { "virtio_kick", virtio_kick },
-                                     { "virtio_busy", virtio_busy },
-                                     { "virtio_counts", virtio_counts },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_VIRTIO, meta, NULL);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg meta[] = { { "__gc", virtio_gc }, MK_END };
+static const luaL_Reg core[] = { MK_FN(virtio_new),       MK_FN(virtio_close),
+                                 MK_FN(virtio_interrupt), MK_FN(virtio_isr),
+                                 MK_FN(virtio_start),     MK_FN(virtio_stop),
+                                 MK_FN(virtio_kick),      MK_FN(virtio_busy),
+                                 MK_FN(virtio_counts),    MK_END };
+
+const struct mk_exports mk_virtio_exports[] = { { .type = MK_VIRTIO, .meta = meta, .core = core },
+                                                MK_END };

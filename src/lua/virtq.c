@@ -178,16 +178,10 @@ static int virtq_write(lua_State *L)
     return 0;
 }
 
-void mk_open_virtq(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "virtq_check", virtq_check },
-                                     { "virtq_next", virtq_next },
-                                     { "virtq_walk", virtq_walk },
-                                     { "virtq_push", virtq_push },
-                                     { "virtq_wants_irq", virtq_wants_irq },
-                                     { "virtq_want_notify", virtq_want_notify },
-                                     { "virtq_read", virtq_read },
-                                     { "virtq_write", virtq_write },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = {
+    MK_FN(virtq_check), MK_FN(virtq_next),      MK_FN(virtq_walk),
+    MK_FN(virtq_push),  MK_FN(virtq_wants_irq), MK_FN(virtq_want_notify),
+    MK_FN(virtq_read),  MK_FN(virtq_write),     MK_END
+};
+
+const struct mk_exports mk_virtq_exports[] = { { .core = core }, MK_END };

@@ -381,13 +381,12 @@ static int vm_index(lua_State *L)
     return 1;
 }
 
-void mk_open_vm(lua_State *L)
-{
-    static const luaL_Reg meta[] = {
-        { "__index", vm_index }, { "__gc", vm_gc }, { "__close", vm_close }, { NULL, NULL }
-    };
-    static const luaL_Reg methods[] = { { "close", vm_close }, { NULL, NULL } };
-    static const luaL_Reg core[] = { { "new_vm", new_vm }, { "add_cpu", add_cpu }, { NULL, NULL } };
-    mk_new_type(L, MK_VM, meta, methods);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg meta[] = {
+    { "__index", vm_index }, { "__gc", vm_gc }, { "__close", vm_close }, MK_END
+};
+static const luaL_Reg methods[] = { { "close", vm_close }, MK_END };
+static const luaL_Reg core[] = { MK_FN(new_vm), MK_FN(add_cpu), MK_END };
+
+const struct mk_exports mk_vm_exports[] = {
+    { .type = MK_VM, .meta = meta, .methods = methods, .core = core }, MK_END
+};

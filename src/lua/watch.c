@@ -438,29 +438,13 @@ static int exits_since(lua_State *L)
     return 1;
 }
 
-void mk_open_watch(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__gc", watch_close },
-                                     { "__close", watch_close },
-                                     { NULL, NULL } };
-    static const luaL_Reg core[] = { { "watch", watch },
-                                     { "forbid", forbid },
-                                     { "watch_wait", watch_wait },
-                                     { "watch_again", watch_again },
-                                     { "watch_place", watch_place },
-                                     { "consumed", consumed },
-                                     { "watch_result", watch_result },
-                                     { "forbidden", forbidden },
-                                     { "search", search },
-                                     { "scan", scan },
-                                     { "input_state", input_state },
-                                     { "where", where },
-                                     { "last_result", last_result },
-                                     { "vm_of", vm_of },
-                                     { "consume", consume },
-                                     { "blame", blame },
-                                     { "exits_since", exits_since },
-                                     { NULL, NULL } };
-    mk_new_type(L, MK_WATCH, meta, NULL);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg meta[] = { { "__gc", watch_close }, { "__close", watch_close }, MK_END };
+static const luaL_Reg core[] = { MK_FN(watch),        MK_FN(forbid),      MK_FN(watch_wait),
+                                 MK_FN(watch_again),  MK_FN(watch_place), MK_FN(consumed),
+                                 MK_FN(watch_result), MK_FN(forbidden),   MK_FN(search),
+                                 MK_FN(scan),         MK_FN(input_state), MK_FN(where),
+                                 MK_FN(last_result),  MK_FN(vm_of),       MK_FN(consume),
+                                 MK_FN(blame),        MK_FN(exits_since), MK_END };
+
+const struct mk_exports mk_watch_exports[] = { { .type = MK_WATCH, .meta = meta, .core = core },
+                                               MK_END };

@@ -116,8 +116,6 @@ void mk_lua_free_watchpoints(struct mk_lua_vm *v)
     }
 }
 
-void mk_open_watchpoint(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "watch_memory", watch }, { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = { { "watch_memory", watch }, MK_END };
+
+const struct mk_exports mk_watchpoint_exports[] = { { .core = core }, MK_END };

@@ -84,10 +84,8 @@ static int window_index(lua_State *L)
     return 1;
 }
 
-void mk_open_window(lua_State *L)
-{
-    static const luaL_Reg meta[] = { { "__index", window_index }, { NULL, NULL } };
-    static const luaL_Reg core[] = { { "window_close", window_close }, { NULL, NULL } };
-    mk_new_type(L, MK_WINDOW, meta, NULL);
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg meta[] = { { "__index", window_index }, MK_END };
+static const luaL_Reg core[] = { MK_FN(window_close), MK_END };
+
+const struct mk_exports mk_window_exports[] = { { .type = MK_WINDOW, .meta = meta, .core = core },
+                                                MK_END };

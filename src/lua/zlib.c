@@ -67,11 +67,8 @@ static int crc32_bytes(lua_State *L)
     return 1;
 }
 
-void mk_open_zlib(lua_State *L)
-{
-    static const luaL_Reg core[] = { { "deflate", deflate_bytes },
-                                     { "inflate", inflate_bytes },
-                                     { "crc32", crc32_bytes },
-                                     { NULL, NULL } };
-    luaL_setfuncs(L, core, 0); /* into the core table on top */
-}
+static const luaL_Reg core[] = {
+    { "deflate", deflate_bytes }, { "inflate", inflate_bytes }, { "crc32", crc32_bytes }, MK_END
+};
+
+const struct mk_exports mk_zlib_exports[] = { { .core = core }, MK_END };
