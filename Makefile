@@ -122,7 +122,7 @@ $(B)/minikvm.so: $(MODULE_OBJ) $(B)/embed.o
 
 $(call obj,$(PROGRAM_SRC) $(GLUE_SRC)): USES = $(LUA_CFLAGS)
 $(patsubst %,$(B)/lua/%.o,disasm blocks blocks_find): USES = $(LUA_CFLAGS) $(CAPSTONE_CFLAGS)
-$(patsubst %,$(B)/lua/%.o,dwarf dwarf_lines dwarf_dies dwarf_types dwarf_frames): USES = $(LUA_CFLAGS) $(LIBDW_CFLAGS)
+$(patsubst %,$(B)/lua/%.o,dwarf dwarf_lines dwarf_dies dwarf_frames): USES = $(LUA_CFLAGS) $(LIBDW_CFLAGS)
 $(B)/lua/zlib.o: USES = $(LUA_CFLAGS) $(ZLIB_CFLAGS)
 
 # What the build needs is looked for once in a build folder.

@@ -276,7 +276,7 @@ struct mk_exports {
 extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports[],
     mk_cpu_state_exports[], mk_memory_exports[], mk_map_exports[], mk_hooks_exports[],
     mk_unhandled_exports[], mk_stats_exports[], mk_cpuid_exports[], mk_zlib_exports[],
-    mk_dwarf_exports[], mk_dwarf_lines_exports[], mk_dwarf_dies_exports[], mk_dwarf_types_exports[],
+    mk_dwarf_exports[], mk_dwarf_lines_exports[], mk_dwarf_dies_exports[],
     mk_dwarf_frames_exports[], mk_hypercalls_exports[], mk_console_exports[], mk_load_exports[],
     mk_clock_exports[], mk_keyboard_exports[], mk_files_exports[], mk_snapshot_exports[],
     mk_disk_exports[], mk_watch_exports[], mk_process_exports[], mk_spool_exports[],

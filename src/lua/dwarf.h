@@ -44,8 +44,6 @@
     X(dwarf_child)                                                                                 \
     X(dwarf_siblingof)                                                                             \
     X(dwarf_diename)                                                                               \
-    X(dwarf_decl_file)                                                                             \
-    X(dwarf_decl_line)                                                                             \
     X(dwarf_attr)                                                                                  \
     X(dwarf_attr_integrate)                                                                        \
     X(dwarf_hasattr)                                                                               \
@@ -55,7 +53,6 @@
     X(dwarf_formaddr)                                                                              \
     X(dwarf_formblock)                                                                             \
     X(dwarf_formref_die)                                                                           \
-    X(dwarf_aggregate_size)                                                                        \
     X(dwarf_getsrcfiles)                                                                           \
     X(dwarf_filesrc)                                                                               \
     X(dwarf_getsrclines)                                                                           \
@@ -121,21 +118,6 @@ struct mk_unit *mk_dwarf_unit(const struct mk_dwarf *d, uint64_t address);
 /* Whether something of the file is loaded at this address: ranges of functions that the linker left
  * out begin at 0. */
 bool mk_dwarf_loaded(const struct mk_dwarf *d, uint64_t address);
-
-#define MK_DIES_MAX 1024 /* children of an entry that are looked at: members, variables, … */
-
-/* Entries, which Lua knows by number. */
-/* Pushes the number of one; nil when there are too many. */
-void mk_push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die);
-Dwarf_Die *mk_check_die(lua_State *L, const struct mk_dwarf *d, int index);
-/* An unsigned attribute of an entry, or of what it is an instance of; false: it has none. */
-bool mk_die_number(Dwarf_Die *die, unsigned name, Dwarf_Word *value);
-/* They set a field of the table on top, when the entry has that. The type is an entry's number, a
- * constant is that of a variable or an enumerator. */
-void mk_set_die_number(lua_State *L, Dwarf_Die *die, unsigned name, const char *key);
-void mk_set_die_name(lua_State *L, Dwarf_Die *die);
-void mk_set_die_type(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, const char *key);
-void mk_set_die_constant(lua_State *L, Dwarf_Die *die, const char *key);
 
 /* Pushes { operation, number, number, offset, operation, ... }; `attr`: which it is of, or NULL. */
 void mk_push_operations(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *ops, size_t count);

@@ -1,5 +1,5 @@
-/* dwarf_dies.c - what runs at an address: functions, those that are inlined there, blocks; their
- * variables and calls. See dwarf.h. DWARF 5, chapters 2.6, 3.3 to 3.5 and 4.1.
+/* dwarf_dies.c - entries of debugging information: what runs at an address, what an entry has. What
+ * that means is in lua/minikvm/debug/dies.lua. See dwarf.h. DWARF 5, chapters 2.5 to 2.7.
  *
  * Lua knows an entry by a number. Entries are gone through by libdw's steps, which go forward in
  * the file; how deep and how many is limited here. */
@@ -14,10 +14,11 @@
 #define KNOWN_MAX (1u << 20)  /* entries that Lua knows */
 #define OPERATIONS_MAX 256    /* of an expression */
 #define BLOCK_MAX (64u << 10) /* bytes of a constant */
+#define CHILDREN_MAX 4096     /* of an entry: members, variables, calls */
 
 /* --- entries by number --- */
 
-void mk_push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
+static void push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
 {
     lua_getiuservalue(L, 1, 1);
     if (lua_rawgetp(L, -1, die->addr) == LUA_TNIL) {
@@ -39,41 +40,11 @@ void mk_push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
     lua_remove(L, -2);
 }
 
-Dwarf_Die *mk_check_die(lua_State *L, const struct mk_dwarf *d, int index)
+static Dwarf_Die *check_die(lua_State *L, const struct mk_dwarf *d, int index)
 {
     lua_Integer i = luaL_checkinteger(L, index);
     luaL_argcheck(L, i > 0 && (size_t)i <= d->die_count, index, "no such entry");
     return &d->dies[i - 1];
-}
-
-bool mk_die_number(Dwarf_Die *die, unsigned name, Dwarf_Word *value)
-{
-    Dwarf_Attribute attr;
-    return dw.dwarf_formudata(dw.dwarf_attr_integrate(die, name, &attr), value) == 0;
-}
-
-void mk_set_die_number(lua_State *L, Dwarf_Die *die, unsigned name, const char *key)
-{
-    Dwarf_Word value;
-    if (mk_die_number(die, name, &value))
-        mk_set_integer(L, key, value);
-}
-
-void mk_set_die_name(lua_State *L, Dwarf_Die *die)
-{
-    const char *name = dw.dwarf_diename(die);
-    if (name)
-        mk_set_string(L, "name", name);
-}
-
-void mk_set_die_type(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, const char *key)
-{
-    Dwarf_Attribute attr;
-    Dwarf_Die type;
-    if (!dw.dwarf_formref_die(dw.dwarf_attr_integrate(die, DW_AT_type, &attr), &type))
-        return;
-    mk_push_die(L, d, &type);
-    lua_setfield(L, -2, key);
 }
 
 /* --- scopes --- */
@@ -117,63 +88,25 @@ static bool descend(struct search *s, Dwarf_Die *parent, unsigned depth)
     return false;
 }
 
-/* The name of the file whose number in the unit's table is an attribute. */
-static void set_file(lua_State *L, Dwarf_Die *die, unsigned name, const char *key)
-{
-    Dwarf_Die cu;
-    Dwarf_Files *files;
-    size_t count;
-    Dwarf_Word i;
-    if (!mk_die_number(die, name, &i) || !dw.dwarf_diecu(die, &cu, NULL, NULL) ||
-        dw.dwarf_getsrcfiles(&cu, &files, &count) != 0 || i >= count)
-        return;
-    mk_push_source(L, &cu, dw.dwarf_filesrc(files, i, NULL, NULL));
-    lua_setfield(L, -2, key);
-}
-
-static void push_scope(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die)
-{
-    int tag = dw.dwarf_tag(die);
-    Dwarf_Addr low;
-    lua_createtable(L, 0, 8);
-    mk_set_string(L, "kind",
-                  tag == DW_TAG_subprogram           ? "function"
-                  : tag == DW_TAG_inlined_subroutine ? "inlined"
-                                                     : "block");
-    mk_set_die_name(L, die);
-    mk_push_die(L, d, die);
-    lua_setfield(L, -2, "die");
-    if (dw.dwarf_entrypc(die, &low) == 0)
-        mk_set_integer(L, "low", low);
-    if (tag == DW_TAG_inlined_subroutine) {
-        set_file(L, die, DW_AT_call_file, "call_file");
-        mk_set_die_number(L, die, DW_AT_call_line, "call_line");
-    }
-}
-
-/* dwarf.scopes(d, address) -> list of { kind = "function"|"inlined"|"block", name=, die=, low=,
- * call_file=, call_line= }, the innermost first; empty when nothing is known; .split = true when
- * the unit's .dwo file is not there */
+/* dwarf.scopes(d, address) -> list of the entries of functions and blocks that hold it, the
+ * innermost first; empty when nothing is known; true when the unit's .dwo file is not there */
 static int scopes(lua_State *L)
 {
     struct mk_dwarf *d = mk_check_dwarf(L);
     struct search s = { .address = (uint64_t)luaL_checkinteger(L, 2), .left = DIES_MAX };
     struct mk_unit *unit = mk_dwarf_unit(d, s.address);
-    luaL_checkstack(L, 12, NULL);
     lua_newtable(L);
     if (!unit)
         return 1;
-    if (unit->dies.addr == unit->top.addr && (dw.dwarf_hasattr(&unit->top, DW_AT_dwo_name) ||
-                                              dw.dwarf_hasattr(&unit->top, DW_AT_GNU_dwo_name))) {
-        lua_pushboolean(L, 1);
-        lua_setfield(L, -2, "split");
-    }
     descend(&s, &unit->dies, 0);
     for (unsigned i = 0; i < s.count; i++) {
-        push_scope(L, d, &s.found[s.count - 1 - i]);
+        push_die(L, d, &s.found[s.count - 1 - i]);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
-    return 1;
+    lua_pushboolean(L, unit->dies.addr == unit->top.addr &&
+                           (dw.dwarf_hasattr(&unit->top, DW_AT_dwo_name) ||
+                            dw.dwarf_hasattr(&unit->top, DW_AT_GNU_dwo_name)));
+    return 2;
 }
 
 /* --- expressions --- */
@@ -237,159 +170,135 @@ void mk_push_operations(lua_State *L, Dwarf_Attribute *attr, const Dwarf_Op *ops
     }
 }
 
-/* Sets `key` to the expression that an attribute has for an address, if it has one. */
-static void set_expression(lua_State *L, Dwarf_Die *die, unsigned name, const char *key,
-                           Dwarf_Addr address)
+/* --- attributes --- */
+
+static bool push_expression(lua_State *L, Dwarf_Attribute *attr, Dwarf_Addr address)
 {
-    Dwarf_Attribute attr;
     Dwarf_Op *ops;
     size_t count;
-    if (!dw.dwarf_attr_integrate(die, name, &attr) ||
-        dw.dwarf_getlocation_addr(&attr, address, &ops, &count, 1) != 1)
-        return;
-    mk_push_operations(L, &attr, ops, count);
-    lua_setfield(L, -2, key);
+    if (dw.dwarf_getlocation_addr(attr, address, &ops, &count, 1) != 1)
+        return false;
+    mk_push_operations(L, attr, ops, count);
+    return true;
 }
 
-/* dwarf.frame_base(d, die, address) -> the expression of DW_AT_frame_base; nil: it has none */
-static int frame_base(lua_State *L)
+static bool push_constant(lua_State *L, Dwarf_Attribute *attr)
 {
-    const struct mk_dwarf *d = mk_check_dwarf(L);
-    Dwarf_Die *die = mk_check_die(L, d, 2);
-    Dwarf_Addr address = (Dwarf_Addr)luaL_checkinteger(L, 3);
-    lua_newtable(L);
-    set_expression(L, die, DW_AT_frame_base, "base", address);
-    lua_getfield(L, -1, "base");
-    return 1;
-}
-
-/* --- variables --- */
-
-void mk_set_die_constant(lua_State *L, Dwarf_Die *die, const char *key)
-{
-    Dwarf_Attribute attr;
     Dwarf_Sword value;
     Dwarf_Block block;
-    if (!dw.dwarf_attr_integrate(die, DW_AT_const_value, &attr))
-        return;
-    if (dw.dwarf_formsdata(&attr, &value) == 0) {
-        mk_set_integer(L, key, (uint64_t)value);
-    } else if (dw.dwarf_formblock(&attr, &block) == 0 && block.length <= BLOCK_MAX) {
+    if (dw.dwarf_formsdata(attr, &value) == 0)
+        lua_pushinteger(L, (lua_Integer)value);
+    else if (dw.dwarf_formblock(attr, &block) == 0 && block.length <= BLOCK_MAX)
         lua_pushlstring(L, (const char *)block.data, block.length);
-        lua_setfield(L, -2, key);
-    }
+    else
+        return false;
+    return true;
 }
 
-static void push_variable(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, Dwarf_Addr address)
+/* The name of a file by its number in the unit's table. */
+static bool push_file(lua_State *L, Dwarf_Die *die, Dwarf_Word i)
 {
-    lua_createtable(L, 0, 6);
-    mk_set_die_name(L, die);
-    mk_set_die_type(L, d, die, "type");
-    mk_set_die_number(L, die, DW_AT_decl_line, "line");
-    set_expression(L, die, DW_AT_location, "location", address);
-    mk_set_die_constant(L, die, "constant");
-    if (dw.dwarf_tag(die) == DW_TAG_formal_parameter) {
-        lua_pushboolean(L, 1);
-        lua_setfield(L, -2, "parameter");
-    }
+    Dwarf_Die cu;
+    Dwarf_Files *files;
+    size_t count;
+    if (!dw.dwarf_diecu(die, &cu, NULL, NULL) || dw.dwarf_getsrcfiles(&cu, &files, &count) != 0 ||
+        i >= count)
+        return false;
+    mk_push_source(L, &cu, dw.dwarf_filesrc(files, i, NULL, NULL));
+    return true;
 }
 
-/* dwarf.variables(d, die, address) -> list of { name=, type=, line=, location = expression,
- * constant = integer | string, parameter = true } of a scope, in the order of the source */
-static int variables(lua_State *L)
+enum kind { NUMBER, FILE_NAME, ADDRESS, ENTRY, CONSTANT, EXPRESSION };
+static const char *const kinds[] = { "number",   "file",       "address", "die",
+                                     "constant", "expression", NULL };
+
+static bool push_attribute(lua_State *L, struct mk_dwarf *d, Dwarf_Die *die, Dwarf_Attribute *attr,
+                           enum kind kind)
+{
+    Dwarf_Word value;
+    Dwarf_Die other;
+    switch (kind) {
+    case ADDRESS:
+        if (dw.dwarf_formaddr(attr, &value) != 0)
+            return false;
+        lua_pushinteger(L, (lua_Integer)value);
+        return true;
+    case ENTRY:
+        if (!dw.dwarf_formref_die(attr, &other))
+            return false;
+        push_die(L, d, &other);
+        return true;
+    case CONSTANT: return push_constant(L, attr);
+    case EXPRESSION: return push_expression(L, attr, (Dwarf_Addr)luaL_optinteger(L, 5, 0));
+    default: break;
+    }
+    if (dw.dwarf_formudata(attr, &value) != 0)
+        return false;
+    if (kind == FILE_NAME)
+        return push_file(L, die, value);
+    lua_pushinteger(L, (lua_Integer)value);
+    return true;
+}
+
+/* dwarf.get(d, die, attribute, "number" | "file" | "address" | "die" | "constant" | "expression"
+ * [, address]) -> what an entry has, or what it is an instance of; nil: it has none of that kind.
+ * Of an expression, the one for this address: { operation, number, number, offset, … } */
+static int get(lua_State *L)
 {
     struct mk_dwarf *d = mk_check_dwarf(L);
-    Dwarf_Die child;
-    Dwarf_Addr address = (Dwarf_Addr)luaL_checkinteger(L, 3);
-    lua_Integer count = 0;
+    Dwarf_Die die = *check_die(L, d, 2);
+    enum kind kind = (enum kind)luaL_checkoption(L, 4, NULL, kinds);
+    Dwarf_Attribute attr;
     luaL_checkstack(L, 14, NULL);
+    if (!dw.dwarf_attr_integrate(&die, (unsigned)luaL_checkinteger(L, 3), &attr))
+        return 0;
+    return push_attribute(L, d, &die, &attr, kind);
+}
+
+/* dwarf.about(d, die) -> tag, name | nil, where its code begins | nil */
+static int about(lua_State *L)
+{
+    struct mk_dwarf *d = mk_check_dwarf(L);
+    Dwarf_Die *die = check_die(L, d, 2);
+    Dwarf_Addr low;
+    lua_pushinteger(L, dw.dwarf_tag(die));
+    lua_pushstring(L, dw.dwarf_diename(die));
+    if (dw.dwarf_entrypc(die, &low) != 0)
+        return 2;
+    lua_pushinteger(L, (lua_Integer)low);
+    return 3;
+}
+
+static bool is_one_of(lua_State *L, int from, int tag)
+{
+    bool any = lua_gettop(L) < from;
+    for (int i = from; i <= lua_gettop(L) && !any; i++)
+        any = lua_tointeger(L, i) == tag;
+    return any;
+}
+
+/* dwarf.children(d, die, tag …) -> list of those with one of these tags, in the order of the file
+ */
+static int children(lua_State *L)
+{
+    struct mk_dwarf *d = mk_check_dwarf(L);
+    Dwarf_Die parent = *check_die(L, d, 2), child;
+    lua_Integer count = 0;
+    unsigned left = DIES_MAX;
+    luaL_checkstack(L, 6, NULL);
     lua_newtable(L);
-    Dwarf_Die parent = *mk_check_die(L, d, 2);
-    if (dw.dwarf_child(&parent, &child) != 0)
-        return 1;
-    do {
-        int tag = dw.dwarf_tag(&child);
-        if (tag != DW_TAG_variable && tag != DW_TAG_formal_parameter)
-            continue;
-        push_variable(L, d, &child, address);
-        lua_rawseti(L, -2, ++count);
-    } while (count < MK_DIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
+    lua_replace(L, 2);
+    if (dw.dwarf_child(&parent, &child) == 0)
+        do {
+            if (!is_one_of(L, 3, dw.dwarf_tag(&child)))
+                continue;
+            push_die(L, d, &child);
+            lua_rawseti(L, 2, ++count);
+        } while (count < CHILDREN_MAX && left-- > 0 && dw.dwarf_siblingof(&child, &child) == 0);
+    lua_settop(L, 2);
     return 1;
 }
 
-/* --- calls --- */
-
-/* Whether an entry is the call that returns to an address. */
-static bool returns_to(Dwarf_Die *die, Dwarf_Addr address)
-{
-    Dwarf_Attribute attr;
-    Dwarf_Addr back;
-    int tag = dw.dwarf_tag(die);
-    unsigned name = tag == DW_TAG_call_site       ? DW_AT_call_return_pc
-                    : tag == DW_TAG_GNU_call_site ? DW_AT_low_pc
-                                                  : 0;
-    return name && dw.dwarf_formaddr(dw.dwarf_attr(die, name, &attr), &back) == 0 &&
-           back == address;
-}
-
-/* Pushes { [register] = expression, name = of the function that is called }. */
-static void push_call(lua_State *L, Dwarf_Die *call, Dwarf_Addr address)
-{
-    bool gnu = dw.dwarf_tag(call) == DW_TAG_GNU_call_site;
-    Dwarf_Attribute attr;
-    Dwarf_Die child, origin;
-    Dwarf_Op *ops;
-    size_t count;
-    unsigned n = 0;
-    lua_newtable(L);
-    if (dw.dwarf_formref_die(
-            dw.dwarf_attr(call, gnu ? DW_AT_abstract_origin : DW_AT_call_origin, &attr), &origin))
-        mk_set_die_name(L, &origin);
-    if (dw.dwarf_child(call, &child) != 0)
-        return;
-    do {
-        if (!dw.dwarf_attr(&child, DW_AT_location, &attr) ||
-            dw.dwarf_getlocation_addr(&attr, address, &ops, &count, 1) != 1 || count != 1 ||
-            !is_register(ops))
-            continue;
-        set_expression(L, &child, gnu ? DW_AT_GNU_call_site_value : DW_AT_call_value, "value",
-                       address);
-        if (lua_getfield(L, -1, "value") != LUA_TNIL)
-            lua_rawseti(L, -2, (lua_Integer)(ops->atom - DW_OP_reg0));
-        else
-            lua_pop(L, 1);
-        lua_pushnil(L);
-        lua_setfield(L, -2, "value");
-    } while (++n < MK_DIES_MAX && dw.dwarf_siblingof(&child, &child) == 0);
-}
-
-/* dwarf.call(d, address) -> what registers held at the call that returns to this address, as
- * expressions of the caller's frame: { [register] = expression, name = of the function that is
- * called }; nil: not known */
-static int call(lua_State *L)
-{
-    struct mk_dwarf *d = mk_check_dwarf(L);
-    Dwarf_Addr address = (Dwarf_Addr)luaL_checkinteger(L, 2);
-    struct search s = { .address = address - 1, .left = DIES_MAX };
-    struct mk_unit *unit = mk_dwarf_unit(d, s.address);
-    Dwarf_Die child;
-    luaL_checkstack(L, 14, NULL);
-    if (unit)
-        descend(&s, &unit->dies, 0);
-    for (unsigned i = s.count; i > 0; i--) {
-        if (dw.dwarf_child(&s.found[i - 1], &child) != 0)
-            continue;
-        do {
-            if (returns_to(&child, address)) {
-                push_call(L, &child, address - 1);
-                return 1;
-            }
-        } while (s.left-- > 0 && dw.dwarf_siblingof(&child, &child) == 0);
-    }
-    return 0;
-}
-
-static const luaL_Reg core[] = { MK_FN(scopes), MK_FN(frame_base), MK_FN(variables), MK_FN(call),
-                                 MK_END };
+static const luaL_Reg core[] = { MK_FN(scopes), MK_FN(get), MK_FN(about), MK_FN(children), MK_END };
 
 const struct mk_exports mk_dwarf_dies_exports[] = { { .core = core, .table = "dwarf" }, MK_END };

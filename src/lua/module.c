@@ -184,17 +184,17 @@ static const luaL_Reg functions[] = { { "methods", methods },
 
 /* What extends a kind of objects comes after it. */
 static const struct mk_exports *const exports[] = {
-    mk_vm_exports,          mk_run_exports,        mk_cpu_exports,         mk_cpu_state_exports,
-    mk_memory_exports,      mk_map_exports,        mk_hooks_exports,       mk_unhandled_exports,
-    mk_stats_exports,       mk_cpuid_exports,      mk_zlib_exports,        mk_dwarf_exports,
-    mk_dwarf_lines_exports, mk_dwarf_dies_exports, mk_dwarf_types_exports, mk_dwarf_frames_exports,
-    mk_hypercalls_exports,  mk_console_exports,    mk_load_exports,        mk_clock_exports,
-    mk_keyboard_exports,    mk_files_exports,      mk_snapshot_exports,    mk_disk_exports,
-    mk_watch_exports,       mk_process_exports,    mk_spool_exports,       mk_debug_exports,
-    mk_watchpoint_exports,  mk_handle_exports,     mk_prims_exports,       mk_window_exports,
-    mk_pci_exports,         mk_virtq_exports,      mk_virtio_exports,      mk_blocks_exports,
-    mk_profile_exports,     mk_coverage_exports,   mk_gdb_exports,         mk_attend_exports,
-    mk_net_exports,         mk_blk_exports,        mk_jail_exports
+    mk_vm_exports,          mk_run_exports,        mk_cpu_exports,          mk_cpu_state_exports,
+    mk_memory_exports,      mk_map_exports,        mk_hooks_exports,        mk_unhandled_exports,
+    mk_stats_exports,       mk_cpuid_exports,      mk_zlib_exports,         mk_dwarf_exports,
+    mk_dwarf_lines_exports, mk_dwarf_dies_exports, mk_dwarf_frames_exports, mk_hypercalls_exports,
+    mk_console_exports,     mk_load_exports,       mk_clock_exports,        mk_keyboard_exports,
+    mk_files_exports,       mk_snapshot_exports,   mk_disk_exports,         mk_watch_exports,
+    mk_process_exports,     mk_spool_exports,      mk_debug_exports,        mk_watchpoint_exports,
+    mk_handle_exports,      mk_prims_exports,      mk_window_exports,       mk_pci_exports,
+    mk_virtq_exports,       mk_virtio_exports,     mk_blocks_exports,       mk_profile_exports,
+    mk_coverage_exports,    mk_gdb_exports,        mk_attend_exports,       mk_net_exports,
+    mk_blk_exports,         mk_jail_exports
 };
 
 static void push_core(lua_State *L)

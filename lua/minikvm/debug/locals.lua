@@ -2,7 +2,7 @@
 -- debugging information tells where they are.
 
 local class = require "minikvm.class"
-local core = require "minikvm.core"
+local dies = require "minikvm.debug.dies"
 local dwarf = require "minikvm.debug.dwarf"
 local expression = require "minikvm.debug.expression"
 local types = require "minikvm.debug.types"
@@ -111,7 +111,7 @@ local function frame_base(info, scopes, m, frame, image, address)
   local busy = false -- it may refer to itself
   return function()
     local outer = scopes[#scopes]
-    local ops = not busy and core.dwarf.frame_base(info, outer.die, address)
+    local ops = not busy and dies.frame_base(info, outer.die, address)
     if not ops then return nil end
     busy = true
     local context = unwind.context(m, frame, image)
@@ -142,14 +142,14 @@ function M.of(m, frame, n)
   local list = setmetatable({}, meta)
   unwind.find_cfa(m, frame)
   dwarf.ask(m.vm, unwind.address(frame), function(info, there, image)
-    local scopes = core.dwarf.scopes(info, there)
+    local scopes = dies.scopes(info, there)
     list.why = scopes.split and "its .dwo file is not there" or nil
     local outer = scopes[#scopes]
     local context = unwind.context(m, frame, image,
                                    frame_base(info, scopes, m, frame, image, there),
                                    outer and outer.name)
     for _, scope in ipairs(scopes_of(scopes, n)) do
-      for _, variable in ipairs(scope.die and core.dwarf.variables(info, scope.die, there) or {}) do
+      for _, variable in ipairs(scope.die and dies.variables(info, scope.die, there) or {}) do
         list[#list + 1] = describe(variable, m, context, info)
       end
     end

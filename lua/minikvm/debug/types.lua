@@ -3,7 +3,7 @@
 -- Types come from a file, where they may refer to themselves in a circle: how deep one is followed
 -- is limited, and so is how much of a value is shown. DWARF 5, chapter 5.
 
-local core = require "minikvm.core"
+local dies = require "minikvm.debug.dies"
 
 local M = {}
 
@@ -31,7 +31,7 @@ function M.of(info, number)
   if not number then return { kind = "void", name = "void" } end
   known[info] = known[info] or {}
   local types = known[info]
-  types[number] = types[number] or core.dwarf.type(info, number)
+  types[number] = types[number] or dies.type(info, number)
   return types[number]
 end
 

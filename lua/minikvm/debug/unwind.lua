@@ -5,6 +5,7 @@
 -- a frame pointer tells must follow a call, and the number of frames is limited.
 
 local core = require "minikvm.core"
+local dies = require "minikvm.debug.dies"
 local dwarf = require "minikvm.debug.dwarf"
 local expression = require "minikvm.debug.expression"
 local images = require "minikvm.image"
@@ -42,7 +43,7 @@ local function entry_value(m, frame, number, name, depth)
   if not outer or not outer.called or not name or depth > ENTRIES then return nil end
   local values, image
   dwarf.ask(m.vm, outer.pc - 1, function(info, there, from)
-    values, image = core.dwarf.call(info, there + 1), from
+    values, image = dies.call(info, there + 1), from
     return values
   end)
   if not values or values.name ~= name or not values[number] then return nil end

@@ -4,6 +4,7 @@
 
 local class = require "minikvm.class"
 local core = require "minikvm.core"
+local dies = require "minikvm.debug.dies"
 local dwarf = require "minikvm.debug.dwarf"
 local images = require "minikvm.image"
 local options = require "minikvm.options"
@@ -88,7 +89,7 @@ local function first_of_each(info, list)
   table.sort(list, math.ult)
   for _, address in ipairs(list) do
     local key = 0
-    for _, scope in ipairs(core.dwarf.scopes(info, address)) do
+    for _, scope in ipairs(dies.scopes(info, address)) do
       if scope.kind ~= "block" then
         key = scope.die or address
         break
@@ -182,7 +183,7 @@ meta.__index = nil
 ---What runs there, the innermost first; the place in each is where the one before was called.
 local function functions_at(info, address, file, line)
   local list = {}
-  for _, scope in ipairs(core.dwarf.scopes(info, address)) do
+  for _, scope in ipairs(dies.scopes(info, address)) do
     if scope.kind ~= "block" then
       list[#list + 1] = { name = scope.name or "?", file = file, line = line, low = scope.low }
       file, line = scope.call_file, scope.call_line
