@@ -51,7 +51,7 @@ LUA_PARTS := $(sort $(shell find lua/minikvm -name "*.lua")) $(B)/abi.lua $(B)/c
 	$(B)/linux/program.lua $(B)/cli/api.lua
 part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm/%,%,$(patsubst $(B)/%,%,$(1))))))
 
-.PHONY: all demo test bench lint format install uninstall clean help deps guests os-1k riscv riscv-build
+.PHONY: all demo test bench lint format install uninstall deb clean help deps guests os-1k riscv riscv-build
 .DELETE_ON_ERROR:
 
 # What is for RISC-V is built where there is a compiler for it; `make riscv` installs one.
@@ -117,8 +117,9 @@ $(B)/minikvm: $(call obj,$(PROGRAM_SRC)) $(MODULE_OBJ) $(B)/$(if $(LUA_ARCHIVE),
 
 # Not linked against liblua: a second copy of it in the process would not share its state.
 # Not unloaded when a state is closed: its allocator and its threads are called after that.
+# MODULE_LDFLAGS is for packages, which give it a name for the linker.
 $(B)/minikvm.so: $(MODULE_OBJ) $(B)/embed.o
-	$(CC) $(ALL_CFLAGS) -shared -Wl,-z,nodelete -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS)
+	$(CC) $(ALL_CFLAGS) -shared -Wl,-z,nodelete -o $@ $^ $(ZLIB_LIBS) $(LDFLAGS) $(MODULE_LDFLAGS)
 
 $(call obj,$(PROGRAM_SRC) $(GLUE_SRC)): USES = $(LUA_CFLAGS)
 $(patsubst %,$(B)/lua/%.o,disasm blocks blocks_find): USES = $(LUA_CFLAGS) $(CAPSTONE_CFLAGS)
@@ -237,6 +238,9 @@ install: all ## program, module, header, guest kit, manuals, completions, script
 
 uninstall: ## remove what `make install` put below PREFIX
 	@B=$(B) PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" ./tools/install --remove
+
+deb: ## Debian packages of what is committed or changed, checked by lintian, in build/deb
+	@./tools/deb
 
 clean: ## remove what was built
 	rm -rf build minikvm minikvm.so
