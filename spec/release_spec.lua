@@ -32,9 +32,17 @@ describe("the version", function()
     assert.equal(version, sh("P doctor --json").out:match '"minikvm":"([^"]*)"')
   end)
 
+  it("is what make install gives to minikvm.pc and the manual pages", function()
+    local r = sh "make -s --eval 'told: ; @echo $(VERSION)' told"
+    assert.equal(version .. "\n", r.out, r.err)
+    assert.matches('^.TH MINIKVM%-RUN 1 "" "minikvm ' .. version .. '"',
+                   sh(("P tools/man.lua run %s"):format(version)).out)
+  end)
+
   it("is the rock's, by name, too, and the newest of the changelogs", function()
     assert.equal(("minikvm-%s-1.rockspec\n"):format(version), sh("ls *.rockspec").out)
     assert.equal(version .. "-1", rockspec(("minikvm-%s-1.rockspec"):format(version)).version)
+    assert.equal(version, contents "debian/changelog":match "^minikvm %(([^)]*)%)")
     assert.equal(version, contents "CHANGELOG.md":match "\n## ([%d.]+) %(%d%d%d%d%-%d%d%-%d%d%)\n")
   end)
 end)
