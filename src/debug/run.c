@@ -73,7 +73,7 @@ static bool all_here(const struct mk_debug *d)
     return here;
 }
 
-static void look_up(struct mk_vcpu *c)
+static void find_places(struct mk_vcpu *c)
 {
     struct mk_debug *d = debug_of(c);
     struct cpu *k = cpu_of(c);
@@ -96,7 +96,7 @@ static bool prepare(struct mk_vcpu *c)
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
     if (d->count || d->sets || d->watches || cpu_of(c)->steps)
-        look_up(c);
+        find_places(c);
     page_check_given(d);
     bool due = d->lifted || (d->open && d->watches), ready = !due || d->holder || all_here(d);
     if (!ready)

@@ -100,7 +100,7 @@ static void wait_idle(struct mk_blk *blk)
 /* --- the queue; callers hold the lock --- */
 
 /* The head of the next request: false when there is none, and the driver notifies of the next. */
-static bool take(struct mk_blk *blk, uint16_t *head)
+static bool next_request(struct mk_blk *blk, uint16_t *head)
 {
     struct mk_virtio_queue *queue = queue_of(blk);
     struct mk_err err;
@@ -177,7 +177,7 @@ static void serve_next(struct mk_blk *blk, struct mk_blk_request *r)
 {
     uint16_t head;
     struct mk_err err;
-    if (!take(blk, &head)) {
+    if (!next_request(blk, &head)) {
         let_sleep(blk);
         return;
     }
@@ -233,7 +233,7 @@ static void on_ring(void *ctx)
 {
     struct mk_blk *blk = ctx;
     pthread_mutex_lock(&blk->virtio.lock);
-    mk_doorbell_take(blk->bell);
+    mk_doorbell_count(blk->bell);
     if (is_live(blk))
         kick(blk);
     else if (!blk->ends)
@@ -392,7 +392,7 @@ void mk_blks_run(struct mk_blks *list, bool runs)
 static bool may_wake(struct mk_blk *blk)
 {
     pthread_mutex_lock(&blk->virtio.lock);
-    if (mk_doorbell_take(blk->bell) && is_live(blk))
+    if (mk_doorbell_count(blk->bell) && is_live(blk))
         kick(blk);
     bool waits = blk->in_flight || has_work(blk);
     blk->sleeper = waits;

@@ -137,7 +137,7 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
 }
 
 /* Those that KVM has counted. */
-static uint64_t take_counted(struct mk_doorbell *bell)
+static uint64_t drain_counted(struct mk_doorbell *bell)
 {
     uint64_t count = 0;
     if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
@@ -147,9 +147,9 @@ static uint64_t take_counted(struct mk_doorbell *bell)
     return count;
 }
 
-uint64_t mk_doorbell_take(struct mk_doorbell *bell)
+uint64_t mk_doorbell_count(struct mk_doorbell *bell)
 {
-    return take_counted(bell) + atomic_exchange(&bell->rung, 0);
+    return drain_counted(bell) + atomic_exchange(&bell->rung, 0);
 }
 
 void mk_doorbell_rearm(struct mk_doorbell *bell, uint64_t at)
@@ -164,7 +164,7 @@ static uint64_t collect(struct mk_doorbell *bell)
 {
     if (!bell->bus)
         return atomic_exchange(&bell->rung, 0);
-    uint64_t count = take_counted(bell);
+    uint64_t count = drain_counted(bell);
     if (count)
         mk_io_arm(&bell->rearm_timer, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
     return count + atomic_exchange(&bell->rung, 0);

@@ -67,7 +67,7 @@ int mk_doorbell_add(struct mk_doorbells *list, struct mk_doorbell *bell, const c
 void mk_doorbell_remove(struct mk_doorbell *bell);
 /* Of one with on_ring: how often it has rung since it was asked last, on any thread; it is watched
  * again from `at` (mk_now()) on, 0: now. */
-uint64_t mk_doorbell_take(struct mk_doorbell *bell);
+uint64_t mk_doorbell_count(struct mk_doorbell *bell);
 void mk_doorbell_rearm(struct mk_doorbell *bell, uint64_t at);
 
 /* One without an address has only ring and ctx filled in. It is its owner's, who leaves it there

@@ -191,7 +191,7 @@ static void hand_on(struct mk_net *net, struct mk_cpu *cpu)
 /* --- frames of the guest --- */
 
 /* The next one; NULL: there is none, or *rc is -1. One that is none is dropped. */
-static struct mk_packet *take(struct mk_net *net, int *rc, struct mk_err *err)
+static struct mk_packet *read_frame(struct mk_net *net, int *rc, struct mk_err *err)
 {
     struct mk_virtio *v = &net->virtio;
     struct mk_virtio_queue *queue = &v->queue[MK_NET_TRANSMIT];
@@ -260,11 +260,11 @@ static void send(struct mk_net *net, struct mk_cpu *cpu, struct mk_packet *frame
 }
 
 /* On the I/O thread. */
-static void owed_late(void *ctx)
+static void interrupt_due(void *ctx)
 {
     struct mk_net *net = ctx;
     pthread_mutex_lock(&net->virtio.lock);
-    net->owed_late = true;
+    net->owed_due = true;
     bool owed = net->owed;
     pthread_mutex_unlock(&net->virtio.lock);
     if (owed)
@@ -274,14 +274,14 @@ static void owed_late(void *ctx)
 /* For what was sent since `before`; with the lock. */
 static void owe_interrupt(struct mk_net *net, uint16_t before)
 {
-    if (net->owed && net->owed_late) {
+    if (net->owed && net->owed_due) {
         net->owed = false;
         mk_virtio_interrupt(&net->virtio, MK_ISR_QUEUE);
     } else if (mk_virtio_wants(&net->virtio, MK_NET_TRANSMIT, before)) {
         net->owed = true;
     }
-    if (net->owed && net->owed_late && !net->closed) {
-        net->owed_late = false;
+    if (net->owed && net->owed_due && !net->closed) {
+        net->owed_due = false;
         mk_io_arm(&net->owed_timer, mk_now() + MK_NET_OWED_NS);
     }
 }
@@ -295,7 +295,7 @@ static void transmit(struct mk_net *net, struct mk_cpu *cpu)
     int rc = v->queue[MK_NET_TRANSMIT].on;
     uint16_t before = v->queue[MK_NET_TRANSMIT].used;
     for (unsigned left = v->queue[MK_NET_TRANSMIT].q.size; left && rc > 0; left--) {
-        struct mk_packet *frame = take(net, &rc, &err);
+        struct mk_packet *frame = read_frame(net, &rc, &err);
         if (!frame)
             continue;
         pthread_mutex_unlock(&v->lock);
@@ -367,8 +367,8 @@ int mk_net_open_tap(struct mk_net *net, const char *name, struct mk_err *err)
 
 void mk_net_init(struct mk_net *net)
 {
-    net->owed_late = true;
-    net->owed_timer = (struct mk_io_timer){ .fire = owed_late, .ctx = net };
+    net->owed_due = true;
+    net->owed_timer = (struct mk_io_timer){ .fire = interrupt_due, .ctx = net };
 }
 
 void mk_net_close(struct mk_net *net)

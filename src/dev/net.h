@@ -45,8 +45,8 @@ struct mk_net {
     /* It gets a frame that needs no more work, on the vCPU's thread without a lock. */
     void (*script)(void *ctx, struct mk_cpu *cpu, const uint8_t *bytes, uint32_t length);
     struct mk_virtq_chain chain;
-    bool owed, owed_late; /* an interrupt for what was sent; it is time for it */
-    bool closed;          /* nothing of it is on the I/O thread any more */
+    bool owed, owed_due; /* an interrupt for what was sent; it is time for it */
+    bool closed;         /* nothing of it is on the I/O thread any more */
     struct mk_io_timer owed_timer;
 };
 

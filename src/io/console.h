@@ -122,8 +122,8 @@ void mk_console_end(struct mk_console *con);
 int mk_console_getc(struct mk_console *con); /* 0..255, MK_INPUT_NONE or MK_INPUT_EOF */
 /* The same for a guest that polls: in vain it lets the vCPU idle a moment, and looks once more. */
 int mk_console_getc_idle(struct mk_console *con, struct mk_cpu *cpu);
-int mk_console_peek(struct mk_console *con);            /* what getc would return; takes nothing */
-int mk_console_next(struct mk_console *con, bool take); /* both, for who holds the lock */
+int mk_console_peek(struct mk_console *con); /* what getc would return; takes nothing */
+int mk_console_next(struct mk_console *con, bool consume); /* both, for who holds the lock */
 void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length);
 void mk_console_putc(struct mk_console *con, struct mk_cpu *cpu, uint8_t byte);
 

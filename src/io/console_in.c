@@ -148,14 +148,14 @@ bool mk_console_expects_input(struct mk_console *con)
 
 /* --- the guest --- */
 
-int mk_console_next(struct mk_console *con, bool take)
+int mk_console_next(struct mk_console *con, bool consume)
 {
     int c = MK_INPUT_NONE;
     if (con->input.length == 0)
         fill_from_file(con);
     if (con->input.length > 0) {
         c = (uint8_t)con->input.data[con->input.start];
-        if (take)
+        if (consume)
             mk_buffer_consume(&con->input, 1);
     } else if (con->in.eof) {
         c = MK_INPUT_EOF;
@@ -163,10 +163,10 @@ int mk_console_next(struct mk_console *con, bool take)
     return c;
 }
 
-static int next_byte(struct mk_console *con, bool take)
+static int next_byte(struct mk_console *con, bool consume)
 {
     pthread_mutex_lock(&con->lock);
-    int c = mk_console_next(con, take);
+    int c = mk_console_next(con, consume);
     bool read_on = con->throttled && con->input.length < AHEAD / 2;
     if (read_on)
         con->throttled = false;

@@ -136,7 +136,7 @@ static void fire_timers(void)
 
 /* --- sources --- */
 
-/* EPOLLONESHOT: after an event nothing of it is told until it is watched again, errors and hangups
+/* EPOLLONESHOT: after an event nothing of it is ready until it is watched again, errors and hangups
  * neither. */
 void mk_io_watch(struct mk_io_source *source)
 {
@@ -168,10 +168,10 @@ void mk_io_unwatch(struct mk_io_source *source)
 }
 
 /* Its owner may have taken it away since the kernel told of it. */
-static void source_ready(const void *told)
+static void source_ready(const void *ready)
 {
     struct mk_io_source *source = io.sources;
-    while (source && source != told)
+    while (source && source != ready)
         source = source->next;
     if (source)
         call(source, source->ready, source->ctx);

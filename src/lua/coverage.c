@@ -37,7 +37,7 @@ struct mk_lua_branches {
 struct record {
     _Atomic unsigned refs;
     struct mk_break_members m;
-    uint64_t *told; /* what take() gave out */
+    uint64_t *reported; /* what coverage_reached() gave out */
 };
 
 struct mk_lua_coverage {
@@ -106,7 +106,7 @@ static void unref_record(struct record *r)
     free((void *)r->m.address);
     free((void *)r->m.code);
     free((void *)r->m.reached);
-    free(r->told);
+    free(r->reported);
     free(r);
 }
 
@@ -120,8 +120,8 @@ static struct record *new_record(size_t count)
     r->m.address = calloc(count + 1, sizeof(*r->m.address));
     r->m.code = calloc(count + 1, sizeof(*r->m.code));
     r->m.reached = calloc(count / 64 + 1, sizeof(*r->m.reached));
-    r->told = calloc(count / 64 + 1, sizeof(*r->told));
-    if (r->m.address && r->m.code && r->m.reached && r->told)
+    r->reported = calloc(count / 64 + 1, sizeof(*r->reported));
+    if (r->m.address && r->m.code && r->m.reached && r->reported)
         return r;
     unref_record(r);
     return NULL;
@@ -159,19 +159,19 @@ static int coverage_record(lua_State *L)
     return 1;
 }
 
-/* coverage_take(record) -> what was reached since the last call: indices from 0, 4 bytes each */
-static int coverage_take(lua_State *L)
+/* coverage_reached(record) -> what was reached since the last call: indices from 0, 4 bytes each */
+static int coverage_reached(lua_State *L)
 {
     struct record *r = *check_record(L, 1);
     luaL_Buffer b;
     luaL_buffinit(L, &b);
     for (size_t i = 0; i < r->m.count / 64 + 1; i++) {
         uint64_t now = r->m.reached[i];
-        for (uint64_t bits = now & ~r->told[i]; bits; bits &= bits - 1) {
+        for (uint64_t bits = now & ~r->reported[i]; bits; bits &= bits - 1) {
             uint32_t index = (uint32_t)(i * 64 + (unsigned)__builtin_ctzll(bits));
             luaL_addlstring(&b, (const char *)&index, sizeof(index));
         }
-        r->told[i] |= now;
+        r->reported[i] |= now;
     }
     luaL_pushresult(&b);
     return 1;
@@ -316,9 +316,9 @@ static int coverage_stop(lua_State *L)
 
 static const luaL_Reg meta[] = { { "__gc", coverage_gc }, MK_END };
 static const luaL_Reg record_meta[] = { { "__gc", record_gc }, MK_END };
-static const luaL_Reg core[] = { MK_FN(coverage_record), MK_FN(coverage_start),
-                                 MK_FN(coverage_take),   MK_FN(coverage_seen),
-                                 MK_FN(coverage_stop),   MK_END };
+static const luaL_Reg core[] = { MK_FN(coverage_record),  MK_FN(coverage_start),
+                                 MK_FN(coverage_reached), MK_FN(coverage_seen),
+                                 MK_FN(coverage_stop),    MK_END };
 
 const struct mk_exports mk_coverage_exports[] = {
     { .type = TYPE, .meta = meta }, { .type = RECORD, .meta = record_meta, .core = core }, MK_END

@@ -32,11 +32,11 @@ struct mk_lua_gdb {
     char path[108];                 /* of a Unix socket; "": TCP */
     struct mk_io_source door, line; /* of these descriptors */
     struct mk_io_timer rest;
-    bool rests;           /* it is set, or was: it watches the line */
-    struct mk_bytes out;  /* on its way; as it was sent last */
-    size_t sent;          /* so much of it has gone */
-    bool acks, told_gone; /* the protocol's '+' and '-'; the client's end was reported */
-    size_t at, have;      /* in chunk */
+    bool rests;          /* it is set, or was: it watches the line */
+    struct mk_bytes out; /* on its way; as it was sent last */
+    size_t sent;         /* so much of it has gone */
+    bool acks;           /* the protocol's '+' and '-' */
+    size_t at, have;     /* in chunk */
     struct mk_rsp in;
     uint8_t chunk[CHUNK];
 };
@@ -230,7 +230,6 @@ static void adopt(struct mk_lua_gdb *g, int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* not a Unix socket's */
     g->client = fd;
     g->acks = true;
-    g->told_gone = false;
     g->line =
         (struct mk_io_source){ .ready = wants_attention, .ctx = g, .fd = fd, .events = EPOLLIN };
 }

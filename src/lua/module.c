@@ -89,7 +89,7 @@ static int error_text(lua_State *L)
 
 /* The table on top of the stack, of numbers of capabilities by name, gets whether there are such.
  */
-static void look_up_capabilities(lua_State *L, const struct mk_kvm *kvm)
+static void query_capabilities(lua_State *L, const struct mk_kvm *kvm)
 {
     for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
         lua_pushvalue(L, -2);
@@ -130,7 +130,7 @@ static int probe(lua_State *L)
     lua_settop(L, 1);
     bool ok = mk_kvm_open(&kvm, &err) == 0;
     if (ok)
-        look_up_capabilities(L, &kvm);
+        query_capabilities(L, &kvm);
     lua_createtable(L, 0, 10);
     mk_set_string(L, "host", mk_host_kind());
     mk_set_integer(L, "api", ok ? KVM_API_VERSION : 0);

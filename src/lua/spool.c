@@ -49,8 +49,9 @@ static int close_spool(lua_State *L)
     return 0;
 }
 
-/* spool:told() -> records written or on their way, lost, nil or why nothing is written any more */
-static int told(lua_State *L)
+/* spool:counts() -> records written or on their way, lost, nil or why nothing is written any more
+ */
+static int counts(lua_State *L)
 {
     struct mk_spool *s = check(L);
     lua_pushinteger(L, (lua_Integer)(s->written + s->waiting));
@@ -62,7 +63,7 @@ static int told(lua_State *L)
 
 static const luaL_Reg meta[] = { { "__gc", close_spool }, MK_END };
 static const luaL_Reg methods[] = {
-    MK_FN(put), MK_FN(flush), { "close", close_spool }, MK_FN(told), MK_END
+    MK_FN(put), MK_FN(flush), { "close", close_spool }, MK_FN(counts), MK_END
 };
 static const luaL_Reg core[] = { MK_FN(open_spool), MK_END };
 

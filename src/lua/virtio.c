@@ -146,7 +146,7 @@ static unsigned check_number(lua_State *L)
 }
 
 /* Field `open` of the table at index 3; a snapshot may have anything there. */
-static void take_heads(lua_State *L, struct mk_virtio_queue *queue)
+static void read_heads(lua_State *L, struct mk_virtio_queue *queue)
 {
     lua_getfield(L, 3, "open");
     lua_Unsigned count = lua_istable(L, -1) ? lua_rawlen(L, -1) : 0;
@@ -166,7 +166,7 @@ static int virtio_start(lua_State *L)
     struct mk_virtio_queue queue = { .q = mk_virtq_field(L, 3),
                                      .taken = (uint16_t)mk_integer_field(L, 3, "taken", 0),
                                      .used = (uint16_t)mk_integer_field(L, 3, "used", 0) };
-    take_heads(L, &queue);
+    read_heads(L, &queue);
     v->features = (uint64_t)luaL_checkinteger(L, 4);
     mk_virtio_start(v, i, &queue);
     return 0;

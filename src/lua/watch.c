@@ -307,42 +307,6 @@ static int search(lua_State *L)
     return result == MK_PATTERN_FOUND ? push_captures(L, text, &m) : 0;
 }
 
-/* scan(text, patterns, plain, piece, times) -> matches, seconds: how fast watches look at text that
- * comes in pieces of so many bytes; for measurements and tests. */
-static int scan(lua_State *L)
-{
-    size_t length;
-    const char *text = luaL_checklstring(L, 1, &length);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    bool plain = lua_toboolean(L, 3);
-    lua_Integer piece = luaL_checkinteger(L, 4), times = luaL_optinteger(L, 5, 1);
-    luaL_argcheck(L, piece > 0, 4, "pieces have 1 byte or more");
-    struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
-    struct mk_watch *w = mk_watch_new(0);
-    if (!w || !add_patterns(L, w, 2, plain, &err)) {
-        if (w)
-            mk_watch_free(w);
-        return mk_lua_error(L, "%s", err.text);
-    }
-    struct mk_console con;
-    struct mk_cpu cpu = { 0 };
-    mk_console_init(&con);
-    w->forbids = true;
-    mk_watch_arm(&con, w);
-    uint64_t began = mk_now();
-    for (lua_Integer n = 0; n < times; n++)
-        for (size_t at = 0; at < length; at += (size_t)piece) {
-            size_t left = length - at;
-            mk_console_write(&con, &cpu, text + at, left < (size_t)piece ? left : (size_t)piece);
-            mk_watch_rearm(&con, w);
-        }
-    lua_Number seconds = (lua_Number)(mk_now() - began) / 1e9;
-    lua_pushinteger(L, (lua_Integer)w->hits);
-    lua_pushnumber(L, seconds);
-    mk_console_free(&con);
-    return 2;
-}
-
 /* --- what a failed wait tells --- */
 
 /* input_state(console) -> what was sent last, bytes that wait to be read, whether input has ended
@@ -439,12 +403,23 @@ static int exits_since(lua_State *L)
 }
 
 static const luaL_Reg meta[] = { { "__gc", watch_close }, { "__close", watch_close }, MK_END };
-static const luaL_Reg core[] = { MK_FN(watch),        MK_FN(forbid),      MK_FN(watch_wait),
-                                 MK_FN(watch_again),  MK_FN(watch_place), MK_FN(consumed),
-                                 MK_FN(watch_result), MK_FN(forbidden),   MK_FN(search),
-                                 MK_FN(scan),         MK_FN(input_state), MK_FN(where),
-                                 MK_FN(last_result),  MK_FN(vm_of),       MK_FN(consume),
-                                 MK_FN(blame),        MK_FN(exits_since), MK_END };
+static const luaL_Reg core[] = { MK_FN(watch),
+                                 MK_FN(forbid),
+                                 MK_FN(watch_wait),
+                                 MK_FN(watch_again),
+                                 MK_FN(watch_place),
+                                 MK_FN(consumed),
+                                 MK_FN(watch_result),
+                                 MK_FN(forbidden),
+                                 MK_FN(search),
+                                 MK_FN(input_state),
+                                 MK_FN(where),
+                                 MK_FN(last_result),
+                                 MK_FN(vm_of),
+                                 MK_FN(consume),
+                                 MK_FN(blame),
+                                 MK_FN(exits_since),
+                                 MK_END };
 
 const struct mk_exports mk_watch_exports[] = { { .type = MK_WATCH, .meta = meta, .core = core },
                                                MK_END };

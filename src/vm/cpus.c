@@ -179,7 +179,7 @@ static int check_add(const struct mk_vm *vm, struct mk_err *err)
     return mk_vm_check_cpus(vm->kvm, vm->mode, vm->mem.size, cpus, err);
 }
 
-static void take_back(struct mk_vm *vm)
+static void undo_add(struct mk_vm *vm)
 {
     struct mk_err ignored;
     struct mk_vm_cpu *last = vm->cpu[--vm->cpus];
@@ -197,7 +197,7 @@ int mk_vm_add_cpu(struct mk_vm *vm, struct mk_err *err)
     if (open_vcpu(vm, index, err) < 0 || mk_vm_init_cpuid(vm, index, err) < 0 ||
         mk_vm_update_cpuid(vm, err) < 0 || mk_vm_probe_native(vm, err) < 0 ||
         mk_vm_share_console(vm, err) < 0) {
-        take_back(vm);
+        undo_add(vm);
         return -1;
     }
     mk_zones_disable(&vm->zones);

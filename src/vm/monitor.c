@@ -74,7 +74,7 @@ static void poll_vcpus(void *ctx)
 }
 
 /* The guest may have let it through: the OUT for it is in KVM's ring until there is an exit. */
-static void look_at_blocked(void *ctx)
+static void check_blocked(void *ctx)
 {
     struct mk_vm *vm = ctx;
     if (!mk_pic_is_blocked(&vm->pic))
@@ -153,7 +153,7 @@ void mk_vm_init_monitor(struct mk_vm *vm)
     vm->deadline_timer = (struct mk_io_timer){ .fire = deadline_passed, .ctx = vm };
     vm->alarm = (struct mk_io_timer){ .fire = timer_due, .ctx = vm };
     vm->poll = (struct mk_io_timer){ .fire = poll_vcpus, .ctx = vm };
-    vm->blocked = (struct mk_io_timer){ .fire = look_at_blocked, .ctx = vm };
+    vm->blocked = (struct mk_io_timer){ .fire = check_blocked, .ctx = vm };
     vm->pic.on_blocked = interrupt_blocked;
     vm->clock.on_earlier = set_alarm;
     vm->clock.ctx = vm;

@@ -73,7 +73,7 @@ static unsigned walk_frames(struct mk_vcpu *c, const struct kvm_sregs *s, uint64
     return depth;
 }
 
-static unsigned take_stack(struct mk_vcpu *c, uint64_t *pc)
+static unsigned sample_stack(struct mk_vcpu *c, uint64_t *pc)
 {
     struct kvm_sregs s;
     const struct kvm_regs *regs = mk_vcpu_get_regs(c);
@@ -139,7 +139,7 @@ void mk_profile_sample(struct mk_vcpu *c)
 {
     struct mk_profile *p = &c->vm->profile;
     uint64_t pc[MK_PROFILE_DEPTH], ticks = atomic_exchange(&p->due[c->cpu.index], 0);
-    unsigned depth = ticks && p->on ? take_stack(c, pc) : 0;
+    unsigned depth = ticks && p->on ? sample_stack(c, pc) : 0;
     if (!depth)
         return;
     pthread_mutex_lock(&p->lock);

@@ -69,7 +69,7 @@ local function depth_at(frames, rsp)
 end
 
 ---The frame that has come back, and what it called since: gone, the innermost first.
-local function take_back(frames, linear, rsp)
+local function undo_call(frames, linear, rsp)
   local gone = {}
   for i = #frames, 1, -1 do
     local frame = frames[i]
@@ -121,7 +121,7 @@ local function change(state, e, name_of)
   elseif before.flow == "call" then
     return begin(frames, e, before, name_of(e.linear), behind(before), true)
   elseif before.flow == "return" then
-    return ended(e, before, take_back(frames, e.linear, e.rsp))
+    return ended(e, before, undo_call(frames, e.linear, e.rsp))
   elseif before.flow == nil and e.linear - before.linear > LONGEST
          or before.flow == nil and e.linear < before.linear then
     return begin(frames, e, before, "exception, " .. name_of(e.linear), before.linear, false)

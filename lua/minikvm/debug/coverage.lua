@@ -92,7 +92,7 @@ local function reach(state, i)
 end
 
 local function take_blocks(state)
-  local bytes = core.coverage_take(state.record)
+  local bytes = core.coverage_reached(state.record)
   for at = 1, #bytes, 4 do
     local index = ("<I4"):unpack(bytes, at)
     reach(state, state.blocks[index + 1])

@@ -1,5 +1,5 @@
--- debug/dies.lua - what entries of debugging information mean: scopes of code, variables, calls, types
--- (DWARF 5, chapters 3.3 to 3.5, 4.1 and 5). src/lua/dwarf_dies.c reads them.
+-- debug/dies.lua - what entries of debugging information mean: scopes of code, variables, calls,
+-- types (DWARF 5, chapters 3.3 to 3.5, 4.1 and 5). src/lua/dwarf_dies.c reads them.
 
 local core = require "minikvm.core"
 

@@ -79,7 +79,7 @@ local function put(trace, own, text)
   own.left = own.left - #text
   trace.full = own.left < 0
   if not trace.full then own.spool:put(text) end
-  local _, lost, why = own.spool:told()
+  local _, lost, why = own.spool:counts()
   trace.lost, trace.error = lost, why or false
   if trace.full or why then end_early(trace, own) end
 end
@@ -261,7 +261,7 @@ function Trace:remove()
   connect(own.vm)
   if not own.spool then return end
   own.spool:close()
-  local _, lost, why = own.spool:told()
+  local _, lost, why = own.spool:counts()
   self.lost, self.error = lost, why or false
 end
 

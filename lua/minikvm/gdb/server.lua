@@ -112,7 +112,7 @@ local function dead_cpu(info, reason)
 end
 
 ---Serves until whoever looks has gone.
-local function look(s)
+local function serve_crash(s)
   local seen = s.client
   repeat
     M.serve(s)
@@ -140,7 +140,7 @@ function M.finish(s, reason, info)
       session.say(s, "%s; to look at it: target remote %s", reason, s.address)
     end
     s.awaited = false
-    look(s)
+    serve_crash(s)
     s.state = "running"
   elseif s.client and FINAL[reason] then
     M.part(s)

@@ -108,7 +108,7 @@ local function room(hit)
   return hit.segment.vaddr + hit.segment.memsz - hit.address
 end
 
-local function take_base(source, executable, found, hit)
+local function read_base(source, executable, found, hit)
   if found.base then
     refuse(source, "ENOEXEC", "Limine: two base revision tags, at 0x%x and 0x%x", found.base,
            hit.address)
@@ -119,7 +119,7 @@ local function take_base(source, executable, found, hit)
   found.base, found.revision = hit.address, executable:u64(hit.address + 16)
 end
 
-local function take_request(source, executable, found, hit)
+local function read_request(source, executable, found, hit)
   if room(hit) < REQUEST then
     refuse(source, "ENOEXEC", "Limine: the request at 0x%x is cut off by the end of its segment",
            hit.address)
@@ -148,9 +148,9 @@ local function read_requests(source, executable)
     elseif hit.kind == "stop" then
       break
     elseif hit.kind == "base" then
-      take_base(source, executable, found, hit)
+      read_base(source, executable, found, hit)
     else
-      take_request(source, executable, found, hit)
+      read_request(source, executable, found, hit)
     end
   end
   if not found.base and #found.requests == 0 then

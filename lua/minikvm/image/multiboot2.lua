@@ -127,7 +127,7 @@ local function check_request(source, h, at, size, optional)
 end
 
 ---One tag, into `tags`.
-local function take_tag(source, h, tags, kind, flags, at, size)
+local function read_tag(source, h, tags, kind, flags, at, size)
   local optional = flags & OPTIONAL ~= 0
   if kind == REQUEST then
     check_request(source, h, at, size, optional)
@@ -152,7 +152,7 @@ local function read_tags(source, h)
     elseif kind == END then
       return tags
     end
-    take_tag(source, h, tags, kind, flags, at, size)
+    read_tag(source, h, tags, kind, flags, at, size)
     at = at + (size + 7 & -8)
   end
 end

@@ -92,7 +92,7 @@ local function part(source, offset, bytes, name)
 end
 
 ---A section header, with its address when it is put into RAM here.
-local function take_section(source, want, made, header, i, wide)
+local function add_section(source, want, made, header, i, wide)
   local kind = ("<I4"):unpack(header, 5)
   local flags, address, offset, size = (wide and "<I8I8I8I8" or "<I4I4I4I4"):unpack(header, 9)
   if kind == 0 or kind == NOBITS or size == 0 or flags & ALLOC ~= 0 or address ~= 0 then
@@ -118,7 +118,7 @@ local function sections_tag(source, want, made)
   end
   local size, list = h.class.section, {}
   for i = 0, h.shnum - 1 do
-    list[i + 1] = take_section(source, want, made, headers:sub(i * size + 1, (i + 1) * size), i,
+    list[i + 1] = add_section(source, want, made, headers:sub(i * size + 1, (i + 1) * size), i,
                                h.class.bits == 64)
   end
   return tag(ELF_SECTIONS, ("<I4I4I4"):pack(h.shnum, size, h.shstrndx) .. table.concat(list))

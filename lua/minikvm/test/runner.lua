@@ -155,7 +155,7 @@ local RECORDS = {
   done = function(task) task.done = true end,
 }
 
-local function take_record(task, line)
+local function read_record(task, line)
   local fields = child.decode(line)
   local known = RECORDS[fields[1]]
   if known and #fields >= debug.getinfo(known, "u").nparams then
@@ -165,11 +165,11 @@ end
 
 ---Takes what a child wrote on descriptor 3, which may end in the midst of a record: the rest waits
 ---in task.parts. A record that is too long is no record, up to its end.
-local function take_report(task, bytes)
+local function read_report(task, bytes)
   local from = 1
   for at in bytes:gmatch "()\n" do
     task.parts[#task.parts + 1] = bytes:sub(from, at - 1)
-    if task.length + at - from < child.LONGEST then take_record(task, table.concat(task.parts)) end
+    if task.length + at - from < child.LONGEST then read_record(task, table.concat(task.parts)) end
     task.parts, task.length, from = {}, 0, at + 1
   end
   task.length = task.length + #bytes - from + 1
@@ -261,7 +261,7 @@ local EVENTS = {
     local text = task.tail .. bytes
     task.tail = #text > 2 * TAIL and text:sub(-TAIL) or text
   end,
-  report = function(state, number, bytes) take_report(state.running[number], bytes) end,
+  report = function(state, number, bytes) read_report(state.running[number], bytes) end,
   ended = function(state, number, how, status)
     local task = state.running[number]
     state.running[number], state.count = nil, state.count - 1

@@ -128,7 +128,7 @@ local function cmos_of(vm, floppy)
 end
 
 ---A diskette's image among the disks, for SeaBIOS: taken off the list; nil when there is none.
-local function take_floppy(disks)
+local function pop_floppy(disks)
   local bios_disk = require "minikvm.bios.disk"
   for i, disk in ipairs(disks) do
     if bios_disk.is_floppy(disk:size()) then
@@ -178,7 +178,7 @@ end
 local function attach_seabios(vm, o, disks, on_error)
   local fw_cfg = require "minikvm.devices.fw_cfg"
   local bios, vga_bios = read_bios(o.bios)
-  local floppy = take_floppy(disks)
+  local floppy = pop_floppy(disks)
   attach_image(vm, bios, not o.snapshot)
   vm:attach(require("minikvm.devices.rtc").new{ cmos = cmos_of(vm, floppy) },
             { ports = CMOS, irq = 8 })

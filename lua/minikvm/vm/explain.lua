@@ -8,7 +8,7 @@ local registers = require "minikvm.debug.registers"
 
 local M = {}
 
-local told = {} -- notes that are said once
+local reported = {} -- notes that are said once
 
 local EXCEPTION = {
   [0] = "#DE divide error", "#DB debug", "NMI", "#BP breakpoint", "#OF overflow",
@@ -260,8 +260,8 @@ end
 local function lines_problem(vm)
   local dwarf = package.loaded["minikvm.debug.dwarf"]
   local why = dwarf and dwarf.problem(vm)
-  if not why or told[why] then return nil end
-  told[why] = true
+  if not why or reported[why] then return nil end
+  reported[why] = true
   return "note: " .. why
 end
 
