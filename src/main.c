@@ -9,7 +9,6 @@
 #include "io/io.h"
 #include "io/tty.h"
 #include "line.h"
-#include "lua/alloc.h"
 #include "lua/core.h"
 #include "minikvm.h"
 
@@ -134,9 +133,9 @@ static int call(lua_State *L, lua_State *front, int count)
     handle_interrupts(SIG_DFL);
     lua_pushboolean(L, status == LUA_OK);
     lua_replace(L, handler);
-    if (status == LUA_ERRMEM && mk_alloc_refusal(L)) {
+    if (status == LUA_ERRMEM && mk_safe_refusal()) {
         lua_pop(L, 1); /* it says less */
-        lua_pushstring(L, mk_alloc_refusal(L));
+        lua_pushstring(L, mk_safe_refusal());
     }
     if (status != LUA_OK)
         lua_pushboolean(L, interrupted);

@@ -88,16 +88,7 @@ M.signal = core.signal
 ---@type fun(bytes: string, bits: 16|32|64, address?: integer): minikvm.instruction[]
 M.disassemble = core.disassemble
 
-local LIMIT <const> = options.declare("kvm.limit", { memory = "size" })
 local WAIT <const> = options.declare("kvm.wait", { timeout = "seconds" })
-
----Caps the memory of this Lua state, and tells what is used. Beyond the cap Lua raises
----"not enough memory"; `refused` is a sentence on what was refused last.
----@param opts? { memory: integer|string? }  bytes, or text such as "64M"
----@return { memory: integer?, used: integer, refused: string? }
-function M.limit(opts)
-  return core.limit(options.check("kvm.limit", opts, LIMIT))
-end
 
 ---@class minikvm.worker
 ---@field send fun(self, ...): true?, string?, string?  a message: values, the first one not nil

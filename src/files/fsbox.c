@@ -135,7 +135,11 @@ static int64_t write_slot(struct mk_fsbox *box, struct mk_file_slot *slot, const
     count = within_limits(box, slot, count, &rc);
     if (rc < 0)
         return rc;
+    count = mk_fsbox_take(count);
+    if (count == 0)
+        return -ENOSPC;
     int64_t n = write_to(slot, from, count);
+    mk_fsbox_give_back(count - (n > 0 ? (uint64_t)n : 0));
     if (n > 0) {
         box->bytes += (uint64_t)n;
         slot->at += n;

@@ -95,8 +95,10 @@ char *mk_fsbox_directory(struct mk_fsbox *box);
 /* Temporary private directories are from here on made in a folder of their own, *path in *below,
  * which is removed when the process exits. Once. */
 int mk_fsbox_make_folder(const char **path, const char **below, struct mk_err *err);
-/* For a process that ends by _exit(2), in a signal's handler: takes it away if it is empty. */
-void mk_fsbox_remove_folder(void);
+/* The same in a folder that is there, and that somebody else removes; NULL: there are none. */
+int mk_fsbox_use_folder(const char *path, struct mk_err *err);
+/* What all guests of this process may write into files from now on, copies included. */
+void mk_fsbox_grant(uint64_t bytes);
 
 /* fsbox_save.c: what a snapshot keeps, written or read. Reading fails when a file cannot be had any
  * more, or not under this box's policy: then none is open. */

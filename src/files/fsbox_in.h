@@ -17,6 +17,11 @@ void mk_fsbox_empty_own(struct mk_fsbox *box);
 /* Closes it, and removes it unless it is to stay. */
 void mk_fsbox_close_own(struct mk_fsbox *box);
 
+/* fsbox_own.c: how many of these bytes may be written, which are then taken from what the process
+ * was granted; and what was not written after all. */
+uint64_t mk_fsbox_take(uint64_t wanted);
+void mk_fsbox_give_back(uint64_t bytes);
+
 /* fsbox_open.c: one user of an open file less. */
 void mk_fsbox_close_node(struct mk_file_node *node);
 /* What the guest is told of the host's own reasons. */

@@ -143,12 +143,17 @@ static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node, void
     if ((uint64_t)st.st_size > box->limits.file)
         return -EFBIG;
     int fd = room_for_file(box);
+    uint64_t size = (uint64_t)st.st_size, taken = fd == 0 ? mk_fsbox_take(size) : 0;
+    if (fd == 0 && taken < size)
+        fd = -ENOSPC;
     if (fd == 0)
         fd = mk_path_copy(box->own, node->name, node->fd, box->may_continue, caller);
     if (fd >= 0)
         fd = claim_new(box, node->name, fd);
+    if (fd < 0)
+        mk_fsbox_give_back(taken);
     mk_fsbox_log(box, "copy", node->name, strlen(node->name), mk_verdict_name(MK_FILE_COW),
-                 fd < 0 ? fd : 0, fd < 0 ? 0 : (uint64_t)st.st_size);
+                 fd < 0 ? fd : 0, fd < 0 ? 0 : size);
     return fd;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 
 /* --- a folder for all of them --- */
 
+static bool forbidden;
 static char *folder; /* below which temporary ones are made; NULL: below TMPDIR */
 
 static const char *parent(void)
@@ -19,7 +21,7 @@ static const char *parent(void)
     return where && *where ? where : "/tmp";
 }
 
-void mk_fsbox_remove_folder(void)
+static void remove_folder(void)
 {
     if (folder)
         rmdir(folder);
@@ -32,7 +34,7 @@ int mk_fsbox_make_folder(const char **path, const char **below, struct mk_err *e
         return mk_fail(err, EALREADY, "%s: the folder of private directories is there", folder);
     if (asprintf(&name, "%s/minikvm-XXXXXX", parent()) < 0)
         return mk_fail_errno(err, ENOMEM, "a folder for private directories");
-    if (!mkdtemp(name) || atexit(mk_fsbox_remove_folder) != 0) {
+    if (!mkdtemp(name) || atexit(remove_folder) != 0) {
         mk_fail_errno(err, errno, "%s: a folder for private directories", parent());
         free(name);
         return -1;
@@ -42,11 +44,47 @@ int mk_fsbox_make_folder(const char **path, const char **below, struct mk_err *e
     return 0;
 }
 
+int mk_fsbox_use_folder(const char *path, struct mk_err *err)
+{
+    forbidden = !path;
+    folder = path ? strdup(path) : NULL;
+    return folder || forbidden ? 0 : mk_fail_errno(err, ENOMEM, "a folder for private directories");
+}
+
+/* --- what may be written --- */
+
+static _Atomic uint64_t granted = UINT64_MAX; /* bytes that are left; UINT64_MAX: no limit */
+
+void mk_fsbox_grant(uint64_t bytes)
+{
+    granted = bytes;
+}
+
+uint64_t mk_fsbox_take(uint64_t wanted)
+{
+    uint64_t left = granted, taken;
+    do {
+        if (left == UINT64_MAX)
+            return wanted;
+        taken = wanted < left ? wanted : left;
+    } while (!atomic_compare_exchange_weak(&granted, &left, left - taken));
+    return taken;
+}
+
+void mk_fsbox_give_back(uint64_t bytes)
+{
+    uint64_t left = granted;
+    while (left != UINT64_MAX && !atomic_compare_exchange_weak(&granted, &left, left + bytes))
+        ;
+}
+
 /* --- one VM's --- */
 
 /* A guest without files costs the host none: it is made for the first file. */
 static int make_temporary(struct mk_fsbox *box)
 {
+    if (forbidden)
+        return -EACCES;
     if (asprintf(&box->own_path, "%s/minikvm-XXXXXX", folder ? folder : parent()) < 0) {
         box->own_path = NULL;
         return -ENOMEM;

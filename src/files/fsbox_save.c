@@ -219,7 +219,9 @@ static int write_file(struct mk_fsbox *box, const struct saved_file *f)
     int rc = fd < 0 ? fd : mk_fsbox_claim(box, f->name);
     while (rc == 0 && in.left) {
         uint64_t at = mk_reader_u64(&in), length = mk_reader_u64(&in);
-        if (mk_write_at(fd, mk_reader_bytes(&in, length), length, (off_t)at) < 0)
+        if (mk_fsbox_take(length) < length)
+            rc = -ENOSPC;
+        else if (mk_write_at(fd, mk_reader_bytes(&in, length), length, (off_t)at) < 0)
             rc = -errno;
     }
     if (rc == 0 && ftruncate(fd, (off_t)f->length) < 0)

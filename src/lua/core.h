@@ -52,12 +52,8 @@ struct mk_lua {
     lua_State *main;
     lua_State *volatile base; /* where the holder's call began: `main`, or a vCPU's coroutine */
     volatile bool away;       /* the script's thread gave up the lock; for that thread's signals */
-    _Atomic bool ending;      /* the script shall end: mk_watchdog_end_script() */
-    uint64_t handler_most;    /* what limits.handler can be at the most */
-    bool last_resort;         /* a handler that nothing can end ends the process */
-    struct mk_script *script; /* the script's own time; NULL: it has none */
-    void (*on_close)(struct mk_lua *lua); /* it goes with the state */
-    char ended[400]; /* of a handler that was ended because the script shall end */
+    uint64_t handler_most;    /* what limits.handler can be at the most: --safe */
+    _Atomic bool ending;      /* a worker's script shall end: mk_watchdog_end_script() */
     struct mk_watchdog
         *volatile watchdog; /* of the call that is in progress; NULL: it has no limit */
     lua_Hook script_hook;   /* the C side of debug.sethook() */
@@ -283,12 +279,10 @@ extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports
     mk_debug_exports[], mk_watchpoint_exports[], mk_handle_exports[], mk_prims_exports[],
     mk_window_exports[], mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[],
     mk_blocks_exports[], mk_profile_exports[], mk_coverage_exports[], mk_gdb_exports[],
-    mk_attend_exports[], mk_net_exports[], mk_blk_exports[], mk_jail_exports[];
+    mk_attend_exports[], mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[];
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
-/* bounded_strings() -> { match=, find=, wrap= }, with a limit on the work (cli/strings.lua) */
-int mk_lua_bounded_strings(lua_State *L);
-/* Pushes the captures of a match in `s`; how many. */
-int mk_push_captures(lua_State *L, const char *s, const struct mk_match *m);
+/* What --safe refused last of memory: "script.lua:12: not enough memory: …"; NULL: nothing. */
+const char *mk_safe_refusal(void);
 /* Pushes the chunk of a part of the module that is written in Lua: "cli.interpreter". */
 void mk_lua_part(lua_State *L, const char *name);
 /* Puts all of them into package.preload, as minikvm.NAME. */

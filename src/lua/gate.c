@@ -136,7 +136,7 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
         v->cpu[cpu]->traceback = strdup(trace);
     const char *end = strstr(trace, "\nstack traceback:");
     mk_limit_describe(v, cpu);
-    if (!mk_limit_end_vm(v, cpu, trace))
+    if (!mk_limit_end_vm(v, cpu))
         mk_lua_bad_answer(v, cpu, "%.*s", end ? (int)(end - trace) : (int)strlen(trace), trace);
     lua_pop(co, 1);
 }

@@ -72,6 +72,15 @@ static int private_folder(lua_State *L)
     return 2;
 }
 
-static const luaL_Reg core[] = { { "jail", enter }, MK_FN(private_folder), MK_END };
+/* limit_files(bytes): what guests may write into files, all in all */
+static int limit_files(lua_State *L)
+{
+    mk_fsbox_grant((uint64_t)luaL_checkinteger(L, 1));
+    return 0;
+}
+
+static const luaL_Reg core[] = {
+    { "jail", enter }, MK_FN(private_folder), MK_FN(limit_files), MK_END
+};
 
 const struct mk_exports mk_jail_exports[] = { { .core = core }, MK_END };

@@ -1,15 +1,11 @@
 /* limit.c - see limit.h. */
 #include "lua/limit.h"
 
-#include "files/fsbox.h"
-#include "io/tty.h"
-#include "lua/alloc.h"
 #include "lua/core.h"
 #include "x86/access.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 /* As interpreters do at Ctrl-C: mk_lua_interrupted() knows it by these. */
 #define EVERY (LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT)
@@ -19,7 +15,6 @@
 static const char *reason_of(enum mk_due due)
 {
     switch (due) {
-    case MK_DUE_SCRIPT: return "the script's time is up";
     case MK_DUE_DEADLINE: return "the run's deadline passed";
     case MK_DUE_STOP: return "stopped from outside";
     default: return "it took too long";
@@ -41,8 +36,7 @@ static void raise_due(lua_State *L, lua_Debug *ar)
         mk_lua_where(g->co, g->text, sizeof(g->text));
     g->raised = true;
     g->armed = 0;
-    lua_pushfstring(L, "%s: %s%s%s", g->text, reason_of(g->due), lua->ended[0] ? "; " : "",
-                    lua->ended);
+    lua_pushfstring(L, "%s: %s", g->text, reason_of(g->due));
     lua_error(L);
 }
 
@@ -186,11 +180,10 @@ static enum mk_due check_call(const struct mk_lua_vm *v, struct mk_vcpu *c, stru
 
 /* --- what is said about it --- */
 
-/* bits 0: a library cannot be asked in a signal's handler. */
 static void instruction(const uint8_t *code, unsigned length, unsigned bits, uint64_t rip,
                         char *text, size_t size)
 {
-    if (bits && mk_disassemble(code, length, bits, rip, text, size))
+    if (mk_disassemble(code, length, bits, rip, text, size))
         return;
     int used = snprintf(text, size, length ? "bytes" : "no RAM there");
     for (unsigned i = 0; i < length && i < 8; i++)
@@ -198,12 +191,12 @@ static void instruction(const uint8_t *code, unsigned length, unsigned bits, uin
 }
 
 /* "rip 0x1004: in al, dx" */
-static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t size)
+static void describe_guest(struct mk_vcpu *c, char *text, size_t size)
 {
     struct kvm_sregs s;
     uint8_t code[15];
     char insn[100];
-    uint64_t rip = mk_access_rip(c, !in_signal);
+    uint64_t rip = mk_access_rip(c, true);
     if (c->run->exit_reason == KVM_EXIT_MMIO && c->run->mmio.is_write) {
         snprintf(text, size, "the write before rip 0x%llx", (unsigned long long)rip);
         return; /* KVM has moved on, and how long the instruction was is anybody's guess */
@@ -213,7 +206,7 @@ static void describe_guest(struct mk_vcpu *c, bool in_signal, char *text, size_t
         return;
     }
     unsigned length = mk_fetch_code(c, &s, s.cs.base + rip, code, sizeof(code));
-    unsigned bits = in_signal ? 0 : s.cs.l ? 64 : s.cs.db ? 32 : 16;
+    unsigned bits = s.cs.l ? 64 : s.cs.db ? 32 : 16;
     instruction(code, length, bits, rip, insn, sizeof(insn));
     snprintf(text, size, "rip 0x%llx: %s", (unsigned long long)rip, insn);
 }
@@ -237,31 +230,7 @@ static void describe_handler(const struct mk_lua_vm *v, unsigned cpu, char *text
 
 void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu)
 {
-    describe_guest(&v->vm.cpu[cpu]->c, false, v->cpu[cpu]->waiting, sizeof(v->cpu[cpu]->waiting));
-}
-
-void mk_limit_abort(const char *text)
-{
-    mk_tty_restore();
-    mk_fsbox_remove_folder();
-    if (write(STDERR_FILENO, "minikvm: ", 9) < 0 || write(STDERR_FILENO, text, strlen(text)) < 0 ||
-        write(STDERR_FILENO, "\n", 1) < 0)
-        _exit(2); /* nobody reads */
-    _exit(1);
-}
-
-/* In a signal's handler: the process ends, because nothing else gets through. */
-static void abort_process(const struct mk_lua_vm *v, unsigned cpu)
-{
-    char where[100], handler[60], guest[140], text[400];
-    mk_lua_where(mk_lua_running(v->lua->base), where, sizeof(where));
-    describe_handler(v, cpu, handler, sizeof(handler));
-    describe_guest((struct mk_vcpu *)&v->vm.cpu[cpu]->c, true, guest, sizeof(guest));
-    snprintf(text, sizeof(text),
-             "%s: %s is long over its limit, and goes on where nothing can end it; "
-             "the guest waits at %s",
-             where, handler, guest);
-    mk_limit_abort(text);
+    describe_guest(&v->vm.cpu[cpu]->c, v->cpu[cpu]->waiting, sizeof(v->cpu[cpu]->waiting));
 }
 
 bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
@@ -283,7 +252,6 @@ bool mk_lua_overdue(void *ctx, struct mk_vcpu *c)
         g->ran = now - g->since;
         g->due_call = call; /* the last: now it counts */
     }
-    g->stuck = v->lua->last_resort && mk_limit_overdue(now - g->since, v->handler_ns);
     return g->due || g->due_call == call;
 }
 
@@ -299,8 +267,6 @@ void mk_lua_kicked(void *ctx, struct mk_vcpu *c)
         g->due = g->why;
     if (g->due)
         end_call(g, v->lua->base);
-    if (found && g->stuck)
-        abort_process(v, c->cpu.index);
 }
 
 static enum mk_reason end_reason(enum mk_due due, struct mk_vcpu *c)
@@ -311,31 +277,11 @@ static enum mk_reason end_reason(enum mk_due due, struct mk_vcpu *c)
     return due == MK_DUE_STOP ? (asked ? asked : MK_STOPPED) : MK_ERROR;
 }
 
-/* What was refused came through as the message, or at its end. */
-static bool out_of_memory(lua_State *L, const char *message)
-{
-    const char *found = strstr(message, "not enough memory");
-    return found && found < message + strcspn(message, "\n") && mk_alloc_refusal(L);
-}
-
-static void end_for_memory(struct mk_lua_vm *v, unsigned cpu)
-{
-    char handler[60];
-    describe_handler(v, cpu, handler, sizeof(handler));
-    mk_vcpu_end(&v->vm.cpu[cpu]->c, MK_ERROR, 0, true, "%s; %s was ended, the guest waits at %s",
-                mk_alloc_refusal(v->cpu[cpu]->co), handler, v->cpu[cpu]->waiting);
-}
-
-bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message)
+bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu)
 {
     struct mk_vcpu *c = &v->vm.cpu[cpu]->c;
     const struct mk_watchdog *g = &v->cpu[cpu]->watchdog;
     char handler[60], why[60];
-    if (!g->raised && out_of_memory(v->cpu[cpu]->co, message)) {
-        c->end.reason = MK_RUNNING;
-        end_for_memory(v, cpu);
-        return true;
-    }
     if (!g->due || !g->raised)
         return false;
     if (g->due != MK_DUE_HANDLER && c->end.reason == MK_ERROR)
@@ -349,7 +295,5 @@ bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message)
     mk_vcpu_end(c, end_reason(g->due, c), 0, true,
                 "%s: %s was ended after %.1f s: %s; the guest waits at %s", g->text, handler,
                 (double)g->ran / 1e9, why, v->cpu[cpu]->waiting);
-    if (atomic_load(&v->lua->ending)) /* the script's own error shall tell of it */
-        snprintf(v->lua->ended, sizeof(v->lua->ended), "%s", c->end.text);
     return true;
 }

@@ -36,7 +36,6 @@ enum mk_due {
     MK_DUE_HANDLER,  /* its own time is up */
     MK_DUE_DEADLINE, /* the run's is */
     MK_DUE_STOP,     /* vm:stop(), Ctrl-C, a worker's close() */
-    MK_DUE_SCRIPT,   /* the script's time is up */
 };
 
 struct mk_watchdog {
@@ -57,7 +56,6 @@ struct mk_watchdog {
     _Atomic unsigned due_call; /* shall end: */
     _Atomic enum mk_due why;
     _Atomic uint64_t ran; /* ns, when it was found due */
-    _Atomic bool stuck;   /* nothing has ended it for long */
 };
 
 /* Around a protected call into `co`. */
@@ -70,32 +68,17 @@ void mk_watchdog_resume(struct mk_watchdog *g, const struct mk_watchdog *kept, u
                         enum mk_reason reason);
 /* What runs in `L` ends at its next instruction. */
 void mk_watchdog_arm(lua_State *L);
-/* The same for the whole script of a state, whose watchdog is due: blocking calls return, too. */
+
+/* The same for the whole script of a worker, whose watchdog is due: blocking calls return, too. */
 void mk_watchdog_end_script(struct mk_lua *lua, struct mk_watchdog *g);
 
 /* The core's questions (vm.h): on the I/O thread; in a signal handler on the vCPU's thread. */
 bool mk_lua_overdue(void *ctx, struct mk_vcpu *c);
 void mk_lua_kicked(void *ctx, struct mk_vcpu *c);
-/* After a handler's call failed: ends the VM when that was because it was due, or because the
- * script's memory was used up. */
-bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu, const char *message);
+/* After a handler's call failed: ends the VM when that was because it was due. */
+bool mk_limit_end_vm(struct mk_lua_vm *v, unsigned cpu);
 /* Notes which instruction of the guest waits for the handler that failed. */
 void mk_limit_describe(struct mk_lua_vm *v, unsigned cpu);
-
-/* Twice the time is up, and a second: what still goes on cannot be ended. */
-static inline bool mk_limit_overdue(uint64_t ran, uint64_t limit)
-{
-    return ran / 2 >= limit && ran - limit >= 1000000000u;
-}
-
-/* In a signal's handler: "minikvm: <text>" on stderr, and the end of the process. */
-void mk_limit_abort(const char *text);
-
-/* end_after(seconds, most): the script of this state ends then, and the process after twice that.
- * No handler of it may take more than `most` seconds; the process ends when one goes on after twice
- * its limit. For --safe, once. Without arguments: the script has ended. */
-int mk_lua_end_after(lua_State *L);
-void mk_script_free(struct mk_lua *lua);
 
 /* Replaces coroutine.wrap and xpcall of a state that is our own. */
 void mk_coroutine_open(lua_State *L);

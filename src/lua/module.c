@@ -1,7 +1,6 @@
 /* module.c - luaopen_minikvm: puts the module together.
  *
  * The part written in Lua (part.c) called init builds what require "minikvm" returns. */
-#include "lua/alloc.h"
 #include "lua/core.h"
 #include "x86/host.h"
 #include "x86/weak/probe.h"
@@ -175,9 +174,6 @@ static const luaL_Reg functions[] = { { "methods", methods },
                                       { "probe", probe },
                                       { "now", time_now },
                                       { "error_text", error_text },
-                                      { "limit", mk_lua_limit },
-                                      { "end_after", mk_lua_end_after },
-                                      { "bounded_strings", mk_lua_bounded_strings },
                                       { "disassemble", mk_lua_disassemble },
                                       { "block_finder", mk_lua_block_finder },
                                       { NULL, NULL } };
@@ -194,7 +190,7 @@ static const struct mk_exports *const exports[] = {
     mk_handle_exports,      mk_prims_exports,      mk_window_exports,       mk_pci_exports,
     mk_virtq_exports,       mk_virtio_exports,     mk_blocks_exports,       mk_profile_exports,
     mk_coverage_exports,    mk_gdb_exports,        mk_attend_exports,       mk_net_exports,
-    mk_blk_exports,         mk_jail_exports
+    mk_blk_exports,         mk_jail_exports,       mk_safe_exports
 };
 
 static void push_core(lua_State *L)

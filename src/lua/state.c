@@ -23,8 +23,6 @@ static int lua_state_gc(lua_State *L)
         lua_setallocf(L, fail_alloc, NULL);
         return 0;
     }
-    if (lua->on_close)
-        lua->on_close(lua);
     if (lua->kvm_open) {
         mk_kvm_close(&lua->kvm);
         mk_io_unref();

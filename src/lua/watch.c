@@ -217,8 +217,15 @@ static int watch_again(lua_State *L)
 /* The captures, or the whole match when the pattern has none. */
 static int push_captures(lua_State *L, const char *text, const struct mk_match *m)
 {
+    luaL_checkstack(L, (int)m->captures + 1, "too many captures");
+    for (unsigned i = 0; i < m->captures; i++) {
+        if (m->capture[i].length == MK_CAPTURE_POSITION)
+            lua_pushinteger(L, (lua_Integer)m->capture[i].start + 1);
+        else
+            lua_pushlstring(L, text + m->capture[i].start, m->capture[i].length);
+    }
     if (m->captures > 0)
-        return mk_push_captures(L, text, m);
+        return (int)m->captures;
     lua_pushlstring(L, text + m->start, m->end - m->start);
     return 1;
 }

@@ -37,7 +37,6 @@ Options of the interpreter, as of lua:
   -v        show version information
   -E        ignore environment variables
   -W        turn warnings on
-  --memory-limit SIZE   cap the script's memory, such as 64M
   --        stop handling options
   -         stop handling options and execute stdin
 Without arguments on a terminal: a prompt, with the module in the global "kvm". A script called
@@ -58,7 +57,6 @@ local INTERPRETER <const> = {
     { "-v", help = "show version information" },
     { "-E", help = "ignore environment variables" },
     { "-W", help = "turn warnings on" },
-    { "--memory-limit", value = "SIZE", help = "cap the script's memory" },
     { "--safe", help = "a script that gets only what is named" },
     { "--version", help = "show the version" },
   },
@@ -142,7 +140,7 @@ local COMMANDS = {
 -- ---- the interpreter's command line (interpreter.lua) ----
 
 local USAGE_TEXT <const> = [==[
-usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE] [--] [-]
+usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--] [-]
        [script [args]]
        %s run [options] guest.bin ... | prompt [options] file ... | linux [options] |
        test [options] path ... | new KIND NAME | --safe [options] script | doctor |
@@ -154,9 +152,9 @@ usage: %s [-e stat] [-l mod] [-l g=mod] [-i] [-v] [-E] [-W] [--memory-limit SIZE
 ---@param option string
 ---@return integer
 function M.usage_error(program, option)
-  local known = { "--help", "--version", "--safe", "--memory-limit" }
+  local known = { "--help", "--version", "--safe" }
   local what = ("unrecognized option '%s'%s"):format(option, options.hint(option, known))
-  if option:find "^%-[el]" or option == "--memory-limit" then
+  if option:find "^%-[el]" then
     what = ("'%s' needs argument"):format(option)
   end
   io.stderr:write(program, ": ", what, "\n", USAGE_TEXT:format(program, program))

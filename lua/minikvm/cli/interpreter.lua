@@ -10,7 +10,7 @@
 
 local G <const> = _G
 local find, sub = string.find, string.sub
-local error, ipairs, load, loadfile, pcall = error, ipairs, load, loadfile, pcall
+local error, ipairs, load, loadfile = error, ipairs, load, loadfile
 local rawget, type, warn = rawget, type, warn
 local getenv, loaded, stdout, unpack = os.getenv, package.loaded, io.stdout, table.unpack
 
@@ -64,7 +64,6 @@ end
 ---@class minikvm.interpreter.options
 ---@field script integer?  its index in argv
 ---@field actions string[][]  letter and value of -e, -l and -W, in the order given
----@field memory string?  the cap on it
 ---@field interactive boolean?
 ---@field version boolean?
 ---@field execute boolean?
@@ -74,10 +73,7 @@ end
 local function read_option(o, argv, i)
   local option = argv[i]
   local letter, value = sub(option, 2, 2), sub(option, 3)
-  if option == "--memory-limit" then
-    o.memory = argv[i + 1]
-    return o.memory and i + 1
-  elseif letter == "e" or letter == "l" then
+  if letter == "e" or letter == "l" then
     if value == "" then
       i, value = i + 1, argv[i + 1]
       if not value or sub(value, 1, 1) == "-" then return nil end
@@ -183,17 +179,10 @@ local function run_script(argv, script)
   return false
 end
 
-local function limit_memory(size)
-  local ok, kvm = call(G.require, "minikvm")
-  if ok then ok, kvm = pcall(kvm.limit, { memory = size }) end
-  return succeeded(ok, kvm)
-end
-
 ---@param o minikvm.interpreter.options
 local function interpret(o)
   local nothing = not (o.script or o.execute or o.version)
   local prompt = (o.interactive or nothing and host.terminal) and host.part "cli.prompt"()
-  if o.memory and not limit_memory(o.memory) then return USAGE end
   if not o.no_env and not run_init() then return FAILED end
   for _, action in ipairs(o.actions) do
     if not act(action) then return FAILED end
@@ -210,12 +199,7 @@ end
 
 ---A sub-command; `leave` is called after the prompt that the command asks for.
 local function run_command()
-  local ok, core = call(G.require, "minikvm")
-  if ok then ok, core = call(G.require, "minikvm.core") end
-  if not ok then return succeeded(ok, core) or FAILED end
-  local status, leave
-  ok, status, leave = call_cli("main", table.move(host.argv, 1, #host.argv, 1, {}), host)
-  core.end_after() -- the time of a script that ran with --safe
+  local ok, status, leave = call_cli("main", table.move(host.argv, 1, #host.argv, 1, {}), host)
   if not ok and leave then return INTERRUPTED end -- the user knows: no traceback
   if not succeeded(ok, status) then return FAILED end
   if leave then

@@ -1,60 +1,22 @@
 -- safe.lua - minikvm --safe: a script that gets the guests and directories named on the command
 -- line, and nothing else of the host.
 --
--- The script runs with globals of its own, made here. What it can reach is listed, never what it
--- cannot: a function or method that is in no list is refused. The parts of minikvm keep Lua's own
--- globals, where nothing opens a file any more; the string functions behind ("x"):find and so on
--- are replaced for all. Docs: docs/limits.md.
+-- The script has a process of its own, in a jail (src/jail), whose parent ends it when its time is
+-- up (src/lua/parent.c). What it can reach of Lua and minikvm is listed in allowed.lua: its globals
+-- are made of that list, and methods that are in none are refused. The parts of minikvm keep Lua's
+-- own globals, where nothing opens a file any more, for kernels without Landlock. Docs:
+-- docs/limits.md.
 
 local core = require "minikvm.core"
+local allowed = require "minikvm.cli.allowed"
 local args = require "minikvm.cli.args"
+local class = require "minikvm.class"
 local jail = require "minikvm.jail"
 local options = require "minikvm.options"
 
 local loadfile = loadfile
 
 local M = {}
-
-local function words(text)
-  local set = {}
-  for word in text:gmatch "%S+" do set[word] = true end
-  return set
-end
-
----Methods of any object that a script may call; those that are left out reach files of the host.
-M.METHODS = words [[
-  vm load run start wait stop reset close irq trace screen symbol_at address_of place_of
-  pause resume attach detach registers backtrace locals
-  stats add_cpu snapshot restore fork regs sregs translate walk nmi interrupt disassemble size
-  read write u8 u16 u32 u64 cstring fill find hexdump on override const latch sink fifo source match
-  define send sendline eof text on_line echo expect forbid after every remove type press
-  audit directory usage tap on_unhandled doorbell expect_exits try_expect take put set get hide has
-  vendor interact exit open seek set_sregs regions flush written devices enable enabled
-  lost routing_table crash linux told profile coverage
-]]
-
----The module's functions that a script may call.
-M.FUNCTIONS = words "vm files wait sleep probe disassemble device pci virtio"
-
----What is known and refused: it reaches files or the network, takes memory that nobody counts, or
----is of a Lua state without these limits.
-M.REFUSED = words [[
-  gdb break_at wait_break watch step step_over blocks add push sweep calls leads
-  worker jail signal limit initrd disk load_snapshot load_symbols input output log save receive map
-]]
-
----Options of kvm.vm and kvm.files that a script may use.
-local VM_OPTIONS = words [[
-  name memory cpus mode limits unhandled coalesce echo trace page_size map_size map_base irqchip
-  console files assist cmdline cpuid stats map_io pci
-]]
-local FILES_OPTIONS = words "root rules max_open max_bytes max_file max_files audit decide"
-
----What --files grants, and the verdicts that a policy of the script may have with it.
-local GRANTS = {
-  ro = words "deny ro", cow = words "deny ro cow", rw = words "deny ro cow rw",
-  ["shared-rw"] = words "deny ro cow rw shared-rw",
-}
 
 -- ---- the command line ----
 
@@ -70,7 +32,7 @@ local function parse_files(text)
   local grant, why = named(text, "DIR or NAME=DIR:VERDICT")
   if not grant then return nil, why end
   local path, verdict = grant.path:match "^(.+):([%a-]+)$"
-  if verdict and not GRANTS[verdict] then
+  if verdict and not allowed.GRANTS[verdict] then
     return nil, ("verdict %q is none of ro, cow, rw, shared-rw"):format(verdict)
   end
   grant.path, grant.verdict = path or grant.path, verdict or "ro"
@@ -89,7 +51,10 @@ M.spec = {
     { "--seconds", "-s", value = "SEC", type = "duration",
       help = "time of the script, its runs included (60)" },
     { "--handler", value = "SEC", type = "duration", help = "time of one call of a handler (2)" },
-    { "--memory", "-m", value = "SIZE", type = "size", help = "memory of the script (64M)" },
+    { "--memory", "-m", value = "SIZE", type = "size",
+      help = "memory of the script's process, with its guests' RAM and their snapshots (256M)" },
+    { "--disk", value = "SIZE", type = "size", help = "what guests may write into files, all in all"
+        .. " (none, or 64M where --files grants more than ro)" },
     { "--jail", value = "LEVEL", default = "best", type = { "best", "strict" },
       help = "walls of the kernel's around the process: --jail=strict refuses to run where one is"
         .. " missing, best (the default) says so" },
@@ -97,7 +62,7 @@ M.spec = {
   rest = { key = "script", value = "script.lua", min = 1,
            help = "the script; what follows it are its arguments" },
   notes = "Exit status: 0; 1 when the script failed or its time or memory was up; that of os.exit;"
-    .. "\n2 wrong command line.",
+    .. "\n2 wrong command line; 128 + N when signal N ended its process.",
 }
 
 ---Where the script stands: the first word that is neither an option nor an option's value.
@@ -118,23 +83,47 @@ end
 
 -- ---- what a script gets of minikvm ----
 
+local function copy_of(library, names)
+  local copy = {}
+  for name in pairs(names) do copy[name] = library[name] end
+  return copy
+end
+
 local function refusal(what)
   return function() error(what .. " is not there with --safe", 2) end
 end
 
----Takes from every kind of object the methods that are not listed.
-local function restrict_methods()
-  require "minikvm.vm.snapshot" -- whose methods would be there again if it were loaded later
-  for kind, meta in pairs(debug.getregistry()) do
-    if type(kind) == "string" and kind:find "^minikvm%." and type(meta) == "table"
-       and type(meta.methods) == "table" then
-      for name in pairs(meta.methods) do
-        if not M.METHODS[name] then
-          meta.methods[name] = refusal(("%s:%s"):format(kind:sub(9), name))
-        end
-      end
+local function restrict_methods(kind, methods)
+  local list = allowed.METHODS[kind] or {}
+  if allowed.INTERNAL[kind] then return end
+  for name, method in pairs(methods) do
+    if not list[name] and type(method) == "function" then
+      methods[name] = refusal(("%s:%s"):format(kind, name))
     end
   end
+end
+
+---Takes from every kind of object the methods that are not listed, also when more of minikvm is
+---loaded later.
+local function restrict_objects()
+  local function restrict()
+    for kind, meta in pairs(debug.getregistry()) do
+      if type(kind) == "string" and kind:find "^minikvm%." and type(meta) == "table"
+         and type(meta.methods) == "table" then
+        restrict_methods(kind:sub(9), meta.methods)
+      end
+    end
+    for _, made in ipairs(class.made) do restrict_methods(made.name:sub(9), made.methods) end
+  end
+  local load_part, loaded = require, package.loaded
+  function _G.require(name)
+    local there = loaded[name]
+    if there then return there end
+    local part = load_part(name)
+    restrict()
+    return part
+  end
+  restrict()
 end
 
 ---A copy without metatables: what is checked is what is used. nil when it is no table.
@@ -221,7 +210,7 @@ local function checked(what, opts, known)
 end
 
 local function limited_vm(kvm)
-  return function(opts) return kvm.vm(checked("kvm.vm", opts, VM_OPTIONS) or opts) end
+  return function(opts) return kvm.vm(checked("kvm.vm", opts, allowed.VM_OPTIONS) or opts) end
 end
 
 ---A policy's rules, none of which says more than was granted.
@@ -230,7 +219,7 @@ local function narrowed(rules, grant)
   for i, rule in ipairs(rules) do
     local copy = plain(rule) or rule
     local verdict = type(copy) == "table" and copy[2]
-    if GRANTS["shared-rw"][verdict] and not GRANTS[grant.verdict][verdict] then
+    if allowed.GRANTS["shared-rw"][verdict] and not allowed.GRANTS[grant.verdict][verdict] then
       error(("kvm.files: rule %d says %q, but --files gives %s for %s"):format(i, verdict,
         grant.name, grant.verdict), 3)
     end
@@ -241,7 +230,7 @@ end
 
 local function limited_files(kvm, grants)
   return function(opts)
-    local copy = checked("kvm.files", opts, FILES_OPTIONS)
+    local copy = checked("kvm.files", opts, allowed.FILES_OPTIONS)
     if not copy or copy.root == nil then return kvm.files(copy or opts) end
     local grant = given("kvm.files", grants, copy.root, "--files", 2)
     copy.root = grant.path
@@ -252,12 +241,8 @@ local function limited_files(kvm, grants)
 end
 
 local function safe_module(kvm, opts)
-  local module = { _VERSION = kvm._VERSION }
-  for name, value in pairs(kvm) do
-    if type(value) == "function" then
-      module[name] = M.FUNCTIONS[name] and value or refusal("kvm." .. name)
-    end
-  end
+  local module = copy_of(kvm, allowed.MODULE)
+  for name in pairs(kvm) do module[name] = module[name] or refusal("kvm." .. name) end
   module.vm = limited_vm(kvm)
   module.files = limited_files(kvm, opts.files)
   return module
@@ -265,67 +250,12 @@ end
 
 -- ---- what it gets of Lua ----
 
-local function copy_of(library, without)
-  local copy = {}
-  for name, value in pairs(library) do
-    if not (without and without[name]) then copy[name] = value end
-  end
-  return copy
-end
-
----These loop over what a table says its length is: in Lua, so that they can be ended.
-local function bounded_table()
-  local T = copy_of(table)
-  function T.insert(t, ...)
-    local n, count = #t + 1, select("#", ...)
-    if count == 1 then
-      t[n] = (...)
-      return
-    elseif count ~= 2 then
-      error("wrong number of arguments to 'insert'", 2)
-    end
-    local at, value = ...
-    at = math.tointeger(at) or error("bad argument #2 to 'insert' (integer expected)", 2)
-    if at < 1 or at > n then error("bad argument #2 to 'insert' (position out of bounds)", 2) end
-    for i = n, at + 1, -1 do t[i] = t[i - 1] end
-    t[at] = value
-  end
-  function T.remove(t, at)
-    local n = #t
-    if at == nil then at = n end
-    at = math.tointeger(at) or error("bad argument #2 to 'remove' (integer expected)", 2)
-    if n + 1 ~= at and not (at == n or at >= 1 and at <= n + 1) then
-      error("bad argument #2 to 'remove' (position out of bounds)", 2)
-    end
-    local value = t[at]
-    for i = at, n - 1 do t[i] = t[i + 1] end
-    t[math.max(at, at <= n and n or at)] = nil
-    return value
-  end
-  function T.move(from, first, last, at, to)
-    to = to or from
-    if last >= first then
-      if at > last or at <= first or to ~= from then
-        for i = 0, last - first do to[at + i] = from[first + i] end
-      else
-        for i = last - first, 0, -1 do to[at + i] = from[first + i] end
-      end
-    end
-    return to
-  end
-  return T
-end
-
-local function bounded_string()
-  for name, fn in pairs(require "minikvm.cli.strings") do string[name] = fn end
-  getmetatable("").__metatable = "locked" -- its __index is the table that minikvm itself uses
-  string.dump = nil -- ("").dump
-  return copy_of(string)
-end
-
 ---Only what is inside the program: require itself would look for a file, too.
 local function embedded(name)
-  return (name == "minikvm.abi" or name:find "^minikvm%.devices%.") and package.preload[name]
+  if not package.preload[name] then return nil end
+  local device = name:match "^minikvm%.devices%.(.+)$"
+  if device then return allowed.DEVICES[device] and copy_of(require(name), allowed.DEVICES[device]) end
+  return name == "minikvm.abi" and copy_of(require(name), require(name)) or nil
 end
 
 ---Lua files beside the script, and minikvm.
@@ -334,10 +264,8 @@ local function requirer(env, module, folder)
   return function(name)
     if type(name) ~= "string" then error("require: expected a name", 2) end
     if loaded[name] ~= nil then return loaded[name] end
-    if embedded(name) then
-      loaded[name] = copy_of(require(name))
-      return loaded[name]
-    end
+    loaded[name] = embedded(name)
+    if loaded[name] then return loaded[name] end
     if name:find "^minikvm" or name:find "[^%w_.]" or ("." .. name .. "."):find("..", 1, true) then
       error(("require: module '%s' is not there with --safe: there are minikvm, minikvm.abi, "
         .. "minikvm.devices.NAME and Lua files beside the script"):format(name), 2)
@@ -351,52 +279,31 @@ local function requirer(env, module, folder)
   end
 end
 
----setmetatable and getmetatable of tables that are the script's own. Those of minikvm's objects are
----out of reach, and none gets a finalizer: that would run when the script's time is over.
-local function own_metatables(env)
-  local own = setmetatable({}, { __mode = "k" })
-  local real = debug.getmetatable
-  function env.getmetatable(value)
-    local meta = real(value)
-    if meta == nil or own[meta] then return getmetatable(value) end
-    return "locked"
-  end
-  function env.setmetatable(t, meta)
-    if type(meta) == "table" and rawget(meta, "__gc") ~= nil then
-      error("setmetatable: finalizers (__gc) are not there with --safe", 2)
-    end
-    if real(t) ~= nil and not own[real(t)] then error("cannot change a protected metatable", 2) end
-    setmetatable(t, meta)
-    if meta then own[meta] = true end
-    return t
-  end
+---Text alone, and not as a method of strings either: what is no bytecode cannot harm Lua.
+local function forbid_bytecode()
+  string.dump = nil
+  getmetatable("").__metatable = "locked" -- its __index is the table that minikvm itself uses
 end
 
 local function environment(module, folder)
   local env = {}
-  for name in pairs(words [[assert error ipairs pairs next select tonumber tostring type rawequal
-    rawlen rawget rawset pcall xpcall print warn _VERSION]]) do
-    env[name] = _G[name]
-  end
+  for name in pairs(allowed.GLOBALS) do env[name] = _G[name] end
+  for name, list in pairs(allowed.LIBRARIES) do env[name] = copy_of(_G[name], list) end
   env._G = env
-  env.math, env.utf8, env.coroutine = copy_of(math), copy_of(utf8), copy_of(coroutine)
-  env.table, env.string = bounded_table(), bounded_string()
   local exit = os.exit
-  env.os = { time = os.time, clock = os.clock, date = os.date, difftime = os.difftime,
-             exit = function(code) exit(code) end }
-  own_metatables(env)
+  function env.os.exit(code) exit(code) end -- the state stays: guests may still run
   function env.load(chunk, name, _, ...)
     if select("#", ...) > 0 then return load(chunk, name, "t", (...)) end
     return load(chunk, name, "t", env)
   end
-  function env.collectgarbage(what)
-    if what == nil or what == "collect" or what == "count" or what == "step" then
-      return collectgarbage(what)
-    end
-    error(("collectgarbage: %q is not there with --safe"):format(tostring(what)), 2)
-  end
   env.require = requirer(env, module, folder)
   return env
+end
+
+---Modules are those inside the program.
+local function forbid_modules()
+  package.path, package.cpath = "", ""
+  for i = #package.searchers, 2, -1 do package.searchers[i] = nil end
 end
 
 -- ---- the whole ----
@@ -407,8 +314,9 @@ local function access_of(grant)
   return jail.READ | jail.LINK | jail.OPTIONAL | (shared and jail.WRITE | jail.CHANGE or 0)
 end
 
----The process keeps what is named on the command line, and the script's folder.
-local function enter_jail(opts, folder)
+---The process keeps what is named on the command line, the script's folder, and the one for private
+---files of guests.
+local function enter_jail(opts, folder, private)
   local read <const> = jail.READ | jail.LINK | jail.OPTIONAL
   local list, allow = { opts.script[1], read }, jail.HANDLERS
   local function add(path, access) list[#list + 1], list[#list + 2] = path, access end
@@ -418,13 +326,41 @@ local function enter_jail(opts, folder)
     add(grant.path, access_of(grant))
     allow = allow | jail.FILES
   end
-  local done, why = jail.add_private(list)
-  local report = done
-  if done then report, why = core.jail(opts.jail or "best", allow, list) end
+  if private then
+    add(private, jail.READ | jail.WRITE | jail.CHANGE | jail.LINK)
+    allow = allow | jail.FILES
+  end
+  local report, why = core.jail(opts.jail or "best", allow, list)
   if not report then error("--safe: " .. why, 0) end
   if report.missing then
     io.stderr:write("minikvm: --safe: not there: ", report.missing, "\n")
   end
+end
+
+---Bytes that guests may write into files.
+local function disk_of(opts)
+  local writes = false
+  for _, grant in ipairs(opts.files or {}) do writes = writes or grant.verdict ~= "ro" end
+  return opts.disk or writes and 64 << 20 or 0
+end
+
+local function run_script(opts, rest, private)
+  local kvm, path = require "minikvm", opts.script[1]
+  local folder = path:match "^(.*/)" or "./"
+  enter_jail(opts, folder, private)
+  forbid_modules()
+  forbid_bytecode()
+  local module = safe_module(kvm, opts)
+  restrict_objects()
+  restrict_load(opts.guest)
+  local env = environment(module, folder)
+  env.arg = { [0] = path, table.unpack(rest) }
+  local chunk, why = loadfile(path, "t", env)
+  if not chunk then error(why, 0) end
+  lock_files()
+  core.begin_time()
+  chunk(table.unpack(rest))
+  return 0
 end
 
 ---Carries out the command line behind --safe. Errors of the script are raised.
@@ -434,21 +370,13 @@ function M.main(argv)
   local own, rest = split(argv)
   local opts, status = args.handle(M.spec, own)
   if not opts then return status end
-  local kvm, path = require "minikvm", opts.script[1]
-  local folder = path:match "^(.*/)" or "./"
-  enter_jail(opts, folder)
-  local module = safe_module(kvm, opts)
-  restrict_methods()
-  restrict_load(opts.guest)
-  local env = environment(module, folder)
-  env.arg = { [0] = path, table.unpack(rest) }
-  local chunk, why = loadfile(path, "t", env)
-  if not chunk then error(why, 0) end
-  lock_files()
-  kvm.limit{ memory = opts.memory or "64M" }
-  core.end_after(opts.seconds or 60, opts.handler or 2)
-  chunk(table.unpack(rest))
-  return 0
+  local disk <const> = disk_of(opts)
+  local child, result = core.supervise(opts.seconds or 60, opts.memory or 256 << 20, disk > 0,
+                                       opts.handler or 2)
+  if child == nil then error("--safe: " .. result, 0) end
+  if not child then return result end
+  core.limit_files(disk)
+  return run_script(opts, rest, result)
 end
 
 return M
