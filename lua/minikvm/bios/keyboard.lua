@@ -189,7 +189,7 @@ local function read_key(d, extended)
 end
 
 ---Who asks again and again is waiting, and lets the host do something else.
-local function peek(d, extended)
+local function check(d, extended)
   local s = d.state
   if not peek(d) then take_console(d) end
   local key = peek(d)
@@ -205,7 +205,7 @@ end
 
 local SERVICES <const> = {
   [0x00] = function(d) read_key(d, false) end, [0x10] = function(d) read_key(d, true) end,
-  [0x01] = function(d) peek(d, false) end, [0x11] = function(d) peek(d, true) end,
+  [0x01] = function(d) check(d, false) end, [0x11] = function(d) check(d, true) end,
   [0x02] = function(d) d.vm.cpu[0].al = d.vm.memory:u8(SHIFTS) end,
   [0x12] = function(d) d.vm.cpu[0].ax = d.vm.memory:u16(SHIFTS) end,
   [0x05] = function(d) d.vm.cpu[0].al = push(d, d.vm.cpu[0].cx) and 0 or 1 end,
