@@ -50,6 +50,7 @@ struct mk_console_input {
     bool pipe;   /* it is no terminal: it will deliver or end, so waiting for it is right */
     bool escape; /* Ctrl-A is a command key: x leaves, a second Ctrl-A sends itself */
     bool eof;    /* nothing follows what is queued */
+    bool keys;   /* they are keys, which a script takes: the guest's devices get none */
 };
 
 struct mk_console {
@@ -124,6 +125,7 @@ int mk_console_getc(struct mk_console *con); /* 0..255, MK_INPUT_NONE or MK_INPU
 int mk_console_getc_idle(struct mk_console *con, struct mk_cpu *cpu);
 int mk_console_peek(struct mk_console *con); /* what getc would return; takes nothing */
 int mk_console_next(struct mk_console *con, bool consume); /* both, for who holds the lock */
+int mk_console_take(struct mk_console *con);               /* the next byte for a script, as getc */
 void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length);
 void mk_console_putc(struct mk_console *con, struct mk_cpu *cpu, uint8_t byte);
 

@@ -163,10 +163,10 @@ int mk_console_next(struct mk_console *con, bool consume)
     return c;
 }
 
-static int next_byte(struct mk_console *con, bool consume)
+static int next_byte(struct mk_console *con, bool consume, bool guest)
 {
     pthread_mutex_lock(&con->lock);
-    int c = mk_console_next(con, consume);
+    int c = guest && con->in.keys ? MK_INPUT_NONE : mk_console_next(con, consume);
     bool read_on = con->throttled && con->input.length < AHEAD / 2;
     if (read_on)
         con->throttled = false;
@@ -178,7 +178,7 @@ static int next_byte(struct mk_console *con, bool consume)
 
 int mk_console_getc(struct mk_console *con)
 {
-    return next_byte(con, true);
+    return next_byte(con, true, true);
 }
 
 int mk_console_getc_idle(struct mk_console *con, struct mk_cpu *cpu)
@@ -198,7 +198,12 @@ int mk_console_getc_idle(struct mk_console *con, struct mk_cpu *cpu)
 
 int mk_console_peek(struct mk_console *con)
 {
-    return next_byte(con, false);
+    return next_byte(con, false, true);
+}
+
+int mk_console_take(struct mk_console *con)
+{
+    return next_byte(con, true, false);
 }
 
 /* --- the script --- */

@@ -131,6 +131,25 @@ void mk_spool_close(struct mk_spool *s)
     mk_buffer_free(&s->pending);
 }
 
+void mk_spool_discard(struct mk_spool *s)
+{
+    s->tail_length = 0;
+    mk_buffer_consume(&s->pending, s->pending.length);
+    mk_spool_close(s);
+}
+
+int mk_spool_use(struct mk_spool *s, int fd, struct mk_err *err)
+{
+    *s = (struct mk_spool){ .fd = fcntl(fd, F_DUPFD_CLOEXEC, 3), .last = mk_now() };
+    if (s->fd >= 0 && mk_desc_use(&s->desc, s->fd, O_WRONLY))
+        return 0;
+    int code = errno;
+    if (s->fd >= 0)
+        close(s->fd);
+    s->fd = -1;
+    return mk_fail_errno(err, code, "descriptor %d", fd);
+}
+
 int mk_spool_open(struct mk_spool *s, const char *path, const char *head, const char *tail,
                   struct mk_err *err)
 {

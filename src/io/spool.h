@@ -31,11 +31,15 @@ struct mk_spool {
  * -1 with *err. */
 int mk_spool_open(struct mk_spool *s, const char *path, const char *head, const char *tail,
                   struct mk_err *err);
+/* The same on a descriptor that is there, such as standard output; it stays the caller's. */
+int mk_spool_use(struct mk_spool *s, int fd, struct mk_err *err);
 /* Appends a record. False when it is lost. */
 bool mk_spool_put(struct mk_spool *s, const char *bytes, size_t length);
 /* Writes what is pending, as far as it is taken. */
 void mk_spool_flush(struct mk_spool *s);
 /* The same, and the tail; a reader gets up to a second for it. */
 void mk_spool_close(struct mk_spool *s);
+/* Closes it; what is pending is not written. */
+void mk_spool_discard(struct mk_spool *s);
 
 #endif

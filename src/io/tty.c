@@ -12,6 +12,8 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -38,6 +40,8 @@ static struct {
     pid_t owner; /* a forked child's exit must not touch the parent's terminal */
     bool at_exit;
     struct termios before, raw;
+    char farewell[MK_TTY_FAREWELL];
+    _Atomic size_t farewell_length;
     struct sigaction old[ENDINGS + 2];
     bool taken[ENDINGS + 2];
 } tty;
@@ -54,6 +58,14 @@ static void set_modes(const struct termios *modes)
 {
     if (in_foreground())
         tcsetattr(tty.fd, TCSANOW, modes);
+}
+
+static void restore_modes(void)
+{
+    size_t length = atomic_load(&tty.farewell_length);
+    if (length && in_foreground() && write(STDOUT_FILENO, tty.farewell, length) < 0)
+        return; /* it has gone, and its modes too */
+    set_modes(&tty.before);
 }
 
 /* A faulting instruction is run again and faults into the old disposition, with the right address
@@ -79,7 +91,7 @@ static void on_stop(int number)
     (void)number;
     int saved = errno;
     if (atomic_load(&tty.state) == RAW)
-        set_modes(&tty.before);
+        restore_modes();
     raise(SIGSTOP);
     errno = saved;
 }
@@ -204,9 +216,28 @@ void mk_tty_restore(void)
     block_signals(&mask);
     int state = RAW;
     if (atomic_compare_exchange_strong(&tty.state, &state, CHANGING)) {
-        set_modes(&tty.before);
+        restore_modes();
         restore_handlers();
         atomic_store(&tty.state, COOKED);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
+}
+
+void mk_tty_set_farewell(const char *text, size_t length)
+{
+    atomic_store(&tty.farewell_length, 0);
+    if (length > sizeof(tty.farewell))
+        return;
+    memcpy(tty.farewell, text, length);
+    atomic_store(&tty.farewell_length, length);
+}
+
+bool mk_tty_size(unsigned *rows, unsigned *columns)
+{
+    struct winsize size;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || !size.ws_row || !size.ws_col)
+        return false;
+    *rows = size.ws_row;
+    *columns = size.ws_col;
+    return true;
 }

@@ -131,7 +131,7 @@ const struct mk_jail_call mk_jail_calls[] = {
     IOCTL(TCSETS, ALL, "the terminal in raw mode, and back"),
     IOCTL(TCSETSW, ALL, "the terminal in raw mode, and back"),
     IOCTL(TIOCGPGRP, ALL, "whose turn the terminal is"),
-    IOCTL(TIOCGWINSZ, SCRIPT, "the terminal's size"),
+    IOCTL(TIOCGWINSZ, VCPU, "the terminal's size"),
     IOCTL(FICLONE, VCPU, "a guest's copy of a file"),
     IOCTL(_IOWR('f', 16, char[96]), SCRIPT, "PAGEMAP_SCAN: which pages a snapshot has"),
 

@@ -87,7 +87,7 @@ static int console_read(lua_State *L)
     }
     luaL_Buffer b;
     luaL_buffinit(L, &b);
-    for (int c; count-- > 0 && (c = mk_console_getc(r.con)) >= 0;)
+    for (int c; count-- > 0 && (c = mk_console_take(r.con)) >= 0;)
         luaL_addchar(&b, (char)c);
     luaL_pushresult(&b);
     return 1;
@@ -315,15 +315,50 @@ static int take_back(lua_State *L)
     return 0;
 }
 
+/* keys_to_script(console, on): what comes from its input is for console:read() alone. */
+static int keys_to_script(lua_State *L)
+{
+    struct mk_console *con = &check_console(L)->vm.console;
+    pthread_mutex_lock(&con->lock);
+    con->in.keys = lua_toboolean(L, 2);
+    pthread_mutex_unlock(&con->lock);
+    return 0;
+}
+
+/* terminal_size() -> rows, columns of standard output's terminal, or nothing */
+static int terminal_size(lua_State *L)
+{
+    unsigned rows, columns;
+    if (!mk_tty_size(&rows, &columns))
+        return 0;
+    lua_pushinteger(L, rows);
+    lua_pushinteger(L, columns);
+    return 2;
+}
+
+/* terminal_farewell(text): what is written when the terminal is no longer raw */
+static int terminal_farewell(lua_State *L)
+{
+    size_t length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    luaL_argcheck(L, length <= MK_TTY_FAREWELL, 1, "too long");
+    mk_tty_set_farewell(text, length);
+    return 0;
+}
+
 static const luaL_Reg methods[] = { { "send", console_send },     { "read", console_read },
                                     { "write", console_write },   { "eof", console_eof },
                                     { "text", console_text },     { "echo", console_echo },
                                     { "attach", console_attach }, { "detach", console_detach },
                                     { "input", console_input },   { "output", console_output },
                                     { "log", console_log },       MK_END };
-static const luaL_Reg core[] = {
-    { "listen", console_listen }, MK_FN(hand_over), MK_FN(take_back), MK_END
-};
+static const luaL_Reg core[] = { { "listen", console_listen },
+                                 MK_FN(hand_over),
+                                 MK_FN(take_back),
+                                 MK_FN(keys_to_script),
+                                 MK_FN(terminal_size),
+                                 MK_FN(terminal_farewell),
+                                 MK_END };
 
 const struct mk_exports mk_console_exports[] = {
     { .type = MK_CONSOLE, .methods = methods, .core = core }, MK_END

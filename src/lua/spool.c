@@ -5,6 +5,7 @@
 #include "io/spool.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define SPOOL "minikvm.spool"
 
@@ -27,6 +28,16 @@ static int open_spool(lua_State *L)
     return 1;
 }
 
+/* spool_stdout() -> spool | nil, why, code */
+static int spool_stdout(lua_State *L)
+{
+    struct mk_spool *s = lua_newuserdatauv(L, sizeof(*s), 0);
+    struct mk_err err;
+    *s = (struct mk_spool){ .fd = -1 };
+    luaL_setmetatable(L, SPOOL);
+    return mk_spool_use(s, STDOUT_FILENO, &err) < 0 ? mk_push_err(L, &err) : 1;
+}
+
 /* spool:put(bytes) -> was it taken */
 static int put(lua_State *L)
 {
@@ -37,9 +48,18 @@ static int put(lua_State *L)
     return 1;
 }
 
+/* spool:flush() -> nothing is pending any more */
 static int flush(lua_State *L)
 {
-    mk_spool_flush(check(L));
+    struct mk_spool *s = check(L);
+    mk_spool_flush(s);
+    lua_pushboolean(L, s->pending.length == 0);
+    return 1;
+}
+
+static int discard(lua_State *L)
+{
+    mk_spool_discard(check(L));
     return 0;
 }
 
@@ -62,10 +82,9 @@ static int counts(lua_State *L)
 }
 
 static const luaL_Reg meta[] = { { "__gc", close_spool }, MK_END };
-static const luaL_Reg methods[] = {
-    MK_FN(put), MK_FN(flush), { "close", close_spool }, MK_FN(counts), MK_END
-};
-static const luaL_Reg core[] = { MK_FN(open_spool), MK_END };
+static const luaL_Reg methods[] = { MK_FN(put),     MK_FN(flush),  { "close", close_spool },
+                                    MK_FN(discard), MK_FN(counts), MK_END };
+static const luaL_Reg core[] = { MK_FN(open_spool), MK_FN(spool_stdout), MK_END };
 
 const struct mk_exports mk_spool_exports[] = {
     { .type = SPOOL, .meta = meta, .methods = methods, .core = core }, MK_END

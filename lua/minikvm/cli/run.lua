@@ -45,14 +45,29 @@ local function vm_options(opts, i)
     name = name, mode = opts.mode, memory = opts.memory, limits = opts.limit,
     unhandled = opts.unhandled, coalesce = coalesce, echo = not several and not opts.json,
     trace = trace,
-    irqchip = opts.irqchip, page_size = opts.page_size,
+    irqchip = opts.irqchip or opts.screen and "pic" or nil, page_size = opts.page_size,
     cmdline = opts.cmdline, assist = not opts.no_assist, stats = opts.stats,
   }
+end
+
+---The whole terminal is the VM's screen and keyboard.
+local function take_terminal(vm, opts, host)
+  if not (host.terminal and require("minikvm.core").process().terminal) then
+    return nil, "--screen: standard input and output are to be a terminal"
+  elseif opts.shells[vm] then
+    return nil, "--screen: Linux has its console on a serial line here, and draws on no screen"
+  end
+  io.stderr:write("minikvm: Ctrl-A x leaves\n")
+  vm.console:attach()
+  local terminal, why, code = require("minikvm.console.terminal").take(vm)
+  opts.screens[vm] = terminal
+  return terminal, why, code
 end
 
 ---Several VMs get no keyboard: a terminal can be typed into by one at a time.
 local function connect(vm, opts, host)
   if opts.prompt and not opts.input then return true end
+  if opts.screen then return take_terminal(vm, opts, host) end
   local several = #opts.guests > 1
   if several and not opts.json then
     vm.console:on_line(function(line) print(("[%s] %s"):format(vm.name, line)) end)

@@ -89,6 +89,8 @@ M.spec = {
     { "--symbols", value = "FILE[@OFFSET]", type = parse_symbols, repeatable = true,
       help = "take symbols and source lines from this ELF file or list (nm, System.map), too" },
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
+    { "--screen", help = "the whole terminal is the guest's screen, text or framebuffer, and its"
+        .. " keyboard; implies --irqchip pic unless another one is named" },
     { "--screenshot", value = "FILE",
       help = "at the end the screen as a picture (PNG): the framebuffer, or the text screen" },
     { "--json", help = "at the end one JSON object on stdout, and nothing else there: how the VMs"
@@ -129,7 +131,8 @@ M.prompt_spec = {
     .. "(several: in the list vms). help tells what there is.",
 }
 local RUN_ALONE <const> = { ["--prompt"] = true, ["--jail"] = true, ["--jail-files"] = true,
-                            ["--screenshot"] = true, ["--stats"] = true, ["--json"] = true }
+                            ["--screen"] = true, ["--screenshot"] = true, ["--stats"] = true,
+                            ["--json"] = true }
 for _, option in ipairs(M.spec.options) do
   if not RUN_ALONE[option[1]] then
     table.insert(M.prompt_spec.options, option)
@@ -174,6 +177,8 @@ function M.parse(argv, spec)
     why = ("%d names for %d images"):format(#opts.name, #opts.guests)
   elseif opts.screenshot and (#opts.guests > 1 or opts.prompt) then
     why = "--screenshot is for one image that runs"
+  elseif opts.screen and (#opts.guests > 1 or opts.prompt or opts.json or opts.input) then
+    why = "--screen is for one image that runs, without --json and --input"
   elseif opts.trace_file and #opts.guests > 1 then
     why = "--trace-file is for one image"
   elseif opts.json and opts.prompt then
