@@ -74,8 +74,18 @@ demo: deps ## build, then run four guests in parallel
 	@./minikvm scripts/multi_vm.lua
 
 test: deps ## build, then run every test
-	@$(MAKE) all $(TESTS)
+	@$(MAKE) all $(TESTS) $(B)/faults.so
 	@BUILD=$(BUILD) ./tools/test
+
+.PHONY: faults
+faults: deps ## faults, made on purpose, under a sanitizer: every allocation, ioctl, … fails once; and kill -9
+	@$(MAKE) BUILD=asan build/asan/minikvm build/asan/faults.so guests
+	@$(LUA) tools/faults
+
+# Stands before the C library, and lets calls of the program's fail (LD_PRELOAD). Not of the product.
+$(B)/faults.so: tools/faults.c Makefile | $(B)/deps
+	$(CC) -std=gnu11 -O1 -g -fPIC -fvisibility=hidden -fno-omit-frame-pointer -fno-builtin -pthread $(WARN) \
+		$(CPPFLAGS) $(LUA_CFLAGS) -shared -o $@ $<
 
 .PHONY: test-stock test-vmx
 test-stock: deps ## the specs that run guests in an emulated machine with a stock KVM of AMD (kvm_amd)

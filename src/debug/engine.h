@@ -135,6 +135,8 @@ struct mk_debug {
     bool outer;          /* programs of outer rings may reach some breakpoint */
     unsigned inside;     /* vCPUs that may enter the guest */
 
+    bool starved; /* there was no memory for what has to be placed: the run ends */
+
     int memory_fd; /* this process's memory, where sealed pages can be written; -1 */
     size_t given;  /* pages that are */
     struct mk_watchpoint *watches;

@@ -58,10 +58,12 @@ static bool code_is_there(const struct mk_debug *d, const struct page *p, unsign
 }
 
 /* KVM then tells of writes: as accesses to no memory, or by EFAULT. */
-static void seal(struct page *p)
+static void seal(struct mk_debug *d, struct page *p)
 {
-    if (!p->given && !p->sealed)
-        p->sealed = mprotect(p->host, MK_PAGE, PROT_READ) == 0;
+    if (p->given || p->sealed)
+        return;
+    p->sealed = mprotect(p->host, MK_PAGE, PROT_READ) == 0;
+    d->starved |= !p->sealed;
 }
 
 static void unseal(struct mk_debug *d, struct page *p)
@@ -69,7 +71,7 @@ static void unseal(struct mk_debug *d, struct page *p)
     if (p->rom)
         return;
     if (p->sealed)
-        mprotect(p->host, MK_PAGE, PROT_READ | PROT_WRITE);
+        d->starved |= !mk_mem_unprotect(mk_mem_find(&d->vm->mem, p->gpa), p->gpa, MK_PAGE);
     p->sealed = false;
     d->open |= d->watches != NULL;
 }
@@ -173,7 +175,7 @@ void page_insert_all(struct mk_debug *d)
             for_each(d, p, 0, MK_PAGE, insert_at);
         p->in = true;
         p->listed = false;
-        seal(p);
+        seal(d, p);
     }
     d->lifted = NULL;
     if (d->open)
@@ -221,7 +223,7 @@ static bool grow(struct mk_debug *d)
     size_t more = d->page_buckets ? d->page_buckets * 4 : 64, before = d->page_buckets;
     struct page **old = d->page_bucket, **bucket = calloc(more, sizeof(struct page *));
     if (!bucket)
-        return false;
+        return !(d->starved = true);
     d->page_bucket = bucket;
     d->page_buckets = more;
     for (size_t i = 0; i < before; i++)
@@ -244,8 +246,10 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
     if (d->pages >= d->page_buckets && !grow(d))
         return NULL;
     struct page *p = calloc(1, sizeof(*p));
-    if (!p)
+    if (!p) {
+        d->starved = true;
         return NULL;
+    }
     p->gpa = gpa & ~(uint64_t)(MK_PAGE - 1);
     p->host = r->host + (p->gpa - r->gpa);
     p->rom = p->sealed = r->read_only;
@@ -259,10 +263,11 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
 }
 
 /* With several users, one that is for whatever is there counts. */
-static bool note_code(struct page *p, unsigned at, const struct mk_break_code *code)
+static bool note_code(struct mk_debug *d, struct page *p, unsigned at,
+                      const struct mk_break_code *code)
 {
     if (code && code->length && !p->code && !(p->code = calloc(MK_PAGE, sizeof(*p->code))))
-        return false;
+        return !(d->starved = true);
     if (!p->code)
         return true;
     if (!code || !code->length)
@@ -278,7 +283,7 @@ bool page_ref(struct mk_debug *d, uint64_t gpa, const struct mk_break_code *code
     unsigned at = gpa % MK_PAGE;
     if (!p && !(p = add(d, gpa)))
         return false;
-    if (!note_code(p, at, code))
+    if (!note_code(d, p, at, code))
         return false;
     if (p->users[at] < MANY)
         p->users[at]++;

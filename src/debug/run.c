@@ -97,6 +97,8 @@ static bool prepare(struct mk_vcpu *c)
     pthread_mutex_lock(&d->lock);
     if (d->count || d->sets || d->watches || cpu_of(c)->steps)
         find_places(c);
+    bool starved = d->starved;
+    d->starved = false;
     page_check_given(d);
     bool due = d->lifted || (d->open && d->watches), ready = !due || d->holder || all_here(d);
     if (!ready)
@@ -104,7 +106,9 @@ static bool prepare(struct mk_vcpu *c)
     else if (due && !d->holder)
         page_insert_all(d);
     pthread_mutex_unlock(&d->lock);
-    return ready;
+    if (starved)
+        mk_vcpu_end(c, MK_ERROR, 0, true, "out of memory for breakpoints and watches");
+    return ready && !starved;
 }
 
 /* --- the loop --- */

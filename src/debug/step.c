@@ -52,7 +52,9 @@ static void set_guest_debug(struct mk_vcpu *c, bool step)
         debug.arch.debugreg[i] = k->hardware[i];
         debug.arch.debugreg[7] |= UINT64_C(1) << (2 * i);
     }
-    mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug);
+    if (mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug) < 0 && mk_vcpu_is_current(c))
+        mk_vcpu_end(c, MK_ERROR, 0, true, "KVM does not %s: %s",
+                    step ? "step" : "set debug registers", strerror(errno));
 }
 
 static void set_stepping(struct mk_vcpu *c, bool on)
@@ -375,7 +377,9 @@ void step_one(struct mk_vcpu *c)
         lift_patches(c, &t);
         c->run->request_interrupt_window = 0;
         set_stepping(c, true);
-        int code = alone_enter(c, false) < 0 ? errno : 0;
+        int code = EINTR;
+        if (c->end.reason == MK_RUNNING)
+            code = alone_enter(c, false) < 0 ? errno : 0;
         alone_end(c);
         mk_vcpu_drain(c);
         done = came_to(c, &t, code);

@@ -26,9 +26,10 @@ static void protect(struct mk_debug *d, uint64_t gpa, uint64_t length, int prot)
         uint64_t from = gpa & ~(uint64_t)(MK_PAGE - 1), to = end;
         from = from > r->gpa ? from : r->gpa;
         to = to < r->gpa + r->size ? to : r->gpa + r->size;
-        if (from < to)
-            mprotect(r->host + (from - r->gpa), to - from,
-                     r->read_only ? prot & ~PROT_WRITE : prot);
+        if (from < to && prot & PROT_WRITE)
+            d->starved |= !mk_mem_unprotect(r, from, to - from);
+        else if (from < to && mprotect(r->host + (from - r->gpa), to - from, prot) < 0)
+            d->starved = true;
     }
 }
 
@@ -104,7 +105,8 @@ void watch_open_all(struct mk_debug *d)
 
 /* --- where they are --- */
 
-static void add_chunk(struct mk_watchpoint *w, uint64_t linear, uint64_t gpa, uint64_t length)
+static void add_chunk(struct mk_debug *d, struct mk_watchpoint *w, uint64_t linear, uint64_t gpa,
+                      uint64_t length)
 {
     struct chunk *last = w->chunks ? &w->chunk[w->chunks - 1] : NULL;
     if (last && last->gpa + last->length == gpa && last->linear + last->length == linear) {
@@ -114,6 +116,7 @@ static void add_chunk(struct mk_watchpoint *w, uint64_t linear, uint64_t gpa, ui
     if (w->chunks == w->room) {
         size_t more = w->room ? w->room * 2 : 4;
         struct chunk *bigger = realloc(w->chunk, more * sizeof(*bigger));
+        d->starved |= !bigger;
         if (!bigger)
             return;
         w->chunk = bigger;
@@ -156,7 +159,7 @@ static void place(struct mk_debug *d, struct mk_watchpoint *w, const struct kvm_
     uint64_t at = w->o.address, left = w->o.size, n;
     w->chunks = 0;
     if (w->o.physical || !(s->cr0 & MK_CR0_PG)) {
-        add_chunk(w, at, at, left);
+        add_chunk(d, w, at, at, left);
         return;
     }
     for (; left; at += n, left -= n) {
@@ -164,7 +167,7 @@ static void place(struct mk_debug *d, struct mk_watchpoint *w, const struct kvm_
         n = k.page_size - at % k.page_size;
         n = n < left ? n : left;
         if (k.present)
-            add_chunk(w, at, k.address, n);
+            add_chunk(d, w, at, k.address, n);
     }
 }
 

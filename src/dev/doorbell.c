@@ -140,7 +140,11 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
 static uint64_t drain_counted(struct mk_doorbell *bell)
 {
     uint64_t count = 0;
-    if (read(bell->source.fd, &count, sizeof(count)) != sizeof(count))
+    ssize_t n;
+    do
+        n = read(bell->source.fd, &count, sizeof(count));
+    while (n < 0 && errno == EINTR);
+    if (n != sizeof(count))
         return 0;
     atomic_fetch_add_explicit(&bell->hook->hits, count, memory_order_relaxed);
     atomic_fetch_add_explicit(&bell->hook->coalesced, count, memory_order_relaxed);

@@ -156,7 +156,7 @@ static bool push(struct mk_prim *p, uint8_t byte)
         size_t capacity = p->capacity ? 2 * p->capacity : 256;
         uint8_t *bytes = realloc(p->bytes, capacity);
         if (!bytes)
-            return false; /* dropped: a guest must not end the process by writing */
+            return false;
         p->bytes = bytes;
         p->capacity = capacity;
     }
@@ -164,22 +164,22 @@ static bool push(struct mk_prim *p, uint8_t byte)
     return true;
 }
 
-/* The record that is complete with this byte is the caller's to free; NULL: not yet. */
-static uint8_t *add(struct mk_prim *p, uint8_t byte, size_t *length)
+/* The record that is complete with this byte is the caller's to free; NULL: not yet. False: there
+ * is no memory for it. */
+static bool add(struct mk_prim *p, uint8_t byte, uint8_t **record, size_t *length)
 {
-    uint8_t *record = NULL;
     pthread_mutex_lock(&p->lock);
-    bool ends = p->on >= 0 && byte == p->on;
-    if (ends || push(p, byte))
-        ends |= p->length >= p->record_size;
-    if (ends) {
-        record = p->bytes ? p->bytes : malloc(1);
+    bool ends = p->on >= 0 && byte == p->on, fits = ends || push(p, byte);
+    *record = NULL;
+    if (ends || p->length >= p->record_size) {
+        *record = p->bytes ? p->bytes : malloc(1);
         *length = p->length;
         p->bytes = NULL;
         p->length = p->capacity = 0;
+        fits &= *record != NULL;
     }
     pthread_mutex_unlock(&p->lock);
-    return record;
+    return fits;
 }
 
 static void fifo_out(void *self, struct mk_io *io, uint64_t value)
@@ -187,7 +187,9 @@ static void fifo_out(void *self, struct mk_io *io, uint64_t value)
     struct mk_prim *p = self;
     for (unsigned i = 0; i < io->size; i++) {
         size_t length;
-        uint8_t *record = add(p, (uint8_t)(value >> 8 * i), &length);
+        uint8_t *record;
+        if (!add(p, (uint8_t)(value >> 8 * i), &record, &length))
+            io->cpu->ops->end(io->cpu, MK_ERROR, 0, true, "out of memory for what a fifo collects");
         if (record)
             p->on_record(p->ctx, io->cpu, (const char *)record, length);
         free(record);

@@ -51,7 +51,7 @@ struct mk_fsbox {
     struct mk_policy *policy; /* NULL: only own files */
     struct mk_file_limits limits;
     char vm_name[64];
-    int own; /* O_PATH descriptor of the private directory, -1: not made yet */
+    int own; /* descriptor of the private directory, -1: not made yet */
     char *own_path;
     char **made; /* names in a directory that stays: of what the VM made there or wrote to */
     size_t made_count;

@@ -1,25 +1,81 @@
-/* fsbox_own.c - a VM's private directory: one that vanishes with it, or one that stays. */
+/* fsbox_own.c - a VM's private directory: one that vanishes with it, or one that stays. Where a
+ * process is killed, what should have vanished goes when the next one makes a directory. */
 #include "files/fsbox_in.h"
+#include "files/rw.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* --- a folder for all of them --- */
+#define PREFIX "minikvm-files-"
 
 static bool forbidden;
 static char *folder; /* below which temporary ones are made; NULL: below TMPDIR */
+static atomic_flag swept = ATOMIC_FLAG_INIT; /* this process has looked for what others left */
 
 static const char *parent(void)
 {
     const char *where = getenv("TMPDIR");
     return where && *where ? where : "/tmp";
 }
+
+/* --- what a process that was killed left --- */
+
+/* A temporary directory is locked by whoever uses it. */
+static void remove_stale(int dir, const char *name)
+{
+    int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (mk_file_is_ours(fd, S_IFDIR) && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+        mk_file_is_named(fd, dir, name)) {
+        mk_path_empty(fd);
+        unlinkat(dir, name, AT_REMOVEDIR);
+    }
+    close(fd);
+}
+
+static void sweep(void)
+{
+    if (atomic_flag_test_and_set(&swept))
+        return;
+    DIR *list = opendir(parent());
+    for (struct dirent *e; list && (e = readdir(list));)
+        if (strncmp(e->d_name, PREFIX, strlen(PREFIX)) == 0)
+            remove_stale(dirfd(list), e->d_name);
+    if (list)
+        closedir(list);
+}
+
+/* Makes one below `where`, locks it and opens it: its descriptor, and its path, or a negated
+ * errno. */
+static int make_locked(const char *where, char **path)
+{
+    if (asprintf(path, "%s/" PREFIX "XXXXXX", where) < 0) {
+        *path = NULL;
+        return -ENOMEM;
+    }
+    if (!mkdtemp(*path))
+        return -errno;
+    int fd = open(*path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), code = errno;
+    bool taken = fd < 0 || (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) ||
+                 !mk_file_is_named(fd, AT_FDCWD, *path);
+    if (!taken)
+        return fd;
+    if (fd >= 0) /* somebody took it for stale before it was locked */
+        close(fd);
+    rmdir(*path);
+    return fd >= 0 ? -EAGAIN : -code;
+}
+
+/* --- a folder for all of them --- */
 
 static void remove_folder(void)
 {
@@ -29,13 +85,17 @@ static void remove_folder(void)
 
 int mk_fsbox_make_folder(const char **path, const char **below, struct mk_err *err)
 {
-    char *name;
+    char *name = NULL;
     if (folder)
         return mk_fail(err, EALREADY, "%s: the folder of private directories is there", folder);
-    if (asprintf(&name, "%s/minikvm-XXXXXX", parent()) < 0)
-        return mk_fail_errno(err, ENOMEM, "a folder for private directories");
-    if (!mkdtemp(name) || atexit(remove_folder) != 0) {
-        mk_fail_errno(err, errno, "%s: a folder for private directories", parent());
+    sweep();
+    int fd = make_locked(parent(), &name); /* open, and locked, until the process ends */
+    if (fd < 0 || atexit(remove_folder) != 0) {
+        mk_fail_errno(err, fd < 0 ? -fd : ENOMEM, "%s: a folder for private directories", parent());
+        if (fd >= 0) {
+            rmdir(name);
+            close(fd);
+        }
         free(name);
         return -1;
     }
@@ -85,18 +145,13 @@ static int make_temporary(struct mk_fsbox *box)
 {
     if (forbidden)
         return -EACCES;
-    if (asprintf(&box->own_path, "%s/minikvm-XXXXXX", folder ? folder : parent()) < 0) {
-        box->own_path = NULL;
-        return -ENOMEM;
-    }
-    if (!mkdtemp(box->own_path))
-        return -errno;
-    box->own = open(box->own_path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (box->own >= 0)
-        return 0;
-    int code = errno;
-    rmdir(box->own_path);
-    return -code;
+    if (!folder)
+        sweep();
+    int fd = make_locked(folder ? folder : parent(), &box->own_path);
+    if (fd < 0)
+        return fd;
+    box->own = fd;
+    return 0;
 }
 
 /* One that is not there yet, named after the VM: what another run left is never touched. */

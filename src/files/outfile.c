@@ -1,11 +1,14 @@
 /* outfile.c - a file that the host's user named, written as a whole.
  *
  * A regular file, or one that is not there yet, is written under another name in the same folder,
- * and renamed when it is on the disk: what bears its name is complete. Anything else (a link, a
- * FIFO, a device), and a file in a folder that takes no new ones, is written in place, as open(2)
- * with O_CREAT | O_TRUNC does (POSIX.1-2017, open): it must not be replaced by a regular file. Any
- * thread; blocks as long as the file does. */
+ * and renamed when it is on the disk: what bears its name is complete. The other name is that of
+ * the file with a number and ".tmp"; where a process was killed meanwhile, it stays until the file
+ * is written again. Anything else (a link, a FIFO, a device), and a file in a folder that takes no
+ * new ones, is written in place, as open(2) with O_CREAT | O_TRUNC does (POSIX.1-2017, open): it
+ * must not be replaced by a regular file. Any thread; blocks as long as the file does. */
 #include "files/outfile.h"
+
+#include "files/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,27 +16,65 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define NAMES 100 /* writers of one file at a time */
+
+/* Whoever writes a file that is not complete holds its lock. What is not locked was left by a
+ * process that was killed, and goes: true. */
+static bool remove_stale(const char *name)
+{
+    int fd = open(name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    bool stale = fd >= 0 && mk_file_is_ours(fd, S_IFREG) && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+                 mk_file_is_named(fd, AT_FDCWD, name) && unlink(name) == 0;
+    if (fd >= 0)
+        close(fd);
+    return stale;
+}
+
+/* A new file, locked. Where there are no locks, nothing is ever stale. */
+static int open_new(const char *name)
+{
+    int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return -1;
+    bool lost = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    if (!lost && mk_file_is_named(fd, AT_FDCWD, name))
+        return fd;
+    close(fd); /* somebody took it for stale before it was locked */
+    errno = EEXIST;
+    return -1;
+}
+
+static void forget_temporary(struct mk_outfile *file, int code)
+{
+    free(file->temporary);
+    file->temporary = NULL;
+    errno = code;
+}
 
 /* The new file gets the permissions of the one that it replaces. */
 static int open_beside(struct mk_outfile *file, const struct stat *old)
 {
-    if (asprintf(&file->temporary, "%s.%ld.%llx.tmp", file->path, (long)getpid(),
-                 (unsigned long long)mk_now()) < 0) {
-        file->temporary = NULL;
-        errno = ENOMEM;
-        return -1;
+    for (unsigned i = 0; i < NAMES; i++) {
+        if (asprintf(&file->temporary, "%s.%u.tmp", file->path, i) < 0) {
+            file->temporary = NULL;
+            errno = ENOMEM;
+            return -1;
+        }
+        file->fd = open_new(file->temporary);
+        if (file->fd < 0 && errno == EEXIST && remove_stale(file->temporary))
+            file->fd = open_new(file->temporary);
+        if (file->fd >= 0)
+            break;
+        forget_temporary(file, errno);
+        if (errno != EEXIST)
+            return -1;
     }
-    file->fd = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (file->fd >= 0 && old)
         fchmod(file->fd, old->st_mode & 0777);
-    if (file->fd < 0) {
-        int code = errno;
-        free(file->temporary);
-        file->temporary = NULL;
-        errno = code;
-    }
     return file->fd;
 }
 

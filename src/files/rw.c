@@ -2,7 +2,9 @@
 #include "files/rw.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 ssize_t mk_read_at(int fd, void *to, size_t length, off_t at)
@@ -37,4 +39,17 @@ int mk_write_at(int fd, const void *from, size_t length, off_t at)
         length -= (size_t)n;
     }
     return 0;
+}
+
+bool mk_file_is_ours(int fd, mode_t type)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == type && st.st_uid == geteuid();
+}
+
+bool mk_file_is_named(int fd, int dir, const char *name)
+{
+    struct stat one, other;
+    return fstat(fd, &one) == 0 && fstatat(dir, name, &other, AT_SYMLINK_NOFOLLOW) == 0 &&
+           one.st_dev == other.st_dev && one.st_ino == other.st_ino;
 }

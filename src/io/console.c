@@ -4,6 +4,7 @@
 #include "io/watch.h"
 #include "jail/jail.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,7 +130,9 @@ void mk_console_begin(struct mk_console *con)
 {
     pthread_mutex_lock(&con->out_lock);
     con->out_known = false;
-    con->out_error = 0;
+    if (con->out_told) /* else what was lost ends this run */
+        con->out_error = 0;
+    con->out_told = false;
     if (con->out_fd >= 0 && mk_jail_is_on()) /* the vCPU that prints cannot open it */
         mk_desc_use(&con->out_desc, con->out_fd, O_WRONLY);
     pthread_mutex_unlock(&con->out_lock);
@@ -145,6 +148,15 @@ void mk_console_end(struct mk_console *con)
 
 /* --- output --- */
 
+/* What cannot be kept is lost, which ends the run as an output does that cannot be written. */
+static bool keep(struct mk_console *con, struct mk_buffer *b, const char *bytes, size_t length)
+{
+    bool kept = mk_buffer_append(b, bytes, length);
+    if (!kept)
+        con->out_error = ENOMEM;
+    return kept;
+}
+
 /* Keeps the newest bytes; drops by halves, so that the copying is paid once per half. */
 static void append_history(struct mk_console *con, struct mk_stream *s, const char *bytes,
                            size_t length)
@@ -153,7 +165,7 @@ static void append_history(struct mk_console *con, struct mk_stream *s, const ch
         bytes += length - con->history_limit;
         length = con->history_limit;
     }
-    mk_buffer_append(&s->history, bytes, length);
+    keep(con, &s->history, bytes, length);
     if (s->history.length > con->history_limit)
         mk_buffer_consume(&s->history, s->history.length - con->history_limit);
 }
@@ -168,7 +180,7 @@ static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *by
         size_t reach = length <= room ? length : room + 1;
         const char *newline = memchr(bytes, '\n', reach);
         size_t part = newline ? (size_t)(newline - bytes) : reach <= room ? reach : room;
-        mk_buffer_append(line, bytes, part);
+        keep(con, line, bytes, part);
         bytes += part + (newline != NULL);
         length -= part + (newline != NULL);
         if (newline || reach > room) {
@@ -186,13 +198,13 @@ static bool write_piece(struct mk_console *con, unsigned number, const char *byt
     struct mk_stream *s = &con->stream[number];
     s->total += length;
     append_history(con, s, bytes, length);
-    if (con->out_fd >= 0 && !con->out_error && mk_buffer_append(&s->pending, bytes, length)) {
+    if (con->out_fd >= 0 && !con->out_error && keep(con, &s->pending, bytes, length)) {
         con->unwritten += length;
         if (con->unwritten >= PENDING_FULL)
             con->full = true;
     }
     if (con->log_fd >= 0)
-        mk_buffer_append(&con->log, bytes, length);
+        keep(con, &con->log, bytes, length);
     return con->watched && mk_watch_feed(con, number, length);
 }
 

@@ -78,6 +78,7 @@ struct mk_console {
     _Atomic size_t unwritten; /* bytes of all `pending` */
     _Atomic bool full;        /* that many that the guest should wait until out_fd takes them */
     _Atomic int out_error;    /* errno of a write that failed: what follows is not written */
+    _Atomic bool out_told;    /* a run has ended because of it */
     pthread_mutex_t out_lock;
     struct mk_desc out_desc; /* under out_lock, as the next two */
     bool out_known;          /* out_desc was looked at since the run began */

@@ -77,8 +77,8 @@ static void inject_nmi(struct mk_vcpu *c)
 {
     if (c->run->kvm_dirty_regs & KVM_SYNC_X86_EVENTS)
         c->run->s.regs.events.nmi.pending = 1;
-    else
-        mk_ioctl(c->fd, KVM_NMI, NULL);
+    else if (mk_ioctl(c->fd, KVM_NMI, NULL) < 0)
+        mk_vcpu_end(c, MK_FAULT, 0, false, "KVM refuses an NMI: %s", strerror(errno));
 }
 
 static void inject(struct mk_vcpu *c)

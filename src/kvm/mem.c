@@ -494,3 +494,12 @@ uint8_t *mk_mem_page(const struct mk_mem *mem, uint64_t page, uint64_t *follow)
         *follow = (r->at + r->size) / MK_PAGE - page;
     return r->host + (page * MK_PAGE - r->at);
 }
+
+bool mk_mem_unprotect(const struct mk_region *r, uint64_t gpa, uint64_t length)
+{
+    int prot = r->read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+    if (mprotect(r->host + (gpa - r->gpa), length, prot) == 0)
+        return true;
+    mprotect(r->host, r->size, prot);
+    return false;
+}

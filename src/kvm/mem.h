@@ -132,4 +132,8 @@ void mk_mem_count_ignored(const struct mk_mem *mem, uint64_t gpa);
 /* A page of a copy, and how many follow it in the same region, itself included. */
 uint8_t *mk_mem_page(const struct mk_mem *mem, uint64_t page, uint64_t *follow);
 
+/* Gives back the rights to part of a region that mprotect(2) took away. The kernel may have no room
+ * for mappings of parts: then all of it gets them, which takes none, and this is false. */
+bool mk_mem_unprotect(const struct mk_region *r, uint64_t gpa, uint64_t length);
+
 #endif

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -143,8 +144,9 @@ struct kvm_regs *mk_vcpu_get_regs(struct mk_vcpu *c)
 {
     if (c->regs_known)
         return &c->regs;
-    if (mk_ioctl(c->fd, KVM_GET_REGS, &c->regs) == 0)
-        c->regs_known = true;
+    c->regs_known = mk_ioctl(c->fd, KVM_GET_REGS, &c->regs) == 0;
+    if (!c->regs_known && mk_vcpu_is_current(c))
+        mk_vcpu_end(c, MK_ERROR, 0, true, "KVM does not tell the registers: %s", strerror(errno));
     return &c->regs;
 }
 
@@ -158,7 +160,7 @@ int mk_vcpu_get_state(struct mk_vcpu *c, struct kvm_sync_regs *state)
     if (c->kvm->sync_state)
         c->run->kvm_valid_regs = all; /* from the next exit on */
     state->regs = *mk_vcpu_get_regs(c);
-    if (mk_vcpu_get_sregs(c, &state->sregs) < 0)
+    if (!c->regs_known || mk_vcpu_get_sregs(c, &state->sregs) < 0)
         return -1;
     return mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &state->events);
 }

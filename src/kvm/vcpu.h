@@ -216,7 +216,8 @@ MK_COLD void mk_vcpu_end(struct mk_vcpu *c, enum mk_reason reason, int64_t code,
 void mk_vcpu_end_va(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool whole_vm,
                     const char *fmt, va_list ap);
 
-/* Registers; for the thread that runs the vCPU, or when none does. -1 with errno on failure. */
+/* Registers; for the thread that runs the vCPU, or when none does. -1 with errno on failure. Where
+ * KVM does not tell the general ones, they are not known (`regs_known`), and a run has ended. */
 struct kvm_regs *mk_vcpu_get_regs(struct mk_vcpu *c);
 int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 int mk_vcpu_get_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);

@@ -90,11 +90,19 @@ static struct kvm_segment *segment_at(struct kvm_sregs *s, const struct field *f
     return (struct kvm_segment *)((char *)s + f->offset);
 }
 
+static struct kvm_regs read_regs(lua_State *L, struct mk_vcpu *c)
+{
+    struct kvm_regs regs = *mk_vcpu_get_regs(c);
+    if (!c->regs_known)
+        mk_lua_error(L, "KVM does not tell the registers");
+    return regs;
+}
+
 /* The general registers, RIP as handlers see it. */
-static struct kvm_regs seen_regs(struct mk_vcpu *c)
+static struct kvm_regs seen_regs(lua_State *L, struct mk_vcpu *c)
 {
     uint64_t rip = mk_access_rip(c, true);
-    struct kvm_regs regs = *mk_vcpu_get_regs(c);
+    struct kvm_regs regs = read_regs(L, c);
     regs.rip = rip;
     return regs;
 }
@@ -112,7 +120,7 @@ static int cpu_index(lua_State *L)
     bool found = find_register(L, &f);
     if (found && f.where == GENERAL) {
         struct kvm_regs regs =
-            f.offset == offsetof(struct kvm_regs, rip) ? seen_regs(c) : *mk_vcpu_get_regs(c);
+            f.offset == offsetof(struct kvm_regs, rip) ? seen_regs(L, c) : read_regs(L, c);
         lua_pushinteger(L, (lua_Integer)load(&regs, &f));
     } else if (found) {
         read_sregs(L, c, &s);
@@ -201,7 +209,7 @@ static int cpu_newindex(lua_State *L)
     if (f.where == GENERAL) {
         if (f.offset == offsetof(struct kvm_regs, rip) && serves(c, KVM_EXIT_IO, false))
             mk_vcpu_complete(c); /* KVM would skip an OUT that it finds RIP at */
-        struct kvm_regs regs = *mk_vcpu_get_regs(c);
+        struct kvm_regs regs = read_regs(L, c);
         store(&regs, &f, value);
         rc = mk_vcpu_set_regs(c, &regs);
     } else {
@@ -224,7 +232,7 @@ static int cpu_newindex(lua_State *L)
 static int get_regs(lua_State *L)
 {
     struct mk_lua_vm *v;
-    struct kvm_regs regs = seen_regs(mk_check_cpu(L, &v));
+    struct kvm_regs regs = seen_regs(L, mk_check_cpu(L, &v));
     lua_pushlstring(L, (const char *)&regs, sizeof(regs));
     return 1;
 }

@@ -338,6 +338,10 @@ static void hook_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *han
 
 struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r)
 {
+    lua_getiuservalue(L, 1, 1);
+    struct mk_handle *handle = mk_new_handle(L, lua_gettop(L));
+    *handle = (struct mk_handle){ .removed = true };
+    mk_window_keep(L);
     struct mk_lua_hook *h = calloc(1, sizeof(*h));
     if (!h)
         mk_lua_error(L, "out of memory for a handler");
@@ -347,20 +351,28 @@ struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r)
     return h;
 }
 
+/* The object is at index 1. */
+static void unref_functions(lua_State *L, const struct mk_lua_hook *h)
+{
+    lua_getiuservalue(L, 1, 1);
+    mk_lua_unref(L, lua_gettop(L), h->read_ref);
+    if (h->write_ref != h->read_ref)
+        mk_lua_unref(L, lua_gettop(L), h->write_ref);
+}
+
 int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
                   const struct mk_io_ops *ops, void *self, const char *owner)
 {
     struct mk_err err;
-    lua_getiuservalue(L, 1, 1);
-    struct mk_handle *handle = mk_new_handle(L, lua_gettop(L));
-    *handle = (struct mk_handle){ .removed = true };
-    mk_window_keep(L);
+    struct mk_handle *handle = lua_touserdata(L, -1);
     h->hook = mk_bus_hook(r->bus, r->first, r->last, ops, self, owner);
     if (!h->hook) {
+        unref_functions(L, h);
         ops->retire(self);
         return mk_lua_error(L, "out of memory for a handler");
     }
     if (r->bus->space == MK_SPACE_MSRS && mk_vm_filter_msrs(&r->v->vm, &err) < 0) {
+        unref_functions(L, h);
         mk_bus_unhook(r->bus, h->hook);
         return mk_lua_error(L, "%s", err.text);
     }

@@ -52,12 +52,12 @@ struct mk_hook_call {
 
 /* On the vCPU's thread, through the gate; false when the function is not to run. */
 bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu);
-/* Puts the hook on its bus and pushes its handle; the object is at index 1. `h` is the caller's no
- * more; raises when memory ran out or KVM refuses. The functions' references must be in `h`
- * already. */
+/* Puts the hook on its bus, and its handle, on top, into place. `h` is the caller's no more; raises
+ * when memory ran out or KVM refuses. The functions' references must be in `h` already. */
 int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,
                   const struct mk_io_ops *ops, void *self, const char *owner);
-/* A new hook of the VM; raises when memory ran out. */
+/* A new hook of the VM; raises when memory ran out. Pushes its handle; the object is at index 1.
+ * What Lua allocates until mk_hook_place() would lose the hook if it raised. */
 struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r);
 
 #endif

@@ -95,11 +95,13 @@ static int prim(lua_State *L)
     lua_settop(L, 8);
     lua_getiuservalue(L, 1, 1);
     int ref = lua_isnil(L, 6) ? LUA_NOREF : mk_lua_ref(L, 9, 6);
+    const char *owner = lua_tostring(L, 5);
     struct mk_lua_hook *h = mk_hook_new(L, &r);
     struct mk_prim *p =
         latch ? mk_prim_new_latch(r.first, r.last, stride_of(r.bus), value) : mk_prim_new();
     if (!p) {
         free(h);
+        mk_lua_unref(L, 9, ref);
         return mk_lua_error(L, "out of memory for a %s", kind->name);
     }
     h->prim = p;
@@ -112,7 +114,7 @@ static int prim(lua_State *L)
     p->on_empty = ref == LUA_NOREF ? NULL : on_empty;
     p->ctx = h;
     p->on_retire = retire;
-    return mk_hook_place(L, &r, h, kind, p, lua_tostring(L, 5));
+    return mk_hook_place(L, &r, h, kind, p, owner);
 }
 
 /* --- doorbell --- */
@@ -145,6 +147,9 @@ static int doorbell(lua_State *L)
     struct mk_range r = mk_check_bus(L);
     bool mmio = mk_bus_root(r.bus)->space == MK_SPACE_MMIO;
     bool any = lua_isnoneornil(L, 4);
+    uint64_t address = (uint64_t)luaL_checkinteger(L, 2);
+    uint8_t size = (uint8_t)luaL_checkinteger(L, 3);
+    const char *owner = lua_tostring(L, 6);
     struct mk_err err;
     lua_settop(L, 6);
     lua_getiuservalue(L, 1, 1);
@@ -158,13 +163,13 @@ static int doorbell(lua_State *L)
     b->h = (struct mk_lua_hook){ .v = r.v, .bus = r.bus, .read_ref = LUA_NOREF, .write_ref = ref };
     b->bell = (struct mk_doorbell){ .mmio = mmio,
                                     .any = any,
-                                    .size = (uint8_t)luaL_checkinteger(L, 3),
+                                    .size = size,
                                     .bus = r.bus,
-                                    .address = (uint64_t)luaL_checkinteger(L, 2),
+                                    .address = address,
                                     .value = any ? 0 : (uint64_t)lua_tointeger(L, 4),
                                     .ring = on_ring,
                                     .ctx = &b->h };
-    if (mk_doorbell_add(&r.v->vm.doorbells, &b->bell, lua_tostring(L, 6), &err) < 0) {
+    if (mk_doorbell_add(&r.v->vm.doorbells, &b->bell, owner, &err) < 0) {
         free(b);
         mk_lua_unref(L, 7, ref);
         return mk_lua_error(L, "%s", err.text);

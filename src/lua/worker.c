@@ -32,7 +32,8 @@ struct worker {
     char *path, *cpath;         /* where it finds modules */
     lua_CFunction open_module;  /* and minikvm */
     struct mk_bytes results;    /* or: */
-    char *failure;              /* message and traceback */
+    bool failed;                /* then: */
+    char *failure;              /* message and traceback; NULL: there was no memory for them */
     struct mk_lua *_Atomic lua; /* of its state, while that is open */
     struct mk_watchdog watchdog;
 };
@@ -138,7 +139,7 @@ static int body(lua_State *L)
     lua_call(L, 5, 1);
     const char *results = luaL_checklstring(L, -1, &length);
     mk_bytes_add(&w->results, results, length);
-    return 0;
+    return w->results.failed ? mk_lua_error(L, "out of memory for the results") : 0;
 }
 
 static int describe(lua_State *L)
@@ -150,7 +151,7 @@ static int describe(lua_State *L)
 
 static void run(lua_State *L, struct worker *w)
 {
-    struct mk_lua *lua = mk_lua_get(L);
+    struct mk_lua *lua = mk_lua_get(L); /* there since open_protected() */
     lua_pushcfunction(L, describe);
     lua_pushcfunction(L, body);
     lua_pushlightuserdata(L, w);
@@ -162,6 +163,7 @@ static void run(lua_State *L, struct worker *w)
     if (status != LUA_OK) {
         mk_bytes_free(&w->results);
         const char *text = lua_tostring(L, -1);
+        w->failed = true;
         w->failure = strdup(text ? text : "a worker failed without a message");
     }
 }
@@ -169,6 +171,7 @@ static void run(lua_State *L, struct worker *w)
 static int open_protected(lua_State *L)
 {
     open_libraries(L, lua_touserdata(L, 1));
+    mk_lua_get(L);
     return 0;
 }
 
@@ -182,12 +185,13 @@ static void *worker_thread(void *arg)
     if (L) {
         lua_pushcfunction(L, open_protected);
         lua_pushlightuserdata(L, w);
-        if (lua_pcall(L, 1, 0, 0) == LUA_OK)
+        w->failed = lua_pcall(L, 1, 0, 0) != LUA_OK;
+        if (!w->failed)
             run(L, w);
-        else
-            w->failure = strdup("worker: out of memory");
         lua_settop(L, 0);
         lua_close(L);
+    } else {
+        w->failed = true;
     }
     atomic_store(&w->lua, NULL);
     mk_kick_remove_handler(&kicks);
@@ -250,7 +254,8 @@ static int start_worker(lua_State *L)
     *box = (struct box){ .over = true };
     luaL_setmetatable(L, MK_WORKER);
     box->w = new_worker(L);
-    if (!box->w || box->w->start.failed || mk_kick_init(&err) < 0) {
+    if (!box->w || box->w->start.failed || !box->w->path || !box->w->cpath ||
+        mk_kick_init(&err) < 0) {
         if (!err.code)
             mk_fail_errno(&err, ENOMEM, "kvm.worker");
         return mk_push_err(L, &err);
@@ -327,10 +332,11 @@ static int push_failure(lua_State *L, const char *text, const char *name)
 /* true, results of one that has ended; or what went wrong */
 static int push_outcome(lua_State *L, const struct worker *w)
 {
-    if (w->failure && atomic_load(&w->channel.stop) && w->watchdog.raised)
-        return push_failure(L, w->failure, "ECANCELED");
-    if (w->failure)
-        return push_failure(L, w->failure, "ERROR");
+    const char *text = w->failure ? w->failure : "the worker ran out of memory";
+    if (w->failed && atomic_load(&w->channel.stop) && w->watchdog.raised)
+        return push_failure(L, text, "ECANCELED");
+    if (w->failed)
+        return push_failure(L, text, "ERROR");
     lua_pushboolean(L, 1);
     lua_pushlstring(L, (const char *)w->results.data, w->results.length);
     return 2;

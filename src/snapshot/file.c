@@ -16,6 +16,7 @@
 #include "snapshot/snapshot.h"
 
 #include "files/extent.h"
+#include "files/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -139,8 +140,8 @@ static void put_all(struct output *o, const struct mk_snapshot *snap, const stru
 static void patch_head(struct output *o)
 {
     uint64_t length = o->at;
-    if (!o->error && (pwrite(o->file.fd, &o->crc, sizeof(o->crc), 12) != sizeof(o->crc) ||
-                      pwrite(o->file.fd, &length, sizeof(length), 16) != sizeof(length)))
+    if (!o->error && (mk_write_at(o->file.fd, &o->crc, sizeof(o->crc), 12) < 0 ||
+                      mk_write_at(o->file.fd, &length, sizeof(length), 16) < 0))
         o->error = errno;
 }
 

@@ -154,6 +154,7 @@ static void stop_requested(struct mk_vcpu *c)
 
 void mk_vcpu_output_failed(struct mk_vcpu *c)
 {
+    c->vm->console.out_told = true;
     mk_vcpu_end(c, MK_ERROR, 0, true, "the guest's output cannot be written: %s",
                 strerror(c->vm->console.out_error));
 }

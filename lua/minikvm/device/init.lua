@@ -338,8 +338,10 @@ function Device:detach()
   for i, other in ipairs(list) do
     if other == self then table.remove(list, i) break end
   end
-  if self.definition.detach then self.definition.detach(self) end
+  local detach, ok, why = self.definition.detach, true, nil
+  if detach then ok, why = pcall(detach, self) end
   disks.close(self)
+  if not ok then error(why, 0) end
 end
 
 ---Nothing is left to take off when the VM is closed already.
@@ -426,7 +428,7 @@ function M.begin(d)
     if d.definition.attach then d.definition.attach(d) end
   end)
   if ok then return end
-  d:detach()
+  pcall(d.detach, d) -- which may lack what it did not come to have
   core.blame(type(why) == "string" and why:gsub("^[^\n]-minikvm[^\n]-%.lua:%d+: ", "") or why)
 end
 

@@ -346,8 +346,10 @@ local function wrap(o, shared)
     virtqueue.deliver_again(d)
   end
   def.detach = function(d)
-    d.own.virtio.generation = d.own.virtio.generation + 1
-    core.virtio_close(d.own.virtio.core)
+    local p = d.own.virtio
+    if not p then return end -- it was not there yet when its beginning failed
+    p.generation = p.generation + 1
+    core.virtio_close(p.core)
     if o.detach then o.detach(d) end
   end
   return def
