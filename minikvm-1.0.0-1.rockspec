@@ -33,7 +33,7 @@ build = {
     lib = { minikvm = "build/release/minikvm.so" },
     bin = { minikvm = "build/release/minikvm" },
   },
-  copy_directories = { "docs" },
+  copy_directories = { "docs", "types" },
 }
 test_dependencies = { "busted >= 2.0", "luafilesystem >= 1.8" }
 test = { type = "command", command = "tools/test" }

@@ -43,6 +43,7 @@ if not opts then os.exit(status, true) end
 local root, names = locate(opts.file or {})
 local why = not opts.guest and "no guest: give -g IMAGE" or type(names) == "string" and names
 if why then os.exit(args.complain(spec, why), true) end
+---@cast names string[]
 
 local rules = {}
 for i, name in ipairs(names) do rules[i] = { name, "cow" } end

@@ -47,6 +47,8 @@ describe("make install", function()
       "share/zsh/site-functions/_minikvm", "share/fish/vendor_completions.d/minikvm.fish",
       "share/minikvm/scripts/multi_vm.lua", "share/minikvm/guests/guest.mk",
       "share/minikvm/os-1k/kernel.bin", "share/doc/minikvm/docs/lua-api.md",
+      "share/minikvm/types/minikvm.lua", "share/minikvm/types/minikvm/devices/net.lua",
+      "share/minikvm/luarc.json",
     } do
       assert.truthy(all:find("./" .. place .. "\n", 1, true), place)
     end

@@ -126,6 +126,10 @@ function M.unknown(kind, key, set)
   raise(short, k[1], key, names(core.methods(kind), joined({}, k.get)))
 end
 
+---What seal() was told, by `what`: for specs.
+---@type table<string, { methods: table, fields: string[] }>
+M.sealed = {}
+
 ---Makes unknown fields of a class's objects errors, read or written.
 ---@param methods table  of the class, as class() gave it
 ---@param meta table  the objects' metatable
@@ -135,6 +139,7 @@ end
 function M.seal(methods, meta, what, fields, advice)
   local may, text = {}, ("a %s has no"):format(what)
   for _, name in ipairs(fields) do may[name] = true end
+  M.sealed[what] = { methods = methods, fields = fields }
   setmetatable(methods, { __index = function(_, key)
     if not may[key] and not is_meta(key) then
       raise(what, text, key, names(methods, joined({}, fields)))

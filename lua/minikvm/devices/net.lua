@@ -110,7 +110,7 @@ end
 
 -- ---- hubs and captures ----
 
-local HUB <const> = { on_frame = "function", capture = captures.check }
+local HUB <const> = options.declare("net.hub", { on_frame = "function", capture = captures.check })
 
 ---A wire between cards, of any VMs of this script: what one sends, all others get.
 ---  on_frame  function(hub, frame, card): a card has sent it. false: nobody gets it; a string: that

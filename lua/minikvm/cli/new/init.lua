@@ -47,6 +47,40 @@ local function write_file(path, text)
   return ok and closed, ("%s: %s"):format(path, write_why or close_why)
 end
 
+---Where the definitions for editors are, by the program: beside it in an installed copy, or at the
+---root of a checkout; nil when they are not there.
+---@return string?
+local function types_folder()
+  local lfs = require "lfs"
+  local program = lfs.symlinkattributes("/proc/self/exe", "target") or ""
+  for _, up in ipairs{ "/[^/]*/[^/]*$", "/[^/]*/[^/]*/[^/]*$" } do -- bin/minikvm, build/x/minikvm
+    local root = program:gsub(up, "")
+    for _, below in ipairs{ "/share/minikvm/types", "/types" } do
+      if lfs.attributes(root .. below .. "/minikvm.lua", "mode") == "file" then
+        return root .. below
+      end
+    end
+  end
+end
+
+---What lua-language-server is told (.luarc.json): Lua's version, and where the definitions of this
+---API, of Busted and of its assertions are.
+---@param types string?  their folder
+---@return string
+function M.luarc(types)
+  local json = require "minikvm.json"
+  local library = { types, types and "${3rd}/busted/library", types and "${3rd}/luassert/library" }
+  for i, path in ipairs(library) do library[i] = "    " .. json.encode(path) end
+  return ([[{
+  "runtime.version": "Lua 5.4",
+  "workspace.checkThirdParty": false,
+  "workspace.library": [
+%s
+  ]
+}
+]]):format(table.concat(library, ",\n"))
+end
+
 ---Makes the folder `name` of a kind; nil and the reason when that fails, and nothing is left then.
 ---@return boolean? ok
 ---@return string? why
@@ -57,7 +91,9 @@ function M.make(kind, name)
     return nil, ("cannot make the folder %s: %s"):format(name, why)
   end
   local written = {}
-  for _, file in ipairs(require("minikvm.cli.new." .. kind)) do
+  local own = require("minikvm.cli.new." .. kind)
+  local files = table.move(own, 1, #own, 2, { { ".luarc.json", M.luarc(types_folder()) } })
+  for _, file in ipairs(files) do
     local path = name .. "/" .. file[1]:gsub("NAME", name)
     local text = file[1]:find "%.bin$" and file[2] or file[2]:gsub("%f[%w]NAME%f[%W]", name)
     written[#written + 1] = path
