@@ -28,14 +28,20 @@ ZLIB_ARCHIVE = $(filter /%,$(shell $(CC) -print-file-name=libz.a 2>/dev/null))
 LUA ?= $(firstword $(foreach l,lua5.4 lua54 lua,$(if $(shell command -v $(l)),$(l))))
 
 CC ?= gcc
+ifeq ($(BUILD),fuzz) # libFuzzer is clang's
+ifeq ($(findstring clang,$(CC)),)
+override CC := clang
+endif
+endif
 WARN := -Wall -Wextra -Wshadow -Wundef -Wwrite-strings -Wmissing-prototypes -Wvla $(if $(CI),-Werror)
 OPT_release := -O2 -g -flto=auto -fno-plt
 OPT_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer
 OPT_tsan := -O1 -g -fsanitize=thread
 OPT_cov := -O0 -g --coverage
+OPT_fuzz := -Wno-gnu-variable-sized-type-not-at-end -Wno-missing-field-initializers -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPT := $(OPT_$(BUILD))
 ifeq ($(OPT),)
-$(error BUILD=$(BUILD): there are release, asan, tsan and cov)
+$(error BUILD=$(BUILD): there are release, asan, tsan, cov and fuzz)
 endif
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc -DMK_VERSION='"$(VERSION)"'
 ALL_CFLAGS = -std=gnu11 -fPIC -fvisibility=hidden -pthread $(WARN) $(OPT) $(CFLAGS)
@@ -57,7 +63,7 @@ part = $(subst /,.,$(patsubst %/init,%,$(patsubst %.lua,%,$(patsubst lua/minikvm
 # What is for RISC-V is built where there is a compiler for it; `make riscv` installs one.
 RISCV := $(shell command -v riscv64-linux-gnu-gcc)
 
-TESTS := $(patsubst spec/c/%.c,$(B)/%,$(wildcard spec/c/*.c))
+TESTS := $(patsubst spec/c/%.c,$(B)/%,$(wildcard spec/c/*.c)) $(B)/test_fuzz
 
 all: $(B)/minikvm $(B)/minikvm.so minikvm minikvm.so guests os-1k $(if $(RISCV),riscv-build) ## build everything
 
@@ -106,6 +112,14 @@ docs: ## the documentation as HTML, with search: build/docs/html
 	@./tools/deps docs
 	@sphinx-build -q -W --keep-going -b html -c docs -d build/docs/doctrees . build/docs/html
 	@echo "build/docs/html/index.html"
+
+.PHONY: fuzz fuzz-build
+fuzz-build: deps ## the targets of spec/fuzz under libFuzzer, with sanitizers (clang)
+	@./tools/deps fuzz
+	@$(MAKE) -s BUILD=fuzz build/fuzz/fuzz/all build/fuzz/minikvm
+
+fuzz: fuzz-build ## tries each of them with bytes of any kind: TIME=60 (seconds) TARGETS="..." JOBS=2 GUESTS=10000
+	@./tools/fuzz
 
 bench: deps ## measure, as ratios in one run
 	@$(MAKE) all
@@ -165,8 +179,26 @@ $(B)/jail/filter.o: $(B)/jail/filters.h
 $(B)/jail/filter.o: USES = -I$(B)/jail
 
 # Unit tests of the core in C: no Lua, and most need no KVM.
-$(filter-out $(B)/test_embed,$(TESTS)): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
+$(filter-out $(B)/test_embed $(B)/test_fuzz,$(TESTS)): $(B)/%: spec/c/%.c $(call obj,$(CORE_SRC)) Makefile
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Ispec/c -MMD -MP -o $@ $< $(call obj,$(CORE_SRC)) $(ZLIB_LIBS) $(LDFLAGS)
+
+# --- what is tried with bytes of any kind (spec/fuzz): under libFuzzer, and with the inputs that are kept ---
+
+FUZZ_SRC := $(filter-out spec/fuzz/engine.c spec/fuzz/replay.c,$(wildcard spec/fuzz/*.c))
+FUZZ_TARGETS := $(sort $(shell sed -n 's/^FUZZ_TARGET.\([a-z0-9_]*\),.*/\1/p' $(FUZZ_SRC)))
+fuzz_obj = $(patsubst spec/fuzz/%.c,$(B)/fuzz/%.o,$(FUZZ_SRC) spec/fuzz/$(1).c)
+fuzz_link = $(CC) $(ALL_CFLAGS) $(1) -Wl,-E -o $@ $(filter %.o,$^) $(LUA_LINK) $(ZLIB_LIBS) $(LDFLAGS)
+
+$(B)/fuzz/%.o: spec/fuzz/%.c Makefile | $(B)/deps
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) $(LUA_CFLAGS) -Ispec/fuzz -Ispec/c -MMD -MP -c -o $@ $<
+
+$(B)/fuzz/all: $(call fuzz_obj,engine) $(MODULE_OBJ) $(B)/embed.o
+	@$(call fuzz_link,-fsanitize=fuzzer)
+	@for t in $(FUZZ_TARGETS); do ln -sf all $(@D)/$$t; done
+
+$(B)/test_fuzz: $(call fuzz_obj,replay) $(MODULE_OBJ) $(B)/embed.o
+	$(call fuzz_link)
 
 # The Lua parts with a table of their names: in the module byte for byte, because the Lua that loads it
 # may be another one; in the program as bytecode of the Lua that it takes in, where it does.
@@ -241,7 +273,7 @@ lint: ## luacheck, layer check, compiler warnings as errors
 	@./tools/lint
 
 format: ## clang-format (Debian 12's, 14) over src, include, bench, spec/c and riscv
-	clang-format -i $$(find src include bench spec/c riscv -name '*.[ch]')
+	clang-format -i $$(find src include bench spec/c spec/fuzz riscv -name '*.[ch]')
 
 install: all ## program, module, header, guest kit, manuals, completions, scripts and docs below PREFIX
 	@B=$(B) PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" VERSION=$(VERSION) LUA_PC=$(LUA_PC) ./tools/install

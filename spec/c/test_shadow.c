@@ -18,6 +18,7 @@
 
 static struct kvm_userspace_memory_region slot[SLOTS];
 static unsigned slots, calls, fail_at;
+static uint32_t *changing; /* an entry that another vCPU writes while slots are made; NULL: none */
 
 static bool overlaps(const struct kvm_userspace_memory_region *a)
 {
@@ -32,6 +33,8 @@ static bool overlaps(const struct kvm_userspace_memory_region *a)
 static int set_region(const struct kvm_userspace_memory_region *region)
 {
     bool there = slot[region->slot].memory_size, wanted = region->memory_size;
+    if (changing && wanted)
+        *changing = 0;
     if (++calls == fail_at)
         return ENOMEM;
     if (!wanted && !there)
@@ -87,6 +90,25 @@ static bool switch_tables(struct mk_mem *mem, unsigned failing, bool *whole)
     return good;
 }
 
+/* A table that changes after it was walked, and before the walk is over, is seen to have changed.
+ */
+static void test_changing_table(struct mk_mem *mem)
+{
+    struct mk_shadow s = { .next_slot = MK_REGIONS };
+    struct mk_err err;
+    memset(slot, 0, sizeof(slot));
+    slots = fail_at = 0;
+    make_tables(mem, 0x1000, 16);
+    mk_mem_register(mem, 0, &err);
+    changing = (uint32_t *)(void *)(mem->regions[0].host + 0x2000 + 16 * sizeof(uint32_t));
+    bool made = mk_shadow_set_cr3(&s, mem, 0, 0x1000, false, &err) == 0;
+    changing = NULL;
+    tap_ok(made && slots == PAGES, "slots are those of the tables as they were walked");
+    tap_ok(mk_shadow_stale(&s, mem, 0x1000, false), "and what changed meanwhile is noticed");
+    mk_shadow_disable(&s, mem, 0, &err);
+    mk_shadow_reset(&s);
+}
+
 int main(void)
 {
     struct mk_mem mem;
@@ -101,6 +123,7 @@ int main(void)
         good = switch_tables(&mem, ++n, &whole);
     tap_ok(good, "no slot is left over, whichever call fails");
     tap_ok(n > PAGES, "every call was made to fail once");
+    test_changing_table(&mem);
     mk_mem_close(&mem);
     return tap_done();
 }

@@ -40,12 +40,10 @@ static unsigned gather(const struct mk_blk_request *r, bool write, uint64_t skip
         at += skipped;
         left -= skipped;
         while (left && n < PARTS && *bytes < length) {
-            uint64_t here = mk_mem_span(r->mem, at, left);
-            if (here > length - *bytes)
-                here = length - *bytes;
-            void *host = write ? mk_mem_writable(r->mem, at, here)
-                               : (void *)(uintptr_t)mk_mem_at(r->mem, at, here);
-            if (!here || !host)
+            uint64_t room = length - *bytes, here = left < room ? left : room;
+            void *host = write ? mk_mem_writable_piece(r->mem, at, &here)
+                               : (void *)(uintptr_t)mk_mem_piece(r->mem, at, &here);
+            if (!host)
                 return 0;
             iov[n++] = (struct iovec){ host, here };
             *bytes += here;

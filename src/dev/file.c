@@ -96,7 +96,7 @@ static int64_t run_read(struct mk_file_port *port, struct mk_file_wire *w)
         uint64_t piece = got ? got : DATA_FIRST;
         if (piece > want - got)
             piece = want - got;
-        if (!grow(w, got + piece))
+        if (!grow(w, want ? got + piece : 1)) /* also for nothing there is a place */
             return got ? (int64_t)got : -ENOMEM;
         int64_t n = mk_fsbox_read(port->box, fd, w->data + got, piece);
         if (n < 0)
@@ -189,17 +189,18 @@ static uint64_t byte_in(void *self, struct mk_io *io)
 
 /* --- request blocks --- */
 
-/* Straight between the file and guest memory. */
+/* Straight between the file and guest memory, *count bytes of it at most: as many as lie in one
+ * region. */
 static int64_t transfer_piece(struct mk_file_port *port, const struct block *b, uint64_t at,
-                              size_t count)
+                              uint64_t *count)
 {
     bool read = b->op == MK_FILE_OP_READ;
-    void *to = read ? mk_mem_writable(port->mem, at, count) : NULL;
-    const void *from = read ? to : mk_mem_at(port->mem, at, count);
+    void *to = read ? mk_mem_writable_piece(port->mem, at, count) : NULL;
+    const void *from = read ? to : mk_mem_piece(port->mem, at, count);
     if (!from)
         return -EFAULT; /* a shared file that became shorter */
-    return read ? mk_fsbox_read(port->box, b->fd, to, count)
-                : mk_fsbox_write(port->box, b->fd, from, count);
+    return read ? mk_fsbox_read(port->box, b->fd, to, *count)
+                : mk_fsbox_write(port->box, b->fd, from, *count);
 }
 
 /* READ and WRITE. */
@@ -210,15 +211,16 @@ static int64_t transfer(struct mk_file_port *port, struct mk_cpu *cpu, const str
         return -EINVAL;
     if (!mk_mem_has(port->mem, b->address, b->count, b->op == MK_FILE_OP_READ))
         return -EFAULT;
+    if (b->count == 0) /* nothing lies anywhere: only the descriptor counts */
+        return b->op == MK_FILE_OP_READ ? mk_fsbox_read(port->box, b->fd, &n, 0)
+                                        : mk_fsbox_write(port->box, b->fd, &n, 0);
     do {
-        size_t left = b->count - (size_t)done, piece = left < TRANSFER ? left : TRANSFER;
-        uint64_t at = b->address + (uint64_t)done, span = mk_mem_span(port->mem, at, piece);
-        piece = span ? span : piece;
-        n = transfer_piece(port, b, at, piece);
+        uint64_t left = b->count - (uint64_t)done, piece = left < TRANSFER ? left : TRANSFER;
+        n = transfer_piece(port, b, b->address + (uint64_t)done, &piece);
         if (n < 0)
             return done ? done : n;
         done += n;
-        if ((size_t)n < piece)
+        if ((uint64_t)n < piece)
             break;
     } while (done < b->count && cpu->ops->may_continue(cpu));
     return done;

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PRINTED 4096u /* bytes of a WRITE that are copied at once */
+
 static void answer(struct mk_hypercall *hc, struct mk_io *io, uint32_t value)
 {
     hc->answer[io->cpu->index].pending = true;
@@ -46,15 +48,14 @@ static void call_write(struct mk_hypercall *hc, struct mk_io *io)
 {
     struct mk_cpu *cpu = io->cpu;
     uint32_t gpa, len, done = 0;
+    char bytes[PRINTED];
     if (!buffer(hc, io, false, &gpa, &len))
         return;
     for (uint64_t room; done < len && (room = cpu->ops->output_room(cpu));) {
-        uint64_t piece = len - done < MK_PIECE ? len - done : MK_PIECE;
+        uint64_t piece = len - done < PRINTED ? len - done : PRINTED;
         if (piece > room)
             piece = room;
-        piece = mk_mem_span(hc->mem, (uint64_t)gpa + done, piece);
-        const char *bytes = mk_mem_at(hc->mem, (uint64_t)gpa + done, piece);
-        if (!bytes || !piece)
+        if (!mk_mem_read(hc->mem, (uint64_t)gpa + done, bytes, piece))
             break; /* a shared file that became shorter */
         piece = piece_of(hc->console, bytes, piece);
         mk_console_write(hc->console, cpu, bytes, piece);

@@ -22,21 +22,24 @@ static uint64_t address_of(const struct mk_virtq_chain *chain, uint64_t i)
 }
 
 /* As much as goes into the chain. */
-static uint32_t fill_chain(struct filling *f)
+static bool fill_chain(struct filling *f, uint32_t *written)
 {
     const struct mk_virtq_chain *chain = &f->net->chain;
     const struct mk_mem *mem = f->net->virtio.mem;
     uint64_t left = f->total - f->done, at = 0;
     uint64_t bytes = left < chain->write_bytes ? left : chain->write_bytes;
+    bool there = true;
     if (f->done == 0) {
         at = MK_PACKET_HEADER;
-        mk_virtq_write(mem, chain, 0, f->header, at);
+        there = mk_virtq_write(mem, chain, 0, f->header, at);
         for (unsigned i = 0; i < 2; i++)
             f->count_at[i] = address_of(chain, MK_PACKET_HEADER - 2 + i);
     }
-    mk_virtq_write(mem, chain, at, f->frame->bytes + f->done + at - MK_PACKET_HEADER, bytes - at);
+    const uint8_t *from = f->frame->bytes + f->done + at - MK_PACKET_HEADER;
+    there = there && mk_virtq_write(mem, chain, at, from, bytes - at);
     f->done += bytes;
-    return (uint32_t)bytes;
+    *written = (uint32_t)bytes;
+    return there;
 }
 
 static enum mk_filled check_chain(const struct filling *f, struct mk_err *err)
@@ -67,7 +70,11 @@ static enum mk_filled add_buffer(struct filling *f, struct mk_err *err)
     enum mk_filled fits = check_chain(f, err);
     if (fits != MK_FILLED)
         return fits;
-    uint32_t bytes = fill_chain(f);
+    uint32_t bytes;
+    if (!fill_chain(f, &bytes)) {
+        mk_fail(err, 0, "a buffer is not in RAM any more");
+        return MK_BROKEN;
+    }
     f->count++;
     return mk_virtq_put(v->mem, &queue->q, (uint16_t)(queue->used + more), head, bytes, err) < 0
                ? MK_BROKEN

@@ -59,7 +59,7 @@ static void copy(struct pieces *p, uint8_t *block, size_t length, bool in)
                 memset(v[i].iov_base, 0, v[i].iov_len);
             else
                 memcpy(in ? v[i].iov_base : block, in ? block : v[i].iov_base, v[i].iov_len);
-            block += block ? v[i].iov_len : 0;
+            block = block ? block + v[i].iov_len : NULL;
         }
         advance(p, bytes);
         length -= bytes;

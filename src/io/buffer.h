@@ -24,6 +24,12 @@ static inline bool mk_buffer_append(struct mk_buffer *b, const char *bytes, size
     return true;
 }
 
+/* What is in it; of one that is empty, which may have no memory, a place that is not looked at. */
+static inline const char *mk_buffer_bytes(const struct mk_buffer *b)
+{
+    return b->data ? b->data + b->start : "";
+}
+
 static inline void mk_buffer_consume(struct mk_buffer *b, size_t length)
 {
     b->start += length;

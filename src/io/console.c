@@ -184,8 +184,7 @@ static void cut_lines(struct mk_console *con, struct mk_cpu *cpu, const char *by
         bytes += part + (newline != NULL);
         length -= part + (newline != NULL);
         if (newline || reach > room) {
-            const char *start = line->data ? line->data + line->start : "";
-            con->on_line(con->line_ctx, cpu, start, line->length, !newline);
+            con->on_line(con->line_ctx, cpu, mk_buffer_bytes(line), line->length, !newline);
             mk_buffer_consume(line, line->length);
         }
     }
@@ -252,7 +251,7 @@ void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu)
     bool lines = con->lines;
     pthread_mutex_unlock(&con->lock);
     if (lines && line->length > 0) {
-        con->on_line(con->line_ctx, cpu, line->data + line->start, line->length, false);
+        con->on_line(con->line_ctx, cpu, mk_buffer_bytes(line), line->length, false);
         mk_buffer_consume(line, line->length);
     }
 }

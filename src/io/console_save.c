@@ -14,7 +14,7 @@ static void code_buffer(struct mk_codec *k, struct mk_buffer *b, uint64_t most)
     uint64_t length = b->length;
     mk_codec_u64(k, &length);
     if (k->out) {
-        mk_bytes_add(k->out, b->data + b->start, length);
+        mk_bytes_add(k->out, mk_buffer_bytes(b), length);
         return;
     }
     const uint8_t *from = length <= most ? mk_reader_bytes(&k->in, length) : NULL;

@@ -54,7 +54,7 @@ struct window {
 
 static struct window window_of(const struct mk_stream *s)
 {
-    return (struct window){ .bytes = s->history.data + s->history.start,
+    return (struct window){ .bytes = mk_buffer_bytes(&s->history),
                             .base = s->total - s->history.length,
                             .end = s->total };
 }

@@ -440,6 +440,30 @@ bool mk_mem_has(const struct mk_mem *mem, uint64_t gpa, uint64_t len, bool write
     return true;
 }
 
+const void *mk_mem_piece(const struct mk_mem *mem, uint64_t gpa, uint64_t *len)
+{
+    *len = mk_mem_span(mem, gpa, *len);
+    return *len ? mk_mem_at(mem, gpa, *len) : NULL;
+}
+
+void *mk_mem_writable_piece(const struct mk_mem *mem, uint64_t gpa, uint64_t *len)
+{
+    *len = mk_mem_span(mem, gpa, *len);
+    return *len ? mk_mem_writable(mem, gpa, *len) : NULL;
+}
+
+/* A file that others see may be cut off between the look at it and the copy: then the kernel says
+ * so, where memcpy() would be a SIGBUS. */
+static bool read_file(const struct mk_region *r, uint64_t gpa, void *to, size_t n)
+{
+    return pread(r->fd, to, n, (off_t)(gpa - r->gpa)) == (ssize_t)n;
+}
+
+static bool write_file(const struct mk_region *r, uint64_t gpa, const void *from, size_t n)
+{
+    return pwrite(r->fd, from, n, (off_t)(gpa - r->gpa)) == (ssize_t)n;
+}
+
 bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len)
 {
     uint8_t *bytes = to;
@@ -451,10 +475,13 @@ bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len)
         if (n == 0 || !from)
             return false;
         struct mk_mem_guard *guard = mem->guard;
+        const struct mk_region *r = mk_mem_find(mem, gpa);
         if (guard)
             guard->copy(guard, gpa, from, bytes, n);
-        else
+        else if (r->fd < 0)
             memcpy(bytes, from, n);
+        else if (!read_file(r, gpa, bytes, n))
+            return false;
     }
     return true;
 }
@@ -470,10 +497,13 @@ bool mk_mem_write(const struct mk_mem *mem, uint64_t gpa, const void *from, size
         if (n == 0 || !to)
             return false;
         struct mk_mem_guard *guard = mem->guard;
+        const struct mk_region *r = mk_mem_find(mem, gpa);
         if (guard)
             guard->write(guard, gpa, to, bytes, n);
-        else
+        else if (r->fd < 0)
             memcpy(to, bytes, n);
+        else if (!write_file(r, gpa, bytes, n))
+            return false;
     }
     return true;
 }

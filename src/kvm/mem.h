@@ -114,17 +114,31 @@ int mk_mem_sync_log(const struct mk_mem *mem, int vm_fd);
 /* Notes pages as written; nothing without a watch. */
 void mk_mem_mark_pages_dirty(const struct mk_mem *mem, uint64_t first, uint64_t count);
 
+/* --- what devices use: an address and a length that a guest gave, as they are ---
+ *
+ * All of it is checked without overflow, against holes, ROM and files that became shorter; what is
+ * written is marked. Request blocks, descriptors and lengths are copied in, once: the guest may
+ * change them at any moment. */
+
+/* Whether the range is memory, in one region or several, to write to. */
+bool mk_mem_has(const struct mk_mem *mem, uint64_t gpa, uint64_t len, bool write);
+/* Copies; false, and nothing copied, when the range is not all memory. */
+bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len);
+bool mk_mem_write(const struct mk_mem *mem, uint64_t gpa, const void *from, size_t len);
+/* For the kernel to move data from or to in place (read, preadv): what of a range lies in one
+ * piece from `gpa` on, *len bytes of it, at most as many as *len said. NULL where it is no memory
+ * (any more). The kernel answers EFAULT for a file that is cut off meanwhile; code gets SIGBUS. */
+const void *mk_mem_piece(const struct mk_mem *mem, uint64_t gpa, uint64_t *len);
+void *mk_mem_writable_piece(const struct mk_mem *mem, uint64_t gpa, uint64_t *len);
+
+/* --- for places that minikvm chose itself --- */
+
 /* Host pointer to [gpa, gpa + len) to read, or NULL when it does not lie in one region. */
 const void *mk_mem_at(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
 /* The same to write through, at once; not to what is read-only. */
 void *mk_mem_writable(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
 /* How many of `len` bytes from here lie in one region, 0 when none does. */
 uint64_t mk_mem_span(const struct mk_mem *mem, uint64_t gpa, uint64_t len);
-/* Whether the range is memory, in one region or several, to write to. */
-bool mk_mem_has(const struct mk_mem *mem, uint64_t gpa, uint64_t len, bool write);
-/* Copies; false, and nothing copied, when the range is not all memory. */
-bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len);
-bool mk_mem_write(const struct mk_mem *mem, uint64_t gpa, const void *from, size_t len);
 /* The region that an address lies in. */
 const struct mk_region *mk_mem_find(const struct mk_mem *mem, uint64_t gpa);
 /* Nobody served a write of the guest to what is read-only. */

@@ -113,8 +113,10 @@ static int memory_cstring(lua_State *L)
     luaL_Buffer b;
     luaL_buffinit(L, &b);
     uint64_t at = (uint64_t)address, left = (uint64_t)limit;
-    for (uint64_t n; left && (n = mk_mem_span(mem, at, left)); at += n, left -= n) {
-        const char *bytes = mk_mem_at(mem, at, n);
+    for (uint64_t n; left; at += n, left -= n) {
+        const char *bytes = mk_mem_piece(mem, at, (n = left, &n));
+        if (!bytes)
+            break;
         size_t length = strnlen(bytes, n);
         luaL_addlstring(&b, bytes, length);
         if (length < n)
@@ -133,8 +135,13 @@ static int memory_fill(lua_State *L)
     luaL_argcheck(L, byte >= 0 && byte <= 255, 4, "not a byte");
     const struct mk_mem *mem = check_range(L, v, address, length, true);
     uint64_t at = (uint64_t)address, left = (uint64_t)length;
-    for (uint64_t n; left && (n = mk_mem_span(mem, at, left)); at += n, left -= n)
-        memset(mk_mem_writable(mem, at, n), (int)byte, n);
+    for (uint64_t n; left; at += n, left -= n) {
+        void *to = mk_mem_writable_piece(mem, at, (n = left, &n));
+        if (!to)
+            return luaL_error(L, "memory at 0x%I is gone: its file became shorter",
+                              (lua_Integer)at);
+        memset(to, (int)byte, n);
+    }
     set_all_ready(v);
     return 0;
 }

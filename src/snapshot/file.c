@@ -27,7 +27,6 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define VERSION 8u
 #define CHECKED_FROM 24
 #define CHUNK_PAGES 64u
 #define HOLES_MAX (16u << 20)
@@ -125,7 +124,7 @@ static void put_layers(struct output *o, const struct mk_snapshot *snap)
 static void put_all(struct output *o, const struct mk_snapshot *snap, const struct mk_bytes *state,
                     uint64_t length, uint32_t crc)
 {
-    uint32_t version[2] = { VERSION, crc };
+    uint32_t version[2] = { MK_SNAPSHOT_VERSION, crc };
     put(o, magic, sizeof(magic));
     put(o, version, sizeof(version));
     put_u64(o, length);
@@ -219,11 +218,11 @@ static int get_head(struct input *in, uint32_t *crc, uint64_t *memory)
     if (in->size < sizeof(head) || get(in, &head, sizeof(head)) < 0 ||
         memcmp(head.magic, magic, sizeof(magic)) != 0)
         return mk_fail(in->err, EINVAL, "%s: not a snapshot of minikvm", in->path);
-    if (head.version != VERSION)
+    if (head.version != MK_SNAPSHOT_VERSION)
         return mk_fail(in->err, ENOTSUP,
                        "%s: a snapshot of version %u: this minikvm reads version "
                        "%u",
-                       in->path, head.version, VERSION);
+                       in->path, head.version, MK_SNAPSHOT_VERSION);
     if (head.length != in->size)
         return mk_fail(in->err, EBADMSG, "%s: the snapshot is truncated: %llu bytes of %llu",
                        in->path, (ull)in->size, (ull)head.length);

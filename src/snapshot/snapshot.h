@@ -14,6 +14,7 @@
 #include "files/ram.h"
 #include "vm/vm.h"
 
+#define MK_SNAPSHOT_VERSION 8u /* of its file: of all tables of devices' states, too */
 #define MK_SNAPSHOT_LAYERS 32u /* disks of a VM */
 
 /* What a VM must be like to take a snapshot's state; and what else one is made from. */

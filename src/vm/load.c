@@ -58,8 +58,12 @@ int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err
     struct mk_mem *mem = &vm->mem;
     if (!mk_mem_has(mem, at, bytes, true))
         return no_room(vm, at, bytes, err);
-    for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, bytes -= n)
-        zero(mk_mem_writable(mem, at, n), n);
+    for (uint64_t n; bytes; at += n, bytes -= n) {
+        uint8_t *to = mk_mem_writable_piece(mem, at, (n = bytes, &n));
+        if (!to)
+            return no_room(vm, at, bytes, err); /* a shared file that became shorter */
+        zero(to, n);
+    }
     return 0;
 }
 
@@ -85,9 +89,13 @@ int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint
     struct mk_mem *mem = &vm->mem;
     if (!mk_mem_has(mem, at, bytes, true) || offset > INT64_MAX - bytes)
         return no_room(vm, at, bytes, err);
-    for (uint64_t n; bytes && (n = mk_mem_span(mem, at, bytes)); at += n, offset += n, bytes -= n)
-        if (read_part(mk_mem_writable(mem, at, n), fd, offset, n, err) < 0)
+    for (uint64_t n; bytes; at += n, offset += n, bytes -= n) {
+        uint8_t *to = mk_mem_writable_piece(mem, at, (n = bytes, &n));
+        if (!to)
+            return no_room(vm, at, bytes, err);
+        if (read_part(to, fd, offset, n, err) < 0)
             return -1;
+    }
     return 0;
 }
 

@@ -48,10 +48,10 @@ static uint64_t read_word(const struct mk_vcpu *c, const struct kvm_sregs *s, ui
     uint64_t value = 0;
     for (unsigned i = 0; i < size; i++) { /* it may cross a page */
         struct mk_walk w = mk_walk(c->mem, s, linear + i);
-        const uint8_t *byte = w.present ? mk_mem_at(c->mem, w.address, 1) : NULL;
-        if (!byte)
+        uint8_t byte;
+        if (!w.present || !mk_mem_read(c->mem, w.address, &byte, 1))
             return 0;
-        value |= (uint64_t)*byte << 8 * i;
+        value |= (uint64_t)byte << 8 * i;
     }
     return value;
 }

@@ -45,9 +45,12 @@ struct collection {
     struct mk_run *runs;
     size_t count;
     uint32_t *tables;
+    uint8_t *copies; /* of them: what is looked at is what is kept, however the guest changes it */
     size_t table_count;
     bool full;
 };
+
+#define TABLES 1025u /* a directory, and those that it can name */
 
 /* Within one region of memory. */
 static void add_run(struct collection *k, uint64_t linear, uint64_t physical, uint64_t length,
@@ -79,13 +82,20 @@ static void add_page(struct collection *k, uint64_t linear, uint64_t physical, u
     }
 }
 
+/* A table, read once; NULL: it does not lie in memory. */
+static const uint32_t *read_table(struct collection *k, uint32_t at)
+{
+    uint8_t *copy = k->copies + k->table_count * MK_PAGE;
+    if (!mk_mem_read(k->mem, at, copy, MK_PAGE))
+        return NULL;
+    k->tables[k->table_count++] = at;
+    return (const uint32_t *)copy;
+}
+
 static void add_table(struct collection *k, uint32_t index, uint32_t pde)
 {
-    const uint32_t *table = mk_mem_at(k->mem, pde & 0xfffff000, MK_PAGE);
-    if (!table)
-        return;
-    k->tables[k->table_count++] = pde & 0xfffff000;
-    for (uint32_t i = 0; i < 1024; i++)
+    const uint32_t *table = read_table(k, pde & 0xfffff000);
+    for (uint32_t i = 0; table && i < 1024; i++)
         if (table[i] & 1)
             add_page(k, (uint64_t)index << 22 | i << 12, table[i] & 0xfffff000, MK_PAGE,
                      table[i] & pde & 2);
@@ -93,11 +103,8 @@ static void add_table(struct collection *k, uint32_t index, uint32_t pde)
 
 static void collect(struct collection *k, uint64_t cr3, bool pse)
 {
-    const uint32_t *directory = mk_mem_at(k->mem, cr3 & 0xfffff000, MK_PAGE);
-    if (!directory)
-        return;
-    k->tables[k->table_count++] = cr3 & 0xfffff000;
-    for (uint32_t i = 0; i < 1024; i++) {
+    const uint32_t *directory = read_table(k, cr3 & 0xfffff000);
+    for (uint32_t i = 0; directory && i < 1024; i++) {
         uint32_t pde = directory[i];
         if (!(pde & 1))
             continue;
@@ -108,19 +115,17 @@ static void collect(struct collection *k, uint64_t cr3, bool pse)
     }
 }
 
-/* Keeps the tables' contents, to notice changes. */
-static bool copy_tables(struct mk_shadow *s, struct collection *k)
+/* Keeps what the tables held, to notice changes. */
+static void keep_tables(struct mk_shadow *s, struct collection *k)
 {
-    uint8_t *copies = realloc(s->copies, (k->table_count + 1) * MK_PAGE);
-    if (!copies)
-        return false;
-    s->copies = copies;
-    for (size_t i = 0; i < k->table_count; i++)
-        mk_mem_read(k->mem, k->tables[i], copies + i * MK_PAGE, MK_PAGE);
+    uint8_t *less = realloc(k->copies, (k->table_count + 1) * MK_PAGE);
+    free(s->copies);
     free(s->tables);
+    s->copies = less ? less : k->copies;
     s->tables = k->tables;
     s->table_count = k->table_count;
-    return true;
+    k->copies = NULL;
+    k->tables = NULL;
 }
 
 static bool same(const struct mk_run *x, const struct mk_run *y)
@@ -180,9 +185,10 @@ static int walk(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct
 {
     struct collection k = { .mem = mem };
     k.runs = malloc(MAX_RUNS * sizeof(*k.runs));
-    k.tables = malloc(1025 * sizeof(*k.tables));
+    k.tables = malloc(TABLES * sizeof(*k.tables));
+    k.copies = malloc(TABLES * MK_PAGE); /* takes no memory where none is written */
     int rc = -1;
-    if (!k.runs || !k.tables) {
+    if (!k.runs || !k.tables || !k.copies) {
         mk_fail_errno(err, ENOMEM, "paging assist");
         goto out;
     }
@@ -203,15 +209,12 @@ static int walk(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct
     s->runs = k.runs;
     s->run_count = k.count;
     k.runs = NULL;
-    if (!copy_tables(s, &k)) {
-        mk_fail_errno(err, ENOMEM, "paging assist");
-        goto out;
-    }
-    k.tables = NULL;
+    keep_tables(s, &k);
     rc = 0;
 out:
     free(k.runs);
     free(k.tables);
+    free(k.copies);
     return rc;
 }
 
@@ -235,7 +238,7 @@ int mk_shadow_set_cr3(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, 
 static bool differs(const uint8_t *copy, const struct mk_mem *mem, uint64_t table)
 {
     const void *now = mk_mem_at(mem, table, MK_PAGE);
-    return !now || memcmp(copy, now, MK_PAGE) != 0;
+    return !now || memcmp(copy, now, MK_PAGE) != 0; /* looked at after every exit: not copied */
 }
 
 bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64_t cr3, bool large)
