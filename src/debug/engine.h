@@ -6,7 +6,7 @@
 #define MK_DEBUG_ENGINE_H
 
 #include "debug/debug.h"
-#include "x86/operand.h"
+#include "debug/operand.h"
 
 #define NOWHERE UINT64_MAX
 #define HOLES 5  /* of an instruction and what it accesses */

@@ -1,5 +1,6 @@
-/* profile.c - what lua/minikvm/debug/profile.lua makes of the samples that vm/profile.c takes. */
-#include "vm/profile.h"
+/* profile.c - what lua/minikvm/debug/profile.lua makes of the samples that debug/profile.c takes.
+ */
+#include "debug/profile.h"
 #include "lua/core.h"
 
 #include <string.h>
@@ -23,10 +24,17 @@ static int profile_stop(lua_State *L)
     return 0;
 }
 
+static struct mk_profile *check_profile(lua_State *L)
+{
+    struct mk_profile *p = mk_profile_of(&mk_check_vm(L, 1)->vm);
+    luaL_argcheck(L, p, 1, "it has no profile");
+    return p;
+}
+
 /* profile_counts(vm) -> samples, idle, lost, in ticks */
 static int profile_counts(lua_State *L)
 {
-    struct mk_profile *p = &mk_check_vm(L, 1)->vm.profile;
+    struct mk_profile *p = check_profile(L);
     pthread_mutex_lock(&p->lock);
     uint64_t counts[3] = { p->samples, p->idle, p->lost };
     pthread_mutex_unlock(&p->lock);
@@ -39,7 +47,7 @@ static int profile_counts(lua_State *L)
  * each */
 static int profile_words(lua_State *L)
 {
-    struct mk_profile *p = &mk_check_vm(L, 1)->vm.profile;
+    struct mk_profile *p = check_profile(L);
     pthread_mutex_lock(&p->lock);
     size_t bytes = p->used * sizeof(*p->words);
     pthread_mutex_unlock(&p->lock);

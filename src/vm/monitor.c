@@ -164,7 +164,8 @@ void mk_vm_start_monitor(struct mk_vm *vm)
     mk_console_begin(&vm->console);
     vm->alarm_earliest = 0;
     mk_io_arm(&vm->deadline_timer, vm->paused ? MK_FOREVER : vm->deadline);
-    mk_profile_run(vm, true);
+    if (vm->profiler)
+        vm->profiler->run(vm, true);
 }
 
 void mk_vm_stop_monitor(struct mk_vm *vm)
@@ -173,7 +174,8 @@ void mk_vm_stop_monitor(struct mk_vm *vm)
     mk_io_disarm(&vm->alarm);
     mk_io_disarm(&vm->poll);
     mk_io_disarm(&vm->blocked);
-    mk_profile_run(vm, false);
+    if (vm->profiler)
+        vm->profiler->run(vm, false);
     vm->polling = false;
     mk_console_end(&vm->console);
 }

@@ -201,7 +201,7 @@ static void serve_due(struct mk_vcpu *c, uint32_t requests)
         mk_vm_notify(c->vm);
     }
     if (requests & MK_REQ_PROFILE)
-        mk_profile_sample(c);
+        c->vm->profiler->sample(c);
     mk_vm_serve_due(c->vm, c);
     attend(c);
 }

@@ -116,7 +116,6 @@ static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
     vm->pic.int_ctx = vm->pic.ack_ctx = vm;
     mk_vm_watch_init(vm);
     mk_vm_init_monitor(vm);
-    mk_profile_init(&vm->profile, vm);
 }
 
 static int attach_devices(struct mk_vm *vm, struct mk_err *err)
@@ -177,7 +176,8 @@ void mk_vm_close(struct mk_vm *vm)
     mk_mem_close(&vm->mem);
     mk_ram_unref(vm->base);
     mk_vm_free_assist(vm);
-    mk_profile_free(&vm->profile);
+    if (vm->profiler)
+        vm->profiler->free(vm);
     pthread_mutex_destroy(&vm->lock);
     mk_io_unref();
 }

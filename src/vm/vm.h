@@ -23,7 +23,6 @@
 #include "io/console.h"
 #include "io/watch.h"
 #include "vm/loop.h"
-#include "vm/profile.h"
 #include "x86/mode.h"
 
 struct kvm_cpuid2;
@@ -106,6 +105,13 @@ struct mk_vm_cpu {
     unsigned watch_round;
 };
 
+/* Who samples where the vCPUs are (debug/profile.h). It stays as long as the VM. */
+struct mk_profiler {
+    void (*run)(struct mk_vm *vm, bool runs); /* the run begins; ends */
+    void (*sample)(struct mk_vcpu *c);        /* MK_REQ_PROFILE, on its thread */
+    void (*free)(struct mk_vm *vm);
+};
+
 struct mk_vm {
     /* What the run loops of its vCPUs read; what changes meanwhile is atomic or has a lock. */
     const struct mk_kvm *kvm;
@@ -184,7 +190,7 @@ struct mk_vm {
     _Atomic uint64_t blocked_ns; /* until the next look at an interrupt that waits for an OUT */
     _Atomic uint64_t alarm_earliest;
     _Atomic bool polling;
-    struct mk_profile profile;
+    struct mk_profiler *_Atomic profiler; /* NULL: none */
 };
 
 /* For mk_wait(): the script wants its thread back. */

@@ -1,5 +1,5 @@
 /* operand.c - see operand.h. Encodings: Intel SDM volume 2, 2.1, 2.2.1 and appendix A. */
-#include "x86/operand.h"
+#include "debug/operand.h"
 
 #include "x86/mode.h"
 

@@ -6,19 +6,14 @@
 #ifndef MK_PROFILE_H
 #define MK_PROFILE_H
 
-#include "base/abi.h"
-#include "base/err.h"
-#include "io/io.h"
-
-#include <pthread.h>
-
-struct mk_vm;
-struct mk_vcpu;
+#include "vm/vm.h"
 
 #define MK_PROFILE_DEPTH 64
 #define MK_PROFILE_STACKS 16384 /* different ones that are kept */
 
 struct mk_profile {
+    struct mk_profiler base; /* first */
+    struct mk_vm *vm;
     _Atomic bool on;
     bool stacks; /* callers, too */
     uint64_t period;
@@ -32,17 +27,15 @@ struct mk_profile {
     uint64_t samples, idle, lost; /* in ticks; lost: there was no room for another stack */
 };
 
-void mk_profile_init(struct mk_profile *p, struct mk_vm *vm);
-void mk_profile_free(struct mk_profile *p);
+/* That of a VM; NULL: none was ever begun. */
+static inline struct mk_profile *mk_profile_of(const struct mk_vm *vm)
+{
+    return (struct mk_profile *)atomic_load(&vm->profiler);
+}
 
 /* Forgets what there was, and begins: a tick every `period` nanoseconds of the VM's run. -1 with
  * *err. Its owner. */
 int mk_profile_start(struct mk_vm *vm, uint64_t period, bool stacks, struct mk_err *err);
 void mk_profile_stop(struct mk_vm *vm);
-
-/* The run begins; ends. */
-void mk_profile_run(struct mk_vm *vm, bool runs);
-/* Answers the ticks. On the thread of the vCPU, outside the guest. */
-void mk_profile_sample(struct mk_vcpu *c);
 
 #endif

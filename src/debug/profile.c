@@ -1,7 +1,7 @@
 /* profile.c - where the vCPUs of a VM are, at a fixed rate. See profile.h. */
-#include "vm/profile.h"
+#include "debug/profile.h"
 
-#include "vm/vm.h"
+#include "x86/mode.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -29,8 +29,8 @@ static void ask(struct mk_profile *p, struct mk_vm *vm)
 
 static void tick(void *ctx)
 {
-    struct mk_vm *vm = ctx;
-    struct mk_profile *p = &vm->profile;
+    struct mk_profile *p = ctx;
+    struct mk_vm *vm = p->vm;
     pthread_mutex_lock(&vm->lock);
     bool runs = vm->state == MK_VM_RUNNING && p->on;
     if (runs)
@@ -82,7 +82,7 @@ static unsigned sample_stack(struct mk_vcpu *c, uint64_t *pc)
     pc[0] = s.cs.base + regs->rip;
     if (!s.cs.l)
         pc[0] &= 0xffffffff;
-    if (!c->vm->profile.stacks || (!s.cs.l && !s.cs.db))
+    if (!mk_profile_of(c->vm)->stacks || (!s.cs.l && !s.cs.db))
         return 1;
     return walk_frames(c, &s, s.cs.l ? regs->rbp : (uint32_t)regs->rbp, pc, 1);
 }
@@ -135,9 +135,10 @@ static void add(struct mk_profile *p, const uint64_t *pc, unsigned depth, uint64
     p->count++;
 }
 
-void mk_profile_sample(struct mk_vcpu *c)
+/* Answers the ticks. */
+static void sample(struct mk_vcpu *c)
 {
-    struct mk_profile *p = &c->vm->profile;
+    struct mk_profile *p = mk_profile_of(c->vm);
     uint64_t pc[MK_PROFILE_DEPTH], ticks = atomic_exchange(&p->due[c->cpu.index], 0);
     unsigned depth = ticks && p->on ? sample_stack(c, pc) : 0;
     if (!depth)
@@ -151,26 +152,47 @@ void mk_profile_sample(struct mk_vcpu *c)
 
 /* --- its owner --- */
 
-void mk_profile_init(struct mk_profile *p, struct mk_vm *vm)
+static void run(struct mk_vm *vm, bool runs)
 {
-    pthread_mutex_init(&p->lock, NULL);
-    p->timer = (struct mk_io_timer){ .fire = tick, .ctx = vm };
+    struct mk_profile *p = mk_profile_of(vm);
+    if (!p->on)
+        return;
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        p->due[i] = 0;
+    if (runs)
+        mk_io_arm(&p->timer, mk_now() + p->period);
+    else
+        mk_io_disarm(&p->timer);
 }
 
-void mk_profile_free(struct mk_profile *p)
+static void free_profile(struct mk_vm *vm)
 {
+    struct mk_profile *p = mk_profile_of(vm);
     mk_io_disarm(&p->timer);
     free(p->words);
     free(p->table);
-    p->words = NULL;
-    p->table = NULL;
     pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+/* That of the VM, made if need be; NULL: out of memory. */
+static struct mk_profile *get(struct mk_vm *vm)
+{
+    struct mk_profile *p = mk_profile_of(vm);
+    if (p || !(p = calloc(1, sizeof(*p))))
+        return p;
+    p->base = (struct mk_profiler){ .run = run, .sample = sample, .free = free_profile };
+    p->vm = vm;
+    pthread_mutex_init(&p->lock, NULL);
+    p->timer = (struct mk_io_timer){ .fire = tick, .ctx = p };
+    atomic_store(&vm->profiler, &p->base);
+    return p;
 }
 
 int mk_profile_start(struct mk_vm *vm, uint64_t period, bool stacks, struct mk_err *err)
 {
-    struct mk_profile *p = &vm->profile;
-    uint32_t *table = calloc(SLOTS, sizeof(*table));
+    struct mk_profile *p = get(vm);
+    uint32_t *table = p ? calloc(SLOTS, sizeof(*table)) : NULL;
     if (!table)
         return mk_fail(err, ENOMEM, "vm:profile: not enough memory");
     pthread_mutex_lock(&p->lock);
@@ -186,25 +208,15 @@ int mk_profile_start(struct mk_vm *vm, uint64_t period, bool stacks, struct mk_e
     pthread_mutex_lock(&vm->lock);
     bool runs = vm->state == MK_VM_RUNNING;
     pthread_mutex_unlock(&vm->lock);
-    mk_profile_run(vm, runs);
+    run(vm, runs);
     return 0;
 }
 
 void mk_profile_stop(struct mk_vm *vm)
 {
-    vm->profile.on = false;
-    mk_io_disarm(&vm->profile.timer);
-}
-
-void mk_profile_run(struct mk_vm *vm, bool runs)
-{
-    struct mk_profile *p = &vm->profile;
-    if (!p->on)
+    struct mk_profile *p = mk_profile_of(vm);
+    if (!p)
         return;
-    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
-        p->due[i] = 0;
-    if (runs)
-        mk_io_arm(&p->timer, mk_now() + p->period);
-    else
-        mk_io_disarm(&p->timer);
+    p->on = false;
+    mk_io_disarm(&p->timer);
 }
