@@ -1,125 +1,7 @@
 /* test_pci.c - the PCI bus (src/dev/pci.h), used as a guest uses it: through ports 0xcf8 and 0xcfc
  * and the windows of BARs. Right values: PCI Local Bus Specification 3.0 (3.2.2.3.2, chapter 6),
  * Intel's data sheets of the 82371SB (PIIX3) and the 8259A. No KVM. Prints TAP. */
-#include "dev/pci.h"
-#include "dev/prim.h"
-
-#include "pc.h"
-
-#define SLOT3 0x80001800u
-#define PIIX 0x80000800u
-#define FREE_SLOT 0x8000f800u
-
-static struct mk_bus mmio;
-static struct mk_pci pci;
-static struct mk_doorbells bells;
-static struct mk_mem memory;
-
-static void ring_nobody(void *ctx)
-{
-    (void)ctx;
-}
-
-static void bus_on(void)
-{
-    struct mk_err err;
-    machine_on();
-    pic_program(0x11, 0x01);
-    mk_bus_init(&mmio, MK_SPACE_MMIO);
-    mk_doorbells_init(&bells, &bus, &mmio, ring_nobody, NULL);
-    mk_devs_add(&devices, mk_pci_init(&pci), &mk_pci_dev);
-    pci.ports = &bus;
-    pci.mmio = &mmio;
-    pci.pic = &pic;
-    pci.doorbells = &bells;
-    pci.mem = &memory;
-    if (mk_pci_enable(&pci, &err) < 0)
-        abort();
-}
-
-static void bus_off(void)
-{
-    mk_doorbells_free(&bells);
-    mk_devs_free(&devices);
-    mk_bus_free(&bus);
-    mk_bus_free(&mmio);
-    mk_clock_free(&vm_clock);
-}
-
-static uint32_t in(uint16_t port, uint8_t size)
-{
-    return (uint32_t)mk_bus_in(&bus, &cpu, port, size, NULL);
-}
-
-static void out(uint16_t port, uint8_t size, uint32_t value)
-{
-    mk_bus_out(&bus, &cpu, port, size, value, NULL);
-}
-
-static uint32_t get(uint32_t function, unsigned reg)
-{
-    out(0xcf8, 4, function | (reg & 0xfc));
-    return in(0xcfc, 4);
-}
-
-static void set(uint32_t function, unsigned reg, uint8_t size, uint32_t value)
-{
-    out(0xcf8, 4, function | (reg & 0xfc));
-    out((uint16_t)(0xcfc + (reg & 3)), size, value);
-}
-
-static uint64_t load_at(uint64_t address, uint8_t size)
-{
-    return mk_bus_in(&mmio, &cpu, address, size, NULL);
-}
-
-static void store_at(uint64_t address, uint8_t size, uint64_t value)
-{
-    mk_bus_out(&mmio, &cpu, address, size, value, NULL);
-}
-
-static struct mk_pci_fn *new_fn(const char *name, uint8_t pin)
-{
-    const struct mk_pci_id id = { .name = name,
-                                  .vendor = 0x1234,
-                                  .device = 0x5678,
-                                  .class = 0xff00,
-                                  .revision = 7,
-                                  .subvendor = 1,
-                                  .subdevice = 2,
-                                  .pin = pin };
-    struct mk_pci_fn *fn = mk_pci_fn_new(&pci, &id, NULL);
-    if (!fn)
-        abort();
-    return fn;
-}
-
-/* A latch is what stands for registers here. */
-static void fill(struct mk_pci_fn *fn, unsigned number, uint64_t size)
-{
-    struct mk_prim *latch = mk_prim_new_latch(0, size - 1, 1, 0);
-    if (!latch || !mk_bus_hook(&fn->bar[number]->bus, 0, size - 1, &mk_latch_ops, latch, "latch"))
-        abort();
-}
-
-static struct mk_pci_fn *attach_at(struct mk_pci_fn *fn, uint8_t devfn)
-{
-    if (mk_pci_attach(fn, devfn, NULL) < 0)
-        abort();
-    return fn;
-}
-
-/* Slot 3: BAR 0 memory, 1 ports, 2 and 3 memory of 64 bits. */
-static struct mk_pci_fn *card(const char *name, uint8_t slot, uint8_t pin)
-{
-    struct mk_pci_fn *fn = new_fn(name, pin);
-    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, false, 4096, 0, NULL);
-    mk_pci_add_bar(fn, 1, MK_BAR_IO, false, 8, 0, NULL);
-    mk_pci_add_bar(fn, 2, MK_BAR_MEM64, true, UINT64_C(1) << 33, 0, NULL);
-    fill(fn, 0, 4096);
-    fill(fn, 1, 8);
-    return attach_at(fn, (uint8_t)(slot << 3));
-}
+#include "pci_bus.h"
 
 /* --- the mechanism --- */
 
@@ -347,11 +229,6 @@ static void test_ram(void)
 
 /* --- interrupts --- */
 
-static void route(unsigned pirq, uint8_t value)
-{
-    set(PIIX, 0x60 + pirq, 1, value);
-}
-
 static void test_router(void)
 {
     bus_on();
@@ -476,122 +353,7 @@ static void test_messages(void)
     bus_off();
 }
 
-/* --- state --- */
-
-static void test_state(void)
-{
-    bus_on();
-    struct mk_pci_fn *fn = card("card", 3, 1);
-    set(SLOT3, 0x10, 4, 0xfeb00000);
-    set(SLOT3, 4, 2, 2);
-    store_at(0xfeb00004, 4, 0xcafe);
-    mk_pci_set_irq(fn, true);
-    route(2, 7);
-    out(0xcf8, 4, SLOT3 | 8);
-    struct mk_bytes state = save();
-    mk_devs_reset(&devices);
-    tap_is(load_at(0xfeb00004, 4), 0xffffffff, "reset: BARs are nowhere");
-    tap_is(get(SLOT3, 0x10), 0, "reset: their registers are 0");
-    tap_is(mk_pci_irq_line(fn), 5, "reset: routing is firmware's");
-    tap_is(load(&state, NULL), 0, "a saved state");
-    tap_is(in(0xcfc, 4), 0x00ff0007, "has the address");
-    tap_is(load_at(0xfeb00004, 4), 0xcafe, "BARs and what is in them");
-    pic_program(0x11, 0x01);
-    tap_is(take(), BASE1 + 7, "lines that are up, and where they go");
-    mk_pci_detach(fn);
-    tap_is(load(&state, NULL), 0, "without the function it loads");
-    tap_is(get(SLOT3, 0), 0xffffffff, "and the function is missing");
-    attach_at(fn, 3 << 3);
-    tap_is(mk_devs_load(&devices, now(), &state, MK_LOAD_HOOKS, NULL), 0, "attached later");
-    tap_is(load_at(0xfeb00004, 4), 0xcafe, "it gets what is its own");
-    mk_bytes_free(&state);
-    mk_pci_fn_unref(fn);
-    bus_off();
-}
-
-/* --- a hostile guest --- */
-
-static uint64_t random_state;
-
-static uint32_t rnd(uint32_t below)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(random_state >> 33) % below;
-}
-
-static void fuzz_config(void)
-{
-    static const uint8_t sizes[] = { 1, 2, 4 };
-    static const uint32_t values[] = { 0, 0xffffffff, 0xfeb00000, 0xcf8, 0x20, 0xe0000000, 0x547 };
-    uint8_t size = sizes[rnd(3)];
-    uint32_t value = rnd(2) ? values[rnd(MK_COUNT(values))] : rnd(0x7fffffff) << 1;
-    if (rnd(3))
-        out(0xcf8, 4, 0x80000000 | rnd(9) << 11 | (rnd(2) ? rnd(0x40) : rnd(0x100)));
-    if (rnd(2))
-        out((uint16_t)(0xcf6 + rnd(12)), size, value);
-    else
-        in((uint16_t)(0xcf6 + rnd(12)), size);
-}
-
-static void fuzz_world(struct mk_pci_fn **fn, unsigned count)
-{
-    struct mk_pci_fn *one = fn[rnd(count)];
-    uint64_t at;
-    switch (rnd(6)) {
-    case 0: mk_pci_set_irq(one, rnd(2)); break;
-    case 1: mk_pci_detach(one); break;
-    case 2: mk_pci_attach(one, (uint8_t)(2 + rnd(7)) << 3, NULL); break;
-    default:
-        if (mk_pci_bar_place(one, rnd(6), &at)) {
-            store_at(at + rnd(64), 1u << rnd(4), rnd(0x7fffffff));
-            load_at(at + rnd(64), 1u << rnd(4));
-        }
-    }
-}
-
-/* A byte of a saved state becomes another: it loads, or it is refused. */
-static void fuzz_state(void)
-{
-    struct mk_bytes state = save(), bad = save();
-    bad.data[rnd((unsigned)bad.length)] = (uint8_t)rnd(256);
-    if (load(&bad, NULL) < 0 && load(&state, NULL) < 0)
-        abort();
-    mk_bytes_free(&state);
-    mk_bytes_free(&bad);
-}
-
-static void test_fuzz(unsigned accesses, uint64_t seed)
-{
-    struct mk_pci_fn *fn[4];
-    unsigned bad_id = 0, bad_line = 0, bad_end = 0;
-    random_state = seed;
-    bus_on();
-    for (unsigned i = 0; i < MK_COUNT(fn); i++)
-        fn[i] = card("card", (uint8_t)(2 + i), 1);
-    for (unsigned i = 0; i < accesses; i++) {
-        fuzz_config();
-        if (!rnd(4))
-            fuzz_world(fn, MK_COUNT(fn));
-        if (!rnd(1000))
-            fuzz_state();
-        for (unsigned k = 0; k < MK_COUNT(fn); k++)
-            bad_id += mk_pci_get32(fn[k]->config) != 0x56781234;
-        bad_end += ends && end_reason != MK_SHUTDOWN;
-        bad_line += (pci.lines & ~0xdef8u) != 0;
-    }
-    printf("# %u accesses, seed %llu\n", accesses, (unsigned long long)seed);
-    tap_is(bad_id, 0, "fuzz: what is read-only stays");
-    tap_is(bad_line, 0, "fuzz: only lines that may be routed to are up");
-    tap_is(get(0x80000000, 0), 0x12378086, "fuzz: the bus answers");
-    tap_is(bad_end, 0, "fuzz: nothing but a reset ends the VM");
-    for (unsigned i = 0; i < MK_COUNT(fn); i++) {
-        mk_pci_set_irq(fn[i], false);
-        mk_pci_fn_unref(fn[i]);
-    }
-    bus_off();
-}
-
-int main(int argc, char **argv)
+int main(void)
 {
     test_mechanism();
     test_header();
@@ -603,8 +365,5 @@ int main(int argc, char **argv)
     test_router();
     test_sharing();
     test_messages();
-    test_state();
-    test_fuzz(argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : 200000,
-              argc > 2 ? strtoull(argv[2], NULL, 0) : 1);
     return tap_done();
 }

@@ -3,6 +3,7 @@
  *
  * A file stays open until its VM is closed, because a reset reads it again; it is known by a
  * number. Every range is checked here once more, whatever Lua has computed. */
+#include "files/fill.h"
 #include "files/rw.h"
 #include "lua/core.h"
 
@@ -195,7 +196,7 @@ static int image_put(lua_State *L)
             rc = mk_fail(&err, EFBIG, "%llu bytes at 0x%llx are not all in RAM",
                          (unsigned long long)bytes, (unsigned long long)at);
     } else {
-        rc = mk_vm_read_file(&v->vm, at, check_file(L, v, 3)->fd, offset, bytes, &err);
+        rc = mk_fill_from_file(&v->vm.mem, at, check_file(L, v, 3)->fd, offset, bytes, &err);
     }
     if (rc < 0)
         return mk_push_err(L, &err);
@@ -208,8 +209,8 @@ static int image_zero(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
-    if (mk_vm_zero(&v->vm, (uint64_t)luaL_checkinteger(L, 2), (uint64_t)luaL_checkinteger(L, 3),
-                   &err) < 0)
+    if (mk_fill_zero(&v->vm.mem, (uint64_t)luaL_checkinteger(L, 2),
+                     (uint64_t)luaL_checkinteger(L, 3), &err) < 0)
         return mk_push_err(L, &err);
     lua_pushboolean(L, 1);
     return 1;

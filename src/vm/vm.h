@@ -216,10 +216,6 @@ struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int 
                             struct mk_err *err);
 int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err);
 
-/* Bytes of a file straight into RAM; zeros there. Nothing changes when the range is not all RAM. */
-int mk_vm_read_file(struct mk_vm *vm, uint64_t at, int fd, uint64_t offset, uint64_t bytes,
-                    struct mk_err *err);
-int mk_vm_zero(struct mk_vm *vm, uint64_t at, uint64_t bytes, struct mk_err *err);
 /* Moves the tables of the mode if need be, and points a vCPU at its first instruction. Nothing
  * changes when that would not be in RAM. */
 int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_err *err);
