@@ -29,8 +29,10 @@ fail() { printf '%s: %s\n' "$name" "$*" >&2; exit 125; }
 misuse() { printf '%s: %s\n' "$name" "$*" >&2; usage >&2; exit 125; }
 is_number() { [[ $1 =~ ^[1-9][0-9]*$ ]] && [ "${#1}" -le 7 ]; }
 have() { command -v "$1" >/dev/null 2>&1; }
+# Whether somebody watches, on a terminal that takes a line which is drawn over itself.
+on_terminal() { [ -t 2 ] && [ -n "${TERM-}" ] && [ "$TERM" != dumb ]; }
 
-more=() command=()
+more=() command=() given=''
 : "${kernel_package:=linux-image-amd64}"
 read_arguments() {
     while [ $# -gt 0 ]; do
@@ -50,7 +52,7 @@ read_arguments() {
         *) break ;;
         esac
     done
-    command=("$@")
+    command=("$@") given=$*
 }
 
 machine='' reader=''
@@ -125,7 +127,7 @@ fetch_kernel() {
     [ -n "$package" ] || fail "apt knows no $kernel_package (apt-get update?): else $by_hand"
     echo "Fetching $package" >&2
     mkdir -p "$cache" "$work/deb"
-    (cd "$work/deb" && apt-get download -qq "$package" >&2) ||
+    (cd "$work/deb" && apt-get download $(on_terminal || echo -qq) "$package" >&2) ||
         fail "cannot download $package (is there a network?): else $by_hand"
     local fresh
     fresh=$(mktemp -d "$cache/new.XXXXXX")
@@ -273,6 +275,45 @@ start() {
     exec 3>&-
 }
 
+# --- progress ---
+
+finished='s/^(ok|FAIL|cut) +([0-9.]+) s  (spec\/[^ ]+) \(.*/\3 \2/p' # a spec file's line
+
+# The specs that are run, and how many seconds each took last time, the others as many as the average.
+seconds_of_specs() { # log of the last run
+    find "${specs[@]}" -name '*_spec.lua' | awk -v log_lines="$(sed -nE "$finished" "$1" 2>/dev/null)" '
+        BEGIN { count = split(log_lines, line, "\n")
+            for (i = 1; i <= count; i++) { split(line[i], w, " "); took[w[1]] = w[2]; sum += w[2] } }
+        { print $1, ($1 in took) ? took[$1] : (count ? sum / count : 10) }'
+}
+
+# How many have ended, and how long the others will take: as long as last time, at the rate of this one.
+progress() { # seconds that passed, lines of those that ended, file of seconds_of_specs
+    awk -v elapsed="$1" -v ended="$2" '
+        BEGIN { n = split(ended, line, "\n")
+            for (i = 1; i <= n; i++) if (split(line[i], w, " ")) { gone[w[1]] = 1; took += w[2] } }
+        { all++; if ($1 in gone) { count++; were += $2 } else rest += $2 }
+        END { printf "[%d/%d] %d min, about %d min left", count, all, elapsed / 60,
+            rest * (were ? took / were : 1) / 60 + 1 }' "$3"
+}
+
+# Passes the output on. Where somebody watches the specs it has a line of progress below it.
+show() { # file of seconds_of_specs
+    if [ -n "$given" ] || [ ! -t 1 ] || ! on_terminal; then exec cat; fi
+    local line part='' ended='' status columns text
+    while true; do
+        status=0
+        IFS= read -r -t 1 line || status=$?
+        part+=$line
+        [ $status != 0 ] || ended+=$(sed -nE "$finished" <<<"$part")$'\n'
+        if [ $status -le 128 ]; then printf '\r\033[K%s' "$part"; part=''; fi
+        case $status in 0) echo ;; 1) return ;; esac
+        columns=$(stty size <&1 2>/dev/null | cut -d ' ' -f 2) || true
+        text=$(progress $SECONDS "$ended" "$1")
+        [ "${columns:-80}" -lt 10 ] || printf '\r\033[K%s' "${text:0:$((${columns:-80} - 1))}"
+    done
+}
+
 # --- the run ---
 
 fail_at_boot() {
@@ -288,7 +329,8 @@ run_machine() {
     make_initramfs
     mkdir -p "$results/artefacts"
     mkfifo "$work/output"
-    tee "$results/output.log" <"$work/output" &
+    seconds_of_specs "build/$name/output.log" >"$work/seconds"
+    tee "$results/output.log" <"$work/output" | show "$work/seconds" &
     reader=$!
     start
     wait "$machine" || status=$?

@@ -288,7 +288,8 @@ describe("minikvm test", function()
     if not program.has_terminal then return pending "needs script(1)" end
     local s <close> = suites.new{ ["a_spec.lua"] = PASS }
     assert.is_nil(s:test().out:find("\27", 1, true))
-    local words = ("P test --artefacts %s/kept %s"):format(s.folder, s.folder)
+    local words = ("exec env TERM=xterm NO_COLOR=1 P test --artefacts %s/kept %s"):format(s.folder,
+                                                                                     s.folder)
     local r = program.start(words, { terminal = true }):finish()
     assert.matches("[0/1] a_spec.lua", r.out, 1, true)
     assert.matches("1 passed, 0 failed, 0 skipped\n", r.out, 1, true)

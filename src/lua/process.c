@@ -283,7 +283,8 @@ static int read_signal(lua_State *L)
 
 /* ---- about this process ---- */
 
-/* process() -> { pid=, program= (its path), cpus= (that it may use), terminal= (stdout is one) } */
+/* process() -> { pid=, program= (its path), cpus= (that it may use), terminal= (stdout is one),
+ * errors= (stderr is one) } */
 static int process_info(lua_State *L)
 {
     char path[4096];
@@ -300,6 +301,8 @@ static int process_info(lua_State *L)
     lua_setfield(L, -2, "cpus");
     lua_pushboolean(L, isatty(STDOUT_FILENO));
     lua_setfield(L, -2, "terminal");
+    lua_pushboolean(L, isatty(STDERR_FILENO));
+    lua_setfield(L, -2, "errors");
     return 1;
 }
 

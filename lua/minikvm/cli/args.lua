@@ -17,10 +17,11 @@
 -- it is loaded for command lines that have options.
 
 local options = require "minikvm.options"
+local style = require "minikvm.cli.style"
 
 local M = {}
 
-local WIDTH <const> = 80
+local WIDTH <const>, NARROW <const> = 80, 60 -- columns; from here on help is beside options
 local HELP <const> = { "--help", "-h" }
 local NOTHING <const> = { key = "", value = "argument", max = 0 } -- as `rest`
 
@@ -118,7 +119,9 @@ end
 ---Fills a parser, or a command of one.
 ---@param to_show boolean?  for texts, not to parse
 local function fill(parser, spec, to_show)
-  parser:usage_max_width(WIDTH):help_max_width(WIDTH):add_help(false)
+  local columns = to_show and math.min(WIDTH, style.columns() or WIDTH) or WIDTH
+  parser:usage_max_width(columns):help_max_width(columns):add_help(false)
+  if columns < NARROW then parser:usage_margin(2):help_usage_margin(1):help_description_margin(4) end
   if spec.summary then parser:description((spec.summary:gsub("\n", " "))) end -- it wraps lines
   if spec.notes then parser:epilog((spec.notes:gsub("\n", " "))) end
   for _, option in ipairs(spec.options) do add_option(parser, option, to_show) end
@@ -273,14 +276,15 @@ end
 ---@param spec minikvm.args.spec
 ---@return string
 function M.usage(spec)
-  return (make_parser(spec, true):get_usage():gsub("^U", "u"))
+  return style.wrap(make_parser(spec, true):get_usage():gsub("^U", "u"), style.columns())
 end
 
 ---The whole help text.
 ---@param spec minikvm.args.spec
 ---@return string
 function M.help(spec)
-  return make_parser(spec, true):get_help():gsub("^U", "u") .. "\n"
+  local text = make_parser(spec, true):get_help():gsub("^U", "u")
+  return style.wrap(text, style.columns()) .. "\n"
 end
 
 ---Says on stderr what is wrong with a command line, and how it goes. Returns the exit status, 2.

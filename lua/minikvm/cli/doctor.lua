@@ -257,10 +257,14 @@ function M.examine(host)
   return results, probe
 end
 
+local COLOUR <const> = { ok = "green", warn = "yellow", FAIL = "red" }
+
 ---Prints the checks and the verdict as text.
 local function print_text(results, probe, write)
+  local paint = require("minikvm.cli.style").painter(require("minikvm.core").process().terminal)
   for _, r in ipairs(results) do
-    write(("%-4s  %-14s %s\n"):format(r.verdict, r.name, r.found))
+    write(paint(COLOUR[r.verdict], ("%-4s"):format(r.verdict)))
+    write(("  %-14s %s\n"):format(r.name, r.found))
     if r.remedy then write(("      %-14s -> %s\n"):format("", r.remedy)) end
   end
   if probe.ok then return write "\nVirtual machines can run on this host.\n" end

@@ -6,6 +6,7 @@
 local args = require "minikvm.cli.args"
 local options = require "minikvm.options"
 local run = require "minikvm.cli.run"
+local style = require "minikvm.cli.style"
 
 local M = {}
 
@@ -132,8 +133,8 @@ local COMMANDS = {
   test = function(argv) return require("minikvm.test.runner").main(argv) end,
   new = function(argv) return require("minikvm.cli.new").main(argv) end,
   ["--safe"] = function(argv) return require("minikvm.cli.safe").main(argv) end,
-  ["--help"] = function() return print_and_succeed(HELP) end,
-  ["-h"] = function() return print_and_succeed(HELP) end,
+  ["--help"] = function() return print_and_succeed(style.wrap(HELP, style.columns())) end,
+  ["-h"] = function() return print_and_succeed(style.wrap(HELP, style.columns())) end,
   ["--version"] = function(_, host) return print_and_succeed(version_text(host) .. "\n") end,
 }
 

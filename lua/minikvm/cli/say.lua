@@ -3,6 +3,11 @@
 
 local M = {}
 
+---Loaded when a line is said: most runs say none.
+local function painter()
+  return require("minikvm.cli.style").painter(require("minikvm.core").process().errors)
+end
+
 ---What was said since M.begin().
 ---@type string[]
 M.said = {}
@@ -15,7 +20,7 @@ function M.begin() M.said = {} end
 function M.complain(...)
   local text = table.concat({ ... }, ": ")
   M.said[#M.said + 1] = text
-  io.stderr:write("minikvm: ", text, "\n")
+  io.stderr:write(painter()("bold", "minikvm:"), " ", text, "\n")
 end
 
 return M

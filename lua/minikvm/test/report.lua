@@ -1,11 +1,14 @@
 -- report.lua - what `minikvm test` shows: lines for people, TAP or JSON, a summary, JUnit XML.
 
+local core = require "minikvm.core"
 local json = require "minikvm.json"
 local junit = require "minikvm.test.junit"
+local style = require "minikvm.cli.style"
 
 local M = {}
 
 local SLOWEST <const> = 5
+local SURE <const> = 2 -- seconds, before which nobody is told what is left
 local NOTHING <const> = "no test ran: none has a name that fits --filter"
 local INTERRUPTED <const> = { SIGHUP = 129, SIGINT = 130, SIGTERM = 143 } -- as shells have it
 
@@ -47,13 +50,12 @@ Plain.__index = Plain
 function Plain.begin() io.stdout:setvbuf "full" end
 
 function Plain:clear()
-  if self.shown then io.stdout:write "\r\27[K" end
-  self.shown = false
+  if self.line then self.line:clear() end
 end
 
-local function details(result)
-  local lines = { ("  %s: %s"):format(result.status == "fail" and "failed" or "error",
-                                      printable(result.name)) }
+local function details(result, paint)
+  local word = paint("red", result.status == "fail" and "failed" or "error")
+  local lines = { ("  %s: %s"):format(word, printable(result.name)) }
   local first = result.where ~= "" and result.where .. ": " or ""
   if result.message:sub(1, #first) == first then first = "" end
   lines[#lines + 1] = indented(printable(first .. result.message), "    ")
@@ -74,6 +76,8 @@ local function skip_lines(task)
   return table.concat(lines)
 end
 
+local COLOUR <const> = { ok = "green", FAIL = "red", cut = "yellow" }
+
 function Plain:ended(task)
   self:clear()
   local n = count{ task }
@@ -81,27 +85,35 @@ function Plain:ended(task)
   local parts = { n.pass .. " passed" }
   if n.bad > 0 then parts[#parts + 1] = n.bad .. " failed" end
   if n.skip > 0 then parts[#parts + 1] = n.skip .. " skipped" end
-  io.stdout:write(("%-4s %8.2f s  %s (%s)\n"):format(word, task.seconds, task.path,
-                                                     table.concat(parts, ", ")))
+  io.stdout:write(self.paint(COLOUR[word], ("%-4s"):format(word)), (" %8.2f s  %s (%s)\n"):format(
+    task.seconds, task.path, table.concat(parts, ", ")))
   for _, result in ipairs(task.results) do
-    if is_bad(result) then io.stdout:write(details(result)) end
+    if is_bad(result) then io.stdout:write(details(result, self.paint)) end
   end
   io.stdout:write(skip_lines(task))
   io.stdout:flush()
 end
 
+---The seconds that are left if the files that are still to come take as long for their weights as
+---those that have ended; nil when that is a guess.
+local function seconds_left(state)
+  local done, elapsed = 0, core.now() - state.from
+  for _, task in ipairs(state.ended) do done = done + task.weight end
+  if done == 0 or elapsed < SURE then return nil end
+  return elapsed * (state.weight - done) / done
+end
+
 ---The line that is drawn over itself, on a terminal only.
 function Plain:progress(state)
-  if not self.terminal then return end
+  if not self.line then return end
   local now, names = os.time(), {}
-  if now == self.drawn and self.shown then return end
+  if now == self.drawn and self.line.shown then return end
   for _, task in pairs(state.running) do names[#names + 1] = task.path:match "[^/]*$" end
   table.sort(names)
-  local line = ("[%d/%d] %s"):format(#state.ended, state.total, table.concat(names, " "))
-  self:clear()
-  io.stdout:write(line:sub(1, 78))
-  io.stdout:flush()
-  self.shown, self.drawn = true, now
+  local left = seconds_left(state)
+  self.line:show(("[%d/%d] %s%s"):format(#state.ended, state.total,
+    left and ("%s left: "):format(style.duration(left)) or "", printable(table.concat(names, " "))))
+  self.drawn = now
 end
 
 local function list_slowest(tasks)
@@ -165,7 +177,7 @@ function Plain:finish(state, n)
   local why = stopped(state)
   io.stdout:write(("\n%s%.2f s, %d at a time\n"):format(why and why .. "\n" or "", state.seconds,
                                                         state.o.jobs))
-  io.stdout:write(summary(n), "\n")
+  io.stdout:write(self.paint(n.bad > 0 and "red" or "green", summary(n)), "\n")
   io.stdout:flush()
 end
 
@@ -274,8 +286,9 @@ end
 ---@return minikvm.reporter
 function M.new(o, terminal)
   local kind = o.tap and Tap or o.json and Json or Plain
-  local reporter = setmetatable({ terminal = terminal and kind == Plain }, { __index = kind })
-  if reporter.terminal then reporter.tick = 1 end
+  local reporter = setmetatable({ paint = style.painter(terminal) }, { __index = kind })
+  reporter.line = kind == Plain and style.progress(terminal) or nil
+  if reporter.line then reporter.tick = 1 end
   function reporter.finish(_, state)
     local n = count(state.ended)
     local written = true

@@ -121,6 +121,7 @@ end
 ---@class minikvm.task  a file in one of its runs
 ---@field path string
 ---@field run integer
+---@field weight number  of --timings seconds, else bytes
 ---@field results minikvm.result[]
 ---@field tail string  the end of what it printed
 ---@field parts string[]  the beginning of a record that is still to come, of `length` bytes
@@ -307,7 +308,8 @@ local function plan(list, o)
   local waiting = {}
   for run = 1, o["repeat"] do
     for _, file in ipairs(list) do
-      waiting[#waiting + 1] = { path = file.path, run = run, number = #waiting + 1 }
+      waiting[#waiting + 1] = { path = file.path, run = run, number = #waiting + 1,
+                                weight = file.weight }
     end
   end
   return waiting
@@ -351,7 +353,8 @@ local function run(o, list)
   local about = core.process()
   local state = { o = o, waiting = plan(list, o), running = {}, ended = {}, count = 0,
                   total = #list * o["repeat"], from = core.now(), time = os.time(),
-                  program = about.program, environment = core.environment() }
+                  program = about.program, environment = core.environment(), weight = 0 }
+  for _, task in ipairs(state.waiting) do state.weight = state.weight + task.weight end
   state.reporter = report.new(o, about.terminal)
   local children <close> = assert(children_of.open())
   state.children = children
