@@ -56,9 +56,10 @@ local function measure(cpus)
   local file = assert(io.open(path .. ".py", "w"))
   file:write(CLIENT:format(server.address))
   file:close()
-  os.execute(("timeout 60 gdb -nx -batch -x %s.py </dev/null >%s 2>&1 &"):format(path, out))
+  local gdb = io.popen(("exec timeout 60 gdb -nx -batch -x %s.py </dev/null >%s 2>&1"):format(
+    path, out))
   vm:run{ deadline = 60 }
-  kvm.sleep(0.5)
+  gdb:close() -- when it has ended
   local figures = {}
   for line in io.lines(out) do
     local name, value = line:match "^(%a+) ([%d.e-]+)$"

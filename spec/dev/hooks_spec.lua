@@ -1,5 +1,6 @@
 -- vm.mmio, vm.msrs, taps, unhandled accesses, hypercalls on top of one another, vm.cpuid.
 
+local process = require "support.process"
 local support = require "support.guest"
 
 local out, into, program, run = support.out, support.into, support.program, support.run
@@ -593,7 +594,7 @@ describe("a deep stack of handlers", function()
       local reached = false
       vm.ports:override(0x80, { read = function() reached = true return 1 end })
       vm:start()
-      while not reached do require "minikvm".sleep(0.001) end
+      process.await(function() return reached end)
     end
   end)
 

@@ -197,7 +197,8 @@ describe("Linux's drivers for PCI", function()
     pair[1]:linux():sh("dd if=/dev/zero bs=64k count=64 2>/dev/null | nc 10.0.0.2 77",
       { timeout = 100 })
     pair[2]:stop()
-    local sum = pair[2]:linux():sh("sleep 0.2; wc -c </tmp/f; md5sum </tmp/f", { timeout = 60 })
+    local sum = pair[2]:linux():sh("n=0; until [ $(wc -c </tmp/f) = 4194304 ] || [ $n = 200 ]; do "
+      .. "n=$((n+1)); sleep 0.05; done; wc -c </tmp/f; md5sum </tmp/f", { timeout = 60 })
     assert.equal("4194304\nb5cfa9d6c8febd618f91ac2843d50a1c  -\n", sum)
     for _, child in ipairs(pair) do child:close() end
   end)

@@ -271,14 +271,16 @@ describe("a hostile image, loaded,", function()
 
   it("takes no memory for the holes of its file", function()
     local path, there = sparse(48 << 20, "\xf4")
-    if there and not process.sanitized() then -- a sanitizer has memory for what is only read, too
-      local vm <close> = support.vm{ mode = "protected", memory = "64M" }
-      local resident = process.resident()
-      assert(vm:load(path))
-      assert.is_true(process.resident() - resident < 20 << 10)
-      assert.equal("halt", (vm:run{ deadline = 20 }))
-    end
+    local vm <close> = support.vm{ mode = "protected", memory = "64M" }
+    local resident = process.resident()
+    local loaded = vm:load(path)
+    local took = process.resident() - resident
     os.remove(path)
+    if not there then return pending "the file system keeps no holes" end
+    if process.sanitized() then return pending "a sanitizer has memory for what is read" end
+    assert.is_truthy(loaded)
+    assert.is_true(took < 20 << 10, took .. " KiB")
+    assert.equal("halt", (vm:run{ deadline = 20 }))
   end)
 
   it("is no FIFO, directory or device", function()

@@ -223,6 +223,7 @@ describe("an idle VM", function()
   end
 
   it("that waits for an interrupt wakes nobody", function()
+    if process.sanitized() then return pending "a sanitizer has threads of its own" end
     local vm <close> = support.code("e6 80 fb f4 eb fd", { irqchip = "pic" }) -- out; sti; hlt; jmp
     local out = vm.ports:on(0x80, { write = function() end })
     vm:start()
@@ -235,7 +236,6 @@ describe("an idle VM", function()
       if tonumber(task) ~= own then most = math.max(most, count - (before[task] or 0)) end
     end
     vm:stop()
-    if process.sanitized() then return end -- it has threads of its own
     assert.is_true(most <= 2, most .. " switches in a second")
   end)
 
