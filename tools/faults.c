@@ -311,26 +311,29 @@ __attribute__((visibility("default"))) ssize_t pwritev2(int fd, const struct iov
     return real(fd, parts, count, at, flags);
 }
 
+#define SEEN 0x20 /* _IO_ERR_SEEN of glibc's FILE: ferror(3) tells */
+
 /* Of a stream: what is lost stays lost, and it says so. */
-#define STREAM_FAILS() (!halves() && fails(WRITE, __builtin_return_address(0)))
+#define STREAM_FAILS(file)                                                                         \
+    (!halves() && fails(WRITE, __builtin_return_address(0)) && ((file)->_flags |= SEEN))
 
 __attribute__((visibility("default"))) size_t fwrite(const void *data, size_t size, size_t count,
                                                      FILE *file)
 {
     REAL(fwrite);
-    return STREAM_FAILS() ? 0 : real(data, size, count, file);
+    return STREAM_FAILS(file) ? 0 : real(data, size, count, file);
 }
 
 __attribute__((visibility("default"))) int fflush(FILE *file)
 {
     REAL(fflush);
-    return STREAM_FAILS() ? EOF : real(file);
+    return file && STREAM_FAILS(file) ? EOF : real(file);
 }
 
 __attribute__((visibility("default"))) int fclose(FILE *file)
 {
     REAL(fclose);
-    bool lost = STREAM_FAILS();
+    bool lost = STREAM_FAILS(file);
     int code = errno, rc = real(file);
     if (lost)
         errno = code;

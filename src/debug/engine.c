@@ -4,6 +4,7 @@
 
 #include "x86/mode.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define GATE_PRESENT 0x8000
@@ -24,8 +25,12 @@ void debug_unuse(struct mk_debug *d)
 bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
 {
     struct kvm_sync_regs state;
-    if (mk_vcpu_get_state(c, &state) < 0)
+    if (mk_vcpu_get_state(c, &state) < 0) {
+        if (mk_vcpu_is_current(c))
+            mk_vcpu_end(c, MK_ERROR, 0, true, "KVM does not tell the registers: %s",
+                        strerror(errno));
         return false;
+    }
     *s = state.sregs;
     if (c->assist)
         c->assist->ops->show_sregs(c, s);

@@ -101,6 +101,7 @@ struct cpu {
     unsigned hardware_count;             /* how many of them */
     uint64_t hardware_of;                /* d->changes that they are of; 0: of none */
     bool stepping;                       /* KVM steps since the last KVM_SET_GUEST_DEBUG */
+    bool undone;                         /* KVM has refused the last KVM_SET_GUEST_DEBUG */
     bool stale_halt;                     /* an exit for a HLT that was told may still come */
     bool by_flag;                        /* the guest's TF does it */
     bool trailing;       /* one of its steps comes later: when an exception's handler returns */
@@ -258,6 +259,7 @@ void hit_report(struct mk_vcpu *c, uint64_t linear, uint64_t gpa);
 /* step.c: executes the next instruction, whatever is there; k->over is false when it is done. */
 void step_one(struct mk_vcpu *c);
 /* KVM steps no more, unless a step is still to come. */
+void step_begin(struct mk_vcpu *c);
 void step_end(struct mk_vcpu *c);
 /* Breakpoints that are nowhere in memory go into debug registers, as many as there are. */
 void step_set_hardware(struct mk_vcpu *c);

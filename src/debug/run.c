@@ -97,14 +97,14 @@ static bool prepare(struct mk_vcpu *c)
     pthread_mutex_lock(&d->lock);
     if (d->count || d->sets || d->watches || cpu_of(c)->steps)
         find_places(c);
-    bool starved = d->starved;
-    d->starved = false;
     page_check_given(d);
     bool due = d->lifted || (d->open && d->watches), ready = !due || d->holder || all_here(d);
     if (!ready)
         alone_wait(d);
     else if (due && !d->holder)
         page_insert_all(d);
+    bool starved = d->starved;
+    d->starved = false;
     pthread_mutex_unlock(&d->lock);
     if (starved)
         mk_vcpu_end(c, MK_ERROR, 0, true, "out of memory for breakpoints and watches");
@@ -278,6 +278,7 @@ static void begin(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
     k->stepping = k->trailing = k->traced = false;
+    step_begin(c);
     k->hardware_count = 0;
     k->hardware_of = 0;
     k->over = c->end.reason != MK_EXIT && c->end.code;

@@ -52,7 +52,8 @@ static void set_guest_debug(struct mk_vcpu *c, bool step)
         debug.arch.debugreg[i] = k->hardware[i];
         debug.arch.debugreg[7] |= UINT64_C(1) << (2 * i);
     }
-    if (mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug) < 0 && mk_vcpu_is_current(c))
+    cpu_of(c)->undone = mk_ioctl(c->fd, KVM_SET_GUEST_DEBUG, &debug) < 0;
+    if (cpu_of(c)->undone && mk_vcpu_is_current(c))
         mk_vcpu_end(c, MK_ERROR, 0, true, "KVM does not %s: %s",
                     step ? "step" : "set debug registers", strerror(errno));
 }
@@ -106,6 +107,13 @@ void step_clear_hardware(struct mk_vcpu *c)
         return;
     k->hardware_count = 0;
     set_guest_debug(c, false);
+}
+
+/* A run that ended could not take it back. */
+void step_begin(struct mk_vcpu *c)
+{
+    if (cpu_of(c)->undone)
+        set_guest_debug(c, false);
 }
 
 void step_end(struct mk_vcpu *c)

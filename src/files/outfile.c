@@ -41,10 +41,14 @@ static int open_new(const char *name)
     if (fd < 0)
         return -1;
     bool lost = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    errno = EEXIST;
     if (!lost && mk_file_is_named(fd, AT_FDCWD, name))
         return fd;
-    close(fd); /* somebody took it for stale before it was locked */
-    errno = EEXIST;
+    int code = errno; /* EEXIST: somebody took it for stale before it was locked */
+    if (code != EEXIST && code != ENOENT)
+        unlink(name);
+    close(fd);
+    errno = code == ENOENT ? EEXIST : code;
     return -1;
 }
 

@@ -24,7 +24,9 @@ bool mk_filter_possible(const char **why)
     uint32_t action = SECCOMP_RET_ERRNO;
     if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0)
         return true;
-    *why = errno == ENOSYS ? "this kernel has none" : strerror(errno);
+    *why = errno == ENOSYS   ? "this kernel has none"
+           : errno == EINVAL ? "that of this kernel is older than Linux 4.14"
+                             : strerror(errno);
     return false;
 }
 

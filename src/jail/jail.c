@@ -28,7 +28,7 @@ static struct {
 struct walls { /* that are being built */
     struct mk_jail_report *report;
     int version, ruleset; /* of Landlock */
-    bool filters;
+    bool filters, privileges;
 };
 
 bool mk_jail_is_on(void)
@@ -70,6 +70,9 @@ static void find_walls(struct walls *w, unsigned allow)
     else if (w->version < 3 && allow & MK_JAIL_FILES) /* else no openat2(2), see calls.c */
         miss(w->report, "Landlock's right to truncate files that may only be read",
              "it is there from Linux 6.2 on");
+    w->privileges = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) >= 0;
+    if (!w->privileges) /* a container forbids prctl(2) */
+        miss(w->report, "no new privileges", strerror(errno));
     w->filters = mk_filter_possible(&why);
     if (!w->filters)
         miss(w->report, "seccomp, which keeps it from system calls it does not need", why);
@@ -109,6 +112,8 @@ static void lower_limits(void)
 
 static void give_up_privileges(struct walls *w)
 {
+    if (!w->privileges)
+        return;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
         miss(w->report, "no new privileges", strerror(errno));
         return;

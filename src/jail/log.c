@@ -32,6 +32,10 @@
 static const char *const roles[ROLES] = { "the script's thread", "a vCPU's thread",
                                           "the I/O thread", "a disk's thread" };
 
+/* Instead of a descriptor: the filter is not there yet, or could not be had. */
+#define NOT_YET (-1)
+#define NEVER (-2)
+
 static struct {
     _Atomic int listener;
     unsigned allow;
@@ -41,7 +45,7 @@ static struct {
     _Atomic unsigned role[THREADS];
     bool told[ROLES][CALLS];
     uint32_t told_paths[PATHS]; /* hashes */
-} watch = { .listener = -1 };
+} watch = { .listener = NOT_YET };
 
 /* --- what would be refused --- */
 
@@ -168,8 +172,10 @@ static void *listen_to_kernel(void *unused)
         char room[512];
     } out;
     (void)unused;
-    while (watch.listener < 0)
+    while (watch.listener == NOT_YET)
         usleep(100);
+    if (watch.listener == NEVER)
+        return NULL;
     for (;;) {
         memset(&in, 0, sizeof(in));
         memset(&out, 0, sizeof(out));
@@ -225,7 +231,11 @@ int mk_log_enter(const struct mk_jail *jail, struct mk_err *err)
     if (start_thread(err) < 0)
         return -1;
     int fd = mk_filter_listen(err);
-    watch.listener = fd;
+    watch.listener = fd < 0 ? NEVER : fd;
+    if (fd < 0 && err->code == EINVAL)
+        mk_fail(err, ENOTSUP,
+                "level \"log\" needs seccomp's notifications, which are there from "
+                "Linux 5.5 on");
     return fd < 0 ? -1 : 0;
 }
 
