@@ -4,8 +4,8 @@
 --
 -- It takes kvm_intel or kvm_amd, and the kernel that tools/linux-kernel fetches.
 
-local net = require "minikvm.devices.net"
 local t = require "minikvm.test"
+local net = require "minikvm.devices.net"
 
 local pings, loses = 0, false
 local capture = net.capture()

@@ -165,10 +165,11 @@ end)
 describe("every script", function()
   it("explains itself", function()
     for file in lfs.dir "scripts" do
-      if file:find "%.lua$" and not file:find "^test_" then
+      if file:find "%.lua$" then
         local r = run(file .. " --help")
         assert.same({ 0, "" }, { r.status, r.err }, file)
         assert.matches("\n\n", r.out, file)
+        assert.truthy(r.out:find("^usage: " .. file) or r.out:find("^" .. file), file)
       end
     end
     local r = run "hello.lua what"

@@ -121,7 +121,9 @@ end
 local function fill(parser, spec, to_show)
   local columns = to_show and math.min(WIDTH, style.columns() or WIDTH) or WIDTH
   parser:usage_max_width(columns):help_max_width(columns):add_help(false)
-  if columns < NARROW then parser:usage_margin(2):help_usage_margin(1):help_description_margin(4) end
+  if columns < NARROW then
+    parser:usage_margin(2):help_usage_margin(1):help_description_margin(4)
+  end
   if spec.summary then parser:description((spec.summary:gsub("\n", " "))) end -- it wraps lines
   if spec.notes then parser:epilog((spec.notes:gsub("\n", " "))) end
   for _, option in ipairs(spec.options) do add_option(parser, option, to_show) end
@@ -313,7 +315,8 @@ end
 ---For a script without options: --help prints the comment at its head and ends the process, any
 ---other argument ends it with a message.
 ---@param argv table<integer, string>  the script's `arg`, with its path at 0
-function M.explain(argv)
+---@param more? string  a line behind the comment
+function M.explain(argv, more)
   if not argv[1] then return end
   local name = argv[0]:match "[^/]*$"
   if argv[1] ~= HELP[1] and argv[1] ~= HELP[2] then
@@ -325,6 +328,7 @@ function M.explain(argv)
     if not text then break end
     print(text)
   end
+  if more then print("\n" .. more) end
   os.exit(true, true)
 end
 

@@ -27,6 +27,9 @@ if not there or not busted.subscribe then
   if not script then
     error("minikvm.test works inside Busted: run the file by 'minikvm test FILE'", 2)
   end
+  if arg[1] == "--help" or arg[1] == "-h" then
+    require("minikvm.cli.args").explain(arg, "Options: those of minikvm test --help.")
+  end
   os.exit(require("minikvm.test.runner").main{ script, table.unpack(arg) }, true)
 end
 
