@@ -75,7 +75,8 @@ help: ## this list
 deps: ## install the packages that are missing (Debian), or name them
 	@./tools/deps
 
-demo: deps ## build, then run four guests in parallel
+demo: ## build, then run four guests in parallel
+	@./tools/deps build
 	@$(MAKE) all
 	@./minikvm scripts/multi_vm.lua
 

@@ -366,6 +366,7 @@ function M.main(argv, host, spec)
     local entered, why = require("minikvm.cli.jail").enter(opts)
     if not entered then
       complain(why)
+      if opts.json then require("minikvm.cli.run_json").print(opts, {}, 1) end
       return 1
     end
   end
