@@ -9,7 +9,7 @@
 
 local M = {}
 
-local FOLDER <const> = "types"
+local FOLDER <const>, DOCUMENT <const> = "types", "docs/lua-api.md"
 
 -- ---- types ----
 
@@ -204,6 +204,7 @@ local function read_line(state, line)
   local owner, mark, name, args = line:match "^function ([%w_]+)([.:])([%w_]+)%((.-)%) end$"
   if var then
     state.vars[var] = state.class
+    state.class.var = var
   elseif owner then
     add_function(state, owner, mark, name, args)
   elseif line:find "^return " then
@@ -264,5 +265,174 @@ function M.all(api, class, what)
   end
   return list
 end
+
+-- ---- the tables of the reference ----
+
+---A type as it is shown: without the prefix of the classes.
+local function shown(kind) return (kind:gsub("minikvm%.%f[%a]", "")) end
+
+local function code(text) return "`" .. text:gsub("|", "\\|") .. "`" end
+
+---Text of a cell.
+local function cell(text) return (text:gsub("|", "\\|")) end
+
+---Where the document says more, by what a heading begins with: "vm:load" → "#vmloadsource-options",
+---as hosting sites make anchors.
+local function anchors(document)
+  local list = {}
+  for heading in ("\n" .. document):gmatch "\n##+ +([^\n]*)" do
+    local anchor = heading:lower():gsub("[^%w _-]", ""):gsub(" ", "-")
+    for name in heading:gmatch "[%a_][%w_]*[.:][%w_]+" do list[name] = list[name] or anchor end
+  end
+  return list
+end
+
+local function linked(name, text, links)
+  return links[name] and ("[%s](#%s)"):format(code(text), links[name]) or code(text)
+end
+
+---"nil, why, code" once, whichever words the definitions have for it.
+local function results(method)
+  local names = {}
+  for i, one in ipairs(method.returns) do
+    local failed = one.name == "why" or one.name == "code"
+    if failed then break end
+    names[i] = one.name and one.name ~= "..." and one.name or shown(one.type)
+  end
+  if #names == 0 then return "" end
+  local text = code(table.concat(names, ", "))
+  local last = method.returns[#names + 1]
+  if last and last.name == "why" then
+    text = text .. (method.returns[#names + 2] and ", or `nil, why, code`" or ", or `nil, why`")
+  end
+  return text
+end
+
+---What is said of parameters and results, behind what the function does.
+local function details(method)
+  local parts = {}
+  for _, list in ipairs{ method.params, method.returns } do
+    for _, one in ipairs(list) do
+      if one.text ~= "" then
+        parts[#parts + 1] = (one.name and code(one.name) .. ": " or "") .. cell(one.text)
+      end
+    end
+  end
+  return parts[1] and " " .. table.concat(parts, "; ") or ""
+end
+
+local function method_row(method, object, links)
+  local args = {}
+  for i, param in ipairs(method.params) do args[i] = param.name end
+  local name = object .. (method.colon and ":" or ".") .. method.name
+  local call = ("%s(%s)"):format(name, table.concat(args, ", "))
+  return ("| %s | %s | %s%s |"):format(linked(name, call, links), results(method),
+                                       cell(method.text), details(method))
+end
+
+---Fields that follow one another and are alike, together.
+local function grouped(fields)
+  local groups = {}
+  for i, field in ipairs(fields) do
+    local before = fields[i - 1]
+    if before and before.type == field.type and before.text == field.text and not field.index then
+      table.insert(groups[#groups], field)
+    else
+      groups[#groups + 1] = { field }
+    end
+  end
+  return groups
+end
+
+local function field_row(group, object, links)
+  local names = {}
+  for i, field in ipairs(group) do
+    local name = (object and object .. (field.index and "" or ".") or "") .. field.name
+    names[i] = linked(name, name, links)
+  end
+  return ("| %s | %s | %s |"):format(table.concat(names, ", "), code(shown(group[1].type)),
+                                     cell(group[1].text))
+end
+
+---A class that has nothing of its own: what it is, and where its functions come from.
+local function only_text(class)
+  local parents = {}
+  for i, parent in ipairs(class.parents) do parents[i] = code(shown(parent)) end
+  return ("%s: %s It has what %s has."):format(code(shown(class.name)), class.text,
+                                              table.concat(parents, " and "))
+end
+
+---What stands in the place of a marker: the fields, then the methods of a class.
+---@param api table
+---@param name string  "minikvm.vm"; "minikvm.hooks as ports": what objects are called
+---@param links table<string, string>
+---@return string
+function M.table_of(api, name, links)
+  local class_name, object = name:match "^(%S+) as (%S+)$"
+  local class = api.classes[class_name or name] or error("types/ has no class " .. name)
+  local is_object = #class.methods > 0 or class.var
+  object = object or is_object and (class.var or class.methods[1].var) or nil
+  local lines = { class.module and class.module ~= "minikvm"
+    and ("`%s`: %s"):format(class.module, class.text) or nil }
+  local function head(what, second)
+    if lines[1] then lines[#lines + 1] = "" end
+    lines[#lines + 1] = ("| %s | %s | |"):format(what, second)
+    lines[#lines + 1] = "| --- | --- | --- |"
+  end
+  local public = {}
+  for _, field in ipairs(class.fields) do
+    if not field.private then public[#public + 1] = field end
+  end
+  for i, group in ipairs(grouped(public)) do
+    if i == 1 then head(is_object and "field" or code(shown(class.name)), "type") end
+    lines[#lines + 1] = field_row(group, object, links)
+  end
+  for i, method in ipairs(class.methods) do
+    if i == 1 then head("function", "returns") end
+    lines[#lines + 1] = method_row(method, object, links)
+  end
+  return lines[1] and table.concat(lines, "\n") or only_text(class)
+end
+
+---The classes that a document has tables of.
+---@return table<string, true>
+function M.documented(document)
+  local names = {}
+  for list in document:gmatch "<!%-%- types: (.-) %-%->" do
+    for name in list:gmatch "[^,]+" do names[name:match "^%s*(%S+)"] = true end
+  end
+  return names
+end
+
+---A document with the tables of its markers anew.
+---@param api table
+---@param document string
+---@return string
+function M.render(api, document)
+  local links = anchors(document)
+  local function filled(open, list, close)
+    local tables = {}
+    for name in list:gmatch "[^,]+" do
+      tables[#tables + 1] = M.table_of(api, name:match "^%s*(.-)%s*$", links)
+    end
+    return open .. "\n" .. table.concat(tables, "\n\n") .. "\n\n" .. close
+  end
+  return (document:gsub("(<!%-%- types: (.-) %-%->\n).-(<!%-%- end %-%->)", filled))
+end
+
+---Rewrites the tables of docs/lua-api.md.
+local function main()
+  local file = assert(io.open(DOCUMENT))
+  local before = file:read "a"
+  file:close()
+  local after = M.render(M.read(), before)
+  if after == before then return print(DOCUMENT .. " is up to date") end
+  file = assert(io.open(DOCUMENT, "w"))
+  file:write(after)
+  file:close()
+  print(DOCUMENT .. ": tables made anew")
+end
+
+if arg and arg[0] and arg[0]:find "tools/api%.lua$" then main() end
 
 return M

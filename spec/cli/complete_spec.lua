@@ -103,7 +103,7 @@ describe("help", function()
     assert.matches("^vm:add_cpu%(%)\n\nAdds a vCPU, at most the 64th, and returns it;", text)
     assert.not_matches("[`|]", text)
     for line in text:gmatch "[^\n]+" do assert.is_true(#line <= 92) end
-    assert.matches("writes one", help.of "memory:u32", 1, true)
+    assert.matches("with a value, writes it", help.of "memory:u32", 1, true)
   end)
 
   it("is not there for what nobody knows", function()

@@ -5,37 +5,13 @@
 ---@field index integer which one it is, from 0
 ---@field tsc_hz? integer frequency of the guest's time-stamp counter; nil where the host does not know it
 ---@field rax integer 64 bits, as a signed integer
----@field eax integer the low 32 bits of rax
----@field ax integer the low 16 bits of rax
----@field al integer bits 0 to 7 of rax
----@field ah integer bits 8 to 15 of rax
 ---@field rbx integer 64 bits, as a signed integer
----@field ebx integer the low 32 bits of rbx
----@field bx integer the low 16 bits of rbx
----@field bl integer bits 0 to 7 of rbx
----@field bh integer bits 8 to 15 of rbx
 ---@field rcx integer 64 bits, as a signed integer
----@field ecx integer the low 32 bits of rcx
----@field cx integer the low 16 bits of rcx
----@field cl integer bits 0 to 7 of rcx
----@field ch integer bits 8 to 15 of rcx
 ---@field rdx integer 64 bits, as a signed integer
----@field edx integer the low 32 bits of rdx
----@field dx integer the low 16 bits of rdx
----@field dl integer bits 0 to 7 of rdx
----@field dh integer bits 8 to 15 of rdx
 ---@field rsi integer 64 bits, as a signed integer
----@field esi integer the low 32 bits of rsi
----@field si integer the low 16 bits of rsi
 ---@field rdi integer 64 bits, as a signed integer
----@field edi integer the low 32 bits of rdi
----@field di integer the low 16 bits of rdi
 ---@field rsp integer 64 bits, as a signed integer
----@field esp integer the low 32 bits of rsp
----@field sp integer the low 16 bits of rsp
 ---@field rbp integer 64 bits, as a signed integer
----@field ebp integer the low 32 bits of rbp
----@field bp integer the low 16 bits of rbp
 ---@field r8 integer 64 bits, as a signed integer
 ---@field r9 integer 64 bits, as a signed integer
 ---@field r10 integer 64 bits, as a signed integer
@@ -44,17 +20,41 @@
 ---@field r13 integer 64 bits, as a signed integer
 ---@field r14 integer 64 bits, as a signed integer
 ---@field r15 integer 64 bits, as a signed integer
----@field rip integer instruction pointer; in a handler see docs/lua-api.md
----@field eip integer the low 32 bits of rip
----@field ip integer the low 16 bits of rip
+---@field rip integer instruction pointer
 ---@field rflags integer flags
----@field eflags integer the low 32 bits of rflags
----@field flags integer the low 16 bits of rflags
----@field cr0 integer control register 0
----@field cr2 integer linear address of the last page fault
----@field cr3 integer page tables
----@field cr4 integer control register 4
----@field cr8 integer 0 to 15
+---@field eax integer the low 32 bits; setting them clears the upper half
+---@field ebx integer the low 32 bits; setting them clears the upper half
+---@field ecx integer the low 32 bits; setting them clears the upper half
+---@field edx integer the low 32 bits; setting them clears the upper half
+---@field esi integer the low 32 bits; setting them clears the upper half
+---@field edi integer the low 32 bits; setting them clears the upper half
+---@field esp integer the low 32 bits; setting them clears the upper half
+---@field ebp integer the low 32 bits; setting them clears the upper half
+---@field eip integer the low 32 bits; setting them clears the upper half
+---@field eflags integer the low 32 bits; setting them clears the upper half
+---@field ax integer the low 16 bits; setting them leaves the rest
+---@field bx integer the low 16 bits; setting them leaves the rest
+---@field cx integer the low 16 bits; setting them leaves the rest
+---@field dx integer the low 16 bits; setting them leaves the rest
+---@field si integer the low 16 bits; setting them leaves the rest
+---@field di integer the low 16 bits; setting them leaves the rest
+---@field sp integer the low 16 bits; setting them leaves the rest
+---@field bp integer the low 16 bits; setting them leaves the rest
+---@field ip integer the low 16 bits; setting them leaves the rest
+---@field flags integer the low 16 bits; setting them leaves the rest
+---@field al integer bits 0 to 7
+---@field bl integer bits 0 to 7
+---@field cl integer bits 0 to 7
+---@field dl integer bits 0 to 7
+---@field ah integer bits 8 to 15
+---@field bh integer bits 8 to 15
+---@field ch integer bits 8 to 15
+---@field dh integer bits 8 to 15
+---@field cr0 integer control register; `cr8` is 0 to 15
+---@field cr2 integer control register; `cr8` is 0 to 15
+---@field cr3 integer control register; `cr8` is 0 to 15
+---@field cr4 integer control register; `cr8` is 0 to 15
+---@field cr8 integer control register; `cr8` is 0 to 15
 ---@field efer integer extended features
 ---@field cs integer the selector; setting one loads it as the processor does
 ---@field ds integer the selector; setting one loads it as the processor does
@@ -95,20 +95,20 @@ function cpu:sregs() end
 
 ---What cpu:sregs returns; tostring makes lines of it.
 ---@class minikvm.sregs
----@field cs minikvm.segment code segment
----@field ds minikvm.segment data segment
----@field es minikvm.segment extra segment
----@field fs minikvm.segment further segment
----@field gs minikvm.segment further segment
----@field ss minikvm.segment stack segment
----@field tr minikvm.segment task register
----@field gdt minikvm.descriptor_table global descriptor table
----@field idt minikvm.descriptor_table interrupt descriptor table
----@field cr0 integer control register 0
----@field cr2 integer linear address of the last page fault
+---@field cs minikvm.segment a segment register; `tr` is the task register
+---@field ds minikvm.segment a segment register; `tr` is the task register
+---@field es minikvm.segment a segment register; `tr` is the task register
+---@field fs minikvm.segment a segment register; `tr` is the task register
+---@field gs minikvm.segment a segment register; `tr` is the task register
+---@field ss minikvm.segment a segment register; `tr` is the task register
+---@field tr minikvm.segment a segment register; `tr` is the task register
+---@field gdt minikvm.descriptor_table a descriptor table
+---@field idt minikvm.descriptor_table a descriptor table
+---@field cr0 integer control register; `cr8` is 0 to 15
+---@field cr2 integer control register; `cr8` is 0 to 15
 ---@field cr3 integer page tables
----@field cr4 integer control register 4
----@field cr8 integer task priority, 0 to 15
+---@field cr4 integer control register; `cr8` is 0 to 15
+---@field cr8 integer control register; `cr8` is 0 to 15
 ---@field efer integer extended features
 
 ---A segment register with its hidden part.
@@ -149,20 +149,20 @@ function cpu:sregs() end
 
 ---What is to change. Options of `cpu:set_sregs`.
 ---@class minikvm.sregs.options
----@field cs? minikvm.segment.options code segment
----@field ds? minikvm.segment.options data segment
----@field es? minikvm.segment.options extra segment
----@field fs? minikvm.segment.options further segment
----@field gs? minikvm.segment.options further segment
----@field ss? minikvm.segment.options stack segment
----@field tr? minikvm.segment.options task register
----@field gdt? minikvm.descriptor_table.options global descriptor table
----@field idt? minikvm.descriptor_table.options interrupt descriptor table
----@field cr0? integer control register 0
----@field cr2? integer linear address of the last page fault
+---@field cs? minikvm.segment.options a segment register; `tr` is the task register
+---@field ds? minikvm.segment.options a segment register; `tr` is the task register
+---@field es? minikvm.segment.options a segment register; `tr` is the task register
+---@field fs? minikvm.segment.options a segment register; `tr` is the task register
+---@field gs? minikvm.segment.options a segment register; `tr` is the task register
+---@field ss? minikvm.segment.options a segment register; `tr` is the task register
+---@field tr? minikvm.segment.options a segment register; `tr` is the task register
+---@field gdt? minikvm.descriptor_table.options a descriptor table
+---@field idt? minikvm.descriptor_table.options a descriptor table
+---@field cr0? integer control register; `cr8` is 0 to 15
+---@field cr2? integer control register; `cr8` is 0 to 15
 ---@field cr3? integer page tables
----@field cr4? integer control register 4
----@field cr8? integer task priority, 0 to 15
+---@field cr4? integer control register; `cr8` is 0 to 15
+---@field cr8? integer control register; `cr8` is 0 to 15
 ---@field efer? integer extended features
 
 ---Sets system registers, all at once: a table as from cpu:sregs, or the parts of it that are to change.

@@ -121,11 +121,14 @@ local function render(topic)
       list[#list + 1] = "    " .. line
     elseif line:find "^|" then
       add_cells(line, list)
+    elseif line:find "^<!%-%-" then -- of the tables that are made
+      goto next
     elseif line:find "^%- " then
       wrap(plain(line), "  ", list)
     else
       wrap(plain(line), "", list)
     end
+    ::next::
   end
   while list[#list] == "" do list[#list] = nil end
   if topic.parts and topic.parts[1] then
