@@ -29,7 +29,7 @@ end
 
 local function cpu_text(cpu)
   local text = ("rip 0x%x"):format(cpu.rip)
-  local at, offset = core.cpu_vm(cpu):symbol_at(cpu.rip)
+  local at, offset = core.vm_of(cpu, "minikvm.cpu"):symbol_at(cpu.rip)
   return at and ("%s, %s+0x%x"):format(text, at, offset) or text
 end
 

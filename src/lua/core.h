@@ -92,8 +92,7 @@ struct mk_match;
 struct mk_lua_disk;
 struct mk_virtio_box;
 struct mk_lua_gdb;
-struct mk_lua_break;
-struct mk_lua_watchpoint;
+struct mk_lua_stopper;
 struct mk_lua_coverage;
 struct mk_lua_branches;
 
@@ -123,14 +122,13 @@ struct mk_lua_vm {
     struct mk_lua_disk *disks;             /* of its devices, closed with it (disk.c) */
     struct mk_virtio_box *virtio;          /* the same, before the rest of it (virtio.c) */
     struct mk_lua_gdb *gdbs;               /* debuggers' sockets, the same (gdb.c) */
-    struct mk_lua_watchpoint *watchpoints; /* watched memory */
-    struct mk_lua_break *breaks;           /* breakpoints (debug.c) */
+    struct mk_lua_stopper *stoppers;       /* breakpoints and watched memory (debug.c) */
     struct mk_lua_coverage *coverages;     /* (coverage.c) */
     struct mk_lua_branches *past_branches; /* of coverages that are gone */
-    size_t break_count, break_purged;
-    int output_file; /* opened by console:output(); 0: none */
-    int echo_before; /* out_fd while nobody listened */
-    bool terminal;   /* attached: raw while it runs */
+    size_t stopper_count, stoppers_kept;   /* at the last purge */
+    int output_file;                       /* opened by console:output(); 0: none */
+    int echo_before;                       /* out_fd while nobody listened */
+    bool terminal;                         /* attached: raw while it runs */
 };
 
 /* Frees what the box of a VM holds. The Lua lock stays ours: handlers that would begin give up. */
@@ -276,10 +274,10 @@ extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports
     mk_dwarf_frames_exports[], mk_hypercalls_exports[], mk_console_exports[], mk_load_exports[],
     mk_clock_exports[], mk_keyboard_exports[], mk_files_exports[], mk_snapshot_exports[],
     mk_disk_exports[], mk_watch_exports[], mk_process_exports[], mk_spool_exports[],
-    mk_debug_exports[], mk_watchpoint_exports[], mk_handle_exports[], mk_prims_exports[],
-    mk_window_exports[], mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[],
-    mk_blocks_exports[], mk_profile_exports[], mk_coverage_exports[], mk_gdb_exports[],
-    mk_attend_exports[], mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[];
+    mk_debug_exports[], mk_handle_exports[], mk_prims_exports[], mk_window_exports[],
+    mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[], mk_blocks_exports[],
+    mk_profile_exports[], mk_coverage_exports[], mk_gdb_exports[], mk_attend_exports[],
+    mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[];
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 /* What --safe refused last of memory: "script.lua:12: not enough memory: …"; NULL: nothing. */
 const char *mk_safe_refusal(void);
@@ -320,17 +318,8 @@ void mk_lua_free_branches(struct mk_lua_vm *v);
 void mk_lua_close_disks(struct mk_lua_vm *v);
 /* The disk at `index`; raises when it is closed. */
 struct mk_disk *mk_check_disk(lua_State *L, int index);
-/* Frees v->breaks, after the VM is closed. */
-void mk_lua_free_breaks(struct mk_lua_vm *v);
-void mk_lua_free_watchpoints(struct mk_lua_vm *v);
-/* In a body of the gate: pushes vm.cpu[cpu]. */
-void mk_lua_push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu);
-/* In a body: what a function of a breakpoint or watch has returned, on top; whether it stops. */
-bool mk_lua_stops(lua_State *co, struct mk_lua_vm *v, unsigned cpu, const char *what);
-/* What stops of breakpoints and of watches refer to begins so. */
-struct mk_lua_stopper {
-    int handle_ref;
-};
+/* Frees v->stoppers, after the VM is closed. */
+void mk_lua_free_stoppers(struct mk_lua_vm *v);
 /* Pushes what stopped the VM last, or nil. */
 void mk_push_stop(lua_State *L, struct mk_lua_vm *v);
 /* Closes v->virtio. */

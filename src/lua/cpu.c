@@ -327,23 +327,6 @@ static int cpu_nmi(lua_State *L)
     return 0;
 }
 
-/* cpu_vm(cpu) -> its VM */
-static int cpu_vm(lua_State *L)
-{
-    mk_check_child(L, 1, MK_CPU);
-    lua_getiuservalue(L, 1, 1);
-    return 1;
-}
-
-/* memory_of(cpu) -> vm.memory of its VM */
-static int memory_of(lua_State *L)
-{
-    cpu_vm(L);
-    lua_getiuservalue(L, -1, 1);
-    lua_getfield(L, -1, "memory");
-    return 1;
-}
-
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu)
 {
     struct box *box = mk_new_child(L, vm_index, sizeof(*box), MK_CPU);
@@ -362,13 +345,9 @@ static const luaL_Reg meta[] = { { "__index", cpu_index }, { "__newindex", cpu_n
 static const luaL_Reg methods[] = {
     { "translate", cpu_translate }, { "nmi", cpu_nmi }, { "interrupt", cpu_interrupt }, MK_END
 };
-static const luaL_Reg core[] = { { "regs", get_regs },
-                                 { "sregs", get_sregs },
-                                 MK_FN(set_sregs),
-                                 MK_FN(walk),
-                                 MK_FN(memory_of),
-                                 MK_FN(cpu_vm),
-                                 MK_END };
+static const luaL_Reg core[] = {
+    { "regs", get_regs }, { "sregs", get_sregs }, MK_FN(set_sregs), MK_FN(walk), MK_END
+};
 
 const struct mk_exports mk_cpu_exports[] = { { .type = MK_CPU, .meta = meta, .methods = methods },
                                              { .type = MK_CPUS, .core = core, .open = open_cpu },

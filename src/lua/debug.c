@@ -1,32 +1,34 @@
-/* debug.c - breakpoints and steps as scripts see them (debug/debug.h). The methods are in
- * lua/minikvm/debug/init.lua, which checks what a script gives.
+/* debug.c - breakpoints, watched memory and steps as scripts see them (debug/debug.h). The methods
+ * are in lua/minikvm/debug/init.lua, which checks what a script gives.
  *
- * What a breakpoint needs of Lua is kept by the VM and freed under the Lua lock: when the script
- * removes it, and, of those that are over by themselves, when others are made. */
+ * What one needs of Lua is kept by the VM and freed under the Lua lock: when the script removes it,
+ * and, of breakpoints that are over by themselves, when others are made. */
 #include "debug/debug.h"
 #include "lua/core.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct mk_lua_break {
-    struct mk_lua_stopper s; /* first */
-    struct mk_lua_break *next;
+/* A breakpoint or a watch. */
+struct mk_lua_stopper {
+    struct mk_lua_stopper *next;
     struct mk_lua_vm *v;
-    struct mk_break *b;
     struct mk_handle *h;
-    int fn_ref;
+    struct mk_break *b;      /* of a breakpoint; NULL: it is removed */
+    struct mk_watchpoint *w; /* the same of a watch */
+    int fn_ref, handle_ref;
 };
 
 /* --- the vCPU's side --- */
 
 struct hit {
-    const struct mk_lua_break *lb;
+    const struct mk_lua_stopper *s;
+    const struct mk_access *access; /* of a watch */
     unsigned cpu;
     bool stop;
 };
 
-void mk_lua_push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu)
+static void push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu)
 {
     lua_pushvalue(v->anchor, MK_AT_HANDLERS);
     lua_getfield(v->anchor, -1, "cpu");
@@ -35,13 +37,28 @@ void mk_lua_push_cpu(lua_State *co, struct mk_lua_vm *v, unsigned cpu)
     lua_pop(v->anchor, 2);
 }
 
-bool mk_lua_stops(lua_State *co, struct mk_lua_vm *v, unsigned cpu, const char *what)
+static void push_access(lua_State *co, const struct mk_access *a)
+{
+    lua_createtable(co, 0, 3);
+    mk_set_integer(co, "address", a->address);
+    mk_set_integer(co, "size", a->length);
+    mk_set_string(co, "kind", a->execute ? "x" : a->write ? "w" : "r");
+}
+
+static const char *what_of(const struct hit *hit)
+{
+    return hit->access ? "a watch's function" : "a breakpoint's function";
+}
+
+/* Whether what the function has returned, on top, stops the VM. */
+static bool stops(lua_State *co, const struct hit *hit)
 {
     if (lua_type(co, -1) == LUA_TSTRING && strcmp(lua_tostring(co, -1), "stop") == 0)
         return true;
     if (lua_isnil(co, -1) || lua_isboolean(co, -1))
         return lua_toboolean(co, -1);
-    mk_lua_bad_answer(v, cpu, "%s answered a %s: it must return true to stop, or nothing", what,
+    mk_lua_bad_answer(hit->s->v, hit->cpu,
+                      "%s answered a %s: it must return true to stop, or nothing", what_of(hit),
                       luaL_typename(co, -1));
     return false;
 }
@@ -49,80 +66,125 @@ bool mk_lua_stops(lua_State *co, struct mk_lua_vm *v, unsigned cpu, const char *
 static int call_hit(lua_State *co)
 {
     struct hit *hit = lua_touserdata(co, 1);
-    const struct mk_lua_break *lb = hit->lb;
-    if (lb->s.handle_ref <= 0) /* removed while we waited for the lock */
+    const struct mk_lua_stopper *s = hit->s;
+    if (s->handle_ref <= 0) /* removed while we waited for the lock */
         return 0;
-    mk_lua_push_handler(lb->v, co, lb->fn_ref);
-    mk_lua_push_cpu(co, lb->v, hit->cpu);
-    mk_lua_push_handler(lb->v, co, lb->s.handle_ref);
-    lua_call(co, 2, 1);
-    hit->stop = mk_lua_stops(co, lb->v, hit->cpu, "a breakpoint's function");
+    mk_lua_push_handler(s->v, co, s->fn_ref);
+    push_cpu(co, s->v, hit->cpu);
+    mk_lua_push_handler(s->v, co, s->handle_ref);
+    if (hit->access)
+        push_access(co, hit->access);
+    lua_call(co, hit->access ? 3 : 2, 1);
+    hit->stop = stops(co, hit);
     return 0;
 }
 
-static bool on_hit(void *ctx, struct mk_vcpu *c)
+static bool on_access(void *ctx, struct mk_vcpu *c, const struct mk_access *access)
 {
-    struct mk_lua_break *lb = ctx;
-    struct hit hit = { .lb = lb, .cpu = c->cpu.index };
-    mk_lua_call(lb->v, c->cpu.index, "a breakpoint's function", call_hit, &hit);
+    struct mk_lua_stopper *s = ctx;
+    struct hit hit = { .s = s, .access = access, .cpu = c->cpu.index };
+    mk_lua_call(s->v, c->cpu.index, what_of(&hit), call_hit, &hit);
     return hit.stop;
+}
+
+static bool on_break(void *ctx, struct mk_vcpu *c)
+{
+    return on_access(ctx, c, NULL);
 }
 
 /* --- the script's side --- */
 
-static uint64_t break_hits(struct mk_lua_vm *v, struct mk_handle *h)
+static uint64_t count_hits(struct mk_lua_vm *v, struct mk_handle *h)
 {
     (void)v;
-    return mk_break_hits(((const struct mk_lua_break *)h->target)->b);
+    const struct mk_lua_stopper *s = h->target;
+    return s->b ? mk_break_hits(s->b) : mk_watchpoint_hits(s->w);
 }
 
 /* What it had of Lua; the rest stays for who still looks at it. */
-static void forget(lua_State *L, struct mk_lua_break *lb, int vm_index)
+static void forget(lua_State *L, struct mk_lua_stopper *s, int vm_index)
 {
-    if (lb->fn_ref > 0)
-        mk_lua_unref(L, vm_index, lb->fn_ref);
-    if (lb->s.handle_ref > 0)
-        mk_lua_unref(L, vm_index, lb->s.handle_ref);
-    lb->fn_ref = lb->s.handle_ref = 0;
+    if (s->fn_ref > 0)
+        mk_lua_unref(L, vm_index, s->fn_ref);
+    if (s->handle_ref > 0)
+        mk_lua_unref(L, vm_index, s->handle_ref);
+    s->fn_ref = s->handle_ref = 0;
 }
 
-static void break_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
+static void remove_stopper(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
 {
-    struct mk_lua_break *lb = h->target;
-    mk_debug_remove(&v->vm, lb->b);
-    lb->b = NULL;
-    forget(L, lb, vm_index);
+    struct mk_lua_stopper *s = h->target;
+    if (s->b)
+        mk_debug_remove(&v->vm, s->b);
+    else
+        mk_debug_unwatch(&v->vm, s->w);
+    s->b = NULL;
+    s->w = NULL;
+    forget(L, s, vm_index);
 }
 
-/* Frees those that are removed; those that are over become so. Not while a hit may be told. */
+/* Frees those that are removed; breakpoints that are over become so. Not while a hit may be told.
+ */
 static void purge(lua_State *L, struct mk_lua_vm *v, int vm_index)
 {
     if (!mk_vm_wait(&v->vm, 0))
         return;
-    struct mk_lua_break **at = &v->breaks;
-    while (*at) {
-        struct mk_lua_break *lb = *at;
-        if (lb->b && mk_break_is_over(lb->b)) {
-            lb->h->hits = mk_break_hits(lb->b);
-            lb->h->removed = true;
-            break_remove(L, v, lb->h, vm_index);
+    v->stopper_count = 0;
+    for (struct mk_lua_stopper *s, **at = &v->stoppers; (s = *at);) {
+        if (s->b && mk_break_is_over(s->b)) {
+            s->h->hits = mk_break_hits(s->b);
+            s->h->removed = true;
+            remove_stopper(L, v, s->h, vm_index);
         }
-        if (lb->b || mk_debug_last_stop(&v->vm).ctx == lb) {
-            at = &lb->next;
+        if (s->b || s->w || mk_debug_last_stop(&v->vm).ctx == s) {
+            at = &s->next;
+            v->stopper_count++;
         } else {
-            *at = lb->next;
-            free(lb);
+            *at = s->next;
+            free(s);
         }
+    }
+    v->stoppers_kept = v->stopper_count;
+}
+
+void mk_lua_free_stoppers(struct mk_lua_vm *v)
+{
+    while (v->stoppers) {
+        struct mk_lua_stopper *s = v->stoppers;
+        v->stoppers = s->next;
+        free(s);
     }
 }
 
-void mk_lua_free_breaks(struct mk_lua_vm *v)
+/* One whose handle is on top; its function is at index 3, nil: it has none. */
+static struct mk_lua_stopper *new_stopper(lua_State *L, struct mk_lua_vm *v)
 {
-    while (v->breaks) {
-        struct mk_lua_break *lb = v->breaks;
-        v->breaks = lb->next;
-        free(lb);
+    lua_settop(L, 3);
+    if (v->stopper_count >= 2 * v->stoppers_kept + 64)
+        purge(L, v, 1);
+    struct mk_handle *h = mk_new_handle(L, 1);
+    *h = (struct mk_handle){ .removed = true };
+    struct mk_lua_stopper *s = calloc(1, sizeof(*s));
+    if (!s)
+        mk_lua_error(L, "out of memory for a breakpoint");
+    *s = (struct mk_lua_stopper){ .next = v->stoppers, .v = v, .h = h };
+    v->stoppers = s;
+    v->stopper_count++;
+    s->handle_ref = mk_lua_ref(L, 1, 4);
+    s->fn_ref = lua_isnil(L, 3) ? 0 : mk_lua_ref(L, 1, 3);
+    h->target = s;
+    return s;
+}
+
+/* It has been placed, or *err says why not. */
+static int push_placed(lua_State *L, struct mk_lua_stopper *s, const struct mk_err *err)
+{
+    if (!s->b && !s->w) {
+        forget(L, s, 1);
+        return mk_push_err(L, err);
     }
+    *s->h = (struct mk_handle){ .remove = remove_stopper, .count = count_hits, .target = s };
+    return 1;
 }
 
 static const enum mk_stop_kind stop_kinds[] = { MK_STOP_BREAK, MK_STOP_UNTIL };
@@ -132,42 +194,39 @@ static const enum mk_stop_kind stop_kinds[] = { MK_STOP_BREAK, MK_STOP_UNTIL };
 static int break_at(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_lua_stopper *s = new_stopper(L, v);
     struct mk_err err;
-    lua_settop(L, 3);
     struct mk_break_options o = { .address = (uint64_t)mk_integer_field(L, 2, "address", 0),
                                   .physical = mk_true_field(L, 2, "physical"),
                                   .cpu = (int)mk_integer_field(L, 2, "cpu", -1),
                                   .once = mk_true_field(L, 2, "once"),
                                   .hidden = mk_true_field(L, 2, "hidden"),
                                   .after = (uint64_t)mk_integer_field(L, 2, "after", 0),
-                                  .kind = stop_kinds[mk_true_field(L, 2, "until_pc")] };
-    if (v->break_count >= 2 * v->break_purged + 64) {
-        purge(L, v, 1);
-        v->break_purged = v->break_count = 0;
-        for (const struct mk_lua_break *lb = v->breaks; lb; lb = lb->next)
-            v->break_count++;
-        v->break_purged = v->break_count;
-    }
-    struct mk_handle *h = mk_new_handle(L, 1);
-    *h = (struct mk_handle){ .removed = true };
-    struct mk_lua_break *lb = calloc(1, sizeof(*lb));
-    if (!lb)
-        return mk_lua_error(L, "out of memory for a breakpoint");
-    *lb = (struct mk_lua_break){ .next = v->breaks, .v = v, .h = h };
-    v->breaks = lb;
-    v->break_count++;
-    lb->s.handle_ref = mk_lua_ref(L, 1, 4);
-    lb->fn_ref = lua_isnil(L, 3) ? 0 : mk_lua_ref(L, 1, 3);
-    o.ctx = lb;
-    o.hit = lb->fn_ref ? on_hit : NULL;
-    h->target = lb;
-    lb->b = mk_debug_add(&v->vm, &o, &err);
-    if (!lb->b) {
-        forget(L, lb, 1);
-        return mk_push_err(L, &err);
-    }
-    *h = (struct mk_handle){ .remove = break_remove, .count = break_hits, .target = lb };
-    return 1;
+                                  .kind = stop_kinds[mk_true_field(L, 2, "until_pc")],
+                                  .hit = s->fn_ref ? on_break : NULL,
+                                  .ctx = s };
+    s->b = mk_debug_add(&v->vm, &o, &err);
+    return push_placed(L, s, &err);
+}
+
+/* watch_memory(vm, { address=, size=, physical=, read=, write=, execute=, cpu= }, fn | nil) ->
+ * handle, or nil, text, name */
+static int watch_memory(lua_State *L)
+{
+    struct mk_lua_vm *v = mk_check_vm(L, 1);
+    struct mk_lua_stopper *s = new_stopper(L, v);
+    struct mk_err err;
+    struct mk_watch_options o = { .address = (uint64_t)mk_integer_field(L, 2, "address", 0),
+                                  .size = (uint64_t)mk_integer_field(L, 2, "size", 0),
+                                  .physical = mk_true_field(L, 2, "physical"),
+                                  .read = mk_true_field(L, 2, "read"),
+                                  .write = mk_true_field(L, 2, "write"),
+                                  .execute = mk_true_field(L, 2, "execute"),
+                                  .cpu = (int)mk_integer_field(L, 2, "cpu", -1),
+                                  .hit = s->fn_ref ? on_access : NULL,
+                                  .ctx = s };
+    s->w = mk_debug_watch(&v->vm, &o, &err);
+    return push_placed(L, s, &err);
 }
 
 static const char *const kind_names[] = { [MK_STOP_NONE] = "none",
@@ -187,7 +246,7 @@ void mk_push_stop(lua_State *L, struct mk_lua_vm *v)
     lua_createtable(L, 0, 4);
     mk_set_string(L, "kind", kind_names[stop.kind]);
     mk_set_integer(L, "address", stop.address);
-    mk_lua_push_cpu(L, v, stop.cpu);
+    push_cpu(L, v, stop.cpu);
     lua_setfield(L, -2, "cpu");
     if (of && of->handle_ref > 0) {
         mk_lua_push_handler(v, L, of->handle_ref);
@@ -249,9 +308,8 @@ static int wait_paused(lua_State *L)
     return wait_for(L, mk_vm_is_paused_or_stopped, mk_opt_seconds(L, 2));
 }
 
-static const luaL_Reg core[] = { MK_FN(break_at),    MK_FN(last_stop),
-                                 MK_FN(begin_step),  MK_FN(end_step),
-                                 MK_FN(wait_step),   MK_FN(has_stepped),
-                                 MK_FN(wait_paused), MK_END };
+static const luaL_Reg core[] = { MK_FN(break_at),    MK_FN(watch_memory), MK_FN(last_stop),
+                                 MK_FN(begin_step),  MK_FN(end_step),     MK_FN(wait_step),
+                                 MK_FN(has_stepped), MK_FN(wait_paused),  MK_END };
 
 const struct mk_exports mk_debug_exports[] = { { .core = core }, MK_END };

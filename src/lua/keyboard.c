@@ -31,15 +31,6 @@ static int keyboard_state(lua_State *L)
     return 2;
 }
 
-/* vm_of_keyboard(keyboard) -> vm */
-static int vm_of_keyboard(lua_State *L)
-{
-    check_keyboard(L);
-    lua_getiuservalue(L, 1, 1);
-    return 1;
-}
-
-static const luaL_Reg core[] = { MK_FN(scancodes), MK_FN(keyboard_state), MK_FN(vm_of_keyboard),
-                                 MK_END };
+static const luaL_Reg core[] = { MK_FN(scancodes), MK_FN(keyboard_state), MK_END };
 
 const struct mk_exports mk_keyboard_exports[] = { { .type = MK_KEYBOARD, .core = core }, MK_END };

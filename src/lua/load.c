@@ -356,18 +356,12 @@ static int check_open(lua_State *L)
     return 0;
 }
 
-/* symbols_vm(symbols) -> the VM, raises when that is closed. */
-static int symbols_vm(lua_State *L)
-{
-    mk_check_child(L, 1, MK_SYMBOLS);
-    lua_getiuservalue(L, 1, 1);
-    return 1;
-}
-
-static const luaL_Reg core[] = { MK_FN(image_open),     MK_FN(image_close), MK_FN(image_changed),
-                                 MK_FN(image_identity), MK_FN(image_read),  MK_FN(image_put),
-                                 MK_FN(image_zero),     MK_FN(layout),      MK_FN(set_mode),
-                                 MK_FN(set_entry),      MK_FN(load_failed), MK_FN(check_open),
-                                 MK_FN(file_size),      MK_FN(symbols_vm),  MK_END };
+static const luaL_Reg core[] = { MK_FN(image_open),    MK_FN(image_close),
+                                 MK_FN(image_changed), MK_FN(image_identity),
+                                 MK_FN(image_read),    MK_FN(image_put),
+                                 MK_FN(image_zero),    MK_FN(layout),
+                                 MK_FN(set_mode),      MK_FN(set_entry),
+                                 MK_FN(load_failed),   MK_FN(check_open),
+                                 MK_FN(file_size),     MK_END };
 
 const struct mk_exports mk_load_exports[] = { { .type = MK_SYMBOLS, .core = core }, MK_END };

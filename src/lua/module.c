@@ -45,6 +45,16 @@ static int kind(lua_State *L)
     return 1;
 }
 
+/* vm_of(child, type) -> the VM of a vm.console, vm.cpu[0] and so on; raises when it is none, or
+ * closed
+ */
+static int vm_of(lua_State *L)
+{
+    mk_check_child(L, 1, luaL_checkstring(L, 2));
+    lua_getiuservalue(L, 1, 1);
+    return 1;
+}
+
 /* sleep(seconds): other VMs' handlers run meanwhile. Ctrl-C ends it. */
 static int sleep_seconds(lua_State *L)
 {
@@ -164,19 +174,20 @@ static int random_bytes(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg functions[] = { { "methods", methods },
+static const luaL_Reg functions[] = { MK_FN(methods),
                                       { "random", random_bytes },
-                                      { "kind", kind },
-                                      { "metatable", metatable },
-                                      { "owner", owner },
+                                      MK_FN(kind),
+                                      MK_FN(vm_of),
+                                      MK_FN(metatable),
+                                      MK_FN(owner),
                                       { "sleep", sleep_seconds },
                                       { "signal", choose_signal },
-                                      { "probe", probe },
+                                      MK_FN(probe),
                                       { "now", time_now },
-                                      { "error_text", error_text },
+                                      MK_FN(error_text),
                                       { "disassemble", mk_lua_disassemble },
                                       { "block_finder", mk_lua_block_finder },
-                                      { NULL, NULL } };
+                                      MK_END };
 
 /* What extends a kind of objects comes after it. */
 static const struct mk_exports *const exports[] = {
@@ -186,11 +197,11 @@ static const struct mk_exports *const exports[] = {
     mk_dwarf_lines_exports, mk_dwarf_dies_exports, mk_dwarf_frames_exports, mk_hypercalls_exports,
     mk_console_exports,     mk_load_exports,       mk_clock_exports,        mk_keyboard_exports,
     mk_files_exports,       mk_snapshot_exports,   mk_disk_exports,         mk_watch_exports,
-    mk_process_exports,     mk_spool_exports,      mk_debug_exports,        mk_watchpoint_exports,
-    mk_handle_exports,      mk_prims_exports,      mk_window_exports,       mk_pci_exports,
-    mk_virtq_exports,       mk_virtio_exports,     mk_blocks_exports,       mk_profile_exports,
-    mk_coverage_exports,    mk_gdb_exports,        mk_attend_exports,       mk_net_exports,
-    mk_blk_exports,         mk_jail_exports,       mk_safe_exports
+    mk_process_exports,     mk_spool_exports,      mk_debug_exports,        mk_handle_exports,
+    mk_prims_exports,       mk_window_exports,     mk_pci_exports,          mk_virtq_exports,
+    mk_virtio_exports,      mk_blocks_exports,     mk_profile_exports,      mk_coverage_exports,
+    mk_gdb_exports,         mk_attend_exports,     mk_net_exports,          mk_blk_exports,
+    mk_jail_exports,        mk_safe_exports
 };
 
 static void push_core(lua_State *L)

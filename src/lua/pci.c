@@ -235,14 +235,6 @@ static int pci_name(lua_State *L)
     return 1;
 }
 
-/* pci_vm(vm.pci) -> the VM */
-static int pci_vm(lua_State *L)
-{
-    mk_check_child(L, 1, MK_PCI);
-    lua_getiuservalue(L, 1, 1);
-    return 1;
-}
-
 /* pci_lost(vm.pci) -> messages that nobody took */
 static int pci_lost(lua_State *L)
 {
@@ -269,7 +261,7 @@ static const luaL_Reg core[] = {
     MK_FN(pci_ram_read), MK_FN(pci_ram_write), MK_FN(pci_msi), MK_FN(pci_msix),
     MK_FN(pci_attach),   MK_FN(pci_detach),    MK_FN(pci_irq), MK_FN(pci_line),
     MK_FN(pci_master),   MK_FN(pci_place),     MK_FN(pci_on),  MK_FN(pci_name),
-    MK_FN(pci_lost),     MK_FN(pci_window),    MK_FN(pci_vm),  MK_END
+    MK_FN(pci_lost),     MK_FN(pci_window),    MK_END
 };
 static const luaL_Reg fn_meta[] = { { "__gc", fn_gc }, MK_END };
 

@@ -120,8 +120,7 @@ void mk_lua_close_vm(struct mk_lua_vm *v)
     mk_lua_free_calls(v);
     mk_lua_free_files(v);
     mk_lua_close_disks(v);
-    mk_lua_free_breaks(v);
-    mk_lua_free_watchpoints(v);
+    mk_lua_free_stoppers(v);
     mk_lua_free_branches(v);
     for (unsigned i = 0; i < v->cpus; i++)
         free(v->cpu[i]->traceback);

@@ -358,14 +358,6 @@ static int last_result(lua_State *L)
     return over ? mk_push_result(L, v) : 0;
 }
 
-/* vm_of(console) -> vm */
-static int vm_of(lua_State *L)
-{
-    mk_check_child(L, 1, MK_CONSOLE);
-    lua_getiuservalue(L, 1, 1);
-    return 1;
-}
-
 /* consume(console): all that was printed so far has been waited for. */
 static int consume(lua_State *L)
 {
@@ -410,23 +402,12 @@ static int exits_since(lua_State *L)
 }
 
 static const luaL_Reg meta[] = { { "__gc", watch_close }, { "__close", watch_close }, MK_END };
-static const luaL_Reg core[] = { MK_FN(watch),
-                                 MK_FN(forbid),
-                                 MK_FN(watch_wait),
-                                 MK_FN(watch_again),
-                                 MK_FN(watch_place),
-                                 MK_FN(consumed),
-                                 MK_FN(watch_result),
-                                 MK_FN(forbidden),
-                                 MK_FN(search),
-                                 MK_FN(input_state),
-                                 MK_FN(where),
-                                 MK_FN(last_result),
-                                 MK_FN(vm_of),
-                                 MK_FN(consume),
-                                 MK_FN(blame),
-                                 MK_FN(exits_since),
-                                 MK_END };
+static const luaL_Reg core[] = {
+    MK_FN(watch),       MK_FN(forbid),      MK_FN(watch_wait),   MK_FN(watch_again),
+    MK_FN(watch_place), MK_FN(consumed),    MK_FN(watch_result), MK_FN(forbidden),
+    MK_FN(search),      MK_FN(input_state), MK_FN(where),        MK_FN(last_result),
+    MK_FN(consume),     MK_FN(blame),       MK_FN(exits_since),  MK_END
+};
 
 const struct mk_exports mk_watch_exports[] = { { .type = MK_WATCH, .meta = meta, .core = core },
                                                MK_END };

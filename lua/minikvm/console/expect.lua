@@ -217,7 +217,7 @@ local function run(wait)
 end
 
 local function make(what, con, patterns, o)
-  local vm = core.vm_of(con)
+  local vm = core.vm_of(con, "minikvm.console")
   local wait = { what = what, con = con, vm = vm, patterns = patterns, cpu = o.cpu or 0,
                  timeout = o.timeout or TIMEOUT, budget = o.budget or {},
                  started = vm.state == "running", stop = o.stop, plain = o.plain }
@@ -263,7 +263,7 @@ end
 local function check_console(con, method, object)
   local where = ("%s:%s"):format(object or "console", method)
   options.self(where, con, "minikvm.console")
-  local ok, why = pcall(core.vm_of, con)
+  local ok, why = pcall(core.vm_of, con, "minikvm.console")
   if not ok then
     local reason = why:gsub("^[^\n]-:%d+: ", "", 1) -- the line is put before the whole
     core.blame(("%s: %s"):format(where, reason))
@@ -329,7 +329,7 @@ function M.type(con, text, opts)
       wait.plain = c ~= "\r"
       raise_or_return(wait_for_output(wait))
     end
-    if o.delay and i < #text then pause(core.vm_of(con), o.delay) end
+    if o.delay and i < #text then pause(core.vm_of(con, "minikvm.console"), o.delay) end
   end
   return con
 end
@@ -338,7 +338,7 @@ end
 
 function M.interact(con)
   check_console(con, "interact")
-  local vm = core.vm_of(con)
+  local vm = core.vm_of(con, "minikvm.console")
   local before = table.pack(core.hand_over(con))
   local ok, reason, info
   if vm.state == "running" then

@@ -149,7 +149,7 @@ function keyboard:type(text, opts)
   local timeout = options.check("keyboard:type", opts, TYPE).timeout
   local why = untypable(text)
   if why then return nil, why, "EINVAL", 0 end
-  local vm = core.vm_of_keyboard(self)
+  local vm = core.vm_of(self, "minikvm.keyboard")
   local give_up, typed = core.now() + (timeout or 0), type_some(self, text, 1)
   while typed < #text and timeout and core.now() <= give_up and let_read(vm) do
     typed = typed + type_some(self, text, typed + 1)

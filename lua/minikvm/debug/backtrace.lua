@@ -78,7 +78,7 @@ end
 ---@return { call: minikvm.call, frame: minikvm.frame, n: integer }[]
 ---@return string? why
 local function all(cpu, limit)
-  local vm = core.cpu_vm(cpu)
+  local vm = core.vm_of(cpu, "minikvm.cpu")
   local m, registers = machine.of(vm, cpu)
   local frames, why = unwind.frames(m, registers, limit)
   local list = {}

@@ -156,7 +156,7 @@ function M.run_until(self, where, run)
 end
 
 local function stoppable(who, self)
-  local of = core.cpu_vm(self)
+  local of = core.vm_of(self, "minikvm.cpu")
   if of.state == "running" then
     core.blame(("%s: cpu %d of vm %q is running: stop or pause the vm first, or let a breakpoint "
       .. "stop it"):format(who, self.index, of.name))

@@ -43,7 +43,8 @@ function M.of(vm, cpu)
   local wide = bits == 64
   local m = setmetatable({ vm = vm, cpu = cpu, s = s, bits = bits, word = bits // 8,
                            mask = wide and -1 or 0xffffffff, code = s.cs.base,
-                           stack = wide and 0 or s.ss.base, memory = core.memory_of(cpu),
+                           stack = wide and 0 or s.ss.base,
+                           memory = core.vm_of(cpu, "minikvm.cpu").memory,
                            fp = wide and 6 or 5, sp = wide and 7 or 4, pc = wide and 16 or 8 },
                          Machine)
   local registers = {}

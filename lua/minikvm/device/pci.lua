@@ -283,7 +283,7 @@ end
 ---The bus's VM.
 local function vm_of(bus, where)
   options.self(where, bus, "minikvm.pci")
-  return core.pci_vm(bus)
+  return core.vm_of(bus, "minikvm.pci")
 end
 
 ---Attaches a function; the VM may be running. The bus is there from then on, with a host bridge in

@@ -166,7 +166,7 @@ function cpu:disassemble(count, linear)
     core.blame(("disassemble: expected a number of instructions, 1 to 10000, got %s")
       :format(tostring(count)))
   end
-  local cs, memory = self:sregs().cs, core.memory_of(self)
+  local cs, memory = self:sregs().cs, core.vm_of(self, "minikvm.cpu").memory
   local bits = cs.l == 1 and 64 or cs.db == 1 and 32 or 16
   local mask = bits == 64 and -1 or 0xffffffff
   local rip = (cs.base + self.rip) & mask

@@ -439,7 +439,7 @@ local symbols_type = core.metatable "minikvm.symbols"
 
 ---The images that a VM's symbols are of; raises when it is closed.
 local function images_of(symbols)
-  local owner = core.symbols_vm(symbols)
+  local owner = core.vm_of(symbols, "minikvm.symbols")
   local images = package.loaded["minikvm.image"]
   return images and images.objects(owner) or {}
 end
