@@ -106,6 +106,8 @@ static const struct mk_region mapped[] = {
 void fuzz_mem_open(void)
 {
     struct mk_err err;
+    if (fuzz_mem.count) /* for another target of this process */
+        return;
     int file = memfd_create("fuzz", MFD_CLOEXEC);
     bool fine =
         file >= 0 && ftruncate(file, MK_PAGE) == 0 && mk_mem_open(&fuzz_mem, FUZZ_RAM, &err) == 0;

@@ -10,6 +10,7 @@
 #include "io/watch.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static struct mk_bus bus;
@@ -59,6 +60,24 @@ static void call(struct fuzz_in *in)
     mk_bus_in(&bus, &cpu.cpu, MK_PORT_HYPERCALL, what & 0x20 ? 1 : 4, NULL);
 }
 
+/* Input from a file of the host's, where Ctrl-A is a command key. */
+static void attach_file(struct fuzz_in *in)
+{
+    static int file = -1;
+    size_t n;
+    uint8_t how = fuzz_u8(in);
+    const uint8_t *bytes = fuzz_bytes(in, fuzz_u8(in), &n);
+    if (file < 0)
+        file = memfd_create("input", MFD_CLOEXEC);
+    fuzz_check(ftruncate(file, 0) == 0 && pwrite(file, bytes, n, 0) == (ssize_t)n);
+    fuzz_check(lseek(file, 0, SEEK_SET) == 0);
+    const struct mk_console_input from = { .fd = how & 1 ? file : -1, .escape = how & 2 };
+    mk_console_set_input(&console, &from);
+    mk_console_begin(&console);
+    for (unsigned i = how >> 4; i; i--)
+        mk_console_peek(&console);
+}
+
 static void reload(struct fuzz_in *in)
 {
     struct mk_bytes state = { 0 };
@@ -92,7 +111,7 @@ static void one(const uint8_t *bytes, size_t length)
             mk_console_send(&console, (const char *)part, n, &err);
             break;
         case 5: fuzz_poke(&in); break;
-        case 6: reload(&in); break;
+        case 6: fuzz_u8(&in) & 1 ? reload(&in) : attach_file(&in); break;
         default: mk_console_end_lines(&console, &cpu.cpu); break;
         }
     }

@@ -108,12 +108,13 @@ int open(const char *path, int flags, ...)
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
-/* It is taken for Intel's: nothing is to be found out about it. */
+/* It is taken for one that is neither Intel's nor AMD's, and can do nothing by itself: src/x86/weak
+ * helps. */
 int access(const char *path, int mode)
 {
     if (strncmp(path, "/sys/module/kvm_", 16) == 0) {
         errno = ENOENT;
-        return strcmp(path, "/sys/module/kvm_intel") == 0 ? 0 : -1;
+        return strcmp(path, "/sys/module/kvm_pvm") == 0 ? 0 : -1;
     }
     return (int)syscall(SYS_faccessat, AT_FDCWD, path, mode);
 }
@@ -247,6 +248,39 @@ static int trap_exit(struct fake *f, struct fuzz_in *in)
     return 0;
 }
 
+/* An instruction that KVM could not emulate: where the guest's tables and its stack are as they
+ * are. */
+static int failure_exit(struct fake *f)
+{
+    f->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+    f->run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+    f->run->internal.ndata = 0;
+    return 0;
+}
+
+static void set_system_register(struct fake *f, struct fuzz_in *in)
+{
+    struct kvm_sregs *s = &f->sregs;
+    switch (fuzz_u8(in) & 15) {
+    case 0: s->cr0 ^= UINT64_C(1) << (fuzz_u8(in) & 31); break;
+    case 1: s->cr3 = fuzz_u32(in); break;
+    case 2: s->cr4 ^= UINT64_C(1) << (fuzz_u8(in) & 15); break;
+    case 3: s->idt.base = fuzz_u32(in); break;
+    case 4: s->idt.limit = fuzz_u16(in); break;
+    case 5: s->gdt.base = fuzz_u32(in); break;
+    case 6: s->gdt.limit = fuzz_u16(in); break;
+    case 7: s->tr.base = fuzz_u32(in); break;
+    case 8: s->tr.limit = fuzz_u16(in); break;
+    case 9: s->cs.selector = fuzz_u16(in); break;
+    case 10: s->ss.selector = fuzz_u16(in); break;
+    case 11: s->cs.base = fuzz_u32(in); break;
+    case 12: s->ss.base = fuzz_u32(in); break;
+    case 13: s->cs.db ^= 1; break;
+    case 14: s->ss.db ^= 1; break;
+    default: f->regs.rflags ^= UINT64_C(1) << (fuzz_u8(in) & 31); break;
+    }
+}
+
 static int run_vcpu(struct fake *f)
 {
     struct fuzz_in *in = &program;
@@ -281,6 +315,10 @@ static int run_vcpu(struct fake *f)
             return msr_exit(f, in);
         } else if (op == 0xf0) {
             f->regs.rflags ^= 0x200;
+        } else if (op == 0xf2) {
+            return failure_exit(f);
+        } else if (op == 0xf3) {
+            set_system_register(f, in);
         } else if (op >= 0xf4 && traps.count) {
             return trap_exit(f, in);
         } else if (op == 0xf1) {

@@ -69,6 +69,8 @@ void fuzz_lua_open(const char *name)
     const char *folder = getenv("MINIKVM_FUZZ");
     folder = folder ? folder : "spec/fuzz";
     snprintf(path, sizeof(path), "%s/%s.lua", folder, name);
+    if (state) /* of another target of this process */
+        lua_close(state);
     state = luaL_newstate();
     fuzz_check(state);
     luaL_openlibs(state);

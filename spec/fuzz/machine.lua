@@ -72,6 +72,7 @@ local STARTS <const> = { start(0, 1 << 9 | 1 << 28), start(1, 1 << 15 | 1 << 28 
 local ENDS <const> = { shutdown = true, halt = true, exit = true, limit = true, deadline = true,
                        fault = true, panic = true }
 local vm = machine()
+local terminal = require("minikvm.console.terminal").show(vm)
 
 local function run(exits)
   local reason, info = vm:run(exits and { exits = exits })
@@ -92,6 +93,14 @@ local function run_in_two(exits, forks)
   run()
 end
 
+---What a user sees of its screen.
+local function look()
+  local screen = vm:screen()
+  screen:text()
+  screen:cursor()
+  terminal:changes()
+end
+
 return function(bytes)
   if #bytes < 2 then return end
   local which, exits = bytes:byte(1, 2)
@@ -103,4 +112,5 @@ return function(bytes)
   load_program(table.concat(parts))
   assert(vm:reset())
   if which & 0x70 == 0x70 then run_in_two(exits + 1, which & 0x80 ~= 0) else run() end
+  look()
 end
