@@ -148,12 +148,39 @@ int main(void)
     r = install("", folder .. "/other")
     assert.equal(1, r.status)
     assert.matches("/other/bin/minikvm is a folder and in the way", r.err)
-    if sh("id -u").out == "0\n" and sh("command -v setpriv").status == 0 then
-      sh(("chmod 755 %s; mkdir %s/root"):format(folder, folder))
-      r = sh(("setpriv --reuid=65534 --regid=65534 --clear-groups env B=%s PREFIX=%s/root VERSION=1"
-        .. " LUA_PC=lua5.4 tools/install"):format(build, folder))
-      assert.equal(1, r.status)
-      assert.matches("/root cannot be written to: be root, or choose another PREFIX", r.err)
+    r = install("", "here")
+    assert.equal(1, r.status)
+    assert.matches("PREFIX=here: it begins with a slash", r.err)
+  end)
+
+  it("writes nothing where it may not write all", function()
+    if sh("id -u").out ~= "0\n" or sh("command -v setpriv").status ~= 0 then
+      return pending "it takes root, and setpriv(1)"
     end
+    local as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups env B=%s PREFIX=%s/root "
+      .. "VERSION=1 LUA_PC=lua5.4 tools/install"
+    sh(("chmod 755 %s; mkdir %s/root"):format(folder, folder))
+    local r = sh(as_nobody:format(build, folder))
+    assert.equal(1, r.status)
+    assert.matches("/root cannot be written to: be root, or choose another PREFIX", r.err)
+    sh(("chown 65534 %s/root; mkdir -p %s/root/share/man"):format(folder, folder))
+    r = sh(as_nobody:format(build, folder))
+    assert.equal(1, r.status)
+    assert.matches("/root/share cannot be written to: be root", r.err)
+    assert.equal("", files_below(folder .. "/root"))
+  end)
+
+  it("leaves nothing for ever when it was cut off", function()
+    local half = folder .. "/half"
+    sh(([[mkdir %s %s/bin && printf '%%s\n' '#!/bin/sh' 'case $* in *bash-comp*) exit 1; esac' \
+      'exec /usr/bin/install "$@"' >%s/bin/install && chmod +x %s/bin/install]])
+      :format(half, folder, folder, folder))
+    local r = sh(("PATH=%s/bin:$PATH B=%s PREFIX=%s VERSION=1 LUA_PC=lua5.4 tools/install"):format(
+      folder, build, half))
+    assert.equal(1, r.status)
+    assert.matches("cannot write below " .. half .. "/share/bash%-completion", r.err)
+    assert.truthy(files_below(half):find("./bin/minikvm\n", 1, true))
+    assert.equal(0, install("--remove", half).status)
+    assert.equal("", files_below(half))
   end)
 end)
