@@ -67,14 +67,14 @@ M.METHODS = {
     on_unhandled pause place_of profile reset restore resume run screen snapshot start stats stop
     symbol_at trace wait]],
   vmfiles = words "audit close directory open read seek size usage write",
-  symbols = words "", pcifunction = words "", watch = words "", layer = words "",
+  symbols = words "", cpus = words "", rows = words "", pcifunction = words "", watch = words "", layer = words "",
   -- made in Lua
   definition = words "",
   device = words [[after bar cancel detach dma_read dma_write every hits is_ram keep line lower raise
     ram_read ram_write replace use_disk]],
   profile = words "folded stop", set = words "list",
   coverage = words "attach blocks count pages reached reset stop take text",
-  place = words "", places = words "remove", locals = words "", registers = words "",
+  place = words "", places = words "remove", locals = words "",
   backtrace = words "", listing = words "", stats = words "json", trace = words "remove",
   buffer = words "done is_stale put read reject write",
   linux = words "dmesg fork read renew sh wait write",
