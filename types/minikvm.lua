@@ -185,7 +185,8 @@ function kvm.disassemble(bytes, bits, address) end
 ---@field write? string|string[] the same, to be written to as well
 ---@field change? string|string[] directories in which files may be made, renamed and removed as well
 ---@field files? boolean `true`: guests have files (kvm.files) in what is named
----@field listen? boolean `true`: vm:gdb may listen
+---@field listen? boolean|string[] `true`: vm:gdb may listen; or its addresses: a Unix socket's folder is granted, and a socket that was left over there is removed
+---@field policy? string a policy file (security.md), whose grants are added
 
 ---What kvm.jail returns.
 ---@class minikvm.jail

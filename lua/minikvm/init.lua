@@ -115,7 +115,9 @@ end
 ---  write   the same, that may be written to
 ---  change  directories in which files may be made, renamed, removed, too
 ---  files   true: guests have files (kvm.files) below what is named
----  listen  true: gdb may be listened for
+---  listen  true: gdb may be listened for; or a list of vm:gdb's addresses: a Unix socket's folder
+---          is granted, too
+---  policy  a policy file (docs/security.md), whose grants are added
 ---@return minikvm.jail? jail
 ---@return string? why  "kvm.jail: what: why"
 ---@return string? code  such as "ENOENT", "EBUSY", "EALREADY", "ENOTSUP"

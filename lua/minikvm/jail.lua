@@ -29,8 +29,12 @@ local function paths(value)
 end
 
 local SCHEMA <const> = options.declare("kvm.jail", {
-  level = M.LEVELS, read = paths, write = paths, change = paths, listen = "boolean",
-  files = "boolean",
+  level = M.LEVELS, read = paths, write = paths, change = paths, files = "boolean",
+  listen = function(value)
+    if type(value) == "boolean" then return value end
+    return paths(value)
+  end,
+  policy = "text",
 })
 
 ---What may be done with a path that is named so.
@@ -57,11 +61,50 @@ function M.add_private(list)
   return true
 end
 
+---What listening for gdb takes: a socket's folder, without a socket that was left over, which who
+---is in a jail cannot find out.
+---@param list (string|integer)[]  gets paths and accesses
+---@param address string
+function M.add_gdb(list, address)
+  local path = address:match "^unix:(.+)$"
+  if not path then return end
+  core.clear_socket(path)
+  list[#list + 1] = path:match "^(.*/)[^/]*$" or "."
+  list[#list + 1] = M.READ | M.WRITE | M.CHANGE | M.LINK
+end
+
+---What a policy file grants, added to a list.
+---@param policy minikvm.policy
+---@param list (string|integer)[]
+---@return integer allow
+---@return string? why  a tap cannot be had
+---@return string? code
+function M.add_policy(policy, list)
+  local allow = 0
+  for _, granted in ipairs(policy.paths) do
+    list[#list + 1], list[#list + 2] = granted[1], granted[2]
+  end
+  if #policy.paths > 0 then allow = allow | M.HANDLERS end
+  if #policy.files > 0 then allow = allow | M.FILES end
+  for _, address in ipairs(policy.gdb) do
+    allow = allow | M.LISTEN
+    M.add_gdb(list, address)
+  end
+  for _, name in ipairs(policy.tap) do
+    local ok, why, code = core.keep_tap(name)
+    if not ok then return nil, why, code end
+  end
+  return allow
+end
+
 ---@param o table  the options, checked
 ---@return (string|integer)[] list  paths, each with what may be done with it
 ---@return integer allow
 local function policy_of(o)
   local list, allow = {}, o.listen and M.LISTEN or 0
+  for _, address in ipairs(type(o.listen) == "table" and o.listen or {}) do
+    M.add_gdb(list, address)
+  end
   for kind, access in pairs(ACCESS) do
     for _, path in ipairs(o[kind] or {}) do
       list[#list + 1], list[#list + 2] = path, access
@@ -79,6 +122,15 @@ function M.enter(opts)
   local o = options.check("kvm.jail", opts, SCHEMA)
   local list, allow = policy_of(o)
   local report, why, code = true, nil, nil
+  if o.policy then
+    local policy, more
+    policy, why = require("minikvm.policy").read(o.policy)
+    if not policy then return nil, "kvm.jail: " .. why, "EINVAL" end
+    more, why, code = M.add_policy(policy, list)
+    if not more then return nil, "kvm.jail: " .. why, code end
+    allow, o.level = allow | more, o.level or policy.level
+    o.files = o.files or policy.disk ~= nil
+  end
   if o.files then report, why, code = M.add_private(list) end
   local level = o.level or "best"
   if report then report, why, code = core.jail(level, allow, list) end

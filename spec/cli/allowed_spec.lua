@@ -101,7 +101,8 @@ describe("the list of what a script can reach under --safe", function()
   local methods_of_all -- by kind, of all parts
 
   it("has a word on every kind of object, and its methods exist", function()
-    for _, folder in ipairs{ "debug", "vm", "device", "devices", "console", "net", "gdb", "linux" } do
+    local folders <const> = { "debug", "vm", "device", "devices", "console", "net", "gdb", "linux" }
+    for _, folder in ipairs(folders) do
       for file in lfs.dir("lua/minikvm/" .. folder) do
         local name = file:match "^(.*)%.lua$"
         if name == "init" then require("minikvm." .. folder)
@@ -137,18 +138,20 @@ describe("the list of what a script can reach under --safe", function()
   -- One object of each kind that a script is given, by kind.
   local OBJECTS <const> = [[
     local kvm = require "minikvm"
-    local vm = kvm.vm{ name = "a", mode = "protected", echo = false, irqchip = "pic", files =
-      kvm.files{} }
+    local vm = kvm.vm{ name = "a", mode = "protected", echo = false, irqchip = "pic",
+      files = kvm.files{} }
     local def = kvm.device{ name = "d", size = 1, read = print }
     local pci = vm.pci:attach(kvm.pci{ vendor = 0x1234, device = 1, class = 0xff0000,
       bars = { [0] = { size = 256 } } })
-    local objects = { vm = vm, cpus = vm.cpu, cpu = vm.cpu[0], cpuid = vm.cpuid, ports = vm.ports, mmio = vm.mmio,
-      msrs = vm.msrs, memory = vm.memory, console = vm.console, clock = vm.clock,
+    local objects = { vm = vm, cpus = vm.cpu, cpu = vm.cpu[0], cpuid = vm.cpuid,
+      ports = vm.ports, mmio = vm.mmio, msrs = vm.msrs, memory = vm.memory,
+      console = vm.console, clock = vm.clock,
       keyboard = vm.keyboard, hypercalls = vm.hypercalls, vmfiles = vm.files, pci = vm.pci,
       files = kvm.files{}, snapshot = vm:snapshot(), screen = vm:screen(), stats = vm:stats(),
       definition = def, device = vm:attach(def, { ports = 0x300 }),
       handle = vm.ports:latch(0x80), timer = vm.clock:after(1, print),
-      hub = require("minikvm.devices.net").hub(), capture = require("minikvm.devices.net").capture(),
+      hub = require("minikvm.devices.net").hub(),
+      capture = require("minikvm.devices.net").capture(),
       listing = vm.cpu[0]:disassemble() }
   ]]
 

@@ -159,8 +159,8 @@ describe("the processes of --safe", function()
     file:close()
     local evil = folder .. "/evil.lua"
     assert(io.open(evil, "w")):write("print 'evil'"):close()
-    local r = program.run(([[LUA_INIT="print 'init'" LUA_PATH="%s/?.lua" P --safe --guest echo=guests/real/echo.bin %s]]):format(
-      folder, script), { stdin = "secret" })
+    local r = program.run(([[LUA_INIT="print 'init'" LUA_PATH="%s/?.lua" P --safe ]]
+      .. "--guest echo=guests/real/echo.bin %s"):format(folder, script), { stdin = "secret" })
     os.remove(evil)
     assert.equal(0, r.status, r.err)
     assert(not r.out:find "init" and not r.out:find "evil'" and not r.out:find "secret", r.out)

@@ -123,7 +123,7 @@ describe("--safe", function()
       print(getmetatable(print), getmetatable(coroutine.running()), getmetatable({}), ("").dump)
     ]]
     local count = 0
-    for index, rest in out:gmatch "(%d+)\t([^\n]*)\n" do
+    for rest in out:gmatch "%d+\t([^\n]*)\n" do
       count = count + 1
       assert.matches("^[%w.]+\tfalse\tfalse$", rest)
     end
@@ -305,7 +305,8 @@ describe("--safe with VMs", function()
 
   it("tells of the handler that ran when the script's time was up", function()
     if process.without_signals(pending) then return end
-    for _, code in ipairs{ "while true do end", "return ('a'):rep(40):find(('a*'):rep(30) .. 'b')" } do
+    local bomb <const> = "return ('a'):rep(40):find(('a*'):rep(30) .. 'b')"
+    for _, code in ipairs{ "while true do end", bomb } do
       local r = safe(([[
         local vm = require "minikvm".vm()
         vm:load{ bytes = "\xe4\x80\xf4" }

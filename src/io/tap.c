@@ -44,11 +44,52 @@ static int open_fd(const char *name, struct mk_err *err)
     return fd;
 }
 
+/* --- taps that were opened before they are wanted --- */
+
+static struct kept {
+    char name[IFNAMSIZ];
+    int fd;
+    struct kept *next;
+} * kept;
+
+int mk_tap_keep(const char *name, struct mk_err *err)
+{
+    struct kept *k = calloc(1, sizeof(*k));
+    if (!k)
+        return mk_fail_errno(err, ENOMEM, "tap %s", name);
+    strncpy(k->name, name, sizeof(k->name) - 1);
+    k->fd = open_fd(name, err);
+    if (k->fd < 0) {
+        free(k);
+        return -1;
+    }
+    k->next = kept;
+    kept = k;
+    return 0;
+}
+
+/* -1: there is none of that name. */
+static int find_kept(const char *name)
+{
+    struct kept **at = &kept;
+    while (*at && strcmp((*at)->name, name) != 0)
+        at = &(*at)->next;
+    if (!*at)
+        return -1;
+    struct kept *k = *at;
+    int fd = k->fd;
+    *at = k->next;
+    free(k);
+    return fd;
+}
+
 struct mk_tap *mk_tap_open(const char *name, void (*ready)(void *ctx), void *ctx,
                            struct mk_err *err)
 {
     struct mk_tap *tap = malloc(sizeof(*tap));
-    int fd = tap ? open_fd(name, err) : mk_fail_errno(err, ENOMEM, "tap %s", name);
+    int fd = tap ? find_kept(name) : mk_fail_errno(err, ENOMEM, "tap %s", name);
+    if (tap && fd < 0)
+        fd = open_fd(name, err);
     if (fd < 0) {
         free(tap);
         return NULL;

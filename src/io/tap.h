@@ -25,6 +25,8 @@ struct mk_tap {
  * with *err. */
 struct mk_tap *mk_tap_open(const char *name, void (*ready)(void *ctx), void *ctx,
                            struct mk_err *err);
+/* Opens a tap now, for the next mk_tap_open() of that name: a process in a jail cannot. */
+int mk_tap_keep(const char *name, struct mk_err *err);
 void mk_tap_close(struct mk_tap *tap);
 void mk_tap_watch(struct mk_tap *tap);
 /* The next frame's header and bytes, until the next call, and how many they are; NULL: there is

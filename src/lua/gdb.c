@@ -103,6 +103,19 @@ static bool is_left_over(const struct sockaddr_un *at)
     return left;
 }
 
+/* clear_socket(path): takes a socket away that was left over: who is in a jail cannot find out. */
+static int clear_socket(lua_State *L)
+{
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    const char *path = mk_check_cstring(L, 1);
+    if (strlen(path) < sizeof(at.sun_path)) {
+        strcpy(at.sun_path, path);
+        if (is_left_over(&at))
+            unlink(path);
+    }
+    return 0;
+}
+
 /* Nobody but this user gets to it: the file's mode is the socket's (Linux, unix(7)). */
 static int bind_unix(int fd, const struct sockaddr_un *at)
 {
@@ -452,11 +465,10 @@ static int unhex(lua_State *L)
 }
 
 static const luaL_Reg meta[] = { { "__gc", gdb_close }, MK_END };
-static const luaL_Reg core[] = {
-    MK_FN(gdb_open), MK_FN(gdb_close), MK_FN(gdb_accept), MK_FN(gdb_receive), MK_FN(gdb_send),
-    MK_FN(gdb_acks), MK_FN(gdb_drop),  MK_FN(gdb_again),  MK_FN(hex),         MK_FN(unhex),
-    MK_END
-};
+static const luaL_Reg core[] = { MK_FN(clear_socket), MK_FN(gdb_open),    MK_FN(gdb_close),
+                                 MK_FN(gdb_accept),   MK_FN(gdb_receive), MK_FN(gdb_send),
+                                 MK_FN(gdb_acks),     MK_FN(gdb_drop),    MK_FN(gdb_again),
+                                 MK_FN(hex),          MK_FN(unhex),       MK_END };
 
 const struct mk_exports mk_gdb_exports[] = { { .type = MK_GDB, .meta = meta, .core = core },
                                              MK_END };

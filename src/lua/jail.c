@@ -2,8 +2,11 @@
 #include "lua/core.h"
 
 #include "files/fsbox.h"
+#include "io/tap.h"
 #include "jail/jail.h"
+#include "jail/landlock.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 static const struct {
@@ -79,8 +82,40 @@ static int limit_files(lua_State *L)
     return 0;
 }
 
-static const luaL_Reg core[] = {
-    { "jail", enter }, MK_FN(private_folder), MK_FN(limit_files), MK_END
-};
+/* check_path(path) -> true | nil, text, name: it is there, and no link, nothing above, not all */
+static int check_path(lua_State *L)
+{
+    struct mk_err err;
+    if (mk_landlock_check_path(mk_check_cstring(L, 1), &err) < 0)
+        return mk_push_err(L, &err);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
+/* real_path(path) -> it without links | nil: it is not there */
+static int real_path(lua_State *L)
+{
+    char real[PATH_MAX];
+    lua_pushstring(L, realpath(mk_check_cstring(L, 1), real));
+    return 1;
+}
+
+/* keep_tap(name) -> true | nil, text, name: a tap is opened, for a card that wants it later */
+static int keep_tap(lua_State *L)
+{
+    struct mk_err err;
+    if (mk_tap_keep(mk_check_cstring(L, 1), &err) < 0)
+        return mk_push_err(L, &err);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
+static const luaL_Reg core[] = { { "jail", enter },
+                                 MK_FN(private_folder),
+                                 MK_FN(limit_files),
+                                 MK_FN(check_path),
+                                 MK_FN(real_path),
+                                 MK_FN(keep_tap),
+                                 MK_END };
 
 const struct mk_exports mk_jail_exports[] = { { .core = core }, MK_END };

@@ -123,7 +123,7 @@ static int supervise(lua_State *L)
     struct mk_parent_grant grant = { .ns = mk_check_seconds(L, 1),
                                      .memory = (uint64_t)luaL_checkinteger(L, 2),
                                      .files = lua_toboolean(L, 3) };
-    struct mk_parent_page *page;
+    struct mk_parent_page *page = NULL;
     struct mk_err err;
     int status = 0, rc = mk_parent_start(&grant, &page, &status, &err);
     if (rc < 0)

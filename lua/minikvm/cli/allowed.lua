@@ -17,9 +17,9 @@ M.GLOBALS = words [[
 
 M.LIBRARIES = {
   coroutine = words "close create isyieldable resume running status wrap yield",
-  math = words [[abs acos asin atan atan2 ceil cos cosh deg exp floor fmod frexp huge ldexp log log10
-    max maxinteger min mininteger modf pi pow rad random randomseed sin sinh sqrt tan tanh tointeger
-    type ult]],
+  math = words [[abs acos asin atan atan2 ceil cos cosh deg exp floor fmod frexp huge ldexp log
+    log10 max maxinteger min mininteger modf pi pow rad random randomseed sin sinh sqrt tan tanh
+    tointeger type ult]],
   os = words "clock date difftime exit time",
   string = words [[byte char find format gmatch gsub len lower match pack packsize rep reverse sub
     unpack upper]],
@@ -28,7 +28,8 @@ M.LIBRARIES = {
 }
 
 ---Lua may be built without those of older versions (LUA_COMPAT_MATHLIB).
-M.OPTIONAL = words "math.atan2 math.cosh math.frexp math.ldexp math.log10 math.pow math.sinh math.tanh"
+M.OPTIONAL = words [[math.atan2 math.cosh math.frexp math.ldexp math.log10 math.pow math.sinh
+  math.tanh]]
 
 ---require "minikvm"
 M.MODULE = words "_VERSION device disassemble files pci probe sleep virtio vm wait"
@@ -67,11 +68,12 @@ M.METHODS = {
     on_unhandled pause place_of profile reset restore resume run screen snapshot start stats stop
     symbol_at trace wait]],
   vmfiles = words "audit close directory open read seek size usage write",
-  symbols = words "", cpus = words "", rows = words "", pcifunction = words "", watch = words "", layer = words "",
+  symbols = words "", cpus = words "", rows = words "", pcifunction = words "",
+  watch = words "", layer = words "",
   -- made in Lua
   definition = words "",
-  device = words [[after bar cancel detach dma_read dma_write every hits is_ram keep line lower raise
-    ram_read ram_write replace use_disk]],
+  device = words [[after bar cancel detach dma_read dma_write every hits is_ram keep line lower
+    raise ram_read ram_write replace use_disk]],
   profile = words "folded stop", set = words "list",
   coverage = words "attach blocks count pages reached reset stop take text",
   place = words "", places = words "remove", locals = words "",

@@ -17,7 +17,7 @@ local getenv, loaded, stdout, unpack = os.getenv, package.loaded, io.stdout, tab
 ---call(f, ...) -> true, results; or false, the message with traceback, whether it was Ctrl-C
 local call <const> = coroutine.yield
 
-local OK <const>, FAILED <const>, USAGE <const>, INTERRUPTED <const> = 0, 1, 2, 130
+local OK <const>, FAILED <const>, INTERRUPTED <const> = 0, 1, 130
 
 local M = {}
 

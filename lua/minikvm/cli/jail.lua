@@ -1,4 +1,5 @@
--- cli/jail.lua - minikvm run --jail: what a command line names is all that the process can reach.
+-- cli/jail.lua - minikvm run --jail: what a command line names is all that the process can reach;
+-- with a policy, what that names.
 --
 -- Entered before the first image is opened: what reads images is inside, too.
 
@@ -24,31 +25,64 @@ local function add_all(list, paths, access)
   for _, path in ipairs(paths or {}) do list[#list + 1], list[#list + 2] = path, access end
 end
 
----The paths of a command line of minikvm run, with what may be done with them.
+---The paths that a command line of minikvm run names, with what may be done with them.
 ---@param opts table
 ---@return (string|integer)[]
-function M.paths(opts)
+local function named_paths(opts)
   local list = {}
   local disk = opts.disk_write and READ | jail.WRITE or READ
   add_all(list, opts.guests, disk)
   add_all(list, opts.disk, disk)
-  add_all(list, { opts.input, opts.bios }, READ)
-  if opts.bios then add_all(list, { folder_of(opts.bios) .. "/vgabios-isavga.bin" }, READ) end
+  local bios = opts.bios ~= "seabios" and opts.bios ~= "lua" and opts.bios or nil
+  add_all(list, { opts.input }, READ)
+  add_all(list, { bios }, READ)
   for _, module in ipairs(opts.module or {}) do
     add_all(list, { module:match "^([^=]*)=" or module }, READ)
   end
+  for _, file in ipairs(opts.symbols or {}) do add_all(list, { file.path }, READ) end
+  add_output(list, opts.screenshot)
+  add_output(list, opts.trace_file)
+  return list
+end
+
+---What a run may need beside them: a BIOS's other part, Linux's shell and modules.
+local function add_own(list, opts)
+  if opts.bios then add_all(list, { folder_of(opts.bios) .. "/vgabios-isavga.bin" }, READ) end
   for _, guest in ipairs(opts.guests) do -- one may be Linux's kernel, and gets a shell
     add_all(list, { require("minikvm.linux.host").modules_of(guest) }, READ)
   end
   add_all(list, { "/bin/busybox", "/usr/bin/busybox" }, READ)
-  for _, file in ipairs(opts.symbols or {}) do add_all(list, { file.path }, READ) end
-  add_output(list, opts.screenshot)
-  add_output(list, opts.trace_file)
-  for _, where in ipairs{ opts.gdb or opts.gdb_on_crash } do
-    local path = where:match "^unix:(.*)$"
-    if path then add_output(list, path) end
+end
+
+---Whether a policy lets a command line be.
+---@return true?
+---@return string? why
+local function check_policy(policy, opts, list)
+  local rules <const> = require "minikvm.policy"
+  for i = 1, #list, 2 do
+    local path, access = list[i], list[i + 1] & (jail.READ | jail.WRITE | jail.CHANGE)
+    local new <const> = access & jail.WRITE ~= 0 and not core.real_path(path) -- its folder counts
+    if not new then
+      local ok, why = rules.allows(policy, path, access)
+      if not ok then return nil, why end
+    end
   end
-  return list
+  local address <const> = opts.gdb or opts.gdb_on_crash
+  if address then return rules.allows_gdb(policy, address) end
+  return true
+end
+
+---@return integer? allow
+---@return string? why
+local function add_policy(opts, list)
+  local policy, why = require("minikvm.policy").read(opts.policy)
+  if not policy then return nil, why end
+  local ok, problem = check_policy(policy, opts, list)
+  if not ok then return nil, problem end
+  for i = #list, 1, -1 do list[i] = nil end
+  if policy.disk then core.limit_files(policy.disk) end
+  opts.jail = opts.jail or policy.level or "best"
+  return jail.add_policy(policy, list)
 end
 
 ---Enters the jail that a command line asks for.
@@ -56,11 +90,20 @@ end
 ---@return true?
 ---@return string? why
 function M.enter(opts)
-  local allow = (opts.gdb or opts.gdb_on_crash) and jail.LISTEN | jail.HANDLERS or 0
+  local address = opts.gdb or opts.gdb_on_crash
+  local allow = address and jail.LISTEN | jail.HANDLERS or 0
   if opts.trace_file then -- vCPUs' threads disassemble, and cannot load what that takes
     pcall(core.disassemble, "\x90", 16)
   end
-  local list, report, why = M.paths(opts), true, nil
+  local list, report, why = named_paths(opts), true, nil
+  if opts.policy then
+    local more
+    more, why = add_policy(opts, list)
+    if not more then return nil, "--policy: " .. why end
+    allow = allow | more & jail.LISTEN
+  end
+  if address then jail.add_gdb(list, address) end
+  add_own(list, opts)
   if opts.jail_files then
     allow = allow | jail.FILES
     report, why = jail.add_private(list)

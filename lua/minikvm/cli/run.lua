@@ -362,7 +362,7 @@ function M.main(argv, host, spec)
   local opts, status = command_line.parse(argv, spec or M.spec)
   if not opts then return status end
   local kvm = require "minikvm"
-  if opts.jail then
+  if opts.jail or opts.policy then
     local entered, why = require("minikvm.cli.jail").enter(opts)
     if not entered then
       complain(why)

@@ -106,6 +106,8 @@ M.spec = {
         .. " so, log keeps all and tells what would be refused" },
     { "--jail-files", help = "in a jail guests may make files of their own; their vCPUs' threads"
         .. " can then open what is named" },
+    { "--policy", value = "FILE", help = "a jail of what this policy file allows, which the command"
+        .. " line must keep to" },
     { "--prompt", "-p", help = "load the images, do not run them: a Lua prompt with the VM in the"
         .. " global vm (several: in the list vms)" },
     { "--trace", "-t", help = "every exit as a line on stderr; implies --no-coalesce" },
@@ -131,8 +133,8 @@ M.prompt_spec = {
     .. "(several: in the list vms). help tells what there is.",
 }
 local RUN_ALONE <const> = { ["--prompt"] = true, ["--jail"] = true, ["--jail-files"] = true,
-                            ["--screen"] = true, ["--screenshot"] = true, ["--stats"] = true,
-                            ["--json"] = true }
+                            ["--policy"] = true, ["--screen"] = true, ["--screenshot"] = true,
+                            ["--stats"] = true, ["--json"] = true }
 for _, option in ipairs(M.spec.options) do
   if not RUN_ALONE[option[1]] then
     table.insert(M.prompt_spec.options, option)
@@ -183,9 +185,9 @@ function M.parse(argv, spec)
     why = "--trace-file is for one image"
   elseif opts.json and opts.prompt then
     why = "--json is for images that run"
-  elseif opts.jail_files and not opts.jail then
+  elseif opts.jail_files and not (opts.jail or opts.policy) then
     why = "--jail-files is for --jail"
-  elseif opts.jail and opts.prompt then
+  elseif (opts.jail or opts.policy) and opts.prompt then
     why = "--jail is for images that run: at a prompt everything may be needed"
   elseif not opts.trace_file and (opts.trace_limit or opts.trace_calls
                                   or opts.trace_instructions) then

@@ -55,6 +55,8 @@ M.spec = {
       help = "memory of the script's process, with its guests' RAM and their snapshots (256M)" },
     { "--disk", value = "SIZE", type = "size", help = "what guests may write into files, all in all"
         .. " (none, or 64M where --files grants more than ro)" },
+    { "--policy", value = "FILE", help = "a policy file, which the command line must keep to: its"
+        .. " images and files are granted by their names, and its limits are the most" },
     { "--jail", value = "LEVEL", default = "best", type = { "best", "strict" },
       help = "walls of the kernel's around the process: --jail=strict refuses to run where one is"
         .. " missing, best (the default) says so" },
@@ -254,7 +256,8 @@ end
 local function embedded(name)
   if not package.preload[name] then return nil end
   local device = name:match "^minikvm%.devices%.(.+)$"
-  if device then return allowed.DEVICES[device] and copy_of(require(name), allowed.DEVICES[device]) end
+  local names = device and allowed.DEVICES[device]
+  if names then return copy_of(require(name), names) end
   return name == "minikvm.abi" and copy_of(require(name), require(name)) or nil
 end
 
@@ -308,6 +311,8 @@ end
 
 -- ---- the whole ----
 
+local ALL <const> = jail.READ | jail.WRITE | jail.CHANGE
+
 ---What may be done with a directory that --files grants.
 local function access_of(grant)
   local shared = grant.verdict == "shared-rw"
@@ -335,6 +340,41 @@ local function enter_jail(opts, folder, private)
   if report.missing then
     io.stderr:write("minikvm: --safe: not there: ", report.missing, "\n")
   end
+end
+
+local LIMITS <const> = { "memory", "disk", "seconds", "handler" }
+
+---What a policy file grants, and the most that the command line can say.
+---@return true?
+---@return string? why
+local function apply_policy(opts)
+  local rules <const> = require "minikvm.policy"
+  local policy, why = rules.read(opts.policy)
+  if not policy then return nil, why end
+  for _, entry in ipairs(opts.guest or {}) do
+    local ok, problem = rules.allows(policy, entry.path, jail.READ)
+    if not ok then return nil, problem end
+  end
+  for _, grant in ipairs(opts.files or {}) do
+    local ok, problem = rules.allows(policy, grant.path, access_of(grant) & ALL)
+    if not ok then return nil, problem end
+  end
+  for _, key in ipairs(LIMITS) do
+    if opts[key] and policy[key] and opts[key] > policy[key] then
+      return nil, ("--%s %s: %s gives %s at most"):format(key, opts[key], policy.path, policy[key])
+    end
+    opts[key] = opts[key] or policy[key]
+  end
+  if #policy.gdb + #policy.tap > 0 then
+    return nil, policy.path .. ": gdb and taps are not there with --safe"
+  end
+  opts.guest, opts.files = opts.guest or {}, opts.files or {}
+  for _, image in ipairs(policy.image) do
+    if image.name then table.insert(opts.guest, image) end
+  end
+  for _, grant in ipairs(policy.files) do table.insert(opts.files, grant) end
+  opts.jail = opts.jail or policy.level
+  return true
 end
 
 ---Bytes that guests may write into files.
@@ -370,6 +410,10 @@ function M.main(argv)
   local own, rest = split(argv)
   local opts, status = args.handle(M.spec, own)
   if not opts then return status end
+  if opts.policy then
+    local ok, why = apply_policy(opts)
+    if not ok then return args.complain(M.spec, "--policy: " .. why) end
+  end
   local disk <const> = disk_of(opts)
   local child, result = core.supervise(opts.seconds or 60, opts.memory or 256 << 20, disk > 0,
                                        opts.handler or 2)
