@@ -35,7 +35,7 @@ static inline struct mk_hook *hook_at(const struct mk_io *from, uint64_t address
 }
 
 /* Handlers without a function for this direction leave it to what lies beneath. */
-static inline struct mk_hook *reader(const struct mk_io *from, uint64_t address)
+static inline MK_HOT struct mk_hook *reader(const struct mk_io *from, uint64_t address)
 {
     struct mk_hook *hook = hook_at(from, address);
     while (hook && !hook->ops->in)
@@ -43,7 +43,7 @@ static inline struct mk_hook *reader(const struct mk_io *from, uint64_t address)
     return hook;
 }
 
-static inline struct mk_hook *writer(const struct mk_io *from, uint64_t address)
+static inline MK_HOT struct mk_hook *writer(const struct mk_io *from, uint64_t address)
 {
     struct mk_hook *hook = hook_at(from, address);
     while (hook && !hook->ops->out)
@@ -217,7 +217,7 @@ static __attribute__((noinline)) void shown_out(const struct mk_hook *hook, cons
     serve_out(&inner, value, served);
 }
 
-static inline uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
+static inline MK_HOT uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
 {
     if (!hook)
         return serve_unhandled(io, true, 0, served);
@@ -231,7 +231,7 @@ static inline uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk
     return value;
 }
 
-static inline void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
+static inline MK_HOT void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
                             struct mk_served *served)
 {
     value &= mk_mask(io->size);
@@ -316,7 +316,7 @@ static MK_COLD void out_passed(struct mk_io *io, uint64_t value)
 
 /* Beneath io->hook, or from the top. Only the first hook to get the access is accounted for in
  * `served`. */
-static uint64_t serve_in(struct mk_io *io, struct mk_served *served)
+static MK_HOT uint64_t serve_in(struct mk_io *io, struct mk_served *served)
 {
     struct mk_hook *above = io->hook;
     io->map = atomic_load(&io->bus->ranges);
@@ -327,7 +327,7 @@ static uint64_t serve_in(struct mk_io *io, struct mk_served *served)
     return io->passed ? in_passed(io, above) : value;
 }
 
-static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served)
+static MK_HOT void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served)
 {
     io->map = atomic_load(&io->bus->ranges);
     struct mk_hook *hook = writer(io, io->address);
@@ -350,7 +350,7 @@ void mk_bus_leave(struct mk_bus *bus, struct mk_cpu *cpu)
     atomic_store_explicit(&bus->reader[cpu->index].inside, 0, memory_order_release);
 }
 
-uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
+MK_HOT uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
                    struct mk_served *served)
 {
     struct mk_io io = { .cpu = cpu, .bus = bus, .address = address, .size = size };
@@ -360,7 +360,7 @@ uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uin
     return value;
 }
 
-void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
+MK_HOT void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
                 uint64_t value, struct mk_served *served)
 {
     struct mk_io io = { .cpu = cpu, .bus = bus, .address = address, .size = size };

@@ -10,7 +10,7 @@ static uint64_t debugcon_in(void *self, struct mk_io *io)
     return c >= 0 ? (uint32_t)c : 0xff;
 }
 
-static void debugcon_out(void *self, struct mk_io *io, uint64_t value)
+static MK_HOT void debugcon_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_debugcon *port = self;
     mk_console_putc(port->console, io->cpu, (uint8_t)value);

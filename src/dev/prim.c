@@ -31,13 +31,13 @@ static void retire(void *self)
 
 /* --- const and sink --- */
 
-static uint64_t const_in(void *self, struct mk_io *io)
+static MK_HOT uint64_t const_in(void *self, struct mk_io *io)
 {
     (void)io;
     return __atomic_load_n(&((const struct mk_prim *)self)->value, __ATOMIC_RELAXED);
 }
 
-static void drop(void *self, struct mk_io *io, uint64_t value)
+static MK_HOT void drop(void *self, struct mk_io *io, uint64_t value)
 {
     (void)self, (void)io, (void)value;
 }
@@ -108,12 +108,12 @@ static size_t place_of(const struct mk_prim *p, const struct mk_io *io)
     return (size_t)(io->address - p->first) * p->stride;
 }
 
-static uint64_t latch_in(void *self, struct mk_io *io)
+static MK_HOT uint64_t latch_in(void *self, struct mk_io *io)
 {
     return mk_latch_load(self, place_of(self, io), io->size);
 }
 
-static void latch_out(void *self, struct mk_io *io, uint64_t value)
+static MK_HOT void latch_out(void *self, struct mk_io *io, uint64_t value)
 {
     mk_latch_store(self, place_of(self, io), io->size, value);
 }
@@ -298,7 +298,7 @@ const struct mk_io_ops mk_source_ops = { .name = "source",
 
 /* --- match --- */
 
-static void match_out(void *self, struct mk_io *io, uint64_t value)
+static MK_HOT void match_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_prim *p = self;
     if (value == p->value)

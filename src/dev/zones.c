@@ -72,7 +72,7 @@ void mk_zones_disable(struct mk_zones *z)
     pthread_mutex_unlock(&z->bus->lock);
 }
 
-void mk_zones_count_out(struct mk_zones *z, uint16_t port)
+MK_HOT void mk_zones_count_out(struct mk_zones *z, uint16_t port)
 {
     if (!z->wanted)
         return;

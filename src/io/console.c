@@ -213,7 +213,9 @@ static bool much_pending(const struct mk_console *con)
            con->log.length >= MK_CONSOLE_CHUNK;
 }
 
-void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
+/* Compiled twice: for a byte, which nearly all guests print, its loop and its copies are none. */
+static inline __attribute__((always_inline)) void
+write_bytes(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
 {
     bool decided = false, lines, flush;
     unsigned number = mk_console_stream(con, cpu->index);
@@ -238,10 +240,15 @@ void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *by
         cut_lines(con, cpu, bytes, length);
 }
 
-void mk_console_putc(struct mk_console *con, struct mk_cpu *cpu, uint8_t byte)
+void mk_console_write(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
+{
+    write_bytes(con, cpu, bytes, length);
+}
+
+MK_HOT void mk_console_putc(struct mk_console *con, struct mk_cpu *cpu, uint8_t byte)
 {
     char c = (char)byte;
-    mk_console_write(con, cpu, &c, 1);
+    write_bytes(con, cpu, &c, 1);
 }
 
 void mk_console_end_lines(struct mk_console *con, struct mk_cpu *cpu)

@@ -123,7 +123,7 @@ static bool may_inject(struct mk_vcpu *c)
     return false;
 }
 
-void mk_interrupt_inject(struct mk_vcpu *c)
+MK_HOT void mk_interrupt_inject(struct mk_vcpu *c)
 {
     if (atomic_load_explicit(&c->irq.nmi, memory_order_relaxed) &&
         atomic_exchange(&c->irq.nmi, false))

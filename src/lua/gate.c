@@ -108,7 +108,7 @@ static int describe_error(lua_State *L)
     return 1;
 }
 
-void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref)
+MK_HOT void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref)
 {
     lua_rawgeti(v->anchor, MK_AT_HANDLERS, ref);
     lua_xmove(v->anchor, co, 1);
@@ -193,7 +193,7 @@ static enum mk_call_result call_protected(struct mk_lua_vm *v, unsigned cpu, lua
     return rc == LUA_OK ? MK_CALL_DONE : MK_CALL_FAILED;
 }
 
-enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
+MK_HOT enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
                                 lua_CFunction body, void *ctx)
 {
     struct mk_lua_cpu *lc = v->cpu[cpu];

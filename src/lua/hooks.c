@@ -19,7 +19,7 @@
 
 /* --- the vCPU's side --- */
 
-static int call_hook(lua_State *co)
+static MK_HOT int call_hook(lua_State *co)
 {
     struct mk_hook_call *c = lua_touserdata(co, 1);
     if (c->h->removed) /* while we waited for the lock */
@@ -29,7 +29,7 @@ static int call_hook(lua_State *co)
     return c->body(co, c);
 }
 
-bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu)
+MK_HOT bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu)
 {
     return cpu->index < c->h->v->vm.cpus && !mk_lua_failed(c->h->v, cpu->index) &&
            mk_lua_call(c->h->v, cpu->index, NULL, call_hook, c) != MK_CALL_REFUSED && c->called;
@@ -54,7 +54,7 @@ static bool call_for(struct access *a)
     return called;
 }
 
-static int push_next(lua_State *co, const struct access *a)
+static MK_HOT int push_next(lua_State *co, const struct access *a)
 {
     const struct mk_lua_hook *h = a->call.h;
     if (h->with_next) {
@@ -78,7 +78,7 @@ static void refuse_msr(const struct access *a, bool refused)
 }
 
 /* The answer of a read handler: an integer that fits. */
-static void read_value(struct access *a, lua_State *co)
+static MK_HOT void read_value(struct access *a, lua_State *co)
 {
     struct mk_io *io = a->io;
     uint64_t limit = mk_mask(io->size), value = (uint64_t)lua_tointeger(co, -1);
@@ -104,7 +104,7 @@ static void read_value(struct access *a, lua_State *co)
     }
 }
 
-static int call_in(lua_State *co, struct mk_hook_call *c)
+static MK_HOT int call_in(lua_State *co, struct mk_hook_call *c)
 {
     struct access *a = (struct access *)c;
     lua_pushinteger(co, (lua_Integer)a->io->address);
@@ -114,7 +114,7 @@ static int call_in(lua_State *co, struct mk_hook_call *c)
     return 0;
 }
 
-static uint64_t hook_in(void *self, struct mk_io *io)
+static MK_HOT uint64_t hook_in(void *self, struct mk_io *io)
 {
     struct mk_lua_hook *h = self;
     struct access a = { .call = { h, h->read_ref, call_in, false },
@@ -125,7 +125,7 @@ static uint64_t hook_in(void *self, struct mk_io *io)
     return a.value;
 }
 
-static int call_out(lua_State *co, struct mk_hook_call *c)
+static MK_HOT int call_out(lua_State *co, struct mk_hook_call *c)
 {
     struct access *a = (struct access *)c;
     bool msr = a->io->bus->space == MK_SPACE_MSRS;
@@ -138,7 +138,7 @@ static int call_out(lua_State *co, struct mk_hook_call *c)
     return 0;
 }
 
-static void hook_out(void *self, struct mk_io *io, uint64_t value)
+static MK_HOT void hook_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_lua_hook *h = self;
     struct access a = { .call = { h, h->write_ref, call_out, false },

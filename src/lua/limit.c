@@ -92,7 +92,7 @@ static void set(_Atomic unsigned *field, unsigned value)
     atomic_store_explicit(field, value, memory_order_relaxed);
 }
 
-void mk_watchdog_enter(struct mk_lua *lua, struct mk_watchdog *g, lua_State *co)
+MK_HOT void mk_watchdog_enter(struct mk_lua *lua, struct mk_watchdog *g, lua_State *co)
 {
     unsigned depth = get(&g->depth);
     if (depth == 0) {
@@ -108,7 +108,7 @@ void mk_watchdog_enter(struct mk_lua *lua, struct mk_watchdog *g, lua_State *co)
     set(&g->depth, depth + 1);
 }
 
-void mk_watchdog_leave(struct mk_watchdog *g, lua_State *co)
+MK_HOT void mk_watchdog_leave(struct mk_watchdog *g, lua_State *co)
 {
     unsigned depth = get(&g->depth) - 1;
     set(&g->depth, depth);

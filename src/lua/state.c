@@ -99,7 +99,7 @@ static void wake_next(struct mk_lua *lua)
     pthread_mutex_unlock(&lua->mutex);
 }
 
-void mk_lua_unlock(struct mk_lua *lua)
+MK_HOT void mk_lua_unlock(struct mk_lua *lua)
 {
     atomic_store(&lua->held, false);
     if (lua->script_waits || lua->handler_waits)
@@ -107,7 +107,7 @@ void mk_lua_unlock(struct mk_lua *lua)
 }
 
 /* What Lua code printed comes before what guests print now. */
-void mk_lua_flush_output(void)
+MK_HOT void mk_lua_flush_output(void)
 {
     if (__fpending(stdout))
         fflush(stdout);

@@ -331,7 +331,7 @@ SERVED_INLINE halted(struct mk_vcpu *c, bool traced)
 
 /* --- coalesced output --- */
 
-void mk_vcpu_drain(struct mk_vcpu *c)
+MK_HOT void mk_vcpu_drain(struct mk_vcpu *c)
 {
     struct kvm_coalesced_mmio_ring *ring = c->ring;
     if (!ring)
@@ -350,7 +350,7 @@ void mk_vcpu_drain(struct mk_vcpu *c)
 
 /* --- the switch --- */
 
-void mk_vcpu_exit(struct mk_vcpu *c)
+MK_HOT void mk_vcpu_exit(struct mk_vcpu *c)
 {
     const struct kvm_run *run = c->run;
     unsigned kind = run->exit_reason;

@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-void mk_vcpu_check_limits(struct mk_vcpu *c)
+MK_HOT void mk_vcpu_check_limits(struct mk_vcpu *c)
 {
     struct mk_vm *vm = c->vm;
     if (vm->console.watched)
@@ -64,7 +64,7 @@ static void end_output(struct mk_vcpu *c)
     }
 }
 
-void mk_vcpu_run(struct mk_vcpu *c)
+MK_HOT void mk_vcpu_run(struct mk_vcpu *c)
 {
     struct mk_vm *vm = c->vm;
     if (c->debug)

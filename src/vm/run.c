@@ -156,7 +156,7 @@ static void one_ended(struct mk_vm *vm)
 
 /* A guest that is interrupted goes on in the middle of its file command; one that ended does
  * not. */
-static void *vcpu_thread(void *arg)
+static MK_HOT void *vcpu_thread(void *arg)
 {
     struct mk_vcpu *c = arg;
     struct mk_vm *vm = c->vm;

@@ -178,7 +178,7 @@ uint64_t mk_vcpu_output_bytes(const struct mk_vcpu *c)
     return c->vm->console.cpu[c->cpu.index].printed - c->output_before;
 }
 
-void mk_vcpu_check_output(struct mk_vcpu *c)
+MK_HOT void mk_vcpu_check_output(struct mk_vcpu *c)
 {
     if (mk_vcpu_output_bytes(c) > c->vm->output_limit)
         mk_vcpu_end(c, MK_LIMIT, 0, true, "the limit of %llu bytes of output is reached",

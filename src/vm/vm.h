@@ -118,8 +118,7 @@ struct mk_vm {
     int fd; /* of the KVM VM; -1: there is none */
     struct mk_mem mem;
     struct mk_bus bus;  /* ports */
-    struct mk_bus mmio; /* guest-physical addresses outside RAM */
-    struct mk_bus msrs; /* those that KVM hands to us (hooks.c) */
+    struct mk_zones zones;
     struct mk_clock clock;
     struct mk_console console;
     bool unhandled_fault;          /* an access that nobody serves ends the vCPU */
@@ -137,6 +136,8 @@ struct mk_vm {
     struct mk_debugger *debug;     /* NULL: none */
     const struct mk_vm_ops *ops;
     void *ctx; /* for ops */
+    struct mk_bus mmio; /* guest-physical addresses outside RAM */
+    struct mk_bus msrs; /* those that KVM hands to us (hooks.c) */
 
     char name[64];
     enum mk_mode mode;
@@ -162,7 +163,6 @@ struct mk_vm {
     char command_line[448];
     bool restoring; /* the part of a reset or a restore that is done in Lua: it cannot run */
     struct mk_err load_error; /* of the last load, to explain a run with nothing loaded */
-    struct mk_zones zones;
     struct kvm_cpuid2 *cpuid; /* NULL: nobody changed it */
     struct kvm_cpuid2 *default_cpuid;
     bool msr_exits;    /* KVM hands some MSRs to us */
