@@ -215,7 +215,7 @@ $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
 	@{ $(call embedded,$$f); } > $@
 
 # What a start loads of the command line goes without the lines and names that messages would have.
-STRIPPED := cli.interpreter cli cli.args
+STRIPPED := cli.interpreter cli cli.args cli.kinds cli.run cli.run_options cli.say
 
 $(B)/embed_program.S: $(LUA_PARTS) $(B)/bytecode Makefile
 	@mkdir -p $(B)/parts

@@ -217,7 +217,8 @@ static __attribute__((noinline)) void shown_out(const struct mk_hook *hook, cons
     serve_out(&inner, value, served);
 }
 
-static inline MK_HOT uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, struct mk_served *served)
+static inline MK_HOT uint64_t hook_in(struct mk_hook *hook, struct mk_io *io,
+                                      struct mk_served *served)
 {
     if (!hook)
         return serve_unhandled(io, true, 0, served);
@@ -232,7 +233,7 @@ static inline MK_HOT uint64_t hook_in(struct mk_hook *hook, struct mk_io *io, st
 }
 
 static inline MK_HOT void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
-                            struct mk_served *served)
+                                   struct mk_served *served)
 {
     value &= mk_mask(io->size);
     if (!hook) {
@@ -351,7 +352,7 @@ void mk_bus_leave(struct mk_bus *bus, struct mk_cpu *cpu)
 }
 
 MK_HOT uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
-                   struct mk_served *served)
+                          struct mk_served *served)
 {
     struct mk_io io = { .cpu = cpu, .bus = bus, .address = address, .size = size };
     mk_bus_enter(bus, cpu);
@@ -361,7 +362,7 @@ MK_HOT uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t addre
 }
 
 MK_HOT void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address, uint8_t size,
-                uint64_t value, struct mk_served *served)
+                       uint64_t value, struct mk_served *served)
 {
     struct mk_io io = { .cpu = cpu, .bus = bus, .address = address, .size = size };
     mk_bus_enter(bus, cpu);

@@ -214,8 +214,9 @@ static bool much_pending(const struct mk_console *con)
 }
 
 /* Compiled twice: for a byte, which nearly all guests print, its loop and its copies are none. */
-static inline __attribute__((always_inline)) void
-write_bytes(struct mk_console *con, struct mk_cpu *cpu, const char *bytes, size_t length)
+static inline __attribute__((always_inline)) void write_bytes(struct mk_console *con,
+                                                              struct mk_cpu *cpu, const char *bytes,
+                                                              size_t length)
 {
     bool decided = false, lines, flush;
     unsigned number = mk_console_stream(con, cpu->index);

@@ -194,7 +194,7 @@ static enum mk_call_result call_protected(struct mk_lua_vm *v, unsigned cpu, lua
 }
 
 MK_HOT enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
-                                lua_CFunction body, void *ctx)
+                                       lua_CFunction body, void *ctx)
 {
     struct mk_lua_cpu *lc = v->cpu[cpu];
     struct mk_lua_context outer;

@@ -117,7 +117,7 @@ struct mk_vm {
     const struct mk_kvm *kvm;
     int fd; /* of the KVM VM; -1: there is none */
     struct mk_mem mem;
-    struct mk_bus bus;  /* ports */
+    struct mk_bus bus; /* ports */
     struct mk_zones zones;
     struct mk_clock clock;
     struct mk_console console;
@@ -135,7 +135,7 @@ struct mk_vm {
     struct mk_assist *assist;      /* NULL: this host needs none, or it is not wanted */
     struct mk_debugger *debug;     /* NULL: none */
     const struct mk_vm_ops *ops;
-    void *ctx; /* for ops */
+    void *ctx;          /* for ops */
     struct mk_bus mmio; /* guest-physical addresses outside RAM */
     struct mk_bus msrs; /* those that KVM hands to us (hooks.c) */
 

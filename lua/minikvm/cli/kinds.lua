@@ -120,7 +120,9 @@ end
 
 ---Whether a file is a Linux kernel: bzImage or vmlinux.
 local function is_linux(source)
-  if require("minikvm.image.plan").is_bzimage(source) then return true end
+  local plan = require "minikvm.image.plan"
+  if plan.is_bzimage(source) then return true end
+  if not plan.is_elf(source) then return false end
   local ok, yes = pcall(require("minikvm.image.pvh").is_linux, source)
   return ok and yes
 end
