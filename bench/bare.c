@@ -5,8 +5,10 @@
  *   bare steps N         N single steps over `inc ax; jmp`, each with KVM_SET_GUEST_DEBUG as it is
  *                        wanted after registers change; N exits at a HLT in place of the `inc ax`,
  *                        each with stepping over that: seconds of processor time of both
- *   bare start N         N times: make a VM of 1 MiB, run a HLT, close it: seconds for all
- *   bare spawn N CMD…    N times: start a program and wait for its end: seconds of each
+ *   bare start N         N times: make a VM of 1 MiB, run a HLT, close it: seconds for all, and of
+ *                        processor time
+ *   bare spawn N CMD…    N times: start a program and wait for its end: seconds of each, and of its
+ *                        processor time
  *   bare signal N MS SIG CMD…   the same, sending SIG after MS milliseconds: seconds from there on
  *   bare busy            keeps one processor busy until stdin ends
  *
@@ -24,6 +26,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -204,13 +207,20 @@ static void start(unsigned n)
 {
     static const uint8_t code[] = { 0xf4 };
     struct host h = open_host();
-    double began = now();
+    double busy = read_clock(CLOCK_PROCESS_CPUTIME_ID), began = now();
     for (unsigned i = 0; i < n; i++) {
         struct guest g = open_guest(&h, code, sizeof(code));
         run(&g);
         close_guest(&h, &g);
     }
     printf("%.9f\n", now() - began);
+    printf("%.9f\n", read_clock(CLOCK_PROCESS_CPUTIME_ID) - busy);
+}
+
+static double seconds_of(const struct rusage *used)
+{
+    return (double)(used->ru_utime.tv_sec + used->ru_stime.tv_sec) +
+           (double)(used->ru_utime.tv_usec + used->ru_stime.tv_usec) / 1e6;
 }
 
 static void spawn(unsigned n, unsigned ms, int sig, char **command)
@@ -222,6 +232,7 @@ static void spawn(unsigned n, unsigned ms, int sig, char **command)
     if (sig) /* its last words about the signal */
         posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
     for (unsigned i = 0; i < n; i++) {
+        struct rusage used;
         pid_t child;
         int status;
         double began = now();
@@ -232,10 +243,10 @@ static void spawn(unsigned n, unsigned ms, int sig, char **command)
             began = now();
             kill(child, sig);
         }
-        waitpid(child, &status, 0);
+        wait4(child, &status, 0, &used);
         if (!sig && status != 0)
             errx(1, "%s failed", command[0]);
-        printf("%.9f\n", now() - began);
+        printf("%.9f\n%.9f\n", now() - began, seconds_of(&used));
     }
 }
 

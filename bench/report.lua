@@ -45,6 +45,20 @@ function M.ratios(a, b)
   return list
 end
 
+---Round by round a[i] - b[i].
+function M.differences(a, b)
+  local list = {}
+  for i = 1, #a do list[i] = a[i] - b[i] end
+  return list
+end
+
+---Round by round a[i] + b[i].
+function M.sums(a, b)
+  local list = {}
+  for i = 1, #a do list[i] = a[i] + b[i] end
+  return list
+end
+
 ---All numbers that a command prints.
 function M.numbers(command)
   local list = {}
