@@ -276,11 +276,14 @@ lint: ## luacheck, layer check, compiler warnings as errors
 format: ## clang-format (Debian 12's, 14) over src, include, bench, spec/c and riscv
 	clang-format -i $$(find src include bench spec/c spec/fuzz riscv -name '*.[ch]')
 
+install uninstall: export PREFIX := $(PREFIX)
+install uninstall: export DESTDIR := $(DESTDIR)
+
 install: all ## program, module, header, guest kit, manuals, completions, scripts and docs below PREFIX
-	@B=$(B) PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" VERSION=$(VERSION) LUA_PC=$(LUA_PC) ./tools/install
+	@B=$(B) VERSION=$(VERSION) LUA_PC=$(LUA_PC) ./tools/install
 
 uninstall: ## remove what `make install` put below PREFIX
-	@B=$(B) PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" ./tools/install --remove
+	@B=$(B) ./tools/install --remove
 
 deb: ## Debian packages of what is committed or changed, checked by lintian, in build/deb
 	@./tools/deb

@@ -82,6 +82,17 @@ END]]):format(folder, folder))
   end)
 end)
 
+describe("minikvm run --json", function()
+  it("goes with no option that takes stdout", function()
+    for option, why in pairs{ ["--prompt"] = "%-%-json is for images that run",
+                              ["--screen"] = "without %-%-json" } do
+      local r = run(("P run --json %s x"):format(option))
+      assert.same({ 2, "" }, { r.status, r.out })
+      assert.matches(why, r.err)
+    end
+  end)
+end)
+
 describe("tools/bench --json", function()
   it("has medians, quartiles, targets", function()
     local script = program.file [[
