@@ -1,5 +1,7 @@
 -- chromium.lua - pages looked at in a real browser, where Chromium is installed (Debian: chromium).
 
+local process = require "support.process"
+
 local M = {}
 
 ---Its program; nil where it is not installed.
@@ -11,17 +13,26 @@ M.program = (function()
   end
 end)()
 
----The document of a page as it is when its scripts have run for so long.
+---The document of a page as it is when its scripts have run for so long. VMs of the caller's go on
+---meanwhile.
 ---@param url string
 ---@param milliseconds? integer  of the page's own time
 ---@return string html
 function M.dom(url, milliseconds)
-  local home = os.tmpname()
+  local home, out = os.tmpname(), os.tmpname()
   os.remove(home)
-  local pipe <close> = assert(io.popen(("HOME=%s timeout 60 %s --headless --no-sandbox "
-    .. "--disable-gpu --no-first-run --user-data-dir=%s --virtual-time-budget=%d --dump-dom '%s' "
-    .. "2>/dev/null; rm -rf %s"):format(home, M.program, home, milliseconds or 1000, url, home)))
-  return pipe:read "a"
+  os.execute(("{ HOME=%s timeout 60 %s --headless --no-sandbox --disable-gpu --no-first-run "
+    .. "--user-data-dir=%s --virtual-time-budget=%d --dump-dom '%s' >%s 2>/dev/null; rm -rf %s; "
+    .. ": >%s.end; } </dev/null &"):format(home, M.program, home, milliseconds or 1000, url, out,
+                                           home, out))
+  process.await(function()
+    local file = io.open(out .. ".end")
+    return file and file:close()
+  end, 60)
+  local file <close> = assert(io.open(out))
+  os.remove(out)
+  os.remove(out .. ".end")
+  return file:read "a"
 end
 
 return M

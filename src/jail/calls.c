@@ -214,15 +214,15 @@ const struct mk_jail_call mk_jail_calls[] = {
     CALL(copy_file_range, VCPU, FILES, "copies of files"),
     CALL(fstatfs, VCPU, FILES, "what kind of file system it is"),
 
-    /* a debugger that connects */
-    TWO(socket, SCRIPT, LISTEN, "gdb", 0, INT, AF_INET, 1, 0xf, SOCK_STREAM),
+    /* a debugger or a browser that connects */
+    TWO(socket, SCRIPT, LISTEN, "gdb, views", 0, INT, AF_INET, 1, 0xf, SOCK_STREAM),
     TWO(socket, SCRIPT, LISTEN, "gdb", 0, INT, AF_INET6, 1, 0xf, SOCK_STREAM),
     TWO(socket, SCRIPT, LISTEN, "gdb", 0, INT, AF_UNIX, 1, 0xf, SOCK_STREAM),
-    CALL(setsockopt, VCPU, LISTEN, "gdb"),
+    CALL(setsockopt, ALL, LISTEN, "gdb, views"),
     CALL(bind, SCRIPT, LISTEN, "gdb"),
     CALL(listen, SCRIPT, LISTEN, "gdb"),
     CALL(getsockname, SCRIPT, LISTEN, "gdb: which port it became"),
-    CALL(accept4, VCPU, LISTEN, "gdb"),
+    CALL(accept4, ALL, LISTEN, "gdb, views"),
     CALL(shutdown, VCPU, LISTEN, "gdb"),
 
     /* threads */

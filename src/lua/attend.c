@@ -2,14 +2,16 @@
  * mk_vm_attend), and to keep the vCPUs outside the guest. For lua/minikvm/gdb. */
 #include "lua/core.h"
 
-/* attend(vm, fn | nil): fn() is called on a vCPU's thread when attention is asked for. */
+/* set_attend(vm, fn | nil, holds): fn() is called on a vCPU's thread when attention is asked for;
+ * whether it may hold the VM. */
 static int set_attend(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
+    bool holds = lua_toboolean(L, 3);
     lua_settop(L, 2);
     int old = v->attend_ref;
     v->attend_ref = lua_isnil(L, 2) ? 0 : mk_lua_ref(L, 1, 2);
-    v->vm.holds = v->attend_ref != 0;
+    v->vm.holds = holds;
     if (old)
         mk_lua_unref(L, 1, old);
     return 0;

@@ -40,6 +40,7 @@
 #define MK_HUB "minikvm.wire"
 #define MK_PCI_FN "minikvm.pcifunction"
 #define MK_GDB "minikvm.gdbsocket"
+#define MK_VIEW "minikvm.viewsocket"
 
 /* One per Lua state, in its registry. */
 struct mk_lua {
@@ -93,6 +94,7 @@ struct mk_lua_disk;
 struct mk_virtio_box;
 struct mk_lua_gdb;
 struct mk_lua_stopper;
+struct mk_lua_view;
 struct mk_lua_coverage;
 struct mk_lua_branches;
 
@@ -122,6 +124,7 @@ struct mk_lua_vm {
     struct mk_lua_disk *disks;             /* of its devices, closed with it (disk.c) */
     struct mk_virtio_box *virtio;          /* the same, before the rest of it (virtio.c) */
     struct mk_lua_gdb *gdbs;               /* debuggers' sockets, the same (gdb.c) */
+    struct mk_lua_view *views;             /* its screen for browsers, the same (view.c) */
     struct mk_lua_stopper *stoppers;       /* breakpoints and watched memory (debug.c) */
     struct mk_lua_coverage *coverages;     /* (coverage.c) */
     struct mk_lua_branches *past_branches; /* of coverages that are gone */
@@ -281,7 +284,7 @@ extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports
     mk_debug_exports[], mk_handle_exports[], mk_prims_exports[], mk_window_exports[],
     mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[], mk_blocks_exports[],
     mk_profile_exports[], mk_coverage_exports[], mk_gdb_exports[], mk_attend_exports[],
-    mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[];
+    mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[], mk_view_exports[];
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 /* What --safe refused last of memory: "script.lua:12: not enough memory: …"; NULL: nothing. */
 const char *mk_safe_refusal(void);
@@ -333,6 +336,8 @@ struct mk_pci_fn *mk_lua_pci_fn(lua_State *L, int index);
 struct mk_virtq mk_virtq_field(lua_State *L, int index);
 /* Closes v->gdbs; and mk_vm_ops.attend. */
 void mk_lua_close_gdbs(struct mk_lua_vm *v);
+/* Closes v->views. */
+void mk_lua_close_views(struct mk_lua_vm *v);
 void mk_lua_attend(void *ctx, struct mk_vcpu *cpu);
 
 /* The snapshot in field `snapshot` of an options table, or NULL. */

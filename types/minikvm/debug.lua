@@ -184,6 +184,20 @@ local gdb = {}
 ---The guest goes on without gdb.
 function gdb:remove() end
 
+---Options of `vm:view`.
+---@class minikvm.view.options
+---@field port? integer of 127.0.0.1; `0`, one that is free
+
+---What vm:view returns.
+---@class minikvm.view
+---@field url string the page; it has a token: who has it may look and type
+---@field port integer of 127.0.0.1
+---@field viewers integer how many pages are open
+local view = {}
+
+---Nobody can watch any more; who does is told.
+function view:remove() end
+
 ---Options of `vm:stats`.
 ---@class minikvm.stats.options
 ---@field all? boolean `true`: those never accessed, too

@@ -188,6 +188,13 @@ function vm:resume() end
 ---@return string? code
 function vm:gdb(options) end
 
+---Shows the screen to browsers of this machine, and takes their keys.
+---@param options? minikvm.view.options
+---@return minikvm.view? view
+---@return string? why
+---@return string? code `"EADDRINUSE"`: another program listens there
+function vm:view(options) end
+
 ---Back to the state after the last load. Handlers, listeners and limits stay.
 ---@return minikvm.vm? vm
 ---@return string? why

@@ -86,7 +86,7 @@ M.METHODS = {
 
 ---Kinds that minikvm's own parts use, and no script is given.
 M.INTERNAL = words [[core.blocks core.coverage core.record dwarf spool virtio wire gdbsocket worker
-  channel font gdb]]
+  channel font gdb viewsocket view]]
 
 ---Options of kvm.vm and kvm.files.
 M.VM_OPTIONS = words [[

@@ -92,6 +92,7 @@ end
 function M.enter(opts)
   local address = opts.gdb or opts.gdb_on_crash
   local allow = address and jail.LISTEN | jail.HANDLERS or 0
+  if opts.view then allow = allow | jail.LISTEN end
   if opts.trace_file then -- vCPUs' threads disassemble, and cannot load what that takes
     pcall(core.disassemble, "\x90", 16)
   end

@@ -45,7 +45,8 @@ local function vm_options(opts, i)
     name = name, mode = opts.mode, memory = opts.memory, limits = opts.limit,
     unhandled = opts.unhandled, coalesce = coalesce, echo = not several and not opts.json,
     trace = trace,
-    irqchip = opts.irqchip or opts.screen and "pic" or nil, page_size = opts.page_size,
+    irqchip = opts.irqchip or (opts.screen or opts.view) and "pic" or nil,
+    page_size = opts.page_size,
     cmdline = opts.cmdline, assist = not opts.no_assist, stats = opts.stats,
   }
 end
@@ -98,6 +99,14 @@ local function offer_gdb(vm, opts)
   if opts.gdb then complain(vm.name, "it waits for gdb: target remote " .. gdb.address) end
   opts.debugger = gdb
   return true
+end
+
+---Shows the screen to browsers, where the command line says so.
+local function offer_view(vm, opts)
+  if not opts.view then return true end
+  local view, why, code = require("minikvm.view").open(vm, nil, opts.view_socket)
+  if view then complain(vm.name, "its screen: " .. view.url) end
+  return view, why, code
 end
 
 ---The image of a VM whose mode nobody chose, and which does not say it; nil when there is none.
@@ -186,6 +195,7 @@ local function prepare(kvm, opts, i, host)
   if done then done, status = M.attempt(opts.names[i], connect, vm, opts, host) end
   if done then done, status = trace_to_file(vm, opts) end
   if done then done, status = M.attempt(opts.names[i], offer_gdb, vm, opts) end
+  if done then done, status = M.attempt(opts.names[i], offer_view, vm, opts) end
   if done then return vm end
   vm:close()
   return nil, status
@@ -362,6 +372,14 @@ function M.main(argv, host, spec)
   local opts, status = command_line.parse(argv, spec or M.spec)
   if not opts then return status end
   local kvm = require "minikvm"
+  if opts.view then -- before the jail
+    local why
+    opts.view_socket, why = require("minikvm.view").listen(opts.view)
+    if not opts.view_socket then
+      complain("--view", why)
+      return 1
+    end
+  end
   if opts.jail or opts.policy then
     local entered, why = require("minikvm.cli.jail").enter(opts)
     if not entered then

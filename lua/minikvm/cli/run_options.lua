@@ -36,6 +36,12 @@ local function parse_size(text)
   return nil, ("expected a width and a height such as 1024x768, or none, got %q"):format(text)
 end
 
+local function parse_port(text)
+  local number = text:find "^%d+$" and math.tointeger(tonumber(text))
+  if number and number <= 65535 then return number end
+  return nil, ("expected a port, 0 to 65535, got %q"):format(text)
+end
+
 ---The address of --gdb, as it is, if it is one.
 local function parse_gdb(text)
   local at, why = require("minikvm.gdb").parse(text)
@@ -91,6 +97,9 @@ M.spec = {
     { "--no-assist", help = "do nothing for a KVM that lacks something: fail, and say what" },
     { "--screen", help = "the whole terminal is the guest's screen, text or framebuffer, and its"
         .. " keyboard; implies --irqchip pic unless another one is named" },
+    { "--view", value = "PORT", default = "0", type = parse_port,
+      help = "a page that shows its screen to browsers of this machine, and takes keys; the address"
+        .. " is printed. --view=8080 chooses the port" },
     { "--screenshot", value = "FILE",
       help = "at the end the screen as a picture (PNG): the framebuffer, or the text screen" },
     { "--json", help = "at the end one JSON object on stdout, and nothing else there: how the VMs"
@@ -181,6 +190,8 @@ function M.parse(argv, spec)
     why = "--screenshot is for one image that runs"
   elseif opts.screen and (#opts.guests > 1 or opts.prompt or opts.json or opts.input) then
     why = "--screen is for one image that runs, without --json and --input"
+  elseif opts.view and #opts.guests > 1 then
+    why = "--view is for one image"
   elseif opts.trace_file and #opts.guests > 1 then
     why = "--trace-file is for one image"
   elseif opts.json and opts.prompt then

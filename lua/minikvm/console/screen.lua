@@ -87,6 +87,27 @@ function M.cells(vm_)
   return cells_of(screen, 0, SIZE), blinks(screen)
 end
 
+---@class minikvm.screen.look
+---@field columns integer
+---@field rows integer
+---@field cells string?  nil: the VM has no text screen
+---@field blinks boolean
+---@field palette integer[][]
+---@field x integer?  of the cursor, as Screen:cursor() has it, with y, first and last
+
+---All that a text screen shows at this moment.
+---@param vm_ minikvm.vm
+---@return minikvm.screen.look
+function M.look(vm_)
+  local card, vga = adapter(vm_)
+  local there = card or #vm_.memory >= BASE + SIZE
+  local look = { columns = COLUMNS, rows = ROWS, palette = card and vga.palette(card) or COLOURS }
+  if not there then return look end
+  look.cells, look.blinks = M.cells(vm_)
+  look.x, look.y, look.first, look.last = M.cursor(vm_)
+  return look
+end
+
 ---A row's characters as UTF-8, without the blanks at its end; or with those that were written: a
 ---NUL is a blank that was not.
 local function row_text(cells, y, opts)
@@ -120,7 +141,13 @@ end
 ---@return integer? last
 function Screen:cursor()
   options.self("screen:cursor", self, SCREEN)
-  local card, vga = adapter(self.vm)
+  return M.cursor(self.vm)
+end
+
+---The same, of a VM.
+---@param vm_ minikvm.vm
+function M.cursor(vm_)
+  local card, vga = adapter(vm_)
   if not card then return nil end
   local at, first, last = vga.cursor(card)
   at = at and (at - vga.start(card)) % (vga.SIZE // 2)

@@ -1,5 +1,6 @@
 -- gdb/init.lua - vm:gdb(): a VM that gdb can connect to, and what its runs ask of that.
 
+local attend = require "minikvm.vm.attend"
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
@@ -70,7 +71,7 @@ function M.open(self, opts)
   s.port = at.host and port or nil
   s.address = s.port and ("%s:%d"):format(at.shown, port) or at.shown
   sessions[self] = s
-  core.set_attend(self, function() server.serve(s) end)
+  attend.set(self, "gdb", function() server.serve(s) end)
   if o.on == "now" and o.stop ~= false then
     core.hold(self, true)
     s.state = "stopping"
@@ -103,7 +104,7 @@ function Gdb:remove()
   session.remove_points(s)
   if s.vm.state == "ended" then server.part(s) end
   core.gdb_close(s.socket)
-  core.set_attend(s.vm, nil)
+  attend.set(s.vm, "gdb", nil)
   core.hold(s.vm, false)
   sessions[s.vm] = nil
 end

@@ -13,6 +13,18 @@ function M.exits(value)
   return nil, ("expected a number of exits, got %s"):format(tostring(value))
 end
 
+---Serves a page that shows the VM's screen, live, to browsers of this machine, and types what is
+---typed there at its keyboard. One at a time; it ends with the VM.
+---@param opts? { port: integer? }  0 (the default): one that is free
+---@return minikvm.view? view  its url names the page
+---@return string? why
+---@return string? code  such as "EADDRINUSE"
+function vm:view(opts)
+  options.self("vm:view", self, "minikvm.vm")
+  core.check_open(self)
+  return require("minikvm.view").open(self, opts)
+end
+
 ---Lets gdb debug the guest: see lua/minikvm/gdb/init.lua and docs/gdb.md.
 ---  at       where gdb connects: a port of this machine (the default: any that is free),
 ---           "HOST:PORT",
@@ -74,6 +86,8 @@ local function explained(self, reason, info, ...)
   end
   local traces = package.loaded["minikvm.debug.trace"]
   if reason and traces then traces.run_ended(self, reason, info) end
+  local views = package.loaded["minikvm.view"]
+  if views then views.ended(self) end
   return reason, info, ...
 end
 
