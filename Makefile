@@ -87,7 +87,7 @@ test: deps ## build, then run every test
 .PHONY: faults
 faults: deps ## faults, made on purpose, under a sanitizer: every allocation, ioctl, … fails once; and kill -9
 	@$(MAKE) BUILD=asan build/asan/minikvm build/asan/faults.so guests
-	@$(LUA) tools/faults
+	@$(LUA) tools/faults $(FAULTS)
 
 # Stands before the C library, and lets calls of the program's fail (LD_PRELOAD). Not of the product.
 $(B)/faults.so: tools/faults.c Makefile | $(B)/deps

@@ -39,13 +39,13 @@ describe("a fault, made on purpose,", function()
   end
 
   local commands = require "support.fault_commands"
-  for _, name in ipairs{ "jail", "safe" } do
-    for _, kind in ipairs{ "memory", "descriptor" } do
-      it(("ends the program with a message: %s, %s"):format(name, kind), function()
-        local sum = faults.run(BUILD, { name = name, kind = kind, command = commands[name] }, 3)
-        assert.is_nil(sum.bad)
-      end)
-    end
+  for _, task in ipairs{ { "jail", "memory" }, { "jail", "descriptor" }, { "safe", "memory" },
+                         { "test", "process" } } do
+    local name, kind = table.unpack(task)
+    it(("ends the program with a message: %s, %s"):format(name, kind), function()
+      local sum = faults.run(BUILD, { name = name, kind = kind, command = commands[name] }, 3)
+      assert.is_nil(sum.bad)
+    end)
   end
 end)
 

@@ -161,11 +161,14 @@ out:
  * path, env of "NAME=value". */
 static int spawn(lua_State *L)
 {
+    static const char *const names[] = { "pid", "guardian", "output", "report", "pidfd" };
     struct launch l = { .argv = push_strings(L, 1), .env = push_strings(L, 2) };
     luaL_argcheck(L, l.argv[0], 1, "the list is empty");
     struct child child;
     struct mk_err err;
     lua_createtable(L, 0, 5);
+    for (size_t i = 0; i < MK_COUNT(names); i++) /* from here on Lua needs no memory */
+        mk_set_integer(L, names[i], 0);
     if (start(&child, &l, &err) < 0)
         return mk_push_err(L, &err);
     mk_set_integer(L, "pid", (uint64_t)child.pid);

@@ -297,7 +297,10 @@ local function loop(state)
   local most = state.o.jobs
   while (state.count > 0 or #state.waiting > 0) and not state.interrupted and not state.bailed do
     while state.count < most and #state.waiting > 0 do start(state) end
-    local event, number, a, b = state.children:next(hurry(state))
+    local event, number, a, b
+    if state.count > 0 then -- none, where no process could be started
+      event, number, a, b = state.children:next(hurry(state))
+    end
     if event then EVENTS[event](state, number, a, b) end
     state.reporter:progress(state)
   end
