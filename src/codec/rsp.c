@@ -25,7 +25,7 @@ static void begin(struct mk_rsp *in)
 {
     in->state = MK_RSP_INSIDE;
     in->escaped = in->too_long = in->no_sum = false;
-    in->sum = in->told = 0;
+    in->sum = in->expected = 0;
     in->length = 0;
 }
 
@@ -65,7 +65,7 @@ static enum mk_rsp_event inside(struct mk_rsp *in, uint8_t byte)
 static enum mk_rsp_event complete(struct mk_rsp *in)
 {
     in->state = MK_RSP_OUTSIDE;
-    if (in->no_sum || in->told != in->sum)
+    if (in->no_sum || in->expected != in->sum)
         return MK_RSP_DAMAGED;
     return in->too_long ? MK_RSP_TOO_LONG : MK_RSP_PACKET;
 }
@@ -84,7 +84,7 @@ enum mk_rsp_event mk_rsp_take(struct mk_rsp *in, uint8_t byte)
     }
     value = digit(byte);
     in->no_sum |= value < 0;
-    in->told = (uint8_t)(in->told << 4 | (value & 0xf));
+    in->expected = (uint8_t)(in->expected << 4 | (value & 0xf));
     if (in->state == MK_RSP_SUM_LOW)
         return complete(in);
     in->state = MK_RSP_SUM_LOW;
@@ -144,7 +144,7 @@ void mk_rsp_encode(struct mk_bytes *out, const uint8_t *data, size_t length)
 {
     size_t from = out->length + 1;
     uint8_t sum = 0;
-    char told[2];
+    char digits[2];
     mk_bytes_u8(out, '$');
     for (size_t i = 0; i < length;) {
         size_t n = plain(data + i, length - i);
@@ -159,8 +159,8 @@ void mk_rsp_encode(struct mk_bytes *out, const uint8_t *data, size_t length)
     for (size_t i = from; i < out->length && !out->failed; i++)
         sum = (uint8_t)(sum + out->data[i]);
     mk_bytes_u8(out, '#');
-    mk_rsp_hex(told, &sum, 1);
-    mk_bytes_add(out, told, sizeof(told));
+    mk_rsp_hex(digits, &sum, 1);
+    mk_bytes_add(out, digits, sizeof(digits));
 }
 
 bool mk_rsp_unhex(uint8_t *to, const char *digits, size_t length)

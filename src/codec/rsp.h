@@ -25,7 +25,7 @@ enum mk_rsp_state { MK_RSP_OUTSIDE, MK_RSP_INSIDE, MK_RSP_SUM, MK_RSP_SUM_LOW };
 struct mk_rsp {
     enum mk_rsp_state state;
     bool escaped, too_long, no_sum;
-    uint8_t sum, told; /* of what came; as its sender says */
+    uint8_t sum, expected; /* of what came; as its sender says */
     size_t length;
     uint8_t data[MK_RSP_MOST];
 };

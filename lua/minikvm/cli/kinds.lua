@@ -27,7 +27,7 @@ local function misplaced(kind, opts)
 end
 
 ---The disks of the command line as kvm.vm takes them, `first` before those of --disk.
-local function take_disks(opts, o, first)
+local function add_disks(opts, o, first)
   local list = { first }
   table.move(opts.disk or {}, 1, #(opts.disk or {}), #list + 1, list)
   if #list == 0 then return end
@@ -51,7 +51,7 @@ local function resume(kvm, opts, path, o)
   end
   local snap, status = cli.attempt(o.name, kvm.load_snapshot, path)
   if not snap then return nil, status end
-  take_disks(opts, o)
+  add_disks(opts, o)
   local ok, vm, why = pcall(snap.vm, snap, {
     name = o.name, limits = o.limits, unhandled = o.unhandled, coalesce = o.coalesce,
     echo = o.echo, trace = o.trace, assist = o.assist, disk = o.disk, bios = o.bios,
@@ -92,7 +92,7 @@ local function boot_disk(kvm, opts, path, o)
     complain(o.name, ("%s: it is a disk, which is booted by a BIOS"):format(wrong))
     return nil, 2
   end
-  take_disks(opts, o, path)
+  add_disks(opts, o, path)
   local vm, status = require("minikvm.cli").attempt(o.name, kvm.vm, o)
   if vm then opts.screens[vm] = opts.bios == "lua" or nil end
   return vm, status

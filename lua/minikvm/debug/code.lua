@@ -220,7 +220,7 @@ end
 
 ---Conditional branches: of each, the block that it ends; whether the blocks that were reached tell
 ---that it was taken, that it was not; else it must be looked at.
----@return { block: integer, taken_told: boolean, not_taken_told: boolean }[]
+---@return { block: integer, taken_known: boolean, not_taken_known: boolean }[]
 function M.branches(code)
   if not code.branches then
     local is_single, list = single_sources(code), {}
@@ -228,8 +228,8 @@ function M.branches(code)
       local there, next_one = code.target[i], code.address[i] + code.size[i]
       if code.kind[i] == blocks.BRANCH and there ~= 0 then
         local same = there == next_one
-        list[#list + 1] = { block = i, taken_told = not same and is_single(there),
-                            not_taken_told = not same and is_single(next_one) }
+        list[#list + 1] = { block = i, taken_known = not same and is_single(there),
+                            not_taken_known = not same and is_single(next_one) }
       end
     end
     code.branches = list

@@ -65,7 +65,7 @@ local function to_watch(state)
   local records, ids = {}, {}
   if not state.options.branches then return "", ids end
   for n, br in ipairs(code_of.branches(state.code)) do
-    local need = (br.taken_told and 0 or TAKEN) | (br.not_taken_told and 0 or NOT_TAKEN)
+    local need = (br.taken_known and 0 or TAKEN) | (br.not_taken_known and 0 or NOT_TAKEN)
     if need & ~(state.seen[n] or 0) ~= 0 and state.can_watch[br.block] then
       ids[#ids + 1] = n
       local code = state.code
@@ -91,7 +91,7 @@ local function reach(state, i)
   end
 end
 
-local function take_blocks(state)
+local function update_blocks(state)
   local bytes = core.coverage_reached(state.record)
   for at = 1, #bytes, 4 do
     local index = ("<I4"):unpack(bytes, at)
@@ -100,12 +100,12 @@ local function take_blocks(state)
 end
 
 ---Whether there may be more.
-local function take_branches(state, part)
-  local seen, goes_on = core.coverage_seen(part.object)
+local function update_branches(state, part)
+  local seen, running = core.coverage_seen(part.object)
   for n, id in ipairs(part.branch_ids) do
     state.seen[id] = (state.seen[id] or 0) | seen:byte(n)
   end
-  return goes_on
+  return running
 end
 
 -- ---- a map in the guest's memory ----
@@ -123,7 +123,7 @@ local function read_map(machine, map)
   return table.concat(pieces)
 end
 
-local function take_map(state, machine)
+local function update_map(state, machine)
   if not machine or machine.state == "closed" then return false end
   if machine.state == "running" then return true end
   local bytes = read_map(machine, state.map)
@@ -136,12 +136,12 @@ end
 ---Looks at all VMs.
 local function update(state)
   local left = {}
-  if state.record then take_blocks(state) end
+  if state.record then update_blocks(state) end
   for _, part in ipairs(state.parts) do
-    local goes_on
-    if state.map then goes_on = take_map(state, part.machine[1])
-    else goes_on = take_branches(state, part) end
-    if goes_on then left[#left + 1] = part end
+    local running
+    if state.map then running = update_map(state, part.machine[1])
+    else running = update_branches(state, part) end
+    if running then left[#left + 1] = part end
   end
   state.parts = left
 end

@@ -45,8 +45,8 @@ local function add_functions(state, data)
 end
 
 ---0 or 1, or false for a branch that was never come to.
-local function way(state, told, there, seen)
-  if told then return state.reached[state.code.by_address[there]] and 1 or 0 end
+local function way(state, known, there, seen)
+  if known then return state.reached[state.code.by_address[there]] and 1 or 0 end
   return seen and 1 or 0
 end
 
@@ -59,8 +59,8 @@ local function add_branches(state, data)
       local id = place.file .. ":" .. place.line
       local number = numbers[id] or 0
       numbers[id] = number + 1
-      local taken = way(state, br.taken_told, code.target[i], seen & TAKEN ~= 0)
-      local not_taken = way(state, br.not_taken_told, code.address[i] + code.size[i],
+      local taken = way(state, br.taken_known, code.target[i], seen & TAKEN ~= 0)
+      local not_taken = way(state, br.not_taken_known, code.address[i] + code.size[i],
                             seen & NOT_TAKEN ~= 0)
       if not state.reached[i] then taken, not_taken = false, false end
       local branches = lcov.file(data, place.file).branches

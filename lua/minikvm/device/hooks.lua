@@ -44,14 +44,14 @@ local function expected(c, what)
   bad(c, c.next, ("%s expected, got %s"):format(what, given))
 end
 
-local function take(c, what, kind)
+local function next_argument(c, what, kind)
   local value = c[c.next]
   if type(value) ~= kind then expected(c, what) end
   c.next = c.next + 1
   return value
 end
 
-local function take_integer(c)
+local function next_integer(c)
   local value = c[c.next]
   local integer = type(value) == "number" and math.tointeger(value)
   if not integer then expected(c, "integer") end
@@ -77,15 +77,15 @@ end
 
 ---`more`: an integer that is something else follows the range, so the short form is `first` alone.
 local function short_range(c, more)
-  local first = take_integer(c)
+  local first = next_integer(c)
   if c.space.sized then
-    local size = take_integer(c)
+    local size = next_integer(c)
     if size <= 0 then bad(c, 2, "a size is 1 or more") end
     if first < 0 then bad(c, 1, c.space.limit) end
     if first > math.maxinteger - size + 1 then bad(c, 2, BEHIND) end
     return first, first + size - 1
   end
-  return first, not more and math.type(c[2]) == "integer" and take_integer(c) or first
+  return first, not more and math.type(c[2]) == "integer" and next_integer(c) or first
 end
 
 local function describe(space, first, last)
@@ -94,7 +94,7 @@ local function describe(space, first, last)
 end
 
 ---Takes the range that the arguments begin with.
-local function take_range(c, more)
+local function next_range(c, more)
   local first, last
   if type(c[1]) == "table" then
     c.next = 2
@@ -125,8 +125,8 @@ local function owner_of(fn)
 end
 
 ---A table with read and write, one at least, and perhaps a name.
-local function take_handlers(c)
-  local handlers = take(c, "table", "table")
+local function next_handlers(c)
+  local handlers = next_argument(c, "table", "table")
   for key, value in next, handlers do
     if key == "name" then
       if type(value) ~= "string" then
@@ -149,8 +149,8 @@ local M = {}
 ---Serves what nobody serves yet.
 function M.on(self, ...)
   local c = call("on", self, ...)
-  local first, last = take_range(c)
-  local handlers, owner = take_handlers(c)
+  local first, last = next_range(c)
+  local handlers, owner = next_handlers(c)
   local where, other = core.hook_owner(self, first, last)
   if where then
     core.blame(("%s belongs to %s: use override() to go on top of it (wanted: %s for %s)"):format(
@@ -162,16 +162,16 @@ end
 ---Goes on top of whatever is there, which its functions may call as `next`.
 function M.override(self, ...)
   local c = call("override", self, ...)
-  local first, last = take_range(c)
-  local handlers, owner = take_handlers(c)
+  local first, last = next_range(c)
+  local handlers, owner = next_handlers(c)
   return core.hook(self, first, last, "override", owner, handlers.read, handlers.write)
 end
 
 ---Sees accesses and changes nothing.
 function M.tap(self, ...)
   local c = call("tap", self, ...)
-  local first, last = take_range(c)
-  local fn = take(c, "function", "function")
+  local first, last = next_range(c)
+  local fn = next_argument(c, "function", "function")
   return core.hook(self, first, last, "tap", owner_of(fn), fn)
 end
 
@@ -179,26 +179,26 @@ end
 
 function M.const(self, ...)
   local c = call("const", self, ...)
-  local first, last = take_range(c, true)
-  return core.prim(self, first, last, "const", nil, nil, take_integer(c))
+  local first, last = next_range(c, true)
+  return core.prim(self, first, last, "const", nil, nil, next_integer(c))
 end
 
 function M.latch(self, ...)
   local c = call("latch", self, ...)
-  local first, last = take_range(c, true)
-  local value = c[c.next] ~= nil and take_integer(c) or 0
+  local first, last = next_range(c, true)
+  local value = c[c.next] ~= nil and next_integer(c) or 0
   return core.prim(self, first, last, "latch", nil, nil, value)
 end
 
 function M.sink(self, ...)
-  local first, last = take_range(call("sink", self, ...))
+  local first, last = next_range(call("sink", self, ...))
   return core.prim(self, first, last, "sink")
 end
 
 function M.fifo(self, ...)
   local c = call("fifo", self, ...)
-  local first, last = take_range(c)
-  local o = take(c, "table", "table")
+  local first, last = next_range(c)
+  local o = next_argument(c, "table", "table")
   for key, value in next, o do
     if key == "on" then
       if type(value) ~= "string" or #value ~= 1 then
@@ -211,7 +211,7 @@ function M.fifo(self, ...)
       core.blame(("fifo: 'size' is 1 to %d bytes"):format(RECORD))
     end
   end
-  local fn = take(c, "function", "function")
+  local fn = next_argument(c, "function", "function")
   return core.prim(self, first, last, "fifo", owner_of(fn), fn, o.on and o.on:byte() or -1,
                    o.size or RECORD)
 end
@@ -219,30 +219,30 @@ end
 ---Reads take what its handle's put() was given; fn(), if there is one, is told when that is taken.
 function M.source(self, ...)
   local c = call("source", self, ...)
-  local first, last = take_range(c)
-  local fn = c[c.next] ~= nil and take(c, "function", "function") or nil
+  local first, last = next_range(c)
+  local fn = c[c.next] ~= nil and next_argument(c, "function", "function") or nil
   return core.prim(self, first, last, "source", fn and owner_of(fn) or nil, fn)
 end
 
 function M.match(self, ...)
   local c = call("match", self, ...)
-  local first, last = take_range(c, true)
-  local value = take_integer(c)
-  local fn = take(c, "function", "function")
+  local first, last = next_range(c, true)
+  local value = next_integer(c)
+  local fn = next_argument(c, "function", "function")
   return core.prim(self, first, last, "match", owner_of(fn), fn, value)
 end
 
 ---A write that nobody waits for; its size is the second argument.
 function M.doorbell(self, ...)
   local c = call("doorbell", self, ...)
-  local first = take_range(c, true)
+  local first = next_range(c, true)
   c.next = 2
-  local size = take_integer(c)
+  local size = next_integer(c)
   if size ~= 1 and size ~= 2 and size ~= 4 and not (c.space.sized and size == 8) then
     bad(c, 2, "a write has 1, 2 or 4 bytes, or 8 in memory")
   end
-  local value = math.type(c[3]) == "integer" and take_integer(c) or nil
-  local fn = take(c, "function", "function")
+  local value = math.type(c[3]) == "integer" and next_integer(c) or nil
+  local fn = next_argument(c, "function", "function")
   return core.doorbell(self, first, size, value, fn, owner_of(fn))
 end
 

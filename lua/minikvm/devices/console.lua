@@ -87,7 +87,7 @@ end
 
 ---The match that ends first of those patterns, as console:expect returns it; what is heard up to
 ---its end is taken.
-local function take(d, port, patterns, plain)
+local function match_next(d, port, patterns, plain)
   local text, best = d.state.heard[port] or "", nil
   for i, pattern in ipairs(patterns) do
     local found = table.pack(text:find(pattern, 1, plain))
@@ -129,7 +129,7 @@ function M.expect(d, patterns, opts)
   local list = waits.pattern_list("console.expect", patterns)
   local until_then, reason, info = core.now() + seconds, nil, nil
   while true do
-    local found, left = take(d, port, list, o.plain), until_then - core.now()
+    local found, left = match_next(d, port, list, o.plain), until_then - core.now()
     if found then return table.unpack(found) end
     if reason or left <= 0 then break end
     reason, info = run(d, left)

@@ -19,7 +19,7 @@ M.CHUNK = abi.AGENT_WINDOW_SIZE - HEAD_BYTES
 
 ---@class minikvm.talk  a question, or several, one after the other
 ---@field next fun(): integer?, integer?, string?  the next question: its kind, argument and bytes
----@field take? fun(bytes: string): string?  gets what an answer brings; why that is too much
+---@field collect? fun(bytes: string): string?  gets what an answer brings; why that is too much
 ---@field ready? boolean  it waits for the agent's first words instead
 ---@field done? boolean
 ---@field status? integer  of the last answer: negative for an errno
@@ -100,7 +100,8 @@ local function hear(d, talk, answer)
     return true, ("it answered another question: number %d, asked was number %d"):format(
       answer.number, d.state.number)
   elseif answer.kind == abi.AGENT_DATA then
-    local why = talk.take and talk.take(answer.bytes) or not talk.take and "it sent data unasked"
+    local why = "it sent data unasked"
+    if talk.collect then why = talk.collect(answer.bytes) end
     return why ~= nil and why ~= false, why or nil
   elseif answer.kind ~= abi.AGENT_END then
     return true, ("it answered with an unknown kind of answer, %d"):format(answer.kind)

@@ -124,7 +124,7 @@ local function in_parts(first, feed, bytes, last)
   end
 end
 
----A talk's `take` function, and what gives all that it took.
+---A talk's `collect` function, and what gives all that it took.
 local function collector(limit)
   local parts, size = {}, 0
   return function(bytes)
@@ -192,12 +192,12 @@ function Linux:sh(command, opts)
     core.blame(("linux:sh: a command has %d bytes at most: write a script into a file"):format(
       channel.CHUNK))
   end
-  local take, output = collector(o.limit or LIMIT)
+  local collect, output = collector(o.limit or LIMIT)
   local last = { abi.AGENT_RUN, 0, command }
   local questions = o.input and in_parts({ abi.AGENT_INPUT }, abi.AGENT_FEED, o.input, last)
     or once(table.unpack(last))
   local what = "linux:sh " .. shortened(command)
-  local status = converse(self, what, { next = questions, take = take }, o, output)
+  local status = converse(self, what, { next = questions, collect = collect }, o, output)
   if status < 0 then fail(self, what, select(2, refused("the agent", status))) end
   return output(), exit_status(status)
 end
@@ -244,8 +244,8 @@ function Linux:read(path, opts)
   options.self("linux:read", self, KIND)
   check_path("linux:read", path)
   local o = options.check("linux:read", opts, READ)
-  local take, bytes = collector(o.limit or LIMIT)
-  local talk = { next = once(abi.AGENT_READ, 0, path), take = take }
+  local collect, bytes = collector(o.limit or LIMIT)
+  local talk = { next = once(abi.AGENT_READ, 0, path), collect = collect }
   local status = converse(self, "linux:read " .. shortened(path), talk, o)
   if status < 0 then return refused(path, status) end
   return bytes()
@@ -265,8 +265,8 @@ end })
 function Linux:dmesg(opts)
   options.self("linux:dmesg", self, KIND)
   local o = options.check("linux:dmesg", opts, DMESG)
-  local take, text = collector(LIMIT)
-  local status = converse(self, "linux:dmesg", { next = once(abi.AGENT_LOG), take = take }, o)
+  local collect, text = collector(LIMIT)
+  local status = converse(self, "linux:dmesg", { next = once(abi.AGENT_LOG), collect = collect }, o)
   if status < 0 then fail(self, "linux:dmesg", select(2, refused("syslog", status))) end
   local lines, shown = {}, true
   for line in text():gmatch "[^\n]*\n?" do
