@@ -2,8 +2,8 @@
 --
 -- The whole process is compared with what it cannot do without: a Lua interpreter, and KVM's own
 -- calls for a VM. Modes with page tables are compared with real mode as whole processes, too, for
--- what they find out about the host is found out once a process: by processor time, which other work
--- on the machine does not change much.
+-- what they find out about the host is found out once a process: by processor time, which other
+-- work on the machine does not change much.
 
 local kvm = require "minikvm"
 local report = require "report"

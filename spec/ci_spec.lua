@@ -72,7 +72,8 @@ describe("a CI's files", function()
   it("get JUnit reports of the project's own tests", function()
     local folder = os.tmpname()
     os.remove(folder)
-    local r = program.run(("UNDER=minikvm JUNIT=%s/a tools/test spec/lua/copy_spec.lua"):format(folder))
+    local r = program.run(
+      ("UNDER=minikvm JUNIT=%s/a tools/test spec/lua/copy_spec.lua"):format(folder))
     local report = program.run(("cat %s/a/minikvm.xml; rm -r %s"):format(folder, folder)).out
     assert.equal(0, r.status, r.out)
     assert.matches('<testsuite name="spec/lua/copy_spec.lua"', report)

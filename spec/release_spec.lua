@@ -1,4 +1,4 @@
--- One version: what header, module, program, rock, changelogs, pkg-config file and manual pages say.
+-- One version: what header, module, program, rock, changelogs, pkg-config file and manuals say.
 -- semver.org, 2.0.0, 2: X.Y.Z, non-negative integers without leading zeroes.
 
 local program = require "support.program"

@@ -11,9 +11,11 @@ describe("the sources", function()
 
   it("let devices reach guest memory by functions that check what a guest says alone", function()
     -- of src/kvm/mem.h: not by pointers into it that are kept, nor by its regions
-    local r = program.run("grep -rnE 'mk_mem_(at|writable|span|page|find)\\(|(->|\\.)host\\b' src/dev")
+    local r = program.run("grep -rnE "
+      .. "'mk_mem_(at|writable|span|page|find)\\(|(->|\\.)host\\b' src/dev")
     assert.equal("", r.out)
-    r = program.run("grep -rlE '(->|\\.)host\\b' src --include='*.c' | grep -vE '^src/(kvm|debug|snapshot)/'")
+    r = program.run("grep -rlE '(->|\\.)host\\b' src --include='*.c' "
+      .. "| grep -vE '^src/(kvm|debug|snapshot)/'")
     assert.equal("", r.out)
   end)
 

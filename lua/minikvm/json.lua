@@ -1,8 +1,8 @@
 -- json.lua - values as JSON text (RFC 8259): traces, `vm:stats():json()` and what --json prints.
 --
 -- Keys are sorted, so the same value is the same text. What JSON has no number for, infinity and
--- "not a number", is null. Addresses and registers are given as text, by hex(): most readers of JSON
--- have doubles, which do not hold 64 bits.
+-- "not a number", is null. Addresses and registers are given as text, by hex(): most readers of
+-- JSON have doubles, which do not hold 64 bits.
 
 local M = {}
 
@@ -64,8 +64,8 @@ local ENCODERS <const> = {
   end,
 }
 
----A value as JSON, on one line. Tables with a first element are lists, others objects with keys that
----are strings.
+---A value as JSON, on one line. Tables with a first element are lists, others objects with keys
+---that are strings.
 ---@param value string|number|boolean|table
 ---@return string
 function M.encode(value)

@@ -10,8 +10,8 @@ t.describe("An image:", function()
     local vm <close> = assert(kvm.vm{ mode = "real", echo = false })
     -- more: mov dx, 0x500; mov al, 2; out dx, al; in ax, dx; cmp ah, 1; je more; ja done;
     -- out 0xe9, al; jmp more; done: hlt
-    assert(vm:load{ bytes = "\xba\x00\x05\xb0\x02\xee\xed\x80\xfc\x01\x74\xf4\x77\x04\xe6\xe9\xeb\xee"
-      .. "\xf4" })
+    assert(vm:load{ bytes = "\xba\x00\x05\xb0\x02\xee\xed\x80\xfc\x01\x74\xf4\x77\x04\xe6\xe9"
+      .. "\xeb\xee\xf4" })
     vm.console:send("3\xff"):eof()
     assert(vm:run{ deadline = 5 } == "halt")
     assert(vm.console:text() == "3\xff")

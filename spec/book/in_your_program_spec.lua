@@ -10,8 +10,8 @@ t.describe("In your program:", function()
   t.it("1. a call that takes too long", function()
     local vm <close> = assert(kvm.vm{ mode = "long", echo = false })
     -- mov eax, [0x2000]; again: test eax, eax; jz again; imul eax, eax; mov [0x2000], eax; hlt
-    assert(vm:load{ bytes = "\x8b\x04\x25\0\x20\0\0\x85\xc0\x74\xfc\x0f\xaf\xc0\x89\x04\x25\0\x20\0\0\z
-      \xf4" })
+    assert(vm:load{ bytes = "\x8b\x04\x25\0\x20\0\0\x85\xc0\x74\xfc\x0f\xaf\xc0\z
+      \x89\x04\x25\0\x20\0\0\xf4" })
     local ready <close> = assert(vm:snapshot())
     local function square(n)
       assert(vm:restore(ready))

@@ -1,5 +1,6 @@
--- The JSON writer, and --json of what runs no guest of its own: minikvm doctor, minikvm test, benches.
--- What a reader of JSON (RFC 8259; dkjson, which Busted has) finds there, and nothing else on stdout.
+-- The JSON writer, and --json of what runs no guest of its own: minikvm doctor, minikvm test,
+-- benches. What a reader of JSON (RFC 8259; dkjson, which Busted has) finds there, and nothing else
+-- on stdout.
 
 local dkjson = require "dkjson"
 local json = require "minikvm.json"

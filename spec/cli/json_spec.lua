@@ -1,5 +1,5 @@
--- --json of minikvm run, and vm:stats():json(): what a reader of JSON (RFC 8259; dkjson, which Busted
--- has) finds there, and nothing else on stdout.
+-- --json of minikvm run, and vm:stats():json(): what a reader of JSON (RFC 8259; dkjson, which
+-- Busted has) finds there, and nothing else on stdout.
 
 local dkjson = require "dkjson"
 local program = require "support.program"

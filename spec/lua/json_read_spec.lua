@@ -15,7 +15,8 @@ describe("json_read", function()
     for text, why in pairs{
       [""] = "byte 1: no value", ["{"] = "byte 2: expected a key in quotes",
       ['{"a" 1}'] = "byte 6: expected :", ["[1 2]"] = "byte 4: expected , or ]",
-      ['{"a":1,}'] = "byte 8: expected a key in quotes", ['"x'] = "byte 3: a string without its end",
+      ['{"a":1,}'] = "byte 8: expected a key in quotes",
+      ['"x'] = "byte 3: a string without its end",
       ['"\1"'] = "byte 2: a control character", ['"\\x"'] = "byte 2: a wrong escape",
       ["01"] = "byte 1: no value", ["nul"] = "byte 1: no value",
       ["[1]x"] = "byte 4: something follows the value",

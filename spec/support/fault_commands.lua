@@ -16,7 +16,9 @@ end
 ---@field tells? string  a pattern: what it prints so is an error, too
 
 M.run = { line = "P run guests/real/hello.bin </dev/null" }
-M.several = { line = "P run --memory 1M guests/real/hello.bin guests/real/fibonacci.bin </dev/null" }
+M.several = {
+  line = "P run --memory 1M guests/real/hello.bin guests/real/fibonacci.bin </dev/null",
+}
 M.jail = { line = "P run --jail guests/real/hello.bin </dev/null" }
 M.strict = { line = "P run --jail=strict guests/real/hello.bin </dev/null" }
 M.trace = { line = "P run --trace-file D/trace.json guests/real/hello.bin </dev/null" }

@@ -246,7 +246,7 @@ local function plain_file(task)
            failed = n.bad, skipped = n.skip, cut = task.cut or false, tests = json.list(tests) }
 end
 
-function Json:finish(state, n, status)
+function Json.finish(_, state, n, status)
   local list = {}
   for i, task in ipairs(state.ended) do list[i] = plain_file(task) end
   table.sort(list, function(a, b)
