@@ -12,11 +12,12 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define FDS 1024
 #define RUN_SIZE (3 * MK_PAGE)
-#define SLOTS 512
+#define SLOTS 16384
 
 enum kind { NONE, SYSTEM, VM, VCPU };
 
@@ -31,7 +32,8 @@ static struct fake {
     struct kvm_debugregs debugregs;
     struct kvm_vcpu_events events;
     struct kvm_mp_state mp;
-    struct kvm_userspace_memory_region slot[SLOTS]; /* of a VM */
+    struct kvm_userspace_memory_region *slot; /* of a VM */
+    unsigned slots;                           /* of these, those that were ever used */
 } * fakes[FDS];
 
 static struct fuzz_in program;
@@ -83,7 +85,13 @@ static int new_fake(enum kind kind, int vm)
     fuzz_check(f);
     if (f->run)
         munmap(f->run, RUN_SIZE);
-    *f = (struct fake){ .kind = kind, .inode = st.st_ino, .vm = vm };
+    struct kvm_userspace_memory_region *slot = f->slot;
+    if (slot)
+        memset(slot, 0, f->slots * sizeof(*slot));
+    *f = (struct fake){ .kind = kind, .inode = st.st_ino, .vm = vm, .slot = slot };
+    if (kind == VM && !slot)
+        f->slot = calloc(SLOTS, sizeof(*slot));
+    fuzz_check(kind != VM || f->slot);
     f->sregs.cs = (struct kvm_segment){
         .base = 0xffff0000, .selector = 0xf000, .type = 11, .present = 1, .s = 1, .limit = 0xffff
     };
@@ -121,17 +129,20 @@ int access(const char *path, int mode)
 
 /* --- the guest --- */
 
-static void poke(struct fake *vm, uint64_t gpa, const uint8_t *bytes, size_t length)
+/* As the guest's own write: false where a debugger has protected the page. */
+static bool poke(struct fake *vm, uint64_t gpa, const uint8_t *bytes, size_t length)
 {
-    for (unsigned i = 0; i < SLOTS; i++) {
+    for (unsigned i = 0; i < vm->slots && length; i++) {
         const struct kvm_userspace_memory_region *s = &vm->slot[i];
-        if (mk_inside(gpa - s->guest_phys_addr, length, s->memory_size) &&
-            gpa >= s->guest_phys_addr && !(s->flags & KVM_MEM_READONLY)) {
-            memcpy((void *)(uintptr_t)(s->userspace_addr + (gpa - s->guest_phys_addr)), bytes,
-                   length);
-            return;
-        }
+        if (gpa < s->guest_phys_addr || s->flags & KVM_MEM_READONLY ||
+            !mk_inside(gpa - s->guest_phys_addr, length, s->memory_size))
+            continue;
+        uint64_t host = s->userspace_addr + (gpa - s->guest_phys_addr);
+        const struct iovec from = { (void *)(uintptr_t)bytes, length };
+        const struct iovec to = { (void *)(uintptr_t)host, length };
+        return process_vm_writev(getpid(), &from, 1, &to, 1, 0) == (ssize_t)length;
     }
+    return true;
 }
 
 /* Ports that somebody may serve, and BARs where BIOSes and specs put them. */
@@ -258,6 +269,17 @@ static int failure_exit(struct fake *f)
     return 0;
 }
 
+/* A breakpoint's instruction, a debug register's, or a step's. */
+static int debug_exit(struct fake *f, struct fuzz_in *in)
+{
+    uint8_t how = fuzz_u8(in);
+    f->run->exit_reason = KVM_EXIT_DEBUG;
+    f->run->debug.arch.exception = how & 1 ? 3 : 1;
+    f->run->debug.arch.pc = f->regs.rip;
+    f->run->debug.arch.dr6 = 0xffff0ff0u | (how >> 1 & 15u) | (how & 0x20 ? 0x4000u : 0);
+    return 0;
+}
+
 static void set_system_register(struct fake *f, struct fuzz_in *in)
 {
     struct kvm_sregs *s = &f->sregs;
@@ -298,7 +320,10 @@ static int run_vcpu(struct fake *f)
             size_t length;
             uint64_t gpa = fuzz_u16(in);
             const uint8_t *bytes = fuzz_bytes(in, op, &length);
-            poke(vm, gpa, bytes, length);
+            if (!poke(vm, gpa, bytes, length)) {
+                errno = EFAULT;
+                return -1;
+            }
         } else if (op < 0x40) {
             set_register(f, in);
         } else if (op < 0x78) {
@@ -319,8 +344,8 @@ static int run_vcpu(struct fake *f)
             return failure_exit(f);
         } else if (op == 0xf3) {
             set_system_register(f, in);
-        } else if (op >= 0xf4 && traps.count) {
-            return trap_exit(f, in);
+        } else if (op >= 0xf4) {
+            return traps.count ? trap_exit(f, in) : debug_exit(f, in);
         } else if (op == 0xf1) {
             f->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
             return 0;
@@ -366,6 +391,8 @@ static int set_slot(struct fake *f, const struct kvm_userspace_memory_region *s)
 {
     fuzz_check(s->slot < SLOTS);
     f->slot[s->slot] = *s;
+    if (f->slots <= s->slot)
+        f->slots = s->slot + 1;
     return 0;
 }
 
@@ -374,6 +401,15 @@ static int msrs(struct kvm_msrs *list, bool get)
     for (unsigned i = 0; get && i < list->nmsrs; i++)
         list->entries[i].data = 0;
     return (int)list->nmsrs;
+}
+
+/* Without 32-bit paging: the bit is dropped. */
+static int set_sregs(struct fake *f, const struct kvm_sregs *s)
+{
+    f->sregs = *s;
+    if (!(s->efer & 0x500))
+        f->sregs.cr0 &= ~UINT64_C(0x80000000);
+    return 0;
 }
 
 #define GET(field) (memcpy(arg, &f->field, sizeof(f->field)), 0)
@@ -386,7 +422,7 @@ static int serve_vcpu(struct fake *f, unsigned long request, void *arg)
     case KVM_GET_REGS: return GET(regs);
     case KVM_SET_REGS: return SET(regs);
     case KVM_GET_SREGS: return GET(sregs);
-    case KVM_SET_SREGS: return SET(sregs);
+    case KVM_SET_SREGS: return set_sregs(f, arg);
     case KVM_GET_DEBUGREGS: return GET(debugregs);
     case KVM_SET_DEBUGREGS: return SET(debugregs);
     case KVM_GET_VCPU_EVENTS: return GET(events);
