@@ -242,9 +242,9 @@ $(B)/cli/api.lua: docs/lua-api.md | $(B)
 	@{ echo '-- made from docs/lua-api.md'; echo 'return [==['; cat $<; echo ']==]'; } > $@
 
 # The same numbers for Lua as for C and assembly.
-$(B)/abi.lua: src/base/abi.h | $(B)
-	@{ echo '-- made from src/base/abi.h'; echo 'return {'; \
-	sed -n 's/^#define MK_\([A-Z0-9_]*\) \([0-9a-fx]*\).*/  \1 = \2,/p' $<; echo '}'; } > $@
+$(B)/abi.lua: src/base/abi.h Makefile | $(B)
+	@{ echo '-- made from src/base/abi.h'; echo 'return require("minikvm.strict").module({'; \
+	sed -n 's/^#define MK_\([A-Z0-9_]*\) \([0-9a-fx]*\).*/  \1 = \2,/p' $<; echo '}, "minikvm.abi")'; } > $@
 
 # The agent of Linux guests, as a part that returns its bytes.
 guests/build/agent/agent: $(wildcard guests/agent/*) guests/Makefile src/base/abi.h

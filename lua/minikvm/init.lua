@@ -79,22 +79,11 @@ M.sleep = core.sleep
 ---@type fun(number?: integer): integer
 M.signal = core.signal
 
----@class minikvm.instruction
----@field address integer
----@field size integer
----@field text string
-
 ---Machine code as text, in Intel syntax.
 ---@type fun(bytes: string, bits: 16|32|64, address?: integer): minikvm.instruction[]
 M.disassemble = core.disassemble
 
 local WAIT <const> = options.declare("kvm.wait", { timeout = "seconds" })
-
----@class minikvm.worker
----@field send fun(self, ...): true?, string?, string?  a message: values, the first one not nil
----@field receive fun(self, timeout: number?): ...  the values of a message; nil, why, code
----@field wait fun(self, timeout: number?): true?, ...  true and its results; nil, why, code
----@field close fun(self): true?, string?, string?  always returns, after a second at the latest
 
 ---Runs a function, or a script, on a thread and in a Lua state of its own. Its first argument is
 ---its end of the line: me:send(...), me:receive(timeout). Values are copied: nil, booleans,
@@ -205,6 +194,9 @@ function M.load_snapshot(path)
   return core.load_snapshot(path)
 end
 
+local waited = strict.record("waited", "a result of kvm.wait", { "vm", "reason", "info" },
+  function(one) return ("%s: %s"):format(one.vm.name, tostring(one.info)) end)
+
 ---Waits for several started VMs to end.
 ---@param vms minikvm.vm[]
 ---@param opts? { timeout: number? }  seconds; those that still run then have reason nil
@@ -218,7 +210,7 @@ function M.wait(vms, opts)
   local results = {}
   for i, vm in ipairs(vms) do
     local reason, info = vm:wait(until_then and math.max(0, until_then - core.now()))
-    results[i] = { vm = vm, reason = reason, info = info }
+    results[i] = waited{ vm = vm, reason = reason, info = info }
   end
   return results
 end

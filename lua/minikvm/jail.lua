@@ -3,6 +3,7 @@
 
 local core = require "minikvm.core"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 
 local M = {}
 
@@ -41,10 +42,10 @@ local SCHEMA <const> = options.declare("kvm.jail", {
 local ACCESS <const> = { read = M.READ, write = M.READ | M.WRITE,
                          change = M.READ | M.WRITE | M.CHANGE }
 
----@class minikvm.jail
----@field level "best"|"strict"|"log"
----@field walls string[]  that stand: "privileges", "files", "truncation", "system calls"
----@field missing string?  those that do not, and why
+local mark = strict.record("jail", "kvm.jail()", { "level", "walls", "missing" }, function(jail)
+  return ("level %s: %s%s"):format(jail.level, table.concat(jail.walls, ", "),
+    jail.missing and "; missing: " .. jail.missing or "")
+end)
 
 ---Adds to a list of paths and accesses what guests with files need beside their directories: a
 ---folder of minikvm's for private ones.
@@ -136,7 +137,7 @@ function M.enter(opts)
   if report then report, why, code = core.jail(level, allow, list) end
   if not report then return nil, "kvm.jail: " .. why, code end
   report.level = level
-  return report
+  return mark(report)
 end
 
 return M

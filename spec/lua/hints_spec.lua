@@ -164,6 +164,15 @@ describe("what newcomers guess", function()
     end
   end)
 
+  it("of a device's module, and of numbers, is answered, too", function()
+    local rtc, abi = require "minikvm.devices.rtc", require "minikvm.abi"
+    assert.error_matches(function() return rtc.neww end,
+                         "devices.rtc has no 'neww' %(did you mean 'new'%?%)")
+    assert.error_matches(function() return abi.PORT_HYPERCAL end,
+                         "did you mean 'PORT_HYPERCALL'")
+    assert.error_matches(function() rtc.mine = 1 end, "devices.rtc has no 'mine'")
+  end)
+
   it("of the table of vCPUs is answered", function()
     assert.equal(1, #vm.cpu)
     assert.is_nil(vm.cpu[1]) -- so that loops end there

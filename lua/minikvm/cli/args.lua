@@ -25,24 +25,6 @@ local WIDTH <const>, NARROW <const> = 80, 60 -- columns; from here on help is be
 local HELP <const> = { "--help", "-h" }
 local NOTHING <const> = { key = "", value = "argument", max = 0 } -- as `rest`
 
----@class minikvm.args.option
----@field [1] string  the long name, "--memory"
----@field [2] string?  the short one, "-m"
----@field value string?  what its value is called; nil: a flag
----@field type (string|string[]|fun(text: string): any, string?)?
----@field repeatable boolean?  may be given again; results in a list
----@field default string?  its value may be left out, and is then this; others follow "="
----@field many boolean?  takes all values up to the next option; results in a list
----@field help string
-
----@class minikvm.args.spec
----@field program string
----@field summary string?
----@field options minikvm.args.option[]
----@field rest table?  the arguments that are no options: { key=, value=, min=, max=, choices=,
----  names=, help= }; absent: there are none; names: what each is called in the usage line
----@field notes string?
-
 -- ---- values ----
 
 local TYPES = {

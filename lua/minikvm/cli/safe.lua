@@ -13,6 +13,7 @@ local args = require "minikvm.cli.args"
 local class = require "minikvm.class"
 local jail = require "minikvm.jail"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 
 local loadfile = loadfile
 
@@ -200,11 +201,12 @@ local function restrict_load(guests)
   end
 end
 
----A plain copy of options of which all are known.
+---A plain copy of options of which none is one that is not there here; what no option is, is found
+---later.
 local function checked(what, opts, known)
   local copy = plain(opts)
   for key in pairs(copy or {}) do
-    if type(key) == "string" and not known[key] then
+    if type(key) == "string" and not known[key] and options.schemas[what][key] then
       error(("%s: option '%s' is not there with --safe"):format(what, key), 3)
     end
   end
@@ -231,6 +233,7 @@ local function narrowed(rules, grant)
 end
 
 local function limited_files(kvm, grants)
+  require "minikvm.vm.files" -- its options
   return function(opts)
     local copy = checked("kvm.files", opts, allowed.FILES_OPTIONS)
     if not copy or copy.root == nil then return kvm.files(copy or opts) end
@@ -247,7 +250,7 @@ local function safe_module(kvm, opts)
   for name in pairs(kvm) do module[name] = module[name] or refusal("kvm." .. name) end
   module.vm = limited_vm(kvm)
   module.files = limited_files(kvm, opts.files)
-  return module
+  return strict.module(module, "kvm")
 end
 
 -- ---- what it gets of Lua ----
@@ -257,8 +260,9 @@ local function embedded(name)
   if not package.preload[name] then return nil end
   local device = name:match "^minikvm%.devices%.(.+)$"
   local names = device and allowed.DEVICES[device]
-  if names then return copy_of(require(name), names) end
-  return name == "minikvm.abi" and copy_of(require(name), require(name)) or nil
+  if names then return strict.module(copy_of(require(name), names), "devices." .. device) end
+  local abi = name == "minikvm.abi" and require(name)
+  return abi and strict.module(copy_of(abi, abi), name) or nil
 end
 
 ---Lua files beside the script, and minikvm.

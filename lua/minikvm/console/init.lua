@@ -11,7 +11,6 @@ local KIND <const> = "minikvm.console"
 local console = core.methods(KIND)
 
 ---@class minikvm.listener  what on_line returns; may be closed by a to-be-closed variable
----@field hits integer  lines seen
 local Listener, meta = class "minikvm.handle"
 strict.seal(Listener, meta, "listener", { "fn", "list", "console", "hits" })
 

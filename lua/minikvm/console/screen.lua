@@ -48,7 +48,6 @@ local COLOURS <const> = {
 }
 
 ---@class minikvm.screen  the screen of one VM; looks at it at every call, also while it runs
----@field private vm minikvm.vm
 local SCREEN <const> = "minikvm.screen"
 local Screen, meta = class(SCREEN)
 strict.seal(Screen, meta, "screen", { "vm" })
@@ -187,12 +186,7 @@ function Screen:expect(patterns, opts)
                                                          (adapter(self.vm)))
 end
 
----@class minikvm.screen.cell
----@field char string  UTF-8
----@field code integer  the same in code page 437
----@field fg integer  foreground colour, 0 (black) to 15 (white)
----@field bg integer  background colour, 0 to 7; to 15 where nothing blinks
----@field blink boolean
+local mark = strict.record("screen.cell", "a cell", { "char", "code", "fg", "bg", "blink" })
 
 ---One cell.
 ---@param x integer  0 (left) to 79
@@ -203,7 +197,7 @@ function Screen:cell(x, y)
   x, y = check_index("cell", "x", x, COLUMNS), check_index("cell", "y", y, ROWS)
   local code, colours = cells_of(self, (y * COLUMNS + x) * 2, 2):byte(1, 2)
   local blink = blinks(self)
-  return { char = CP437[code], code = code, fg = colours & 15,
+  return mark{ char = CP437[code], code = code, fg = colours & 15,
            bg = colours >> 4 & (blink and 7 or 15), blink = blink and colours >> 7 == 1 }
 end
 

@@ -6,6 +6,7 @@ local core = require "minikvm.core"
 local locals = require "minikvm.debug.locals"
 local machine = require "minikvm.debug.machine"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 local unwind = require "minikvm.debug.unwind"
 local where = require "minikvm.debug.where"
 
@@ -13,19 +14,12 @@ local M = {}
 
 local LIMIT <const>, MOST <const> = 64, 10000 -- frames
 
----@class minikvm.call  one function that runs
----@field pc integer  linear: the next instruction, or where the call returns to
----@field symbol string?  function or label
----@field offset integer?
----@field file string?
----@field line integer?
----@field inlined boolean  into the one that follows in the list
----@field how "registers"|"cfi"|"frame pointer"|"interrupt"  how its frame was found
----@field arguments string?  "a = 1, p = 0x1000"
-
 ---@class minikvm.backtrace  a list of minikvm.call, the innermost first; `why`: why it ends there,
 ---  nil when nobody called the last one; tostring gives lines of text
 local _, meta = class "minikvm.backtrace"
+
+local mark = strict.record("call", "a call", { "pc", "symbol", "offset", "file", "line", "inlined",
+                           "how", "arguments" })
 
 ---@param before minikvm.call?
 local function line_of(i, call, before)
@@ -64,9 +58,11 @@ local function add(list, m, frame)
   local offset = place.offset and place.offset + (frame.called and 1 or 0)
   local count = math.max(1, #place.functions)
   for n = 0, count - 1 do
-    local fn, inlined = place.functions[n + 1] or place, n < count - 1
-    list[#list + 1] = { frame = frame, n = n, call = {
-      pc = frame.pc, symbol = inlined and fn.name or where.name(place) or fn.name,
+    local fn, inlined = place.functions[n + 1], n < count - 1
+    local name = fn and fn.name
+    fn = fn or place
+    list[#list + 1] = { frame = frame, n = n, call = mark{
+      pc = frame.pc, symbol = inlined and name or where.name(place) or name,
       offset = not inlined and offset or nil, file = fn.file, line = fn.line, inlined = inlined,
       how = frame.how,
       arguments = #place.functions > 0 and arguments_of(m, frame, n) or nil } }

@@ -326,6 +326,8 @@ function Coverage:stop()
 end
 meta.__close = Coverage.stop
 
+local mark = strict.record("coverage.count", "coverage:count()", { "blocks", "reached", "shared" })
+
 ---How much there is and how much was reached.
 ---@return { blocks: integer, reached: integer, shared: integer }  shared: blocks inside another
 ---  instruction, which are left out
@@ -334,8 +336,8 @@ function Coverage:count()
   update(state)
   local reached = 0
   for _ in pairs(state.reached) do reached = reached + 1 end
-  return { blocks = #state.blocks, reached = reached,
-           shared = state.map and 0 or state.code.count - #state.blocks }
+  return mark{ blocks = #state.blocks, reached = reached,
+               shared = state.map and 0 or state.code.count - #state.blocks }
 end
 
 function meta.__tostring(self)

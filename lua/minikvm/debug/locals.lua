@@ -5,23 +5,12 @@ local class = require "minikvm.class"
 local dies = require "minikvm.debug.dies"
 local dwarf = require "minikvm.debug.dwarf"
 local expression = require "minikvm.debug.expression"
+local strict = require "minikvm.strict"
 local types = require "minikvm.debug.types"
 local unwind = require "minikvm.debug.unwind"
 local where = require "minikvm.debug.where"
 
 local M = {}
-
----@class minikvm.local
----@field name string
----@field type string  as C writes it
----@field value any  integer, number, boolean, string, or a table of members or elements; nil when
----  it cannot be had
----@field text string  the value, or why there is none
----@field available boolean
----@field address integer?  where it is in memory, linear
----@field register integer?  or in which register, by DWARF's number
----@field parameter boolean
----@field line integer?  where it is declared
 
 ---@class minikvm.locals  a list of minikvm.local; a name is a key as well, the innermost one's
 local _, meta = class "minikvm.locals"
@@ -98,8 +87,11 @@ local function read(one, variable, m, context, info)
   one.available = one.value ~= nil
 end
 
+local mark = strict.record("local", "a variable", { "name", "type", "value", "text", "available",
+                           "address", "register", "parameter", "line" })
+
 local function describe(variable, m, context, info)
-  local one = { name = variable.name or "?", type = types.name(info, variable.type),
+  local one = mark{ name = variable.name or "?", type = types.name(info, variable.type),
                 parameter = variable.parameter or false, line = variable.line, available = false }
   local why = read(one, variable, m, context, info)
   one.text = one.text or why

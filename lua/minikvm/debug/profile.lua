@@ -9,9 +9,6 @@ local strict = require "minikvm.strict"
 local vm = core.methods "minikvm.vm"
 
 ---@class minikvm.profile
----@field samples integer  ticks in which a vCPU was in its run loop, in the guest or at an exit
----@field idle integer     ticks in which one slept (HLT)
----@field lost integer     those of stacks beyond the 16384 different ones that are kept
 local Profile, meta = class "minikvm.profile"
 
 local vms = setmetatable({}, { __mode = "k" }) -- by profile

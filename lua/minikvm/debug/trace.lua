@@ -40,10 +40,6 @@ local EXITS <const> = { ["in"] = true, out = true, read = true, write = true, rd
 ---@field name string?  of the function that is called
 
 ---@class minikvm.trace
----@field hits integer  events so far
----@field lost integer  those of them that found no room, because the reader is slow or gone
----@field full boolean  the limit is reached: nothing follows
----@field error string|false  why the file is not written any more
 local Trace, meta = class "minikvm.trace"
 
 ---By VM: its traces, in the order in which they were made.

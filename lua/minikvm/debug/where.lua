@@ -2,12 +2,12 @@
 -- "main+0x10", "kernel.c:12", an address) as a linear address, and an address as function and
 -- source line. Whoever takes or shows a place calls this.
 
-local class = require "minikvm.class"
 local core = require "minikvm.core"
 local dies = require "minikvm.debug.dies"
 local dwarf = require "minikvm.debug.dwarf"
 local images = require "minikvm.image"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 local saved = require "minikvm.image.saved"
 local symbols = require "minikvm.image.symbols"
 
@@ -166,19 +166,9 @@ end
 
 -- ---- from an address to a text ----
 
----@class minikvm.place  tostring gives what M.show gives, or the address
----@field address integer
----@field symbol string?  function or label
----@field offset integer?  behind it
----@field file string?  as the compiler was told it
----@field line integer?
----@field column integer?
----@field path string?  of the source file, as the compiler knew it
----@field functions { name: string, file: string?, line: integer? }[]  innermost first: a function
----  that is inlined comes before the one that it is in, with the place that each is at
-
-local _, meta = class "minikvm.place"
-meta.__index = nil
+local mark = strict.record("place", "a place", {
+  "address", "symbol", "offset", "file", "line", "column", "path", "functions" },
+  function(place) return M.show(place) or ("0x%x"):format(place.address) end)
 
 ---What runs there, the innermost first; the place in each is where the one before was called.
 local function functions_at(info, address, file, line)
@@ -197,7 +187,7 @@ end
 ---@param address integer  linear
 ---@return minikvm.place
 function M.of(vm, address)
-  local place = setmetatable({ address = address, functions = {} }, meta)
+  local place = mark{ address = address, functions = {} }
   place.symbol, place.offset = symbols.at(images.objects(vm), address)
   dwarf.ask(vm, address, function(info, there)
     place.file, place.line, place.column, place.path = core.dwarf.line(info, there)
@@ -254,10 +244,6 @@ function M.show(place, brief)
       caller.line and " at " .. at(caller.file, caller.line) or "")
   end
   return ("%s (%s)"):format(text, line)
-end
-
-function meta.__tostring(place)
-  return M.show(place) or ("0x%x"):format(place.address)
 end
 
 ---Reads symbols and opens debugging information, so that the next question takes no time for it.

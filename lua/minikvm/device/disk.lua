@@ -9,16 +9,6 @@ local options = require "minikvm.options"
 
 local M = {}
 
----@class minikvm.disk
----@field read fun(self, at: integer, length: integer): string?, string?, string?  bytes, 16 MiB at
----  most; nil, "what: why", "EIO" when the file cannot be read, or was cut off
----@field write fun(self, at: integer, bytes: string): minikvm.disk?, string?, string?  nil, why,
----  "ENOSPC" when the layer is full
----@field flush fun(self): minikvm.disk?, string?, string?  waits until the file is on the disk
----@field size fun(self): integer  bytes, sectors of 512
----@field written fun(self): integer?  bytes that the layer takes; nil when writes go to the file
----@field close fun(self)
-
 local LIMIT <const> = 1 << 30
 local SECTOR <const> = 512
 local SIZE_MAX <const> = 1 << 62

@@ -22,18 +22,6 @@ local DEFINITION <const> = "minikvm.definition"
 local Definition, definition_meta = class(DEFINITION)
 
 ---@class minikvm.device  an attached instance: what handlers get as their first argument
----@field name string
----@field vm minikvm.vm
----@field state table  the device's own; empty after a reset, before its reset function
----@field own table  what is the device's own but no state: handles, other VMs; not saved, not reset
----@field reg table<string, integer>  the registers' values: what was written last, or put there
----@field irq integer?  its interrupt line
----@field base integer?  its first port or address
----@field place string  where it is, for snapshots: "ports 0x300", "slot 3.0"
----@field bars table<integer, minikvm.window>?  of a PCI function: what else is hooked in its BARs
----@field config minikvm.window?  and in its configuration space
----@field slot integer?  and where it is
----@field refused integer  accesses that its `accepts` function turned away
 local KIND <const> = "minikvm.device"
 local Device, device_meta = class(KIND)
 strict.seal(Device, device_meta, "device",

@@ -23,10 +23,6 @@ M.READ_MAX = 16 << 20
 -- ---- buffers ----
 
 ---@class minikvm.buffer  what a driver has made available
----@field queue integer  from 0
----@field readable integer  bytes from the driver
----@field writable integer  bytes for it
----@field written integer  so far
 local BUFFER <const> = "minikvm.buffer"
 local Buffer, buffer_meta = class(BUFFER)
 strict.seal(Buffer, buffer_meta, "buffer",

@@ -433,4 +433,4 @@ function M.new(opts)
   }
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.ata")

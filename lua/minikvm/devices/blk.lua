@@ -119,4 +119,4 @@ end
 M.OPTIONS = options.declare("blk.new", { read_only = "boolean" })
 for key, rule in pairs(disks.OPTIONS) do M.OPTIONS[key] = rule end
 
-return M
+return require("minikvm.strict").module(M, "devices.blk")

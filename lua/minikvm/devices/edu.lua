@@ -177,4 +177,4 @@ function M.pci(opts)
   return kvm.pci(def)
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.edu")

@@ -92,4 +92,4 @@ function M.new(opts)
   }
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.fw_cfg")

@@ -124,4 +124,4 @@ function M.new(opts)
   }
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.i6300esb")

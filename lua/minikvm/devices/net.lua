@@ -208,4 +208,4 @@ function M.new(opts)
   }, "net.new", core.net_new)
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.net")

@@ -47,4 +47,4 @@ function M.new(opts)
   }
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.pvpanic")

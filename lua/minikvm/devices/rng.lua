@@ -24,4 +24,4 @@ function M.new(opts)
   end }
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.rng")

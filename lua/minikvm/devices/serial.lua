@@ -179,4 +179,4 @@ function M.new(opts)
   }
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.serial")

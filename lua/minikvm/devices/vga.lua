@@ -226,4 +226,4 @@ function M.new(opts)
                      write = WRITE, reset = reset, attach = attach }
 end
 
-return M
+return require("minikvm.strict").module(M, "devices.vga")

@@ -14,10 +14,6 @@ local M = {}
 local sessions = setmetatable({}, { __mode = "k" })
 
 ---@class minikvm.gdb  where gdb connects
----@field address string  for gdb's "target remote": "127.0.0.1:1234", "/path/of/a/socket"
----@field port integer?  nil: a Unix socket
----@field connected boolean
----@field hits integer  how often it was stopped for gdb
 local KIND <const> = "minikvm.gdb"
 local Gdb, meta = class(KIND)
 strict.seal(Gdb, meta, "gdb", { "address", "port", "connected", "hits" })

@@ -23,7 +23,6 @@ local LEVELS <const> = { emerg = 0, alert = 1, crit = 2, err = 3, warn = 4, noti
                          debug = 7 } -- syslog(2)
 
 ---@class minikvm.linux  what vm:linux() returns
----@field vm minikvm.vm
 local KIND <const> = "minikvm.linux"
 local Linux, meta = class(KIND)
 strict.seal(Linux, meta, "linux", { "vm", "channel" })

@@ -16,7 +16,6 @@ local RECORD <const> = 16 -- bytes before a frame
 local LIMIT <const> = 64 << 20
 
 ---@class minikvm.capture
----@field lost integer  frames that are there no more, for want of room
 local CAPTURE <const> = "minikvm.capture"
 local Capture, meta = class(CAPTURE)
 strict.seal(Capture, meta, "capture",

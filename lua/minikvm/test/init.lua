@@ -62,7 +62,6 @@ local GUEST = options.declare("t.guest", {
 })
 
 ---@class minikvm.guest  a fixture; calling it inside a test gives the VM
----@field booted integer  how often its boot function has run
 local Guest, meta = class "minikvm.guest"
 strict.seal(Guest, meta, "guest", { "vm_options", "machine", "forks", "booted", "name", "image",
                               "load", "symbols", "boot", "trace", "each", "trunk", "ready", "of",
@@ -228,4 +227,4 @@ function M.modes(list)
   end
 end
 
-return M
+return strict.module(M, "minikvm.test")

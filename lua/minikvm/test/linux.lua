@@ -23,7 +23,6 @@ local LINUX <const> = options.declare("t.linux", {
 for _, key in ipairs(INITRD) do LINUX[key] = "any" end
 
 ---@class minikvm.test.linux  a fixture; calling it inside a test gives a minikvm.linux
----@field guest minikvm.guest  what it is made of
 local KIND <const> = "minikvm.test.linux"
 local Fixture, meta = class(KIND)
 strict.seal(Fixture, meta, "linux fixture", { "guest" })

@@ -111,7 +111,6 @@ end
 ---@field name string
 ---@field where string
 ---@field status "pass"|"fail"|"error"|"skip"
----@field seconds number
 ---@field message string
 ---@field kept string?  where its artefacts are, for people
 ---@field folder string?

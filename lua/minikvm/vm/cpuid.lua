@@ -62,6 +62,11 @@ local function check_registers(values)
   return o
 end
 
+local mark = strict.record("cpuid.registers", "cpuid:get()", { "eax", "ebx", "ecx", "edx" },
+  function(r)
+    return ("eax %08x  ebx %08x  ecx %08x  edx %08x"):format(r.eax, r.ebx, r.ecx, r.edx)
+  end)
+
 ---What the guest's CPUID answers for a leaf; nil when the list has none.
 ---@param leaf integer
 ---@param subleaf? integer  ECX (0)
@@ -69,7 +74,7 @@ end
 function cpuid:get(leaf, subleaf)
   options.self("cpuid:get", self, "minikvm.cpuid")
   local e = find(core.cpuid(self), check_number(leaf, "leaf"), subleaf or 0)
-  return e and { eax = e.eax, ebx = e.ebx, ecx = e.ecx, edx = e.edx }
+  return e and mark{ eax = e.eax, ebx = e.ebx, ecx = e.ecx, edx = e.edx }
 end
 
 local function store(self, list)

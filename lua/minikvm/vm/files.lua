@@ -6,15 +6,6 @@ local options = require "minikvm.options"
 
 local M = {}
 
----@class minikvm.files  a policy; may be given to any number of VMs
----@field close fun(self)  VMs that have it keep it
-
----@class minikvm.vmfiles  vm.files
----@field audit fun(self): { op: string, name: string, verdict: string, bytes: integer,
----  times: integer, error: string? }[], integer  the log, oldest first; how many entries it lost
----@field directory fun(self): string?  the private directory; nil while it was not needed
----@field usage fun(self): { open: integer, bytes: integer, files: integer }
-
 local vm_files = core.methods "minikvm.vmfiles"
 
 local READ <const>, WRITE <const> = abi.FILE_READ, abi.FILE_WRITE

@@ -10,20 +10,6 @@ local M = {}
 M.made = setmetatable({}, { __mode = "k" })
 
 ---@class minikvm.vm
----@field name string
----@field mode "real"|"protected"|"paged"|"long"
----@field state "idle"|"running"|"paused"|"ended"|"closed"
----@field pause fun(self): minikvm.vm?, string?, string?  of a started VM: its vCPUs leave the guest
----@field resume fun(self): minikvm.vm
----@field cpu table<integer, minikvm.cpu>  from 0
----@field memory minikvm.memory
----@field symbols table<string, integer>  addresses of the loaded ELF images, by name
----@field ports minikvm.ports
----@field hypercalls minikvm.hypercalls
----@field console minikvm.console
----@field clock minikvm.clock
----@field keyboard minikvm.keyboard
----@field files minikvm.vmfiles
 local vm = core.methods "minikvm.vm"
 
 local PAGE <const> = 4096

@@ -5,10 +5,6 @@ local core = require "minikvm.core"
 local options = require "minikvm.options"
 
 ---@class minikvm.memory
----@field regions fun(self): { at: integer, size: integer, kind: "ram"|"rom"|"shared",
----  writable: boolean, name: string }[]  all there is, by address
----@field has fun(self, address: integer, length: integer, write: boolean?): boolean  whether that
----  is all memory, and with `write` none of it read-only
 local memory = core.methods "minikvm.memory"
 
 local WHERE <const> = "memory:map"

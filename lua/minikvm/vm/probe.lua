@@ -24,18 +24,6 @@ local mark = strict.record("probe", "kvm.probe()", {
       probe.host, probe.api, probe.paging32, probe.int_n, probe.iret, probe.cpuid)
   end)
 
----@class minikvm.probe
----@field ok boolean  VMs can run here
----@field why string?  they cannot
----@field code string?
----@field host "vmx"|"svm"|"pvm"|"unknown"
----@field paging32 "native"|"assist"|"unknown"
----@field int_n "native"|"assist"|"unknown"
----@field iret "native"|"assist"|"unknown"
----@field cpuid "shaped"|"host"|"unknown"  feature bits that guests see
----@field api integer
----@field caps table<string, boolean>
-
 ---What kind of KVM this host has; never raises because of it. May make a VM of its own.
 ---@return minikvm.probe
 function M.probe()

@@ -11,11 +11,6 @@ local M = {}
 local vm = core.methods "minikvm.vm"
 
 ---@class minikvm.snapshot
----@field name string  of the VM it was taken of
----@field mode "real"|"protected"|"paged"|"long"
----@field memory integer  bytes
----@field cpus integer
----@field irqchip "none"|"pic"
 local snapshot = core.methods "minikvm.snapshot"
 
 -- By VM, the options it was made with: a fork is made like its parent.

@@ -4,25 +4,18 @@ local class = require "minikvm.class"
 local core = require "minikvm.core"
 local json = require "minikvm.json"
 local options = require "minikvm.options"
+local strict = require "minikvm.strict"
 
 local M = {}
 
----@class minikvm.stats.row
----@field kind "port"|"mmio"|"msr"
----@field first integer
----@field last integer
----@field owner string  who serves it; "nobody"
----@field accesses integer
----@field no_exit integer  of these, those that cost no exit to minikvm
----@field c integer  of the others, those answered in C
----@field lua integer  and those answered in Lua
----@field seconds number  spent in the handler and in what it passed on, while timing was on
-
 local Stats, meta = class "minikvm.stats"
+
+local mark = strict.record("stats.row", "a row of vm:stats", { "kind", "first", "last", "owner",
+                           "accesses", "no_exit", "c", "lua", "seconds" })
 
 local function row(kind, r)
   local exits = r.hits - r.coalesced
-  return {
+  return mark{
     kind = kind, first = r.first, last = r.last, owner = r.owner or "nobody", accesses = r.hits,
     no_exit = r.coalesced,
     c = r.owner and not r.script and exits or 0, lua = r.script and exits or 0,
