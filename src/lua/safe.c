@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* A process has one such script. */
 static struct {
@@ -67,12 +68,15 @@ static void on_asked(int number)
 /* --- memory --- */
 
 /* Lua 5.4.5 and later hold offsets in the place of pointers while a stack moves (ldo.c, relstack):
- * there only a block that is new can be told from one that is a stack. */
+ * there only a block that is new can be told from one that is a stack. What is refused when no
+ * function runs any more, a smaller stack, does not say where the script was. */
 static void note_refusal(const void *block, size_t size)
 {
     char where[100] = "";
     if (!block || LUA_VERSION_RELEASE_NUM < 50405)
         mk_lua_where(mk_lua_running(safe.lua->base), where, sizeof(where));
+    if (safe.refused[0] && strcmp(where, "?") == 0)
+        return;
     snprintf(safe.refused, sizeof(safe.refused),
              "%s%snot enough memory: %zu bytes more were wanted (--memory)", where,
              where[0] ? ": " : "", size);
