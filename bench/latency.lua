@@ -1,6 +1,7 @@
 -- latency.lua - how soon things happen: the coalesced output of a guest that spins appears, and a
--- doorbell that it rings is answered; and, on a machine whose every processor is taken twice, a
--- stop, a deadline and Ctrl-C end a guest. Beside Ctrl-C, how soon SIGKILL ends the process.
+-- doorbell that it rings is answered; a stop, a deadline and Ctrl-C end a guest, also while a
+-- reader of another VM's output stalls, and on a machine whose every processor is taken twice.
+-- Beside Ctrl-C, how soon SIGKILL ends the process: what the kernel alone takes.
 
 local kvm = require "minikvm"
 local report = require "report"
@@ -98,27 +99,64 @@ local function halted()
   return info.seconds
 end
 
-local cases = {}
-local function add(name, target, fn, image)
-  cases[#cases + 1] = { name = name, target = target, run = function() return fn(image) end }
+---Calls fn while a VM floods a FIFO that nobody reads.
+local function while_stalled(fn)
+  local path = os.tmpname()
+  os.remove(path)
+  assert(os.execute("mkfifo " .. path))
+  local reader = assert(io.open(path, "r+")) -- which never reads
+  local vm = guest "flood"
+  assert(vm.console:output(path))
+  os.remove(path)
+  vm:start()
+  kvm.sleep(MS / 1e3)
+  fn()
+  vm:close()
+  reader:close()
 end
-for _, g in ipairs(GUESTS) do
-  add("stop, a guest that " .. g.name, 50, stop, g.image)
-  add("deadline, a guest that " .. g.name, 50, deadline, g.image)
-  add("Ctrl-C to the end, a guest that " .. g.name, 50, ctrl_c, g.image)
+
+local SPIN <const> = "spin"
+
+---What ends guests, each with this target in milliseconds.
+local function ends(target)
+  local cases = {}
+  local function add(name, limit, fn, image)
+    cases[#cases + 1] = { name = name, target = limit, run = function() return fn(image) end }
+  end
+  for _, g in ipairs(GUESTS) do
+    add("stop, a guest that " .. g.name, target, stop, g.image)
+    add("deadline, a guest that " .. g.name, target, deadline, g.image)
+    add("Ctrl-C to the end, a guest that " .. g.name, target, ctrl_c, g.image)
+  end
+  add("SIGKILL to the end, a guest that spins: the floor", nil, kill, SPIN)
+  add("HLT with interrupts off: end by itself", target, halted)
+  return cases
 end
-add("SIGKILL to the end, a guest that spins: the floor", nil, kill, "spin")
-add("HLT with interrupts off: end by itself", 50, halted)
-add("coalesced output of a spinning guest, busy", nil, appearance)
+
+local STALLED <const> = {
+  { name = "stop, a guest that spins", target = 5, run = function() return stop(SPIN) end },
+  { name = "deadline, a guest that spins", target = 5, run = function() return deadline(SPIN) end },
+}
+
+local BUSY <const> = ends(50)
+table.insert(BUSY, { name = "coalesced output of a spinning guest", run = appearance })
+
+---Measures cases and prints them.
+local function measure(cases)
+  local seconds = report.interleave(ROUNDS, cases)
+  for _, case in ipairs(cases) do
+    report.line(case.name, seconds[case.name], "ms", 1e3, case.target)
+  end
+end
 
 report.title(("latency: %d rounds, median and quartiles"):format(ROUNDS))
-local quiet = report.interleave(ROUNDS, { { name = "output", run = appearance },
-                                         { name = "doorbell", run = doorbell } })
-report.line("coalesced output of a spinning guest, not busy", quiet.output, "ms", 1e3, 20)
-report.line("doorbell of a spinning guest answered, not busy", quiet.doorbell, "ms", 1e3, 0.2)
-local seconds
-while_busy(function() seconds = report.interleave(ROUNDS, cases) end)
-for _, case in ipairs(cases) do
-  report.line(case.name, seconds[case.name], "ms", 1e3, case.target)
-end
+measure{
+  { name = "coalesced output of a spinning guest", target = 20, run = appearance },
+  { name = "doorbell of a spinning guest answered", target = 0.2, run = doorbell },
+}
+measure(ends(5))
+report.note "  while a reader of another VM's output stalls:"
+while_stalled(function() measure(STALLED) end)
+report.note "  with every processor taken twice:"
+while_busy(function() measure(BUSY) end)
 report.finish()

@@ -1,4 +1,5 @@
--- scale.lua - many VMs in one process: time, threads, descriptors, and host memory of idle ones.
+-- scale.lua - many VMs in one process: time, threads, descriptors, host memory of idle ones, and
+-- what VMs take that are started and asleep.
 
 local kvm = require "minikvm"
 local lfs = require "lfs"
@@ -60,6 +61,42 @@ local function measure(count)
            ran = (ran.pss - before.pss) / count, machine = (before.free - idle.free) / count }
 end
 
+-- ---- started, and asleep ----
+
+local IDLE <const>, SECONDS <const> = "\xfb\xf4\xeb\xfd", 2 -- sti; 1: hlt; jmp 1b
+
+---Context switches so far of all threads but this one, which measures.
+local function switches()
+  local sum, own = 0, field("/proc/self/status", "Pid")
+  for task in lfs.dir "/proc/self/task" do
+    local path = ("/proc/self/task/%s/status"):format(task)
+    if tonumber(task) and tonumber(task) ~= own then
+      sum = sum + field(path, "voluntary_ctxt_switches") + field(path, "nonvoluntary_ctxt_switches")
+    end
+  end
+  return sum
+end
+
+---While VMs sleep: context switches a second, and the share of a processor, in percent.
+local function sleeping(count)
+  local vms = {}
+  for i = 1, count do
+    vms[i] = assert(kvm.vm{ name = "idle" .. i, irqchip = "pic", echo = false })
+    assert(vms[i]:load{ bytes = IDLE })
+    vms[i]:start()
+  end
+  kvm.sleep(0.5) -- until all have come to their HLT
+  local before, busy, began = switches(), os.clock(), now()
+  kvm.sleep(SECONDS)
+  local seconds = now() - began
+  local share, rate = 100 * (os.clock() - busy) / seconds, (switches() - before) / seconds
+  for _, vm in ipairs(vms) do
+    assert(vm.state == "running", vm.state)
+    vm:close()
+  end
+  return rate, share
+end
+
 local KEYS <const> = { "create", "run", "close", "threads", "fds", "idle", "ran", "machine" }
 
 ---Medians of some rounds, by key.
@@ -94,4 +131,9 @@ report.note(("  host memory per VM of %d, in KiB:"):format(COUNTS[#COUNTS]))
 report.line("of the process, loaded and idle", last.lists.idle, "KiB", 1, 100)
 report.line("of the process, after its run", last.lists.ran, "KiB", 1)
 report.line("of the whole machine (kernel included), idle", last.lists.machine, "KiB", 1)
+report.note "  started, and asleep in HLT:"
+local rate = sleeping(1)
+report.line("context switches of one VM's threads", { rate }, "/s", 1, 2)
+local _, share = sleeping(COUNTS[#COUNTS])
+report.line(("processor taken by %d VMs"):format(COUNTS[#COUNTS]), { share }, "%", 1, 1)
 report.finish()

@@ -126,8 +126,8 @@ local cases = {
 
 report.title(("snapshot: %d rounds, median and quartiles"):format(ROUNDS))
 local seconds = report.interleave(ROUNDS, cases)
-local limits = { [SYSTEM] = 150, [PAGES] = 150, [LONG] = 150, [LARGE_FIRST] = 10000, [LARGE] = 200,
-                 ["fork of 1"] = 500, [cases[#cases].name] = 500 }
+local limits = { [SYSTEM] = 150, [PAGES] = 150, [LONG] = 100, [LARGE_FIRST] = 10000, [LARGE] = 200,
+                 ["fork of 1"] = 600, [cases[#cases].name] = 600 }
 for _, case in ipairs(cases) do
   report.line(case.name, seconds[case.name], "us", 1e6, limits[case.name])
 end
