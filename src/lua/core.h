@@ -359,6 +359,7 @@ struct mk_handle {
     void *target;
     int number;
 };
+/* One that has nothing to remove yet. */
 struct mk_handle *mk_new_handle(lua_State *L, int vm_index);
 
 /* Raises for a field that objects of `type` do not have, or whose value cannot be set; the key is

@@ -163,7 +163,6 @@ static struct mk_lua_stopper *new_stopper(lua_State *L, struct mk_lua_vm *v)
     if (v->stopper_count >= 2 * v->stoppers_kept + 64)
         purge(L, v, 1);
     struct mk_handle *h = mk_new_handle(L, 1);
-    *h = (struct mk_handle){ .removed = true };
     struct mk_lua_stopper *s = calloc(1, sizeof(*s));
     if (!s)
         mk_lua_error(L, "out of memory for a breakpoint");

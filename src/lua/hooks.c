@@ -339,8 +339,7 @@ static void hook_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *han
 struct mk_lua_hook *mk_hook_new(lua_State *L, const struct mk_range *r)
 {
     lua_getiuservalue(L, 1, 1);
-    struct mk_handle *handle = mk_new_handle(L, lua_gettop(L));
-    *handle = (struct mk_handle){ .removed = true };
+    mk_new_handle(L, lua_gettop(L));
     mk_window_keep(L);
     struct mk_lua_hook *h = calloc(1, sizeof(*h));
     if (!h)

@@ -190,7 +190,6 @@ static int hypercall(lua_State *L)
     lua_settop(L, 4);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *h = mk_new_handle(L, 5);
-    *h = (struct mk_handle){ .removed = true };
     int ref = mk_lua_ref(L, 5, 4);
     struct mk_call *call = malloc(sizeof(*call));
     if (!call)

@@ -154,7 +154,6 @@ static int memory_map(lua_State *L)
     mk_check_cpus(L, v);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *handle = mk_new_handle(L, lua_gettop(L));
-    *handle = (struct mk_handle){ .removed = true };
     struct mk_region *added = map(&v->vm, &from, &want, &err);
     if (from.fd >= 0)
         close(from.fd);

@@ -326,7 +326,9 @@ static int handle_tostring(lua_State *L)
 
 struct mk_handle *mk_new_handle(lua_State *L, int vm_index)
 {
-    return mk_new_child(L, vm_index, sizeof(struct mk_handle), MK_HANDLE);
+    struct mk_handle *h = mk_new_child(L, vm_index, sizeof(*h), MK_HANDLE);
+    h->removed = true;
+    return h;
 }
 
 static const luaL_Reg handle_meta[] = { { "__index", handle_index },

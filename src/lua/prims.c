@@ -154,7 +154,6 @@ static int doorbell(lua_State *L)
     lua_settop(L, 6);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *handle = mk_new_handle(L, 7);
-    *handle = (struct mk_handle){ .removed = true };
     mk_window_keep(L);
     int ref = mk_lua_ref(L, 7, 5);
     struct lua_bell *b = calloc(1, sizeof(*b));

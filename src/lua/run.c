@@ -5,6 +5,7 @@
 #include "lua/core.h"
 #include "vm/trace.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -102,16 +103,15 @@ static int wait(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     uint64_t ns = mk_opt_seconds(L, 2);
+    struct mk_err err;
     if (ns > 0)
         mk_check_outside_handler(L, "wait()");
     if (never_ran(v))
         return mk_lua_error(L, "wait: vm \"%s\" was never started", v->vm.name);
     if (wait_for(L, v, mk_vm_is_stopped, ns))
         return finish(L, v);
-    luaL_pushfail(L);
-    lua_pushfstring(L, "vm \"%s\" is still running", v->vm.name);
-    lua_pushstring(L, "ETIMEDOUT");
-    return 3;
+    mk_fail(&err, ETIMEDOUT, "vm \"%s\" is still running", v->vm.name);
+    return mk_push_err(L, &err);
 }
 
 /* vm:stop() -> reason, info. Inside a handler it only asks: the run ends when the handler is
@@ -171,6 +171,7 @@ static int vm_pause(lua_State *L)
                             "pause: vm \"%s\" is inside run(), and nobody could resume it: start() "
                             "it instead",
                             v->vm.name);
+    struct mk_err err;
     bool runs = mk_vm_pause(&v->vm);
     if (runs && !v->lua->handler) {
         wait_for(L, v, mk_vm_is_paused_or_stopped, MK_FOREVER);
@@ -179,10 +180,8 @@ static int vm_pause(lua_State *L)
     lua_settop(L, 1);
     if (runs)
         return 1;
-    luaL_pushfail(L);
-    lua_pushfstring(L, "vm \"%s\" has ended", v->vm.name);
-    lua_pushstring(L, "ESRCH");
-    return 3;
+    mk_fail(&err, ESRCH, "vm \"%s\" has ended", v->vm.name);
+    return mk_push_err(L, &err);
 }
 
 /* vm:resume() -> vm */

@@ -93,7 +93,6 @@ static int vm_on_unhandled(lua_State *L)
         return mk_lua_error(L, "vm \"%s\" has an on_unhandled handler: remove() its handle first",
                             v->vm.name);
     struct mk_handle *handle = mk_new_handle(L, 1);
-    *handle = (struct mk_handle){ .removed = true };
     v->unhandled_hits = 0;
     v->unhandled_ref = mk_lua_ref(L, 1, 2);
     v->vm.unknown_msrs = true;

@@ -176,7 +176,6 @@ static int forbid(lua_State *L)
     bool plain = lua_toboolean(L, 4), exact = lua_toboolean(L, 5);
     lua_getiuservalue(L, 1, 1);
     struct mk_handle *h = mk_new_handle(L, -1);
-    h->removed = true; /* until it has something to remove */
     lua_pushvalue(L, 3);
     struct mk_watch *list = make_forbids(L, cpu, last, plain, exact, &err);
     lua_pop(L, 1);
