@@ -1,6 +1,7 @@
 -- chromium.lua - pages looked at in a real browser, where Chromium is installed (Debian: chromium).
 
 local process = require "support.process"
+local program = require "support.program"
 
 local M = {}
 
@@ -25,6 +26,86 @@ function M.dom(url, milliseconds)
     .. "--user-data-dir=%s --virtual-time-budget=%d --dump-dom '%s' >%s 2>/dev/null; rm -rf %s; "
     .. ": >%s.end; } </dev/null &"):format(home, M.program, home, milliseconds or 1000, url, out,
                                            home, out))
+  process.await(function()
+    local file = io.open(out .. ".end")
+    return file and file:close()
+  end, 60)
+  local file <close> = assert(io.open(out))
+  os.remove(out)
+  os.remove(out .. ".end")
+  return file:read "a"
+end
+
+-- A client of the DevTools protocol. evaluate(JAVASCRIPT): its value, a string. until(JAVASCRIPT):
+-- asks again until that is true. key(CODE, KEY, NUMBER): pressed and released.
+local DRIVER <const> = [[
+use strict; use IO::Socket::INET; use Time::HiRes;
+my ($home, $url) = @ARGV;
+my ($port, $line, $n) = (0, undef, 0);
+sub pause { Time::HiRes::sleep(0.05) }
+until ($port) {
+  if (open my $f, "<", "$home/DevToolsActivePort") { $port = <$f>; chomp $port if $port }
+  pause() unless $port;
+}
+sub reach { return IO::Socket::INET->new(PeerAddr => "127.0.0.1", PeerPort => $port) or die $! }
+sub page {
+  my $s = reach();
+  print $s "GET /json/list HTTP/1.1\r\nHost: 127.0.0.1:$port\r\nConnection: close\r\n\r\n";
+  my ($head, $all) = ("", "");
+  $head .= getc $s until $head =~ /\r\n\r\n$/;
+  read $s, $all, $1 if $head =~ /content-length: *(\d+)/i;
+  for my $one (split /\}/, $all) {
+    return $1 if index($one, "\"url\": \"$url") >= 0
+      && $one =~ m{"webSocketDebuggerUrl": "ws://[^/]*(/[^"]*)"};
+  }
+}
+my $path; until ($path = page()) { pause() }
+$line = reach();
+print $line "GET $path HTTP/1.1\r\nHost: 127.0.0.1:$port\r\nUpgrade: websocket\r\n"
+  . "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+  . "Sec-WebSocket-Version: 13\r\n\r\n";
+sub take { my $n = shift; my $s = ""; read($line, $s, $n) == $n or exit 3; return $s }
+my $head = ""; $head .= take(1) until $head =~ /\r\n\r\n$/;
+sub call {
+  my ($method, $params) = @_;
+  my $text = sprintf '{"id":%d,"method":"%s","params":%s}', ++$n, $method, $params;
+  $text .= " " x 126; # so that its length has two bytes
+  print $line pack("CCnN", 0x81, 0xfe, length $text, 0) . $text; $line->flush;
+  while (1) {
+    my ($op, $length) = unpack "CC", take(2);
+    $length = unpack "n", take(2) if $length == 126;
+    $length = unpack "Q>", take(8) if $length == 127;
+    my $answer = take($length);
+    return $answer if $answer =~ /^\{"id":$n\b/;
+  }
+}
+sub evaluate {
+  my $js = shift; $js =~ s/(["\\])/\\$1/g;
+  my $answer = call("Runtime.evaluate", qq({"expression":"String($js)"}));
+  return $answer =~ /"value":"((?:[^"\\]|\\.)*)"/ ? $1 : "";
+}
+sub until_ { my $js = shift; until (evaluate($js) eq "true") { pause() } }
+sub key {
+  my ($code, $key, $number) = @_;
+  for my $type ("rawKeyDown", "keyUp") {
+    call("Input.dispatchKeyEvent", sprintf '{"type":"%s","code":"%s","key":"%s",'
+      . '"windowsVirtualKeyCode":%d}', $type, $code, $key, $number);
+  }
+}
+]]
+
+---Drives a page in a browser beside the caller, whose VMs go on meanwhile.
+---@param url string
+---@param code string  perl, behind DRIVER
+---@return string output
+function M.drive(url, code)
+  local home, out, script = os.tmpname(), os.tmpname(), program.file(DRIVER .. code)
+  os.remove(home)
+  os.execute(("{ mkdir %s; HOME=%s timeout 60 %s --headless --no-sandbox --disable-gpu "
+    .. "--no-first-run --user-data-dir=%s --remote-debugging-port=0 '%s' >/dev/null 2>&1 & "
+    .. "browser=$!; timeout 50 perl %s %s '%s' >%s 2>&1; kill $browser; wait $browser; "
+    .. "rm -rf %s %s; : >%s.end; } </dev/null &"):format(
+      home, home, M.program, home, url, script, home, url, out, home, script, out))
   process.await(function()
     local file = io.open(out .. ".end")
     return file and file:close()

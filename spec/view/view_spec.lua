@@ -55,6 +55,7 @@ describe("vm:view", function()
   end)
 
   it("shows a change within 50 ms", function()
+    if process.emulated then return pending "an emulated processor takes longer" end
     -- next: in al, 0x64 ... in al, 0x60; mov [0xb8000], al; jmp next
     local vm <close> = guest("b800b8 8ed8 e464 a801 74fa e460 a20000 ebf3", { irqchip = "pic" })
     local view <close> = assert(vm:view())
@@ -109,12 +110,15 @@ describe("vm:view", function()
     local vm <close> = guest(SCANCODES, { irqchip = "pic", name = "a <b> & c" })
     local view <close> = assert(vm:view())
     vm:start()
-    vm.keyboard:press "a"
-    vm:screen():expect "R1E9E"
-    local dom = chromium.dom(view.url, 3000)
-    assert.matches("<title>a &lt;b&gt; &amp; c</title>", dom, 1, true)
-    assert.matches('<pre id="text">R1E9E\n', dom, 1, true)
-    assert.matches("The guest runs.", dom, 1, true)
+    local output = chromium.drive(view.url, [[
+      until_("document.getElementById('text').textContent.startsWith('R')");
+      key("KeyA", "a", 65); key("ArrowUp", "ArrowUp", 38); key("F5", "F5", 116);
+      until_("document.getElementById('text').textContent.startsWith('R1E9EE048E0C83FBF')");
+      print evaluate("document.title"), "\n";
+      print evaluate("document.getElementById('state').textContent"), "\n";
+      print evaluate("performance.getEntriesByType('resource').length");
+    ]])
+    assert.equal("a <b> & c\nThe guest runs.\n0", output) -- nothing else was asked for
     vm:stop()
   end)
 end)
