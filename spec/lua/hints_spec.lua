@@ -216,6 +216,11 @@ describe("what objects are", function()
     assert.matches("cs   0000 base 0 limit ffff", tostring(vm.cpu[0]:sregs()))
     assert.equal("0x5, page of 4096 bytes, writable, user", tostring(vm.cpu[0]:walk(5)))
     assert.matches("^KVM of host ", tostring(kvm.probe()))
+    local thing = kvm.device{ name = "thing", size = 4, read = function() return 0 end }
+    assert.equal('minikvm.definition "thing"', tostring(thing))
+    assert.equal('minikvm.device "thing" (ports 0x300)',
+                 tostring(vm:attach(thing, { ports = 0x300 })))
+    assert.equal("minikvm.handle (0 hits)", tostring(vm.console:on_line(print)))
     local all = { vm = vm, cpu = vm.cpu[0], memory = vm.memory }
     vm:close()
     for name, object in pairs(all) do

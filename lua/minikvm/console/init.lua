@@ -14,6 +14,10 @@ local console = core.methods(KIND)
 local Listener, meta = class "minikvm.handle"
 strict.seal(Listener, meta, "listener", { "fn", "list", "console", "hits" })
 
+function meta:__tostring()
+  return ("minikvm.handle (%d %s)"):format(self.hits, self.hits == 1 and "hit" or "hits")
+end
+
 -- Listeners by console; weak, so that a console takes its own along.
 local listeners = setmetatable({}, { __mode = "k" })
 

@@ -30,6 +30,10 @@ strict.seal(Device, device_meta, "device",
               "slot" },
             "what is the device's own goes into d.state, or into d.own if it is not to be saved")
 
+function device_meta:__tostring()
+  return ("%s %q (%s%s)"):format(KIND, self.name, self.place, self.gone and ", detached" or "")
+end
+
 ---For options.argument(): an attached device.
 function M.check(value)
   if type(value) == "table" and getmetatable(value) == KIND then return value end
@@ -53,6 +57,8 @@ end
 local fields = { "blocks", "names", "pci", "kind" }
 for key in pairs(PLAIN) do fields[#fields + 1] = key end
 strict.seal(Definition, definition_meta, "device definition", fields)
+
+function definition_meta:__tostring() return ("%s %q"):format(DEFINITION, self.name) end
 
 ---Describes a device.
 ---  name       for messages and statistics
