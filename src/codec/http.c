@@ -31,8 +31,8 @@ static bool is_word(const char *at, size_t length, const char *word)
 
 bool mk_http_lists(struct mk_http_text text, const char *word)
 {
-    const char *at = text.at, *end = text.at + text.length;
-    while (at && at < end) {
+    const char *at = text.at ? text.at : "", *end = at + text.length;
+    while (at < end) {
         const char *comma = memchr(at, ',', (size_t)(end - at));
         const char *stop = comma ? comma : end;
         while (at < stop && (*at == ' ' || *at == '\t'))
