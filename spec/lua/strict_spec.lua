@@ -75,7 +75,8 @@ describe("misuse", function()
                              "keyboard.type" }
     for _, name in ipairs(waits) do out[name] = true end
     for name in ([[vm.close vm.start cpu.step_over snapshot.close policy.close
-                   console.interact console.attach console.log console.output snapshot.save screen.png]]):gmatch "%S+" do
+                   console.interact console.attach console.log console.output
+                   snapshot.save screen.png]]):gmatch "%S+" do
       out[name] = true
     end
     local values = { false, -1, 1.5, "x", {}, { foo = 1 }, print, 1 << 62, n = 9 }
