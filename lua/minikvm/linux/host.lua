@@ -42,7 +42,7 @@ function M.find_kernel()
   for _, path in ipairs(list) do
     if is_readable(path) then return path end
   end
-  return nil, "no kernel: tools/linux-kernel fetches Debian's"
+  return nil, "no kernel: tools/linux-kernel (installed: share/minikvm/tools) fetches Debian's"
 end
 
 ---The modules tree of the kernel that tools/linux-kernel has fetched; nil when there is none.
