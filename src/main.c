@@ -290,15 +290,6 @@ static void close_state(lua_State *L)
     lua_close(L);
 }
 
-/* Whether the command line makes a VM, outside a jail. */
-static bool runs_guest(int argc, char **argv)
-{
-    bool runs = argc > 2 && strcmp(argv[1], "run") == 0;
-    for (int i = 2; i < argc; i++)
-        runs = runs && strncmp(argv[i], "--jail", 6) != 0;
-    return runs;
-}
-
 int main(int argc, char **argv)
 {
     if (argc > 0 && argv[0][0])
@@ -306,7 +297,7 @@ int main(int argc, char **argv)
     if (!open_standard_fds())
         return EXIT_FAILURE;
     on_exit(check_output, NULL);
-    if (runs_guest(argc, argv))
+    if (argc > 2 && strcmp(argv[1], "run") == 0)
         mk_lua_begin_kvm();
     lua_State *L = luaL_newstate();
     if (!L) {

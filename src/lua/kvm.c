@@ -43,6 +43,16 @@ static int open_kvm(struct mk_kvm *kvm, struct mk_err *err)
     return early.status;
 }
 
+void mk_lua_end_kvm(void)
+{
+    if (!atomic_exchange(&early.begun, false))
+        return;
+    mk_io_disarm(&early.timer);
+    mk_io_unref();
+    if (early.over && early.status == 0)
+        mk_kvm_close(&early.kvm);
+}
+
 int mk_lua_open_kvm(struct mk_lua *lua, struct mk_err *err)
 {
     if (lua->kvm_open)
