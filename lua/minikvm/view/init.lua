@@ -3,7 +3,8 @@
 --
 -- The core serves the page and sends pictures (src/io/view.c); while somebody watches it asks the
 -- VM for attention 60 times a second, and a vCPU's thread looks at the screen then, under the Lua
--- lock. Nothing is done while nobody does, but for a look at the end of each run.
+-- lock, for a quarter of its time at the most. Nothing is done while nobody does, but for a look at
+-- the end of each run.
 
 local attend = require "minikvm.vm.attend"
 local class = require "minikvm.class"
@@ -34,6 +35,7 @@ local function port(value)
 end
 
 local OPTIONS <const> = options.declare("vm:view", { port = port })
+local REST <const> = 3 -- times as long as a look took, the guest is left alone
 
 ---Publishes what the VM shows, if it is something else than before.
 local function look(own, running)
@@ -41,6 +43,15 @@ local function look(own, running)
   if now == own.last then return end
   own.last = now
   core.view_publish(own.socket, now)
+end
+
+---A look while the guest runs, if it is time for one.
+local function look_in_turn(own)
+  local began = core.now()
+  if own.closed or began < own.earliest or not core.view_viewers(own.socket) then return end
+  look(own, true)
+  local now = core.now()
+  own.earliest = now + REST * (now - began)
 end
 
 ---Listens, for a VM that is to come: what M.open() takes as `listening`.
@@ -68,12 +79,10 @@ function M.open(self, opts, listening)
   local own, why, code = listening, nil, nil
   if not own then own, why, code = M.listen(o.port or 0) end
   if not own then return nil, why, code end
-  own.vm, own.known = self, {}
+  own.vm, own.known, own.earliest = self, {}, 0
   look(own, self.state == "running")
   core.view_start(own.socket, self, require("minikvm.view.page").of(self.name))
-  attend.set(self, "view", function()
-    if not own.closed and core.view_viewers(own.socket) then look(own, true) end
-  end)
+  attend.set(self, "view", function() look_in_turn(own) end)
   local view = setmetatable({}, meta)
   inner[view], views[self] = own, own
   return view
