@@ -40,6 +40,7 @@ end
 
 ---@return boolean came  somebody new did
 local function accept(s)
+  if s.opts.on == "crash" and s.state ~= "ended" then return false end -- it waits to be let in
   local who
   repeat
     who = core.gdb_accept(s.socket)
