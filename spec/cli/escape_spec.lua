@@ -1,6 +1,6 @@
--- What a script that wants out of --safe can do (spec/support/escapes.lua), and which wall it meets:
--- with the list of what it can reach (lua/minikvm/cli/allowed.lua), and with that taken away, so that
--- the kernel's walls are alone.
+-- What a script that wants out of --safe can do (spec/support/escapes.lua), and which wall it
+-- meets: with the list of what it can reach (lua/minikvm/cli/allowed.lua), and with that taken
+-- away, so that the kernel's walls are alone.
 
 local lfs = require "lfs"
 local escapes = require "support.escapes"
@@ -53,7 +53,7 @@ describe("a script that wants out of --safe", function()
     assert.equal("secret", support.read_file(folder .. "/outside/secret"))
   end)
 
-  it("does not get out when it can reach all of Lua and minikvm: the kernel's walls hold", function()
+  it("does not get out by the kernel's walls alone, with all of Lua and minikvm", function()
     local r = safe(GIVE_ALL .. escapes.code(), true)
     if r.missing then return pending(r.missing) end
     escapes.check(r.out)

@@ -1,4 +1,4 @@
--- escapes.lua - what a script may try to get out of its jail: one table for all who are kept in one.
+-- escapes.lua - what a script may try to get out of its jail: one table for all specs of jails.
 --
 -- Each is a name and the body of a function that returns something true when it has got out. It has
 -- all of Lua's libraries, lfs, `kvm` and `core`; F is a folder with inside/ (granted) and outside/,
