@@ -163,6 +163,7 @@ function M.module(values, what)
     __newindex = function(_, key)
       raise(what, what .. " has no", key, names(values, {}), " that can be set", true)
     end,
+    __metatable = false,
   })
 end
 
@@ -204,7 +205,7 @@ function M.fixed(values, what)
       raise("register", "there is no " .. what, key, names(values, {}))
     end
   end
-  return setmetatable(values, { __index = unknown, __newindex = unknown })
+  return setmetatable(values, { __index = unknown, __newindex = unknown, __metatable = false })
 end
 
 return M

@@ -76,7 +76,7 @@ M.METHODS = {
     raise ram_read ram_write replace use_disk]],
   profile = words "folded stop", set = words "list",
   coverage = words "attach blocks count pages reached reset stop take text",
-  place = words "", places = words "remove", locals = words "",
+  places = words "remove", locals = words "",
   backtrace = words "", listing = words "", stats = words "json", trace = words "remove",
   buffer = words "done is_stale put read reject write",
   linux = words "dmesg fork read renew sh wait write",
