@@ -36,6 +36,14 @@ describe("minikvm new", function()
     end)
   end
 
+  it("tells editors where the definitions of the API are", function()
+    assert.equal(0, sh("P new suite editor").status)
+    local text = sh("cat editor/.luarc.json").out
+    local types = text:match '"workspace.library": %[%s*"([^"]+)"'
+    assert.equal("file", lfs.attributes(types .. "/minikvm.lua", "mode"))
+    assert.matches('"runtime.version": "Lua 5.4"', text, 1, true)
+  end)
+
   it("makes a C program whose guest gets its answer", function()
     if support.without_kvm(pending) then return end
     assert.equal(0, sh("P new embed answer").status)
