@@ -5,8 +5,9 @@ local program = require "support.program"
 
 local M = {}
 
----Its program; nil where it is not installed.
+---Its program; nil where it is not installed, and in an emulated machine, where it takes minutes.
 M.program = (function()
+  if process.emulated then return nil end
   for _, name in ipairs{ "chromium", "chromium-browser", "google-chrome" } do
     local pipe <close> = assert(io.popen("command -v " .. name))
     local path = pipe:read "l"
