@@ -28,6 +28,6 @@ return function(bytes)
   load_program(bytes)
   assert(vm:reset())
   local reason, info = vm:run()
-  if not ENDS[reason] then error(("%s: %s"):format(reason, info.error or info.detail), 0) end
+  if not ENDS[reason] then error(("%s: %s"):format(reason, info.text), 0) end
   vm:screen():text()
 end

@@ -29,7 +29,7 @@ local function run(vm)
   for turn = 1, 8 do
     local reason, info = vm:run()
     if not ENDS[reason or ""] then
-      error(("%s: %s"):format(reason, info.error or info.detail), 0)
+      error(("%s: %s"):format(reason, info.text), 0)
     end
     if reason ~= "break" then return end
     if turn % 3 == 0 then vm.cpu[0]:step() end

@@ -6,4 +6,10 @@ static void init(void)
     fuzz_lua_open("gdb");
 }
 
-FUZZ_TARGET(gdb, init, fuzz_lua_call)
+static void one(const uint8_t *bytes, size_t length)
+{
+    fuzz_steps++;
+    fuzz_lua_call(bytes, length);
+}
+
+FUZZ_TARGET(gdb, init, one)

@@ -65,7 +65,7 @@ local function run(vm, code)
   assert(vm:load{ bytes = code })
   local reason, info = vm:run()
   if not FINE[reason or ""] then
-    error(("%s: %s"):format(reason, type(info) == "table" and (info.error or info.detail) or info))
+    error(("%s: %s"):format(reason, type(info) == "table" and (info.text) or info))
   end
   return reason
 end

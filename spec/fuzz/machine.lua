@@ -77,7 +77,7 @@ local terminal = require("minikvm.console.terminal").show(vm)
 local function run(exits)
   local reason, info = vm:run(exits and { exits = exits })
   if not reason then error(info, 0) end
-  if not ENDS[reason] then error(("%s: %s"):format(reason, info.error or info.detail or ""), 0) end
+  if not ENDS[reason] then error(("%s: %s"):format(reason, info.text or ""), 0) end
   return reason
 end
 

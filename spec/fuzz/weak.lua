@@ -19,7 +19,7 @@ return function(bytes)
   load_program(bytes:sub(2))
   assert(vm:reset())
   local reason, info = vm:run()
-  if not ENDS[reason or ""] then error(("%s: %s"):format(reason, info.error or info.detail), 0) end
+  if not ENDS[reason or ""] then error(("%s: %s"):format(reason, info.text), 0) end
   assert(#tostring(info.report or "") < 100000)
   if reason == "limit" then
     local snapshot <close> = assert(vm:snapshot())
