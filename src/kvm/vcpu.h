@@ -172,8 +172,9 @@ struct mk_vcpu {
         _Atomic bool any, nmi;
         uint8_t last[8]; /* ring of those delivered, for explanations */
         uint64_t delivered;
-        unsigned burst;                   /* taken one upon the other */
-        uint64_t burst_began, hold_until; /* mk_now() times */
+        unsigned burst;              /* taken one upon the other */
+        uint64_t burst_began;        /* mk_now() times */
+        _Atomic uint64_t hold_until; /* 0: no pause of a storm; others look */
     } irq;
 
     bool msr_refused;             /* the access being served raises #GP in the guest */

@@ -51,7 +51,8 @@ void mk_vm_start_polling(struct mk_vm *vm)
  * of; its thread gets the signal if what the script does there is due. */
 static void check_vcpu(struct mk_vm *vm, struct mk_vcpu *c)
 {
-    if (mk_vcpu_has_coalesced(c) || mk_vm_interrupted(vm) ||
+    uint64_t until = c->irq.hold_until; /* a guest that makes no exits would not see it pass */
+    if (mk_vcpu_has_coalesced(c) || mk_vm_interrupted(vm) || (until && mk_now() >= until) ||
         (vm->console.watched && mk_watch_screen_changed(&vm->console)))
         mk_vcpu_request(c, MK_REQ_WAKE);
     if (vm->ops && vm->ops->overdue && vm->ops->overdue(vm->ctx, c))
