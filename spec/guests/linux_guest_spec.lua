@@ -20,8 +20,8 @@ describe("Linux on a stock KVM", function()
   it("says where a kernel comes from when there is none", function()
     local r = program.run("XDG_CACHE_HOME=/nosuch P linux --deadline 1 --run true")
     if r.status == 124 then pending "there is one in /boot" return end
-    assert.same({ 1, "minikvm: linux: no kernel: tools/linux-kernel (installed: "
-                  .. "share/minikvm/tools) fetches Debian's, --kernel names another\n" }, { r.status, r.err })
+    assert.same({ 1, "minikvm: linux: no kernel: tools/linux-kernel (installed: share/minikvm/"
+                  .. "tools) fetches Debian's, --kernel names another\n" }, { r.status, r.err })
   end)
 
   it("cannot start with a disk, or an initrd, that is not there", function()
