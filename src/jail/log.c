@@ -22,11 +22,13 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define THREADS 1024u
 #define CALLS 512u
 #define PATHS 256u
+#define PAGE 4096u
 #define ROLES 4u
 
 static const char *const roles[ROLES] = { "the script's thread", "a vCPU's thread",
@@ -104,12 +106,30 @@ static bool is_named(const char *path, unsigned access)
     return false;
 }
 
+/* The path that a thread names, which stands still meanwhile; the address may be any. */
+static bool read_name(uint64_t address, char name[PATH_MAX])
+{
+    for (size_t done = 0; done < PATH_MAX;) {
+        size_t piece = PAGE - (address + done) % PAGE;
+        piece = piece < PATH_MAX - done ? piece : PATH_MAX - done;
+        struct iovec to = { name + done, piece };
+        struct iovec from = { (void *)(uintptr_t)(address + done), piece };
+        if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != (ssize_t)piece)
+            return false;
+        if (memchr(name + done, 0, piece))
+            return true;
+        done += piece;
+    }
+    return false;
+}
+
 /* The real path of what openat(2) opens, in `real`; of a file that is to be made, its folder's.
  * False: there is nothing to open. */
 static bool find_path(const struct seccomp_data *data, char real[PATH_MAX])
 {
-    char path[PATH_MAX];
-    const char *name = (const char *)(uintptr_t)data->args[1];
+    char path[PATH_MAX + 40], name[PATH_MAX];
+    if (!read_name(data->args[1], name))
+        return false;
     if ((int)data->args[0] == AT_FDCWD || name[0] == '/')
         snprintf(path, sizeof(path), "%s", name);
     else
