@@ -299,8 +299,6 @@ int main(int argc, char **argv)
     if (!open_standard_fds())
         return EXIT_FAILURE;
     on_exit(check_output, NULL);
-    if (argc > 2 && strcmp(argv[1], "run") == 0)
-        mk_lua_begin_kvm();
     lua_State *L = luaL_newstate();
     if (!L) {
         print_error("not enough memory for a Lua state");

@@ -27,7 +27,6 @@ static struct {
     unsigned users;
     bool runs, ending, forks_known;
     pthread_t thread;
-    pid_t tid;                  /* its number in the kernel */
     int epoll, clock;           /* descriptors */
     uint64_t clock_at;          /* what the timerfd is set to */
     struct mk_io_timer *timers; /* earliest first */
@@ -203,7 +202,6 @@ static void *io_thread(void *unused)
         abort(); /* nobody waits here for an error, and nothing runs without this thread */
     run_soon();
     pthread_mutex_lock(&io.lock);
-    io.tid = gettid();
     while (!io.ending) {
         pthread_mutex_unlock(&io.lock);
         int count = epoll_wait(io.epoll, &event, 1, -1);
@@ -289,15 +287,6 @@ int mk_io_ref(struct mk_err *err)
     return code ? mk_fail_errno(err, code, "the I/O thread") : 0;
 }
 
-/* pthread_join() returns a moment before the kernel has forgotten a thread. Until then the process
- * has several, and cannot enter a jail. */
-static void join(void)
-{
-    pthread_join(io.thread, NULL);
-    while (syscall(SYS_tgkill, getpid(), io.tid, 0) == 0)
-        sched_yield();
-}
-
 void mk_io_unref(void)
 {
     pthread_mutex_lock(&io.life);
@@ -306,7 +295,7 @@ void mk_io_unref(void)
         io.ending = true;
         set_clock(0);
         pthread_mutex_unlock(&io.lock);
-        join();
+        pthread_join(io.thread, NULL);
         io.runs = false;
         close_descriptors();
     }

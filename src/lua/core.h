@@ -153,11 +153,6 @@ enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_NEXT /* one for each vCPU */ };
 /* --- a Lua state, and its lock (state.c) --- */
 
 struct mk_lua *mk_lua_get(lua_State *L);
-/* Opens KVM for the VMs of a state. Begins with that for the first one, on the I/O thread, once a
- * process; takes that back, as a jail does, which wants to be there before threads. */
-int mk_lua_open_kvm(struct mk_lua *lua, struct mk_err *err);
-void mk_lua_begin_kvm(void);
-void mk_lua_end_kvm(void);
 /* The coroutine that the innermost function of L, one of C, resumes; NULL: none. */
 lua_State *mk_lua_resumed(lua_State *L);
 /* The coroutine that runs, when `L` is where the call began. */

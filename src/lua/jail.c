@@ -56,7 +56,6 @@ static int enter(lua_State *L)
                             .allow = (unsigned)luaL_checkinteger(L, 2) };
     luaL_checktype(L, 3, LUA_TTABLE);
     jail.paths = read_paths(L, 3, &jail.count);
-    mk_lua_end_kvm();
     if (mk_jail_enter(&jail, &report, &err) < 0)
         return mk_push_err(L, &err);
     push_report(L, &report);

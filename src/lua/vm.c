@@ -241,6 +241,18 @@ static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
     lua_pop(L, 1);
 }
 
+static int open_kvm(struct mk_lua *lua, struct mk_err *err)
+{
+    if (lua->kvm_open)
+        return 0;
+    if (mk_io_ref(err) < 0) /* until the state is closed: starting it takes longer than a run */
+        return -1;
+    lua->kvm_open = mk_kvm_open(&lua->kvm, err) == 0;
+    if (!lua->kvm_open)
+        mk_io_unref();
+    return lua->kvm_open ? 0 : -1;
+}
+
 static void connect(struct mk_lua_vm *v, bool echo)
 {
     v->vm.ops = &vm_ops;
@@ -317,7 +329,7 @@ static int new_vm(lua_State *L)
     struct mk_lua *lua = mk_lua_get(L);
     struct mk_snapshot *snap = mk_snapshot_field(L, 1);
     struct mk_vm_config config = read_config(L, snap);
-    if (mk_lua_open_kvm(lua, &err) < 0)
+    if (open_kvm(lua, &err) < 0)
         return mk_push_err(L, &err);
     struct mk_lua_vm *v = push_vm(L, lua);
     int vm_index = lua_gettop(L);
