@@ -121,8 +121,10 @@ describe("a guest at the file port", function()
     os.remove(script)
     assert.equal("", r.err)
     if not r.out:find "files\n" then return pending "this kernel has no Landlock" end
-    assert.matches("inside/given1\ttrue\n", r.out)
-    local rest = r.out:gsub("[^\n]*inside/given1\ttrue\n", ""):gsub("[^\n]*/new6\t%a+\n", "")
+    if lfs.attributes(folder, "dev") == lfs.attributes("/", "dev") then -- roots end at mounts
+      assert.matches("inside/given1\ttrue\n", r.out)
+    end
+    local rest = r.out:gsub("[^\n]*inside/given1\t%a+\n", ""):gsub("[^\n]*/new6\t%a+\n", "")
     assert(not rest:find "\ttrue\n", rest)
     assert.equal(3 * #OUTSIDE + 12, select(2, rest:gsub("\tfalse\n", "")))
     assert.equal("secret", support.read_file(folder .. "/outside/secret"))
