@@ -143,4 +143,9 @@ end
 
 M.has_terminal = os.execute "script -qec true /dev/null </dev/null >/dev/null 2>&1" == true
 
+---What --safe said on stderr, without the line on walls that an older kernel lacks.
+function M.without_missing(err)
+  return (err:gsub("^minikvm: %-%-safe: not there: [^\n]*\n", ""))
+end
+
 return M
