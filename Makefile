@@ -119,7 +119,7 @@ fuzz-build: deps ## the targets of spec/fuzz under libFuzzer, with sanitizers (c
 	@./tools/deps fuzz
 	@$(MAKE) -s BUILD=fuzz build/fuzz/fuzz/all build/fuzz/minikvm
 
-fuzz: fuzz-build ## tries each of them with bytes of any kind: TIME=60 (seconds) TARGETS="..." JOBS=2 GUESTS=10000
+fuzz: fuzz-build ## tries each of them with bytes of any kind: TIME=60 (seconds) TARGETS="..." JOBS=2 RANDOM_GUESTS=10000
 	@./tools/fuzz
 
 bench: deps ## measure, as ratios in one run
