@@ -5,18 +5,10 @@
 local dkjson = require "dkjson"
 local json = require "minikvm.json"
 local kvm = require "minikvm"
+local object_of = require "support.json"
 local program = require "support.program"
 
 local run = program.run
-
----The one object that a command printed, which is all of stdout.
-local function object_of(r)
-  assert.matches("^{[^\n]*}\n$", r.out)
-  local object, last, why = dkjson.decode(r.out)
-  assert(object, why)
-  assert.equal(#r.out, last)
-  return object
-end
 
 describe("the JSON writer", function()
   it("writes what a reader reads", function()

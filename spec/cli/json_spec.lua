@@ -2,19 +2,11 @@
 -- Busted has) finds there, and nothing else on stdout.
 
 local dkjson = require "dkjson"
+local object_of = require "support.json"
 local program = require "support.program"
 local support = require "support.guest"
 
 local run, image = program.run, program.image
-
----The one object that a command printed, which is all of stdout.
-local function object_of(r)
-  assert.matches("^{[^\n]*}\n$", r.out)
-  local object, last, why = dkjson.decode(r.out)
-  assert(object, why)
-  assert.equal(#r.out, last)
-  return object
-end
 
 describe("minikvm run --json", function()
   it("says why there is no VM", function()

@@ -15,6 +15,18 @@ M.program = (function()
   end
 end)()
 
+---What a command in the background has written to a file, once FILE.end is there.
+local function output_of(out)
+  process.await(function()
+    local file = io.open(out .. ".end")
+    return file and file:close()
+  end, 60)
+  local file <close> = assert(io.open(out))
+  os.remove(out)
+  os.remove(out .. ".end")
+  return file:read "a"
+end
+
 ---The document of a page as it is when its scripts have run for so long. VMs of the caller's go on
 ---meanwhile.
 ---@param url string
@@ -27,14 +39,7 @@ function M.dom(url, milliseconds)
     .. "--user-data-dir=%s --virtual-time-budget=%d --dump-dom '%s' >%s 2>/dev/null; rm -rf %s; "
     .. ": >%s.end; } </dev/null &"):format(home, M.program, home, milliseconds or 1000, url, out,
                                            home, out))
-  process.await(function()
-    local file = io.open(out .. ".end")
-    return file and file:close()
-  end, 60)
-  local file <close> = assert(io.open(out))
-  os.remove(out)
-  os.remove(out .. ".end")
-  return file:read "a"
+  return output_of(out)
 end
 
 -- A client of the DevTools protocol. evaluate(JAVASCRIPT): its value, a string. until(JAVASCRIPT):
@@ -107,14 +112,7 @@ function M.drive(url, code)
     .. "browser=$!; timeout 50 perl %s %s '%s' >%s 2>&1; kill $browser; wait $browser; "
     .. "rm -rf %s %s; : >%s.end; } </dev/null &"):format(
       home, home, M.program, home, url, script, home, url, out, home, script, out))
-  process.await(function()
-    local file = io.open(out .. ".end")
-    return file and file:close()
-  end, 60)
-  local file <close> = assert(io.open(out))
-  os.remove(out)
-  os.remove(out .. ".end")
-  return file:read "a"
+  return output_of(out)
 end
 
 return M
