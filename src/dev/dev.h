@@ -5,7 +5,8 @@
  * ports, memory or MSRs with the `mk_io_ops` that serve them, the table of its state, and what a
  * reset and the end do. A VM holds a list of devices; all that is done with every device is a loop
  * over it (dev.c). Handlers run on the thread of the vCPU that made the access. A device whose
- * state more than one thread reaches takes its lock and never calls out while it holds it. */
+ * state more than one thread reaches takes its lock, and calls out while it holds it only to what
+ * never calls it back: its interrupt line, timers. */
 #ifndef MK_DEV_H
 #define MK_DEV_H
 
@@ -111,7 +112,8 @@ enum mk_load { MK_LOAD_ALL, MK_LOAD_CHECK, MK_LOAD_HOOKS };
 int mk_devs_load(const struct mk_devs *list, uint64_t now, const struct mk_bytes *from,
                  enum mk_load how, struct mk_err *err);
 
-/* An interrupt line that a device drives; `set` may be NULL (not wired). Level, active high. */
+/* An interrupt line that a device drives, also with its lock held: `set` never calls back, and may
+ * be NULL (not wired). Level, active high. */
 struct mk_irq {
     void (*set)(void *ctx, unsigned line, bool level);
     void *ctx;

@@ -2,7 +2,7 @@
  * "Keyboard and Auxiliary Device Controller"; commands that are the AT's alone, from the IBM PC/AT
  * Technical Reference. The keyboard is in keyboard.h.
  *
- * Thread: any; every entry takes the lock. The lines are moved by update_irq(), without it.
+ * Thread: any; every entry takes the lock, and ends in finish(), which moves the lines.
  *
  * Limits and deliberate differences:
  * - Nothing is plugged into the auxiliary port: what is sent there times out, at once.
@@ -88,38 +88,20 @@ static uint8_t wanted_lines(const struct mk_i8042_state *s)
     return s->ram[0] & (s->source & MK_FROM_AUX ? CONFIG_AUX_IRQ : CONFIG_IRQ);
 }
 
-/* Moves the lines a step: one that is up already drops for a moment when a byte was read, so that
- * the next is an edge. False when they are as they should be. */
-static bool line_step(struct mk_i8042 *kbd)
+static void set_lines(struct mk_i8042 *kbd, uint8_t want)
 {
-    struct mk_i8042_state *s = &kbd->state;
-    uint8_t want = wanted_lines(s), before = s->line;
-    if (kbd->drop)
-        want &= (uint8_t)~before;
-    kbd->drop = false;
-    if (want == before)
-        return false;
-    s->line = want;
-    pthread_mutex_unlock(&kbd->dev.lock);
-    for (unsigned i = 0; i < 2; i++)
-        if ((want ^ before) >> i & 1)
+    uint8_t changed = want ^ kbd->state.line;
+    kbd->state.line = want;
+    for (unsigned i = 0; i < MK_COUNT(kbd->irq); i++)
+        if (changed >> i & 1)
             mk_irq_set(&kbd->irq[i], want >> i & 1);
-    pthread_mutex_lock(&kbd->dev.lock);
-    return true;
 }
 
-/* Ends a locked section: offers the next byte and moves the lines. That calls out, so it is done
- * unlocked, and by one thread at a time, or a stale level could arrive last: who comes second
- * leaves the work to the first. */
-static void update_irq(struct mk_i8042 *kbd)
+/* Ends a locked section: offers the next byte and moves the lines. */
+static void finish(struct mk_i8042 *kbd)
 {
     refill(&kbd->state);
-    if (!kbd->updating) {
-        kbd->updating = true;
-        while (line_step(kbd))
-            ;
-        kbd->updating = false;
-    }
+    set_lines(kbd, wanted_lines(&kbd->state));
     pthread_mutex_unlock(&kbd->dev.lock);
 }
 
@@ -223,7 +205,7 @@ static void i8042_out(void *self, struct mk_io *io, uint64_t value)
         reset = controller_command(&kbd->state, (uint8_t)value);
     else
         reset = to_data(&kbd->state, (uint8_t)value);
-    update_irq(kbd);
+    finish(kbd);
     if (reset)
         io->cpu->ops->end(io->cpu, MK_SHUTDOWN, 0, true, "reset by the keyboard controller");
 }
@@ -247,11 +229,10 @@ static uint64_t i8042_in(void *self, struct mk_io *io)
         value = status(&kbd->state);
     } else {
         value = kbd->state.output; /* the old byte again when there is no new one */
-        if (kbd->state.full)
-            kbd->drop = true;
         kbd->state.full = false;
+        set_lines(kbd, 0); /* for a moment at least, so that the next byte is an edge */
     }
-    update_irq(kbd);
+    finish(kbd);
     return value;
 }
 
@@ -264,7 +245,7 @@ bool mk_i8042_key(struct mk_i8042 *kbd, const uint8_t *scancodes, size_t n)
     bool fits = n <= (size_t)(MK_I8042_KEYS - s->count);
     for (size_t i = 0; fits && i < n; i++)
         s->keys[(s->head + s->count++) % MK_I8042_KEYS] = scancodes[i];
-    update_irq(kbd);
+    finish(kbd);
     return fits;
 }
 
@@ -281,7 +262,7 @@ size_t mk_i8042_queued(struct mk_i8042 *kbd, uint8_t *leds)
 
 static void power_up(struct mk_i8042_state *s)
 {
-    uint8_t line = s->line; /* update_irq() lowers them */
+    uint8_t line = s->line; /* finish() lowers them */
     *s = (struct mk_i8042_state){
         .line = line,
         .ram = { CONFIG_IRQ | CONFIG_SYSTEM | CONFIG_NO_AUX | MK_I8042_TRANSLATE },
@@ -303,21 +284,21 @@ static void i8042_reset(void *self)
     struct mk_i8042 *kbd = self;
     pthread_mutex_lock(&kbd->dev.lock);
     power_up(&kbd->state);
-    update_irq(kbd);
+    finish(kbd);
 }
 
 static void i8042_after_load(void *self)
 {
     struct mk_i8042 *kbd = self;
     pthread_mutex_lock(&kbd->dev.lock);
-    update_irq(kbd);
+    finish(kbd);
 }
 
 static const struct mk_io_ops ops = {
     .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1
 };
 
-/* But the levels of the lines: they are as they are, and update_irq() moves them. */
+/* But the levels of the lines: they are as they are, and finish() moves them. */
 #define KBD struct mk_i8042
 static const struct mk_field fields[] = {
     MK_RANGE(KBD, state.head, 0, MK_I8042_KEYS - 1),

@@ -2,7 +2,7 @@
  * lua/minikvm/console/keyboard.lua types at it.
  *
  * Guests use the ports from vCPU threads; the host may type from any thread. What is typed waits in
- * a queue until the guest lets the keyboard send. `irq` is called without the lock held. */
+ * a queue until the guest lets the keyboard send. */
 #ifndef MK_DEV_I8042_H
 #define MK_DEV_I8042_H
 
@@ -42,7 +42,6 @@ struct mk_i8042 {
     struct mk_dev dev;
     struct mk_i8042_state state;
     struct mk_irq irq[2]; /* the keyboard's, the auxiliary port's */
-    bool updating, drop;
 };
 
 /* At power-up as a PC's firmware leaves it: enabled, translating to set 1, interrupting. */

@@ -1,7 +1,7 @@
 /* pit.c - see pit.h. Three channels (pit_channel.h) and the interrupt of the first; port 0x61 as in
  * the IBM PC/AT Technical Reference. The host's timer runs for channel 0's interrupts alone.
  *
- * Thread: any; every entry takes the lock. Line and timer are moved by update_irq(), without it.
+ * Thread: any; every entry takes the lock, and ends in finish(), which moves line and timer.
  *
  * Limits and deliberate differences:
  * - Interrupts come every 100 us at the most: of a faster channel 0 only every n-th rising edge
@@ -86,49 +86,23 @@ static void write_control(struct mk_pit_state *s, uint8_t value, uint64_t now)
     }
 }
 
-/* What the line should do next; false: nothing. */
-static bool line_step(struct mk_pit *pit)
+static void set_line(struct mk_pit *pit, bool level)
 {
-    struct mk_pit_state *s = &pit->state;
-    bool want = s->owed > 0, drop = pit->drop;
-    pit->drop = false;
-    if (s->line ? want && !drop : !want)
-        return false;
-    s->line = !s->line;
-    bool level = s->line;
-    pthread_mutex_unlock(&pit->dev.lock);
-    mk_irq_set(&pit->irq, level);
-    pthread_mutex_lock(&pit->dev.lock);
-    return true;
+    if (pit->state.line != level)
+        mk_irq_set(&pit->irq, level);
+    pit->state.line = level;
 }
 
-static bool timer_step(struct mk_pit *pit)
+/* Ends a locked section: brings line and timer to what the state asks for. */
+static void finish(struct mk_pit *pit)
 {
-    uint64_t at = pit->want_at;
-    if (at == pit->armed_at)
-        return false;
-    pit->armed_at = at;
-    pthread_mutex_unlock(&pit->dev.lock);
-    if (at)
+    uint64_t at = mk_pit_next_event(&pit->state.channel[0]);
+    set_line(pit, pit->state.owed > 0);
+    if (at && at != pit->armed_at)
         mk_clock_arm(pit->clock, &pit->timer, at);
-    else
+    else if (!at && pit->armed_at)
         mk_clock_disarm(pit->clock, &pit->timer);
-    pthread_mutex_lock(&pit->dev.lock);
-    return true;
-}
-
-/* Ends a locked section: brings line and timer to what the state asks for. Both call out, so it is
- * done unlocked, and by one thread at a time, or a stale level could arrive last: who comes second
- * leaves the work to the first. */
-static void update_irq(struct mk_pit *pit)
-{
-    pit->want_at = mk_pit_next_event(&pit->state.channel[0]);
-    if (!pit->updating) {
-        pit->updating = true;
-        while (line_step(pit) || timer_step(pit))
-            ;
-        pit->updating = false;
-    }
+    pit->armed_at = at;
     pthread_mutex_unlock(&pit->dev.lock);
 }
 
@@ -153,7 +127,7 @@ static void fire(void *ctx, uint64_t now)
     if (masked && s->was_masked && s->owed > 1)
         s->owed = 1;
     s->was_masked = masked;
-    update_irq(pit);
+    finish(pit);
 }
 
 void mk_pit_on_ack(void *self, unsigned line)
@@ -167,8 +141,8 @@ void mk_pit_on_ack(void *self, unsigned line)
     if (pit->lose_ticks)
         lose_near_tick(&pit->state.channel[0], mk_clock_now(pit->clock));
     pit->state.was_masked = false; /* or the guest would not have got it */
-    pit->drop = true;
-    update_irq(pit);
+    set_line(pit, false);          /* for a moment, so that the next one is an edge */
+    finish(pit);
 }
 
 /* --- ports --- */
@@ -181,7 +155,7 @@ static uint64_t pit_in(void *self, struct mk_io *io)
         return 0xff; /* the control word cannot be read */
     uint64_t now = enter(pit);
     uint8_t value = mk_pit_read_count(&pit->state.channel[which], now);
-    update_irq(pit);
+    finish(pit);
     return value;
 }
 
@@ -196,7 +170,7 @@ static void pit_out(void *self, struct mk_io *io, uint64_t value)
         mk_pit_write_count(&pit->state.channel[which], (uint8_t)value, now);
     if (which == 0)
         clear_owed(&pit->state, false);
-    update_irq(pit);
+    finish(pit);
 }
 
 static uint64_t sysb_in(void *self, struct mk_io *io)
@@ -207,7 +181,7 @@ static uint64_t sysb_in(void *self, struct mk_io *io)
     uint32_t refresh = mk_pit_clocks(now) / REFRESH_CLOCKS & 1;
     uint32_t out2 = mk_pit_output(&pit->state.channel[2], now);
     uint32_t value = pit->state.speaker | refresh << 4 | out2 << 5;
-    update_irq(pit);
+    finish(pit);
     return value;
 }
 
@@ -218,14 +192,14 @@ static void sysb_out(void *self, struct mk_io *io, uint64_t value)
     uint64_t now = enter(pit);
     pit->state.speaker = value & 0x0f;
     mk_pit_set_gate(&pit->state.channel[2], value & 1, now);
-    update_irq(pit);
+    finish(pit);
 }
 
 /* --- as a device --- */
 
 static void power_up(struct mk_pit_state *s)
 {
-    uint8_t line = s->line; /* update_irq() lowers it */
+    uint8_t line = s->line; /* finish() lowers it */
     *s = (struct mk_pit_state){ .line = line };
     s->channel[0].gate = s->channel[1].gate = true;
     for (unsigned i = 0; i < 3; i++)
@@ -254,13 +228,13 @@ static void pit_reset(void *self)
     struct mk_pit *pit = self;
     pthread_mutex_lock(&pit->dev.lock);
     power_up(&pit->state);
-    update_irq(pit);
+    finish(pit);
 }
 
 static void pit_before_save(void *self)
 {
     enter(self);
-    update_irq(self);
+    finish(self);
 }
 
 static bool pit_valid(const void *self)
@@ -281,7 +255,7 @@ static void pit_after_load(void *self)
     uint32_t limit = owed_limit(&pit->state.channel[0]);
     if (pit->state.owed > limit)
         pit->state.owed = limit;
-    update_irq(pit);
+    finish(pit);
 }
 
 static const struct mk_io_ops pit_ops = { .name = "pit", .in = pit_in, .out = pit_out, .width = 1 };
@@ -314,7 +288,7 @@ static const struct mk_field channel_fields[] = {
     { 0 },
 };
 
-/* But the level of the line: it is as it is, and update_irq() moves it where the state wants it. */
+/* But the level of the line: it is as it is, and finish() moves it where the state wants it. */
 static const struct mk_field fields[] = {
     MK_LIST(struct mk_pit, state.channel, channel_fields),
     MK_RAW(struct mk_pit, state.owed),

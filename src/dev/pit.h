@@ -34,9 +34,8 @@ struct mk_pit {
     struct mk_irq irq;
     struct mk_clock *clock;
     struct mk_timer timer;
-    uint64_t want_at, armed_at; /* 0: not armed */
-    bool updating, drop;
-    bool lose_ticks; /* that the guest did not take in time; not of the state: as it was wired */
+    uint64_t armed_at; /* 0: not armed */
+    bool lose_ticks;   /* that the guest did not take in time; not of the state: as it was wired */
     /* May be NULL. While the line is masked from one tick to the next, ticks are lost as on a PC,
      * and no burst follows the unmasking. Fits mk_pic_masked(). */
     bool (*masked)(void *ctx, unsigned line);

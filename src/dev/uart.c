@@ -223,10 +223,13 @@ static bool write_register(struct mk_uart *uart, unsigned reg, uint8_t value)
     return false;
 }
 
-static void refill(struct mk_uart *uart)
+/* Ends a locked section: takes what has come, and moves the line. */
+static void finish(struct mk_uart *uart)
 {
     if (uart->state.ier & IER_RX)
         receive(uart);
+    mk_irq_set(&uart->irq, line_level(&uart->state));
+    pthread_mutex_unlock(&uart->dev.lock);
 }
 
 /* A byte that is read takes its interrupt along; the next raises it again, also one that is in the
@@ -240,13 +243,10 @@ static uint64_t uart_in(void *self, struct mk_io *io)
     bool byte = reg == RBR_THR && !(uart->state.lcr & LCR_DLAB);
     uint8_t value = read_register(uart, reg);
     mk_irq_set(&uart->irq, !byte && line_level(&uart->state));
-    refill(uart);
-    bool level = line_level(&uart->state);
     bool vain = reg == LSR && !(value & LSR_READY) && ++uart->polls > FREE_POLLS;
     if (value & LSR_READY)
         uart->polls = 0;
-    mk_irq_set(&uart->irq, level);
-    pthread_mutex_unlock(&uart->dev.lock);
+    finish(uart);
     if (vain)
         io->cpu->ops->idle(io->cpu, IDLE_MS);
     return value;
@@ -258,10 +258,7 @@ static void uart_out(void *self, struct mk_io *io, uint64_t value)
     pthread_mutex_lock(&uart->dev.lock);
     uart->polls = 0;
     bool print = write_register(uart, io->address & 7, (uint8_t)value);
-    refill(uart);
-    bool level = line_level(&uart->state);
-    mk_irq_set(&uart->irq, level);
-    pthread_mutex_unlock(&uart->dev.lock);
+    finish(uart);
     if (print)
         mk_console_putc(uart->console, io->cpu, (uint8_t)value);
 }
@@ -269,10 +266,7 @@ static void uart_out(void *self, struct mk_io *io, uint64_t value)
 void mk_uart_input(struct mk_uart *uart)
 {
     pthread_mutex_lock(&uart->dev.lock);
-    refill(uart);
-    bool level = line_level(&uart->state);
-    mk_irq_set(&uart->irq, level);
-    pthread_mutex_unlock(&uart->dev.lock);
+    finish(uart);
 }
 
 static void uart_reset(void *self)
