@@ -32,7 +32,7 @@ end
 local function initrd_file()
   local path = os.tmpname()
   local file <close> = assert(io.open(path, "wb"))
-  file:write(assert(kvm.initrd(linux.initrd_options{ run = "true" })))
+  file:write(assert(kvm.initrd(linux.initrd_options({ run = "true", vm = {} }, kernel))))
   return path
 end
 

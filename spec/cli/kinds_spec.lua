@@ -78,11 +78,23 @@ describe("minikvm run", function()
     r = program.run("P run --mode real " .. path)
     assert.equal(1, r.status)
     assert.matches("starts in 64%-bit mode", r.err)
+    r = program.run("P run --disk-write " .. path)
+    assert.equal(2, r.status)
+    assert.matches("--disk-write: no disk is named by --disk", r.err, 1, true)
     if kvm.probe().host == "pvm" then
-      r = program.run("P run " .. path)
-      assert.equal(1, r.status)
-      assert.matches("kvm_pvm.*tools/stock %-%- ./minikvm linux %-%-kernel " .. path, r.err)
+      for options, disk in pairs{ [""] = "\n", ["--disk a"] = " --disk a,cow\n",
+                                  ["--disk a --disk-write"] = " --disk a\n" } do
+        r = program.run(("P run %s %s"):format(options, path))
+        assert.equal(1, r.status)
+        assert.matches("tools/stock -- ./minikvm linux --kernel " .. path .. disk, r.err, 1, true)
+      end
     end
     os.remove(path)
+  end)
+
+  it("takes no ELF file for a disk", function()
+    local r = program.run "P run --disk guests/real/disk.bin guests/boot/pvh.elf"
+    assert.equal(2, r.status)
+    assert.matches("pvh.elf: an ELF file is no disk to boot from", r.err, 1, true)
   end)
 end)

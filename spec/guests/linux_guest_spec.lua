@@ -65,6 +65,19 @@ describe("Linux on a stock KVM", function()
     assert.is_true(ticking < 250 * 7 * seconds, ticking) -- HZ; IN, OUT and window of a tick
   end)
 
+  it("has the disks of minikvm run, whose images change with --disk-write alone", function()
+    local path = program.file(("MINIKVM!"):rep(128))
+    local input = "head -c 8 /dev/vda; printf written >/dev/vda; sync; exit 5"
+    for _, case in ipairs{ { "", "MINIKVM!" }, { "--disk-write", "written!" } } do
+      local r = program.run(("P run %s --disk %s --deadline 100 %s"):format(case[1], path,
+                            host.KERNEL), { stdin = input .. "\n" })
+      assert.same({ 5, true }, { r.status, r.out:find("MINIKVM!", 1, true) ~= nil }, r.err)
+      local file <close> = assert(io.open(path, "rb"))
+      assert.equal(case[2], file:read(8))
+    end
+    os.remove(path)
+  end)
+
   it("is booted by minikvm run, which knows a kernel", function()
     local r = program.run("echo 'cat /proc/cmdline; exit 5' | P run --cmdline a=b --deadline 100 "
                           .. host.KERNEL)

@@ -26,12 +26,19 @@ local function misplaced(kind, opts)
   end
 end
 
----The disks of the command line as kvm.vm takes them, `first` before those of --disk.
-local function add_disks(opts, o, first)
+---The disks of the command line as kvm.vm takes them, `first` before those of --disk; nil when
+---there are none.
+local function disks_of(opts, first)
   local list = { first }
   table.move(opts.disk or {}, 1, #(opts.disk or {}), #list + 1, list)
-  if #list == 0 then return end
   for i, path in ipairs(list) do list[i] = { path = path, write = opts.disk_write } end
+  return list[1] and list
+end
+
+---The same for the machine that boots from the first one.
+local function add_disks(opts, o, first)
+  local list = disks_of(opts, first)
+  if not list then return end
   o.disk, o.bios = list, opts.bios
   local told = 0
   o.disk_error = function(text)
@@ -70,7 +77,7 @@ local function resume(kvm, opts, path, o)
   return nil, 1
 end
 
----Linux with a shell, on the machine of minikvm linux.
+---Linux with a shell, on the machine of minikvm linux, which has the disks of --disk.
 local function boot(kvm, opts, path, o)
   local wrong = misplaced("linux", opts)
   if wrong then
@@ -78,11 +85,22 @@ local function boot(kvm, opts, path, o)
       .. "tells what can be chosen"):format(wrong))
     return nil, 2
   end
-  o.mode, o.cmdline = "linux", nil
+  if opts.disk_write and not opts.disk then
+    complain(o.name, "--disk-write: no disk is named by --disk")
+    return nil, 2
+  end
+  o.mode, o.cmdline, o.disks = "linux", nil, disks_of(opts)
   local machine = require("minikvm.cli.linux").machine
   local vm, status = machine(kvm, { kernel = path, append = opts.cmdline, vm = o })
   if vm then opts.shells[vm] = true end
   return vm, status
+end
+
+---What is said of an image that the options make the first disk, and that cannot be one.
+local function refuse_elf(_, _, path, o)
+  complain(o.name, ("%s: an ELF file is no disk to boot from: --disk goes with a disk image or a "
+    .. "Linux kernel"):format(path))
+  return nil, 2
 end
 
 ---The image and what --disk names, booted by a BIOS.
@@ -128,16 +146,14 @@ local function is_linux(source)
 end
 
 ---Whether it was told something of disks.
-local function with_disks(opts)
-  return opts.bios or opts.disk_write or opts.disk and opts.disk[1]
-end
+local function with_disks(opts) return opts.bios or opts.disk_write or opts.disk end
 
+---A Linux kernel has the disks beside it; what is no kernel is the first of them.
 local function kind_of(source, opts)
   if source.head:sub(1, #SNAPSHOT) == SNAPSHOT then return resume end
-  if with_disks(opts) then return boot_disk end
-  if is_linux(source) then
-    return (opts.mode == nil or opts.mode == "linux") and boot or nil
-  end
+  if opts.bios then return boot_disk end
+  if (opts.mode == nil or opts.mode == "linux") and is_linux(source) then return boot end
+  if with_disks(opts) then return source.head:find "^\x7fELF" and refuse_elf or boot_disk end
   return is_disk(source.head, opts) and boot_disk or nil
 end
 

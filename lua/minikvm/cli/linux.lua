@@ -78,10 +78,19 @@ local function quoted(argv)
   return table.concat(words, " ")
 end
 
+---The words of minikvm linux for the machine that somebody else wants.
+local function argv_of(opts)
+  local argv = { "linux", "--kernel", opts.kernel }
+  for _, disk in ipairs(opts.vm.disks or {}) do
+    table.move({ "--disk", disk.path .. (disk.write and "" or ",cow") }, 1, 2, #argv + 1, argv)
+  end
+  return argv
+end
+
 ---Whether this host's KVM can run Linux; says why not.
 local function check_host(kvm, opts)
-  local argv = opts.argv or { "--kernel", opts.kernel }
-  local problem = linux_host.problem(kvm, quoted{ "linux", table.unpack(argv) })
+  local argv = opts.argv and { "linux", table.unpack(opts.argv) } or argv_of(opts)
+  local problem = linux_host.problem(kvm, quoted(argv))
   if problem then complain(problem) end
   return not problem
 end
@@ -117,7 +126,7 @@ end
 ---or needs none.
 local function drivers(opts, kernel)
   local list = { from = linux_host.modules_of(kernel) }
-  if opts.disk then list[#list + 1] = "virtio_blk" end
+  if opts.vm.disks then list[#list + 1] = "virtio_blk" end
   if opts.net then list[#list + 1] = "virtio_net" end
   if not list[1] or not list.from then return end
   table.insert(list, 1, "virtio_pci")
@@ -125,8 +134,8 @@ local function drivers(opts, kernel)
 end
 
 ---The table of kvm.initrd.
----@param opts { run: string?, files: table?, disk: string[]?, net: string[]? }
----@param kernel string?
+---@param opts { run: string?, files: table?, net: string[]?, vm: table }  vm: options of kvm.vm
+---@param kernel string
 function M.initrd_options(opts, kernel)
   local files = opts.files or {}
   files["bin/tell"] = { bytes = require("minikvm.image.tell").program() }
@@ -198,8 +207,9 @@ end
 
 ---A VM with Linux in it, where this host can run that.
 ---@param opts { kernel: string?, initrd: string?, run: string?, append: string?, files: table?,
----  pci: string[]?, disk: string[]?, net: string[]?, cards: table[]?, vm: table }  pci: scripts;
----  cards: of --net; vm: options of kvm.vm
+---  argv: string[]?, pci: string[]?, net: string[]?, cards: table[]?, vm: table }  argv: the words
+---  it was asked for by, if they are those of minikvm linux; pci: scripts; cards: of --net; vm:
+---  options of kvm.vm
 ---@return minikvm.vm? vm  nil, status when something was said
 function M.machine(kvm, opts)
   local cli = require "minikvm.cli"
@@ -237,7 +247,8 @@ local function disks_of(opts)
 end
 
 ---Says which disks had errors: the guest may not have told.
-local function tell_failures(vm)
+---@param vm minikvm.vm
+function M.tell_failures(vm)
   for _, d in ipairs(vm.pci:devices()) do
     local failed = d.name == "blk" and d.state.failed or 0
     if failed > 0 then
@@ -261,7 +272,7 @@ function M.main(argv, host)
   if not vm then return status end
   M.connect(vm, opts, host)
   local reason, info = vm:run{ deadline = opts.deadline }
-  if opts.disk then tell_failures(vm) end
+  if opts.disk then M.tell_failures(vm) end
   vm:close() -- the terminal is itself again before we write
   io.stdout:flush()
   local lost = linux_net.save(opts.cards)

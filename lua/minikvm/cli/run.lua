@@ -286,6 +286,7 @@ local function run_one(vm, opts)
   local done, reason, info = pcall(M.attempt, vm.name, vm.run, vm, { deadline = opts.deadline })
   local name, repeats = vm.name, repeats_a_byte(vm)
   local note = load_note(vm, opts, repeats)
+  if opts.shells[vm] and opts.disk then require("minikvm.cli.linux").tell_failures(vm) end
   keep(vm, opts, done and reason, done and info or "interrupted")
   if done then show_stats(vm, opts) end
   local saved = math.max(save_screen(vm, opts), end_trace(vm, opts))

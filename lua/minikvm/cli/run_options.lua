@@ -73,7 +73,8 @@ M.spec = {
     { "--bios", value = "WHAT", help = "boot the image as a disk, by the BIOS: seabios (what a disk"
         .. " of more than a sector is booted by), lua (services in Lua, for 16-bit systems), or a"
         .. " file" },
-    { "--disk", value = "FILE", repeatable = true, help = "a further disk, behind the image" },
+    { "--disk", value = "FILE", repeatable = true, help = "a further disk, behind the image; of a Linux kernel"
+        .. " /dev/vda and so on" },
     { "--disk-write",
       help = "what the guest writes goes to the images; else it is gone at the end" },
     { "--name", "-n", value = "NAME", repeatable = true,
