@@ -201,16 +201,28 @@ static void push_host(lua_State *L, int argc, char **argv)
 
 /* ---- the whole ---- */
 
+/* What is allocated before the collector first looks for garbage, in KiB: as a start loads parts of
+ * the module, it would find none. */
+#define GARBAGE_KIB 1024
+
+static void put_collection_off(lua_State *L)
+{
+    lua_gc(L, LUA_GCSTEP, -GARBAGE_KIB);
+}
+
 static int open_module(lua_State *L)
 {
     mk_coroutine_open(L); /* this interpreter is our own */
-    return luaopen_minikvm(L);
+    luaopen_minikvm(L);
+    put_collection_off(L); /* starting the collector anew has made it due */
+    return 1;
 }
 
 static void open_libraries(lua_State *L)
 {
     luaL_checkversion(L);
     lua_gc(L, LUA_GCSTOP); /* nothing of this is garbage */
+    lua_gc(L, LUA_GCGEN, 0, 0);
     luaL_openlibs(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
     lua_pushcfunction(L, open_module);
@@ -219,10 +231,6 @@ static void open_libraries(lua_State *L)
     lua_setfield(L, -2, "minikvm.test");
     lua_pop(L, 1);
 }
-
-/* What is allocated before the collector first looks for garbage, in KiB: as a start loads parts of
- * the module, it would find none. */
-#define GARBAGE_KIB 1024
 
 /* Runs in protected mode, so that running out of memory is a message too. */
 static int protected_main(lua_State *L)
@@ -236,8 +244,7 @@ static int protected_main(lua_State *L)
     lua_xmove(L, front, 1);
     push_host(front, (int)lua_tointeger(L, 1), lua_touserdata(L, 2));
     lua_gc(L, LUA_GCRESTART);
-    lua_gc(L, LUA_GCGEN, 0, 0);
-    lua_gc(L, LUA_GCSTEP, -GARBAGE_KIB);
+    put_collection_off(L);
     while ((status = lua_resume(front, L, count, &count)) == LUA_YIELD)
         count = call(L, front, count);
     lua_xmove(front, L, 1);

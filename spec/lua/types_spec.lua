@@ -23,8 +23,17 @@ local CALLED <const> = {
 ---What is a handle in another way.
 local HANDLES <const> = { remove = true }
 
+---The names of the module's parts that are in lua/.
+local function part_names()
+  local list = { "minikvm.abi" } -- which the build makes
+  for path in assert(io.popen "cd lua && find minikvm -name '*.lua'"):lines() do
+    list[#list + 1] = path:gsub("%.lua$", ""):gsub("(/.*)/init$", "%1"):gsub("/", ".")
+  end
+  return list
+end
+
 ---Every part of the module that is for scripts is loaded, so that all has been said.
-for name in pairs(package.preload) do
+for _, name in ipairs(part_names()) do
   if name:find "^minikvm%." and not name:find "%.cli%." and not name:find "^minikvm%.test%.child"
      and not name:find "worker%.main" and not name:find "test%.runner"
      and name ~= "minikvm.init" then
@@ -118,7 +127,7 @@ describe(("types: %d functions, %d options and %d fields"):format(counts.functio
         parts = parts + 1
       end
     end
-    for name in pairs(package.preload) do
+    for _, name in ipairs(part_names()) do
       if name:find "^minikvm%.devices%." then class_of(name) end
     end
     assert.is_true(parts >= 15)

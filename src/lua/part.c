@@ -26,12 +26,18 @@ static void push_chunk(lua_State *L, const struct embedded *e)
         lua_error(L);
 }
 
-void mk_lua_part(lua_State *L, const char *name)
+static const struct embedded *find(const char *name)
 {
     const struct embedded *e = mk_embedded;
     while (e->name && strcmp(e->name, name) != 0)
         e++;
-    if (!e->name)
+    return e->name ? e : NULL;
+}
+
+void mk_lua_part(lua_State *L, const char *name)
+{
+    const struct embedded *e = find(name);
+    if (!e)
         luaL_error(L, "minikvm has no part \"%s\"", name);
     push_chunk(L, e);
 }
@@ -45,14 +51,24 @@ static int preload(lua_State *L)
     return 1;
 }
 
+/* __index of package.preload: what is not in it may be a part. */
+static int preloader(lua_State *L)
+{
+    const char *name = lua_tostring(L, 2);
+    const struct embedded *e = name && strncmp(name, "minikvm.", 8) == 0 ? find(name + 8) : NULL;
+    if (!e)
+        return 0;
+    lua_pushlightuserdata(L, (void *)e);
+    lua_pushcclosure(L, preload, 1);
+    return 1;
+}
+
 void mk_lua_preload(lua_State *L)
 {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    for (const struct embedded *e = mk_embedded; e->name; e++) {
-        lua_pushfstring(L, "minikvm.%s", e->name);
-        lua_pushlightuserdata(L, (void *)e);
-        lua_pushcclosure(L, preload, 1);
-        lua_settable(L, -3);
-    }
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, preloader);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
     lua_pop(L, 1);
 }
