@@ -69,7 +69,15 @@ static int held(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg core[] = { MK_FN(set_attend), MK_FN(wait_attention), MK_FN(hold),
-                                 MK_FN(hold_cpu),   MK_FN(held),           MK_END };
+/* attend(vm): attention is asked for. */
+static int attend(lua_State *L)
+{
+    mk_vm_attend(&mk_check_vm(L, 1)->vm);
+    return 0;
+}
+
+static const luaL_Reg core[] = { MK_FN(attend), MK_FN(set_attend), MK_FN(wait_attention),
+                                 MK_FN(hold),   MK_FN(hold_cpu),   MK_FN(held),
+                                 MK_END };
 
 const struct mk_exports mk_attend_exports[] = { { .core = core }, MK_END };

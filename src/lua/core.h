@@ -39,7 +39,7 @@
 #define MK_LAYER "minikvm.layer"
 #define MK_HUB "minikvm.wire"
 #define MK_PCI_FN "minikvm.pcifunction"
-#define MK_GDB "minikvm.gdbsocket"
+#define MK_SOCKET "minikvm.socket"
 #define MK_VIEW "minikvm.viewsocket"
 
 /* One per Lua state, in its registry. */
@@ -92,7 +92,7 @@ struct mk_lua_file;
 struct mk_match;
 struct mk_lua_disk;
 struct mk_virtio_box;
-struct mk_lua_gdb;
+struct mk_lua_socket;
 struct mk_lua_stopper;
 struct mk_lua_view;
 struct mk_lua_coverage;
@@ -123,7 +123,7 @@ struct mk_lua_vm {
     unsigned file_count;
     struct mk_lua_disk *disks;             /* of its devices, closed with it (disk.c) */
     struct mk_virtio_box *virtio;          /* the same, before the rest of it (virtio.c) */
-    struct mk_lua_gdb *gdbs;               /* debuggers' sockets, the same (gdb.c) */
+    struct mk_lua_socket *sockets;         /* debuggers', the same (socket.c) */
     struct mk_lua_view *views;             /* its screen for browsers, the same (view.c) */
     struct mk_lua_stopper *stoppers;       /* breakpoints and watched memory (debug.c) */
     struct mk_lua_coverage *coverages;     /* (coverage.c) */
@@ -279,8 +279,9 @@ extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports
     mk_disk_exports[], mk_watch_exports[], mk_process_exports[], mk_spool_exports[],
     mk_debug_exports[], mk_handle_exports[], mk_prims_exports[], mk_window_exports[],
     mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[], mk_blocks_exports[],
-    mk_profile_exports[], mk_coverage_exports[], mk_gdb_exports[], mk_attend_exports[],
-    mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[], mk_view_exports[];
+    mk_profile_exports[], mk_coverage_exports[], mk_socket_exports[], mk_rsp_exports[],
+    mk_attend_exports[], mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[],
+    mk_view_exports[];
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 /* What --safe refused last of memory: "script.lua:12: not enough memory: …"; NULL: nothing. */
 const char *mk_safe_refusal(void);
@@ -330,8 +331,8 @@ void mk_lua_close_virtio(struct mk_lua_vm *v);
 /* The function of the PCI bus at `index`; a queue's place in the table at `index`. */
 struct mk_pci_fn *mk_lua_pci_fn(lua_State *L, int index);
 struct mk_virtq mk_virtq_field(lua_State *L, int index);
-/* Closes v->gdbs; and mk_vm_ops.attend. */
-void mk_lua_close_gdbs(struct mk_lua_vm *v);
+/* Closes v->sockets; and mk_vm_ops.attend. */
+void mk_lua_close_sockets(struct mk_lua_vm *v);
 /* Closes v->views. */
 void mk_lua_close_views(struct mk_lua_vm *v);
 void mk_lua_attend(void *ctx, struct mk_vcpu *cpu);

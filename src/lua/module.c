@@ -200,8 +200,8 @@ static const struct mk_exports *const exports[] = {
     mk_process_exports,     mk_spool_exports,      mk_debug_exports,        mk_handle_exports,
     mk_prims_exports,       mk_window_exports,     mk_pci_exports,          mk_virtq_exports,
     mk_virtio_exports,      mk_blocks_exports,     mk_profile_exports,      mk_coverage_exports,
-    mk_gdb_exports,         mk_attend_exports,     mk_net_exports,          mk_blk_exports,
-    mk_jail_exports,        mk_safe_exports,       mk_view_exports
+    mk_socket_exports,      mk_rsp_exports,        mk_attend_exports,       mk_net_exports,
+    mk_blk_exports,         mk_jail_exports,       mk_safe_exports,         mk_view_exports
 };
 
 static void push_core(lua_State *L)

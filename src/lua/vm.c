@@ -108,7 +108,7 @@ void mk_lua_close_vm(struct mk_lua_vm *v)
     v->busy--;
     int in_fd = v->vm.console.in.fd;
     mk_lua_close_virtio(v); /* others may send to its cards */
-    mk_lua_close_gdbs(v);
+    mk_lua_close_sockets(v);
     mk_lua_close_views(v);
     mk_lua_close_coverages(v);
     mk_vm_close(&v->vm);

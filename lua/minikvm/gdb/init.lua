@@ -61,13 +61,14 @@ function M.open(self, opts)
   local at = o.at or M.parse "0"
   o.lost, o.arch, o.on = o.lost or "hold", o.arch or "auto", o.on or "now"
   o.monitor = o.monitor ~= false
-  local socket, port, code = core.gdb_open(self, at.host, at.where)
+  local socket, port, code = core.open_socket(self, at.host, at.where)
   if not socket then return nil, port, code end
   local s = session.new(self, socket, o)
   s.port = at.host and port or nil
   s.address = s.port and ("%s:%d"):format(at.shown, port) or at.shown
   sessions[self] = s
   attend.set(self, "gdb", function() server.serve(s) end)
+  socket:watch(false, 0)
   if o.on == "now" and o.stop ~= false then
     core.hold(self, true)
     s.state = "stopping"
@@ -80,7 +81,7 @@ end
 local FIELDS <const> = {
   address = function(s) return s.address end,
   port = function(s) return s.port end,
-  connected = function(s) return s.client end,
+  connected = function(s) return s.client ~= nil end,
   hits = function(s) return s.hits end,
 }
 
@@ -98,8 +99,8 @@ function Gdb:remove()
   s.closed = true
   if s.vm.state == "closed" then return end
   session.remove_points(s)
-  if s.vm.state == "ended" then server.part(s) end
-  core.gdb_close(s.socket)
+  if s.vm.state == "ended" then server.part(s) else session.drop(s) end
+  s.socket:close()
   attend.set(s.vm, "gdb", nil)
   core.hold(s.vm, false)
   sessions[s.vm] = nil

@@ -1,6 +1,7 @@
 -- gdb/packets.lua - the packets that gdb sends to a guest that stands still, and the answers
 -- (Debugging with GDB, appendix E.2 to E.4).
 
+local connection = require "minikvm.gdb.connection"
 local core = require "minikvm.core"
 local monitor = require "minikvm.gdb.monitor"
 local registers = require "minikvm.gdb.registers"
@@ -9,7 +10,7 @@ local target = require "minikvm.gdb.target"
 
 local M = {}
 
-local PACKET_SIZE <const> = 0x20000 -- of a reply and of what gdb sends (MK_RSP_MOST is twice that)
+local PACKET_SIZE <const> = 0x20000 -- of a reply and of what gdb sends
 local OK <const>, WRONG <const>, FAULT <const> = "OK", "E16", "E0e" -- EINVAL, EFAULT
 
 local answer = {} -- by the first letter: function(s, rest) -> reply | nil (none)
@@ -244,8 +245,8 @@ local query = {
     return FEATURES:format(PACKET_SIZE)
   end },
   { "^QStartNoAckMode$", function(s)
-    core.gdb_send(s.socket, OK)
-    core.gdb_acks(s.socket, false)
+    s.client:send(OK)
+    s.client.acks = false
   end },
   { "^qXfer:features:read:target%.xml:(.*)$", function(s, range)
     return part_of(session.description(s).xml, range)
@@ -268,14 +269,14 @@ local query = {
     local output = monitor.run(s, text, session.current(s))
     s.views = nil
     for at = 1, #output, PACKET_SIZE // 4 do
-      core.gdb_send(s.socket, "O" .. core.hex(output:sub(at, at + PACKET_SIZE // 4 - 1)))
+      s.client:send("O" .. core.hex(output:sub(at, at + PACKET_SIZE // 4 - 1)))
     end
     return OK
   end },
   { "^vCont%?$", function() return "vCont;c;C;s;S" end },
   { "^vCont;(.*)$", vcont },
   { "^vKill;", function(s)
-    core.gdb_send(s.socket, OK)
+    s.client:send(OK)
     return answer.k(s)
   end },
 }
@@ -293,7 +294,7 @@ answer.Q = function(s, rest) return ask(s, "Q" .. rest) end
 answer.v = function(s, rest) return ask(s, "v" .. rest) end
 
 answer.D = function(s)
-  core.gdb_send(s.socket, OK)
+  s.client:send(OK)
   session.drop(s)
   if s.state == "ended" then return session.leave(s) end
   session.let_go(s)
@@ -318,14 +319,14 @@ function M.serve(s, packet)
     if s.vm.state == "closed" then return end
     reply = "E.minikvm: " .. tostring(reply):gsub("\n.*", "")
   end
-  if reply and s.client then core.gdb_send(s.socket, reply) end
+  if reply and s.client then s.client:send(reply) end
 end
 
 ---What else may come instead of one.
 ---@param event "damaged"|"too long"
 function M.refuse(s, event)
-  core.gdb_send(s.socket, event == "damaged" and "E.the sum of the packet is wrong"
-    or ("E.a packet has at most %d bytes"):format(2 * PACKET_SIZE))
+  s.client:send(event == "damaged" and "E.the sum of the packet is wrong"
+    or ("E.a packet has at most %d bytes"):format(connection.MOST))
 end
 
 return M

@@ -4,6 +4,7 @@
 -- on the thread of a vCPU that is outside the guest, or, when the VM does not run, on the script's.
 -- It never waits.
 
+local connection = require "minikvm.gdb.connection"
 local core = require "minikvm.core"
 local packets = require "minikvm.gdb.packets"
 local session = require "minikvm.gdb.session"
@@ -18,7 +19,8 @@ local SIGNALS <const> = { shutdown = 11, fault = 4, panic = 6, error = 6, forbid
 
 ---The client went without a word.
 local function lost(s)
-  s.client, s.awaited = false, false
+  session.drop(s)
+  s.awaited = false
   if s.state == "ended" then return end
   session.remove_points(s)
   local what = s.opts.lost
@@ -29,8 +31,9 @@ local function lost(s)
 end
 
 ---A new client finds the guest stopped, or waits until it is.
-local function welcome(s)
-  s.client, s.awaited, s.thread, s.description = true, false, 1, nil
+local function welcome(s, socket)
+  s.client = connection.new(socket)
+  s.awaited, s.thread, s.description = false, 1, nil
   s.features, s.views = {}, nil
   if s.state == "running" then
     core.hold(s.vm, true)
@@ -41,13 +44,17 @@ end
 ---@return boolean came  somebody new did
 local function accept(s)
   if s.opts.on == "crash" and s.state ~= "ended" then return false end -- it waits to be let in
-  local who
-  repeat
-    who = core.gdb_accept(s.socket)
-    if who == "refused" then session.say(s, "a second gdb was sent away: one is connected") end
-  until who ~= "refused"
-  if who then welcome(s) end
-  return who == true
+  if s.client and s.client.socket:left() then return false end -- it goes first
+  for socket in s.socket.accept, s.socket do
+    if not s.client then
+      welcome(s, socket)
+      return true
+    end
+    socket:close()
+    session.say(s, "a second gdb was sent away: one is connected")
+  end
+  s.socket:watch(false, 0)
+  return false
 end
 
 ---Of a client whose guest runs nothing counts but Ctrl-C.
@@ -63,7 +70,7 @@ local function serve_client(s)
   for _ = 1, AT_ONCE do
     local quiet = s.state == "running" or s.state == "stopping"
     if s.state == "stopping" and not s.awaited then return end -- until it stands still
-    local event, packet = core.gdb_receive(s.socket, quiet)
+    local event, packet = s.client:receive(quiet)
     if not event then return end
     if event == "gone" then return lost(s) end
     if quiet then
@@ -75,7 +82,7 @@ local function serve_client(s)
     end
     if not s.client or s.vm.state == "closed" then return end
   end
-  core.gdb_again(s.socket)
+  core.attend(s.vm)
 end
 
 ---Something has happened.
@@ -136,7 +143,7 @@ function M.finish(s, reason, info)
   session.end_step(s)
   if M.is_crash(reason) and (s.client or s.opts.on == "crash") then
     s.state, s.why = "ended", { signal = SIGNALS[reason], cpu = dead_cpu(info, reason) }
-    if s.client and s.awaited then core.gdb_send(s.socket, session.stop_reply(s)) end
+    if s.client and s.awaited then s.client:send(session.stop_reply(s)) end
     if not s.client then
       session.say(s, "%s; to look at it: target remote %s", reason, s.address)
     end
@@ -151,7 +158,7 @@ end
 
 ---The client goes; it is told how the last run ended if it waits for that.
 function M.part(s)
-  if s.awaited and s.end_reply then core.gdb_send(s.socket, s.end_reply) end
+  if s.client and s.awaited and s.end_reply then s.client:send(s.end_reply) end
   s.awaited = false
   session.drop(s)
 end

@@ -11,8 +11,8 @@ local SIGINT <const>, SIGTRAP <const> = 2, 5
 
 ---@class minikvm.gdb.session
 ---@field vm minikvm.vm
----@field socket userdata
----@field client boolean
+---@field socket userdata  it listens
+---@field client minikvm.gdb.connection?
 ---@field state "running"|"stopping"|"stopped"|"ended"
 ---@field thread integer  that g, m and so on are about
 ---@field awaited boolean  gdb waits for the guest to stop
@@ -24,7 +24,7 @@ local SIGINT <const>, SIGTRAP <const> = 2, 5
 ---@param opts { lost: string, arch: string, monitor: boolean, notify: function? }
 ---@return minikvm.gdb.session
 function M.new(vm, socket, opts)
-  return { vm = vm, socket = socket, client = false, state = "running", thread = 1, opts = opts,
+  return { vm = vm, socket = socket, state = "running", thread = 1, opts = opts,
            awaited = false, hits = 0, why = { signal = SIGTRAP, cpu = 0 }, points = {},
            snapshots = {}, features = {} }
 end
@@ -84,7 +84,7 @@ local function note_mode(s)
   if s.opts.arch ~= "auto" or now == s.told_mode or s.description.bits == 64 then return end
   s.told_mode = now
   if now ~= "x86-64" then return end
-  core.gdb_send(s.socket, "O" .. core.hex("minikvm: the guest is in 64-bit mode now, and gdb was "
+  s.client:send("O" .. core.hex("minikvm: the guest is in 64-bit mode now, and gdb was "
     .. "told of " .. s.description.name .. ": 'disconnect', 'target remote' again (the guest stays "
     .. "stopped)\n"))
 end
@@ -131,7 +131,7 @@ function M.stopped(s)
   s.awaited = false
   s.thread = s.why.cpu + 1
   note_mode(s)
-  core.gdb_send(s.socket, M.stop_reply(s))
+  s.client:send(M.stop_reply(s))
 end
 
 ---Breakpoints and watches that gdb has set go.
@@ -154,8 +154,8 @@ end
 
 ---The client goes.
 function M.drop(s)
-  core.gdb_drop(s.socket)
-  s.client = false
+  if s.client then s.client:close() end
+  s.client = nil
 end
 
 ---Ends the run, which then does not begin stopped the next time.
@@ -167,7 +167,7 @@ end
 ---gdb has seen what there is to see of a VM that has ended.
 function M.leave(s)
   if s.client then
-    core.gdb_send(s.socket, s.end_reply)
+    s.client:send(s.end_reply)
     M.drop(s)
   end
 end
