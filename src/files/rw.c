@@ -4,8 +4,24 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
-#include <sys/stat.h>
 #include <unistd.h>
+
+/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
+int mk_open_regular(const char *path, int flags, struct stat *st, struct mk_err *err)
+{
+    int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, st) < 0)
+        mk_fail_errno(err, errno, "%s", path);
+    else if (S_ISDIR(st->st_mode))
+        mk_fail(err, EISDIR, "%s: it is a directory, not a file", path);
+    else if (!S_ISREG(st->st_mode))
+        mk_fail(err, EINVAL, "%s: not a regular file", path);
+    else
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
 
 ssize_t mk_read_at(int fd, void *to, size_t length, off_t at)
 {

@@ -31,10 +31,7 @@ static int console_send(lua_State *L)
     const char *bytes = luaL_checklstring(L, 2, &length);
     struct mk_err err;
     mk_lua_flush_output(); /* before the answer of a guest that runs */
-    if (mk_console_send(&v->vm.console, bytes, length, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    return mk_push_self(L, mk_console_send(&v->vm.console, bytes, length, &err), &err);
 }
 
 /* console:eof() -> console: nothing follows what is queued. */
@@ -277,10 +274,7 @@ static int console_log(lua_State *L)
     int fd = path ? open_log(path, &err) : -1;
     if (path && fd < 0)
         return mk_push_err(L, &err);
-    if (mk_console_log(con, fd, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    return mk_push_self(L, mk_console_log(con, fd, &err), &err);
 }
 
 /* hand_over(console) -> what take_back() wants: input from stdin, output to stdout for a while. */

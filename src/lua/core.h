@@ -88,7 +88,6 @@ struct mk_lua_cpu {
     char waiting[140]; /* the guest's instruction that waited for it: "rip 0x1004: in al, dx" */
 };
 
-struct mk_lua_file;
 struct mk_match;
 struct mk_lua_disk;
 struct mk_virtio_box;
@@ -119,7 +118,7 @@ struct mk_lua_vm {
     lua_State *opener; /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
     _Atomic int unhandled_ref; /* on_unhandled */
     uint64_t unhandled_hits;
-    struct mk_lua_file *files; /* images that are read again for a reset (load.c) */
+    int *files; /* images that are read again for a reset; -1: closed (load.c) */
     unsigned file_count;
     struct mk_lua_disk *disks;             /* of its devices, closed with it (disk.c) */
     struct mk_virtio_box *virtio;          /* the same, before the rest of it (virtio.c) */
@@ -237,6 +236,10 @@ const char *mk_check_cstring(lua_State *L, int index);
 int mk_push_result(lua_State *L, struct mk_lua_vm *v);
 /* nil, text, name: the world failed. */
 int mk_push_err(lua_State *L, const struct mk_err *err);
+/* That when rc < 0, else the first argument: what most calls that can fail return. */
+int mk_push_self(lua_State *L, int rc, const struct mk_err *err);
+/* An integer; nil when there is none. */
+int mk_push_optional(lua_State *L, bool is, uint64_t value);
 /* Fields of an option table that was checked in Lua. A string lives as long as the table. */
 lua_Integer mk_integer_field(lua_State *L, int index, const char *key, lua_Integer absent);
 bool mk_true_field(lua_State *L, int index, const char *key);
@@ -250,6 +253,17 @@ void mk_check_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
  * name; returns its reference. */
 int mk_lua_ref(lua_State *L, int vm_index, int function_index);
 void mk_lua_unref(lua_State *L, int vm_index, int ref);
+/* Pushes an object that owns what its pointer is set to, which MK_RELEASE()'s function frees. */
+void **mk_push_owner(lua_State *L, const char *type);
+#define MK_RELEASE(close, type, release)                                                           \
+    static int close(lua_State *L)                                                                 \
+    {                                                                                              \
+        void **owner = luaL_checkudata(L, 1, type);                                                \
+        if (*owner)                                                                                \
+            release(*owner);                                                                       \
+        *owner = NULL;                                                                             \
+        return 0;                                                                                  \
+    }
 /* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */
 void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 
@@ -328,8 +342,8 @@ void mk_lua_free_stoppers(struct mk_lua_vm *v);
 void mk_push_stop(lua_State *L, struct mk_lua_vm *v);
 /* Closes v->virtio. */
 void mk_lua_close_virtio(struct mk_lua_vm *v);
-/* The function of the PCI bus at `index`; a queue's place in the table at `index`. */
-struct mk_pci_fn *mk_lua_pci_fn(lua_State *L, int index);
+/* The function of the PCI bus at index 1; a queue's place in the table at `index`. */
+struct mk_pci_fn *mk_check_pci_fn(lua_State *L);
 struct mk_virtq mk_virtq_field(lua_State *L, int index);
 /* Closes v->sockets; and mk_vm_ops.attend. */
 void mk_lua_close_sockets(struct mk_lua_vm *v);

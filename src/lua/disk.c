@@ -19,19 +19,11 @@ struct mk_layer *mk_check_layer(lua_State *L, int index)
 
 void mk_push_layer(lua_State *L, struct mk_layer *layer)
 {
-    struct mk_layer **box = lua_newuserdatauv(L, sizeof(*box), 0);
-    *box = NULL;
-    luaL_setmetatable(L, MK_LAYER);
-    *box = mk_layer_ref(layer);
+    void **owner = mk_push_owner(L, MK_LAYER);
+    *owner = mk_layer_ref(layer);
 }
 
-static int layer_gc(lua_State *L)
-{
-    struct mk_layer **box = luaL_checkudata(L, 1, MK_LAYER);
-    mk_layer_unref(*box);
-    *box = NULL;
-    return 0;
-}
+MK_RELEASE(layer_gc, MK_LAYER, mk_layer_unref)
 
 /* --- disks --- */
 
@@ -105,9 +97,7 @@ static int open_disk(lua_State *L)
     struct mk_lua_disk *d = lua_newuserdatauv(L, sizeof(*d), 0);
     *d = (struct mk_lua_disk){ .disk.fd = -1 };
     luaL_setmetatable(L, MK_DISK);
-    if (mk_disk_open(&d->disk, &config, &err) < 0)
-        return mk_push_err(L, &err);
-    return 1;
+    return mk_disk_open(&d->disk, &config, &err) < 0 ? mk_push_err(L, &err) : 1;
 }
 
 /* A range of the disk at index 2, whose length is at 3 or `length`. */
@@ -145,20 +135,14 @@ static int disk_write(lua_State *L)
     const char *bytes = luaL_checklstring(L, 3, &length);
     uint64_t at = check_range(L, disk, length);
     struct mk_err err;
-    if (mk_disk_write(disk, at, bytes, length, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    return mk_push_self(L, mk_disk_write(disk, at, bytes, length, &err), &err);
 }
 
 /* disk:flush() -> disk | nil, text, name */
 static int disk_flush(lua_State *L)
 {
     struct mk_err err;
-    if (mk_disk_flush(check_disk(L), &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    return mk_push_self(L, mk_disk_flush(check_disk(L), &err), &err);
 }
 
 /* disk:size() -> bytes */
@@ -172,10 +156,7 @@ static int disk_size(lua_State *L)
 static int disk_written(lua_State *L)
 {
     struct mk_layer *layer = mk_disk_layer(check_disk(L));
-    if (layer)
-        lua_pushinteger(L, (lua_Integer)(layer->count * MK_LAYER_BLOCK));
-    else
-        lua_pushnil(L);
+    mk_push_optional(L, layer, layer ? layer->count * MK_LAYER_BLOCK : 0);
     mk_layer_unref(layer);
     return 1;
 }
@@ -198,11 +179,10 @@ static int disk_tostring(lua_State *L)
 /* disk_layer(disk) -> what was written to it | nil: that goes to its file */
 static int disk_layer(lua_State *L)
 {
-    struct mk_layer **box = lua_newuserdatauv(L, sizeof(*box), 0);
-    *box = NULL;
-    luaL_setmetatable(L, MK_LAYER);
-    *box = mk_disk_layer(check_disk(L));
-    if (!*box)
+    struct mk_disk *disk = check_disk(L);
+    void **owner = mk_push_owner(L, MK_LAYER);
+    *owner = mk_disk_layer(disk);
+    if (!*owner)
         lua_pushnil(L);
     return 1;
 }

@@ -6,10 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct files {
-    struct mk_policy *policy; /* NULL: closed */
-};
-
 /* --- decide --- */
 
 struct question {
@@ -95,13 +91,13 @@ void mk_lua_connect_files(lua_State *L, struct mk_lua_vm *v, int vm_index, int o
 struct mk_policy *mk_files_field(lua_State *L, int options)
 {
     lua_getfield(L, options, "files");
-    struct files *f = luaL_testudata(L, -1, MK_FILES);
-    if (!lua_isnil(L, -1) && (!f || !f->policy))
+    struct mk_policy **policy = luaL_testudata(L, -1, MK_FILES);
+    if (!lua_isnil(L, -1) && (!policy || !*policy))
         mk_lua_error(L,
                      "kvm.vm: option 'files': expected a file policy that is open, as kvm.files{} "
                      "makes it");
     lua_pop(L, 1);
-    return f ? f->policy : NULL;
+    return policy ? *policy : NULL;
 }
 
 /* --- policies --- */
@@ -135,16 +131,14 @@ static int add_rules(lua_State *L, struct mk_policy *p, struct mk_err *err)
 static int new_files(lua_State *L)
 {
     struct mk_err err = { 0 };
-    struct files *f = lua_newuserdatauv(L, sizeof(*f), 1);
-    f->policy = NULL;
-    luaL_setmetatable(L, MK_FILES);
-    f->policy = mk_policy_new(mk_string_field(L, 1, "root", NULL),
-                              mk_string_field(L, 1, "private", NULL), &err);
-    if (!f->policy)
+    void **owner = mk_push_owner(L, MK_FILES);
+    struct mk_policy *policy = *owner = mk_policy_new(mk_string_field(L, 1, "root", NULL),
+                                                      mk_string_field(L, 1, "private", NULL), &err);
+    if (!policy)
         return mk_push_err(L, &err);
-    set_limits(L, &f->policy->limits);
-    f->policy->audit = mk_true_field(L, 1, "audit");
-    if (add_rules(L, f->policy, &err) < 0)
+    set_limits(L, &policy->limits);
+    policy->audit = mk_true_field(L, 1, "audit");
+    if (add_rules(L, policy, &err) < 0)
         return mk_push_err(L, &err);
     lua_getfield(L, 1, "decide");
     lua_setiuservalue(L, -2, 1);
@@ -152,18 +146,12 @@ static int new_files(lua_State *L)
 }
 
 /* policy:close(): VMs that have it keep it; new ones cannot have it. */
-static int files_close(lua_State *L)
-{
-    struct files *f = luaL_checkudata(L, 1, MK_FILES);
-    mk_policy_unref(f->policy);
-    f->policy = NULL;
-    return 0;
-}
+MK_RELEASE(files_close, MK_FILES, mk_policy_unref)
 
 static int files_tostring(lua_State *L)
 {
-    struct files *f = luaL_checkudata(L, 1, MK_FILES);
-    lua_pushfstring(L, MK_FILES "%s", f->policy ? "" : " (closed)");
+    struct mk_policy **policy = luaL_checkudata(L, 1, MK_FILES);
+    lua_pushfstring(L, MK_FILES "%s", *policy ? "" : " (closed)");
     return 1;
 }
 

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define READ_MAX (64u << 20) /* of one image_read() */
@@ -22,16 +21,11 @@
 #define RAM_REAL UINT64_C(0x100000)
 #define RAM_USUAL UINT64_C(0x400000)
 
-struct mk_lua_file {
-    int fd; /* -1: closed */
-    struct stat st;
-};
-
 void mk_lua_free_files(struct mk_lua_vm *v)
 {
     for (unsigned i = 0; i < v->file_count; i++)
-        if (v->files[i].fd >= 0)
-            close(v->files[i].fd);
+        if (v->files[i] >= 0)
+            close(v->files[i]);
     free(v->files);
     v->files = NULL;
     v->file_count = 0;
@@ -40,41 +34,17 @@ void mk_lua_free_files(struct mk_lua_vm *v)
 /* --- files --- */
 
 /* A closed place, or a new one; NULL when there is no memory. */
-static struct mk_lua_file *free_place(struct mk_lua_vm *v)
+static int *free_place(struct mk_lua_vm *v)
 {
     for (unsigned i = 0; i < v->file_count; i++)
-        if (v->files[i].fd < 0)
+        if (v->files[i] < 0)
             return &v->files[i];
-    struct mk_lua_file *more = realloc(v->files, (v->file_count + 1) * sizeof(*more));
+    int *more = realloc(v->files, (v->file_count + 1) * sizeof(*more));
     if (!more)
         return NULL;
     v->files = more;
-    more[v->file_count].fd = -1;
+    more[v->file_count] = -1;
     return &more[v->file_count++];
-}
-
-static int check_kind(const struct stat *st, const char *path, struct mk_err *err)
-{
-    if (S_ISDIR(st->st_mode))
-        return mk_fail(err, EISDIR, "%s: it is a directory, not a file", path);
-    if (!S_ISREG(st->st_mode))
-        return mk_fail(err, EINVAL, "%s: not a regular file", path);
-    return 0;
-}
-
-/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
-static int open_file(struct mk_lua_file *file, const char *path, struct mk_err *err)
-{
-    file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file->fd < 0)
-        return mk_fail_errno(err, errno, "%s", path);
-    int rc = fstat(file->fd, &file->st) < 0 ? mk_fail_errno(err, errno, "%s", path)
-                                            : check_kind(&file->st, path, err);
-    if (rc == 0)
-        return 0;
-    close(file->fd);
-    file->fd = -1;
-    return -1;
 }
 
 /* image_open(vm, path) -> number, size | nil, text, name */
@@ -83,73 +53,65 @@ static int image_open(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     const char *path = mk_check_cstring(L, 2);
     struct mk_err err;
-    struct mk_lua_file *file = free_place(v);
+    struct stat st;
+    int *file = free_place(v);
     if (!file)
         mk_fail_errno(&err, ENOMEM, "%s", path);
-    if (!file || open_file(file, path, &err) < 0)
+    if (!file || (*file = mk_open_regular(path, O_RDONLY, &st, &err)) < 0)
         return mk_push_err(L, &err);
     lua_pushinteger(L, file - v->files);
-    lua_pushinteger(L, file->st.st_size);
+    lua_pushinteger(L, st.st_size);
     return 2;
 }
 
 /* file_size(path) -> bytes | nil, text, name: of a regular file that can be read. */
 static int file_size(lua_State *L)
 {
-    struct mk_lua_file file;
+    struct stat st;
     struct mk_err err;
-    if (open_file(&file, luaL_checkstring(L, 1), &err) < 0)
+    int fd = mk_open_regular(luaL_checkstring(L, 1), O_RDONLY, &st, &err);
+    if (fd < 0)
         return mk_push_err(L, &err);
-    close(file.fd);
-    lua_pushinteger(L, file.st.st_size);
+    close(fd);
+    lua_pushinteger(L, st.st_size);
     return 1;
 }
 
-static struct mk_lua_file *check_file(lua_State *L, struct mk_lua_vm *v, int index)
+static int *check_file(lua_State *L, struct mk_lua_vm *v, int index)
 {
     lua_Integer i = luaL_checkinteger(L, index);
-    luaL_argcheck(L, i >= 0 && i < v->file_count && v->files[i].fd >= 0, index, "no open image");
+    luaL_argcheck(L, i >= 0 && i < v->file_count && v->files[i] >= 0, index, "no open image");
     return &v->files[i];
 }
 
 int mk_lua_image_fd(lua_State *L, struct mk_lua_vm *v, int index)
 {
-    return check_file(L, v, index)->fd;
+    return *check_file(L, v, index);
 }
 
 /* image_close(vm, number) */
 static int image_close(lua_State *L)
 {
-    struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
-    close(file->fd);
-    file->fd = -1;
+    int *fd = check_file(L, mk_check_vm(L, 1), 2);
+    close(*fd);
+    *fd = -1;
     return 0;
-}
-
-/* image_changed(vm, number) -> boolean: whether somebody wrote to the file since it was opened */
-static int image_changed(lua_State *L)
-{
-    const struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
-    const struct timespec *then = &file->st.st_mtim;
-    struct stat now;
-    bool same = fstat(file->fd, &now) == 0 && now.st_size == file->st.st_size &&
-                now.st_mtim.tv_sec == then->tv_sec && now.st_mtim.tv_nsec == then->tv_nsec;
-    lua_pushboolean(L, !same);
-    return 1;
 }
 
 /* image_identity(vm, number) -> text that differs for another file and for other contents, path:
  * the whole one, nil when it has none any more */
 static int image_identity(lua_State *L)
 {
-    const struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
-    const struct stat *st = &file->st;
+    int fd = *check_file(L, mk_check_vm(L, 1), 2);
+    struct stat st;
     char link[64], path[4096];
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", file->fd);
+    if (fstat(fd, &st) < 0)
+        return mk_lua_error(L, "fstat: %s", strerror(errno));
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof(path));
-    lua_pushfstring(L, "%I.%I.%I.%I.%I", (lua_Integer)st->st_dev, (lua_Integer)st->st_ino,
-                    (lua_Integer)st->st_size, (lua_Integer)st->st_mtim.tv_sec,
-                    (lua_Integer)st->st_mtim.tv_nsec);
+    lua_pushfstring(L, "%I.%I.%I.%I.%I", (lua_Integer)st.st_dev, (lua_Integer)st.st_ino,
+                    (lua_Integer)st.st_size, (lua_Integer)st.st_mtim.tv_sec,
+                    (lua_Integer)st.st_mtim.tv_nsec);
     if (n > 0 && (size_t)n < sizeof(path) && path[0] == '/')
         lua_pushlstring(L, path, (size_t)n);
     else
@@ -160,15 +122,13 @@ static int image_identity(lua_State *L)
 /* image_read(vm, number, offset, bytes) -> string | nil, text, name. At most 64 MiB. */
 static int image_read(lua_State *L)
 {
-    const struct mk_lua_file *file = check_file(L, mk_check_vm(L, 1), 2);
+    int fd = *check_file(L, mk_check_vm(L, 1), 2);
     lua_Integer offset = luaL_checkinteger(L, 3), bytes = luaL_checkinteger(L, 4);
     struct mk_err err;
     luaL_Buffer b;
     luaL_argcheck(L, bytes >= 0 && bytes <= READ_MAX, 4, "too many bytes");
-    luaL_argcheck(L, mk_inside((uint64_t)offset, (uint64_t)bytes, (uint64_t)file->st.st_size), 3,
-                  "beyond the end of the file");
     char *to = luaL_buffinitsize(L, &b, (size_t)bytes);
-    ssize_t got = mk_read_at(file->fd, to, (size_t)bytes, offset);
+    ssize_t got = mk_read_at(fd, to, (size_t)bytes, offset);
     if (got != bytes) { /* it became shorter */
         mk_fail_errno(&err, got < 0 ? errno : EIO, "reading at %lld", (long long)offset);
         return mk_push_err(L, &err);
@@ -196,12 +156,9 @@ static int image_put(lua_State *L)
             rc = mk_fail(&err, EFBIG, "%llu bytes at 0x%llx are not all in RAM",
                          (unsigned long long)bytes, (unsigned long long)at);
     } else {
-        rc = mk_fill_from_file(&v->vm.mem, at, check_file(L, v, 3)->fd, offset, bytes, &err);
+        rc = mk_fill_from_file(&v->vm.mem, at, *check_file(L, v, 3), offset, bytes, &err);
     }
-    if (rc < 0)
-        return mk_push_err(L, &err);
-    lua_pushboolean(L, 1);
-    return 1;
+    return mk_push_self(L, rc, &err);
 }
 
 /* image_zero(vm, address, bytes) -> true | nil, text, name */
@@ -209,11 +166,10 @@ static int image_zero(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
-    if (mk_fill_zero(&v->vm.mem, (uint64_t)luaL_checkinteger(L, 2),
-                     (uint64_t)luaL_checkinteger(L, 3), &err) < 0)
-        return mk_push_err(L, &err);
-    lua_pushboolean(L, 1);
-    return 1;
+    return mk_push_self(L,
+                        mk_fill_zero(&v->vm.mem, (uint64_t)luaL_checkinteger(L, 2),
+                                     (uint64_t)luaL_checkinteger(L, 3), &err),
+                        &err);
 }
 
 /* --- the VM --- */
@@ -282,10 +238,8 @@ static int set_mode(lua_State *L)
     uint64_t usual = mode == MK_MODE_REAL ? RAM_REAL : RAM_USUAL, memory = v->vm.mem.size;
     if (v->vm.memory_open)
         memory = (uint64_t)luaL_optinteger(L, 3, (lua_Integer)usual);
-    if (mode != v->vm.mode && mk_vm_set_mode(&v->vm, mode, memory, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    int rc = mode == v->vm.mode ? 0 : mk_vm_set_mode(&v->vm, mode, memory, &err);
+    return mk_push_self(L, rc, &err);
 }
 
 /* The field `handoff` of set_entry()'s table: { cr0=, cr3=, cr4=, efer=, pat=, rsp=, gdt=,
@@ -332,10 +286,7 @@ static int set_entry(lua_State *L)
                                               (uint64_t)mk_integer_field(L, 2, "tables_end", 0) } };
     luaL_argcheck(L, entry.cpu < v->vm.cpus, 2, "no such cpu");
     read_handoff(L, 2, &entry);
-    if (mk_vm_set_entry(&v->vm, &entry, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    return mk_push_self(L, mk_vm_set_entry(&v->vm, &entry, &err), &err);
 }
 
 /* load_failed(vm, text, half): a run with nothing loaded will say why; `half`: RAM has part of an
@@ -356,12 +307,18 @@ static int check_open(lua_State *L)
     return 0;
 }
 
-static const luaL_Reg core[] = { MK_FN(image_open),    MK_FN(image_close),
-                                 MK_FN(image_changed), MK_FN(image_identity),
-                                 MK_FN(image_read),    MK_FN(image_put),
-                                 MK_FN(image_zero),    MK_FN(layout),
-                                 MK_FN(set_mode),      MK_FN(set_entry),
-                                 MK_FN(load_failed),   MK_FN(check_open),
-                                 MK_FN(file_size),     MK_END };
+static const luaL_Reg core[] = { MK_FN(image_open),
+                                 MK_FN(image_close),
+                                 MK_FN(image_identity),
+                                 MK_FN(image_read),
+                                 MK_FN(image_put),
+                                 MK_FN(image_zero),
+                                 MK_FN(layout),
+                                 MK_FN(set_mode),
+                                 MK_FN(set_entry),
+                                 MK_FN(load_failed),
+                                 MK_FN(check_open),
+                                 MK_FN(file_size),
+                                 MK_END };
 
 const struct mk_exports mk_load_exports[] = { { .type = MK_SYMBOLS, .core = core }, MK_END };

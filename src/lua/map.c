@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define PIECE (64u << 10)
@@ -27,17 +26,12 @@ static uint64_t page_up(uint64_t bytes)
     return (bytes + MK_PAGE - 1) & ~(uint64_t)(MK_PAGE - 1);
 }
 
-/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
 static int open_path(struct contents *from, bool write, struct mk_err *err)
 {
     struct stat st;
-    from->fd = open(from->path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
-    if (from->fd < 0 || fstat(from->fd, &st) < 0)
-        return mk_fail_errno(err, errno, "%s", from->path);
-    if (S_ISDIR(st.st_mode))
-        return mk_fail(err, EISDIR, "%s: it is a directory", from->path);
-    if (!S_ISREG(st.st_mode))
-        return mk_fail(err, EINVAL, "%s: not a regular file", from->path);
+    from->fd = mk_open_regular(from->path, write ? O_RDWR : O_RDONLY, &st, err);
+    if (from->fd < 0)
+        return -1;
     if (st.st_size == 0)
         return mk_fail(err, EINVAL, "%s: the file is empty", from->path);
     from->length = (size_t)st.st_size;

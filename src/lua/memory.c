@@ -181,12 +181,9 @@ static int memory_find(lua_State *L)
     size_t length;
     const char *what = luaL_checklstring(L, 2, &length);
     lua_Integer from = luaL_optinteger(L, 3, 0);
-    uint64_t hit;
-    if (find(check_range(L, v, from, 0, false), (uint64_t)from, what, length, &hit))
-        lua_pushinteger(L, (lua_Integer)hit);
-    else
-        luaL_pushfail(L);
-    return 1;
+    uint64_t hit = 0;
+    bool found = find(check_range(L, v, from, 0, false), (uint64_t)from, what, length, &hit);
+    return mk_push_optional(L, found, hit);
 }
 
 static int memory_size(lua_State *L)

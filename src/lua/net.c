@@ -9,30 +9,18 @@
 
 /* --- hubs --- */
 
-struct hub_box {
-    struct mk_hub *hub;
-};
-
 static int hub_new(lua_State *L)
 {
-    struct hub_box *box = lua_newuserdatauv(L, sizeof(*box), 0);
-    box->hub = NULL;
-    luaL_setmetatable(L, MK_HUB);
-    box->hub = mk_hub_new();
-    return box->hub ? 1 : mk_lua_error(L, "out of memory for a hub");
+    void **hub = mk_push_owner(L, MK_HUB);
+    *hub = mk_hub_new();
+    return *hub ? 1 : mk_lua_error(L, "out of memory for a hub");
 }
 
-static int hub_gc(lua_State *L)
-{
-    struct hub_box *box = luaL_checkudata(L, 1, MK_HUB);
-    mk_hub_unref(box->hub);
-    box->hub = NULL;
-    return 0;
-}
+MK_RELEASE(hub_gc, MK_HUB, mk_hub_unref)
 
 static struct mk_hub *check_hub(lua_State *L, int index)
 {
-    return ((struct hub_box *)luaL_checkudata(L, index, MK_HUB))->hub;
+    return *(struct mk_hub **)luaL_checkudata(L, index, MK_HUB);
 }
 
 /* --- cards --- */
@@ -97,10 +85,7 @@ static int hub_plug(lua_State *L)
 static int net_tap(lua_State *L)
 {
     struct mk_err err;
-    if (mk_net_open_tap(check_net(L), mk_check_cstring(L, 2), &err) < 0)
-        return mk_push_err(L, &err);
-    lua_pushboolean(L, true);
-    return 1;
+    return mk_push_self(L, mk_net_open_tap(check_net(L), mk_check_cstring(L, 2), &err), &err);
 }
 
 /* net_counts(card) -> frames sent, received, dropped, that wait; whether the driver is owed an
@@ -252,10 +237,7 @@ static int net_due(lua_State *L)
     for (const struct mk_net_waiting *w = net->first; w && !due; w = w->next)
         due = w->due > now ? w->due : 0;
     pthread_mutex_unlock(&net->virtio.lock);
-    if (due)
-        lua_pushnumber(L, (lua_Number)(due - now) / 1e9);
-    else
-        lua_pushnil(L);
+    due ? lua_pushnumber(L, (lua_Number)(due - now) / 1e9) : luaL_pushfail(L);
     return 1;
 }
 

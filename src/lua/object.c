@@ -115,6 +115,20 @@ int mk_push_err(lua_State *L, const struct mk_err *err)
     return 3;
 }
 
+int mk_push_self(lua_State *L, int rc, const struct mk_err *err)
+{
+    if (rc < 0)
+        return mk_push_err(L, err);
+    lua_settop(L, 1);
+    return 1;
+}
+
+int mk_push_optional(lua_State *L, bool is, uint64_t value)
+{
+    is ? lua_pushinteger(L, (lua_Integer)value) : luaL_pushfail(L);
+    return 1;
+}
+
 const char *const mk_lua_modes[MK_MODES] = { "real", "protected", "paged", "long" };
 
 void mk_check_stopped(lua_State *L, struct mk_lua_vm *v, const char *what)
@@ -188,6 +202,14 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type)
     lua_setiuservalue(L, -2, 1);
     luaL_setmetatable(L, type);
     return box;
+}
+
+void **mk_push_owner(lua_State *L, const char *type)
+{
+    void **owner = lua_newuserdatauv(L, sizeof(*owner), 1);
+    *owner = NULL;
+    luaL_setmetatable(L, type);
+    return owner;
 }
 
 int mk_unknown_field(lua_State *L, const char *type, bool set)

@@ -6,10 +6,6 @@
 
 #include <string.h>
 
-struct box {
-    struct mk_pci_fn *fn;
-};
-
 /* --- functions --- */
 
 static uint16_t number16(lua_State *L, const char *key)
@@ -32,29 +28,17 @@ static int pci_new(lua_State *L)
                             .revision = (uint8_t)mk_integer_field(L, 2, "revision", 0),
                             .pin = (uint8_t)mk_integer_field(L, 2, "pin", 0) };
     lua_getiuservalue(L, 1, 1);
-    struct box *box = mk_new_child(L, lua_gettop(L), sizeof(*box), MK_PCI_FN);
-    box->fn = mk_pci_fn_new(&v->vm.pci, &id, &err);
-    return box->fn ? 1 : mk_lua_error(L, "%s", err.text);
+    struct mk_pci_fn **fn = mk_new_child(L, lua_gettop(L), sizeof(*fn), MK_PCI_FN);
+    *fn = mk_pci_fn_new(&v->vm.pci, &id, &err);
+    return *fn ? 1 : mk_lua_error(L, "%s", err.text);
 }
 
-static int fn_gc(lua_State *L)
-{
-    struct box *box = luaL_checkudata(L, 1, MK_PCI_FN);
-    if (box->fn)
-        mk_pci_fn_unref(box->fn);
-    box->fn = NULL;
-    return 0;
-}
+MK_RELEASE(fn_gc, MK_PCI_FN, mk_pci_fn_unref)
 
-static struct mk_pci_fn *check_fn(lua_State *L)
+struct mk_pci_fn *mk_check_pci_fn(lua_State *L)
 {
     mk_check_child(L, 1, MK_PCI_FN);
-    return ((struct box *)lua_touserdata(L, 1))->fn;
-}
-
-struct mk_pci_fn *mk_lua_pci_fn(lua_State *L, int index)
-{
-    return ((struct box *)luaL_checkudata(L, index, MK_PCI_FN))->fn;
+    return *(struct mk_pci_fn **)lua_touserdata(L, 1);
 }
 
 /* What went wrong in the core is the script's definition. */
@@ -70,7 +54,7 @@ static int done(lua_State *L, int rc, const struct mk_err *err)
 static int pci_bar(lua_State *L)
 {
     static const char *const kinds[] = { "mem32", "mem64", "io", NULL };
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     struct mk_err err;
     unsigned number = (unsigned)luaL_checkinteger(L, 2);
     enum mk_bar_kind kind = (enum mk_bar_kind)luaL_checkoption(L, 3, NULL, kinds);
@@ -84,7 +68,7 @@ static int pci_bar(lua_State *L)
 /* pci_ram(function, number, at, size): after its pci_bar() */
 static int pci_ram(lua_State *L)
 {
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     struct mk_err err;
     unsigned number = (unsigned)luaL_checkinteger(L, 2);
     return done(L,
@@ -96,7 +80,7 @@ static int pci_ram(lua_State *L)
 /* What a device itself does with RAM in its BAR: the bytes at index `at` on, so many. */
 static uint8_t *check_ram(lua_State *L, uint64_t length)
 {
-    const struct mk_pci_fn *fn = check_fn(L);
+    const struct mk_pci_fn *fn = mk_check_pci_fn(L);
     lua_Integer number = luaL_checkinteger(L, 2), at = luaL_checkinteger(L, 3);
     luaL_argcheck(L, number >= 0 && number < MK_PCI_BARS, 2, "a BAR is 0 to 5");
     const struct mk_pci_bar *bar = fn->bar[number];
@@ -130,7 +114,7 @@ static int pci_ram_write(lua_State *L)
 /* pci_cap(function, id, bytes, mask) -> where it is; `mask` is as long as `bytes` */
 static int pci_cap(lua_State *L)
 {
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     struct mk_err err;
     size_t length, mask_length;
     uint8_t id = (uint8_t)luaL_checkinteger(L, 2);
@@ -146,12 +130,12 @@ static int pci_cap(lua_State *L)
 static int pci_msi(lua_State *L)
 {
     struct mk_err err;
-    return done(L, mk_pci_add_msi(check_fn(L), &err), &err);
+    return done(L, mk_pci_add_msi(mk_check_pci_fn(L), &err), &err);
 }
 
 static int pci_msix(lua_State *L)
 {
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     struct mk_err err;
     unsigned count = (unsigned)luaL_checkinteger(L, 2), bar = (unsigned)luaL_checkinteger(L, 3);
     return done(L, mk_pci_add_msix(fn, count, bar, (uint64_t)luaL_checkinteger(L, 4), &err), &err);
@@ -160,7 +144,7 @@ static int pci_msix(lua_State *L)
 /* pci_attach(function, slot << 3 | function) */
 static int pci_attach(lua_State *L)
 {
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     struct mk_err err;
     lua_Integer devfn = luaL_checkinteger(L, 2);
     luaL_argcheck(L, devfn >= 0 && devfn < MK_PCI_FUNCTIONS, 2, "no such function");
@@ -169,14 +153,14 @@ static int pci_attach(lua_State *L)
 
 static int pci_detach(lua_State *L)
 {
-    mk_pci_detach(check_fn(L));
+    mk_pci_detach(mk_check_pci_fn(L));
     return 0;
 }
 
 /* pci_irq(function, level) */
 static int pci_irq(lua_State *L)
 {
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     mk_lua_flush_output();
     mk_pci_set_irq(fn, lua_toboolean(L, 2));
     return 0;
@@ -185,32 +169,25 @@ static int pci_irq(lua_State *L)
 /* pci_line(function) -> the PIC's line, nil: none */
 static int pci_line(lua_State *L)
 {
-    int line = mk_pci_irq_line(check_fn(L));
-    if (line >= 0)
-        lua_pushinteger(L, line);
-    else
-        lua_pushnil(L);
-    return 1;
+    int line = mk_pci_irq_line(mk_check_pci_fn(L));
+    return mk_push_optional(L, line >= 0, (uint64_t)line);
 }
 
 static int pci_master(lua_State *L)
 {
-    lua_pushboolean(L, mk_pci_is_master(check_fn(L)));
+    lua_pushboolean(L, mk_pci_is_master(mk_check_pci_fn(L)));
     return 1;
 }
 
 /* pci_place(function, number) -> address | nil */
 static int pci_place(lua_State *L)
 {
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     lua_Integer number = luaL_checkinteger(L, 2);
-    uint64_t at;
+    uint64_t at = 0;
     luaL_argcheck(L, number >= 0 && number < MK_PCI_BARS, 2, "a BAR is 0 to 5");
-    if (mk_pci_bar_place(fn, (unsigned)number, &at))
-        lua_pushinteger(L, (lua_Integer)at);
-    else
-        lua_pushnil(L);
-    return 1;
+    bool is = mk_pci_bar_place(fn, (unsigned)number, &at);
+    return mk_push_optional(L, is, at);
 }
 
 /* --- the bus --- */
@@ -246,7 +223,7 @@ static int pci_lost(lua_State *L)
 /* pci_window(function [, number]) -> that of a BAR, or of configuration space */
 static int pci_window(lua_State *L)
 {
-    struct mk_pci_fn *fn = check_fn(L);
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     lua_Integer number = luaL_optinteger(L, 2, -1);
     luaL_argcheck(L, number < MK_PCI_BARS && (number < 0 || fn->bar[number]), 2, "no such BAR");
     if (number >= 0)

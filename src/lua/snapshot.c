@@ -9,26 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct box {
-    struct mk_snapshot *snap; /* NULL: closed */
-};
-
 static struct mk_snapshot *check_snapshot(lua_State *L, int index)
 {
-    struct box *box = luaL_testudata(L, index, MK_SNAPSHOT);
-    if (!box)
+    struct mk_snapshot **snap = luaL_testudata(L, index, MK_SNAPSHOT);
+    if (!snap)
         mk_lua_error(L, "expected a snapshot, got %s", luaL_typename(L, index));
-    if (!box->snap)
+    if (!*snap)
         mk_lua_error(L, "the snapshot is closed");
-    return box->snap;
-}
-
-static struct box *new_box(lua_State *L)
-{
-    struct box *box = lua_newuserdatauv(L, sizeof(*box), 1);
-    box->snap = NULL;
-    luaL_setmetatable(L, MK_SNAPSHOT);
-    return box;
+    return *snap;
 }
 
 /* Paused, with no vCPU in the middle of an access. */
@@ -88,18 +76,18 @@ static int take(lua_State *L)
     if (lua_rawlen(L, 3) > MK_SNAPSHOT_LAYERS)
         return mk_lua_error(L, "vm:snapshot: vm \"%s\" has more than %u disks", v->vm.name,
                             MK_SNAPSHOT_LAYERS);
-    struct box *box = new_box(L);
+    void **snap = mk_push_owner(L, MK_SNAPSHOT);
     mk_lua_timers_push(L, v, 1);
     lua_setiuservalue(L, -2, 1);
     mk_bytes_add(&kept, bytes, length);
     if (kept.failed)
         mk_fail(&err, ENOMEM, "snapshot: out of memory");
     else
-        box->snap = mk_snapshot_take(&v->vm, &kept, &err);
+        *snap = mk_snapshot_take(&v->vm, &kept, &err);
     mk_bytes_free(&kept);
-    if (!box->snap)
+    if (!*snap)
         return mk_push_err(L, &err);
-    ref_layers(L, 3, box->snap);
+    ref_layers(L, 3, *snap);
     return 1;
 }
 
@@ -188,9 +176,9 @@ static int load_snapshot(lua_State *L)
 {
     const char *path = mk_check_cstring(L, 1);
     struct mk_err err;
-    struct box *box = new_box(L);
-    box->snap = mk_snapshot_load(path, &err);
-    return box->snap ? 1 : mk_push_err(L, &err);
+    void **snap = mk_push_owner(L, MK_SNAPSHOT);
+    *snap = mk_snapshot_load(path, &err);
+    return *snap ? 1 : mk_push_err(L, &err);
 }
 
 /* snapshot:save(path) -> snapshot | nil, text, name */
@@ -199,18 +187,15 @@ static int snapshot_save(lua_State *L)
     struct mk_snapshot *snap = check_snapshot(L, 1);
     const char *path = mk_check_cstring(L, 2);
     struct mk_err err;
-    if (mk_snapshot_save(snap, path, &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    return mk_push_self(L, mk_snapshot_save(snap, path, &err), &err);
 }
+
+MK_RELEASE(free_snapshot, MK_SNAPSHOT, mk_snapshot_free)
 
 /* snapshot:close(): VMs that were made from it, or restored to it, go on. */
 static int snapshot_close(lua_State *L)
 {
-    struct box *box = luaL_checkudata(L, 1, MK_SNAPSHOT);
-    mk_snapshot_free(box->snap);
-    box->snap = NULL;
+    free_snapshot(L);
     lua_pushnil(L);
     lua_setiuservalue(L, 1, 1);
     return 0;

@@ -1,7 +1,6 @@
 /* stats.c - the numbers behind vm:stats() (lua/minikvm/vm/stats.lua): what each hook served. */
 #include "lua/hooks.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* What is known of a hook, copied: Lua may raise, and must not while the bus is locked. */
@@ -11,46 +10,47 @@ struct row {
     char owner[64];
 };
 
-static size_t count_hooks(struct mk_bus *bus)
+struct rows {
+    struct row *row; /* the first `room` of them */
+    size_t room, count;
+};
+
+static void add_row(struct rows *rows, struct row row, const char *owner)
 {
-    size_t n = 0;
-    for (const struct mk_hook *h = bus->hooks; h; h = h->link)
-        n += mk_bus_window_of(h) ? count_hooks(mk_bus_window_of(h)) : 1;
-    return n;
+    memcpy(row.owner, owner, strlen(owner));
+    if (rows->count < rows->room)
+        rows->row[rows->count] = row;
+    rows->count++;
 }
 
-/* Those in windows with the addresses at which guests see them. Returns how many. */
-static size_t copy_list(struct mk_bus *bus, uint64_t base, struct row *rows)
+/* Those in windows with the addresses at which guests see them. */
+static void add_hooks(struct rows *rows, struct mk_bus *bus, uint64_t base)
 {
-    size_t n = 0;
-    for (struct mk_hook *h = bus->hooks; h; h = h->link) {
-        if (mk_bus_window_of(h)) {
-            n += copy_list(mk_bus_window_of(h), h->first, rows + n);
-            continue;
-        }
-        rows[n] = (struct row){ .first = base + h->first,
-                                .last = base + h->last,
-                                .hits = atomic_load(&h->hits),
-                                .coalesced = atomic_load(&h->coalesced),
-                                .ns = atomic_load(&h->ns),
-                                .script = h->ops->script };
-        memcpy(rows[n++].owner, h->owner, sizeof(h->owner));
-    }
-    return n;
+    for (struct mk_hook *h = bus->hooks; h; h = h->link)
+        if (mk_bus_window_of(h))
+            add_hooks(rows, mk_bus_window_of(h), h->first);
+        else
+            add_row(rows,
+                    (struct row){ .first = base + h->first,
+                                  .last = base + h->last,
+                                  .hits = atomic_load(&h->hits),
+                                  .coalesced = atomic_load(&h->coalesced),
+                                  .ns = atomic_load(&h->ns),
+                                  .script = h->ops->script },
+                    h->owner);
 }
 
-static struct row *copy_hooks(struct mk_bus *bus, size_t *count)
+static void add_all(struct rows *rows, struct mk_bus *bus)
 {
     pthread_mutex_lock(&bus->lock);
-    struct row *rows = calloc(count_hooks(bus) + bus->unhandled_count + 1, sizeof(*rows));
-    size_t n = rows ? copy_list(bus, 0, rows) : 0;
-    for (unsigned i = 0; rows && i < bus->unhandled_count; i++)
-        rows[n++] = (struct row){ .first = bus->unhandled[i].address,
-                                  .last = bus->unhandled[i].address,
-                                  .hits = bus->unhandled[i].count };
+    add_hooks(rows, bus, 0);
+    for (unsigned i = 0; i < bus->unhandled_count; i++)
+        add_row(rows,
+                (struct row){ .first = bus->unhandled[i].address,
+                              .last = bus->unhandled[i].address,
+                              .hits = bus->unhandled[i].count },
+                "");
     pthread_mutex_unlock(&bus->lock);
-    *count = n;
-    return rows;
 }
 
 /* stats(vm, space) -> { { first, last, hits, coalesced, seconds, script, owner | nil }, ... } */
@@ -59,15 +59,15 @@ static int stats(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     static const char *const spaces[] = { "port", "mmio", "msr", NULL };
     struct mk_bus *buses[] = { &v->vm.bus, &v->vm.mmio, &v->vm.msrs };
-    size_t count;
     struct mk_bus *bus = buses[luaL_checkoption(L, 2, NULL, spaces)];
-    struct row **box = lua_newuserdatauv(L, sizeof(*box), 0); /* freed whatever happens */
-    *box = NULL;
-    luaL_setmetatable(L, "minikvm.rows");
-    *box = copy_hooks(bus, &count);
-    lua_createtable(L, (int)count, 0);
-    for (size_t i = 0; i < count; i++) {
-        const struct row *r = &(*box)[i];
+    struct rows rows = { 0 };
+    add_all(&rows, bus); /* counts them */
+    rows = (struct rows){ .room = rows.count };
+    rows.row = lua_newuserdatauv(L, rows.room * sizeof(*rows.row), 0);
+    add_all(&rows, bus);
+    lua_createtable(L, (int)rows.room, 0);
+    for (size_t i = 0; i < rows.count && i < rows.room; i++) {
+        const struct row *r = &rows.row[i];
         lua_createtable(L, 0, 8);
         mk_set_integer(L, "first", r->first);
         mk_set_integer(L, "last", r->last);
@@ -84,14 +84,6 @@ static int stats(lua_State *L)
     return 1;
 }
 
-static int rows_gc(lua_State *L)
-{
-    struct row **box = lua_touserdata(L, 1);
-    free(*box);
-    *box = NULL;
-    return 0;
-}
-
 /* timing(vm, on): whether the time spent in hooks is measured. */
 static int timing(lua_State *L)
 {
@@ -101,8 +93,5 @@ static int timing(lua_State *L)
 }
 
 static const luaL_Reg core[] = { MK_FN(stats), MK_FN(timing), MK_END };
-static const luaL_Reg rows_meta[] = { { "__gc", rows_gc }, MK_END };
 
-const struct mk_exports mk_stats_exports[] = {
-    { .type = "minikvm.rows", .meta = rows_meta, .core = core }, MK_END
-};
+const struct mk_exports mk_stats_exports[] = { { .core = core }, MK_END };

@@ -55,8 +55,8 @@ static void broken(void *ctx, struct mk_cpu *cpu, const char *why)
 struct mk_virtio *mk_virtio_push(lua_State *L, size_t size, const struct mk_virtio_ops *ops,
                                  void (*close)(struct mk_virtio *virtio))
 {
+    struct mk_pci_fn *fn = mk_check_pci_fn(L);
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_PCI_FN);
-    struct mk_pci_fn *fn = mk_lua_pci_fn(L, 1);
     unsigned queues = (unsigned)luaL_checkinteger(L, 2);
     struct mk_err err;
     luaL_checktype(L, 3, LUA_TFUNCTION);

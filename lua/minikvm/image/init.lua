@@ -361,7 +361,7 @@ end
 function M.check_again(vm)
   for _, image in ipairs(M.of(vm)) do
     for _, s in ipairs{ image.source, table.unpack(image.source.modules or {}) } do
-      if s.file and core.image_changed(vm, s.file) then
+      if s:is_changed() then
         return nil, s.name .. ": the file was written to since it was loaded: load it again, into "
           .. "a new VM", "ESTALE"
       end

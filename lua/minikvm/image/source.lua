@@ -34,12 +34,17 @@ local function reopen(s)
   end
 end
 
+---Whether somebody wrote to its file since it was opened.
+function source_methods:is_changed()
+  return self.file and core.image_identity(self.vm, self.file) ~= self.identity
+end
+
 function source_methods:read(offset, bytes)
   if self.bytes then return self.bytes:sub(offset + 1, offset + bytes) end
   if not self.file and self.inherited and self.vm.state ~= "closed" then reopen(self) end
   if not self.file or self.vm.state == "closed" then
     refuse(self, "ESTALE", "its file is closed")
-  elseif core.image_changed(self.vm, self.file) then
+  elseif self:is_changed() then
     refuse(self, "ESTALE", "the file was written to since it was loaded: load it again")
   end
   return check(self, core.image_read(self.vm, self.file, offset, bytes))

@@ -43,6 +43,21 @@ local REGISTERS <const> = options.declare("vm.cpuid", {
   eax = "integer", ebx = "integer", ecx = "integer", edx = "integer",
 })
 
+-- struct kvm_cpuid_entry2 of <linux/kvm.h>
+local ENTRY <const>, PADDING <const> = "<I4I4I4I4I4I4I4", ("\0"):rep(12)
+local SIZE <const> = ENTRY:packsize() + #PADDING
+
+---The leaves that there are: { leaf=, subleaf=, flags=, eax=, ebx=, ecx=, edx= }, ...
+local function leaves(self)
+  local bytes, list = core.cpuid(self), {}
+  for at = 1, #bytes, SIZE do
+    local e = {}
+    e.leaf, e.subleaf, e.flags, e.eax, e.ebx, e.ecx, e.edx = ENTRY:unpack(bytes, at)
+    list[#list + 1] = e
+  end
+  return list
+end
+
 local function find(list, leaf, subleaf)
   for _, e in ipairs(list) do
     local any = e.flags & SIGNIFICANT_INDEX == 0
@@ -73,12 +88,13 @@ local mark = strict.record("cpuid.registers", "cpuid:get()", { "eax", "ebx", "ec
 ---@return { eax: integer, ebx: integer, ecx: integer, edx: integer }?
 function cpuid:get(leaf, subleaf)
   options.self("cpuid:get", self, "minikvm.cpuid")
-  local e = find(core.cpuid(self), check_number(leaf, "leaf"), subleaf or 0)
+  local e = find(leaves(self), check_number(leaf, "leaf"),
+                 check_number(subleaf or 0, "subleaf"))
   return e and mark{ eax = e.eax, ebx = e.ebx, ecx = e.ecx, edx = e.edx }
 end
 
-local function store(self, list)
-  local ok, why = core.set_cpuid(self, list)
+local function store_bytes(self, bytes)
+  local ok, why = core.set_cpuid(self, bytes)
   if not ok then core.blame("vm.cpuid: " .. why) end
 end
 
@@ -90,11 +106,21 @@ strict.seal(Handle, meta, "handle of vm.cpuid", { "cpuid", "before", "removed" }
 function Handle:remove()
   if self.removed then return end
   self.removed = true
-  store(self.cpuid, self.before)
+  store_bytes(self.cpuid, self.before)
 end
 
 ---A VM that has run keeps its processor, a closed one needs none.
 function meta:__close() pcall(Handle.remove, self) end
+
+---Makes the list the VM's; what it was before comes back with the handle.
+local function store(self, list)
+  local before, entries = core.cpuid(self), {}
+  for i, e in ipairs(list) do
+    entries[i] = ENTRY:pack(e.leaf, e.subleaf, e.flags, e.eax, e.ebx, e.ecx, e.edx) .. PADDING
+  end
+  store_bytes(self, table.concat(entries))
+  return setmetatable({ cpuid = self, before = before }, meta)
+end
 
 -- What some KVMs show guests as the host's processor has it, whatever they are told.
 local FEATURE_WORDS <const> = {
@@ -123,8 +149,9 @@ function cpuid:set(leaf, subleaf, registers)
   options.self("cpuid:set", self, "minikvm.cpuid")
   if type(subleaf) == "table" then subleaf, registers = nil, subleaf end
   check_number(leaf, "leaf")
+  check_number(subleaf or 0, "subleaf")
   local values = check_registers(registers)
-  local list, before = core.cpuid(self), core.cpuid(self)
+  local list = leaves(self)
   local e = find(list, leaf, subleaf or 0)
   if not e then
     e = { leaf = leaf, subleaf = subleaf or 0, flags = subleaf and SIGNIFICANT_INDEX or 0,
@@ -137,8 +164,7 @@ function cpuid:set(leaf, subleaf, registers)
     end
     e[name] = value
   end
-  store(self, list)
-  return setmetatable({ cpuid = self, before = before }, meta)
+  return store(self, list)
 end
 
 local function feature(name)
@@ -157,7 +183,7 @@ end
 function cpuid:has(name)
   options.self("cpuid:has", self, "minikvm.cpuid")
   local f = feature(name)
-  local e = find(core.cpuid(self), f[1], f[2])
+  local e = find(leaves(self), f[1], f[2])
   return e ~= nil and e[f[3]] >> f[4] & 1 == 1
 end
 
@@ -167,15 +193,14 @@ end
 ---@return minikvm.cpuid.handle
 function cpuid:hide(...)
   options.self("cpuid:hide", self, "minikvm.cpuid")
-  local list, before = core.cpuid(self), core.cpuid(self)
+  local list = leaves(self)
   for _, name in ipairs{ ... } do
     local f = feature(name)
     need_shaping(f[1], f[3], ("%q cannot be hidden"):format(name))
     local e = find(list, f[1], f[2])
     if e then e[f[3]] = e[f[3]] & ~(1 << f[4]) end
   end
-  store(self, list)
-  return setmetatable({ cpuid = self, before = before }, meta)
+  return store(self, list)
 end
 
 ---Sets the twelve letters of leaf 0, such as "GenuineIntel".
