@@ -6,7 +6,6 @@
  * alone, with its memory unprotected, and the operands say what it has accessed. */
 #include "debug/engine.h"
 
-#include "x86/access.h"
 #include "x86/mode.h"
 
 #define PARTS 8 /* accesses of one instruction */
@@ -26,7 +25,7 @@ static bool is_protected(struct mk_debug *d, uint64_t gpa, uint64_t length, bool
 static bool serve(struct mk_vcpu *c, uint64_t gpa)
 {
     struct kvm_run *run = c->run;
-    if (c->assist && *c->assist->paging) {
+    if (mk_vcpu_is_assisted(c)) {
         mk_vcpu_exit(c);
         return c->incomplete;
     }
@@ -138,8 +137,8 @@ static bool find(struct mk_vcpu *c, struct accesses *accesses)
     if (!debug_sregs(c, &s))
         return false;
     const struct kvm_regs *regs = mk_vcpu_get_regs(c);
-    uint64_t linear = debug_linear(&s, regs->rip);
-    unsigned length = mk_fetch_code(c, &s, linear, code, sizeof(code));
+    uint64_t linear = mk_code_address(&s, regs->rip);
+    unsigned length = mk_fetch_code(c->mem, &s, regs->rip, code, sizeof(code));
     note(c, &s, linear, length ? length : 1);
     struct mk_walk w = mk_walk(c->mem, &s, linear);
     if (w.present)
@@ -186,7 +185,7 @@ static bool execute(struct mk_vcpu *c, bool all)
     k->opens_all = all;
     k->accessing = all ? 2 : 1;
     k->over = true;
-    k->over_at = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+    k->over_at = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
     const struct kvm_regs before = *mk_vcpu_get_regs(c);
     while (k->accessing && c->end.reason == MK_RUNNING && !has_executed(c, &before))
         step_one(c); /* again, if a kick has come in between */
@@ -231,7 +230,7 @@ void access_step(struct mk_vcpu *c)
         return;
     k->opens = 0; /* nothing of it is protected for its sake */
     k->over = true;
-    k->over_at = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+    k->over_at = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
     uint64_t at = k->over_at;
     step_one(c);
     bool done = !k->over || k->over_at != at;

@@ -32,8 +32,7 @@ bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
         return false;
     }
     *s = state.sregs;
-    if (c->assist)
-        c->assist->ops->show_sregs(c, s);
+    mk_vcpu_show_paging(c, s);
     return true;
 }
 
@@ -69,12 +68,6 @@ bool debug_drop_exception(struct mk_vcpu *c)
     return mk_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &events) == 0;
 }
 
-uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip)
-{
-    bool wide = s->cs.l && s->efer & MK_EFER_LMA;
-    return wide ? rip : (uint32_t)(s->cs.base + rip);
-}
-
 struct mk_stop mk_debug_last_stop(struct mk_vm *vm)
 {
     struct mk_debug *d = (struct mk_debug *)vm->debug;
@@ -93,9 +86,9 @@ uint64_t debug_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned ve
     uint16_t gate[8] = { 0 };
     bool real = !(s->cr0 & MK_CR0_PE);
     unsigned size = real ? 4 : s->efer & MK_EFER_LMA ? 16 : 8;
-    struct mk_walk w = mk_walk(c->mem, s, s->idt.base + (uint64_t)vector * size);
-    if ((vector + 1) * size - 1 > s->idt.limit || !w.present ||
-        !mk_mem_read(c->mem, w.address, gate, size))
+    uint64_t at = s->idt.base + (uint64_t)vector * size;
+    if ((vector + 1) * size - 1 > s->idt.limit ||
+        mk_linear_copy(c->mem, s, at, gate, size, false) != size)
         return NOWHERE;
     if (real)
         return gate[0] + ((uint64_t)gate[1] << 4);

@@ -171,8 +171,6 @@ int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 void debug_count(struct mk_vcpu *c);
 /* The exception that KVM has queued is delivered no more. */
 bool debug_drop_exception(struct mk_vcpu *c);
-/* The linear address of the next instruction. */
-uint64_t debug_linear(const struct kvm_sregs *s, uint64_t rip);
 /* Where the handler of an interrupt begins, linear; NOWHERE when the table does not say. */
 uint64_t debug_handler(struct mk_vcpu *c, const struct kvm_sregs *s, unsigned vector);
 /* The engine has one more user; one less. */

@@ -14,7 +14,7 @@ enum trap { TRAP_NONE, TRAP_HIT, TRAP_STEP };
 /* A program of an outer ring came to a patch, or was stepped: the vCPU is back there. */
 static enum trap at_outer(struct mk_vcpu *c, const struct kvm_sregs *s, enum ring back)
 {
-    uint64_t linear = debug_linear(s, mk_vcpu_get_regs(c)->rip);
+    uint64_t linear = mk_code_address(s, mk_vcpu_get_regs(c)->rip);
     struct mk_walk w;
     if (back == RING_STEP) {
         cpu_of(c)->trailing = false;
@@ -37,7 +37,7 @@ static enum trap trapped(struct mk_vcpu *c)
     struct kvm_regs regs = *mk_vcpu_get_regs(c);
     bool real = !(s.cr0 & MK_CR0_PE);
     regs.rip = real ? (uint16_t)(regs.rip - 1) : regs.rip - 1;
-    uint64_t linear = debug_linear(&s, regs.rip);
+    uint64_t linear = mk_code_address(&s, regs.rip);
     struct mk_walk w;
     pthread_mutex_lock(&d->lock);
     bool wanted = page_has_patch(c, &s, linear, &w);
@@ -76,7 +76,7 @@ static void step_exit(struct mk_vcpu *c, const struct kvm_sregs *s)
     struct cpu *k = cpu_of(c);
     struct kvm_regs regs = *mk_vcpu_get_regs(c);
     regs.rip--;
-    uint64_t linear = debug_linear(s, regs.rip);
+    uint64_t linear = mk_code_address(s, regs.rip);
     k->trailing = false;
     if (linear == k->over_at || !over_handler(c, s, linear))
         return;
@@ -96,7 +96,7 @@ static void debug_exit(struct mk_vcpu *c)
     if (k->stepping && debug_sregs(c, &s)) {
         step_exit(c, &s);
     } else if (debug_sregs(c, &s)) {
-        uint64_t linear = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+        uint64_t linear = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
         struct mk_walk w;
         page_has_patch(c, &s, linear, &w);
         if (step_is_hardware(c, linear))
@@ -111,7 +111,7 @@ static bool died_at_patch(struct mk_vcpu *c)
     struct kvm_sregs s;
     if (!debug_of(c)->pages || !debug_sregs(c, &s) || s.ss.dpl != 3)
         return false;
-    uint64_t linear = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+    uint64_t linear = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
     struct mk_walk w;
     if (!page_has_patch(c, &s, linear, &w) || !debug_drop_exception(c))
         return false;
@@ -149,7 +149,7 @@ bool exit_serve(struct mk_vcpu *c, int code)
             debug_exit(c);
         else if (trap == TRAP_NONE && !served(c, kind))
             mk_vcpu_exit(c);
-        if (c->assist && *c->assist->paging)
+        if (mk_vcpu_is_assisted(c))
             c->assist->ops->follow(c);
     }
     mk_vcpu_check_limits(c);

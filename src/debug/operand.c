@@ -231,14 +231,11 @@ static void add_stack(struct decoder *d, uint8_t op)
 unsigned mk_operands(const uint8_t *code, unsigned length, const struct kvm_regs *regs,
                      const struct kvm_sregs *sregs, struct mk_operand operands[MK_OPERANDS])
 {
-    bool wide = sregs->cs.l && sregs->efer & MK_EFER_LMA;
     struct decoder d = { .code = code,
                          .length = length,
                          .regs = regs,
                          .sregs = sregs,
-                         .bits = wide           ? 64
-                                 : sregs->cs.db ? 32
-                                                : 16,
+                         .bits = mk_code_bits(sregs),
                          .segment = -1,
                          .out = operands };
     prefixes(&d);

@@ -46,14 +46,7 @@ static uint64_t read_word(const struct mk_vcpu *c, const struct kvm_sregs *s, ui
                           unsigned size)
 {
     uint64_t value = 0;
-    for (unsigned i = 0; i < size; i++) { /* it may cross a page */
-        struct mk_walk w = mk_walk(c->mem, s, linear + i);
-        uint8_t byte;
-        if (!w.present || !mk_mem_read(c->mem, w.address, &byte, 1))
-            return 0;
-        value |= (uint64_t)byte << 8 * i;
-    }
-    return value;
+    return mk_linear_copy(c->mem, s, linear, &value, size, false) == size ? value : 0;
 }
 
 /* Return addresses, from the frame that RBP points to on. */
@@ -79,9 +72,7 @@ static unsigned sample_stack(struct mk_vcpu *c, uint64_t *pc)
     const struct kvm_regs *regs = mk_vcpu_get_regs(c);
     if (mk_vcpu_get_guest_sregs(c, &s) < 0)
         return 0;
-    pc[0] = s.cs.base + regs->rip;
-    if (!s.cs.l)
-        pc[0] &= 0xffffffff;
+    pc[0] = mk_code_address(&s, regs->rip);
     if (!mk_profile_of(c->vm)->stacks || (!s.cs.l && !s.cs.db))
         return 1;
     return walk_frames(c, &s, s.cs.l ? regs->rbp : (uint32_t)regs->rbp, pc, 1);

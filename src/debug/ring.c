@@ -57,11 +57,10 @@ static bool read_frame(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at
                        uint64_t frame[WORDS])
 {
     unsigned size = s->efer & MK_EFER_LMA ? 8 : 4;
-    at += has_code ? size : 0;
-    for (unsigned i = 0; i < WORDS; i++) {
-        struct mk_walk w = mk_walk(c->mem, s, s->ss.base + at + i * size);
+    at += s->ss.base + (has_code ? size : 0);
+    for (unsigned i = 0; i < WORDS; i++, at += size) {
         frame[i] = 0;
-        if (!w.present || !mk_mem_read(c->mem, w.address, &frame[i], size))
+        if (mk_linear_copy(c->mem, s, at, &frame[i], size, false) != size)
             return false;
     }
     return (frame[CS] & 3) == 3;
@@ -71,8 +70,7 @@ static bool load_segment(struct mk_vcpu *c, const struct kvm_sregs *s, uint16_t 
                          struct kvm_segment *segment)
 {
     uint64_t bytes, table = selector & 4 ? s->ldt.base : s->gdt.base;
-    struct mk_walk w = mk_walk(c->mem, s, table + (selector & 0xfff8u));
-    if (!w.present || !mk_mem_read(c->mem, w.address, &bytes, 8))
+    if (mk_linear_copy(c->mem, s, table + (selector & 0xfff8u), &bytes, 8, false) != 8)
         return false;
     *segment = mk_descriptor_decode(selector, bytes);
     segment->type |= 1; /* accessed */
@@ -100,7 +98,7 @@ static bool from_patch(struct mk_vcpu *c, struct kvm_sregs *s, const uint64_t fr
     struct kvm_sregs outer = *s;
     if (!load_segment(c, s, (uint16_t)frame[CS], &outer.cs))
         return false;
-    return page_has_patch(c, s, debug_linear(&outer, frame[RIP]), at);
+    return page_has_patch(c, s, mk_code_address(&outer, frame[RIP]), at);
 }
 
 enum ring ring_return(struct mk_vcpu *c, struct kvm_sregs *s, uint64_t linear)

@@ -119,7 +119,7 @@ static bool at_patch(struct mk_vcpu *c, uint64_t *linear, uint64_t *gpa)
     struct kvm_sregs s;
     if (!debug_sregs(c, &s))
         return false;
-    *linear = debug_linear(&s, mk_vcpu_get_regs(c)->rip);
+    *linear = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
     struct mk_walk w;
     bool is = page_has_patch(c, &s, *linear, &w) || step_is_hardware(c, *linear);
     *gpa = w.address;
@@ -166,10 +166,9 @@ static void open_stack(struct mk_vcpu *c)
     struct kvm_sregs s;
     if ((!d->pages && !d->watches) || !debug_sregs(c, &s))
         return;
-    uint64_t at = mk_vcpu_get_regs(c)->rsp - 1;
-    bool wide = s.cs.l && s.efer & MK_EFER_LMA;
+    uint64_t at = mk_stack_address(&s, mk_vcpu_get_regs(c)->rsp - 1);
     pthread_mutex_lock(&d->lock);
-    struct mk_walk w = mk_walk(&d->vm->mem, &s, wide ? at : (uint32_t)(s.ss.base + at));
+    struct mk_walk w = mk_walk(&d->vm->mem, &s, at);
     if (w.present)
         page_unseal(d, w.address, 1);
     pthread_mutex_unlock(&d->lock);

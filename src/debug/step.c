@@ -6,7 +6,6 @@
 #include "debug/engine.h"
 
 #include "vm/trace.h"
-#include "x86/access.h"
 #include "x86/mode.h"
 
 #include <errno.h>
@@ -136,8 +135,8 @@ static bool begin(struct mk_vcpu *c, struct step *t)
     t->regs = *mk_vcpu_get_regs(c);
     if (!debug_sregs(c, &t->sregs))
         return false;
-    t->linear = debug_linear(&t->sregs, t->regs.rip);
-    t->length = mk_fetch_code(c, &t->sregs, t->linear, t->code, MK_LONGEST_INSTRUCTION);
+    t->linear = mk_code_address(&t->sregs, t->regs.rip);
+    t->length = mk_fetch_code(c->mem, &t->sregs, t->regs.rip, t->code, MK_LONGEST_INSTRUCTION);
     return true;
 }
 
@@ -213,28 +212,24 @@ static void lift_patches(struct mk_vcpu *c, const struct step *t)
 
 /* --- what came of it --- */
 
-/* A word on the stack, `at` bytes above its pointer; *place: where it is in memory. */
-static bool read_stack(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, unsigned bytes,
-                       uint64_t *word, uint64_t *place)
+/* A word on the stack, `at` bytes above its pointer. */
+static bool copy_stack(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, unsigned bytes,
+                       uint64_t *word, bool write)
 {
-    bool wide = s->cs.l && s->efer & MK_EFER_LMA;
-    uint64_t mask = wide ? UINT64_MAX : s->ss.db ? UINT32_MAX : 0xffff;
-    uint64_t linear = (mk_vcpu_get_regs(c)->rsp + at) & mask;
-    struct mk_walk w = mk_walk(c->mem, s, wide ? linear : (uint32_t)(s->ss.base + linear));
-    *word = 0;
-    *place = w.address;
-    return w.present && mk_mem_read(c->mem, w.address, word, bytes);
+    uint64_t linear = mk_stack_address(s, mk_vcpu_get_regs(c)->rsp + at);
+    *word = write ? *word : 0;
+    return mk_linear_copy(c->mem, s, linear, word, bytes, write) == bytes;
 }
 
 /* TF that was stored there is KVM's, or ours. */
 static void clear_stored_flag(struct mk_vcpu *c, const struct step *t, const struct kvm_sregs *s,
                               uint64_t at)
 {
-    uint64_t word, place;
-    if (t->regs.rflags & FLAG_TF || !read_stack(c, s, at, 2, &word, &place) || !(word & FLAG_TF))
+    uint64_t word;
+    if (t->regs.rflags & FLAG_TF || !copy_stack(c, s, at, 2, &word, false) || !(word & FLAG_TF))
         return;
     word &= ~(uint64_t)FLAG_TF;
-    mk_mem_write(c->mem, place, &word, 2);
+    copy_stack(c, s, at, 2, &word, true);
 }
 
 /* Did an exception, or an INT, come of the instruction? Its frame is on the stack, below an error
@@ -244,13 +239,13 @@ static void note_frame(struct mk_vcpu *c, const struct step *t, uint64_t rip)
 {
     struct cpu *k = cpu_of(c);
     struct kvm_sregs s;
-    uint64_t word, cs, place;
+    uint64_t word, cs;
     if (rip - t->regs.rip <= MK_LONGEST_INSTRUCTION || !debug_sregs(c, &s))
         return;
     unsigned size = !(s.cr0 & MK_CR0_PE) ? 2 : s.efer & MK_EFER_LMA ? 8 : 4;
     for (unsigned i = 0; i < FRAME_WORDS; i++) {
-        if (!read_stack(c, &s, i * size, size, &word, &place) ||
-            !read_stack(c, &s, (i + 1) * size, 2, &cs, &place))
+        if (!copy_stack(c, &s, i * size, size, &word, false) ||
+            !copy_stack(c, &s, (i + 1) * size, 2, &cs, false))
             return;
         if (word - t->regs.rip > MK_LONGEST_INSTRUCTION || cs != t->sregs.cs.selector)
             continue;
@@ -354,14 +349,11 @@ static void report(struct mk_vcpu *c)
     if (!debug_sregs(c, &s))
         return;
     const struct kvm_regs *regs = mk_vcpu_get_regs(c);
-    bool wide = s.cs.l && s.efer & MK_EFER_LMA;
     struct mk_trace event = { .kind = MK_TRACE_STEP,
                               .address = regs->rsp,
-                              .value = wide      ? 64
-                                       : s.cs.db ? 32
-                                                 : 16,
+                              .value = mk_code_bits(&s),
                               .bytes = (const char *)code };
-    event.size = mk_fetch_code(c, &s, debug_linear(&s, regs->rip), code, sizeof(code));
+    event.size = mk_fetch_code(c->mem, &s, regs->rip, code, sizeof(code));
     mk_trace(c, &event);
 }
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -80,6 +81,32 @@ static int read_cpuid(struct mk_kvm *kvm, struct mk_err *err)
     return 0;
 }
 
+static const char *find_kind(void)
+{
+    static const char *const kinds[][2] = { { "/sys/module/kvm_pvm", "pvm" },
+                                            { "/sys/module/kvm_intel", "vmx" },
+                                            { "/sys/module/kvm_amd", "svm" } };
+    for (size_t i = 0; i < MK_COUNT(kinds); i++)
+        if (access(kinds[i][0], F_OK) == 0)
+            return kinds[i][1];
+    return "unknown";
+}
+
+/* It stays while the process lives, and every VM asks. */
+const char *mk_kvm_kind(void)
+{
+    static const char *_Atomic known;
+    const char *kind = known;
+    if (!kind)
+        known = kind = find_kind();
+    return kind;
+}
+
+bool mk_kvm_is_stock(void)
+{
+    return strcmp(mk_kvm_kind(), "svm") == 0 || strcmp(mk_kvm_kind(), "vmx") == 0;
+}
+
 /* EPT or NPT, unless a parameter of the module says that there is none. */
 static bool nested_paging(void)
 {
@@ -113,7 +140,7 @@ int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
     kvm->sync_regs = synced > 0 && synced & KVM_SYNC_X86_REGS;
     kvm->sync_state = synced > 0 && (synced & 7) == (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS |
                                                      KVM_SYNC_X86_EVENTS);
-    kvm->svm = access("/sys/module/kvm_amd", F_OK) == 0;
+    kvm->svm = strcmp(mk_kvm_kind(), "svm") == 0;
     kvm->shadow_paging = !nested_paging();
     int xsave = mk_kvm_capability(kvm, KVM_CAP_XSAVE2);
     if (mk_kvm_capability(kvm, KVM_CAP_XSAVE) > 0)

@@ -22,6 +22,11 @@ struct mk_kvm {
     size_t coalesced_at; /* page of the coalescing ring in the vCPU mapping */
 };
 
+/* What kind of KVM this host has, by the module that serves /dev/kvm: "vmx", "svm", "pvm" or
+ * "unknown". Of the first two hardware virtualization does all that guests need. */
+const char *mk_kvm_kind(void);
+bool mk_kvm_is_stock(void);
+
 /* Opens /dev/kvm and checks that its API is the one we speak. Errors name the remedy. */
 int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err);
 void mk_kvm_close(struct mk_kvm *kvm);

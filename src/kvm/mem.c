@@ -186,11 +186,10 @@ void mk_mem_close(struct mk_mem *mem)
 /* Pages that the other memory has too, unless they are zero in both. */
 static void copy_own(const struct mk_mem *from, const struct mk_mem *to)
 {
-    static const uint8_t zeros[MK_PAGE];
     for (uint64_t at = 0; at < from->size && at < MK_HOLE; at += MK_PAGE) {
         const void *page = mk_mem_at(from, at, MK_PAGE);
         void *other = mk_mem_writable(to, at, MK_PAGE);
-        if (other && memcmp(page, zeros, MK_PAGE) != 0)
+        if (other && !mk_is_zero(page, MK_PAGE))
             memcpy(other, page, MK_PAGE);
     }
 }

@@ -146,67 +146,54 @@ void *mk_mem_writable_piece(const struct mk_mem *mem, uint64_t gpa, uint64_t *le
     return *len ? mk_mem_writable(mem, gpa, *len) : NULL;
 }
 
-/* A file that others see may be cut off between the look at it and the copy: then the kernel says
- * so, where memcpy() would be a SIGBUS. */
-static bool read_file(const struct mk_region *r, uint64_t gpa, void *to, size_t n)
+/* Within one region. A file that others see may be cut off between the look at it and the copy:
+ * then the kernel says so, where memcpy() would be a SIGBUS. */
+static bool copy_piece(const struct mk_mem *mem, uint64_t gpa, uint8_t *data, size_t n, bool write)
 {
-    return pread(r->fd, to, n, (off_t)(gpa - r->gpa)) == (ssize_t)n;
+    struct mk_mem_guard *guard = mem->guard;
+    const struct mk_region *r = mk_mem_find(mem, gpa);
+    uint8_t *at = n ? locate(mem, gpa, n, write) : NULL;
+    if (!at)
+        return false;
+    if (guard && write)
+        guard->write(guard, gpa, at, data, n);
+    else if (guard)
+        guard->copy(guard, gpa, at, data, n);
+    else if (r->fd >= 0)
+        return (write ? pwrite(r->fd, data, n, (off_t)(gpa - r->gpa))
+                      : pread(r->fd, data, n, (off_t)(gpa - r->gpa))) == (ssize_t)n;
+    else
+        memcpy(write ? at : data, write ? data : at, n);
+    return true;
 }
 
-static bool write_file(const struct mk_region *r, uint64_t gpa, const void *from, size_t n)
+static bool copy(const struct mk_mem *mem, uint64_t gpa, uint8_t *data, size_t len, bool write)
 {
-    return pwrite(r->fd, from, n, (off_t)(gpa - r->gpa)) == (ssize_t)n;
+    if (!mk_mem_has(mem, gpa, len, write))
+        return false;
+    for (uint64_t n; len; gpa += n, data += n, len -= n) {
+        n = mk_mem_span(mem, gpa, len);
+        if (!copy_piece(mem, gpa, data, n, write))
+            return false;
+    }
+    return true;
 }
 
 bool mk_mem_read(const struct mk_mem *mem, uint64_t gpa, void *to, size_t len)
 {
-    uint8_t *bytes = to;
-    if (!mk_mem_has(mem, gpa, len, false))
-        return false;
-    for (uint64_t n; len; gpa += n, bytes += n, len -= n) {
-        n = mk_mem_span(mem, gpa, len);
-        const void *from = locate(mem, gpa, n, false);
-        if (n == 0 || !from)
-            return false;
-        struct mk_mem_guard *guard = mem->guard;
-        const struct mk_region *r = mk_mem_find(mem, gpa);
-        if (guard)
-            guard->copy(guard, gpa, from, bytes, n);
-        else if (r->fd < 0)
-            memcpy(bytes, from, n);
-        else if (!read_file(r, gpa, bytes, n))
-            return false;
-    }
-    return true;
+    return copy(mem, gpa, to, len, false);
 }
 
 bool mk_mem_write(const struct mk_mem *mem, uint64_t gpa, const void *from, size_t len)
 {
-    const uint8_t *bytes = from;
-    if (!mk_mem_has(mem, gpa, len, true))
-        return false;
-    for (uint64_t n; len; gpa += n, bytes += n, len -= n) {
-        n = mk_mem_span(mem, gpa, len);
-        void *to = locate(mem, gpa, n, true);
-        if (n == 0 || !to)
-            return false;
-        struct mk_mem_guard *guard = mem->guard;
-        const struct mk_region *r = mk_mem_find(mem, gpa);
-        if (guard)
-            guard->write(guard, gpa, to, bytes, n);
-        else if (r->fd < 0)
-            memcpy(to, bytes, n);
-        else if (!write_file(r, gpa, bytes, n))
-            return false;
-    }
-    return true;
+    return copy(mem, gpa, (void *)(uintptr_t)from, len, true);
 }
 
 void mk_mem_count_ignored(const struct mk_mem *mem, uint64_t gpa)
 {
-    for (unsigned i = 0; i < mem->count; i++)
-        if (gpa - mem->regions[i].gpa < mem->regions[i].size)
-            atomic_fetch_add_explicit(&mem->regions[i].ignored, 1, memory_order_relaxed);
+    struct mk_region *r = (struct mk_region *)(uintptr_t)mk_mem_find(mem, gpa);
+    if (r)
+        atomic_fetch_add_explicit(&r->ignored, 1, memory_order_relaxed);
 }
 
 uint8_t *mk_mem_page(const struct mk_mem *mem, uint64_t page, uint64_t *follow)

@@ -98,31 +98,22 @@ void mk_vcpu_end(struct mk_vcpu *c, enum mk_reason reason, int64_t code, bool wh
 /* What a vCPU that is closed shows of itself: nothing happened. */
 static struct kvm_run closed_run;
 
-int mk_vcpu_open(struct mk_vcpu *c, const struct mk_vcpu_parts *parts, unsigned index,
-                 struct mk_err *err)
+int mk_vcpu_open(struct mk_vcpu *c, struct mk_err *err)
 {
-    const struct mk_kvm *kvm = parts->kvm;
-    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = parts->device_ops },
-                           .kvm = kvm,
-                           .vm_fd = parts->vm_fd,
-                           .mem = parts->mem,
-                           .vm = parts->vm,
-                           .ops = parts->ops,
-                           .intr = parts->intr,
-                           .kicks = { .fn = kicked, .ctx = c } };
+    c->kicks = (struct mk_kick_handler){ .fn = kicked, .ctx = c };
     pthread_mutex_init(&c->lock, NULL);
-    c->fd = mk_kvm_create_vcpu(parts->vm_fd, index, err);
+    c->fd = mk_kvm_create_vcpu(c->vm_fd, c->cpu.index, err);
     if (c->fd < 0)
         return -1;
-    c->run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
+    c->run = mmap(NULL, c->kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
     if (c->run == MAP_FAILED) {
         c->run = &closed_run;
-        mk_fail_errno(err, errno, "cannot map vCPU %u", index);
+        mk_fail_errno(err, errno, "cannot map vCPU %u", c->cpu.index);
         mk_vcpu_close(c);
         return -1;
     }
-    if (kvm->coalesced_pio)
-        c->ring = (void *)((char *)c->run + kvm->coalesced_at);
+    if (c->kvm->coalesced_pio)
+        c->ring = (void *)((char *)c->run + c->kvm->coalesced_at);
     return 0;
 }
 
@@ -241,20 +232,32 @@ int mk_vcpu_get_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
     return mk_ioctl(c->fd, KVM_GET_SREGS, sregs);
 }
 
+#define CR0_PG UINT64_C(0x80000000)
+
+void mk_vcpu_show_paging(const struct mk_vcpu *c, struct kvm_sregs *sregs)
+{
+    if (mk_vcpu_is_assisted(c))
+        sregs->cr0 |= CR0_PG;
+}
+
+void mk_vcpu_hide_paging(const struct mk_vcpu *c, struct kvm_sregs *sregs)
+{
+    if (mk_vcpu_is_assisted(c))
+        sregs->cr0 &= ~CR0_PG;
+}
+
 int mk_vcpu_get_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs)
 {
     if (mk_vcpu_get_sregs(c, sregs) < 0)
         return -1;
-    if (c->assist)
-        c->assist->ops->show_sregs(c, sregs);
+    mk_vcpu_show_paging(c, sregs);
     return 0;
 }
 
 int mk_vcpu_set_guest_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
 {
     struct kvm_sregs copy = *sregs;
-    if (c->assist)
-        c->assist->ops->hide_sregs(c, &copy);
+    mk_vcpu_hide_paging(c, &copy);
     return mk_vcpu_set_sregs(c, &copy);
 }
 
@@ -273,16 +276,17 @@ int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs)
     return mk_ioctl(c->fd, KVM_SET_SREGS, &copy);
 }
 
-int mk_vcpu_set_msr(const struct mk_vcpu *c, uint32_t index, uint64_t value)
+bool mk_vcpu_msr(const struct mk_vcpu *c, unsigned long request, uint32_t index, uint64_t *value)
 {
     struct {
         struct kvm_msrs head;
         struct kvm_msr_entry entry;
-    } one = { { .nmsrs = 1 }, { .index = index, .data = value } };
-    int set = mk_ioctl(c->fd, KVM_SET_MSRS, &one);
-    if (set == 0)
+    } one = { { .nmsrs = 1 }, { .index = index, .data = *value } };
+    int done = mk_ioctl(c->fd, request, &one);
+    if (done == 0)
         errno = EINVAL; /* api.rst: it stopped at the first one that is not allowed */
-    return set == 1 ? 0 : -1;
+    *value = one.entry.data;
+    return done == 1;
 }
 
 void mk_vcpu_complete(struct mk_vcpu *c)

@@ -71,6 +71,7 @@ struct mk_assist {
     bool alone;         /* the VM has one vCPU */
     const bool *paging; /* paging that KVM does not do is on: memory slots are where the guest's
                          * tables say */
+    struct mk_deferred_write deferred;
 };
 
 struct mk_assist_ops {
@@ -82,23 +83,17 @@ struct mk_assist_ops {
     void (*follow)(struct mk_vcpu *c);
     /* The guest-physical address of an access that mmio() left alone. */
     uint64_t (*address)(struct mk_vcpu *c, uint64_t address);
-    /* Makes system registers of KVM's those that the guest has set; and back. */
-    void (*show_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
-    void (*hide_sregs)(const struct mk_vcpu *c, struct kvm_sregs *s);
 
     /* The rest is the VM's, while it does not run. Paging begins, or goes on with these control
-     * registers; with a write that is still due, if not NULL. It ends. */
+     * registers. It ends. */
     int (*set_paging)(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
-                      const struct kvm_sregs *s, const struct mk_deferred_write *due,
-                      struct mk_err *err);
+                      const struct kvm_sregs *s, struct mk_err *err);
     int (*end_paging)(struct mk_assist *a, struct mk_mem *mem, int vm_fd, struct mk_err *err);
-    void (*save)(const struct mk_assist *a, struct mk_deferred_write *due);
-    /* While it is on: slots go before memory gets other regions, and are made for those; KVM logs
-     * writes to them; what it logged is noted in mem. -1, the last two with errno. */
+    /* While it is on: slots go before memory gets other regions; they are made anew, for those, or
+     * for KVM to log writes; what it logged is noted in mem. -1, the last with errno. */
     void (*remove_slots)(struct mk_assist *a, const struct mk_mem *mem, int vm_fd);
     int (*rebuild_slots)(struct mk_assist *a, const struct mk_mem *mem, int vm_fd,
                          struct mk_err *err);
-    int (*log_slots)(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd);
     int (*sync_log)(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd);
     void (*reset)(struct mk_assist *a); /* the VM's KVM half is new */
     void (*free)(struct mk_assist *a);
@@ -122,17 +117,6 @@ struct mk_debug_ops {
     void (*pause)(struct mk_vcpu *c, bool in);
     bool (*wants)(const struct mk_vcpu *c); /* while paused: it is to run all the same */
     void (*free)(struct mk_vm *vm);
-};
-
-/* What a vCPU is made of. */
-struct mk_vcpu_parts {
-    const struct mk_kvm *kvm;
-    int vm_fd;
-    struct mk_mem *mem;
-    const struct mk_cpu_ops *device_ops;
-    const struct mk_vcpu_ops *ops;
-    const _Atomic bool *intr;
-    struct mk_vm *vm;
 };
 
 struct mk_vcpu {
@@ -190,8 +174,9 @@ struct mk_vcpu {
     unsigned code_length;
 };
 
-int mk_vcpu_open(struct mk_vcpu *c, const struct mk_vcpu_parts *parts, unsigned index,
-                 struct mk_err *err);
+/* Opens the vCPU, of which the caller has filled in what it is made of: cpu, kvm, vm_fd, mem, ops,
+ * and intr and vm where there are any; all else is 0. */
+int mk_vcpu_open(struct mk_vcpu *c, struct mk_err *err);
 void mk_vcpu_close(struct mk_vcpu *c);
 
 /* The calling thread runs it from here on, or does not any more: kicks reach it there. */
@@ -223,9 +208,18 @@ struct kvm_regs *mk_vcpu_get_regs(struct mk_vcpu *c);
 int mk_vcpu_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 int mk_vcpu_get_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
 int mk_vcpu_set_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
-/* An MSR that KVM knows; -1 with errno. */
-int mk_vcpu_set_msr(const struct mk_vcpu *c, uint32_t index, uint64_t value);
-/* System registers as the guest has set them: an assist may keep some of them from KVM. */
+/* KVM_GET_MSRS or KVM_SET_MSRS of one MSR: false with errno, or with EINVAL when KVM has none of
+ * that number or takes no such value. */
+bool mk_vcpu_msr(const struct mk_vcpu *c, unsigned long request, uint32_t index, uint64_t *value);
+/* Paging is on for the guest, by an assist, and off for KVM. */
+static inline bool mk_vcpu_is_assisted(const struct mk_vcpu *c)
+{
+    return c->assist && *c->assist->paging;
+}
+/* Makes system registers as KVM has them those that the guest has set; and back. */
+void mk_vcpu_show_paging(const struct mk_vcpu *c, struct kvm_sregs *sregs);
+void mk_vcpu_hide_paging(const struct mk_vcpu *c, struct kvm_sregs *sregs);
+/* System registers as the guest has set them. */
 int mk_vcpu_get_guest_sregs(struct mk_vcpu *c, struct kvm_sregs *sregs);
 int mk_vcpu_set_guest_sregs(struct mk_vcpu *c, const struct kvm_sregs *sregs);
 

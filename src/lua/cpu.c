@@ -142,12 +142,11 @@ static uint64_t read_descriptor(lua_State *L, const struct mk_lua_vm *v, const s
                                 const char *name, uint16_t selector)
 {
     uint64_t bytes = 0;
-    struct mk_walk w = mk_walk(&v->vm.mem, s, s->gdt.base + (selector & 0xfff8));
     if (selector & 4)
         mk_lua_error(L, "%s = 0x%x: it names an entry of the LDT; set it with cpu:set_sregs", name,
                      selector);
-    if ((selector & 0xfff8u) + 7 > s->gdt.limit || !w.present ||
-        !mk_mem_read(&v->vm.mem, w.address, &bytes, 8))
+    if ((selector & 0xfff8u) + 7 > s->gdt.limit ||
+        mk_linear_copy(&v->vm.mem, s, s->gdt.base + (selector & 0xfff8), &bytes, 8, false) != 8)
         mk_lua_error(L, "%s = 0x%x: the GDT at 0x%llx, limit 0x%x, has no such entry", name,
                      selector, (unsigned long long)s->gdt.base, s->gdt.limit);
     return bytes;

@@ -71,13 +71,10 @@ static int get_msr(lua_State *L)
 {
     struct mk_lua_vm *v;
     const struct mk_vcpu *c = mk_check_cpu(L, &v);
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } one = { { .nmsrs = 1 }, { .index = (uint32_t)luaL_checkinteger(L, 2) } };
-    if (mk_ioctl(c->fd, KVM_GET_MSRS, &one) != 1)
+    uint64_t value = 0;
+    if (!mk_vcpu_msr(c, KVM_GET_MSRS, (uint32_t)luaL_checkinteger(L, 2), &value))
         return 0;
-    lua_pushinteger(L, (lua_Integer)one.entry.data);
+    lua_pushinteger(L, (lua_Integer)value);
     return 1;
 }
 
@@ -87,7 +84,8 @@ static int set_msr(lua_State *L)
     struct mk_lua_vm *v;
     const struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
     uint32_t index = (uint32_t)luaL_checkinteger(L, 2);
-    lua_pushboolean(L, mk_vcpu_set_msr(c, index, (uint64_t)luaL_checkinteger(L, 3)) == 0);
+    uint64_t value = (uint64_t)luaL_checkinteger(L, 3);
+    lua_pushboolean(L, mk_vcpu_msr(c, KVM_SET_MSRS, index, &value));
     return 1;
 }
 
@@ -124,18 +122,13 @@ static uint64_t translate(const struct view *view, uint64_t linear, uint64_t len
 static int linear_read(lua_State *L)
 {
     struct view view = check_view(L);
-    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2), n, at, done = 0;
+    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
     uint64_t length = (uint64_t)luaL_checkinteger(L, 3);
     luaL_Buffer b;
     if (length > LONGEST_READ)
         length = LONGEST_READ;
     char *bytes = luaL_buffinitsize(L, &b, length);
-    for (; done < length; done += n) {
-        n = translate(&view, linear + done, length - done, &at);
-        if (n == 0 || !mk_mem_read(view.mem, at, bytes + done, n))
-            break;
-    }
-    luaL_pushresultsize(&b, done);
+    luaL_pushresultsize(&b, mk_linear_copy(view.mem, &view.sregs, linear, bytes, length, false));
     return 1;
 }
 
@@ -155,14 +148,11 @@ static int linear_write(lua_State *L)
 {
     struct view view = check_view(L);
     size_t length;
-    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2), at;
-    const char *bytes = luaL_checklstring(L, 3, &length);
-    bool fits = is_writable(&view, linear, length);
-    for (uint64_t n, done = 0; fits && done < length; done += n) {
-        n = translate(&view, linear + done, length - done, &at);
-        fits = n && mk_mem_write(view.mem, at, bytes + done, n); /* a table may have changed */
-    }
-    lua_pushboolean(L, fits);
+    uint64_t linear = (uint64_t)luaL_checkinteger(L, 2);
+    void *bytes = (void *)(uintptr_t)luaL_checklstring(L, 3, &length);
+    bool fits = is_writable(&view, linear, length); /* and a table may change */
+    lua_pushboolean(L, fits && mk_linear_copy(view.mem, &view.sregs, linear, bytes, length, true) ==
+                                   length);
     return 1;
 }
 

@@ -205,9 +205,8 @@ static void describe_guest(struct mk_vcpu *c, char *text, size_t size)
         snprintf(text, size, "rip 0x%llx", (unsigned long long)rip);
         return;
     }
-    unsigned length = mk_fetch_code(c, &s, s.cs.base + rip, code, sizeof(code));
-    unsigned bits = s.cs.l ? 64 : s.cs.db ? 32 : 16;
-    instruction(code, length, bits, rip, insn, sizeof(insn));
+    unsigned length = mk_fetch_code(c->mem, &s, rip, code, sizeof(code));
+    instruction(code, length, mk_code_bits(&s), rip, insn, sizeof(insn));
     snprintf(text, size, "rip 0x%llx: %s", (unsigned long long)rip, insn);
 }
 

@@ -1,8 +1,8 @@
 /* module.c - luaopen_minikvm: puts the module together.
  *
  * The part written in Lua (part.c) called init builds what require "minikvm" returns. */
+#include "kvm/kvm.h"
 #include "lua/core.h"
-#include "x86/host.h"
 #include "x86/weak/probe.h"
 
 #include "minikvm.h"
@@ -141,7 +141,7 @@ static int probe(lua_State *L)
     if (ok)
         query_capabilities(L, &kvm);
     lua_createtable(L, 0, 10);
-    mk_set_string(L, "host", mk_host_kind());
+    mk_set_string(L, "host", mk_kvm_kind());
     mk_set_integer(L, "api", ok ? KVM_API_VERSION : 0);
     if (ok) {
         ok = push_native(L, &kvm, &err);

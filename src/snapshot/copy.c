@@ -4,14 +4,6 @@
 #include "files/extent.h"
 
 #include <errno.h>
-#include <string.h>
-
-bool mk_page_is_zero(const uint8_t *page)
-{
-    uint64_t first;
-    memcpy(&first, page, sizeof(first));
-    return first == 0 && memcmp(page, page + sizeof(first), MK_PAGE - sizeof(first)) == 0;
-}
 
 static bool marked(const struct mk_mem *mem, uint64_t page)
 {
@@ -33,7 +25,7 @@ static uint64_t run_end(const struct mk_mem *mem, uint64_t page, uint64_t follow
                         const uint8_t *from)
 {
     uint64_t last = page + follow;
-    while (page < last && marked(mem, page) && !mk_page_is_zero(from)) {
+    while (page < last && marked(mem, page) && !mk_is_zero(from, MK_PAGE)) {
         page++;
         from += MK_PAGE;
     }

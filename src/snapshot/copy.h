@@ -13,6 +13,5 @@ void mk_mem_mark_used(const struct mk_mem *mem);
 void mk_ram_mark_dirty(const struct mk_ram *ram, const struct mk_mem *mem);
 /* A copy of memory as it is: of the pages that are marked as written; the others are zero. */
 struct mk_ram *mk_ram_copy(const struct mk_mem *mem, struct mk_err *err);
-bool mk_page_is_zero(const uint8_t *page);
 
 #endif

@@ -47,15 +47,14 @@ static struct kvm_msr_list *listed_msrs(const struct mk_kvm *kvm)
     return list;
 }
 
-/* 1: yes, 0: no, -1: it cannot be told. */
-static int usable(int vcpu_fd, uint32_t index)
+/* *told: false when that cannot be told. */
+static bool usable(const struct mk_vcpu *c, uint32_t index, bool *told)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } one = { { .nmsrs = 1 }, { .index = index } };
-    int got = mk_ioctl(vcpu_fd, KVM_GET_MSRS, &one);
-    return got == 1 ? mk_ioctl(vcpu_fd, KVM_SET_MSRS, &one) : got;
+    uint64_t value = 0;
+    bool is =
+        mk_vcpu_msr(c, KVM_GET_MSRS, index, &value) && mk_vcpu_msr(c, KVM_SET_MSRS, index, &value);
+    *told = is || errno == EINVAL;
+    return is;
 }
 
 static bool find_msrs(struct mk_vcpu *c)
@@ -63,14 +62,12 @@ static bool find_msrs(struct mk_vcpu *c)
     struct kvm_msr_list *list = listed_msrs(c->kvm);
     uint32_t *index = list ? malloc((list->nmsrs + 1) * sizeof(*index)) : NULL;
     uint32_t count = 0;
-    int kept = 0;
-    for (uint32_t i = 0; index && i < list->nmsrs && kept >= 0; i++) {
-        kept = usable(c->fd, list->indices[i]);
-        if (kept > 0)
+    bool told = true;
+    for (uint32_t i = 0; index && i < list->nmsrs && told; i++)
+        if (usable(c, list->indices[i], &told))
             index[count++] = list->indices[i];
-    }
     free(list);
-    if (!index || kept < 0) {
+    if (!index || !told) {
         free(index);
         return false;
     }

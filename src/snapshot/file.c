@@ -93,7 +93,8 @@ static void put_ram(struct output *o, const struct mk_snapshot *snap)
     uint64_t pages = snap->ram->size / MK_PAGE, first = 0;
     size_t next = 0, look = 0; /* `look` runs ahead */
     for (uint64_t i = 0; i < pages && !o->error; i++)
-        if (!may_hold(snap, i, &data, &end) || mk_page_is_zero(mk_snapshot_page(snap, i, &look))) {
+        if (!may_hold(snap, i, &data, &end) ||
+            mk_is_zero(mk_snapshot_page(snap, i, &look), MK_PAGE)) {
             if (i > first)
                 put_run(o, snap, first, i - first, &next);
             next = look;

@@ -26,7 +26,7 @@ static int track_writes(struct mk_vm *vm, struct mk_err *err)
     struct mk_mem *mem = &vm->mem;
     if (mem->dirty)
         return mk_vm_sync_log(vm, err);
-    if (mk_mem_start_log(mem, err) < 0 || mk_vm_log_writes(vm, err) < 0)
+    if (mk_mem_start_log(mem, err) < 0 || mk_vm_register_slots(vm, err) < 0)
         return -1;
     if (vm->base || !mem->copied)
         mk_mem_mark_used(mem);

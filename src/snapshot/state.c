@@ -35,8 +35,9 @@ int mk_state_save(struct mk_vm *vm, struct mk_state *s, struct mk_err *err)
     *s = (struct mk_state){ .vm_state = vm->state == MK_VM_RUNNING ? MK_VM_ENDED : vm->state,
                             .time = mk_clock_now(&vm->clock),
                             .input = mk_console_tell(&vm->console),
-                            .paging = mk_vm_assists_paging(vm),
-                            .deferred = mk_vm_deferred_write(vm) };
+                            .paging = mk_vm_assists_paging(vm) };
+    if (vm->assist)
+        s->deferred = vm->assist->deferred;
     struct mk_codec k = { .out = &s->cpus, .err = err };
     int rc = 0;
     for (unsigned i = 0; i < vm->cpus && rc == 0; i++)
@@ -69,8 +70,11 @@ static bool wants_assist(const struct mk_vm *vm, const struct mk_state *s,
 static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_sregs *sregs,
                         struct mk_err *err)
 {
-    return wants_assist(vm, s, sregs) ? mk_vm_set_paging(vm, sregs, &s->deferred, err)
-                                      : mk_vm_end_paging(vm, err);
+    if (!wants_assist(vm, s, sregs))
+        return mk_vm_end_paging(vm, err);
+    if (vm->assist)
+        vm->assist->deferred = s->deferred;
+    return mk_vm_set_paging(vm, sregs, err);
 }
 
 static int load_cpus(struct mk_vm *vm, const struct mk_state *s, bool check, struct mk_err *err)

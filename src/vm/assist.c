@@ -85,28 +85,19 @@ int mk_vm_no_paging(const struct mk_vm *vm, struct mk_err *err)
                    missing ? missing : "leave assist on, or use a host with VT-x or AMD-V");
 }
 
-int mk_vm_set_paging(struct mk_vm *vm, struct kvm_sregs *sregs, const struct mk_deferred_write *due,
-                     struct mk_err *err)
+int mk_vm_set_paging(struct mk_vm *vm, struct kvm_sregs *sregs, struct mk_err *err)
 {
     struct mk_assist *a = vm->assist;
     if (!a)
         return mk_vm_no_paging(vm, err);
     sregs->cr0 &= ~(uint64_t)MK_CR0_PG;
-    return a->ops->set_paging(a, &vm->mem, vm->fd, sregs, due, err);
+    return a->ops->set_paging(a, &vm->mem, vm->fd, sregs, err);
 }
 
 int mk_vm_end_paging(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_assist *a = vm->assist;
     return a ? a->ops->end_paging(a, &vm->mem, vm->fd, err) : 0;
-}
-
-struct mk_deferred_write mk_vm_deferred_write(const struct mk_vm *vm)
-{
-    struct mk_deferred_write due = { 0 };
-    if (vm->assist)
-        vm->assist->ops->save(vm->assist, &due);
-    return due;
 }
 
 /* --- memory slots --- */
@@ -125,16 +116,6 @@ void mk_vm_remove_slot(struct mk_vm *vm, uint32_t slot)
         a->ops->remove_slots(a, &vm->mem, vm->fd);
     else
         mk_mem_slot(&vm->mem, vm->fd, &(struct mk_slot){ .number = slot });
-}
-
-int mk_vm_log_writes(struct mk_vm *vm, struct mk_err *err)
-{
-    struct mk_assist *a = vm->assist;
-    if (!mk_vm_assists_paging(vm))
-        return mk_mem_register(&vm->mem, vm->fd, err);
-    if (a->ops->log_slots(a, &vm->mem, vm->fd) < 0)
-        return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses to log writes", vm->name);
-    return 0;
 }
 
 int mk_vm_sync_log(struct mk_vm *vm, struct mk_err *err)

@@ -107,16 +107,16 @@ void mk_vm_restart_cpu(struct mk_vm *vm, unsigned cpu)
 /* The first one gets the PIC's interrupts. */
 static int open_vcpu(struct mk_vm *vm, unsigned index, struct mk_err *err)
 {
-    struct mk_vcpu_parts parts = { .kvm = vm->kvm,
-                                   .vm_fd = vm->fd,
-                                   .mem = &vm->mem,
-                                   .device_ops = &mk_device_ops,
-                                   .ops = &vcpu_ops,
-                                   .intr = vm->has_pic && index == 0 ? &vm->pic.intr : NULL,
-                                   .vm = vm };
-    int rc = mk_vcpu_open(&vm->cpu[index]->c, &parts, index, err);
-    vm->cpu[index]->c.debug = vm->debug;
-    return rc;
+    struct mk_vcpu *c = &vm->cpu[index]->c;
+    *c = (struct mk_vcpu){ .cpu = { .index = index, .ops = &mk_device_ops },
+                           .kvm = vm->kvm,
+                           .vm_fd = vm->fd,
+                           .mem = &vm->mem,
+                           .vm = vm,
+                           .ops = &vcpu_ops,
+                           .debug = vm->debug,
+                           .intr = vm->has_pic && index == 0 ? &vm->pic.intr : NULL };
+    return mk_vcpu_open(c, err);
 }
 
 int mk_vm_open_cpus(struct mk_vm *vm, struct mk_err *err)

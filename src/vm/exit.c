@@ -5,7 +5,6 @@
 #include "vm/vm.h"
 
 #include "kvm/interrupt.h"
-#include "x86/access.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -222,8 +221,7 @@ static void fetch_code(struct mk_vcpu *c)
     c->code_length = 0;
     if (mk_vcpu_get_guest_sregs(c, &s) < 0)
         return;
-    c->code_length =
-        mk_fetch_code(c, &s, s.cs.base + mk_vcpu_get_regs(c)->rip, c->code, sizeof(c->code));
+    c->code_length = mk_fetch_code(c->mem, &s, mk_vcpu_get_regs(c)->rip, c->code, sizeof(c->code));
 }
 
 static void hex(char *to, size_t size, const uint8_t *bytes, unsigned length)

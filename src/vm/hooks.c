@@ -122,15 +122,9 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
 {
     struct mk_vm *vm = ctx;
     struct mk_vcpu *c = &vm->cpu[io->cpu->index]->c;
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msrs = { .head.nmsrs = 1, .entry = { .index = (uint32_t)io->address, .data = *value } };
     bool filtered = c->run->msr.reason == KVM_MSR_EXIT_REASON_FILTER;
-    if (filtered && mk_ioctl(c->fd, in ? KVM_GET_MSRS : KVM_SET_MSRS, &msrs) == 1) {
-        *value = msrs.entry.data;
+    if (filtered && mk_vcpu_msr(c, in ? KVM_GET_MSRS : KVM_SET_MSRS, (uint32_t)io->address, value))
         return true;
-    }
     if (vm->on_unhandled_msr && vm->on_unhandled_msr(vm->unhandled_msr_ctx, io, in, value, script))
         return true;
     c->msr_refused = true;
@@ -138,6 +132,8 @@ bool mk_vm_msr(void *ctx, struct mk_io *io, bool in, uint64_t *value, bool *scri
 }
 
 /* --- CPUID --- */
+
+#define IA32_APIC_BASE 0x1bu
 
 const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm)
 {
@@ -157,14 +153,10 @@ static int give_cpuid(const struct mk_vm *vm, unsigned cpu, const struct kvm_cpu
 
 /* KVM keeps the APIC's bit in CPUID as the enable bit of IA32_APIC_BASE is (SDM volume 3, 11.4.3),
  * and that is set at first though there is no APIC. */
-static void disable_apic(int vcpu_fd, bool first)
+static void disable_apic(const struct mk_vcpu *c)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } base = { .head.nmsrs = 1,
-               .entry = { .index = 0x1b, .data = 0xfee00000 | (first ? 0x100 : 0) } };
-    mk_ioctl(vcpu_fd, KVM_SET_MSRS, &base);
+    uint64_t base = 0xfee00000 | (c->cpu.index == 0 ? 0x100 : 0);
+    mk_vcpu_msr(c, KVM_SET_MSRS, IA32_APIC_BASE, &base);
 }
 
 static struct kvm_cpuid2 *make_default(const struct mk_vm *vm, struct mk_err *err)
@@ -182,7 +174,7 @@ int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err)
 {
     if (!vm->default_cpuid && !(vm->default_cpuid = make_default(vm, err)))
         return -1;
-    disable_apic(vm->cpu[cpu]->c.fd, cpu == 0);
+    disable_apic(&vm->cpu[cpu]->c);
     return give_cpuid(vm, cpu, mk_vm_cpuid(vm), err);
 }
 

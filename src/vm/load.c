@@ -168,7 +168,7 @@ static int adopt_paging(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *w
         return mk_vm_no_paging(vm, err);
     if (mk_vcpu_set_sregs(c, &off) < 0)
         return mk_fail_errno(err, errno, "vm \"%s\": KVM refuses the start state", vm->name);
-    return mk_vm_set_paging(vm, want, NULL, err);
+    return mk_vm_set_paging(vm, want, err);
 }
 
 /* What was set is read back: a bit that KVM ignores is found here, not by a guest that crashes. */
@@ -196,9 +196,8 @@ static int set_sregs(struct mk_vm *vm, struct mk_vcpu *c, struct kvm_sregs *want
 static int set_pat(const struct mk_vm *vm, const struct mk_vcpu *c, const struct mk_entry *entry,
                    struct mk_err *err)
 {
-    if (!entry->has_handoff || !entry->handoff.pat)
-        return 0;
-    if (mk_vcpu_set_msr(c, IA32_PAT, entry->handoff.pat) == 0)
+    uint64_t pat = entry->handoff.pat;
+    if (!entry->has_handoff || !pat || mk_vcpu_msr(c, KVM_SET_MSRS, IA32_PAT, &pat))
         return 0;
     return mk_fail_errno(err, errno, "vm \"%s\": cpu %u: KVM refuses IA32_PAT", vm->name,
                          entry->cpu);

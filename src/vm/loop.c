@@ -39,7 +39,7 @@ static void run_once(struct mk_vcpu *c)
     mk_vcpu_drain(c);
     if (code == 0) {
         mk_vcpu_exit(c);
-        if (c->assist && *c->assist->paging)
+        if (mk_vcpu_is_assisted(c))
             c->assist->ops->follow(c);
     } else if (code == EINTR || code == EAGAIN) {
         mk_vcpu_handle_events(c);

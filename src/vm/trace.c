@@ -13,9 +13,8 @@ void mk_trace(struct mk_vcpu *c, struct mk_trace *event)
         return;
     event->time = mk_now();
     event->rip = mk_access_rip(c, true);
-    event->linear = event->rip;
-    if (mk_vcpu_get_guest_sregs(c, &s) == 0)
-        event->linear += s.cs.base;
+    event->linear =
+        mk_vcpu_get_guest_sregs(c, &s) == 0 ? mk_code_address(&s, event->rip) : event->rip;
     vm->ops->trace(vm->ctx, c, event);
 }
 

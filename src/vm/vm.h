@@ -333,21 +333,18 @@ void mk_vm_attach_debugger(struct mk_vm *vm, struct mk_debugger *debug);
 void mk_vm_reset_assist(struct mk_vm *vm);
 void mk_vm_free_assist(struct mk_vm *vm);
 /* Paging that KVM does not do: whether it is done for it; it begins or goes on with these
- * registers, of which KVM is to have what then is left, and a write that is still due, if not NULL;
- * that write; it ends; -1 with *err, because nobody does it. */
+ * registers, of which KVM is to have what then is left; it ends; -1 with *err, because nobody does
+ * it. */
 bool mk_vm_assists_paging(const struct mk_vm *vm);
-int mk_vm_set_paging(struct mk_vm *vm, struct kvm_sregs *sregs, const struct mk_deferred_write *due,
-                     struct mk_err *err);
-struct mk_deferred_write mk_vm_deferred_write(const struct mk_vm *vm);
+int mk_vm_set_paging(struct mk_vm *vm, struct kvm_sregs *sregs, struct mk_err *err);
 int mk_vm_end_paging(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_no_paging(const struct mk_vm *vm, struct mk_err *err);
 /* What this build lacks that the host needs, as a remedy; NULL: nothing. */
 const char *mk_vm_missing_assist(void);
-/* Memory slots: made for the list of regions; the one of a region goes; KVM logs writes from now
- * on; what it logged is noted in mem. */
+/* Memory slots: made for the list of regions, or anew for KVM to log writes; the one of a region
+ * goes; what was logged is noted in mem. */
 int mk_vm_register_slots(struct mk_vm *vm, struct mk_err *err);
 void mk_vm_remove_slot(struct mk_vm *vm, uint32_t slot);
-int mk_vm_log_writes(struct mk_vm *vm, struct mk_err *err);
 int mk_vm_sync_log(struct mk_vm *vm, struct mk_err *err);
 int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t memory,
                      struct mk_err *err);

@@ -5,19 +5,6 @@
 
 #define PREFIXED 4 /* of an OUT with a prefix or two */
 
-unsigned mk_fetch_code(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
-                       unsigned length)
-{
-    for (unsigned i = 0, n; i < length; i += n) {
-        uint64_t linear = s->cs.l ? at + i : (uint32_t)(at + i), room = MK_PAGE - linear % MK_PAGE;
-        struct mk_walk w = mk_walk(c->mem, s, linear);
-        n = length - i < room ? length - i : (unsigned)room;
-        if (!w.present || !mk_mem_read(c->mem, w.address, &bytes[i], n))
-            return i;
-    }
-    return length;
-}
-
 static bool is_prefix(uint8_t byte, bool wide)
 {
     return byte == 0x66 || byte == 0x67 || byte == 0xf2 || byte == 0xf3 || (byte & 0xe7) == 0x26 ||
@@ -52,12 +39,13 @@ static struct out decode(struct mk_vcpu *c, const struct kvm_segment *cs, const 
     return out;
 }
 
-/* The length of the OUT that ends at `end`; 0: there is none. */
-static unsigned out_before(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t end)
+/* The length of the OUT that ends at RIP; 0: there is none. */
+static unsigned out_before(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t rip)
 {
     uint8_t bytes[PREFIXED];
     for (unsigned n = 1; n <= PREFIXED; n++)
-        if (mk_fetch_code(c, s, end - n, bytes, n) == n && decode(c, &s->cs, bytes, n).length == n)
+        if (mk_fetch_code(c->mem, s, rip - n, bytes, n) == n &&
+            decode(c, &s->cs, bytes, n).length == n)
             return n;
     return 0;
 }
@@ -70,11 +58,11 @@ uint64_t mk_access_rip(struct mk_vcpu *c, bool may_enter)
     if (!c->in_access || c->run->exit_reason != KVM_EXIT_IO ||
         c->run->io.direction != KVM_EXIT_IO_OUT || mk_vcpu_get_guest_sregs(c, &s) < 0)
         return rip;
-    unsigned before = out_before(c, &s, s.cs.base + rip);
+    unsigned before = out_before(c, &s, rip);
     if (!before)
         return rip;
-    struct out at = decode(c, &s.cs, bytes,
-                           mk_fetch_code(c, &s, s.cs.base + rip, bytes, MK_LONGEST_INSTRUCTION));
+    struct out at =
+        decode(c, &s.cs, bytes, mk_fetch_code(c->mem, &s, rip, bytes, MK_LONGEST_INSTRUCTION));
     if (at.repeated) /* stays at it until the last item is out */
         return rip;
     if (at.length && may_enter) { /* which of the two? One that is not complete moves on now */

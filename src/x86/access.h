@@ -1,4 +1,4 @@
-/* access.h - the instruction whose access to a port is being served, and code in guest memory.
+/* access.h - the instruction whose access to a port is being served.
  *
  * For the thread that runs the vCPU, or the owner while none does. KVM tells RIP at the instruction
  * for whatever waits for an answer (IN, loads, RDMSR and WRMSR), behind it for stores. At an OUT it
@@ -9,15 +9,9 @@
 
 #include "kvm/vcpu.h"
 
-#define MK_LONGEST_INSTRUCTION 15 /* bytes */
-
 /* RIP as handlers see it: at the IN or OUT that is being served, on any host; otherwise the vCPU's.
  * Guest memory tells; where it leaves a doubt (two such OUTs in a row) and `may_enter`, the access
  * is completed. */
 uint64_t mk_access_rip(struct mk_vcpu *c, bool may_enter);
-
-/* The bytes at a linear address, as far as they are mapped to RAM: returns how many. */
-unsigned mk_fetch_code(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at, uint8_t *bytes,
-                       unsigned length);
 
 #endif

@@ -107,24 +107,6 @@ static void map_memory(struct builder *b, uint64_t base, uint64_t limit, bool la
     }
 }
 
-static void gdt(uint64_t table[7], uint64_t low)
-{
-    const uint8_t code = 0xa, data = 0xc; /* limits in pages; 64-bit code, 32-bit data */
-    memset(table, 0, 7 * sizeof(*table));
-    table[MK_SEL_KCODE / 8] = mk_descriptor_encode(0, 0xfffff, 0x9b, code);
-    table[MK_SEL_KDATA / 8] = mk_descriptor_encode(0, 0xfffff, 0x93, data);
-    table[MK_SEL_UCODE / 8] = mk_descriptor_encode(0, 0xfffff, 0xfb, code);
-    table[MK_SEL_UDATA / 8] = mk_descriptor_encode(0, 0xfffff, 0xf3, data);
-    table[MK_SEL_TSS / 8] =
-        mk_descriptor_encode((uint32_t)low + MK_TSS_BASE, MK_TSS_SIZE - 1, 0x8b, 0);
-}
-
-static void write_tss(struct mk_mem *mem, uint64_t low, uint64_t stack)
-{
-    mk_empty_tss(mem, low);
-    mk_mem_write(mem, low + MK_TSS_BASE + 4, &stack, sizeof(stack)); /* RSP0 */
-}
-
 /* The top of the stack: below the tables, or below the end of what is mapped. */
 static uint64_t stack_top(const struct mk_mapping *mapping, uint64_t tables)
 {
@@ -134,7 +116,7 @@ static uint64_t stack_top(const struct mk_mapping *mapping, uint64_t tables)
 bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct mk_places *places,
                     const struct mk_boot *boot)
 {
-    uint64_t table[7], low = places->low;
+    uint64_t low = places->low;
     struct builder b = { .mem = mem, .lowest = places->end };
     if (mem->size < 16 * MK_PAGE || !mk_mem_has(mem, 0, places->end, true) ||
         places->end % MK_PAGE || !mk_low_fits(mem, low))
@@ -147,12 +129,7 @@ bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct
         map_memory(&b, mapping->base, UINT64_MAX, mapping->large);
     if (b.full)
         return false;
-    gdt(table, low);
-    mk_mem_write(mem, low + MK_GDT_BASE, table, sizeof(table));
-    memset(mk_mem_writable(mem, low + MK_IDT_BASE, MK_IDT_LONG_GATES * 16), 0,
-           MK_IDT_LONG_GATES * 16);
-    write_tss(mem, low, stack_top(mapping, b.lowest));
-    mk_boot_write(mem, low, boot);
+    mk_low_write(mem, low, true, stack_top(mapping, b.lowest), boot);
     places->tables = b.lowest;
     return true;
 }
@@ -160,20 +137,15 @@ bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct
 void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
                    const struct mk_places *places, uint64_t entry)
 {
-    uint64_t table[7];
     struct kvm_sregs *s = &start->sregs;
-    gdt(table, places->low);
-    mk_start_set_tables(s, table, sizeof(table), places->low, MK_IDT_LONG_GATES * 16);
+    uint64_t stack = stack_top(mapping, places->tables);
+    if (mapping->base && entry >= mapping->base)
+        stack += mapping->base; /* one that a high-half kernel keeps without the low map */
+    mk_start_flat(start, places->low, true, entry, stack);
     s->cr0 = MK_CR0_PE | CR0_MP | MK_CR0_ET | MK_CR0_NE | MK_CR0_WP | MK_CR0_PG;
     s->cr3 = places->end - MK_PAGE;
     s->cr4 = MK_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
     s->efer = MK_EFER_LME | MK_EFER_LMA | EFER_SCE;
-    uint64_t stack = stack_top(mapping, places->tables);
-    if (mapping->base && entry >= mapping->base)
-        stack += mapping->base; /* one that a high-half kernel keeps without the low map */
-    start->regs = (struct kvm_regs){
-        .rip = entry, .rsp = stack, .rflags = 2, .rbx = places->low + MK_BOOT_INFO
-    };
 }
 
 void mk_handoff_segments(struct kvm_sregs *s, const struct mk_handoff *h)

@@ -83,17 +83,14 @@ bool mk_long_tables(struct mk_mem *mem, const struct mk_mapping *mapping, struct
 void mk_long_start(struct mk_start *start, const struct mk_mapping *mapping,
                    const struct mk_places *places, uint64_t entry);
 
-/* The boot-information block, for all modes but real. */
-void mk_boot_write(struct mk_mem *mem, uint64_t low, const struct mk_boot *boot);
-/* The 8 bytes of a segment descriptor (SDM 3.4.5); `flags` are its bits 52 to 55. */
-uint64_t mk_descriptor_encode(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
-/* Whether the page for GDT, TSS, IDT and boot information may be here. */
+/* For all modes but real, of 32 or 64 bits (`wide`). Whether the page for GDT, TSS, IDT and boot
+ * information may be here. */
 bool mk_low_fits(const struct mk_mem *mem, uint64_t low);
-/* A TSS with no stacks and no open ports; alike in 32 and 64 bits (SDM 8.2.1, 8.7). */
-void mk_empty_tss(struct mk_mem *mem, uint64_t low);
-/* Flat kernel segments, TR, GDTR and IDTR, with a GDT at `table` that is at `low` in RAM. */
-void mk_start_set_tables(struct kvm_sregs *s, const uint64_t *table, size_t size, uint64_t low,
-                         unsigned idt_size);
+/* Writes these; the TSS has `stack` for CPL 0. */
+void mk_low_write(struct mk_mem *mem, uint64_t low, bool wide, uint64_t stack,
+                  const struct mk_boot *boot);
+/* Flat kernel segments with these tables; the general registers at the first instruction. */
+void mk_start_flat(struct mk_start *start, uint64_t low, bool wide, uint64_t entry, uint64_t stack);
 /* A segment descriptor as the processor would load it from its 8 bytes in a table (SDM 3.4.5). */
 struct kvm_segment mk_descriptor_decode(uint16_t selector, uint64_t bytes);
 
@@ -126,6 +123,37 @@ struct mk_walk {
 /* Follows the guest's page tables for a linear address, in whatever mode CR0, CR4 and EFER say;
  * without paging the address is its own (SDM 4.3-4.5). Tables outside RAM count as not present. */
 struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *sregs, uint64_t linear);
+/* Copies guest memory by its linear address: how many bytes, up to where nothing is mapped or no
+ * memory is. */
+size_t mk_linear_copy(const struct mk_mem *mem, const struct kvm_sregs *sregs, uint64_t linear,
+                      void *data, size_t length, bool write);
+
+/* Of the code that runs: bits of an address, 64, 32 or 16; where RIP points, linear; and RSP. */
+static inline unsigned mk_code_bits(const struct kvm_sregs *s)
+{
+    return s->cs.l && s->efer & MK_EFER_LMA ? 64 : s->cs.db ? 32 : 16;
+}
+
+static inline uint64_t mk_code_address(const struct kvm_sregs *s, uint64_t rip)
+{
+    return mk_code_bits(s) == 64 ? rip : (uint32_t)(s->cs.base + rip);
+}
+
+static inline uint64_t mk_stack_address(const struct kvm_sregs *s, uint64_t rsp)
+{
+    uint64_t offset = s->ss.db ? (uint32_t)rsp : (uint16_t)rsp;
+    return mk_code_bits(s) == 64 ? rsp : (uint32_t)(s->ss.base + offset);
+}
+
+#define MK_LONGEST_INSTRUCTION 15 /* bytes */
+
+/* The bytes at RIP, as far as they are mapped to memory: returns how many. */
+static inline unsigned mk_fetch_code(const struct mk_mem *mem, const struct kvm_sregs *s,
+                                     uint64_t rip, uint8_t *bytes, unsigned length)
+{
+    return (unsigned)mk_linear_copy(mem, s, mk_code_address(s, rip), bytes, length, false);
+}
+
 /* Whether a page of memory, which becomes `with`, may be a table of which the processor has used an
  * entry that changes: it has set the entry's accessed bit then (SDM 4.8). */
 bool mk_page_changes_tables(const uint8_t *page, const uint8_t *with);

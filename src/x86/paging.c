@@ -84,6 +84,23 @@ struct mk_walk mk_walk(const struct mk_mem *mem, const struct kvm_sregs *s, uint
     return w;
 }
 
+size_t mk_linear_copy(const struct mk_mem *mem, const struct kvm_sregs *s, uint64_t linear,
+                      void *data, size_t length, bool write)
+{
+    uint8_t *bytes = data;
+    uint64_t top = s->efer & MK_EFER_LMA ? UINT64_MAX : UINT32_MAX;
+    size_t done = 0;
+    for (size_t n; done < length && linear <= top; done += n, linear += n) {
+        struct mk_walk w = mk_walk(mem, s, linear);
+        size_t room = MK_PAGE - linear % MK_PAGE, left = length - done;
+        n = left < room ? left : room;
+        if (!w.present || !(write ? mk_mem_write(mem, w.address, bytes + done, n)
+                                  : mk_mem_read(mem, w.address, bytes + done, n)))
+            break;
+    }
+    return done;
+}
+
 /* Entries of 8 bytes, or two of 4. */
 static bool was_used(uint64_t entry)
 {

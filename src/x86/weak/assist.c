@@ -11,7 +11,6 @@
 #define PF_PRESENT 1u
 #define PF_WRITE 2u
 #define PF_USER 4u
-#define LONGEST_INSTRUCTION 15
 
 /* --- paging --- */
 
@@ -78,14 +77,14 @@ static void fault_on_write(struct mk_weak_exit *x, uint64_t linear, uint32_t cod
 {
     struct mk_vcpu *c = x->c;
     uint32_t length = c->run->mmio.len;
-    x->a->deferred.linear = linear;
-    x->a->deferred.length = length;
-    memcpy(x->a->deferred.data, c->run->mmio.data, length);
+    x->a->assist.deferred.linear = linear;
+    x->a->assist.deferred.length = length;
+    memcpy(x->a->assist.deferred.data, c->run->mmio.data, length);
     abandon(c);
     if (!mk_weak_begin(x, c))
         return;
-    x->a->deferred.rip = x->s.regs.rip;
-    x->a->deferred.pending = true;
+    x->a->assist.deferred.rip = x->s.regs.rip;
+    x->a->assist.deferred.pending = true;
     page_fault(x, linear, code | PF_WRITE);
 }
 
@@ -120,7 +119,7 @@ static uint64_t physical_address(struct mk_vcpu *c, uint64_t address)
     const struct mk_weak *a = mk_weak_of(c);
     if (!a->shadow.on || mk_vcpu_get_state(c, &s) < 0)
         return address;
-    mk_weak_show_sregs(c, &s.sregs);
+    mk_vcpu_show_paging(c, &s.sregs);
     return mk_walk(c->mem, &s.sregs, address).address;
 }
 
@@ -167,7 +166,7 @@ static bool serve_shutdown(struct mk_vcpu *c)
 static bool fault_after_write(struct mk_weak_exit *x, uint64_t rip)
 {
     uint64_t next = (rip | (MK_PAGE - 1)) + 1;
-    if (!x->a->shadow.on || next - rip >= LONGEST_INSTRUCTION ||
+    if (!x->a->shadow.on || next - rip >= MK_LONGEST_INSTRUCTION ||
         mk_walk(x->c->mem, &x->s.sregs, next & x->mask).present)
         return false;
     page_fault(x, next, 0);
@@ -202,12 +201,9 @@ static bool serve_failure(struct mk_vcpu *c)
 /* --- the VM --- */
 
 static int set_paging(struct mk_assist *assist, const struct mk_mem *mem, int vm_fd,
-                      const struct kvm_sregs *s, const struct mk_deferred_write *due,
-                      struct mk_err *err)
+                      const struct kvm_sregs *s, struct mk_err *err)
 {
     struct mk_weak *a = (struct mk_weak *)assist;
-    if (due)
-        a->deferred = *due;
     if (a->shadow.on && !mk_shadow_stale(&a->shadow, mem, s->cr3, s->cr4 & MK_CR4_PSE))
         return 0;
     return start_paging(a, mem, vm_fd, s, err);
@@ -216,13 +212,8 @@ static int set_paging(struct mk_assist *assist, const struct mk_mem *mem, int vm
 static int end_paging(struct mk_assist *assist, struct mk_mem *mem, int vm_fd, struct mk_err *err)
 {
     struct mk_weak *a = (struct mk_weak *)assist;
-    a->deferred.pending = false;
+    assist->deferred.pending = false;
     return mk_shadow_disable(&a->shadow, mem, vm_fd, err);
-}
-
-static void save(const struct mk_assist *a, struct mk_deferred_write *due)
-{
-    *due = ((const struct mk_weak *)a)->deferred;
 }
 
 static void remove_slots(struct mk_assist *a, const struct mk_mem *mem, int vm_fd)
@@ -236,11 +227,6 @@ static int rebuild_slots(struct mk_assist *a, const struct mk_mem *mem, int vm_f
     return mk_shadow_rebuild(&((struct mk_weak *)a)->shadow, mem, vm_fd, err);
 }
 
-static int log_slots(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd)
-{
-    return mk_shadow_register(&((const struct mk_weak *)a)->shadow, mem, vm_fd);
-}
-
 static int sync_log(const struct mk_assist *a, const struct mk_mem *mem, int vm_fd)
 {
     return mk_shadow_sync_log(&((const struct mk_weak *)a)->shadow, mem, vm_fd);
@@ -250,7 +236,7 @@ static void reset(struct mk_assist *assist)
 {
     struct mk_weak *a = (struct mk_weak *)assist;
     mk_shadow_reset(&a->shadow);
-    a->deferred.pending = false;
+    assist->deferred.pending = false;
 }
 
 static void free_all(struct mk_assist *a)
@@ -265,14 +251,10 @@ static const struct mk_assist_ops ops = {
     .shutdown = serve_shutdown,
     .follow = follow_tables,
     .address = physical_address,
-    .show_sregs = mk_weak_show_sregs,
-    .hide_sregs = mk_weak_hide_sregs,
     .set_paging = set_paging,
     .end_paging = end_paging,
-    .save = save,
     .remove_slots = remove_slots,
     .rebuild_slots = rebuild_slots,
-    .log_slots = log_slots,
     .sync_log = sync_log,
     .reset = reset,
     .free = free_all,

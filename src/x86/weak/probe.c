@@ -1,8 +1,6 @@
 /* probe.c - see probe.h. The probe guests run in one page, in 32-bit protected mode. */
 #include "x86/weak/probe.h"
 
-#include "x86/host.h"
-
 #include <errno.h>
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -192,7 +190,7 @@ int mk_native_probe(struct mk_native *out, const struct mk_kvm *kvm, int vm_fd, 
 {
     int rc = 0;
     pthread_mutex_lock(&answers.lock);
-    if (mk_host_is_stock())
+    if (mk_kvm_is_stock())
         *out = (struct mk_native){ true, true, true };
     else {
         if (!answers.know_native)
@@ -211,7 +209,7 @@ int mk_native_probe_all(struct mk_native *native, enum mk_cpuid_kind *cpuid,
     int rc = 0;
     *native = (struct mk_native){ true, true, true };
     *cpuid = MK_CPUID_SHAPED;
-    if (mk_host_is_stock())
+    if (mk_kvm_is_stock())
         return 0;
     pthread_mutex_lock(&answers.lock);
     if (!answers.know_native || !answers.know_cpuid)

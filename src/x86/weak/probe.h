@@ -1,5 +1,5 @@
 /* probe.h - what this host's KVM does without minikvm's help, found out by trying where its kind
- * (x86/host.h) does not tell. */
+ * (mk_kvm_kind) does not tell. */
 #ifndef MK_NATIVE_H
 #define MK_NATIVE_H
 

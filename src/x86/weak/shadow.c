@@ -24,19 +24,15 @@ static struct mk_slot slot_of(const struct mk_run *run)
     return (struct mk_slot){ run->slot, run->linear, run->physical, run->length, !run->writable };
 }
 
-static int add_slot(const struct mk_mem *mem, int vm_fd, const struct mk_run *run)
-{
-    struct mk_slot slot = slot_of(run);
-    return mk_mem_slot(mem, vm_fd, &slot);
-}
-
 /* What was written through it is noted first: the log goes with the slot. */
 static int remove_slot(const struct mk_mem *mem, int vm_fd, struct mk_slot slot)
 {
-    if (mk_mem_sync_slot(mem, vm_fd, &slot) < 0)
-        return -1;
+    int noted = mk_mem_sync_slot(mem, vm_fd, &slot), code = errno;
     slot.length = 0;
-    return mk_mem_slot(mem, vm_fd, &slot);
+    int rc = mk_mem_slot(mem, vm_fd, &slot);
+    if (rc == 0 && noted < 0)
+        errno = code;
+    return rc < 0 ? rc : noted;
 }
 
 /* Collects what the tables map, adjacent pages merged. */
@@ -152,7 +148,8 @@ static int replace(struct mk_shadow *s, int vm_fd, struct collection *k, int pas
         } else {
             if (pass == 1) {
                 new->slot = s->next_slot++;
-                if (add_slot(k->mem, vm_fd, new) < 0)
+                struct mk_slot slot = slot_of(new);
+                if (mk_mem_slot(k->mem, vm_fd, &slot) < 0)
                     return -1;
             }
             j++;
@@ -278,13 +275,5 @@ int mk_shadow_sync_log(const struct mk_shadow *s, const struct mk_mem *mem, int 
         if (mk_mem_sync_slot(mem, vm_fd, &slot) < 0)
             return -1;
     }
-    return 0;
-}
-
-int mk_shadow_register(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd)
-{
-    for (size_t i = 0; i < s->run_count; i++)
-        if (add_slot(mem, vm_fd, &s->runs[i]) < 0)
-            return -1;
     return 0;
 }

@@ -32,7 +32,8 @@ void mk_shadow_reset(struct mk_shadow *s);
 /* Makes the slots those of the tables at cr3. -1 with *err when KVM or memory refuses. */
 int mk_shadow_set_cr3(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, uint64_t cr3,
                       bool large, struct mk_err *err);
-/* Memory has other regions than before: without slots until they are made anew. */
+/* Memory has other regions than before, or its log begins: without slots until they are made
+ * anew. */
 void mk_shadow_remove_slots(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
 int mk_shadow_rebuild(struct mk_shadow *s, const struct mk_mem *mem, int vm_fd, struct mk_err *err);
 /* True when mk_shadow_set_cr3() would find other tables than last time. */
@@ -40,8 +41,7 @@ bool mk_shadow_stale(const struct mk_shadow *s, const struct mk_mem *mem, uint64
 
 /* Paging ends: memory as it is takes the place of the slots. */
 int mk_shadow_disable(struct mk_shadow *s, struct mk_mem *mem, int vm_fd, struct mk_err *err);
-/* Notes what was written through the slots (mem.h); makes them anew, with a log. -1 with errno. */
+/* Notes what was written through the slots (mem.h). -1 with errno. */
 int mk_shadow_sync_log(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
-int mk_shadow_register(const struct mk_shadow *s, const struct mk_mem *mem, int vm_fd);
 
 #endif

@@ -5,28 +5,14 @@
 
 #include <string.h>
 
-void mk_weak_show_sregs(const struct mk_vcpu *c, struct kvm_sregs *s)
-{
-    const struct mk_weak *a = mk_weak_of(c);
-    if (a->shadow.on)
-        s->cr0 |= MK_CR0_PG;
-}
-
-void mk_weak_hide_sregs(const struct mk_vcpu *c, struct kvm_sregs *s)
-{
-    const struct mk_weak *a = mk_weak_of(c);
-    if (a->shadow.on)
-        s->cr0 &= ~(uint64_t)MK_CR0_PG;
-}
-
 bool mk_weak_begin(struct mk_weak_exit *x, struct mk_vcpu *c)
 {
     x->c = c;
     x->a = mk_weak_of(c);
     if (mk_vcpu_get_state(c, &x->s) < 0)
         return false;
-    mk_weak_show_sregs(c, &x->s.sregs);
-    x->mask = x->s.sregs.cs.l && x->s.sregs.efer & MK_EFER_LMA ? UINT64_MAX : UINT32_MAX;
+    mk_vcpu_show_paging(c, &x->s.sregs);
+    x->mask = mk_code_bits(&x->s.sregs) == 64 ? UINT64_MAX : UINT32_MAX;
     return true;
 }
 
@@ -38,7 +24,7 @@ void mk_weak_clear_exception(struct mk_weak_exit *x)
 
 bool mk_weak_commit(struct mk_weak_exit *x)
 {
-    mk_weak_hide_sregs(x->c, &x->s.sregs);
+    mk_vcpu_hide_paging(x->c, &x->s.sregs);
     x->c->run->ready_for_interrupt_injection = 0; /* this state's events would overwrite it */
     return mk_vcpu_set_state(x->c, &x->s) == 0;
 }
@@ -56,13 +42,5 @@ void mk_weak_raise(struct mk_weak_exit *x, uint8_t vector, uint32_t code)
 bool mk_weak_copy(const struct mk_weak_exit *x, uint64_t linear, void *data, size_t length,
                   bool write)
 {
-    struct mk_mem *mem = x->c->mem;
-    for (size_t i = 0; i < length; i++) {
-        struct mk_walk w = mk_walk(mem, &x->s.sregs, (linear + i) & x->mask);
-        uint8_t *byte = (uint8_t *)data + i;
-        if (!w.present ||
-            !(write ? mk_mem_write(mem, w.address, byte, 1) : mk_mem_read(mem, w.address, byte, 1)))
-            return false;
-    }
-    return true;
+    return mk_linear_copy(x->c->mem, &x->s.sregs, linear & x->mask, data, length, write) == length;
 }

@@ -10,7 +10,6 @@ enum { MK_NP = 11, MK_SS_FAULT = 12, MK_GP = 13, MK_PF = 14 };
 struct mk_weak {
     struct mk_assist assist; /* first */
     struct mk_shadow shadow;
-    struct mk_deferred_write deferred;
 };
 
 static inline struct mk_weak *mk_weak_of(const struct mk_vcpu *c)
@@ -27,9 +26,6 @@ struct mk_weak_exit {
     uint64_t mask; /* of a linear address and RIP in this mode */
 };
 
-/* System registers as the guest set them, and as KVM has them. */
-void mk_weak_show_sregs(const struct mk_vcpu *c, struct kvm_sregs *s);
-void mk_weak_hide_sregs(const struct mk_vcpu *c, struct kvm_sregs *s);
 /* Reads the state; false when KVM does not tell it. */
 bool mk_weak_begin(struct mk_weak_exit *x, struct mk_vcpu *c);
 /* KVM queues #UD when it reports an emulation failure; whatever we do instead replaces it. */

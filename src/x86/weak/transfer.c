@@ -75,10 +75,9 @@ struct frame {
 static bool read_frame(const struct mk_weak_exit *x, bool wide, struct frame *f)
 {
     uint32_t size = wide ? 4 : 2, words[5] = { 0 };
-    uint64_t mask = x->s.sregs.ss.db ? UINT32_MAX : 0xffff;
     unsigned count = 3, cpl = x->s.sregs.cs.selector & 3;
     for (unsigned i = 0; i < count; i++) {
-        uint64_t at = x->s.sregs.ss.base + ((x->s.regs.rsp + i * size) & mask);
+        uint64_t at = mk_stack_address(&x->s.sregs, x->s.regs.rsp + i * size);
         if (!mk_weak_copy(x, at, &words[i], size, false))
             return false;
         if (i == 1 && (words[1] & 3) > cpl)
@@ -149,9 +148,10 @@ static uint64_t new_flags(const struct mk_weak_exit *x, uint32_t popped, bool wi
 /* The write that faulted, when the handler has mapped its page and returns to it. */
 static void complete_deferred_write(struct mk_weak_exit *x, const struct frame *f)
 {
-    if (x->a->deferred.pending && x->a->deferred.rip == f->eip)
-        mk_weak_copy(x, x->a->deferred.linear, x->a->deferred.data, x->a->deferred.length, true);
-    x->a->deferred.pending = false;
+    if (x->a->assist.deferred.pending && x->a->assist.deferred.rip == f->eip)
+        mk_weak_copy(x, x->a->assist.deferred.linear, x->a->assist.deferred.data,
+                     x->a->assist.deferred.length, true);
+    x->a->assist.deferred.pending = false;
 }
 
 /* Not done: task returns (NT) and returns to virtual-8086 mode. */
