@@ -211,8 +211,14 @@ embedded = echo '.section .rodata'; \
 	$(foreach f,$(LUA_PARTS),n=$(call part,$(f)); echo ".quad name_$$n, start_$$n, end_$$n";) \
 	echo '.quad 0, 0, 0'; echo '.section .note.GNU-stack,"",@progbits'
 
+# In the module require of a stock Lua looks for luaopen_minikvm_NAME: one function for all parts.
+openers = echo '.text'; echo '.hidden mk_lua_load_part'; \
+	$(foreach f,$(LUA_PARTS),n=luaopen_minikvm_$(subst .,_,$(call part,$(f))); \
+	echo ".globl $$n"; echo ".type $$n, @function"; echo "$$n:";) \
+	echo 'jmp mk_lua_load_part'
+
 $(B)/embed.S: $(LUA_PARTS) Makefile | $(B)
-	@{ $(call embedded,$$f); } > $@
+	@{ $(call embedded,$$f); $(call openers); } > $@
 
 # What a start loads of the command line goes without the lines and names that messages would have.
 STRIPPED := cli.interpreter cli cli.args cli.kinds cli.run cli.run_options cli.say

@@ -43,7 +43,8 @@ extern "C" {
 /* Pushes the module's table; raises a Lua error when Lua's version or build does not fit. */
 __attribute__((visibility("default"))) int luaopen_minikvm(lua_State *L);
 
-/* The same for require "minikvm.test"; needed only when that may come before require "minikvm". */
+/* The same for require "minikvm.test"; needed only when that may come before require "minikvm". The
+ * module has such a function for each of its parts that are written in Lua. */
 __attribute__((visibility("default"))) int luaopen_minikvm_test(lua_State *L);
 
 /* Chooses the signal that interrupts guests (a kick), for the whole process and before the first VM

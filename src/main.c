@@ -224,12 +224,7 @@ static void open_libraries(lua_State *L)
     lua_gc(L, LUA_GCSTOP); /* nothing of this is garbage */
     lua_gc(L, LUA_GCGEN, 0, 0);
     luaL_openlibs(L);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    lua_pushcfunction(L, open_module);
-    lua_setfield(L, -2, "minikvm");
-    lua_pushcfunction(L, luaopen_minikvm_test);
-    lua_setfield(L, -2, "minikvm.test");
-    lua_pop(L, 1);
+    mk_lua_offer(L, open_module);
 }
 
 /* Runs in protected mode, so that running out of memory is a message too. */

@@ -301,8 +301,13 @@ void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's stat
 const char *mk_safe_refusal(void);
 /* Pushes the chunk of a part of the module that is written in Lua: "cli.interpreter". */
 void mk_lua_part(lua_State *L, const char *name);
-/* Puts all of them into package.preload, as minikvm.NAME. */
+/* Lets require find all of them, as minikvm.NAME. */
 void mk_lua_preload(lua_State *L);
+/* The same in a state that may not load the module at once: package.preload gets what opens it. */
+void mk_lua_offer(lua_State *L, lua_CFunction open_module);
+/* luaopen_minikvm_NAME of each part (the Makefile's embed.S): require of a stock Lua looks for that
+ * in the module's file when the module is not there yet. */
+int mk_lua_load_part(lua_State *L);
 /* Pushes the children of the VM at the top of the stack. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 

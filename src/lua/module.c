@@ -214,17 +214,6 @@ static void push_core(lua_State *L)
     mk_open_worker(L, luaopen_minikvm);
 }
 
-/* require "minikvm.test" alone, too: it may be all that a spec file needs. */
-int luaopen_minikvm_test(lua_State *L)
-{
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "minikvm");
-    lua_call(L, 1, 0);
-    mk_lua_part(L, "test");
-    lua_call(L, 0, 1);
-    return 1;
-}
-
 static int build(lua_State *L)
 {
     mk_lua_preload(L);

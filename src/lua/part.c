@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define PREFIX "minikvm."
+
 struct embedded {
     const char *name;
     const char *start, *end;
@@ -42,24 +44,37 @@ void mk_lua_part(lua_State *L, const char *name)
     push_chunk(L, e);
 }
 
-/* package.preload["minikvm.NAME"]: compiled when first required. */
-static int preload(lua_State *L)
+/* load("minikvm.NAME", …) -> what the part returns. The module comes before any part of it, and may
+ * bring this one. */
+int mk_lua_load_part(lua_State *L)
 {
-    push_chunk(L, lua_touserdata(L, lua_upvalueindex(1)));
-    lua_insert(L, 1);
-    lua_call(L, lua_gettop(L) - 1, 1);
+    const char *name = luaL_checkstring(L, 1);
+    luaL_argcheck(L, strncmp(name, PREFIX, strlen(PREFIX)) == 0, 1, "minikvm.NAME expected");
+    lua_settop(L, 1);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    if (lua_getfield(L, 2, "minikvm.core") == LUA_TNIL) {
+        lua_getglobal(L, "require");
+        lua_pushliteral(L, "minikvm");
+        lua_call(L, 1, 0);
+        if (lua_getfield(L, 2, name) != LUA_TNIL)
+            return 1;
+    }
+    mk_lua_part(L, name + strlen(PREFIX));
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 1);
     return 1;
 }
 
-/* __index of package.preload: what is not in it may be a part. */
+/* __index of package.preload: what is not in it may be a part. init.lua is the module. */
 static int preloader(lua_State *L)
 {
     const char *name = lua_tostring(L, 2);
-    const struct embedded *e = name && strncmp(name, "minikvm.", 8) == 0 ? find(name + 8) : NULL;
-    if (!e)
+    if (!name || strncmp(name, PREFIX, strlen(PREFIX)) != 0)
         return 0;
-    lua_pushlightuserdata(L, (void *)e);
-    lua_pushcclosure(L, preload, 1);
+    name += strlen(PREFIX);
+    if (!find(name) || strcmp(name, "init") == 0)
+        return 0;
+    lua_pushcfunction(L, mk_lua_load_part);
     return 1;
 }
 
@@ -70,5 +85,14 @@ void mk_lua_preload(lua_State *L)
     lua_pushcfunction(L, preloader);
     lua_setfield(L, -2, "__index");
     lua_setmetatable(L, -2);
+    lua_pop(L, 1);
+}
+
+void mk_lua_offer(lua_State *L, lua_CFunction open_module)
+{
+    mk_lua_preload(L);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_pushcfunction(L, open_module);
+    lua_setfield(L, -2, "minikvm");
     lua_pop(L, 1);
 }

@@ -109,10 +109,7 @@ static void open_libraries(lua_State *L, const struct worker *w)
     luaL_openlibs(L);
     set_path(L, "path", w->path);
     set_path(L, "cpath", w->cpath);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    lua_pushcfunction(L, w->open_module);
-    lua_setfield(L, -2, "minikvm");
-    lua_pop(L, 1);
+    mk_lua_offer(L, w->open_module);
     mk_coroutine_open(L);
 }
 
