@@ -130,6 +130,15 @@ static void test_fork(void)
     mk_io_disarm(&old);
 }
 
+#ifdef __SANITIZE_THREAD__
+/* It ends a child of fork() that makes threads, unless it is told not to. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+    return "die_after_fork=0";
+}
+#endif
+
 int main(void)
 {
     struct mk_err err;
