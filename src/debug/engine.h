@@ -9,35 +9,13 @@
 #include "debug/operand.h"
 
 #define NOWHERE UINT64_MAX
-#define HOLES 5  /* of an instruction and what it accesses */
 #define PLACES 4 /* guest-physical addresses of one linear one: in so many address spaces */
 
-/* A page of guest memory with patches. */
-struct page {
-    struct page *next;   /* of its bucket */
-    struct page *lifted; /* the next one without patches, or some of them */
-    bool listed;         /* among those */
-    unsigned holes;      /* while `in`: parts of it without */
-    struct {
-        uint16_t from, end;
-    } hole[HOLES];
-    uint64_t gpa;
-    uint8_t *host;
-    bool in;     /* they are in memory now */
-    bool sealed; /* this process may not write there, so that KVM tells of who does */
-    bool given;  /* somebody has a pointer to write through: it is not sealed */
-    bool rom;    /* sealed for good */
-    uint64_t wanted[MK_PAGE / 64]; /* a bit for each byte */
-    uint8_t users[MK_PAGE];        /* of each byte; 255: many, for good */
-    uint8_t saved[MK_PAGE];        /* the guest's own bytes, where one is wanted, while `in` */
-    uint64_t left[MK_PAGE / 64];   /* while `in`: a bit for those without, as other code is there */
-    struct mk_break_code *code;    /* of each byte; NULL: of none */
-};
+struct page; /* page.c */
 
 struct mk_break {
     struct mk_break_options o;
-    struct mk_break *next; /* of its bucket */
-    size_t index;          /* in the engine's list */
+    struct mk_break *next; /* of those that are over */
     _Atomic uint64_t hits;
     unsigned held; /* hits that are being told */
     bool over;     /* not in the list any more */
@@ -120,19 +98,17 @@ struct mk_debug {
     struct mk_vcpu *holder; /* executes an instruction without patches: the others stay outside */
     uint8_t trap;           /* the byte of a patch */
 
-    struct mk_break **list; /* all breakpoints */
+    struct mk_break **list; /* all breakpoints, by address, the newest first */
     size_t count, room;
-    unsigned hidden;          /* of them, in debug registers alone */
-    struct mk_break *past;    /* those that are over */
-    struct mk_break **bucket; /* by address */
-    size_t buckets;
+    unsigned hidden;       /* of them, in debug registers alone */
+    struct mk_break *past; /* those that are over */
     struct mk_break_set *sets;
     uint64_t generation; /* grows when there is something to look up */
     uint64_t changes;    /* grows when a breakpoint comes, goes, or gets a place */
 
-    struct page **page_bucket;
-    size_t page_buckets, pages;
-    struct page *lifted; /* pages that have no patches at the moment */
+    struct page **page; /* with patches, by address */
+    size_t pages, page_room;
+    struct page *lifted; /* of which some are not in memory at the moment, and are to be */
     bool outer;          /* programs of outer rings may reach some breakpoint */
     unsigned inside;     /* vCPUs that may enter the guest */
 
@@ -151,6 +127,21 @@ struct mk_debug {
     struct cpu cpu[MK_MAX_CPUS];
 };
 
+/* The first of `count` things, sorted by key_of(list, number), that is not below `key`. */
+static inline size_t first_from(const void *list, size_t count, uint64_t key,
+                                uint64_t (*key_of)(const void *list, size_t i))
+{
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (key_of(list, mid) < key)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
 static inline struct mk_debug *debug_of(const struct mk_vcpu *c)
 {
     return (struct mk_debug *)c->debug;
@@ -161,6 +152,9 @@ static inline struct cpu *cpu_of(const struct mk_vcpu *c)
     return &debug_of(c)->cpu[c->cpu.index];
 }
 
+/* Room for one more in a list of `count` things of `each` bytes: where it is now; NULL: there is
+ * none. */
+void *debug_grow(void *list, size_t count, size_t *room, size_t each);
 /* System registers as the guest has set them, at an exit; false when KVM does not tell. */
 bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s);
 /* A locked instruction is no more than a read and a write to memory that is protected. */
@@ -229,7 +223,8 @@ struct mk_break *list_add(struct mk_debug *d, const struct mk_break_options *opt
 struct mk_break_set *list_add_set(struct mk_debug *d, const struct mk_break_members *members,
                                   struct mk_err *err);
 /* The rest under the lock. */
-struct mk_break *list_first(const struct mk_debug *d, uint64_t address); /* of its bucket */
+/* The number in d->list of the first breakpoint that is not below an address. */
+size_t list_first(const struct mk_debug *d, uint64_t address);
 void list_free(struct mk_debug *d);
 /* Where each is in memory, by the page tables of this vCPU. */
 void list_place_all(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s);

@@ -4,23 +4,20 @@
 
 #define MOST 64 /* breakpoints at one address that are told of a hit */
 
-static bool concerns(const struct mk_break *b, const struct mk_vcpu *c, uint64_t linear,
-                     uint64_t gpa)
+/* Those at an address, kept from going away; the physical ones, or the others. */
+static unsigned gather(struct mk_vcpu *c, uint64_t address, bool physical, struct mk_break **found,
+                       unsigned n)
 {
-    return b->o.address == (b->o.physical ? gpa : linear) &&
-           (b->o.cpu < 0 || (unsigned)b->o.cpu == c->cpu.index);
-}
-
-/* Those of one bucket, kept from going away; of the physical ones, or of the others. */
-static unsigned gather(struct mk_vcpu *c, uint64_t linear, uint64_t gpa, bool physical,
-                       struct mk_break **found, unsigned n)
-{
-    struct mk_break *b = list_first(debug_of(c), physical ? gpa : linear);
-    for (; b && n < MOST; b = b->next)
-        if (b->o.physical == physical && concerns(b, c, linear, gpa)) {
+    const struct mk_debug *d = debug_of(c);
+    for (size_t i = list_first(d, address); i < d->count && n < MOST; i++) {
+        struct mk_break *b = d->list[i];
+        if (b->o.address != address)
+            break;
+        if (b->o.physical == physical && (b->o.cpu < 0 || (unsigned)b->o.cpu == c->cpu.index)) {
             b->held++;
             found[n++] = b;
         }
+    }
     return n;
 }
 
@@ -71,8 +68,8 @@ void hit_report(struct mk_vcpu *c, uint64_t linear, uint64_t gpa)
         return;
     pthread_mutex_lock(&d->lock);
     list_reach(d, linear);
-    unsigned n = gather(c, linear, gpa, false, found, 0);
-    n = gather(c, linear, gpa, true, found, n);
+    unsigned n = gather(c, linear, false, found, 0);
+    n = gather(c, gpa, true, found, n);
     pthread_mutex_unlock(&d->lock);
     for (unsigned i = 0; i < n; i++)
         tell(c, found[i], linear);

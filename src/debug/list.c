@@ -12,34 +12,14 @@
 
 #define POLLED 64 /* breakpoints that are nowhere, looked up again at an exit */
 
-static size_t bucket_of(const struct mk_debug *d, uint64_t address)
+static uint64_t address_of(const void *list, size_t i)
 {
-    return (size_t)(address * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (d->buckets - 1);
+    return ((struct mk_break *const *)list)[i]->o.address;
 }
 
-struct mk_break *list_first(const struct mk_debug *d, uint64_t address)
+size_t list_first(const struct mk_debug *d, uint64_t address)
 {
-    return d->buckets ? d->bucket[bucket_of(d, address)] : NULL;
-}
-
-static bool grow(struct mk_debug *d)
-{
-    size_t more = d->room ? d->room * 2 : 64;
-    struct mk_break **list = realloc(d->list, more * sizeof(struct mk_break *));
-    if (list)
-        d->list = list;
-    struct mk_break **bucket = list ? calloc(more, sizeof(struct mk_break *)) : NULL;
-    if (!bucket)
-        return false;
-    free(d->bucket);
-    d->bucket = bucket;
-    d->room = d->buckets = more;
-    for (size_t i = 0; i < d->count; i++) {
-        struct mk_break *b = list[i], **at = &bucket[bucket_of(d, b->o.address)];
-        b->next = *at;
-        *at = b;
-    }
-    return true;
+    return first_from(d->list, d->count, address, address_of);
 }
 
 /* --- places --- */
@@ -132,12 +112,6 @@ void list_forget_places(struct mk_debug *d)
 
 /* --- breakpoints --- */
 
-static int no_memory(struct mk_debug *d, struct mk_err *err)
-{
-    pthread_mutex_unlock(&d->lock);
-    return mk_fail_errno(err, ENOMEM, "vm \"%s\": a breakpoint", d->vm->name);
-}
-
 static int check_hidden(struct mk_debug *d, const struct mk_break_options *o, struct mk_err *err)
 {
     if (o->physical)
@@ -168,50 +142,39 @@ struct mk_break *list_add(struct mk_debug *d, const struct mk_break_options *opt
         free(b);
         return NULL;
     }
-    if (!b || (d->count == d->room && !grow(d))) {
+    struct mk_break **list = b ? debug_grow(d->list, d->count, &d->room, sizeof(b)) : NULL;
+    if (!list) {
+        pthread_mutex_unlock(&d->lock);
         free(b);
-        no_memory(d, err);
+        mk_fail_errno(err, ENOMEM, "vm \"%s\": a breakpoint", d->vm->name);
         return NULL;
     }
+    d->list = list;
     d->hidden += options->hidden;
     d->changes++;
     b->o = *options;
     if (b->o.kind == MK_STOP_NONE)
         b->o.kind = MK_STOP_BREAK;
-    b->index = d->count;
-    d->list[d->count++] = b;
-    struct mk_break **at = &d->bucket[bucket_of(d, b->o.address)];
-    b->next = *at;
-    *at = b;
+    size_t i = list_first(d, b->o.address);
+    memmove(d->list + i + 1, d->list + i, (d->count++ - i) * sizeof(b));
+    d->list[i] = b;
     d->generation++;
     pthread_mutex_unlock(&d->lock);
     debug_use(d);
     return b;
 }
 
-static void unlink(struct mk_break **at, struct mk_break *b)
+void list_end(struct mk_debug *d, struct mk_break *b)
 {
-    while (*at != b)
-        at = &(*at)->next;
-    *at = b->next;
-}
-
-/* The lock is held. */
-static void remove_break(struct mk_debug *d, struct mk_break *b)
-{
+    size_t at = list_first(d, b->o.address);
+    while (d->list[at] != b)
+        at++;
+    memmove(d->list + at, d->list + at + 1, (--d->count - at) * sizeof(b));
     d->changes++;
-    unlink(&d->bucket[bucket_of(d, b->o.address)], b);
-    d->list[b->index] = d->list[--d->count];
-    d->list[b->index]->index = b->index;
     d->hidden -= b->o.hidden;
     for (unsigned i = 0; i < b->places; i++)
         page_unref(d, b->place[i]);
     b->places = 0;
-}
-
-void list_end(struct mk_debug *d, struct mk_break *b)
-{
-    remove_break(d, b);
     b->over = true;
     b->next = d->past;
     d->past = b;
@@ -222,11 +185,13 @@ void mk_debug_remove(struct mk_vm *vm, struct mk_break *b)
     struct mk_debug *d = (struct mk_debug *)vm->debug;
     pthread_mutex_lock(&d->lock);
     bool user = !b->over, held = b->held > 0;
-    if (b->over)
-        unlink(&d->past, b);
-    else
-        remove_break(d, b);
-    b->over = b->orphan = true;
+    if (user)
+        list_end(d, b);
+    struct mk_break **at = &d->past;
+    while (*at != b)
+        at = &(*at)->next;
+    *at = b->next;
+    b->orphan = true;
     pthread_mutex_unlock(&d->lock);
     if (user)
         debug_unuse(d);
@@ -300,17 +265,9 @@ void mk_debug_remove_set(struct mk_vm *vm, struct mk_break_set *set)
     debug_unuse(d);
 }
 
-static size_t search(const struct mk_break_set *set, uint64_t address)
+static uint64_t member(const void *addresses, size_t i)
 {
-    size_t low = 0, high = set->m.count;
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-        if (set->m.address[mid] < address)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low < set->m.count && set->m.address[low] == address ? low : SIZE_MAX;
+    return ((const uint64_t *)addresses)[i];
 }
 
 /* Another VM may have reached it meanwhile: the patch goes all the same. */
@@ -318,8 +275,8 @@ bool list_reach(struct mk_debug *d, uint64_t linear)
 {
     bool any = false;
     for (struct mk_break_set *set = d->sets; set; set = set->next) {
-        size_t i = search(set, linear);
-        if (i == SIZE_MAX)
+        size_t i = first_from(set->m.address, set->m.count, linear, member);
+        if (i == set->m.count || set->m.address[i] != linear)
             continue;
         any |= !reached(set, i);
         atomic_fetch_or(&set->m.reached[i / 64], UINT64_C(1) << i % 64);
@@ -332,10 +289,8 @@ bool list_reach(struct mk_debug *d, uint64_t linear)
 
 void list_free(struct mk_debug *d)
 {
-    while (d->count) {
-        struct mk_break *b = d->list[d->count - 1];
-        list_end(d, b);
-    }
+    while (d->count)
+        list_end(d, d->list[d->count - 1]);
     while (d->past) {
         struct mk_break *b = d->past;
         d->past = b->next;
@@ -347,5 +302,4 @@ void list_free(struct mk_debug *d)
         free_set(set);
     }
     free(d->list);
-    free(d->bucket);
 }

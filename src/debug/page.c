@@ -10,49 +10,74 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define MANY 255
+struct patch {
+    uint16_t at; /* in its page */
+    bool there;  /* it is in memory now */
+    bool left;   /* other code than it is for was there when it was to come */
+    uint8_t own; /* the guest's own byte, while it is there */
+    unsigned users;
+    struct mk_break_code code; /* of length 0: for whatever is there */
+};
 
-static size_t bucket_of(const struct mk_debug *d, uint64_t gpa)
+/* A page of guest memory with patches. */
+struct page {
+    struct page *lifted; /* the next one of which patches are to come */
+    bool listed;         /* among those */
+    uint64_t gpa;
+    uint8_t *host;
+    bool sealed;         /* this process may not write there, so that KVM tells of who does */
+    bool given;          /* somebody has a pointer to write through: it is not sealed */
+    bool rom;            /* sealed for good */
+    struct patch *patch; /* sorted */
+    size_t count, room;
+};
+
+static uint64_t base_of(uint64_t gpa)
 {
-    return (size_t)(gpa / MK_PAGE * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (d->page_buckets - 1);
+    return gpa & ~(uint64_t)(MK_PAGE - 1);
+}
+
+static uint64_t gpa_of(const void *pages, size_t i)
+{
+    return ((struct page *const *)pages)[i]->gpa;
+}
+
+/* The first page with patches from this one on, by its number. */
+static size_t first_page(const struct mk_debug *d, uint64_t gpa)
+{
+    return first_from(d->page, d->pages, base_of(gpa), gpa_of);
 }
 
 static struct page *find(const struct mk_debug *d, uint64_t gpa)
 {
-    if (!d->pages)
-        return NULL;
-    struct page *p = d->page_bucket[bucket_of(d, gpa)];
-    while (p && p->gpa != (gpa & ~(uint64_t)(MK_PAGE - 1)))
-        p = p->next;
-    return p;
+    size_t i = first_page(d, gpa);
+    return i < d->pages && d->page[i]->gpa == base_of(gpa) ? d->page[i] : NULL;
 }
 
-static bool wants(const struct page *p, unsigned at)
+static uint64_t at_of(const void *patches, size_t i)
 {
-    return p->wanted[at / 64] >> at % 64 & 1;
+    return ((const struct patch *)patches)[i].at;
 }
 
-static bool in_hole(const struct page *p, unsigned at)
+static size_t first_patch(const struct page *p, uint64_t gpa)
 {
-    for (unsigned i = 0; i < p->holes; i++)
-        if (at >= p->hole[i].from && at < p->hole[i].end)
-            return true;
-    return false;
+    return first_from(p->patch, p->count, gpa % MK_PAGE, at_of);
+}
+
+static struct patch *find_patch(const struct page *p, uint64_t gpa)
+{
+    size_t i = p ? first_patch(p, gpa) : 0;
+    return p && i < p->count && p->patch[i].at == gpa % MK_PAGE ? &p->patch[i] : NULL;
 }
 
 /* --- in and out of memory --- */
 
-static bool is_left(const struct page *p, unsigned at)
-{
-    return p->left[at / 64] >> at % 64 & 1;
-}
-
 /* Whether the code is there that the patch is for. Bytes behind the first may be patched. */
-static bool code_is_there(const struct mk_debug *d, const struct page *p, unsigned at)
+static bool code_is_there(const struct mk_debug *d, const struct page *p, const struct patch *q)
 {
-    const struct mk_break_code *code = p->code ? &p->code[at] : NULL;
-    for (unsigned i = 0; code && i < code->length && at + i < MK_PAGE; i++)
-        if (p->host[at + i] != code->bytes[i] && (i == 0 || p->host[at + i] != d->trap))
+    const uint8_t *here = p->host + q->at;
+    for (unsigned i = 0; i < q->code.length && q->at + i < MK_PAGE; i++)
+        if (here[i] != q->code.bytes[i] && (i == 0 || here[i] != d->trap))
             return false;
     return true;
 }
@@ -87,41 +112,24 @@ static void poke(struct mk_debug *d, struct page *p, unsigned at, uint8_t byte)
     __atomic_store_n(&p->host[at], byte, __ATOMIC_SEQ_CST);
 }
 
-static void insert_at(struct mk_debug *d, struct page *p, unsigned at)
+/* Unless it is there already, and was not written over. */
+static void insert(struct mk_debug *d, struct page *p, struct patch *q)
 {
-    uint64_t bit = UINT64_C(1) << at % 64;
-    p->saved[at] = p->host[at];
-    p->left[at / 64] &= ~bit;
-    if (!code_is_there(d, p, at)) {
-        p->left[at / 64] |= bit;
+    if (q->there && p->host[q->at] == d->trap)
         return;
-    }
-    poke(d, p, at, d->trap);
-}
-
-/* Where two holes overlap it is there already. */
-static void fill_at(struct mk_debug *d, struct page *p, unsigned at)
-{
-    if (p->host[at] != d->trap || p->saved[at] == d->trap)
-        insert_at(d, p, at);
+    q->own = p->host[q->at];
+    q->there = code_is_there(d, p, q);
+    q->left = !q->there;
+    if (q->there)
+        poke(d, p, q->at, d->trap);
 }
 
 /* A byte that the guest, or a device, wrote over a patch stays. */
-static void remove_at(struct mk_debug *d, struct page *p, unsigned at)
+static void take_out(struct mk_debug *d, struct page *p, struct patch *q)
 {
-    if (!in_hole(p, at) && !is_left(p, at) && p->host[at] == d->trap)
-        poke(d, p, at, p->saved[at]);
-}
-
-static void for_each(struct mk_debug *d, struct page *p, unsigned from, unsigned end,
-                     void (*fn)(struct mk_debug *d, struct page *p, unsigned at))
-{
-    for (unsigned i = from / 64; i < MK_COUNT(p->wanted) && i * 64 < end; i++)
-        for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1) {
-            unsigned at = i * 64 + (unsigned)__builtin_ctzll(bits);
-            if (at >= from && at < end)
-                fn(d, p, at);
-        }
+    if (q->there && p->host[q->at] == d->trap)
+        poke(d, p, q->at, q->own);
+    q->there = false;
 }
 
 static void list_lifted(struct mk_debug *d, struct page *p)
@@ -133,34 +141,26 @@ static void list_lifted(struct mk_debug *d, struct page *p)
     d->lifted = p;
 }
 
-static void lift(struct mk_debug *d, struct page *p)
+static void lift_range(struct mk_debug *d, struct page *p, uint64_t from, unsigned length)
 {
     watch_open(d, p->gpa, MK_PAGE);
-    unseal(d, p);
-    if (!p->in)
-        return;
-    for_each(d, p, 0, MK_PAGE, remove_at);
-    p->in = false;
-    p->holes = 0;
+    for (size_t i = first_patch(p, from); i < p->count && p->patch[i].at < from % MK_PAGE + length;
+         i++)
+        take_out(d, p, &p->patch[i]);
     list_lifted(d, p);
+}
+
+static void lift(struct mk_debug *d, struct page *p)
+{
+    unseal(d, p);
+    lift_range(d, p, 0, MK_PAGE);
 }
 
 void page_lift(struct mk_debug *d, uint64_t gpa, unsigned length)
 {
     struct page *p = find(d, gpa);
-    unsigned from = gpa % MK_PAGE, end = from + length;
-    if (!p || !p->in)
-        return;
-    if (p->holes == HOLES) {
-        lift(d, p);
-        return;
-    }
-    end = end < MK_PAGE ? end : MK_PAGE;
-    watch_open(d, p->gpa, MK_PAGE);
-    for_each(d, p, from, end, remove_at);
-    p->hole[p->holes].from = (uint16_t)from;
-    p->hole[p->holes++].end = (uint16_t)end;
-    list_lifted(d, p);
+    if (p)
+        lift_range(d, p, gpa, length);
 }
 
 void page_insert_all(struct mk_debug *d)
@@ -168,12 +168,8 @@ void page_insert_all(struct mk_debug *d)
     if (d->lifted)
         watch_open_all(d);
     for (struct page *p = d->lifted; p; p = p->lifted) {
-        for (unsigned i = 0; p->in && i < p->holes; i++)
-            for_each(d, p, p->hole[i].from, p->hole[i].end, fill_at);
-        p->holes = 0;
-        if (!p->in)
-            for_each(d, p, 0, MK_PAGE, insert_at);
-        p->in = true;
+        for (size_t i = 0; i < p->count; i++)
+            insert(d, p, &p->patch[i]);
         p->listed = false;
         seal(d, p);
     }
@@ -183,59 +179,37 @@ void page_insert_all(struct mk_debug *d)
     d->vm->mem.guard = d->pages || d->watches ? &d->guard : NULL;
 }
 
+/* While a vCPU executes an instruction without patches, they are out for that. */
 void page_check_given(struct mk_debug *d)
 {
-    for (size_t i = 0; d->given && i < d->page_buckets; i++)
-        for (struct page *p = d->page_bucket[i]; p; p = p->next)
-            for (unsigned at = 0; p->given && p->in && at < MK_PAGE; at++)
-                if (wants(p, at) && !in_hole(p, at) && p->host[at] != d->trap)
-                    insert_at(d, p, at);
+    for (size_t i = 0; d->given && !d->holder && i < d->pages; i++) {
+        struct page *p = d->page[i];
+        for (size_t k = 0; p->given && !p->listed && k < p->count; k++)
+            insert(d, p, &p->patch[k]);
+    }
 }
 
 void page_lift_all(struct mk_debug *d)
 {
-    for (size_t i = 0; i < d->page_buckets; i++)
-        for (struct page *p = d->page_bucket[i]; p; p = p->next)
-            lift(d, p);
+    for (size_t i = 0; i < d->pages; i++)
+        lift(d, d->page[i]);
 }
 
 void page_free_all(struct mk_debug *d)
 {
     page_lift_all(d);
-    for (size_t i = 0; i < d->page_buckets; i++)
-        while (d->page_bucket[i]) {
-            struct page *p = d->page_bucket[i];
-            d->page_bucket[i] = p->next;
-            free(p->code);
-            free(p);
-        }
-    free(d->page_bucket);
-    d->page_bucket = NULL;
+    for (size_t i = 0; i < d->pages; i++) {
+        free(d->page[i]->patch);
+        free(d->page[i]);
+    }
+    free(d->page);
+    d->page = NULL;
     d->lifted = NULL;
-    d->page_buckets = d->pages = d->given = 0;
+    d->page_room = d->pages = d->given = 0;
     d->vm->mem.guard = NULL;
 }
 
 /* --- which there are --- */
-
-static bool grow(struct mk_debug *d)
-{
-    size_t more = d->page_buckets ? d->page_buckets * 4 : 64, before = d->page_buckets;
-    struct page **old = d->page_bucket, **bucket = calloc(more, sizeof(struct page *));
-    if (!bucket)
-        return !(d->starved = true);
-    d->page_bucket = bucket;
-    d->page_buckets = more;
-    for (size_t i = 0; i < before; i++)
-        while (old[i]) {
-            struct page *p = old[i];
-            old[i] = p->next;
-            p->next = bucket[bucket_of(d, p->gpa)];
-            bucket[bucket_of(d, p->gpa)] = p;
-        }
-    free(old);
-    return true;
-}
 
 /* ROM is sealed for good; files that others see too take no patches. */
 static struct page *add(struct mk_debug *d, uint64_t gpa)
@@ -243,74 +217,68 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
     const struct mk_region *r = mk_mem_find(&d->vm->mem, gpa);
     if (!r || r->kind == MK_SHARED || (r->read_only && d->memory_fd < 0))
         return NULL;
-    if (d->pages >= d->page_buckets && !grow(d))
-        return NULL;
-    struct page *p = calloc(1, sizeof(*p));
-    if (!p) {
+    struct page *p = calloc(1, sizeof(*p)), **list;
+    list = p ? debug_grow(d->page, d->pages, &d->page_room, sizeof(p)) : NULL;
+    if (!list) {
         d->starved = true;
+        free(p);
         return NULL;
     }
-    p->gpa = gpa & ~(uint64_t)(MK_PAGE - 1);
+    d->page = list;
+    p->gpa = base_of(gpa);
     p->host = r->host + (p->gpa - r->gpa);
     p->rom = p->sealed = r->read_only;
     p->given = debug_emulates_locks(d); /* looked at after each exit instead */
     d->given += p->given;
-    p->next = d->page_bucket[bucket_of(d, gpa)];
-    d->page_bucket[bucket_of(d, gpa)] = p;
-    d->pages++;
-    list_lifted(d, p);
+    size_t at = first_page(d, gpa);
+    memmove(d->page + at + 1, d->page + at, (d->pages++ - at) * sizeof(p));
+    d->page[at] = p;
     return p;
 }
 
-/* With several users, one that is for whatever is there counts. */
-static bool note_code(struct mk_debug *d, struct page *p, unsigned at,
-                      const struct mk_break_code *code)
+static struct patch *add_patch(struct mk_debug *d, struct page *p, uint64_t gpa)
 {
-    if (code && code->length && !p->code && !(p->code = calloc(MK_PAGE, sizeof(*p->code))))
-        return !(d->starved = true);
-    if (!p->code)
-        return true;
-    if (!code || !code->length)
-        p->code[at].length = 0;
-    else if (p->users[at] == 0)
-        p->code[at] = *code;
-    return true;
+    struct patch *list = debug_grow(p->patch, p->count, &p->room, sizeof(*list));
+    d->starved |= !list;
+    if (!list)
+        return NULL;
+    p->patch = list;
+    size_t at = first_patch(p, gpa);
+    struct patch *q = &list[at];
+    memmove(q + 1, q, (p->count++ - at) * sizeof(*q));
+    *q = (struct patch){ .at = gpa % MK_PAGE };
+    return q;
 }
 
+/* With several users, one that is for whatever is there counts. */
 bool page_ref(struct mk_debug *d, uint64_t gpa, const struct mk_break_code *code)
 {
     struct page *p = find(d, gpa);
-    unsigned at = gpa % MK_PAGE;
     if (!p && !(p = add(d, gpa)))
         return false;
-    if (!note_code(d, p, at, code))
+    struct patch *q = find_patch(p, gpa);
+    bool new = !q;
+    if (new && !(q = add_patch(d, p, gpa)))
         return false;
-    if (p->users[at] < MANY)
-        p->users[at]++;
-    if ((!wants(p, at) || is_left(p, at)) && p->in)
-        lift(d, p); /* it comes with the others */
-    p->wanted[at / 64] |= UINT64_C(1) << at % 64;
+    if (!code || !code->length)
+        q->code.length = 0;
+    else if (new)
+        q->code = *code;
+    q->users++;
+    if (!q->there)
+        list_lifted(d, p); /* it comes with the others */
     return true;
 }
 
 void page_unref(struct mk_debug *d, uint64_t gpa)
 {
     struct page *p = find(d, gpa);
-    unsigned at = gpa % MK_PAGE;
-    if (!p || p->users[at] == MANY || --p->users[at])
+    struct patch *q = find_patch(p, gpa);
+    if (!q || --q->users)
         return;
-    if (p->in) {
-        watch_open(d, p->gpa, MK_PAGE);
-        remove_at(d, p, at);
-    }
-    p->wanted[at / 64] &= ~(UINT64_C(1) << at % 64);
-}
-
-static bool has_patch(const struct mk_debug *d, uint64_t gpa)
-{
-    const struct page *p = find(d, gpa);
-    unsigned at = gpa % MK_PAGE;
-    return p && wants(p, at) && !(p->in && !in_hole(p, at) && is_left(p, at));
+    watch_open(d, p->gpa, MK_PAGE);
+    take_out(d, p, q);
+    memmove(q, q + 1, (size_t)(&p->patch[p->count--] - (q + 1)) * sizeof(*q));
 }
 
 bool page_has_patch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linear,
@@ -319,7 +287,8 @@ bool page_has_patch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linea
     struct mk_debug *d = debug_of(c);
     pthread_mutex_lock(&d->lock);
     *w = mk_walk(&d->vm->mem, s, linear);
-    bool is = w->present && has_patch(d, w->address);
+    const struct patch *q = w->present ? find_patch(find(d, w->address), w->address) : NULL;
+    bool is = q && !q->left;
     pthread_mutex_unlock(&d->lock);
     return is;
 }
@@ -328,7 +297,7 @@ bool page_has_patch(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linea
 
 static struct mk_debug *of_guard(struct mk_mem_guard *g)
 {
-    return (struct mk_debug *)((char *)g - offsetof(struct mk_debug, guard));
+    return MK_CONTAINER(g, struct mk_debug, guard);
 }
 
 static bool on_own_thread(const struct mk_vm *vm)
@@ -348,33 +317,19 @@ static void open_page(struct mk_debug *d, struct page *p, bool give)
     }
 }
 
-/* For a range of many pages, those of its pages that have patches are looked for instead. */
 static void open_range(struct mk_debug *d, uint64_t gpa, uint64_t len, bool give)
 {
     watch_open(d, gpa, len);
-    if (len / MK_PAGE <= d->pages) {
-        for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + len; at += MK_PAGE) {
-            struct page *p = find(d, at);
-            if (p)
-                open_page(d, p, give);
-        }
-        return;
-    }
-    for (size_t i = 0; i < d->page_buckets; i++)
-        for (struct page *p = d->page_bucket[i]; p; p = p->next)
-            if (p->gpa + MK_PAGE > gpa && p->gpa < gpa + len)
-                open_page(d, p, give);
+    for (size_t i = first_page(d, gpa); i < d->pages && d->page[i]->gpa < gpa + len; i++)
+        open_page(d, d->page[i], give);
 }
 
 void page_unseal(struct mk_debug *d, uint64_t gpa, uint64_t length)
 {
     watch_open(d, gpa, length);
-    for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + length; at += MK_PAGE) {
-        struct page *p = find(d, at);
-        if (!p)
-            continue;
-        unseal(d, p);
-        list_lifted(d, p); /* to be sealed again */
+    for (size_t i = first_page(d, gpa); i < d->pages && d->page[i]->gpa < gpa + length; i++) {
+        unseal(d, d->page[i]);
+        list_lifted(d, d->page[i]); /* to be sealed again */
     }
 }
 
@@ -410,17 +365,13 @@ static void guard_copy(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from
     pthread_mutex_lock(&d->lock);
     watch_open(d, gpa, len);
     memcpy(copy, from, len);
-    for (uint64_t at = gpa & ~(uint64_t)(MK_PAGE - 1); at < gpa + len; at += MK_PAGE) {
-        const struct page *p = find(d, at);
-        for (unsigned i = 0; p && p->in && i < MK_COUNT(p->wanted); i++)
-            for (uint64_t bits = p->wanted[i]; bits; bits &= bits - 1) {
-                unsigned byte = i * 64 + (unsigned)__builtin_ctzll(bits);
-                uint64_t offset = at + byte - gpa;
-                if (at + byte >= gpa && offset < len && !in_hole(p, byte) && !is_left(p, byte) &&
-                    copy[offset] == d->trap)
-                    copy[offset] = p->saved[byte];
-            }
-    }
+    for (size_t i = first_page(d, gpa); i < d->pages && d->page[i]->gpa < gpa + len; i++)
+        for (size_t k = 0; k < d->page[i]->count; k++) {
+            const struct patch *q = &d->page[i]->patch[k];
+            uint64_t offset = d->page[i]->gpa + q->at - gpa;
+            if (q->there && offset < len && copy[offset] == d->trap)
+                copy[offset] = q->own;
+        }
     bool open = d->open;
     pthread_mutex_unlock(&d->lock);
     come_back(d, open);

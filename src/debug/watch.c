@@ -113,15 +113,11 @@ static void add_chunk(struct mk_debug *d, struct mk_watchpoint *w, uint64_t line
         last->length += length;
         return;
     }
-    if (w->chunks == w->room) {
-        size_t more = w->room ? w->room * 2 : 4;
-        struct chunk *bigger = realloc(w->chunk, more * sizeof(*bigger));
-        d->starved |= !bigger;
-        if (!bigger)
-            return;
-        w->chunk = bigger;
-        w->room = more;
-    }
+    struct chunk *list = debug_grow(w->chunk, w->chunks, &w->room, sizeof(*list));
+    d->starved |= !list;
+    if (!list)
+        return;
+    w->chunk = list;
     w->chunk[w->chunks++] = (struct chunk){ gpa, length, linear };
 }
 
