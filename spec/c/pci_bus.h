@@ -79,20 +79,61 @@ static inline void store_at(uint64_t address, uint8_t size, uint64_t value)
     mk_bus_out(&mmio, &cpu, address, size, value, NULL);
 }
 
-static inline struct mk_pci_fn *new_fn(const char *name, uint8_t pin)
+/* Configuration space of a function, while it is put together. */
+struct space {
+    uint8_t initial[MK_PCI_CONFIG], writable[MK_PCI_CONFIG];
+};
+
+static inline void put(uint8_t *bytes, unsigned at, unsigned count, uint64_t value)
 {
-    const struct mk_pci_id id = { .name = name,
-                                  .vendor = 0x1234,
-                                  .device = 0x5678,
-                                  .class = 0xff00,
-                                  .revision = 7,
-                                  .subvendor = 1,
-                                  .subdevice = 2,
-                                  .pin = pin };
-    struct mk_pci_fn *fn = mk_pci_fn_new(&pci, &id, NULL);
+    for (unsigned i = 0; i < count; i++)
+        bytes[at + i] = (uint8_t)(value >> 8 * i);
+}
+
+static inline struct space identity(uint8_t pin)
+{
+    struct space s = { 0 };
+    put(s.initial, 0, 4, 0x56781234);
+    put(s.initial, 8, 4, 0x00ff0007);
+    put(s.initial, 0x2c, 4, 0x00020001);
+    s.initial[MK_PCI_PIN] = pin;
+    return s;
+}
+
+/* `type`: the bits that say of which kind it is. */
+static inline void add_bar(struct space *s, unsigned number, uint8_t type, uint64_t size)
+{
+    unsigned count = type & 4 ? 8 : 4;
+    put(s->initial, MK_PCI_BAR0 + 4 * number, count, type);
+    put(s->writable, MK_PCI_BAR0 + 4 * number, count, ~(size - 1) & ~UINT64_C(3));
+}
+
+/* The last of the list: its bytes, and those of them that guests write. */
+static inline void add_cap(struct space *s, unsigned at, uint8_t id, const char *bytes,
+                           const char *writable, size_t length)
+{
+    unsigned link = 0x34;
+    while (s->initial[link])
+        link = s->initial[link] + 1u;
+    s->initial[link] = (uint8_t)at;
+    s->initial[MK_PCI_STATUS] |= 0x10;
+    s->initial[at] = id;
+    memcpy(s->initial + at + 2, bytes, length);
+    memcpy(s->writable + at + 2, writable, length);
+}
+
+static inline struct mk_pci_fn *make_fn(const char *name, const struct space *s)
+{
+    struct mk_pci_fn *fn = mk_pci_fn_new(&pci, name, s->initial, s->writable, NULL);
     if (!fn)
         abort();
     return fn;
+}
+
+static inline struct mk_pci_fn *new_fn(const char *name, uint8_t pin)
+{
+    struct space s = identity(pin);
+    return make_fn(name, &s);
 }
 
 /* A latch is what stands for registers here. */
@@ -113,13 +154,20 @@ static inline struct mk_pci_fn *attach_at(struct mk_pci_fn *fn, uint8_t devfn)
 /* Slot 3: BAR 0 memory, 1 ports, 2 and 3 memory of 64 bits. */
 static inline struct mk_pci_fn *card(const char *name, uint8_t slot, uint8_t pin)
 {
-    struct mk_pci_fn *fn = new_fn(name, pin);
-    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, false, 4096, 0, NULL);
-    mk_pci_add_bar(fn, 1, MK_BAR_IO, false, 8, 0, NULL);
-    mk_pci_add_bar(fn, 2, MK_BAR_MEM64, true, UINT64_C(1) << 33, 0, NULL);
+    struct space s = identity(pin);
+    add_bar(&s, 0, 0, 4096);
+    add_bar(&s, 1, 1, 8);
+    add_bar(&s, 2, 12, UINT64_C(1) << 33);
+    struct mk_pci_fn *fn = make_fn(name, &s);
     fill(fn, 0, 4096);
     fill(fn, 1, 8);
     return attach_at(fn, (uint8_t)(slot << 3));
+}
+
+static inline void drive(struct mk_pci_fn *fn, bool level)
+{
+    uint16_t control;
+    mk_pci_set_irq(fn, level, &control);
 }
 
 static inline void route(unsigned pirq, uint8_t value)

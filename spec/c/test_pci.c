@@ -72,24 +72,27 @@ static void test_header(void)
 
 static void test_caps(void)
 {
-    static const uint8_t bytes[3] = { 1, 2, 3 }, mask[3] = { 0, 0xff, 0 };
-    struct mk_err err;
     bus_on();
-    struct mk_pci_fn *fn = new_fn("caps", 1);
-    tap_is(mk_pci_add_cap(fn, 9, bytes, mask, 3, NULL), 0x40, "a capability");
-    tap_is(mk_pci_add_msi(fn, NULL), 0, "MSI");
-    uint8_t large[200] = { 0 };
-    tap_ok(mk_pci_add_cap(fn, 9, large, NULL, 200, &err) < 0, "one that does not fit is refused");
-    tap_text(err.text,
-             "pci: caps: capability 0x9 of 202 bytes does not fit: configuration space has 192 "
-             "bytes for all of them",
-             "with the reason");
-    attach_at(fn, 3 << 3);
+    struct space s = identity(1);
+    add_cap(&s, 0x40, 9, "\1\2\3", "\0\xff", 3);
+    add_cap(&s, 0x48, 5, "\x80", "\x71", 2);
+    struct mk_pci_fn *fn = attach_at(make_fn("caps", &s), 3 << 3);
     tap_is(get(SLOT3, 4) >> 20 & 1, 1, "status says that there are some");
     tap_is(get(SLOT3, 0x34), 0x40, "the first");
     set(SLOT3, 0x40, 4, 0xffffffff);
     tap_is(get(SLOT3, 0x40), 0xff014809, "id, next, and what may be written");
     tap_is(get(SLOT3, 0x48) & 0xffff, 0x0005, "the second is the last");
+    tap_ok(fn->msi == 0x48 && !fn->msix, "MSI is found there");
+    mk_pci_fn_unref(fn);
+    put(s.initial, 0x49, 1, 0x40);
+    s.initial[0x48] = 7;
+    fn = make_fn("round", &s);
+    tap_ok(!fn->msi && !fn->msix, "a list that comes round ends");
+    mk_pci_fn_unref(fn);
+    put(s.initial, 0x49, 1, 0xff);
+    put(s.initial, 0xff, 1, 5);
+    fn = make_fn("end", &s);
+    tap_is(fn->msi, 0, "one that has no room at the end is none");
     mk_pci_fn_unref(fn);
     bus_off();
 }
@@ -98,7 +101,6 @@ static void test_caps(void)
 
 static void test_sizes(void)
 {
-    struct mk_err err;
     bus_on();
     struct mk_pci_fn *fn = card("card", 3, 1);
     for (unsigned reg = 0x10; reg < 0x28; reg += 4)
@@ -111,17 +113,20 @@ static void test_sizes(void)
     set(SLOT3, 0x11, 1, 0x2f);
     set(SLOT3, 0x12, 2, 0xfeb0);
     tap_is(get(SLOT3, 0x10), 0xfeb02000, "BARs are written in bytes and words, too");
-    struct mk_pci_fn *bad = new_fn("bad", 0);
-    tap_ok(mk_pci_add_bar(bad, 0, MK_BAR_MEM32, false, 24, 0, &err) < 0, "24 bytes");
-    tap_text(err.text,
-             "pci: bad: BAR 0 of 0x18 bytes: a size is a power of two, 0x10 to 0x80000000",
-             "are refused");
-    tap_ok(mk_pci_add_bar(bad, 0, MK_BAR_IO, false, 512, 0, NULL) < 0, "512 ports are");
-    tap_ok(mk_pci_add_bar(bad, 5, MK_BAR_MEM64, false, 16, 0, &err) < 0, "64 bits in the last");
-    tap_is(mk_pci_add_bar(bad, 2, MK_BAR_MEM64, false, 16, 0, NULL), 0, "one of 64 bits");
-    tap_ok(mk_pci_add_bar(bad, 3, MK_BAR_MEM32, false, 16, 0, &err) < 0, "takes the next");
-    tap_ok(mk_pci_add_bar(bad, 1, MK_BAR_MEM64, false, 16, 0, &err) < 0, "so none begins before");
-    tap_ok(mk_pci_add_ram(bad, 2, 0, 4096, &err) < 0, "RAM does not fit in 16 bytes");
+    struct space odd = { 0 };
+    memset(odd.initial, 0xff, sizeof(odd.initial));
+    memset(odd.writable, 0xff, sizeof(odd.writable));
+    put(odd.initial, 0x10, 8, 4);
+    put(odd.initial, 0x24, 4, 4);
+    put(odd.writable, 0x20, 4, 0x80000000);
+    put(odd.initial, 0x20, 4, 1);
+    struct mk_pci_fn *bad = make_fn("odd", &odd);
+    tap_ok(bad->bar[0]->wide && bad->bar[0]->size == 16 && !bad->bar[1], "64 bits take two");
+    tap_ok(bad->bar[2]->ports && bad->bar[2]->size == 4 && bad->bar[3], "ports take one");
+    tap_is((long long)bad->bar[4]->size, 0x80000000, "more than there are is nowhere");
+    tap_ok(bad->bar[5] && !bad->bar[5]->wide, "the last one has 32 bits");
+    tap_ok(mk_pci_add_ram(bad, 0, 0, 4096, NULL) < 0, "RAM does not fit in 16 bytes");
+    tap_ok(mk_pci_add_ram(bad, 1, 0, 4096, NULL) < 0, "nor into what is no BAR");
     mk_pci_fn_unref(bad);
     mk_pci_fn_unref(fn);
     bus_off();
@@ -205,8 +210,9 @@ static void test_overlap(void)
 static void test_ram(void)
 {
     bus_on();
-    struct mk_pci_fn *fn = new_fn("video", 0);
-    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, true, 1 << 20, 0, NULL);
+    struct space s = identity(0);
+    add_bar(&s, 0, 8, 1 << 20);
+    struct mk_pci_fn *fn = make_fn("video", &s);
     tap_is(mk_pci_add_ram(fn, 0, 4096, 8192, NULL), 0, "RAM in a part of a BAR");
     attach_at(fn, 3 << 3);
     set(SLOT3, 0x10, 4, 0xe0000000);
@@ -242,7 +248,7 @@ static void test_router(void)
         tap_is(mk_pci_irq_line(fn[i]), lines[i], "slots are spread over them");
         tap_is(get(0x80001000 + i * 0x800, 0x3c) & 0xff, lines[i], "as their registers say");
     }
-    mk_pci_set_irq(fn[1], true);
+    drive(fn[1], true);
     tap_is(take(), BASE1 + 5, "an interrupt");
     tap_is(take(), -1, "is in service");
     out8(0x20, EOI);
@@ -279,23 +285,23 @@ static void test_sharing(void)
 {
     bus_on();
     struct mk_pci_fn *a = card("a", 2, 1), *b = card("b", 6, 1);
-    mk_pci_set_irq(a, true);
+    drive(a, true);
     tap_is(take(), BASE2 + 3, "two on a line: one raises");
-    mk_pci_set_irq(b, true);
-    mk_pci_set_irq(a, false);
+    drive(b, true);
+    drive(a, false);
     out8(0xa0, EOI), out8(0x20, EOI);
     tap_is(take(), BASE2 + 3, "the other, which raised meanwhile, is not lost");
-    mk_pci_set_irq(b, false);
+    drive(b, false);
     out8(0xa0, EOI), out8(0x20, EOI);
     tap_is(take(), -1, "and then it is quiet");
     raise(11);
-    mk_pci_set_irq(a, true);
-    mk_pci_set_irq(a, false);
+    drive(a, true);
+    drive(a, false);
     tap_is(take(), BASE2 + 3, "so is a device of the line's own");
     lower(11);
     out8(0xa0, EOI), out8(0x20, EOI);
     tap_is(take(), -1, "until it lowers it");
-    mk_pci_set_irq(a, true);
+    drive(a, true);
     mk_pic_pulse(&pic, 11);
     tap_is(take(), BASE2 + 3, "a pulse on a line that is up");
     out8(0xa0, EOI), out8(0x20, EOI);
@@ -305,50 +311,35 @@ static void test_sharing(void)
     bus_off();
 }
 
-static uint64_t sent_to;
-static uint32_t sent_data;
-
-static void take_message(void *ctx, uint64_t address, uint32_t data)
+/* Raises it: the capability by which a message is due, and its control. */
+static uint8_t raise_fn(struct mk_pci_fn *fn, uint16_t *control)
 {
-    (void)ctx;
-    sent_to = address;
-    sent_data = data;
+    uint16_t none;
+    mk_pci_set_irq(fn, false, &none);
+    return mk_pci_set_irq(fn, true, control);
 }
 
 static void test_messages(void)
 {
+    uint16_t control;
     bus_on();
-    struct mk_pci_fn *fn = new_fn("msi", 1);
-    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, false, 4096, 0, NULL);
-    mk_pci_add_msi(fn, NULL);
-    tap_is(mk_pci_add_msix(fn, 3, 0, 0x800, NULL), 0, "MSI-X");
-    tap_ok(mk_pci_add_msix(fn, 300, 0, 0, NULL) < 0, "a table that its BAR has no room for");
-    attach_at(fn, 3 << 3);
-    set(SLOT3, 0x10, 4, 0xfeb00000);
-    set(SLOT3, 4, 2, 2);
-    set(SLOT3, 0x44, 4, 0xfee00000);
-    set(SLOT3, 0x4c, 4, 0x41);
+    struct space s = identity(1);
+    add_cap(&s, 0x40, 5, "\x80", "\x71", 2);
+    add_cap(&s, 0x50, 0x11, "\2", "\0\xc0", 2);
+    struct mk_pci_fn *fn = attach_at(make_fn("msi", &s), 3 << 3);
+    tap_is(raise_fn(fn, &control), 0, "without messages a function uses INTx");
+    tap_is(take(), BASE1 + 5, "which is there");
+    out8(0x20, EOI);
     set(SLOT3, 0x42, 2, 1);
-    mk_pci_set_irq(fn, true);
-    tap_is(take(), -1, "with MSI a function does not use INTx (6.8)");
-    tap_is((long long)pci.lost, 1, "without an APIC the message is lost");
-    set(SLOT3, 0x42, 2, 0);
-    tap_is(take(), BASE1 + 5, "without MSI INTx is back");
-    mk_pci_set_irq(fn, false);
-    tap_is(get(SLOT3, 0x54), 0x800, "MSI-X: where its table is");
-    tap_is(get(SLOT3, 0x58), 0x830, "and its pending bits");
-    tap_is(load_at(0xfeb0080c, 4), 1, "each vector is masked at first");
-    store_at(0xfeb00800, 8, 0xfee01000);
-    store_at(0xfeb00808, 4, 0x99);
+    tap_is(take(), -1, "with MSI it does not (6.8)");
+    tap_ok(raise_fn(fn, &control) == 5 && control == 0x81, "a message is due instead");
+    tap_is(mk_pci_set_irq(fn, true, &control), 0, "once");
+    tap_is(take(), -1, "and no INTx");
     set(SLOT3, 0x52, 2, 0xc000);
-    pci.message = take_message;
-    mk_pci_set_irq(fn, true);
-    tap_ok(sent_to == 0 && load_at(0xfeb00830, 8) == 1, "a masked one is pending");
-    mk_pci_set_irq(fn, false);
-    set(SLOT3, 0x52, 2, 0x8000);
-    store_at(0xfeb0080c, 4, 0);
-    mk_pci_set_irq(fn, true);
-    tap_ok(sent_to == 0xfee01000 && sent_data == 0x99, "one that is not goes to who takes it");
+    tap_ok(raise_fn(fn, &control) == 0x11 && control == 0xc002, "so with MSI-X");
+    set(SLOT3, 0x52, 2, 0);
+    set(SLOT3, 0x42, 2, 0);
+    tap_is(take(), BASE1 + 5, "without either INTx is back");
     mk_pci_fn_unref(fn);
     bus_off();
 }

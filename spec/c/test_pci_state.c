@@ -11,7 +11,7 @@ static void test_state(void)
     set(SLOT3, 0x10, 4, 0xfeb00000);
     set(SLOT3, 4, 2, 2);
     store_at(0xfeb00004, 4, 0xcafe);
-    mk_pci_set_irq(fn, true);
+    drive(fn, true);
     route(2, 7);
     out(0xcf8, 4, SLOT3 | 8);
     struct mk_bytes state = save();
@@ -64,7 +64,7 @@ static void fuzz_world(struct mk_pci_fn **fn, unsigned count)
     struct mk_pci_fn *one = fn[rnd(count)];
     uint64_t at;
     switch (rnd(6)) {
-    case 0: mk_pci_set_irq(one, rnd(2)); break;
+    case 0: drive(one, rnd(2)); break;
     case 1: mk_pci_detach(one); break;
     case 2: mk_pci_attach(one, (uint8_t)(2 + rnd(7)) << 3, NULL); break;
     default:
@@ -111,7 +111,7 @@ static void test_fuzz(unsigned accesses, uint64_t seed)
     tap_is(get(0x80000000, 0), 0x12378086, "fuzz: the bus answers");
     tap_is(bad_end, 0, "fuzz: nothing but a reset ends the VM");
     for (unsigned i = 0; i < MK_COUNT(fn); i++) {
-        mk_pci_set_irq(fn[i], false);
+        drive(fn[i], false);
         mk_pci_fn_unref(fn[i]);
     }
     bus_off();

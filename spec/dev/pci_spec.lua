@@ -151,6 +151,44 @@ describe("a PCI function in Lua", function()
                 { read(vm, A), read(vm, B), read(vm, C), read(vm, C + 4) })
   end)
 
+  it("has the interrupts of a guest that enables MSI or MSI-X lost, or pending", function()
+    local vm <close> = pci.vm()
+    local function attach(to)
+      return to.pci:attach(kvm.pci{ vendor = 1, device = 1, irq = true,
+        bars = { [0] = { size = 4096 } },
+        capabilities = { "msi", { vectors = 3, bar = 0, at = 0x800 } } }, { slot = 3 })
+    end
+    local d = attach(vm)
+    local function interrupt()
+      d:raise()
+      d:lower()
+      return vm.pci:lost()
+    end
+    local function run(...) assert.equal("halt", (pci.run(...))) end
+    local TABLE <const>, PENDING <const> = BASE + 0x800, BASE + 0x830
+    run(vm, { pci.place(CARD, 0, BASE), pci.get(A, CARD, 0x54), pci.get(B, CARD, 0x58),
+                  pci.get(C, CARD, 0x50), pci.set(CARD, 0x42, 1, 2) })
+    assert.same({ 0x800, 0x830, 0x00020011 }, { read(vm, A), read(vm, B), read(vm, C) })
+    assert.equal(1, interrupt())
+    run(vm, { pci.peek(A, TABLE + 12), pci.poke(TABLE, 0xfee01000), pci.poke(TABLE + 16, 7),
+                  pci.poke(PENDING, 0xff), pci.set(CARD, 0x42, 0, 2), pci.set(CARD, 0x52, 0x8000, 2) })
+    assert.equal(1, read(vm, A)) -- each vector is masked at first
+    assert.equal(1, interrupt())
+    local child <close> = assert(vm:fork(attach))
+    run(vm, { pci.peek(A, PENDING), pci.peek(B, TABLE), pci.peek(C, TABLE + 16),
+                  pci.poke(TABLE + 12, 0), pci.set(CARD, 0x52, 0xc000, 2) })
+    assert.same({ 1, 0xfee01000, 7 }, { read(vm, A), read(vm, B), read(vm, C) })
+    assert.equal(1, interrupt()) -- all are masked
+    run(vm, { pci.set(CARD, 0x52, 0x8000, 2) })
+    assert.equal(2, interrupt())
+    run(child, { pci.peek(A, PENDING), pci.peek(B, TABLE), pci.peek(C, TABLE + 12) })
+    assert.same({ 1, 0xfee01000, 1 }, { read(child, A), read(child, B), read(child, C) })
+    assert(vm:reset())
+    run(vm, { pci.place(CARD, 0, BASE), pci.peek(A, PENDING), pci.peek(B, TABLE),
+                  pci.peek(C, TABLE + 12) })
+    assert.same({ 0, 0, 1 }, { read(vm, A), read(vm, B), read(vm, C) })
+  end)
+
   it("reads and writes memory once the guest makes it a bus master, and answers a bad address",
     function()
     local vm <close> = pci.vm()
@@ -511,6 +549,9 @@ describe("misuse of kvm.pci and vm.pci", function()
     refused("register X lies over its RAM", define{ bars = { [0] = { registers = { [4096] = "X" },
                                                                      ram = { at = 4096,
                                                                        size = 4096 } } } })
+    refused("register X lies over its RAM", define{ bars = { [0] = { registers = { [0] = "X" },
+                                                                     ram = { at = -4096,
+                                                                       size = 4096 } } } })
     refused("kvm.pci: config: register X: those of 1, 2 or 4 bytes from 0x40",
             define{ config = { registers = { [0x10] = "X" } } })
     refused("kvm.pci: capabilities: msi is there twice", define{ capabilities = { "msi", "msi" } })
@@ -540,6 +581,20 @@ describe("misuse of kvm.pci and vm.pci", function()
     assert.is_false(bus:enabled())
     refused("BAR 0 of 0x18 bytes: a size is a power of two, 0x10 to 0x80000000",
             attach{ vendor = 1, device = 1, bars = { [0] = { size = 24 } } })
+    refused("pci: device: BAR 0 of 0x200 bytes: a size is a power of two, 0x4 to 0x100",
+            attach{ vendor = 1, device = 1, bars = { [0] = { io = true, size = 512 } } })
+    refused("BAR 5: there are 0 to 5, and a 64-bit one takes two",
+            attach{ vendor = 1, device = 1, bars = { [5] = { wide = true, size = 16 } } })
+    refused("pci: device: capability 0x9 of 202 bytes does not fit: configuration space has 192 "
+              .. "bytes for all of them",
+            attach{ vendor = 1, device = 1, capabilities = { "msi",
+              { id = 9, bytes = ("x"):rep(200) } } })
+    for _, m in ipairs{ { vectors = 300, at = 0 }, { vectors = 1, at = 4 }, { vectors = 1, at = -8 },
+                        { vectors = 1, bar = 1 }, { vectors = 1, bar = 2 } } do
+      refused("lies inside a BAR of memory at a multiple of 8",
+              attach{ vendor = 1, device = 1, capabilities = { m },
+                      bars = { [0] = { size = 4096 }, [1] = { size = 64, io = true } } })
+    end
     refused("BAR 1 is taken: a 64-bit one takes the next, too",
             attach{ vendor = 1, device = 1, bars = { [0] = { size = 16, wide = true },
               [1] = { size = 16 } } })

@@ -36,11 +36,12 @@ static void to_script(void *ctx, struct mk_cpu *c, const uint8_t *bytes, uint32_
 
 static struct mk_net *plug(unsigned slot)
 {
-    const struct mk_pci_id id = { .name = "net", .vendor = 0x1af4, .device = 0x1041, .pin = 1 };
+    static const uint8_t initial[MK_PCI_CONFIG] = { 0xf4, 0x1a, 0x41, 0x10, [MK_PCI_PIN] = 1 };
+    static const uint8_t writable[MK_PCI_CONFIG] = { [MK_PCI_BAR0 + 1] = 0xc0, 0xff, 0xff };
     struct mk_err err;
-    struct mk_pci_fn *fn = mk_pci_fn_new(&pci, &id, &err);
+    struct mk_pci_fn *fn = mk_pci_fn_new(&pci, "net", initial, writable, &err);
     struct mk_net *card = calloc(1, sizeof(*card));
-    fuzz_check(fn && card && mk_pci_add_bar(fn, 0, MK_BAR_MEM32, false, 0x4000, 0, &err) == 0);
+    fuzz_check(fn && card);
     fuzz_check(mk_pci_attach(fn, (uint8_t)(slot << 3), &err) == 0);
     card->virtio.ops = &mk_net_ops;
     card->virtio.broken = broken;

@@ -2,65 +2,40 @@
  * go meanwhile (src/dev/pci*.c, bus.c, ranges.c), and states as a snapshot may have them. */
 #include "fuzz.h"
 
-#include "dev/pci.h"
-#include "dev/prim.h"
-#include "pc.h"
+#include "pci_bus.h"
 
 #define FUNCTIONS 4
 
-static struct mk_bus mmio;
-static struct mk_pci pci;
-static struct mk_doorbells bells;
 static struct mk_pci_fn *fns[FUNCTIONS];
-
-static void wake(void *ctx)
-{
-    (void)ctx;
-}
-
-static void fill(struct mk_pci_fn *fn, unsigned number, uint64_t size)
-{
-    struct mk_prim *latch = mk_prim_new_latch(0, size - 1, 1, 0);
-    fuzz_check(latch && mk_bus_hook(&fn->bar[number]->bus, 0, size - 1, &mk_latch_ops, latch, "l"));
-}
 
 static struct mk_pci_fn *new_function(unsigned i)
 {
-    const struct mk_pci_id id = {
-        .name = "card", .vendor = 1, .device = 2, .class = 0xff0000, .pin = (uint8_t)(1 + i)
-    };
     struct mk_err err;
-    struct mk_pci_fn *fn = mk_pci_fn_new(&pci, &id, &err);
-    fuzz_check(fn);
-    mk_pci_add_bar(fn, 0, MK_BAR_MEM32, false, 4096, i == 1 ? 0xe0000000 : 0, &err);
-    mk_pci_add_bar(fn, 1, MK_BAR_IO, false, 8, 0, &err);
-    mk_pci_add_bar(fn, 2, MK_BAR_MEM64, true, UINT64_C(1) << 33, 0, &err);
+    struct space s = identity((uint8_t)(1 + i));
+    add_bar(&s, 0, 0, 4096);
+    add_bar(&s, 1, 1, 8);
+    add_bar(&s, 2, 12, UINT64_C(1) << 33);
+    if (i == 1) {
+        put(s.initial, MK_PCI_BAR0, 4, 0xe0000000);
+        put(s.initial, MK_PCI_COMMAND, 1, MK_PCI_MEMORY);
+    }
+    if (i == 2)
+        add_cap(&s, 0x40, 5, "\x80", "\x71", 2);
+    if (i == 3)
+        add_cap(&s, 0x50, 0x11, "\2", "\0\xc0", 2);
+    add_cap(&s, 0x60, 9, "\1\2\3", "\1\2\3", 3);
+    struct mk_pci_fn *fn = make_fn("card", &s);
     fill(fn, 0, 4096);
     fill(fn, 1, 8);
-    if (i == 2)
-        mk_pci_add_msi(fn, &err);
-    if (i == 3)
-        mk_pci_add_msix(fn, 17, 0, 0x800, &err);
-    static const uint8_t cap[] = { 1, 2, 3 };
-    mk_pci_add_cap(fn, 9, cap, cap, sizeof(cap), &err);
     mk_pci_attach(fn, (uint8_t)((3 + i) << 3), &err);
     return fn;
 }
 
 static void init(void)
 {
-    struct mk_err err;
     fuzz_mem_open();
-    machine_on();
-    mk_bus_init(&mmio, MK_SPACE_MMIO);
-    mk_doorbells_init(&bells, &bus, &mmio, wake, NULL);
-    mk_devs_add(&devices, mk_pci_init(&pci), &mk_pci_dev);
-    pci.ports = &bus;
-    pci.mmio = &mmio;
-    pci.pic = &pic;
-    pci.doorbells = &bells;
+    bus_on();
     pci.mem = &fuzz_mem;
-    fuzz_check(mk_pci_enable(&pci, &err) == 0);
     for (unsigned i = 0; i < FUNCTIONS; i++)
         fns[i] = new_function(i);
 }
@@ -73,7 +48,7 @@ static void restart(void)
         if (fns[i]->attached)
             mk_pci_detach(fns[i]);
     for (unsigned i = 0; i < FUNCTIONS; i++) {
-        mk_pci_set_irq(fns[i], false);
+        drive(fns[i], false);
         fuzz_check(mk_pci_attach(fns[i], (uint8_t)((3 + i) << 3), &err) == 0);
     }
     mk_devs_reset(&devices);
@@ -135,7 +110,7 @@ static void one(const uint8_t *bytes, size_t length)
             mk_bus_out(&bus, &cpu, 0xcf8, (uint8_t)(1u << which % 3), fuzz_u32(&in), NULL);
             break;
         case 9: mk_bus_in(&bus, &cpu, fuzz_u16(&in), (uint8_t)(1u << which % 3), NULL); break;
-        case 10: mk_pci_set_irq(fns[which], op & 0x40); break;
+        case 10: drive(fns[which], op & 0x40); break;
         case 11: mk_pci_detach(fns[which]); break;
         case 12:
             if (!fns[which]->attached)

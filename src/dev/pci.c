@@ -147,30 +147,22 @@ bool mk_pci_is_master(struct mk_pci_fn *fn)
 
 /* --- the bus is there --- */
 
-static struct mk_pci_fn *new_part(struct mk_pci *pci, const char *name, uint16_t device,
-                                  uint32_t class, struct mk_err *err)
-{
-    const struct mk_pci_id id = { .name = name,
-                                  .vendor = 0x8086,
-                                  .device = device,
-                                  .class = class };
-    return mk_pci_fn_new(pci, &id, err);
-}
-
 /* An Intel 440FX and a PIIX3, of which guests find what concerns interrupts. */
 static int make_parts(struct mk_pci *pci, struct mk_err *err)
 {
     if (pci->piix3)
         return 0;
-    struct mk_pci_fn *bridge = new_part(pci, "host bridge", 0x1237, 0x060000, err);
-    struct mk_pci_fn *piix3 = bridge ? new_part(pci, "PIIX3", 0x7000, 0x060100, err) : NULL;
+    static const uint8_t nothing[MK_PCI_CONFIG],
+        pirqs[MK_PCI_CONFIG] = { [MK_PCI_PIRQ] = 0x8f, 0x8f, 0x8f, 0x8f };
+    static const uint8_t i440fx[MK_PCI_CONFIG] = { 0x86, 0x80, 0x37, 0x12, [11] = 0x06 };
+    static const uint8_t isa[MK_PCI_CONFIG] = { 0x86, 0x80, 0x00, 0x70, [10] = 0x01, 0x06 };
+    struct mk_pci_fn *bridge = mk_pci_fn_new(pci, "host bridge", i440fx, nothing, err);
+    struct mk_pci_fn *piix3 = bridge ? mk_pci_fn_new(pci, "PIIX3", isa, pirqs, err) : NULL;
     if (!piix3) {
         if (bridge)
             mk_pci_fn_unref(bridge);
         return -1;
     }
-    for (unsigned i = 0; i < MK_PCI_PIRQS; i++)
-        mk_pci_set_writable(piix3, MK_PCI_PIRQ + i, 0x8f);
     pthread_mutex_lock(&pci->dev.lock);
     pci->bridge = bridge;
     pci->piix3 = piix3;

@@ -8,8 +8,8 @@
  *
  * Configuration accesses come on the threads of vCPUs, functions are attached, detached and raise
  * their interrupts on any thread. The device's lock is over all of it, and is held while the PIC's
- * inputs are set, which never call back. Without an APIC nobody takes messages: those that MSI and
- * MSI-X send are lost, and counted. */
+ * inputs are set, which never call back. There is no APIC that would take messages of MSI and
+ * MSI-X: a function that is to send some just keeps its line down. */
 #ifndef MK_PCI_H
 #define MK_PCI_H
 
@@ -21,23 +21,10 @@
 #define MK_PCI_BARS 6
 #define MK_PCI_CONFIG 256
 #define MK_PCI_FUNCTIONS 256 /* of a bus: slot << 3 | function */
-#define MK_PCI_FIRST_CAP 0x40
 #define MK_PCI_PIRQS 4
 
-enum mk_bar_kind { MK_BAR_MEM32, MK_BAR_MEM64, MK_BAR_IO };
-
-/* What a function is. */
-struct mk_pci_id {
-    const char *name;
-    uint16_t vendor, device, subvendor, subdevice;
-    uint32_t class; /* class, subclass, interface: 24 bits */
-    uint8_t revision;
-    uint8_t pin; /* 1 to 4: INTA# to INTD#; 0: it does not interrupt */
-};
-
 struct mk_pci_bar {
-    enum mk_bar_kind kind;
-    bool prefetch;
+    bool ports, wide;  /* wide: an address of 64 bits, in this register and the next one */
     uint64_t size, at; /* `at`: while the window is open */
     struct mk_bus bus; /* the window */
     /* RAM in it; `ram` NULL: none. Reached through a memory slot where that is possible, else
@@ -54,10 +41,8 @@ struct mk_pci_fn {
     uint8_t devfn;
     bool attached;
     uint8_t config[MK_PCI_CONFIG], writable[MK_PCI_CONFIG], initial[MK_PCI_CONFIG];
-    uint8_t next_cap, last_cap; /* where the next capability goes; the last one, 0: none */
-    uint8_t msi, msix;          /* where those are; 0: none */
-    bool raised;                /* the device wants an interrupt */
-    struct mk_msix *vectors;
+    uint8_t msi, msix;    /* where those capabilities are; 0: none */
+    bool raised;          /* the device wants an interrupt */
     struct mk_bus window; /* configuration space: what a script adds lies on top */
     struct mk_pci_bar *bar[MK_PCI_BARS];
     _Atomic unsigned references;
@@ -80,12 +65,8 @@ struct mk_pci {
     uint32_t address;                 /* CONFADD */
     struct mk_pci_fn *bridge, *piix3; /* slots 0 and 1 */
     struct mk_pci_fn *_Atomic fn[MK_PCI_FUNCTIONS];
-    uint16_t lines;        /* the PIC's inputs that are held up */
-    bool missing;          /* functions of the snapshot that was loaded last are not there (yet) */
-    _Atomic uint64_t lost; /* messages that nobody takes */
-    /* Takes a message of MSI; NULL: there is no APIC. */
-    void (*message)(void *ctx, uint64_t address, uint32_t data);
-    void *message_ctx;
+    uint16_t lines; /* the PIC's inputs that are held up */
+    bool missing;   /* functions of the snapshot that was loaded last are not there (yet) */
 };
 
 /* The parts of it are set in vm/compose.c. */
@@ -98,33 +79,24 @@ int mk_pci_enable(struct mk_pci *pci, struct mk_err *err);
 void mk_pci_register(struct mk_pci *pci, int vm_fd);
 void mk_pci_use_slots(struct mk_pci *pci, bool slots);
 
-/* A function that is on no bus yet, as after a reset; NULL with *err. Its maker has a reference. */
-struct mk_pci_fn *mk_pci_fn_new(struct mk_pci *pci, const struct mk_pci_id *id, struct mk_err *err);
+/* A function that is on no bus yet; NULL with *err. Its maker has a reference. `initial` is its
+ * configuration space after a reset, MK_PCI_CONFIG bytes, `writable` the bits of it that guests may
+ * write, beside those that every function has. Its BARs are the registers with bits of an address
+ * to write, the lowest of which is the size (6.2.5.1). */
+struct mk_pci_fn *mk_pci_fn_new(struct mk_pci *pci, const char *name, const uint8_t *initial,
+                                const uint8_t *writable, struct mk_err *err);
 void mk_pci_fn_unref(struct mk_pci_fn *fn);
-/* Before it is attached. Sizes are powers of two: of memory 16 bytes at least, of ports 4 to 256.
- * `at`: where it is after a reset, with its decoding on; 0: nowhere. */
-int mk_pci_add_bar(struct mk_pci_fn *fn, unsigned number, enum mk_bar_kind kind, bool prefetch,
-                   uint64_t size, uint64_t at, struct mk_err *err);
-/* RAM, in whole pages. */
+/* RAM in a BAR of memory, in whole pages; before it is attached. */
 int mk_pci_add_ram(struct mk_pci_fn *fn, unsigned number, uint64_t at, uint64_t size,
                    struct mk_err *err);
-/* What follows the two bytes of id and next; `mask` has the bits that guests write, NULL: none.
- * Where it is, or -1. */
-int mk_pci_add_cap(struct mk_pci_fn *fn, uint8_t id, const uint8_t *bytes, const uint8_t *mask,
-                   size_t length, struct mk_err *err);
-/* MSI with one message; MSI-X with 1 to 2048 whose table, and after it the pending bits, lie in a
- * BAR of memory. */
-int mk_pci_add_msi(struct mk_pci_fn *fn, struct mk_err *err);
-int mk_pci_add_msix(struct mk_pci_fn *fn, unsigned count, unsigned bar, uint64_t at,
-                    struct mk_err *err);
-/* Bits of a byte that guests may write. */
-void mk_pci_set_writable(struct mk_pci_fn *fn, unsigned reg, uint8_t mask);
 
 /* Also while the VM runs. Detached, its place reads as empty, and it raises nothing. */
 int mk_pci_attach(struct mk_pci_fn *fn, uint8_t devfn, struct mk_err *err);
 void mk_pci_detach(struct mk_pci_fn *fn);
-/* Its interrupt is wanted or not: INTx, or a message when the guest has enabled those. */
-void mk_pci_set_irq(struct mk_pci_fn *fn, bool level);
+/* Its interrupt is wanted or not. When it is from now on and the guest has enabled messages, the
+ * first of them is due instead of INTx: the id of the capability, MSI's or MSI-X's, and its
+ * control; else 0. */
+uint8_t mk_pci_set_irq(struct mk_pci_fn *fn, bool level, uint16_t *control);
 /* The PIC's input that its INTx goes to at the moment, or -1. */
 int mk_pci_irq_line(struct mk_pci_fn *fn);
 /* Whether the guest lets it access memory (bus master). */
@@ -146,43 +118,17 @@ static inline uint32_t mk_pci_get32(const uint8_t *at)
     return mk_pci_get16(at) | (uint32_t)mk_pci_get16(at + 2) << 16;
 }
 
-static inline void mk_pci_put16(uint8_t *at, uint16_t value)
-{
-    at[0] = (uint8_t)value;
-    at[1] = (uint8_t)(value >> 8);
-}
-
-static inline void mk_pci_put32(uint8_t *at, uint32_t value)
-{
-    mk_pci_put16(at, (uint16_t)value);
-    mk_pci_put16(at + 2, (uint16_t)(value >> 16));
-}
-
 #define MK_PCI_COMMAND 0x04
 #define MK_PCI_STATUS 0x06
 #define MK_PCI_BAR0 0x10
-#define MK_PCI_CAPS 0x34
 #define MK_PCI_LINE 0x3c
 #define MK_PCI_PIN 0x3d
 #define MK_PCI_IO 0x1 /* of COMMAND */
 #define MK_PCI_MEMORY 0x2
 #define MK_PCI_MASTER 0x4
 #define MK_PCI_NO_INTX 0x400
-#define MK_PCI_INTX 0x8          /* of STATUS */
-#define MK_PCI_PIRQ 0x60         /* of the PIIX3: PIRQRC[A:D] */
-#define MK_PCI_MSI_ENABLE 0x0001 /* of the capabilities' control */
-#define MK_PCI_MSIX_ENABLE 0x8000
-#define MK_PCI_MSIX_MASK 0x4000
-#define MK_PCI_MSIX_ENTRY 16u /* bytes: address, data, control */
-#define MK_PCI_MSIX_MASKED 1u /* of an entry's control */
-
-struct mk_msix {
-    struct mk_pci_fn *fn;
-    unsigned count;
-    uint64_t at;
-    size_t length;
-    uint8_t bytes[]; /* the table, then a bit for each message that is pending */
-};
+#define MK_PCI_INTX 0x8  /* of STATUS */
+#define MK_PCI_PIRQ 0x60 /* of the PIIX3: PIRQRC[A:D] */
 
 /* pci_config.c: as after a reset, or as in a snapshot. */
 void mk_pci_fn_reset(struct mk_pci_fn *fn);
@@ -191,6 +137,7 @@ void mk_pci_fn_load(struct mk_pci_fn *fn, const uint8_t *config, bool raised);
 void mk_pci_place_bars(struct mk_pci_fn *fn);
 void mk_pci_close_bars(struct mk_pci_fn *fn);
 void mk_pci_place_slots(struct mk_pci *pci); /* a place of RAM may have become free */
+bool mk_pci_make_bars(struct mk_pci_fn *fn); /* false: out of memory */
 void mk_pci_free_bar(struct mk_pci_bar *bar);
 /* pci_irq.c: sets the PIC's inputs to what is raised and routed. */
 void mk_pci_route(struct mk_pci *pci);

@@ -14,93 +14,47 @@
 #define FIRST_SLOT 0x3000u /* memory slots from here on are BARs' */
 #define IO_BITS 3u
 #define MEMORY_BITS 15u
+#define TYPE_IO 1u
 #define TYPE_64 4u
-#define PREFETCHABLE 8u
-#define MEM32_MAX 0x80000000u
-#define MEM64_MAX (UINT64_C(1) << 40)
 #define RAM_MAX (UINT64_C(256) << 20)
 
 typedef unsigned long long ull;
 
 /* --- making them --- */
 
-static int check_size(const struct mk_pci_fn *fn, unsigned number, enum mk_bar_kind kind,
-                      uint64_t size, struct mk_err *err)
+/* The address in a BAR's register, or two of them. */
+static uint64_t address_in(const struct mk_pci_bar *bar, const uint8_t *reg)
 {
-    static const struct {
-        uint64_t least, most;
-    } sizes[] = { [MK_BAR_MEM32] = { 16, MEM32_MAX },
-                  [MK_BAR_MEM64] = { 16, MEM64_MAX },
-                  [MK_BAR_IO] = { 4, 256 } };
-    if (size & (size - 1) || size < sizes[kind].least || size > sizes[kind].most)
-        return mk_fail(err, EINVAL,
-                       "pci: %s: BAR %u of 0x%llx bytes: a size is a power of two, 0x%llx to "
-                       "0x%llx",
-                       fn->name, number, (ull)size, (ull)sizes[kind].least, (ull)sizes[kind].most);
-    return 0;
+    uint64_t high = bar->wide ? mk_pci_get32(reg + 4) : 0;
+    return high << 32 | (mk_pci_get32(reg) & ~(bar->ports ? IO_BITS : MEMORY_BITS));
 }
 
-static int check_number(const struct mk_pci_fn *fn, unsigned number, enum mk_bar_kind kind,
-                        struct mk_err *err)
+static bool make_bar(struct mk_pci_fn *fn, unsigned number, bool *wide)
 {
-    bool wide = kind == MK_BAR_MEM64;
-    if (number + wide >= MK_PCI_BARS)
-        return mk_fail(err, EINVAL, "pci: %s: BAR %u: there are 0 to 5, and a 64-bit one takes two",
-                       fn->name, number);
-    bool taken = fn->bar[number] || (wide && fn->bar[number + 1]) ||
-                 (number > 0 && fn->bar[number - 1] && fn->bar[number - 1]->kind == MK_BAR_MEM64);
-    if (taken)
-        return mk_fail(err, EEXIST, "pci: %s: BAR %u is taken: a 64-bit one takes the next, too",
-                       fn->name, number);
-    return 0;
-}
-
-static uint32_t type_bits(enum mk_bar_kind kind, bool prefetch)
-{
-    if (kind == MK_BAR_IO)
-        return MK_PCI_IO;
-    return (kind == MK_BAR_MEM64 ? TYPE_64 : 0) | (prefetch ? PREFETCHABLE : 0);
-}
-
-/* Behind the last address that a BAR may have: one that ends there is being sized. */
-static uint64_t limit_of(enum mk_bar_kind kind)
-{
-    static const uint64_t limits[] = {
-        [MK_BAR_MEM32] = UINT32_MAX, [MK_BAR_MEM64] = UINT64_C(1) << 63, [MK_BAR_IO] = 0x10000
-    };
-    return limits[kind];
-}
-
-int mk_pci_add_bar(struct mk_pci_fn *fn, unsigned number, enum mk_bar_kind kind, bool prefetch,
-                   uint64_t size, uint64_t at, struct mk_err *err)
-{
-    uint32_t low = kind == MK_BAR_IO ? IO_BITS : MEMORY_BITS;
-    if (check_size(fn, number, kind, size, err) < 0 || check_number(fn, number, kind, err) < 0)
-        return -1;
-    if (at & (size - 1))
-        return mk_fail(err, EINVAL, "pci: %s: BAR %u at 0x%llx: it is a multiple of its size",
-                       fn->name, number, (ull)at);
-    if (!mk_inside(at, size, limit_of(kind)))
-        return mk_fail(err, EINVAL, "pci: %s: BAR %u at 0x%llx: it has to end below 0x%llx",
-                       fn->name, number, (ull)at, (ull)limit_of(kind));
-    struct mk_pci_bar *bar = calloc(1, sizeof(*bar));
-    if (!bar)
-        return mk_fail_errno(err, ENOMEM, "pci: %s", fn->name);
-    *bar = (struct mk_pci_bar){ .kind = kind, .prefetch = prefetch, .size = size };
-    bool ports = kind == MK_BAR_IO;
-    mk_bus_init_window(&bar->bus, ports ? MK_SPACE_PORTS : MK_SPACE_MMIO,
+    unsigned reg = MK_PCI_BAR0 + 4 * number;
+    uint8_t type = fn->initial[reg];
+    bool ports = type & TYPE_IO;
+    *wide = !ports && type & TYPE_64 && number + 1 < MK_PCI_BARS;
+    struct mk_pci_bar bar = { .ports = ports, .wide = *wide };
+    uint64_t bits = address_in(&bar, fn->writable + reg);
+    bar.size = bits & -bits;
+    if (!bits)
+        return true;
+    fn->bar[number] = malloc(sizeof(bar));
+    if (!fn->bar[number])
+        return false;
+    *fn->bar[number] = bar;
+    mk_bus_init_window(&fn->bar[number]->bus, ports ? MK_SPACE_PORTS : MK_SPACE_MMIO,
                        ports ? fn->pci->ports : fn->pci->mmio);
-    fn->bar[number] = bar;
-    uint8_t reg = (uint8_t)(MK_PCI_BAR0 + 4 * number);
-    mk_pci_put32(fn->initial + reg, (uint32_t)at | type_bits(kind, prefetch));
-    mk_pci_put32(fn->writable + reg, (uint32_t) ~(size - 1) & ~low);
-    if (kind == MK_BAR_MEM64) {
-        mk_pci_put32(fn->initial + reg + 4, (uint32_t)(at >> 32));
-        mk_pci_put32(fn->writable + reg + 4, (uint32_t)(~(size - 1) >> 32));
-    }
-    if (at)
-        fn->initial[MK_PCI_COMMAND] |= ports ? MK_PCI_IO : MK_PCI_MEMORY;
-    return 0;
+    return true;
+}
+
+bool mk_pci_make_bars(struct mk_pci_fn *fn)
+{
+    bool made = true, wide = false;
+    for (unsigned i = 0; made && i < MK_PCI_BARS; i += 1 + wide)
+        made = make_bar(fn, i, &wide);
+    return made;
 }
 
 void mk_pci_free_bar(struct mk_pci_bar *bar)
@@ -172,7 +126,7 @@ int mk_pci_add_ram(struct mk_pci_fn *fn, unsigned number, uint64_t at, uint64_t 
                    struct mk_err *err)
 {
     struct mk_pci_bar *bar = fn->bar[number];
-    if (bar->kind == MK_BAR_IO || at % MK_PAGE || size % MK_PAGE || size == 0 || size > RAM_MAX ||
+    if (!bar || bar->ports || at % MK_PAGE || size % MK_PAGE || size == 0 || size > RAM_MAX ||
         !mk_inside(at, size, bar->size))
         return mk_fail(err, EINVAL,
                        "pci: %s: RAM of 0x%llx bytes at 0x%llx in BAR %u: it has whole pages of "
@@ -263,18 +217,21 @@ void mk_pci_use_slots(struct mk_pci *pci, bool slots)
 
 /* --- where they are --- */
 
+/* Behind the last address that a BAR may have. */
+static uint64_t limit_of(const struct mk_pci_bar *bar)
+{
+    return bar->ports ? 0x10000 : bar->wide ? UINT64_C(1) << 63 : UINT32_MAX;
+}
+
 /* False: nowhere. Address 0 is where a BAR is that nobody has given a place, and one that ends with
  * the last address is being sized. */
 static bool wanted_place(const struct mk_pci_fn *fn, unsigned number, uint64_t *at)
 {
     const struct mk_pci_bar *bar = fn->bar[number];
-    const uint8_t *reg = fn->config + MK_PCI_BAR0 + 4 * number;
-    bool ports = bar->kind == MK_BAR_IO, wide = bar->kind == MK_BAR_MEM64;
-    *at = mk_pci_get32(reg) & ~(ports ? IO_BITS : MEMORY_BITS);
-    if (wide)
-        *at |= (uint64_t)mk_pci_get32(reg + 4) << 32;
-    bool on = mk_pci_get16(fn->config + MK_PCI_COMMAND) & (ports ? MK_PCI_IO : MK_PCI_MEMORY);
-    return fn->attached && on && *at && mk_inside(*at, bar->size, limit_of(bar->kind));
+    unsigned decoding = bar->ports ? MK_PCI_IO : MK_PCI_MEMORY;
+    *at = address_in(bar, fn->config + MK_PCI_BAR0 + 4 * number);
+    return fn->attached && fn->config[MK_PCI_COMMAND] & decoding && *at &&
+           mk_inside(*at, bar->size, limit_of(bar));
 }
 
 static void close_bar(struct mk_pci_fn *fn, struct mk_pci_bar *bar)

@@ -9,8 +9,14 @@
 
 #define COMMAND_BITS 0x0547 /* I/O, memory, master, parity, SERR#, INTx off */
 #define STATUS_CAPS 0x10
+#define CACHE_LINE 0x0c
+#define LATENCY 0x0d
 #define HEADER_TYPE 0x0e
 #define SEVERAL 0x80 /* functions in this slot */
+#define CAPS 0x34
+#define CAP_LEAST 4 /* id, next, control */
+#define MSI 0x05
+#define MSIX 0x11
 
 /* --- accesses --- */
 
@@ -66,37 +72,47 @@ static const struct mk_io_ops config_ops = {
 
 /* --- what a function is --- */
 
-static void set_id(struct mk_pci_fn *fn, const struct mk_pci_id *id)
+/* Where a capability is; 0: there is none. The list may be anything (6.7). */
+static uint8_t find_cap(const struct mk_pci_fn *fn, uint8_t id)
 {
-    uint8_t *c = fn->initial;
-    mk_pci_put16(c, id->vendor);
-    mk_pci_put16(c + 2, id->device);
-    mk_pci_put32(c + 8, id->class << 8 | id->revision);
-    mk_pci_put16(c + 0x2c, id->subvendor);
-    mk_pci_put16(c + 0x2e, id->subdevice);
-    c[MK_PCI_PIN] = id->pin;
-    mk_pci_put16(fn->writable + MK_PCI_COMMAND, COMMAND_BITS);
-    fn->writable[0x0c] = fn->writable[0x0d] = 0xff; /* cache line, latency */
-    fn->writable[MK_PCI_LINE] = 0xff;
+    uint8_t at = fn->initial[MK_PCI_STATUS] & STATUS_CAPS ? fn->initial[CAPS] : 0;
+    for (unsigned left = MK_PCI_CONFIG / 4; at && left; left--) {
+        if (at > MK_PCI_CONFIG - CAP_LEAST)
+            return 0;
+        if (fn->initial[at] == id)
+            return at;
+        at = fn->initial[at + 1];
+    }
+    return 0;
 }
 
-struct mk_pci_fn *mk_pci_fn_new(struct mk_pci *pci, const struct mk_pci_id *id, struct mk_err *err)
+static bool init_fn(struct mk_pci_fn *fn, const uint8_t *initial, const uint8_t *writable)
+{
+    memcpy(fn->initial, initial, sizeof(fn->initial));
+    memcpy(fn->writable, writable, sizeof(fn->writable));
+    fn->writable[MK_PCI_COMMAND] |= COMMAND_BITS & 0xff;
+    fn->writable[MK_PCI_COMMAND + 1] |= COMMAND_BITS >> 8;
+    fn->writable[CACHE_LINE] = fn->writable[LATENCY] = fn->writable[MK_PCI_LINE] = 0xff;
+    fn->msi = find_cap(fn, MSI);
+    fn->msix = find_cap(fn, MSIX);
+    mk_bus_init_window(&fn->window, MK_SPACE_MMIO, fn->pci->ports);
+    return mk_bus_hook(&fn->window, 0, MK_PCI_CONFIG - 1, &config_ops, fn, fn->name) &&
+           mk_pci_make_bars(fn);
+}
+
+struct mk_pci_fn *mk_pci_fn_new(struct mk_pci *pci, const char *name, const uint8_t *initial,
+                                const uint8_t *writable, struct mk_err *err)
 {
     struct mk_pci_fn *fn = calloc(1, sizeof(*fn));
-    if (!fn) {
-        mk_fail_errno(err, ENOMEM, "pci: %s", id->name);
-        return NULL;
+    if (fn) {
+        fn->pci = pci;
+        atomic_store(&fn->references, 1);
+        snprintf(fn->name, sizeof(fn->name), "%s", name);
+        if (init_fn(fn, initial, writable))
+            return fn;
+        mk_pci_fn_unref(fn);
     }
-    fn->pci = pci;
-    fn->next_cap = MK_PCI_FIRST_CAP;
-    atomic_store(&fn->references, 1);
-    snprintf(fn->name, sizeof(fn->name), "%s", id->name);
-    set_id(fn, id);
-    mk_bus_init_window(&fn->window, MK_SPACE_MMIO, pci->ports);
-    if (mk_bus_hook(&fn->window, 0, MK_PCI_CONFIG - 1, &config_ops, fn, fn->name))
-        return fn;
-    mk_pci_fn_unref(fn);
-    mk_fail_errno(err, ENOMEM, "pci: %s", id->name);
+    mk_fail_errno(err, ENOMEM, "pci: %s", name);
     return NULL;
 }
 
@@ -105,7 +121,6 @@ static void free_fn(struct mk_pci_fn *fn)
     for (unsigned i = 0; i < MK_PCI_BARS; i++)
         mk_pci_free_bar(fn->bar[i]);
     mk_bus_free(&fn->window);
-    free(fn->vectors);
     free(fn);
 }
 
@@ -113,31 +128,6 @@ void mk_pci_fn_unref(struct mk_pci_fn *fn)
 {
     if (atomic_fetch_sub(&fn->references, 1) == 1)
         free_fn(fn);
-}
-
-int mk_pci_add_cap(struct mk_pci_fn *fn, uint8_t id, const uint8_t *bytes, const uint8_t *mask,
-                   size_t length, struct mk_err *err)
-{
-    unsigned at = fn->next_cap;
-    if (at + 2 + length > MK_PCI_CONFIG || at == 0)
-        return mk_fail(err, E2BIG,
-                       "pci: %s: capability 0x%x of %zu bytes does not fit: configuration space "
-                       "has 192 bytes for all of them",
-                       fn->name, id, 2 + length);
-    fn->initial[fn->last_cap ? fn->last_cap + 1u : MK_PCI_CAPS] = (uint8_t)at;
-    fn->initial[MK_PCI_STATUS] |= STATUS_CAPS;
-    fn->initial[at] = id;
-    memcpy(fn->initial + at + 2, bytes, length);
-    if (mask)
-        memcpy(fn->writable + at + 2, mask, length);
-    fn->last_cap = (uint8_t)at;
-    fn->next_cap = (uint8_t)((at + 2 + length + 3) & ~3u); /* 0: it is full */
-    return (int)at;
-}
-
-void mk_pci_set_writable(struct mk_pci_fn *fn, unsigned reg, uint8_t mask)
-{
-    fn->writable[reg] = mask;
 }
 
 /* --- its state --- */

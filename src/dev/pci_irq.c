@@ -1,5 +1,5 @@
-/* pci_irq.c - interrupts of functions: INTx and the router of a PIIX3, or messages (PCI 3.0, 6.8).
- * See pci.h.
+/* pci_irq.c - interrupts of functions: INTx and the router of a PIIX3. A function that is to send
+ * messages keeps its line down (PCI 3.0, 6.8.2.1). See pci.h.
  *
  * Intel 82371SB data sheet, PIRQRC[A:D] (PCI function 0, 60h-63h): bit 7 switches a line's routing
  * off, bits 3:0 name the ISA interrupt. Which PIRQ a slot's pin is wired to is the board's: as
@@ -8,10 +8,10 @@
  */
 #include "dev/pci.h"
 
-#include <string.h>
-
 #define ROUTING_OFF 0x80
 #define ISA_LINES 0xdef8u /* 3 to 7, 9 to 12, 14, 15 */
+#define MSI_ENABLE 0x0001 /* of the capabilities' control */
+#define MSIX_ENABLE 0x8000
 
 static const uint8_t firmware[MK_PCI_PIRQS] = { 10, 11, 5, 9 };
 
@@ -34,55 +34,28 @@ uint8_t mk_pci_default_line(uint8_t devfn, uint8_t pin)
     return pin ? firmware[pirq_of(devfn, pin)] : 0;
 }
 
-/* --- messages ---
- *
- * A message is a write to memory that an APIC takes. There is none yet: messages go to
- * pci->message, which is NULL, are lost and counted, as on a board without one. Guests that have no
- * APIC do not enable them. */
-
-static uint16_t control(const struct mk_pci_fn *fn, uint8_t cap)
-{
-    return mk_pci_get16(fn->config + cap + 2);
-}
-
-static bool has_messages(const struct mk_pci_fn *fn)
-{
-    return (fn->msi && control(fn, fn->msi) & MK_PCI_MSI_ENABLE) ||
-           (fn->msix && control(fn, fn->msix) & MK_PCI_MSIX_ENABLE);
-}
-
-static void send(struct mk_pci *pci, const uint8_t *address, const uint8_t *data)
-{
-    if (pci->message)
-        pci->message(pci->message_ctx,
-                     mk_pci_get32(address) | (uint64_t)mk_pci_get32(address + 4) << 32,
-                     mk_pci_get32(data));
-    else
-        atomic_fetch_add(&pci->lost, 1);
-}
-
-/* The first message of a function. One that is masked is pending. */
-static void send_message(struct mk_pci_fn *fn)
-{
-    if (fn->msix && control(fn, fn->msix) & MK_PCI_MSIX_ENABLE) {
-        uint8_t *entry = fn->vectors->bytes;
-        if (control(fn, fn->msix) & MK_PCI_MSIX_MASK || entry[12] & MK_PCI_MSIX_MASKED)
-            entry[fn->vectors->count * MK_PCI_MSIX_ENTRY] |= 1;
-        else
-            send(fn->pci, entry, entry + 8);
-        return;
-    }
-    uint8_t data[4] = { 0 };
-    memcpy(data, fn->config + fn->msi + 12, 2);
-    send(fn->pci, fn->config + fn->msi + 4, data);
-}
-
 /* --- lines --- */
+
+/* The capability by which the guest wants messages, and its control; 0: none. */
+static uint8_t enabled_cap(const struct mk_pci_fn *fn, uint16_t *control)
+{
+    const struct {
+        uint8_t at;
+        uint16_t enable;
+    } caps[] = { { fn->msix, MSIX_ENABLE }, { fn->msi, MSI_ENABLE } };
+    for (unsigned i = 0; i < MK_COUNT(caps); i++) {
+        *control = mk_pci_get16(fn->config + caps[i].at + 2);
+        if (caps[i].at && *control & caps[i].enable)
+            return fn->config[caps[i].at];
+    }
+    return 0;
+}
 
 static bool signals(const struct mk_pci_fn *fn)
 {
+    uint16_t control;
     return fn->raised && !(mk_pci_get16(fn->config + MK_PCI_COMMAND) & MK_PCI_NO_INTX) &&
-           !has_messages(fn);
+           !enabled_cap(fn, &control);
 }
 
 static uint16_t wanted_lines(const struct mk_pci *pci)
@@ -130,17 +103,18 @@ void mk_pci_init_router(struct mk_pci *pci)
         mk_pic_set_level_triggered(pci->pic, level);
 }
 
-void mk_pci_set_irq(struct mk_pci_fn *fn, bool level)
+uint8_t mk_pci_set_irq(struct mk_pci_fn *fn, bool level, uint16_t *control)
 {
     struct mk_pci *pci = fn->pci;
     pthread_mutex_lock(&pci->dev.lock);
-    if (fn->attached && fn->raised != level) {
+    bool changes = fn->attached && fn->raised != level;
+    if (changes) {
         fn->raised = level;
-        if (level && has_messages(fn))
-            send_message(fn);
         mk_pci_route(pci);
     }
+    uint8_t cap = changes && level ? enabled_cap(fn, control) : 0;
     pthread_mutex_unlock(&pci->dev.lock);
+    return cap;
 }
 
 int mk_pci_irq_line(struct mk_pci_fn *fn)

@@ -8,8 +8,9 @@
 
 void mk_virtio_set_isr(struct mk_virtio *v, uint8_t isr)
 {
+    uint16_t control;
     v->isr = isr;
-    mk_pci_set_irq(v->fn, isr != 0);
+    mk_pci_set_irq(v->fn, isr != 0, &control);
 }
 
 void mk_virtio_interrupt(struct mk_virtio *v, uint8_t isr)

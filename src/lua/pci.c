@@ -8,28 +8,25 @@
 
 /* --- functions --- */
 
-static uint16_t number16(lua_State *L, const char *key)
+/* MK_PCI_CONFIG bytes. */
+static const uint8_t *check_config(lua_State *L, int index)
 {
-    return (uint16_t)mk_integer_field(L, 2, key, 0);
+    size_t length;
+    const char *bytes = luaL_checklstring(L, index, &length);
+    luaL_argcheck(L, length == MK_PCI_CONFIG, index, "configuration space has 256 bytes");
+    return (const uint8_t *)bytes;
 }
 
-/* pci_new(vm.pci, { name=, vendor=, device=, subvendor=, subdevice=, class=, revision=, pin= })
- * -> function */
+/* pci_new(vm.pci, name, initial, writable) -> function */
 static int pci_new(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_child(L, 1, MK_PCI);
     struct mk_err err;
-    struct mk_pci_id id = { .name = mk_string_field(L, 2, "name", NULL),
-                            .vendor = number16(L, "vendor"),
-                            .device = number16(L, "device"),
-                            .subvendor = number16(L, "subvendor"),
-                            .subdevice = number16(L, "subdevice"),
-                            .class = (uint32_t)mk_integer_field(L, 2, "class", 0),
-                            .revision = (uint8_t)mk_integer_field(L, 2, "revision", 0),
-                            .pin = (uint8_t)mk_integer_field(L, 2, "pin", 0) };
+    const char *name = luaL_checkstring(L, 2);
+    const uint8_t *initial = check_config(L, 3), *writable = check_config(L, 4);
     lua_getiuservalue(L, 1, 1);
     struct mk_pci_fn **fn = mk_new_child(L, lua_gettop(L), sizeof(*fn), MK_PCI_FN);
-    *fn = mk_pci_fn_new(&v->vm.pci, &id, &err);
+    *fn = mk_pci_fn_new(&v->vm.pci, name, initial, writable, &err);
     return *fn ? 1 : mk_lua_error(L, "%s", err.text);
 }
 
@@ -50,27 +47,13 @@ static int done(lua_State *L, int rc, const struct mk_err *err)
     return 1;
 }
 
-/* pci_bar(function, number, "mem32"|"mem64"|"io", prefetch, size, at) */
-static int pci_bar(lua_State *L)
-{
-    static const char *const kinds[] = { "mem32", "mem64", "io", NULL };
-    struct mk_pci_fn *fn = mk_check_pci_fn(L);
-    struct mk_err err;
-    unsigned number = (unsigned)luaL_checkinteger(L, 2);
-    enum mk_bar_kind kind = (enum mk_bar_kind)luaL_checkoption(L, 3, NULL, kinds);
-    return done(L,
-                mk_pci_add_bar(fn, number, kind, lua_toboolean(L, 4),
-                               (uint64_t)luaL_checkinteger(L, 5), (uint64_t)luaL_checkinteger(L, 6),
-                               &err),
-                &err);
-}
-
-/* pci_ram(function, number, at, size): after its pci_bar() */
+/* pci_ram(function, number, at, size) */
 static int pci_ram(lua_State *L)
 {
     struct mk_pci_fn *fn = mk_check_pci_fn(L);
     struct mk_err err;
     unsigned number = (unsigned)luaL_checkinteger(L, 2);
+    luaL_argcheck(L, number < MK_PCI_BARS, 2, "a BAR is 0 to 5");
     return done(L,
                 mk_pci_add_ram(fn, number, (uint64_t)luaL_checkinteger(L, 3),
                                (uint64_t)luaL_checkinteger(L, 4), &err),
@@ -111,36 +94,6 @@ static int pci_ram_write(lua_State *L)
     return 0;
 }
 
-/* pci_cap(function, id, bytes, mask) -> where it is; `mask` is as long as `bytes` */
-static int pci_cap(lua_State *L)
-{
-    struct mk_pci_fn *fn = mk_check_pci_fn(L);
-    struct mk_err err;
-    size_t length, mask_length;
-    uint8_t id = (uint8_t)luaL_checkinteger(L, 2);
-    const char *bytes = luaL_checklstring(L, 3, &length);
-    const char *mask = luaL_checklstring(L, 4, &mask_length);
-    luaL_argcheck(L, mask_length == length, 4, "as many bytes as the capability");
-    return done(L,
-                mk_pci_add_cap(fn, id, (const uint8_t *)bytes, (const uint8_t *)mask, length, &err),
-                &err);
-}
-
-/* pci_msi(function); pci_msix(function, count, bar, at) */
-static int pci_msi(lua_State *L)
-{
-    struct mk_err err;
-    return done(L, mk_pci_add_msi(mk_check_pci_fn(L), &err), &err);
-}
-
-static int pci_msix(lua_State *L)
-{
-    struct mk_pci_fn *fn = mk_check_pci_fn(L);
-    struct mk_err err;
-    unsigned count = (unsigned)luaL_checkinteger(L, 2), bar = (unsigned)luaL_checkinteger(L, 3);
-    return done(L, mk_pci_add_msix(fn, count, bar, (uint64_t)luaL_checkinteger(L, 4), &err), &err);
-}
-
 /* pci_attach(function, slot << 3 | function) */
 static int pci_attach(lua_State *L)
 {
@@ -157,13 +110,19 @@ static int pci_detach(lua_State *L)
     return 0;
 }
 
-/* pci_irq(function, level) */
+/* pci_irq(function, level) -> the capability by which a message is due instead of INTx, its control
+ * | nil */
 static int pci_irq(lua_State *L)
 {
     struct mk_pci_fn *fn = mk_check_pci_fn(L);
     mk_lua_flush_output();
-    mk_pci_set_irq(fn, lua_toboolean(L, 2));
-    return 0;
+    uint16_t control;
+    uint8_t cap = mk_pci_set_irq(fn, lua_toboolean(L, 2), &control);
+    if (!cap)
+        return 0;
+    lua_pushinteger(L, cap);
+    lua_pushinteger(L, control);
+    return 2;
 }
 
 /* pci_line(function) -> the PIC's line, nil: none */
@@ -212,14 +171,6 @@ static int pci_name(lua_State *L)
     return 1;
 }
 
-/* pci_lost(vm.pci) -> messages that nobody took */
-static int pci_lost(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_child(L, 1, MK_PCI);
-    lua_pushinteger(L, (lua_Integer)atomic_load(&v->vm.pci.lost));
-    return 1;
-}
-
 /* pci_window(function [, number]) -> that of a BAR, or of configuration space */
 static int pci_window(lua_State *L)
 {
@@ -233,13 +184,13 @@ static int pci_window(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg core[] = {
-    MK_FN(pci_new),      MK_FN(pci_bar),       MK_FN(pci_ram), MK_FN(pci_cap),
-    MK_FN(pci_ram_read), MK_FN(pci_ram_write), MK_FN(pci_msi), MK_FN(pci_msix),
-    MK_FN(pci_attach),   MK_FN(pci_detach),    MK_FN(pci_irq), MK_FN(pci_line),
-    MK_FN(pci_master),   MK_FN(pci_place),     MK_FN(pci_on),  MK_FN(pci_name),
-    MK_FN(pci_lost),     MK_FN(pci_window),    MK_END
-};
+static const luaL_Reg core[] = { MK_FN(pci_new),      MK_FN(pci_ram),
+                                 MK_FN(pci_ram_read), MK_FN(pci_ram_write),
+                                 MK_FN(pci_attach),   MK_FN(pci_detach),
+                                 MK_FN(pci_irq),      MK_FN(pci_line),
+                                 MK_FN(pci_master),   MK_FN(pci_place),
+                                 MK_FN(pci_on),       MK_FN(pci_name),
+                                 MK_FN(pci_window),   MK_END };
 static const luaL_Reg fn_meta[] = { { "__gc", fn_gc }, MK_END };
 
 const struct mk_exports mk_pci_exports[] = { { .type = MK_PCI },

@@ -123,7 +123,9 @@ local function set_line(d, level)
     if not d.definition.irq then
       core.blame(("device %s has no interrupt: say irq = true in its kvm.pci{...}"):format(d.name))
     end
-    return core.pci_irq(d.pci, level)
+    local capability, control = core.pci_irq(d.pci, level)
+    if capability then require("minikvm.device.msix").send(d, capability, control) end
+    return
   end
   if not d.irq then
     core.blame(("device %s has no interrupt line: attach it with irq = LINE"):format(d.name))
@@ -308,6 +310,7 @@ local function reset(d)
   d.state, d.reg = {}, {}
   M.each_register(d.definition, function(r) d.reg[r.name] = registers.initial(r) end)
   strict.fixed(d.reg, ("register of device %s"):format(d.name))
+  if d.pci and d.definition.pci.msix then require("minikvm.device.msix").reset(d) end
   disks.reset(d)
   if d.definition.reset then d.definition.reset(d) end
 end

@@ -5,12 +5,16 @@
 -- Specification 3.0, chapter 6.
 
 local block = require "minikvm.device.block"
+local config_space = require "minikvm.device.config_space"
 local core = require "minikvm.core"
 local device = require "minikvm.device"
 local options = require "minikvm.options"
 require "minikvm.device.hooks" -- windows have its methods
 
 local M = {}
+
+---The part for MSI-X, which few functions have.
+local function msix_part() return require "minikvm.device.msix" end
 
 ---@class minikvm.pci
 local pci = core.methods "minikvm.pci"
@@ -77,11 +81,11 @@ local function check_bar(where, o, names, msix)
   local used = last and last.offset + last.width or 0
   local size = o.size or power_of_two(o.io and 4 or 16, math.max(used,
     ram and ram.at + ram.size or 0,
-    msix and msix.at + msix.vectors * 16 + (msix.vectors + 63) // 64 * 8 or 0))
-  local room = math.min(size, ram and ram.at or size, msix and msix.at or size)
+    msix and msix.at + msix_part().length(msix.vectors) or 0))
+  local room = math.max(0, math.min(size, ram and ram.at or size, msix and msix.at or size))
   if used > room then
     core.blame(("%s: register %s lies over its %s"):format(where, last.name,
-      ram and room == ram.at and "RAM" or "MSI-X table"))
+      ram and ram.at <= room and "RAM" or "MSI-X table"))
   elseif not b.has_registers and not o.size and (o.read or o.write) then
     core.blame(where .. ": say its 'size': it has handlers and no registers")
   elseif (o.read or o.write) and room == 0 then
@@ -204,7 +208,7 @@ function M.define(def)
   o.pci = { vendor = o.vendor, device = o.device, class = o.class or 0xff0000,
             revision = o.revision or 0,
             subvendor = sub[1] or o.vendor, subdevice = sub[2] or o.device,
-            bars = bars, config = config, capabilities = list }
+            bars = bars, config = config, capabilities = list, msix = msix }
   for key in pairs(FUNCTION) do
     if not device.OPTIONS[key] then o[key] = nil end
   end
@@ -216,24 +220,22 @@ end
 ---The core's function, with its BARs and capabilities, on no bus yet.
 local function new_function(vm, def, name, pin, at)
   local p = def.pci
-  local fn = core.pci_new(vm.pci, { name = name, vendor = p.vendor, device = p.device,
-    subvendor = p.subvendor, subdevice = p.subdevice, class = p.class, revision = p.revision,
-    pin = pin })
+  local space = config_space.new(name, p, pin)
   for number = 0, BARS do
-    local bar = p.bars[number]
-    if bar then
-      core.pci_bar(fn, number, bar.kind, bar.prefetch, bar.size, at[number] or 0)
-      if bar.ram then core.pci_ram(fn, number, bar.ram.at, bar.ram.size) end
-    end
+    if p.bars[number] then space:add_bar(number, p.bars[number], at[number] or 0) end
   end
   for _, c in ipairs(p.capabilities) do
     if c.kind == "msi" then
-      core.pci_msi(fn)
+      space:add_msi()
     elseif c.kind == "msix" then
-      core.pci_msix(fn, c.vectors, c.bar, c.at)
+      space:add_msix(c, msix_part().length(c.vectors), p.bars[c.bar])
     else
-      core.pci_cap(fn, c.id, c.bytes, c.writable)
+      space:add_capability(c.id, c.bytes, c.writable)
     end
+  end
+  local fn = core.pci_new(vm.pci, name, space:bytes())
+  for number, bar in pairs(p.bars) do
+    if bar.ram then core.pci_ram(fn, number, bar.ram.at, bar.ram.size) end
   end
   return fn
 end
@@ -257,6 +259,7 @@ local function hook(d, fn)
       end
     end
   end
+  if p.msix then msix_part().hook(d, p.msix) end
 end
 
 local ATTACH <const> = options.declare("vm.pci:attach", {
@@ -378,10 +381,7 @@ end
 
 ---Messages of MSI and MSI-X that were lost, because there is no APIC.
 ---@return integer
-function pci:lost()
-  vm_of(self, "vm.pci:lost")
-  return core.pci_lost(self)
-end
+function pci:lost() return msix_part().lost(vm_of(self, "vm.pci:lost")) end
 
 -- ---- the routing table ----
 

@@ -34,6 +34,9 @@ local function key_of(name, place, seen)
   return key .. "\0" .. seen[key]
 end
 
+---The part for MSI-X, when a device has a table of it.
+local function msix_of(def) return def.pci and def.pci.msix and require "minikvm.device.msix" end
+
 ---The state of one device. `raised` is of a line that it drives itself.
 ---@param d minikvm.device
 ---@param raised boolean
@@ -43,7 +46,8 @@ function M.save(d, raised, layers)
   local value
   if def.save then value = copy(def.save(d)) else value = { state = copy(d.state) } end
   return { name = d.name, place = d.place, reg = copy(d.reg), value = value, raised = raised,
-           timers = timers.save(d), disks = disks.save(d, layers) }
+           timers = timers.save(d), disks = disks.save(d, layers),
+           msix = msix_of(def) and msix_of(def).save(d) }
 end
 
 ---What is wrong with a device for a state that is its own; nil when it fits.
@@ -102,6 +106,7 @@ function M.load(d, saved, layers)
   local def = d.definition
   timers.drop(d)
   d.reg = strict.fixed(copy(saved.reg), ("register of device %s"):format(d.name))
+  if msix_of(def) then msix_of(def).reset(d, saved.msix) end
   disks.load(d, layers)
   timers.load(d, saved.timers)
   if def.load then
