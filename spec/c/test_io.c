@@ -132,7 +132,7 @@ static void test_fork(void)
 
 #ifdef __SANITIZE_THREAD__
 /* It ends a child of fork() that makes threads, unless it is told not to. */
-const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void)
 {
     return "die_after_fork=0";

@@ -233,13 +233,16 @@ static uint32_t rnd(uint32_t below)
 static _Atomic bool over;
 static _Atomic unsigned scribbled;
 
-static void *scribble(void *arg)
+/* As a vCPU does, whose writes a sanitizer does not see either. */
+__attribute__((no_sanitize("thread"))) static void *scribble(void *arg)
 {
+    uint8_t *table = mk_mem_writable(&mem, DESC, 0x82);
     uint64_t state = 1;
     (void)arg;
     while (!atomic_load(&over)) {
         state = state * 6364136223846793005u + 1442695040888963407u;
-        put(DESC + (state >> 33) % 0x80, state >> 50, 2);
+        uint16_t value = (uint16_t)(state >> 50);
+        __builtin_memcpy(table + (state >> 33) % 0x80, &value, sizeof(value));
         atomic_fetch_add(&scribbled, 1);
     }
     return NULL;
