@@ -30,11 +30,9 @@ end
 local vm = assert(kvm.vm{ name = "kvm_vmm", mode = opts.paging and "paged" or "real",
                           cpus = #opts.guests, irqchip = opts.paging and "pic" or "none" })
 for i, guest in ipairs(opts.guests) do
-  local loaded, why = vm:load(guest, { cpu = i - 1, at = opts.load, entry = opts.entry })
-  if not loaded then
-    io.stderr:write("kvm_vmm.lua: ", why, "\n")
-    os.exit(1, true)
-  end
+  local loaded, problem = cli.attempt("kvm_vmm.lua", vm.load, vm, guest,
+                                      { cpu = i - 1, at = opts.load, entry = opts.entry })
+  if not loaded then os.exit(problem, true) end
 end
 vm.console:attach()
 if #opts.guests > 1 then -- several outputs: told apart by line

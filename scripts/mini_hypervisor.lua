@@ -50,7 +50,7 @@ for i, name in ipairs(names) do rules[i] = { name, "cow" } end
 local files = assert(kvm.files{ root = root, rules = rules, private = opts.out })
 local vms, count = {}, {}
 for i, image in ipairs(opts.guest) do
-  local name = image:match "([^/]+)$":gsub("%.%w+$", "")
+  local name = image:match "[^/]*$":gsub("%.%w+$", "")
   count[name] = (count[name] or 0) + 1
   if count[name] > 1 then name = name .. "-" .. count[name] end
   local vm = assert(kvm.vm{ name = name, mode = "long", memory = (opts.memory or "2") .. "M",

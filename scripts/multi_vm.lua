@@ -5,6 +5,7 @@
 
 local kvm = require "minikvm"
 local args = require "minikvm.cli.args"
+local cli = require "minikvm.cli"
 
 local opts, status = args.handle({
   program = "multi_vm.lua", summary = "Runs several guests at once, each in a VM and thread of its"
@@ -28,9 +29,10 @@ end
 
 local vms = {}
 for i, image in ipairs(images) do
-  local name = image:match "([^/]+)$":gsub("%.bin$", "")
+  local name = image:match "[^/]*$":gsub("%.bin$", "")
   local vm = assert(kvm.vm{ name = name, mode = "real", limits = { seconds = 10 } })
-  assert(vm:load(path_of(image)))
+  local loaded, problem = cli.attempt("multi_vm.lua", vm.load, vm, path_of(image))
+  if not loaded then os.exit(problem, true) end
   vm.console:on_line(function(line) print(("[%s] %s"):format(name, line)) end)
   vms[i] = vm
 end

@@ -129,7 +129,7 @@ describe("minikvm run refuses with status 2", function()
     ["run --limit exits=1 --limit exits=2 x"] = "--limit exits is given twice",
     ["run --limit exits x"] = "expected WHAT=N",
     ["run --unhandled fualt x"] = "(did you mean \"fault\"?)",
-    ["run --name a --name b x"] = "2 names for 1 images",
+    ["run --name a --name b x"] = "2 names for 1 image",
     ["doctor -x"] = "unknown option '-x'",
     ["doctor now"] = "unexpected argument \"now\"",
   } do

@@ -60,8 +60,8 @@ describe("minikvm new", function()
     for words, message in pairs{
       ["kernl16 a"] = 'no kind "kernl16" %(did you mean \'kernel16\'%?%); there are kernel16',
       ["device a/b"] = '"a/b" is no name for a project: letters, digits and _, a letter first',
-      ["device ''"] = '"" is no name', ["device"] = "at least 2 words",
-      ["device a b"] = "at most 2 words",
+      ["device ''"] = '"" is no name', [""] = "kind is missing",
+      ["device"] = "name is missing", ["device a b"] = 'unexpected argument "b"',
     } do
       local r = sh("P new " .. words)
       assert.equal(2, r.status, words)

@@ -54,6 +54,19 @@ describe("--safe", function()
     end
   end)
 
+  it("says why a script cannot be loaded, and nothing of its own insides", function()
+    local path = program.file "x = = 1"
+    local r = program.run("P --safe " .. path)
+    os.remove(path)
+    assert.equal(1, r.status)
+    assert.matches("^minikvm: %-%-safe: [^\n]*:1: unexpected symbol near '='\n$",
+                   program.without_missing(r.err))
+    r = program.run "P --safe /nowhere/x.lua"
+    assert.equal(1, r.status)
+    assert.matches("^minikvm: %-%-safe: cannot open /nowhere/x.lua[^\n]*\n$",
+                   program.without_missing(r.err))
+  end)
+
   it("requires of minikvm what is inside the program, never a file of such a name", function()
     local folder = os.tmpname()
     os.remove(folder)

@@ -48,7 +48,7 @@ describe("minikvm test --coverage", function()
     assert(r.err:find("--coverage: .*/no/cov: No such file or directory"), r.err)
     r = s:test "--coverage D/a_spec.lua D"
     assert.equal(2, r.status)
-    assert(r.err:find("--coverage: .*a_spec.lua: File exists"), r.err)
+    assert(r.err:find("--coverage: .*a_spec.lua: it is no folder"), r.err)
   end)
 
   it("says when there is nothing to cover, and that is no failure", function()

@@ -152,6 +152,9 @@ describe("minikvm test", function()
       ["D/nosuch"] = "nosuch: No such file or directory", ["D/empty"] = "no spec files",
       ["--timings D/nosuch D"] = "No such file",
       ["--timings D/timings D"] = "timings:2: expected SECONDS",
+      ["--timings D/empty D"] = "empty: Is a directory", ["--timings /dev/zero D"] = "zero:1: exp",
+      ["--junit D/nosuch/x.xml D"] = "--junit: ", ["--junit D/empty D"] = "empty: Is a directory",
+      ["--save-timings D/nosuch/x D"] = "--save-timings: ", ["/dev/null"] = "neither a file nor a",
       ["--artefacts D/a_spec.lua"] = "is given twice", ["--tap=1"] = "--tap takes no value",
     } do
       local r = s:test(words)
@@ -353,10 +356,11 @@ describe("results for others:", function()
   end)
 
   it("are an error when they cannot be written", function()
-    local s <close> = suites.new{ ["a_spec.lua"] = PASS }
-    local r = s:test "--junit D/nosuch/out.xml D"
+    local s <close> = suites.new{ ["gone/a"] = "" }
+    s:write("a_spec.lua", ("it('a', function() os.execute 'rm -r %s/gone' end)"):format(s.folder))
+    local r = s:test "--junit D/gone/out.xml D"
     assert.same({ 1, "1 passed, 0 failed, 0 skipped" }, { r.status, r.last })
-    assert.matches("--junit: .*No such file", r.err)
+    assert.matches("^minikvm test: %-%-junit: [^\n]*out.xml: No such file or directory\n$", r.err)
   end)
 end)
 

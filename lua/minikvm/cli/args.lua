@@ -72,8 +72,8 @@ end
 
 -- ---- the parser ----
 
----Adds an option. Choices are for completions only: converter() has the better message. So is the
----most that there may be of the rest, for texts: check_rest() names the word that is too much.
+---Adds an option. Choices are for completions only: converter() has the better message. So is how
+---much there may be of the rest, for texts: check_rest() names what is missing or too much.
 local function add_option(parser, option, to_show)
   local added = parser:option(option[1]):description(option.help or "")
   if option[2] then added:name(option[2]) end
@@ -92,7 +92,7 @@ local function add_rest(parser, rest, to_show)
   argument:description(rest.help or "")
   local min, max = rest.min or 0, to_show and rest.max
   local range = max and (min == max and min or ("%d-%d"):format(min, max))
-  argument:args(range or min > 0 and "+" or "*")
+  argument:args(range or to_show and min > 0 and "+" or "*")
   argument:target(rest.key)
   if to_show and rest.choices then argument:choices(rest.choices) end
   return argument
@@ -192,7 +192,6 @@ local MESSAGES <const> = {
   { "^option '(.-)' requires .*argument", "%1 needs a value: %1 %2" },
   { "^option '(.-)' must be used at most 1 time", "%1 is given twice" },
   { "^option '(.-)' does not take arguments", "%1 takes no value" },
-  { "^missing argument '(.-)'", "%1 is missing" },
 }
 
 local function translate(message, by_name)
@@ -211,10 +210,10 @@ end
 local function check_rest(rest, words)
   local min, max = rest.min or 0, rest.max or math.huge
   if #words > max then
-    if max == 0 then return ("unexpected argument %q"):format(words[1]) end
+    if max == 0 or rest.names then return ("unexpected argument %q"):format(words[max + 1]) end
     return ("at most %d %s can be given, got %d"):format(max, rest.value, #words)
   elseif #words < min then
-    return ("at least %d %s are needed, got %d"):format(min, rest.value, #words)
+    return (rest.names and rest.names[#words + 1] or rest.value) .. " is missing"
   end
 end
 

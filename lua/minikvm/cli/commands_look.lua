@@ -61,7 +61,7 @@ end
 
 ---The integer that an expression stands for, or a place: "0x1000", "rsp + 8", "main", "main+4",
 ---"kernel.c:12".
-local function address_of(vm, text)
+function M.address_of(vm, text)
   local cpu = the_cpu(vm)
   local chunk = load("return " .. text, "=command", "t", environment(vm, cpu))
   local ok, value = pcall(chunk or error)
@@ -72,16 +72,8 @@ local function address_of(vm, text)
 end
 
 ---What break_at is given: an address when it is one to Lua, else the words.
-local function place_in(text)
+function M.place_in(text)
   return math.tointeger(tonumber(text)) or text
-end
-
----A number of times: the first word of the rest; `default` without one.
-local function count_in(rest, default)
-  if rest == "" then return default end
-  local number = math.tointeger(tonumber(rest))
-  if not number or number < 1 then fail("expected a number of times, got %q", rest) end
-  return number
 end
 
 -- ---- what is shown ----
@@ -115,7 +107,7 @@ local function source_line(vm, place)
 end
 
 ---Where a vCPU is: function and line, the source line, the instruction.
-local function whereabouts(vm, cpu)
+function M.whereabouts(vm, cpu)
   local ip = linear_ip(cpu)
   local place = vm:place_of(ip)
   local known = place.symbol or place.file
@@ -131,17 +123,6 @@ end
 
 local BYTES_MAX <const> = 4096
 
----Bytes at a linear address, as far as they are mapped.
-local function read_linear(vm, cpu, address, length)
-  local bytes = {}
-  for i = 0, length - 1 do
-    local at = cpu:translate(address + i)
-    if not at or not vm.memory:has(at, 1) then break end
-    bytes[#bytes + 1] = vm.memory:read(at, 1)
-  end
-  return table.concat(bytes)
-end
-
 ---16 bytes a line, by their linear addresses.
 local function dump(address, bytes)
   local lines = {}
@@ -153,24 +134,24 @@ local function dump(address, bytes)
   return table.concat(lines, "\n")
 end
 
-local function examine(vm, rest)
+function M.examine(vm, rest)
   if rest == "" then fail "examine what? x WHERE [BYTES]" end
   local place, length = rest:match "^(.-)%s+(%w+)$"
   local bytes = length and math.tointeger(tonumber(length))
   if not bytes then place, bytes = rest, 64 end
   if bytes < 1 or bytes > BYTES_MAX then fail("1 to %d bytes, not %d", BYTES_MAX, bytes) end
-  local address, cpu = address_of(vm, place), the_cpu(vm)
-  local found = read_linear(vm, cpu, address, bytes)
+  local address = M.address_of(vm, place)
+  local found = core.linear_read(the_cpu(vm), address, bytes)
   local text = dump(address, found)
   if #found == bytes then return text end
   return ("%s0x%x is not mapped to memory"):format(text ~= "" and text .. "\n" or "",
                                                    address + #found)
 end
 
-local function disassemble(vm, rest)
+function M.disassemble(vm, rest)
   local cpu, place, number = the_cpu(vm), rest:match "^(.-)%s*(%d*)$"
   if rest:find "^0[xX]" or not rest:find " " and rest:find "%D" then place, number = rest, "" end
-  local address = place ~= "" and address_of(vm, place) or nil
+  local address = place ~= "" and M.address_of(vm, place) or nil
   local list = cpu:disassemble(math.tointeger(tonumber(number)) or 8, address)
   if #list == 0 then fail "there is no code there" end
   local lines, last = {}, nil
@@ -186,40 +167,26 @@ local function disassemble(vm, rest)
   return table.concat(lines, "\n")
 end
 
-local function where(vm, rest)
-  if rest == "" then return whereabouts(vm, the_cpu(vm)) end
-  local address = address_of(vm, rest)
+function M.where(vm, rest)
+  if rest == "" then return M.whereabouts(vm, the_cpu(vm)) end
+  local address = M.address_of(vm, rest)
   local place = vm:place_of(address)
   local source = source_line(vm, place)
   return ("0x%x  %s%s"):format(address, tostring(place), source and "\n" .. source or "")
 end
 
-local function backtrace(vm) return tostring(the_cpu(vm):backtrace()) end
-local function locals(vm) return the_cpu(vm):locals() end
-local function show_registers(vm) return tostring(the_cpu(vm):registers()) end
+function M.backtrace(vm) return tostring(the_cpu(vm):backtrace()) end
+function M.locals(vm) return the_cpu(vm):locals() end
+function M.registers(vm) return tostring(the_cpu(vm):registers()) end
 
-local function choose_cpu(vm, rest)
+function M.choose_cpu(vm, rest)
   if rest ~= "" then
     local number = math.tointeger(tonumber(rest))
     local ok, cpu = pcall(function() return vm.cpu[number] end)
     if not ok or not cpu then fail("vm %q has no cpu %s", vm.name, rest) end
     cpu_number = number
   end
-  return whereabouts(vm, the_cpu(vm))
+  return M.whereabouts(vm, the_cpu(vm))
 end
-
--- ---- for the others ----
-
-M.address_of = address_of
-M.place_in = place_in
-M.count_in = count_in
-M.whereabouts = whereabouts
-M.examine = examine
-M.disassemble = disassemble
-M.where = where
-M.backtrace = backtrace
-M.locals = locals
-M.registers = show_registers
-M.choose_cpu = choose_cpu
 
 return M

@@ -5,7 +5,7 @@ local core = require "minikvm.core"
 local look = require "minikvm.cli.commands_look"
 
 local fail, the_cpu, whereabouts = look.fail, look.cpu, look.whereabouts
-local address_of, place_in, count_in = look.address_of, look.place_in, look.count_in
+local address_of, place_in = look.address_of, look.place_in
 
 local M = {}
 
@@ -53,6 +53,14 @@ end
 
 -- ---- running ----
 
+---A number of times: the first word of the rest; `default` without one.
+local function count_in(rest, default)
+  if rest == "" then return default end
+  local number = math.tointeger(tonumber(rest))
+  if not number or number < 1 then fail("expected a number of times, got %q", rest) end
+  return number
+end
+
 ---Waits for a started VM until it stops or has ended.
 local function wait(vm)
   local stop = vm:wait_break()
@@ -74,13 +82,13 @@ local function run(vm, how)
   return "interrupted\n" .. whereabouts(vm, the_cpu(vm))
 end
 
-local function continue(vm) return run(vm) end
+function M.continue(vm) return run(vm) end
 
-local function step(vm, rest)
+function M.step(vm, rest)
   return outcome(vm, the_cpu(vm):step(count_in(rest, 1)))
 end
 
-local function next_one(vm, rest)
+function M.next(vm, rest)
   local reason, info
   for _ = 1, count_in(rest, 1) do
     reason, info = the_cpu(vm):step_over()
@@ -90,7 +98,7 @@ local function next_one(vm, rest)
   return outcome(vm, reason, info)
 end
 
-local function run_until(vm, rest)
+function M.run_until(vm, rest)
   if rest == "" then fail "until what? until WHERE" end
   local address = address_of(vm, rest)
   if vm.state ~= "paused" then return run(vm, { until_pc = address }) end
@@ -118,7 +126,7 @@ local function remember(handle, text, why)
   return ("%d   %s"):format(count, text)
 end
 
-local function add_break(vm, rest)
+function M.add_break(vm, rest)
   if rest == "" then return list_breakpoints() end
   local place, condition = rest:match "^(.-)%s+if%s+(.+)$"
   local fn
@@ -133,7 +141,7 @@ local function add_break(vm, rest)
   return remember(handle, ("break %s (0x%x)"):format(rest, address or 0), why)
 end
 
-local function add_watch(vm, rest)
+function M.add_watch(vm, rest)
   local place, size, how = rest:match "^(.-)%s+(%d+)%s*([rwx]*)$"
   if not place then place, how = rest:match "^(.-)%s+([rwx])$" end
   place = place or rest
@@ -144,16 +152,18 @@ local function add_watch(vm, rest)
   return remember(handle, ("watch 0x%x, %s bytes, %s"):format(address, size or 4, how), why)
 end
 
-local function delete(_, rest)
-  for number in (rest == "" and "" or rest):gmatch "%S+" do
-    local b = breakpoints[math.tointeger(tonumber(number))]
-    if not b then fail("there is no breakpoint %s", number) end
-    b.handle:remove()
-    breakpoints[math.tointeger(tonumber(number))] = nil
+function M.delete(_, rest)
+  local numbers = {}
+  for word in rest:gmatch "%S+" do
+    numbers[#numbers + 1] = math.tointeger(tonumber(word))
+    if not breakpoints[numbers[#numbers]] then fail("there is no breakpoint %s", word) end
   end
-  if rest ~= "" then return nil end
-  for number, b in pairs(breakpoints) do
-    b.handle:remove()
+  if rest == "" then
+    for number in pairs(breakpoints) do numbers[#numbers + 1] = number end
+  end
+  for _, number in ipairs(numbers) do
+    local b = breakpoints[number]
+    if b then b.handle:remove() end
     breakpoints[number] = nil
   end
 end
@@ -163,7 +173,7 @@ end
 local current ---@type minikvm.trace?  that of the command `trace`
 
 ---"trace FILE", with more than exits and interrupts where that is said; "trace off".
-local function trace(vm, rest)
+function M.trace(vm, rest)
   if current then current:remove() end
   current = nil
   local file, more = rest:match "^(%S*)%s*(.*)$"
@@ -179,6 +189,7 @@ local function trace(vm, rest)
   current, why = vm:trace(o)
   if not current then fail("%s", why) end
 end
+
 ---That a VM which runs beside the prompt has stopped, said once; nil when there is no such news.
 ---@return string?
 function M.news()
@@ -188,14 +199,5 @@ function M.news()
   if not stop or not stop.kind or key_of(stop) == shown then return nil end
   return outcome(vm, "break", { stop = stop })
 end
-
-M.continue = continue
-M.step = step
-M.next = next_one
-M.run_until = run_until
-M.add_break = add_break
-M.add_watch = add_watch
-M.delete = delete
-M.trace = trace
 
 return M

@@ -6,6 +6,7 @@
 -- objects.
 
 local core = require "minikvm.core"
+local style = require "minikvm.cli.style"
 
 local M = {}
 
@@ -82,15 +83,9 @@ end
 
 ---Lines of a paragraph, no wider than WIDTH.
 local function wrap(text, indent, list)
-  local line = indent
-  for word in text:gmatch "%S+" do
-    if #line + #word + 1 > WIDTH and line ~= indent then
-      list[#list + 1] = line
-      line = indent
-    end
-    line = line .. (line == indent and "" or " ") .. word
+  for line in (style.wrap(indent .. text:gsub("%s+", " "), WIDTH) .. "\n"):gmatch "(.-)\n" do
+    list[#list + 1] = line
   end
-  list[#list + 1] = line
 end
 
 ---A row as "  name", what it says below.

@@ -3,6 +3,7 @@
 --
 -- Entered before the first image is opened: what reads images is inside, too.
 
+local complain = require("minikvm.cli.say").complain
 local core = require "minikvm.core"
 local jail = require "minikvm.jail"
 
@@ -111,9 +112,7 @@ function M.enter(opts)
   end
   if report then report, why = core.jail(opts.jail, allow, list) end
   if not report then return nil, "--jail: " .. why end
-  if report.missing then
-    io.stderr:write("minikvm: --jail: not there: ", report.missing, "\n")
-  end
+  if report.missing then complain("--jail", "not there: " .. report.missing) end
   return true
 end
 

@@ -9,6 +9,7 @@ local linux_host = require "minikvm.linux.host"
 local linux_net = require "minikvm.cli.linux_net"
 local rootfs = require "minikvm.linux.rootfs"
 local say = require "minikvm.cli.say"
+local shell = require "minikvm.shell"
 
 local M = {}
 
@@ -69,15 +70,6 @@ end
 
 -- ---- what it takes ----
 
----A command line for a shell.
-local function quoted(argv)
-  local words = {}
-  for i, word in ipairs(argv) do
-    words[i] = word:find "^[%w%-=/._,:+@]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
-  end
-  return table.concat(words, " ")
-end
-
 ---The words of minikvm linux for the machine that somebody else wants.
 local function argv_of(opts)
   local argv = { "linux", "--kernel", opts.kernel }
@@ -90,7 +82,7 @@ end
 ---Whether this host's KVM can run Linux; says why not.
 local function check_host(kvm, opts)
   local argv = opts.argv and { "linux", table.unpack(opts.argv) } or argv_of(opts)
-  local problem = linux_host.problem(kvm, quoted(argv))
+  local problem = linux_host.problem(kvm, shell.line(argv))
   if problem then complain(problem) end
   return not problem
 end

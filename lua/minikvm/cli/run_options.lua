@@ -73,8 +73,8 @@ M.spec = {
     { "--bios", value = "WHAT", help = "boot the image as a disk, by the BIOS: seabios (what a disk"
         .. " of more than a sector is booted by), lua (services in Lua, for 16-bit systems), or a"
         .. " file" },
-    { "--disk", value = "FILE", repeatable = true, help = "a further disk, behind the image; of a Linux kernel"
-        .. " /dev/vda and so on" },
+    { "--disk", value = "FILE", repeatable = true,
+      help = "a further disk, behind the image; of a Linux kernel /dev/vda and so on" },
     { "--disk-write",
       help = "what the guest writes goes to the images; else it is gone at the end" },
     { "--name", "-n", value = "NAME", repeatable = true,
@@ -186,7 +186,8 @@ function M.parse(argv, spec)
   opts.prompt = opts.prompt or spec == M.prompt_spec
   opts.limit, why = collect_limits(opts.limit)
   if opts.name and #opts.name > #opts.guests then
-    why = ("%d names for %d images"):format(#opts.name, #opts.guests)
+    why = ("%d names for %d image%s"):format(#opts.name, #opts.guests,
+                                             #opts.guests == 1 and "" or "s")
   elseif opts.screenshot and (#opts.guests > 1 or opts.prompt) then
     why = "--screenshot is for one image that runs"
   elseif opts.screen and (#opts.guests > 1 or opts.prompt or opts.json or opts.input) then

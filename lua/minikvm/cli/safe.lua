@@ -11,6 +11,7 @@ local core = require "minikvm.core"
 local allowed = require "minikvm.cli.allowed"
 local args = require "minikvm.cli.args"
 local class = require "minikvm.class"
+local complain = require("minikvm.cli.say").complain
 local jail = require "minikvm.jail"
 local options = require "minikvm.options"
 local strict = require "minikvm.strict"
@@ -340,10 +341,8 @@ local function enter_jail(opts, folder, private)
     allow = allow | jail.FILES
   end
   local report, why = core.jail(opts.jail or "best", allow, list)
-  if not report then error("--safe: " .. why, 0) end
-  if report.missing then
-    io.stderr:write("minikvm: --safe: not there: ", report.missing, "\n")
-  end
+  if report and report.missing then complain("--safe", "not there: " .. report.missing) end
+  return report ~= nil, why
 end
 
 local LIMITS <const> = { "memory", "disk", "seconds", "handler" }
@@ -381,6 +380,11 @@ local function apply_policy(opts)
   return true
 end
 
+local function failed(why)
+  complain("--safe", why)
+  return 1
+end
+
 ---Bytes that guests may write into files.
 local function disk_of(opts)
   local writes = false
@@ -391,7 +395,8 @@ end
 local function run_script(opts, rest, private)
   local kvm, path = require "minikvm", opts.script[1]
   local folder = path:match "^(.*/)" or "./"
-  enter_jail(opts, folder, private)
+  local inside, problem = enter_jail(opts, folder, private)
+  if not inside then return failed(problem) end
   forbid_modules()
   forbid_bytecode()
   local module = safe_module(kvm, opts)
@@ -400,7 +405,7 @@ local function run_script(opts, rest, private)
   local env = environment(module, folder)
   env.arg = { [0] = path, table.unpack(rest) }
   local chunk, why = loadfile(path, "t", env)
-  if not chunk then error(why, 0) end
+  if not chunk then return failed(why) end
   lock_files()
   core.begin_time()
   chunk(table.unpack(rest))
@@ -421,7 +426,7 @@ function M.main(argv)
   local disk <const> = disk_of(opts)
   local child, result = core.supervise(opts.seconds or 60, opts.memory or 256 << 20, disk > 0,
                                        opts.handler or 2)
-  if child == nil then error("--safe: " .. result, 0) end
+  if child == nil then return failed(result) end
   if not child then return result end
   core.limit_files(disk)
   return run_script(opts, rest, result)

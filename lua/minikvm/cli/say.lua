@@ -8,12 +8,9 @@ local function painter()
   return require("minikvm.cli.style").painter(require("minikvm.core").process().errors)
 end
 
----What was said since M.begin().
+---What was said so far.
 ---@type string[]
 M.said = {}
-
----Forgets what was said.
-function M.begin() M.said = {} end
 
 ---Says a line: "minikvm: hello: why".
 ---@param ... string  what it is about, and what there is to say

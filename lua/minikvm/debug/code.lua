@@ -150,33 +150,30 @@ end
 
 -- ---- lines of blocks ----
 
----The number of rows up to an address.
-local function rows_up_to(rows, address)
+---The number of rows up to an address; with `first` up to the first one of those that begin there.
+local function rows_up_to(rows, address, first)
   local low, high = 1, #rows + 1
   while low < high do
     local middle = (low + high) // 2
     if math.ult(address, rows[middle][1]) then high = middle else low = middle + 1 end
   end
-  return low - 1
+  local n = low - 1
+  while first and n > 1 and rows[n - 1][1] == address and rows[n - 1][2] do n = n - 1 end
+  return n
 end
 
 ---The source line of an address; nil when none is known. With `first` the one that begins there,
 ---before what is inlined.
 ---@return { file: string, line: integer }?
 function M.place(code, address, first)
-  local rows = code.rows
-  local n = rows_up_to(rows, address)
-  while first and n > 1 and rows[n - 1][1] == address and rows[n - 1][2] do n = n - 1 end
-  local row = rows[n]
+  local row = code.rows[rows_up_to(code.rows, address, first)]
   return row and row[2] and { file = row[3], line = row[2] } or nil
 end
 
 local function places_of(code, i)
   local rows, list, seen = code.rows, {}, {}
   local first, last = code.address[i], code.address[i] + code.size[i] - 1
-  local n = rows_up_to(rows, first)
-  while n > 1 and rows[n - 1][1] == first and rows[n - 1][2] do n = n - 1 end
-  for k = math.max(n, 1), #rows do
+  for k = math.max(rows_up_to(rows, first, true), 1), #rows do
     local row = rows[k]
     if math.ult(last, row[1]) then break end
     local key = row[2] and row[3] .. ":" .. row[2]

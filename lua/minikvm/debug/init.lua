@@ -25,21 +25,6 @@ local BREAK <const> = options.declare("vm:break_at", {
   physical = "boolean", hidden = "boolean",
 })
 
----What is called at a hit: the function, if the condition holds. A `once` whose condition holds
----goes then, not before.
-local function handler(o)
-  local condition, fn, once, after = o.condition, o.fn, o.once, o.after or 0
-  if not condition then return fn end
-  return function(which, handle)
-    if not condition(which, handle) then return false end
-    after = after - 1
-    if after >= 0 then return false end
-    if once then handle:remove() end
-    if fn then return fn(which, handle) end
-    return true
-  end
-end
-
 ---A breakpoint: stops the VM before the instruction there is executed, or calls a function.
 ---  fn         function(cpu, handle), called on the vCPU's thread as a handler is; true stops
 ---  condition  function(cpu, handle): a hit counts for fn, once and after only where it says true
@@ -62,11 +47,13 @@ function vm:break_at(where, what)
     core.blame(("vm:break_at: vm %q has no cpu %d"):format(self.name, o.cpu))
   end
   local address, all = addresses_of("vm:break_at", self, where)
-  if #all > 1 then return require("minikvm.debug.places").break_at(self, all, o) end
-  local simple = not o.condition
+  local places <const> = require "minikvm.debug.places"
+  if #all > 1 then return places.break_at(self, all, o) end
+  local counted <const> = o.condition and places.handler(o) -- here; else by the core
   return core.break_at(self, { address = address, cpu = o.cpu,
-                               physical = o.physical, hidden = o.hidden, once = simple and o.once,
-                               after = simple and o.after }, handler(o))
+                               physical = o.physical, hidden = o.hidden,
+                               once = not counted and o.once, after = not counted and o.after },
+                       counted or o.fn)
 end
 
 local WATCH <const> = options.declare("vm:watch", {

@@ -196,8 +196,6 @@ end
 
 -- ---- pages ----
 
-local function quoted(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
-
 ---Whether genhtml, which makes pages, is there.
 function M.has_genhtml()
   for folder in (os.getenv "PATH" or ""):gmatch "[^:]+" do
@@ -214,9 +212,9 @@ end
 ---@return string? why
 function M.pages(tracefile, folder)
   if not M.has_genhtml() then return nil, "genhtml is not installed (Debian: lcov)" end
-  local command = ("genhtml --quiet --branch-coverage --ignore-errors source --output-directory %s"
-    .. " %s 2>&1"):format(quoted(folder), quoted(tracefile))
-  local pipe <close> = assert(io.popen(command))
+  local command = require("minikvm.shell").line{ "genhtml", "--quiet", "--branch-coverage",
+    "--ignore-errors", "source", "--output-directory", folder, tracefile }
+  local pipe <close> = assert(io.popen(command .. " 2>&1"))
   local said = pipe:read "a"
   if pipe:close() then return true end
   return nil, "genhtml: " .. (said:match "^genhtml: (.-)\n" or said):gsub("%s+$", "")
@@ -226,27 +224,18 @@ end
 ---@return true? done  nil, "path: why"
 ---@return string? why
 function M.write(data, path, test)
-  local file, why = io.open(path, "w")
-  if not file then return nil, why end
-  local done
-  done, why = file:write(M.format(data, test))
-  local closed, why_close = file:close()
-  if done and closed then return true end
-  return nil, ("%s: %s"):format(path, why or why_close)
+  local done, why = require("minikvm.core").write_file(path, M.format(data, test))
+  return done, why
 end
 
 ---Writes a tracefile and pages into a folder, which is made if need be.
 ---@return true? done  nil, "path: why"
 ---@return string? why
 function M.save_pages(data, folder)
-  local lfs = require "lfs"
-  local made, why = lfs.mkdir(folder)
-  if not made and lfs.attributes(folder, "mode") ~= "directory" then
-    return nil, ("%s: %s"):format(folder, why)
-  end
   local path = folder .. "/coverage.info"
-  made, why = M.write(data, path)
-  if not made then return nil, why end
+  local done, why = require("minikvm.folder").make(folder)
+  if done then done, why = M.write(data, path) end
+  if not done then return nil, why end
   return M.pages(path, folder)
 end
 

@@ -16,7 +16,6 @@ local NAMES <const> = {
 local KEPT <const> = { -- registers that a called function preserves
   [64] = { 3, 6, 12, 13, 14, 15 }, [32] = { 3, 5, 6, 7 },
 }
-local PAGE <const> = 4096
 
 ---@class minikvm.machine
 ---@field vm minikvm.vm
@@ -44,7 +43,6 @@ function M.of(vm, cpu)
   local m = setmetatable({ vm = vm, cpu = cpu, s = s, bits = bits, word = bits // 8,
                            mask = wide and -1 or 0xffffffff, code = s.cs.base,
                            stack = wide and 0 or s.ss.base,
-                           memory = core.vm_of(cpu, "minikvm.cpu").memory,
                            fp = wide and 6 or 5, sp = wide and 7 or 4, pc = wide and 16 or 8 },
                          Machine)
   local registers = {}
@@ -61,16 +59,7 @@ function Machine:linear(pc) return self.code + pc & self.mask end
 ---Bytes at a linear address, as many as are mapped to RAM.
 ---@return string
 function Machine:bytes(linear, length)
-  local parts = {}
-  while length > 0 do
-    linear = linear & self.mask
-    local n = math.min(length, PAGE - (linear & PAGE - 1))
-    local at = self.cpu:translate(linear)
-    if not at or not self.memory:has(at, n) then break end
-    parts[#parts + 1] = self.memory:read(at, n)
-    linear, length = linear + n, length - n
-  end
-  return table.concat(parts)
+  return core.linear_read(self.cpu, linear & self.mask, math.max(0, length))
 end
 
 local FORMATS <const> = { "<I1", "<I2", "<I3", "<I4", "<I5", "<I6", "<I7", "<i8" }

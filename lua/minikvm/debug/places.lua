@@ -29,18 +29,20 @@ end
 
 meta.__close = methods.remove
 
----What is called at a hit of one of them, which counts for all.
+---What is called at a hit: it counts where the condition holds, and a `once` goes then, not before.
 ---@param o table  the options of vm:break_at
----@return fun(cpu: minikvm.cpu): boolean
-local function handler(places, o)
+---@param places minikvm.places?  of which a hit counts for all; without them for its own handle
+---@return fun(cpu: minikvm.cpu, handle: minikvm.handle): boolean
+function M.handler(o, places)
   local after = o.after or 0
-  return function(cpu)
-    if o.condition and not o.condition(cpu, places) then return false end
+  return function(cpu, handle)
+    handle = places or handle
+    if o.condition and not o.condition(cpu, handle) then return false end
     after = after - 1
     if after >= 0 then return false end
-    if o.once then places:remove() end
+    if o.once then handle:remove() end
     if not o.fn then return true end
-    return o.fn(cpu, places)
+    return o.fn(cpu, handle)
   end
 end
 
@@ -53,7 +55,7 @@ end
 ---@return string? code
 function M.break_at(vm, all, o)
   local places = setmetatable({}, meta)
-  local list, fn = {}, handler(places, o)
+  local list, fn = {}, M.handler(o, places)
   handles[places] = list
   for _, address in ipairs(all) do
     local handle, why, code = core.break_at(vm, { address = address, cpu = o.cpu }, fn)

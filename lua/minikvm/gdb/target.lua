@@ -19,8 +19,9 @@ local M = {}
 ---@field number integer
 
 local GENERAL <const> = { rax = 0, rbx = 8, rcx = 16, rdx = 24, rsi = 32, rdi = 40, rsp = 48,
-                          rbp = 56 }
-local RIP <const>, RFLAGS <const> = 128, 136
+                          rbp = 56, r8 = 64, r9 = 72, r10 = 80, r11 = 88, r12 = 96, r13 = 104,
+                          r14 = 112, r15 = 120, rip = 128 }
+local RFLAGS <const> = 136
 -- struct kvm_sregs: segments, their parts; tables; control registers.
 local SEGMENTS <const> = { cs = 0, ds = 24, es = 48, fs = 72, gs = 96, ss = 120, tr = 144,
                            ldt = 168 }
@@ -53,27 +54,17 @@ local FLAGS <const> = {
 
 -- ---- registers ----
 
-local function general_64(add)
-  for name in ("rax rbx rcx rdx rsi rdi rbp rsp"):gmatch "%a+" do
-    local pointer = name == "rbp" or name == "rsp"
-    add{ name = name, size = 8, type = pointer and "data_ptr" or "int64", from = "regs",
-         at = GENERAL[name], width = 8 }
-  end
-  for i = 8, 15 do
-    add{ name = "r" .. i, size = 8, type = "int64", from = "regs", at = 8 * i, width = 8 }
-  end
-  add{ name = "rip", size = 8, type = "code_ptr", from = "regs", at = RIP, width = 8,
-       special = "pc" }
-end
+local NAMES_64 <const> = "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip"
+local NAMES_32 <const> = "rax rcx rdx rbx rsp rbp rsi rdi rip"
+local POINTERS <const> = { rbp = "data_ptr", rsp = "data_ptr", rip = "code_ptr" }
 
-local function general_32(add)
-  for name in ("ax cx dx bx sp bp si di"):gmatch "%a+" do
-    local pointer = name == "sp" or name == "bp"
-    add{ name = "e" .. name, size = 4, type = pointer and "data_ptr" or "int32", from = "regs",
-         at = GENERAL["r" .. name], width = 4 }
+---Registers of so many bytes, in gdb's order, the instruction pointer last.
+local function general(add, bytes, names)
+  for name in names:gmatch "%w+" do
+    add{ name = bytes == 4 and name:gsub("^r", "e") or name, size = bytes, from = "regs",
+         type = POINTERS[name] or ("int%d"):format(8 * bytes), at = GENERAL[name], width = bytes,
+         special = name == "rip" and "pc" or nil }
   end
-  add{ name = "eip", size = 4, type = "code_ptr", from = "regs", at = RIP, width = 4,
-       special = "pc" }
 end
 
 local function selectors(add)
@@ -193,7 +184,7 @@ local function describe(name)
   local d = { name = name, bits = wide and 64 or name == "i386" and 32 or 16, registers = {},
               by_name = {}, features = {} }
   feature(d, "org.gnu.gdb.i386.core", flags_type("i386_eflags", "eflags", 4), function(add)
-    if wide then general_64(add) else general_32(add) end
+    general(add, bytes, wide and NAMES_64 or NAMES_32)
     add{ name = "eflags", size = 4, type = "i386_eflags", from = "regs", at = RFLAGS, width = 4 }
     selectors(add)
     x87(add)

@@ -6,7 +6,9 @@
 -- to-be-closed variables close them: Busted asks for a trace just then.
 
 local core = require "minikvm.core"
+local folder_of = require "minikvm.folder"
 local keep = require "minikvm.test.keep"
+local quote = require("minikvm.shell").quote
 
 local M = {}
 
@@ -102,19 +104,6 @@ end
 
 -- ---- the folder ----
 
-local function mkdir(path)
-  local lfs = require "lfs"
-  local made, why = lfs.mkdir(path)
-  return made or lfs.attributes(path, "mode") == "directory", why
-end
-
-local function mkdirs(path)
-  for at in path:gmatch "()/" do
-    if at > 1 then mkdir(path:sub(1, at - 1)) end
-  end
-  return mkdir(path)
-end
-
 local function file_name(text)
   local name = text:gsub("[^%w%-_.]+", "-"):gsub("^[-.]+", ""):sub(1, 80)
   return name == "" and "x" or name
@@ -127,8 +116,8 @@ end
 ---@return string? why
 function M.new_folder(parent, name)
   local lfs = require "lfs"
-  local made, why = mkdirs(parent)
-  if not made then return nil, ("%s: %s"):format(parent, why) end
+  local made, why = folder_of.make_all(parent)
+  if not made then return nil, why end
   local base, i = parent .. "/" .. file_name(name), 1
   local path = base
   while true do
@@ -151,11 +140,6 @@ local function write(path, text)
     if not done then why = ("%s: %s"):format(path, why) end
   end
   if not done and now then now.incomplete = now.incomplete or why end
-end
-
-local function quote(word)
-  if not word:find "[^%w%-_./=]" then return word end
-  return "'" .. word:gsub("'", "'\\''") .. "'"
 end
 
 ---How this program, or this Lua with the module, runs the words of `minikvm test`.
@@ -192,7 +176,7 @@ local function save_vm(folder, vm)
     now.incomplete = now.incomplete or problem
     return
   end
-  keep.save(vm, path, vms[vm], { write = write, mkdirs = mkdirs })
+  keep.save(vm, path, vms[vm], { write = write, mkdirs = folder_of.make_all })
 end
 
 ---Keeps all there is of the test that runs, once.

@@ -58,17 +58,10 @@ end
 ---@return string? parts  nil, "path: why"
 ---@return string? why
 function M.new_folder(folder)
-  local lfs = require "lfs"
-  local made, why = lfs.mkdir(folder)
-  if not made and lfs.attributes(folder, "mode") ~= "directory" then
-    return nil, ("%s: %s"):format(folder, why)
-  end
-  local parts = folder .. "/parts"
-  made, why = lfs.mkdir(parts)
-  if not made and lfs.attributes(parts, "mode") ~= "directory" then
-    return nil, ("%s: %s"):format(parts, why)
-  end
-  return parts
+  local make <const>, parts <const> = require("minikvm.folder").make, folder .. "/parts"
+  local made, why = make(folder)
+  if made then made, why = make(parts) end
+  return made and parts, why
 end
 
 ---Sums the tracefiles up, writes coverage.info and, where genhtml is, pages beside it.

@@ -7,6 +7,8 @@ local lfs = require "lfs"
 
 local M = {}
 
+local TIMINGS <const> = 4 << 20 -- bytes of a file of timings
+
 ---@class minikvm.specfile
 ---@field path string
 ---@field weight number  seconds it took last time, or its size in bytes
@@ -53,6 +55,8 @@ function M.find(paths)
       return nil, ("%s: %s"):format(path, why)
     elseif mode == "directory" then
       if not pcall(collect, path, found) then return nil, path .. ": cannot be listed" end
+    elseif mode ~= "file" then
+      return nil, path .. ": it is neither a file nor a folder"
     else
       found[#found + 1] = path
     end
@@ -68,24 +72,37 @@ function M.find(paths)
   return once
 end
 
+---Whether a file can be written there, as far as that is known before.
+---@param path string
+---@return string? why
+function M.no_output(path)
+  local folder = path:match "^(.*)/[^/]*$"
+  folder = folder == "" and "/" or folder or "."
+  if path == "" or lfs.attributes(folder, "mode") ~= "directory" then
+    return ("%s: No such file or directory"):format(path)
+  elseif lfs.attributes(path, "mode") == "directory" then
+    return ("%s: Is a directory"):format(path)
+  end
+end
+
 ---Reads what write_timings() wrote: seconds by path.
 ---@param path string
 ---@return table<string, number>? seconds
 ---@return string? why
 function M.read_timings(path)
-  local file, why = io.open(path)
+  local file <close>, why = io.open(path)
   if not file then return nil, why end
+  local text, problem = file:read(TIMINGS + 1)
+  if problem then return nil, ("%s: %s"):format(path, problem) end
   local seconds, number = {}, 0
-  for line in file:lines() do
+  for line in (text or ""):gmatch "[^\n]+" do
     number = number + 1
     local time, name = line:match "^(%d[%d.]*) (.+)$"
-    if not tonumber(time) then
-      file:close()
+    if not tonumber(time) or #text > TIMINGS then
       return nil, ("%s:%d: expected SECONDS PATH"):format(path, number)
     end
     seconds[name] = tonumber(time)
   end
-  file:close()
   return seconds
 end
 

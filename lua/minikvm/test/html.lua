@@ -9,9 +9,12 @@
 local base64 = require "minikvm.base64"
 local core = require "minikvm.core"
 local json = require "minikvm.json"
+local results_of = require "minikvm.test.results"
 local text_of = require "minikvm.test.text"
 
 local M = {}
+
+local is_bad <const> = results_of.is_bad
 
 local PAGE <const> = 4800 << 10 -- bytes of the data
 local BUDGET <const> = 3400 << 10 -- of them, of what was kept, before they are written as JSON
@@ -33,12 +36,8 @@ end
 ---@return boolean? ready
 ---@return string? why
 function M.open(folder)
-  local lfs = require "lfs"
-  local made, why = lfs.mkdir(folder)
-  local mode = lfs.attributes(folder, "mode")
-  if not made and mode ~= "directory" then
-    return nil, ("%s: %s"):format(folder, mode and "it is no folder" or why)
-  end
+  local made, why = require("minikvm.folder").make(folder)
+  if not made then return nil, why end
   local page = folder .. "/index.html"
   local head = read_file(page, 4096)
   if head and head ~= "" and not head:find(MARK, 1, true) then
@@ -93,8 +92,6 @@ local function read_history(path)
     path, why or "it is no history of runs", path)
 end
 
-local function is_bad(result) return result.status == "fail" or result.status == "error" end
-
 ---What a test is known by from run to run.
 local function key_of(result)
   return text_of.legal(result.file:sub(1, NAME) .. ": " .. result.name:sub(1, NAME))
@@ -102,14 +99,12 @@ end
 
 ---This run, as the history has it.
 local function this_run(state, results)
-  local run = { time = state.time, seconds = state.seconds, pass = 0, bad = 0, skip = 0,
-                failed = json.list{} }
+  local n, failed = results_of.count(state.ended), json.list{}
   for _, result in ipairs(results) do
-    local kind = is_bad(result) and "bad" or result.status
-    run[kind] = run[kind] + 1
-    if kind == "bad" and #run.failed < BAD then run.failed[#run.failed + 1] = key_of(result) end
+    if is_bad(result) and #failed < BAD then failed[#failed + 1] = key_of(result) end
   end
-  return run
+  return { time = state.time, seconds = state.seconds, pass = n.pass, bad = n.bad, skip = n.skip,
+           failed = failed }
 end
 
 ---Files of a run that were not tested were passed by: only what was run is a part of the trend.
@@ -293,13 +288,11 @@ local function new_book(budget, failures)
 end
 
 ---All results, files in the order of their names.
-local function results_of(state)
-  local tasks, list = table.move(state.ended, 1, #state.ended, 1, {}), {}
-  table.sort(tasks, function(a, b)
-    if a.path ~= b.path then return a.path < b.path end
-    return a.run < b.run
-  end)
-  for _, task in ipairs(tasks) do table.move(task.results, 1, #task.results, #list + 1, list) end
+local function all_results(state)
+  local list = {}
+  for _, task in ipairs(results_of.in_order(state.ended)) do
+    table.move(task.results, 1, #task.results, #list + 1, list)
+  end
   return list
 end
 
@@ -338,7 +331,7 @@ end
 ---@return string? note  for people
 function M.write(folder, state)
   local path = folder .. "/history.json"
-  local results = results_of(state)
+  local results = all_results(state)
   local runs, note = read_history(path)
   runs = add_run(runs, this_run(state, results))
   local done, why = core.write_file(folder .. "/index.html", M.document(state, results, runs))

@@ -75,11 +75,7 @@ end
 ---@param state table  of the runner, all files ended
 ---@return string
 function M.document(state)
-  local tasks = table.move(state.ended, 1, #state.ended, 1, {})
-  table.sort(tasks, function(a, b)
-    if a.path ~= b.path then return a.path < b.path end
-    return a.run < b.run
-  end)
+  local tasks = require("minikvm.test.results").in_order(state.ended)
   local parts = { '<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>" }
   for i, task in ipairs(tasks) do parts[#parts + 1] = suite(task, i - 1, state) end
   parts[#parts + 1] = "</testsuites>\n"
@@ -92,7 +88,8 @@ end
 ---@return boolean? done
 ---@return string? why
 function M.write(path, state)
-  return require("minikvm.core").write_file(path, M.document(state))
+  local done, why = require("minikvm.core").write_file(path, M.document(state))
+  return done, why
 end
 
 return M

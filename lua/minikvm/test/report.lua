@@ -3,30 +3,17 @@
 local core = require "minikvm.core"
 local json = require "minikvm.json"
 local junit = require "minikvm.test.junit"
+local results = require "minikvm.test.results"
 local style = require "minikvm.cli.style"
 
 local M = {}
+
+local is_bad <const>, count <const> = results.is_bad, results.count
 
 local SLOWEST <const> = 5
 local SURE <const> = 2 -- seconds, before which nobody is told what is left
 local NOTHING <const> = "no test ran: none has a name that fits --filter"
 local INTERRUPTED <const> = { SIGHUP = 129, SIGINT = 130, SIGTERM = 143 } -- as shells have it
-
-local function is_bad(result)
-  return result.status == "fail" or result.status == "error"
-end
-
----Counts of one file, or of all.
-local function count(tasks)
-  local n = { pass = 0, bad = 0, skip = 0 }
-  for _, task in ipairs(tasks) do
-    for _, result in ipairs(task.results) do
-      local kind = is_bad(result) and "bad" or result.status
-      n[kind] = n[kind] + 1
-    end
-  end
-  return n
-end
 
 local function summary(n)
   return ("%d passed, %d failed, %d skipped"):format(n.pass, n.bad, n.skip)
@@ -248,11 +235,7 @@ end
 
 function Json.finish(_, state, n, status)
   local list = {}
-  for i, task in ipairs(state.ended) do list[i] = plain_file(task) end
-  table.sort(list, function(a, b)
-    if a.path ~= b.path then return a.path < b.path end
-    return a.run < b.run
-  end)
+  for i, task in ipairs(results.in_order(state.ended)) do list[i] = plain_file(task) end
   io.stdout:write(json.encode{
     minikvm = require("minikvm")._VERSION, status = status, seconds = state.seconds,
     jobs = state.o.jobs, passed = n.pass, failed = n.bad, skipped = n.skip,

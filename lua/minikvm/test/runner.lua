@@ -11,8 +11,11 @@ local children_of = require "minikvm.test.children"
 local core = require "minikvm.core"
 local coverage = require "minikvm.test.coverage"
 local files = require "minikvm.test.files"
+local results = require "minikvm.test.results"
 
 local M = {}
+
+local is_bad <const> = results.is_bad
 
 local TAIL <const> = 64 << 10 -- bytes kept of what a file prints
 local MOST_JOBS <const> = 64 -- src/lua/process.c's limit
@@ -87,14 +90,19 @@ local function check(o)
   if not o.list and not package.searchpath("busted.runner", package.path) then
     return "Busted is not installed (Debian: lua-busted)"
   end
+  for _, option in ipairs{ "junit", "save_timings" } do
+    local why = o[option] and files.no_output(o[option])
+    if why then return ("--%s: %s"):format(option:gsub("_", "-"), why) end
+  end
 end
 
 ---The spec files this run is about, in order; nil and a message.
 local function choose(o)
   local paths, why = files.find(#o.paths > 0 and o.paths or { "spec" })
+  if not paths then return nil, why end
   local seconds
-  if paths and o.timings then seconds, why = files.read_timings(o.timings) end
-  if why then return nil, why end
+  if o.timings then seconds, why = files.read_timings(o.timings) end
+  if why then return nil, "--timings: " .. why end
   local list = files.weigh(paths, seconds)
   if o.shard and o.shard[2] > #list then
     return nil, ("--shard %d/%d: there are %d spec files, too few for %d parts"):format(
@@ -131,10 +139,6 @@ local function add(task, name, where, status, seconds, message)
                    message = message, file = task.path, run = task.run }
   task.results[#task.results + 1] = result
   return result
-end
-
-local function is_bad(result)
-  return result.status == "fail" or result.status == "error"
 end
 
 local RECORDS = {
@@ -185,8 +189,7 @@ local SIGNALS <const> = { [4] = "SIGILL", [6] = "SIGABRT", [7] = "SIGBUS", [8] =
 
 ---A process that did not end as it should is a result of its own.
 local function conclude(task, how, status, o)
-  local bad = false
-  for _, result in ipairs(task.results) do bad = bad or is_bad(result) end
+  local bad = results.count{ task }.bad > 0
   local why
   if task.late then
     why = ("took longer than %g s (--timeout)"):format(o.timeout)
@@ -268,9 +271,7 @@ local EVENTS = {
     conclude(task, how, status, state.o)
     state.ended[#state.ended + 1] = task
     state.reporter:ended(task, state)
-    for _, result in ipairs(task.results) do
-      if state.o.bail and is_bad(result) then state.bailed = true end
-    end
+    state.bailed = state.bailed or state.o.bail and results.count{ task }.bad > 0
   end,
   signal = function(state, name) state.interrupted = name end,
 }

@@ -6,10 +6,11 @@ ifdef MINIKVM_CHECKOUT
 FLAGS = -I$(MINIKVM_CHECKOUT)/include $(shell pkg-config --cflags lua5.4) \
         $(realpath $(MINIKVM_CHECKOUT)/minikvm.so) $(shell pkg-config --libs lua5.4)
 else
-FLAGS = $(shell pkg-config --cflags --libs minikvm)
+FLAGS = $(shell pkg-config --cflags --libs minikvm 2>/dev/null)
 endif
 
 NAME: main.c
+	$(if $(strip $(FLAGS)),,$(error pkg-config finds no minikvm: make MINIKVM_CHECKOUT=FOLDER))
 	gcc -Wall -Wextra -O2 -g -o $@ main.c $(FLAGS)
 
 run: NAME

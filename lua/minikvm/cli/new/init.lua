@@ -39,14 +39,6 @@ local function check(kind, name)
   end
 end
 
-local function write_file(path, text)
-  local file, why = io.open(path, "wb")
-  if not file then return nil, why end
-  local ok, write_why = file:write(text)
-  local closed, close_why = file:close()
-  return ok and closed, ("%s: %s"):format(path, write_why or close_why)
-end
-
 ---Where the definitions for editors are, by the program: beside it in an installed copy, or at the
 ---root of a checkout; nil when they are not there.
 ---@return string?
@@ -97,7 +89,7 @@ function M.make(kind, name)
     local path = name .. "/" .. file[1]:gsub("NAME", name)
     local text = file[1]:find "%.bin$" and file[2] or file[2]:gsub("%f[%w]NAME%f[%W]", name)
     written[#written + 1] = path
-    local ok, reason = write_file(path, text)
+    local ok, reason = require("minikvm.core").write_file(path, text)
     if not ok then
       for _, one in ipairs(written) do os.remove(one) end
       lfs.rmdir(name)
