@@ -3,6 +3,7 @@
 -- spec/guests/linux_pci_spec.lua has Linux's driver.
 
 local blk = require "minikvm.devices.blk"
+local compile = require "support.compile"
 local drive = require "support.blk"
 local kvm = require "minikvm"
 local lfs = require "lfs"
@@ -143,6 +144,43 @@ describe("virtio's block device", function()
     ]]):format(file), process.SMALL_FILES .. "sh -c 'ulimit -f 16; exec \"$0\" \"$@\"'")
     os.remove(file)
     assert.equal("\n0\t1\twriting at 32768 (ulimit -f): File too large\n", output)
+  end)
+
+  it("ends the VM when the host has no thread for it, and serves it after a reset", function()
+    if process.sanitized() then return pending "a sanitizer makes threads its own way" end
+    local folder <close> = compile.folder()
+    compile.write(folder, "once.c", [[
+      #define _GNU_SOURCE
+      #include <dlfcn.h>
+      #include <errno.h>
+      #include <pthread.h>
+      int pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*f)(void *), void *arg)
+      {
+          static int others; /* the I/O thread */
+          size_t size = 0;
+          if (attr)
+              pthread_attr_getstacksize(attr, &size);
+          if (size == 256 << 10 && others++ == 1)
+              return EAGAIN;
+          return ((__typeof__(&pthread_create))dlsym(RTLD_NEXT, "pthread_create"))(t, attr, f, arg);
+      }]])
+    assert(os.execute(("cd %s && gcc -shared -fPIC -o once.so once.c -ldl"):format(folder)))
+    local output = process.run([[
+      local drive, pci = require "support.blk", require "support.pci"
+      local run = pci.run
+      function pci.run(...)
+        local reason, info = run(...)
+        print(reason, (info.text:gsub("^HLT.*", "")))
+        return reason, info
+      end
+      local vm <close>, d = drive.machine{ size = 1 << 20 }
+      print(d.state.virtio.errors, d.state.requests)
+      assert(vm:reset())
+      pci.run(vm, { pci.place(pci.slot(2), 0, drive.BASE), drive.START })
+      print(drive.request(vm, drive.OUT, 0, 512, "w"), d.state.requests)
+    ]], ("env LD_PRELOAD=%s/once.so"):format(folder))
+    assert.equal("\nerror\tblk: a thread for its requests: Resource temporarily unavailable\n"
+      .. "0\t0\nhalt\t\nhalt\t\n0\t1\n", output)
   end)
 
   it("stands still for what is no request", function()

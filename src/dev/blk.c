@@ -76,9 +76,11 @@ static void call_thread(struct mk_blk *blk)
         pthread_cond_signal(&blk->work);
     else if (blk->threads < MK_BLK_THREADS)
         code = spawn(blk);
-    if (code && !blk->threads) {
-        mk_fail_errno(&err, code, "a thread for the disk");
-        break_queue(blk, &err);
+    if (code && !blk->threads) { /* the first vCPU tells, and tries again */
+        mk_fail_errno(&err, code, "%s: a thread for its requests", blk->virtio.fn->name);
+        snprintf(blk->why, sizeof(blk->why), "%.199s", err.text);
+        blk->unserved = true;
+        mk_virtio_kick(&blk->virtio, 1);
     }
 }
 
@@ -241,17 +243,21 @@ static void on_ring(void *ctx)
     pthread_mutex_unlock(&blk->virtio.lock);
 }
 
-/* The queue begins, or a thread has found that it is malformed. */
+/* The queue begins, or a thread has found that it is malformed, or there is no thread: that is the
+ * host's fault, of which the driver could do nothing. */
 static void notify(struct mk_virtio *v, unsigned queue, struct mk_cpu *cpu)
 {
     struct mk_blk *blk = (struct mk_blk *)v;
     char why[sizeof(blk->why)];
     (void)queue;
     pthread_mutex_lock(&v->lock);
-    bool malformed = blk->malformed;
-    memcpy(why, blk->why, sizeof(why));
+    blk->unserved = false;
     kick(blk);
+    bool malformed = blk->malformed, unserved = blk->unserved;
+    memcpy(why, blk->why, sizeof(why));
     pthread_mutex_unlock(&v->lock);
+    if (unserved)
+        cpu->ops->end(cpu, MK_ERROR, 0, true, "%s", why);
     if (malformed)
         v->broken(v->ctx, cpu, why); /* which stops the queue */
 }

@@ -50,6 +50,7 @@ struct mk_blk {
     bool served;            /* it had a request since it was notified */
     bool sleeper;           /* a vCPU waits */
     bool malformed;         /* the driver said what cannot be: `why`; the first vCPU tells of it */
+    bool unserved;          /* there is no thread for it: `why` */
     char why[200];
     char failure[200];         /* why a request failed last */
     uint64_t requests, failed; /* since the VM was made */
