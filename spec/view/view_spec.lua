@@ -1,5 +1,5 @@
 -- vm:view() and `minikvm run --view`: a guest's screen in a browser. What strangers send is in
--- spec/c/test_view.c.
+-- server_spec.lua.
 
 local chromium = require "support.chromium"
 local process = require "support.process"

@@ -4,8 +4,8 @@
  * It does what must not wait for a guest or for a script: console input and output, deadlines,
  * alarms, doorbells. Timers and sources belong to their owners, who may be on any thread; their
  * functions are called on the I/O thread, one at a time, without a lock, and must not block. It has
- * all signals blocked, and never enters Lua. In a child of fork() it is gone: what was set there
- * before does nothing any more, and the next hold starts a new one. */
+ * all signals blocked, and never enters a script's Lua. In a child of fork() it is gone: what was
+ * set there before does nothing any more, and the next hold starts a new one. */
 #ifndef MK_IO_H
 #define MK_IO_H
 

@@ -352,6 +352,10 @@ struct mk_pci_fn *mk_check_pci_fn(lua_State *L);
 struct mk_virtq mk_virtq_field(lua_State *L, int index);
 /* Closes v->sockets; and mk_vm_ops.attend. */
 void mk_lua_close_sockets(struct mk_lua_vm *v);
+/* A socket that listens by TCP, without blocking: -1 with *err; host "*": on every address of this
+ * machine. And the port that it has. (socket.c) */
+int mk_listen_tcp(const char *host, const char *port, struct mk_err *err);
+unsigned mk_port_of(int fd);
 /* Closes v->views. */
 void mk_lua_close_views(struct mk_lua_vm *v);
 void mk_lua_attend(void *ctx, struct mk_vcpu *cpu);

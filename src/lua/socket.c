@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define CHUNK (16u << 10)
-#define BACKLOG 4
+#define BACKLOG 128
 
 struct mk_lua_socket {
     struct mk_lua_vm *v;
@@ -154,8 +154,7 @@ static int listen_unix(const char *path, struct mk_err *err)
     return mk_fail_errno(err, errno, "unix:%s", path);
 }
 
-/* host "*": every address of this machine. */
-static int listen_tcp(const char *host, const char *port, struct mk_err *err)
+int mk_listen_tcp(const char *host, const char *port, struct mk_err *err)
 {
     struct addrinfo want = { .ai_flags = AI_PASSIVE,
                              .ai_family = AF_UNSPEC,
@@ -176,7 +175,7 @@ static int listen_tcp(const char *host, const char *port, struct mk_err *err)
     return mk_fail_errno(err, code, "%s:%s", host, port);
 }
 
-static unsigned port_of(int fd)
+unsigned mk_port_of(int fd)
 {
     struct sockaddr_storage at = { 0 };
     char port[8] = "0";
@@ -194,13 +193,13 @@ static int open_socket(lua_State *L)
     const char *where = mk_check_cstring(L, 3);
     struct mk_err err;
     struct mk_lua_socket *s = push_socket(L);
-    int fd = host ? listen_tcp(host, where, &err) : listen_unix(where, &err);
+    int fd = host ? mk_listen_tcp(host, where, &err) : listen_unix(where, &err);
     if (fd < 0)
         return mk_push_err(L, &err);
     begin(s, v, fd);
     if (!host)
         strcpy(s->path, where);
-    lua_pushinteger(L, host ? port_of(fd) : 0);
+    lua_pushinteger(L, host ? mk_port_of(fd) : 0);
     return 2;
 }
 

@@ -1,16 +1,17 @@
 -- view/init.lua - vm:view(): a guest's screen in browsers of this machine, live, and their keys for
 -- its keyboard.
 --
--- The core serves the page and sends pictures (src/io/view.c); while somebody watches it asks the
--- VM for attention 60 times a second, and a vCPU's thread looks at the screen then, under the Lua
--- lock, for a quarter of its time at the most. Nothing is done while nobody does, but for a look at
--- the end of each run.
+-- The I/O thread serves the page and sends pictures (src/lua/view.c, view/server.lua). While
+-- somebody watches it asks the VM for attention 60 times a second, and a vCPU's thread looks at the
+-- screen then, under the Lua lock, for a quarter of its time at the most. Nothing is done while
+-- nobody does, but for a look at the end of each run.
 
 local attend = require "minikvm.vm.attend"
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
 local picture = require "minikvm.view.picture"
+local server = require "minikvm.view.server"
 local strict = require "minikvm.strict"
 
 local M = {}
@@ -42,7 +43,7 @@ local function look(own, running)
   local now = picture.of(own.vm, running, own.known)
   if now == own.last then return end
   own.last = now
-  core.view_publish(own.socket, now)
+  core.view_publish(own.socket, server.picture(#now), now)
 end
 
 ---A look while the guest runs, if it is time for one.
@@ -60,9 +61,11 @@ end
 ---@return string? why
 ---@return string? code
 function M.listen(at)
-  local socket, got, token = core.view_open(at)
-  if not socket then return nil, got, token end
-  return { socket = socket, port = got, url = ("http://127.0.0.1:%d/%s/"):format(got, token) }
+  local socket, got, code = core.view_open(at)
+  if not socket then return nil, got, code end
+  local token = core.hex(core.random(16))
+  return { socket = socket, port = got, token = token,
+           url = ("http://127.0.0.1:%d/%s/"):format(got, token) }
 end
 
 ---@param self minikvm.vm
@@ -81,7 +84,8 @@ function M.open(self, opts, listening)
   if not own then return nil, why, code end
   own.vm, own.known, own.earliest = self, {}, 0
   look(own, self.state == "running")
-  core.view_start(own.socket, self, require("minikvm.view.page").of(self.name))
+  local page = require("minikvm.view.page").of(self.name)
+  core.view_start(own.socket, self, own.port, own.token, page)
   attend.set(self, "view", function() look_in_turn(own) end)
   local view = setmetatable({}, meta)
   inner[view], views[self] = own, own

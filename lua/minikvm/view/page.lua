@@ -1,4 +1,4 @@
--- view/page.lua - the page that shows a guest's screen in a browser (src/io/view.c serves it).
+-- view/page.lua - the page that shows a guest's screen in a browser (view/server.lua serves it).
 --
 -- Pictures come by WebSocket (view/picture.lua); keys go back as scancodes of set 1 (IBM PS/2
 -- Hardware Interface Technical Reference) by KeyboardEvent.code (W3C UI Events), so that a key is
