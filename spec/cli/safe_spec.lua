@@ -148,7 +148,7 @@ describe("--safe", function()
     os.execute("rm -r " .. folder)
     assert.equal(1, r.status)
     assert.matches("attempt to load a binary chunk", r.err)
-    assert.matches("main.lua:1: in local 'chunk'", r.err)
+    assert.matches("main.lua:1: in main chunk", r.err)
   end)
 
   it("ends whatever takes long, and says where", function()
