@@ -109,7 +109,8 @@ end
 ---The descriptions (args.lua) of the commands, by name; "minikvm" is the interpreter's.
 ---@return table<string, minikvm.args.spec>
 function M.specs()
-  return { minikvm = INTERPRETER, run = run.spec, prompt = run.prompt_spec,
+  local run_options = require "minikvm.cli.run_options"
+  return { minikvm = INTERPRETER, run = run_options.spec, prompt = run_options.prompt_spec,
            linux = require("minikvm.cli.linux").spec,
            test = require("minikvm.test.runner").spec, new = require("minikvm.cli.new").spec,
            doctor = DOCTOR, completion = COMPLETION }
@@ -126,7 +127,7 @@ local WORDS <const> = require("minikvm.cli.interpreter").commands
 
 local COMMANDS = {
   run = function(argv, host) return run.main(argv, host) end,
-  prompt = function(argv, host) return run.main(argv, host, run.prompt_spec) end,
+  prompt = function(argv, host) return run.main(argv, host, true) end,
   doctor = doctor,
   completion = completion,
   linux = function(argv, host) return require("minikvm.cli.linux").main(argv, host) end,

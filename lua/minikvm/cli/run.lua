@@ -4,10 +4,9 @@
 -- nothing else (run_json.lua). The status reflects how the guest ended:
 -- STATUS below; of several VMs the highest counts.
 
-local command_line = require "minikvm.cli.run_options"
 local complain = require("minikvm.cli.say").complain
 
-local M = { spec = command_line.spec, prompt_spec = command_line.prompt_spec }
+local M = {}
 
 local USAGE <const> = 2
 
@@ -363,15 +362,44 @@ local function run_all(kvm, vms, opts)
   return status
 end
 
+---A name for each VM: as given, else the file's, numbered where the same file runs twice.
+local function choose_names(opts)
+  local names, seen = {}, {}
+  for i, path in ipairs(opts.guests) do
+    local given = opts.name and opts.name[i]
+    local name = given or path:match("([^/]+)$") or path
+    if not given then name = name:match("^(.+)%.%w+$") or name end
+    seen[name] = (seen[name] or 0) + 1
+    names[i] = seen[name] == 1 and name or ("%s-%d"):format(name, seen[name])
+  end
+  return names
+end
+
+---What a command line says; words alone are images, which takes no parser to tell.
+---@return table? opts  nil when there is nothing to run
+---@return integer? status  then, of the process
+local function read_words(argv, prompt)
+  for i = 1, math.max(#argv, 1) do
+    if not argv[i] or argv[i]:sub(1, 1) == "-" then
+      return require("minikvm.cli.run_options").parse(argv, prompt)
+    end
+  end
+  return { guests = argv, limit = {}, prompt = prompt }
+end
+
 ---Carries out the command line behind "run".
 ---@param argv string[]
 ---@param host { terminal: boolean? }
----@param spec? table  M.prompt_spec instead of that of run
+---@param prompt? boolean  it is behind "prompt"
 ---@return integer status
 ---@return function? leave  there is to be a prompt, then this
-function M.main(argv, host, spec)
-  local opts, status = command_line.parse(argv, spec or M.spec)
+function M.main(argv, host, prompt)
+  local opts, status = read_words(argv, prompt)
   if not opts then return status end
+  opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
+  opts.entries = {} -- by VM: what --json prints
+  opts.traces = {} -- by VM: that of --trace-file
+  opts.screens = {} -- of VMs whose BIOS prints on a screen: true, or what shows it
   local kvm = require "minikvm"
   if opts.view then -- before the jail
     local why

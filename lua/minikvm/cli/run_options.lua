@@ -161,29 +161,17 @@ local function collect_limits(list)
   return limits
 end
 
----A name for each VM: as given, else the file's, numbered where the same file runs twice.
-local function choose_names(opts)
-  local names, seen = {}, {}
-  for i, path in ipairs(opts.guests) do
-    local given = opts.name and opts.name[i]
-    local name = given or path:match("([^/]+)$") or path
-    if not given then name = name:match("^(.+)%.%w+$") or name end
-    seen[name] = (seen[name] or 0) + 1
-    names[i] = seen[name] == 1 and name or ("%s-%d"):format(name, seen[name])
-  end
-  return names
-end
-
 ---Reads a command line.
 ---@param argv string[]
----@param spec table  M.spec or M.prompt_spec
+---@param prompt boolean?  it is that of minikvm prompt
 ---@return table? opts  nil when there is nothing to run
 ---@return integer? status  then, of the process
-function M.parse(argv, spec)
+function M.parse(argv, prompt)
+  local spec = prompt and M.prompt_spec or M.spec
   local opts, status = args.handle(spec, argv)
   if not opts then return nil, status end
   local why
-  opts.prompt = opts.prompt or spec == M.prompt_spec
+  opts.prompt = opts.prompt or prompt
   opts.limit, why = collect_limits(opts.limit)
   if opts.name and #opts.name > #opts.guests then
     why = ("%d names for %d image%s"):format(#opts.name, #opts.guests,
@@ -212,10 +200,6 @@ function M.parse(argv, spec)
   end
   if why then return nil, args.complain(spec, why) end
   if opts.prompt then opts.limit.seconds = opts.limit.seconds or opts.deadline end
-  opts.names, opts.warned, opts.shells = choose_names(opts), {}, {}
-  opts.entries = {} -- by VM: what --json prints
-  opts.traces = {} -- by VM: that of --trace-file
-  opts.screens = {} -- of VMs whose BIOS prints on a screen: true, or what shows it
   return opts
 end
 
