@@ -250,10 +250,8 @@ M.options = {
 ---@return string? remedy
 ---@return string[] guesses  all that are known, for who looks for the nearest one
 function M.remedy(of, which, word)
-  local known, list = M[which][of] or {}, {}
-  for guess in pairs(known) do list[#list + 1] = guess end
-  table.sort(list)
-  return known[word:lower()], list
+  local known = M[which][of] or {}
+  return known[word:lower()], require("minikvm.options").keys(known)
 end
 
 return M

@@ -98,13 +98,10 @@ function M.size(size)
     if not digits and size:match("^0[xX]%x+$") and #size <= 18 then digits, unit = size, "" end
   end
   local number, shift = digits and tonumber(digits), unit and UNITS[unit:upper()]
-  if number == 0 or math.type(size) == "integer" then
+  if not number or number == 0 then
     return nil, ("expected %s, got %s"):format(SIZE, show(size))
-  elseif digits and (math.type(number) ~= "integer" or number < 0
-                     or number > math.maxinteger >> shift) then
+  elseif math.type(number) ~= "integer" or number < 0 or number > math.maxinteger >> shift then
     return nil, ("%s is too large a size"):format(show(size))
-  elseif not digits then
-    return nil, ("expected %s, got %s"):format(SIZE, show(size))
   end
   return number << shift
 end
@@ -113,6 +110,35 @@ local function of_type(name, article)
   return function(value)
     if type(value) == name then return value end
     return nil, ("expected %s, got %s"):format(article, show(value))
+  end
+end
+
+---A rule for integers in a range.
+---@param low integer
+---@param high integer
+---@param what? string  for messages: "an integer of 1 to 64"
+---@return fun(value: any): integer?, string?
+function M.between(low, high, what)
+  what = what or ("an integer of %d to %d"):format(low, high)
+  return function(value)
+    local integer = type(value) == "number" and math.tointeger(value)
+    if integer and low <= integer and integer <= high then return integer end
+    return nil, ("expected %s, got %s"):format(what, tostring(value))
+  end
+end
+
+local function is_of_kind(value, kind)
+  return core.kind(value) == kind or type(value) == "table" and getmetatable(value) == kind
+end
+
+---A rule for objects of a kind.
+---@param kind string  "minikvm.disk": of the core's userdata, or of a class
+---@param what string  for messages: "a disk of kvm.disk"
+---@return fun(value: any): any, string?
+function M.object(kind, what)
+  return function(value)
+    if is_of_kind(value, kind) then return value end
+    return nil, ("expected %s, got a %s"):format(what, type(value))
   end
 end
 
@@ -125,12 +151,18 @@ local CHECKS = {
   end,
   boolean = of_type("boolean", "true or false"),
   ["function"] = of_type("function", "a function"),
+  table = of_type("table", "a table"),
+  permissions = M.between(0, 4095, "permissions (0 to 07777)"),
   size = M.size,
   any = function(value) return value end,
   integer = function(value)
     local integer = type(value) == "number" and math.tointeger(value)
     if integer then return integer end
     return nil, ("expected an integer, got %s"):format(show(value))
+  end,
+  address = function(value)
+    if math.type(value) == "integer" and value >= 0 then return value end
+    return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
   end,
   seconds = function(value)
     if type(value) == "number" and value >= 0 and value < math.huge then return value end
@@ -160,9 +192,12 @@ local function check_value(value, rule, key)
   return check_word(value, rule)
 end
 
-local function sorted_keys(schema)
+---The keys of a table, which are strings or numbers, in order.
+---@param map table
+---@return any[]
+function M.keys(map)
   local keys = {}
-  for key in pairs(schema) do keys[#keys + 1] = key end
+  for key in pairs(map) do keys[#keys + 1] = key end
   table.sort(keys)
   return keys
 end
@@ -180,7 +215,7 @@ local function unknown_key(where, prefix, key, schema)
   if remedy then
     hint = (" (use %s)"):format(remedy)
   elseif type(key) == "string" then
-    hint = M.hint(key, sorted_keys(schema), "'" .. prefix:gsub("%%", "%%%%") .. "%s'")
+    hint = M.hint(key, M.keys(schema), "'" .. prefix:gsub("%%", "%%%%") .. "%s'")
   end
   return ("%s: unknown option %s%s"):format(where, show_key(prefix, key), hint)
 end
@@ -221,18 +256,22 @@ end
 ---Names a schema, so that guesses.lua, the types and the reference can be checked against it.
 ---@param where string  whose options they are, as check() is told
 ---@param schema table
+---@param ... table  schemas whose rules it takes over
 ---@return table schema
-function M.declare(where, schema)
+function M.declare(where, schema, ...)
+  for _, other in ipairs{ ... } do
+    for key, rule in pairs(other) do schema[key] = rule end
+  end
   M.schemas[where] = schema
   return schema
 end
 
 ---Checks a table of options against a schema and returns a checked copy; raises when it does not
 ---fit. A schema gives a rule for each key: "string", "text" (a string that C reads up to its NUL),
----"boolean", "integer", "function", "any", "size" (integer bytes, or text such as "4M"; comes out
----as an integer), "seconds" (a number >= 0), a list of words of which the value must be one, a
----function(value, key) that returns the value or nil and a message, or a schema of its own for a
----table within the table.
+---"boolean", "integer", "function", "table", "any", "size" (integer bytes, or text such as "4M";
+---comes out as an integer), "address" (an integer >= 0), "permissions" (of a file), "seconds" (a
+---number >= 0), a list of words of which the value must be one, a function(value, key) that returns
+---the value or nil and a message, or a schema of its own for a table within the table.
 ---@param where string  the function the caller called, for messages: "kvm.vm"
 ---@param opts table?  nil counts as no options
 ---@param schema table<string, string|string[]|function|table>
@@ -264,8 +303,16 @@ end
 ---@param self any
 ---@param kind string  "minikvm.vm": of the core's userdata, or of a class
 function M.self(where, self, kind)
-  if core.kind(self) == kind or type(self) == "table" and getmetatable(self) == kind then return end
+  if is_of_kind(self, kind) then return end
   core.blame(("call %s with ':' (%s(...))"):format(where:match "[^:]*$", where))
+end
+
+---What was raised as text, without the place that Lua has put before it: to be blamed on another
+---line.
+---@param problem any
+---@return string
+function M.without_place(problem)
+  return (tostring(problem):gsub("^[^\n]-%.lua:%d+: ", ""))
 end
 
 return M

@@ -5,14 +5,14 @@
 -- "..", not the root.
 
 local core = require "minikvm.core"
+local jail = require "minikvm.jail"
 local options = require "minikvm.options"
 
 local M = {}
 
 local MOST <const> = 1 << 20 -- bytes of a file
 
--- As in src/jail/jail.h.
-local READ <const>, WRITE <const>, CHANGE <const> = 1, 2, 4
+local READ <const>, WRITE <const>, CHANGE <const> = jail.READ, jail.WRITE, jail.CHANGE
 
 local VERDICTS <const> = { "ro", "cow", "rw", "shared-rw" }
 
@@ -75,7 +75,7 @@ local function kept(check, key)
 end
 
 local KEYS <const> = {
-  level = kept(one_of{ "best", "strict", "log" }, "level"),
+  level = kept(one_of(jail.LEVELS), "level"),
   read = path_with(READ), write = path_with(READ | WRITE),
   change = path_with(READ | WRITE | CHANGE),
   memory = kept(options.size, "memory"), disk = kept(options.size, "disk"),
@@ -131,9 +131,7 @@ function KEYS.network(policy, value)
   return true
 end
 
-local NAMES <const> = {}
-for key in pairs(KEYS) do NAMES[#NAMES + 1] = key end
-table.sort(NAMES)
+local NAMES <const> = options.keys(KEYS)
 
 ---@return true?
 ---@return string? why

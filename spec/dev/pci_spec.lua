@@ -546,6 +546,10 @@ describe("misuse of kvm.pci and vm.pci", function()
             define{ bars = { [0] = { read = function() end } } })
     refused("register X is there twice", define{ bars = { [0] = { registers = { [0] = "X" } },
                                                           [1] = { registers = { [0] = "X" } } } })
+    for _, ram in ipairs{ { size = (1 << 62) + 4096 }, { at = math.maxinteger, size = 4096 } } do
+      refused("expected bytes, 1099511627776 at the most",
+              define{ bars = { [0] = { ram = ram } } })
+    end
     refused("register X lies over its RAM", define{ bars = { [0] = { registers = { [4096] = "X" },
                                                                      ram = { at = 4096,
                                                                        size = 4096 } } } })

@@ -54,6 +54,9 @@ end
 
 -- ---- a device's ----
 
+---For options: a disk.
+M.check = options.object("minikvm.disk", "a disk of kvm.disk")
+
 ---A disk becomes a part of the device: closed, reset and saved with it.
 ---@param d minikvm.device
 ---@param disk minikvm.disk
@@ -65,10 +68,14 @@ function M.use(d, disk)
   return disk
 end
 
----For options: a disk, nil and what is wrong otherwise.
-function M.check(value)
-  if core.kind(value) == "minikvm.disk" then return value end
-  return nil, ("expected a disk of kvm.disk, got a %s"):format(type(value))
+---For options: a list of disks.
+function M.check_list(list)
+  if type(list) ~= "table" then return nil, "expected a list of disks" end
+  for _, disk in ipairs(list) do
+    local ok, why = M.check(disk)
+    if not ok then return nil, why end
+  end
+  return list
 end
 
 ---Back to what they held when they were opened.

@@ -35,10 +35,7 @@ function device_meta:__tostring()
 end
 
 ---For options.argument(): an attached device.
-function M.check(value)
-  if type(value) == "table" and getmetatable(value) == KIND then return value end
-  return nil, ("expected a device, got a %s"):format(type(value))
-end
+M.check = options.object(KIND, "a device")
 
 -- ---- describing a device ----
 
@@ -49,10 +46,7 @@ end
 ---What every kind of device can say of itself, for options.check().
 M.OPTIONS = DEVICE
 
-local PLAIN <const> = options.declare("kvm.device", {})
-for _, schema in ipairs{ DEVICE, block.OPTIONS } do
-  for key, rule in pairs(schema) do PLAIN[key] = rule end
-end
+local PLAIN <const> = options.declare("kvm.device", {}, DEVICE, block.OPTIONS)
 
 local fields = { "blocks", "names", "pci", "kind" }
 for key in pairs(PLAIN) do fields[#fields + 1] = key end
@@ -447,7 +441,7 @@ function M.attach(vm, def, opts)
   local d = M.new_instance(vm, def, o.name, place_name(o), o.irq)
   if o.irq then vm:irq(o.irq, is_raised(vm, o.irq)) end -- raises when there is no such line
   local ok, why = pcall(hook, d, def, o)
-  if not ok then core.blame((tostring(why):gsub("^[^\n]-%.lua:%d+: ", ""))) end
+  if not ok then core.blame(options.without_place(why)) end
   M.begin(d)
   return d
 end
@@ -490,11 +484,6 @@ function M.load_all(vm, list, layers)
       lines_of(vm)[d.irq][d] = saved.raised or nil
     end
   end
-end
-
-core.methods "minikvm.vm".attach = function(vm, def, opts)
-  options.self("vm:attach", vm, "minikvm.vm")
-  return M.attach(vm, def, opts)
 end
 
 return M

@@ -25,19 +25,10 @@ local SLOTS <const>, FIRST_SLOT <const> = 31, 2 -- 0 and 1: host bridge and PIIX
 -- ---- describing a function ----
 
 local function between(low, high)
-  return function(value)
-    local integer = type(value) == "number" and math.tointeger(value)
-    if integer and low <= integer and integer <= high then return integer end
-    return nil, ("expected an integer of 0x%x to 0x%x, got %s"):format(low, high, tostring(value))
-  end
+  return options.between(low, high, ("an integer of 0x%x to 0x%x"):format(low, high))
 end
 
 local ID <const> = between(0, 0xffff)
-
-local function a_table(value)
-  if type(value) == "table" then return value end
-  return nil, ("expected a table, got a %s"):format(type(value))
-end
 
 local function check_ram(value)
   if type(value) == "table" then return value end
@@ -47,21 +38,25 @@ end
 
 local BAR <const> = options.declare("kvm.pci.bars", {
   io = "boolean", wide = "boolean", prefetch = "boolean", ram = check_ram,
-})
-local CONFIG_BLOCK <const> = options.declare("kvm.pci.config", {})
-for key, rule in pairs(block.OPTIONS) do
-  BAR[key] = rule
-  if key ~= "size" then CONFIG_BLOCK[key] = rule end
-end
+}, block.OPTIONS)
+local CONFIG_BLOCK <const> = options.declare("kvm.pci.config", {}, block.OPTIONS)
+CONFIG_BLOCK.size = nil
 
 local FUNCTION <const> = options.declare("kvm.pci", {
   vendor = between(0, 0xfffe), device = ID, class = between(0, 0xffffff),
   revision = between(0, 255),
-  subsystem = a_table, bars = a_table, config = a_table, capabilities = a_table,
-})
-for key, rule in pairs(device.OPTIONS) do FUNCTION[key] = rule end
+  subsystem = "table", bars = "table", config = "table", capabilities = "table",
+}, device.OPTIONS)
 
-local RAM <const> = options.declare("kvm.pci.bars.ram", { at = "integer", size = "size" })
+local MOST <const> = 1 << 40 -- what the largest BAR has
+local ROOM <const> = options.between(-MOST, MOST, ("bytes, %d at the most"):format(MOST))
+local RAM <const> = options.declare("kvm.pci.bars.ram", {
+  at = ROOM, size = function(value)
+    local bytes, why = options.size(value)
+    if not bytes then return nil, why end
+    return ROOM(bytes)
+  end,
+})
 
 local function power_of_two(least, size)
   local power = least
@@ -130,7 +125,7 @@ local CAPABILITY <const> = options.declare("kvm.pci.capabilities", {
   id = between(1, 0xff), bytes = "string", writable = "string",
 })
 local MSIX <const> = options.declare("kvm.pci.capabilities.msix", {
-  vectors = between(1, 2048), bar = between(0, 5), at = "integer",
+  vectors = between(1, 2048), bar = between(0, 5), at = ROOM,
 })
 
 local function check_capability(where, entry)
@@ -263,7 +258,7 @@ local function hook(d, fn)
 end
 
 local ATTACH <const> = options.declare("vm.pci:attach", {
-  slot = between(1, SLOTS), fn = between(0, 7), name = "text", at = a_table,
+  slot = between(1, SLOTS), fn = between(0, 7), name = "text", at = "table",
 })
 
 local function free_slot(bus)

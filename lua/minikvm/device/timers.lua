@@ -39,11 +39,10 @@ local function named(d, name)
 end
 
 local function check_name(d, where, name)
-  local known = {}
-  for key in pairs(d.definition.timers or {}) do known[#known + 1] = key end
-  if not (d.definition.timers or {})[name] then
+  local known = d.definition.timers or {}
+  if not known[name] then
     core.blame(("%s: device %s has no timer %q%s: name it in the definition's 'timers'"):format(
-      where, d.name, name, options.hint(name, known, "%q")))
+      where, d.name, name, options.hint(name, options.keys(known), "%q")))
   end
 end
 

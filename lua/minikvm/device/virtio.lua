@@ -262,8 +262,7 @@ local VIRTIO <const> = options.declare("kvm.virtio", {
     return nil, "expected the bytes, or a function that returns them"
   end,
   config_write = "function", on_buffer = "function", on_reset = "function",
-})
-for key, rule in pairs(device.OPTIONS) do VIRTIO[key] = rule end
+}, device.OPTIONS)
 VIRTIO.irq = nil
 
 ---What the instances of a definition share.

@@ -403,16 +403,12 @@ local function attach(d, o)
   reset(d) -- now that its disks are there
 end
 
-local function check_disks(list)
-  if type(list) ~= "table" then return nil, "expected a list of disks" end
-  for _, disk in ipairs(list) do
-    local ok, why = disks.check(disk)
-    if not ok then return nil, why end
-  end
-  if #list < 1 or #list > 2 then
+local function check_disks(value)
+  local list, why = disks.check_list(value)
+  if list and (#list < 1 or #list > 2) then
     return nil, ("a channel has one disk or two, got %d"):format(#list)
   end
-  return list
+  return list, why
 end
 
 local OPTIONS <const> = options.declare("ata.new", { disks = check_disks, on_error = "function" })

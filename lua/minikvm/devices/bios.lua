@@ -116,17 +116,8 @@ local function attach(d, o)
   reset(d) -- now that its options are there
 end
 
-local function check_disks(list)
-  if type(list) ~= "table" then return nil, "expected a list of disks" end
-  for _, disk in ipairs(list) do
-    local ok, why = checks.check(disk)
-    if not ok then return nil, why end
-  end
-  return list
-end
-
 local OPTIONS <const> = options.declare("bios.new", {
-  disks = check_disks, borrowed = check_disks, time = "integer", on_error = "function",
+  disks = checks.check_list, borrowed = checks.check_list, time = "integer", on_error = "function",
 })
 
 ---Describes the BIOS, for vm:attach() without a place.

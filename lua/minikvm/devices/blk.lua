@@ -116,7 +116,6 @@ function M.new(opts)
   }, "blk.new", core.blk_new)
 end
 
-M.OPTIONS = options.declare("blk.new", { read_only = "boolean" })
-for key, rule in pairs(disks.OPTIONS) do M.OPTIONS[key] = rule end
+M.OPTIONS = options.declare("blk.new", { read_only = "boolean" }, disks.OPTIONS)
 
 return require("minikvm.strict").module(M, "devices.blk")

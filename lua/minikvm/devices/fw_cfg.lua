@@ -19,10 +19,9 @@ local PIECE <const> = 4096 -- bytes given to the data port at once
 
 ---The items of a table of files: the directory, and each file under its key.
 local function items_of(files, items)
-  local names, all = {}, { [SIGNATURE] = "QEMU", [ID] = ("<I4"):pack(TRADITIONAL) }
+  local names, all = options.keys(files), { [SIGNATURE] = "QEMU",
+                                            [ID] = ("<I4"):pack(TRADITIONAL) }
   for key, bytes in pairs(items) do all[key] = bytes end
-  for name in pairs(files) do names[#names + 1] = name end
-  table.sort(names)
   local directory = { (">I4"):pack(#names) }
   for i, name in ipairs(names) do
     all[FILES + i - 1] = files[name]

@@ -110,15 +110,13 @@ end
 
 -- ---- hubs and captures ----
 
-local HUB <const> = options.declare("net.hub", { on_frame = "function", capture = captures.check })
-
 ---A wire between cards, of any VMs of this script: what one sends, all others get.
 ---  on_frame  function(hub, frame, card): a card has sent it. false: nobody gets it; a string: that
 ---            goes on instead; hub:send() sends more
 ---  capture   of net.capture(): has what goes over the wire
 ---@param opts? { on_frame: function?, capture: minikvm.capture? }
 ---@return minikvm.hub
-function M.hub(opts) return hubs.new(opts, HUB, arm) end
+function M.hub(opts) return hubs.new(opts, arm) end
 
 ---Keeps frames for a file that tcpdump reads.
 ---  limit  bytes that it holds ("64M"): the newest frames
@@ -139,12 +137,8 @@ local function check_mac(value)
   return nil, ("expected an address such as \"52:54:00:00:00:01\", got %s"):format(tostring(value))
 end
 
-local function check_mtu(value)
-  if math.type(value) == "integer" and value >= 68 and value <= MOST - ETHERNET then
-    return value
-  end
-  return nil, ("expected bytes, 68 to %d, got %s"):format(MOST - ETHERNET, tostring(value))
-end
+local check_mtu <const> = options.between(68, MOST - ETHERNET,
+                                          ("bytes, 68 to %d"):format(MOST - ETHERNET))
 
 local function check_tap(value)
   if type(value) == "function" then return value end

@@ -303,22 +303,15 @@ local function entry(value)
   return nil, ("expected an address or the name of a symbol, got %s"):format(tostring(value))
 end
 
-local function address(value)
-  if math.type(value) == "integer" and value >= 0 then return value end
-  return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
-end
-
+local number <const> = options.between(0, MOST_CPUS - 1,
+                                       ("an integer of 0 to %d or \"all\""):format(MOST_CPUS - 1))
 local function cpu(value)
-  local integer = type(value) == "number" and math.tointeger(value)
-  if value == "all" or integer and 0 <= integer and integer < MOST_CPUS then
-    return integer or value
-  end
-  return nil, ("expected an integer of 0 to %d or \"all\", got %s")
-    :format(MOST_CPUS - 1, tostring(value))
+  if value == "all" then return value end
+  return number(value)
 end
 
 local LOAD <const> = options.declare("vm:load", {
-  at = address, entry = entry, segment = address, cpu = cpu, cmdline = "text",
+  at = "address", entry = entry, segment = "address", cpu = cpu, cmdline = "text",
   modules = function(value) return require("minikvm.image.place").check_modules(value) end,
   initrd = function(value) return require("minikvm.image.place").check_module("initrd", value) end,
   format = { "auto", "flat", "boot", "elf", "multiboot", "multiboot2", "limine", "linux", "pvh" },

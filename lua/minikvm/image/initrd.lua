@@ -60,10 +60,7 @@ end
 
 ---Adds the directories that names need; raises when one of them is something else.
 local function add_parents(tree)
-  local names = {}
-  for name in pairs(tree) do names[#names + 1] = name end
-  table.sort(names)
-  for _, name in ipairs(names) do
+  for _, name in ipairs(options.keys(tree)) do
     for slash in name:gmatch "()/" do
       local parent = name:sub(1, slash - 1)
       local there = tree[parent]
@@ -94,13 +91,8 @@ local function a_table(what)
   end
 end
 
-local function permissions(value)
-  if math.type(value) == "integer" and value >= 0 and value <= MODE_MAX then return value end
-  return nil, ("expected permissions (0 to 07777), got %s"):format(tostring(value))
-end
-
 local FILE <const> = options.declare("kvm.initrd.files", {
-  path = "string", bytes = "string", mode = permissions,
+  path = "string", bytes = "string", mode = "permissions",
 })
 
 ---A string, a function or { path= | bytes=, mode= } as { path=|bytes=|make=, mode= }.
@@ -147,8 +139,7 @@ local function add_directories(tree, list)
   for _, key in ipairs(sorted(list)) do
     local value, name, mode = list[key], key, MODE_DIRECTORY
     if math.type(key) == "integer" then name = value else mode = value end
-    local good, why = permissions(mode)
-    if not good then blame("directories[%q]: %s", tostring(name), why) end
+    options.argument("kvm.initrd", ("directories[%q]"):format(tostring(name)), mode, "permissions")
     add(tree, "directories", name, { type = "directory", mode = mode })
   end
 end
@@ -161,7 +152,7 @@ local function add_nodes(tree, nodes)
   for _, name in ipairs(sorted(nodes)) do
     local n = nodes[name]
     if type(n) ~= "table" or (n[1] ~= "c" and n[1] ~= "b") or not in_range(n[2], MAJOR_MAX)
-       or not in_range(n[3], MINOR_MAX) or (n.mode and not permissions(n.mode)) then
+       or not in_range(n[3], MINOR_MAX) or (n.mode and not in_range(n.mode, MODE_MAX)) then
       blame("nodes[%q]: expected { \"c\" or \"b\", major, minor, mode = permissions }",
             tostring(name))
     end
@@ -261,7 +252,7 @@ local function entries(o)
   add_links(tree, o.links or {})
   if o.modules then add_modules(tree, o.modules) end
   add_parents(tree)
-  for _, name in ipairs(sorted(tree)) do list[#list + 1] = tree[name] end
+  for _, name in ipairs(options.keys(tree)) do list[#list + 1] = tree[name] end
   return list
 end
 

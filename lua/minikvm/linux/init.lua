@@ -202,13 +202,7 @@ function Linux:sh(command, opts)
 end
 
 local WRITE <const> = options.declare("linux:write", {
-  timeout = "seconds",
-  mode = function(value)
-    if math.type(value) == "integer" and value >= 0 and value <= tonumber("7777", 8) then
-      return value
-    end
-    return nil, ("expected permissions (0 to 07777), got %s"):format(tostring(value))
-  end,
+  timeout = "seconds", mode = "permissions",
 })
 
 ---Makes a file of the guest, or replaces what is in it.

@@ -87,9 +87,6 @@ function M.new(opts)
 end
 
 ---For options: a capture.
-function M.check(value)
-  if getmetatable(value) == CAPTURE then return value end
-  return nil, "expected a capture of net.capture()"
-end
+M.check = options.object(CAPTURE, "a capture of net.capture()")
 
 return M

@@ -6,6 +6,7 @@
 -- holds no frame: those that have not arrived are the receiving card's, and in its VM's snapshots.
 -- A handler runs on the thread of the vCPU that sends, under the Lua lock.
 
+local captures = require "minikvm.net.capture"
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local options = require "minikvm.options"
@@ -81,17 +82,17 @@ function M.unplug(hub, card)
 end
 
 ---For options: a hub.
-function M.check(value)
-  if getmetatable(value) == HUB then return value end
-  return nil, "expected a hub of net.hub()"
-end
+M.check = options.object(HUB, "a hub of net.hub()")
 
----@param opts table?  what is in M.OPTIONS
----@param rules table
+local OPTIONS <const> = options.declare("net.hub", {
+  on_frame = "function", capture = captures.check,
+})
+
+---@param opts table?  what is in OPTIONS
 ---@param arm fun(card: minikvm.device)  a card has a frame that is for later
 ---@return minikvm.hub
-function M.new(opts, rules, arm)
-  local o = options.check("net.hub", opts, rules)
+function M.new(opts, arm)
+  local o = options.check("net.hub", opts, OPTIONS)
   return setmetatable({ ports = setmetatable({}, { __mode = "v" }), most = 0,
                         on_frame = o.on_frame, capture = o.capture, wire = core.hub_new(),
                         arm = arm }, meta)

@@ -29,12 +29,9 @@ function meta.__tostring(list)
 end
 
 local function up_to(bits)
-  local most <const> = bits == 64 and -1 or (1 << bits) - 1
-  return function(value)
-    local integer = type(value) == "number" and math.tointeger(value)
-    if integer and (bits == 64 or 0 <= integer and integer <= most) then return integer end
-    return nil, ("expected an integer of %d bits, got %s"):format(bits, tostring(value))
-  end
+  return options.between(bits == 64 and math.mininteger or 0,
+                         bits == 64 and math.maxinteger or (1 << bits) - 1,
+                         ("an integer of %d bits"):format(bits))
 end
 
 local SEGMENT <const> = { selector = up_to(16), base = up_to(64), limit = up_to(32),

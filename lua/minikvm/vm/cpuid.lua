@@ -170,11 +170,8 @@ end
 local function feature(name)
   local f = FEATURES[name]
   if f then return f end
-  local known = {}
-  for word in pairs(FEATURES) do known[#known + 1] = word end
-  table.sort(known)
   core.blame(("vm.cpuid: unknown feature %q%s"):format(tostring(name),
-                                                  options.hint(tostring(name), known, "%q")))
+    options.hint(tostring(name), options.keys(FEATURES), "%q")))
 end
 
 ---Whether the guest is told of a feature, by its name in /proc/cpuinfo.

@@ -65,16 +65,6 @@ local function check_rules(rules)
   return checked
 end
 
----An integer of 0 (or `least`) to `most`.
-local function count(least, most)
-  return function(value)
-    local n = type(value) == "number" and math.tointeger(value)
-    if n and n >= least and n <= most then return n end
-    return nil, ("expected an integer of %d%s, got %s"):format(least,
-      most == math.maxinteger and " or more" or " to " .. most, tostring(value))
-  end
-end
-
 local function path(value)
   if type(value) == "string" and value ~= "" and not value:find "\0" then return value end
   return nil, ("expected a directory, got %s"):format(tostring(value))
@@ -88,8 +78,9 @@ end
 
 local NEW = options.declare("kvm.files", {
   root = path, private = path, rules = check_rules,
-  max_open = count(0, 16), max_bytes = bytes, max_file = bytes,
-  max_files = count(0, math.maxinteger), audit = "boolean", decide = "function",
+  max_open = options.between(0, 16), max_bytes = bytes, max_file = bytes,
+  max_files = options.between(0, math.maxinteger, "an integer of 0 or more"),
+  audit = "boolean", decide = "function",
 })
 
 ---Creates a file policy.
@@ -123,9 +114,6 @@ function M.new(opts)
 end
 
 ---For the option `files` of kvm.vm.
-function M.check(value)
-  if core.kind(value) == "minikvm.files" then return value end
-  return nil, ("expected a file policy, as kvm.files{} makes it, got a %s"):format(type(value))
-end
+M.check = options.object("minikvm.files", "a file policy, as kvm.files{} makes it")
 
 return M

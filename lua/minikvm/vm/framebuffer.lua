@@ -34,12 +34,7 @@ local function new(at, width, height)
   return { at = at, width = width, height = height, pitch = pitch, bytes = pitch * height }
 end
 
-local function side(value)
-  local n = type(value) == "number" and math.tointeger(value)
-  if n and 1 <= n and n <= SIDE_MAX then return n end
-  return nil, ("expected pixels, 1 to %d, got %s"):format(SIDE_MAX, tostring(value))
-end
-
+local side <const> = options.between(1, SIDE_MAX, ("pixels, 1 to %d"):format(SIDE_MAX))
 local PIXELS <const> = options.declare("vm:load.framebuffer", { width = side, height = side })
 
 ---The option `framebuffer` of vm:load: { width=, height= }, or false: there is none.

@@ -21,23 +21,6 @@ local function check_memory(value)
   return bytes
 end
 
-local function address(value)
-  if math.type(value) == "integer" and value >= 0 then return value end
-  return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
-end
-
-local function between(low, high)
-  return function(value)
-    local integer = type(value) == "number" and math.tointeger(value)
-    if integer and low <= integer and integer <= high then return integer end
-    return nil, ("expected an integer of %d to %d, got %s"):format(low, high, tostring(value))
-  end
-end
-
-local function check_files(value)
-  return require("minikvm.vm.files").check(value)
-end
-
 local function page_size(value)
   local bytes = options.size(value)
   if bytes == PAGE or bytes == 2 << 20 then return bytes end
@@ -72,14 +55,15 @@ local LIMITS = options.declare("kvm.vm.limits", {
 })
 
 local NEW = options.declare("kvm.vm", {
-  name = "text", memory = check_memory, cpus = between(1, 64),
+  name = "text", memory = check_memory, cpus = options.between(1, 64),
   mode = { "real", "protected", "paged", "long", "linux" }, limits = LIMITS,
   unhandled = { "ignore", "fault" }, coalesce = "boolean", echo = "boolean",
   trace = function_or_table,
   page_size = page_size, map_size = "size", map_base = canonical,
   irqchip = { "none", "pic" }, console = { "hypercall", "uart" },
-  files = check_files, assist = "boolean", cmdline = "text", stats = "boolean",
-  map_io = address,
+  files = function(value) return require("minikvm.vm.files").check(value) end,
+  assist = "boolean", cmdline = "text", stats = "boolean",
+  map_io = "address",
   disk = function(value) return require("minikvm.vm.disk").check(value) end,
   bios = "text", disk_error = "function",
   pci = function(value) return require("minikvm.device.pci").check_list(value) end,
@@ -123,6 +107,14 @@ local function for_core(o)
   return o
 end
 
+---What fn(...) returns; a VM for which it raises is closed first.
+local function closing(new, fn, ...)
+  local results = table.pack(pcall(fn, ...))
+  if results[1] then return table.unpack(results, 2, results.n) end
+  new:close()
+  core.blame(options.without_place(results[2]))
+end
+
 ---Attaches the devices of the machines that options name.
 ---@param new minikvm.vm
 ---@param o table  checked
@@ -132,11 +124,7 @@ end
 function M.attach_machine(new, o)
   if o.linux then require("minikvm.vm.linux").attach(new) end
   if o.pci then
-    local ok, why = pcall(require("minikvm.device.pci").attach_list, new, o.pci)
-    if not ok then
-      new:close()
-      core.blame((tostring(why):gsub("^[^\n]-%.lua:%d+: ", "")))
-    end
+    closing(new, require("minikvm.device.pci").attach_list, new, o.pci)
   end
   if o.disks then
     local ok, why, code = require("minikvm.devices.blk").attach_list(new, o.disks)
@@ -158,10 +146,9 @@ end
 ---@return minikvm.vm? vm
 function M.with_trace(new, o, made, why, code)
   if not made or not o.trace then return made, why, code end
-  local ok, trace, reason, name = pcall(new.trace, new, o.trace)
-  if ok and trace then return made end
+  local trace, reason, name = closing(new, new.trace, new, o.trace)
+  if trace then return made end
   new:close()
-  if not ok then core.blame((tostring(trace):gsub("^[^\n]-%.lua:%d+: ", ""))) end
   return nil, reason, name
 end
 
@@ -210,11 +197,7 @@ function M.new(opts)
   if code == "EINVAL" then core.blame("kvm.vm: " .. why) end -- options that do not go together
   if new and o.stats then core.timing(new, true) end
   if new and o.cpuid then
-    local ok, what = pcall(require("minikvm.vm.cpuid").apply, new, o.cpuid)
-    if not ok then
-      new:close()
-      core.blame((tostring(what):gsub("^[^\n]-%.lua:%d+: ", "")))
-    end
+    closing(new, require("minikvm.vm.cpuid").apply, new, o.cpuid)
   end
   if not new then return nil, why, code end
   M.made[new] = o

@@ -9,14 +9,9 @@ local memory = core.methods "minikvm.memory"
 
 local WHERE <const> = "memory:map"
 
-local function address(value)
-  if math.type(value) == "integer" and value >= 0 then return value end
-  return nil, ("expected an address (an integer, 0 or more), got %s"):format(tostring(value))
-end
-
 local MAP <const> = options.declare(WHERE, {
-  at = address, size = "size", rom = "boolean", shared = "boolean", bytes = "string", path = "text",
-  name = "text",
+  at = "address", size = "size", rom = "boolean", shared = "boolean", bytes = "string",
+  path = "text", name = "text",
 })
 
 ---What is wrong with options that are right each by itself; nil when nothing is.

@@ -56,8 +56,7 @@ local RUN = options.declare("vm:start", {
   deadline = "seconds", exits = M.exits, output = "size",
 })
 
-local RUN_UNTIL = options.declare("vm:run", { until_pc = place })
-for key, value in pairs(RUN) do RUN_UNTIL[key] = value end
+local RUN_UNTIL = options.declare("vm:run", { until_pc = place }, RUN)
 
 local function run_options(where, opts, known)
   local o = options.check(where, opts, known or RUN)
