@@ -7,8 +7,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
-#define HLT 0xf4
-
 /* The engine of a VM, made if need be; NULL with *err. */
 static struct mk_debug *get(struct mk_vm *vm, struct mk_err *err)
 {
@@ -28,7 +26,6 @@ static struct mk_debug *get(struct mk_vm *vm, struct mk_err *err)
     d->base.ops = &run_ops;
     d->serve = exit_serve;
     d->vm = vm;
-    d->trap = HLT;
     d->memory_fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
     page_init_guard(d);
     ring_forget(d);

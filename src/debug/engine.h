@@ -6,8 +6,9 @@
 #define MK_DEBUG_ENGINE_H
 
 #include "debug/debug.h"
-#include "debug/operand.h"
+#include "debug/instruction.h"
 
+#define HLT 0xf4 /* what patches are */
 #define NOWHERE UINT64_MAX
 #define PLACES 4 /* guest-physical addresses of one linear one: in so many address spaces */
 
@@ -96,7 +97,6 @@ struct mk_debug {
     bool (*serve)(struct mk_vcpu *c, int code);
     pthread_cond_t turn;    /* a vCPU has left the guest; the one that held the others is done */
     struct mk_vcpu *holder; /* executes an instruction without patches: the others stay outside */
-    uint8_t trap;           /* the byte of a patch */
 
     struct mk_break **list; /* all breakpoints, by address, the newest first */
     size_t count, room;

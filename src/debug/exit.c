@@ -6,7 +6,6 @@
 
 #include <errno.h>
 
-#define HLT 0xf4
 #define VECTORS 256
 
 enum trap { TRAP_NONE, TRAP_HIT, TRAP_STEP };

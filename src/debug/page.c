@@ -73,11 +73,11 @@ static struct patch *find_patch(const struct page *p, uint64_t gpa)
 /* --- in and out of memory --- */
 
 /* Whether the code is there that the patch is for. Bytes behind the first may be patched. */
-static bool code_is_there(const struct mk_debug *d, const struct page *p, const struct patch *q)
+static bool code_is_there(const struct page *p, const struct patch *q)
 {
     const uint8_t *here = p->host + q->at;
     for (unsigned i = 0; i < q->code.length && q->at + i < MK_PAGE; i++)
-        if (here[i] != q->code.bytes[i] && (i == 0 || here[i] != d->trap))
+        if (here[i] != q->code.bytes[i] && (i == 0 || here[i] != HLT))
             return false;
     return true;
 }
@@ -115,19 +115,19 @@ static void poke(struct mk_debug *d, struct page *p, unsigned at, uint8_t byte)
 /* Unless it is there already, and was not written over. */
 static void insert(struct mk_debug *d, struct page *p, struct patch *q)
 {
-    if (q->there && p->host[q->at] == d->trap)
+    if (q->there && p->host[q->at] == HLT)
         return;
     q->own = p->host[q->at];
-    q->there = code_is_there(d, p, q);
+    q->there = code_is_there(p, q);
     q->left = !q->there;
     if (q->there)
-        poke(d, p, q->at, d->trap);
+        poke(d, p, q->at, HLT);
 }
 
 /* A byte that the guest, or a device, wrote over a patch stays. */
 static void take_out(struct mk_debug *d, struct page *p, struct patch *q)
 {
-    if (q->there && p->host[q->at] == d->trap)
+    if (q->there && p->host[q->at] == HLT)
         poke(d, p, q->at, q->own);
     q->there = false;
 }
@@ -369,7 +369,7 @@ static void guard_copy(struct mk_mem_guard *g, uint64_t gpa, const uint8_t *from
         for (size_t k = 0; k < d->page[i]->count; k++) {
             const struct patch *q = &d->page[i]->patch[k];
             uint64_t offset = d->page[i]->gpa + q->at - gpa;
-            if (q->there && offset < len && copy[offset] == d->trap)
+            if (q->there && offset < len && copy[offset] == HLT)
                 copy[offset] = q->own;
         }
     bool open = d->open;

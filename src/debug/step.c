@@ -15,7 +15,6 @@
 #define ATTEMPTS 16   /* KVM may stop at the instruction itself first */
 #define FRAME_WORDS 6 /* looked through for an exception's frame */
 #define FLAG_TF 0x100u
-#define HLT 0xf4
 
 /* The instruction to be executed, and the vCPU before it. */
 struct step {
@@ -24,6 +23,8 @@ struct step {
     struct kvm_sregs sregs;
     uint8_t code[MK_LONGEST_INSTRUCTION];
     unsigned length; /* bytes of code that are mapped */
+    uint8_t opcode;  /* 0: none is */
+    bool repeated;   /* by a prefix */
 };
 
 /* The general registers' TF, which a program of the outer rings is stepped by: its #DB comes to the
@@ -137,41 +138,24 @@ static bool begin(struct mk_vcpu *c, struct step *t)
         return false;
     t->linear = mk_code_address(&t->sregs, t->regs.rip);
     t->length = mk_fetch_code(c->mem, &t->sregs, t->regs.rip, t->code, MK_LONGEST_INSTRUCTION);
+    struct mk_prefixes p = mk_prefixes(t->code, t->length, mk_code_bits(&t->sregs));
+    t->opcode = p.length < t->length ? t->code[p.length] : 0;
+    t->repeated = p.repeated;
     return true;
-}
-
-/* The first byte that is no prefix (SDM volume 2, 2.1.1); *repeated: one of them is REP. */
-static uint8_t opcode(const struct step *t, bool *repeated)
-{
-    unsigned i = 0;
-    bool rep = false;
-    for (; i < t->length; i++) {
-        uint8_t b = t->code[i];
-        bool prefix = b == 0x66 || b == 0x67 || b == 0xf0 || (b & 0xfe) == 0xf2 ||
-                      (b & 0xe7) == 0x26 || (b & 0xfe) == 0x64 ||
-                      (t->sregs.cs.l && (b & 0xf0) == 0x40);
-        if (!prefix)
-            break;
-        rep |= (b & 0xfe) == 0xf2;
-    }
-    if (repeated)
-        *repeated = rep;
-    return i < t->length ? t->code[i] : 0;
 }
 
 /* A string instruction that has more to do: stays at its address. */
 static bool repeats(const struct step *t)
 {
-    bool rep;
-    uint8_t op = opcode(t, &rep);
-    return rep && ((op & 0xfc) == 0x6c || (op & 0xfc) == 0xa4 || (op & 0xfc) == 0xac ||
-                   (op & 0xfe) == 0xaa || (op & 0xfe) == 0xa6);
+    uint8_t op = t->opcode;
+    return t->repeated && ((op & 0xfc) == 0x6c || (op & 0xfc) == 0xa4 || (op & 0xfc) == 0xac ||
+                           (op & 0xfe) == 0xaa || (op & 0xfe) == 0xa6);
 }
 
 /* A jump or loop, which may lead to itself: a step at its address is one. */
 static bool jumps(const struct step *t)
 {
-    uint8_t op = opcode(t, NULL);
+    uint8_t op = t->opcode;
     return op == 0xeb || op == 0xe9 || (op & 0xf0) == 0x70 || (op & 0xfc) == 0xe0 || op == 0x0f ||
            op == 0xff || (op & 0xfe) == 0xc2;
 }
@@ -179,7 +163,7 @@ static bool jumps(const struct step *t)
 /* CPL is that of SS (SDM volume 3, 5.5); a HLT elsewhere faults. */
 static bool halts(const struct step *t)
 {
-    return t->length && opcode(t, NULL) == HLT && t->sregs.ss.dpl == 0;
+    return t->opcode == HLT && t->sregs.ss.dpl == 0;
 }
 
 static void lift_range(struct mk_debug *d, uint64_t at, const struct kvm_sregs *s, unsigned left)
@@ -292,7 +276,7 @@ static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
     }
     if (rip == t->regs.rip && stepped && !jumps(t))
         return false;
-    if (stepped && opcode(t, NULL) == 0x9c) /* PUSHF */
+    if (stepped && t->opcode == 0x9c) /* PUSHF */
         clear_stored_flag(c, t, &t->sregs, 0);
     note_frame(c, t, rip);
     if ((rip != t->regs.rip || !repeats(t)) && k->over_at == t->linear)

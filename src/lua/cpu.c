@@ -3,7 +3,7 @@
  * Registers may be used while the VM does not run, and inside a handler of the same vCPU. */
 #include "kvm/interrupt.h"
 #include "lua/core.h"
-#include "x86/access.h"
+#include "debug/instruction.h"
 #include "x86/mode.h"
 
 #include <string.h>
@@ -101,7 +101,7 @@ static struct kvm_regs read_regs(lua_State *L, struct mk_vcpu *c)
 /* The general registers, RIP as handlers see it. */
 static struct kvm_regs seen_regs(lua_State *L, struct mk_vcpu *c)
 {
-    uint64_t rip = mk_access_rip(c, true);
+    uint64_t rip = mk_access_rip(c);
     struct kvm_regs regs = read_regs(L, c);
     regs.rip = rip;
     return regs;

@@ -2,7 +2,7 @@
 #include "lua/limit.h"
 
 #include "lua/core.h"
-#include "x86/access.h"
+#include "debug/instruction.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -196,7 +196,7 @@ static void describe_guest(struct mk_vcpu *c, char *text, size_t size)
     struct kvm_sregs s;
     uint8_t code[15];
     char insn[100];
-    uint64_t rip = mk_access_rip(c, true);
+    uint64_t rip = mk_access_rip(c);
     if (c->run->exit_reason == KVM_EXIT_MMIO && c->run->mmio.is_write) {
         snprintf(text, size, "the write before rip 0x%llx", (unsigned long long)rip);
         return; /* KVM has moved on, and how long the instruction was is anybody's guess */

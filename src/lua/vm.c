@@ -1,5 +1,6 @@
 /* vm.c - the VM object and its life. Option tables are checked in Lua
  * (lua/minikvm/vm/init.lua); these functions take tables that are known to be right. */
+#include "debug/instruction.h"
 #include "io/tty.h"
 #include "lua/core.h"
 #include "vm/trace.h"
@@ -61,14 +62,18 @@ static void trace(void *ctx, struct mk_vcpu *cpu, const struct mk_trace *event)
     struct mk_lua_vm *v = ctx;
     const char *text = "";
     size_t length = 0;
+    struct kvm_sregs s;
+    if (event->kind == MK_TRACE_SERVED && !(v->vm.tracing & MK_TRACE_TIMES))
+        return;
+    uint64_t now = mk_now(), rip = mk_access_rip(cpu);
+    uint64_t linear = mk_vcpu_get_guest_sregs(cpu, &s) == 0 ? mk_code_address(&s, rip) : rip;
     if (event->kind == MK_TRACE_END)
         length = strlen(text = mk_reason_name((enum mk_reason)event->value));
     else if (event->kind == MK_TRACE_STEP)
         text = event->bytes, length = event->size;
     mk_lua_notify(v, cpu->cpu.index, "the trace function", &v->trace_ref, "iiiiiiiiis",
-                  (uint64_t)cpu->cpu.index, (uint64_t)event->kind, event->time, cpu->counters.exits,
-                  event->rip, event->linear, event->address, (uint64_t)event->size, event->value,
-                  text, length);
+                  (uint64_t)cpu->cpu.index, (uint64_t)event->kind, now, cpu->counters.exits, rip,
+                  linear, event->address, (uint64_t)event->size, event->value, text, length);
 }
 
 static const struct mk_vm_ops vm_ops = { .interrupted = interrupted,

@@ -33,10 +33,15 @@ static int acknowledge(struct mk_vcpu *c)
     return mk_pic_ack(&c->vm->pic);
 }
 
-static const struct mk_vcpu_ops vcpu_ops = { .kicked = kicked,
-                                             .end_others = end_others,
-                                             .delivered = mk_trace_interrupt,
-                                             .acknowledge = acknowledge };
+static void delivered(struct mk_vcpu *c, uint8_t vector)
+{
+    if (c->vm->tracing)
+        mk_trace(c, &(struct mk_trace){ .kind = MK_TRACE_INTERRUPT, .value = vector });
+}
+
+static const struct mk_vcpu_ops vcpu_ops = {
+    .kicked = kicked, .end_others = end_others, .delivered = delivered, .acknowledge = acknowledge
+};
 
 /* --- how many --- */
 

@@ -35,6 +35,11 @@ const char *mk_exit_name(unsigned kind)
     return kind < MK_COUNT(names) ? names[kind] : NULL;
 }
 
+void mk_trace(struct mk_vcpu *c, const struct mk_trace *event)
+{
+    c->vm->ops->trace(c->vm->ctx, c, event);
+}
+
 /* Serves an exit of a VM that is traced, and tells when that is done. */
 static MK_COLD void serve_traced(struct mk_vcpu *c, void (*serve)(struct mk_vcpu *c, bool traced))
 {

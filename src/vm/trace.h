@@ -34,12 +34,9 @@ struct mk_trace {
     unsigned size;           /* of an access */
     uint64_t address, value; /* port, guest-physical address or number of an MSR; what it was */
     const char *bytes;
-    uint64_t time, rip, linear; /* mk_trace() fills these in: mk_now(), RIP, CS:RIP */
 };
 
-/* Tells the owner of the VM, if it wants to know. */
-MK_COLD void mk_trace(struct mk_vcpu *c, struct mk_trace *event);
-/* As mk_vcpu_ops.delivered. */
-void mk_trace_interrupt(struct mk_vcpu *c, uint8_t vector);
+/* Tells the owner of a VM that is traced. */
+MK_COLD void mk_trace(struct mk_vcpu *c, const struct mk_trace *event);
 
 #endif

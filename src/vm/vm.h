@@ -80,7 +80,7 @@ enum mk_vm_state { MK_VM_IDLE, MK_VM_RUNNING, MK_VM_ENDED };
 struct mk_vm_ops {
     /* The script wants its thread back (a signal such as Ctrl-C): end the run. On any thread. */
     bool (*interrupted)(void *ctx);
-    /* Something happened that is traced. On the vCPU's thread. */
+    /* Something happened while vm->tracing is set. On the vCPU's thread. */
     void (*trace)(void *ctx, struct mk_vcpu *cpu, const struct mk_trace *event);
     /* Code of the script that a vCPU's thread runs shall end. Asked on the I/O thread. */
     bool (*overdue)(void *ctx, struct mk_vcpu *cpu);

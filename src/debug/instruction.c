@@ -1,11 +1,38 @@
-/* operand.c - see operand.h. Encodings: Intel SDM volume 2, 2.1, 2.2.1 and appendix A. */
-#include "debug/operand.h"
+/* instruction.c - see instruction.h. Encodings: Intel SDM volume 2, 2.1, 2.2.1 and appendix A. */
+#include "debug/instruction.h"
 
 #include "x86/mode.h"
 
 #include <string.h>
 
+#define PREFIXED 4 /* bytes of an OUT with a prefix or two */
+
 enum { ES, CS, SS, DS, FS, GS };
+
+struct mk_prefixes mk_prefixes(const uint8_t *code, unsigned length, unsigned bits)
+{
+    struct mk_prefixes p = { .segment = -1 };
+    for (; p.length < length; p.length++) {
+        uint8_t b = code[p.length];
+        if (b == 0x66)
+            p.operand = true;
+        else if (b == 0x67)
+            p.address = true;
+        else if ((b & 0xe7) == 0x26)
+            p.segment = b >> 3 & 3;
+        else if ((b & 0xfe) == 0x64)
+            p.segment = b == 0x64 ? FS : GS;
+        else if ((b & 0xfe) == 0xf2)
+            p.repeated = true;
+        else if (bits == 64 && (b & 0xf0) == 0x40)
+            p.rex = b;
+        else if (b != 0xf0)
+            break;
+    }
+    return p;
+}
+
+/* --- operands --- */
 
 struct decoder {
     const uint8_t *code;
@@ -52,30 +79,6 @@ static void add(struct decoder *d, int segment, uint64_t offset, unsigned size, 
         linear = (uint32_t)linear;
     if (d->count < MK_OPERANDS)
         d->out[d->count++] = (struct mk_operand){ linear, size, write };
-}
-
-static void prefixes(struct decoder *d)
-{
-    bool other_operand = false, other_address = false;
-    for (; d->at < d->length; d->at++) {
-        uint8_t b = d->code[d->at];
-        if (b == 0x66)
-            other_operand = true;
-        else if (b == 0x67)
-            other_address = true;
-        else if ((b & 0xe7) == 0x26)
-            d->segment = b >> 3 & 3;
-        else if ((b & 0xfe) == 0x64)
-            d->segment = b == 0x64 ? FS : GS;
-        else if (d->bits == 64 && (b & 0xf0) == 0x40)
-            d->rex = b;
-        else if (b != 0xf0 && (b & 0xfe) != 0xf2)
-            break;
-    }
-    bool narrow = (d->bits == 16) != other_operand,
-         short_address = (d->bits == 16) != other_address;
-    d->operand = d->rex & 8 ? 8 : narrow ? 2 : 4;
-    d->address = d->bits == 64 ? (other_address ? 32 : 64) : short_address ? 16 : 32;
 }
 
 static uint64_t displacement(struct decoder *d, unsigned bytes)
@@ -231,14 +234,24 @@ static void add_stack(struct decoder *d, uint8_t op)
 unsigned mk_operands(const uint8_t *code, unsigned length, const struct kvm_regs *regs,
                      const struct kvm_sregs *sregs, struct mk_operand operands[MK_OPERANDS])
 {
+    unsigned bits = mk_code_bits(sregs);
+    struct mk_prefixes p = mk_prefixes(code, length, bits);
+    bool narrow = (bits == 16) != p.operand, short_address = (bits == 16) != p.address;
     struct decoder d = { .code = code,
+                         .at = p.length,
                          .length = length,
                          .regs = regs,
                          .sregs = sregs,
-                         .bits = mk_code_bits(sregs),
-                         .segment = -1,
+                         .bits = bits,
+                         .operand = p.rex & 8 ? 8
+                                    : narrow  ? 2
+                                              : 4,
+                         .address = bits == 64      ? (p.address ? 32 : 64)
+                                    : short_address ? 16
+                                                    : 32,
+                         .rex = p.rex,
+                         .segment = p.segment,
                          .out = operands };
-    prefixes(&d);
     uint8_t op = next(&d);
     if (op == 0x0f) {
         op = next(&d);
@@ -256,4 +269,65 @@ unsigned mk_operands(const uint8_t *code, unsigned length, const struct kvm_regs
     else
         add_stack(&d, op);
     return d.count;
+}
+
+/* --- the access that is being served --- */
+
+struct out {
+    unsigned length; /* 0: it is none, or not the one that is served */
+    bool repeated;
+};
+
+/* The bytes as an OUT of the size and to the port that is served. */
+static struct out decode(struct mk_vcpu *c, const struct kvm_sregs *s, const uint8_t *bytes,
+                         unsigned count)
+{
+    const struct kvm_run *run = c->run;
+    unsigned bits = mk_code_bits(s);
+    struct mk_prefixes p = mk_prefixes(bytes, count, bits);
+    struct out out = { 0 };
+    unsigned i = p.length, wide = (bits == 16) != p.operand ? 2 : 4;
+    if (i == count || run->io.size != (bytes[i] & 1 ? wide : 1))
+        return out;
+    uint8_t opcode = bytes[i] & 0xfe;
+    bool by_dx = opcode == 0xee || opcode == 0x6e; /* OUT DX; OUTS */
+    if (by_dx && (uint16_t)mk_vcpu_get_regs(c)->rdx == run->io.port)
+        out.length = i + 1;
+    else if (opcode == 0xe6 && i + 1 < count && bytes[i + 1] == run->io.port)
+        out.length = i + 2;
+    out.repeated = p.repeated && opcode == 0x6e;
+    return out;
+}
+
+/* The length of the OUT that ends at RIP; 0: there is none. */
+static unsigned out_before(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t rip)
+{
+    uint8_t bytes[PREFIXED];
+    for (unsigned n = 1; n <= PREFIXED; n++)
+        if (mk_fetch_code(c->mem, s, rip - n, bytes, n) == n && decode(c, s, bytes, n).length == n)
+            return n;
+    return 0;
+}
+
+uint64_t mk_access_rip(struct mk_vcpu *c)
+{
+    uint64_t rip = mk_vcpu_get_regs(c)->rip;
+    uint8_t bytes[MK_LONGEST_INSTRUCTION];
+    struct kvm_sregs s;
+    if (!c->in_access || c->run->exit_reason != KVM_EXIT_IO ||
+        c->run->io.direction != KVM_EXIT_IO_OUT || mk_vcpu_get_guest_sregs(c, &s) < 0)
+        return rip;
+    unsigned before = out_before(c, &s, rip);
+    if (!before)
+        return rip;
+    struct out at =
+        decode(c, &s, bytes, mk_fetch_code(c->mem, &s, rip, bytes, MK_LONGEST_INSTRUCTION));
+    if (at.repeated) /* stays at it until the last item is out */
+        return rip;
+    if (at.length) { /* which of the two? One that is not complete moves on now */
+        mk_vcpu_complete(c);
+        if (mk_vcpu_get_regs(c)->rip != rip)
+            return rip;
+    }
+    return rip - before;
 }
