@@ -8,6 +8,8 @@
 #include <string.h>
 
 #define SLOTS (2 * MK_PROFILE_STACKS) /* of the table: a power of two */
+#define ASKED UINT64_MAX
+#define WHERE_NS UINT64_C(2000000000) /* that a vCPU has to say where it is: others may run */
 #define FRAME_MAX 0x100000            /* bytes of a frame that is believed */
 
 /* --- on the I/O thread --- */
@@ -18,7 +20,7 @@ static void ask(struct mk_profile *p, struct mk_vm *vm)
         struct mk_vcpu *c = &vm->cpu[i]->c;
         if (c->awake) {
             atomic_fetch_add(&p->due[i], 1);
-            mk_vcpu_request(c, MK_REQ_PROFILE);
+            mk_vcpu_request(c, MK_REQ_SAMPLE);
         } else if (!atomic_load(&vm->paused)) {
             pthread_mutex_lock(&p->lock);
             p->idle++;
@@ -126,11 +128,15 @@ static void add(struct mk_profile *p, const uint64_t *pc, unsigned depth, uint64
     p->count++;
 }
 
-/* Answers the ticks. */
+/* Answers who asks, and the ticks. */
 static void sample(struct mk_vcpu *c)
 {
     struct mk_profile *p = mk_profile_of(c->vm);
     uint64_t pc[MK_PROFILE_DEPTH], ticks = atomic_exchange(&p->due[c->cpu.index], 0);
+    if (p->where[c->cpu.index] == ASKED) {
+        p->where[c->cpu.index] = mk_vcpu_get_regs(c)->rip;
+        mk_vm_notify(c->vm);
+    }
     unsigned depth = ticks && p->on ? sample_stack(c, pc) : 0;
     if (!depth)
         return;
@@ -210,4 +216,32 @@ void mk_profile_stop(struct mk_vm *vm)
         return;
     p->on = false;
     mk_io_disarm(&p->timer);
+}
+
+/* --- one vCPU, now --- */
+
+struct asked {
+    struct mk_vm *vm;
+    const _Atomic uint64_t *where;
+};
+
+static bool answered(void *ctx)
+{
+    const struct asked *asked = ctx;
+    return *asked->where != ASKED || mk_vm_is_stopped(asked->vm);
+}
+
+bool mk_profile_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip)
+{
+    struct mk_profile *p = get(vm);
+    struct mk_vcpu *c = &vm->cpu[cpu]->c;
+    if (!p)
+        return false;
+    struct asked asked = { vm, &p->where[cpu] };
+    struct mk_wait wait = mk_vm_wait_for(vm, answered, &asked);
+    p->where[cpu] = ASKED;
+    mk_vcpu_request(c, MK_REQ_SAMPLE);
+    mk_wait(&wait, mk_time_in(WHERE_NS));
+    *rip = mk_vm_wait(vm, 0) ? mk_vcpu_get_regs(c)->rip : p->where[cpu];
+    return *rip != ASKED;
 }

@@ -18,9 +18,10 @@ struct mk_profile {
     bool stacks; /* callers, too */
     uint64_t period;
     struct mk_io_timer timer;
-    _Atomic uint64_t due[MK_MAX_CPUS]; /* ticks that a vCPU has not answered */
-    pthread_mutex_t lock;              /* what follows */
-    uint64_t *words;                   /* of each stack: count, depth, addresses, innermost first */
+    _Atomic uint64_t due[MK_MAX_CPUS];   /* ticks that a vCPU has not answered */
+    _Atomic uint64_t where[MK_MAX_CPUS]; /* it was when somebody asked; UINT64_MAX: it is asked */
+    pthread_mutex_t lock;                /* what follows */
+    uint64_t *words; /* of each stack: count, depth, addresses, innermost first */
     size_t used, room;
     uint32_t *table; /* by hash, where in `words` it begins, + 1; 0: free */
     unsigned count;
@@ -37,5 +38,7 @@ static inline struct mk_profile *mk_profile_of(const struct mk_vm *vm)
  * *err. Its owner. */
 int mk_profile_start(struct mk_vm *vm, uint64_t period, bool stacks, struct mk_err *err);
 void mk_profile_stop(struct mk_vm *vm);
+/* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
+bool mk_profile_where(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
 
 #endif

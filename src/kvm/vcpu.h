@@ -21,11 +21,10 @@ struct mk_vcpu;
 
 #define MK_EXIT_KINDS 40
 
-enum {                     /* requests */
-       MK_REQ_STOP = 1,    /* end the run; the reason is in `stop` */
-       MK_REQ_WAKE = 2,    /* input, a timer or an interrupt arrived: look again */
-       MK_REQ_SAMPLE = 4,  /* put RIP into `sampled_rip` */
-       MK_REQ_PROFILE = 8, /* the profile wants to know where it is */
+enum {                    /* requests */
+       MK_REQ_STOP = 1,   /* end the run; the reason is in `stop` */
+       MK_REQ_WAKE = 2,   /* input, a timer or an interrupt arrived: look again */
+       MK_REQ_SAMPLE = 4, /* somebody wants to know where it is */
 };
 
 struct mk_end {
@@ -161,11 +160,10 @@ struct mk_vcpu {
         _Atomic uint64_t hold_until; /* 0: no pause of a storm; others look */
     } irq;
 
-    bool msr_refused;             /* the access being served raises #GP in the guest */
-    _Atomic uint64_t sampled_rip; /* answer to MK_REQ_SAMPLE */
-    uint64_t last_rip;            /* at the exit before this one */
-    _Atomic bool in_access;       /* an access to a port or to memory is being served */
-    bool incomplete;              /* the last exit's access is completed by the next KVM_RUN */
+    bool msr_refused;       /* the access being served raises #GP in the guest */
+    uint64_t last_rip;      /* at the exit before this one */
+    _Atomic bool in_access; /* an access to a port or to memory is being served */
+    bool incomplete;        /* the last exit's access is completed by the next KVM_RUN */
     unsigned waits;  /* handlers that wait, one inside the other: an access is being served */
     bool regs_known; /* `regs` is what the vCPU has */
     uint64_t synced; /* KVM_SYNC_X86_* parts of run->s.regs that KVM filled in last */

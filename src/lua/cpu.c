@@ -1,9 +1,9 @@
 /* cpu.c - vm.cpu[i]: registers both ways.
  *
  * Registers may be used while the VM does not run, and inside a handler of the same vCPU. */
+#include "debug/instruction.h"
 #include "kvm/interrupt.h"
 #include "lua/core.h"
-#include "debug/instruction.h"
 #include "x86/mode.h"
 
 #include <string.h>

@@ -1,8 +1,8 @@
 /* limit.c - see limit.h. */
 #include "lua/limit.h"
 
-#include "lua/core.h"
 #include "debug/instruction.h"
+#include "lua/core.h"
 
 #include <stdio.h>
 #include <string.h>

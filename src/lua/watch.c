@@ -1,5 +1,6 @@
 /* watch.c - watches on a console for lua/minikvm/console/expect.lua, which knows what to do with
  * them: arming, waiting on a started VM, what was found, and what a failed wait has to tell. */
+#include "debug/profile.h"
 #include "lua/core.h"
 
 #include <errno.h>
@@ -339,10 +340,10 @@ static int where(lua_State *L)
     lua_Integer cpu = luaL_checkinteger(L, 2);
     luaL_argcheck(L, cpu >= 0 && cpu < v->vm.cpus, 2, "no such cpu");
     struct mk_lua_context context;
-    uint64_t rip;
+    uint64_t rip = 0;
     v->busy++;
     mk_lua_begin_blocking(v->lua, &context);
-    bool known = mk_vm_sample_rip(&v->vm, (unsigned)cpu, &rip);
+    bool known = mk_profile_where(&v->vm, (unsigned)cpu, &rip);
     mk_lua_end_blocking(v->lua, &context);
     v->busy--;
     lua_pushinteger(L, (lua_Integer)rip);

@@ -196,11 +196,7 @@ bool mk_vcpu_may_continue(struct mk_vcpu *c)
 /* Timers, input, doorbells. */
 static void serve_due(struct mk_vcpu *c, uint32_t requests)
 {
-    if (requests & MK_REQ_SAMPLE) {
-        c->sampled_rip = mk_vcpu_get_regs(c)->rip;
-        mk_vm_notify(c->vm);
-    }
-    if (requests & MK_REQ_PROFILE)
+    if (requests & MK_REQ_SAMPLE)
         c->vm->profiler->sample(c);
     mk_vm_serve_due(c->vm, c);
     attend(c);

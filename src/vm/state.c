@@ -3,8 +3,9 @@
 
 /* --- waiting --- */
 
-void mk_vm_notify(struct mk_vm *vm)
+void mk_vm_notify(void *ctx)
 {
+    struct mk_vm *vm = ctx;
     pthread_mutex_lock(&vm->lock);
     mk_wake(vm->waiters);
     pthread_mutex_unlock(&vm->lock);

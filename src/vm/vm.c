@@ -114,7 +114,7 @@ static void connect_parts(struct mk_vm *vm, const struct mk_vm_config *config)
     vm->pic.on_int = interrupt_first;
     vm->pic.on_ack = acknowledged;
     vm->pic.int_ctx = vm->pic.ack_ctx = vm;
-    mk_vm_watch_init(vm);
+    vm->console.on_watch = mk_vm_notify;
     mk_vm_init_monitor(vm);
 }
 

@@ -108,7 +108,7 @@ struct mk_vm_cpu {
 /* Who samples where the vCPUs are (debug/profile.h). It stays as long as the VM. */
 struct mk_profiler {
     void (*run)(struct mk_vm *vm, bool runs); /* the run begins; ends */
-    void (*sample)(struct mk_vcpu *c);        /* MK_REQ_PROFILE, on its thread */
+    void (*sample)(struct mk_vcpu *c);        /* MK_REQ_SAMPLE, on its thread */
     void (*free)(struct mk_vm *vm);
 };
 
@@ -278,10 +278,7 @@ struct mk_vm_watched {
     struct mk_watch *w;
 };
 bool mk_vm_watch_decided(void *watched);
-/* Where a vCPU is; of one that runs it is asked, and may not answer in time: false. */
-bool mk_vm_sample_rip(struct mk_vm *vm, unsigned cpu, uint64_t *rip);
-/* For vm.c: hooks the watches in; a timer tick was delivered. */
-void mk_vm_watch_init(struct mk_vm *vm);
+/* A timer tick was delivered. */
 void mk_vm_timer_tick(struct mk_vm *vm);
 
 /* All vCPUs handle events: input arrived, output went. */
@@ -289,7 +286,7 @@ void mk_vm_wake(void *vm);
 /* Of a VM that does not run; others may be asking. */
 void mk_vm_set_state(struct mk_vm *vm, enum mk_vm_state state);
 /* Wakes who waits for the VM. */
-void mk_vm_notify(struct mk_vm *vm);
+void mk_vm_notify(void *vm);
 /* A vCPU stays outside the guest because the VM is paused; it goes on. */
 void mk_vm_count_paused(struct mk_vcpu *c, bool in);
 /* The caller holds vm->lock and has changed who of the vCPUs is live or paused. */

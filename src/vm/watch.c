@@ -2,14 +2,6 @@
  * to the thread that waits. */
 #include "vm/vm.h"
 
-#define WHERE_NS UINT64_C(2000000000) /* that a vCPU has to say where it is: others may run */
-
-/* A watch was decided. */
-static void decided(void *vm)
-{
-    mk_vm_notify(vm);
-}
-
 /* Several vCPUs print to one stream. */
 static bool is_shared(const struct mk_vm *vm)
 {
@@ -45,18 +37,13 @@ void mk_vm_check_watches(struct mk_vm *vm, struct mk_vcpu *c)
         c->end.resumable = reason == MK_STOPPED;
     }
     if (news)
-        decided(vm);
-}
-
-void mk_vm_watch_init(struct mk_vm *vm)
-{
-    vm->console.on_watch = decided;
+        mk_vm_notify(vm);
 }
 
 void mk_vm_timer_tick(struct mk_vm *vm)
 {
     if (mk_watch_timer_tick(&vm->console))
-        decided(vm);
+        mk_vm_notify(vm);
 }
 
 void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w)
@@ -82,27 +69,4 @@ bool mk_vm_watch_decided(void *ctx)
     bool decided = watched->w->state != MK_WATCH_ARMED;
     pthread_mutex_unlock(&con->lock);
     return decided || mk_vm_is_stopped(watched->vm);
-}
-
-struct asked {
-    struct mk_vm *vm;
-    struct mk_vcpu *c;
-};
-
-static bool answered(void *ctx)
-{
-    const struct asked *asked = ctx;
-    return asked->c->sampled_rip != MK_FOREVER || mk_vm_is_stopped(asked->vm);
-}
-
-bool mk_vm_sample_rip(struct mk_vm *vm, unsigned cpu, uint64_t *rip)
-{
-    struct mk_vcpu *c = &vm->cpu[cpu]->c;
-    struct asked asked = { vm, c };
-    struct mk_wait wait = mk_vm_wait_for(vm, answered, &asked);
-    c->sampled_rip = MK_FOREVER;
-    mk_vcpu_request(c, MK_REQ_SAMPLE);
-    mk_wait(&wait, mk_time_in(WHERE_NS));
-    *rip = mk_vm_wait(vm, 0) ? mk_vcpu_get_regs(c)->rip : c->sampled_rip;
-    return *rip != MK_FOREVER;
 }
