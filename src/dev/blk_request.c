@@ -8,8 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define HEADER 16u
-#define RANGE 16u
+#define HEADER sizeof(struct header)
 #define RANGES 64u            /* of one discard */
 #define RANGE_MAX (64u << 20) /* bytes */
 #define PIECE (1u << 20)
@@ -22,6 +21,17 @@ enum { OK = 0, IOERR = 1, UNSUPPORTED = 2, GIVEN_UP = 255 };
 #define UNMAP 1u /* of a range of WRITE_ZEROES */
 
 typedef unsigned long long ull;
+
+/* As they lie in memory; little-endian, like the host's. */
+struct header {
+    uint32_t kind, reserved;
+    uint64_t sector;
+};
+
+struct range {
+    uint64_t sector;
+    uint32_t sectors, flags;
+};
 
 /* --- the buffer's memory --- */
 
@@ -52,14 +62,6 @@ static unsigned gather(const struct mk_blk_request *r, bool write, uint64_t skip
         }
     }
     return n;
-}
-
-static uint64_t little(const uint8_t *bytes, unsigned count)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < count; i++)
-        value |= (uint64_t)bytes[i] << 8 * i;
-    return value;
 }
 
 /* --- what can be asked for --- */
@@ -121,37 +123,37 @@ static int zero(const struct mk_blk_request *r, uint64_t at, uint64_t bytes, boo
     return OK;
 }
 
-static int do_range(const struct mk_blk_request *r, const uint8_t *range, bool discard,
+static int do_range(const struct mk_blk_request *r, const struct range *range, bool discard,
                     struct mk_err *err)
 {
-    uint64_t at, bytes = little(range + 8, 4) * MK_SECTOR, flags = little(range + 12, 4);
-    if (flags & ~(discard ? 0 : UNMAP))
-        return mk_fail(err, EOPNOTSUPP, "%s: a range with flags 0x%llx", r->disk->name, (ull)flags),
+    uint64_t at, bytes = (uint64_t)range->sectors * MK_SECTOR;
+    if (range->flags & ~(discard ? 0 : UNMAP))
+        return mk_fail(err, EOPNOTSUPP, "%s: a range with flags 0x%x", r->disk->name, range->flags),
                UNSUPPORTED;
     if (bytes > RANGE_MAX)
         return mk_fail(err, EINVAL, "%s: a range of %llu bytes, %u at the most", r->disk->name,
                        (ull)bytes, RANGE_MAX),
                IOERR;
-    if (place(r->disk, little(range, 8), bytes, &at, err) < 0)
+    if (place(r->disk, range->sector, bytes, &at, err) < 0)
         return IOERR;
     if (!discard)
-        return zero(r, at, bytes, flags & UNMAP, err);
+        return zero(r, at, bytes, range->flags & UNMAP, err);
     return bytes && mk_disk_discard(r->disk, at, bytes, err) < 0 ? IOERR : OK;
 }
 
 /* Ranges of sectors that are to read as zeros, or whose contents are of no use. */
 static int do_ranges(const struct mk_blk_request *r, bool discard, struct mk_err *err)
 {
-    uint8_t ranges[RANGES][RANGE];
+    struct range ranges[RANGES];
     uint64_t bytes = r->chain.read_bytes - HEADER;
     int status = OK;
-    if (bytes % RANGE || bytes > sizeof(ranges) ||
+    if (bytes % sizeof(*ranges) || bytes > sizeof(ranges) ||
         !mk_virtq_read(r->mem, &r->chain, HEADER, ranges, bytes))
         return mk_fail(err, EINVAL, "%s: %llu bytes of ranges: they have 16, 64 at the most",
                        r->disk->name, (ull)bytes),
                IOERR;
-    for (unsigned i = 0; i < bytes / RANGE && status == OK; i++)
-        status = do_range(r, ranges[i], discard, err);
+    for (unsigned i = 0; i < bytes / sizeof(*ranges) && status == OK; i++)
+        status = do_range(r, &ranges[i], discard, err);
     return status;
 }
 
@@ -164,18 +166,17 @@ static int get_id(const struct mk_blk_request *r, struct mk_err *err)
     return OK;
 }
 
-static int serve(const struct mk_blk_request *r, const uint8_t *header, struct mk_err *err)
+static int serve(const struct mk_blk_request *r, const struct header *header, struct mk_err *err)
 {
-    uint32_t kind = (uint32_t)little(header, 4);
-    uint64_t sector = little(header + 8, 8);
+    uint32_t kind = header->kind;
     bool writes = kind == OUT || kind == DISCARD || kind == WRITE_ZEROES;
     if (!r->disk)
         return mk_fail(err, ENODEV, "the disk is closed"), IOERR;
     if (writes && r->read_only)
         return mk_fail(err, EROFS, "%s: the guest may not write it", r->disk->name), IOERR;
     switch (kind) {
-    case IN: return move(r, sector, true, err);
-    case OUT: return move(r, sector, false, err);
+    case IN: return move(r, header->sector, true, err);
+    case OUT: return move(r, header->sector, false, err);
     case FLUSH: return mk_disk_flush(r->disk, err) < 0 ? IOERR : OK;
     case GET_ID: return get_id(r, err);
     case DISCARD: return do_ranges(r, true, err);
@@ -188,13 +189,13 @@ static int serve(const struct mk_blk_request *r, const uint8_t *header, struct m
 
 enum mk_blk_result mk_blk_serve(const struct mk_blk_request *r, struct mk_err *err)
 {
-    uint8_t header[HEADER];
+    struct header header;
     if (r->chain.read_bytes < HEADER || r->chain.write_bytes < 1 ||
-        !mk_virtq_read(r->mem, &r->chain, 0, header, sizeof(header))) {
+        !mk_virtq_read(r->mem, &r->chain, 0, &header, sizeof(header))) {
         mk_fail(err, EBADMSG, "a request has a header of 16 bytes and a status");
         return MK_BLK_NOTHING;
     }
-    int status = serve(r, header, err);
+    int status = serve(r, &header, err);
     if (status == GIVEN_UP)
         return MK_BLK_AGAIN;
     const uint8_t byte = (uint8_t)status;

@@ -241,15 +241,12 @@ static bool tell(void *ctx, struct mk_packet *frame)
 /* Where the guest's frames go. */
 static void send(struct mk_net *net, struct mk_cpu *cpu, struct mk_packet *frame)
 {
-    uint8_t header[MK_PACKET_HEADER];
     pthread_mutex_lock(&net->virtio.lock);
-    bool script = net->scripted, lost = false;
+    bool script = net->scripted;
     struct mk_hub *hub = script || !net->hub ? NULL : mk_hub_ref(net->hub);
-    if (!script && !hub) {
-        mk_packet_get_header(frame, header);
-        lost = !net->tap || !mk_tap_write(net->tap, header, frame->bytes, frame->length);
-    }
-    net->dropped += lost;
+    if (!script && !hub)
+        net->dropped +=
+            !net->tap || !mk_tap_write(net->tap, frame->header, frame->bytes, frame->length);
     pthread_mutex_unlock(&net->virtio.lock);
     if (hub)
         mk_hub_send(hub, frame, &net->port, 0);

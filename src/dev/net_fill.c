@@ -6,7 +6,6 @@
 struct filling {
     struct mk_net *net;
     const struct mk_packet *frame;
-    uint8_t header[MK_PACKET_HEADER];
     uint64_t done, total;
     unsigned count;
     uint64_t count_at[2]; /* where the two bytes of the count of buffers are */
@@ -31,7 +30,7 @@ static bool fill_chain(struct filling *f, uint32_t *written)
     bool there = true;
     if (f->done == 0) {
         at = MK_PACKET_HEADER;
-        there = mk_virtq_write(mem, chain, 0, f->header, at);
+        there = mk_virtq_write(mem, chain, 0, f->frame->header, at);
         for (unsigned i = 0; i < 2; i++)
             f->count_at[i] = address_of(chain, MK_PACKET_HEADER - 2 + i);
     }
@@ -86,7 +85,6 @@ enum mk_filled mk_net_fill(struct mk_net *net, const struct mk_packet *frame, st
 {
     struct mk_virtio_queue *queue = &net->virtio.queue[MK_NET_RECEIVE];
     struct filling f = { .net = net, .frame = frame, .total = MK_PACKET_HEADER + frame->length };
-    mk_packet_get_header(frame, f.header);
     while (f.done < f.total) {
         enum mk_filled filled = add_buffer(&f, err);
         if (filled != MK_FILLED)

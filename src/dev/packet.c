@@ -95,19 +95,15 @@ static bool can_cut(struct mk_packet *frame)
     return size >= TCP_MIN && frame->headers < frame->length;
 }
 
-static unsigned get_le16(const uint8_t *at)
-{
-    return at[0] | (unsigned)at[1] << 8;
-}
-
 bool mk_packet_set_header(struct mk_packet *frame, const uint8_t *header)
 {
-    frame->flags = header[0] & MK_PACKET_NEEDS_SUM;
-    frame->kind = header[1];
-    frame->segment = (uint16_t)get_le16(header + 4);
-    frame->sum_from = (uint16_t)get_le16(header + 6);
-    frame->sum_at = (uint16_t)get_le16(header + 8);
-    frame->headers = 0;
+    memcpy(frame->header, header, sizeof(frame->header));
+    frame->flags &= MK_PACKET_NEEDS_SUM;
+    frame->headers = frame->buffers = 0;
+    if (!frame->flags)
+        frame->sum_from = frame->sum_at = 0;
+    if (!frame->kind)
+        frame->segment = 0;
     if (frame->length < MK_PACKET_MIN)
         return false;
     if (frame->flags && (frame->sum_from < MK_PACKET_MIN ||
@@ -117,19 +113,6 @@ bool mk_packet_set_header(struct mk_packet *frame, const uint8_t *header)
         return frame->length <= MK_PACKET_MAX;
     return (frame->kind == MK_PACKET_TCP4 || frame->kind == MK_PACKET_TCP6) &&
            frame->length <= MK_PACKET_LARGE && can_cut(frame);
-}
-
-void mk_packet_get_header(const struct mk_packet *frame, uint8_t *header)
-{
-    memset(header, 0, MK_PACKET_HEADER);
-    const unsigned values[] = { frame->headers, frame->kind ? frame->segment : 0u, frame->sum_from,
-                                frame->sum_at };
-    header[0] = frame->flags;
-    header[1] = frame->kind;
-    for (unsigned i = 0; frame->flags && i < MK_COUNT(values); i++) {
-        header[2 + 2 * i] = (uint8_t)values[i];
-        header[3 + 2 * i] = (uint8_t)(values[i] >> 8);
-    }
 }
 
 /* --- checksums --- */
@@ -155,22 +138,14 @@ static void complete(struct mk_packet *frame)
     uint8_t *at = frame->bytes + frame->sum_from + frame->sum_at;
     unsigned value = fold(sum(0, frame->bytes + frame->sum_from, frame->length - frame->sum_from));
     put16(at, value ? value : 0xffff);
-    frame->flags = 0;
-    frame->kind = 0;
-    frame->sum_from = frame->sum_at = frame->segment = frame->headers = 0;
+    memset(frame->header, 0, sizeof(frame->header));
 }
 
 static struct mk_packet *copy(const struct mk_packet *frame, uint32_t length)
 {
     struct mk_packet *new = mk_packet_new(length);
-    if (!new)
-        return NULL;
-    new->flags = frame->flags;
-    new->kind = frame->kind;
-    new->headers = frame->headers;
-    new->segment = frame->segment;
-    new->sum_from = frame->sum_from;
-    new->sum_at = frame->sum_at;
+    if (new)
+        memcpy(new->header, frame->header, sizeof(new->header));
     return new;
 }
 

@@ -22,11 +22,17 @@
 
 struct mk_packet {
     _Atomic unsigned references;
-    uint8_t flags, kind; /* kind: 0, or what it is to be cut as */
-    uint16_t headers;    /* bytes before the first one of the payload */
-    uint16_t segment;    /* of the payload, bytes in each */
-    uint16_t sum_from;   /* the checksum is over the bytes from here on */
-    uint16_t sum_at;     /* and lies so many behind that */
+    union { /* what is to be done: all zero when there is nothing */
+        struct {
+            uint8_t flags, kind; /* kind: 0, or what it is to be cut as */
+            uint16_t headers;    /* bytes before the first one of the payload */
+            uint16_t segment;    /* of the payload, bytes in each */
+            uint16_t sum_from;   /* the checksum is over the bytes from here on */
+            uint16_t sum_at;     /* and lies so many behind that */
+            uint16_t buffers;    /* 0 */
+        };
+        uint8_t header[MK_PACKET_HEADER]; /* the same as struct virtio_net_hdr (5.1.6) */
+    };
     uint32_t length;
     uint8_t bytes[];
 };
@@ -36,11 +42,9 @@ struct mk_packet *mk_packet_new(uint32_t length);
 struct mk_packet *mk_packet_ref(struct mk_packet *frame);
 void mk_packet_unref(struct mk_packet *frame);
 
-/* What is to be done, as struct virtio_net_hdr (5.1.6) without its count of buffers:
- * MK_PACKET_HEADER bytes. Reading it says whether the frame, whose bytes are there, is one for
- * which that can be done. */
+/* What is to be done, of a struct virtio_net_hdr of somebody's: false when the frame, whose bytes
+ * are there, is none for which that can be done. */
 bool mk_packet_set_header(struct mk_packet *frame, const uint8_t *header);
-void mk_packet_get_header(const struct mk_packet *frame, uint8_t *header);
 
 /* Calls `each` with frames that need no work but that in `can`, a set of 1 << kind, and 1 <<
  * MK_PACKET_SUM for checksums, in their order, until it says false; with the frame itself when that

@@ -1,4 +1,4 @@
-/* virtq.c - see virtq.h. */
+/* virtq.c - see virtq.h. Numbers in the rings are little-endian, like the host's. */
 #include "dev/virtq.h"
 
 #include <errno.h>
@@ -21,16 +21,12 @@ static int malformed(struct mk_err *err, const char *what, ull number)
 
 static bool get16(const struct mk_mem *mem, uint64_t at, uint16_t *value)
 {
-    uint8_t bytes[2] = { 0 };
-    bool there = mk_mem_read(mem, at, bytes, sizeof(bytes));
-    *value = (uint16_t)(bytes[0] | bytes[1] << 8);
-    return there;
+    return mk_mem_read(mem, at, value, sizeof(*value));
 }
 
 static bool put16(const struct mk_mem *mem, uint64_t at, uint16_t value)
 {
-    const uint8_t bytes[2] = { (uint8_t)value, (uint8_t)(value >> 8) };
-    return mk_mem_write(mem, at, bytes, sizeof(bytes));
+    return mk_mem_write(mem, at, &value, sizeof(value));
 }
 
 /* Also of a queue that was checked: its size is a register, which scripts and snapshots can change.
@@ -77,27 +73,20 @@ int mk_virtq_next(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t l
     return 1;
 }
 
-/* One descriptor, read once. */
+/* One, as it lies in memory; it is read once. */
 struct descriptor {
     uint64_t at;
     uint32_t length;
     uint16_t flags, next;
 };
+_Static_assert(sizeof(struct descriptor) == DESCRIPTOR, "2.7.5");
 
 static int read_descriptor(const struct mk_mem *mem, uint64_t table, unsigned i,
                            struct descriptor *d, struct mk_err *err)
 {
-    uint8_t b[DESCRIPTOR];
-    if (!mk_mem_read(mem, table + (uint64_t)i * DESCRIPTOR, b, sizeof(b)))
-        return malformed(err, "a descriptor is not in RAM", i);
-    *d = (struct descriptor){ 0 };
-    for (unsigned k = 0; k < 8; k++)
-        d->at |= (uint64_t)b[k] << 8 * k;
-    for (unsigned k = 0; k < 4; k++)
-        d->length |= (uint32_t)b[8 + k] << 8 * k;
-    d->flags = (uint16_t)(b[12] | b[13] << 8);
-    d->next = (uint16_t)(b[14] | b[15] << 8);
-    return 0;
+    return mk_mem_read(mem, table + (uint64_t)i * DESCRIPTOR, d, sizeof(*d))
+               ? 0
+               : malformed(err, "a descriptor is not in RAM", i);
 }
 
 static int add_part(const struct mk_mem *mem, struct mk_virtq_chain *chain,
@@ -161,16 +150,7 @@ int mk_virtq_walk(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t h
 int mk_virtq_put(const struct mk_mem *mem, const struct mk_virtq *q, uint16_t used, uint16_t head,
                  uint32_t written, struct mk_err *err)
 {
-    const uint8_t element[USED_ELEMENT] = {
-        (uint8_t)head,
-        (uint8_t)(head >> 8),
-        0,
-        0,
-        (uint8_t)written,
-        (uint8_t)(written >> 8),
-        (uint8_t)(written >> 16),
-        (uint8_t)(written >> 24),
-    };
+    const uint32_t element[] = { head, written };
     if (check_size(q, err) < 0)
         return -1;
     uint64_t at = q->device + RING + USED_ELEMENT * (uint64_t)(used % q->size);

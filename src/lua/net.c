@@ -194,12 +194,10 @@ static unsigned collect(struct mk_net *net, struct mk_net_waiting *list)
 static int push_waiting(lua_State *L)
 {
     const struct mk_net_waiting *w = lua_touserdata(L, 1);
-    uint8_t header[MK_PACKET_HEADER];
-    mk_packet_get_header(w->frame, header);
     lua_createtable(L, 0, 3);
     lua_pushlstring(L, (const char *)w->frame->bytes, w->frame->length);
     lua_setfield(L, -2, "frame");
-    lua_pushlstring(L, (const char *)header, sizeof(header));
+    lua_pushlstring(L, (const char *)w->frame->header, MK_PACKET_HEADER);
     lua_setfield(L, -2, "header");
     lua_pushnumber(L, (lua_Number)w->due / 1e9);
     lua_setfield(L, -2, "due");
