@@ -1,8 +1,6 @@
 /* prim.c - see prim.h. */
 #include "dev/prim.h"
 
-#include "codec/bytes.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +16,7 @@ static void free_prim(struct mk_prim *p)
 {
     pthread_mutex_destroy(&p->lock);
     free(p->bytes);
+    mk_bytes_free(&p->held);
     free(p);
 }
 
@@ -141,58 +140,51 @@ const struct mk_io_ops mk_latch_ops = { .name = "latch",
 
 /* --- fifo --- */
 
+/* False: there was no memory for all that was added. */
+static bool is_whole(struct mk_prim *p)
+{
+    bool whole = !p->held.failed;
+    p->held.failed = false;
+    return whole;
+}
+
 /* What is left begins at 0 again. */
 static void close_up(struct mk_prim *p)
 {
-    if (p->start && p->length > p->start)
-        memmove(p->bytes, p->bytes + p->start, p->length - p->start);
-    p->length -= p->start;
+    if (p->start && p->held.length > p->start)
+        memmove(p->held.data, p->held.data + p->start, p->held.length - p->start);
+    p->held.length -= p->start;
     p->start = 0;
 }
 
-static bool push(struct mk_prim *p, uint8_t byte)
-{
-    if (p->length == p->capacity) {
-        size_t capacity = p->capacity ? 2 * p->capacity : 256;
-        uint8_t *bytes = realloc(p->bytes, capacity);
-        if (!bytes)
-            return false;
-        p->bytes = bytes;
-        p->capacity = capacity;
-    }
-    p->bytes[p->length++] = byte;
-    return true;
-}
-
-/* The record that is complete with this byte is the caller's to free; NULL: not yet. False: there
- * is no memory for it. */
-static bool add(struct mk_prim *p, uint8_t byte, uint8_t **record, size_t *length)
+/* True: a record, which is the caller's to free, is complete with this byte. */
+static bool add(struct mk_prim *p, struct mk_io *io, uint8_t byte, struct mk_bytes *record)
 {
     pthread_mutex_lock(&p->lock);
-    bool ends = p->on >= 0 && byte == p->on, fits = ends || push(p, byte);
-    *record = NULL;
-    if (ends || p->length >= p->record_size) {
-        *record = p->bytes ? p->bytes : malloc(1);
-        *length = p->length;
-        p->bytes = NULL;
-        p->length = p->capacity = 0;
-        fits &= *record != NULL;
+    bool ends = p->on >= 0 && byte == p->on;
+    if (!ends)
+        mk_bytes_u8(&p->held, byte);
+    bool fits = is_whole(p), complete = ends || p->held.length >= p->record_size;
+    if (complete) {
+        *record = p->held;
+        p->held = (struct mk_bytes){ 0 };
     }
     pthread_mutex_unlock(&p->lock);
-    return fits;
+    if (!fits)
+        io->cpu->ops->end(io->cpu, MK_ERROR, 0, true, "out of memory for what a fifo collects");
+    return complete;
 }
 
 static void fifo_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_prim *p = self;
     for (unsigned i = 0; i < io->size; i++) {
-        size_t length;
-        uint8_t *record;
-        if (!add(p, (uint8_t)(value >> 8 * i), &record, &length))
-            io->cpu->ops->end(io->cpu, MK_ERROR, 0, true, "out of memory for what a fifo collects");
-        if (record)
-            p->on_record(p->ctx, io->cpu, (const char *)record, length);
-        free(record);
+        struct mk_bytes record;
+        if (!add(p, io, (uint8_t)(value >> 8 * i), &record))
+            continue;
+        p->on_record(p->ctx, io->cpu, record.length ? (const char *)record.data : "",
+                     record.length);
+        mk_bytes_free(&record);
     }
 }
 
@@ -200,7 +192,7 @@ static void fifo_reset(void *self)
 {
     struct mk_prim *p = self;
     pthread_mutex_lock(&p->lock);
-    p->length = p->start = 0;
+    p->held.length = p->start = 0;
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -208,8 +200,8 @@ static void fifo_save(void *self, struct mk_bytes *out)
 {
     struct mk_prim *p = self;
     pthread_mutex_lock(&p->lock);
-    if (p->length > p->start)
-        mk_bytes_add(out, p->bytes + p->start, p->length - p->start);
+    if (p->held.length > p->start)
+        mk_bytes_add(out, p->held.data + p->start, p->held.length - p->start);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -217,19 +209,19 @@ static void fifo_load(void *self, const uint8_t *bytes, size_t length)
 {
     struct mk_prim *p = self;
     pthread_mutex_lock(&p->lock);
-    p->length = 0;
-    while (length-- && p->length + 1 < p->record_size && push(p, *bytes))
-        bytes++;
+    p->held.length = 0;
+    mk_bytes_add(&p->held, bytes, length < p->record_size ? length : p->record_size - 1);
+    is_whole(p);
     pthread_mutex_unlock(&p->lock);
 }
 
 size_t mk_prim_take(struct mk_prim *p, void *to, size_t size)
 {
     pthread_mutex_lock(&p->lock);
-    if (size > p->length - p->start)
-        size = p->length - p->start;
+    if (size > p->held.length - p->start)
+        size = p->held.length - p->start;
     if (size)
-        memcpy(to, p->bytes + p->start, size);
+        memcpy(to, p->held.data + p->start, size);
     p->start += size;
     close_up(p);
     pthread_mutex_unlock(&p->lock);
@@ -252,13 +244,13 @@ static uint64_t source_in(void *self, struct mk_io *io)
     struct mk_prim *p = self;
     uint64_t value = UINT64_MAX;
     pthread_mutex_lock(&p->lock);
-    size_t n = p->length - p->start;
+    size_t n = p->held.length - p->start;
     if (n > io->size)
         n = io->size;
     if (n)
-        memcpy(&value, p->bytes + p->start, n); /* bytes that are missing read as ones */
+        memcpy(&value, p->held.data + p->start, n); /* bytes that are missing read as ones */
     p->start += n;
-    bool empty = n && p->start == p->length;
+    bool empty = n && p->start == p->held.length;
     pthread_mutex_unlock(&p->lock);
     io->passed = n == 0;
     if (empty && p->on_empty)
@@ -270,16 +262,12 @@ bool mk_prim_put(struct mk_prim *p, const void *from, size_t size)
 {
     pthread_mutex_lock(&p->lock);
     close_up(p);
-    uint8_t *bytes = NULL;
-    if (size && size <= MK_FIFO_RECORD - p->length)
-        bytes = mk_grow(p->bytes, &p->capacity, p->length + size);
-    if (bytes) {
-        p->bytes = bytes;
-        memcpy(bytes + p->length, from, size);
-        p->length += size;
-    }
+    bool fits = size <= MK_FIFO_RECORD - p->held.length;
+    if (fits)
+        mk_bytes_add(&p->held, from, size);
+    fits &= is_whole(p);
     pthread_mutex_unlock(&p->lock);
-    return bytes || !size;
+    return fits;
 }
 
 static void source_load(void *self, const uint8_t *bytes, size_t length)

@@ -7,6 +7,7 @@
 #ifndef MK_PRIM_H
 #define MK_PRIM_H
 
+#include "codec/bytes.h"
 #include "dev/bus.h"
 
 #define MK_FIFO_RECORD 65536 /* bytes after which a record is handed on unfinished */
@@ -18,11 +19,12 @@ struct mk_prim {
     uint64_t value;  /* const, match; what a latch begins with */
     uint64_t first;  /* latch: address of bytes[0] */
     unsigned stride; /* bytes of storage from one address to the next */
-    uint8_t *bytes;  /* latch, fifo, source */
-    size_t length, capacity;
-    size_t start;       /* source: bytes before it were read */
-    int on;             /* fifo: the byte that ends a record, -1: none */
-    size_t record_size; /* fifo: bytes of a record that has no end mark */
+    uint8_t *bytes;
+    size_t length;
+    struct mk_bytes held; /* fifo, source */
+    size_t start;         /* source: bytes before it were read */
+    int on;               /* fifo: the byte that ends a record, -1: none */
+    size_t record_size;   /* fifo: bytes of a record that has no end mark */
     /* fifo: a whole record, without its end mark. It is called without the lock. */
     void (*on_record)(void *ctx, struct mk_cpu *cpu, const char *bytes, size_t length);
     /* source: the last byte was read. It is called without the lock; may be NULL. */
