@@ -4,6 +4,7 @@
 local lfs = require "lfs"
 local allowed = require "minikvm.cli.allowed"
 local class = require "minikvm.class"
+local process = require "support.process"
 local program = require "support.program"
 local support = require "support.guest"
 
@@ -39,6 +40,7 @@ local function check_paths(out, known)
 end
 
 describe("the list of what a script can reach under --safe", function()
+  if process.without_jail(pending) then return end
   it("has all that its globals lead to", function()
     check_paths(prints(WALK .. "for key, value in pairs(_G) do walk(key, value) end"),
       function(path)

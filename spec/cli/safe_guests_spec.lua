@@ -8,6 +8,7 @@ local safes = require "support.safe"
 local safe, prints = safes.run, safes.prints
 
 describe("--safe with VMs", function()
+  if process.without_jail(pending) then return end
   if support.without_kvm(pending) then return end
 
   local HELLO <const> = "--guest hello=guests/real/hello.bin"
