@@ -89,13 +89,15 @@ struct mk_lua_cpu {
 };
 
 struct mk_match;
-struct mk_lua_disk;
-struct mk_virtio_box;
-struct mk_lua_socket;
 struct mk_lua_stopper;
-struct mk_lua_view;
-struct mk_lua_coverage;
 struct mk_lua_branches;
+
+/* What an object has in a VM, which ends with it: first in the object's struct. */
+struct mk_lua_member {
+    struct mk_lua_vm *v; /* NULL: in none, or not any more */
+    struct mk_lua_member *next;
+    void (*close)(struct mk_lua_member *member);
+};
 
 struct mk_lua_vm {
     struct mk_vm vm; /* first */
@@ -120,12 +122,8 @@ struct mk_lua_vm {
     uint64_t unhandled_hits;
     int *files; /* images that are read again for a reset; -1: closed (load.c) */
     unsigned file_count;
-    struct mk_lua_disk *disks;             /* of its devices, closed with it (disk.c) */
-    struct mk_virtio_box *virtio;          /* the same, before the rest of it (virtio.c) */
-    struct mk_lua_socket *sockets;         /* debuggers', the same (socket.c) */
-    struct mk_lua_view *views;             /* its screen for browsers, the same (view.c) */
+    struct mk_lua_member *members;         /* what objects have in it, closed before it */
     struct mk_lua_stopper *stoppers;       /* breakpoints and watched memory (debug.c) */
-    struct mk_lua_coverage *coverages;     /* (coverage.c) */
     struct mk_lua_branches *past_branches; /* of coverages that are gone */
     size_t stopper_count, stoppers_kept;   /* at the last purge */
     int output_file;                       /* opened by console:output(); 0: none */
@@ -264,6 +262,12 @@ void **mk_push_owner(lua_State *L, const char *type);
         *owner = NULL;                                                                             \
         return 0;                                                                                  \
     }
+/* `close`, which calls mk_lua_leave(), is called at the latest when the VM closes, that of the
+ * newest member first. */
+void mk_lua_join(struct mk_lua_vm *v, struct mk_lua_member *member,
+                 void (*close)(struct mk_lua_member *member));
+/* Takes it out of its VM: that, or NULL when it was in none. */
+struct mk_lua_vm *mk_lua_leave(struct mk_lua_member *member);
 /* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */
 void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 
@@ -333,31 +337,22 @@ void mk_lua_timers_put(lua_State *L, struct mk_lua_vm *v, int vm_index, int list
 /* What was written to a disk (disk.c), as an object, which is one more user of it. */
 struct mk_layer *mk_check_layer(lua_State *L, int index);
 void mk_push_layer(lua_State *L, struct mk_layer *layer);
-/* Stops the VM if need be, and closes v->coverages. */
-void mk_lua_close_coverages(struct mk_lua_vm *v);
 /* Frees v->past_branches. */
 void mk_lua_free_branches(struct mk_lua_vm *v);
-/* Closes v->disks. */
-void mk_lua_close_disks(struct mk_lua_vm *v);
 /* The disk at `index`; raises when it is closed. */
 struct mk_disk *mk_check_disk(lua_State *L, int index);
 /* Frees v->stoppers, after the VM is closed. */
 void mk_lua_free_stoppers(struct mk_lua_vm *v);
 /* Pushes what stopped the VM last, or nil. */
 void mk_push_stop(lua_State *L, struct mk_lua_vm *v);
-/* Closes v->virtio. */
-void mk_lua_close_virtio(struct mk_lua_vm *v);
 /* The function of the PCI bus at index 1; a queue's place in the table at `index`. */
 struct mk_pci_fn *mk_check_pci_fn(lua_State *L);
 struct mk_virtq mk_virtq_field(lua_State *L, int index);
-/* Closes v->sockets; and mk_vm_ops.attend. */
-void mk_lua_close_sockets(struct mk_lua_vm *v);
 /* A socket that listens by TCP, without blocking: -1 with *err; host "*": on every address of this
  * machine. And the port that it has. (socket.c) */
 int mk_listen_tcp(const char *host, const char *port, struct mk_err *err);
 unsigned mk_port_of(int fd);
-/* Closes v->views. */
-void mk_lua_close_views(struct mk_lua_vm *v);
+/* mk_vm_ops.attend. */
 void mk_lua_attend(void *ctx, struct mk_vcpu *cpu);
 
 /* The snapshot in field `snapshot` of an options table, or NULL. */

@@ -41,8 +41,7 @@ struct record {
 };
 
 struct mk_lua_coverage {
-    struct mk_lua_vm *v; /* NULL: it is over */
-    struct mk_lua_coverage *next;
+    struct mk_lua_member member; /* in none: it is over */
     struct record *record;
     struct mk_break_set *set;
     size_t branch_count;
@@ -83,7 +82,7 @@ static void remove_branch(struct mk_lua_coverage *cov, struct branch *br)
 {
     struct mk_break *b = br->b;
     if (b && !atomic_exchange(&br->removed, true))
-        mk_debug_remove(&cov->v->vm, b);
+        mk_debug_remove(&cov->member.v->vm, b);
 }
 
 static bool on_branch(void *ctx, struct mk_vcpu *c)
@@ -187,7 +186,7 @@ static struct mk_lua_coverage *check(lua_State *L)
 /* Lets go of the VM's engine. */
 static void finish(struct mk_lua_coverage *cov)
 {
-    struct mk_lua_vm *v = cov->v;
+    struct mk_lua_vm *v = cov->member.v;
     if (!v)
         return;
     for (size_t i = 0; i < cov->branch_count; i++)
@@ -197,20 +196,16 @@ static void finish(struct mk_lua_coverage *cov)
     cov->set = NULL;
     unref_record(cov->record);
     cov->record = NULL;
-    struct mk_lua_coverage **at = &v->coverages;
-    while (*at != cov)
-        at = &(*at)->next;
-    *at = cov->next;
-    cov->v = NULL;
+    mk_lua_leave(&cov->member);
 }
 
-void mk_lua_close_coverages(struct mk_lua_vm *v)
+/* The VM closes. */
+static void close_coverage(struct mk_lua_member *member)
 {
-    while (v->coverages) {
-        mk_vm_stop(&v->vm, MK_STOPPED);
-        if (mk_vm_wait(&v->vm, MK_FOREVER))
-            finish(v->coverages);
-    }
+    do
+        mk_vm_stop(&member->v->vm, MK_STOPPED);
+    while (!mk_vm_wait(&member->v->vm, MK_FOREVER));
+    finish((struct mk_lua_coverage *)member);
 }
 
 void mk_lua_free_branches(struct mk_lua_vm *v)
@@ -226,7 +221,7 @@ void mk_lua_free_branches(struct mk_lua_vm *v)
 static int coverage_gc(lua_State *L)
 {
     struct mk_lua_coverage *cov = check(L);
-    struct mk_lua_vm *v = cov->v;
+    struct mk_lua_vm *v = cov->member.v;
     bool runs = v && !mk_vm_wait(&v->vm, 0);
     finish(cov);
     if (!runs)
@@ -256,7 +251,7 @@ static bool start_branches(struct mk_lua_coverage *cov, const char *records, int
             .address = br->address, .cpu = -1, .hit = on_branch, .ctx = br
         };
         memcpy(&o.code, records + 16, 8);
-        br->b = mk_debug_add(&cov->v->vm, &o, err);
+        br->b = mk_debug_add(&cov->member.v->vm, &o, err);
         if (!br->b)
             return false;
     }
@@ -281,9 +276,7 @@ static int coverage_start(lua_State *L)
     if (!cov->branches)
         return luaL_error(L, "not enough memory");
     cov->branch_count = bytes / 24;
-    cov->v = v;
-    cov->next = v->coverages;
-    v->coverages = cov;
+    mk_lua_join(v, &cov->member, close_coverage);
     cov->record = record;
     atomic_fetch_add(&record->refs, 1);
     cov->set = mk_debug_add_set(&v->vm, &record->m, &err);
@@ -303,7 +296,7 @@ static int coverage_seen(lua_State *L)
     for (size_t i = 0; i < cov->branch_count; i++)
         luaL_addchar(&b, (char)cov->branches->list[i].seen);
     luaL_pushresult(&b);
-    lua_pushboolean(L, cov->v != NULL);
+    lua_pushboolean(L, cov->member.v != NULL);
     return 2;
 }
 

@@ -28,20 +28,19 @@ MK_RELEASE(layer_gc, MK_LAYER, mk_layer_unref)
 /* --- disks --- */
 
 struct mk_lua_disk {
-    struct mk_disk disk; /* first */
-    struct mk_lua_vm *v; /* whose device has it; NULL: none */
-    struct mk_lua_disk *next;
+    struct mk_lua_member member; /* in the VM whose device has it */
+    struct mk_disk disk;
 };
 
 struct mk_disk *mk_check_disk(lua_State *L, int index)
 {
-    struct mk_disk *disk = luaL_testudata(L, index, MK_DISK);
-    if (!disk)
+    struct mk_lua_disk *d = luaL_testudata(L, index, MK_DISK);
+    if (!d)
         mk_lua_error(L, "expected a disk, got %s: call its methods with ':'",
                      luaL_typename(L, index));
-    if (!disk->name)
+    if (!d->disk.name)
         mk_lua_error(L, "the disk is closed");
-    return disk;
+    return &d->disk;
 }
 
 static struct mk_disk *check_disk(lua_State *L)
@@ -49,35 +48,24 @@ static struct mk_disk *check_disk(lua_State *L)
     return mk_check_disk(L, 1);
 }
 
-static void close_disk(struct mk_lua_disk *d)
+static void close_disk(struct mk_lua_member *member)
 {
-    struct mk_lua_disk **at = d->v ? &d->v->disks : NULL;
-    while (at && *at && *at != d)
-        at = &(*at)->next;
-    if (at && *at)
-        *at = d->next;
-    if (d->v && d->v->open)
-        mk_blks_drop_disk(&d->v->vm.blks, &d->disk);
-    d->v = NULL;
+    struct mk_lua_disk *d = (struct mk_lua_disk *)member;
+    struct mk_lua_vm *v = mk_lua_leave(member);
+    if (v)
+        mk_blks_drop_disk(&v->vm.blks, &d->disk);
     mk_disk_close(&d->disk);
-}
-
-void mk_lua_close_disks(struct mk_lua_vm *v)
-{
-    while (v->disks)
-        close_disk(v->disks);
 }
 
 /* disk_join(disk, vm): is closed with the VM from now on; raises when it is another's, or closed */
 static int disk_join(lua_State *L)
 {
-    struct mk_lua_disk *d = (struct mk_lua_disk *)check_disk(L);
     struct mk_lua_vm *v = mk_check_vm(L, 2);
-    if (d->v)
+    check_disk(L);
+    struct mk_lua_disk *d = lua_touserdata(L, 1);
+    if (d->member.v)
         return mk_lua_error(L, "the disk is another device's already: open one for each");
-    d->v = v;
-    d->next = v->disks;
-    v->disks = d;
+    mk_lua_join(v, &d->member, close_disk);
     return 0;
 }
 
@@ -163,14 +151,15 @@ static int disk_written(lua_State *L)
 
 static int disk_close(lua_State *L)
 {
-    close_disk(luaL_checkudata(L, 1, MK_DISK));
+    struct mk_lua_disk *d = luaL_checkudata(L, 1, MK_DISK);
+    close_disk(&d->member);
     return 0;
 }
 
 static int disk_tostring(lua_State *L)
 {
-    const struct mk_disk *disk = luaL_checkudata(L, 1, MK_DISK);
-    lua_pushfstring(L, MK_DISK " %s", disk->name ? disk->name : "(closed)");
+    const struct mk_lua_disk *d = luaL_checkudata(L, 1, MK_DISK);
+    lua_pushfstring(L, MK_DISK " %s", d->disk.name ? d->disk.name : "(closed)");
     return 1;
 }
 

@@ -204,6 +204,26 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type)
     return box;
 }
 
+void mk_lua_join(struct mk_lua_vm *v, struct mk_lua_member *member,
+                 void (*close)(struct mk_lua_member *member))
+{
+    *member = (struct mk_lua_member){ v, v->members, close };
+    v->members = member;
+}
+
+struct mk_lua_vm *mk_lua_leave(struct mk_lua_member *member)
+{
+    struct mk_lua_vm *v = member->v;
+    struct mk_lua_member **at = v ? &v->members : NULL;
+    if (!v)
+        return NULL;
+    while (*at != member)
+        at = &(*at)->next;
+    *at = member->next;
+    member->v = NULL;
+    return v;
+}
+
 void **mk_push_owner(lua_State *L, const char *type)
 {
     void **owner = lua_newuserdatauv(L, sizeof(*owner), 1);

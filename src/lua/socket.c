@@ -22,8 +22,7 @@
 #define BACKLOG 128
 
 struct mk_lua_socket {
-    struct mk_lua_vm *v;
-    struct mk_lua_socket *next;
+    struct mk_lua_member member;
     int fd; /* -1: closed */
     char
         path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* where it listens; "": TCP, a client */
@@ -35,7 +34,7 @@ struct mk_lua_socket {
 
 static void wants_attention(void *ctx)
 {
-    mk_vm_attend(&((struct mk_lua_socket *)ctx)->v->vm);
+    mk_vm_attend(&((struct mk_lua_socket *)ctx)->member.v->vm);
 }
 
 static void rested(void *ctx)
@@ -45,26 +44,18 @@ static void rested(void *ctx)
 
 /* --- life --- */
 
-static void close_socket(struct mk_lua_socket *s)
+static void close_socket(struct mk_lua_member *member)
 {
+    struct mk_lua_socket *s = (struct mk_lua_socket *)member;
     if (s->fd < 0)
         return;
-    struct mk_lua_socket **at = &s->v->sockets;
-    while (*at != s)
-        at = &(*at)->next;
-    *at = s->next;
     mk_io_disarm(&s->rest);
     mk_io_unwatch(&s->source);
+    mk_lua_leave(member);
     close(s->fd);
     s->fd = -1;
     if (s->path[0])
         unlink(s->path);
-}
-
-void mk_lua_close_sockets(struct mk_lua_vm *v)
-{
-    while (v->sockets)
-        close_socket(v->sockets);
 }
 
 static struct mk_lua_socket *push_socket(lua_State *L)
@@ -77,12 +68,10 @@ static struct mk_lua_socket *push_socket(lua_State *L)
 
 static void begin(struct mk_lua_socket *s, struct mk_lua_vm *v, int fd)
 {
-    s->v = v;
     s->fd = fd;
     s->source = (struct mk_io_source){ .ready = wants_attention, .ctx = s, .fd = fd };
     s->rest = (struct mk_io_timer){ .fire = rested, .ctx = s };
-    s->next = v->sockets;
-    v->sockets = s;
+    mk_lua_join(v, &s->member, close_socket);
 }
 
 /* --- listening --- */
@@ -213,7 +202,7 @@ static struct mk_lua_socket *check_socket(lua_State *L)
 /* socket:close() */
 static int socket_close(lua_State *L)
 {
-    close_socket(check_socket(L));
+    close_socket(&check_socket(L)->member);
     return 0;
 }
 
@@ -227,7 +216,7 @@ static int socket_accept(lua_State *L)
     if (fd < 0)
         return 0;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* not a Unix socket's */
-    begin(client, s->v, fd);
+    begin(client, s->member.v, fd);
     return 1;
 }
 

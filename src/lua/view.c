@@ -45,9 +45,8 @@ struct viewer {
 };
 
 struct mk_lua_view {
-    int listener;        /* -1: closed */
-    struct mk_lua_vm *v; /* NULL: not started */
-    struct mk_lua_view *next;
+    struct mk_lua_member member; /* once it is started */
+    int listener;                /* -1: closed */
     lua_State *server;
     _Atomic unsigned watching; /* changed on the I/O thread */
     struct mk_io_source door;
@@ -83,7 +82,7 @@ static void tick(void *ctx)
     struct mk_lua_view *w = ctx;
     if (!w->watching)
         return;
-    mk_vm_attend(&w->v->vm);
+    mk_vm_attend(&w->member.v->vm);
     arm(w, &w->tick, TICK_NS);
 }
 
@@ -257,7 +256,7 @@ static int keys(lua_State *S)
 {
     size_t count;
     const uint8_t *codes = (const uint8_t *)luaL_checklstring(S, 1, &count);
-    struct mk_vm *vm = &((struct mk_lua_view *)lua_touserdata(S, lua_upvalueindex(1)))->v->vm;
+    struct mk_vm *vm = &((struct mk_lua_view *)lua_touserdata(S, lua_upvalueindex(1)))->member.v->vm;
     if (vm->has_pic)
         mk_i8042_key(&vm->keyboard, codes, count);
     return 0;
@@ -287,33 +286,23 @@ static void end_service(struct mk_lua_view *w)
     }
 }
 
-static void close_view(struct mk_lua_view *w)
+static void close_view(struct mk_lua_member *member)
 {
+    struct mk_lua_view *w = (struct mk_lua_view *)member;
     if (w->listener < 0)
         return;
-    struct mk_lua_view **at = w->v ? &w->v->views : NULL;
-    while (at && *at && *at != w)
-        at = &(*at)->next;
-    if (at && *at)
-        *at = w->next;
     pthread_mutex_lock(&w->lock);
     w->closing = true;
     pthread_mutex_unlock(&w->lock);
-    if (w->v) /* then there is an I/O thread */
+    if (member->v) /* then there is an I/O thread */
         end_service(w);
+    mk_lua_leave(member);
     close(w->listener);
     w->listener = -1;
-    w->v = NULL;
     mk_bytes_free(&w->picture);
     pthread_mutex_destroy(&w->lock);
     if (w->server)
         lua_close(w->server);
-}
-
-void mk_lua_close_views(struct mk_lua_vm *v)
-{
-    while (v->views)
-        close_view(v->views);
 }
 
 static struct mk_lua_view *check_view(lua_State *L)
@@ -323,7 +312,7 @@ static struct mk_lua_view *check_view(lua_State *L)
 
 static int view_close(lua_State *L)
 {
-    close_view(check_view(L));
+    close_view(&check_view(L)->member);
     return 0;
 }
 
@@ -392,9 +381,7 @@ static int view_start(lua_State *L)
         return luaL_error(L, "not enough memory");
     if (!call(w, open_server, &s))
         return luaL_error(L, "not enough memory");
-    w->v = v;
-    w->next = v->views;
-    v->views = w;
+    mk_lua_join(v, &w->member, close_view);
     mk_io_watch(&w->door);
     return 0;
 }

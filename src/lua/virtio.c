@@ -9,29 +9,20 @@
 
 /* --- the object --- */
 
-static void close_box(struct mk_virtio_box *box)
+static void close_box(struct mk_lua_member *member)
 {
-    struct mk_virtio_box **at = box->v ? &box->v->virtio : NULL;
-    while (at && *at && *at != box)
-        at = &(*at)->next;
-    if (!at || !*at)
+    struct mk_virtio_box *box = (struct mk_virtio_box *)member;
+    if (!mk_lua_leave(member))
         return;
-    *at = box->next;
     if (box->close)
         box->close(box->virtio);
     mk_virtio_close(box->virtio);
 }
 
-void mk_lua_close_virtio(struct mk_lua_vm *v)
-{
-    while (v->virtio)
-        close_box(v->virtio);
-}
-
 static int virtio_gc(lua_State *L)
 {
     struct mk_virtio_box *box = luaL_checkudata(L, 1, MK_VIRTIO);
-    close_box(box);
+    close_box(&box->member);
     if (box->virtio)
         mk_virtio_unref(box->virtio);
     box->virtio = NULL;
@@ -41,7 +32,8 @@ static int virtio_gc(lua_State *L)
 /* virtio_close(virtio): its PCI function goes */
 static int virtio_close(lua_State *L)
 {
-    close_box(luaL_checkudata(L, 1, MK_VIRTIO));
+    struct mk_virtio_box *box = luaL_checkudata(L, 1, MK_VIRTIO);
+    close_box(&box->member);
     return 0;
 }
 
@@ -75,10 +67,10 @@ struct mk_virtio *mk_virtio_push(lua_State *L, size_t size, const struct mk_virt
     virtio->broken = broken;
     virtio->ctx = lua;
     int rc = mk_virtio_open(virtio, fn, queues, &err);
-    *box = (struct mk_virtio_box){ .virtio = virtio, .v = v, .next = v->virtio, .close = close };
+    *box = (struct mk_virtio_box){ .virtio = virtio, .close = close };
     if (rc < 0)
         mk_lua_error(L, "%s", err.text);
-    v->virtio = box;
+    mk_lua_join(v, &box->member, close_box);
     lua->broken_ref = mk_lua_ref(L, vm_index, 3);
     return virtio;
 }

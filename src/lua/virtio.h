@@ -15,9 +15,8 @@ struct mk_lua_virtio {
 };
 
 struct mk_virtio_box {
-    struct mk_virtio *virtio; /* NULL: none yet */
-    struct mk_lua_vm *v;
-    struct mk_virtio_box *next;              /* of the VM's */
+    struct mk_lua_member member;
+    struct mk_virtio *virtio;                /* NULL: none yet */
     void (*close)(struct mk_virtio *virtio); /* what else ends with it; may be NULL */
 };
 

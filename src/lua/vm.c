@@ -112,10 +112,8 @@ void mk_lua_close_vm(struct mk_lua_vm *v)
         end_waiting(v);
     v->busy--;
     int in_fd = v->vm.console.in.fd;
-    mk_lua_close_virtio(v); /* others may send to its cards */
-    mk_lua_close_sockets(v);
-    mk_lua_close_views(v);
-    mk_lua_close_coverages(v);
+    while (v->members)
+        v->members->close(v->members);
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);
@@ -125,7 +123,6 @@ void mk_lua_close_vm(struct mk_lua_vm *v)
         mk_tty_restore();
     mk_lua_free_calls(v);
     mk_lua_free_files(v);
-    mk_lua_close_disks(v);
     mk_lua_free_stoppers(v);
     mk_lua_free_branches(v);
     for (unsigned i = 0; i < v->cpus; i++)
