@@ -22,33 +22,24 @@ static int finder_gc(lua_State *L)
     for (unsigned i = 0; i < b->count; i++)
         free(b->section[i].flags); /* and sizes */
     free(b->todo);
-    if (b->insn)
-        b->cs.free(b->insn, 1);
-    if (b->handle)
-        b->cs.close(&b->handle);
+    mk_capstone_close(&b->cs);
     b->count = 0;
     b->todo = NULL;
-    b->insn = NULL;
-    b->handle = 0;
     return 0;
 }
 
 /* block_finder(bits) -> finder; its sections, as add() gets them, live as long. */
 int mk_lua_block_finder(lua_State *L)
 {
-    cs_mode mode = mk_capstone_mode(L, 1);
+    unsigned bits = mk_check_bits(L, 1);
     struct mk_blocks *b = lua_newuserdatauv(L, sizeof(*b), 1);
     memset(b, 0, sizeof(*b));
     luaL_setmetatable(L, TYPE);
     lua_newtable(L);
     lua_setiuservalue(L, -2, 1);
-    b->bits = (unsigned)lua_tointeger(L, 1);
-    if (!mk_capstone_load(&b->cs) || b->cs.open(CS_ARCH_X86, mode, &b->handle) != CS_ERR_OK)
+    b->bits = bits;
+    if (!mk_capstone_open(&b->cs, bits, true))
         return mk_capstone_missing(L);
-    b->cs.option(b->handle, CS_OPT_DETAIL, CS_OPT_ON);
-    b->insn = b->cs.malloc(b->handle);
-    if (!b->insn)
-        return luaL_error(L, "not enough memory");
     return 1;
 }
 
@@ -116,7 +107,7 @@ static size_t next_candidate(struct mk_blocks *b, const struct mk_code_section *
         else if (!mk_blocks_decode(b, s, s->address + at))
             at = gap_end(s, at, end);
         else if (mk_blocks_padding(b))
-            at += b->insn->size;
+            at += b->cs.insn->size;
         else
             return at;
     }
@@ -160,16 +151,16 @@ static int finder_leads(lua_State *L)
         if (s->flags[address - s->address] & (START | INSIDE | DATA) ||
             !mk_blocks_decode(b, s, address))
             return 0;
-        if (mk_blocks_is_transfer(b->insn) && mk_blocks_target(b, &target)) {
+        if (mk_blocks_is_transfer(b->cs.insn) && mk_blocks_target(b, &target)) {
             const struct mk_code_section *to = mk_blocks_section(b, target, true);
             unsigned flags = to ? to->flags[target - to->address] : 0;
             lua_pushinteger(L, (lua_Integer)target);
             lua_pushboolean(L, flags & START && flags & LEADER);
             return 2;
         }
-        if (mk_block_kind(b->insn) != MK_BLOCK_NEXT)
+        if (mk_block_kind(b->cs.insn) != MK_BLOCK_NEXT)
             return 0;
-        address += b->insn->size;
+        address += b->cs.insn->size;
     }
     return 0;
 }
@@ -228,11 +219,11 @@ static void push_block(lua_State *L, struct mk_blocks *b, const struct mk_code_s
     uint64_t target = 0;
     unsigned condition = 0;
     if (s->flags[last] & END && mk_blocks_decode(b, s, s->address + last)) {
-        kind = mk_block_kind(b->insn);
+        kind = mk_block_kind(b->cs.insn);
         bool jumps = kind == MK_BLOCK_JUMP || kind == MK_BLOCK_BRANCH;
         if (jumps ? !mk_blocks_target(b, &target) : kind == MK_BLOCK_NEXT)
             kind = MK_BLOCK_STOP;
-        condition = kind == MK_BLOCK_BRANCH ? condition_of(b->insn) : 0;
+        condition = kind == MK_BLOCK_BRANCH ? condition_of(b->cs.insn) : 0;
     }
     append(L, ADDRESS, i, s->address + at);
     append(L, SIZE, i, end - at);

@@ -33,8 +33,6 @@ struct mk_code_section {
 
 struct mk_blocks {
     struct mk_capstone cs;
-    csh handle;
-    cs_insn *insn; /* the last one that was decoded */
     unsigned bits;
     size_t total;
     unsigned count;
@@ -47,14 +45,14 @@ struct mk_blocks {
 
 /* The section that an address lies in; NULL: none. */
 struct mk_code_section *mk_blocks_section(struct mk_blocks *b, uint64_t address, bool code);
-/* Decodes the instruction at an address of a section into b->insn. */
+/* Decodes the instruction at an address of a section into b->cs.insn. */
 bool mk_blocks_decode(struct mk_blocks *b, const struct mk_code_section *s, uint64_t address);
 enum mk_block_kind mk_block_kind(const cs_insn *insn);
 /* A jump, a branch or a call. */
 bool mk_blocks_is_transfer(const cs_insn *insn);
-/* Where b->insn, a direct jump or call, leads. */
+/* Where b->cs.insn, a direct jump or call, leads. */
 bool mk_blocks_target(const struct mk_blocks *b, uint64_t *target);
-/* Whether b->insn does nothing: such lie between functions and before loops. */
+/* Whether b->cs.insn does nothing: such lie between functions and before loops. */
 bool mk_blocks_padding(const struct mk_blocks *b);
 
 /* A block begins there, an entry if something else than jumps and branches leads to it; nothing

@@ -22,7 +22,7 @@ bool mk_blocks_decode(struct mk_blocks *b, const struct mk_code_section *s, uint
 {
     size_t at = address - s->address, left = s->length - at;
     const uint8_t *bytes = s->bytes + at;
-    return b->cs.disasm_iter(b->handle, &bytes, &left, &address, b->insn);
+    return mk_capstone_decode(&b->cs, &bytes, &left, &address);
 }
 
 static bool in_group(const cs_insn *insn, unsigned group)
@@ -35,7 +35,7 @@ static bool in_group(const cs_insn *insn, unsigned group)
 
 bool mk_blocks_target(const struct mk_blocks *b, uint64_t *target)
 {
-    const cs_x86 *x86 = &b->insn->detail->x86;
+    const cs_x86 *x86 = &b->cs.insn->detail->x86;
     if (x86->op_count != 1 || x86->operands[0].type != X86_OP_IMM)
         return false;
     *target = (uint64_t)x86->operands[0].imm;
@@ -81,7 +81,7 @@ bool mk_blocks_is_transfer(const cs_insn *insn)
 
 bool mk_blocks_padding(const struct mk_blocks *b)
 {
-    const cs_insn *insn = b->insn;
+    const cs_insn *insn = b->cs.insn;
     const cs_x86 *x86 = &insn->detail->x86;
     if (insn->id == X86_INS_NOP || insn->id == X86_INS_INT3)
         return true;
@@ -149,7 +149,7 @@ static void note_data(struct mk_blocks *b, const cs_x86_op *op, enum mk_block_ki
     const x86_op_mem *m = &op->mem;
     uint64_t address = (uint64_t)m->disp;
     if (m->base == X86_REG_RIP)
-        address += b->insn->address + b->insn->size;
+        address += b->cs.insn->address + b->cs.insn->size;
     else if (m->base != X86_REG_INVALID || m->segment != X86_REG_INVALID)
         return;
     if (b->bits == 32)
@@ -157,7 +157,7 @@ static void note_data(struct mk_blocks *b, const cs_x86_op *op, enum mk_block_ki
     if (kind == MK_BLOCK_JUMP && b->bits > 16)
         return follow_table(b, address);
     struct mk_code_section *s = mk_blocks_section(b, address, true);
-    if (!s || !(op->access & CS_AC_READ) || b->insn->id == X86_INS_LEA)
+    if (!s || !(op->access & CS_AC_READ) || b->cs.insn->id == X86_INS_LEA)
         return;
     for (size_t at = address - s->address, i = 0; i < op->size && at + i < s->length; i++)
         if (!(s->flags[at + i] & (START | INSIDE)))
@@ -166,7 +166,7 @@ static void note_data(struct mk_blocks *b, const cs_x86_op *op, enum mk_block_ki
 
 static void note_operands(struct mk_blocks *b, enum mk_block_kind kind)
 {
-    const cs_x86 *x86 = &b->insn->detail->x86;
+    const cs_x86 *x86 = &b->cs.insn->detail->x86;
     for (unsigned i = 0; i < x86->op_count; i++)
         if (x86->operands[i].type == X86_OP_MEM)
             note_data(b, &x86->operands[i], kind);
@@ -190,20 +190,20 @@ static void retract(struct mk_code_section *s, size_t from, size_t to)
 static bool takes_return_address(struct mk_blocks *b, uint64_t address)
 {
     const struct mk_code_section *s = mk_blocks_section(b, address, true);
-    const cs_x86 *x86 = &b->insn->detail->x86;
+    const cs_x86 *x86 = &b->cs.insn->detail->x86;
     if (!s || !mk_blocks_decode(b, s, address))
         return false;
-    if (b->insn->id == X86_INS_POP)
+    if (b->cs.insn->id == X86_INS_POP)
         return true;
     const x86_op_mem *m = &x86->operands[x86->operands[0].type == X86_OP_MEM ? 0 : 1].mem;
     bool top = (m->base == X86_REG_ESP || m->base == X86_REG_RSP) && !m->disp &&
                m->index == X86_REG_INVALID;
-    if (b->insn->id == X86_INS_XCHG)
+    if (b->cs.insn->id == X86_INS_XCHG)
         return top;
-    if (b->insn->id != X86_INS_MOV || x86->operands[0].type != X86_OP_REG || !top)
+    if (b->cs.insn->id != X86_INS_MOV || x86->operands[0].type != X86_OP_REG || !top)
         return false;
-    address += b->insn->size;
-    return mk_blocks_decode(b, s, address) && mk_block_kind(b->insn) != MK_BLOCK_STOP;
+    address += b->cs.insn->size;
+    return mk_blocks_decode(b, s, address) && mk_block_kind(b->cs.insn) != MK_BLOCK_STOP;
 }
 
 static void mark(struct mk_code_section *s, size_t at, size_t size, bool end)
@@ -226,12 +226,12 @@ static size_t follow(struct mk_blocks *b, uint64_t address)
             retract(s, from, at);
             return count;
         }
-        enum mk_block_kind kind = mk_block_kind(b->insn);
-        size_t size = b->insn->size;
+        enum mk_block_kind kind = mk_block_kind(b->cs.insn);
+        size_t size = b->cs.insn->size;
         uint64_t target = 0;
         mark(s, at, size, kind != MK_BLOCK_NEXT);
         note_operands(b, kind);
-        bool has_target = mk_blocks_is_transfer(b->insn) && mk_blocks_target(b, &target);
+        bool has_target = mk_blocks_is_transfer(b->cs.insn) && mk_blocks_target(b, &target);
         if (has_target)
             mk_blocks_push(b, target, kind == MK_BLOCK_NEXT);
         count++;
@@ -240,9 +240,10 @@ static size_t follow(struct mk_blocks *b, uint64_t address)
             mk_blocks_push(b, s->address + at, false);
         if (kind != MK_BLOCK_NEXT)
             return count;
-        if (is_call(b->insn) || b->insn->id == X86_INS_HLT || in_group(b->insn, CS_GRP_INT))
+        if (is_call(b->cs.insn) || b->cs.insn->id == X86_INS_HLT ||
+            in_group(b->cs.insn, CS_GRP_INT))
             from = at; /* it may not come back */
-        if (!is_call(b->insn))
+        if (!is_call(b->cs.insn))
             continue;
         if (has_target && target != s->address + at && takes_return_address(b, target)) {
             s->flags[at - size] |= END;

@@ -265,11 +265,10 @@ static int begin_step(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
-    if (mk_debug_begin_step(&v->vm, (unsigned)luaL_checkinteger(L, 2),
-                            (uint64_t)luaL_checkinteger(L, 3), &err) < 0)
-        return mk_push_err(L, &err);
-    lua_settop(L, 1);
-    return 1;
+    return mk_push_self(L,
+                        mk_debug_begin_step(&v->vm, (unsigned)luaL_checkinteger(L, 2),
+                                            (uint64_t)luaL_checkinteger(L, 3), &err),
+                        &err);
 }
 
 static int end_step(lua_State *L)

@@ -82,14 +82,11 @@ static int limit_files(lua_State *L)
     return 0;
 }
 
-/* check_path(path) -> true | nil, text, name: it is there, and no link, nothing above, not all */
+/* check_path(path) -> path | nil, text, name: it is there, and no link, nothing above, not all */
 static int check_path(lua_State *L)
 {
     struct mk_err err;
-    if (mk_landlock_check_path(mk_check_cstring(L, 1), &err) < 0)
-        return mk_push_err(L, &err);
-    lua_pushboolean(L, true);
-    return 1;
+    return mk_push_self(L, mk_landlock_check_path(mk_check_cstring(L, 1), &err), &err);
 }
 
 /* real_path(path) -> it without links | nil: it is not there */
@@ -100,14 +97,11 @@ static int real_path(lua_State *L)
     return 1;
 }
 
-/* keep_tap(name) -> true | nil, text, name: a tap is opened, for a card that wants it later */
+/* keep_tap(name) -> name | nil, text, name: a tap is opened, for a card that wants it later */
 static int keep_tap(lua_State *L)
 {
     struct mk_err err;
-    if (mk_tap_keep(mk_check_cstring(L, 1), &err) < 0)
-        return mk_push_err(L, &err);
-    lua_pushboolean(L, true);
-    return 1;
+    return mk_push_self(L, mk_tap_keep(mk_check_cstring(L, 1), &err), &err);
 }
 
 static const luaL_Reg core[] = { { "jail", enter },

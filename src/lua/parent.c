@@ -49,6 +49,34 @@ struct parent {
     bool time_up;
 };
 
+/* --- processes --- */
+
+/* Only its parent's end sends this signal. */
+bool mk_guard_wait(pid_t parent)
+{
+    sigset_t all, orphaned;
+    int number;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    sigemptyset(&orphaned);
+    sigaddset(&orphaned, SIGRTMAX);
+    close_range(0, ~0u, 0);
+    if (prctl(PR_SET_PDEATHSIG, SIGRTMAX) < 0)
+        return false;
+    if (getppid() == parent)
+        sigwait(&orphaned, &number);
+    return true;
+}
+
+int mk_end_child(pid_t pid)
+{
+    int status = 0;
+    kill(pid, SIGKILL);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return status;
+}
+
 /* --- the terminal --- */
 
 static void note_terminal(struct parent *p)
@@ -81,20 +109,11 @@ static void remove_folder(const char *path)
 }
 
 /* In the guard. The page has the folder's name before the folder is made. */
-static _Noreturn void wait_for_parent(const struct mk_parent_page *page, pid_t parent)
+static _Noreturn void guard_folder(const struct mk_parent_page *page, pid_t parent)
 {
-    sigset_t all, orphaned;
-    int number;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    sigemptyset(&orphaned);
-    sigaddset(&orphaned, SIGRTMAX);
-    close_range(0, ~0u, 0);
     setsid();
-    if (prctl(PR_SET_PDEATHSIG, SIGRTMAX) < 0)
+    if (!mk_guard_wait(parent))
         _exit(1);
-    if (getppid() == parent)
-        sigwait(&orphaned, &number);
     for (int i = 0; i < REMOVALS && access(page->folder, F_OK) == 0; i++) {
         remove_folder(page->folder);
         usleep(10000);
@@ -110,7 +129,7 @@ static int make_folder(struct parent *p, struct mk_err *err)
         return mk_fail_errno(err, ENAMETOOLONG, "TMPDIR");
     p->guard = fork();
     if (p->guard == 0)
-        wait_for_parent(p->page, self);
+        guard_folder(p->page, self);
     if (p->guard < 0)
         return mk_fail_errno(err, errno, "fork");
     sprintf(p->page->folder, "%s/minikvm-XXXXXX", below);
@@ -125,11 +144,8 @@ static void clear_away(const struct parent *p)
 {
     restore_terminal(p);
     remove_folder(p->page->folder);
-    if (p->guard > 0) {
-        kill(p->guard, SIGKILL);
-        while (waitpid(p->guard, NULL, 0) < 0 && errno == EINTR)
-            ;
-    }
+    if (p->guard > 0)
+        mk_end_child(p->guard);
 }
 
 /* --- in the child --- */
@@ -197,13 +213,6 @@ static bool has_ended(const struct parent *p, int *status)
     return got != 0;
 }
 
-static void kill_child(const struct parent *p, int *status)
-{
-    kill(p->child, SIGKILL);
-    while (waitpid(p->child, status, 0) < 0 && errno == EINTR)
-        ;
-}
-
 /* It tells where it is and ends itself, or is ended. */
 static void end_in_time(struct parent *p, int *status)
 {
@@ -218,7 +227,7 @@ static void end_in_time(struct parent *p, int *status)
         if (has_ended(p, status))
             return;
     }
-    kill_child(p, status);
+    *status = mk_end_child(p->child);
 }
 
 static void stop_both(struct parent *p)
@@ -262,7 +271,7 @@ static void wait_for_child(struct parent *p, uint64_t ns, int *status)
             stop_both(p);
         else if (number > 0 && number != SIGCHLD) {
             p->ending = number;
-            kill_child(p, status);
+            *status = mk_end_child(p->child);
             return;
         } else if (mk_now() >= p->until && !has_more_time(p, ns)) {
             end_in_time(p, status);

@@ -6,7 +6,9 @@
 #include "base/err.h"
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* Shared by them: what the child tells, and what the guard must know. */
 struct mk_parent_page {
@@ -20,6 +22,13 @@ struct mk_parent_grant {
     uint64_t memory; /* bytes of address space beside what the program has at its start */
     bool files;      /* make a folder for private files of guests, below TMPDIR */
 };
+
+/* In a process that was forked for it: closes its descriptors, and returns when `parent`, which
+ * forked it, has ended, for kill -9's sake (prctl(2), PR_SET_PDEATHSIG). False: there is no such
+ * signal. */
+bool mk_guard_wait(pid_t parent);
+/* Kills a child and waits for its end. Returns its status, as of wait(2). */
+int mk_end_child(pid_t pid);
 
 /* The signal by which the parent asks the child where it is, a few times. */
 #define MK_PARENT_SIGNAL SIGALRM

@@ -6,6 +6,7 @@
  * that came about. Script's thread only. */
 #include "files/outfile.h"
 #include "lua/core.h"
+#include "lua/parent.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -63,15 +63,10 @@ static char **push_strings(lua_State *L, int index)
 /* Ends a group and forgets it. Returns the leader's status, as of wait(2). */
 static int end_group(pid_t leader, pid_t guardian)
 {
-    int status = 0;
     kill(-leader, SIGKILL);
-    while (waitpid(leader, &status, 0) < 0 && errno == EINTR)
-        ;
-    if (guardian > 0) {
-        kill(guardian, SIGKILL); /* it may not have joined the group yet */
-        while (waitpid(guardian, NULL, 0) < 0 && errno == EINTR)
-            ;
-    }
+    int status = mk_end_child(leader);
+    if (guardian > 0)
+        mk_end_child(guardian); /* it may not have joined the group yet */
     return status;
 }
 
@@ -98,20 +93,11 @@ static _Noreturn void exec_child(const struct launch *l)
     _exit(127);
 }
 
-/* In the guardian: waits for the end of its parent, which is the only one to send this signal. */
-static _Noreturn void wait_for_parent(pid_t group, pid_t parent)
+/* In the guardian. */
+static _Noreturn void guard_group(pid_t group, pid_t parent)
 {
-    sigset_t all, orphaned;
-    int number;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    sigemptyset(&orphaned);
-    sigaddset(&orphaned, SIGRTMAX);
-    close_range(0, ~0u, 0); /* the pipes above all */
-    if (setpgid(0, group) < 0 || prctl(PR_SET_PDEATHSIG, SIGRTMAX) < 0)
+    if (setpgid(0, group) < 0 || !mk_guard_wait(parent))
         _exit(1);
-    if (getppid() == parent)
-        sigwait(&orphaned, &number);
     kill(0, SIGKILL);
     _exit(0);
 }
@@ -137,7 +123,7 @@ static int start(struct child *child, struct launch *l, struct mk_err *err)
     setpgid(pid, pid); /* both do it: whoever comes first */
     guardian = fork();
     if (guardian == 0)
-        wait_for_parent(pid, l->parent);
+        guard_group(pid, l->parent);
     int pidfd = guardian < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0) {
         mk_fail_errno(err, errno, guardian < 0 ? "fork" : "pidfd_open");
@@ -327,10 +313,9 @@ static int write_file(lua_State *L)
     const char *path = mk_check_cstring(L, 1), *bytes = luaL_checklstring(L, 2, &length);
     struct mk_outfile file;
     struct mk_err err;
-    int code = 0;
     if (mk_outfile_open(&file, path, &err) < 0)
         return mk_push_err(L, &err);
-    code = mk_outfile_close(&file, mk_outfile_write(&file, bytes, length));
+    int code = mk_outfile_close(&file, mk_outfile_write(&file, bytes, length));
     if (code) {
         mk_fail_errno(&err, code, "%s", path);
         return mk_push_err(L, &err);

@@ -5,16 +5,13 @@
 
 #include <string.h>
 
-/* profile_start(vm, nanoseconds, stacks) -> true | nil, text, name */
+/* profile_start(vm, nanoseconds, stacks) -> vm | nil, text, name */
 static int profile_start(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_err err;
     uint64_t period = (uint64_t)luaL_checkinteger(L, 2);
-    if (mk_profile_start(&v->vm, period, lua_toboolean(L, 3), &err) < 0)
-        return mk_push_err(L, &err);
-    lua_pushboolean(L, true);
-    return 1;
+    return mk_push_self(L, mk_profile_start(&v->vm, period, lua_toboolean(L, 3), &err), &err);
 }
 
 /* profile_stop(vm) */

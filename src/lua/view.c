@@ -256,7 +256,8 @@ static int keys(lua_State *S)
 {
     size_t count;
     const uint8_t *codes = (const uint8_t *)luaL_checklstring(S, 1, &count);
-    struct mk_vm *vm = &((struct mk_lua_view *)lua_touserdata(S, lua_upvalueindex(1)))->member.v->vm;
+    struct mk_vm *vm =
+        &((struct mk_lua_view *)lua_touserdata(S, lua_upvalueindex(1)))->member.v->vm;
     if (vm->has_pic)
         mk_i8042_key(&vm->keyboard, codes, count);
     return 0;

@@ -28,12 +28,11 @@ struct worker {
     struct mk_channel channel; /* end 0: the owner's, end 1: the worker's */
     unsigned sides;            /* under the channel's lock */
     pthread_t thread;
-    struct mk_bytes start;      /* what it runs */
-    char *path, *cpath;         /* where it finds modules */
-    lua_CFunction open_module;  /* and minikvm */
-    struct mk_bytes results;    /* or: */
-    bool failed;                /* then: */
-    char *failure;              /* message and traceback; NULL: there was no memory for them */
+    struct mk_bytes start;     /* what it runs */
+    lua_CFunction open_module; /* minikvm */
+    bool failed;
+    struct mk_bytes outcome;    /* results; of one that failed message and traceback, if there was
+                                 * memory for them */
     struct mk_lua *_Atomic lua; /* of its state, while that is open */
     struct mk_watchdog watchdog;
 };
@@ -55,10 +54,7 @@ static void leave_behind(struct worker *w)
         return;
     mk_channel_free(&w->channel);
     mk_bytes_free(&w->start);
-    mk_bytes_free(&w->results);
-    free(w->path);
-    free(w->cpath);
-    free(w->failure);
+    mk_bytes_free(&w->outcome);
     free(w);
 }
 
@@ -96,19 +92,9 @@ static void push_owner(lua_State *L, struct worker *w)
     luaL_setmetatable(L, MK_OWNER);
 }
 
-static void set_path(lua_State *L, const char *name, const char *value)
-{
-    lua_getglobal(L, LUA_LOADLIBNAME);
-    lua_pushstring(L, value);
-    lua_setfield(L, -2, name);
-    lua_pop(L, 1);
-}
-
 static void open_libraries(lua_State *L, const struct worker *w)
 {
     luaL_openlibs(L);
-    set_path(L, "path", w->path);
-    set_path(L, "cpath", w->cpath);
     mk_lua_offer(L, w->open_module);
     mk_coroutine_open(L);
 }
@@ -135,8 +121,8 @@ static int body(lua_State *L)
     mk_bytes_free(&w->start);
     lua_call(L, 5, 1);
     const char *results = luaL_checklstring(L, -1, &length);
-    mk_bytes_add(&w->results, results, length);
-    return w->results.failed ? mk_lua_error(L, "out of memory for the results") : 0;
+    mk_bytes_add(&w->outcome, results, length);
+    return w->outcome.failed ? mk_lua_error(L, "out of memory for the results") : 0;
 }
 
 static int describe(lua_State *L)
@@ -158,10 +144,10 @@ static void run(lua_State *L, struct worker *w)
     mk_watchdog_leave(&w->watchdog, L);
     lua->watchdog = NULL;
     if (status != LUA_OK) {
-        mk_bytes_free(&w->results);
+        mk_bytes_free(&w->outcome);
         const char *text = lua_tostring(L, -1);
         w->failed = true;
-        w->failure = strdup(text ? text : "a worker failed without a message");
+        mk_bytes_add(&w->outcome, text, text ? strlen(text) : 0);
     }
 }
 
@@ -202,18 +188,6 @@ static void *worker_thread(void *arg)
 
 /* --- starting one --- */
 
-static char *package_field(lua_State *L, const char *name)
-{
-    const char *text = NULL;
-    if (lua_getglobal(L, LUA_LOADLIBNAME) == LUA_TTABLE) {
-        lua_getfield(L, -1, name);
-        text = lua_tostring(L, -1);
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 1);
-    return strdup(text ? text : "");
-}
-
 /* The thread has the signal mask of this one, as have the processes that it starts; the kick is let
  * in when it can be answered. */
 static int spawn(struct worker *w, struct mk_err *err)
@@ -232,8 +206,6 @@ static struct worker *new_worker(lua_State *L)
     mk_channel_init(&w->channel);
     w->sides = 1;
     mk_bytes_add(&w->start, start, length);
-    w->path = package_field(L, "path");
-    w->cpath = package_field(L, "cpath");
     w->open_module = lua_tocfunction(L, lua_upvalueindex(1));
     return w;
 }
@@ -251,8 +223,7 @@ static int start_worker(lua_State *L)
     *box = (struct box){ .over = true };
     luaL_setmetatable(L, MK_WORKER);
     box->w = new_worker(L);
-    if (!box->w || box->w->start.failed || !box->w->path || !box->w->cpath ||
-        mk_kick_init(&err) < 0) {
+    if (!box->w || box->w->start.failed || mk_kick_init(&err) < 0) {
         if (!err.code)
             mk_fail_errno(&err, ENOMEM, "kvm.worker");
         return mk_push_err(L, &err);
@@ -329,14 +300,15 @@ static int push_failure(lua_State *L, const char *text, const char *name)
 /* true, results of one that has ended; or what went wrong */
 static int push_outcome(lua_State *L, const struct worker *w)
 {
-    const char *text = w->failure ? w->failure : "the worker ran out of memory";
-    if (w->failed && atomic_load(&w->channel.stop) && w->watchdog.raised)
-        return push_failure(L, text, "ECANCELED");
-    if (w->failed)
-        return push_failure(L, text, "ERROR");
-    lua_pushboolean(L, 1);
-    lua_pushlstring(L, (const char *)w->results.data, w->results.length);
-    return 2;
+    bool ended = atomic_load(&w->channel.stop) && w->watchdog.raised;
+    if (w->failed && !w->outcome.length)
+        return push_failure(L, "the worker ran out of memory", "ERROR");
+    w->failed ? luaL_pushfail(L) : lua_pushboolean(L, 1);
+    lua_pushlstring(L, (const char *)w->outcome.data, w->outcome.length);
+    if (!w->failed)
+        return 2;
+    lua_pushstring(L, ended ? "ECANCELED" : "ERROR");
+    return 3;
 }
 
 /* worker:wait([timeout]) -> true, results | nil, text, name */

@@ -47,6 +47,7 @@ function M.start(what, ...)
   local start = script and { script = what } or pack_function(what)
   local bytes, why
   start.arguments, why = copy.pack_values("kvm.worker: argument", ...)
+  if package then start.path, start.cpath = package.path, package.cpath end -- for its modules
   if start.arguments then bytes, why = copy.pack(start, "kvm.worker: argument") end
   if not bytes then core.blame(why) end
   return core.worker(bytes, script and what or nil)

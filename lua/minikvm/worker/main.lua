@@ -6,6 +6,7 @@ local copy, methods, owner, blame, bytes = ...
 copy.of_values(methods, blame)
 
 local start = copy.unpack(bytes)
+package.path, package.cpath = start.path or "", start.cpath or ""
 local run, why
 if start.script then
   run, why = loadfile(start.script)
