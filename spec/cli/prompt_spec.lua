@@ -397,6 +397,22 @@ x WHERE [BYTES]
     assert.matches("2\n", out)
   end)
 
+  it("goes on when a value cannot be printed", function()
+    local out, err, status = session{
+      "setmetatable({}, { __tostring = function() error 'it is shy' end })", "40 + 2" }
+    assert.matches("it is shy", err)
+    assert.same({ 0, true }, { status, out:find("> 42\n", 1, true) ~= nil })
+  end)
+
+  it("forgets the breakpoints of a VM that is closed", function()
+    local out, err = session{ "b 0x10", "watch 0x20", "vm:close()", "vm = kvm.vm{ echo = false }",
+                              "b 0x30", "b", "vm:close()", "vm = kvm.vm{ echo = false }", "d 3",
+                              "d", "b" }
+    assert.matches("> 3   break 0x30 (0x30)\n> 3   break 0x30 (0x30), hit 0 times\n", out, 1, true)
+    assert.matches("no breakpoints\n", out)
+    assert.matches("^[^\n]*\n[^\n]*\n$", err) -- what it is, at the beginning
+  end)
+
   it("takes every letter on a terminal", function()
     if not runner.has_terminal then return pending "needs util-linux's script" end
     local t = runner.start("exec env LANG= LC_ALL= MINIKVM_HISTORY= P", { terminal = true })

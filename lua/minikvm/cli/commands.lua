@@ -127,7 +127,9 @@ M.news = run.news
 
 ---The global `help` at the prompt: prints what there is to say of a value.
 function M.help_function(topic)
-  print(M.help(topic))
+  local ok, text = pcall(M.help, topic)
+  local stream <const> = ok and io.stdout or io.stderr
+  stream:write(text, "\n")
 end
 
 return M

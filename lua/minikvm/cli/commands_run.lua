@@ -9,7 +9,7 @@ local address_of, place_in = look.address_of, look.place_in
 
 local M = {}
 
-local breakpoints = {} -- by number, { handle =, text = }
+local breakpoints = {} -- by number, { handle =, text =, vm = }
 local count = 0 -- of those that were ever made
 
 ---Which breakpoint it was that stopped the VM, by its number.
@@ -112,17 +112,19 @@ local function list_breakpoints()
   local lines = {}
   for number = 1, count do
     local b = breakpoints[number]
-    if b then
+    if b and b.vm.state == "closed" then
+      breakpoints[number] = nil
+    elseif b then
       lines[#lines + 1] = ("%-3d %s, hit %d times"):format(number, b.text, b.handle.hits)
     end
   end
   return #lines > 0 and table.concat(lines, "\n") or "no breakpoints"
 end
 
-local function remember(handle, text, why)
+local function remember(vm, handle, text, why)
   if not handle then fail("%s", why) end
   count = count + 1
-  breakpoints[count] = { handle = handle, text = text }
+  breakpoints[count] = { handle = handle, text = text, vm = vm }
   return ("%d   %s"):format(count, text)
 end
 
@@ -138,7 +140,7 @@ function M.add_break(vm, rest)
   place = place or rest
   local handle, why = vm:break_at(place_in(place), fn)
   local address = vm:address_of(place_in(place))
-  return remember(handle, ("break %s (0x%x)"):format(rest, address or 0), why)
+  return remember(vm, handle, ("break %s (0x%x)"):format(rest, address or 0), why)
 end
 
 function M.add_watch(vm, rest)
@@ -148,8 +150,8 @@ function M.add_watch(vm, rest)
   if place == "" then return list_breakpoints() end
   how = how ~= "" and how or "w"
   local address = address_of(vm, place)
-  local handle, why = vm:watch(address, math.tointeger(tonumber(size or 4)), how)
-  return remember(handle, ("watch 0x%x, %s bytes, %s"):format(address, size or 4, how), why)
+  local handle, why = vm:watch(address, size or 4, how)
+  return remember(vm, handle, ("watch 0x%x, %s bytes, %s"):format(address, size or 4, how), why)
 end
 
 function M.delete(_, rest)
@@ -163,7 +165,7 @@ function M.delete(_, rest)
   end
   for _, number in ipairs(numbers) do
     local b = breakpoints[number]
-    if b then b.handle:remove() end
+    if b and b.vm.state ~= "closed" then b.handle:remove() end
     breakpoints[number] = nil
   end
 end

@@ -116,7 +116,7 @@ local function render(topic)
       list[#list + 1] = "    " .. line
     elseif line:find "^|" then
       add_cells(line, list)
-    elseif line:find "^<!%-%-" then -- of the tables that are made
+    elseif line:find "^<!%-%-" or line == "" and list[#list] == "" then -- of tables that are made
       goto next
     elseif line:find "^%- " then
       wrap(plain(line), "  ", list)

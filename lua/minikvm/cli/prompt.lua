@@ -47,21 +47,21 @@ local function compile(host, text)
   return chunk
 end
 
----Values as they are to be printed.
-local function texts(show, ...)
+---Prints values, tables with what is in them, which may run code of the user's (__tostring).
+local function print_texts(show, ...)
   local values = pack(...)
   for i = 1, values.n do
     local kind = type(values[i])
     if kind == "table" or kind == "userdata" then values[i] = show.text(values[i]) end
   end
-  return unpack(values, 1, values.n)
+  G.print(unpack(values, 1, values.n))
 end
 
 ---Prints the results of a call; says why it failed.
 local function print_results(host, call, show, ok, ...)
   if ok and select("#", ...) == 0 then return end
   local message = ...
-  if ok then ok, message = call(G.print, texts(show, ...)) end
+  if ok then ok, message = call(print_texts, show, ...) end
   if not ok then host.say(message) end
 end
 
