@@ -184,9 +184,7 @@ end
 
 ---Carries out a document from its beginning.
 local function follow(list)
-  local folder = os.tmpname()
-  os.remove(folder)
-  assert(lfs.mkdir(folder))
+  local folder = program.folder()
   local ok, problem = pcall(function()
     for i, block in ipairs(list) do
       local name = block.kind:match(FILE)

@@ -17,9 +17,7 @@ end
 
 describe("minikvm new", function()
   before_each(function()
-    folder = os.tmpname()
-    os.remove(folder)
-    assert(lfs.mkdir(folder))
+    folder = program.folder()
   end)
   after_each(function() program.run("rm -rf " .. folder) end)
 

@@ -133,9 +133,7 @@ describe("--safe", function()
   end)
 
   it("lets scripts require what lies beside them, as safe as they are", function()
-    local folder = os.tmpname()
-    os.remove(folder)
-    assert(lfs.mkdir(folder))
+    local folder = program.folder()
     assert(lfs.mkdir(folder .. "/sub"))
     for name, text in pairs{ ["main.lua"] = "local p = require 'sub.part' print(p.io, p.n, "
                                .. "require 'sub.part' == p, require 'bad')",

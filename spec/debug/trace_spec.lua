@@ -11,9 +11,7 @@ local TALK <const> = "b0 41 e6 80 e4 81 f4" -- mov al, 'A'; out 0x80, al; in al,
 
 ---A name in a folder that is removed with its contents when `fn` has returned.
 local function in_folder(fn)
-  local folder = os.tmpname()
-  os.remove(folder)
-  assert(lfs.mkdir(folder))
+  local folder = runner.folder()
   local ok, why = pcall(fn, folder .. "/")
   os.execute("rm -rf " .. folder)
   if not ok then error(why, 0) end

@@ -1,5 +1,6 @@
 -- chromium.lua - pages looked at in a real browser, where Chromium is installed (Debian: chromium).
 
+local beside = require "support.beside"
 local process = require "support.process"
 local program = require "support.program"
 
@@ -15,31 +16,16 @@ M.program = (function()
   end
 end)()
 
----What a command in the background has written to a file, once FILE.end is there.
-local function output_of(out)
-  process.await(function()
-    local file = io.open(out .. ".end")
-    return file and file:close()
-  end, 60)
-  local file <close> = assert(io.open(out))
-  os.remove(out)
-  os.remove(out .. ".end")
-  return file:read "a"
-end
-
 ---The document of a page as it is when its scripts have run for so long. VMs of the caller's go on
 ---meanwhile.
 ---@param url string
 ---@param milliseconds? integer  of the page's own time
 ---@return string html
 function M.dom(url, milliseconds)
-  local home, out = os.tmpname(), os.tmpname()
-  os.remove(home)
-  os.execute(("{ HOME=%s timeout 60 %s --headless --no-sandbox --disable-gpu --no-first-run "
-    .. "--user-data-dir=%s --virtual-time-budget=%d --dump-dom '%s' >%s 2>/dev/null; rm -rf %s; "
-    .. ": >%s.end; } </dev/null &"):format(home, M.program, home, milliseconds or 1000, url, out,
-                                           home, out))
-  return output_of(out)
+  local home = program.folder()
+  return beside.start(("HOME=%s timeout 60 %s --headless --no-sandbox --disable-gpu --no-first-run "
+    .. "--user-data-dir=%s --virtual-time-budget=%d --dump-dom '%s' 2>/dev/null; rm -rf %s"):format(
+      home, M.program, home, milliseconds or 1000, url, home)):finish()
 end
 
 -- A client of the DevTools protocol. evaluate(JAVASCRIPT): its value, a string. until(JAVASCRIPT):
@@ -105,14 +91,11 @@ sub key {
 ---@param code string  perl, behind DRIVER
 ---@return string output
 function M.drive(url, code)
-  local home, out, script = os.tmpname(), os.tmpname(), program.file(DRIVER .. code)
-  os.remove(home)
-  os.execute(("{ mkdir %s; HOME=%s timeout 60 %s --headless --no-sandbox --disable-gpu "
+  local home, script = program.folder(), program.file(DRIVER .. code)
+  return beside.start(("HOME=%s timeout 60 %s --headless --no-sandbox --disable-gpu "
     .. "--no-first-run --user-data-dir=%s --remote-debugging-port=0 '%s' >/dev/null 2>&1 & "
-    .. "browser=$!; timeout 50 perl %s %s '%s' >%s 2>&1; kill $browser; wait $browser; "
-    .. "rm -rf %s %s; : >%s.end; } </dev/null &"):format(
-      home, home, M.program, home, url, script, home, url, out, home, script, out))
-  return output_of(out)
+    .. "browser=$!; timeout 50 perl %s %s '%s'; kill $browser; wait $browser; rm -rf %s"):format(
+      home, M.program, home, url, script, home, url, home), script):finish()
 end
 
 return M

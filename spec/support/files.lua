@@ -1,6 +1,7 @@
 -- files.lua - guests that do one file operation a run, by either protocol, and folders for them.
 
 local lfs = require "lfs"
+local program = require "support.program"
 local support = require "support.guest"
 
 local M = {}
@@ -145,13 +146,7 @@ end
 
 -- Folders
 
----An empty folder nobody else uses; the caller removes it.
-function M.folder()
-  local path = os.tmpname()
-  os.remove(path)
-  assert(lfs.mkdir(path))
-  return path
-end
+M.folder = program.folder
 
 function M.remove(path)
   os.execute(("rm -rf '%s'"):format(path))

@@ -1,5 +1,6 @@
 -- gdb.lua - real gdb in batch mode on VMs of a spec, and a client that speaks its protocol.
 
+local beside = require "support.beside"
 local process = require "support.process"
 local program = require "support.program"
 local support = require "support.guest"
@@ -23,44 +24,21 @@ function M.without_gdb(pending, slow)
   return true
 end
 
----@class gdb_process
----@field path string  what it reads
----@field out string  what it prints; "OUT.end" is there when it has ended
-local Process = {}
-Process.__index = Process
-
 ---Runs a shell command beside the spec.
 local function launch(command, path)
-  local out = os.tmpname()
-  local line = "{ HOME=/nonexistent timeout -s KILL 60 %s; : >%s.end; } </dev/null >%s 2>&1 &"
-  assert(os.execute(line:format(command, out, out)))
-  return setmetatable({ path = path, out = out }, Process)
+  return beside.start("HOME=/nonexistent timeout -s KILL 60 " .. command, path)
 end
 
 ---Starts gdb with these commands beside the spec, which has to run the VM for it to be served.
 ---@param commands string[]
 ---@param words? string  of its command line, such as an ELF file
----@return gdb_process
+---@return beside
 function M.start(commands, words)
   local head = { "set pagination off", "set confirm off", "set width 0", "set remotetimeout 30" }
   table.move(commands, 1, #commands, #head + 1, head)
   local path = program.file(table.concat(head, "\n") .. "\n")
   return launch(("gdb -nx -batch -iex 'set debuginfod enabled off' %s -x %s"):format(words or "",
                                                                                  path), path)
-end
-
----Waits for its end; handlers run meanwhile.
----@return string output
-function Process:finish()
-  local file
-  process.await(function()
-    file = file or io.open(self.out .. ".end")
-    return file
-  end, 60)
-  file:close()
-  local output <close> = assert(io.open(self.out))
-  for _, path in ipairs{ self.path, self.out, self.out .. ".end" } do os.remove(path) end
-  return output:read "a"
 end
 
 ---The output behind `echo ---\n`.
@@ -163,7 +141,7 @@ def quiet():
 ---Starts such a client; what it prints is finish()'s output.
 ---@param address string
 ---@param code string  Python
----@return gdb_process
+---@return beside
 function M.client(address, code)
   local path = program.file(CLIENT:format(address) .. code)
   os.rename(path, path .. ".py")

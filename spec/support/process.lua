@@ -4,6 +4,7 @@
 local lfs = require "lfs"
 local kvm = require "minikvm"
 local core = require "minikvm.core"
+local program = require "support.program"
 
 local M = {}
 
@@ -15,7 +16,7 @@ function M.took(fn)
 end
 
 ---The program; children run it whichever interpreter runs the specs.
-M.program = os.getenv "MINIKVM" or "./minikvm"
+M.program = program.minikvm
 
 ---Seconds in which what takes effect at once has done so, even where ten programs share a core.
 ---What it really takes is for the benches to say.
@@ -98,15 +99,7 @@ function M.without_jail(pending)
   return true
 end
 
----A path nobody else uses; the caller removes the file.
----@param content string?  written to it
-function M.temporary(content)
-  local path = os.tmpname()
-  local file = assert(io.open(path, "wb"))
-  file:write(content or "")
-  file:close()
-  return path
-end
+M.temporary = program.file -- a path nobody else uses; the caller removes the file
 
 ---Lets other VMs' handlers run until condition() holds; an error after `seconds`.
 function M.await(condition, seconds)

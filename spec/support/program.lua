@@ -1,5 +1,7 @@
 -- program.lua - runs the minikvm program, or stock lua, as a user does: through a shell.
 
+local lfs = require "lfs"
+
 local M = {}
 
 M.minikvm = os.getenv "MINIKVM" or "./minikvm"
@@ -14,12 +16,22 @@ local function read_and_remove(path)
 end
 
 ---A temporary file with this text; the caller removes it.
+---@param text? string
 ---@return string path
 function M.file(text)
   local path = os.tmpname()
   local file = assert(io.open(path, "wb"))
-  file:write(text)
+  file:write(text or "")
   file:close()
+  return path
+end
+
+---An empty folder nobody else uses; the caller removes it.
+---@return string path
+function M.folder()
+  local path = os.tmpname()
+  os.remove(path)
+  assert(lfs.mkdir(path))
   return path
 end
 

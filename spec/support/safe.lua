@@ -1,7 +1,6 @@
 -- safe.lua - runs scripts under minikvm --safe, for specs.
 
 local assert = require "luassert"
-local lfs = require "lfs"
 local program = require "support.program"
 
 local M = {}
@@ -10,16 +9,14 @@ local M = {}
 ---@param code string
 ---@param arguments? string  before the script
 function M.run(code, arguments, behind)
-  local folder = os.tmpname()
-  os.remove(folder)
-  assert(lfs.mkdir(folder))
+  local folder = program.folder()
   local path = folder .. "/script.lua"
   assert(io.open(path, "w")):write(code):close()
   local r = program.run(("P --safe %s %s %s"):format(arguments or "", path, behind or ""))
   os.remove(path)
   os.remove(folder)
   r.out, r.err = r.out:gsub(path, "S"), r.err:gsub(path, "S")
-  r.err = r.err:gsub("^minikvm: %-%-safe: not there: [^\n]*\n", "") -- which walls a kernel lacks
+  r.err = program.without_missing(r.err)
   return r
 end
 

@@ -2,6 +2,7 @@
 
 local lfs = require "lfs"
 local program = require "support.program"
+local support = require "support.guest"
 
 local M = {}
 
@@ -14,10 +15,7 @@ Suite.__index = Suite
 ---@param files table<string, string>
 ---@return suite
 function M.new(files)
-  local folder = os.tmpname()
-  os.remove(folder)
-  assert(lfs.mkdir(folder))
-  local self = setmetatable({ folder = folder }, Suite)
+  local self = setmetatable({ folder = program.folder() }, Suite)
   for path, text in pairs(files) do self:write(path, text) end
   return self
 end
@@ -31,11 +29,7 @@ end
 
 ---The text of one of its files; nil when there is none.
 function Suite:read(path)
-  local file = io.open(self.folder .. "/" .. path, "rb")
-  if not file then return nil end
-  local text = file:read "a"
-  file:close()
-  return text
+  return support.read_file(self.folder .. "/" .. path)
 end
 
 ---Runs `minikvm test` in it. In the words, D stands for the folder; without a path it is all of it.

@@ -1,6 +1,7 @@
 -- viewer.lua - a viewer of vm:view() that is no browser: perl, which Debian always has, as a client
 -- of the WebSocket protocol.
 
+local beside = require "support.beside"
 local program = require "support.program"
 
 local M = {}
@@ -37,42 +38,13 @@ my $head = ""; $head .= take(1) until $head =~ /\r\n\r\n$/;
 die $head unless $head =~ /^HTTP.1.1 101/;
 ]]
 
----@class viewer
-local Viewer = {}
-Viewer.__index = Viewer
-
 ---Starts one beside the spec.
 ---@param url string
 ---@param code string  perl, behind HEAD
----@return viewer
+---@return beside
 function M.start(url, code)
-  local self = setmetatable({ path = program.file(HEAD .. code), out = os.tmpname() }, Viewer)
-  assert(os.execute(("{ timeout -s KILL 50 perl %s '%s'; : >%s.end; } </dev/null >%s 2>&1 &")
-    :format(self.path, url, self.out, self.out)))
-  return self
-end
-
----Waits until it has printed a text.
----@param text string
-function Viewer:wait(text)
-  require("support.process").await(function()
-    local file <close> = assert(io.open(self.out))
-    return file:read("a"):find(text, 1, true)
-  end, 50)
-end
-
----Waits for its end.
----@return string output
-function Viewer:finish()
-  local file
-  require("support.process").await(function()
-    file = file or io.open(self.out .. ".end")
-    return file
-  end, 50)
-  file:close()
-  local output <close> = assert(io.open(self.out))
-  for _, path in ipairs{ self.path, self.out, self.out .. ".end" } do os.remove(path) end
-  return output:read "a"
+  local path = program.file(HEAD .. code)
+  return beside.start(("timeout -s KILL 50 perl %s '%s'"):format(path, url), path)
 end
 
 return M
