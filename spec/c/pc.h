@@ -108,11 +108,8 @@ static inline void machine_on(void)
     mk_clock_init(&vm_clock);
     mk_clock_set(&vm_clock, SECOND);
     mk_devs_add(&devices, mk_pic_init(&pic), &mk_pic_dev);
-    mk_devs_add(&devices, mk_pit_init(&pit, &vm_clock, (struct mk_irq){ mk_pic_set_line, &pic, 0 }),
-                &mk_pit_dev);
-    mk_devs_add(&devices,
-                mk_i8042_init(&kbd, (struct mk_irq){ mk_pic_set_line, &pic, 1 },
-                              (struct mk_irq){ mk_pic_set_line, &pic, 12 }),
+    mk_devs_add(&devices, mk_pit_init(&pit, &vm_clock, mk_pic_line(&pic, 0)), &mk_pit_dev);
+    mk_devs_add(&devices, mk_i8042_init(&kbd, mk_pic_line(&pic, 1), mk_pic_line(&pic, 12)),
                 &mk_i8042_dev);
     pic.on_int = count_rise;
     pic.int_ctx = &int_rises;

@@ -86,7 +86,7 @@ static struct counter *counter_on(struct mk_devs *list, unsigned line)
 {
     struct mk_bus *const buses[MK_SPACES] = { &bus };
     pic_start();
-    mk_devs_add(list, counter_new((struct mk_irq){ mk_pic_set_line, &pic, line }), &counter_dev);
+    mk_devs_add(list, counter_new(mk_pic_line(&pic, line)), &counter_dev);
     tap_is(mk_devs_attach(list, buses, NULL), 0, "attached");
     return (struct counter *)list->first;
 }

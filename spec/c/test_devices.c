@@ -151,7 +151,7 @@ static void test_fuzz(unsigned accesses, uint64_t seed)
             fuzz_state();
         if (pic.intr && rnd(4))
             fuzz_ack(&f);
-        f.bad_owed += pit.state.owed > MK_PIT_HZ / 120 || (pit.state.line != (pit.state.owed > 0));
+        f.bad_owed += pit.state.owed > MK_PIT_HZ / 120 || (pit.irq.level != (pit.state.owed > 0));
         f.bad_queue += kbd.state.count > MK_I8042_KEYS || kbd.state.reply_count > MK_I8042_REPLIES;
         f.bad_end += ends && end_reason != MK_SHUTDOWN;
     }

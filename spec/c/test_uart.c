@@ -12,7 +12,7 @@ static void uart_on(void)
     machine_on();
     pic_program(0x11, 0x01);
     mk_console_init(&console);
-    struct mk_irq irq = { mk_pic_set_line, &pic, 4 };
+    struct mk_irq irq = mk_pic_line(&pic, 4);
     mk_devs_add(&devices, mk_uart_init(&uart, &console, irq), &mk_uart_dev);
     for (unsigned i = 0; i < 2; i++)
         if (!mk_bus_hook(&bus, mk_uart_dev.ranges[i].first, mk_uart_dev.ranges[i].last,

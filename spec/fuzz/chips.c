@@ -14,7 +14,7 @@ static void on(void)
     mk_console_init(&console);
     mk_console_grow(&console, 1);
     console.history_limit = 4096;
-    struct mk_irq irq = { mk_pic_set_line, &pic, 4 };
+    struct mk_irq irq = mk_pic_line(&pic, 4);
     mk_devs_add(&devices, mk_uart_init(&uart, &console, irq), &mk_uart_dev);
     for (unsigned i = 0; i < MK_RANGES && mk_uart_dev.ranges[i].io; i++)
         fuzz_check(mk_bus_hook(&bus, mk_uart_dev.ranges[i].first, mk_uart_dev.ranges[i].last,

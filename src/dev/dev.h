@@ -118,12 +118,14 @@ struct mk_irq {
     void (*set)(void *ctx, unsigned line, bool level);
     void *ctx;
     unsigned line;
+    bool level; /* of the line now; the controller's state has it in snapshots */
 };
 
-static inline void mk_irq_set(const struct mk_irq *irq, bool level)
+static inline void mk_irq_set(struct mk_irq *irq, bool level)
 {
-    if (irq->set)
+    if (irq->level != level && irq->set)
         irq->set(irq->ctx, irq->line, level);
+    irq->level = level;
 }
 
 #endif

@@ -90,11 +90,8 @@ static uint8_t wanted_lines(const struct mk_i8042_state *s)
 
 static void set_lines(struct mk_i8042 *kbd, uint8_t want)
 {
-    uint8_t changed = want ^ kbd->state.line;
-    kbd->state.line = want;
     for (unsigned i = 0; i < MK_COUNT(kbd->irq); i++)
-        if (changed >> i & 1)
-            mk_irq_set(&kbd->irq[i], want >> i & 1);
+        mk_irq_set(&kbd->irq[i], want >> i & 1);
 }
 
 /* Ends a locked section: offers the next byte and moves the lines. */
@@ -262,9 +259,7 @@ size_t mk_i8042_queued(struct mk_i8042 *kbd, uint8_t *leds)
 
 static void power_up(struct mk_i8042_state *s)
 {
-    uint8_t line = s->line; /* finish() lowers them */
     *s = (struct mk_i8042_state){
-        .line = line,
         .ram = { CONFIG_IRQ | CONFIG_SYSTEM | CONFIG_NO_AUX | MK_I8042_TRANSLATE },
         .last = MK_KBD_PASSED | MK_FROM_KEYBOARD,
         .output_port = OUTPUT_CLOCKS | OUTPUT_RUN | OUTPUT_A20,
@@ -298,7 +293,6 @@ static const struct mk_io_ops ops = {
     .name = "i8042", .in = i8042_in, .out = i8042_out, .width = 1
 };
 
-/* But the levels of the lines: they are as they are, and finish() moves them. */
 #define KBD struct mk_i8042
 static const struct mk_field fields[] = {
     MK_RANGE(KBD, state.head, 0, MK_I8042_KEYS - 1),

@@ -30,7 +30,6 @@ struct mk_i8042_state {
     uint8_t set;                   /* scancode set, 1 or 2 */
     uint8_t leds, typematic;
     uint8_t carry;      /* second byte of a key in set 2, 0: none */
-    uint8_t line;       /* levels of the interrupt lines, a bit each */
     uint8_t full;       /* flags from here on: output waits to be read */
     uint8_t to_command; /* the last byte written went to port 0x64 */
     uint8_t polling;

@@ -45,14 +45,10 @@ static void finish(struct mk_pic *pic, int line)
         pic->on_int(pic->int_ctx);
 }
 
-static bool has_requests(const struct mk_pic *pic)
+/* The same for an input, which follows who holds it up; `level`: somebody does so now. */
+static void finish_input(struct mk_pic *pic, unsigned line, bool level)
 {
-    return mk_pic_chip_irr(&pic->state.chip[MASTER]) || mk_pic_chip_irr(&pic->state.chip[SLAVE]);
-}
-
-/* The same after an input has changed. */
-static void finish_input(struct mk_pic *pic, bool level)
-{
+    mk_pic_chip_drive(&pic->state.chip[line >> 3], line & 7);
     bool rose = update(pic);
     bool blocked = level && !atomic_load(&pic->intr);
     pthread_mutex_unlock(&pic->dev.lock);
@@ -142,39 +138,48 @@ static void elcr_out(void *self, struct mk_io *io, uint64_t value)
     finish(pic, -1);
 }
 
-static bool device_line(unsigned line)
-{
-    return line < 16 && line != CASCADE;
-}
-
 static void set_bit(uint8_t *bits, unsigned input, bool value)
 {
     *bits = (uint8_t)(value ? *bits | BIT(input) : *bits & ~BIT(input));
 }
 
+/* The chip of a device's line, with the lock; NULL: there is no such line. */
+static struct mk_pic_chip *begin_input(struct mk_pic *pic, unsigned line)
+{
+    if (line >= 16 || line == CASCADE)
+        return NULL;
+    pthread_mutex_lock(&pic->dev.lock);
+    return &pic->state.chip[line >> 3];
+}
+
 void mk_pic_set_line(void *self, unsigned line, bool level)
 {
-    struct mk_pic *pic = self;
-    if (!device_line(line))
+    struct mk_pic_chip *chip = begin_input(self, line);
+    if (!chip)
         return;
-    pthread_mutex_lock(&pic->dev.lock);
-    struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
-    chip->pulse &= (uint8_t)~BIT(line & 7);
+    set_bit(&chip->pulse, line & 7, false);
     set_bit(&chip->own, line & 7, level);
-    mk_pic_chip_drive(chip, line & 7);
-    finish_input(pic, level);
+    finish_input(self, line, level);
 }
 
 void mk_pic_set_shared(void *self, unsigned line, bool level)
 {
-    struct mk_pic *pic = self;
-    if (!device_line(line))
+    struct mk_pic_chip *chip = begin_input(self, line);
+    if (!chip)
         return;
-    pthread_mutex_lock(&pic->dev.lock);
-    struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
     set_bit(&chip->shared, line & 7, level);
-    mk_pic_chip_drive(chip, line & 7);
-    finish_input(pic, level);
+    finish_input(self, line, level);
+}
+
+void mk_pic_pulse(struct mk_pic *pic, unsigned line)
+{
+    struct mk_pic_chip *chip = begin_input(pic, line);
+    if (!chip)
+        return;
+    if (!(chip->own & BIT(line & 7))) /* a device that holds the line itself keeps it */
+        set_bit(&chip->pulse, line & 7, true);
+    set_bit(&chip->own, line & 7, true);
+    finish_input(pic, line, true);
 }
 
 void mk_pic_set_level_triggered(void *self, uint16_t lines)
@@ -186,23 +191,12 @@ void mk_pic_set_level_triggered(void *self, uint16_t lines)
     finish(pic, -1);
 }
 
-void mk_pic_pulse(struct mk_pic *pic, unsigned line)
-{
-    if (!device_line(line))
-        return;
-    pthread_mutex_lock(&pic->dev.lock);
-    struct mk_pic_chip *chip = &pic->state.chip[line >> 3];
-    if (!(chip->own & BIT(line & 7))) /* a device that holds the line itself keeps it */
-        chip->pulse |= BIT(line & 7);
-    set_bit(&chip->own, line & 7, true);
-    mk_pic_chip_drive(chip, line & 7);
-    finish_input(pic, true);
-}
-
 bool mk_pic_is_blocked(struct mk_pic *pic)
 {
     pthread_mutex_lock(&pic->dev.lock);
-    bool blocked = has_requests(pic) && !atomic_load(&pic->intr);
+    const struct mk_pic_chip *chip = pic->state.chip;
+    bool requests = mk_pic_chip_irr(&chip[MASTER]) || mk_pic_chip_irr(&chip[SLAVE]);
+    bool blocked = requests && !atomic_load(&pic->intr);
     pthread_mutex_unlock(&pic->dev.lock);
     return blocked;
 }

@@ -36,8 +36,13 @@ struct mk_pic {
 struct mk_dev *mk_pic_init(struct mk_pic *pic);
 extern const struct mk_dev_ops mk_pic_dev;
 
-/* The level of an input; fits struct mk_irq. Lines above 15 and line 2 are ignored. */
+/* The level of an input. Lines above 15 and line 2 are ignored. */
 void mk_pic_set_line(void *pic, unsigned line, bool level);
+/* The same for a device to drive. */
+static inline struct mk_irq mk_pic_line(struct mk_pic *pic, unsigned line)
+{
+    return (struct mk_irq){ .set = mk_pic_set_line, .ctx = pic, .line = line };
+}
 /* The same for PCI's router: an input is high while either holds it up. */
 void mk_pic_set_shared(void *pic, unsigned line, bool level);
 /* As firmware does: these inputs are level-triggered, beside those that are (bit n is line n). */

@@ -86,18 +86,11 @@ static void write_control(struct mk_pit_state *s, uint8_t value, uint64_t now)
     }
 }
 
-static void set_line(struct mk_pit *pit, bool level)
-{
-    if (pit->state.line != level)
-        mk_irq_set(&pit->irq, level);
-    pit->state.line = level;
-}
-
 /* Ends a locked section: brings line and timer to what the state asks for. */
 static void finish(struct mk_pit *pit)
 {
     uint64_t at = mk_pit_next_event(&pit->state.channel[0]);
-    set_line(pit, pit->state.owed > 0);
+    mk_irq_set(&pit->irq, pit->state.owed > 0);
     if (at && at != pit->armed_at)
         mk_clock_arm(pit->clock, &pit->timer, at);
     else if (!at && pit->armed_at)
@@ -141,7 +134,7 @@ void mk_pit_on_ack(void *self, unsigned line)
     if (pit->lose_ticks)
         lose_near_tick(&pit->state.channel[0], mk_clock_now(pit->clock));
     pit->state.was_masked = false; /* or the guest would not have got it */
-    set_line(pit, false);          /* for a moment, so that the next one is an edge */
+    mk_irq_set(&pit->irq, false);  /* for a moment, so that the next one is an edge */
     finish(pit);
 }
 
@@ -199,8 +192,7 @@ static void sysb_out(void *self, struct mk_io *io, uint64_t value)
 
 static void power_up(struct mk_pit_state *s)
 {
-    uint8_t line = s->line; /* finish() lowers it */
-    *s = (struct mk_pit_state){ .line = line };
+    *s = (struct mk_pit_state){ 0 };
     s->channel[0].gate = s->channel[1].gate = true;
     for (unsigned i = 0; i < 3; i++)
         mk_pit_program(&s->channel[i], 0x36);
@@ -288,7 +280,6 @@ static const struct mk_field channel_fields[] = {
     { 0 },
 };
 
-/* But the level of the line: it is as it is, and finish() moves it where the state wants it. */
 static const struct mk_field fields[] = {
     MK_LIST(struct mk_pit, state.channel, channel_fields),
     MK_RAW(struct mk_pit, state.owed),

@@ -24,7 +24,6 @@ struct mk_pit_state {
     struct mk_pit_channel channel[3];
     uint32_t owed;      /* ticks not yet acknowledged */
     uint8_t speaker;    /* port 0x61, bits 3..0: gate, speaker, two checks that are stored only */
-    uint8_t line;       /* level of the interrupt line */
     uint8_t was_masked; /* at the last tick */
 };
 

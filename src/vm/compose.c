@@ -7,9 +7,7 @@
 /* A line of the PIC; of a VM that has none, of nothing. */
 static struct mk_irq line(struct mk_vm *vm, unsigned number)
 {
-    if (!vm->has_pic)
-        return (struct mk_irq){ 0 };
-    return (struct mk_irq){ mk_pic_set_line, &vm->pic, number };
+    return vm->has_pic ? mk_pic_line(&vm->pic, number) : (struct mk_irq){ 0 };
 }
 
 static void init_parts(struct mk_vm *vm)
