@@ -99,6 +99,22 @@ static void test_sources(void)
     mk_io_disarm(&later);
 }
 
+/* epoll does not take a regular file (epoll_ctl(2), EPERM). */
+static void test_refused(void)
+{
+    FILE *file = tmpfile();
+    struct mk_io_source s = {
+        .ready = fire, .ctx = (char[]){ 'f' }, .fd = fileno(file), .events = EPOLLIN
+    };
+    fired = 0;
+    mk_io_watch(&s);
+    tap_ok(called(1), "io: a source that epoll refuses is told of");
+    mk_io_watch(&s);
+    tap_ok(called(2), "io: and again");
+    mk_io_unwatch(&s);
+    fclose(file);
+}
+
 /* The child: what was set before the fork does nothing, and a new hold starts a thread. */
 static int in_child(struct mk_io_timer *old)
 {
@@ -148,6 +164,7 @@ int main(void)
         test_timers();
         test_clear();
         test_sources();
+        test_refused();
         test_fork();
         mk_io_unref();
     }

@@ -3,12 +3,14 @@
  * `life` is held by who starts or ends the thread. `lock` guards all else and is held for moments;
  * functions of owners run without it, while `current` names the timer or source that they are for.
  * Setting a timer needs no word to the thread: whoever sets one that is earlier than all others
- * sets the timerfd. */
+ * sets the timerfd. A descriptor that epoll does not take, as of a regular file or when the user's
+ * watches are used up, is looked at by poll(2) every POLL_NS. */
 #include "io/io.h"
 
 #include "jail/jail.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -20,6 +22,9 @@
 
 #define STACK (256u << 10)
 #define SLICE_NS 100000
+#define POLL_NS 10000000 /* between two looks at what epoll does not take */
+
+static void poll_sources(void *unused);
 
 static struct {
     pthread_mutex_t life, lock;
@@ -32,11 +37,13 @@ static struct {
     struct mk_io_timer *timers; /* earliest first */
     struct mk_io_source *sources;
     const void *current;
+    struct mk_io_timer poller;
 } io = { .life = PTHREAD_MUTEX_INITIALIZER,
          .lock = PTHREAD_MUTEX_INITIALIZER,
          .over = PTHREAD_COND_INITIALIZER,
          .epoll = -1,
-         .clock = -1 };
+         .clock = -1,
+         .poller = { .fire = poll_sources } };
 
 /* --- timers; callers hold the lock --- */
 
@@ -78,18 +85,23 @@ static void list_timer(struct mk_io_timer *timer)
     timer->listed = true;
 }
 
+static void set_timer(struct mk_io_timer *timer, uint64_t at)
+{
+    if (timer->ends || (timer->listed ? timer->at == at : at == UINT64_MAX))
+        return;
+    bool first = io.timers == timer;
+    unlist_timer(timer);
+    timer->at = at;
+    if (at != UINT64_MAX)
+        list_timer(timer);
+    if (first || io.timers == timer)
+        set_clock(earliest());
+}
+
 void mk_io_arm(struct mk_io_timer *timer, uint64_t at)
 {
     pthread_mutex_lock(&io.lock);
-    if (!timer->ends && (timer->listed ? timer->at != at : at != UINT64_MAX)) {
-        bool first = io.timers == timer;
-        unlist_timer(timer);
-        timer->at = at;
-        if (at != UINT64_MAX)
-            list_timer(timer);
-        if (first || io.timers == timer)
-            set_clock(earliest());
-    }
+    set_timer(timer, at);
     pthread_mutex_unlock(&io.lock);
 }
 
@@ -136,6 +148,8 @@ static void fire_timers(void)
 
 /* --- sources --- */
 
+enum { POLLED = 1, READY }; /* of source->polled */
+
 /* EPOLLONESHOT: after an event nothing of it is ready until it is watched again, errors and hangups
  * neither. */
 void mk_io_watch(struct mk_io_source *source)
@@ -147,8 +161,12 @@ void mk_io_watch(struct mk_io_source *source)
         source->next = io.sources;
         io.sources = source;
     }
-    if (epoll_ctl(io.epoll, EPOLL_CTL_MOD, source->fd, &event) < 0 && errno == ENOENT)
-        epoll_ctl(io.epoll, EPOLL_CTL_ADD, source->fd, &event);
+    int rc = epoll_ctl(io.epoll, EPOLL_CTL_MOD, source->fd, &event);
+    if (rc < 0 && errno == ENOENT)
+        rc = epoll_ctl(io.epoll, EPOLL_CTL_ADD, source->fd, &event);
+    source->polled = rc < 0 ? POLLED : 0;
+    if (rc < 0 && io.epoll >= 0)
+        set_timer(&io.poller, mk_now() + POLL_NS);
     pthread_mutex_unlock(&io.lock);
 }
 
@@ -175,6 +193,33 @@ static void source_ready(const void *ready)
         source = source->next;
     if (source)
         call(source, source->ready, source->ctx);
+}
+
+static bool is_ready(const struct mk_io_source *source)
+{
+    struct pollfd fd = { .fd = source->fd, .events = (short)source->events }; /* the same bits */
+    return poll(&fd, 1, 0) != 0;
+}
+
+/* Each once: its function may have it polled again. */
+static void poll_sources(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&io.lock);
+    for (struct mk_io_source *s = io.sources; s; s = s->next)
+        s->polled = s->polled && is_ready(s) ? READY : s->polled;
+    for (struct mk_io_source *s = io.sources; s;) {
+        if (s->polled == POLLED)
+            set_timer(&io.poller, mk_now() + POLL_NS);
+        if (s->polled != READY) {
+            s = s->next;
+            continue;
+        }
+        s->polled = 0;
+        call(s, s->ready, s->ctx);
+        s = io.sources; /* may be others now */
+    }
+    pthread_mutex_unlock(&io.lock);
 }
 
 /* --- the thread --- */

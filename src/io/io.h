@@ -27,6 +27,7 @@ struct mk_io_source {
     int fd;
     uint32_t events; /* EPOLLIN, EPOLLOUT */
     bool listed;
+    uint8_t polled; /* it is looked at now and then: epoll(7) does not take it */
     struct mk_io_source *next;
 };
 
