@@ -289,9 +289,6 @@ MOVE(WRITE, ssize_t, pwrite64, (int fd, const void *data, size_t size, off_t at)
      (fd, data, size, at))
 MOVE(WRITE, ssize_t, send, (int fd, const void *data, size_t size, int flags),
      (fd, data, size, flags))
-MOVE(WRITE, ssize_t, copy_file_range,
-     (int fd, off64_t *at, int to, off64_t *to_at, size_t size, unsigned flags),
-     (fd, at, to, to_at, size, flags))
 MOVE(READ, ssize_t, read, (int fd, void *data, size_t size), (fd, data, size))
 MOVE(READ, ssize_t, pread, (int fd, void *data, size_t size, off_t at), (fd, data, size, at))
 MOVE(READ, ssize_t, pread64, (int fd, void *data, size_t size, off_t at), (fd, data, size, at))

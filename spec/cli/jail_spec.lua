@@ -249,6 +249,22 @@ describe("minikvm run --jail", function()
     assert(lfs.rmdir(tmp), "something was left in TMPDIR")
   end)
 
+  it("lets guests write to files that one VM at a time has", function()
+    -- opens "x" to write (as below), and prints '0' and the descriptor
+    local script = write(folder .. "/inside/rw.lua", [[
+      local kvm = require "minikvm"
+      assert(kvm.jail{ change = arg[1], files = true })
+      local vm = kvm.vm{ files = kvm.files{ root = arg[1], rules = { { "x", "rw" } } } }
+      vm:load{ bytes = "\xba\x78\x02\xbe\x11\x00\xb9\x04\x00\xf3\x6e\xec\x04\x30\xe6\xe9\xf4"
+        .. "\x01\x02\x01x" }
+      vm:run()
+    ]])
+    local root = folder .. "/rw"
+    assert(lfs.mkdir(root))
+    write(root .. "/x", "")
+    assert.equal("0", program.run(("P %s %s"):format(script, root)).out)
+  end)
+
   it("lets guests make files of their own where that was asked for", function()
     -- mov dx, 0x278; mov si, 0x11; mov cx, 4; rep outsb: opens "x" to be made; in al, dx: its
     -- descriptor, or an error's number; add al, '0'; out 0xe9, al; hlt

@@ -1,7 +1,7 @@
 /* disk_io.c - reading and writing a disk: its file, and the layer over that. See disk.h. man 2
  * preadv, pwritev, fallocate, setrlimit (RLIMIT_FSIZE). */
 #include "files/disk.h"
-#include "files/ram.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>

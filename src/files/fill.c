@@ -1,8 +1,7 @@
 /* fill.c - see fill.h. */
 #include "files/fill.h"
 
-#include "files/extent.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,12 +1,11 @@
 /* fsbox.c - see fsbox.h. Descriptors and what is done on them; a box's beginning and end. */
 #include "files/fsbox_in.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -203,13 +202,11 @@ static void set_name(struct mk_fsbox *box, const char *vm_name)
 /* More than the process itself may write would end it with SIGXFSZ. */
 static void set_limits(struct mk_fsbox *box)
 {
-    struct rlimit r;
     box->limits = box->policy ? box->policy->limits : mk_file_limits_default;
     if (box->limits.open > MK_FILES_OPEN)
         box->limits.open = MK_FILES_OPEN;
-    if (getrlimit(RLIMIT_FSIZE, &r) == 0 && r.rlim_cur != RLIM_INFINITY &&
-        box->limits.file > r.rlim_cur)
-        box->limits.file = r.rlim_cur;
+    if (box->limits.file > mk_file_limit())
+        box->limits.file = mk_file_limit();
     if (box->limits.file > INT64_MAX)
         box->limits.file = INT64_MAX;
 }

@@ -10,6 +10,8 @@ void mk_fsbox_log(struct mk_fsbox *box, const char *op, const char *name, size_t
 
 /* fsbox_own.c: makes the private directory if it is not there; 0 or a negated errno. */
 int mk_fsbox_open_own(struct mk_fsbox *box);
+/* It stays when the VM goes. */
+bool mk_fsbox_is_persistent(const struct mk_fsbox *box);
 /* A file in there is the VM's from now on: a restore replaces it. -ENOMEM. */
 int mk_fsbox_claim(struct mk_fsbox *box, const char *name);
 /* Removes what is the VM's: all of a directory that vanishes with it. */

@@ -147,7 +147,9 @@ static int copy_file(struct mk_fsbox *box, const struct mk_file_node *node, void
     if (fd == 0 && taken < size)
         fd = -ENOSPC;
     if (fd == 0)
-        fd = mk_path_copy(box->own, node->name, node->fd, box->may_continue, caller);
+        fd = mk_path_copy(box->own, node->name,
+                          mk_fsbox_is_persistent(box) ? box->policy->keep : box->own, node->fd,
+                          box->may_continue, caller);
     if (fd >= 0)
         fd = claim_new(box, node->name, fd);
     if (fd < 0)

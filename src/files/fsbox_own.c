@@ -1,7 +1,7 @@
 /* fsbox_own.c - a VM's private directory: one that vanishes with it, or one that stays. Where a
  * process is killed, what should have vanished goes when the next one makes a directory. */
 #include "files/fsbox_in.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -28,30 +28,31 @@ static const char *parent(void)
 
 /* --- what a process that was killed left --- */
 
-/* A temporary directory is locked by whoever uses it. */
-static void remove_stale(int dir, const char *name)
+/* Directories or files whose names begin so; takes the descriptor over. */
+static void remove_stale(int dir, const char *prefix, mode_t type)
 {
-    int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    if (mk_file_is_ours(fd, S_IFDIR) && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
-        mk_file_is_named(fd, dir, name)) {
-        mk_path_empty(fd);
-        unlinkat(dir, name, AT_REMOVEDIR);
+    DIR *list = dir < 0 ? NULL : fdopendir(dir);
+    for (struct dirent *e; list && (e = readdir(list));) {
+        int fd = strncmp(e->d_name, prefix, strlen(prefix)) == 0
+                     ? mk_open_stale(dir, e->d_name, type)
+                     : -1;
+        if (fd < 0)
+            continue;
+        if (type == S_IFDIR)
+            mk_path_empty(fd);
+        unlinkat(dir, e->d_name, type == S_IFDIR ? AT_REMOVEDIR : 0);
+        close(fd);
     }
-    close(fd);
+    if (list)
+        closedir(list);
+    else if (dir >= 0)
+        close(dir);
 }
 
 static void sweep(void)
 {
-    if (atomic_flag_test_and_set(&swept))
-        return;
-    DIR *list = opendir(parent());
-    for (struct dirent *e; list && (e = readdir(list));)
-        if (strncmp(e->d_name, PREFIX, strlen(PREFIX)) == 0)
-            remove_stale(dirfd(list), e->d_name);
-    if (list)
-        closedir(list);
+    if (!atomic_flag_test_and_set(&swept))
+        remove_stale(open(parent(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), PREFIX, S_IFDIR);
 }
 
 /* Makes one below `where`, locks it and opens it: its descriptor, and its path, or a negated
@@ -158,7 +159,8 @@ static int make_temporary(struct mk_fsbox *box)
 static int make_persistent(struct mk_fsbox *box)
 {
     char name[sizeof(box->vm_name) + 12];
-    int rc = -1;
+    int rc = -1, keep = openat(box->policy->keep, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    remove_stale(keep, MK_COPY_PREFIX, S_IFREG);
     for (unsigned i = 1; rc < 0 && i < 1000000; i++) {
         snprintf(name, sizeof(name), i > 1 ? "%s-%u" : "%s", box->vm_name, i);
         rc = mkdirat(box->policy->keep, name, 0777);
@@ -175,7 +177,7 @@ static int make_persistent(struct mk_fsbox *box)
     return box->own < 0 ? -errno : 0;
 }
 
-static bool is_persistent(const struct mk_fsbox *box)
+bool mk_fsbox_is_persistent(const struct mk_fsbox *box)
 {
     return box->policy && box->policy->keep >= 0;
 }
@@ -184,7 +186,7 @@ int mk_fsbox_open_own(struct mk_fsbox *box)
 {
     if (box->own >= 0)
         return 0;
-    int rc = is_persistent(box) ? make_persistent(box) : make_temporary(box);
+    int rc = mk_fsbox_is_persistent(box) ? make_persistent(box) : make_temporary(box);
     if (rc < 0) {
         free(box->own_path);
         box->own_path = NULL;
@@ -194,7 +196,7 @@ int mk_fsbox_open_own(struct mk_fsbox *box)
 
 int mk_fsbox_claim(struct mk_fsbox *box, const char *name)
 {
-    if (!is_persistent(box))
+    if (!mk_fsbox_is_persistent(box))
         return 0;
     for (size_t i = 0; i < box->made_count; i++)
         if (strcmp(box->made[i], name) == 0)
@@ -220,7 +222,7 @@ static void free_made(struct mk_fsbox *box)
 
 void mk_fsbox_empty_own(struct mk_fsbox *box)
 {
-    if (box->own >= 0 && !is_persistent(box))
+    if (box->own >= 0 && !mk_fsbox_is_persistent(box))
         mk_path_empty(box->own);
     for (size_t i = 0; i < box->made_count; i++)
         mk_path_remove(box->own, box->made[i]);
@@ -232,7 +234,7 @@ void mk_fsbox_close_own(struct mk_fsbox *box)
     if (box->own < 0)
         return;
     free_made(box);
-    if (!is_persistent(box)) {
+    if (!mk_fsbox_is_persistent(box)) {
         mk_path_empty(box->own);
         rmdir(box->own_path);
     }

@@ -1,10 +1,9 @@
 /* fsbox_path.c - see fsbox_path.h.
  *
- * man 2 openat2, copy_file_range, ioctl_ficlone; for O_TMPFILE and linkat, man 2 open. */
+ * man 2 openat2, ioctl_ficlone; for O_TMPFILE and linkat, man 2 open. */
 #include "files/fsbox_path.h"
 
-#include "files/extent.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -14,15 +13,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define BENEATH (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
-#define RETRIES 8        /* openat2 may say "again" when directories are renamed meanwhile */
-#define PIECE (4u << 20) /* of a copy, per call */
-#define COPY_BUFFER (256u << 10)
+#define RETRIES 8          /* openat2 may say "again" when directories are renamed meanwhile */
+#define PIECE (256u << 10) /* of a copy */
 
 /* --- names --- */
 
@@ -146,27 +145,30 @@ int mk_path_create(int dir, const char *name)
 
 /* --- copying --- */
 
-/* A file in `parent` without a name, or in hidden[] with one that no guest can say. */
-static int open_nameless(int parent, char hidden[64])
+/* A file without a name, or in hidden[] with one in `aside`. */
+static int open_nameless(int parent, int aside, char hidden[64])
 {
     hidden[0] = 0;
     int fd = openat(parent, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL))
-        return fd < 0 ? -errno : fd;
-    snprintf(hidden, 64, "~copy.%ld.%llx", (long)getpid(), (unsigned long long)mk_now());
-    return open_beneath(parent, hidden, O_CREAT | O_EXCL | O_RDWR, 0666);
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT || errno == EINVAL)) {
+        snprintf(hidden, 64, MK_COPY_PREFIX "%ld.%llx", (long)getpid(),
+                 (unsigned long long)mk_now());
+        fd = mk_create_locked(aside, hidden);
+    }
+    return fd < 0 ? -errno : fd;
 }
 
 /* Gives the finished file its name; never replaces one. */
-static int give_name(int parent, int fd, const char *hidden, const char *leaf)
+static int give_name(int parent, int aside, int fd, const char *hidden, const char *leaf)
 {
     char self[40];
     if (hidden[0]) {
-        if (linkat(parent, hidden, parent, leaf, 0) == 0)
-            return unlinkat(parent, hidden, 0), 0;
-        if (errno == EEXIST)
-            return -EEXIST;
-        return renameat2(parent, hidden, parent, leaf, RENAME_NOREPLACE) < 0 ? -errno : 0;
+        bool linked = linkat(aside, hidden, parent, leaf, 0) == 0;
+        if (linked)
+            unlinkat(aside, hidden, 0);
+        else if (errno == EEXIST || renameat2(aside, hidden, parent, leaf, RENAME_NOREPLACE) < 0)
+            return -errno;
+        return flock(fd, LOCK_UN), 0;
     }
     snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
     if (linkat(AT_FDCWD, self, parent, leaf, AT_SYMLINK_FOLLOW) == 0)
@@ -183,59 +185,25 @@ struct copy {
     void *ctx;
 };
 
-static bool may_continue(const struct copy *c)
-{
-    return !c->more || c->more(c->ctx);
-}
-
-static int copy_by_hand(const struct copy *c, off_t at, off_t end)
-{
-    char *buffer = malloc(COPY_BUFFER);
-    int rc = buffer ? 0 : -ENOMEM;
-    while (rc == 0 && at < end) {
-        size_t want = end - at < (off_t)COPY_BUFFER ? (size_t)(end - at) : COPY_BUFFER;
-        ssize_t n = mk_read_at(c->from, buffer, want, at);
-        if (n < 0)
-            rc = -errno;
-        if (n <= 0) /* 0: it was cut short meanwhile */
-            break;
-        if (!may_continue(c))
-            rc = -EINTR;
-        else if (mk_write_at(c->to, buffer, (size_t)n, at) < 0)
-            rc = -errno;
-        at += n;
-    }
-    free(buffer);
-    return rc;
-}
-
-static bool unsupported(int code)
-{
-    return code == EXDEV || code == EINVAL || code == ENOSYS || code == EOPNOTSUPP ||
-           code == EBADF || code == ETXTBSY || code == EPERM;
-}
-
-/* Copies [at, end) inside the kernel, or by hand where it cannot. */
-static int copy_range(const struct copy *c, off_t at, off_t end)
+/* [at, end), as far as it is there. */
+static int copy_range(const struct copy *c, char *buffer, off_t at, off_t end)
 {
     while (at < end) {
-        if (!may_continue(c))
+        if (c->more && !c->more(c->ctx))
             return -EINTR;
-        off_t source = at, target = at;
         size_t want = end - at < (off_t)PIECE ? (size_t)(end - at) : PIECE;
-        ssize_t n = copy_file_range(c->from, &source, c->to, &target, want, 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n == 0 || (n < 0 && unsupported(errno)))
-            return copy_by_hand(c, at, end);
-        if (n < 0)
+        ssize_t n = mk_read_at(c->from, buffer, want, at);
+        if (n < 0 || (n > 0 && mk_write_at(c->to, buffer, (size_t)n, at) < 0))
             return -errno;
+        if (n == 0) /* it was cut short meanwhile */
+            return 0;
         at += n;
     }
     return 0;
 }
 
-/* Only what is there: holes stay holes. */
+/* Where the file system cannot let both have the same blocks, only what is there: holes stay holes.
+ */
 static int copy_data(const struct copy *c)
 {
     struct stat st;
@@ -243,28 +211,28 @@ static int copy_data(const struct copy *c)
         return 0;
     if (fstat(c->from, &st) < 0)
         return -errno;
-    for (off_t at = 0, end; mk_extent_next(c->from, st.st_size, &at, &end); at = end) {
-        int rc = copy_range(c, at, end);
-        if (rc < 0)
-            return rc;
-    }
-    return ftruncate(c->to, st.st_size) < 0 ? -errno : 0;
+    char *buffer = malloc(PIECE);
+    int rc = buffer ? 0 : -ENOMEM;
+    for (off_t at = 0, end; rc == 0 && mk_extent_next(c->from, st.st_size, &at, &end); at = end)
+        rc = copy_range(c, buffer, at, end);
+    free(buffer);
+    return rc == 0 && ftruncate(c->to, st.st_size) < 0 ? -errno : rc;
 }
 
-int mk_path_copy(int dir, const char *name, int from, bool (*more)(void *ctx), void *ctx)
+int mk_path_copy(int dir, const char *name, int aside, int from, bool (*more)(void *ctx), void *ctx)
 {
     const char *leaf;
     char hidden[64];
     int parent = open_parent(dir, name, &leaf);
     if (parent < 0)
         return parent;
-    int fd = open_nameless(parent, hidden);
+    int fd = open_nameless(parent, aside, hidden);
     int rc = fd < 0 ? fd : copy_data(&(struct copy){ from, fd, more, ctx });
     if (rc >= 0)
-        rc = give_name(parent, fd, hidden, leaf);
+        rc = give_name(parent, aside, fd, hidden, leaf);
     if (rc < 0 && fd >= 0) {
         if (hidden[0])
-            unlinkat(parent, hidden, 0);
+            unlinkat(aside, hidden, 0);
         close(fd);
     }
     close(parent);

@@ -19,9 +19,12 @@ int mk_path_open(int dir, const char *name, int flags);
 /* Creates an empty file that was not there, and the directories above it; read and write. */
 int mk_path_create(int dir, const char *name);
 /* Makes a complete copy of `from` as `name`, which was not there; read and write. Until it is
- * complete it has no name, or where the file system cannot do that, one that no guest can say.
- * Ends with -EINTR when more(ctx), asked between pieces, says so; it may be NULL. */
-int mk_path_copy(int dir, const char *name, int from, bool (*more)(void *ctx), void *ctx);
+ * complete it has no name, or where the file system cannot do that, one in `aside`, a directory on
+ * the same file system, that no guest can say (MK_COPY_PREFIX; see mk_open_stale()). Ends with
+ * -EINTR when more(ctx), asked between pieces, says so; it may be NULL. */
+int mk_path_copy(int dir, const char *name, int aside, int from, bool (*more)(void *ctx),
+                 void *ctx);
+#define MK_COPY_PREFIX "~copy."
 /* Removes a file, and the directories it lies in as far as they are empty then. */
 void mk_path_remove(int dir, const char *name);
 /* Removes everything below the directory; what cannot be removed stays. */

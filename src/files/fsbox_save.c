@@ -5,8 +5,7 @@
  * have then. Used by the owner of the stopped VM. */
 #include "files/fsbox_in.h"
 
-#include "files/extent.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <dirent.h>
 #include <errno.h>

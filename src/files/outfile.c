@@ -8,7 +8,7 @@
  * must not be replaced by a regular file. Any thread; blocks as long as the file does. */
 #include "files/outfile.h"
 
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,40 +16,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define NAMES 100 /* writers of one file at a time */
 
-/* Whoever writes a file that is not complete holds its lock. What is not locked was left by a
- * process that was killed, and goes: true. */
+/* What a process left that was killed goes: true. */
 static bool remove_stale(const char *name)
 {
-    int fd = open(name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    bool stale = fd >= 0 && mk_file_is_ours(fd, S_IFREG) && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
-                 mk_file_is_named(fd, AT_FDCWD, name) && unlink(name) == 0;
+    int fd = mk_open_stale(AT_FDCWD, name, S_IFREG);
+    bool gone = fd >= 0 && unlink(name) == 0;
     if (fd >= 0)
         close(fd);
-    return stale;
-}
-
-/* A new file, locked. Where there are no locks, nothing is ever stale. */
-static int open_new(const char *name)
-{
-    int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return -1;
-    bool lost = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
-    errno = EEXIST;
-    if (!lost && mk_file_is_named(fd, AT_FDCWD, name))
-        return fd;
-    int code = errno; /* EEXIST: somebody took it for stale before it was locked */
-    if (code != EEXIST && code != ENOENT)
-        unlink(name);
-    close(fd);
-    errno = code == ENOENT ? EEXIST : code;
-    return -1;
+    return gone;
 }
 
 static void forget_temporary(struct mk_outfile *file, int code)
@@ -68,9 +47,9 @@ static int open_beside(struct mk_outfile *file, const struct stat *old)
             errno = ENOMEM;
             return -1;
         }
-        file->fd = open_new(file->temporary);
+        file->fd = mk_create_locked(AT_FDCWD, file->temporary);
         if (file->fd < 0 && errno == EEXIST && remove_stale(file->temporary))
-            file->fd = open_new(file->temporary);
+            file->fd = mk_create_locked(AT_FDCWD, file->temporary);
         if (file->fd >= 0)
             break;
         forget_temporary(file, errno);

@@ -1,20 +1,12 @@
 /* ram.c - see ram.h. man 2 memfd_create. */
 #include "files/ram.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
-
-uint64_t mk_file_limit(void)
-{
-    struct rlimit r;
-    bool limited = getrlimit(RLIMIT_FSIZE, &r) == 0 && r.rlim_cur != RLIM_INFINITY;
-    return limited ? r.rlim_cur : UINT64_MAX;
-}
 
 struct mk_ram *mk_ram_new(uint64_t size, struct mk_err *err)
 {

@@ -22,7 +22,4 @@ int mk_ram_fill(struct mk_ram *ram, uint64_t at, const void *bytes, uint64_t len
 struct mk_ram *mk_ram_ref(struct mk_ram *ram);
 void mk_ram_unref(struct mk_ram *ram); /* NULL is fine */
 
-/* How long a file may become: a longer one would end the process with SIGXFSZ. */
-uint64_t mk_file_limit(void);
-
 #endif

@@ -1,6 +1,8 @@
 /* spool.c - see spool.h. */
 #include "io/spool.h"
 
+#include "io/rw.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,34 +19,19 @@ static int open_file(const char *path)
     return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
 }
 
-static bool write_at(const struct mk_spool *s, const char *bytes, size_t length, uint64_t at)
-{
-    while (length) {
-        ssize_t put = pwrite(s->fd, bytes, length, (off_t)at);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return false;
-        bytes += put;
-        length -= (size_t)put;
-        at += (uint64_t)put;
-    }
-    return true;
-}
-
 /* In one write, so that the file is whole whenever the process ends. */
 static bool append_whole(struct mk_spool *s)
 {
     size_t length = s->pending.length;
     errno = ENOMEM;
     if (mk_buffer_append(&s->pending, s->tail, s->tail_length) &&
-        write_at(s, s->pending.data + s->pending.start, s->pending.length, s->at)) {
+        mk_write_at(s->fd, mk_buffer_bytes(&s->pending), s->pending.length, (off_t)s->at) == 0) {
         s->at += length;
         return true;
     }
     s->error = errno ? errno : EIO;
     if (ftruncate(s->fd, (off_t)(s->at + s->tail_length)) == 0) /* that much was there before */
-        write_at(s, s->tail, s->tail_length, s->at);
+        mk_write_at(s->fd, s->tail, s->tail_length, (off_t)s->at);
     return false;
 }
 

@@ -211,7 +211,7 @@ const struct mk_jail_call mk_jail_calls[] = {
     CALL(mkdir, VCPU, FILES, "directories of VMs"),
     CALL(mkdirat, VCPU, FILES, "directories of VMs"),
     CALL(rmdir, VCPU, FILES, "directories of VMs"),
-    CALL(copy_file_range, VCPU, FILES, "copies of files"),
+    CALL(flock, VCPU, FILES, "files of guests that one VM at a time writes to"),
     CALL(fstatfs, VCPU, FILES, "what kind of file system it is"),
 
     /* a debugger or a browser that connects */

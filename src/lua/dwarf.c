@@ -1,7 +1,7 @@
 /* dwarf.c - opens the debugging information of an ELF file, finds its units. See dwarf.h. */
 #include "lua/dwarf.h"
 
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <dlfcn.h>
 #include <errno.h>

@@ -4,7 +4,7 @@
  * A file stays open until its VM is closed, because a reset reads it again; it is known by a
  * number. Every range is checked here once more, whatever Lua has computed. */
 #include "files/fill.h"
-#include "files/rw.h"
+#include "io/rw.h"
 #include "lua/core.h"
 
 #include "base/abi.h"

@@ -4,7 +4,7 @@
 #include "lua/core.h"
 
 #include "files/ram.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* copy.c - see copy.h. */
 #include "snapshot/copy.h"
 
-#include "files/extent.h"
+#include "io/rw.h"
 
 #include <errno.h>
 

@@ -15,8 +15,7 @@
 #include "snapshot/copy.h"
 #include "snapshot/snapshot.h"
 
-#include "files/extent.h"
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,11 @@
 /* rw.c - see rw.h. */
-#include "files/rw.h"
+#include "io/rw.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* O_NONBLOCK: opening a FIFO must not wait for a writer. */
@@ -57,15 +59,65 @@ int mk_write_at(int fd, const void *from, size_t length, off_t at)
     return 0;
 }
 
-bool mk_file_is_ours(int fd, mode_t type)
+uint64_t mk_file_limit(void)
 {
-    struct stat st;
-    return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == type && st.st_uid == geteuid();
+    struct rlimit r;
+    bool limited = getrlimit(RLIMIT_FSIZE, &r) == 0 && r.rlim_cur != RLIM_INFINITY;
+    return limited ? r.rlim_cur : UINT64_MAX;
 }
+
+bool mk_extent_next(int fd, off_t size, off_t *at, off_t *end)
+{
+    if (*at >= size)
+        return false;
+    off_t data = lseek(fd, *at, SEEK_DATA);
+    if (data < 0 && errno == ENXIO)
+        return false;
+    off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+    if (hole >= 0)
+        *at = data;
+    *end = hole < 0 || hole > size ? size : hole;
+    return *at < size;
+}
+
+/* --- what is not complete --- */
 
 bool mk_file_is_named(int fd, int dir, const char *name)
 {
     struct stat one, other;
     return fstat(fd, &one) == 0 && fstatat(dir, name, &other, AT_SYMLINK_NOFOLLOW) == 0 &&
            one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+int mk_create_locked(int dir, const char *name)
+{
+    int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return -1;
+    bool lost = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    errno = EEXIST;
+    if (!lost && mk_file_is_named(fd, dir, name))
+        return fd;
+    int code = errno; /* EEXIST: somebody took it for stale before it was locked */
+    if (code != EEXIST && code != ENOENT)
+        unlinkat(dir, name, 0);
+    close(fd);
+    errno = code == ENOENT ? EEXIST : code;
+    return -1;
+}
+
+static bool is_ours(int fd, mode_t type)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == type && st.st_uid == geteuid();
+}
+
+int mk_open_stale(int dir, const char *name, mode_t type)
+{
+    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 ||
+        (is_ours(fd, type) && flock(fd, LOCK_EX | LOCK_NB) == 0 && mk_file_is_named(fd, dir, name)))
+        return fd;
+    close(fd);
+    return -1;
 }
