@@ -55,12 +55,7 @@ static uint8_t next(struct decoder *d)
 
 static uint64_t reg(const struct decoder *d, unsigned number)
 {
-    const struct kvm_regs *r = d->regs;
-    const __u64 *all[16] = {
-        &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi,
-        &r->r8,  &r->r9,  &r->r10, &r->r11, &r->r12, &r->r13, &r->r14, &r->r15
-    };
-    return *all[number & 15];
+    return mk_general_register(d->regs, number);
 }
 
 static uint64_t base_of(const struct decoder *d, int segment)

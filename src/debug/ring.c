@@ -66,23 +66,19 @@ static bool read_frame(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t at
     return (frame[CS] & 3) == 3;
 }
 
-static bool load_segment(struct mk_vcpu *c, const struct kvm_sregs *s, uint16_t selector,
+static bool load_segment(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t selector,
                          struct kvm_segment *segment)
 {
-    uint64_t bytes, table = selector & 4 ? s->ldt.base : s->gdt.base;
-    if (mk_linear_copy(c->mem, s, table + (selector & 0xfff8u), &bytes, 8, false) != 8)
-        return false;
-    *segment = mk_descriptor_decode(selector, bytes);
+    bool loaded = mk_descriptor_load(c->mem, s, (uint16_t)selector, segment);
     segment->type |= 1; /* accessed */
-    return true;
+    return loaded;
 }
 
 static bool go_back(struct mk_vcpu *c, struct kvm_sregs *s, const uint64_t frame[WORDS],
                     uint64_t flags)
 {
     struct kvm_regs regs = *mk_vcpu_get_regs(c);
-    if (!load_segment(c, s, (uint16_t)frame[CS], &s->cs) ||
-        !load_segment(c, s, (uint16_t)frame[SS], &s->ss))
+    if (!load_segment(c, s, frame[CS], &s->cs) || !load_segment(c, s, frame[SS], &s->ss))
         return false;
     s->ss.dpl = s->cs.dpl = 3;
     regs.rip = frame[RIP];
@@ -96,7 +92,7 @@ static bool from_patch(struct mk_vcpu *c, struct kvm_sregs *s, const uint64_t fr
                        struct mk_walk *at)
 {
     struct kvm_sregs outer = *s;
-    if (!load_segment(c, s, (uint16_t)frame[CS], &outer.cs))
+    if (!load_segment(c, s, frame[CS], &outer.cs))
         return false;
     return page_has_patch(c, s, mk_code_address(&outer, frame[RIP]), at);
 }

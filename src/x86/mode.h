@@ -154,6 +154,20 @@ static inline unsigned mk_fetch_code(const struct mk_mem *mem, const struct kvm_
     return (unsigned)mk_linear_copy(mem, s, mk_code_address(s, rip), bytes, length, false);
 }
 
+/* The segment that a selector names in the guest's GDT or LDT; false when there is none. */
+bool mk_descriptor_load(const struct mk_mem *mem, const struct kvm_sregs *sregs, uint16_t selector,
+                        struct kvm_segment *segment);
+
+/* A general register by its number in instructions, 0 to 15. */
+static inline uint64_t mk_general_register(const struct kvm_regs *r, unsigned number)
+{
+    const __u64 *all[16] = {
+        &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi,
+        &r->r8,  &r->r9,  &r->r10, &r->r11, &r->r12, &r->r13, &r->r14, &r->r15
+    };
+    return *all[number & 15];
+}
+
 /* Whether a page of memory, which becomes `with`, may be a table of which the processor has used an
  * entry that changes: it has set the entry's accessed bit then (SDM 4.8). */
 bool mk_page_changes_tables(const uint8_t *page, const uint8_t *with);

@@ -101,6 +101,19 @@ size_t mk_linear_copy(const struct mk_mem *mem, const struct kvm_sregs *s, uint6
     return done;
 }
 
+bool mk_descriptor_load(const struct mk_mem *mem, const struct kvm_sregs *s, uint16_t selector,
+                        struct kvm_segment *segment)
+{
+    bool local = selector & 4;
+    uint64_t bytes, base = local ? s->ldt.base : s->gdt.base;
+    uint32_t limit = local ? s->ldt.limit : s->gdt.limit;
+    if (!(selector & ~3u) || (selector | 7u) > limit ||
+        mk_linear_copy(mem, s, base + (selector & ~7u), &bytes, 8, false) != 8)
+        return false;
+    *segment = mk_descriptor_decode(selector, bytes);
+    return true;
+}
+
 /* Entries of 8 bytes, or two of 4. */
 static bool was_used(uint64_t entry)
 {

@@ -125,15 +125,6 @@ static uint64_t physical_address(struct mk_vcpu *c, uint64_t address)
 
 /* --- a guest that switches paging on itself --- */
 
-/* The general register of a ModRM byte's low bits. */
-static uint64_t general_register(const struct kvm_regs *r, unsigned number)
-{
-    const __u64 *all[8] = {
-        &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi
-    };
-    return *all[number];
-}
-
 /* `mov cr0, reg` with PG: a KVM without 32-bit paging answers with #GP, and the guest, which rarely
  * has an IDT that early, triple-faults there. On other hosts this instruction with these values
  * does not fault, so a shutdown at it means just that. */
@@ -150,7 +141,7 @@ static bool serve_shutdown(struct mk_vcpu *c)
         !mk_weak_copy(&x, rip, code, 3, false) || code[0] != 0x0f || code[1] != 0x22 ||
         code[2] & 0x38)
         return false;
-    uint32_t value = (uint32_t)general_register(&x.s.regs, code[2] & 7);
+    uint32_t value = (uint32_t)mk_general_register(&x.s.regs, code[2] & 7);
     if ((value & (MK_CR0_PG | MK_CR0_PE)) != (MK_CR0_PG | MK_CR0_PE))
         return false;
     s->cr0 = (value & ~MK_CR0_PG) | MK_CR0_ET;

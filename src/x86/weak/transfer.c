@@ -29,15 +29,11 @@ static int check_gate(const struct mk_weak_exit *x, uint8_t vector, uint8_t gate
 static int check_target(const struct mk_weak_exit *x, const uint8_t gate[8], uint32_t *code)
 {
     const struct kvm_sregs *s = &x->s.sregs;
-    uint32_t selector = gate[2] | (uint32_t)gate[3] << 8;
-    uint64_t bytes, limit = selector & 4 ? s->ldt.limit : s->gdt.limit;
+    uint16_t selector = (uint16_t)(gate[2] | gate[3] << 8);
+    struct kvm_segment cs;
     *code = selector & 0xfffc;
-    if (!*code || (selector | 7) > limit ||
-        !mk_weak_copy(x, (selector & 4 ? s->ldt.base : s->gdt.base) + (selector & ~7u), &bytes, 8,
-                      false))
-        return MK_GP;
-    struct kvm_segment cs = mk_descriptor_decode((uint16_t)selector, bytes);
-    if (!cs.s || !(cs.type & 8) || cs.dpl > (s->cs.selector & 3))
+    if (!mk_descriptor_load(x->c->mem, s, selector, &cs) || !cs.s || !(cs.type & 8) ||
+        cs.dpl > (s->cs.selector & 3))
         return MK_GP;
     return cs.present ? 0 : MK_NP;
 }
@@ -92,13 +88,8 @@ static bool read_frame(const struct mk_weak_exit *x, bool wide, struct frame *f)
 static uint8_t load_descriptor(const struct mk_weak_exit *x, uint32_t selector, bool is_code,
                                struct kvm_segment *segment)
 {
-    const struct kvm_sregs *s = &x->s.sregs;
-    uint64_t bytes, base = selector & 4 ? s->ldt.base : s->gdt.base;
-    uint64_t limit = selector & 4 ? s->ldt.limit : s->gdt.limit;
-    if (!(selector & ~3u) || (selector | 7u) > limit ||
-        !mk_weak_copy(x, base + (selector & ~7u), &bytes, 8, false))
+    if (!mk_descriptor_load(x->c->mem, &x->s.sregs, (uint16_t)selector, segment))
         return MK_GP;
-    *segment = mk_descriptor_decode((uint16_t)selector, bytes);
     unsigned rpl = selector & 3;
     bool right = segment->s && (is_code ? segment->type & 8 : (segment->type & 0xa) == 2);
     bool conforming = is_code && segment->type & 4;
