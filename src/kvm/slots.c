@@ -58,16 +58,14 @@ int mk_mem_flush(const struct mk_mem *mem, int vm_fd)
 {
     const struct mk_region *last = &mem->regions[mem->count - 1];
     uint64_t behind = last->gpa + last->size;
-    struct kvm_userspace_memory_region page = { .slot = MK_REGIONS - 1,
-                                                .guest_phys_addr =
-                                                    behind > MK_HIGH ? behind : MK_HIGH,
-                                                .memory_size = MK_PAGE,
-                                                .userspace_addr =
-                                                    (uint64_t)(uintptr_t)mem->regions[0].host };
-    if (mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &page) < 0)
+    struct mk_slot page = { .number = MK_REGIONS - 1,
+                            .linear = behind > MK_HIGH ? behind : MK_HIGH,
+                            .physical = mem->regions[0].gpa,
+                            .length = MK_PAGE };
+    if (mk_mem_slot(mem, vm_fd, &page) < 0)
         return -1;
-    page.memory_size = 0;
-    return mk_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &page);
+    page.length = 0;
+    return mk_mem_slot(mem, vm_fd, &page);
 }
 
 /* --- what the guest wrote --- */

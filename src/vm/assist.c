@@ -105,6 +105,8 @@ int mk_vm_end_paging(struct mk_vm *vm, struct mk_err *err)
 int mk_vm_register_slots(struct mk_vm *vm, struct mk_err *err)
 {
     struct mk_assist *a = vm->assist;
+    if (vm->fd < 0) /* after a reset that failed there is nothing that has slots */
+        return 0;
     return mk_vm_assists_paging(vm) ? a->ops->rebuild_slots(a, &vm->mem, vm->fd, err)
                                     : mk_mem_register(&vm->mem, vm->fd, err);
 }

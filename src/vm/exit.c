@@ -229,23 +229,14 @@ static void fetch_code(struct mk_vcpu *c)
     c->code_length = mk_fetch_code(c->mem, &s, mk_vcpu_get_regs(c)->rip, c->code, sizeof(c->code));
 }
 
-static void hex(char *to, size_t size, const uint8_t *bytes, unsigned length)
-{
-    size_t used = 0;
-    to[0] = 0;
-    for (unsigned i = 0; i < length && used + 4 < size; i++)
-        used += (size_t)snprintf(to + used, size - used, i ? " %02x" : "%02x", bytes[i]);
-}
-
 static void describe_code(struct mk_vcpu *c, char *text, size_t size)
 {
-    char bytes[3 * sizeof(c->code)];
-    hex(bytes, sizeof(bytes), c->code, c->code_length);
-    unsigned long long rip = mk_vcpu_get_regs(c)->rip;
+    int used = snprintf(text, size, "at rip 0x%llx%s", (unsigned long long)mk_vcpu_get_regs(c)->rip,
+                        c->code_length ? " (bytes" : ", where no RAM is");
+    for (unsigned i = 0; i < c->code_length; i++)
+        used += snprintf(text + used, size - (size_t)used, " %02x", c->code[i]);
     if (c->code_length)
-        snprintf(text, size, "at rip 0x%llx (bytes %s)", rip, bytes);
-    else
-        snprintf(text, size, "at rip 0x%llx, where no RAM is", rip);
+        snprintf(text + used, size - (size_t)used, ")");
 }
 
 static void emulation_failed(struct mk_vcpu *c)

@@ -5,6 +5,7 @@
 #include "base/abi.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define IA32_PAT 0x277u /* SDM volume 3, 12.12.4 */
 
@@ -54,11 +55,6 @@ int mk_vm_prepare_memory(struct mk_vm *vm, struct mk_err *err)
 {
     vm->places = usual_places(vm);
     return write_tables(vm, err);
-}
-
-static bool same_places(const struct mk_places *a, const struct mk_places *b)
-{
-    return a->low == b->low && a->tables == b->tables && a->end == b->end;
 }
 
 static int move_tables(struct mk_vm *vm, const struct mk_places *places, struct mk_err *err)
@@ -212,7 +208,7 @@ int mk_vm_set_entry(struct mk_vm *vm, const struct mk_entry *entry, struct mk_er
     struct mk_start start = start_state(vm, entry, &fresh);
     if (check_entry(vm, &start, entry, err) < 0)
         return -1;
-    if (vm->mode != MK_MODE_REAL && !same_places(&vm->places, &entry->places)) {
+    if (vm->mode != MK_MODE_REAL && memcmp(&vm->places, &entry->places, sizeof(vm->places)) != 0) {
         if (move_tables(vm, &entry->places, err) < 0)
             return -1;
         start = start_state(vm, entry, &fresh);

@@ -42,12 +42,6 @@ static bool is_new(const struct mk_vm *vm)
     return !entered && vm->state == MK_VM_IDLE;
 }
 
-/* After a reset that failed there is nothing that has slots. */
-static int register_slots(struct mk_vm *vm, struct mk_err *err)
-{
-    return vm->fd < 0 ? 0 : mk_vm_register_slots(vm, err);
-}
-
 struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int fd,
                             struct mk_err *err)
 {
@@ -63,7 +57,7 @@ struct mk_region *mk_vm_map(struct mk_vm *vm, const struct mk_region *want, int 
         return NULL;
     if (r.kind != MK_SHARED)
         forget_copy(vm);
-    if (register_slots(vm, err) == 0 && (!r.in_tables || mk_vm_prepare_memory(vm, err) == 0))
+    if (mk_vm_register_slots(vm, err) == 0 && (!r.in_tables || mk_vm_prepare_memory(vm, err) == 0))
         return added;
     mk_vm_unmap(vm, added, &ignored);
     return NULL;
@@ -78,6 +72,6 @@ int mk_vm_unmap(struct mk_vm *vm, struct mk_region *region, struct mk_err *err)
     if (region->kind != MK_SHARED)
         forget_copy(vm);
     mk_mem_remove(&vm->mem, region);
-    int rc = register_slots(vm, err);
+    int rc = mk_vm_register_slots(vm, err);
     return rc == 0 && tables ? mk_vm_prepare_memory(vm, err) : rc;
 }

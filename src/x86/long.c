@@ -39,43 +39,31 @@ static uint64_t *entry_at(struct builder *b, uint64_t table, uint64_t linear, un
     return (uint64_t *)mk_mem_writable(b->mem, table, MK_PAGE) + (linear >> shift & 511);
 }
 
-/* The table below `table` that `linear` goes through; made when there is none. */
-static uint64_t descend(struct builder *b, uint64_t table, uint64_t linear, unsigned shift)
+/* The entry for `linear` of the table whose entries map 2^shift bytes, with the tables above it
+ * made where there are none; NULL where a large page is, which maps the same. */
+static uint64_t *entry_for(struct builder *b, uint64_t linear, unsigned shift)
 {
-    uint64_t *entry = entry_at(b, table, linear, shift);
-    if (!(*entry & 1))
-        *entry = new_table(b) | PRESENT_RW_USER;
-    return *entry & ADDRESS;
-}
-
-/* The entry of the large page around `linear`. */
-static uint64_t *large_entry(struct builder *b, uint64_t linear)
-{
-    uint64_t table = descend(b, b->root, linear, 39);
-    table = descend(b, table, linear, 30);
-    return entry_at(b, table, linear, 21);
-}
-
-/* That of the small page; NULL where a large one is, which maps the same. */
-static uint64_t *small_entry(struct builder *b, uint64_t linear)
-{
-    uint64_t *entry = large_entry(b, linear);
-    if (*entry & LARGE)
-        return NULL;
-    if (!(*entry & 1))
-        *entry = new_table(b) | PRESENT_RW_USER;
-    return entry_at(b, *entry & ADDRESS, linear, 12);
+    uint64_t table = b->root;
+    for (unsigned at = 39; at > shift; at -= 9) {
+        uint64_t *entry = entry_at(b, table, linear, at);
+        if (*entry & LARGE)
+            return NULL;
+        if (!(*entry & 1))
+            *entry = new_table(b) | PRESENT_RW_USER;
+        table = *entry & ADDRESS;
+    }
+    return entry_at(b, table, linear, shift);
 }
 
 static void map_large(struct builder *b, uint64_t linear, uint64_t physical)
 {
-    *large_entry(b, linear) = physical | PRESENT_RW_USER | LARGE;
+    *entry_for(b, linear, 21) = physical | PRESENT_RW_USER | LARGE;
 }
 
 /* [gpa, end), which lies in one large page. */
 static void map_small(struct builder *b, uint64_t linear, uint64_t gpa, uint64_t end)
 {
-    uint64_t *entry = small_entry(b, linear);
+    uint64_t *entry = entry_for(b, linear, 12);
     for (; entry && !b->full && gpa < end; gpa += MK_PAGE)
         *entry++ = gpa | PRESENT_RW_USER;
 }
