@@ -111,61 +111,54 @@ bool access_mmio(struct mk_vcpu *c)
 
 /* --- not told at all --- */
 
-struct accesses {
-    unsigned count;
-    struct mk_access list[1 + MK_OPERANDS]; /* the instruction's own bytes first */
-};
-
-static void note(struct mk_vcpu *c, const struct kvm_sregs *s, uint64_t linear, unsigned length)
+static void add(struct mk_vcpu *c, const struct kvm_sregs *s, struct accesses *accesses,
+                struct mk_operand o, bool execute)
 {
-    struct cpu *k = cpu_of(c);
-    struct mk_walk w = mk_walk(c->mem, s, linear);
-    if (w.present && k->opens < MK_COUNT(k->opened))
-        k->opened[k->opens++] = (struct chunk){ w.address, length, linear };
+    struct mk_walk w = mk_walk(c->mem, s, o.linear);
+    if (w.present)
+        accesses->list[accesses->count++] =
+            (struct access){ { w.address, o.size, o.linear }, o.write, execute };
 }
 
-/* Where the instruction is and what it accesses: in k->opened, in *accesses what of it is told. */
-static bool find(struct mk_vcpu *c, struct accesses *accesses)
+/* Where the instruction is; NOWHERE when KVM does not tell. */
+static uint64_t find(struct mk_vcpu *c, struct accesses *accesses)
 {
-    struct cpu *k = cpu_of(c);
     struct kvm_sregs s;
     struct mk_operand operands[MK_OPERANDS];
     uint8_t code[MK_LONGEST_INSTRUCTION];
+    uint64_t linear = debug_here(c, &s);
     accesses->count = 0;
-    k->opens = 0;
-    k->opens_all = false;
-    if (!debug_sregs(c, &s))
-        return false;
+    if (linear == NOWHERE)
+        return NOWHERE;
     const struct kvm_regs *regs = mk_vcpu_get_regs(c);
-    uint64_t linear = mk_code_address(&s, regs->rip);
     unsigned length = mk_fetch_code(c->mem, &s, regs->rip, code, sizeof(code));
-    note(c, &s, linear, length ? length : 1);
-    struct mk_walk w = mk_walk(c->mem, &s, linear);
-    if (w.present)
-        accesses->list[accesses->count++] =
-            (struct mk_access){ .address = w.address, .length = 1, .execute = true };
+    add(c, &s, accesses, (struct mk_operand){ linear, length ? length : 1, false }, true);
     unsigned n = mk_operands(code, length, regs, &s, operands);
-    for (unsigned i = 0; i < n; i++) {
-        note(c, &s, operands[i].linear, operands[i].size);
-        w = mk_walk(c->mem, &s, operands[i].linear);
-        if (w.present)
-            accesses->list[accesses->count++] = (struct mk_access){ .address = w.address,
-                                                                    .length = operands[i].size,
-                                                                    .write = operands[i].write };
-    }
-    return true;
+    for (unsigned i = 0; i < n; i++)
+        add(c, &s, accesses, operands[i], false);
+    return linear;
 }
 
 static bool any_protected(struct mk_vcpu *c, const struct accesses *accesses)
 {
-    struct mk_debug *d = debug_of(c);
-    const struct chunk *code = cpu_of(c)->opened;
-    bool any = cpu_of(c)->opens && is_protected(d, code->gpa, code->length, false);
+    bool any = false;
     for (unsigned i = 0; i < accesses->count && !any; i++) {
-        const struct mk_access *a = &accesses->list[i];
-        any = is_protected(d, a->address, a->length, a->write);
+        const struct access *a = &accesses->list[i];
+        any = is_protected(debug_of(c), a->at.gpa, a->at.length, a->write);
     }
     return any;
+}
+
+/* An instruction is executed where it begins. */
+static void report(struct mk_vcpu *c, const struct accesses *accesses)
+{
+    for (unsigned i = 0; i < accesses->count && c->end.reason == MK_RUNNING; i++) {
+        const struct access *a = &accesses->list[i];
+        watch_report(c, &(struct mk_access){ .address = a->at.gpa,
+                                             .length = a->execute ? 1 : (unsigned)a->at.length,
+                                             .write = a->write,
+                                             .execute = a->execute });
+    }
 }
 
 /* The instruction, or a turn of a repeated one. */
@@ -176,22 +169,16 @@ static bool has_executed(struct mk_vcpu *c, const struct kvm_regs *before)
 }
 
 /* At the second failure everything is opened: the processor accesses more than operands. */
-static bool execute(struct mk_vcpu *c, bool all)
+static bool execute(struct mk_vcpu *c, uint64_t linear, const struct accesses *accesses, bool all)
 {
     struct cpu *k = cpu_of(c);
-    struct kvm_sregs s;
-    if (!debug_sregs(c, &s))
-        return false;
-    k->opens_all = all;
+    k->accesses = accesses;
     k->accessing = all ? 2 : 1;
-    k->over = true;
-    k->over_at = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
     const struct kvm_regs before = *mk_vcpu_get_regs(c);
     while (k->accessing && c->end.reason == MK_RUNNING && !has_executed(c, &before))
-        step_one(c); /* again, if a kick has come in between */
+        step_over(c, linear); /* again, if a kick has come in between */
     bool done = k->accessing != 0;
-    k->accessing = k->opens = 0;
-    k->opens_all = false;
+    k->accessing = 0;
     return done;
 }
 
@@ -205,35 +192,24 @@ bool access_fault(struct mk_vcpu *c, bool emulation)
         k->accessing = 0;
         return !last;
     }
-    if ((!d->pages && !d->watches) || !find(c, &accesses) ||
-        (emulation && !any_protected(c, &accesses)))
+    uint64_t linear = d->pages || d->watches ? find(c, &accesses) : NOWHERE;
+    if (linear == NOWHERE || (emulation && !any_protected(c, &accesses)))
         return false;
     debug_count(c);
     if (emulation) /* KVM has queued #UD with its failure */
         debug_drop_exception(c);
     const struct kvm_regs before = *mk_vcpu_get_regs(c);
-    if (!execute(c, false) && !execute(c, true))
+    if (!execute(c, linear, &accesses, false) && !execute(c, linear, &accesses, true))
         return false;
-    if (!has_executed(c, &before)) /* the run ends first */
-        return true;
-    for (unsigned i = 0; i < accesses.count && c->end.reason == MK_RUNNING; i++)
-        watch_report(c, &accesses.list[i]);
+    if (has_executed(c, &before)) /* else the run ends first */
+        report(c, &accesses);
     return true;
 }
 
 void access_step(struct mk_vcpu *c)
 {
-    struct cpu *k = cpu_of(c);
-    struct kvm_sregs s;
     struct accesses accesses;
-    if (!find(c, &accesses) || !debug_sregs(c, &s))
-        return;
-    k->opens = 0; /* nothing of it is protected for its sake */
-    k->over = true;
-    k->over_at = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
-    uint64_t at = k->over_at;
-    step_one(c);
-    bool done = !k->over || k->over_at != at;
-    for (unsigned i = 0; done && i < accesses.count && c->end.reason == MK_RUNNING; i++)
-        watch_report(c, &accesses.list[i]);
+    uint64_t linear = find(c, &accesses);
+    if (linear != NOWHERE && step_over(c, linear))
+        report(c, &accesses);
 }

@@ -29,6 +29,8 @@ static struct mk_debug *get(struct mk_vm *vm, struct mk_err *err)
     d->memory_fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
     page_init_guard(d);
     ring_forget(d);
+    for (unsigned i = 0; i < MK_MAX_CPUS; i++)
+        d->cpu[i].over_at = NOWHERE;
     mk_vm_attach_debugger(vm, &d->base);
     return d;
 }

@@ -45,6 +45,11 @@ bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)
     return true;
 }
 
+uint64_t debug_here(struct mk_vcpu *c, struct kvm_sregs *s)
+{
+    return debug_sregs(c, s) ? mk_code_address(s, mk_vcpu_get_regs(c)->rip) : NOWHERE;
+}
+
 bool debug_emulates_locks(const struct mk_debug *d)
 {
     return d->vm->cpus > 1 && d->vm->kvm->shadow_paging;

@@ -47,6 +47,15 @@ struct mk_watchpoint {
     size_t chunks, room;
 };
 
+/* What the next instruction accesses: its own bytes first. */
+struct accesses {
+    unsigned count;
+    struct access {
+        struct chunk at;
+        bool write, execute;
+    } list[1 + MK_OPERANDS];
+};
+
 /* What page tables a vCPU had when it was last asked where things are. */
 struct tables {
     uint64_t cr0, cr3, cr4, efer;
@@ -65,16 +74,13 @@ struct cpu {
     struct tables tables;
     size_t polled;
     struct handler handler[RING_HANDLERS]; /* under the lock */
-    bool over; /* the instruction at over_at is executed, whatever is there */
-    uint64_t over_at;
-    struct { /* an exception came of it: the next hit there is the same one */
+    uint64_t over_at; /* the instruction there is executed, whatever is there; NOWHERE: none */
+    struct {          /* an exception came of it: the next hit there is the same one */
         bool pending;
         uint64_t at, rsp, cr3;
     } faulted;
-    struct chunk opened[MK_OPERANDS + 1]; /* for the next instruction: what may be accessed */
-    unsigned opens;
-    bool opens_all;
-    int accessing;                       /* it is executed with that unprotected; 2: with all */
+    const struct accesses *accesses;     /* of the instruction, while `accessing`: */
+    int accessing;                       /* it is executed with these unprotected; 2: with all */
     _Atomic uint64_t steps;              /* to take yet */
     uint64_t hardware[MK_BREAKS_HIDDEN]; /* debug registers: linear addresses */
     unsigned hardware_count;             /* how many of them */
@@ -159,6 +165,8 @@ void *debug_grow(void *list, size_t count, size_t *room, size_t each);
 bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s);
 /* A locked instruction is no more than a read and a write to memory that is protected. */
 bool debug_emulates_locks(const struct mk_debug *d);
+/* The same, and where the next instruction is, linear; NOWHERE when KVM does not tell. */
+uint64_t debug_here(struct mk_vcpu *c, struct kvm_sregs *s);
 /* Registers at an exit that left nothing pending: what is known of the rest stays so. -1 */
 int debug_set_regs(struct mk_vcpu *c, const struct kvm_regs *regs);
 /* An exit of the engine's making is counted. */
@@ -249,8 +257,9 @@ enum ring ring_return(struct mk_vcpu *c, struct kvm_sregs *s, uint64_t linear);
 /* hit.c: an instruction with a breakpoint is about to be executed. */
 void hit_report(struct mk_vcpu *c, uint64_t linear, uint64_t gpa);
 
-/* step.c: executes the next instruction, whatever is there; k->over is false when it is done. */
-void step_one(struct mk_vcpu *c);
+/* step.c: executes the next instruction, which is at this linear address, whatever else is there.
+ * False: it is to be executed yet. */
+bool step_over(struct mk_vcpu *c, uint64_t linear);
 /* KVM steps no more, unless a step is still to come. */
 void step_begin(struct mk_vcpu *c);
 void step_end(struct mk_vcpu *c);

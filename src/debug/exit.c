@@ -89,17 +89,16 @@ static void step_exit(struct mk_vcpu *c, const struct kvm_sregs *s)
  * an address that is in a debug register; it has not executed the instruction. */
 static void debug_exit(struct mk_vcpu *c)
 {
-    struct cpu *k = cpu_of(c);
     struct kvm_sregs s;
     debug_count(c);
-    if (k->stepping && debug_sregs(c, &s)) {
+    uint64_t linear = debug_here(c, &s);
+    if (linear == NOWHERE)
+        return;
+    if (cpu_of(c)->stepping) {
         step_exit(c, &s);
-    } else if (debug_sregs(c, &s)) {
-        uint64_t linear = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
-        struct mk_walk w;
-        page_has_patch(c, &s, linear, &w);
-        if (step_is_hardware(c, linear))
-            hit_report(c, linear, w.present ? w.address : NOWHERE);
+    } else if (step_is_hardware(c, linear)) {
+        struct mk_walk w = mk_walk(c->mem, &s, linear);
+        hit_report(c, linear, w.present ? w.address : NOWHERE);
     }
 }
 

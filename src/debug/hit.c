@@ -62,7 +62,6 @@ void hit_report(struct mk_vcpu *c, uint64_t linear, uint64_t gpa)
     struct mk_debug *d = debug_of(c);
     struct cpu *k = cpu_of(c);
     struct mk_break *found[MOST];
-    k->over = true;
     k->over_at = linear;
     if (begun(c, linear))
         return;

@@ -117,10 +117,10 @@ static bool prepare(struct mk_vcpu *c)
 static bool at_patch(struct mk_vcpu *c, uint64_t *linear, uint64_t *gpa)
 {
     struct kvm_sregs s;
-    if (!debug_sregs(c, &s))
-        return false;
-    *linear = mk_code_address(&s, mk_vcpu_get_regs(c)->rip);
     struct mk_walk w;
+    *linear = debug_here(c, &s);
+    if (*linear == NOWHERE)
+        return false;
     bool is = page_has_patch(c, &s, *linear, &w) || step_is_hardware(c, *linear);
     *gpa = w.address;
     return is;
@@ -131,11 +131,12 @@ static bool must_step(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
     uint64_t linear, gpa;
-    if (!k->over)
+    if (k->over_at == NOWHERE)
         return false;
     bool patch = at_patch(c, &linear, &gpa);
-    k->over = patch && linear == k->over_at;
-    return k->over;
+    if (!patch || linear != k->over_at)
+        k->over_at = NOWHERE;
+    return k->over_at != NOWHERE;
 }
 
 /* One of the steps that were asked for; a breakpoint at the instruction comes first. */
@@ -144,15 +145,11 @@ static void requested_step(struct mk_vcpu *c)
     struct cpu *k = cpu_of(c);
     uint64_t linear, gpa;
     bool patch = at_patch(c, &linear, &gpa);
-    if (patch && !(k->over && k->over_at == linear)) {
+    if (patch && linear != k->over_at) {
         hit_report(c, linear, gpa);
         return;
     }
-    k->over = true;
-    k->over_at = linear;
-    step_one(c);
-    bool again = k->over && k->over_at == linear;
-    if (again || c->end.reason != MK_RUNNING || !k->steps || --k->steps)
+    if (!step_over(c, linear) || c->end.reason != MK_RUNNING || !k->steps || --k->steps)
         return;
     at_patch(c, &linear, &gpa);
     debug_stop(c,
@@ -197,7 +194,7 @@ static void watched_step(struct mk_vcpu *c)
 {
     const struct cpu *k = cpu_of(c);
     uint64_t linear, gpa;
-    if (at_patch(c, &linear, &gpa) && !(k->over && k->over_at == linear))
+    if (at_patch(c, &linear, &gpa) && linear != k->over_at)
         hit_report(c, linear, gpa);
     else
         access_step(c);
@@ -237,7 +234,7 @@ static void once(struct mk_vcpu *c)
         else if (k->steps)
             requested_step(c);
         else if (!by_steps(c) && must_step(c))
-            step_one(c);
+            step_over(c, cpu_of(c)->over_at);
         else if (!debug_of(c)->traces && !by_steps(c))
             enter(c);
         else if (!trace_deliver(c))
@@ -251,7 +248,7 @@ static void note_end(struct mk_vcpu *c)
 {
     const struct cpu *k = cpu_of(c);
     if (c->end.reason != MK_RUNNING && c->end.reason != MK_EXIT)
-        c->end.code = k->over ? (int64_t)(k->over_at + 1) : 0;
+        c->end.code = (int64_t)(k->over_at + 1);
 }
 
 static void run(struct mk_vcpu *c)
@@ -280,8 +277,7 @@ static void begin(struct mk_vcpu *c)
     step_begin(c);
     k->hardware_count = 0;
     k->hardware_of = 0;
-    k->over = c->end.reason != MK_EXIT && c->end.code;
-    k->over_at = (uint64_t)c->end.code - 1;
+    k->over_at = c->end.reason != MK_EXIT ? (uint64_t)c->end.code - 1 : NOWHERE;
 }
 
 static void free_engine(struct mk_vm *vm)

@@ -183,11 +183,12 @@ static void lift_patches(struct mk_vcpu *c, const struct step *t)
     pthread_mutex_lock(&d->lock);
     lift_range(d, t->linear, &t->sregs, MK_LONGEST_INSTRUCTION);
     const struct cpu *k = cpu_of(c);
-    for (unsigned i = 0; i < k->opens; i++) {
-        page_unseal(d, k->opened[i].gpa, k->opened[i].length);
-        lift_range(d, k->opened[i].linear, &t->sregs, (unsigned)k->opened[i].length);
+    for (unsigned i = 0; k->accessing == 1 && i < k->accesses->count; i++) {
+        const struct chunk *at = &k->accesses->list[i].at;
+        page_unseal(d, at->gpa, at->length);
+        lift_range(d, at->linear, &t->sregs, (unsigned)at->length);
     }
-    if (k->opens_all) {
+    if (k->accessing == 2) {
         page_lift_all(d);
         watch_open_all(d);
     }
@@ -258,6 +259,13 @@ static bool in_outer_ring(struct mk_vcpu *c)
     return debug_sregs(c, &s) && s.cr0 & MK_CR0_PE && s.ss.dpl == 3;
 }
 
+/* The instruction is executed. */
+static void forget(struct cpu *k)
+{
+    k->over_at = NOWHERE;
+    k->traced = false;
+}
+
 /* Interrupted, or done: false when it is to be tried again. */
 static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
 {
@@ -271,7 +279,8 @@ static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
         k->trailing = true;                /* it is in the kernel, and comes when that returns */
     if (code == EINTR || code == EAGAIN) { /* in an exception's handler: that runs on */
         k->trailing |= rip != t->regs.rip;
-        k->over = k->over && (!k->trailing || k->over_at != t->linear);
+        if (k->trailing && k->over_at == t->linear)
+            k->over_at = NOWHERE;
         return true;
     }
     if (rip == t->regs.rip && stepped && !jumps(t))
@@ -280,7 +289,7 @@ static bool came_to(struct mk_vcpu *c, const struct step *t, int code)
         clear_stored_flag(c, t, &t->sregs, 0);
     note_frame(c, t, rip);
     if ((rip != t->regs.rip || !repeats(t)) && k->over_at == t->linear)
-        k->over = k->traced = false; /* else it has come to another breakpoint */
+        forget(k); /* else it has come to another breakpoint */
     return true;
 }
 
@@ -292,7 +301,7 @@ static void halt(struct mk_vcpu *c, const struct step *t)
     struct kvm_regs regs = t->regs;
     bool real = !(t->sregs.cr0 & MK_CR0_PE);
     regs.rip = real ? (uint16_t)(regs.rip + 1) : regs.rip + 1;
-    cpu_of(c)->over = cpu_of(c)->traced = false;
+    forget(cpu_of(c));
     debug_set_regs(c, &regs);
     if (mk_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events) == 0) {
         events.flags = KVM_VCPUEVENT_VALID_SHADOW;
@@ -341,7 +350,7 @@ static void report(struct mk_vcpu *c)
     mk_trace(c, &event);
 }
 
-void step_one(struct mk_vcpu *c)
+static void step_one(struct mk_vcpu *c)
 {
     struct cpu *k = cpu_of(c);
     struct step t;
@@ -371,5 +380,13 @@ void step_one(struct mk_vcpu *c)
             return;
     }
     if (!done)
-        k->over = k->traced = false;
+        forget(k);
+}
+
+bool step_over(struct mk_vcpu *c, uint64_t linear)
+{
+    struct cpu *k = cpu_of(c);
+    k->over_at = linear;
+    step_one(c);
+    return k->over_at != linear;
 }
