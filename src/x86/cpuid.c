@@ -68,10 +68,7 @@ static void remove_apic(struct kvm_cpuid2 *list)
 
 static unsigned id_bits(unsigned cpus)
 {
-    unsigned bits = 0;
-    while (1u << bits < cpus)
-        bits++;
-    return bits;
+    return cpus > 1 ? 32 - (unsigned)__builtin_clz(cpus - 1) : 0;
 }
 
 /* Caches from level 3 on belong to all cores; bits 31 to 26 are Intel's only. */
