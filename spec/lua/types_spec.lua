@@ -18,7 +18,8 @@ local INTERNAL <const> = { ["minikvm.core.blocks"] = true, ["minikvm.spool"] = t
 local UNSEEN <const> = { ["minikvm.children"] = true, ["minikvm.font"] = true,
                          ["minikvm.places"] = true }
 local CALLED <const> = {
-  listener = "minikvm.listener", ["handle of vm.cpuid"] = "minikvm.cpuid.handle",
+  listener = "minikvm.listener", ["handle of vm.hypercalls"] = "minikvm.hypercalls.handle",
+  ["handle of vm.cpuid"] = "minikvm.cpuid.handle",
   ["linux fixture"] = "minikvm.test.linux", ["device definition"] = "minikvm.definition",
 }
 ---What is a handle in another way.

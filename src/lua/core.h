@@ -62,15 +62,11 @@ struct mk_lua {
     bool kvm_open;
 };
 
-/* One handler call in progress. */
+/* An access that a handler serves, for its next(). */
 struct mk_frame {
     struct mk_io *io;
     bool in;
     uint64_t value; /* of an OUT */
-    /* Of a hypercall: what answers beneath; NULL: it is an access. */
-    uint32_t (*call)(struct mk_lua_vm *v, const struct mk_frame *frame);
-    uint8_t number;
-    uint64_t order; /* of the handler whose turn it is */
     struct mk_frame *above;
 };
 
@@ -114,8 +110,7 @@ struct mk_lua_vm {
     lua_State *anchor;
     struct mk_lua_cpu *cpu[MK_MAX_CPUS]; /* as many as the VM has; until it is closed */
     unsigned cpus;
-    struct mk_call *_Atomic calls[256]; /* hypercall handlers, the topmost of each number */
-    uint64_t call_orders;               /* hypercall handlers that were ever made */
+    _Atomic int calls[256]; /* who answers hypercalls, by number; 0: nobody */
     int line_ref, trace_ref, decide_ref, attend_ref;
     lua_State *opener; /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
     _Atomic int unhandled_ref; /* on_unhandled */
@@ -318,7 +313,6 @@ void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
 /* Pushes the function that the handlers of one vCPU get as `next`. */
 void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
 /* The core's callbacks into hypercall and line handlers. */
-void mk_lua_free_calls(struct mk_lua_vm *v);
 bool mk_lua_hypercall(void *ctx, struct mk_io *io, uint8_t number, uint32_t *value);
 void mk_lua_line(void *ctx, struct mk_cpu *cpu, const char *line, size_t length, bool more);
 

@@ -226,9 +226,7 @@ static int call_next(lua_State *L)
         return mk_lua_error(L,
                             "next() belongs to an access that is over: call it inside the handler");
     int results = 1;
-    if (frame->call)
-        lua_pushinteger(L, frame->call(lc->v, frame));
-    else if (frame->in)
+    if (frame->in)
         lua_pushinteger(L, (lua_Integer)mk_bus_next_in(frame->io));
     else
         results = next_write(L, frame);

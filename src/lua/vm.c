@@ -121,7 +121,6 @@ void mk_lua_close_vm(struct mk_lua_vm *v)
         close(v->output_file);
     if (v->terminal)
         mk_tty_restore();
-    mk_lua_free_calls(v);
     mk_lua_free_files(v);
     mk_lua_free_stoppers(v);
     mk_lua_free_branches(v);

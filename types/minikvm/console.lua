@@ -51,6 +51,7 @@ function console:on_line(fn) end
 ---@field private fn function
 ---@field private list table
 ---@field private console minikvm.console
+---@field private removed? boolean
 local listener = {}
 
 ---Takes it off.

@@ -253,23 +253,39 @@ function bus:doorbell(address, size, value, fn) end
 ---@class minikvm.hypercalls
 local hypercalls = {}
 
+---A handler of `vm.hypercalls`; a `<close>` variable takes it off.
+---@class minikvm.hypercalls.handle
+---@field hits integer how often it was called
+---@field private calls minikvm.hypercalls
+---@field private number integer
+---@field private name? string
+---@field private kind string
+---@field private fn function
+---@field private turns table
+---@field private beneath? minikvm.hypercalls.handle
+---@field private removed? boolean
+local hypercalls_handle = {}
+
+---Takes it off; twice does no harm.
+function hypercalls_handle:remove() end
+
 ---Answers a hypercall; the integer that it returns is what the guest reads.
 ---@param number integer 0 to 255
 ---@param name string for people
 ---@param fn fun(argument: integer, cpu: integer): integer?
----@return minikvm.handle
+---@return minikvm.hypercalls.handle
 function hypercalls:define(number, name, fn) end
 
 ---Answers in the place of a hypercall; `next()` is the call beneath.
 ---@param call integer|string number or name
 ---@param fn fun(argument: integer, cpu: integer, next: fun(): integer): integer?
----@return minikvm.handle
+---@return minikvm.hypercalls.handle
 function hypercalls:override(call, fn) end
 
 ---Sees a hypercall, and changes nothing.
 ---@param call integer|string number or name
 ---@param fn fun(argument: integer, cpu: integer)
----@return minikvm.handle
+---@return minikvm.hypercalls.handle
 function hypercalls:tap(call, fn) end
 
 ---vm.cpuid: what the guest's CPUID answers, until the VM runs for the first time.
@@ -286,7 +302,7 @@ local cpuid = {}
 ---Puts back what the leaf answered before.
 ---@class minikvm.cpuid.handle
 ---@field private cpuid minikvm.cpuid
----@field private before table
+---@field private before string
 ---@field private removed? boolean
 local cpuid_handle = {}
 

@@ -1,22 +1,13 @@
 -- console.lua - the console's listeners, on top of the core's one (src/lua/console.c).
 
-local class = require "minikvm.class"
 local core = require "minikvm.core"
+local handle = require "minikvm.handle"
 local options = require "minikvm.options"
-local strict = require "minikvm.strict"
 
 local KIND <const> = "minikvm.console"
 
 ---@class minikvm.console
 local console = core.methods(KIND)
-
----@class minikvm.listener  what on_line returns; may be closed by a to-be-closed variable
-local Listener, meta = class "minikvm.handle"
-strict.seal(Listener, meta, "listener", { "fn", "list", "console", "hits" })
-
-function meta:__tostring()
-  return ("minikvm.handle (%d %s)"):format(self.hits, self.hits == 1 and "hit" or "hits")
-end
 
 -- Listeners by console; weak, so that a console takes its own along.
 local listeners = setmetatable({}, { __mode = "k" })
@@ -30,22 +21,16 @@ local function share_out(list)
   end
 end
 
----Takes the listener off again.
-function Listener:remove()
-  options.self("listener:remove", self, "minikvm.handle")
-  for i, other in ipairs(self.list) do
-    if other == self then table.remove(self.list, i) break end
+---@class minikvm.listener  what on_line returns; may be closed by a to-be-closed variable
+local new = handle.kind("listener", { "fn", "list", "console", "hits" }, function(listener)
+  for i, other in ipairs(listener.list) do
+    if other == listener then table.remove(listener.list, i) break end
   end
-  if #self.list == 0 and listeners[self.console] == self.list then
-    listeners[self.console] = nil
-    core.listen(self.console, nil)
+  if #listener.list == 0 and listeners[listener.console] == listener.list then
+    listeners[listener.console] = nil
+    core.listen(listener.console, nil)
   end
-end
-
----Nothing is left to take off when the VM is closed already.
-function meta:__close()
-  pcall(Listener.remove, self)
-end
+end)
 
 ---Calls fn(line, cpu, more) for every line the guest prints, without its newline; the last one when
 ---the run ends, finished or not. A line of more than 1 MiB comes in pieces of that, with `more`
@@ -60,7 +45,7 @@ function console:on_line(fn)
   local list = listeners[self] or {}
   core.listen(self, share_out(list)) -- raises when the VM is closed
   listeners[self] = list
-  local listener = setmetatable({ fn = fn, list = list, console = self, hits = 0 }, meta)
+  local listener = new{ fn = fn, list = list, console = self, hits = 0 }
   list[#list + 1] = listener
   return listener
 end

@@ -4,8 +4,8 @@
 -- (api.rst, KVM_SET_CPUID2); nothing exits, so nothing is counted. Leaves and feature bits: Intel
 -- SDM volume 2, CPUID; AMD APM volume 3, appendix E.
 
-local class = require "minikvm.class"
 local core = require "minikvm.core"
+local handle = require "minikvm.handle"
 local options = require "minikvm.options"
 local strict = require "minikvm.strict"
 
@@ -98,19 +98,10 @@ local function store_bytes(self, bytes)
   if not ok then core.blame("vm.cpuid: " .. why) end
 end
 
----@class minikvm.cpuid.handle
-local Handle, meta = class "minikvm.handle"
-strict.seal(Handle, meta, "handle of vm.cpuid", { "cpuid", "before", "removed" })
-
----Puts back what the leaf answered before.
-function Handle:remove()
-  if self.removed then return end
-  self.removed = true
-  store_bytes(self.cpuid, self.before)
-end
-
----A VM that has run keeps its processor, a closed one needs none.
-function meta:__close() pcall(Handle.remove, self) end
+---@class minikvm.cpuid.handle  puts back what the leaf answered before; not of a VM that has run
+local new = handle.kind("handle of vm.cpuid", { "cpuid", "before" }, function(h)
+  store_bytes(h.cpuid, h.before)
+end)
 
 ---Makes the list the VM's; what it was before comes back with the handle.
 local function store(self, list)
@@ -119,7 +110,7 @@ local function store(self, list)
     entries[i] = ENTRY:pack(e.leaf, e.subleaf, e.flags, e.eax, e.ebx, e.ecx, e.edx) .. PADDING
   end
   store_bytes(self, table.concat(entries))
-  return setmetatable({ cpuid = self, before = before }, meta)
+  return new{ cpuid = self, before = before }
 end
 
 -- What some KVMs show guests as the host's processor has it, whatever they are told.
