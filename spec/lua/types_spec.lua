@@ -19,6 +19,7 @@ local UNSEEN <const> = { ["minikvm.children"] = true, ["minikvm.font"] = true,
                          ["minikvm.places"] = true }
 local CALLED <const> = {
   listener = "minikvm.listener", ["handle of vm.hypercalls"] = "minikvm.hypercalls.handle",
+  ["handle of console:forbid"] = "minikvm.forbid.handle",
   ["handle of vm.cpuid"] = "minikvm.cpuid.handle",
   ["linux fixture"] = "minikvm.test.linux", ["device definition"] = "minikvm.definition",
 }

@@ -28,9 +28,8 @@ enum mk_watch_state {
 };
 
 struct mk_watch {
-    struct mk_watch *next;    /* of the console's */
-    struct mk_watch *sibling; /* of those that were made together */
-    unsigned stream;          /* whose output */
+    struct mk_watch *next; /* of the console's */
+    unsigned stream;       /* whose output */
     bool forbids;
     bool stops; /* a decision ends the run */
     bool exact; /* at the very byte: output must not be collected */

@@ -40,30 +40,24 @@ static int watch_close(lua_State *L)
     return 0;
 }
 
-/* Adds the pattern on top of the stack; the message of a wrong one is the error. */
-static bool add_pattern(lua_State *L, struct mk_watch *w, bool plain, struct mk_err *err)
-{
-    size_t length;
-    const char *pattern = lua_tolstring(L, -1, &length);
-    return mk_watch_add(w, pattern, length, plain, err) == 0;
-}
-
 static uint64_t budget_field(lua_State *L, int index, const char *key)
 {
     return (uint64_t)mk_integer_field(L, index, key, -1);
 }
 
-/* Patterns are strings: checked in Lua. */
+/* Patterns are strings: checked in Lua. The message of a wrong one is the error. */
 static bool add_patterns(lua_State *L, struct mk_watch *w, int list, bool plain, struct mk_err *err)
 {
-    bool fine = true;
+    int rc = 0;
     lua_Integer count = luaL_len(L, list);
-    for (lua_Integer i = 1; fine && i <= count; i++) {
+    for (lua_Integer i = 1; rc == 0 && i <= count; i++) {
+        size_t length;
         lua_rawgeti(L, list, i);
-        fine = add_pattern(L, w, plain, err);
+        const char *pattern = lua_tolstring(L, -1, &length);
+        rc = mk_watch_add(w, pattern, length, plain, err);
         lua_pop(L, 1);
     }
-    return fine;
+    return rc == 0;
 }
 
 static struct mk_lua_vm *check_stream(lua_State *L, unsigned *cpu)
@@ -73,8 +67,8 @@ static struct mk_lua_vm *check_stream(lua_State *L, unsigned *cpu)
     return v;
 }
 
-/* watch(console, cpu, patterns, { plain=, stops=, exact=, exits=, ticks=, screen=, looks= })
- * -> watch */
+/* watch(console, cpu, patterns, { plain=, stops=, exact=, forbids=, exits=, ticks=, screen=, looks=
+ * }) -> watch, which is off when it is garbage */
 static int watch(lua_State *L)
 {
     unsigned cpu;
@@ -82,7 +76,9 @@ static int watch(lua_State *L)
     struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
     luaL_checktype(L, 3, LUA_TTABLE);
     luaL_checktype(L, 4, LUA_TTABLE);
-    mk_check_outside_handler(L, "expect()");
+    bool forbids = mk_true_field(L, 4, "forbids");
+    if (!forbids)
+        mk_check_outside_handler(L, "expect()");
     bool plain = mk_true_field(L, 4, "plain"), screen = mk_true_field(L, 4, "screen");
     struct mk_watch setup = { .stops = mk_true_field(L, 4, "stops"),
                               .exact = mk_true_field(L, 4, "exact"),
@@ -101,6 +97,7 @@ static int watch(lua_State *L)
             mk_watch_free(w);
         return mk_lua_error(L, "%s", err.text);
     }
+    w->forbids = forbids;
     w->stops = setup.stops;
     w->exact = setup.exact;
     w->exits = setup.exits;
@@ -113,78 +110,22 @@ static int watch(lua_State *L)
     return 1;
 }
 
-/* --- forbidding --- */
-
-static void remove_forbids(lua_State *L, struct mk_lua_vm *v, struct mk_handle *h, int vm_index)
+/* watch_hits(watch) -> how often one that forbids has matched */
+static int watch_hits(lua_State *L)
 {
-    (void)L, (void)vm_index;
-    struct mk_watch *next;
-    for (struct mk_watch *w = h->target; w; w = next) {
-        next = w->sibling;
-        mk_vm_unwatch(&v->vm, w);
-        mk_watch_free(w);
-    }
-}
-
-static uint64_t count_forbids(struct mk_lua_vm *v, struct mk_handle *h)
-{
-    uint64_t hits = 0;
+    struct box *box;
+    struct mk_lua_vm *v = check_watch(L, &box);
     pthread_mutex_lock(&v->vm.console.lock);
-    for (struct mk_watch *w = h->target; w; w = w->sibling)
-        hits += w->hits;
+    uint64_t hits = box->w->hits;
     pthread_mutex_unlock(&v->vm.console.lock);
-    return hits;
+    lua_pushinteger(L, (lua_Integer)hits);
+    return 1;
 }
 
-static void free_all(struct mk_watch *w)
+/* streams(console) -> how many streams of output it has: that of vCPU 0, and so on */
+static int streams(lua_State *L)
 {
-    while (w) {
-        struct mk_watch *next = w->sibling;
-        mk_watch_free(w);
-        w = next;
-    }
-}
-
-/* One for each vCPU of `from` to `last`; NULL with an error. */
-static struct mk_watch *make_forbids(lua_State *L, unsigned from, unsigned last, bool plain,
-                                     bool exact, struct mk_err *err)
-{
-    struct mk_watch *list = NULL;
-    for (unsigned i = from; i <= last; i++) {
-        struct mk_watch *w = mk_watch_new(i);
-        if (w) {
-            w->sibling = list;
-            w->forbids = w->stops = true;
-            w->exact = exact;
-            list = w;
-        }
-        if (!w || !add_pattern(L, w, plain, err)) {
-            free_all(list);
-            return NULL;
-        }
-    }
-    return list;
-}
-
-/* forbid(console, cpu | nil, pattern, plain, exact) -> handle: of one vCPU or of all. */
-static int forbid(lua_State *L)
-{
-    unsigned cpu;
-    struct mk_lua_vm *v = check_stream(L, &cpu);
-    struct mk_err err = { .code = ENOMEM, .text = "out of memory" };
-    luaL_checkstring(L, 3);
-    unsigned last = lua_isnil(L, 2) ? v->vm.console.streams - 1 : cpu;
-    bool plain = lua_toboolean(L, 4), exact = lua_toboolean(L, 5);
-    lua_getiuservalue(L, 1, 1);
-    struct mk_handle *h = mk_new_handle(L, -1);
-    lua_pushvalue(L, 3);
-    struct mk_watch *list = make_forbids(L, cpu, last, plain, exact, &err);
-    lua_pop(L, 1);
-    if (!list)
-        return mk_lua_error(L, "%s", err.text);
-    for (struct mk_watch *w = list; w; w = w->sibling)
-        mk_vm_watch(&v->vm, w);
-    *h = (struct mk_handle){ .remove = remove_forbids, .count = count_forbids, .target = list };
+    lua_pushinteger(L, mk_check_child(L, 1, MK_CONSOLE)->vm.console.streams);
     return 1;
 }
 
@@ -350,14 +291,6 @@ static int where(lua_State *L)
     return known;
 }
 
-/* last_result(vm) -> reason, info of a run that is over, or nothing */
-static int last_result(lua_State *L)
-{
-    struct mk_lua_vm *v = mk_check_vm(L, 1);
-    bool over = mk_vm_wait(&v->vm, 0) && v->vm.state == MK_VM_ENDED;
-    return over ? mk_push_result(L, v) : 0;
-}
-
 /* consume(console): all that was printed so far has been waited for. */
 static int consume(lua_State *L)
 {
@@ -402,12 +335,23 @@ static int exits_since(lua_State *L)
 }
 
 static const luaL_Reg meta[] = { { "__gc", watch_close }, { "__close", watch_close }, MK_END };
-static const luaL_Reg core[] = {
-    MK_FN(watch),       MK_FN(forbid),      MK_FN(watch_wait),   MK_FN(watch_again),
-    MK_FN(watch_place), MK_FN(consumed),    MK_FN(watch_result), MK_FN(forbidden),
-    MK_FN(search),      MK_FN(input_state), MK_FN(where),        MK_FN(last_result),
-    MK_FN(consume),     MK_FN(blame),       MK_FN(exits_since),  MK_END
-};
+static const luaL_Reg core[] = { MK_FN(watch),
+                                 MK_FN(watch_close),
+                                 MK_FN(watch_hits),
+                                 MK_FN(streams),
+                                 MK_FN(watch_wait),
+                                 MK_FN(watch_again),
+                                 MK_FN(watch_place),
+                                 MK_FN(consumed),
+                                 MK_FN(watch_result),
+                                 MK_FN(forbidden),
+                                 MK_FN(search),
+                                 MK_FN(input_state),
+                                 MK_FN(where),
+                                 MK_FN(consume),
+                                 MK_FN(blame),
+                                 MK_FN(exits_since),
+                                 MK_END };
 
 const struct mk_exports mk_watch_exports[] = { { .type = MK_WATCH, .meta = meta, .core = core },
                                                MK_END };

@@ -107,8 +107,19 @@ function console:try_expect(patterns, options) end
 ---From now on output that a pattern matches ends the run with reason `"forbidden"`.
 ---@param pattern string
 ---@param options? minikvm.forbid.options
----@return minikvm.handle
+---@return minikvm.forbid.handle
 function console:forbid(pattern, options) end
+
+---What console:forbid returns; a `<close>` variable allows it again.
+---@class minikvm.forbid.handle
+---@field hits integer how often it was printed
+---@field private console minikvm.console
+---@field private watches table
+---@field private removed? boolean
+local forbid_handle = {}
+
+---Allows it again; twice does no harm.
+function forbid_handle:remove() end
 
 ---All that is printed from now on goes to this file, too, emptied first; nil ends it.
 ---@param path? string

@@ -2,6 +2,7 @@
 -- (src/lua/watch.c). Loaded by the first wait.
 
 local core = require "minikvm.core"
+local handles = require "minikvm.handle"
 local options = require "minikvm.options"
 
 local M = {}
@@ -128,6 +129,11 @@ local function input_line(con)
     ended and ", then input ended" or "")
 end
 
+---Reason and information of a run that is over.
+local function last_result(vm)
+  if vm.state == "ended" then return core.wait(vm, 0) end
+end
+
 local function place(vm, rip)
   local text = package.loaded["minikvm.image"] and require("minikvm.debug.where").text(vm, rip)
   return ("rip 0x%x%s"):format(rip, text and (" in " .. text) or "")
@@ -142,7 +148,7 @@ local function cpu_line(vm, cpu)
       return line .. "running" .. (rip and " at " .. place(vm, rip) or ", busy with an exit")
     end
   end
-  local _, info = core.last_result(vm)
+  local _, info = last_result(vm)
   if not info then return line .. "did not run" end
   local own = info.cpu[cpu]
   return line .. ("%s at %s: %s"):format(own.reason, place(vm, own.rip), own.text)
@@ -194,7 +200,7 @@ end
 
 ---The result of a vm that cannot go on; after HLT it can where an interrupt may come.
 local function ended_for_good(vm)
-  local reason, info = core.last_result(vm)
+  local reason, info = last_result(vm)
   if reason == "exit" or reason == "panic" or reason == "shutdown" or reason == "fault"
     or reason == "error"
      or reason == "halt" and not interruptible(vm) then
@@ -293,13 +299,37 @@ function M.try_expect(con, patterns, opts)
   return nil_for_false(expect("try_expect", con, patterns, opts))
 end
 
+-- By console, what is forbidden there, whether or not a script keeps the handle.
+local forbidden = setmetatable({}, { __mode = "k" })
+
+---A console's handle of what is forbidden.
+local forbidding = handles.kind("handle of console:forbid", { "console", "watches", "hits" },
+  function(handle)
+    core.vm_of(handle.console, "minikvm.console") -- raises when it is closed
+    for _, w in ipairs(handle.watches) do core.watch_close(w) end
+    forbidden[handle.console][handle] = nil
+  end,
+  function(handle)
+    local hits = 0
+    for _, w in ipairs(handle.watches) do hits = hits + core.watch_hits(w) end
+    return hits
+  end)
+
 function M.forbid(con, pattern, opts)
   check_console(con, "forbid")
   local o = options.check("console:forbid", opts, FORBID)
   if type(pattern) ~= "string" then
     core.blame("console:forbid: expected a pattern, got a " .. type(pattern))
   end
-  return core.forbid(con, o.cpu, pattern, o.plain, o.stop)
+  local first, last = o.cpu or 0, o.cpu or core.streams(con) - 1
+  local watches, settings = {}, { plain = o.plain, exact = o.stop, stops = true, forbids = true }
+  for cpu = first, last do
+    watches[#watches + 1] = core.watch(con, cpu, { pattern }, settings)
+  end
+  local handle = forbidding{ console = con, watches = watches }
+  forbidden[con] = forbidden[con] or {}
+  forbidden[con][handle] = true
+  return handle
 end
 
 -- ---- typing ----
@@ -424,7 +454,8 @@ function M.expect_exits(vm, want)
 end
 
 -- For others that wait for a guest.
-M.tail, M.cpu_line, M.ended_for_good = tail, cpu_line, ended_for_good
+M.tail, M.cpu_line, M.last_result = tail, cpu_line, last_result
+M.ended_for_good = ended_for_good
 M.pattern_list, M.quoted, M.show = pattern_list, quoted, show
 
 return M

@@ -107,7 +107,7 @@ end
 ---Calls fn(index, info) for the first vCPUs, whose info is that of their last run, if there is one;
 ---what it returns are the parts of a text.
 local function of_cpus(vm, fn)
-  local _, info = core.last_result(vm)
+  local _, info = require("minikvm.console.expect").last_result(vm)
   local parts = {}
   for i = 0, CPUS - 1 do
     local there, cpu = pcall(function() return vm.cpu[i] end)
