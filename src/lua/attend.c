@@ -31,12 +31,8 @@ static int wait_attention(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     uint64_t ns = mk_opt_seconds(L, 2);
     mk_check_outside_handler(L, "waiting for a debugger");
-    struct mk_wait wait = mk_vm_wait_for(&v->vm, mk_vm_wants_attention, &v->vm);
-    v->busy++;
-    bool wanted = mk_lua_wait(L, ns, &wait);
-    v->busy--;
+    lua_pushboolean(L, mk_lua_wait_vm(L, v, ns, mk_vm_wants_attention, &v->vm));
     v->vm.attention = false;
-    lua_pushboolean(L, wanted);
     return 1;
 }
 

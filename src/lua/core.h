@@ -176,6 +176,9 @@ void mk_check_outside_handler(lua_State *L, const char *what);
  * deadline and Ctrl-C end the wait and, at the next instruction, the handler; the time that the VM
  * is paused does not count (mk_vcpu_wait). */
 bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait);
+/* The same for what a VM comes to, which is not collected meanwhile. */
+bool mk_lua_wait_vm(lua_State *L, struct mk_lua_vm *v, uint64_t ns, bool (*done)(void *ctx),
+                    void *ctx);
 
 /* The gate: every call into Lua from a vCPU's thread. Takes the Lua lock and calls body(co), which
  * finds `ctx` as a light userdata at index 1, pushes a handler and its arguments, calls it and

@@ -227,41 +227,6 @@ static int cpu_newindex(lua_State *L)
     return 0;
 }
 
-/* regs(cpu) -> the bytes of its struct kvm_regs */
-static int get_regs(lua_State *L)
-{
-    struct mk_lua_vm *v;
-    struct kvm_regs regs = seen_regs(L, mk_check_cpu(L, &v));
-    lua_pushlstring(L, (const char *)&regs, sizeof(regs));
-    return 1;
-}
-
-/* sregs(cpu) -> the bytes of its struct kvm_sregs */
-static int get_sregs(lua_State *L)
-{
-    struct mk_lua_vm *v;
-    struct kvm_sregs s;
-    read_sregs(L, mk_check_cpu(L, &v), &s);
-    lua_pushlstring(L, (const char *)&s, sizeof(s));
-    return 1;
-}
-
-/* set_sregs(cpu, bytes) */
-static int set_sregs(lua_State *L)
-{
-    struct mk_lua_vm *v;
-    struct kvm_sregs s;
-    size_t length;
-    struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
-    const char *bytes = luaL_checklstring(L, 2, &length);
-    luaL_argcheck(L, length == sizeof(s), 2, "not a struct kvm_sregs");
-    memcpy(&s, bytes, sizeof(s));
-    if (mk_vcpu_set_guest_sregs(c, &s) < 0)
-        return mk_lua_error(L, "cpu:set_sregs: KVM refuses these system registers");
-    mk_vm_restart_cpu(&v->vm, c->cpu.index);
-    return 0;
-}
-
 /* The walk of the linear address that is argument 2. */
 static struct mk_walk check_walk(lua_State *L)
 {
@@ -344,9 +309,7 @@ static const luaL_Reg meta[] = { { "__index", cpu_index }, { "__newindex", cpu_n
 static const luaL_Reg methods[] = {
     { "translate", cpu_translate }, { "nmi", cpu_nmi }, { "interrupt", cpu_interrupt }, MK_END
 };
-static const luaL_Reg core[] = {
-    { "regs", get_regs }, { "sregs", get_sregs }, MK_FN(set_sregs), MK_FN(walk), MK_END
-};
+static const luaL_Reg core[] = { MK_FN(walk), MK_END };
 
 const struct mk_exports mk_cpu_exports[] = { { .type = MK_CPU, .meta = meta, .methods = methods },
                                              { .type = MK_CPUS, .core = core, .open = open_cpu },

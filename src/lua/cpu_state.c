@@ -1,6 +1,7 @@
 /* cpu_state.c - a vCPU as a debugger wants it: its state as KVM's structures, MSRs, and memory by
  * linear address. For lua/minikvm/gdb, which knows what is in them. As for vm.cpu[i]: while the VM
  * does not run or is paused, or inside a handler of the vCPU. */
+#include "debug/instruction.h"
 #include "lua/core.h"
 #include "x86/mode.h"
 
@@ -10,60 +11,75 @@
 
 /* --- structures of KVM's --- */
 
-/* set_regs(cpu, bytes of a struct kvm_regs) */
-static int set_regs(lua_State *L)
-{
-    struct mk_lua_vm *v;
+enum { REGS, SREGS, FPU, DEBUG_REGS };
+static const char *const names[] = { "regs", "sregs", "fpu", "debugregs", NULL };
+
+union state {
     struct kvm_regs regs;
-    size_t length;
-    struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
-    const char *bytes = luaL_checklstring(L, 2, &length);
-    luaL_argcheck(L, length == sizeof(regs), 2, "not a struct kvm_regs");
-    memcpy(&regs, bytes, sizeof(regs));
-    if (mk_vcpu_set_regs(c, &regs) < 0)
-        return mk_lua_error(L, "KVM refuses these registers");
-    mk_vm_restart_cpu(&v->vm, c->cpu.index);
-    return 0;
+    struct kvm_sregs sregs;
+    struct kvm_fpu fpu;
+    struct kvm_debugregs debug;
+};
+
+static const size_t sizes[] = { sizeof(struct kvm_regs), sizeof(struct kvm_sregs),
+                                sizeof(struct kvm_fpu), sizeof(struct kvm_debugregs) };
+
+/* RIP as handlers see it. */
+static int get(struct mk_vcpu *c, int which, union state *s)
+{
+    uint64_t rip;
+    switch (which) {
+    case REGS:
+        rip = mk_access_rip(c);
+        s->regs = *mk_vcpu_get_regs(c);
+        s->regs.rip = rip;
+        return c->regs_known ? 0 : -1;
+    case SREGS: return mk_vcpu_get_guest_sregs(c, &s->sregs);
+    case FPU: return mk_ioctl(c->fd, KVM_GET_FPU, &s->fpu);
+    default: return mk_ioctl(c->fd, KVM_GET_DEBUGREGS, &s->debug);
+    }
 }
 
-/* fpu(cpu) -> the bytes of its struct kvm_fpu */
-static int get_fpu(lua_State *L)
+/* The debugger's own breakpoints need the debug registers. */
+static int set(struct mk_vcpu *c, int which, union state *s)
+{
+    switch (which) {
+    case REGS: return mk_vcpu_set_regs(c, &s->regs);
+    case SREGS: return mk_vcpu_set_guest_sregs(c, &s->sregs);
+    case FPU: return mk_ioctl(c->fd, KVM_SET_FPU, &s->fpu);
+    default: return -1;
+    }
+}
+
+/* state(cpu, "regs" | "sregs" | "fpu" | "debugregs") -> the bytes of that struct kvm_... */
+static int get_state(lua_State *L)
 {
     struct mk_lua_vm *v;
-    struct kvm_fpu fpu;
-    if (mk_ioctl(mk_check_cpu(L, &v)->fd, KVM_GET_FPU, &fpu) < 0)
-        return mk_lua_error(L, "KVM does not tell the FPU's registers");
-    lua_pushlstring(L, (const char *)&fpu, sizeof(fpu));
+    union state s;
+    struct mk_vcpu *c = mk_check_cpu(L, &v);
+    int which = luaL_checkoption(L, 2, NULL, names);
+    if (get(c, which, &s) < 0)
+        return mk_lua_error(L, "KVM does not tell this state: %s", names[which]);
+    lua_pushlstring(L, (const char *)&s, sizes[which]);
     return 1;
 }
 
-/* set_fpu(cpu, bytes) */
-static int set_fpu(lua_State *L)
+/* set_state(cpu, "regs" | "sregs" | "fpu", bytes) */
+static int set_state(lua_State *L)
 {
     struct mk_lua_vm *v;
-    struct kvm_fpu fpu;
+    union state s;
     size_t length;
-    const struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
-    const char *bytes = luaL_checklstring(L, 2, &length);
-    luaL_argcheck(L, length == sizeof(fpu), 2, "not a struct kvm_fpu");
-    memcpy(&fpu, bytes, sizeof(fpu));
-    if (mk_ioctl(c->fd, KVM_SET_FPU, &fpu) < 0)
-        return mk_lua_error(L, "KVM refuses these FPU registers");
+    struct mk_vcpu *c = mk_check_settable_cpu(L, &v);
+    int which = luaL_checkoption(L, 2, NULL, names);
+    const char *bytes = luaL_checklstring(L, 3, &length);
+    luaL_argcheck(L, length == sizes[which], 3, "of another size");
+    memcpy(&s, bytes, length);
+    if (set(c, which, &s) < 0)
+        return mk_lua_error(L, "KVM refuses this state: %s", names[which]);
+    if (which != FPU)
+        mk_vm_restart_cpu(&v->vm, c->cpu.index);
     return 0;
-}
-
-/* debug_regs(cpu) -> DR0 to DR3, DR6, DR7 as the guest has set them */
-static int get_debug_regs(lua_State *L)
-{
-    struct mk_lua_vm *v;
-    struct kvm_debugregs regs;
-    if (mk_ioctl(mk_check_cpu(L, &v)->fd, KVM_GET_DEBUGREGS, &regs) < 0)
-        return mk_lua_error(L, "KVM does not tell the debug registers");
-    for (unsigned i = 0; i < 4; i++)
-        lua_pushinteger(L, (lua_Integer)regs.db[i]);
-    lua_pushinteger(L, (lua_Integer)regs.dr6);
-    lua_pushinteger(L, (lua_Integer)regs.dr7);
-    return 6;
 }
 
 /* msr(cpu, index) -> value; nil: KVM has none of that number */
@@ -174,10 +190,9 @@ static int regions(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg core[] = { MK_FN(set_regs),    { "fpu", get_fpu },
-                                 MK_FN(set_fpu),     { "debug_regs", get_debug_regs },
-                                 { "msr", get_msr }, MK_FN(set_msr),
-                                 MK_FN(linear_read), MK_FN(linear_write),
-                                 MK_FN(regions),     MK_END };
+static const luaL_Reg core[] = { { "state", get_state }, MK_FN(set_state),
+                                 { "msr", get_msr },     MK_FN(set_msr),
+                                 MK_FN(linear_read),     MK_FN(linear_write),
+                                 MK_FN(regions),         MK_END };
 
 const struct mk_exports mk_cpu_state_exports[] = { { .core = core }, MK_END };

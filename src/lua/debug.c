@@ -280,10 +280,7 @@ static int end_step(lua_State *L)
 static int wait_for(lua_State *L, bool (*done)(void *vm), uint64_t ns)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    struct mk_wait wait = mk_vm_wait_for(&v->vm, done, &v->vm);
-    v->busy++;
-    lua_pushboolean(L, mk_lua_wait(L, ns, &wait));
-    v->busy--;
+    lua_pushboolean(L, mk_lua_wait_vm(L, v, ns, done, &v->vm));
     return 1;
 }
 

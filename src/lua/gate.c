@@ -97,6 +97,16 @@ bool mk_lua_wait(lua_State *L, uint64_t ns, const struct mk_wait *wait)
     return over;
 }
 
+bool mk_lua_wait_vm(lua_State *L, struct mk_lua_vm *v, uint64_t ns, bool (*done)(void *ctx),
+                    void *ctx)
+{
+    struct mk_wait wait = mk_vm_wait_for(&v->vm, done, ctx);
+    v->busy++;
+    bool is = mk_lua_wait(L, ns, &wait);
+    v->busy--;
+    return is;
+}
+
 /* --- the gate --- */
 
 /* Keeps message and traceback of the first failure; runs as the message handler, on the failing

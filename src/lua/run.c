@@ -82,16 +82,6 @@ static int start(lua_State *L)
     return 1;
 }
 
-/* Gives the lock up until done(vm), `ns` have passed or Ctrl-C came. */
-static bool wait_for(lua_State *L, struct mk_lua_vm *v, bool (*done)(void *vm), uint64_t ns)
-{
-    struct mk_wait wait = mk_vm_wait_for(&v->vm, done, &v->vm);
-    v->busy++;
-    bool is = mk_lua_wait(L, ns, &wait);
-    v->busy--;
-    return is;
-}
-
 /* Its state is a vCPU thread's business while it runs. */
 static bool never_ran(struct mk_lua_vm *v)
 {
@@ -108,7 +98,7 @@ static int wait(lua_State *L)
         mk_check_outside_handler(L, "wait()");
     if (never_ran(v))
         return mk_lua_error(L, "wait: vm \"%s\" was never started", v->vm.name);
-    if (wait_for(L, v, mk_vm_is_stopped, ns))
+    if (mk_lua_wait_vm(L, v, ns, mk_vm_is_stopped, &v->vm))
         return finish(L, v);
     mk_fail(&err, ETIMEDOUT, "vm \"%s\" is still running", v->vm.name);
     return mk_push_err(L, &err);
@@ -122,7 +112,7 @@ static int vm_stop(lua_State *L)
     mk_vm_stop(&v->vm, MK_STOPPED);
     if (v->lua->handler || never_ran(v))
         return 0;
-    wait_for(L, v, mk_vm_is_stopped, MK_FOREVER);
+    mk_lua_wait_vm(L, v, MK_FOREVER, mk_vm_is_stopped, &v->vm);
     return finish(L, v);
 }
 
@@ -174,7 +164,7 @@ static int vm_pause(lua_State *L)
     struct mk_err err;
     bool runs = mk_vm_pause(&v->vm);
     if (runs && !v->lua->handler) {
-        wait_for(L, v, mk_vm_is_paused_or_stopped, MK_FOREVER);
+        mk_lua_wait_vm(L, v, MK_FOREVER, mk_vm_is_paused_or_stopped, &v->vm);
         runs = !mk_vm_wait(&v->vm, 0);
     }
     lua_settop(L, 1);

@@ -139,10 +139,7 @@ static int watch_wait(lua_State *L)
     struct mk_lua_vm *v = check_watch(L, &box);
     uint64_t ns = mk_check_seconds(L, 2);
     struct mk_vm_watched watched = { &v->vm, box->w };
-    struct mk_wait wait = mk_vm_wait_for(&v->vm, mk_vm_watch_decided, &watched);
-    v->busy++;
-    mk_lua_wait(L, ns, &wait);
-    v->busy--;
+    mk_lua_wait_vm(L, v, ns, mk_vm_watch_decided, &watched);
     return 0;
 }
 

@@ -5,17 +5,14 @@ local core = require "minikvm.core"
 
 local M = {}
 
-local READ <const> = { regs = core.regs, sregs = core.sregs, fpu = core.fpu }
-local WRITE <const> = { regs = core.set_regs, sregs = core.set_sregs, fpu = core.set_fpu }
 local LMA <const> = 1 << 10
 
 ---KVM's structures of a vCPU, each read when it is first wanted.
 ---@param cpu minikvm.cpu
 function M.view(cpu)
   return setmetatable({}, { __index = function(view, name)
-    local bytes = name == "debug" and { core.debug_regs(cpu) } or READ[name](cpu)
-    view[name] = bytes
-    return bytes
+    view[name] = core.state(cpu, name)
+    return view[name]
   end })
 end
 
@@ -61,7 +58,6 @@ function M.read(view, cpu, register)
   if register.special == "pc" then return (("<i8"):pack(M.pc(view))):sub(1, size) end
   if register.special == "ftag" then return ("<I4"):pack(tags(view.fpu)) end
   if not from then return ("\0"):rep(size) end
-  if from == "debug" then return (("<i8"):pack(view.debug[register.at])):sub(1, size) end
   if from == "msr" then
     local value = core.msr(cpu, register.at)
     return value and ("<i8"):pack(value)
@@ -119,13 +115,13 @@ function M.write(view, cpu, register, bytes)
     bytes = ("<i8"):pack(ip)
   elseif register.from == "msr" then
     return core.set_msr(cpu, register.at, (("<i8"):unpack(bytes))) or nil
-  elseif register.from == "debug" or not register.from or register.special == "ftag" then
+  elseif register.from == "debugregs" or not register.from or register.special == "ftag" then
     return nil -- the debugger's own breakpoints need the debug registers
   else
     bytes = widened(register, view, bytes:sub(1, register.width))
   end
   local from = register.from
-  WRITE[from](cpu, replaced(view[from], register.at, bytes))
+  core.set_state(cpu, from, replaced(view[from], register.at, bytes))
   view[from] = nil
   return true
 end

@@ -11,8 +11,8 @@ local M = {}
 ---@field name string
 ---@field size integer  bytes that gdb gets
 ---@field type string
----@field from string?  "regs", "sregs", "fpu", "debug", "msr"
----@field at integer?  offset into that structure, number of the debug register or MSR
+---@field from string?  "regs", "sregs", "fpu", "debugregs", "msr"
+---@field at integer?  offset into that structure, number of the MSR
 ---@field width integer?  bytes there
 ---@field special string?  "pc", "selector", "ftag"
 ---@field group string?
@@ -118,7 +118,7 @@ local function system(add, bytes)
   one("ldt", "sregs", SEGMENTS.ldt + SELECTOR, 2)
   one("tr", "sregs", SEGMENTS.tr + SELECTOR, 2)
   one("tr_base", "sregs", SEGMENTS.tr, 8)
-  for i, name in ipairs{ "dr0", "dr1", "dr2", "dr3", "dr6", "dr7" } do one(name, "debug", i, 8) end
+  for i, name in ipairs{ "dr0", "dr1", "dr2", "dr3", "dr6", "dr7" } do one(name, "debugregs", 8 * i - 8, 8) end
   for _, msr in ipairs(MSRS) do
     add{ name = msr[1], size = 8, type = "int64", from = "msr", at = msr[2], width = 8,
          group = "system" }

@@ -59,7 +59,7 @@ for name in pairs(CONTROLS) do SREGS[name] = up_to(64) end
 ---@return table<string, integer>  { rax=, …, rflags= }
 function cpu:regs()
   options.self("cpu:regs", self, "minikvm.cpu")
-  local bytes, regs = core.regs(self), {}
+  local bytes, regs = core.state(self, "regs"), {}
   for i, name in ipairs(REGS) do regs[name] = ("<i8"):unpack(bytes, 8 * i - 7) end
   return registers.mark_regs(regs)
 end
@@ -75,7 +75,7 @@ end
 ---  … }
 function cpu:sregs()
   options.self("cpu:sregs", self, "minikvm.cpu")
-  local bytes, sregs = core.sregs(self), {}
+  local bytes, sregs = core.state(self, "sregs"), {}
   for i, name in ipairs(SEGMENTS) do sregs[name] = segment_at(bytes, i) end
   for name, at in pairs(TABLES) do
     local base, limit = TABLE_BYTES:unpack(bytes, at)
@@ -106,7 +106,7 @@ end
 function cpu:set_sregs(values)
   options.self("cpu:set_sregs", self, "minikvm.cpu")
   values = options.check("cpu:set_sregs", values, SREGS)
-  local bytes = core.sregs(self)
+  local bytes = core.state(self, "sregs")
   for i, name in ipairs(SEGMENTS) do
     if values[name] then bytes = change_segment(bytes, i, values[name]) end
   end
@@ -118,7 +118,7 @@ function cpu:set_sregs(values)
   for name, at in pairs(CONTROLS) do
     if values[name] then bytes = replace(bytes, at, ("<i8"):pack(values[name])) end
   end
-  core.set_sregs(self, bytes)
+  core.set_state(self, "sregs", bytes)
   return self
 end
 
