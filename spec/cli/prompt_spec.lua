@@ -189,6 +189,9 @@ describe("cpu:disassemble", function()
     assert.same({ 3, 0, 3, "\xb8\x34\x12" }, { #list, first.address, first.size, first.bytes })
     assert.equal("hlt", vm.cpu[0]:disassemble(1, 5)[1].text)
     assert.equal(0, #vm.cpu[0]:disassemble(1, 0x7fffffff))
+    vm.memory:map{ at = 0xfffff000, bytes = ("\x90"):rep(4095) .. "\xf4", rom = true }
+    list = vm.cpu[0]:disassemble(2, 0xfffffffe)
+    assert.same({ "nop", "hlt" }, { list[1].text, list[2].text })
     for _, wrong in ipairs{ 0, -1, 1.5, "x" } do
       assert.error_matches(function() vm.cpu[0]:disassemble(wrong) end, "1 to 10000")
     end

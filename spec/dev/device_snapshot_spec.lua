@@ -143,6 +143,23 @@ describe("a snapshot", function()
     end
   end)
 
+  -- Such as a file may have them.
+  it("refuses states that are none, and changes nothing", function()
+    local vm <close> = guest()
+    local d = vm:attach(counter(), { ports = 0x300 })
+    local place = d.place
+    run(vm)
+    for key, value in pairs{ place = {}, reg = 7 } do
+      d[key] = value
+      local snap = vm:snapshot()
+      d.place, d.state.reads = place, 9
+      assert.error_matches(function() vm:restore(snap) end,
+                           "vm:restore: the states of its devices are damaged")
+      assert.equal(9, d.state.reads)
+      vm:reset()
+    end
+  end)
+
   it("that a device does not take leaves a VM that says so and runs after the next", function()
     local vm <close> = guest()
     local broken = true

@@ -2,6 +2,7 @@
 -- 5.1, 5.3.
 -- spec/guests/linux_pci_spec.lua has Linux's driver.
 
+local blk = require "minikvm.devices.blk"
 local console = require "minikvm.devices.console"
 local kvm = require "minikvm"
 local net = require "minikvm.devices.net"
@@ -403,6 +404,11 @@ describe("virtio's network card", function()
     local vm <close> = pci.vm{ memory = "4M" }
     local d = vm.pci:attach(kvm.pci{ name = "card", vendor = 1, device = 1 })
     refused("net.send: device card is no network card", function() net.send(d, FRAME) end)
+    local hub, disk = net.hub(), vm.pci:attach(blk.new{ size = 512 })
+    for _, from in ipairs{ d, disk } do
+      refused("is no network card", function() hub:send(FRAME, { from = from }) end)
+    end
+    refused("'from': expected a network card", function() hub:send(FRAME, { from = hub }) end)
   end)
 end)
 

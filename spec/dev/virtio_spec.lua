@@ -1,6 +1,7 @@
 -- virtio devices in Lua (kvm.virtio), driven by hand: Virtual I/O Device 1.2, chapters 2, 3 and
 -- 4.1. spec/c/test_virtq.c has the queues; spec/guests/linux_pci_spec.lua Linux's drivers.
 
+local console = require "minikvm.devices.console"
 local kvm = require "minikvm"
 local net = require "minikvm.devices.net"
 local pci = require "support.pci"
@@ -106,6 +107,29 @@ describe("a virtio device", function()
       vm.memory:u32(USED + 8) })
     assert.same({ 1, 0 }, { vm.memory:u8(A), vm.memory:u8(B) }) -- the ISR, which reading clears
     assert.equal(0, d.state.virtio.errors)
+  end)
+
+  it("says whose configuration is none", function()
+    local vm <close> = machine(kvm.virtio{ name = "odd", id = 42, queues = 1, on_buffer = answer,
+                                           config = function() return 7 end })
+    vm:load{ bytes = pci.place(CARD, 0, BASE) .. peek(A, BASE + 0x2000) }
+    local reason, info = vm:run()
+    assert.equal("error", reason)
+    assert.matches("device odd: its 'config' returned a number, not the bytes", info.text, 1, true)
+  end)
+
+  it("keeps a limit of what a driver asks for and never takes", function()
+    local vm <close>, d = machine(console.new{ ports = 31 })
+    vm.memory:write(DATA, ("<I4I2I2"):pack(0, 0, 1)) -- VIRTIO_CONSOLE_DEVICE_READY
+    local heads = {}
+    for i = 0, 63 do
+      describe_at(vm, i, DATA, 8, 0)
+      heads[i + 1] = i
+    end
+    offer(vm, heads)
+    pci.run(vm, { start(64, nil, nil, 3), poke16(BASE + 0x3000 + 4 * 3, 0) })
+    assert.equal(64, vm.memory:u16(USED + 2))
+    assert.equal(1024, #d.state.out[2])
   end)
 
   it("answers later, in any order, once", function()
@@ -365,7 +389,9 @@ describe("a virtio device", function()
     refused("a kind of device is 1 to 63, got 0", { id = 0, queues = 1, on_buffer = fn })
     refused("a size is a power of two, 1 to 1024, got 3", { id = 1, queues = { 3 },
       on_buffer = fn })
-    refused("expected how many, 1 to 64", { id = 1, queues = 0, on_buffer = fn })
+    for _, queues in ipairs{ 0, 65, math.maxinteger } do
+      refused("expected how many, 1 to 64", { id = 1, queues = queues, on_buffer = fn })
+    end
     refused("bits 0 to 23 and 50 to 63 are the device's", { id = 1, queues = 1, on_buffer = fn,
       features = 1 << 28 })
   end)

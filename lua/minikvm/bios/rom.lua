@@ -6,6 +6,8 @@
 -- interrupts the guest (timer, keyboard) is served in machine code as far as it can be. IBM PC/AT
 -- Technical Reference, "BIOS".
 
+local core = require "minikvm.core"
+
 local M = {}
 
 M.SEGMENT, M.BASE = 0xf000, 0xf0000
@@ -22,9 +24,7 @@ M.SERVICES = { [0x00] = "stop", [0x06] = "stop", [0x10] = "call", [0x11] = "call
                [0x18] = "call", [0x19] = "call", [0x1a] = "call" }
 
 local function bytes(listing)
-  return (listing:gsub(";[^\n]*", ""):gsub("%s", ""):gsub("%x%x", function(h)
-    return string.char(tonumber(h, 16))
-  end))
+  return core.unhex((listing:gsub(";[^\n]*", ""):gsub("%s", "")))
 end
 
 local CODE <const> = {

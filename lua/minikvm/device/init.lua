@@ -344,7 +344,9 @@ end
 function Device:hits()
   options.self("device:hits", self, KIND)
   local sum = 0
-  for _, handle in ipairs(self.handles) do sum = sum + handle.hits end
+  for _, handle in ipairs(self.handles) do
+    if core.kind(handle) then sum = sum + handle.hits end -- those made in Lua count nothing
+  end
   return sum
 end
 

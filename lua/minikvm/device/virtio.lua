@@ -144,7 +144,10 @@ end
 
 local function config_bytes(d)
   local config = d.own.virtio.config
-  return type(config) == "function" and config(d) or config
+  if type(config) == "string" then return config end
+  local bytes = config(d)
+  if type(bytes) == "string" then return bytes end
+  error(("device %s: its 'config' returned a %s, not the bytes"):format(d.name, type(bytes)), 0)
 end
 
 local function read_config(d, offset, size)
@@ -241,7 +244,7 @@ end
 local function check_queues(value)
   if math.type(value) == "integer" then
     local sizes = {}
-    for i = 1, value do sizes[i] = 256 end
+    for i = 1, math.min(value, QUEUES_MAX + 1) do sizes[i] = 256 end
     value = sizes
   end
   if type(value) ~= "table" or #value < 1 or #value > QUEUES_MAX then

@@ -16,6 +16,7 @@ local waits = require "minikvm.console.expect"
 local M = {}
 
 local PORTS <const>, KEPT <const>, TIMEOUT <const> = 31, 1 << 20, 10
+local MESSAGES <const> = 1024 -- that wait for a driver which asks and takes none
 local MULTIPORT <const>, CONTROL <const>, CONTROL_OUT <const> = 1 << 1, 2, 3 -- queues
 local READY <const>, ADD <const>, PORT_READY <const>, IS_CONSOLE <const>, OPEN <const>,
   NAME <const> = 0, 1, 3, 4, 6, 7 -- events (5.3.6.2)
@@ -47,6 +48,7 @@ end
 ---@param names (string|boolean)[]  by port from 0 on
 local function control(d, names, id, event)
   local function tell(port, what, value, more)
+    if #(d.state.out[CONTROL] or {}) == MESSAGES then return end
     put(d, CONTROL, ("<I4I2I2"):pack(port, what, value) .. (more or ""))
   end
   if event == READY then

@@ -8,6 +8,7 @@
 -- no fonts of the guest's own. Registers that change nothing here keep what is written to them.
 -- Handlers run on the vCPU's thread under the Lua lock.
 
+local core = require "minikvm.core"
 local kvm = require "minikvm"
 local options = require "minikvm.options"
 
@@ -40,9 +41,7 @@ local ENABLED <const> = 0x20 -- in its index: the palette is the screen's, not t
 local NO_DISPLAY <const>, RETRACE <const> = 0x01, 0x08 -- in STATUS
 
 local function file_of(hex)
-  local values = {}
-  for byte in hex:gmatch "%x%x" do values[#values + 1] = tonumber(byte, 16) end
-  return table.move(values, 1, #values, 0, {}) -- from 0
+  return table.move({ core.unhex(hex):byte(1, -1) }, 1, #hex // 2, 0, {}) -- from 0
 end
 
 ---The 64 colours of an EGA, then black, as a BIOS does; red, green and blue of six bits each.

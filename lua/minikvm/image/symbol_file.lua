@@ -129,9 +129,7 @@ function M.build_id(source)
   local name_size, id_size, kind = ("<I4I4I4"):unpack(note)
   local from = 12 + (name_size + 3 & ~3)
   if kind ~= BUILD_ID or id_size == 0 or from + id_size > size then return nil end
-  return (note:sub(from + 1, from + id_size):gsub(".", function(b)
-    return ("%02x"):format(b:byte())
-  end))
+  return core.hex(note:sub(from + 1, from + id_size))
 end
 
 local function overlap(a, b)

@@ -10,6 +10,8 @@
 -- prints here and there comes out in that order, and nothing in between. It needs root, and a
 -- kernel with iopl(2) (CONFIG_X86_IOPL_IOPERM).
 
+local core = require "minikvm.core"
+
 local M = {}
 
 local AT <const>, BUFFER <const> = 0x400000, 0x2000
@@ -68,9 +70,7 @@ local CODE <const> = [[
 
 ---@return string bytes  of the file
 function M.program()
-  local code = CODE:gsub(";[^\n]*", ""):gsub("%s", ""):gsub("%x%x", function(digits)
-    return string.char(tonumber(digits, 16))
-  end)
+  local code = core.unhex((CODE:gsub(";[^\n]*", ""):gsub("%s", "")))
   local size = CODE_AT + #code
   return "\x7fELF\2\1\1" .. ("\0"):rep(9)
     .. ("<I2I2I4I8I8I8I4I2I2I2I2I2I2"):pack(2, 62, 1, AT + CODE_AT, 64, 0, 0, 64, 56, 1, 64, 0, 0)

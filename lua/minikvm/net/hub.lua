@@ -34,13 +34,14 @@ end
 ---To each card but one.
 local function send(hub, frame, from, after)
   if hub.capture then hub.capture:add(frame) end
-  local card = type(from) == "table" and from.own and from.own.virtio and from.own.virtio.core
-  local taken = core.hub_send(hub.wire, frame, card, after)
+  local taken = core.hub_send(hub.wire, frame, from and from.own.virtio.core, after)
   for _, other in ipairs(after and hub:cards() or {}) do hub.arm(other) end
   return taken
 end
 
-local SEND <const> = options.declare("hub:send", { from = "any", after = "seconds" })
+local SEND <const> = options.declare("hub:send", {
+  from = options.object("minikvm.device", "a network card"), after = "seconds",
+})
 
 ---Puts a frame on the wire; on_frame is not asked.
 ---@param frame string  from its destination address on, 14 to 65535 bytes
@@ -51,6 +52,9 @@ function Hub:send(frame, opts)
   options.self("hub:send", self, HUB)
   options.argument("hub:send", "frame", frame, "string")
   local o = options.check("hub:send", opts, SEND)
+  if o.from and not o.from.own.net then
+    core.blame(("hub:send: option 'from': device %s is no network card"):format(o.from.name))
+  end
   return send(self, frame, o.from, o.after)
 end
 

@@ -15,15 +15,11 @@ local LONGEST <const> = 15 -- bytes of an instruction
 ---@class minikvm.listing  a list of instructions; tostring gives lines of text
 local _, meta = class "minikvm.listing"
 
-local function hex(bytes)
-  return (bytes:gsub(".", function(b) return ("%02x "):format(b:byte()) end))
-end
-
 function meta.__tostring(list)
   local lines = {}
   for i, insn in ipairs(list) do
     lines[i] = ("%s %08x  %-24s %s"):format(insn.address == list.rip and ">" or " ", insn.address,
-                                          hex(insn.bytes), insn.text)
+                                          (core.hex(insn.bytes):gsub("..", "%0 ")), insn.text)
   end
   return table.concat(lines, "\n")
 end
@@ -163,18 +159,11 @@ function cpu:disassemble(count, linear)
     core.blame(("disassemble: expected a number of instructions, 1 to 10000, got %s")
       :format(tostring(count)))
   end
-  local cs, memory = self:sregs().cs, core.vm_of(self, "minikvm.cpu").memory
+  local cs = self:sregs().cs
   local bits = cs.l == 1 and 64 or cs.db == 1 and 32 or 16
-  local mask = bits == 64 and -1 or 0xffffffff
-  local rip = (cs.base + self.rip) & mask
+  local rip = cs.base + self.rip & (bits == 64 and -1 or 0xffffffff)
   linear = linear or rip
-  local bytes = {}
-  for i = 0, count * LONGEST - 1 do
-    local at = self:translate((linear + i) & mask)
-    if not at or at < 0 or at >= #memory then break end
-    bytes[#bytes + 1] = memory:read(at, 1)
-  end
-  local code = table.concat(bytes)
+  local code = core.linear_read(self, linear, count * LONGEST)
   local list = setmetatable({ rip = rip }, meta)
   for i, insn in ipairs(core.disassemble(code, bits, linear)) do
     if i > count then break end

@@ -9,6 +9,7 @@ local registers = require "minikvm.debug.registers"
 local M = {}
 
 local reported = {} -- notes that are said once
+local LONGEST <const> = 16 -- bytes that are looked at of the code: more than an instruction has
 
 local EXCEPTION = {
   [0] = "#DE divide error", "#DB debug", "NMI", "#BP breakpoint", "#OF overflow",
@@ -20,41 +21,26 @@ local EXCEPTION = {
 local function gather(vm, index)
   local cpu = vm.cpu[index]
   local r = registers.of(cpu)
-  return { vm = vm, cpu = cpu, r = r, s = r, bits = r.bits,
-           protected = r.cr0 & 1 == 1, paged = r.cr0 >> 31 & 1 == 1,
-           mask = r.bits == 64 and -1 or 0xffffffff }
+  local mask = r.bits == 64 and -1 or 0xffffffff
+  local linear = r.cs.base + r.rip & mask
+  return { vm = vm, cpu = cpu, r = r, bits = r.bits, protected = r.cr0 & 1 == 1,
+           paged = r.cr0 >> 31 & 1 == 1, mask = mask, linear = linear,
+           code = core.linear_read(cpu, linear, LONGEST) }
 end
 
----Bytes at a linear address, as many of `length` as are mapped to RAM.
-local function read(c, linear, length)
-  local bytes = {}
-  for i = 0, length - 1 do
-    local at = c.cpu:translate((linear + i) & c.mask)
-    if not at or not c.vm.memory:has(at, 1) then break end
-    bytes[#bytes + 1] = c.vm.memory:read(at, 1)
-  end
-  return table.concat(bytes)
-end
+---Bytes at a linear address, as many of `length` as are mapped to memory.
+local function read(c, linear, length) return core.linear_read(c.cpu, linear & c.mask, length) end
 
-local function hex(bytes)
-  return (bytes:gsub(".", function(b) return ("%02x "):format(b:byte()) end):gsub(" $", ""))
-end
+---The instruction at CS:RIP; nil when there is none.
+local function instruction(c) return core.disassemble(c.code, c.bits, c.linear)[1] end
 
 -- ---- sections of the report ----
 
 local function code(c)
-  local linear = (c.s.cs.base + c.r.rip) & c.mask
-  local bytes = read(c, linear, 16)
-  if bytes == "" then return ("  %08x  (no memory there)"):format(linear) end
-  local lines = {}
-  for i, insn in ipairs(core.disassemble(bytes, c.bits, linear)) do
-    if i > 3 then break end
-    local at = insn.address - linear
-    lines[i] = ("%s %08x  %-24s %s"):format(i == 1 and ">" or " ", insn.address,
-                                          hex(bytes:sub(at + 1, at + insn.size)), insn.text)
-  end
-  return #lines > 0 and table.concat(lines, "\n")
-    or ("> %08x  %s  (no instruction)"):format(linear, hex(bytes))
+  if c.code == "" then return ("  %08x  (no memory there)"):format(c.linear) end
+  local list = c.cpu:disassemble(3)
+  return #list > 0 and tostring(list)
+    or ("> %08x  %s (no instruction)"):format(c.linear, (core.hex(c.code):gsub("..", "%0 ")))
 end
 
 local function walk(c, linear)
@@ -84,7 +70,7 @@ end
 
 ---The gate of a vector: present or not, and where it leads; nil and why when there is none.
 local function gate(c, vector)
-  local idt, size = c.s.idt, c.bits == 64 and 16 or 8
+  local idt, size = c.r.idt, c.bits == 64 and 16 or 8
   if vector * size + size - 1 > idt.limit then
     return nil, ("the IDT (limit 0x%x at 0x%x) has no gate for %s"):format(idt.limit, idt.base,
                                                                           name_of(vector))
@@ -109,7 +95,7 @@ local function gate_trouble(c, vector)
   elseif not GATES[g.kind] then
     return ("the IDT's gate for %s has type 0x%x, which is no interrupt, trap or task gate")
       :format(name, g.kind)
-  elseif (g.selector | 7) > c.s.gdt.limit then
+  elseif (g.selector | 7) > c.r.gdt.limit then
     return ("the IDT's gate for %s names selector 0x%x, beyond the GDT"):format(name, g.selector)
   elseif c.bits ~= 64 and read(c, g.offset, 1) == "" then
     return ("the handler of %s at 0x%x is not in mapped memory"):format(name, g.offset)
@@ -125,7 +111,7 @@ end
 
 local function stack_trouble(c)
   local size = c.bits == 64 and 8 or 4
-  local linear = ((c.s.cs.l == 1 and 0 or c.s.ss.base) + c.r.rsp - size) & c.mask
+  local linear = ((c.r.cs.l == 1 and 0 or c.r.ss.base) + c.r.rsp - size) & c.mask
   if #read(c, linear, size) < size then
     return ("the stack at 0x%x is not in mapped memory, so no exception can be delivered")
       :format(linear)
@@ -134,11 +120,11 @@ end
 
 ---What is wrong with the stack that a program in an outer ring enters the kernel with.
 local function tss_trouble(c)
-  if c.s.cs.selector & 3 == 0 or c.bits == 64 then return nil end
-  local bytes = read(c, c.s.tr.base + 4, 8)
-  if #bytes < 8 then return ("the TSS at 0x%x is not in mapped memory"):format(c.s.tr.base) end
+  if c.r.cs.selector & 3 == 0 or c.bits == 64 then return nil end
+  local bytes = read(c, c.r.tr.base + 4, 8)
+  if #bytes < 8 then return ("the TSS at 0x%x is not in mapped memory"):format(c.r.tr.base) end
   local esp, ss = ("<I4I2"):unpack(bytes)
-  if ss & ~3 == 0 or (ss | 7) > c.s.gdt.limit then
+  if ss & ~3 == 0 or (ss | 7) > c.r.gdt.limit then
     return ("the TSS names no stack segment for ring 0 (SS0 is 0x%x)"):format(ss)
   elseif #read(c, (esp - 4) & c.mask, 4) < 4 then
     return ("the TSS's ring-0 stack at 0x%x is not in mapped memory, so no exception can be "
@@ -147,30 +133,28 @@ local function tss_trouble(c)
 end
 
 local function cr3_trouble(c)
-  if c.paged and not c.vm.memory:has(c.s.cr3 & ~0xfff & 0x000fffffffffffff, 8) then
-    return ("CR3 points to 0x%x, outside RAM"):format(c.s.cr3)
+  if c.paged and not c.vm.memory:has(c.r.cr3 & ~0xfff & 0x000fffffffffffff, 8) then
+    return ("CR3 points to 0x%x, outside RAM"):format(c.r.cr3)
   end
 end
 
 local function jump_trouble(c)
-  local linear = (c.s.cs.base + c.r.rip) & c.mask
-  if read(c, linear, 1) == "" then
-    return ("execution went to 0x%x, where %s"):format(linear, c.paged and "nothing is mapped"
+  if c.code == "" then
+    return ("execution went to 0x%x, where %s"):format(c.linear, c.paged and "nothing is mapped"
                                                      or "there is no RAM")
   end
 end
 
 ---Bytes of zeros are `add [eax], al`: harmless, and never meant.
-local function zeros_trouble(bytes)
-  if bytes:find "^%z%z%z%z" or bytes:find "^%z+$" then
+local function zeros_trouble(c)
+  if c.code:find "^%z%z%z%z" or c.code:find "^%z+$" then
     return "it executes zeros: it ran past its end, or jumped into memory nothing was loaded to"
   end
 end
 
 ---The vector that the instruction at CS:RIP most likely raised.
 local function vector_of(c)
-  local linear = (c.s.cs.base + c.r.rip) & c.mask
-  local insn = core.disassemble(read(c, linear, 16), c.bits, linear)[1]
+  local insn = instruction(c)
   if not insn then return 6 end
   return insn.text:find "^i?div" and 0 or insn.text:find "^ud2" and 6
     or insn.text:find "^int3" and 3 or tonumber(insn.text:match "^int (%w+)$")
@@ -178,15 +162,15 @@ end
 
 local function shutdown_cause(c, info)
   if not c.protected then
-    return c.s.idt.limit < 3 and "there is no interrupt table (IDT limit below 3)"
+    return c.r.idt.limit < 3 and "there is no interrupt table (IDT limit below 3)"
       or "an exception in real mode could not be delivered"
   end
   local trouble = cr3_trouble(c) or delivery_trouble(c, info)
-    or zeros_trouble(read(c, (c.s.cs.base + c.r.rip) & c.mask, 16))
+    or zeros_trouble(c)
   if trouble then return trouble end
   trouble = jump_trouble(c) or tss_trouble(c) or stack_trouble(c)
-  if c.paged and c.s.cr2 ~= 0 and not c.cpu:translate(c.s.cr2 & c.mask) then
-    trouble = (trouble or ("a page fault at 0x%x"):format(c.s.cr2 & c.mask))
+  if c.paged and c.r.cr2 ~= 0 and not c.cpu:translate(c.r.cr2 & c.mask) then
+    trouble = (trouble or ("a page fault at 0x%x"):format(c.r.cr2 & c.mask))
     local handler = gate_trouble(c, 14)
     return handler and trouble .. "; " .. handler or trouble
   end
@@ -204,12 +188,10 @@ local UNKNOWN = { "^f", "xmm", "mm%d", "xsave", "xrstor", "xgetbv", "ldmxcsr", "
                   "cmpxchg16b", "^bound", "^daa", "^das", "^aaa", "^aas" }
 
 local function fault_cause(c)
-  local linear = (c.s.cs.base + c.r.rip) & c.mask
-  local bytes = read(c, linear, 16)
-  if bytes == "" then return cr3_trouble(c) or jump_trouble(c) end
-  local zeros = zeros_trouble(bytes)
+  if c.code == "" then return cr3_trouble(c) or jump_trouble(c) end
+  local zeros = zeros_trouble(c)
   if zeros then return zeros end
-  local insn = core.disassemble(bytes, c.bits, linear)[1]
+  local insn = instruction(c)
   if not insn then return "these bytes are no instruction: a wild jump, or code of another mode" end
   local vector = c.protected and vector_of(c)
   local trouble = vector and (gate_trouble(c, vector) or tss_trouble(c) or stack_trouble(c))
@@ -228,7 +210,7 @@ end
 
 ---On AMD processors KVM resets a vCPU that shuts down: nothing of its state is left.
 local function lost(c, info)
-  return info.reason == "shutdown" and c.r.rip == 0xfff0 and c.s.cs.base == 0xffff0000
+  return info.reason == "shutdown" and c.r.rip == 0xfff0 and c.r.cs.base == 0xffff0000
 end
 
 local LOST <const> = "registers: lost, because KVM resets an AMD processor at a triple fault;\n"
@@ -243,7 +225,7 @@ end
 ---Where the guest was, as "function+offset (file:line)"; nil when it has no symbols there.
 local function place(c)
   if not package.loaded["minikvm.image"] then return nil end
-  return require("minikvm.debug.where").text(c.vm, (c.s.cs.base + c.r.rip) & c.mask)
+  return require("minikvm.debug.where").text(c.vm, c.linear)
 end
 
 local FRAMES <const> = 16 -- that a report shows
@@ -305,8 +287,8 @@ function M.report(vm, info, index)
                   code(c) }
   local function add(...) for _, part in ipairs { ... } do parts[#parts + 1] = part end end
   if c.paged then
-    add("page walk:", walk(c, (c.s.cs.base + c.r.rip) & c.mask))
-    if c.s.cr2 ~= 0 then add(walk(c, c.s.cr2 & c.mask)) end
+    add("page walk:", walk(c, c.linear))
+    if c.r.cr2 ~= 0 then add(walk(c, c.r.cr2 & c.mask)) end
   end
   if last_interrupts(info) then add(last_interrupts(info)) end
   add(backtrace(c))
@@ -319,15 +301,13 @@ end
 ---@param vm minikvm.vm
 ---@param reason string?
 ---@param info table|string
----@param ename string?  passed on
-function M.add(vm, reason, info, ename)
+function M.add(vm, reason, info)
   if (reason == "shutdown" or reason == "fault") and vm.state == "ended" then
     for i = 0, #info.cpu - 1 do
       local one = info.cpu[i]
       if one.reason == reason and not info.report then info.report = M.report(vm, one, i) end
     end
   end
-  return reason, info, ename
 end
 
 return M

@@ -58,8 +58,8 @@ function memory:map(opts)
 end
 
 local function hexdump_line(at, bytes)
-  local hex = bytes:gsub(".", function(b) return (" %02x"):format(b:byte()) end)
-  return ("%08x %-48s  %s\n"):format(at, hex, (bytes:gsub("[^ -~]", ".")))
+  return ("%08x %-48s  %s\n"):format(at, (core.hex(bytes):gsub("..", " %0")),
+                                     (bytes:gsub("[^ -~]", ".")))
 end
 
 ---Bytes as lines of 16.

@@ -54,8 +54,19 @@ local function is_linux(snap)
   return type(packed) == "table" and packed.machine == LINUX
 end
 
+---Whether that is the state of a device, as far as it is looked at before the device gets it: a
+---snapshot's file may hold anything.
 local function is_state(saved)
-  return type(saved) == "table" and type(saved.name) == "string" and type(saved.reg) == "table"
+  if type(saved) ~= "table" or type(saved.name) ~= "string" or type(saved.reg) ~= "table"
+     or type(saved.place or "") ~= "string" or type(saved.timers or {}) ~= "table" then
+    return false
+  end
+  for _, t in ipairs(saved.timers or {}) do
+    if type(t) ~= "table" or type(t.name) ~= "string" or type(t.left) ~= "number" then
+      return false
+    end
+  end
+  return true
 end
 
 ---What pack_devices() packed, when these are the VM's devices; nil and why otherwise.
