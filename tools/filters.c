@@ -35,12 +35,14 @@ static void check(int rc, const char *what)
 static void add_call(scmp_filter_ctx ctx, const struct mk_jail_call *call)
 {
     struct scmp_arg_cmp test[MK_COUNT(call->test)];
-    for (unsigned i = 0; i < call->count; i++) {
-        const struct mk_jail_test *t = &call->test[i];
-        test[i] = t->mask == UINT64_MAX ? SCMP_CMP(t->index, SCMP_CMP_EQ, t->value)
-                                        : SCMP_CMP(t->index, SCMP_CMP_MASKED_EQ, t->mask, t->value);
+    unsigned count = 0;
+    for (; count < MK_COUNT(test) && call->test[count].mask; count++) {
+        const struct mk_jail_test *t = &call->test[count];
+        test[count] = t->mask == UINT64_MAX
+                          ? SCMP_CMP(t->index, SCMP_CMP_EQ, t->value)
+                          : SCMP_CMP(t->index, SCMP_CMP_MASKED_EQ, t->mask, t->value);
     }
-    int rc = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, call->number, call->count, test);
+    int rc = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, call->number, count, test);
     check(rc == -EEXIST ? 0 : rc, call->why);
 }
 

@@ -12,7 +12,6 @@ static void on(void)
 {
     machine_on();
     mk_console_init(&console);
-    mk_console_grow(&console, 1);
     console.history_limit = 4096;
     struct mk_irq irq = mk_pic_line(&pic, 4);
     mk_devs_add(&devices, mk_uart_init(&uart, &console, irq), &mk_uart_dev);

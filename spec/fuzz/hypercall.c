@@ -36,7 +36,6 @@ static void init(void)
     fuzz_mem_open();
     mk_bus_init(&bus, MK_SPACE_PORTS);
     mk_console_init(&console);
-    mk_console_grow(&console, 1);
     console.history_limit = 5000;
     console.on_line = on_line;
     mk_devs_add(&devices, mk_debugcon_init(&debugcon, &console), &mk_debugcon_dev);

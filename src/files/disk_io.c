@@ -68,7 +68,7 @@ static void copy(struct pieces *p, uint8_t *block, size_t length, bool in)
 
 /* --- the file --- */
 
-/* What the kernel did of the next pieces: bytes, or -1 with *err. */
+/* What the kernel, or a server, did of the next pieces: bytes, or -1 with *err. */
 static ssize_t once(const struct mk_disk *disk, uint64_t at, const struct pieces *p, size_t length,
                     bool write, struct mk_err *err)
 {
@@ -76,6 +76,11 @@ static ssize_t once(const struct mk_disk *disk, uint64_t at, const struct pieces
     unsigned count;
     ssize_t n;
     peek(p, length, v, &count);
+    if (disk->nbd)
+        return mk_nbd_do(disk->nbd, write ? MK_NBD_WRITE : MK_NBD_READ, at, v->iov_base, v->iov_len,
+                         err) < 0
+                   ? -1
+                   : (ssize_t)v->iov_len;
     do
         n = write ? pwritev(disk->fd, v, (int)count, (off_t)at)
                   : preadv(disk->fd, v, (int)count, (off_t)at);
@@ -86,23 +91,6 @@ static ssize_t once(const struct mk_disk *disk, uint64_t at, const struct pieces
     return n;
 }
 
-static int move_nbd(const struct mk_disk *disk, uint64_t at, struct pieces *p, size_t length,
-                    bool write, struct mk_err *err)
-{
-    while (length) {
-        struct iovec v[PIECES];
-        unsigned count;
-        peek(p, length, v, &count);
-        if ((write ? mk_nbd_write(disk->nbd, at, v->iov_base, v->iov_len, err)
-                   : mk_nbd_read(disk->nbd, at, v->iov_base, v->iov_len, err)) < 0)
-            return -1;
-        advance(p, v->iov_len);
-        at += v->iov_len;
-        length -= v->iov_len;
-    }
-    return 0;
-}
-
 /* What lies behind the end of the file, in its last sector, is zero. */
 static int read_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, size_t length,
                      struct mk_err *err)
@@ -111,9 +99,7 @@ static int read_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, 
                    : length < disk->length - at ? length
                                                 : (size_t)(disk->length - at);
     size_t behind = length - there;
-    if (disk->nbd && move_nbd(disk, at, p, there, false, err) < 0)
-        return -1;
-    while (there && !disk->nbd) {
+    while (there) {
         ssize_t n = once(disk, at, p, there, false, err);
         if (n < 0)
             return -1;
@@ -132,9 +118,7 @@ static int read_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, 
 static int write_file(const struct mk_disk *disk, uint64_t at, struct pieces *p, size_t length,
                       struct mk_err *err)
 {
-    if (disk->nbd)
-        return move_nbd(disk, at, p, length, true, err);
-    if (at + length > mk_file_limit()) /* it would end the process */
+    if (!disk->nbd && at + length > mk_file_limit()) /* it would end the process */
         return mk_fail_errno(err, EFBIG, "%s: writing at %llu (ulimit -f)", disk->name, (ull)at);
     while (length) {
         ssize_t n = once(disk, at, p, length, true, err);
@@ -286,7 +270,7 @@ int mk_disk_flush(const struct mk_disk *disk, struct mk_err *err)
     if (disk->first)
         return 0;
     if (disk->nbd)
-        return mk_nbd_flush(disk->nbd, err);
+        return mk_nbd_do(disk->nbd, MK_NBD_FLUSH, 0, NULL, 0, err) < 0 ? -1 : 0;
     if (fdatasync(disk->fd) < 0)
         return mk_fail_errno(err, errno, "%s", disk->name);
     return 0;
@@ -310,11 +294,13 @@ static int write_zeros(const struct mk_disk *disk, uint64_t at, size_t length, s
     return 0;
 }
 
-/* 0: done; 1: this file cannot do that. */
-static int allocate(const struct mk_disk *disk, int how, uint64_t at, size_t length,
-                    struct mk_err *err)
+/* 0: done; 1: this file, or this server, cannot do that. */
+static int allocate(const struct mk_disk *disk, enum mk_nbd_command command, uint64_t at,
+                    size_t length, struct mk_err *err)
 {
-    int rc;
+    int how = command == MK_NBD_ZERO ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE, rc;
+    if (disk->nbd)
+        return mk_nbd_do(disk->nbd, command, at, NULL, length, err);
     do
         rc = fallocate(disk->fd, how | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)length);
     while (rc < 0 && errno == EINTR);
@@ -328,9 +314,7 @@ static int allocate(const struct mk_disk *disk, int how, uint64_t at, size_t len
 static int zero_file(const struct mk_disk *disk, uint64_t at, size_t length, bool discard,
                      struct mk_err *err)
 {
-    int how = discard ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
-    int rc = disk->nbd ? mk_nbd_zero(disk->nbd, at, length, discard, err)
-                       : allocate(disk, how, at, length, err);
+    int rc = allocate(disk, discard ? MK_NBD_HOLE : MK_NBD_ZERO, at, length, err);
     return rc > 0 ? write_zeros(disk, at, length, err) : rc;
 }
 
@@ -370,8 +354,5 @@ int mk_disk_discard(struct mk_disk *disk, uint64_t at, size_t length, struct mk_
 {
     if (disk->first)
         return is_bare(disk) ? mk_disk_zero(disk, at, length, true, err) : 0;
-    if (disk->nbd)
-        return mk_nbd_discard(disk->nbd, at, length, err);
-    int rc = allocate(disk, FALLOC_FL_PUNCH_HOLE, at, length, err);
-    return rc < 0 ? -1 : 0;
+    return allocate(disk, MK_NBD_DISCARD, at, length, err) < 0 ? -1 : 0;
 }

@@ -228,11 +228,7 @@ int mk_fsbox_init(struct mk_fsbox *box, const char *vm_name, struct mk_policy *p
 
 void mk_fsbox_reset(struct mk_fsbox *box)
 {
-    for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
-        if (box->slot[i].node)
-            mk_fsbox_close_node(box->slot[i].node);
-        box->slot[i].node = NULL;
-    }
+    mk_fsbox_close_all(box);
     mk_fsbox_close_own(box);
     box->bytes = box->files = 0;
 }

@@ -24,8 +24,9 @@ void mk_fsbox_close_own(struct mk_fsbox *box);
 uint64_t mk_fsbox_take(uint64_t wanted);
 void mk_fsbox_give_back(uint64_t bytes);
 
-/* fsbox_open.c: one user of an open file less. */
+/* fsbox_open.c: one user of an open file less; no descriptor is open any more. */
 void mk_fsbox_close_node(struct mk_file_node *node);
+void mk_fsbox_close_all(struct mk_fsbox *box);
 /* What the guest is told of the host's own reasons. */
 int64_t mk_fsbox_guest_errno(int64_t rc);
 

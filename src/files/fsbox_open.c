@@ -46,6 +46,15 @@ void mk_fsbox_close_node(struct mk_file_node *node)
         close(node->fd);
 }
 
+void mk_fsbox_close_all(struct mk_fsbox *box)
+{
+    for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
+        if (box->slot[i].node)
+            mk_fsbox_close_node(box->slot[i].node);
+        box->slot[i].node = NULL;
+    }
+}
+
 /* There are as many nodes as descriptors, so one is free. */
 static struct mk_file_node *node_new(struct mk_fsbox *box, const char *name, int fd, bool own)
 {

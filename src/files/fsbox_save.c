@@ -297,15 +297,6 @@ static int open_node(struct mk_fsbox *box, unsigned i, const struct mk_file_node
     return 0;
 }
 
-static void close_all(struct mk_fsbox *box)
-{
-    for (unsigned i = 0; i < MK_FILES_OPEN; i++) {
-        if (box->slot[i].node)
-            mk_fsbox_close_node(box->slot[i].node);
-        box->slot[i].node = NULL;
-    }
-}
-
 /* While they are opened each counts one user; what no descriptor uses then is closed again. */
 static void load_nodes(struct mk_fsbox *box, struct mk_codec *k)
 {
@@ -334,7 +325,7 @@ static void load_slots(struct mk_fsbox *box, struct mk_codec *k)
 
 static void load(struct mk_fsbox *box, struct mk_codec *k)
 {
-    close_all(box);
+    mk_fsbox_close_all(box);
     mk_fsbox_empty_own(box);
     load_files(box, k);
     load_nodes(box, k);

@@ -123,21 +123,30 @@ static struct mk_layer_node *own_node(struct mk_layer_node **place, unsigned lev
     return own;
 }
 
+/* Where the block hangs, in nodes that are nobody else's; NULL when memory ran out: nodes without a
+ * block change nothing. */
+static struct mk_layer_node **own_place(struct mk_layer *own, uint64_t block)
+{
+    struct mk_layer_node **place = &own->top;
+    for (unsigned level = own->levels; level; level--) {
+        struct mk_layer_node *node = own_node(place, level);
+        if (!node)
+            return NULL;
+        place = &node->child[index_at(block, level)];
+    }
+    return place;
+}
+
 uint8_t *mk_layer_edit(struct mk_layer **layer, uint64_t block)
 {
     struct mk_layer *own = unshare(layer);
-    struct mk_layer_node **place = own ? &own->top : NULL;
-    bool fresh = own && !mk_layer_find(own, block);
-    for (unsigned level = own ? own->levels : 0; level; level--) {
-        struct mk_layer_node *node = own_node(place, level);
-        if (!node)
-            return NULL; /* nodes without a block change nothing */
-        place = &node->child[index_at(block, level)];
-    }
+    struct mk_layer_node **place = own ? own_place(own, block) : NULL;
+    bool fresh = place && !*place;
     struct mk_layer_node *leaf = place ? own_node(place, 0) : NULL;
-    if (leaf)
-        own->count += fresh;
-    return leaf ? leaf->bytes : NULL;
+    if (!leaf)
+        return NULL;
+    own->count += fresh;
+    return leaf->bytes;
 }
 
 bool mk_layer_drop(struct mk_layer **layer, uint64_t block)
@@ -145,13 +154,7 @@ bool mk_layer_drop(struct mk_layer **layer, uint64_t block)
     if (!mk_layer_find(*layer, block))
         return true;
     struct mk_layer *own = unshare(layer);
-    struct mk_layer_node **place = own ? &own->top : NULL;
-    for (unsigned level = own ? own->levels : 0; level; level--) {
-        struct mk_layer_node *node = own_node(place, level);
-        if (!node)
-            return false;
-        place = &node->child[index_at(block, level)];
-    }
+    struct mk_layer_node **place = own ? own_place(own, block) : NULL;
     if (!place)
         return false;
     drop_node(*place, 0);

@@ -206,55 +206,39 @@ static int finish(struct mk_nbd *nbd, int64_t command, struct mk_err *err)
 
 /* --- what can be asked for --- */
 
-int mk_nbd_read(struct mk_nbd *nbd, uint64_t at, void *to, size_t length, struct mk_err *err)
+static bool can(struct nbd_handle *h, enum mk_nbd_command command)
+{
+    switch (command) {
+    case MK_NBD_FLUSH: return lib.can_flush(h) > 0;
+    case MK_NBD_ZERO:
+    case MK_NBD_HOLE: return lib.can_zero(h) > 0;
+    case MK_NBD_DISCARD: return lib.can_trim(h) > 0;
+    default: return true;
+    }
+}
+
+static int64_t begin(struct nbd_handle *h, enum mk_nbd_command command, uint64_t at, void *bytes,
+                     size_t length)
+{
+    switch (command) {
+    case MK_NBD_READ: return lib.aio_pread(h, bytes, length, at, none, 0);
+    case MK_NBD_WRITE: return lib.aio_pwrite(h, bytes, length, at, none, 0);
+    case MK_NBD_FLUSH: return lib.aio_flush(h, none, 0);
+    case MK_NBD_ZERO: return lib.aio_zero(h, length, at, none, NO_HOLE);
+    case MK_NBD_HOLE: return lib.aio_zero(h, length, at, none, 0);
+    default: return lib.aio_trim(h, length, at, none, 0);
+    }
+}
+
+int mk_nbd_do(struct mk_nbd *nbd, enum mk_nbd_command command, uint64_t at, void *bytes,
+              size_t length, struct mk_err *err)
 {
     pthread_mutex_lock(&nbd->lock);
     int rc = ensure(nbd, err);
     if (rc == 0)
-        rc = finish(nbd, lib.aio_pread(nbd->handle, to, length, at, none, 0), err);
-    pthread_mutex_unlock(&nbd->lock);
-    return rc;
-}
-
-int mk_nbd_write(struct mk_nbd *nbd, uint64_t at, const void *from, size_t length,
-                 struct mk_err *err)
-{
-    pthread_mutex_lock(&nbd->lock);
-    int rc = ensure(nbd, err);
-    if (rc == 0)
-        rc = finish(nbd, lib.aio_pwrite(nbd->handle, from, length, at, none, 0), err);
-    pthread_mutex_unlock(&nbd->lock);
-    return rc;
-}
-
-int mk_nbd_flush(struct mk_nbd *nbd, struct mk_err *err)
-{
-    pthread_mutex_lock(&nbd->lock);
-    int rc = ensure(nbd, err);
-    if (rc == 0 && lib.can_flush(nbd->handle) > 0)
-        rc = finish(nbd, lib.aio_flush(nbd->handle, none, 0), err);
-    pthread_mutex_unlock(&nbd->lock);
-    return rc;
-}
-
-int mk_nbd_zero(struct mk_nbd *nbd, uint64_t at, size_t length, bool discard, struct mk_err *err)
-{
-    pthread_mutex_lock(&nbd->lock);
-    int rc = ensure(nbd, err);
-    if (rc == 0 && lib.can_zero(nbd->handle) <= 0)
-        rc = 1;
-    if (rc == 0)
-        rc = finish(nbd, lib.aio_zero(nbd->handle, length, at, none, discard ? 0 : NO_HOLE), err);
-    pthread_mutex_unlock(&nbd->lock);
-    return rc;
-}
-
-int mk_nbd_discard(struct mk_nbd *nbd, uint64_t at, size_t length, struct mk_err *err)
-{
-    pthread_mutex_lock(&nbd->lock);
-    int rc = ensure(nbd, err);
-    if (rc == 0 && lib.can_trim(nbd->handle) > 0)
-        rc = finish(nbd, lib.aio_trim(nbd->handle, length, at, none, 0), err);
+        rc = can(nbd->handle, command)
+                 ? finish(nbd, begin(nbd->handle, command, at, bytes, length), err)
+                 : 1;
     pthread_mutex_unlock(&nbd->lock);
     return rc;
 }

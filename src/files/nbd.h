@@ -20,14 +20,17 @@ struct mk_nbd *mk_nbd_open(const char *uri, bool write, struct mk_err *err);
 void mk_nbd_close(struct mk_nbd *nbd); /* NULL is fine */
 uint64_t mk_nbd_size(const struct mk_nbd *nbd);
 
-int mk_nbd_read(struct mk_nbd *nbd, uint64_t at, void *to, size_t length, struct mk_err *err);
-int mk_nbd_write(struct mk_nbd *nbd, uint64_t at, const void *from, size_t length,
-                 struct mk_err *err);
-/* Waits until what was written is on the server's disk, if the server can say so. */
-int mk_nbd_flush(struct mk_nbd *nbd, struct mk_err *err);
-/* 1: the server cannot do that. Zeros; with `discard` they need take no room there. */
-int mk_nbd_zero(struct mk_nbd *nbd, uint64_t at, size_t length, bool discard, struct mk_err *err);
-/* Lets the server forget a range, if it can. */
-int mk_nbd_discard(struct mk_nbd *nbd, uint64_t at, size_t length, struct mk_err *err);
+enum mk_nbd_command {
+    MK_NBD_READ,
+    MK_NBD_WRITE,
+    MK_NBD_FLUSH,   /* what was written is on the server's disk */
+    MK_NBD_ZERO,    /* zeros, which take room */
+    MK_NBD_HOLE,    /* zeros that need take none */
+    MK_NBD_DISCARD, /* the server may forget what is there */
+};
+
+/* 0 when it is done, 1 when the server cannot do that; `bytes` are those to read into or write. */
+int mk_nbd_do(struct mk_nbd *nbd, enum mk_nbd_command command, uint64_t at, void *bytes,
+              size_t length, struct mk_err *err);
 
 #endif

@@ -18,26 +18,9 @@
 void mk_console_init(struct mk_console *con)
 {
     *con = (struct mk_console){ .history_limit = MK_CONSOLE_HISTORY, .streams = 1, .cpus = 1 };
-    con->stream = &con->one;
-    con->cpu = &con->first;
     pthread_mutex_init(&con->lock, NULL);
     mk_console_init_input(con);
     mk_console_init_output(con);
-}
-
-bool mk_console_grow(struct mk_console *con, unsigned cpus)
-{
-    if (cpus <= con->cpus)
-        return true;
-    struct mk_console_cpu *more = calloc(cpus, sizeof(*more));
-    if (!more)
-        return false;
-    memcpy(more, con->cpu, con->cpus * sizeof(*more));
-    if (con->cpu != &con->first)
-        free(con->cpu);
-    con->cpu = more;
-    con->cpus = cpus;
-    return true;
 }
 
 static void free_stream(struct mk_stream *s)
@@ -47,33 +30,15 @@ static void free_stream(struct mk_stream *s)
     *s = (struct mk_stream){ 0 };
 }
 
-static void place_streams(struct mk_console *con, struct mk_stream *more, unsigned streams)
+void mk_console_set_streams(struct mk_console *con, unsigned streams)
 {
-    for (unsigned i = 0; i < con->streams; i++) {
-        if (i < streams)
-            more[i] = con->stream[i];
-        else
-            free_stream(&con->stream[i]);
-    }
-    if (con->stream != &con->one)
-        free(con->stream);
-    con->stream = more;
-    con->streams = streams;
-}
-
-bool mk_console_set_streams(struct mk_console *con, unsigned streams)
-{
-    if (streams == con->streams)
-        return true;
-    struct mk_stream *more = streams > 1 ? calloc(streams, sizeof(*more)) : &con->one;
-    if (!more)
-        return false;
-    pthread_mutex_lock(&con->out_lock); /* nobody writes what moves */
+    pthread_mutex_lock(&con->out_lock); /* nobody writes what goes */
     pthread_mutex_lock(&con->lock);
-    place_streams(con, more, streams);
+    for (unsigned i = streams; i < con->streams; i++)
+        free_stream(&con->stream[i]);
+    con->streams = streams;
     pthread_mutex_unlock(&con->lock);
     pthread_mutex_unlock(&con->out_lock);
-    return true;
 }
 
 static void streams_free(struct mk_console *con)
@@ -95,11 +60,6 @@ void mk_console_free(struct mk_console *con)
     mk_buffer_free(&con->input);
     mk_buffer_free(&con->log);
     streams_free(con);
-    mk_console_set_streams(con, 1);
-    if (con->cpu != &con->first)
-        free(con->cpu);
-    con->cpu = &con->first;
-    con->cpus = 1;
     while (con->watches) {
         struct mk_watch *w = con->watches;
         mk_watch_disarm(con, w);

@@ -69,10 +69,10 @@ struct mk_console {
         size_t length;
     } sent; /* by the last send() */
     /* Output. */
-    struct mk_stream one, *stream; /* `one`, or as many as there are. Changed under both locks */
-    unsigned streams;              /* one, or one for each vCPU */
-    struct mk_console_cpu first, *cpu; /* `first`, or as many as there are vCPUs */
-    unsigned cpus;
+    struct mk_stream stream[MK_MAX_CPUS];
+    unsigned streams; /* one, or one for each vCPU. Changed under both locks */
+    struct mk_console_cpu cpu[MK_MAX_CPUS];
+    unsigned cpus; /* that there are */
     size_t history_limit;
     _Atomic int out_fd;       /* -1: none */
     _Atomic size_t unwritten; /* bytes of all `pending` */
@@ -106,10 +106,8 @@ void mk_console_init(struct mk_console *con);
 void mk_console_free(struct mk_console *con);
 /* Empties queues and histories; attachments stay. */
 void mk_console_reset(struct mk_console *con);
-/* Makes room for so many vCPUs, of which there may be more than before, and for the streams that
- * they print to; false when memory ran out. No vCPU runs. */
-bool mk_console_grow(struct mk_console *con, unsigned cpus);
-bool mk_console_set_streams(struct mk_console *con, unsigned streams);
+/* How many streams vCPUs print to; what others had is gone. No vCPU runs. */
+void mk_console_set_streams(struct mk_console *con, unsigned streams);
 /* The number of the stream that a vCPU prints to. */
 static inline unsigned mk_console_stream(const struct mk_console *con, unsigned index)
 {

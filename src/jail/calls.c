@@ -24,34 +24,17 @@
 #define HANDLERS MK_JAIL_HANDLERS
 #define LISTEN MK_JAIL_LISTEN
 
-#define CALL(name, roles, needs, why)                                                              \
+#define ROW(name, roles, needs, why, ...)                                                          \
     {                                                                                              \
-        SYS_##name, roles, needs, why, 0,                                                          \
+        SYS_##name, roles, needs, why,                                                             \
         {                                                                                          \
-            {                                                                                      \
-                0                                                                                  \
-            }                                                                                      \
+            __VA_ARGS__                                                                            \
         }                                                                                          \
     }
-#define ONE(name, roles, needs, why, index, mask, value)                                           \
-    {                                                                                              \
-        SYS_##name, roles, needs, why, 1,                                                          \
-        {                                                                                          \
-            {                                                                                      \
-                index, mask, value                                                                 \
-            }                                                                                      \
-        }                                                                                          \
-    }
+#define CALL(name, roles, needs, why) ROW(name, roles, needs, why, { 0 })
+#define ONE(name, roles, needs, why, i, m, v) ROW(name, roles, needs, why, { i, m, v })
 #define TWO(name, roles, needs, why, i, m, v, j, n, w)                                             \
-    {                                                                                              \
-        SYS_##name, roles, needs, why, 2,                                                          \
-        {                                                                                          \
-            { i, m, v },                                                                           \
-            {                                                                                      \
-                j, n, w                                                                            \
-            }                                                                                      \
-        }                                                                                          \
-    }
+    ROW(name, roles, needs, why, { i, m, v }, { j, n, w })
 
 /* Requests are 32 bits wide for the kernel. */
 #define IOCTL(request, roles, why) ONE(ioctl, roles, 0, why, 1, 0xffffffff, (uint32_t)(request))

@@ -20,8 +20,7 @@ struct mk_jail_call {
     unsigned roles; /* of threads that make it */
     unsigned needs; /* bits of mk_jail.allow without which the row does not count */
     const char *why;
-    unsigned count;
-    struct mk_jail_test test[2];
+    struct mk_jail_test test[2]; /* of mask 0: none */
 };
 
 extern const struct mk_jail_call mk_jail_calls[];

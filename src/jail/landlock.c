@@ -115,16 +115,6 @@ static int add_path(int ruleset, int version, const struct mk_jail_path *p, stru
     return rc;
 }
 
-int mk_landlock_check_path(const char *path, struct mk_err *err)
-{
-    struct mk_jail_path one = { path, MK_JAIL_READ };
-    struct stat st;
-    int fd = open_path(&one, &st, err);
-    if (fd >= 0)
-        close(fd);
-    return fd < 0 ? -1 : 0;
-}
-
 /* On a kernel without Landlock, too. */
 int mk_landlock_check(const struct mk_jail *jail, struct mk_err *err)
 {

@@ -12,10 +12,7 @@ int mk_landlock_version(const char **why);
 extern const struct mk_jail_path mk_landlock_own[];
 extern const size_t mk_landlock_own_count;
 
-/* Whether a path is there and is what it seems to be: 0, -1 with *err. */
-int mk_landlock_check_path(const char *path, struct mk_err *err);
-
-/* Whether the paths that were named can be named so. */
+/* Whether the paths that were named are there, and are what they seem to be: 0, -1 with *err. */
 int mk_landlock_check(const struct mk_jail *jail, struct mk_err *err);
 
 /* A ruleset of these paths and of what the program needs: a descriptor, -1 with *err. */

@@ -59,7 +59,7 @@ static unsigned role_of(pid_t thread)
 
 static bool holds(const struct mk_jail_call *call, const struct seccomp_data *data)
 {
-    for (unsigned i = 0; i < call->count; i++) {
+    for (unsigned i = 0; i < MK_COUNT(call->test); i++) {
         const struct mk_jail_test *t = &call->test[i];
         uint64_t value = t->value == MK_JAIL_THIS_PROCESS ? (uint64_t)getpid() : t->value;
         if ((data->args[t->index] & t->mask) != value)

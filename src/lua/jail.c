@@ -86,7 +86,9 @@ static int limit_files(lua_State *L)
 static int check_path(lua_State *L)
 {
     struct mk_err err;
-    return mk_push_self(L, mk_landlock_check_path(mk_check_cstring(L, 1), &err), &err);
+    const struct mk_jail_path path = { mk_check_cstring(L, 1), MK_JAIL_READ };
+    const struct mk_jail jail = { .paths = &path, .count = 1 };
+    return mk_push_self(L, mk_landlock_check(&jail, &err), &err);
 }
 
 /* real_path(path) -> it without links | nil: it is not there */

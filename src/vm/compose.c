@@ -27,7 +27,7 @@ int mk_vm_compose(struct mk_vm *vm, const struct mk_vm_config *config, struct mk
     init_parts(vm);
     vm->has_pic = config->pic;
     int rc = mk_vm_make_cpus(vm, config->cpus, err);
-    rc |= mk_vm_share_console(vm, err);
+    mk_vm_share_console(vm);
     rc |= mk_fsbox_init(&vm->fsbox, vm->name, config->files, err);
     mk_devs_add(list, mk_debugcon_init(&vm->debugcon, con), &mk_debugcon_dev);
     if (config->pic) {

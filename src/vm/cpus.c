@@ -71,12 +71,9 @@ int mk_vm_check_cpus(const struct mk_kvm *kvm, enum mk_mode mode, uint64_t memor
     return cpus > 1 ? check_room(mode, memory, cpus, err) : 0;
 }
 
-int mk_vm_share_console(struct mk_vm *vm, struct mk_err *err)
+void mk_vm_share_console(struct mk_vm *vm)
 {
-    unsigned streams = vm->mode == MK_MODE_REAL ? vm->cpus : 1;
-    return mk_console_set_streams(&vm->console, streams)
-               ? 0
-               : mk_fail_errno(err, ENOMEM, "output of %u vCPUs", streams);
+    mk_console_set_streams(&vm->console, vm->mode == MK_MODE_REAL ? vm->cpus : 1);
 }
 
 /* --- life --- */
@@ -200,11 +197,11 @@ int mk_vm_add_cpu(struct mk_vm *vm, struct mk_err *err)
         mk_vm_make_cpus(vm, index + 1, err) < 0)
         return -1;
     if (open_vcpu(vm, index, err) < 0 || mk_vm_init_cpuid(vm, index, err) < 0 ||
-        mk_vm_update_cpuid(vm, err) < 0 || mk_vm_probe_native(vm, err) < 0 ||
-        mk_vm_share_console(vm, err) < 0) {
+        mk_vm_update_cpuid(vm, err) < 0 || mk_vm_probe_native(vm, err) < 0) {
         undo_add(vm);
         return -1;
     }
+    mk_vm_share_console(vm);
     mk_zones_disable(&vm->zones);
     return 0;
 }

@@ -87,11 +87,12 @@ int mk_vm_set_mode(struct mk_vm *vm, enum mk_mode mode, uint64_t memory, struct 
         mk_mapping_check(mode, &vm->mapping, memory, err) < 0 || resize(vm, memory, err) < 0)
         return -1;
     vm->mode = mode;
-    if (mk_vm_probe_native(vm, err) == 0 && mk_vm_prepare_memory(vm, err) == 0 &&
-        mk_vm_share_console(vm, err) == 0)
-        return 0;
-    vm->mode = before;
-    return -1;
+    if (mk_vm_probe_native(vm, err) < 0 || mk_vm_prepare_memory(vm, err) < 0) {
+        vm->mode = before;
+        return -1;
+    }
+    mk_vm_share_console(vm);
+    return 0;
 }
 
 /* --- the start state --- */

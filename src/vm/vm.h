@@ -314,7 +314,7 @@ int mk_vm_check_cpus(const struct mk_kvm *kvm, enum mk_mode mode, uint64_t memor
 int mk_vm_make_cpus(struct mk_vm *vm, unsigned cpus, struct mk_err *err);
 void mk_vm_free_cpus(struct mk_vm *vm);
 /* In real mode each prints to a stream of its own; in the others all to one. */
-int mk_vm_share_console(struct mk_vm *vm, struct mk_err *err);
+void mk_vm_share_console(struct mk_vm *vm);
 int mk_vm_open_cpus(struct mk_vm *vm, struct mk_err *err);
 void mk_vm_close_cpus(struct mk_vm *vm);
 
