@@ -34,7 +34,7 @@ int mk_lua_block_finder(lua_State *L)
     unsigned bits = mk_check_bits(L, 1);
     struct mk_blocks *b = lua_newuserdatauv(L, sizeof(*b), 1);
     memset(b, 0, sizeof(*b));
-    luaL_setmetatable(L, TYPE);
+    mk_set_type(L, TYPE);
     lua_newtable(L);
     lua_setiuservalue(L, -2, 1);
     b->bits = bits;

@@ -380,7 +380,11 @@ int mk_unknown_field(lua_State *L, const char *type, bool set);
 /* Defines a kind of userdata: metatable with methods reachable through __index. A field that is
  * neither there nor served by a metamethod of `meta` raises, read or written. */
 void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods);
-/* Adds what a file has to the core, which is on top. */
-void mk_open_exports(lua_State *L, const struct mk_exports *e);
+/* Gives the core, which is on top, what files export: each function, and each kind of objects, is
+ * there when it is first asked for. The list ends with NULL. */
+void mk_open_exports(lua_State *L, const struct mk_exports *const *list);
+/* Pushes the metatable of a kind of objects; sets that of the object on top. */
+void mk_push_type(lua_State *L, const char *type);
+void mk_set_type(lua_State *L, const char *type);
 
 #endif

@@ -149,7 +149,7 @@ static int coverage_record(lua_State *L)
     luaL_argcheck(L, code_bytes == bytes, 2, "not as many as addresses");
     struct record **r = lua_newuserdatauv(L, sizeof(struct record *), 0);
     *r = NULL;
-    luaL_setmetatable(L, RECORD);
+    mk_set_type(L, RECORD);
     *r = new_record(bytes / 8);
     if (!*r)
         return luaL_error(L, "not enough memory");
@@ -271,7 +271,7 @@ static int coverage_start(lua_State *L)
     int hits = (int)luaL_checkinteger(L, 4);
     struct mk_lua_coverage *cov = lua_newuserdatauv(L, sizeof(*cov), 0);
     memset(cov, 0, sizeof(*cov));
-    luaL_setmetatable(L, TYPE);
+    mk_set_type(L, TYPE);
     cov->branches = calloc(1, sizeof(struct mk_lua_branches) + bytes / 24 * sizeof(struct branch));
     if (!cov->branches)
         return luaL_error(L, "not enough memory");

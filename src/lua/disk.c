@@ -84,7 +84,7 @@ static int open_disk(lua_State *L)
     config.bytes_length = length;
     struct mk_lua_disk *d = lua_newuserdatauv(L, sizeof(*d), 0);
     *d = (struct mk_lua_disk){ .disk.fd = -1 };
-    luaL_setmetatable(L, MK_DISK);
+    mk_set_type(L, MK_DISK);
     return mk_disk_open(&d->disk, &config, &err) < 0 ? mk_push_err(L, &err) : 1;
 }
 

@@ -318,7 +318,7 @@ static int dwarf_open(lua_State *L)
     int fd = in_memory ? -1 : mk_lua_image_fd(L, mk_check_vm(L, 4), 2);
     struct mk_dwarf *d = lua_newuserdatauv(L, sizeof(*d), 1);
     *d = (struct mk_dwarf){ .fd = -1, .split = lua_toboolean(L, 3) };
-    luaL_setmetatable(L, MK_DWARF);
+    mk_set_type(L, MK_DWARF);
     lua_newtable(L);
     lua_setiuservalue(L, -2, 1);
     if (!has_library()) {

@@ -200,7 +200,7 @@ void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type)
     memset(box, 0, size);
     lua_pushvalue(L, vm_index);
     lua_setiuservalue(L, -2, 1);
-    luaL_setmetatable(L, type);
+    mk_set_type(L, type);
     return box;
 }
 
@@ -228,7 +228,7 @@ void **mk_push_owner(lua_State *L, const char *type)
 {
     void **owner = lua_newuserdatauv(L, sizeof(*owner), 1);
     *owner = NULL;
-    luaL_setmetatable(L, type);
+    mk_set_type(L, type);
     return owner;
 }
 
@@ -249,63 +249,134 @@ static int no_field(lua_State *L)
     return mk_unknown_field(L, lua_tostring(L, lua_upvalueindex(1)), lua_gettop(L) > 2);
 }
 
-/* Pushes a function that raises for the field it is asked for. */
-static void push_no_field(lua_State *L, const char *type)
+/* Pushes the methods and the metatable of a kind of objects. */
+static void push_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods)
 {
-    lua_pushstring(L, type);
-    lua_pushcclosure(L, no_field, 1);
-}
-
-void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods)
-{
-    luaL_newmetatable(L, type);
-    push_no_field(L, type);
-    lua_setfield(L, -2, "__newindex");
     lua_newtable(L);
     if (methods)
         luaL_setfuncs(L, methods, 0);
-    lua_createtable(L, 0, 1); /* what the table of methods does not have */
-    push_no_field(L, type);
+    lua_newtable(L);
+    mk_set_string(L, "__name", type);
+    mk_set_string(L, "__metatable", "locked");
+    lua_pushvalue(L, -2);
     lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
+    lua_pushvalue(L, -2);
+    lua_setfield(L, -2, "methods"); /* for the methods written in Lua */
+    lua_createtable(L, 0, 1);       /* what the table of methods does not have */
+    lua_pushstring(L, type);
+    lua_pushcclosure(L, no_field, 1);
     lua_pushvalue(L, -1);
-    lua_setfield(L, -3, "__index");
-    lua_pushvalue(L, -1);
-    lua_setfield(L, -3, "methods"); /* for the methods written in Lua */
-    lua_insert(L, -2);
-    lua_pushstring(L, "locked");
-    lua_setfield(L, -2, "__metatable");
+    lua_setfield(L, -4, "__newindex");
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -3);
     if (meta) {
         lua_pushvalue(L, -2); /* metamethods see the methods as their upvalue */
         luaL_setfuncs(L, meta, 1);
     }
-    lua_pop(L, 2);
 }
 
-static void add_methods(lua_State *L, const char *type, const luaL_Reg *methods)
+static bool is_export(const struct mk_exports *e)
 {
-    luaL_getmetatable(L, type);
-    lua_getfield(L, -1, "methods");
-    luaL_setfuncs(L, methods, 0);
-    lua_pop(L, 2);
+    return e->type || e->extends || e->core;
 }
 
-void mk_open_exports(lua_State *L, const struct mk_exports *e)
+static bool same(const char *a, const char *b)
 {
-    for (; e->type || e->extends || e->core; e++) {
-        if (e->type)
-            mk_new_type(L, e->type, e->meta, e->methods);
-        if (e->extends)
-            add_methods(L, e->extends, e->methods);
-        if (e->table)
-            luaL_getsubtable(L, -1, e->table);
-        if (e->core)
-            luaL_setfuncs(L, e->core, 0);
-        if (e->table)
-            lua_pop(L, 1);
-        if (e->open)
-            e->open(L);
-    }
+    return a && a[0] == b[0] && strcmp(a, b) == 0;
+}
+
+static const char exports_key; /* its address is the registry's key of all files' exports */
+
+/* Pushes what the files' exports make of a kind of objects: its methods and its metatable. */
+static void push_exported_type(lua_State *L, const char *type)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &exports_key);
+    const struct mk_exports *const *list = lua_touserdata(L, -1);
+    int top = lua_gettop(L);
+    for (; *list; list++)
+        for (const struct mk_exports *e = *list; is_export(e); e++)
+            if (same(e->type, type)) {
+                push_type(L, type, e->meta, e->methods);
+            } else if (same(e->extends, type)) {
+                lua_pushvalue(L, -2);
+                luaL_setfuncs(L, e->methods, 0);
+                lua_pop(L, 1);
+            }
+    lua_remove(L, top);
+    if (lua_gettop(L) < top)
+        luaL_error(L, "there are no objects of the kind %s", type);
+}
+
+void mk_push_type(lua_State *L, const char *type)
+{
+    if (luaL_getmetatable(L, type) != LUA_TNIL)
+        return;
+    lua_pop(L, 1);
+    push_exported_type(L, type);
+    lua_remove(L, -2);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, type);
+}
+
+void mk_set_type(lua_State *L, const char *type)
+{
+    mk_push_type(L, type);
+    lua_setmetatable(L, -2);
+}
+
+void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods)
+{
+    push_type(L, type, meta, methods);
+    lua_setfield(L, LUA_REGISTRYINDEX, type);
+    lua_pop(L, 1);
+}
+
+/* Pushes the core's function or table of this name, when a file exports it. */
+static bool push_exported(lua_State *L, const struct mk_exports *const *list, const char *name)
+{
+    bool table = false;
+    for (; *list; list++)
+        for (const struct mk_exports *e = *list; is_export(e); e++) {
+            if (same(e->table, name)) {
+                if (!table)
+                    lua_newtable(L);
+                table = true;
+                luaL_setfuncs(L, e->core, 0);
+            }
+            for (const luaL_Reg *f = e->table ? NULL : e->core; f && f->name; f++)
+                if (same(f->name, name)) {
+                    lua_pushcfunction(L, f->func);
+                    return true;
+                }
+        }
+    return table;
+}
+
+/* __index of the core: what is not in it yet. */
+static int core_index(lua_State *L)
+{
+    const char *name = lua_tostring(L, 2);
+    if (!name || !push_exported(L, lua_touserdata(L, lua_upvalueindex(1)), name))
+        return 0;
+    lua_pushvalue(L, 2);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, 1);
+    return 1;
+}
+
+void mk_open_exports(lua_State *L, const struct mk_exports *const *list)
+{
+    lua_pushlightuserdata(L, (void *)list);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &exports_key);
+    lua_createtable(L, 0, 1);
+    lua_pushlightuserdata(L, (void *)list);
+    lua_pushcclosure(L, core_index, 1);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    for (; *list; list++)
+        for (const struct mk_exports *e = *list; is_export(e); e++)
+            if (e->open)
+                e->open(L);
 }
 
 /* --- handles --- */

@@ -62,7 +62,7 @@ static struct mk_lua_socket *push_socket(lua_State *L)
 {
     struct mk_lua_socket *s = lua_newuserdatauv(L, sizeof(*s), 0);
     *s = (struct mk_lua_socket){ .fd = -1 };
-    luaL_setmetatable(L, MK_SOCKET);
+    mk_set_type(L, MK_SOCKET);
     return s;
 }
 

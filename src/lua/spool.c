@@ -22,7 +22,7 @@ static int open_spool(lua_State *L)
     struct mk_spool *s = lua_newuserdatauv(L, sizeof(*s), 0);
     struct mk_err err;
     *s = (struct mk_spool){ .fd = -1 };
-    luaL_setmetatable(L, SPOOL);
+    mk_set_type(L, SPOOL);
     if (mk_spool_open(s, path, head, tail, &err) < 0)
         return mk_push_err(L, &err);
     return 1;
@@ -34,7 +34,7 @@ static int spool_stdout(lua_State *L)
     struct mk_spool *s = lua_newuserdatauv(L, sizeof(*s), 0);
     struct mk_err err;
     *s = (struct mk_spool){ .fd = -1 };
-    luaL_setmetatable(L, SPOOL);
+    mk_set_type(L, SPOOL);
     return mk_spool_use(s, STDOUT_FILENO, &err) < 0 ? mk_push_err(L, &err) : 1;
 }
 

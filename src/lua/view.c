@@ -324,7 +324,7 @@ static int view_open(lua_State *L)
     const char *port = mk_check_cstring(L, 1);
     struct mk_lua_view *w = lua_newuserdatauv(L, sizeof(*w), 0);
     *w = (struct mk_lua_view){ .listener = -1 };
-    luaL_setmetatable(L, MK_VIEW);
+    mk_set_type(L, MK_VIEW);
     int fd = mk_listen_tcp("127.0.0.1", port, &err);
     if (fd < 0)
         return mk_push_err(L, &err);

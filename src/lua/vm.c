@@ -153,7 +153,7 @@ static int vm_gc(lua_State *L)
     struct mk_lua_vm *v = lua_touserdata(L, 1);
     if (v->open && (in_own_handler(v) || v->busy)) {
         mk_vm_stop(&v->vm, MK_STOPPED);
-        luaL_setmetatable(L, MK_VM);
+        mk_set_type(L, MK_VM);
     } else {
         mk_lua_close_vm(v);
     }
@@ -237,7 +237,7 @@ static void make_children(lua_State *L, struct mk_lua_vm *v, int vm_index)
         lua_setfield(L, -2, kinds[i][0]);
     }
     lua_createtable(L, (int)v->vm.cpus, 1);
-    luaL_setmetatable(L, MK_CPUS);
+    mk_set_type(L, MK_CPUS);
     lua_setfield(L, -2, "cpu");
     lua_pop(L, 1);
 }
@@ -313,7 +313,7 @@ static struct mk_lua_vm *push_vm(lua_State *L, struct mk_lua *lua)
         v->handler_ns = lua->handler_most;
     lua_createtable(L, 4, 6);
     lua_setiuservalue(L, -2, 1);
-    luaL_setmetatable(L, MK_VM);
+    mk_set_type(L, MK_VM);
     return v;
 }
 

@@ -51,7 +51,7 @@ void mk_window_push(lua_State *L, int owner, struct mk_bus *bus, uint64_t size)
     lua_pushvalue(L, owner);
     lua_setfield(L, -2, "owner");
     lua_setiuservalue(L, -2, 2);
-    luaL_setmetatable(L, MK_WINDOW);
+    mk_set_type(L, MK_WINDOW);
 }
 
 /* window_close(window): what is hooked there is taken off, and nothing more can be. */

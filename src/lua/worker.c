@@ -89,7 +89,7 @@ static void push_owner(lua_State *L, struct worker *w)
     mk_new_type(L, MK_OWNER, NULL, methods);
     struct mk_channel **box = lua_newuserdatauv(L, sizeof(*box), 0);
     *box = &w->channel;
-    luaL_setmetatable(L, MK_OWNER);
+    mk_set_type(L, MK_OWNER);
 }
 
 static void open_libraries(lua_State *L, const struct worker *w)
@@ -221,7 +221,7 @@ static int start_worker(lua_State *L)
     }
     struct box *box = lua_newuserdatauv(L, sizeof(*box), 0);
     *box = (struct box){ .over = true };
-    luaL_setmetatable(L, MK_WORKER);
+    mk_set_type(L, MK_WORKER);
     box->w = new_worker(L);
     if (!box->w || box->w->start.failed || mk_kick_init(&err) < 0) {
         if (!err.code)
