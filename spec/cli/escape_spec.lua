@@ -21,8 +21,9 @@ local function safe(code, all)
     local allowed = require "minikvm.cli.allowed"
     local function copy(t) local c = {} for k, v in pairs(t) do c[k] = v end return c end
     if all then
-      ALL = { kvm = copy(kvm), core = copy(require "minikvm.core"), lfs = require "lfs",
-        real = require }
+      local core = require "minikvm.core"
+      ALL = { kvm = copy(kvm), core = setmetatable(copy(core), getmetatable(core)),
+        lfs = require "lfs", real = require }
       for name, value in pairs(_G) do
         ALL[name] = ALL[name] or (type(value) == "table" and copy(value)) or value
       end

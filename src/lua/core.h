@@ -140,7 +140,7 @@ extern const char *const mk_lua_modes[MK_MODES];
 /* The user value of a VM: handlers by reference, children by name. */
 /* What lies on the stack of the anchor, which runs nothing: there it has the same index however
  * deep in calls the handlers' coroutines are, and out of a script's reach. */
-enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_NEXT /* one for each vCPU */ };
+enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_READ, MK_AT_WRITE, MK_AT_NEXT /* one for each vCPU */ };
 
 /* --- a Lua state, and its lock (state.c) --- */
 
@@ -192,7 +192,23 @@ enum mk_call_result {
 };
 enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
                                 lua_CFunction body, void *ctx);
-/* In a body: pushes handler `ref`. */
+/* The same in pieces, for calls with nothing around them that can raise: enter, push a handler and
+ * at most 4 arguments that allocate nothing, such as integers, run, read the results, leave. */
+struct mk_gate {
+    struct mk_lua_vm *v;
+    unsigned cpu;
+    int base; /* of the coroutine's stack */
+    struct mk_lua_context outer;
+    const char *what; /* of the handler outside this one */
+    bool waits;
+};
+#define MK_GATE_STACK 8 /* a message handler, a handler, its arguments */
+/* The coroutine; NULL: the VM is being closed, or has failed. */
+lua_State *mk_lua_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned cpu, const char *what);
+/* False: it failed, the VM ends. */
+bool mk_lua_run(struct mk_gate *g, int arguments, int results);
+void mk_lua_leave(struct mk_gate *g);
+/* Inside the gate: pushes handler `ref`. */
 void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref);
 /* Calls handler *ref, whose answer nobody wants; nothing when there is none (0 or less) any more.
  * What follows, as `fmt` says: i (uint64_t), b (bool), s (const char *, size_t). */

@@ -151,74 +151,94 @@ static void handler_failed(struct mk_lua_vm *v, unsigned cpu)
     lua_pop(co, 1);
 }
 
-/* The lock, and room on the coroutine's stack, which has plenty while nothing runs on it. A handler
- * inside another one has the lock, unless that one waits. */
-static bool enter(struct mk_lua_vm *v, unsigned cpu, struct mk_lua_context *outer)
+/* The lock. A handler inside another one has it, unless that one waits. */
+static bool acquire(struct mk_gate *g)
 {
-    struct mk_lua_cpu *lc = v->cpu[cpu];
-    *outer = (struct mk_lua_context){ .handler = lc->depth && !lc->waits ? lc : NULL };
-    if (!outer->handler && v->vm.cpu[cpu]->c.cpu.printed)
-        mk_vcpu_finish_output(&v->vm.cpu[cpu]->c); /* before what the script prints */
-    if (!outer->handler && !acquire_for_handler(v))
+    struct mk_lua_vm *v = g->v;
+    struct mk_lua_cpu *lc = v->cpu[g->cpu];
+    g->outer = (struct mk_lua_context){ .handler = lc->depth && !lc->waits ? lc : NULL };
+    if (!g->outer.handler && v->vm.cpu[g->cpu]->c.cpu.printed)
+        mk_vcpu_finish_output(&v->vm.cpu[g->cpu]->c); /* before what the script prints */
+    if (!g->outer.handler && !acquire_for_handler(v))
         return false;
-    outer->base = v->lua->base;
-    outer->watchdog = v->lua->watchdog;
+    g->outer.base = v->lua->base;
+    g->outer.watchdog = v->lua->watchdog;
     v->lua->handler = lc;
     lc->depth++;
     return true;
 }
 
-static void leave(struct mk_lua_vm *v, unsigned cpu, const struct mk_lua_context *outer)
+/* Room on the coroutine's stack, which has plenty while nothing runs on it. */
+static bool check_room(const struct mk_gate *g, const struct mk_lua_cpu *lc)
 {
-    struct mk_lua *lua = v->lua;
-    v->cpu[cpu]->depth--;
-    lua->base = outer->base;
-    lua->watchdog = outer->watchdog;
-    lua->handler = outer->handler;
-    if (!outer->handler)
-        mk_lua_unlock(lua);
+    if (lc->depth <= 1 || lua_checkstack(lc->co, MK_GATE_STACK))
+        return true;
+    mk_lua_bad_answer(g->v, g->cpu, "out of Lua stack");
+    return false;
+}
+
+MK_HOT lua_State *mk_lua_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned cpu,
+                               const char *what)
+{
+    struct mk_lua_cpu *lc = v->cpu[cpu];
+    g->v = v;
+    g->cpu = cpu;
+    if (!acquire(g))
+        return NULL;
+    g->waits = lc->waits;
+    g->what = lc->what;
+    lc->waits = false;
+    lc->what = what;
+    g->base = lua_gettop(lc->co);
+    if (!check_room(g, lc)) {
+        mk_lua_leave(g);
+        return NULL;
+    }
+    lua_pushcfunction(lc->co, describe_error);
+    return lc->co;
 }
 
 /* Nothing here but lua_pcall() can raise. */
-static enum mk_call_result call_protected(struct mk_lua_vm *v, unsigned cpu, lua_CFunction body,
-                                          void *ctx)
+MK_HOT bool mk_lua_run(struct mk_gate *g, int arguments, int results)
 {
-    struct mk_lua_cpu *lc = v->cpu[cpu];
+    struct mk_lua_cpu *lc = g->v->cpu[g->cpu];
     lua_State *co = lc->co;
-    if (lc->depth > 1 && !lua_checkstack(co, 4)) {
-        mk_lua_bad_answer(v, cpu, "out of Lua stack");
-        return MK_CALL_FAILED;
-    }
-    lua_pushcfunction(co, describe_error);
-    int base = lua_gettop(co);
-    lua_pushcfunction(co, body);
-    lua_pushlightuserdata(co, ctx);
-    mk_watchdog_enter(v->lua, &lc->watchdog, co);
-    int rc = lua_pcall(co, 1, 0, base);
+    mk_watchdog_enter(g->v->lua, &lc->watchdog, co);
+    int rc = lua_pcall(co, arguments, results, g->base + 1);
     mk_lua_flush_output(); /* under the watchdog: nobody may read it */
     mk_watchdog_leave(&lc->watchdog, co);
     if (rc != LUA_OK)
-        handler_failed(v, cpu);
-    lua_settop(co, base - 1); /* a script that got hold of it finds it dead */
-    return rc == LUA_OK ? MK_CALL_DONE : MK_CALL_FAILED;
+        handler_failed(g->v, g->cpu);
+    return rc == LUA_OK;
 }
 
-MK_HOT enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
-                                       lua_CFunction body, void *ctx)
+MK_HOT void mk_lua_leave(struct mk_gate *g)
 {
-    struct mk_lua_cpu *lc = v->cpu[cpu];
-    struct mk_lua_context outer;
-    if (!enter(v, cpu, &outer))
-        return MK_CALL_REFUSED;
-    bool waits = lc->waits;
-    const char *before = lc->what;
-    lc->waits = false;
-    lc->what = what;
-    enum mk_call_result called = call_protected(v, cpu, body, ctx);
-    lc->what = before;
-    lc->waits = waits;
-    leave(v, cpu, &outer);
-    return called;
+    struct mk_lua *lua = g->v->lua;
+    struct mk_lua_cpu *lc = g->v->cpu[g->cpu];
+    lua_settop(lc->co, g->base); /* a script that got hold of it finds it dead */
+    lc->what = g->what;
+    lc->waits = g->waits;
+    lc->depth--;
+    lua->base = g->outer.base;
+    lua->watchdog = g->outer.watchdog;
+    lua->handler = g->outer.handler;
+    if (!g->outer.handler)
+        mk_lua_unlock(lua);
+}
+
+enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *what,
+                                lua_CFunction body, void *ctx)
+{
+    struct mk_gate g;
+    lua_State *co = mk_lua_enter(&g, v, cpu, what);
+    if (!co)
+        return mk_lua_failed(v, cpu) ? MK_CALL_FAILED : MK_CALL_REFUSED;
+    lua_pushcfunction(co, body);
+    lua_pushlightuserdata(co, ctx);
+    bool done = mk_lua_run(&g, 1, 0);
+    mk_lua_leave(&g);
+    return done ? MK_CALL_DONE : MK_CALL_FAILED;
 }
 
 /* --- handlers that answer nothing --- */

@@ -19,48 +19,52 @@
 
 /* --- the vCPU's side --- */
 
-static MK_HOT int call_hook(lua_State *co)
-{
-    struct mk_hook_call *c = lua_touserdata(co, 1);
-    if (c->h->removed) /* while we waited for the lock */
-        return 0;
-    c->called = true;
-    mk_lua_push_handler(c->h->v, co, c->ref);
-    return c->body(co, c);
-}
-
-MK_HOT bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu)
-{
-    return cpu->index < c->h->v->vm.cpus && !mk_lua_failed(c->h->v, cpu->index) &&
-           mk_lua_call(c->h->v, cpu->index, NULL, call_hook, c) != MK_CALL_REFUSED && c->called;
-}
-
 /* An access of the guest for a handler. */
 struct access {
-    struct mk_hook_call call; /* first */
+    struct mk_lua_hook *h;
     struct mk_io *io;
-    struct mk_frame frame;
-    uint64_t value; /* of an IN */
+    struct mk_frame frame; /* for next(): which access it stands for */
+    struct mk_gate gate;
 };
 
-/* The same for next(): which access it stands for. */
-static bool call_for(struct access *a)
+static MK_HOT void leave(struct access *a)
 {
-    struct mk_lua_cpu *lc = a->call.h->v->cpu[a->io->cpu->index];
+    a->h->v->cpu[a->io->cpu->index]->frame = a->frame.above;
+    mk_lua_leave(&a->gate);
+}
+
+/* Into the gate, with handler `ref` on the coroutine's stack; NULL when it is not to run. */
+static MK_HOT lua_State *enter(struct access *a, int ref)
+{
+    struct mk_lua_vm *v = a->h->v;
+    unsigned cpu = a->io->cpu->index;
+    if (cpu >= v->vm.cpus || mk_lua_failed(v, cpu))
+        return NULL;
+    lua_State *co = mk_lua_enter(&a->gate, v, cpu, NULL);
+    if (!co)
+        return NULL;
+    struct mk_lua_cpu *lc = v->cpu[cpu];
     a->frame.above = lc->frame;
     lc->frame = &a->frame;
-    bool called = mk_hook_call(&a->call, a->io->cpu);
-    lc->frame = a->frame.above;
-    return called;
+    if (a->h->removed) { /* while we waited for the lock */
+        leave(a);
+        return NULL;
+    }
+    mk_lua_push_handler(v, co, ref);
+    return co;
+}
+
+static MK_HOT void push_anchored(lua_State *co, const struct mk_lua_vm *v, int at)
+{
+    lua_pushvalue(v->anchor, at);
+    lua_xmove(v->anchor, co, 1);
 }
 
 static MK_HOT int push_next(lua_State *co, const struct access *a)
 {
-    const struct mk_lua_hook *h = a->call.h;
-    if (h->with_next) {
-        lua_pushvalue(h->v->anchor, MK_AT_NEXT + (int)a->io->cpu->index);
-        lua_xmove(h->v->anchor, co, 1);
-    }
+    const struct mk_lua_hook *h = a->h;
+    if (h->with_next)
+        push_anchored(co, h->v, MK_AT_NEXT + (int)a->io->cpu->index);
     return h->with_next;
 }
 
@@ -74,96 +78,95 @@ static const char *kind_of(const struct mk_io *io)
 static void refuse_msr(const struct access *a, bool refused)
 {
     if (a->io->bus->space == MK_SPACE_MSRS)
-        a->call.h->v->vm.cpu[a->io->cpu->index]->c.msr_refused = refused;
+        a->h->v->vm.cpu[a->io->cpu->index]->c.msr_refused = refused;
+}
+
+static int to_text(lua_State *co)
+{
+    lua_tostring(co, 1);
+    return 1;
+}
+
+/* The read handler answered with something else than an integer. */
+static MK_COLD void refuse_answer(const struct access *a, lua_State *co)
+{
+    const char *type = luaL_typename(co, -1);
+    lua_pushcfunction(co, to_text); /* which may run out of memory */
+    lua_insert(co, -2);
+    const char *text = lua_pcall(co, 1, 1, 0) == LUA_OK ? lua_tostring(co, -1) : NULL;
+    mk_lua_bad_answer(a->h->v, a->io->cpu->index,
+                      "read handler of %s 0x%llx answered %s%s%s: it "
+                      "must return an integer of 0 to 0x%llx",
+                      kind_of(a->io), (unsigned long long)a->io->address, type, text ? " " : "",
+                      text ? text : "", (unsigned long long)mk_mask(a->io->size));
 }
 
 /* The answer of a read handler: an integer that fits. */
-static MK_HOT void read_value(struct access *a, lua_State *co)
+static MK_HOT uint64_t read_value(const struct access *a, lua_State *co)
 {
-    struct mk_io *io = a->io;
+    const struct mk_io *io = a->io;
     uint64_t limit = mk_mask(io->size), value = (uint64_t)lua_tointeger(co, -1);
-    unsigned long long at = io->address;
     bool is_false = lua_isboolean(co, -1) && !lua_toboolean(co, -1);
-    a->value = value;
     refuse_msr(a, is_false);
-    if (is_false && io->bus->space == MK_SPACE_MSRS) {
-        a->value = limit;
-    } else if (!lua_isinteger(co, -1)) {
-        const char *type = luaL_typename(co, -1);
-        const char *text = lua_tostring(co, -1);
-        mk_lua_bad_answer(a->call.h->v, io->cpu->index,
-                          "read handler of %s 0x%llx answered %s%s%s: it "
-                          "must return an integer of 0 to 0x%llx",
-                          kind_of(io), at, type, text ? " " : "", text ? text : "",
-                          (unsigned long long)limit);
-    } else if (value > limit) {
-        mk_lua_bad_answer(a->call.h->v, io->cpu->index,
+    if (is_false && io->bus->space == MK_SPACE_MSRS)
+        return limit;
+    if (!lua_isinteger(co, -1))
+        refuse_answer(a, co);
+    else if (value > limit)
+        mk_lua_bad_answer(a->h->v, io->cpu->index,
                           "read handler of %s 0x%llx answered %lld: it "
                           "does not fit in %u byte%s",
-                          kind_of(io), at, (long long)value, io->size, io->size > 1 ? "s" : "");
-    }
-}
-
-static MK_HOT int call_in(lua_State *co, struct mk_hook_call *c)
-{
-    struct access *a = (struct access *)c;
-    lua_pushinteger(co, (lua_Integer)a->io->address);
-    lua_pushinteger(co, a->io->size);
-    lua_call(co, 2 + push_next(co, a), 1);
-    read_value(a, co);
-    return 0;
+                          kind_of(io), (unsigned long long)io->address, (long long)value, io->size,
+                          io->size > 1 ? "s" : "");
+    return value;
 }
 
 static MK_HOT uint64_t hook_in(void *self, struct mk_io *io)
 {
     struct mk_lua_hook *h = self;
-    struct access a = { .call = { h, h->read_ref, call_in, false },
-                        .io = io,
-                        .frame = { .io = io, .in = true },
-                        .value = mk_mask(io->size) };
-    io->passed = !call_for(&a);
-    return a.value;
-}
-
-static MK_HOT int call_out(lua_State *co, struct mk_hook_call *c)
-{
-    struct access *a = (struct access *)c;
-    bool msr = a->io->bus->space == MK_SPACE_MSRS;
-    lua_pushinteger(co, (lua_Integer)a->io->address);
-    lua_pushinteger(co, (lua_Integer)a->frame.value);
-    lua_pushinteger(co, a->io->size);
-    lua_call(co, 3 + push_next(co, a), msr);
-    if (msr && lua_isboolean(co, -1))
-        refuse_msr(a, !lua_toboolean(co, -1));
-    return 0;
+    struct access a = { .h = h, .io = io, .frame = { .io = io, .in = true } };
+    lua_State *co = enter(&a, h->read_ref);
+    uint64_t value = mk_mask(io->size);
+    io->passed = !co;
+    if (!co)
+        return value;
+    lua_pushinteger(co, (lua_Integer)io->address);
+    lua_pushinteger(co, io->size);
+    if (mk_lua_run(&a.gate, 2 + push_next(co, &a), 1))
+        value = read_value(&a, co);
+    leave(&a);
+    return value;
 }
 
 static MK_HOT void hook_out(void *self, struct mk_io *io, uint64_t value)
 {
     struct mk_lua_hook *h = self;
-    struct access a = { .call = { h, h->write_ref, call_out, false },
-                        .io = io,
-                        .frame = { .io = io, .value = value } };
-    io->passed = !call_for(&a);
-}
-
-static int call_tap(lua_State *co, struct mk_hook_call *c)
-{
-    struct access *a = (struct access *)c;
-    lua_pushstring(co, a->frame.in ? "read" : "write");
-    lua_pushinteger(co, (lua_Integer)a->io->address);
-    lua_pushinteger(co, (lua_Integer)a->frame.value);
-    lua_pushinteger(co, a->io->size);
-    lua_call(co, 4, 0);
-    return 0;
+    struct access a = { .h = h, .io = io, .frame = { .io = io, .value = value } };
+    bool msr = io->bus->space == MK_SPACE_MSRS;
+    lua_State *co = enter(&a, h->write_ref);
+    io->passed = !co;
+    if (!co)
+        return;
+    lua_pushinteger(co, (lua_Integer)io->address);
+    lua_pushinteger(co, (lua_Integer)value);
+    lua_pushinteger(co, io->size);
+    if (mk_lua_run(&a.gate, 3 + push_next(co, &a), msr) && msr && lua_isboolean(co, -1))
+        refuse_msr(&a, !lua_toboolean(co, -1));
+    leave(&a);
 }
 
 static void notify_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_t value)
 {
-    struct access a = { .call = { h, h->read_ref, call_tap, false },
-                        .io = io,
-                        .frame = { .io = io, .in = in, .value = value } };
-    call_for(&a);
+    struct access a = { .h = h, .io = io, .frame = { .io = io, .in = in, .value = value } };
+    lua_State *co = enter(&a, h->read_ref);
+    if (!co)
+        return;
+    push_anchored(co, h->v, in ? MK_AT_READ : MK_AT_WRITE);
+    lua_pushinteger(co, (lua_Integer)io->address);
+    lua_pushinteger(co, (lua_Integer)value);
+    lua_pushinteger(co, io->size);
+    mk_lua_run(&a.gate, 4, 0);
+    leave(&a);
 }
 
 static uint64_t tap_in(void *self, struct mk_io *io)

@@ -41,17 +41,6 @@ struct mk_range mk_check_bus(lua_State *L);
 /* The same, first and last at 2 and 3; and that the VM is open. */
 struct mk_range mk_check_range(lua_State *L);
 
-/* A call of a hook's function; what goes with it follows in a struct of the caller's. */
-struct mk_hook_call {
-    struct mk_lua_hook *h;
-    int ref;
-    /* In the gate, the function on top: pushes arguments, calls, reads results; returns 0. */
-    int (*body)(lua_State *co, struct mk_hook_call *c);
-    bool called;
-};
-
-/* On the vCPU's thread, through the gate; false when the function is not to run. */
-bool mk_hook_call(struct mk_hook_call *c, struct mk_cpu *cpu);
 /* Puts the hook on its bus, and its handle, on top, into place. `h` is the caller's no more; raises
  * when memory ran out or KVM refuses. The functions' references must be in `h` already. */
 int mk_hook_place(lua_State *L, const struct mk_range *r, struct mk_lua_hook *h,

@@ -2,7 +2,6 @@
 #include "lua/core.h"
 
 #include <stdio.h>
-#include <stdio_ext.h>
 
 static const char registry_key;
 
@@ -109,7 +108,7 @@ MK_HOT void mk_lua_unlock(struct mk_lua *lua)
 /* What Lua code printed comes before what guests print now. */
 MK_HOT void mk_lua_flush_output(void)
 {
-    if (__fpending(stdout))
+    if (stdout->_IO_write_ptr != stdout->_IO_write_base) /* __fpending(), without a call */
         fflush(stdout);
 }
 

@@ -196,7 +196,9 @@ static void make_anchor(lua_State *L, struct mk_lua_vm *v, int vm_index)
     v->anchor = new_thread(L, lua_gettop(L));
     lua_pushvalue(L, vm_index);
     lua_pushvalue(L, -2);
-    lua_xmove(L, v->anchor, 2);
+    lua_pushliteral(L, "read"); /* for taps */
+    lua_pushliteral(L, "write");
+    lua_xmove(L, v->anchor, MK_AT_NEXT - 1);
     lua_pop(L, 1);
 }
 

@@ -68,7 +68,7 @@ M.METHODS = {
     on_unhandled pause place_of profile reset restore resume run screen snapshot start stats stop
     symbol_at trace wait]],
   vmfiles = words "audit close directory open read seek size usage write",
-  symbols = words "", cpus = words "", rows = words "", pcifunction = words "",
+  symbols = words "", cpus = words "", pcifunction = words "",
   watch = words "", layer = words "",
   -- made in Lua
   definition = words "",
