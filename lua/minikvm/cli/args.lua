@@ -129,10 +129,8 @@ end
 ---@param commands table<string, minikvm.args.spec>
 ---@return string
 function M.completion(shell, root, commands)
-  local parser, names = fill(require "minikvm.cli.argparse"(root.program), root, true), {}
-  for name in pairs(commands) do names[#names + 1] = name end
-  table.sort(names)
-  for _, name in ipairs(names) do fill(parser:command(name), commands[name], true) end
+  local parser = fill(require "minikvm.cli.argparse"(root.program), root, true)
+  for _, name in ipairs(options.keys(commands)) do fill(parser:command(name), commands[name], true) end
   local text = parser["get_" .. shell .. "_complete"](parser)
   text = text:gsub('opts="%$opts ', 'opts="'):gsub("options=%(%s+%$options\n", "options=(\n")
   return (text:gsub('(_describe "command" commands\n)', "%1  _files\n"))

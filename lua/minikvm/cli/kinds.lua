@@ -68,7 +68,7 @@ local function resume(kvm, opts, path, o)
     opts.screens[vm] = opts.bios == "lua" or nil
     return vm
   end
-  why = tostring(why or vm):gsub("^[^\n]-%.lua:%d+: ", "")
+  why = require("minikvm.options").without_place(why or vm)
   if why:find("attach them in setup", 1, true) then
     why = why .. ": a script resumes it, by kvm.load_snapshot and snapshot:vm{ setup = … }; of a "
       .. "machine with disks: --disk and --bios, as it was made"
@@ -153,7 +153,9 @@ local function kind_of(source, opts)
   if source.head:sub(1, #SNAPSHOT) == SNAPSHOT then return resume end
   if opts.bios then return boot_disk end
   if (opts.mode == nil or opts.mode == "linux") and is_linux(source) then return boot end
-  if with_disks(opts) then return source.head:find "^\x7fELF" and refuse_elf or boot_disk end
+  if with_disks(opts) then
+    return require("minikvm.image.plan").is_elf(source) and refuse_elf or boot_disk
+  end
   return is_disk(source.head, opts) and boot_disk or nil
 end
 

@@ -23,7 +23,7 @@ function M.attempt(what, fn, ...)
   if not results[1] then
     local text = tostring(results[2])
     if text:find("interrupted!", 1, true) then error(results[2], 0) end
-    complain(what, (text:gsub("^[^\n]-%.lua:%d+: ", "")))
+    complain(what, require("minikvm.options").without_place(text))
     return nil, USAGE
   elseif results[2] == nil or results[2] == false then
     complain(what, tostring(results[3]))

@@ -19,16 +19,8 @@ local PATTERNS <const>, PATTERN_BYTES <const> = 10, 80 -- shown of those that we
 
 -- ---- options ----
 
-local function count(value)
-  if math.type(value) == "integer" and value > 0 then return value end
-  return nil, ("expected a number of 1 or more, got %s"):format(tostring(value))
-end
-
----Exits may be none.
-local function exits(value)
-  if value == 0 then return 0 end
-  return count(value)
-end
+local count <const> = options.between(1, math.maxinteger, "a number of 1 or more")
+local exits <const> = options.between(0, math.maxinteger, "a number of exits")
 
 ---A number of exits, or { exits = n, ticks = n }; as a table.
 local function budget(value)

@@ -245,15 +245,8 @@ local function cursor_for(self, font, wanted)
            last = (last + 1) * font.height // 16 - 1 }
 end
 
-local function between(low, high)
-  return function(value)
-    if math.type(value) == "integer" and low <= value and value <= high then return value end
-    return nil, ("expected an integer of %d to %d, got %s"):format(low, high, tostring(value))
-  end
-end
-
 local PNG <const> = options.declare("screen:png", {
-  font = "text", scale = between(1, 8), cursor = "boolean",
+  font = "text", scale = options.between(1, 8), cursor = "boolean",
 })
 
 local PICTURE_MAX <const> = 64 << 20 -- bytes

@@ -83,10 +83,7 @@ local function all(cpu, limit)
 end
 
 local OPTIONS <const> = options.declare("cpu:backtrace", {
-  limit = function(value)
-    if math.type(value) == "integer" and value >= 1 and value <= MOST then return value end
-    return nil, ("expected a number of frames, 1 to %d, got %s"):format(MOST, tostring(value))
-  end,
+  limit = options.between(1, MOST, ("a number of frames, 1 to %d"):format(MOST)),
 })
 
 ---cpu:backtrace: see lua/minikvm/vm/cpu.lua.

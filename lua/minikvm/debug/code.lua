@@ -8,6 +8,7 @@ local blocks = require "minikvm.debug.blocks"
 local core = require "minikvm.core"
 local dwarf = require "minikvm.debug.dwarf"
 local images = require "minikvm.image"
+local plan = require "minikvm.image.plan"
 local symbols = require "minikvm.image.symbols"
 
 local M = {}
@@ -98,10 +99,6 @@ local function merge(list)
   return all
 end
 
-local function is_elf(image)
-  return image.plan.format ~= "flat" and image.source.head:sub(1, 4) == "\x7fELF"
-end
-
 local function key_of(list, o)
   local parts = { tostring(o.labels), tostring(o.called) }
   for _, image in ipairs(list) do
@@ -136,7 +133,7 @@ end
 function M.of(vm, o)
   local list = {}
   for _, image in ipairs(images.objects(vm)) do
-    if is_elf(image) then list[#list + 1] = image end
+    if plan.is_elf_image(image) then list[#list + 1] = image end
   end
   if #list == 0 then return nil end
   local key = key_of(list, o)

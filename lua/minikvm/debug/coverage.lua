@@ -115,9 +115,8 @@ local function read_map(machine, map)
   local pieces, at = {}, map.address
   while at < map.address + map.size do
     local size = math.min(4096 - at % 4096, map.address + map.size - at)
-    local physical = machine.cpu[0]:translate(at)
-    local ok, bytes = pcall(machine.memory.read, machine.memory, physical or -1, size)
-    pieces[#pieces + 1] = physical and ok and bytes or ("\0"):rep(size)
+    local bytes = core.linear_read(machine.cpu[0], at, size)
+    pieces[#pieces + 1] = bytes .. ("\0"):rep(size - #bytes)
     at = at + size
   end
   return table.concat(pieces)

@@ -6,6 +6,7 @@
 
 local core = require "minikvm.core"
 local images = require "minikvm.image"
+local plan = require "minikvm.image.plan"
 local symbols = require "minikvm.image.symbols"
 
 local M = {}
@@ -47,7 +48,7 @@ end
 ---@return string? why
 function M.of(image)
   local source = image.source
-  if source.dwarf == nil and image.plan.format ~= "flat" and source.head:sub(1, 4) == "\x7fELF" then
+  if source.dwarf == nil and plan.is_elf_image(image) then
     local ok, info, why = pcall(open, source)
     if not ok then info, why = nil, type(info) == "table" and info.text or tostring(info) end
     source.dwarf, source.dwarf_problem = info or false, why

@@ -15,10 +15,7 @@ local function addresses_of(who, self, where)
   return require("minikvm.debug.where").check(who, self, where)
 end
 
-local function whole(value)
-  if math.type(value) == "integer" and value >= 0 then return value end
-  return nil, ("expected an integer, 0 or more, got %s"):format(tostring(value))
-end
+local whole <const> = options.between(0, math.maxinteger, "an integer, 0 or more")
 
 local BREAK <const> = options.declare("vm:break_at", {
   fn = "function", condition = "function", cpu = whole, once = "boolean", after = whole,

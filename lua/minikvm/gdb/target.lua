@@ -5,6 +5,8 @@
 -- gdb reads the description once, when it connects. In 16- and 32-bit code EIP is the linear
 -- address, CS.base + EIP, because gdb knows no segments: so disassembly and breakpoints are right.
 
+local options = require "minikvm.options"
+
 local M = {}
 
 ---@class minikvm.gdb.register
@@ -128,10 +130,8 @@ end
 -- ---- descriptions ----
 
 local function flags_type(id, name, bytes)
-  local lines, bits = { ('<flags id="%s" size="%d">'):format(id, bytes) }, {}
-  for bit in pairs(FLAGS[name]) do bits[#bits + 1] = bit end
-  table.sort(bits)
-  for _, bit in ipairs(bits) do
+  local lines = { ('<flags id="%s" size="%d">'):format(id, bytes) }
+  for _, bit in ipairs(options.keys(FLAGS[name])) do
     lines[#lines + 1] = ('<field name="%s" start="%d" end="%d"/>')
       :format(FLAGS[name][bit], bit, bit)
   end

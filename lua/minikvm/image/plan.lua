@@ -119,6 +119,12 @@ function M.is_elf(source)
   return source.head:sub(1, 4) == "\x7fELF"
 end
 
+---Whether an image that was loaded is an ELF file, and was taken for one.
+---@param image { source: minikvm.image.source, plan: minikvm.image.plan }
+function M.is_elf_image(image)
+  return image.plan.format ~= "flat" and M.is_elf(image.source)
+end
+
 ---The part of a file in which a Multiboot2 header is.
 ---@return string
 function M.start(source)

@@ -4,6 +4,7 @@
 -- have the same files agree on who runs what.
 
 local lfs = require "lfs"
+local options = require "minikvm.options"
 
 local M = {}
 
@@ -111,11 +112,8 @@ end
 ---@return boolean? done
 ---@return string? why
 function M.write_timings(path, seconds)
-  local names = {}
-  for name in pairs(seconds) do names[#names + 1] = name end
-  table.sort(names)
   local lines = {}
-  for i, name in ipairs(names) do lines[i] = ("%.3f %s\n"):format(seconds[name], name) end
+  for i, name in ipairs(options.keys(seconds)) do lines[i] = ("%.3f %s\n"):format(seconds[name], name) end
   return require("minikvm.core").write_file(path, table.concat(lines))
 end
 

@@ -29,13 +29,9 @@ local inner = setmetatable({}, { __mode = "k" })
 ---By VM, what is behind its view; weak, so that a VM takes it along.
 local views = setmetatable({}, { __mode = "k" })
 
-local function port(value)
-  local n = type(value) == "number" and math.tointeger(value)
-  if n and n >= 0 and n <= 65535 then return n end
-  return nil, ("expected a port, 0 to 65535, got %s"):format(tostring(value))
-end
-
-local OPTIONS <const> = options.declare("vm:view", { port = port })
+local OPTIONS <const> = options.declare("vm:view", {
+  port = options.between(0, 65535, "a port, 0 to 65535"),
+})
 local REST <const> = 3 -- times as long as a look took, the guest is left alone
 
 ---Publishes what the VM shows, if it is something else than before.
