@@ -1,8 +1,12 @@
 /* bus_serve.c - an access on its way through a bus: who answers it, what is passed on. See bus.h.
  *
  * On the thread of the vCPU that makes it. Nearly all accesses are of one piece, and the topmost
- * hook answers them: that way is straight, what is seldom is in functions beside it (MK_COLD). */
+ * hook answers them: that way is straight, what is seldom is in functions beside it (MK_COLD).
+ * `in` says whether it reads; what a write is said to answer means nothing. On the straight way it
+ * is known where it is compiled (STRAIGHT). */
 #include "dev/bus.h"
+
+#define STRAIGHT static inline __attribute__((always_inline))
 
 /* The range of an address of memory or an MSR; NULL while there is no map of them. */
 static const struct mk_bus_range *range_of(const struct mk_io *io, uint64_t address)
@@ -25,28 +29,16 @@ static MK_COLD struct mk_hook *beneath(struct mk_hook *hook, uint64_t address)
     return mk_hook_beneath(hook, address);
 }
 
-/* The hook that answers beneath the one whose turn it was, or from the top. */
-static inline struct mk_hook *hook_at(const struct mk_io *from, uint64_t address)
+/* The hook that answers beneath the one whose turn it was, or from the top. Handlers without a
+ * function for this direction leave it to what lies beneath. */
+STRAIGHT struct mk_hook *find(const struct mk_io *from, uint64_t address, bool in)
 {
-    struct mk_hook *above = from->hook;
+    struct mk_hook *above = from->hook, *hook;
     if (above && address >= above->first && address <= above->last)
-        return beneath(above, address);
-    return lookup(from, address);
-}
-
-/* Handlers without a function for this direction leave it to what lies beneath. */
-static inline MK_HOT struct mk_hook *reader(const struct mk_io *from, uint64_t address)
-{
-    struct mk_hook *hook = hook_at(from, address);
-    while (hook && !hook->ops->in)
-        hook = beneath(hook, address);
-    return hook;
-}
-
-static inline MK_HOT struct mk_hook *writer(const struct mk_io *from, uint64_t address)
-{
-    struct mk_hook *hook = hook_at(from, address);
-    while (hook && !hook->ops->out)
+        hook = beneath(above, address);
+    else
+        hook = lookup(from, address);
+    while (hook && !(in ? hook->ops->in != NULL : hook->ops->out != NULL))
         hook = beneath(hook, address);
     return hook;
 }
@@ -76,8 +68,7 @@ static bool all_in(const struct mk_io *io, const struct mk_hook *hook)
 }
 
 /* Of an access of several bytes: a register that is one port takes any width. */
-static bool bytes_in_one(const struct mk_io *io, const struct mk_hook *hook,
-                         struct mk_hook *(*find)(const struct mk_io *, uint64_t))
+static bool bytes_in_one(const struct mk_io *io, const struct mk_hook *hook, bool in)
 {
     if (hook && hook->ops->width < io->size)
         return false;
@@ -86,18 +77,16 @@ static bool bytes_in_one(const struct mk_io *io, const struct mk_hook *hook,
     if (all_in(io, hook))
         return true;
     for (unsigned i = 1; i < io->size; i++)
-        if (find(io, byte_at(io, i)) != hook)
+        if (find(io, byte_at(io, i), in) != hook)
             return false;
     return true;
 }
 
 /* Whether an access is served in one piece by `hook`, or by nobody at all: whether all of its bytes
  * are, and of an MSR they are. */
-static inline bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook,
-                                struct mk_hook *(*find)(const struct mk_io *, uint64_t))
+STRAIGHT bool in_one_piece(const struct mk_io *io, const struct mk_hook *hook, bool in)
 {
-    return io->size == 1 || (hook && io->bus->space == MK_SPACE_MSRS) ||
-           bytes_in_one(io, hook, find);
+    return io->size == 1 || (hook && io->bus->space == MK_SPACE_MSRS) || bytes_in_one(io, hook, in);
 }
 
 static void count_unhandled(struct mk_bus *bus, uint64_t address)
@@ -163,27 +152,29 @@ static void stop_time(struct mk_hook *hook, uint64_t began)
         atomic_fetch_add_explicit(&hook->ns, mk_now() - began, memory_order_relaxed);
 }
 
-static uint64_t serve_in(struct mk_io *io, struct mk_served *served);
-static void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served);
+/* Beneath io->hook, or from the top. Only the first hook to get the access is accounted for in
+ * `served`. */
+static uint64_t serve(struct mk_io *io, bool in, uint64_t value, struct mk_served *served);
 
 /* --- windows --- */
 
-/* An access to the outer bus as one to the window's. */
-static struct mk_io inside(const struct mk_io *io, struct mk_bus *bus, uint64_t address)
+/* An access to the outer bus as one to the window's, which is accounted for if `served` is there.
+ */
+static uint64_t inside(const struct mk_io *io, struct mk_bus *bus, uint64_t address, bool in,
+                       uint64_t value, struct mk_served *served)
 {
-    return (struct mk_io){ .cpu = io->cpu, .bus = bus, .address = address, .size = io->size };
+    struct mk_io inner = { .cpu = io->cpu, .bus = bus, .address = address, .size = io->size };
+    return serve(&inner, in, value, served);
 }
 
 uint64_t mk_bus_window_in(const struct mk_io *io, struct mk_bus *bus, uint64_t address)
 {
-    struct mk_io inner = inside(io, bus, address);
-    return serve_in(&inner, NULL);
+    return inside(io, bus, address, true, 0, NULL);
 }
 
 void mk_bus_window_out(const struct mk_io *io, struct mk_bus *bus, uint64_t address, uint64_t value)
 {
-    struct mk_io inner = inside(io, bus, address);
-    serve_out(&inner, value, NULL);
+    inside(io, bus, address, false, value, NULL);
 }
 
 static uint64_t window_in(void *self, struct mk_io *io)
@@ -203,76 +194,44 @@ const struct mk_io_ops mk_bus_window_ops = {
 /* --- serving --- */
 
 /* A hook in a window is accounted for, not the window. */
-static __attribute__((noinline)) uint64_t shown_in(const struct mk_hook *hook,
-                                                   const struct mk_io *io, struct mk_served *served)
+static __attribute__((noinline)) uint64_t shown(const struct mk_hook *hook, const struct mk_io *io,
+                                                bool in, uint64_t value, struct mk_served *served)
 {
-    struct mk_io inner = inside(io, hook->self, io->address - hook->first);
-    return serve_in(&inner, served);
+    return inside(io, hook->self, io->address - hook->first, in, value, served);
 }
 
-static __attribute__((noinline)) void shown_out(const struct mk_hook *hook, const struct mk_io *io,
-                                                uint64_t value, struct mk_served *served)
-{
-    struct mk_io inner = inside(io, hook->self, io->address - hook->first);
-    serve_out(&inner, value, served);
-}
-
-static inline MK_HOT uint64_t hook_in(struct mk_hook *hook, struct mk_io *io,
-                                      struct mk_served *served)
-{
-    if (!hook)
-        return serve_unhandled(io, true, 0, served);
-    if (hook->ops == &mk_bus_window_ops)
-        return shown_in(hook, io, served);
-    io->hook = hook;
-    account(hook, served);
-    uint64_t began = start_time(io->bus);
-    uint64_t value = hook->ops->in(hook->self, io) & mk_mask(io->size);
-    stop_time(hook, began);
-    return value;
-}
-
-static inline MK_HOT void hook_out(struct mk_hook *hook, struct mk_io *io, uint64_t value,
-                                   struct mk_served *served)
+STRAIGHT uint64_t answer(struct mk_hook *hook, struct mk_io *io, bool in, uint64_t value,
+                         struct mk_served *served)
 {
     value &= mk_mask(io->size);
-    if (!hook) {
-        serve_unhandled(io, false, value, served);
-        return;
-    }
-    if (hook->ops == &mk_bus_window_ops) {
-        shown_out(hook, io, value, served);
-        return;
-    }
+    if (!hook)
+        return serve_unhandled(io, in, value, served);
+    if (hook->ops == &mk_bus_window_ops)
+        return shown(hook, io, in, value, served);
     io->hook = hook;
     account(hook, served);
-    if (served)
+    if (!in && served)
         served->collectable = hook->ops->coalesce || hook->ops->patient;
     uint64_t began = start_time(io->bus);
-    hook->ops->out(hook->self, io, value);
+    if (in)
+        value = hook->ops->in(hook->self, io) & mk_mask(io->size);
+    else
+        hook->ops->out(hook->self, io, value);
     stop_time(hook, began);
-}
-
-static MK_COLD uint64_t in_bytes(const struct mk_io *from, struct mk_served *served)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < from->size; i++) {
-        struct mk_io io = *from;
-        io.size = 1;
-        io.address = byte_at(from, i);
-        value |= serve_in(&io, served) << (8 * i);
-    }
     return value;
 }
 
-static MK_COLD void out_bytes(const struct mk_io *from, uint64_t value, struct mk_served *served)
+static MK_COLD uint64_t by_bytes(const struct mk_io *from, bool in, uint64_t value,
+                                 struct mk_served *served)
 {
+    uint64_t read = 0;
     for (unsigned i = 0; i < from->size; i++) {
         struct mk_io io = *from;
         io.size = 1;
         io.address = byte_at(from, i);
-        serve_out(&io, value >> (8 * i), served);
+        read |= serve(&io, in, value >> (8 * i), served) << (8 * i);
     }
+    return read;
 }
 
 /* What was passed on from beneath `above` until `end` answered: taps want to know the value. */
@@ -280,7 +239,7 @@ static void notify_taps(struct mk_io io, struct mk_hook *above, const struct mk_
                         uint64_t value)
 {
     io.hook = above;
-    for (struct mk_hook *h; (h = reader(&io, io.address)) && h != end;) {
+    for (struct mk_hook *h; (h = find(&io, io.address, true)) && h != end;) {
         io.hook = h;
         if (h->ops->tap)
             h->ops->tap(h->self, &io, value);
@@ -288,57 +247,37 @@ static void notify_taps(struct mk_io io, struct mk_hook *above, const struct mk_
 }
 
 /* What hooks have passed on, taps mostly, until one answers. */
-static MK_COLD uint64_t in_passed(struct mk_io *io, struct mk_hook *above)
+static MK_COLD uint64_t passed(struct mk_io *io, struct mk_hook *above, bool in, uint64_t value)
 {
     struct mk_hook *hook;
-    uint64_t value;
+    uint64_t read;
     do {
         io->passed = false;
         io->map = atomic_load(&io->bus->ranges);
-        hook = reader(io, io->address);
-        value = in_one_piece(io, hook, reader) ? hook_in(hook, io, NULL) : in_bytes(io, NULL);
+        hook = find(io, io->address, in);
+        read = in_one_piece(io, hook, in) ? answer(hook, io, in, value, NULL)
+                                          : by_bytes(io, in, value, NULL);
     } while (io->passed);
-    notify_taps(*io, above, hook, value);
-    return value;
+    if (in)
+        notify_taps(*io, above, hook, read);
+    return read;
 }
 
-static MK_COLD void out_passed(struct mk_io *io, uint64_t value)
-{
-    do {
-        io->passed = false;
-        io->map = atomic_load(&io->bus->ranges);
-        struct mk_hook *hook = writer(io, io->address);
-        if (in_one_piece(io, hook, writer))
-            hook_out(hook, io, value, NULL);
-        else
-            out_bytes(io, value, NULL);
-    } while (io->passed);
-}
-
-/* Beneath io->hook, or from the top. Only the first hook to get the access is accounted for in
- * `served`. */
-static MK_HOT uint64_t serve_in(struct mk_io *io, struct mk_served *served)
+STRAIGHT uint64_t serve_straight(struct mk_io *io, bool in, uint64_t value,
+                                 struct mk_served *served)
 {
     struct mk_hook *above = io->hook;
     io->map = atomic_load(&io->bus->ranges);
-    struct mk_hook *hook = reader(io, io->address);
-    if (!in_one_piece(io, hook, reader))
-        return in_bytes(io, served);
-    uint64_t value = hook_in(hook, io, served);
-    return io->passed ? in_passed(io, above) : value;
+    struct mk_hook *hook = find(io, io->address, in);
+    if (!in_one_piece(io, hook, in))
+        return by_bytes(io, in, value, served);
+    uint64_t read = answer(hook, io, in, value, served);
+    return io->passed ? passed(io, above, in, value) : read;
 }
 
-static MK_HOT void serve_out(struct mk_io *io, uint64_t value, struct mk_served *served)
+static MK_HOT uint64_t serve(struct mk_io *io, bool in, uint64_t value, struct mk_served *served)
 {
-    io->map = atomic_load(&io->bus->ranges);
-    struct mk_hook *hook = writer(io, io->address);
-    if (!in_one_piece(io, hook, writer)) {
-        out_bytes(io, value, served);
-        return;
-    }
-    hook_out(hook, io, value, served);
-    if (io->passed)
-        out_passed(io, value);
+    return in ? serve_straight(io, true, 0, served) : serve_straight(io, false, value, served);
 }
 
 void mk_bus_enter(struct mk_bus *bus, struct mk_cpu *cpu)
@@ -356,7 +295,7 @@ MK_HOT uint64_t mk_bus_in(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t addre
 {
     struct mk_io io = { .cpu = cpu, .bus = bus, .address = address, .size = size };
     mk_bus_enter(bus, cpu);
-    uint64_t value = serve_in(&io, served);
+    uint64_t value = serve_straight(&io, true, 0, served);
     mk_bus_leave(bus, cpu);
     return value;
 }
@@ -366,18 +305,18 @@ MK_HOT void mk_bus_out(struct mk_bus *bus, struct mk_cpu *cpu, uint64_t address,
 {
     struct mk_io io = { .cpu = cpu, .bus = bus, .address = address, .size = size };
     mk_bus_enter(bus, cpu);
-    serve_out(&io, value, served);
+    serve_straight(&io, false, value, served);
     mk_bus_leave(bus, cpu);
 }
 
 uint64_t mk_bus_next_in(struct mk_io *io)
 {
     struct mk_io next = *io;
-    return serve_in(&next, NULL);
+    return serve(&next, true, 0, NULL);
 }
 
 void mk_bus_next_out(struct mk_io *io, uint64_t value)
 {
     struct mk_io next = *io;
-    serve_out(&next, value, NULL);
+    serve(&next, false, value, NULL);
 }
