@@ -204,10 +204,10 @@ struct mk_gate {
 };
 #define MK_GATE_STACK 8 /* a message handler, a handler, its arguments */
 /* The coroutine; NULL: the VM is being closed, or has failed. */
-lua_State *mk_lua_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned cpu, const char *what);
+lua_State *mk_gate_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned cpu, const char *what);
 /* False: it failed, the VM ends. */
-bool mk_lua_run(struct mk_gate *g, int arguments, int results);
-void mk_lua_leave(struct mk_gate *g);
+bool mk_gate_run(struct mk_gate *g, int arguments, int results);
+void mk_gate_leave(struct mk_gate *g);
 /* Inside the gate: pushes handler `ref`. */
 void mk_lua_push_handler(struct mk_lua_vm *v, lua_State *co, int ref);
 /* Calls handler *ref, whose answer nobody wants; nothing when there is none (0 or less) any more.

@@ -177,8 +177,8 @@ static bool check_room(const struct mk_gate *g, const struct mk_lua_cpu *lc)
     return false;
 }
 
-MK_HOT lua_State *mk_lua_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned cpu,
-                               const char *what)
+MK_HOT lua_State *mk_gate_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned cpu,
+                                const char *what)
 {
     struct mk_lua_cpu *lc = v->cpu[cpu];
     g->v = v;
@@ -191,7 +191,7 @@ MK_HOT lua_State *mk_lua_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned 
     lc->what = what;
     g->base = lua_gettop(lc->co);
     if (!check_room(g, lc)) {
-        mk_lua_leave(g);
+        mk_gate_leave(g);
         return NULL;
     }
     lua_pushcfunction(lc->co, describe_error);
@@ -199,7 +199,7 @@ MK_HOT lua_State *mk_lua_enter(struct mk_gate *g, struct mk_lua_vm *v, unsigned 
 }
 
 /* Nothing here but lua_pcall() can raise. */
-MK_HOT bool mk_lua_run(struct mk_gate *g, int arguments, int results)
+MK_HOT bool mk_gate_run(struct mk_gate *g, int arguments, int results)
 {
     struct mk_lua_cpu *lc = g->v->cpu[g->cpu];
     lua_State *co = lc->co;
@@ -212,7 +212,7 @@ MK_HOT bool mk_lua_run(struct mk_gate *g, int arguments, int results)
     return rc == LUA_OK;
 }
 
-MK_HOT void mk_lua_leave(struct mk_gate *g)
+MK_HOT void mk_gate_leave(struct mk_gate *g)
 {
     struct mk_lua *lua = g->v->lua;
     struct mk_lua_cpu *lc = g->v->cpu[g->cpu];
@@ -231,13 +231,13 @@ enum mk_call_result mk_lua_call(struct mk_lua_vm *v, unsigned cpu, const char *w
                                 lua_CFunction body, void *ctx)
 {
     struct mk_gate g;
-    lua_State *co = mk_lua_enter(&g, v, cpu, what);
+    lua_State *co = mk_gate_enter(&g, v, cpu, what);
     if (!co)
         return mk_lua_failed(v, cpu) ? MK_CALL_FAILED : MK_CALL_REFUSED;
     lua_pushcfunction(co, body);
     lua_pushlightuserdata(co, ctx);
-    bool done = mk_lua_run(&g, 1, 0);
-    mk_lua_leave(&g);
+    bool done = mk_gate_run(&g, 1, 0);
+    mk_gate_leave(&g);
     return done ? MK_CALL_DONE : MK_CALL_FAILED;
 }
 

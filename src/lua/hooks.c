@@ -30,7 +30,7 @@ struct access {
 static MK_HOT void leave(struct access *a)
 {
     a->h->v->cpu[a->io->cpu->index]->frame = a->frame.above;
-    mk_lua_leave(&a->gate);
+    mk_gate_leave(&a->gate);
 }
 
 /* Into the gate, with handler `ref` on the coroutine's stack; NULL when it is not to run. */
@@ -40,7 +40,7 @@ static MK_HOT lua_State *enter(struct access *a, int ref)
     unsigned cpu = a->io->cpu->index;
     if (cpu >= v->vm.cpus || mk_lua_failed(v, cpu))
         return NULL;
-    lua_State *co = mk_lua_enter(&a->gate, v, cpu, NULL);
+    lua_State *co = mk_gate_enter(&a->gate, v, cpu, NULL);
     if (!co)
         return NULL;
     struct mk_lua_cpu *lc = v->cpu[cpu];
@@ -132,7 +132,7 @@ static MK_HOT uint64_t hook_in(void *self, struct mk_io *io)
         return value;
     lua_pushinteger(co, (lua_Integer)io->address);
     lua_pushinteger(co, io->size);
-    if (mk_lua_run(&a.gate, 2 + push_next(co, &a), 1))
+    if (mk_gate_run(&a.gate, 2 + push_next(co, &a), 1))
         value = read_value(&a, co);
     leave(&a);
     return value;
@@ -150,7 +150,7 @@ static MK_HOT void hook_out(void *self, struct mk_io *io, uint64_t value)
     lua_pushinteger(co, (lua_Integer)io->address);
     lua_pushinteger(co, (lua_Integer)value);
     lua_pushinteger(co, io->size);
-    if (mk_lua_run(&a.gate, 3 + push_next(co, &a), msr) && msr && lua_isboolean(co, -1))
+    if (mk_gate_run(&a.gate, 3 + push_next(co, &a), msr) && msr && lua_isboolean(co, -1))
         refuse_msr(&a, !lua_toboolean(co, -1));
     leave(&a);
 }
@@ -165,7 +165,7 @@ static void notify_tap(struct mk_lua_hook *h, struct mk_io *io, bool in, uint64_
     lua_pushinteger(co, (lua_Integer)io->address);
     lua_pushinteger(co, (lua_Integer)value);
     lua_pushinteger(co, io->size);
-    mk_lua_run(&a.gate, 4, 0);
+    mk_gate_run(&a.gate, 4, 0);
     leave(&a);
 }
 
