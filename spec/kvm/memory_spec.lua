@@ -467,10 +467,23 @@ describe("memory:map", function()
     file(("x"):rep(8192))
     local vm <close> = prot "f4"
     assert(vm.memory:map{ at = 0x10000000, path = path, shared = true })
-    file(("y"):rep(100))
+    file(("y"):rep(4095) .. "z")
     assert.equal("y", vm.memory:read(0x10000000, 1))
     assert.error_matches(function() vm.memory:read(0x10001000, 1) end, "not all in RAM")
     assert.is_false(vm.memory:has(0x10000000, 8192))
+    assert.equal(0x10000ffe, vm.memory:find("yz", 0x10000000))
+    assert.is_nil(vm.memory:find("x", 0x10000000))
+    assert.equal(("y"):rep(4095) .. "z", vm.memory:cstring(0x10000000))
+  end)
+
+  it("is searched beyond the first MiB, and where two of them meet", function()
+    local vm <close> = assert(kvm.vm{ mode = "protected", memory = "4M" })
+    for _, at in ipairs{ (3 << 20) - 3, 0x10000, 4 << 20 } do
+      vm.memory:write(at - 6, "needle")
+      assert.equal(at - 6, vm.memory:find("needle", at < 1 << 20 and 0 or 0x20000))
+      vm.memory:fill(at - 6, 6)
+    end
+    assert.is_nil(vm.memory:find "needle")
   end)
 
   it("is taken away by remove(), and restores want it there", function()

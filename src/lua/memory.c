@@ -3,6 +3,11 @@
 
 #include <string.h>
 
+/* Bytes of guest memory that are copied at once. */
+#define STRING_PIECE 256u
+#define FILL_PIECE 16384u
+#define FIND_PIECE (1u << 20)
+
 static void no_memory(lua_State *L, struct mk_lua_vm *v, lua_Integer address, lua_Integer length)
 {
     mk_lua_error(L, "%lld bytes at address %lld are not all in RAM of %lld bytes", length, address,
@@ -114,11 +119,12 @@ static int memory_cstring(lua_State *L)
     luaL_buffinit(L, &b);
     uint64_t at = (uint64_t)address, left = (uint64_t)limit;
     for (uint64_t n; left; at += n, left -= n) {
-        const char *bytes = mk_mem_piece(mem, at, (n = left, &n));
-        if (!bytes)
+        char *to = luaL_prepbuffsize(&b, STRING_PIECE);
+        n = mk_mem_span(mem, at, left < STRING_PIECE ? left : STRING_PIECE);
+        if (n == 0 || !mk_mem_read(mem, at, to, n))
             break;
-        size_t length = strnlen(bytes, n);
-        luaL_addlstring(&b, bytes, length);
+        size_t length = strnlen(to, n);
+        luaL_addsize(&b, length);
         if (length < n)
             break;
     }
@@ -134,42 +140,65 @@ static int memory_fill(lua_State *L)
     lua_Integer byte = luaL_optinteger(L, 4, 0);
     luaL_argcheck(L, byte >= 0 && byte <= 255, 4, "not a byte");
     const struct mk_mem *mem = check_range(L, v, address, length, true);
+    char piece[FILL_PIECE];
+    memset(piece, (int)byte, sizeof(piece));
     uint64_t at = (uint64_t)address, left = (uint64_t)length;
     for (uint64_t n; left; at += n, left -= n) {
-        void *to = mk_mem_writable_piece(mem, at, (n = left, &n));
-        if (!to)
-            return luaL_error(L, "memory at 0x%I is gone: its file became shorter",
-                              (lua_Integer)at);
-        memset(to, (int)byte, n);
+        n = left < sizeof(piece) ? left : sizeof(piece);
+        if (!mk_mem_write(mem, at, piece, n))
+            return mk_lua_error(L, "memory at 0x%llx is gone: its file became shorter",
+                                (unsigned long long)at);
     }
     set_all_ready(v);
     return 0;
 }
 
-/* The first place from `at` on where `what` lies in one region, or in two that meet. */
-static bool find(const struct mk_mem *mem, uint64_t at, const char *what, size_t length,
-                 uint64_t *hit)
+/* Where memory is, from `at` on; false: nowhere. */
+static bool next_memory(const struct mk_mem *mem, uint64_t *at)
 {
     for (unsigned i = 0; i < mem->count; i++) {
         const struct mk_region *r = &mem->regions[i];
-        uint64_t end = r->gpa + r->size, from = at > r->gpa ? at : r->gpa;
-        const char *bytes = from < end ? mk_mem_at(mem, from, end - from) : NULL;
-        const char *found = bytes ? memmem(bytes, end - from, what, length) : NULL;
-        if (found) {
-            *hit = from + (uint64_t)(found - bytes);
+        if (r->gpa + r->size > *at) {
+            *at = *at > r->gpa ? *at : r->gpa;
             return true;
         }
-        uint64_t first = length <= r->size ? end - length + 1 : r->gpa; /* beyond the end */
-        for (uint64_t k = first > from ? first : from; i + 1 < mem->count && k < end; k++) {
-            size_t here = end - k;
-            const char *rest = mk_mem_at(mem, k, here), *next = mk_mem_at(mem, end, length - here);
-            if (!next || !rest)
-                break;
-            if (memcmp(rest, what, here) == 0 && memcmp(next, what + here, length - here) == 0) {
-                *hit = k;
-                return true;
-            }
+    }
+    return false;
+}
+
+/* How many of `most` bytes from `at` on are memory. */
+static uint64_t length_there(const struct mk_mem *mem, uint64_t at, uint64_t most)
+{
+    uint64_t length = 0;
+    for (uint64_t n; length < most; length += n)
+        if ((n = mk_mem_span(mem, at + length, most - length)) == 0)
+            break;
+    return length;
+}
+
+/* The first place from *at on where `what` is: FIND_PIECE places after the other, in a copy of what
+ * is there. */
+static bool find(lua_State *L, const struct mk_mem *mem, uint64_t *at, const char *what,
+                 size_t length)
+{
+    size_t more = length ? length - 1 : 0;
+    char *piece = lua_newuserdatauv(L, FIND_PIECE + more, 0);
+    while (next_memory(mem, at)) {
+        uint64_t n = length_there(mem, *at, FIND_PIECE + more);
+        if (n == 0) /* it ends near here, because its file became shorter */
+            n = length_there(mem, *at, MK_PAGE - *at % MK_PAGE);
+        if (n == 0) {
+            const struct mk_region *r = mk_mem_find(mem, *at);
+            *at = r->gpa + r->size;
+            continue;
         }
+        bool there = mk_mem_read(mem, *at, piece, n);
+        const char *found = there ? memmem(piece, n, what, length) : NULL;
+        if (found) {
+            *at += (uint64_t)(found - piece);
+            return true;
+        }
+        *at += n > more ? n - more : n;
     }
     return false;
 }
@@ -181,9 +210,9 @@ static int memory_find(lua_State *L)
     size_t length;
     const char *what = luaL_checklstring(L, 2, &length);
     lua_Integer from = luaL_optinteger(L, 3, 0);
-    uint64_t hit = 0;
-    bool found = find(check_range(L, v, from, 0, false), (uint64_t)from, what, length, &hit);
-    return mk_push_optional(L, found, hit);
+    uint64_t at = (uint64_t)from;
+    bool found = find(L, check_range(L, v, from, 0, false), &at, what, length);
+    return mk_push_optional(L, found, at);
 }
 
 static int memory_size(lua_State *L)
