@@ -192,25 +192,25 @@ static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
     v->terminal = terminal;
 }
 
+static int attach(lua_State *L, bool on)
+{
+    set_input(check_console(L), on ? STDIN_FILENO : -1, on && isatty(STDIN_FILENO));
+    lua_settop(L, 1);
+    lua_pushboolean(L, on);
+    return console_echo(L);
+}
+
 /* console:attach() -> console: input from stdin, output to stdout. When stdin is a terminal it is
  * raw while the guest runs, and Ctrl-A x leaves. */
 static int console_attach(lua_State *L)
 {
-    struct mk_lua_vm *v = check_console(L);
-    set_input(v, STDIN_FILENO, isatty(STDIN_FILENO));
-    lua_settop(L, 1);
-    lua_pushboolean(L, true);
-    return console_echo(L);
+    return attach(L, true);
 }
 
 /* console:detach() -> console: input only by send(), output only by text() and on_line(). */
 static int console_detach(lua_State *L)
 {
-    struct mk_lua_vm *v = check_console(L);
-    set_input(v, -1, false);
-    lua_settop(L, 1);
-    lua_pushboolean(L, false);
-    return console_echo(L);
+    return attach(L, false);
 }
 
 /* console:input(path) -> console: input from a file, to its end. */

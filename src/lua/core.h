@@ -115,7 +115,8 @@ struct mk_lua_vm {
     lua_State *opener; /* whose files:open() asks decide() at the moment; NULL: a guest's OPEN */
     _Atomic int unhandled_ref; /* on_unhandled */
     uint64_t unhandled_hits;
-    int *files; /* images that are read again for a reset; -1: closed (load.c) */
+    uint64_t latched; /* bytes of its latches: a script's cap on memory does not count them */
+    int *files;       /* images that are read again for a reset; -1: closed (load.c) */
     unsigned file_count;
     struct mk_lua_member *members;         /* what objects have in it, closed before it */
     struct mk_lua_stopper *stoppers;       /* breakpoints and watched memory (debug.c) */

@@ -137,21 +137,6 @@ static int cpu_index(lua_State *L)
     return 1;
 }
 
-/* The descriptor that a selector names in the guest's GDT; an error when there is none. */
-static uint64_t read_descriptor(lua_State *L, const struct mk_lua_vm *v, const struct kvm_sregs *s,
-                                const char *name, uint16_t selector)
-{
-    uint64_t bytes = 0;
-    if (selector & 4)
-        mk_lua_error(L, "%s = 0x%x: it names an entry of the LDT; set it with cpu:set_sregs", name,
-                     selector);
-    if ((selector & 0xfff8u) + 7 > s->gdt.limit ||
-        mk_linear_copy(&v->vm.mem, s, s->gdt.base + (selector & 0xfff8), &bytes, 8, false) != 8)
-        mk_lua_error(L, "%s = 0x%x: the GDT at 0x%llx, limit 0x%x, has no such entry", name,
-                     selector, (unsigned long long)s->gdt.base, s->gdt.limit);
-    return bytes;
-}
-
 /* Loads a selector as a MOV to the segment register does (SDM volume 2, MOV), without its checks of
  * type and privilege: in real mode base and selector, else the descriptor that the GDT has. */
 static void store_segment(lua_State *L, const struct mk_lua_vm *v, struct kvm_sregs *s,
@@ -166,8 +151,12 @@ static void store_segment(lua_State *L, const struct mk_lua_vm *v, struct kvm_sr
         segment->base = (uint64_t)selector << 4;
     } else if (selector < 4) {
         *segment = (struct kvm_segment){ .selector = selector, .unusable = 1 };
-    } else {
-        *segment = mk_descriptor_decode(selector, read_descriptor(L, v, s, name, selector));
+    } else if (selector & 4) {
+        mk_lua_error(L, "%s = 0x%x: it names an entry of the LDT; set it with cpu:set_sregs", name,
+                     selector);
+    } else if (!mk_descriptor_load(&v->vm.mem, s, selector, segment)) {
+        mk_lua_error(L, "%s = 0x%x: the GDT at 0x%llx, limit 0x%x, has no such entry", name,
+                     selector, (unsigned long long)s->gdt.base, s->gdt.limit);
     }
 }
 

@@ -330,8 +330,10 @@ static void hook_remove(lua_State *L, struct mk_lua_vm *v, struct mk_handle *han
     mk_lua_unref(L, vm_index, h->read_ref);
     if (h->write_ref != h->read_ref)
         mk_lua_unref(L, vm_index, h->write_ref);
-    if (h->prim) /* its function is looked up under the lock; accesses read theirs without */
-        h->write_ref = LUA_NOREF;
+    if (h->prim) {
+        v->latched -= h->prim->length;
+        h->write_ref = LUA_NOREF; /* looked up under the lock; accesses read theirs without */
+    }
     mk_bus_unhook(bus, h->hook); /* h may be gone after this */
     if (bus->space == MK_SPACE_MSRS)
         mk_vm_filter_msrs(&v->vm, &err);

@@ -45,32 +45,11 @@ static unsigned stride_of(const struct mk_bus *bus)
     return bus->space == MK_SPACE_MSRS ? 8 : 1;
 }
 
-/* Bytes that the latches of a bus hold: a script's cap on memory does not count them. */
-static uint64_t latched_on(const struct mk_bus *bus)
-{
-    uint64_t sum = 0;
-    for (const struct mk_hook *h = bus->hooks; h; h = h->link)
-        if (h->ops == &mk_latch_ops)
-            sum += (h->last - h->first + 1) * stride_of(bus);
-    return sum;
-}
-
-static uint64_t latched(struct mk_vm *vm)
-{
-    uint64_t sum = latched_on(&vm->bus) + latched_on(&vm->mmio) + latched_on(&vm->msrs);
-    for (unsigned i = 0; i < MK_PCI_FUNCTIONS; i++) {
-        struct mk_pci_fn *fn = atomic_load(&vm->pci.fn[i]);
-        for (unsigned k = 0; fn && k <= MK_PCI_BARS; k++)
-            sum += mk_pci_window(fn, k) ? latched_on(mk_pci_window(fn, k)) : 0;
-    }
-    return sum;
-}
-
 static void check_latch(lua_State *L, const struct mk_range *r)
 {
     if (r->last - r->first >= MK_LATCH_MAX)
         mk_lua_error(L, "a latch has 16 MiB at most");
-    if (latched(&r->v->vm) >= MK_LATCHES_MAX)
+    if (r->v->latched >= MK_LATCHES_MAX)
         mk_lua_error(L,
                      "the latches of vm \"%s\" hold %u MiB, the most there may be: remove() some",
                      r->v->vm.name, MK_LATCHES_MAX >> 20);
@@ -114,7 +93,9 @@ static int prim(lua_State *L)
     p->on_empty = ref == LUA_NOREF ? NULL : on_empty;
     p->ctx = h;
     p->on_retire = retire;
-    return mk_hook_place(L, &r, h, kind, p, owner);
+    mk_hook_place(L, &r, h, kind, p, owner);
+    r.v->latched += p->length;
+    return 1;
 }
 
 /* --- doorbell --- */
