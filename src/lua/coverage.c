@@ -100,7 +100,7 @@ static bool on_branch(void *ctx, struct mk_vcpu *c)
 
 static void unref_record(struct record *r)
 {
-    if (!r || atomic_fetch_sub(&r->refs, 1) > 1)
+    if (atomic_fetch_sub(&r->refs, 1) > 1)
         return;
     free((void *)r->m.address);
     free((void *)r->m.code);
@@ -126,18 +126,12 @@ static struct record *new_record(size_t count)
     return NULL;
 }
 
-static struct record **check_record(lua_State *L, int index)
+static struct record *check_record(lua_State *L, int index)
 {
-    return luaL_checkudata(L, index, RECORD);
+    return *(struct record **)luaL_checkudata(L, index, RECORD);
 }
 
-static int record_gc(lua_State *L)
-{
-    struct record **r = check_record(L, 1);
-    unref_record(*r);
-    *r = NULL;
-    return 0;
-}
+MK_RELEASE(record_gc, RECORD, unref_record)
 
 /* coverage_record(addresses, code) -> record. Addresses: 8 bytes each, in order; code: of each how
  * many bytes are known of it (1 byte), and these (7). */
@@ -147,21 +141,19 @@ static int coverage_record(lua_State *L)
     const char *addresses = luaL_checklstring(L, 1, &bytes);
     const char *code = luaL_checklstring(L, 2, &code_bytes);
     luaL_argcheck(L, code_bytes == bytes, 2, "not as many as addresses");
-    struct record **r = lua_newuserdatauv(L, sizeof(struct record *), 0);
-    *r = NULL;
-    mk_set_type(L, RECORD);
-    *r = new_record(bytes / 8);
-    if (!*r)
+    void **owner = mk_push_owner(L, RECORD);
+    struct record *r = *owner = new_record(bytes / 8);
+    if (!r)
         return luaL_error(L, "not enough memory");
-    memcpy((void *)(*r)->m.address, addresses, bytes);
-    memcpy((void *)(*r)->m.code, code, bytes);
+    memcpy((void *)r->m.address, addresses, bytes);
+    memcpy((void *)r->m.code, code, bytes);
     return 1;
 }
 
 /* coverage_reached(record) -> what was reached since the last call: indices from 0, 4 bytes each */
 static int coverage_reached(lua_State *L)
 {
-    struct record *r = *check_record(L, 1);
+    struct record *r = check_record(L, 1);
     luaL_Buffer b;
     luaL_buffinit(L, &b);
     for (size_t i = 0; i < r->m.count / 64 + 1; i++) {
@@ -264,7 +256,7 @@ static bool start_branches(struct mk_lua_coverage *cov, const char *records, int
 static int coverage_start(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    struct record *record = *check_record(L, 2);
+    struct record *record = check_record(L, 2);
     size_t bytes;
     struct mk_err err = { 0 };
     const char *branches = luaL_checklstring(L, 3, &bytes);

@@ -172,27 +172,12 @@ static int linear_write(lua_State *L)
     return 1;
 }
 
-/* regions(vm) -> a list of { at, size, read_only } of memory */
-static int regions(lua_State *L)
-{
-    const struct mk_mem *mem = &mk_check_vm(L, 1)->vm.mem;
-    lua_createtable(L, (int)mem->count, 0);
-    for (unsigned i = 0; i < mem->count; i++) {
-        lua_createtable(L, 3, 0);
-        lua_pushinteger(L, (lua_Integer)mem->regions[i].gpa);
-        lua_rawseti(L, -2, 1);
-        lua_pushinteger(L, (lua_Integer)mem->regions[i].size);
-        lua_rawseti(L, -2, 2);
-        lua_pushboolean(L, mem->regions[i].read_only);
-        lua_rawseti(L, -2, 3);
-        lua_rawseti(L, -2, (lua_Integer)i + 1);
-    }
-    return 1;
-}
-
-static const luaL_Reg core[] = { { "state", get_state }, MK_FN(set_state),
-                                 { "msr", get_msr },     MK_FN(set_msr),
-                                 MK_FN(linear_read),     MK_FN(linear_write),
-                                 MK_FN(regions),         MK_END };
+static const luaL_Reg core[] = { { "state", get_state },
+                                 MK_FN(set_state),
+                                 { "msr", get_msr },
+                                 MK_FN(set_msr),
+                                 MK_FN(linear_read),
+                                 MK_FN(linear_write),
+                                 MK_END };
 
 const struct mk_exports mk_cpu_state_exports[] = { { .core = core }, MK_END };

@@ -46,6 +46,13 @@ static bool names_file(const char *path, const char *name)
     return a >= b && memcmp(path + a - b, name, b) == 0 && (a == b || path[a - b - 1] == '/');
 }
 
+/* Adds a number to the list on top. */
+static void append(lua_State *L, uint64_t value)
+{
+    lua_pushinteger(L, (lua_Integer)value);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+}
+
 /* One row of a line table that begins a statement. */
 struct row {
     Dwarf_Addr address;
@@ -102,12 +109,8 @@ static void find_in_unit(lua_State *L, const struct mk_dwarf *d, Dwarf_Die *cu, 
             lua_replace(L, -2);
             *best = row.number;
         }
-        lua_Integer found = (lua_Integer)lua_rawlen(L, -1);
-        lua_pushinteger(L, (lua_Integer)row.address);
-        if (found < FOUND_MAX)
-            lua_rawseti(L, -2, found + 1);
-        else
-            lua_pop(L, 1);
+        if (lua_rawlen(L, -1) < FOUND_MAX)
+            append(L, row.address);
     }
 }
 
@@ -146,28 +149,25 @@ static int count_units(lua_State *L)
 static int units(lua_State *L)
 {
     const struct mk_dwarf *d = mk_check_dwarf(L);
-    Dwarf_Addr base, low, high;
     Dwarf_Attribute attr;
     lua_createtable(L, (int)d->unit_count, 0);
     for (size_t i = 0; i < d->unit_count; i++) {
-        ptrdiff_t at = 0;
-        lua_Integer n = 0;
+        Dwarf_Die *top = &d->units[i].top;
         lua_createtable(L, 0, 3);
-        mk_push_source(L, &d->units[i].top, dw.dwarf_diename(&d->units[i].top));
+        mk_push_source(L, top, dw.dwarf_diename(top));
         lua_setfield(L, -2, "name");
         mk_set_string(L, "directory",
-                      dw.dwarf_formstring(dw.dwarf_attr(&d->units[i].top, DW_AT_comp_dir, &attr)));
+                      dw.dwarf_formstring(dw.dwarf_attr(top, DW_AT_comp_dir, &attr)));
         lua_newtable(L);
-        while ((at = dw.dwarf_ranges(&d->units[i].top, at, &base, &low, &high)) > 0) {
-            if (low >= high || !mk_dwarf_loaded(d, low))
-                continue;
-            lua_pushinteger(L, (lua_Integer)low);
-            lua_rawseti(L, -2, ++n);
-            lua_pushinteger(L, (lua_Integer)high);
-            lua_rawseti(L, -2, ++n);
-        }
         lua_setfield(L, -2, "ranges");
         lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    for (size_t i = 0; i < d->range_count; i++) {
+        lua_rawgeti(L, -1, (lua_Integer)d->ranges[i].unit + 1);
+        lua_getfield(L, -1, "ranges");
+        append(L, d->ranges[i].low);
+        append(L, d->ranges[i].high);
+        lua_pop(L, 2);
     }
     return 1;
 }

@@ -233,7 +233,7 @@ end
 local function memory_map(s)
   local d, _, view = session.description(s), session.current(s)
   local paged = ("<i8"):unpack(view.sregs, 225) >> 31 & 1 == 1 -- CR0.PG
-  return target.memory_map(core.regions(s.vm), paged, d.bits)
+  return target.memory_map(s.vm.memory:regions(), paged, d.bits)
 end
 
 local FEATURES <const> = "PacketSize=%x;QStartNoAckMode+;qXfer:features:read+;"

@@ -229,7 +229,7 @@ end
 ---What a linear address is in.
 ---  Without paging: ROM where it is; the rest counts as RAM, because page tables may show anything
 ---  anywhere.
----@param regions table[]  of core.regions()
+---@param regions table[]  as memory:regions() lists them
 ---@param paged boolean
 ---@param bits integer
 ---@return string xml
@@ -241,10 +241,10 @@ function M.memory_map(regions, paged, bits)
                                                                                 length)
   end
   for _, region in ipairs(paged and {} or regions) do
-    if region[3] and region[1] + region[2] - 1 <= last then
-      if region[1] > at then add("ram", at, region[1] - at) end
-      add("rom", region[1], region[2])
-      at = region[1] + region[2]
+    if not region.writable and region.at + region.size - 1 <= last then
+      if region.at > at then add("ram", at, region.at - at) end
+      add("rom", region.at, region.size)
+      at = region.at + region.size
     end
   end
   add("ram", at, last - at + 1)
