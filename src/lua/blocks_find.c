@@ -1,6 +1,8 @@
 /* blocks_find.c - what is code, by following it. See blocks.h. */
 #include "lua/blocks.h"
 
+#include "codec/bytes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -105,17 +107,12 @@ void mk_blocks_push(struct mk_blocks *b, uint64_t address, bool entry)
     *flags |= LEADER | (entry ? ENTRY : 0);
     if (known || *flags & START)
         return;
-    if (b->todo_count == b->todo_room) {
-        size_t room = b->todo_room ? 2 * b->todo_room : 1024;
-        uint64_t *todo = realloc(b->todo, room * sizeof(*todo));
-        if (!todo) {
-            b->no_memory = true;
-            return;
-        }
+    uint64_t *todo = mk_grow(b->todo, &b->todo_room, (b->todo_count + 1) * sizeof(*todo));
+    b->no_memory |= !todo;
+    if (todo) {
         b->todo = todo;
-        b->todo_room = room;
+        b->todo[b->todo_count++] = address;
     }
-    b->todo[b->todo_count++] = address;
 }
 
 static uint64_t pointer_at(const struct mk_blocks *b, const uint8_t *bytes)

@@ -75,19 +75,6 @@ bool mk_dwarf_loaded(const struct mk_dwarf *d, uint64_t address)
     return !any;
 }
 
-/* Room for one more element; false: no memory, or too many. */
-static bool grow(void **list, size_t count, size_t size, size_t most)
-{
-    if (count & (count - 1))
-        return true; /* the room doubles at powers of two */
-    if (count >= most)
-        return false;
-    void *more = realloc(*list, (count ? 2 * count : 1) * size);
-    if (more)
-        *list = more;
-    return more != NULL;
-}
-
 static bool add_ranges(struct mk_dwarf *d, Dwarf_Die *die, uint32_t unit)
 {
     Dwarf_Addr base, low, high;
@@ -95,8 +82,13 @@ static bool add_ranges(struct mk_dwarf *d, Dwarf_Die *die, uint32_t unit)
     while ((at = dw.dwarf_ranges(die, at, &base, &low, &high)) > 0) {
         if (low >= high || !mk_dwarf_loaded(d, low))
             continue;
-        if (!grow((void **)&d->ranges, d->range_count, sizeof(*d->ranges), RANGES_MAX))
+        struct mk_unit_range *more =
+            d->range_count == RANGES_MAX
+                ? NULL
+                : mk_grow(d->ranges, &d->range_room, (d->range_count + 1) * sizeof(*more));
+        if (!more)
             return false;
+        d->ranges = more;
         d->ranges[d->range_count++] = (struct mk_unit_range){ low, high, unit };
     }
     return true;
@@ -204,8 +196,13 @@ static void read_units(struct mk_dwarf *d)
     while (dw.dwarf_get_units(d->info, cu, &cu, NULL, &type, &unit.top, NULL) == 0) {
         if (type != DW_UT_compile && type != DW_UT_skeleton)
             continue;
-        if (!grow((void **)&d->units, d->unit_count, sizeof(*d->units), UNITS_MAX))
+        struct mk_unit *more =
+            d->unit_count == UNITS_MAX
+                ? NULL
+                : mk_grow(d->units, &d->unit_room, (d->unit_count + 1) * sizeof(*more));
+        if (!more)
             break;
+        d->units = more;
         unit.dies = unit.top;
         Dwarf_Die split;
         if (type == DW_UT_skeleton && may_follow(d, &unit.top) &&

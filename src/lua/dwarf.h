@@ -6,6 +6,7 @@
 #ifndef MK_LUA_DWARF_H
 #define MK_LUA_DWARF_H
 
+#include "codec/bytes.h"
 #include "lua/core.h"
 
 #include <dwarf.h>
@@ -102,11 +103,11 @@ struct mk_dwarf {
     int fd;     /* -1: it is in memory */
     bool split; /* .dwo files may be opened */
     struct mk_unit *units;
-    size_t unit_count;
+    size_t unit_count, unit_room;
     struct mk_unit_range *ranges; /* by `low` */
-    size_t range_count;
+    size_t range_count, range_room;
     Dwarf_Die *dies; /* that Lua knows by number */
-    size_t die_count;
+    size_t die_count, die_room;
     Dwarf_CFI *cfi[2]; /* .debug_frame, .eh_frame */
     bool has_cfi;
     Dwarf_Frame *frame; /* the one looked at */

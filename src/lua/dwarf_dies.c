@@ -23,11 +23,10 @@ static void push_die(lua_State *L, struct mk_dwarf *d, const Dwarf_Die *die)
     lua_getiuservalue(L, 1, 1);
     if (lua_rawgetp(L, -1, die->addr) == LUA_TNIL) {
         lua_pop(L, 1);
-        Dwarf_Die *more = d->dies;
-        size_t n = d->die_count;
-        if (n < KNOWN_MAX && (n == 0 || (n >= 64 && !(n & (n - 1))))) /* the room doubles */
-            more = realloc(d->dies, (n ? 2 * n : 64) * sizeof(*more));
-        if (!more || d->die_count == KNOWN_MAX) {
+        Dwarf_Die *more = d->die_count == KNOWN_MAX
+                              ? NULL
+                              : mk_grow(d->dies, &d->die_room, (d->die_count + 1) * sizeof(*more));
+        if (!more) {
             lua_pushnil(L);
         } else {
             d->dies = more;
