@@ -275,41 +275,14 @@ static int finder_blocks(lua_State *L)
     return LAST_CODE - ADDRESS + 2;
 }
 
-#define CALLS_PIECE (1u << 20)
-
-/* calls(finder, section, offset, target) -> list of the addresses behind direct calls (E8) of
- * `target`, offset to go on from or nil. */
-static int finder_calls(lua_State *L)
-{
-    const struct mk_blocks *b = check(L);
-    const struct mk_code_section *s = check_section(L, b);
-    uint64_t offset = (uint64_t)luaL_checkinteger(L, 3), target = (uint64_t)luaL_checkinteger(L, 4);
-    uint64_t mask = b->bits == 64 ? UINT64_MAX : 0xffffffff, at = offset;
-    unsigned size = b->bits == 16 ? 3 : 5;
-    lua_Integer n = 0;
-    lua_newtable(L);
-    for (; s->flags && at < s->length && at - offset < CALLS_PIECE; at++) {
-        int32_t wide = 0;
-        int16_t narrow = 0;
-        if (!(s->flags[at] & START) || s->bytes[at] != 0xe8 || s->sizes[at] != size)
-            continue;
-        memcpy(&wide, s->bytes + at + 1, size == 5 ? 4 : 0);
-        memcpy(&narrow, s->bytes + at + 1, 2);
-        uint64_t next = s->address + at + size;
-        if (((next + (uint64_t)(int64_t)(size == 5 ? wide : narrow) - target) & mask) == 0)
-            append(L, 5, ++n, next);
-    }
-    if (!s->flags || at >= s->length)
-        return 1;
-    lua_pushinteger(L, (lua_Integer)at);
-    return 2;
-}
-
 static const luaL_Reg meta[] = { { "__gc", finder_gc }, MK_END };
-static const luaL_Reg methods[] = { { "add", finder_add },     { "push", finder_push },
-                                    { "run", finder_run },     { "sweep", finder_sweep },
-                                    { "leads", finder_leads }, { "blocks", finder_blocks },
-                                    { "calls", finder_calls }, MK_END };
+static const luaL_Reg methods[] = { { "add", finder_add },
+                                    { "push", finder_push },
+                                    { "run", finder_run },
+                                    { "sweep", finder_sweep },
+                                    { "leads", finder_leads },
+                                    { "blocks", finder_blocks },
+                                    MK_END };
 
 const struct mk_exports mk_blocks_exports[] = { { .type = TYPE, .meta = meta, .methods = methods },
                                                 MK_END };
