@@ -36,10 +36,6 @@ function Executable:segment(at, bytes)
   end
 end
 
-function Executable:holds(at, bytes)
-  return self:segment(at, bytes) ~= nil
-end
-
 ---Bytes of the file that lie in one segment; nil otherwise.
 ---@return string?
 function Executable:bytes(at, bytes)
@@ -80,14 +76,11 @@ end
 ---LOAD segments by address, and where the dynamic section is.
 local function read_headers(source, h)
   local list, dynamic = {}, nil
-  local next_header = elf.program_headers(source, h)
-  while true do
-    local i, kind, offset, vaddr, paddr, filesz, memsz, flags, align = next_header()
-    if not i then break end
+  for i, kind, offset, vaddr, paddr, size, memsz, flags, align in elf.program_headers(source, h) do
     if kind == LOAD then
-      add_segment(source, h, list, i, offset, vaddr, paddr, filesz, memsz, flags, align)
+      add_segment(source, h, list, i, offset, vaddr, paddr, size, memsz, flags, align)
     elseif kind == DYNAMIC then
-      dynamic = { offset = offset, size = filesz }
+      dynamic = { offset = offset, size = size }
     end
   end
   if #list == 0 then

@@ -6,13 +6,7 @@ local plan = require "minikvm.image.plan"
 
 local M = {}
 
-local MAGIC <const> = "\x1f\x8b\x08" -- and the method, deflate
 local MOST <const>, LEAST <const> = 64 << 20, 18 -- bytes; of header and trailer
-
----Whether a file is packed.
-function M.is(source)
-  return source.head:sub(1, 3) == MAGIC
-end
 
 ---What is in it. Its last four bytes say how much that is.
 ---@return string

@@ -16,6 +16,7 @@ local M = {}
 
 local MOST_CPUS <const> = 64 -- that a VM can have
 local LOAD_BASE <const> = 0x1000
+local GZIP <const> = "\x1f\x8b\x08" -- RFC 1952: what a file begins with, and the method, deflate
 
 ---By VM, the images in the order in which they were loaded; by snapshot, those of its VM.
 ---@type table<minikvm.vm, { source: table, plan: minikvm.image.plan }[]>
@@ -26,8 +27,7 @@ local symbol_files = setmetatable({}, { __mode = "k" })
 
 ---A kernel that is packed as a whole, unless its bytes are wanted as they are.
 local function unpack(s, o)
-  local packed = s.head:byte(1) == 0x1f and not o.format and not o.at and not o.segment
-  if not packed or not require("minikvm.image.gzip").is(s) then return end
+  if s.head:sub(1, 3) ~= GZIP or o.format or o.at or o.segment then return end
   local bytes = require("minikvm.image.gzip").unpack(s)
   s:close()
   s.path = nil
@@ -124,18 +124,12 @@ local function apply(vm, source, plan)
       check(source, core.image_zero(vm, s.at + s.file_bytes, s.mem_bytes - s.file_bytes))
     end
   end
+  local function put(p) check(source, core.image_put(vm, p.at, p.bytes, 0, #p.bytes)) end
   for _, m in ipairs(plan.modules or {}) do m.source:put(vm, m.at, 0, m.source.size) end
-  if plan.info then
-    check(source, core.image_put(vm, plan.info.at, plan.info.bytes, 0, #plan.info.bytes))
-  end
-  local firmware = plan.firmware
-  if firmware then
-    check(source, core.image_put(vm, firmware.at, firmware.bytes, 0, #firmware.bytes))
-  end
+  if plan.info then put(plan.info) end
+  if plan.firmware then put(plan.firmware) end
   for _, z in ipairs(plan.zeros or {}) do check(source, core.image_zero(vm, z.at, z.bytes)) end
-  for _, p in ipairs(plan.patches or {}) do
-    check(source, core.image_put(vm, p.at, p.bytes, 0, #p.bytes))
-  end
+  for _, p in ipairs(plan.patches or {}) do put(p) end
 end
 
 ---The images that are in the VM, in order.

@@ -8,6 +8,7 @@ local elf = require "minikvm.image.elf"
 local options = require "minikvm.options"
 local plan = require "minikvm.image.plan"
 local modules = require "minikvm.image.modules"
+local sources = require "minikvm.image.source"
 
 local M = {}
 
@@ -208,8 +209,7 @@ end
 
 ---Raises unless a program needs no libraries.
 local function check_static(path, bytes)
-  local source = { name = path, size = #bytes, head = bytes:sub(1, plan.HEAD) }
-  function source.read(_, at, n) return bytes:sub(at + 1, at + n) end
+  local source = sources.of_bytes(path, bytes)
   for _, kind in elf.program_headers(source, elf.header(source)) do
     if kind == INTERP then
       plan.refuse(source, "ENOEXEC", "it needs shared libraries, which are not there: take a "

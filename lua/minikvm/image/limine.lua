@@ -167,12 +167,8 @@ end
 ---Physical addresses of its segments: in one piece, from a multiple of their alignment on.
 local function place_kernel(source, want, executable)
   local alone = setmetatable({ blocks = false }, { __index = want })
-  local base = place.above(alone, { segments = {} }, executable.span, place.HIGH_START,
-                           executable.align)
-  if not base then
-    refuse(source, "EFBIG", "no room in RAM for its %d bytes above 1 MiB: memory= (minikvm run: "
-      .. "--memory) makes it larger", executable.span)
-  end
+  local base = place.find(source, alone, { segments = {} }, "the kernel above 1 MiB",
+                          executable.span, place.HIGH_START, executable.align)
   local segments = {}
   for i, s in ipairs(executable.segments) do
     segments[i] = { at = base + s.vaddr - executable.low, linear = s.vaddr + executable.slide,

@@ -142,20 +142,15 @@ local function place_modules(source, want, made)
                         put = function(_, ...) source:put(...) end }
   end
   for i, m in ipairs(list) do
-    local at = place.above(want, made, m.size, place.HIGH_START)
-      or refuse(source, "EFBIG", "no room in RAM for %s of %d bytes: memory= (minikvm run: "
-        .. "--memory) makes it larger", m.name, m.size)
-    made.modules[i] = { source = m, at = at }
+    made.modules[i] = { source = m, at = place.find(source, want, made, m.name, m.size,
+                                                    place.HIGH_START) }
   end
 end
 
 ---Where the loader's part of RAM goes: page tables, data, stack.
 local function place_loader(source, want, made, tables, data, stack)
   local bytes = tables + data + stack
-  local at = place.above(want, made, bytes, place.HIGH_START)
-    or refuse(source, "EFBIG", "no room in RAM for page tables and a stack, %d bytes: memory= "
-      .. "(minikvm run: --memory) makes it larger", bytes)
-  return at, bytes
+  return place.find(source, want, made, "page tables and a stack", bytes, place.HIGH_START), bytes
 end
 
 ---The kernel's entry: what the Entry Point feature says, or the file.

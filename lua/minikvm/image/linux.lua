@@ -191,8 +191,7 @@ function M.finish(source, want, made)
   local line = command_line(source, want, made.header.cmdline_size)
   line = line .. ("\0"):rep(-#line % 8)
   place_initrd(source, want, made)
-  local at = place.above(want, made, PAGE + #line + GDT_SIZE, LOWEST)
-    or refuse(source, "EFBIG", "no room in memory for the boot parameters")
+  local at = place.find(source, want, made, "the boot parameters", PAGE + #line + GDT_SIZE, LOWEST)
   made.info = { at = at, bytes = zero_page(want, made, at) .. line
                                .. ("<i8i8i8i8"):pack(0, 0, CODE, DATA) }
   made.regs, made.handoff = { esi = at }, handoff(at + PAGE + #line)

@@ -9,15 +9,15 @@
 local core = require "minikvm.core"
 local elf = require "minikvm.image.elf"
 local plan = require "minikvm.image.plan"
+local sources = require "minikvm.image.source"
+local symbols = require "minikvm.image.symbols"
 
-local refuse, inside = plan.refuse, plan.inside
+local refuse = plan.refuse
 
 local M = {}
 
 local MODULE_MAX <const> = 64 << 20 -- bytes
-local SECTION_NAME_AT <const> = 62 -- in an ELF64 header: e_shstrndx
 local NOT_FOUND <const> = 127 -- the status of a shell
-local NOBITS <const> = 8 -- the type of a section that has no bytes in the file
 
 ---The bytes of a regular file; raises what plan.refuse() raises.
 ---@param path string
@@ -57,26 +57,13 @@ end
 
 ---The text of section .modinfo: NAME=VALUE, each ended by a NUL.
 local function modinfo(path, bytes)
-  local source = { name = path, size = #bytes, head = bytes:sub(1, plan.HEAD) }
-  local h = elf.header(source)
-  local size, names = h.class.section, ("<I2"):unpack(bytes, SECTION_NAME_AT + 1)
-  local function damaged() refuse(source, "ENOEXEC", "it is no kernel module, or is cut short") end
-  if h.class.bits ~= 64 or h.shentsize ~= size or names >= h.shnum
-     or not inside(h.shoff, h.shnum * size, #bytes) then
-    damaged()
+  local source = sources.of_bytes(path, bytes)
+  elf.header(source)
+  local at, size, kind = symbols.section(source, ".modinfo")
+  if not at or kind == symbols.NOBITS then
+    refuse(source, "ENOEXEC", "it is no kernel module, or is cut short: it has no section .modinfo")
   end
-  local function section(i)
-    local name, kind, _, _, offset, length = ("<I4I4I8I8I8I8"):unpack(bytes, h.shoff + i * size + 1)
-    if kind == NOBITS then return name, "" end
-    if not inside(offset, length, #bytes) then damaged() end
-    return name, bytes:sub(offset + 1, offset + length)
-  end
-  local _, texts = section(names)
-  for i = 0, h.shnum - 1 do
-    local name, content = section(i)
-    if texts:sub(name + 1, name + 9) == ".modinfo\0" then return content end
-  end
-  refuse(source, "ENOEXEC", "it is no kernel module: it has no section .modinfo")
+  return source:read(at, size)
 end
 
 ---All values of a name in .modinfo.

@@ -33,7 +33,7 @@ local LOADER <const> = "minikvm"
 local HAS_FRAMEBUFFER <const>, FRAMEBUFFER_AT <const>, RGB <const> = 0x1000, 88, 1
 local TEXT_MAX <const>, MODULES_MAX <const> = 1024, 32
 
-local LOW_END <const>, HIGH_START <const>, INFO_LOWEST <const> = 0xa0000, 0x100000, 0x1000
+local INFO_LOWEST <const> = 0x1000
 
 -- ---- the header (3.1) ----
 
@@ -70,10 +70,8 @@ function M.header(source, followed)
 end
 
 local function check_header(source, h, want)
-  if want.bits ~= 32 or want.paging then
-    refuse(source, "EINVAL", "a Multiboot kernel starts in 32-bit mode with paging off: %s",
-           plan.as_mode "protected")
-  elseif h.flags & WANTS_VIDEO ~= 0 and not h.width then
+  plan.need_protected(source, want, "a Multiboot kernel")
+  if h.flags & WANTS_VIDEO ~= 0 and not h.width then
     refuse(source, "ENOEXEC", "Multiboot header: flags 0x%x ask for a video mode (bit 2), and it "
       .. "ends before its fields", h.flags)
   elseif h.flags & WANTS_VIDEO ~= 0 and want.framebuffer == false then
@@ -87,38 +85,15 @@ end
 
 -- ---- the kernel's addresses (3.1.3) ----
 
-local function check_addresses(source, h)
-  local function bad(format, ...) refuse(source, "ENOEXEC", "Multiboot header: " .. format, ...) end
-  if h.load_addr > h.header_addr then
-    bad("load_addr 0x%x is above header_addr 0x%x", h.load_addr, h.header_addr)
-  elseif h.header_addr - h.load_addr > h.offset then
-    bad("load_addr 0x%x is before the start of the file: the header is only 0x%x bytes into it",
-        h.load_addr, h.offset)
-  elseif h.load_end_addr ~= 0 and h.load_end_addr < h.load_addr then
-    bad("load_end_addr 0x%x is below load_addr 0x%x", h.load_end_addr, h.load_addr)
-  end
-end
-
 local function by_addresses(source, h)
-  check_addresses(source, h)
   local function bad(format, ...) refuse(source, "ENOEXEC", "Multiboot header: " .. format, ...) end
-  local offset = h.offset - (h.header_addr - h.load_addr)
-  local rest = source.size - offset
-  local bytes = h.load_end_addr ~= 0 and h.load_end_addr - h.load_addr or rest
-  local last = h.load_addr + bytes
-  if bytes > rest then
-    bad("load_end_addr 0x%x is beyond the end of the file (0x%x)", h.load_end_addr,
-        h.load_addr + rest)
-  elseif h.bss_end_addr ~= 0 and h.bss_end_addr < last then
-    bad("bss_end_addr 0x%x is below the end of what is loaded, 0x%x", h.bss_end_addr, last)
+  local made, finish = require("minikvm.image.addresses").read(source, h, h.offset, bad)
+  if h.entry_addr < h.load_addr or h.entry_addr >= finish then
+    bad("entry_addr 0x%x is outside 0x%x to 0x%x, which is loaded", h.entry_addr, h.load_addr,
+        finish)
   end
-  if h.bss_end_addr ~= 0 then last = h.bss_end_addr end
-  if h.entry_addr < h.load_addr or h.entry_addr >= last then
-    bad("entry_addr 0x%x is outside 0x%x to 0x%x, which is loaded", h.entry_addr, h.load_addr, last)
-  end
-  return { segments = { { at = h.load_addr, linear = h.load_addr, offset = offset,
-                          file_bytes = bytes, mem_bytes = last - h.load_addr } },
-           entry = h.entry_addr }
+  made.entry = h.entry_addr
+  return made
 end
 
 function M.segments(source, want)
@@ -149,8 +124,7 @@ local function find_place(source, want, made, what, bytes, from)
 end
 
 local function place_modules(source, want, made)
-  local from = HIGH_START
-  for _, s in ipairs(made.segments) do from = math.max(from, s.at + s.mem_bytes) end
+  local from = place.behind(made)
   made.modules = {}
   for i, m in ipairs(source.modules or {}) do
     if i > MODULES_MAX then refuse(source, "E2BIG", "more than %d modules", MODULES_MAX) end
@@ -199,10 +173,9 @@ end
 
 ---The structure itself; `at` says where its parts are.
 local function structure(want, made, at)
-  local upper = math.max(want.limit - HIGH_START, 0) // 1024
+  local lower, upper = place.kibibytes(want)
   local flags, count = INFO_FLAGS | (made.framebuffer and HAS_FRAMEBUFFER or 0), #made.modules
-  return ("<I4I4I4I4I4I4I4"):pack(flags, math.min(want.limit, LOW_END) // 1024,
-                                  math.min(upper, place.TOP), 0, at.line, count, at.modules)
+  return ("<I4I4I4I4I4I4I4"):pack(flags, lower, upper, 0, at.line, count, at.modules)
     .. ("\0"):rep(16) .. ("<I4I4"):pack(at.map_size, at.map) .. ("\0"):rep(12)
     .. ("<I4"):pack(at.loader) .. ("\0"):rep(FRAMEBUFFER_AT - 68)
     .. framebuffer_fields(made.framebuffer)

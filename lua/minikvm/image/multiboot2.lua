@@ -73,10 +73,8 @@ local function bad(source, format, ...)
 end
 
 local function check_header(source, h, want)
-  if want.bits ~= 32 or want.paging then
-    refuse(source, "EINVAL", "a Multiboot2 kernel starts in 32-bit mode with paging off: %s",
-           plan.as_mode "protected")
-  elseif h.architecture ~= I386 then
+  plan.need_protected(source, want, "a Multiboot2 kernel")
+  if h.architecture ~= I386 then
     bad(source, "architecture %d is not 0, 32-bit protected mode of i386", h.architecture)
   elseif h.length < FIELDS + TAG then
     bad(source, "header_length %d has no room for the end tag", h.length)
@@ -159,41 +157,16 @@ end
 
 -- ---- where it goes ----
 
-local function check_addresses(source, h, a)
-  if a.load_addr == WHOLE_FILE then return end
-  if a.load_addr > a.header_addr then
-    bad(source, "address tag: load_addr 0x%x is above header_addr 0x%x", a.load_addr, a.header_addr)
-  elseif a.header_addr - a.load_addr > h.offset then
-    bad(source, "address tag: load_addr 0x%x is before the start of the file: the header is only "
-      .. "0x%x bytes into it", a.load_addr, h.offset)
-  end
-end
-
----The part of the file that the address tag names (3.1.5).
+---The part of the file that the address tag names.
 local function by_addresses(source, h, a)
-  check_addresses(source, h, a)
-  local load = a.load_addr
-  if load == WHOLE_FILE then load = a.header_addr - h.offset end
-  if load < 0 then
-    bad(source, "address tag: header_addr 0x%x: the file would begin below 0", a.header_addr)
+  local function wrong(format, ...) bad(source, "address tag: " .. format, ...) end
+  if a.load_addr == WHOLE_FILE then
+    a.load_addr = a.header_addr - h.offset
+    if a.load_addr < 0 then
+      wrong("header_addr 0x%x: the file would begin below 0", a.header_addr)
+    end
   end
-  local offset = h.offset - (a.header_addr - load)
-  local rest = source.size - offset
-  local bytes = a.load_end_addr ~= 0 and a.load_end_addr - load or rest
-  local last = load + bytes
-  if bytes <= 0 then
-    bad(source, "address tag: load_end_addr 0x%x is not above load_addr 0x%x", a.load_end_addr,
-        load)
-  elseif bytes > rest then
-    bad(source, "address tag: load_end_addr 0x%x is beyond the end of the file (0x%x)",
-        a.load_end_addr, load + rest)
-  elseif a.bss_end_addr ~= 0 and a.bss_end_addr < last then
-    bad(source, "address tag: bss_end_addr 0x%x is below the end of what is loaded, 0x%x",
-        a.bss_end_addr, last)
-  end
-  if a.bss_end_addr ~= 0 then last = a.bss_end_addr end
-  return { segments = { { at = load, linear = load, offset = offset, file_bytes = bytes,
-                          mem_bytes = last - load } }, entry = load }
+  return (require("minikvm.image.addresses").read(source, a, h.offset, wrong))
 end
 
 ---The lowest address of all segments, and the end of the highest.

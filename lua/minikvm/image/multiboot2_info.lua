@@ -19,7 +19,7 @@ local END <const>, CMDLINE <const>, LOADER <const>, MODULE <const>, MEMORY <cons
   0, 1, 2, 3, 4, 6, 8, 9, 14, 15, 21
 local NAME <const> = "minikvm"
 local MODULES_MAX <const>, SECTIONS_MAX <const> = 64, 4096
-local LOW_END <const>, HIGH_START <const>, LOWEST <const> = 0xa0000, 0x100000, 0x1000
+local LOWEST <const> = 0x1000
 local MAP_ENTRY <const>, MAP_VERSION <const> = 24, 0
 local RGB <const> = 1 -- framebuffer_type
 local NOBITS <const>, ALLOC <const> = 8, 2 -- of sections
@@ -34,11 +34,8 @@ end
 ---A place above the kernel and the first MiB, or below the kernel when there is no room there;
 ---page-aligned as all modules are (3.1.9).
 local function find_place(source, want, made, what, bytes)
-  local from = HIGH_START
-  for _, s in ipairs(made.segments) do from = math.max(from, s.at + s.mem_bytes) end
-  return place.above(want, made, bytes, from) or place.above(want, made, bytes, HIGH_START)
-    or refuse(source, "EFBIG", "no room in RAM for %s of %d bytes: memory= (minikvm run: --memory) "
-      .. "makes it larger", what, bytes)
+  return place.above(want, made, bytes, place.behind(made))
+    or place.find(source, want, made, what, bytes, place.HIGH_START)
 end
 
 local function place_modules(source, want, made)
@@ -62,13 +59,11 @@ end
 -- ---- memory ----
 
 local function memory_tags(want)
-  local upper = math.max(want.limit - HIGH_START, 0) // 1024
   local entries = {}
   for i, r in ipairs(place.memory_map(want)) do
     entries[i] = ("<I8I8I4I4"):pack(r[1], r[2] - r[1], r[3], 0)
   end
-  return tag(MEMORY, ("<I4I4"):pack(math.min(want.limit, LOW_END) // 1024,
-                                    math.min(upper, place.TOP)))
+  return tag(MEMORY, ("<I4I4"):pack(place.kibibytes(want)))
     .. tag(MAP, ("<I4I4"):pack(MAP_ENTRY, MAP_VERSION) .. table.concat(entries))
 end
 
@@ -139,9 +134,7 @@ function M.make(source, want, made)
   if made.base then tags[#tags + 1] = tag(BASE, ("<I4"):pack(made.base)) end
   tags[#tags + 1] = tag(END, "")
   local bytes = table.concat(tags)
-  local at = place.above(want, made, 8 + #bytes, LOWEST)
-    or refuse(source, "EFBIG", "no room in RAM for the Multiboot2 information of %d bytes",
-              8 + #bytes)
+  local at = place.find(source, want, made, "the Multiboot2 information", 8 + #bytes, LOWEST)
   return { at = at, bytes = ("<I4I4"):pack(8 + #bytes, 0) .. bytes }
 end
 

@@ -91,6 +91,14 @@ local function taken(want, made)
   return list
 end
 
+---A PC's lower and upper memory: what lies below 640 KiB, and from 1 MiB on.
+---@return integer lower  KiB
+---@return integer upper
+function M.kibibytes(want)
+  return math.min(want.limit, LOW_END) // 1024,
+         math.min(math.max(want.limit - HIGH_START, 0) // 1024, M.TOP)
+end
+
 ---What a PC's BIOS leaves for kernels that look there: the size of low memory in KiB, at 0x413 (IBM
 ---PC/AT Technical Reference, "ROM BIOS Data Areas"); unless the image lies there.
 ---@return { at: integer, bytes: string }[]
@@ -98,7 +106,7 @@ function M.bios_data(want, made)
   if not M.is_free(setmetatable({ blocks = {} }, { __index = want }), made, BIOS_DATA, 2) then
     return {}
   end
-  return { { at = BIOS_DATA, bytes = ("<I2"):pack(math.min(want.limit, LOW_END) // 1024) } }
+  return { { at = BIOS_DATA, bytes = ("<I2"):pack((M.kibibytes(want))) } }
 end
 
 ---Whether a place in RAM is free.
@@ -119,6 +127,22 @@ function M.above(want, made, bytes, from, align)
     if at < range[2] and range[1] < at + bytes then at = align_up(range[2], align) end
   end
   return inside(at, bytes, limit) and at or nil
+end
+
+---The same; refused when there is none.
+---@param what string  for messages
+---@return integer
+function M.find(source, want, made, what, bytes, from, align)
+  return M.above(want, made, bytes, from, align)
+    or plan.refuse(source, "EFBIG", "no room in RAM for %s of %d bytes: memory= (minikvm run: "
+      .. "--memory) makes it larger", what, bytes)
+end
+
+---The address behind the kernel, in the second MiB at least.
+function M.behind(made)
+  local from = HIGH_START
+  for _, s in ipairs(made.segments) do from = math.max(from, s.at + s.mem_bytes) end
+  return from
 end
 
 ---The highest free place that ends at or below `top`, page-aligned or more; nil when there is none

@@ -106,6 +106,14 @@ function M.as_mode(mode)
   return ('mode="%s" (minikvm run: --mode %s)'):format(mode, mode)
 end
 
+---Raises unless a mode is the one in which kernels for boot loaders of 32 bits start.
+---@param what string  "a Multiboot kernel"
+function M.need_protected(source, want, what)
+  if want.bits == 32 and not want.paging then return end
+  refuse(source, "EINVAL", "%s starts in 32-bit mode with paging off: %s", what,
+         M.as_mode "protected")
+end
+
 ---The segment that holds a linear address, or with `physical` a guest-physical one; or nil.
 function M.segment(plan, address, physical)
   for _, s in ipairs(plan.segments) do

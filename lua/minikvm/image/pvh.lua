@@ -42,10 +42,7 @@ end
 
 ---The same for all of a file; raises what elf.header() and reading raise.
 local function find_note(source, pick)
-  local next_header = elf.program_headers(source, elf.header(source))
-  while true do
-    local i, kind, offset, _, _, size, _, _, step = next_header()
-    if not i then return nil end
+  for _, kind, offset, _, _, size, _, _, step in elf.program_headers(source, elf.header(source)) do
     if kind == NOTE and plan.inside(offset, size, source.size) then
       local bytes = source:read(offset, math.min(size, NOTES_MAX))
       local found = find_in(bytes, 4, pick) or step == 8 and find_in(bytes, 8, pick)
@@ -84,10 +81,7 @@ local function check_room(source, want, made)
 end
 
 function M.segments(source, want)
-  if want.bits ~= 32 or want.paging then
-    refuse(source, "EINVAL", "a kernel with a PVH note starts in 32-bit mode with paging off: %s",
-           plan.as_mode "protected")
-  end
+  plan.need_protected(source, want, "a kernel with a PVH note")
   local entry = find_entry(source)
   if not entry then refuse(source, "ENOEXEC", "it has no note of a PVH entry point") end
   local made = elf.segments(source, want, "pvh", true)
@@ -121,8 +115,8 @@ function M.finish(source, want, made)
   local map, rsdp = place.memory_map(want), want.rsdp and want.rsdp()
   local map_at = INFO_SIZE + #made.modules * MODULE_SIZE
   local text_at = map_at + #map * MAP_ENTRY_SIZE
-  local at = place.above(want, made, text_at + #table.concat(texts), LOWEST)
-    or refuse(source, "EFBIG", "no room in memory for the boot parameters")
+  local at = place.find(source, want, made, "the boot parameters", text_at + #table.concat(texts),
+                        LOWEST)
   local list, next_text = {}, at + text_at + #texts[1]
   for i, m in ipairs(made.modules) do
     list[i] = ("<I8I8I8I8"):pack(m.at, m.source.size, next_text, 0)

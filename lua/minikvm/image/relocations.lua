@@ -64,7 +64,7 @@ end
 
 ---Notes a quadword; it must be in what is loaded.
 local function change(source, executable, to, where, value)
-  if not executable:holds(where, 8) then
+  if not executable:segment(where, 8) then
     refuse(source, "ENOEXEC", "relocation at 0x%x: not in a LOAD segment", where)
   elseif to.count == MOST then
     refuse(source, "E2BIG", "more than %d relocations", MOST)

@@ -83,6 +83,13 @@ function M.new(vm, given)
   return s
 end
 
+---Bytes that were read by someone else, to be looked into.
+---@return minikvm.image.source
+function M.of_bytes(name, bytes)
+  return setmetatable({ name = name, bytes = bytes, size = #bytes,
+                        head = bytes:sub(1, planner.HEAD) }, source_methods)
+end
+
 ---Takes small files into memory; what a file begins with.
 function M.read_start(s)
   if s.file and s.size <= KEPT_MAX then

@@ -11,7 +11,9 @@ local refuse, inside, ult = plan.refuse, plan.inside, math.ult
 
 local M = {}
 
-local SYMTAB <const>, STRTAB <const>, NOBITS <const> = 2, 3, 8
+local SYMTAB <const>, STRTAB <const> = 2, 3
+local NOBITS <const> = 8 -- a section that has no bytes in the file
+M.NOBITS = NOBITS
 local NOTYPE <const>, FUNC <const> = 0, 2 -- between them lies OBJECT
 local UNDEF <const>, ABS <const>, COMMON <const> = 0, 0xfff1, 0xfff2
 local SYMTAB_MAX <const>, STRTAB_MAX <const> = 16 << 20, 64 << 20 -- bytes: about a second's work
