@@ -12,11 +12,11 @@ local strict = require "minikvm.strict"
 local types = api.read() -- raises for what LuaCATS would not understand
 
 ---Kinds of the core's with methods that no script gets hold of; those without are skipped.
-local INTERNAL <const> = { ["minikvm.core.blocks"] = true, ["minikvm.spool"] = true,
+local INTERNAL <const> = { ["minikvm.core.blocks"] = true, ["minikvm.stream"] = true,
                            ["minikvm.socket"] = true }
 ---Classes in Lua: those that are internal, and those with another name.
 local UNSEEN <const> = { ["minikvm.children"] = true, ["minikvm.font"] = true,
-                         ["minikvm.places"] = true }
+                         ["minikvm.places"] = true, ["minikvm.spool"] = true }
 local CALLED <const> = {
   listener = "minikvm.listener", ["handle of vm.hypercalls"] = "minikvm.hypercalls.handle",
   ["handle of console:forbid"] = "minikvm.forbid.handle",

@@ -99,7 +99,7 @@ M.ATTEMPTS = {
   { "frames into a file outside",
     "return require('minikvm.devices.net').capture():save(F .. '/outside/new')" },
   { "a file of minikvm's outside", "return core.write_file(F .. '/outside/new', 'x')" },
-  { "records of minikvm's outside", "return core.open_spool(F .. '/outside/new', 100)" },
+  { "records of minikvm's outside", "return core.open_stream(F .. '/outside/new')" },
   { "listen for gdb", "return kvm.vm():gdb{ at = '127.0.0.1:0' }" },
   { "listen for gdb by a Unix socket", "return kvm.vm():gdb{ at = 'unix:' .. F .. '/outside/s' }" },
   { "the host's network", "return io.open('/dev/net/tun', 'r+b')" },

@@ -309,7 +309,7 @@ extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports
     mk_dwarf_exports[], mk_dwarf_lines_exports[], mk_dwarf_dies_exports[],
     mk_dwarf_frames_exports[], mk_hypercalls_exports[], mk_console_exports[], mk_load_exports[],
     mk_clock_exports[], mk_keyboard_exports[], mk_files_exports[], mk_snapshot_exports[],
-    mk_disk_exports[], mk_watch_exports[], mk_process_exports[], mk_spool_exports[],
+    mk_disk_exports[], mk_watch_exports[], mk_process_exports[], mk_stream_exports[],
     mk_debug_exports[], mk_handle_exports[], mk_prims_exports[], mk_window_exports[],
     mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[], mk_blocks_exports[],
     mk_profile_exports[], mk_coverage_exports[], mk_socket_exports[], mk_rsp_exports[],

@@ -205,7 +205,7 @@ static const struct mk_exports *const exports[] = { own_exports,           mk_vm
                                                     mk_keyboard_exports,   mk_files_exports,
                                                     mk_snapshot_exports,   mk_disk_exports,
                                                     mk_watch_exports,      mk_process_exports,
-                                                    mk_spool_exports,      mk_debug_exports,
+                                                    mk_stream_exports,     mk_debug_exports,
                                                     mk_handle_exports,     mk_prims_exports,
                                                     mk_window_exports,     mk_pci_exports,
                                                     mk_virtq_exports,      mk_virtio_exports,

@@ -85,7 +85,7 @@ M.METHODS = {
 }
 
 ---Kinds that minikvm's own parts use, and no script is given.
-M.INTERNAL = words [[core.blocks core.coverage core.record dwarf spool virtio wire socket worker
+M.INTERNAL = words [[core.blocks core.coverage core.record dwarf spool stream virtio wire socket worker
   channel font gdb viewsocket view]]
 
 ---Options of kvm.vm and kvm.files.

@@ -151,7 +151,7 @@ local function lock_files()
   function core.open_disk(o)
     return nil, ("%s: disks cannot be opened with --safe"):format(o.path or "a disk"), "EACCES"
   end
-  function core.open_spool(path)
+  function core.open_stream(path)
     return nil, path .. ": files cannot be written with --safe", "EACCES"
   end
   function core.net_tap(_, name)

@@ -167,7 +167,7 @@ end
 ---@return string? code
 function M.take(vm)
   vm:screen()
-  local spool, why, code = core.spool_stdout()
+  local spool, why, code = require("minikvm.spool").stdout()
   if not spool then return nil, why, code end
   local colours = os.getenv "COLORTERM"
   local terminal = setmetatable({ vm = vm, whole = true, spool = spool,

@@ -2,13 +2,14 @@
 --
 -- The core calls one function for a VM's events (src/vm/trace.h), on the thread of the vCPU, under
 -- the Lua lock: dispatch() hands them to the VM's traces. A file is written without waiting for
--- anybody (src/io/spool.h) and to its limit: a guest decides how much there is to tell.
+-- anybody (spool.lua) and to its limit: a guest decides how much there is to tell.
 
 local calls = require "minikvm.debug.calls"
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local formats = require "minikvm.debug.trace_formats"
 local options = require "minikvm.options"
+local spool = require "minikvm.spool"
 local strict = require "minikvm.strict"
 local where = require "minikvm.debug.where"
 
@@ -209,7 +210,7 @@ local function open_output(own, o)
     local why, code
     own.limit = o.limit or o.limit == nil and LIMIT or math.maxinteger
     own.left = own.limit
-    own.spool, why, code = core.open_spool(o.file, format.head and format.head(own) or "",
+    own.spool, why, code = spool.open(o.file, format.head and format.head(own) or "",
                                            format.tail or "")
     if not own.spool then return nil, why, code end
   else
