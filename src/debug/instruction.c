@@ -44,6 +44,8 @@ struct decoder {
     unsigned address; /* bits of an address */
     uint8_t rex;
     int segment; /* of a prefix; -1: none */
+    bool repeated;
+    unsigned widest; /* bytes of an operand that is not a general one */
     struct mk_operand *out;
     unsigned count;
 };
@@ -168,31 +170,82 @@ static bool writes_0f(uint8_t op)
     return (op & 0xf0) == 0x90 || memchr(list, op, sizeof(list));
 }
 
-static void add_modrm(struct decoder *d, uint8_t op, bool two)
+/* Maps of opcodes: of one byte, behind 0F, 0F 38 and 0F 3A. */
+enum { ONE, TWO, THREE_38, THREE_3A, NO_MAP };
+
+/* Escape bytes or a VEX prefix (SDM volume 2, 2.3.5) lead to a map. EVEX is not known. */
+static unsigned find_map(struct decoder *d, uint8_t *op)
+{
+    *op = next(d);
+    uint8_t after = d->at < d->length ? d->code[d->at] : 0;
+    bool vex = (*op == 0xc4 || *op == 0xc5) && (d->bits == 64 || after >= 0xc0);
+    if (*op == 0x62 && (d->bits == 64 || after >= 0xc0))
+        return NO_MAP;
+    if (vex) {
+        bool longer = *op == 0xc4;
+        d->at += longer ? 2 : 1;
+        d->rex = longer && d->bits == 64 ? (after >> 5 & 3) ^ 3 : 0;
+        d->widest = 32;
+        *op = next(d);
+        return longer ? after & 0x1f : TWO;
+    }
+    if (*op != 0x0f)
+        return ONE;
+    *op = next(d);
+    unsigned map = *op == 0x38 ? THREE_38 : *op == 0x3a ? THREE_3A : TWO;
+    *op = map == TWO ? *op : next(d);
+    return map;
+}
+
+static bool writes_in(const struct decoder *d, unsigned map, uint8_t op, unsigned digit)
+{
+    switch (map) {
+    case ONE: return writes(op, digit);
+    case TWO: return writes_0f(op);
+    case THREE_38:
+        return op == 0x2e || op == 0x2f || op == 0x8e || (op == 0xf1 && !d->repeated); /* CRC32 */
+    default: return (op & 0xfc) == 0x14 || op == 0x19 || op == 0x1d || op == 0x39;
+    }
+}
+
+/* Bytes of an immediate operand behind one in memory. */
+static unsigned immediate(const struct decoder *d, unsigned map, uint8_t op, unsigned digit)
+{
+    if (map == TWO)
+        return op == 0xba || (op & 0xf7) == 0xa4 || (op & 0xfc) == 0x70 || op == 0xc2 ||
+               op == 0xc4 || op == 0xc6;
+    if (map != ONE)
+        return map == THREE_3A;
+    if (op == 0x69 || op == 0x81 || op == 0xc7 || (op == 0xf7 && digit < 2))
+        return d->operand == 2 ? 2 : 4;
+    return op == 0x80 || op == 0x83 || op == 0x6b || op == 0xc0 || op == 0xc1 || op == 0xc6 ||
+           (op == 0xf6 && digit < 2);
+}
+
+/* Bytes that the stack moves by. */
+static unsigned word(const struct decoder *d)
+{
+    return d->bits == 64 ? 8 : d->operand;
+}
+
+static void add_modrm(struct decoder *d, unsigned map, uint8_t op)
 {
     uint8_t modrm = next(d);
-    bool x87 = op >= 0xd8 && op <= 0xdf, relative = false,
-         byte = two ? (op & 0xf0) == 0x90 : !(op & 1) && !x87 && op != 0x62;
+    bool one = map == ONE, x87 = one && op >= 0xd8 && op <= 0xdf, relative = false,
+         byte = one ? !(op & 1) && !x87 && op != 0x62 : map == TWO && (op & 0xf0) == 0x90;
     int segment = DS;
-    if (modrm >> 6 == 3 || (!two && op == 0x8d))
+    if (modrm >> 6 == 3 || (one && op == 0x8d))
         return;
     uint64_t offset =
         d->address == 16 ? offset16(d, modrm, &segment) : offset32(d, modrm, &segment, &relative);
-    unsigned digit = modrm >> 3 & 7, size = byte ? 1 : two || x87 ? 16 : d->operand;
-    if (relative) { /* behind the immediate operand, too */
-        unsigned immediate = two ? op == 0xba || (op & 0xf7) == 0xa4
-                             : op == 0x69 || op == 0x81 || op == 0xc7 ? 4
-                             : op == 0x80 || op == 0x83 || op == 0x6b || op == 0xc0 || op == 0xc1 ||
-                                     op == 0xc6 || (op == 0xf6 && digit < 2)
-                                 ? 1
-                             : op == 0xf7 && digit < 2 ? 4
-                                                       : 0;
-        offset += d->regs->rip + d->at + immediate;
-    }
-    add(d, d->segment >= 0 ? d->segment : segment, offset, size,
-        two ? writes_0f(op) : writes(op, digit));
-    if (!two && op == 0xff && (digit == 2 || digit == 6))
-        add(d, SS, d->regs->rsp - 8, 8, true);
+    unsigned digit = modrm >> 3 & 7;
+    bool near = one && op == 0xff && digit >= 2 && !(digit & 1); /* CALL, JMP, PUSH */
+    unsigned size = byte ? 1 : !one || x87 ? d->widest : near ? word(d) : d->operand;
+    if (relative)
+        offset += d->regs->rip + d->at + immediate(d, map, op, digit);
+    add(d, d->segment >= 0 ? d->segment : segment, offset, size, writes_in(d, map, op, digit));
+    if (near && digit != 4)
+        add(d, SS, d->regs->rsp - word(d), word(d), true);
 }
 
 static void add_string(struct decoder *d, uint8_t op)
@@ -219,11 +272,11 @@ static void add_stack(struct decoder *d, uint8_t op)
                     : op == 0xcf               ? 5
                     : op == 0xcb || op == 0xca ? 2
                                                : 1;
-    unsigned word = d->bits == 64 ? 8 : d->operand;
+    unsigned size = word(d) * many;
     if (push)
-        add(d, SS, d->regs->rsp - word * many, word * many, true);
+        add(d, SS, d->regs->rsp - size, size, true);
     if (pop)
-        add(d, SS, op == 0xc9 ? d->regs->rbp : d->regs->rsp, word * many, false);
+        add(d, SS, op == 0xc9 ? d->regs->rbp : d->regs->rsp, size, false);
 }
 
 unsigned mk_operands(const uint8_t *code, unsigned length, const struct kvm_regs *regs,
@@ -246,12 +299,14 @@ unsigned mk_operands(const uint8_t *code, unsigned length, const struct kvm_regs
                                                     : 32,
                          .rex = p.rex,
                          .segment = p.segment,
+                         .repeated = p.repeated,
+                         .widest = 16,
                          .out = operands };
-    uint8_t op = next(&d);
-    if (op == 0x0f) {
-        op = next(&d);
-        if (has_modrm_0f(op))
-            add_modrm(&d, op, true);
+    uint8_t op;
+    unsigned map = find_map(&d, &op);
+    if (map != ONE) {
+        if (map < NO_MAP && (map != TWO || has_modrm_0f(op)))
+            add_modrm(&d, map, op);
         return d.count;
     }
     if ((op & 0xfc) == 0x6c || (op >= 0xa4 && op <= 0xaf && (op & 0xfe) != 0xa8))
@@ -260,7 +315,7 @@ unsigned mk_operands(const uint8_t *code, unsigned length, const struct kvm_regs
         add(&d, d.segment >= 0 ? d.segment : DS, displacement(&d, d.address / 8),
             op & 1 ? d.operand : 1, op >= 0xa2);
     else if (has_modrm(op))
-        add_modrm(&d, op, false);
+        add_modrm(&d, ONE, op);
     else
         add_stack(&d, op);
     return d.count;
