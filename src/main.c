@@ -294,6 +294,15 @@ static void close_state(lua_State *L)
 }
 #endif
 
+/* minikvm run with images alone, which wants KVM at once. Options may want a jail before that. */
+static bool runs_images(int argc, char **argv)
+{
+    bool run = argc > 2 && strcmp(argv[1], "run") == 0;
+    for (int i = 2; run && i < argc; i++)
+        run = argv[i][0] != '-';
+    return run;
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 0 && argv[0][0])
@@ -301,6 +310,8 @@ int main(int argc, char **argv)
     if (!open_standard_fds())
         return EXIT_FAILURE;
     on_exit(check_output, NULL);
+    if (runs_images(argc, argv))
+        mk_kvm_open_early();
     lua_State *L = luaL_newstate();
     if (!L) {
         print_error("not enough memory for a Lua state");

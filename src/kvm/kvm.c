@@ -4,6 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -124,7 +128,7 @@ static bool nested_paging(void)
     return false;
 }
 
-int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
+static int open_now(struct mk_kvm *kvm, struct mk_err *err)
 {
     *kvm = (struct mk_kvm){ .fd = open("/dev/kvm", O_RDWR | O_CLOEXEC) };
     if (kvm->fd < 0)
@@ -147,6 +151,48 @@ int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
         kvm->xsave_size =
             xsave > (int)sizeof(struct kvm_xsave) ? (size_t)xsave : sizeof(struct kvm_xsave);
     return 0;
+}
+
+/* --- ahead of time --- */
+
+static struct {
+    _Atomic bool asked; /* nobody has taken what comes of it */
+    sem_t done;
+    struct mk_kvm kvm;
+    struct mk_err err;
+    int rc;
+} early;
+
+static void *open_early(void *unused)
+{
+    (void)unused;
+    early.rc = open_now(&early.kvm, &early.err);
+    sem_post(&early.done);
+    return NULL;
+}
+
+void mk_kvm_open_early(void)
+{
+    pthread_t thread;
+    sigset_t all, before;
+    sem_init(&early.done, 0, 0);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    early.asked = pthread_create(&thread, NULL, open_early, NULL) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (early.asked)
+        pthread_detach(thread);
+}
+
+int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err)
+{
+    if (!atomic_exchange(&early.asked, false))
+        return open_now(kvm, err);
+    while (sem_wait(&early.done) < 0) /* a signal came */
+        ;
+    *kvm = early.kvm;
+    *err = early.err;
+    return early.rc;
 }
 
 void mk_kvm_close(struct mk_kvm *kvm)
