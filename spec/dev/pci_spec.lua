@@ -315,6 +315,38 @@ describe("a BAR of memory that one vCPU moves while another one uses it", functi
   end)
 end)
 
+describe("a BAR that one vCPU moves without end while an access of another one is served", function()
+  if support.without_kvm(pending) then return end
+
+  it("is nowhere in the end, and comes back when that is over", function()
+    local vm <close> = pci.vm{ cpus = 2 }
+    local d = vm.pci:attach(kvm.pci{ vendor = 1, device = 1, bars = { [0] = { size = 4096,
+      read = function() return 7 end } } }, { slot = 3 })
+    local where = {}
+    vm.mmio:on(0xfed00000, 4, { read = function()
+      where[1] = d:bar(0)
+      vm.memory:u32(A, 1)
+      while vm.memory:u32(A) ~= 2 do kvm.sleep(0.001) end
+      where[2] = d:bar(0) or "nowhere"
+      return 0
+    end })
+    -- again: cmp dword [at], value; jne again
+    local function wait(at, value)
+      return "\x83\x3d" .. ("<I4B"):pack(at, value) .. "\x75\xf7"
+    end
+    local moves = pci.set(CARD, 0x10, OTHER) .. pci.set(CARD, 0x10, BASE)
+    assert(vm:load{ bytes = pci.place(CARD, 0, BASE) .. pci.poke(B, 1) .. wait(A, 1) .. "\xbe"
+      .. ("<I4"):pack(2000) .. moves .. "\x4e\x0f\x85" .. ("<i4"):pack(-#moves - 7)
+      .. pci.peek(C, BASE) .. pci.poke(A, 2) .. wait(B, 2) .. pci.place(CARD, 0, OTHER)
+      .. pci.peek(C + 4, OTHER) .. pci.HALT })
+    assert(vm:load({ bytes = wait(B, 1) .. pci.peek(C + 8, 0xfed00000) .. pci.poke(B, 2)
+      .. pci.HALT }, { at = 0x40000, cpu = 1 }))
+    assert.equal("halt", (vm:run()))
+    assert.same({ BASE, "nowhere" }, where)
+    assert.same({ 0xffffffff, 7 }, { read(vm, C), read(vm, C + 4) })
+  end)
+end)
+
 describe("a PCI function in a snapshot", function()
   if support.without_kvm(pending) then return end
 

@@ -322,13 +322,10 @@ static void delist(struct mk_blk *blk)
 {
     struct mk_blks *list = blk->list;
     pthread_mutex_lock(&list->lock);
-    struct mk_blk *before = list->first;
-    if (before == blk)
-        list->first = blk->next;
-    while (before != blk && before->next != blk)
-        before = before->next;
-    if (before != blk)
-        before->next = blk->next;
+    struct mk_blk *_Atomic *at = &list->first;
+    while (*at != blk)
+        at = &atomic_load(at)->next;
+    *at = atomic_load(&blk->next);
     pthread_mutex_unlock(&list->lock);
 }
 

@@ -33,7 +33,7 @@ struct mk_blks {
 struct mk_blk {
     struct mk_virtio virtio; /* first */
     struct mk_blks *list;
-    struct mk_blk *next;
+    struct mk_blk *_Atomic next;
     struct mk_disk *disk; /* NULL: none (any more) */
     bool read_only;
     struct mk_doorbell *bell;

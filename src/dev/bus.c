@@ -79,6 +79,7 @@ static void reclaim(struct mk_bus *bus)
         struct mk_retired *what = *at;
         if (what->at < oldest) {
             *at = what->next;
+            bus->retired_count--;
             what->release(what);
         } else {
             at = &what->next;
@@ -93,6 +94,7 @@ static void retire(struct mk_bus *bus, struct mk_retired *what)
     what->at = atomic_fetch_add(&bus->generation, 1);
     what->next = bus->retired;
     bus->retired = what;
+    bus->retired_count++;
 }
 
 /* The list of hooks has changed in [first, last]. */
@@ -174,7 +176,8 @@ static struct mk_hook *add_hook(struct mk_bus *bus, uint64_t first, uint64_t las
     snprintf(hook->owner, sizeof(hook->owner), "%s", owner ? owner : ops->name);
     lock(bus);
     reclaim(bus);
-    bool made = bus->space != MK_SPACE_PORTS || make_pages(bus, first, last);
+    bool made = (on_top || mk_bus_root(bus)->retired_count < MK_RETIRED_MAX) &&
+                (bus->space != MK_SPACE_PORTS || make_pages(bus, first, last));
     if (made)
         link_hook(bus, hook, on_top);
     unlock(bus);

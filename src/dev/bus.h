@@ -23,6 +23,9 @@
 #include <stdatomic.h>
 
 #define MK_HOOKS_MAX 4096 /* of one bus: an access may have to pass all of them */
+/* What waits for readers to leave: beyond as many no window opens. So a guest that moves windows
+ * while an access of another vCPU takes long gets no memory of the host's for each move. */
+#define MK_RETIRED_MAX 512
 
 struct mk_hook {
     struct mk_retired retired; /* first */
@@ -65,6 +68,7 @@ struct mk_bus {
     struct mk_hook *_Atomic hooks; /* the newest first */
     unsigned hook_count;
     struct mk_retired *retired;
+    unsigned retired_count;
     pthread_mutex_t lock; /* writers */
     _Atomic uint64_t generation;
     struct mk_bus_reader reader[MK_MAX_CPUS];
@@ -101,7 +105,7 @@ static inline struct mk_bus *mk_bus_root(struct mk_bus *bus)
 /* A bus to be shown inside `outer`, which knows nothing of it yet; freed with mk_bus_free(). */
 void mk_bus_init_window(struct mk_bus *bus, enum mk_space space, struct mk_bus *outer);
 /* Shows its first `size` addresses from `base` on, beneath all hooks that are there. It is closed
- * before. -1: out of memory. */
+ * before. -1: out of memory, or too much is retired. */
 int mk_bus_open_window(struct mk_bus *bus, uint64_t base, uint64_t size, const char *owner);
 void mk_bus_close_window(struct mk_bus *bus);
 /* The bus that is shown there, when the hook is that of a window; else NULL. */

@@ -116,6 +116,13 @@ void mk_doorbell_connect(struct mk_doorbells *list, struct mk_doorbell *bell)
     pthread_mutex_unlock(&list->lock);
 }
 
+static void stop_watching(struct mk_doorbell *bell)
+{
+    mk_io_disarm(&bell->rearm_timer);
+    mk_io_unwatch(&bell->source);
+    close(bell->source.fd);
+}
+
 void mk_doorbell_remove(struct mk_doorbell *bell)
 {
     struct mk_doorbells *list = bell->list;
@@ -130,9 +137,7 @@ void mk_doorbell_remove(struct mk_doorbell *bell)
         return;
     if (!bell->exits)
         register_bell(bell, false);
-    mk_io_disarm(&bell->rearm_timer);
-    mk_io_unwatch(&bell->source);
-    close(bell->source.fd);
+    stop_watching(bell);
     mk_bus_unhook(bell->bus, bell->hook); /* frees it when no vCPU uses it any more */
 }
 
@@ -166,9 +171,7 @@ void mk_doorbell_rearm(struct mk_doorbell *bell, uint64_t at)
 
 static uint64_t collect(struct mk_doorbell *bell)
 {
-    if (!bell->bus)
-        return atomic_exchange(&bell->rung, 0);
-    uint64_t count = drain_counted(bell);
+    uint64_t count = bell->bus ? drain_counted(bell) : 0;
     if (count)
         mk_io_arm(&bell->rearm_timer, mk_now() + (count > MANY ? MANY_NS : BELL_NS));
     return count + atomic_exchange(&bell->rung, 0);
@@ -256,13 +259,9 @@ void mk_doorbells_move(struct mk_doorbells *list, const struct mk_bus *window, b
 
 void mk_doorbells_free(struct mk_doorbells *list)
 {
-    for (struct mk_doorbell *bell = list->first; bell; bell = bell->next) {
-        if (!bell->bus)
-            continue;
-        mk_io_disarm(&bell->rearm_timer);
-        mk_io_unwatch(&bell->source);
-        close(bell->source.fd);
-    }
+    for (struct mk_doorbell *bell = list->first; bell; bell = bell->next)
+        if (bell->bus)
+            stop_watching(bell);
     list->first = NULL; /* the bus frees them */
     pthread_mutex_destroy(&list->lock);
 }

@@ -261,18 +261,15 @@ static void block_out(void *self, struct mk_io *io, uint64_t gpa)
         result = run_block(port, io->cpu, &b);
         mk_mem_write(port->mem, gpa + offsetof(struct block, result), &result, sizeof(result));
     }
-    port->wire[io->cpu->index].answer.pending = true;
-    port->wire[io->cpu->index].answer.value =
-        (uint32_t)(result > INT32_MAX ? -EOVERFLOW : (int32_t)result);
+    int32_t value = result > INT32_MAX ? -EOVERFLOW : (int32_t)result;
+    port->wire[io->cpu->index].answer =
+        (struct mk_answer){ .pending = true, .value = (uint32_t)value };
 }
 
 static uint64_t block_in(void *self, struct mk_io *io)
 {
     struct mk_file_port *port = self;
-    if (!port->wire[io->cpu->index].answer.pending)
-        return 0;
-    port->wire[io->cpu->index].answer.pending = false;
-    return port->wire[io->cpu->index].answer.value;
+    return mk_answer_take(&port->wire[io->cpu->index].answer);
 }
 
 /* --- as a device --- */

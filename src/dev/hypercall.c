@@ -10,8 +10,7 @@
 
 static void answer(struct mk_hypercall *hc, struct mk_io *io, uint32_t value)
 {
-    hc->answer[io->cpu->index].pending = true;
-    hc->answer[io->cpu->index].value = value;
+    hc->answer[io->cpu->index] = (struct mk_answer){ .pending = true, .value = value };
 }
 
 static void call_getchar(struct mk_hypercall *hc, struct mk_io *io)
@@ -104,18 +103,10 @@ static void call_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t numb
     }
 }
 
-static uint32_t pop_answer(struct mk_hypercall *hc, unsigned cpu)
-{
-    if (!hc->answer[cpu].pending)
-        return 0;
-    hc->answer[cpu].pending = false;
-    return hc->answer[cpu].value;
-}
-
 uint32_t mk_hypercall_builtin(struct mk_hypercall *hc, struct mk_io *io, uint8_t number)
 {
     call_builtin(hc, io, number);
-    return pop_answer(hc, io->cpu->index);
+    return mk_answer_take(&hc->answer[io->cpu->index]);
 }
 
 static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
@@ -133,7 +124,8 @@ static void hypercall_out(void *self, struct mk_io *io, uint64_t value)
  * GETCHAR answer is never wider than AX. */
 static uint64_t hypercall_in(void *self, struct mk_io *io)
 {
-    return pop_answer(self, io->cpu->index);
+    const struct mk_hypercall *hc = self;
+    return mk_answer_take(&hc->answer[io->cpu->index]);
 }
 
 /* --- as a device --- */

@@ -16,6 +16,14 @@ struct mk_answer {
     uint32_t value;
 };
 
+/* What it reads: 0 when no answer waits. */
+static inline uint32_t mk_answer_take(struct mk_answer *answer)
+{
+    uint32_t value = answer->pending ? answer->value : 0;
+    answer->pending = false;
+    return value;
+}
+
 struct mk_hypercall {
     struct mk_dev dev;
     struct mk_console *console;

@@ -250,7 +250,7 @@ static void open_bar(struct mk_pci_fn *fn, unsigned number, uint64_t at)
     snprintf(owner, sizeof(owner), "%.50s BAR %u", fn->name, number);
     bar->at = at;
     if (mk_bus_open_window(&bar->bus, at, bar->size, owner) < 0)
-        return; /* out of memory: the guest finds nothing there */
+        return; /* the guest finds nothing there, until it puts it somewhere again */
     mk_doorbells_move(fn->pci->doorbells, &bar->bus, true, at);
 }
 
