@@ -400,6 +400,16 @@ describe("misuse of a wait", function()
     assert.matches("call expect with ':'", message(con.expect, "x"))
   end)
 
+  it("when the VM is paused and has not printed it yet", function()
+    vm:start{ deadline = 20 }
+    con:send "abc":expect "ab"
+    vm:pause()
+    assert.matches('^spec/.*expect: vm "vm" is paused: vm:resume%(%) lets it go on',
+                   message(con.expect, con, "never"))
+    vm:resume()
+    assert.same({ 1, "c" }, { con:expect "c" })
+  end)
+
   it("when input has ended", function()
     con:send("abc"):eof()
     assert.matches("console input has ended: nothing can follow eof",

@@ -209,6 +209,9 @@ local function run(wait)
     if vm.state ~= "running" then return vm:wait(0) end
     return
   end
+  if vm.state == "paused" then
+    core.blame(("%s: vm %q is paused: vm:resume() lets it go on"):format(wait.what, vm.name))
+  end
   local reason, info = ended_for_good(vm)
   if reason then return reason, info end
   return vm:run{ deadline = math.max(0, left) }
