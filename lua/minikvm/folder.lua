@@ -1,6 +1,15 @@
--- folder.lua - folders that are made where they are not there yet.
+-- folder.lua - folders that are made where they are not there yet, by LuaFileSystem, which may not be
+-- installed.
 
 local M = {}
+
+---@return table? lfs
+---@return string? why
+function M.lfs()
+  local found, lfs = pcall(require, "lfs")
+  if found then return lfs end
+  return nil, "LuaFileSystem is not installed (Debian: lua-filesystem)"
+end
 
 ---@param path string
 ---@return true? made  or it is there; nil, "path: why"

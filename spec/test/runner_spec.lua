@@ -170,6 +170,19 @@ describe("minikvm test", function()
     assert.matches("--artefacts: .*a_spec.lua/x: Not a directory", r.err)
   end)
 
+  it("names what is not installed, and its help does without", function()
+    local without = "LUA_CPATH=/nosuch P "
+    for _, words in ipairs{ "test spec", "test --list spec", "new suite x" } do
+      local r = program.run(without .. words)
+      assert.is_true(r.status ~= 0)
+      assert.matches("LuaFileSystem is not installed (Debian: lua-filesystem)", r.err, 1, true)
+      assert.not_matches("traceback", r.err)
+    end
+    for _, words in ipairs{ "test --help", "completion bash" } do
+      assert.equal(0, program.run(without .. words).status)
+    end
+  end)
+
   it("has a help, and is known to --help", function()
     local r = program.run "P test --help"
     assert.equal(0, r.status)

@@ -72,7 +72,7 @@ local function text_changes(self, columns, rows)
   local parts, set = {}, nil
   self.shown = self.shown or (" \7"):rep(COLUMNS * ROWS)
   for y = 0, cells ~= self.shown and math.min(rows, ROWS) - 1 or -1 do
-    local from, to = y * ROW + 1, (y + 1) * ROW
+    local from, to = y * ROW + 1, y * ROW + 2 * kind.columns -- as much as there is room for
     local before, after = self.shown:sub(from, to), cells:sub(from, to)
     if before ~= after then
       parts[#parts + 1], set = row_changes(before, after, y, set, kind)

@@ -3,7 +3,7 @@
 -- Everything here depends on nothing but the files, the options and the seed, so that machines that
 -- have the same files agree on who runs what.
 
-local lfs = require "lfs"
+local lfs = require("minikvm.folder").lfs() -- the runner sees that it is there
 local options = require "minikvm.options"
 
 local M = {}

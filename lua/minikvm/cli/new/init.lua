@@ -77,7 +77,8 @@ end
 ---@return boolean? ok
 ---@return string? why
 function M.make(kind, name)
-  local lfs = require "lfs"
+  local lfs, missing = require("minikvm.folder").lfs()
+  if not lfs then return nil, missing end
   local made, why = lfs.mkdir(name)
   if not made then
     return nil, ("cannot make the folder %s: %s"):format(name, why)
