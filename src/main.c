@@ -195,8 +195,7 @@ static void push_host(lua_State *L, int argc, char **argv)
     mk_set_string(L, "program", program);
     mk_set_string(L, "copyright", LUA_COPYRIGHT);
     mk_set_string(L, "version", MK_VERSION);
-    lua_pushboolean(L, isatty(STDIN_FILENO));
-    lua_setfield(L, -2, "terminal");
+    mk_set_boolean(L, "terminal", isatty(STDIN_FILENO));
 }
 
 /* ---- the whole ---- */

@@ -629,6 +629,18 @@ describe("console:interact", function()
     os.remove(path)
     assert.same({ 0, "\nuser\nexit\t0\tscript\nuser\n\n" }, { r.status, r.out }, r.err)
   end)
+
+  it("closes the file that input came from when the vm is closed meanwhile", function()
+    local before
+    for _ = 1, 3 do
+      local vm = support.program{ call(0x42) }
+      vm.console:input "/dev/null"
+      vm.hypercalls:define(0x42, "close", function() vm:close() end)
+      assert.equal("stopped", (vm.console:interact()))
+      before = before or process.entries "/proc/self/fd"
+    end
+    assert.equal(before, process.entries "/proc/self/fd")
+  end)
 end)
 
 describe("console:interact on a terminal", function()

@@ -74,7 +74,7 @@ static uint64_t check_ns(lua_State *L, int index)
 {
     lua_Number seconds = luaL_checknumber(L, index);
     luaL_argcheck(L, seconds >= 0 && seconds < 1e9, index, "seconds are 0 to 1e9");
-    return (uint64_t)(seconds * 1e9);
+    return mk_to_ns(seconds);
 }
 
 static int new_timer(lua_State *L, bool repeat)

@@ -180,16 +180,22 @@ static int console_listen(lua_State *L)
     return 0;
 }
 
-static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
+/* Input comes from `fd` from now on; returns from where it came. */
+static struct mk_console_input change_input(struct mk_lua_vm *v, int fd, bool terminal)
 {
     struct mk_console *con = &v->vm.console;
     struct mk_console_input in = {
         .fd = fd, .pipe = fd >= 0 && !terminal, .escape = terminal, .eof = con->in.eof
     };
-    int before = mk_console_set_input(con, &in).fd;
+    v->terminal = terminal;
+    return mk_console_set_input(con, &in);
+}
+
+static void set_input(struct mk_lua_vm *v, int fd, bool terminal)
+{
+    int before = change_input(v, fd, terminal).fd;
     if (before > STDERR_FILENO)
         close(before);
-    v->terminal = terminal;
 }
 
 static int attach(lua_State *L, bool on)
@@ -277,35 +283,25 @@ static int console_log(lua_State *L)
     return mk_push_self(L, mk_console_log(con, fd, &err), &err);
 }
 
-/* hand_over(console) -> what take_back() wants: input from stdin, output to stdout for a while. */
+/* hand_over(console): input from stdin, output to stdout for a while. */
 static int hand_over(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
-    struct mk_console *con = &v->vm.console;
-    v->terminal = isatty(STDIN_FILENO);
-    struct mk_console_input in = {
-        .fd = STDIN_FILENO, .pipe = !v->terminal, .escape = v->terminal, .eof = con->in.eof
-    };
-    struct mk_console_input before = mk_console_set_input(con, &in);
-    lua_pushinteger(L, before.fd);
-    lua_pushinteger(L, mk_console_set_output(con, STDOUT_FILENO));
-    lua_pushboolean(L, before.pipe);
-    lua_pushboolean(L, before.eof);
-    return 4;
+    v->input_before = change_input(v, STDIN_FILENO, isatty(STDIN_FILENO));
+    v->output_before = mk_console_set_output(&v->vm.console, STDOUT_FILENO);
+    return 0;
 }
 
-/* take_back(console, in_fd, out_fd, in_pipe, eof): the user's turn is over. */
+/* take_back(console): the user's turn is over. */
 static int take_back(lua_State *L)
 {
     struct mk_lua_vm *v = check_console(L);
     struct mk_console *con = &v->vm.console;
-    int out_fd = (int)luaL_checkinteger(L, 3);
-    struct mk_console_input in = { .fd = (int)luaL_checkinteger(L, 2),
-                                   .pipe = lua_toboolean(L, 4),
-                                   .eof = lua_toboolean(L, 5) };
-    v->terminal = in.escape = in.fd == STDIN_FILENO && isatty(STDIN_FILENO);
-    mk_console_set_input(con, &in);
-    mk_console_set_output(con, out_fd);
+    struct mk_console_input *in = &v->input_before;
+    v->terminal = in->escape = in->fd == STDIN_FILENO && isatty(STDIN_FILENO);
+    mk_console_set_input(con, in);
+    in->fd = -1;
+    mk_console_set_output(con, v->output_before);
     return 0;
 }
 

@@ -125,6 +125,8 @@ struct mk_lua_vm {
     int output_file;                       /* opened by console:output(); 0: none */
     int echo_before;                       /* out_fd while nobody listened */
     bool terminal;                         /* attached: raw while it runs */
+    struct mk_console_input input_before;  /* the user's turn (hand_over) */
+    int output_before;
 };
 
 /* Frees what the box of a VM holds. The Lua lock stays ours: handlers that would begin give up. */
@@ -234,6 +236,7 @@ struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type);
 struct mk_vcpu *mk_check_cpu(lua_State *L, struct mk_lua_vm **vm);
 struct mk_vcpu *mk_check_settable_cpu(lua_State *L, struct mk_lua_vm **vm);
 /* Seconds, 0 or more, in nanoseconds; MK_FOREVER beyond 1e9. */
+uint64_t mk_to_ns(lua_Number seconds);
 uint64_t mk_check_seconds(lua_State *L, int index);
 /* The same; MK_FOREVER when there is none. */
 uint64_t mk_opt_seconds(lua_State *L, int index);
@@ -245,6 +248,8 @@ void mk_push_where(lua_State *L);
 int mk_lua_error(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
 /* luaL_checkstring() of what C reads up to its NUL, such as a path: one inside raises. */
 const char *mk_check_cstring(lua_State *L, int index);
+/* What the last run left in the vCPUs for its result goes. */
+void mk_forget_result(struct mk_lua_vm *v);
 /* The reason and the information table of a VM that ended: 2. */
 int mk_push_result(lua_State *L, struct mk_lua_vm *v);
 /* nil, text, name: the world failed. */
@@ -260,6 +265,8 @@ const char *mk_string_field(lua_State *L, int index, const char *key, size_t *le
 /* Sets a field of the table on top. */
 void mk_set_integer(lua_State *L, const char *key, uint64_t value);
 void mk_set_string(lua_State *L, const char *key, const char *value);
+void mk_set_boolean(lua_State *L, const char *key, bool value);
+void mk_set_seconds(lua_State *L, const char *key, uint64_t ns);
 /* Raises when the VM runs; `what` was called. */
 void mk_check_stopped(lua_State *L, struct mk_lua_vm *v, const char *what);
 /* Keeps a function in the VM's handler table, its user value, which also holds the children by

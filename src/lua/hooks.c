@@ -273,23 +273,6 @@ struct mk_range mk_check_range(lua_State *L)
     return r;
 }
 
-/* memory_beneath(object, first, last) -> name, end of memory in the range that a device would lie
- * over; writes to what is read-only do reach one */
-static int memory_beneath(lua_State *L)
-{
-    struct mk_range r = mk_check_range(L);
-    const struct mk_mem *mem = &r.v->vm.mem;
-    for (unsigned i = 0; r.bus == &r.v->vm.mmio && i < mem->count; i++) {
-        const struct mk_region *m = &mem->regions[i];
-        if (m->read_only || r.first >= m->gpa + m->size || r.last < m->gpa)
-            continue;
-        lua_pushstring(L, m->name);
-        lua_pushinteger(L, (lua_Integer)(m->gpa + m->size));
-        return 2;
-    }
-    return 0;
-}
-
 /* check_hooks(object): raises when there are as many as there may be. */
 static int check_hooks(lua_State *L)
 {
@@ -404,8 +387,7 @@ static int hook(lua_State *L)
     return mk_hook_place(L, &r, h, h->tap ? &tap_ops : ops_for(h), h, owner);
 }
 
-static const luaL_Reg core[] = { MK_FN(memory_beneath), MK_FN(check_hooks), MK_FN(hook_owner),
-                                 MK_FN(hook), MK_END };
+static const luaL_Reg core[] = { MK_FN(check_hooks), MK_FN(hook_owner), MK_FN(hook), MK_END };
 
 const struct mk_exports mk_hooks_exports[] = {
     { .type = MK_PORTS }, { .type = MK_MMIO }, { .type = MK_MSRS, .core = core }, MK_END

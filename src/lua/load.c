@@ -220,10 +220,8 @@ static int layout(lua_State *L)
     mk_set_integer(L, "low", vm->places.low);
     mk_set_integer(L, "tables", vm->places.tables);
     mk_set_integer(L, "tables_end", vm->places.end);
-    lua_pushboolean(L, vm->mode_open);
-    lua_setfield(L, -2, "mode_open");
-    lua_pushboolean(L, vm->memory_open);
-    lua_setfield(L, -2, "memory_open");
+    mk_set_boolean(L, "mode_open", vm->mode_open);
+    mk_set_boolean(L, "memory_open", vm->memory_open);
     return 1;
 }
 

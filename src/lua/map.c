@@ -171,8 +171,7 @@ static int memory_regions(lua_State *L)
         mk_set_integer(L, "size", r->size);
         mk_set_string(L, "kind", kinds[r->kind]);
         mk_set_string(L, "name", r->name);
-        lua_pushboolean(L, !r->read_only);
-        lua_setfield(L, -2, "writable");
+        mk_set_boolean(L, "writable", !r->read_only);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 1;

@@ -107,12 +107,6 @@ static void query_capabilities(lua_State *L, const struct mk_kvm *kvm)
     }
 }
 
-static void set_boolean(lua_State *L, const char *key, bool value)
-{
-    lua_pushboolean(L, value);
-    lua_setfield(L, -2, key);
-}
-
 /* What this KVM does by itself, as fields of the table on top; nothing where it is not known. */
 static bool push_native(lua_State *L, const struct mk_kvm *kvm, struct mk_err *err)
 {
@@ -122,10 +116,10 @@ static bool push_native(lua_State *L, const struct mk_kvm *kvm, struct mk_err *e
         return false;
     if (cpuid == MK_CPUID_UNKNOWN)
         return true;
-    set_boolean(L, "paging32", native.paging32);
-    set_boolean(L, "int_n", native.int_n);
-    set_boolean(L, "iret", native.iret);
-    set_boolean(L, "cpuid", cpuid == MK_CPUID_SHAPED);
+    mk_set_boolean(L, "paging32", native.paging32);
+    mk_set_boolean(L, "int_n", native.int_n);
+    mk_set_boolean(L, "iret", native.iret);
+    mk_set_boolean(L, "cpuid", cpuid == MK_CPUID_SHAPED);
     return true;
 }
 
@@ -147,7 +141,7 @@ static int probe(lua_State *L)
         ok = push_native(L, &kvm, &err);
         mk_kvm_close(&kvm);
     }
-    set_boolean(L, "ok", ok);
+    mk_set_boolean(L, "ok", ok);
     if (!ok) {
         mk_set_string(L, "why", err.text);
         mk_set_string(L, "code", mk_err_name(err.code));

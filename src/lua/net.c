@@ -199,8 +199,7 @@ static int push_waiting(lua_State *L)
     lua_setfield(L, -2, "frame");
     lua_pushlstring(L, (const char *)w->frame->header, MK_PACKET_HEADER);
     lua_setfield(L, -2, "header");
-    lua_pushnumber(L, (lua_Number)w->due / 1e9);
-    lua_setfield(L, -2, "due");
+    mk_set_seconds(L, "due", w->due);
     return 1;
 }
 

@@ -95,11 +95,16 @@ struct mk_lua_vm *mk_check_child(lua_State *L, int index, const char *type)
     return v;
 }
 
+uint64_t mk_to_ns(lua_Number seconds)
+{
+    return seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
+}
+
 uint64_t mk_check_seconds(lua_State *L, int index)
 {
     lua_Number seconds = luaL_checknumber(L, index);
     luaL_argcheck(L, seconds >= 0, index, "seconds are 0 or more");
-    return seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
+    return mk_to_ns(seconds);
 }
 
 uint64_t mk_opt_seconds(lua_State *L, int index)
@@ -171,6 +176,18 @@ void mk_set_integer(lua_State *L, const char *key, uint64_t value)
 void mk_set_string(lua_State *L, const char *key, const char *value)
 {
     lua_pushstring(L, value);
+    lua_setfield(L, -2, key);
+}
+
+void mk_set_boolean(lua_State *L, const char *key, bool value)
+{
+    lua_pushboolean(L, value);
+    lua_setfield(L, -2, key);
+}
+
+void mk_set_seconds(lua_State *L, const char *key, uint64_t ns)
+{
+    lua_pushnumber(L, (lua_Number)ns / 1e9);
     lua_setfield(L, -2, key);
 }
 

@@ -2,6 +2,7 @@
 #include "lua/core.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 static void add_counters(struct mk_counters *sum, const struct mk_counters *c)
 {
@@ -69,6 +70,16 @@ static void push_end(lua_State *L, struct mk_lua_vm *v, const struct mk_vcpu *c)
         mk_set_string(L, "traceback", v->cpu[c->cpu.index]->traceback);
 }
 
+void mk_forget_result(struct mk_lua_vm *v)
+{
+    for (unsigned i = 0; i < v->cpus; i++) {
+        free(v->cpu[i]->traceback);
+        v->cpu[i]->traceback = NULL;
+        v->cpu[i]->waiting[0] = 0;
+        v->cpu[i]->set = NULL;
+    }
+}
+
 int mk_push_result(lua_State *L, struct mk_lua_vm *v)
 {
     const struct mk_vcpu *verdict = mk_vm_deciding_cpu(&v->vm);
@@ -90,7 +101,6 @@ int mk_push_result(lua_State *L, struct mk_lua_vm *v)
         mk_push_stop(L, v);
         lua_setfield(L, -2, "stop");
     }
-    lua_pushnumber(L, (lua_Number)(v->vm.ended - v->vm.began) / 1e9);
-    lua_setfield(L, -2, "seconds");
+    mk_set_seconds(L, "seconds", (v->vm.ended - v->vm.began));
     return 2;
 }

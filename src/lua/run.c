@@ -27,12 +27,7 @@ static bool prepare(lua_State *L, struct mk_lua_vm *v, const char *what, struct 
     struct mk_err err;
     mk_check_stopped(L, v, what);
     *limits = mk_limits_field(L, 2, &v->limits);
-    for (unsigned i = 0; i < v->cpus; i++) {
-        free(v->cpu[i]->traceback);
-        v->cpu[i]->traceback = NULL;
-        v->cpu[i]->waiting[0] = 0;
-        v->cpu[i]->set = NULL;
-    }
+    mk_forget_result(v);
     if (v->terminal && mk_tty_raw(STDIN_FILENO, &err) < 0) {
         mk_push_err(L, &err);
         return false;
@@ -228,8 +223,7 @@ static int vm_reset(lua_State *L)
     mk_check_stopped(L, v, "reset");
     if (mk_vm_reset(&v->vm, &err) < 0)
         return mk_push_err(L, &err);
-    for (unsigned i = 0; i < v->cpus; i++)
-        v->cpu[i]->set = NULL;
+    mk_forget_result(v);
     lua_settop(L, 1);
     return 1;
 }

@@ -115,11 +115,7 @@ static int restore(lua_State *L)
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     struct mk_snapshot *snap = check_snapshot(L, 2);
     struct mk_err err;
-    for (unsigned i = 0; i < v->cpus; i++) {
-        free(v->cpu[i]->traceback);
-        v->cpu[i]->traceback = NULL;
-        v->cpu[i]->set = NULL;
-    }
+    mk_forget_result(v);
     if (mk_snapshot_restore(snap, &v->vm, false, &err) < 0)
         return mk_push_err(L, &err);
     lua_getiuservalue(L, 2, 1);

@@ -73,10 +73,8 @@ static int stats(lua_State *L)
         mk_set_integer(L, "last", r->last);
         mk_set_integer(L, "hits", r->hits);
         mk_set_integer(L, "coalesced", r->coalesced);
-        lua_pushnumber(L, (lua_Number)r->ns / 1e9);
-        lua_setfield(L, -2, "seconds");
-        lua_pushboolean(L, r->script);
-        lua_setfield(L, -2, "script");
+        mk_set_seconds(L, "seconds", r->ns);
+        mk_set_boolean(L, "script", r->script);
         if (r->owner[0])
             mk_set_string(L, "owner", r->owner);
         lua_rawseti(L, -2, (lua_Integer)i + 1);

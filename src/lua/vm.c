@@ -21,16 +21,11 @@ static enum mk_mode mode_field(lua_State *L, int index)
     return MK_MODE_REAL;
 }
 
-static uint64_t seconds_to_ns(lua_Number seconds)
-{
-    return seconds < 0 || seconds > 1e9 ? MK_FOREVER : (uint64_t)(seconds * 1e9);
-}
-
 struct mk_limits mk_limits_field(lua_State *L, int index, const struct mk_limits *base)
 {
     struct mk_limits limits = *base;
     if (lua_getfield(L, index, "seconds") != LUA_TNIL)
-        limits.ns = seconds_to_ns(lua_tonumber(L, -1));
+        limits.ns = mk_to_ns(lua_tonumber(L, -1));
     lua_pop(L, 1);
     limits.exits = (uint64_t)mk_integer_field(L, index, "exits", (lua_Integer)base->exits);
     limits.output = (uint64_t)mk_integer_field(L, index, "output", (lua_Integer)base->output);
@@ -41,7 +36,7 @@ struct mk_limits mk_limits_field(lua_State *L, int index, const struct mk_limits
 static uint64_t handler_field(lua_State *L, int index)
 {
     int type = lua_getfield(L, index, "handler");
-    uint64_t ns = type == LUA_TNUMBER ? seconds_to_ns(lua_tonumber(L, -1))
+    uint64_t ns = type == LUA_TNUMBER ? mk_to_ns(lua_tonumber(L, -1))
                   : type == LUA_TNIL  ? MK_HANDLER_NS
                                       : MK_FOREVER;
     lua_pop(L, 1);
@@ -117,6 +112,8 @@ void mk_lua_close_vm(struct mk_lua_vm *v)
     mk_vm_close(&v->vm);
     if (in_fd > STDERR_FILENO)
         close(in_fd);
+    if (v->input_before.fd > STDERR_FILENO) /* closed in the user's turn */
+        close(v->input_before.fd);
     if (v->output_file)
         close(v->output_file);
     if (v->terminal)
@@ -124,8 +121,7 @@ void mk_lua_close_vm(struct mk_lua_vm *v)
     mk_lua_free_files(v);
     mk_lua_free_stoppers(v);
     mk_lua_free_branches(v);
-    for (unsigned i = 0; i < v->cpus; i++)
-        free(v->cpu[i]->traceback);
+    mk_forget_result(v);
     for (unsigned i = 0; i < MK_MAX_CPUS; i++)
         free(v->cpu[i]);
     v->cpus = 0;

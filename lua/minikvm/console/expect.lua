@@ -364,7 +364,7 @@ end
 function M.interact(con)
   check_console(con, "interact")
   local vm = core.vm_of(con, "minikvm.console")
-  local before = table.pack(core.hand_over(con))
+  core.hand_over(con)
   local ok, reason, info
   if vm.state == "running" then
     ok, reason, info = pcall(vm.wait, vm)
@@ -372,7 +372,7 @@ function M.interact(con)
     ok, reason, info = pcall(vm.run, vm)
   end
   if vm.state ~= "closed" then
-    core.take_back(con, table.unpack(before, 1, before.n))
+    core.take_back(con)
     core.consume(con)
   end
   if not ok then error(reason, 0) end

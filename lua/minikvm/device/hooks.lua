@@ -6,15 +6,15 @@
 
 local core = require "minikvm.core"
 
+local MMIO <const>, WINDOW <const> = "minikvm.mmio", "minikvm.window"
 local SPACES <const> = {
   ["minikvm.ports"] = { one = "port", many = "ports", most = 0xffff,
                         limit = "a port is 0 to 0xffff" },
-  ["minikvm.mmio"] = { one = "address", many = "addresses", most = math.maxinteger, sized = true,
-                       limit = "a guest-physical address is 0 or more" },
+  [MMIO] = { one = "address", many = "addresses", most = math.maxinteger, sized = true,
+             limit = "a guest-physical address is 0 or more" },
   ["minikvm.msrs"] = { one = "MSR", many = "MSRs", most = 0xffffffff,
                        limit = "an MSR is 0 to 0xffffffff" },
 }
-local WINDOW <const> = "minikvm.window"
 local FORM <const> = "a range is { first, last } or { first, size = n }, in integers"
 local BEHIND <const> = "the range ends behind the last address"
 local RECORD <const> = 65536 -- MK_FIFO_RECORD
@@ -93,6 +93,16 @@ local function describe(space, first, last)
   return ("%s 0x%x-0x%x"):format(space.many, first, last)
 end
 
+---Raises when memory is where a device would lie over it; writes to what is read-only do reach one.
+local function check_memory(c, first, last)
+  for _, r in ipairs(core.vm_of(c.bus, MMIO).memory:regions()) do
+    if r.writable and first < r.at + r.size and last >= r.at then
+      bad(c, 1, ("addresses 0x%x-0x%x lie over %s, which ends at 0x%x: memory is no device"):format(
+        first, last, r.name, r.at + r.size))
+    end
+  end
+end
+
 ---Takes the range that the arguments begin with.
 local function next_range(c, more)
   local first, last
@@ -106,11 +116,7 @@ local function next_range(c, more)
   if first < 0 or first > most then bad(c, 1, c.space.limit) end
   if last < 0 or last > most then bad(c, c.next - 1, c.space.limit) end
   if last < first then bad(c, c.next - 1, "the last comes before the first") end
-  local memory, ends = core.memory_beneath(c.bus, first, last)
-  if memory then
-    bad(c, 1, ("%s lie over %s, which ends at 0x%x: memory is no device"):format(
-      ("addresses 0x%x-0x%x"):format(first, last), memory, ends))
-  end
+  if c.space == SPACES[MMIO] then check_memory(c, first, last) end
   core.check_hooks(c.bus) -- there is room for one more
   return first, last
 end
