@@ -266,6 +266,15 @@ static void test_limits(void)
         print("abxz");
     tap_is(w->state, MK_WATCH_UNDECIDABLE, "a pattern that needs too much work is given up");
     forget(w);
+    w = wait_for("x.*%f[z]ab", false); /* ends that are none, and a start that is not kept */
+    print("x");
+    for (unsigned i = 0; i < 2 * MK_CONSOLE_HISTORY / 16; i++)
+        print("................");
+    for (unsigned i = 0; i < 1000 && w->state == MK_WATCH_ARMED; i++)
+        print("ab ");
+    tap_is(w->state, MK_WATCH_UNDECIDABLE, "so are ends whose start is looked for in vain");
+    forget(w);
+    mk_console_reset(&con);
     con.history_limit = 1000;
     w = wait_for("begin.*end", false);
     print("begin");

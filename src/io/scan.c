@@ -211,6 +211,8 @@ void mk_scan_reset(struct mk_scan *s)
 
 /* --- scanning --- */
 
+#define CHEAP 16
+
 static const uint8_t *skip(const struct mk_automaton *a, const uint8_t *at, const uint8_t *end)
 {
     while (end - at >= 4 &&
@@ -242,17 +244,19 @@ bool mk_scan_next(struct mk_scan *s, const char **bytes, const char *limit)
     return found;
 }
 
-/* How many of the bytes before text[length] may belong to a match that ends there, at most. */
-static size_t reach(const struct mk_scan *s, const char *text, size_t length)
+/* How many of the bytes before text[length] may belong to a match that ends there, at most. A step
+ * is for CHEAP bytes. */
+static size_t reach(const struct mk_scan *s, const char *text, size_t length, uint64_t *steps)
 {
     const struct mk_automaton *a = &s->back;
     uint64_t state = a->start;
-    size_t most = 0;
-    for (size_t n = 0; n < length && state; n++) {
+    size_t most = 0, n = 0;
+    for (; n < length && n / CHEAP < *steps && state; n++) {
         state = step(a, state, (uint8_t)text[length - 1 - n]);
         if (state & a->accept)
             most = n + 1;
     }
+    *steps -= n / CHEAP;
     return most;
 }
 
@@ -272,7 +276,9 @@ enum mk_pattern_result mk_scan_confirm(const struct mk_scan *s, const char *text
         return confirm_plain(s, text, length, match);
     if (length < s->shortest)
         return MK_PATTERN_NONE;
-    size_t most = s->whole ? reach(s, text, length) : s->longest;
+    size_t most = s->whole ? reach(s, text, length, steps) : s->longest;
+    if (*steps == 0)
+        return MK_PATTERN_EXHAUSTED;
     size_t from = s->anchored || most > length ? 0 : length - most;
     if (s->anchored)
         return mk_pattern_at(text, length, 0, s->text, s->length, steps, match);
