@@ -59,6 +59,18 @@ ssize_t pwrite(int fd, const void *from, size_t n, off_t at)
     return syscall(SYS_pwrite64, fd, from, n, at);
 }
 
+static unsigned steal; /* so many new directories are gone at once, as if they were stale */
+
+char *mkdtemp(char *path)
+{
+    static unsigned made;
+    made = made ? made : (unsigned)getpid();
+    snprintf(path + strlen(path) - 6, 7, "%06u", made++ % 1000000);
+    if (mkdir(path, 0700) < 0 || (steal && steal-- && rmdir(path) < 0))
+        return NULL;
+    return path;
+}
+
 /* --- folders --- */
 
 static char base[] = "/tmp/test_fsbox-XXXXXX";
@@ -367,6 +379,21 @@ static void test_left_copy(void)
     remove_folder(keep_path);
 }
 
+/* Another process takes the new private directory for one that was left. */
+static void test_stolen_directory(void)
+{
+    struct mk_fsbox box;
+    unsigned before = descriptors();
+    mk_fsbox_init(&box, "stolen", NULL, &err);
+    steal = 3;
+    tap_is(open_name(&box, "f", MK_FILE_WRITE), 0, "a private directory that was taken away");
+    char *path = mk_fsbox_directory(&box);
+    tap_ok(path && entries(path, false) == 1 && steal == 0, "is made again");
+    free(path);
+    mk_fsbox_free(&box);
+    tap_is(descriptors(), before, "and leaves nothing");
+}
+
 /* What was written before the disk was full stays; the error comes with the next write. */
 static void test_full(void)
 {
@@ -517,6 +544,7 @@ int main(void)
     test_full();
     test_failed_cow();
     test_left_copy();
+    test_stolen_directory();
     test_swapped();
     test_replaced();
     test_threads();

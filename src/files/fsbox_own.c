@@ -55,25 +55,30 @@ static void sweep(void)
         remove_stale(open(parent(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), PREFIX, S_IFDIR);
 }
 
-/* Makes one below `where`, locks it and opens it: its descriptor, and its path, or a negated
- * errno. */
+/* Makes one below `where`, locks it and opens it: its descriptor and its path, or a negated errno.
+ * Again where somebody takes it for stale before it is locked. */
 static int make_locked(const char *where, char **path)
 {
-    if (asprintf(path, "%s/" PREFIX "XXXXXX", where) < 0) {
+    for (;;) {
+        if (asprintf(path, "%s/" PREFIX "XXXXXX", where) < 0)
+            return *path = NULL, -ENOMEM;
+        bool made = mkdtemp(*path);
+        int fd = made ? open(*path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+        int code = errno;
+        bool lost = made && (fd < 0 ? code == ENOENT
+                                    : (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) ||
+                                          !mk_file_is_named(fd, AT_FDCWD, *path));
+        if (fd >= 0 && !lost)
+            return fd;
+        if (fd >= 0)
+            close(fd);
+        if (made)
+            rmdir(*path);
+        free(*path);
         *path = NULL;
-        return -ENOMEM;
+        if (!lost)
+            return -code;
     }
-    if (!mkdtemp(*path))
-        return -errno;
-    int fd = open(*path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), code = errno;
-    bool taken = fd < 0 || (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) ||
-                 !mk_file_is_named(fd, AT_FDCWD, *path);
-    if (!taken)
-        return fd;
-    if (fd >= 0) /* somebody took it for stale before it was locked */
-        close(fd);
-    rmdir(*path);
-    return fd >= 0 ? -EAGAIN : -code;
 }
 
 /* --- a folder for all of them --- */
