@@ -115,6 +115,29 @@ describe("a Multiboot2 kernel", function()
     assert.equal(2, #put)
   end)
 
+  it("has room looked for once, however many sections there are", function()
+    local place, looks = require "minikvm.image.place", {}
+    local above = place.above
+    finally(function() place.above = above end)
+    for i, more in ipairs{ 0, 100 } do
+      local m = make.elf(32)
+      m.e.shnum, looks[i] = m.e.shnum + more, 0
+      local whole = make.bytes(m)
+      local headers = whole:sub(make.SHDRS + 1, make.SHDRS + 3 * 40)
+      m.e.shoff = #whole
+      local source = make.source(boot.multiboot2_bytes(boot.multiboot2{ END }, make.bytes(m))
+                                 .. headers .. headers:sub(41, 80):rep(more))
+      function place.above(...)
+        looks[i] = looks[i] + 1
+        return above(...)
+      end
+      local made = assert(make.plan(source, make.wants(32)))
+      assert.equal(2 + more, #made.modules)
+      for k = 2, #made.modules do assert.is_true(made.modules[k].at > made.modules[k - 1].at) end
+    end
+    assert.equal(looks[1], looks[2])
+  end)
+
   it("gets a framebuffer of the size that was asked for, or that it asks for", function()
     local asks = boot.tag(5, 1, { 640, 480, 32 })
     local function size(m, framebuffer)

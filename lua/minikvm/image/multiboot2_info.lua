@@ -86,22 +86,31 @@ local function part(source, offset, bytes, name)
            put = function(_, vm, at, from, n) source:put(vm, at, offset + from, n) end }
 end
 
----A section header, with its address when it is put into RAM here.
-local function add_section(source, want, made, header, i, wide)
+---Where a section lies in the file that the kernel does not load itself; nil for others.
+local function unloaded_section(source, header, index, wide)
   local kind = ("<I4"):unpack(header, 5)
   local flags, address, offset, size = (wide and "<I8I8I8I8" or "<I4I4I4I4"):unpack(header, 9)
-  if kind == 0 or kind == NOBITS or size == 0 or flags & ALLOC ~= 0 or address ~= 0 then
-    return header
-  elseif not plan.inside(offset, size, source.size) then
+  if kind == 0 or kind == NOBITS or size == 0 or flags & ALLOC ~= 0 or address ~= 0 then return end
+  if not plan.inside(offset, size, source.size) then
     refuse(source, "ENOEXEC", "section %d: Offset 0x%x + Size 0x%x lies beyond the file's %d bytes",
-           i, offset, size, source.size)
+           index, offset, size, source.size)
   end
-  local at = find_place(source, want, made, ("section %d"):format(i), size)
-  made.modules[#made.modules + 1] = { source = part(source, offset, size, "section"), at = at }
-  return header:sub(1, wide and 16 or 12) .. (wide and "<I8" or "<I4"):pack(at)
-    .. header:sub(wide and 25 or 17)
+  return { index = index, offset = offset, size = size }
 end
 
+---Puts sections into RAM one behind the other, each on pages of its own.
+local function place_sections(source, want, made, sections)
+  local bytes = 0
+  for _, s in ipairs(sections) do s.at, bytes = bytes, bytes + place.page_up(s.size) end
+  local base = bytes > 0 and find_place(source, want, made, "the kernel's sections", bytes)
+  for _, s in ipairs(sections) do
+    s.at = base + s.at
+    made.modules[#made.modules + 1] = { source = part(source, s.offset, s.size, "section"),
+                                        at = s.at }
+  end
+end
+
+---The section headers, with addresses of those that are put into RAM here.
 local function sections_tag(source, want, made)
   local elf = require "minikvm.image.elf"
   local h = elf.header(source)
@@ -111,10 +120,16 @@ local function sections_tag(source, want, made)
     refuse(source, "E2BIG", "ELF header: Number of section headers: %d, more than %d", h.shnum,
            SECTIONS_MAX)
   end
-  local size, list = h.class.section, {}
+  local size, wide, list, sections = h.class.section, h.class.bits == 64, {}, {}
   for i = 0, h.shnum - 1 do
-    list[i + 1] = add_section(source, want, made, headers:sub(i * size + 1, (i + 1) * size), i,
-                               h.class.bits == 64)
+    list[i + 1] = headers:sub(i * size + 1, (i + 1) * size)
+    sections[#sections + 1] = unloaded_section(source, list[i + 1], i, wide)
+  end
+  place_sections(source, want, made, sections)
+  for _, s in ipairs(sections) do
+    local header = list[s.index + 1]
+    list[s.index + 1] = header:sub(1, wide and 16 or 12) .. (wide and "<I8" or "<I4"):pack(s.at)
+      .. header:sub(wide and 25 or 17)
   end
   return tag(ELF_SECTIONS, ("<I4I4I4"):pack(h.shnum, size, h.shstrndx) .. table.concat(list))
 end
