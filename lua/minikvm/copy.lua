@@ -17,7 +17,7 @@ local INTEGER <const>, FLOAT <const>, STRING <const>, TABLE <const> = "\3", "\4"
 -- ---- writing ----
 
 local KEYS <const> = {
-  string = function(key) return (".%.60s"):format(key) end,
+  string = function(key) return "." .. key:sub(1, 60) end,
   number = function(key) return (math.type(key) == "integer" and "[%d]" or "[%g]"):format(key) end,
   boolean = function(key) return ("[%s]"):format(key) end,
 }

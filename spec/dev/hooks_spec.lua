@@ -466,6 +466,8 @@ describe("vm.hypercalls", function()
     local ok, why = pcall(vm.hypercalls.override, vm.hypercalls, "PUTCHR", print)
     assert.is_false(ok)
     assert.matches('there is no hypercall "PUTCHR"', why)
+    assert.error_matches(function() vm.hypercalls:tap("a\0b", print) end,
+                         '^there is no hypercall "a\\0b"')
     vm.hypercalls:define(0x40, "X", print)
     ok, why = pcall(vm.hypercalls.define, vm.hypercalls, 0x40, "Y", print)
     assert.is_false(ok)

@@ -565,6 +565,8 @@ describe("vm.files from Lua", function()
     end
     assert.equal("EROFS", select(3, f:open("read.txt", "w")))
     assert.error_matches(function() f:open("read.txt", "q") end, "a mode is r, w, a")
+    assert.error_matches(function() f:open{} end,
+                         "^files:open: 'name': expected a string, got a table")
     assert.equal("open", f:audit()[1].op)
   end)
 

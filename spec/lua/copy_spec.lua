@@ -52,6 +52,7 @@ describe("copied values", function()
                      (refusal { at = setmetatable({}, {}) }))
     assert.are.equal("value[a table]: keys are strings, numbers or booleans",
                      (refusal { [{}] = 1 }))
+    assert.are.equal("value.a\0b: a function cannot be copied", (refusal { ["a\0b"] = print }))
     local loop = { inner = { {} } }
     loop.inner[1].back = loop
     local why, code = refusal(loop)

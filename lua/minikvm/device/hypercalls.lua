@@ -140,8 +140,8 @@ local function find(self, what)
     if h and h.name == what then return number end
   end
   return BUILT_IN[what]
-    or core.blame(('there is no hypercall "%.40s": define() it first, or give its number')
-      :format(what))
+    or core.blame(("there is no hypercall %q: define() it first, or give its number"):format(
+      what:sub(1, 40)))
 end
 
 ---Adds a call. An integer that fn returns is what the guest's next IN from the port reads.

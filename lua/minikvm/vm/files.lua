@@ -22,6 +22,8 @@ local MODES <const> = {
 ---@return string? why
 ---@return string? code
 function vm_files:open(name, mode)
+  options.self("files:open", self, "minikvm.vmfiles")
+  options.argument("files:open", "name", name, "string")
   local flags = math.type(mode) == "integer" and mode or MODES[mode == nil and "r" or mode]
   if not flags then
     core.blame("bad argument #2 to 'open' (a mode is r, w, a, r+, w+, a+, or flags of the file "
