@@ -22,21 +22,24 @@ end
 
 answer["!"] = function() return OK end
 
----H: which thread the packets that follow are about.
+---The thread of this number, in hexadecimal digits; nil: there is none.
+local function thread_of(s, digits)
+  local number = digits:find "^%x+$" and tonumber(digits, 16)
+  return number and number >= 1 and number <= session.cpu_count(s) and number or nil
+end
+
+---H: which thread the packets that follow are about; 0 or -1: any.
 answer.H = function(s, rest)
   local kind, id = rest:match "^([gc])(%-?%x+)$"
   if not kind then return WRONG end
-  local number = id == "-1" and 0 or tonumber(id, 16)
-  if number > session.cpu_count(s) then return WRONG end
+  local number = (id == "-1" or id == "0") and 0 or thread_of(s, id)
+  if not number then return WRONG end
   if kind == "g" then s.thread = number == 0 and s.thread or number end
   if kind == "c" then s.resumes = number > 0 and number or nil end
   return OK
 end
 
-answer.T = function(s, rest)
-  local number = tonumber(rest, 16)
-  return number and number >= 1 and number <= session.cpu_count(s) and OK or WRONG
-end
+answer.T = function(s, rest) return thread_of(s, rest) and OK or WRONG end
 
 answer.g = function(s)
   local cpu, view = session.current(s)
@@ -192,8 +195,8 @@ local function parse_actions(s, rest)
   for part in rest:gmatch "[^;]+" do
     local letter, id = part:match "^([cCsS])%x*:?(.*)$"
     if not letter then return nil end
-    local number = id ~= "" and id ~= "-1" and tonumber(id, 16) or nil
-    if number and (number < 1 or number > session.cpu_count(s)) then return nil end
+    local number = thread_of(s, id)
+    if not number and id ~= "" and id ~= "-1" then return nil end
     if number then
       actions[number] = actions[number] or letter:lower()
     else
@@ -256,9 +259,8 @@ local query = {
   { "^qfThreadInfo$", function(s) return "m" .. thread_list(s) end },
   { "^qsThreadInfo$", function() return "l" end },
   { "^qThreadExtraInfo,(%x+)$", function(s, id)
-    local number = tonumber(id, 16)
-    if number < 1 or number > session.cpu_count(s) then return WRONG end
-    return core.hex("cpu " .. number - 1)
+    local number = thread_of(s, id)
+    return number and core.hex("cpu " .. number - 1) or WRONG
   end },
   { "^qC$", function(s) return ("QC%x"):format(s.thread) end },
   { "^qAttached", function() return "1" end },
