@@ -66,6 +66,32 @@ void mk_codec_blob(struct mk_codec *k, void *pointer, size_t *length, uint64_t m
         *length = 0;
 }
 
+static void write_part(struct mk_codec *k, void (*code)(void *ctx, struct mk_codec *k), void *ctx)
+{
+    mk_bytes_u64(k->out, 0);
+    size_t start = k->out->length;
+    if (code)
+        code(ctx, k);
+    mk_bytes_put_u64(k->out, start - sizeof(uint64_t), k->out->length - start);
+}
+
+void mk_codec_part(struct mk_codec *k, void (*code)(void *ctx, struct mk_codec *k), void *ctx)
+{
+    if (k->out) {
+        write_part(k, code, ctx);
+        return;
+    }
+    uint64_t length = mk_reader_u64(&k->in);
+    struct mk_codec part = *k;
+    part.in = (struct mk_reader){ .at = mk_reader_bytes(&k->in, length), .left = length };
+    mk_codec_check(k, !k->in.failed);
+    if (k->bad || !code)
+        return;
+    code(ctx, &part);
+    mk_codec_check(&part, part.in.left == 0);
+    k->bad |= part.bad;
+}
+
 /* A struct of another kernel header, or an array of another length, is refused. */
 static void code_bytes(struct mk_codec *k, void *at, uint32_t size)
 {

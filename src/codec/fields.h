@@ -89,6 +89,9 @@ void mk_codec_u32(struct mk_codec *k, uint32_t *value);
 void mk_codec_u64(struct mk_codec *k, uint64_t *value);
 /* *pointer, with its length; what is read is malloc()ed, NULL when it is empty. */
 void mk_codec_blob(struct mk_codec *k, void *pointer, size_t *length, uint64_t most);
+/* A part with its length before it: what `code` writes, or reads to its end. `code` NULL: it is
+ * empty, or passed over. */
+void mk_codec_part(struct mk_codec *k, void (*code)(void *ctx, struct mk_codec *k), void *ctx);
 /* A fault, unless this holds; the second is of memory that ran out. */
 void mk_codec_check(struct mk_codec *k, bool fine);
 void mk_codec_check_memory(struct mk_codec *k, bool there);

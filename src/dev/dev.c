@@ -79,8 +79,9 @@ void mk_devs_free(struct mk_devs *list)
     *list = (struct mk_devs){ 0 };
 }
 
-static void code(struct mk_dev *dev, struct mk_codec *k)
+static void code(void *self, struct mk_codec *k)
 {
+    struct mk_dev *dev = self;
     if (dev->ops->fields)
         mk_codec_fields(k, dev->ops->fields, dev);
     if (!k->out && !mk_codec_failed(k) && dev->ops->valid)
@@ -94,10 +95,7 @@ static void save(struct mk_dev *dev, struct mk_codec *k)
     const char *name = dev->ops->name;
     mk_bytes_u8(k->out, (uint8_t)strlen(name));
     mk_bytes_add(k->out, name, strlen(name));
-    mk_bytes_u64(k->out, 0);
-    size_t start = k->out->length;
-    code(dev, k);
-    mk_bytes_put_u64(k->out, start - sizeof(uint64_t), k->out->length - start);
+    mk_codec_part(k, code, dev);
 }
 
 int mk_devs_save(const struct mk_devs *list, uint64_t now, struct mk_bytes *out, struct mk_err *err)
@@ -117,17 +115,12 @@ static void load(struct mk_dev *dev, struct mk_codec *k, enum mk_load how)
 {
     size_t length = mk_reader_u8(&k->in);
     const void *name = mk_reader_bytes(&k->in, length);
-    bool same = name && length == strlen(dev->ops->name) && !memcmp(name, dev->ops->name, length);
-    uint64_t size = mk_reader_u64(&k->in);
-    struct mk_codec part = *k;
-    part.in = (struct mk_reader){ .at = mk_reader_bytes(&k->in, size), .left = size };
-    mk_codec_check(k, same && !k->in.failed);
-    if (k->bad || (how == MK_LOAD_HOOKS && !dev->ops->hooks))
-        return;
-    code(dev, &part);
-    mk_codec_check(&part, part.in.left == 0);
-    k->bad |= part.bad;
-    if (!k->bad && !k->check && dev->ops->after_load)
+    bool wanted = how != MK_LOAD_HOOKS || dev->ops->hooks;
+    mk_codec_check(k, name && length == strlen(dev->ops->name) &&
+                          !memcmp(name, dev->ops->name, length));
+    if (!k->bad)
+        mk_codec_part(k, wanted ? code : NULL, dev);
+    if (wanted && !k->bad && !k->check && dev->ops->after_load)
         dev->ops->after_load(dev);
 }
 

@@ -11,7 +11,6 @@
 #define ENABLE 0x80000000u
 #define ADDRESS_BITS 0x80fffffcu
 #define RESET_CPU 4u /* of RCR */
-#define BYTES_MAX (UINT64_C(1) << 32)
 #define SLOT(n) ((n) << 3)
 
 /* --- mechanism 1 --- */
@@ -223,8 +222,6 @@ struct saved {
     uint32_t id; /* vendor and device */
     uint8_t config[MK_PCI_CONFIG];
     bool raised;
-    uint8_t *hooks; /* what is held in its windows */
-    size_t length;
 };
 
 static const struct mk_field saved_fields[] = {
@@ -232,7 +229,6 @@ static const struct mk_field saved_fields[] = {
     MK_RAW(struct saved, id),
     MK_RAW(struct saved, config),
     MK_FLAG(struct saved, raised),
-    MK_BLOB(struct saved, hooks, length, BYTES_MAX),
     { 0 },
 };
 
@@ -243,46 +239,21 @@ struct mk_bus *mk_pci_window(struct mk_pci_fn *fn, unsigned number)
     return fn->bar[number - 1] ? &fn->bar[number - 1]->bus : NULL;
 }
 
-/* Of each window, with its length before it. */
-static void save_windows(struct mk_pci_fn *fn, struct mk_codec *k)
-{
-    for (unsigned i = 0; i <= MK_PCI_BARS; i++) {
-        struct mk_bus *bus = mk_pci_window(fn, i);
-        mk_bytes_u64(k->out, 0);
-        size_t start = k->out->length;
-        if (bus)
-            mk_bus_dev.code(bus, k);
-        mk_bytes_put_u64(k->out, start - sizeof(uint64_t), k->out->length - start);
-    }
-}
-
-static void load_windows(struct mk_pci_fn *fn, struct mk_codec *k)
+/* What is held in its windows. */
+static void code_windows(void *ctx, struct mk_codec *k)
 {
     for (unsigned i = 0; i <= MK_PCI_BARS && !mk_codec_failed(k); i++) {
-        struct mk_bus *bus = mk_pci_window(fn, i);
-        uint64_t length = mk_reader_u64(&k->in);
-        struct mk_codec part = *k;
-        part.in = (struct mk_reader){ .at = mk_reader_bytes(&k->in, length), .left = length };
-        if (bus && !k->in.failed)
-            mk_bus_dev.code(bus, &part);
-        k->bad |= part.bad;
+        struct mk_bus *bus = mk_pci_window(ctx, i);
+        mk_codec_part(k, bus ? mk_bus_dev.code : NULL, bus);
     }
 }
 
 static void save_fn(struct mk_pci_fn *fn, struct mk_codec *k)
 {
-    struct mk_bytes hooks = { 0 };
-    struct mk_codec inner = { .out = &hooks, .now = k->now, .err = k->err };
-    save_windows(fn, &inner);
-    struct saved s = { .devfn = fn->devfn,
-                       .id = mk_pci_get32(fn->initial),
-                       .raised = fn->raised,
-                       .hooks = hooks.data,
-                       .length = hooks.length };
+    struct saved s = { .devfn = fn->devfn, .id = mk_pci_get32(fn->initial), .raised = fn->raised };
     memcpy(s.config, fn->config, sizeof(s.config));
-    mk_codec_check_memory(k, !hooks.failed);
     mk_codec_fields(k, saved_fields, &s);
-    mk_bytes_free(&hooks);
+    mk_codec_part(k, code_windows, fn);
 }
 
 /* Into the function that is there now; when there is none, a script will attach it later. */
@@ -290,18 +261,12 @@ static void load_fn(struct mk_pci *pci, struct mk_codec *k)
 {
     struct saved s = { 0 };
     mk_codec_fields(k, saved_fields, &s);
-    struct mk_pci_fn *fn = k->check ? NULL : atomic_load(&pci->fn[s.devfn]);
+    struct mk_pci_fn *fn = k->check || mk_codec_failed(k) ? NULL : atomic_load(&pci->fn[s.devfn]);
     bool there = fn && mk_pci_get32(fn->initial) == s.id;
     pci->missing |= !there;
-    if (!mk_codec_failed(k) && there) {
-        struct mk_codec inner = { .in = { .at = s.hooks, .left = s.length },
-                                  .now = k->now,
-                                  .err = k->err };
+    if (there)
         mk_pci_fn_load(fn, s.config, s.raised);
-        load_windows(fn, &inner);
-        k->bad |= inner.bad;
-    }
-    mk_fields_free(saved_fields, &s);
+    mk_codec_part(k, there ? code_windows : NULL, fn);
 }
 
 static uint32_t count_fns(const struct mk_pci *pci)
