@@ -161,12 +161,15 @@ static struct {
     struct mk_kvm kvm;
     struct mk_err err;
     int rc;
-} early;
+    _Atomic int vm; /* the first one, made meanwhile; -1: none */
+} early = { .vm = -1 };
 
 static void *open_early(void *unused)
 {
     (void)unused;
     early.rc = open_now(&early.kvm, &early.err);
+    if (early.rc == 0)
+        early.vm = mk_ioctl(early.kvm.fd, KVM_CREATE_VM, NULL);
     sem_post(&early.done);
     return NULL;
 }
@@ -206,7 +209,9 @@ void mk_kvm_close(struct mk_kvm *kvm)
 
 int mk_kvm_create_vm(const struct mk_kvm *kvm, struct mk_err *err)
 {
-    int fd = mk_ioctl(kvm->fd, KVM_CREATE_VM, NULL);
+    int fd = atomic_exchange(&early.vm, -1);
+    if (fd < 0)
+        fd = mk_ioctl(kvm->fd, KVM_CREATE_VM, NULL);
     if (fd < 0)
         return mk_fail_errno(err, errno, "cannot create a virtual machine");
     return fd;

@@ -30,7 +30,8 @@ bool mk_kvm_is_stock(void);
 /* Opens /dev/kvm and checks that its API is the one we speak. Errors name the remedy. */
 int mk_kvm_open(struct mk_kvm *kvm, struct mk_err *err);
 /* Begins with the next mk_kvm_open() on a thread of its own, which ends with it: on a host where
- * the instruction CPUID traps, KVM takes 0.4 ms to tell what it supports. */
+ * the instruction CPUID traps, KVM takes 0.4 ms to tell what it supports. The first VM is made
+ * there, too. */
 void mk_kvm_open_early(void);
 void mk_kvm_close(struct mk_kvm *kvm);
 
