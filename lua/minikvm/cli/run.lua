@@ -141,6 +141,7 @@ local function make_vm(kvm, opts, i)
   local name, path, o = opts.names[i], opts.guests[i], vm_options(opts, i)
   local make = require("minikvm.cli.kinds").find(path, opts)
   if make then return make(kvm, opts, path, o) end
+  require "minikvm.image" -- now, as another thread still opens KVM
   local vm, status = M.attempt(name, kvm.vm, o)
   if not vm then return nil, status end
   local done
