@@ -49,7 +49,8 @@ int mk_mem_register(const struct mk_mem *mem, int vm_fd, struct mk_err *err)
 int mk_mem_unregister(const struct mk_mem *mem, int vm_fd, struct mk_err *err)
 {
     for (unsigned i = 0; i < mem->count; i++)
-        if (mk_mem_slot(mem, vm_fd, &(struct mk_slot){ .number = mem->regions[i].slot }) < 0)
+        if (mk_mem_slot(mem, vm_fd, &(struct mk_slot){ .number = mem->regions[i].slot }) < 0 &&
+            errno != EINVAL) /* which says that it is not there */
             return mk_fail_errno(err, errno, "memory slot %u", mem->regions[i].slot);
     return 0;
 }

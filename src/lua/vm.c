@@ -294,6 +294,7 @@ static struct mk_vm_config read_config(lua_State *L, const struct mk_snapshot *s
         config.mapping = snap->config.mapping;
         config.places = snap->config.places;
         config.command_line = snap->config.command_line;
+        config.slots_later = snap->state.paging;
     }
     return config;
 }

@@ -70,8 +70,10 @@ static bool wants_assist(const struct mk_vm *vm, const struct mk_state *s,
 static int apply_paging(struct mk_vm *vm, const struct mk_state *s, struct kvm_sregs *sregs,
                         struct mk_err *err)
 {
+    bool without_slots = vm->slots_later;
+    vm->slots_later = false;
     if (!wants_assist(vm, s, sregs))
-        return mk_vm_end_paging(vm, err);
+        return without_slots ? mk_mem_register(&vm->mem, vm->fd, err) : mk_vm_end_paging(vm, err);
     if (vm->assist)
         vm->assist->deferred = s->deferred;
     return mk_vm_set_paging(vm, sregs, err);

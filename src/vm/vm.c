@@ -40,7 +40,7 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
         return -1;
     mk_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &(uint64_t){ MK_KVM_PAGES });
     mk_ioctl(vm->fd, KVM_SET_TSS_ADDR, (void *)(unsigned long)(MK_KVM_PAGES + MK_PAGE));
-    if (mk_mem_register(&vm->mem, vm->fd, err) < 0)
+    if (!vm->slots_later && mk_mem_register(&vm->mem, vm->fd, err) < 0)
         return -1;
     if (mk_vm_open_cpus(vm, err) < 0)
         return -1;
@@ -86,6 +86,7 @@ static void init_config(struct mk_vm *vm, const struct mk_kvm *kvm,
                           .places = config->places,
                           .mode_open = config->mode_open,
                           .memory_open = config->memory_open,
+                          .slots_later = config->slots_later,
                           .may_assist = config->assist };
     snprintf(vm->name, sizeof(vm->name), "%s", config->name ? config->name : "vm");
     snprintf(vm->command_line, sizeof(vm->command_line), "%s",

@@ -52,6 +52,7 @@ struct mk_vm_config {
     unsigned region_count;           /* mapped */
     struct mk_places places;         /* with `ram`: where in it the tables of the mode are */
     bool mode_open, memory_open;     /* mode and memory are what the first image makes of them */
+    bool slots_later; /* a state is loaded next, which may have RAM elsewhere (mk_state_load) */
 };
 
 /* Where a vCPU starts. */
@@ -159,6 +160,7 @@ struct mk_vm {
     struct mk_mapping mapping;
     struct mk_places places;                 /* of the tables of the mode */
     bool mode_open, memory_open, may_assist; /* as configured; mode_open until something starts */
+    bool slots_later;                        /* as configured, until a state is loaded */
     uint32_t boot_features;
     char command_line[448];
     bool restoring; /* the part of a reset or a restore that is done in Lua: it cannot run */
