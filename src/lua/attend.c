@@ -76,4 +76,4 @@ static const luaL_Reg core[] = { MK_FN(attend), MK_FN(set_attend), MK_FN(wait_at
                                  MK_FN(hold),   MK_FN(hold_cpu),   MK_FN(held),
                                  MK_END };
 
-const struct mk_exports mk_attend_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

@@ -64,4 +64,4 @@ static int blk_set_counts(lua_State *L)
 static const luaL_Reg core[] = { MK_FN(blk_new), MK_FN(blk_set_disk), MK_FN(blk_counts),
                                  MK_FN(blk_set_counts), MK_END };
 
-const struct mk_exports mk_blk_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

@@ -284,5 +284,4 @@ static const luaL_Reg methods[] = { { "add", finder_add },
                                     { "blocks", finder_blocks },
                                     MK_END };
 
-const struct mk_exports mk_blocks_exports[] = { { .type = TYPE, .meta = meta, .methods = methods },
-                                                MK_END };
+MK_EXPORTS = { { .type = TYPE, .meta = meta, .methods = methods } };

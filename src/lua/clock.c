@@ -248,8 +248,5 @@ static const luaL_Reg timer_meta[] = { { "__index", timer_index },
                                        MK_END };
 static const luaL_Reg timer_methods[] = { { "remove", timer_remove }, MK_END };
 
-const struct mk_exports mk_clock_exports[] = {
-    { .type = MK_CLOCK, .meta = clock_meta, .methods = clock_methods },
-    { .type = MK_TIMER, .meta = timer_meta, .methods = timer_methods },
-    MK_END
-};
+MK_EXPORTS = { { .type = MK_CLOCK, .meta = clock_meta, .methods = clock_methods },
+               { .type = MK_TIMER, .meta = timer_meta, .methods = timer_methods } };

@@ -350,6 +350,4 @@ static const luaL_Reg core[] = { { "listen", console_listen },
                                  MK_FN(terminal_farewell),
                                  MK_END };
 
-const struct mk_exports mk_console_exports[] = {
-    { .type = MK_CONSOLE, .methods = methods, .core = core }, MK_END
-};
+MK_EXPORTS = { { .type = MK_CONSOLE, .methods = methods, .core = core } };

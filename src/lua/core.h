@@ -293,10 +293,10 @@ struct mk_lua_vm *mk_lua_leave(struct mk_lua_member *member);
 /* Pushes a new box of `size` bytes whose user value 1 is the VM at vm_index. */
 void *mk_new_child(lua_State *L, int vm_index, size_t size, const char *type);
 
-/* What a file adds to the core, in a list that ends with an entry of nothing. */
+/* What a file adds to the core. */
 struct mk_exports {
     const char *type;    /* a kind of objects */
-    const char *extends; /* or one that is there, and gets more methods */
+    const char *extends; /* or one of another file, which gets more methods */
     const luaL_Reg *meta, *methods;
     const luaL_Reg *core;       /* functions of minikvm.core, */
     const char *table;          /* or of a table there */
@@ -310,18 +310,10 @@ struct mk_exports {
     {                                                                                              \
         0                                                                                          \
     }
-extern const struct mk_exports mk_vm_exports[], mk_run_exports[], mk_cpu_exports[],
-    mk_cpu_state_exports[], mk_memory_exports[], mk_map_exports[], mk_hooks_exports[],
-    mk_unhandled_exports[], mk_stats_exports[], mk_cpuid_exports[], mk_zlib_exports[],
-    mk_dwarf_exports[], mk_dwarf_lines_exports[], mk_dwarf_dies_exports[],
-    mk_dwarf_frames_exports[], mk_hypercalls_exports[], mk_console_exports[], mk_load_exports[],
-    mk_clock_exports[], mk_keyboard_exports[], mk_files_exports[], mk_snapshot_exports[],
-    mk_disk_exports[], mk_watch_exports[], mk_process_exports[], mk_stream_exports[],
-    mk_debug_exports[], mk_handle_exports[], mk_prims_exports[], mk_window_exports[],
-    mk_pci_exports[], mk_virtq_exports[], mk_virtio_exports[], mk_blocks_exports[],
-    mk_profile_exports[], mk_coverage_exports[], mk_socket_exports[], mk_rsp_exports[],
-    mk_attend_exports[], mk_net_exports[], mk_blk_exports[], mk_jail_exports[], mk_safe_exports[],
-    mk_view_exports[];
+/* MK_EXPORTS = { { … }, … }: the linker puts those of all files into one array. */
+#define MK_EXPORTS                                                                                 \
+    static const struct mk_exports exports[]                                                       \
+        __attribute__((section("mk_exports"), used, aligned(sizeof(void *))))
 void mk_open_worker(lua_State *L, lua_CFunction open_module); /* a worker's state gets it, too */
 /* What --safe refused last of memory: "script.lua:12: not enough memory: …"; NULL: nothing. */
 const char *mk_safe_refusal(void);
@@ -405,8 +397,8 @@ int mk_unknown_field(lua_State *L, const char *type, bool set);
  * neither there nor served by a metamethod of `meta` raises, read or written. */
 void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const luaL_Reg *methods);
 /* Gives the core, which is on top, what files export: each function, and each kind of objects, is
- * there when it is first asked for. The list ends with NULL. */
-void mk_open_exports(lua_State *L, const struct mk_exports *const *list);
+ * there when it is first asked for. */
+void mk_open_exports(lua_State *L);
 /* Pushes the metatable of a kind of objects; sets that of the object on top. */
 void mk_push_type(lua_State *L, const char *type);
 void mk_set_type(lua_State *L, const char *type);

@@ -305,6 +305,5 @@ static const luaL_Reg core[] = { MK_FN(coverage_record),  MK_FN(coverage_start),
                                  MK_FN(coverage_reached), MK_FN(coverage_seen),
                                  MK_FN(coverage_stop),    MK_END };
 
-const struct mk_exports mk_coverage_exports[] = {
-    { .type = TYPE, .meta = meta }, { .type = RECORD, .meta = record_meta, .core = core }, MK_END
-};
+MK_EXPORTS = { { .type = TYPE, .meta = meta },
+               { .type = RECORD, .meta = record_meta, .core = core } };

@@ -300,6 +300,5 @@ static const luaL_Reg methods[] = {
 };
 static const luaL_Reg core[] = { MK_FN(walk), MK_END };
 
-const struct mk_exports mk_cpu_exports[] = { { .type = MK_CPU, .meta = meta, .methods = methods },
-                                             { .type = MK_CPUS, .core = core, .open = open_cpu },
-                                             MK_END };
+MK_EXPORTS = { { .type = MK_CPU, .meta = meta, .methods = methods },
+               { .type = MK_CPUS, .core = core, .open = open_cpu } };

@@ -180,4 +180,4 @@ static const luaL_Reg core[] = { { "state", get_state },
                                  MK_FN(linear_write),
                                  MK_END };
 
-const struct mk_exports mk_cpu_state_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

@@ -37,4 +37,4 @@ static int set_cpuid(lua_State *L)
 
 static const luaL_Reg core[] = { MK_FN(cpuid), MK_FN(set_cpuid), MK_END };
 
-const struct mk_exports mk_cpuid_exports[] = { { .type = MK_CPUID, .core = core }, MK_END };
+MK_EXPORTS = { { .type = MK_CPUID, .core = core } };

@@ -307,4 +307,4 @@ static const luaL_Reg core[] = { MK_FN(break_at),    MK_FN(watch_memory), MK_FN(
                                  MK_FN(begin_step),  MK_FN(end_step),     MK_FN(wait_step),
                                  MK_FN(has_stepped), MK_FN(wait_paused),  MK_END };
 
-const struct mk_exports mk_debug_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

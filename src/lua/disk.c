@@ -215,8 +215,5 @@ static const luaL_Reg methods[] = { { "read", disk_read },
 static const luaL_Reg core[] = { MK_FN(open_disk), MK_FN(disk_layer), MK_FN(disk_put),
                                  MK_FN(disk_sum),  MK_FN(disk_join),  MK_END };
 
-const struct mk_exports mk_disk_exports[] = {
-    { .type = MK_LAYER, .meta = layer_meta },
-    { .type = MK_DISK, .meta = meta, .methods = methods, .core = core },
-    MK_END
-};
+MK_EXPORTS = { { .type = MK_LAYER, .meta = layer_meta },
+               { .type = MK_DISK, .meta = meta, .methods = methods, .core = core } };

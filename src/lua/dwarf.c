@@ -349,6 +349,4 @@ static int dwarf_open(lua_State *L)
 static const luaL_Reg meta[] = { { "__gc", dwarf_close }, { "__close", dwarf_close }, MK_END };
 static const luaL_Reg core[] = { { "open", dwarf_open }, MK_END };
 
-const struct mk_exports mk_dwarf_exports[] = {
-    { .type = MK_DWARF, .meta = meta, .core = core, .table = "dwarf" }, MK_END
-};
+MK_EXPORTS = { { .type = MK_DWARF, .meta = meta, .core = core, .table = "dwarf" } };

@@ -300,4 +300,4 @@ static int children(lua_State *L)
 
 static const luaL_Reg core[] = { MK_FN(scopes), MK_FN(get), MK_FN(about), MK_FN(children), MK_END };
 
-const struct mk_exports mk_dwarf_dies_exports[] = { { .core = core, .table = "dwarf" }, MK_END };
+MK_EXPORTS = { { .core = core, .table = "dwarf" } };

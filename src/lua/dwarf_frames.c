@@ -73,4 +73,4 @@ static int frame(lua_State *L)
 
 static const luaL_Reg core[] = { MK_FN(frame), MK_END };
 
-const struct mk_exports mk_dwarf_frames_exports[] = { { .core = core, .table = "dwarf" }, MK_END };
+MK_EXPORTS = { { .core = core, .table = "dwarf" } };

@@ -202,4 +202,4 @@ static int rows(lua_State *L)
 static const luaL_Reg core[] = { { "line", dwarf_line }, MK_FN(find_line), { "count", count_units },
                                  MK_FN(units),           MK_FN(rows),      MK_END };
 
-const struct mk_exports mk_dwarf_lines_exports[] = { { .core = core, .table = "dwarf" }, MK_END };
+MK_EXPORTS = { { .core = core, .table = "dwarf" } };

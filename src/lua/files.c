@@ -315,8 +315,5 @@ static const luaL_Reg vm_methods[] = {
 };
 static const luaL_Reg core[] = { MK_FN(new_files), MK_FN(files_open), MK_END };
 
-const struct mk_exports mk_files_exports[] = {
-    { .type = MK_FILES, .meta = meta, .methods = methods },
-    { .type = MK_VM_FILES, .methods = vm_methods, .core = core },
-    MK_END
-};
+MK_EXPORTS = { { .type = MK_FILES, .meta = meta, .methods = methods },
+               { .type = MK_VM_FILES, .methods = vm_methods, .core = core } };

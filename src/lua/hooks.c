@@ -389,6 +389,4 @@ static int hook(lua_State *L)
 
 static const luaL_Reg core[] = { MK_FN(check_hooks), MK_FN(hook_owner), MK_FN(hook), MK_END };
 
-const struct mk_exports mk_hooks_exports[] = {
-    { .type = MK_PORTS }, { .type = MK_MMIO }, { .type = MK_MSRS, .core = core }, MK_END
-};
+MK_EXPORTS = { { .type = MK_PORTS }, { .type = MK_MMIO }, { .type = MK_MSRS, .core = core } };

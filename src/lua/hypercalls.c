@@ -105,5 +105,4 @@ static int hypercall_answer(lua_State *L)
 static const luaL_Reg core[] = { MK_FN(hypercall), MK_FN(hypercall_builtin),
                                  MK_FN(hypercall_answer), MK_END };
 
-const struct mk_exports mk_hypercalls_exports[] = { { .type = MK_HYPERCALLS, .core = core },
-                                                    MK_END };
+MK_EXPORTS = { { .type = MK_HYPERCALLS, .core = core } };

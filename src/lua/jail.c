@@ -114,4 +114,4 @@ static const luaL_Reg core[] = { { "jail", enter },
                                  MK_FN(keep_tap),
                                  MK_END };
 
-const struct mk_exports mk_jail_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

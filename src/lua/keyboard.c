@@ -33,4 +33,4 @@ static int keyboard_state(lua_State *L)
 
 static const luaL_Reg core[] = { MK_FN(scancodes), MK_FN(keyboard_state), MK_END };
 
-const struct mk_exports mk_keyboard_exports[] = { { .type = MK_KEYBOARD, .core = core }, MK_END };
+MK_EXPORTS = { { .type = MK_KEYBOARD, .core = core } };

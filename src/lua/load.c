@@ -319,4 +319,4 @@ static const luaL_Reg core[] = { MK_FN(image_open),
                                  MK_FN(file_size),
                                  MK_END };
 
-const struct mk_exports mk_load_exports[] = { { .type = MK_SYMBOLS, .core = core }, MK_END };
+MK_EXPORTS = { { .type = MK_SYMBOLS, .core = core } };

@@ -193,6 +193,4 @@ static const luaL_Reg region_methods[] = { { "regions", memory_regions },
 
 static const luaL_Reg core[] = { MK_FN(memory_map), MK_END };
 
-const struct mk_exports mk_map_exports[] = {
-    { .extends = MK_MEMORY, .methods = region_methods, .core = core }, MK_END
-};
+MK_EXPORTS = { { .extends = MK_MEMORY, .methods = region_methods, .core = core } };

@@ -234,6 +234,4 @@ static const luaL_Reg methods[] = { { "read", memory_read },
                                     { "size", memory_size },
                                     MK_END };
 
-const struct mk_exports mk_memory_exports[] = {
-    { .type = MK_MEMORY, .meta = meta, .methods = methods }, MK_END
-};
+MK_EXPORTS = { { .type = MK_MEMORY, .meta = meta, .methods = methods } };

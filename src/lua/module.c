@@ -183,37 +183,12 @@ static const luaL_Reg functions[] = { MK_FN(methods),
                                       { "block_finder", mk_lua_block_finder },
                                       MK_END };
 
-static const struct mk_exports own_exports[] = { { .core = functions }, MK_END };
-
-/* What extends a kind of objects comes after it. */
-static const struct mk_exports *const exports[] = { own_exports,           mk_vm_exports,
-                                                    mk_run_exports,        mk_cpu_exports,
-                                                    mk_cpu_state_exports,  mk_memory_exports,
-                                                    mk_map_exports,        mk_hooks_exports,
-                                                    mk_unhandled_exports,  mk_stats_exports,
-                                                    mk_cpuid_exports,      mk_zlib_exports,
-                                                    mk_dwarf_exports,      mk_dwarf_lines_exports,
-                                                    mk_dwarf_dies_exports, mk_dwarf_frames_exports,
-                                                    mk_hypercalls_exports, mk_console_exports,
-                                                    mk_load_exports,       mk_clock_exports,
-                                                    mk_keyboard_exports,   mk_files_exports,
-                                                    mk_snapshot_exports,   mk_disk_exports,
-                                                    mk_watch_exports,      mk_process_exports,
-                                                    mk_stream_exports,     mk_debug_exports,
-                                                    mk_handle_exports,     mk_prims_exports,
-                                                    mk_window_exports,     mk_pci_exports,
-                                                    mk_virtq_exports,      mk_virtio_exports,
-                                                    mk_blocks_exports,     mk_profile_exports,
-                                                    mk_coverage_exports,   mk_socket_exports,
-                                                    mk_rsp_exports,        mk_attend_exports,
-                                                    mk_net_exports,        mk_blk_exports,
-                                                    mk_jail_exports,       mk_safe_exports,
-                                                    mk_view_exports,       NULL };
+MK_EXPORTS = { { .core = functions } };
 
 static void push_core(lua_State *L)
 {
     lua_newtable(L);
-    mk_open_exports(L, exports);
+    mk_open_exports(L);
     mk_set_string(L, "version", MK_VERSION);
     mk_open_worker(L, luaopen_minikvm);
 }

@@ -273,6 +273,4 @@ static const luaL_Reg core[] = { MK_FN(net_new),
                                  MK_FN(hub_send),
                                  MK_END };
 
-const struct mk_exports mk_net_exports[] = {
-    { .type = MK_HUB, .meta = meta, .core = core, .open = open_net }, MK_END
-};
+MK_EXPORTS = { { .type = MK_HUB, .meta = meta, .core = core, .open = open_net } };

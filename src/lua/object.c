@@ -292,36 +292,31 @@ static void push_type(lua_State *L, const char *type, const luaL_Reg *meta, cons
     }
 }
 
-static bool is_export(const struct mk_exports *e)
-{
-    return e->type || e->extends || e->core;
-}
+/* All files' exports; the linker says where they are. */
+extern const struct mk_exports __start_mk_exports[] __attribute__((visibility("hidden")));
+extern const struct mk_exports __stop_mk_exports[] __attribute__((visibility("hidden")));
+#define FOR_EXPORTS(e)                                                                             \
+    for (const struct mk_exports *e = __start_mk_exports; e < __stop_mk_exports; e++)
 
 static bool same(const char *a, const char *b)
 {
     return a && a[0] == b[0] && strcmp(a, b) == 0;
 }
 
-static const char exports_key; /* its address is the registry's key of all files' exports */
-
 /* Pushes what the files' exports make of a kind of objects: its methods and its metatable. */
 static void push_exported_type(lua_State *L, const char *type)
 {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &exports_key);
-    const struct mk_exports *const *list = lua_touserdata(L, -1);
     int top = lua_gettop(L);
-    for (; *list; list++)
-        for (const struct mk_exports *e = *list; is_export(e); e++)
-            if (same(e->type, type)) {
-                push_type(L, type, e->meta, e->methods);
-            } else if (same(e->extends, type)) {
-                lua_pushvalue(L, -2);
-                luaL_setfuncs(L, e->methods, 0);
-                lua_pop(L, 1);
-            }
-    lua_remove(L, top);
-    if (lua_gettop(L) < top)
+    FOR_EXPORTS(e)
+    if (same(e->type, type))
+        push_type(L, type, e->meta, e->methods);
+    if (lua_gettop(L) == top)
         luaL_error(L, "there are no objects of the kind %s", type);
+    lua_pushvalue(L, -2);
+    FOR_EXPORTS(e)
+    if (same(e->extends, type))
+        luaL_setfuncs(L, e->methods, 0);
+    lua_pop(L, 1);
 }
 
 void mk_push_type(lua_State *L, const char *type)
@@ -349,23 +344,23 @@ void mk_new_type(lua_State *L, const char *type, const luaL_Reg *meta, const lua
 }
 
 /* Pushes the core's function or table of this name, when a file exports it. */
-static bool push_exported(lua_State *L, const struct mk_exports *const *list, const char *name)
+static bool push_exported(lua_State *L, const char *name)
 {
     bool table = false;
-    for (; *list; list++)
-        for (const struct mk_exports *e = *list; is_export(e); e++) {
-            if (same(e->table, name)) {
-                if (!table)
-                    lua_newtable(L);
-                table = true;
-                luaL_setfuncs(L, e->core, 0);
-            }
-            for (const luaL_Reg *f = e->table ? NULL : e->core; f && f->name; f++)
-                if (same(f->name, name)) {
-                    lua_pushcfunction(L, f->func);
-                    return true;
-                }
+    FOR_EXPORTS(e)
+    {
+        if (same(e->table, name)) {
+            if (!table)
+                lua_newtable(L);
+            table = true;
+            luaL_setfuncs(L, e->core, 0);
         }
+        for (const luaL_Reg *f = e->table ? NULL : e->core; f && f->name; f++)
+            if (same(f->name, name)) {
+                lua_pushcfunction(L, f->func);
+                return true;
+            }
+    }
     return table;
 }
 
@@ -373,7 +368,7 @@ static bool push_exported(lua_State *L, const struct mk_exports *const *list, co
 static int core_index(lua_State *L)
 {
     const char *name = lua_tostring(L, 2);
-    if (!name || !push_exported(L, lua_touserdata(L, lua_upvalueindex(1)), name))
+    if (!name || !push_exported(L, name))
         return 0;
     lua_pushvalue(L, 2);
     lua_pushvalue(L, -2);
@@ -381,19 +376,15 @@ static int core_index(lua_State *L)
     return 1;
 }
 
-void mk_open_exports(lua_State *L, const struct mk_exports *const *list)
+void mk_open_exports(lua_State *L)
 {
-    lua_pushlightuserdata(L, (void *)list);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &exports_key);
     lua_createtable(L, 0, 1);
-    lua_pushlightuserdata(L, (void *)list);
-    lua_pushcclosure(L, core_index, 1);
+    lua_pushcfunction(L, core_index);
     lua_setfield(L, -2, "__index");
     lua_setmetatable(L, -2);
-    for (; *list; list++)
-        for (const struct mk_exports *e = *list; is_export(e); e++)
-            if (e->open)
-                e->open(L);
+    FOR_EXPORTS(e)
+    if (e->open)
+        e->open(L);
 }
 
 /* --- handles --- */
@@ -467,6 +458,4 @@ static const luaL_Reg handle_meta[] = { { "__index", handle_index },
                                         MK_END };
 static const luaL_Reg handle_methods[] = { { "remove", handle_remove }, MK_END };
 
-const struct mk_exports mk_handle_exports[] = {
-    { .type = MK_HANDLE, .meta = handle_meta, .methods = handle_methods }, MK_END
-};
+MK_EXPORTS = { { .type = MK_HANDLE, .meta = handle_meta, .methods = handle_methods } };

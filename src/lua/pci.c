@@ -193,6 +193,4 @@ static const luaL_Reg core[] = { MK_FN(pci_new),      MK_FN(pci_ram),
                                  MK_FN(pci_window),   MK_END };
 static const luaL_Reg fn_meta[] = { { "__gc", fn_gc }, MK_END };
 
-const struct mk_exports mk_pci_exports[] = { { .type = MK_PCI },
-                                             { .type = MK_PCI_FN, .meta = fn_meta, .core = core },
-                                             MK_END };
+MK_EXPORTS = { { .type = MK_PCI }, { .type = MK_PCI_FN, .meta = fn_meta, .core = core } };

@@ -246,6 +246,4 @@ static const luaL_Reg handle_methods[] = { { "get", handle_get },
 
 static const luaL_Reg core[] = { MK_FN(prim), MK_FN(doorbell), MK_END };
 
-const struct mk_exports mk_prims_exports[] = {
-    { .extends = MK_HANDLE, .methods = handle_methods, .core = core }, MK_END
-};
+MK_EXPORTS = { { .extends = MK_HANDLE, .methods = handle_methods, .core = core } };

@@ -338,4 +338,4 @@ static const luaL_Reg core[] = { MK_FN(spawn),
                                  MK_FN(write_file),
                                  MK_END };
 
-const struct mk_exports mk_process_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

@@ -61,4 +61,4 @@ static int profile_words(lua_State *L)
 static const luaL_Reg core[] = { MK_FN(profile_start), MK_FN(profile_stop), MK_FN(profile_counts),
                                  MK_FN(profile_words), MK_END };
 
-const struct mk_exports mk_profile_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

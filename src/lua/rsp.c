@@ -119,4 +119,4 @@ static int rsp_encode(lua_State *L)
 static const luaL_Reg core[] = { MK_FN(hex), MK_FN(unhex), MK_FN(rsp_sum), MK_FN(rsp_encode),
                                  MK_END };
 
-const struct mk_exports mk_rsp_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

@@ -257,5 +257,4 @@ static const luaL_Reg core[] = {
     MK_FN(lose_ticks), MK_FN(collect_pic), MK_END
 };
 
-const struct mk_exports mk_run_exports[] = { { .extends = MK_VM, .methods = methods, .core = core },
-                                             MK_END };
+MK_EXPORTS = { { .extends = MK_VM, .methods = methods, .core = core } };

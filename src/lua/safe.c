@@ -147,4 +147,4 @@ static int supervise(lua_State *L)
 
 static const luaL_Reg core[] = { MK_FN(supervise), MK_FN(begin_time), MK_END };
 
-const struct mk_exports mk_safe_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

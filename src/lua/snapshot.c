@@ -245,6 +245,4 @@ static const luaL_Reg core[] = { MK_FN(take),
                                  MK_FN(load_snapshot),
                                  MK_END };
 
-const struct mk_exports mk_snapshot_exports[] = {
-    { .type = MK_SNAPSHOT, .meta = meta, .methods = methods, .core = core }, MK_END
-};
+MK_EXPORTS = { { .type = MK_SNAPSHOT, .meta = meta, .methods = methods, .core = core } };

@@ -291,6 +291,4 @@ static const luaL_Reg methods[] = { { "accept", socket_accept },
                                     MK_END };
 static const luaL_Reg core[] = { MK_FN(clear_socket), MK_FN(open_socket), MK_END };
 
-const struct mk_exports mk_socket_exports[] = {
-    { .type = MK_SOCKET, .meta = meta, .methods = methods, .core = core }, MK_END
-};
+MK_EXPORTS = { { .type = MK_SOCKET, .meta = meta, .methods = methods, .core = core } };

@@ -92,4 +92,4 @@ static int timing(lua_State *L)
 
 static const luaL_Reg core[] = { MK_FN(stats), MK_FN(timing), MK_END };
 
-const struct mk_exports mk_stats_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

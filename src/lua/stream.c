@@ -133,6 +133,4 @@ static const luaL_Reg methods[] = { { "write", stream_write },
                                     MK_END };
 static const luaL_Reg core[] = { MK_FN(open_stream), MK_FN(stdout_stream), MK_END };
 
-const struct mk_exports mk_stream_exports[] = {
-    { .type = STREAM, .meta = meta, .methods = methods, .core = core }, MK_END
-};
+MK_EXPORTS = { { .type = STREAM, .meta = meta, .methods = methods, .core = core } };

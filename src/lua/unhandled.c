@@ -103,5 +103,4 @@ static int vm_on_unhandled(lua_State *L)
 
 static const luaL_Reg methods[] = { { "on_unhandled", vm_on_unhandled }, MK_END };
 
-const struct mk_exports mk_unhandled_exports[] = { { .extends = MK_VM, .methods = methods },
-                                                   MK_END };
+MK_EXPORTS = { { .extends = MK_VM, .methods = methods } };

@@ -427,5 +427,4 @@ static const luaL_Reg meta[] = { { "__gc", view_close }, MK_END };
 static const luaL_Reg core[] = { MK_FN(view_open),    MK_FN(view_start),   MK_FN(view_close),
                                  MK_FN(view_publish), MK_FN(view_viewers), MK_END };
 
-const struct mk_exports mk_view_exports[] = { { .type = MK_VIEW, .meta = meta, .core = core },
-                                              MK_END };
+MK_EXPORTS = { { .type = MK_VIEW, .meta = meta, .core = core } };

@@ -215,5 +215,4 @@ static const luaL_Reg core[] = { MK_FN(virtio_new),       MK_FN(virtio_close),
                                  MK_FN(virtio_kick),      MK_FN(virtio_busy),
                                  MK_FN(virtio_counts),    MK_END };
 
-const struct mk_exports mk_virtio_exports[] = { { .type = MK_VIRTIO, .meta = meta, .core = core },
-                                                MK_END };
+MK_EXPORTS = { { .type = MK_VIRTIO, .meta = meta, .core = core } };

@@ -184,4 +184,4 @@ static const luaL_Reg core[] = {
     MK_FN(virtq_read),  MK_FN(virtq_write),     MK_END
 };
 
-const struct mk_exports mk_virtq_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };

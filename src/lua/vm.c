@@ -386,6 +386,4 @@ static const luaL_Reg meta[] = {
 static const luaL_Reg methods[] = { { "close", vm_close }, MK_END };
 static const luaL_Reg core[] = { MK_FN(new_vm), MK_FN(add_cpu), MK_END };
 
-const struct mk_exports mk_vm_exports[] = {
-    { .type = MK_VM, .meta = meta, .methods = methods, .core = core }, MK_END
-};
+MK_EXPORTS = { { .type = MK_VM, .meta = meta, .methods = methods, .core = core } };

@@ -350,5 +350,4 @@ static const luaL_Reg core[] = { MK_FN(watch),
                                  MK_FN(exits_since),
                                  MK_END };
 
-const struct mk_exports mk_watch_exports[] = { { .type = MK_WATCH, .meta = meta, .core = core },
-                                               MK_END };
+MK_EXPORTS = { { .type = MK_WATCH, .meta = meta, .core = core } };

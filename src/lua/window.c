@@ -87,5 +87,4 @@ static int window_index(lua_State *L)
 static const luaL_Reg meta[] = { { "__index", window_index }, MK_END };
 static const luaL_Reg core[] = { MK_FN(window_close), MK_END };
 
-const struct mk_exports mk_window_exports[] = { { .type = MK_WINDOW, .meta = meta, .core = core },
-                                                MK_END };
+MK_EXPORTS = { { .type = MK_WINDOW, .meta = meta, .core = core } };

@@ -71,4 +71,4 @@ static const luaL_Reg core[] = {
     { "deflate", deflate_bytes }, { "inflate", inflate_bytes }, { "crc32", crc32_bytes }, MK_END
 };
 
-const struct mk_exports mk_zlib_exports[] = { { .core = core }, MK_END };
+MK_EXPORTS = { { .core = core } };
