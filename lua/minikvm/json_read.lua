@@ -59,38 +59,39 @@ end
 
 local read
 
-local function read_list(text, at, depth)
-  local list = json.list{}
+---Items between two brackets: calls item(at) for each, which returns the place behind it.
+local function read_items(text, at, close, item)
   at = skip_blanks(text, at + 1)
-  if text:sub(at, at) == "]" then return list, at + 1 end
+  if text:sub(at, at) == close then return at + 1 end
   while true do
-    list[#list + 1], at = read(text, at, depth)
-    at = skip_blanks(text, at)
+    at = skip_blanks(text, item(at))
     local c = text:sub(at, at)
-    if c == "]" then return list, at + 1 end
-    if c ~= "," then fail(at, "expected , or ]") end
+    if c == close then return at + 1 end
+    if c ~= "," then fail(at, ("expected , or %s"):format(close)) end
     at = at + 1
   end
 end
 
+local function read_list(text, at, depth)
+  local list = json.list{}
+  return list, read_items(text, at, "]", function(from)
+    list[#list + 1], from = read(text, from, depth)
+    return from
+  end)
+end
+
 local function read_object(text, at, depth)
   local object = {}
-  at = skip_blanks(text, at + 1)
-  if text:sub(at, at) == "}" then return object, at + 1 end
-  while true do
-    at = skip_blanks(text, at)
-    if text:sub(at, at) ~= '"' then fail(at, "expected a key in quotes") end
+  return object, read_items(text, at, "}", function(from)
+    from = skip_blanks(text, from)
+    if text:sub(from, from) ~= '"' then fail(from, "expected a key in quotes") end
     local key
-    key, at = read_string(text, at)
-    at = skip_blanks(text, at)
-    if text:sub(at, at) ~= ":" then fail(at, "expected :") end
-    object[key], at = read(text, at + 1, depth)
-    at = skip_blanks(text, at)
-    local c = text:sub(at, at)
-    if c == "}" then return object, at + 1 end
-    if c ~= "," then fail(at, "expected , or }") end
-    at = at + 1
-  end
+    key, from = read_string(text, from)
+    from = skip_blanks(text, from)
+    if text:sub(from, from) ~= ":" then fail(from, "expected :") end
+    object[key], from = read(text, from + 1, depth)
+    return from
+  end)
 end
 
 function read(text, at, depth)

@@ -44,10 +44,14 @@ local function joined(list, more)
   return table.move(more or {}, 1, #(more or {}), #list + 1, list)
 end
 
----A vCPU's fields are mostly registers.
-local function add_registers(k)
-  k.set = names(require "minikvm.vm.registers", {})
-  k.get = table.move(k.set, 1, #k.set, #k.get + 1, k.get)
+---What is known of a kind; nil: nothing. A vCPU's fields are mostly registers.
+local function known_of(kind)
+  local k = KINDS[kind]
+  if kind == "minikvm.cpu" and not k.set then
+    k.set = names(require "minikvm.vm.registers", {})
+    k.get = joined(k.get, k.set)
+  end
+  return k
 end
 
 ---Of a VM's objects, where a script finds them: who looks for a name in one of them mostly means
@@ -72,8 +76,7 @@ end
 local function elsewhere(kind, key, set)
   for _, place in ipairs(PLACED[kind] and PLACES or {}) do
     local name = "minikvm." .. place[1]
-    local k = KINDS[name] or {}
-    if place[1] == "cpu" and not k.set then add_registers(k) end
+    local k = known_of(name) or {}
     local method = not set and rawget(core.methods(name), key) ~= nil
     if method or contains(set and k.set or not set and k.get, key) then
       return place[2] .. (method and ":" or ".") .. key
@@ -107,9 +110,7 @@ end
 ---@param kind string  "minikvm.vm"
 ---@return string[]
 function M.fields(kind)
-  local k = KINDS[kind] or {}
-  if kind == "minikvm.cpu" and not k.set then add_registers(k) end
-  return k.get or {}
+  return (known_of(kind) or {}).get or {}
 end
 
 ---Raises for a field of an object of the core's.
@@ -118,8 +119,7 @@ end
 ---@param set boolean  it was written, not read
 function M.unknown(kind, key, set)
   local short <const> = kind:match "[^.]*$"
-  local k = KINDS[kind] or { ("vm.%s has no"):format(short) }
-  if kind == "minikvm.cpu" and not k.set then add_registers(k) end
+  local k = known_of(kind) or { ("vm.%s has no"):format(short) }
   if set then
     raise(short, k.setting or k[1], key, k.set or {}, " that can be set", true)
   end

@@ -1,8 +1,6 @@
 -- frame.lua - what a BIOS service sees of its caller: registers, and the flags that IRET brings
 -- back, which lie on the stack.
 
-local rom = require "minikvm.bios.rom"
-
 local M = {}
 
 local CARRY <const>, ZERO <const> = 0x01, 0x40
@@ -43,11 +41,8 @@ end
 function M.wait(d, seconds)
   local cpu = d.vm.cpu[0]
   cpu.flags = cpu.flags | CARRY
-  if d.own.waking then return end
-  d.own.waking = d:after(seconds, function()
-    d.own.waking = nil
-    d.vm:irq(rom.WAKE)
-  end)
+  d:cancel "wake"
+  d:after(seconds, "wake")
 end
 
 ---A pointer in registers as an address.

@@ -10,9 +10,11 @@ local M = {}
 ---@field list minikvm.register[]
 ---@field has_registers boolean
 ---@field size integer  bytes
----@field read function|table|nil
----@field write function|table|nil
 ---@field accepts function?
+---@field readers table<string, function>?  by register
+---@field read_any function?  of all registers, or of a block that has none
+---@field writers table<string, function>?
+---@field write_any function?
 
 local function handler(value)
   if type(value) == "function" then return value end

@@ -101,15 +101,12 @@ function M.is_definition(value) return getmetatable(value) == DEFINITION end
 ---Which devices raise which line: [vm][line][device] = true.
 local raised = setmetatable({}, { __mode = "k" })
 
-local function lines_of(vm)
+---The devices that raise a line.
+---@return table<minikvm.device, true>
+local function raisers(vm, line)
   raised[vm] = raised[vm] or {}
-  return raised[vm]
-end
-
----Whether one of the devices on a line raises it.
-local function is_raised(vm, line)
-  local devices = lines_of(vm)[line]
-  return devices ~= nil and next(devices) ~= nil
+  raised[vm][line] = raised[vm][line] or {}
+  return raised[vm][line]
 end
 
 local function set_line(d, level)
@@ -124,11 +121,10 @@ local function set_line(d, level)
   if not d.irq then
     core.blame(("device %s has no interrupt line: attach it with irq = LINE"):format(d.name))
   end
-  local lines = lines_of(d.vm)
-  lines[d.irq] = lines[d.irq] or {}
-  if (lines[d.irq][d] ~= nil) == level then return end
-  lines[d.irq][d] = level or nil
-  d.vm:irq(d.irq, is_raised(d.vm, d.irq))
+  local devices = raisers(d.vm, d.irq)
+  if (devices[d] ~= nil) == level then return end
+  devices[d] = level or nil
+  d.vm:irq(d.irq, next(devices) ~= nil)
 end
 
 ---Raises the device's interrupt line; it stays up until lower().
@@ -312,7 +308,7 @@ end
 ---vm:reset() does this when the VM itself is as new.
 ---@param vm minikvm.vm
 function M.reset_all(vm)
-  for line in pairs(raised[vm] or {}) do raised[vm][line] = nil end -- the PIC forgot them
+  raised[vm] = nil -- the PIC forgot them
   for _, d in ipairs(M.of(vm)) do reset(d) end
 end
 
@@ -441,7 +437,7 @@ function M.attach(vm, def, opts)
   end
   local o = check_attach(def, opts)
   local d = M.new_instance(vm, def, o.name, place_name(o), o.irq)
-  if o.irq then vm:irq(o.irq, is_raised(vm, o.irq)) end -- raises when there is no such line
+  if o.irq then vm:irq(o.irq, next(raisers(vm, o.irq)) ~= nil) end -- raises when there is none such
   local ok, why = pcall(hook, d, def, o)
   if not ok then core.blame(options.without_place(why)) end
   M.begin(d)
@@ -451,9 +447,7 @@ end
 -- ---- save and load ----
 
 ---Whether a device holds its line, when that is not the bus's business.
-local function holds(d)
-  return d.irq ~= nil and lines_of(d.vm)[d.irq] ~= nil and lines_of(d.vm)[d.irq][d] == true
-end
+local function holds(d) return d.irq ~= nil and raisers(d.vm, d.irq)[d] == true end
 
 ---The states of all devices of a VM, in their order, and what was written to their disks.
 ---@param vm minikvm.vm
@@ -481,10 +475,7 @@ function M.load_all(vm, list, layers)
   for _, saved in ipairs(list) do
     local d = of[saved]
     saved_state.load(d, saved, layers)
-    if d.irq then
-      lines_of(vm)[d.irq] = lines_of(vm)[d.irq] or {}
-      lines_of(vm)[d.irq][d] = saved.raised or nil
-    end
+    if d.irq then raisers(vm, d.irq)[d] = saved.raised == true or nil end
   end
 end
 

@@ -92,10 +92,13 @@ function M.add_to(Device)
   end
 end
 
----Removes those of a name.
+---Removes those of a name, and what is left of those that are over.
 function M.remove(d, name)
   for timer, t in pairs(d.timers) do
-    if t.name == name then timer:remove() end
+    if t.name == name then
+      timer:remove()
+      d.timers[timer] = nil
+    end
   end
 end
 

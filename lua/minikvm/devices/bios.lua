@@ -93,7 +93,6 @@ end
 local function reset(d)
   local began = d.own.time or os and os.time() or 0 -- a safe script has no os
   d.state = { typed = {}, polls = 0, began = began }
-  d.own.waking = nil
   rom.install(d.vm.memory)
 end
 
@@ -133,7 +132,7 @@ function M.new(opts)
   local o = options.check("bios.new", opts, OPTIONS)
   return kvm.device{
     name = "bios", reset = reset, attach = function(d) attach(d, o) end,
-    load = function(d, saved) d.state, d.own.waking = saved.state, nil end,
+    timers = { wake = function(d) d.vm:irq(rom.WAKE) end },
   }
 end
 

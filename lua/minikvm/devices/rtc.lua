@@ -202,13 +202,14 @@ end
 
 ---Sets the one timer for what comes next.
 local function arm(d)
-  if d.own.timer then d.own.timer:remove() end
+  d:cancel "event"
   local delay = next_event(d)
-  d.own.timer = delay and d:after(delay, function()
-    d.own.timer = nil
-    catch_up(d)
-    arm(d)
-  end)
+  if delay then d:after(delay, "event") end
+end
+
+local function event(d)
+  catch_up(d)
+  arm(d)
 end
 
 -- ---- registers ----
@@ -289,7 +290,7 @@ end
 
 local function load(d, saved)
   local clock = d.vm.clock.now
-  d.state, d.own.timer = saved, nil
+  d.state = saved
   saved.since, saved.started = clock - saved.since, clock - saved.started
   update_line(d)
   arm(d)
@@ -339,8 +340,8 @@ function M.new(opts)
       INDEX = function(d, _, value) d.state.index, d.state.nmi_off = value & 0x7f, value > 0x7f end,
       DATA = write_data,
     },
+    timers = { event = event },
     reset = function(d)
-      d.own.timer = nil
       d.state = { index = 0, nmi_off = false, cmos = initial(o.cmos or {}), speed = o.speed or 1,
                   ticks = 0, started = d.vm.clock.now }
       set_time(d, o.time or os and os.time() or 0) -- a safe script has no os

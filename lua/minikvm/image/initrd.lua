@@ -114,7 +114,7 @@ end
 ---The bytes of a file; raises a refusal.
 local function contents(where, file)
   if file.path then
-    return modules.read_file(file.path, cpio.FILE_MAX)
+    return sources.read_file(file.path, cpio.FILE_MAX)
   elseif file.bytes then
     return file.bytes
   end
@@ -220,7 +220,7 @@ end
 
 local function add_busybox(tree, value)
   local path = value == true and find_busybox() or value
-  local bytes = modules.read_file(path, cpio.FILE_MAX)
+  local bytes = sources.read_file(path, cpio.FILE_MAX)
   check_static(path, bytes)
   add(tree, "busybox", "bin/busybox", { type = "file", mode = MODE_FILE, data = bytes })
   add(tree, "busybox", "bin/sh", { type = "link", mode = MODE_LINK, data = "busybox" })

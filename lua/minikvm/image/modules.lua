@@ -19,26 +19,6 @@ local M = {}
 local MODULE_MAX <const> = 64 << 20 -- bytes
 local NOT_FOUND <const> = 127 -- the status of a shell
 
----The bytes of a regular file; raises what plan.refuse() raises.
----@param path string
----@param most integer?  bytes
----@return string
-function M.read_file(path, most)
-  local named = { name = path }
-  if path:find "%z" then refuse(named, "EINVAL", "a path of the host has no NUL in it") end
-  local size, why, code = core.file_size(path)
-  if not size then error({ text = why, code = code }, 0) end
-  if most and size > most then
-    refuse(named, "EFBIG", "%d bytes are too many: %d at the most", size, most)
-  end
-  local file, problem = io.open(path, "rb")
-  if not file then error({ text = problem, code = "EIO" }, 0) end
-  local bytes, failed = file:read "a"
-  file:close()
-  if not bytes then refuse(named, "EIO", "%s", failed) end
-  return bytes
-end
-
 ---A module's name as the kernel has it: "-" counts as "_".
 local function name_of(path)
   return (path:match "([^/]+)%.ko[%w.]*$" or path):gsub("-", "_")
@@ -47,7 +27,7 @@ end
 ---Paths by name, of modules.order or modules.builtin.
 local function read_list(tree, file)
   local list = {}
-  for line in M.read_file(tree .. "/" .. file):gmatch "[^\n]+" do
+  for line in sources.read_file(tree .. "/" .. file):gmatch "[^\n]+" do
     list[name_of(line)] = line
   end
   return list
@@ -120,15 +100,15 @@ end
 
 ---The bytes of a module, which a distribution may have compressed.
 local function read_module(path)
-  if core.file_size(path) then return M.read_file(path, MODULE_MAX) end
+  if core.file_size(path) then return sources.read_file(path, MODULE_MAX) end
   for ending, unpacker in pairs(UNPACKERS) do
     if core.file_size(path .. ending) then
       return unpack_by(unpacker[1], unpacker[2], path .. ending)
     end
   end
   local packed = path .. ".gz"
-  if not core.file_size(packed) then return M.read_file(path) end -- which says what is missing
-  return core.inflate(M.read_file(packed, MODULE_MAX), MODULE_MAX)
+  if not core.file_size(packed) then return sources.read_file(path) end -- says what is missing
+  return core.inflate(sources.read_file(packed, MODULE_MAX), MODULE_MAX)
     or refuse({ name = packed }, "EBADMSG", "it is damaged, or more than %d bytes", MODULE_MAX)
 end
 
@@ -138,7 +118,7 @@ end
 local function read_aliases(tree)
   local list = {}
   if not core.file_size(tree .. "/modules.alias") then return list end
-  for alias, name in M.read_file(tree .. "/modules.alias"):gmatch "alias (%S+) (%S+)" do
+  for alias, name in sources.read_file(tree .. "/modules.alias"):gmatch "alias (%S+) (%S+)" do
     list[name_of(alias)] = list[name_of(alias)] or name_of(name)
   end
   return list

@@ -83,6 +83,25 @@ function M.new(vm, given)
   return s
 end
 
+---The bytes of a regular file of the host; raises what refuse() raises.
+---@param path string
+---@param most integer?  bytes
+---@return string
+function M.read_file(path, most)
+  local named = { name = path }
+  if path:find "%z" then refuse(named, "EINVAL", "a path of the host has no NUL in it") end
+  local size, why, code = core.file_size(path)
+  if not size then error({ text = why, code = code }, 0) end
+  if most and size > most then
+    refuse(named, "EFBIG", "%d bytes are too many: %d at the most", size, most)
+  end
+  local file <close>, problem = io.open(path, "rb")
+  if not file then error({ text = problem, code = "EIO" }, 0) end
+  local bytes, failed = file:read(most and most + 1 or "a")
+  if failed then refuse(named, "EIO", "%s", failed) end
+  return bytes or ""
+end
+
 ---Bytes that were read by someone else, to be looked into.
 ---@return minikvm.image.source
 function M.of_bytes(name, bytes)

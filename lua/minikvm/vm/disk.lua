@@ -8,6 +8,7 @@
 -- keeps in RAM (its "floppyimg"). docs/disks.md.
 
 local core = require "minikvm.core"
+local sources = require "minikvm.image.source"
 
 local M = {}
 
@@ -75,18 +76,6 @@ local function open_disks(o)
   return list
 end
 
----A regular file's bytes, one more than a BIOS may have at the most.
----@return string? bytes
----@return string? why
----@return string? code
-local function read_file(path)
-  local size, why, code = core.file_size(path)
-  if not size then return nil, why, code end
-  local file <close>, problem = io.open(path, "rb")
-  if not file then return nil, problem, "EIO" end
-  return file:read(ROM_MAX + 1) or ""
-end
-
 ---The image of a BIOS, checked as far as one can, and that of SeaBIOS' VGA, if it is there.
 local function read_bios(name)
   local path = name
@@ -99,15 +88,15 @@ local function read_bios(name)
         .. "(apt-get install seabios); bios = \"lua\" (minikvm run: --bios lua) does without")
     end
   end
-  local bytes, why, code = read_file(path)
-  if not bytes then refuse(code, "%s", why) end
+  local bytes = (core.file_size(path) or 0) > ROM_MAX and "" or sources.read_file(path)
   local first = bytes:byte(-16)
-  if #bytes == 0 or #bytes % ROM_UNIT ~= 0 or #bytes > ROM_MAX
+  if #bytes == 0 or #bytes % ROM_UNIT ~= 0
      or not (first == 0xea or first == 0xe9 or first == 0xeb) then
     refuse("EINVAL", "%s: no BIOS: one has whole 64K, and a jump 16 bytes before its end; Debian's "
       .. "package seabios has one, and bios = \"lua\" (minikvm run: --bios lua) does without", path)
   end
-  return bytes, (read_file((path:gsub("[^/]*$", VGA_BIOS))))
+  local vga_path = path:gsub("[^/]*$", VGA_BIOS)
+  return bytes, core.file_size(vga_path) and sources.read_file(vga_path, ROM_MAX) or nil
 end
 
 ---What CMOS says of memory and the order of booting, as SeaBIOS reads it (its src/fw/paravirt.c and

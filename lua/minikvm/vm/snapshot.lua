@@ -48,11 +48,15 @@ local function pack_devices(self)
   return copy.pack(list, "devices"), layers
 end
 
----Whether a snapshot is of a VM of mode "linux", whose devices come along by themselves.
-local function is_linux(snap)
+---What pack_devices() packed of the VM that a snapshot is of.
+---@return table
+local function unpack_devices(snap)
   local packed = copy.unpack(core.saved_devices(snap))
-  return type(packed) == "table" and packed.machine == LINUX
+  return type(packed) == "table" and packed or {}
 end
+
+---Whether a snapshot is of a VM of mode "linux", whose devices come along by themselves.
+local function is_linux(snap) return unpack_devices(snap).machine == LINUX end
 
 ---Whether that is the state of a device, as far as it is looked at before the device gets it: a
 ---snapshot's file may hold anything.
@@ -69,10 +73,10 @@ local function is_state(saved)
   return true
 end
 
----What pack_devices() packed, when these are the VM's devices; nil and why otherwise.
+---The states of its devices, when these are the VM's; nil and why otherwise.
 local function saved_devices(self, snap)
-  local packed, list = copy.unpack(core.saved_devices(snap)), {}
-  for i, bytes in ipairs(type(packed) == "table" and packed or {}) do
+  local list = {}
+  for i, bytes in ipairs(unpack_devices(snap)) do
     list[i] = copy.unpack(tostring(bytes))
     if not is_state(list[i]) then return nil, "the states of its devices are damaged" end
   end
@@ -125,8 +129,8 @@ local function images_of(snap, self)
   local loaded, files
   if images() then loaded, files = images().get(snap) end
   if loaded or files then return loaded, files end
-  local packed = copy.unpack(core.saved_devices(snap))
-  if type(packed) ~= "table" or not (packed.images or packed.symbols) then return nil end
+  local packed = unpack_devices(snap)
+  if not (packed.images or packed.symbols) then return nil end
   return require("minikvm.image.saved").unpack(self, packed.images, packed.symbols)
 end
 
