@@ -1,31 +1,15 @@
 /* test_file_port.c - the file port (src/dev/file.h) without a guest: long commands, and accesses by
  * chance. Arguments: how many of these and their seed. No KVM, no Lua. Prints TAP. */
 #include "base/abi.h"
+#include "box.h"
 #include "dev/bus.h"
 #include "dev/file.h"
 #include "files/fsbox.h"
 #include "tap.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 
 static struct mk_err err;
-
-static unsigned descriptors(void)
-{
-    DIR *list = opendir("/proc/self/fd");
-    unsigned n = 0;
-    while (list && readdir(list))
-        n++;
-    if (list)
-        closedir(list);
-    return n;
-}
-
-static int64_t open_name(struct mk_fsbox *box, const char *name, unsigned flags)
-{
-    return mk_fsbox_open(box, NULL, name, strlen(name), flags);
-}
 
 static uint32_t next_random(uint32_t *state)
 {

@@ -4,6 +4,7 @@
  * The system calls that make copies are replaced by wrappers that can fail, so that every way of
  * copying and every failure is taken. Prints TAP. */
 #include "base/abi.h"
+#include "box.h"
 #include "files/fsbox.h"
 #include "tap.h"
 
@@ -131,17 +132,6 @@ static unsigned entries(const char *path, bool hidden)
     unsigned n = 0;
     for (struct dirent *e; list && (e = readdir(list));)
         n += e->d_name[0] != '.' && (e->d_name[0] == '~') == hidden;
-    if (list)
-        closedir(list);
-    return n;
-}
-
-static unsigned descriptors(void)
-{
-    DIR *list = opendir("/proc/self/fd");
-    unsigned n = 0;
-    while (list && readdir(list))
-        n++;
     if (list)
         closedir(list);
     return n;
@@ -344,11 +334,6 @@ static struct mk_policy *make_policy(const char *pattern, enum mk_verdict verdic
     if (!p || mk_policy_add(p, pattern, verdict, &err) < 0)
         printf("# %s\n", err.text);
     return p;
-}
-
-static int64_t open_name(struct mk_fsbox *box, const char *name, unsigned flags)
-{
-    return mk_fsbox_open(box, NULL, name, strlen(name), flags);
 }
 
 /* A VM with a directory that stays is killed while it copies: the next one clears that away. */

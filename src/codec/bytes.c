@@ -48,15 +48,10 @@ void mk_bytes_u64(struct mk_bytes *b, uint64_t value)
     mk_bytes_add(b, &value, sizeof(value));
 }
 
-static void put(struct mk_bytes *b, size_t at, const void *from, size_t length)
-{
-    if (mk_inside(at, length, b->length))
-        memcpy(b->data + at, from, length);
-}
-
 void mk_bytes_put_u64(struct mk_bytes *b, size_t at, uint64_t value)
 {
-    put(b, at, &value, sizeof(value));
+    if (mk_inside(at, sizeof(value), b->length))
+        memcpy(b->data + at, &value, sizeof(value));
 }
 
 const uint8_t *mk_reader_bytes(struct mk_reader *r, size_t length)

@@ -22,54 +22,40 @@ struct completion {
     void (*free)(void *ctx);
 };
 
+#define FUNCTIONS(X)                                                                               \
+    X(struct nbd_handle *, create, (void))                                                         \
+    X(void, close, (struct nbd_handle *))                                                          \
+    X(const char *, get_error, (void))                                                             \
+    X(int, get_errno, (void))                                                                      \
+    X(int, aio_connect_uri, (struct nbd_handle *, const char *uri))                                \
+    X(int, aio_is_ready, (struct nbd_handle *))                                                    \
+    X(int, aio_is_connecting, (struct nbd_handle *))                                               \
+    X(int, poll, (struct nbd_handle *, int milliseconds))                                          \
+    X(int64_t, get_size, (struct nbd_handle *))                                                    \
+    X(int, is_read_only, (struct nbd_handle *))                                                    \
+    X(int, can_flush, (struct nbd_handle *))                                                       \
+    X(int, can_trim, (struct nbd_handle *))                                                        \
+    X(int, can_zero, (struct nbd_handle *))                                                        \
+    X(int64_t, aio_pread,                                                                          \
+      (struct nbd_handle *, void *, size_t, uint64_t, struct completion, uint32_t))                \
+    X(int64_t, aio_pwrite,                                                                         \
+      (struct nbd_handle *, const void *, size_t, uint64_t, struct completion, uint32_t))          \
+    X(int64_t, aio_flush, (struct nbd_handle *, struct completion, uint32_t))                      \
+    X(int64_t, aio_trim, (struct nbd_handle *, uint64_t, uint64_t, struct completion, uint32_t))   \
+    X(int64_t, aio_zero, (struct nbd_handle *, uint64_t, uint64_t, struct completion, uint32_t))   \
+    X(int, aio_command_completed, (struct nbd_handle *, uint64_t))
+
+#define POINTER(type, name, arguments) type(*name) arguments;
+#define ENTRY(type, name, arguments) { "nbd_" #name, &lib.name },
+
 static struct {
-    struct nbd_handle *(*create)(void);
-    void (*close)(struct nbd_handle *);
-    const char *(*get_error)(void);
-    int (*get_errno)(void);
-    int (*aio_connect_uri)(struct nbd_handle *, const char *uri);
-    int (*aio_is_ready)(struct nbd_handle *);
-    int (*aio_is_connecting)(struct nbd_handle *);
-    int (*poll)(struct nbd_handle *, int milliseconds);
-    int64_t (*get_size)(struct nbd_handle *);
-    int (*is_read_only)(struct nbd_handle *);
-    int (*can_flush)(struct nbd_handle *);
-    int (*can_trim)(struct nbd_handle *);
-    int (*can_zero)(struct nbd_handle *);
-    int64_t (*aio_pread)(struct nbd_handle *, void *, size_t, uint64_t, struct completion,
-                         uint32_t);
-    int64_t (*aio_pwrite)(struct nbd_handle *, const void *, size_t, uint64_t, struct completion,
-                          uint32_t);
-    int64_t (*aio_flush)(struct nbd_handle *, struct completion, uint32_t);
-    int64_t (*aio_trim)(struct nbd_handle *, uint64_t, uint64_t, struct completion, uint32_t);
-    int64_t (*aio_zero)(struct nbd_handle *, uint64_t, uint64_t, struct completion, uint32_t);
-    int (*aio_command_completed)(struct nbd_handle *, uint64_t);
+    FUNCTIONS(POINTER)
 } lib;
 
 static const struct {
     const char *name;
     void *at;
-} functions[] = {
-    { "nbd_create", &lib.create },
-    { "nbd_close", &lib.close },
-    { "nbd_get_error", &lib.get_error },
-    { "nbd_get_errno", &lib.get_errno },
-    { "nbd_aio_connect_uri", &lib.aio_connect_uri },
-    { "nbd_aio_is_ready", &lib.aio_is_ready },
-    { "nbd_aio_is_connecting", &lib.aio_is_connecting },
-    { "nbd_poll", &lib.poll },
-    { "nbd_get_size", &lib.get_size },
-    { "nbd_is_read_only", &lib.is_read_only },
-    { "nbd_can_flush", &lib.can_flush },
-    { "nbd_can_trim", &lib.can_trim },
-    { "nbd_can_zero", &lib.can_zero },
-    { "nbd_aio_pread", &lib.aio_pread },
-    { "nbd_aio_pwrite", &lib.aio_pwrite },
-    { "nbd_aio_flush", &lib.aio_flush },
-    { "nbd_aio_trim", &lib.aio_trim },
-    { "nbd_aio_zero", &lib.aio_zero },
-    { "nbd_aio_command_completed", &lib.aio_command_completed },
-};
+} functions[] = { FUNCTIONS(ENTRY) };
 
 struct mk_nbd {
     pthread_mutex_t lock; /* all below */

@@ -233,6 +233,7 @@ static void adopt(struct mk_lua_view *w, int fd)
     watch(w, &v->line);
 }
 
+/* Somebody is there, or it is time to try once more. */
 static void came(void *ctx)
 {
     struct mk_lua_view *w = ctx;
@@ -243,12 +244,6 @@ static void came(void *ctx)
         watch(w, &w->door);
     else
         arm(w, &w->retry, RETRY_NS); /* no descriptors are left */
-}
-
-static void look_again(void *ctx)
-{
-    struct mk_lua_view *w = ctx;
-    watch(w, &w->door);
 }
 
 /* A scancode of set 1 or several; what finds no room is lost, as at a keyboard. */
@@ -332,7 +327,7 @@ static int view_open(lua_State *L)
     pthread_mutex_init(&w->lock, NULL);
     w->tick = (struct mk_io_timer){ .fire = tick, .ctx = w };
     w->pump = (struct mk_io_timer){ .fire = pump, .ctx = w };
-    w->retry = (struct mk_io_timer){ .fire = look_again, .ctx = w };
+    w->retry = (struct mk_io_timer){ .fire = came, .ctx = w };
     w->door = (struct mk_io_source){ .ready = came, .ctx = w, .fd = fd, .events = EPOLLIN };
     for (struct viewer *v = w->viewer; v < w->viewer + VIEWERS; v++)
         *v = (struct viewer){ .view = w, .fd = -1, .patience = { .fire = drop, .ctx = v } };
