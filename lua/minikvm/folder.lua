@@ -1,5 +1,5 @@
--- folder.lua - folders that are made where they are not there yet, by LuaFileSystem, which may not be
--- installed.
+-- folder.lua - folders that are made where they are not there yet, by LuaFileSystem, which may not
+-- be installed.
 
 local M = {}
 

@@ -85,8 +85,8 @@ M.METHODS = {
 }
 
 ---Kinds that minikvm's own parts use, and no script is given.
-M.INTERNAL = words [[core.blocks core.coverage core.record dwarf spool stream virtio wire socket worker
-  channel font gdb viewsocket view]]
+M.INTERNAL = words [[core.blocks core.coverage core.record dwarf spool stream virtio wire socket
+  worker channel font gdb viewsocket view]]
 
 ---Options of kvm.vm and kvm.files.
 M.VM_OPTIONS = words [[

@@ -130,7 +130,9 @@ end
 ---@return string
 function M.completion(shell, root, commands)
   local parser = fill(require "minikvm.cli.argparse"(root.program), root, true)
-  for _, name in ipairs(options.keys(commands)) do fill(parser:command(name), commands[name], true) end
+  for _, name in ipairs(options.keys(commands)) do
+    fill(parser:command(name), commands[name], true)
+  end
   local text = parser["get_" .. shell .. "_complete"](parser)
   text = text:gsub('opts="%$opts ', 'opts="'):gsub("options=%(%s+%$options\n", "options=(\n")
   return (text:gsub('(_describe "command" commands\n)', "%1  _files\n"))

@@ -201,7 +201,8 @@ end
 local function run_command()
   local run = host.argv[1] == "run" -- which starts in less time so
   local words = table.move(host.argv, run and 2 or 1, #host.argv, 1, {})
-  local ok, status, leave = call_cli(run and "minikvm.cli.run" or "minikvm.cli", "main", words, host)
+  local part = run and "minikvm.cli.run" or "minikvm.cli"
+  local ok, status, leave = call_cli(part, "main", words, host)
   if not ok and leave then return INTERRUPTED end -- the user knows: no traceback
   if not succeeded(ok, status) then return FAILED end
   if leave then

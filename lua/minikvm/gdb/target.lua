@@ -120,7 +120,9 @@ local function system(add, bytes)
   one("ldt", "sregs", SEGMENTS.ldt + SELECTOR, 2)
   one("tr", "sregs", SEGMENTS.tr + SELECTOR, 2)
   one("tr_base", "sregs", SEGMENTS.tr, 8)
-  for i, name in ipairs{ "dr0", "dr1", "dr2", "dr3", "dr6", "dr7" } do one(name, "debugregs", 8 * i - 8, 8) end
+  for i, name in ipairs{ "dr0", "dr1", "dr2", "dr3", "dr6", "dr7" } do
+    one(name, "debugregs", 8 * i - 8, 8)
+  end
   for _, msr in ipairs(MSRS) do
     add{ name = msr[1], size = 8, type = "int64", from = "msr", at = msr[2], width = 8,
          group = "system" }

@@ -113,7 +113,9 @@ end
 ---@return string? why
 function M.write_timings(path, seconds)
   local lines = {}
-  for i, name in ipairs(options.keys(seconds)) do lines[i] = ("%.3f %s\n"):format(seconds[name], name) end
+  for i, name in ipairs(options.keys(seconds)) do
+    lines[i] = ("%.3f %s\n"):format(seconds[name], name)
+  end
   return require("minikvm.core").write_file(path, table.concat(lines))
 end
 

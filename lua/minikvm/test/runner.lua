@@ -11,7 +11,7 @@ local children_of = require "minikvm.test.children"
 local core = require "minikvm.core"
 local coverage = require "minikvm.test.coverage"
 local files = require "minikvm.test.files"
-local folder = require "minikvm.folder"
+local find_lfs = require("minikvm.folder").lfs
 local results = require "minikvm.test.results"
 
 local M = {}
@@ -88,7 +88,7 @@ local function check(o)
   if o.tap and (o.list or o.json) then
     return ("--tap and %s exclude each other"):format(o.list and "--list" or "--json")
   end
-  local lfs, missing = folder.lfs()
+  local lfs, missing = find_lfs()
   if not lfs then return missing end
   if not o.list and not package.searchpath("busted.runner", package.path) then
     return "Busted is not installed (Debian: lua-busted)"
