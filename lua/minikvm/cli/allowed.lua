@@ -9,7 +9,7 @@ local function words(text)
   return set
 end
 
----Lua's functions and values, as they are; load and require are made for the script (safe.lua).
+---Lua's functions and values, as they are; safe_script.lua makes load and require.
 M.GLOBALS = words [[
   _G _VERSION arg assert collectgarbage error getmetatable ipairs load next pairs pcall print
   rawequal rawget rawlen rawset require select setmetatable tonumber tostring type warn xpcall

@@ -4,6 +4,7 @@
 local core = require "minikvm.core"
 local handles = require "minikvm.handle"
 local options = require "minikvm.options"
+local told = require "minikvm.console.expect_report"
 
 local M = {}
 
@@ -14,8 +15,6 @@ local M = {}
 M.observer = nil
 
 local TIMEOUT <const> = 10 -- seconds
-local TAIL_LINES <const>, TAIL_BYTES <const> = 10, 1000
-local PATTERNS <const>, PATTERN_BYTES <const> = 10, 80 -- shown of those that were waited for
 
 -- ---- options ----
 
@@ -67,119 +66,6 @@ local function pattern_list(what, patterns)
   return patterns
 end
 
--- ---- telling what went wrong ----
-
----Text for people: on one line, printable.
-local function show(text)
-  return (text:gsub("[%c\\\x7f-\xff]", function(c)
-    return c == "\n" and "\\n" or c == "\r" and "\\r" or c == "\t" and "\\t"
-      or c == "\\" and "\\\\" or ("\\x%02x"):format(c:byte())
-  end))
-end
-
-local function quoted(list)
-  local words = {}
-  for i, pattern in ipairs(list) do
-    if i > PATTERNS then
-      words[i] = ("%d more"):format(#list - PATTERNS)
-      break
-    end
-    local text = #pattern > PATTERN_BYTES and pattern:sub(1, PATTERN_BYTES) .. "..." or pattern
-    words[i] = '"' .. show(text) .. '"'
-  end
-  return table.concat(words, " or ")
-end
-
----The last lines of a text, indented.
-local function tail(text)
-  local cut = #text > TAIL_BYTES
-  local lines = {}
-  for line in (text:sub(-TAIL_BYTES) .. "\n"):gmatch "(.-)\r?\n" do lines[#lines + 1] = line end
-  if lines[#lines] == "" then lines[#lines] = nil end
-  local first = math.max(1, #lines - TAIL_LINES + 1)
-  local shown = {}
-  for i = first, #lines do shown[#shown + 1] = "    | " .. show(lines[i]) end
-  if cut or first > 1 then table.insert(shown, 1, "    | ...") end
-  return #shown > 0 and table.concat(shown, "\n") or "    (nothing)"
-end
-
----The rows of a screen that are not blank, with their numbers.
-local function rows_of(text)
-  local shown, y = {}, 0
-  for row in (text .. "\n"):gmatch "(.-)\n" do
-    if row ~= "" then shown[#shown + 1] = ("    %2d | %s"):format(y, show(row)) end
-    y = y + 1
-  end
-  return #shown > 0 and table.concat(shown, "\n") or "    (nothing)"
-end
-
-local function input_line(con)
-  local sent, waiting, ended = core.input_state(con)
-  if sent == "" then return "  sent last: nothing" .. (ended and ", input has ended" or "") end
-  return ('  sent last: "%s"%s%s'):format(show(sent),
-    waiting > 0 and (", %d bytes are not read yet"):format(waiting) or ", all of it was read",
-    ended and ", then input ended" or "")
-end
-
----Reason and information of a run that is over.
-local function last_result(vm)
-  if vm.state == "ended" then return core.wait(vm, 0) end
-end
-
-local function place(vm, rip)
-  local text = package.loaded["minikvm.image"] and require("minikvm.debug.where").text(vm, rip)
-  return ("rip 0x%x%s"):format(rip, text and (" in " .. text) or "")
-end
-
-local function cpu_line(vm, cpu)
-  if vm.state == "closed" then return "  the vm is closed" end
-  local line = ("  cpu %d: "):format(cpu)
-  if vm.state == "running" then
-    local rip = core.where(vm, cpu)
-    if vm.state == "running" then
-      return line .. "running" .. (rip and " at " .. place(vm, rip) or ", busy with an exit")
-    end
-  end
-  local _, info = last_result(vm)
-  if not info then return line .. "did not run" end
-  local own = info.cpu[cpu]
-  return line .. ("%s at %s: %s"):format(own.reason, place(vm, own.rip), own.text)
-end
-
----The whole message of a wait that failed.
-local function report(wait, why)
-  local parts = { ("%s %s: %s"):format(wait.what, quoted(wait.patterns), why) }
-  if wait.vm.state ~= "closed" then
-    parts[#parts + 1] = wait.screen and "  on the screen:" or "  printed last:"
-    parts[#parts + 1] = wait.screen and rows_of(wait.screen:text())
-      or tail((wait.con:text(wait.cpu)))
-    parts[#parts + 1] = input_line(wait.con)
-  end
-  parts[#parts + 1] = cpu_line(wait.vm, wait.cpu)
-  return table.concat(parts, "\n")
-end
-
-local function budget_text(b)
-  local parts = {}
-  if b.exits then parts[#parts + 1] = b.exits .. " exits" end
-  if b.ticks then parts[#parts + 1] = b.ticks .. " timer ticks" end
-  return table.concat(parts, " or ")
-end
-
----Why a wait failed, and the name of the error.
-local function failure(wait, state, reason, info)
-  local forbidden, undecidable = core.forbidden(wait.watch)
-  if forbidden then return forbidden, "ECANCELED" end
-  if undecidable then
-    return undecidable, "E2BIG"
-  elseif state == "budget" then
-    return ("not within the budget of %s"):format(budget_text(wait.budget)), "EDQUOT"
-  elseif reason == nil or reason == "deadline" then
-    return ("not within %g s"):format(wait.timeout), "ETIMEDOUT"
-  end
-  return ("the vm ended: %s, %s"):format(reason, info.text), "ESHUTDOWN"
-end
-
 -- ---- waiting ----
 
 local IF <const> = 1 << 9
@@ -192,7 +78,7 @@ end
 
 ---The result of a vm that cannot go on; after HLT it can where an interrupt may come.
 local function ended_for_good(vm)
-  local reason, info = last_result(vm)
+  local reason, info = told.last_result(vm)
   if reason == "exit" or reason == "panic" or reason == "shutdown" or reason == "fault"
     or reason == "error"
      or reason == "halt" and not interruptible(vm) then
@@ -247,7 +133,7 @@ local function wait_for_output(wait)
   local reason, info
   if core.watch_result(w) == "armed" and not core.forbidden(w) then reason, info = run(wait) end
   if wait.vm.state == "closed" then
-    return false, report(wait, "the vm was closed"), "ESHUTDOWN"
+    return false, told.report(wait, "the vm was closed"), "ESHUTDOWN"
   end
   local result = table.pack(core.watch_result(w))
   if result[1] == "match" and not core.forbidden(w) then
@@ -255,9 +141,9 @@ local function wait_for_output(wait)
     tell(wait)
     return true, table.unpack(result, 2, result.n)
   end
-  local why, code = failure(wait, result[1], reason, info)
+  local why, code = told.failure(wait, result[1], reason, info)
   tell(wait, why)
-  return false, report(wait, why), code
+  return false, told.report(wait, why), code
 end
 
 ---Raises for anything but the console of a VM that is open.
@@ -407,15 +293,15 @@ local function wait_for_screen(wait)
     local reason, info
     if not core.forbidden(w) then reason, info = run(wait) end
     if wait.vm.state == "closed" then
-      return false, report(wait, "the vm was closed"), "ESHUTDOWN"
+      return false, told.report(wait, "the vm was closed"), "ESHUTDOWN"
     end
     local state = core.watch_result(w)
     if state ~= "changed" then
       found = table.pack(search_screen(wait)) -- it may have shown it and ended
       if found.n > 0 then return true, table.unpack(found, 1, found.n) end
-      local why, code = failure(wait, state, reason, info)
+      local why, code = told.failure(wait, state, reason, info)
       tell(wait, why)
-      return false, report(wait, why), code
+      return false, told.report(wait, why), code
     end
     core.watch_again(w)
   end
@@ -443,14 +329,12 @@ function M.expect_exits(vm, want)
   if wrong and o.min == o.max then wrong = tostring(o.min) end
   if wrong then
     core.blame(("expected %s exits since the last look, there were %d\n%s")
-               :format(wrong, n, cpu_line(vm, 0)))
+               :format(wrong, n, told.cpu_line(vm, 0)))
   end
   return n
 end
 
 -- For others that wait for a guest.
-M.tail, M.cpu_line, M.last_result = tail, cpu_line, last_result
-M.ended_for_good = ended_for_good
-M.pattern_list, M.quoted, M.show = pattern_list, quoted, show
+M.ended_for_good, M.pattern_list = ended_for_good, pattern_list
 
 return M

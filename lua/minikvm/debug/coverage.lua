@@ -10,12 +10,11 @@ local by_line = require "minikvm.debug.coverage_lines"
 local class = require "minikvm.class"
 local code_of = require "minikvm.debug.code"
 local core = require "minikvm.core"
-local images = require "minikvm.image"
 local lcov = require "minikvm.debug.lcov"
+local maps = require "minikvm.debug.coverage_map"
 local options = require "minikvm.options"
 local set_of = require "minikvm.debug.set"
 local strict = require "minikvm.strict"
-local symbols = require "minikvm.image.symbols"
 
 local M = {}
 
@@ -24,7 +23,6 @@ local vm = core.methods "minikvm.vm"
 local HITS <const> = 16 -- of a branch that nothing else tells of, in each VM
 local TAKEN <const>, NOT_TAKEN <const> = code_of.TAKEN, code_of.NOT_TAKEN
 local CALLED <const> = "__sanitizer_cov_trace_pc"
-local MAP <const> = "minikvm_coverage_map"
 
 ---@class minikvm.coverage
 local Coverage, meta = class "minikvm.coverage"
@@ -108,25 +106,10 @@ local function update_branches(state, part)
   return running
 end
 
--- ---- a map in the guest's memory ----
-
----Reads as much of the map as is mapped.
-local function read_map(machine, map)
-  local pieces, at = {}, map.address
-  while at < map.address + map.size do
-    local size = math.min(4096 - at % 4096, map.address + map.size - at)
-    local bytes = core.linear_read(machine.cpu[0], at, size)
-    pieces[#pieces + 1] = bytes .. ("\0"):rep(size - #bytes)
-    at = at + size
-  end
-  return table.concat(pieces)
-end
-
 local function update_map(state, machine)
   if not machine or machine.state == "closed" then return false end
   if machine.state == "running" then return true end
-  local bytes = read_map(machine, state.map)
-  for at in bytes:gmatch "()[^\0]" do
+  for at in maps.read(machine, state.map):gmatch "()[^\0]" do
     for _, i in ipairs(state.by_index[at - 1] or {}) do reach(state, i) end
   end
   return true
@@ -156,40 +139,6 @@ local function patchable(code)
   return list
 end
 
----Blocks that keep their own record, by where in the map.
-local function recorded(code, map)
-  local list, by_index, first, last, at = {}, {}, nil, nil, 1
-  for _, address in ipairs(code.calls) do
-    while at < code.count and not math.ult(address - 1, code.address[at + 1]) do at = at + 1 end
-    local index = address % map.size
-    by_index[index] = by_index[index] or {}
-    table.insert(by_index[index], at)
-    if list[#list] ~= at then list[#list + 1] = at end
-    first, last = first or address, address
-  end
-  if first and last - first >= map.size then
-    core.blame(("vm:coverage: the guest's map of %d bytes is too small for code of %d: compile "
-      .. "lib_coverage.c with -DMINIKVM_COVERAGE_SIZE="):format(map.size, last - first))
-  end
-  return list, by_index
-end
-
----Where the map is, by its symbol.
-local function map_of(machine)
-  for _, image in ipairs(images.objects(machine)) do
-    local t = image.plan.format ~= "flat" and symbols.of(image.source)
-    local n = t and t.by_name[MAP]
-    if n and t.sizes[n] > 0 then
-      local map = { address = symbols.to_memory(image, t.values[n]), size = t.sizes[n] }
-      if map.size & map.size - 1 == 0 then return map end
-      core.blame(("vm:coverage: %s has %d bytes, which is no power of two"):format(MAP, map.size))
-    end
-  end
-  core.blame(("vm:coverage: no image of vm %q has a symbol %s: link guests/long/lib_coverage.c, "
-    .. "and compile what is to be covered with -fsanitize-coverage=trace-pc"):format(machine.name,
-    MAP))
-end
-
 local function find_code(machine, o)
   local ok, code = pcall(code_of.of, machine, { labels = o.labels, called = o.map and CALLED })
   if not ok then
@@ -206,8 +155,8 @@ local function new_state(machine, o)
   local state = { code = find_code(machine, o), options = o, reached = {}, seen = {}, fresh = {},
                   parts = {}, can_watch = {} }
   if o.map then
-    state.map = map_of(machine)
-    state.blocks, state.by_index = recorded(state.code, state.map)
+    state.map = maps.of(machine)
+    state.blocks, state.by_index = maps.recorded(state.code, state.map)
   else
     state.blocks = patchable(state.code)
     state.record = new_record(state)
@@ -280,15 +229,6 @@ function Coverage:take()
   return set_of_blocks(state, fresh)
 end
 
----Zeros a guest's map.
-local function clear_map(map, machine)
-  for at = map.address, map.address + map.size - 1, 4096 do
-    local physical = machine.cpu[0]:translate(at)
-    local size = math.min(4096, map.address + map.size - at)
-    if physical then machine.memory:write(physical, ("\0"):rep(size)) end
-  end
-end
-
 ---Forgets what was reached: all blocks are looked for again.
 ---@return minikvm.coverage? self  or nil, "what: why", "ENAME"
 function Coverage:reset()
@@ -301,7 +241,7 @@ function Coverage:reset()
   for _, part in ipairs(parts) do
     local machine = part.machine[1]
     if part.object then core.coverage_stop(part.object) end
-    if state.map and machine then clear_map(state.map, machine) end
+    if state.map and machine then maps.clear(machine, state.map) end
     if state.map then table.insert(state.parts, part) end
     if not state.map and machine then
       local done, why, code = start(state, machine)

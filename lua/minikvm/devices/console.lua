@@ -11,6 +11,7 @@ local core = require "minikvm.core"
 local device = require "minikvm.device"
 local kvm = require "minikvm"
 local options = require "minikvm.options"
+local told = require "minikvm.console.expect_report"
 local waits = require "minikvm.console.expect"
 
 local M = {}
@@ -137,9 +138,9 @@ function M.expect(d, patterns, opts)
     reason, info = run(d, left)
   end
   core.blame(("console.expect %s: %s\n  printed last on port %d:\n%s\n%s"):format(
-    waits.quoted(list), reason and ("the vm ended: %s, %s"):format(reason, info.text)
-    or ("not within %g s"):format(seconds), port, waits.tail(d.state.heard[port] or ""),
-    waits.cpu_line(d.vm, 0)))
+    told.quoted(list), reason and ("the vm ended: %s, %s"):format(reason, info.text)
+    or ("not within %g s"):format(seconds), port, told.tail(d.state.heard[port] or ""),
+    told.cpu_line(d.vm, 0)))
 end
 
 -- ---- describing one ----

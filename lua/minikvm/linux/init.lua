@@ -10,6 +10,7 @@ local channel = require "minikvm.linux.channel"
 local class = require "minikvm.class"
 local core = require "minikvm.core"
 local expect = require "minikvm.console.expect"
+local told = require "minikvm.console.expect_report"
 local options = require "minikvm.options"
 local strict = require "minikvm.strict"
 
@@ -46,7 +47,7 @@ end
 ---What the guest printed last, up to its last panic: what follows that are registers.
 local function last_words(vm)
   local text = vm.console:text()
-  return expect.tail(text:match "^.*Kernel panic %- not syncing[^\n]*" or text)
+  return told.tail(text:match "^.*Kernel panic %- not syncing[^\n]*" or text)
 end
 
 ---Raises what went wrong, with all there is to see. The channel is of no use any more.
@@ -54,12 +55,12 @@ local function fail(self, what, why, output)
   local text = ("%s: %s"):format(what, why)
   self.channel.state.broken = text
   if output and output ~= "" then
-    text = text .. "\n  its output so far:\n" .. expect.tail(output)
+    text = text .. "\n  its output so far:\n" .. told.tail(output)
   end
   if self.vm.state ~= "closed" then
     text = text .. "\n  printed last:\n" .. last_words(self.vm)
   end
-  core.blame(text .. "\n" .. expect.cpu_line(self.vm, 0))
+  core.blame(text .. "\n" .. told.cpu_line(self.vm, 0))
 end
 
 ---Raises when there can be no answer.

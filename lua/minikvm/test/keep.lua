@@ -50,7 +50,7 @@ function M.add_wait(waits, wait, why, from, to)
   while #waits > 0 and waits[#waits].to > began do table.remove(waits) end
   if #waits == WAITS then table.remove(waits, 1) end
   local words = ("%s %s"):format(wait.what,
-                                 require("minikvm.console.expect").quoted(wait.patterns))
+                                 require("minikvm.console.expect_report").quoted(wait.patterns))
   waits[#waits + 1] = { words = words, why = why, from = why and began or from,
                         to = why and began or to }
 end
@@ -107,7 +107,7 @@ end
 ---Calls fn(index, info) for the first vCPUs, whose info is that of their last run, if there is one;
 ---what it returns are the parts of a text.
 local function of_cpus(vm, fn)
-  local _, info = require("minikvm.console.expect").last_result(vm)
+  local _, info = require("minikvm.console.expect_report").last_result(vm)
   local parts = {}
   for i = 0, CPUS - 1 do
     local there, cpu = pcall(function() return vm.cpu[i] end)
@@ -127,9 +127,9 @@ local function registers(vm)
 end
 
 local function cause(vm)
-  local explain, expect = require "minikvm.vm.explain", require "minikvm.console.expect"
+  local explain, told = require "minikvm.vm.explain", require "minikvm.console.expect_report"
   return of_cpus(vm, function(i, info)
-    local line = expect.cpu_line(vm, i):gsub("^%s+", "")
+    local line = told.cpu_line(vm, i):gsub("^%s+", "")
     local why = explain.cause(vm, info, i)
     return why and line .. "\n" .. why or line
   end)

@@ -1,5 +1,5 @@
 -- results.lua - what the files of a run came to, for those who report it: the runner's tasks and
--- their results (runner.lua).
+-- their results (task.lua).
 
 local M = {}
 
