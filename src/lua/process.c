@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -25,13 +26,6 @@ enum { CHUNK = 16384, REPORT_FD = 3, ABOVE_ALL = 10, MOST_FDS = 256 };
 struct child {
     pid_t pid, guardian;
     int output, report, pidfd; /* two pipes to read; ready when the process has ended */
-};
-
-/* What a new process needs to know; made before fork(). */
-struct launch {
-    char **argv, **env;
-    pid_t parent;
-    int output, report;
 };
 
 static void close_fd(int *fd)
@@ -70,27 +64,32 @@ static int end_group(pid_t leader, pid_t guardian)
     return status;
 }
 
-/* In the new process: calls that are safe after fork() only. The pipes move out of the way first,
- * because they may have any number. */
-static _Noreturn void exec_child(const struct launch *l)
+/* Starts argv[0] with these descriptors, no blocked signals and a process group of its own. Returns
+ * 0 or an errno value. */
+static int start_leader(pid_t *pid, char **argv, char **env, int output, int report)
 {
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t how;
     sigset_t none;
-    int output = fcntl(l->output, F_DUPFD_CLOEXEC, ABOVE_ALL);
-    int report = fcntl(l->report, F_DUPFD_CLOEXEC, ABOVE_ALL);
-    int nothing = open("/dev/null", O_RDONLY);
-    setpgid(0, 0);
-    if (nothing > STDIN_FILENO)
-        dup2(nothing, STDIN_FILENO);
-    dup2(output, STDOUT_FILENO);
-    dup2(output, STDERR_FILENO);
-    dup2(report, REPORT_FD);
     sigemptyset(&none); /* whoever started us may have blocked some */
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    execve(l->argv[0], l->argv, l->env);
-    static const char message[] = "cannot be executed\n";
-    if (write(STDERR_FILENO, message, sizeof(message) - 1) < 0)
-        _exit(126);
-    _exit(127);
+    posix_spawnattr_init(&how);
+    posix_spawnattr_setflags(&how, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setsigmask(&how, &none);
+    posix_spawn_file_actions_init(&files);
+    int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC); /* a container may have none */
+    int code = posix_spawn_file_actions_adddup2(&files, output, STDOUT_FILENO);
+    if (!code && nothing >= 0)
+        code = posix_spawn_file_actions_adddup2(&files, nothing, STDIN_FILENO);
+    if (!code)
+        code = posix_spawn_file_actions_adddup2(&files, output, STDERR_FILENO);
+    if (!code)
+        code = posix_spawn_file_actions_adddup2(&files, report, REPORT_FD);
+    if (!code)
+        code = posix_spawn(pid, argv[0], &files, &how, argv, env);
+    posix_spawn_file_actions_destroy(&files);
+    posix_spawnattr_destroy(&how);
+    close_fd(&nothing);
+    return code;
 }
 
 /* In the guardian. */
@@ -102,36 +101,39 @@ static _Noreturn void guard_group(pid_t group, pid_t parent)
     _exit(0);
 }
 
-static int start(struct child *child, struct launch *l, struct mk_err *err)
+/* fd[1] is out of the way of the descriptors that a new process gets. */
+static int make_pipe(int fd[2])
+{
+    if (pipe2(fd, O_CLOEXEC) < 0)
+        return -1;
+    int low = fd[1];
+    fd[1] = fcntl(low, F_DUPFD_CLOEXEC, ABOVE_ALL);
+    close(low);
+    return fd[1] < 0 ? -1 : fcntl(fd[0], F_SETFL, O_NONBLOCK);
+}
+
+static int start(struct child *child, char **argv, char **env, struct mk_err *err)
 {
     int output[2] = { -1, -1 }, report[2] = { -1, -1 }, status = -1;
-    pid_t pid, guardian;
-    if (pipe2(output, O_CLOEXEC) < 0 || pipe2(report, O_CLOEXEC) < 0) {
+    pid_t pid, self = getpid();
+    if (make_pipe(output) < 0 || make_pipe(report) < 0) {
         mk_fail_errno(err, errno, "pipe");
         goto out;
     }
-    l->output = output[1];
-    l->report = report[1];
-    l->parent = getpid();
-    pid = fork();
-    if (pid == 0)
-        exec_child(l);
-    if (pid < 0) {
-        mk_fail_errno(err, errno, "fork");
+    int code = start_leader(&pid, argv, env, output[1], report[1]);
+    if (code) {
+        mk_fail_errno(err, code, "%s", argv[0]);
         goto out;
     }
-    setpgid(pid, pid); /* both do it: whoever comes first */
-    guardian = fork();
+    pid_t guardian = fork();
     if (guardian == 0)
-        guard_group(pid, l->parent);
+        guard_group(pid, self);
     int pidfd = guardian < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0) {
         mk_fail_errno(err, errno, guardian < 0 ? "fork" : "pidfd_open");
         end_group(pid, guardian);
         goto out;
     }
-    fcntl(output[0], F_SETFL, O_NONBLOCK);
-    fcntl(report[0], F_SETFL, O_NONBLOCK);
     *child = (struct child){ pid, guardian, output[0], report[0], pidfd };
     output[0] = report[0] = -1;
     status = 0;
@@ -148,14 +150,14 @@ out:
 static int spawn(lua_State *L)
 {
     static const char *const names[] = { "pid", "guardian", "output", "report", "pidfd" };
-    struct launch l = { .argv = push_strings(L, 1), .env = push_strings(L, 2) };
-    luaL_argcheck(L, l.argv[0], 1, "the list is empty");
+    char **argv = push_strings(L, 1), **env = push_strings(L, 2);
+    luaL_argcheck(L, argv[0], 1, "the list is empty");
     struct child child;
     struct mk_err err;
     lua_createtable(L, 0, 5);
     for (size_t i = 0; i < MK_COUNT(names); i++) /* from here on Lua needs no memory */
         mk_set_integer(L, names[i], 0);
-    if (start(&child, &l, &err) < 0)
+    if (start(&child, argv, env, &err) < 0)
         return mk_push_err(L, &err);
     mk_set_integer(L, "pid", (uint64_t)child.pid);
     mk_set_integer(L, "guardian", (uint64_t)child.guardian);
