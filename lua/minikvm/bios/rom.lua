@@ -18,10 +18,10 @@ local STUBS <const>, POST <const>, RESET <const> = 0xd000, 0xe05b, 0xfff0
 local TIMER <const>, KEYBOARD <const>, EOI <const>, EOI_2 <const>, IRET <const>, DATE <const> =
   0xfea5, 0xe987, 0xfef3, 0xfee0, 0xff53, 0xfff5 -- IBM's, where there is one
 
----The services: vectors whose handlers are in Lua, and whether they may wait.
-M.SERVICES = { [0x00] = "stop", [0x06] = "stop", [0x10] = "call", [0x11] = "call", [0x12] = "call",
-               [0x13] = "call", [0x14] = "call", [0x15] = "wait", [0x16] = "wait", [0x17] = "call",
-               [0x18] = "call", [0x19] = "call", [0x1a] = "call" }
+-- The services: vectors whose handlers are in Lua; and those of them that may wait.
+local SERVICES <const> = { 0x00, 0x06, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19,
+                           0x1a }
+local WAITS <const> = { [0x15] = true, [0x16] = true }
 
 local function bytes(listing)
   return core.unhex((listing:gsub(";[^\n]*", ""):gsub("%s", "")))
@@ -73,14 +73,11 @@ local vectors, parts = {}, { [POST] = CODE.post, [TIMER] = CODE.timer, [KEYBOARD
                              [M.CONFIG] = ("<I2BBBBBBBB"):pack(8, 0xfc, 0, 1, 0x70, 0, 0, 0, 0) }
 for vector = 0, 0xff do vectors[vector] = IRET end
 local at = STUBS
-for vector = 0, 0x1f do
-  local kind = M.SERVICES[vector]
-  if kind then
-    local code = CODE[kind == "wait" and "wait" or "call"]
-    parts[at], vectors[vector] = code, at
-    M.traps[at + code:find("\xe6", 1, true) - 1] = vector
-    at = at + 16
-  end
+for _, vector in ipairs(SERVICES) do
+  local code = WAITS[vector] and CODE.wait or CODE.call
+  parts[at], vectors[vector] = code, at
+  M.traps[at + code:find("\xe6", 1, true) - 1] = vector
+  at = at + 16
 end
 vectors[0x08], vectors[0x09] = TIMER, KEYBOARD
 for vector = 0x0a, 0x0f do vectors[vector] = EOI end

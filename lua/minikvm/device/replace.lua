@@ -141,12 +141,22 @@ local function move_timers(d, def, dropped)
   end
 end
 
----The block of the new definition that belongs where the old one's was.
-local function block_for(def, old)
-  for _, b in ipairs(def.blocks) do
-    if b.bar == old.bar and b.config == old.config then return b.block end
+---What tells the blocks of a device apart.
+local function key_of(b) return b.config and "config" or b.bar or "plain" end
+
+---Code of the new definition at the places where there was some of the old one.
+local function move_places(d, old, def)
+  local places, index = {}, {}
+  for i, b in ipairs(def.blocks) do index[key_of(b)] = i end
+  for i, b in ipairs(old.blocks) do
+    local place, k = d.places[i], index[key_of(b)]
+    if place then
+      local new = k and def.blocks[k].block or block.check("device:replace", {}, {})
+      block.fill(place, d, new, place.all)
+      if k then places[k] = place end
+    end
   end
-  return block.check("device:replace", {}, {}) -- one that serves nothing
+  d.places = places
 end
 
 ---@param d minikvm.device
@@ -157,28 +167,10 @@ function M.replace(d, def)
   local old, dropped = d.definition, {}
   move_registers(d, def, dropped)
   move_timers(d, def, dropped)
-  for i, b in ipairs(old.blocks) do
-    local place = d.places[i]
-    if place then
-      block.fill(place, d, block_for(def, b), place.all)
-      d.places[i] = place
-    end
-  end
-  d.places = M.reorder(d, old, def)
+  move_places(d, old, def)
   d.definition = def
   if def.replaced then def.replaced(d) end
   return dropped
-end
-
----The places in the order of the new definition's blocks.
-function M.reorder(d, old, def)
-  local places = {}
-  for i, b in ipairs(def.blocks) do
-    for k, o in ipairs(old.blocks) do
-      if b.bar == o.bar and b.config == o.config then places[i] = d.places[k] end
-    end
-  end
-  return places
 end
 
 return M

@@ -74,17 +74,14 @@ function M.attach_list(vm, list)
   return true
 end
 
----What d.state shows: `requests`, `failed`, `failure`.
-local function counters(d, state)
-  return setmetatable(state, { __index = function(_, key)
-    local requests, failed, failure = core.blk_counts(engine_of(d))
-    return ({ requests = requests, failed = failed, failure = failure })[key]
-  end })
-end
-
-local function save(d)
+local function counts(d)
   local requests, failed, failure = core.blk_counts(engine_of(d))
   return { requests = requests, failed = failed, failure = failure }
+end
+
+---What d.state shows: `requests`, `failed`, `failure`.
+local function counters(d, state)
+  return setmetatable(state, { __index = function(_, key) return counts(d)[key] end })
 end
 
 ---Describes a disk, for vm.pci:attach(). d.state has `requests`, how many of them `failed`, and the
@@ -108,7 +105,7 @@ function M.new(opts)
       counters(d, d.state)
       core.blk_set_counts(engine_of(d), 0, 0)
     end,
-    save = save,
+    save = counts,
     load = function(d, state)
       d.state = counters(d, {})
       core.blk_set_counts(engine_of(d), state.requests, state.failed, state.failure)

@@ -149,19 +149,23 @@ local OPTIONS <const> = options.declare("net.new", {
   on_frame = "function", hub = hubs.check, tap = check_tap, mac = check_mac, mtu = check_mtu,
 })
 
+local function counts(d)
+  local sent, received, dropped, _, owed = core.net_counts(card_of(d))
+  return { sent = sent, received = received, dropped = dropped, owed = owed }
+end
+
 ---What d.state shows of the card: `sent`, `received`, `dropped`, and `waiting`, a list.
 local function counters(d, state)
   return setmetatable(state, { __index = function(_, key)
     if key == "waiting" then return core.net_waiting(card_of(d)) end
-    local sent, received, dropped = core.net_counts(card_of(d))
-    return ({ sent = sent, received = received, dropped = dropped })[key]
+    return counts(d)[key]
   end })
 end
 
 local function save(d)
-  local sent, received, dropped, _, owed = core.net_counts(card_of(d))
-  return { sent = sent, received = received, dropped = dropped, waiting = d.state.waiting,
-           owed = owed }
+  local state = counts(d)
+  state.waiting = core.net_waiting(card_of(d))
+  return state
 end
 
 local function load(d, state)

@@ -5,6 +5,7 @@
 -- The loader's part of RAM is one piece: page tables, the GDT with what is answered, the stack. It
 -- is "bootloader reclaimable". There is no APIC and no IOMMU.
 
+local acpi_area = require "minikvm.image.acpi"
 local answers = require "minikvm.image.limine_answers"
 local pages = require "minikvm.image.pages"
 local place = require "minikvm.image.place"
@@ -16,7 +17,7 @@ local M = {}
 
 local PAGE <const>, GIB4 <const> = 4096, 1 << 32
 local HHDM <const> = answers.HHDM
-local ACPI_FIRST <const>, ACPI_END <const> = 0xe0000, 0x100000
+local ACPI_FIRST <const>, ACPI_END <const> = acpi_area.FIRST, acpi_area.END
 
 -- Types of memory.
 local USABLE <const>, RESERVED <const>, RECLAIMABLE <const>, KERNEL <const>, FRAMEBUFFER <const>,
