@@ -1,12 +1,13 @@
 -- The levels of the jail (docs/security.md) on kernels that lack a wall, and in containers that
--- forbid one: test_jail makes such of this one, by a filter of its own, and starts the program.
+-- forbid one: test_jail_kernels makes such of this one, by a filter of its own, and starts the
+-- program.
 
 local lfs = require "lfs"
 local process = require "support.process"
 local program = require "support.program"
 local support = require "support.guest"
 
-local HELPER <const> = (program.minikvm:match "^(.*)/[^/]*$" or ".") .. "/test_jail"
+local HELPER <const> = (program.minikvm:match "^(.*)/[^/]*$" or ".") .. "/test_jail_kernels"
 local HELLO <const> = "Hello, KVM!\n"
 
 -- What is missing there, as a pattern for what is told of it; whether level log can do its work.
