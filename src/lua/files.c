@@ -14,25 +14,6 @@ struct question {
     enum mk_verdict verdict; /* the rule's, then what was decided */
 };
 
-/* The answer of a decide function: nothing or true leaves the rule as it is. */
-static enum mk_verdict read_answer(lua_State *co, const struct question *q)
-{
-    int verdict = MK_FILE_DENY;
-    if (lua_isnil(co, -1) || (lua_isboolean(co, -1) && lua_toboolean(co, -1)))
-        return q->verdict;
-    if (lua_type(co, -1) == LUA_TSTRING)
-        verdict = mk_verdict_of(lua_tostring(co, -1));
-    else if (!lua_isboolean(co, -1))
-        verdict = -1;
-    if (verdict < 0)
-        mk_lua_error(co,
-                     "decide answered %s: it must return true, false, a verdict such as \"ro\", or "
-                     "nothing",
-                     lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1)
-                                                     : luaL_typename(co, -1));
-    return (enum mk_verdict)verdict;
-}
-
 static const char *mode_of(unsigned flags)
 {
     bool writes = flags & (MK_FILE_WRITE | MK_FILE_TRUNC);
@@ -46,7 +27,8 @@ static int call_decide(lua_State *co)
     lua_pushstring(co, q->name);
     lua_pushstring(co, q->mode);
     lua_call(co, 2, 1);
-    q->verdict = read_answer(co, q);
+    if (!lua_isnil(co, -1))
+        q->verdict = (enum mk_verdict)mk_verdict_of(luaL_checkstring(co, -1));
     return 0;
 }
 

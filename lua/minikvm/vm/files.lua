@@ -78,6 +78,20 @@ local function bytes(value)
   return options.size(value)
 end
 
+---What decide(name, mode) answers, as the core takes it: a verdict; nil: that of the rule.
+local function deciding(decide)
+  return function(name, mode)
+    local answer = decide(name, mode)
+    if answer == nil or answer == true then return nil end
+    if answer == false then return "deny" end
+    for _, verdict in ipairs(VERDICTS) do
+      if answer == verdict then return verdict end
+    end
+    core.blame(("decide answered %s: it must return true, false, a verdict such as \"ro\", or "
+      .. "nothing"):format(type(answer) == "string" and answer or type(answer)))
+  end
+end
+
 local NEW = options.declare("kvm.files", {
   root = path, private = path, rules = check_rules,
   max_open = options.between(0, 16), max_bytes = bytes, max_file = bytes,
@@ -110,6 +124,7 @@ function M.new(opts)
       end
     end
   end
+  o.decide = o.decide and deciding(o.decide)
   local policy, why, code = core.new_files(o)
   if code == "EINVAL" then core.blame("kvm.files: " .. why) end -- a pattern that no name can match
   return policy, why, code
