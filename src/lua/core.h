@@ -84,7 +84,6 @@ struct mk_lua_cpu {
     char waiting[140]; /* the guest's instruction that waited for it: "rip 0x1004: in al, dx" */
 };
 
-struct mk_match;
 struct mk_lua_stopper;
 struct mk_lua_branches;
 

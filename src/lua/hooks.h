@@ -34,7 +34,6 @@ struct mk_window {
 void mk_window_push(lua_State *L, int owner, struct mk_bus *bus, uint64_t size);
 /* The handle on top belongs to the window at index 1, if that is one. */
 void mk_window_keep(lua_State *L);
-void mk_open_window(lua_State *L);
 
 /* The VM and the bus of vm.ports, vm.mmio, vm.msrs or a window at index 1. */
 struct mk_range mk_check_bus(lua_State *L);
