@@ -187,23 +187,16 @@ static int damaged(struct input *in, const char *how)
 
 static int get(struct input *in, void *to, uint64_t length)
 {
-    uint8_t *at = to;
     if (length > in->size - in->at)
         return damaged(in, "it ends too early");
-    while (length) {
-        ssize_t n = read(in->fd, at, length < (1u << 30) ? length : 1u << 30);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return mk_fail_errno(in->err, errno, "%s", in->path);
-        if (n == 0)
-            return damaged(in, "it ends too early");
-        if (in->at >= CHECKED_FROM)
-            in->crc = (uint32_t)crc32(in->crc, at, (uInt)n);
-        at += n;
-        in->at += (uint64_t)n;
-        length -= (uint64_t)n;
-    }
+    ssize_t n = mk_read_at(in->fd, to, length, (off_t)in->at);
+    if (n < 0)
+        return mk_fail_errno(in->err, errno, "%s", in->path);
+    if ((uint64_t)n < length)
+        return damaged(in, "it ends too early");
+    if (in->at >= CHECKED_FROM)
+        in->crc = (uint32_t)crc32_z(in->crc, to, length);
+    in->at += length;
     return 0;
 }
 
@@ -351,7 +344,6 @@ static int check_holes(struct input *in)
     uint64_t data = 0;
     for (off_t at = 0, end; mk_extent_next(in->fd, (off_t)in->size, &at, &end); at = end)
         data += (uint64_t)(end - at);
-    lseek(in->fd, (off_t)in->at, SEEK_SET);
     return in->size - data > data + HOLES_MAX ? damaged(in, "most of it is a hole") : 0;
 }
 
