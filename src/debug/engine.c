@@ -134,12 +134,12 @@ void debug_stop(struct mk_vcpu *c, const struct mk_stop *stop)
     if (!first)
         return;
     if (d->vm->holds) {
-        mk_vm_hold(d->vm);
+        mk_vm_pause(d->vm, MK_PAUSED_BY_DEBUGGER);
         return;
     }
     if (d->vm->pauses || d->vm->paused) { /* it stays so after a step */
         if (!d->vm->paused)
-            mk_vm_pause(d->vm);
+            mk_vm_pause(d->vm, MK_PAUSED_BY_SCRIPT);
         return;
     }
     mk_vcpu_end(c, MK_BREAK, 0, true, "%s 0x%llx, cpu %u", kinds[stop->kind],

@@ -40,7 +40,7 @@ static int wait_attention(lua_State *L)
 static int hold(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
-    lua_toboolean(L, 2) ? mk_vm_hold(&v->vm) : mk_vm_release(&v->vm);
+    (lua_toboolean(L, 2) ? mk_vm_pause : mk_vm_resume)(&v->vm, MK_PAUSED_BY_DEBUGGER);
     return 0;
 }
 

@@ -157,7 +157,7 @@ static int vm_pause(lua_State *L)
                             "it instead",
                             v->vm.name);
     struct mk_err err;
-    bool runs = mk_vm_pause(&v->vm);
+    bool runs = mk_vm_pause(&v->vm, MK_PAUSED_BY_SCRIPT);
     if (runs && !v->lua->handler) {
         mk_lua_wait_vm(L, v, MK_FOREVER, mk_vm_is_paused_or_stopped, &v->vm);
         runs = !mk_vm_wait(&v->vm, 0);
@@ -174,7 +174,7 @@ static int vm_resume(lua_State *L)
 {
     struct mk_lua_vm *v = mk_check_vm(L, 1);
     mk_lua_flush_output();
-    if (!mk_vm_resume(&v->vm))
+    if (!mk_vm_resume(&v->vm, MK_PAUSED_BY_SCRIPT))
         return mk_lua_error(L, "resume: vm \"%s\" is not paused%s", v->vm.name,
                             v->vm.paused ? ": its debugger holds it" : "");
     lua_settop(L, 1);

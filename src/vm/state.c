@@ -84,23 +84,29 @@ void mk_vm_count_paused(struct mk_vcpu *c, bool in)
         mk_blks_run(&vm->blks, true); /* a snapshot may have stopped them */
 }
 
-/* The run's deadline stands still while anybody keeps it paused. Caller holds the lock. */
-static void pause_for(struct mk_vm *vm, enum mk_pause who)
+/* The run's deadline stands still while anybody keeps it paused. */
+bool mk_vm_pause(struct mk_vm *vm, enum mk_pause who)
 {
-    if (!vm->paused && !mk_vm_is_stopped(vm)) {
+    pthread_mutex_lock(&vm->lock);
+    bool runs = !mk_vm_is_stopped(vm), debugger = who == MK_PAUSED_BY_DEBUGGER;
+    if (runs && !vm->paused) {
         vm->paused_since = mk_now();
         mk_io_arm(&vm->deadline_timer, MK_FOREVER);
     }
-    vm->paused |= who;
+    if (runs || debugger)
+        vm->paused |= who;
+    if (debugger) {
+        vm->hold_told = false;
+        mk_vm_check_held(vm);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    mk_vm_wake(vm);
+    return runs;
 }
 
-/* False when it was not so; the caller holds the lock. */
-static bool resume_from(struct mk_vm *vm, enum mk_pause who)
+/* The caller holds the lock. */
+static void go_on(struct mk_vm *vm)
 {
-    bool was = vm->paused & who;
-    vm->paused &= ~(unsigned)who;
-    if (!was || vm->paused || mk_vm_is_stopped(vm))
-        return was;
     vm->pause_round++;
     vm->paused_cpus = 0;
     if (vm->deadline != MK_FOREVER)
@@ -108,50 +114,21 @@ static bool resume_from(struct mk_vm *vm, enum mk_pause who)
     mk_io_arm(&vm->deadline_timer, vm->deadline);
     if (vm->debug)
         vm->debug->ops->resumed(vm);
-    return true;
 }
 
-bool mk_vm_pause(struct mk_vm *vm)
+bool mk_vm_resume(struct mk_vm *vm, enum mk_pause who)
 {
     pthread_mutex_lock(&vm->lock);
-    bool runs = !mk_vm_is_stopped(vm);
-    if (runs)
-        pause_for(vm, MK_PAUSED_BY_SCRIPT);
-    pthread_mutex_unlock(&vm->lock);
-    if (runs)
-        mk_vm_wake(vm);
-    return runs;
-}
-
-bool mk_vm_resume(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    bool was = !mk_vm_is_stopped(vm) && vm->live && resume_from(vm, MK_PAUSED_BY_SCRIPT);
-    pthread_mutex_unlock(&vm->lock);
-    if (was)
-        mk_vm_wake(vm);
-    return was;
-}
-
-/* --- a debugger --- */
-
-void mk_vm_hold(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    pause_for(vm, MK_PAUSED_BY_DEBUGGER);
-    vm->hold_told = false;
-    mk_vm_check_held(vm);
+    bool was = vm->paused & who, runs = !mk_vm_is_stopped(vm) && vm->live; /* else it is ending */
+    vm->paused &= ~(unsigned)who;
+    if (was && runs && !vm->paused)
+        go_on(vm);
     pthread_mutex_unlock(&vm->lock);
     mk_vm_wake(vm);
+    return was && runs;
 }
 
-void mk_vm_release(struct mk_vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    resume_from(vm, MK_PAUSED_BY_DEBUGGER);
-    pthread_mutex_unlock(&vm->lock);
-    mk_vm_wake(vm);
-}
+/* --- attention --- */
 
 void mk_vm_attend(struct mk_vm *vm)
 {

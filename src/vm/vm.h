@@ -239,16 +239,14 @@ bool mk_vm_is_stopped(void *vm);
 bool mk_vm_is_paused_or_stopped(void *vm);
 /* Waits at most `ns`; true when the VM does not run (any more). */
 bool mk_vm_wait(struct mk_vm *vm, uint64_t ns);
-/* A VM that runs on threads of its own: its vCPUs leave the guest and stay outside. False when it
- * does not run. The run's deadline is put off by the time that it is paused. */
-bool mk_vm_pause(struct mk_vm *vm);
+/* A VM that runs on threads of its own, or by a debugger on any: its vCPUs leave the guest and stay
+ * outside. False when it does not run; a debugger then has its next run begin so. The run's
+ * deadline is put off by the time that it is paused. When a debugger has it and all vCPUs are
+ * outside, ops->attend is called. */
+bool mk_vm_pause(struct mk_vm *vm, enum mk_pause who);
 bool mk_vm_is_paused(struct mk_vm *vm);
 /* False when it was not paused. */
-bool mk_vm_resume(struct mk_vm *vm);
-/* The same for a debugger, beside the script's pause and on whichever thread the VM runs. A VM that
- * does not run begins its next run so. When all vCPUs are outside, ops->attend is called. */
-void mk_vm_hold(struct mk_vm *vm);
-void mk_vm_release(struct mk_vm *vm);
+bool mk_vm_resume(struct mk_vm *vm, enum mk_pause who);
 /* Any thread: one of its vCPUs shall call ops->attend soon; of a VM that does not run, the thread
  * that waits with mk_vm_wants_attention(), or the next run. */
 void mk_vm_attend(struct mk_vm *vm);
