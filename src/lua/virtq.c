@@ -5,8 +5,6 @@
 
 #include "dev/virtq.h"
 
-#include <string.h>
-
 struct mk_virtq mk_virtq_field(lua_State *L, int index)
 {
     luaL_checktype(L, index, LUA_TTABLE);
@@ -122,66 +120,12 @@ static int virtq_want_notify(lua_State *L)
     return 0;
 }
 
-/* The next part of the list at `list` from byte *skip on: its address and length; 0: none. */
-static uint64_t part_at(lua_State *L, int list, lua_Integer i, uint64_t *skip, uint64_t *at)
-{
-    lua_rawgeti(L, list, 2 * i - 1);
-    lua_rawgeti(L, list, 2 * i);
-    uint64_t length = (uint64_t)lua_tointeger(L, -1);
-    *at = (uint64_t)lua_tointeger(L, -2);
-    lua_pop(L, 2);
-    uint64_t skipped = *skip < length ? *skip : length;
-    *skip -= skipped;
-    *at += skipped;
-    return length - skipped;
-}
-
-/* virtq_read(memory, parts, from, bytes) -> string, shorter where the parts end */
-static int virtq_read(lua_State *L)
-{
-    const struct mk_mem *mem = &mk_check_child(L, 1, MK_MEMORY)->vm.mem;
-    uint64_t skip = (uint64_t)luaL_checkinteger(L, 3), left = (uint64_t)luaL_checkinteger(L, 4);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    lua_Integer count = (lua_Integer)lua_rawlen(L, 2) / 2;
-    luaL_Buffer b;
-    luaL_buffinit(L, &b);
-    for (lua_Integer i = 1; i <= count && left; i++) {
-        uint64_t at, n = part_at(L, 2, i, &skip, &at);
-        n = n < left ? n : left;
-        char *to = luaL_prepbuffsize(&b, n);
-        if (n && !mk_mem_read(mem, at, to, n)) /* a part of no bytes may be anywhere */
-            return luaL_error(L, "%I bytes of a buffer are gone", (lua_Integer)n);
-        luaL_addsize(&b, n);
-        left -= n;
-    }
-    luaL_pushresult(&b);
-    return 1;
-}
-
-/* virtq_write(memory, parts, from, bytes): they fit */
-static int virtq_write(lua_State *L)
-{
-    const struct mk_mem *mem = &mk_check_child(L, 1, MK_MEMORY)->vm.mem;
-    uint64_t skip = (uint64_t)luaL_checkinteger(L, 3);
-    size_t left;
-    const char *from = luaL_checklstring(L, 4, &left);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    lua_Integer count = (lua_Integer)lua_rawlen(L, 2) / 2;
-    for (lua_Integer i = 1; i <= count && left; i++) {
-        uint64_t at, n = part_at(L, 2, i, &skip, &at);
-        n = n < left ? n : left;
-        if (n && !mk_mem_write(mem, at, from, n))
-            return luaL_error(L, "%I bytes of a buffer are gone", (lua_Integer)n);
-        from += n;
-        left -= n;
-    }
-    return 0;
-}
-
-static const luaL_Reg core[] = {
-    MK_FN(virtq_check), MK_FN(virtq_next),      MK_FN(virtq_walk),
-    MK_FN(virtq_push),  MK_FN(virtq_wants_irq), MK_FN(virtq_want_notify),
-    MK_FN(virtq_read),  MK_FN(virtq_write),     MK_END
-};
+static const luaL_Reg core[] = { MK_FN(virtq_check),
+                                 MK_FN(virtq_next),
+                                 MK_FN(virtq_walk),
+                                 MK_FN(virtq_push),
+                                 MK_FN(virtq_wants_irq),
+                                 MK_FN(virtq_want_notify),
+                                 MK_END };
 
 MK_EXPORTS = { { .core = core } };

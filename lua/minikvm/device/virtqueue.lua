@@ -44,6 +44,33 @@ function Buffer:is_stale()
   return self.generation ~= self.device.own.virtio.generation
 end
 
+---Calls fn(address, length) for the pieces of { address, length, ... }, from byte `from` on, that
+---have so many bytes; a part of no bytes may be anywhere.
+local function each_piece(parts, from, bytes, fn)
+  for i = 1, #parts, 2 do
+    local skip = math.min(from, parts[i + 1])
+    local length = math.min(parts[i + 1] - skip, bytes)
+    if length > 0 then fn(parts[i] + skip, length) end
+    from, bytes = from - skip, bytes - length
+  end
+end
+
+local function read_parts(memory, parts, from, bytes)
+  local pieces = {}
+  each_piece(parts, from, bytes, function(at, length)
+    pieces[#pieces + 1] = memory:read(at, length)
+  end)
+  return table.concat(pieces)
+end
+
+local function write_parts(memory, parts, from, text)
+  local done = 0
+  each_piece(parts, from, #text, function(at, length)
+    memory:write(at, text:sub(done + 1, done + length))
+    done = done + length
+  end)
+end
+
 ---The next bytes from the driver: all that are left, or at most `bytes` (16 MiB); "" at the end.
 ---@param bytes? integer
 ---@return string
@@ -53,8 +80,7 @@ function Buffer:read(bytes)
   options.argument("buffer:read", "bytes", bytes, "integer")
   if bytes < 0 then core.blame "buffer:read: 'bytes': expected 0 or more" end
   if self:is_stale() then return "" end
-  local text = core.virtq_read(self.device.vm.memory, self.out, self.at,
-                               math.min(bytes, M.READ_MAX))
+  local text = read_parts(self.device.vm.memory, self.out, self.at, math.min(bytes, M.READ_MAX))
   self.at = self.at + #text
   return text
 end
@@ -71,7 +97,7 @@ function Buffer:write(text)
     return nil, ("%d bytes do not fit: the buffer has room for %d"):format(#text,
       self.writable - self.written)
   end
-  core.virtq_write(self.device.vm.memory, self.into, self.written, text)
+  write_parts(self.device.vm.memory, self.into, self.written, text)
   self.written = self.written + #text
   return true
 end
@@ -87,7 +113,7 @@ function Buffer:put(at, text)
     core.blame(("buffer:put: %d bytes at %d do not fit into %d"):format(#text, at, self.writable))
   end
   if self:is_stale() then return end
-  core.virtq_write(self.device.vm.memory, self.into, at, text)
+  write_parts(self.device.vm.memory, self.into, at, text)
   self.written = math.max(self.written, at + #text)
 end
 
