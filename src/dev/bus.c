@@ -79,7 +79,7 @@ static void reclaim(struct mk_bus *bus)
         struct mk_retired *what = *at;
         if (what->at < oldest) {
             *at = what->next;
-            bus->retired_count--;
+            bus->retired_bytes -= what->size;
             what->release(what);
         } else {
             at = &what->next;
@@ -94,7 +94,7 @@ static void retire(struct mk_bus *bus, struct mk_retired *what)
     what->at = atomic_fetch_add(&bus->generation, 1);
     what->next = bus->retired;
     bus->retired = what;
-    bus->retired_count++;
+    bus->retired_bytes += what->size;
 }
 
 /* The list of hooks has changed in [first, last]. */
@@ -168,7 +168,7 @@ static struct mk_hook *add_hook(struct mk_bus *bus, uint64_t first, uint64_t las
     struct mk_hook *hook = calloc(1, sizeof(*hook));
     if (!hook)
         return NULL;
-    hook->retired.release = release;
+    hook->retired = (struct mk_retired){ .release = release, .size = sizeof(*hook) };
     hook->first = first;
     hook->last = last;
     hook->ops = ops;
@@ -176,7 +176,7 @@ static struct mk_hook *add_hook(struct mk_bus *bus, uint64_t first, uint64_t las
     snprintf(hook->owner, sizeof(hook->owner), "%s", owner ? owner : ops->name);
     lock(bus);
     reclaim(bus);
-    bool made = (on_top || mk_bus_root(bus)->retired_count < MK_RETIRED_MAX) &&
+    bool made = (on_top || mk_bus_root(bus)->retired_bytes < MK_RETIRED_MAX) &&
                 (bus->space != MK_SPACE_PORTS || make_pages(bus, first, last));
     if (made)
         link_hook(bus, hook, on_top);

@@ -23,9 +23,9 @@
 #include <stdatomic.h>
 
 #define MK_HOOKS_MAX 4096 /* of one bus: an access may have to pass all of them */
-/* What waits for readers to leave: beyond as many no window opens. So a guest that moves windows
- * while an access of another vCPU takes long gets no memory of the host's for each move. */
-#define MK_RETIRED_MAX 512
+/* Bytes that wait for readers to leave: beyond as many no window opens. So a guest that moves
+ * windows while an access of another vCPU takes long does not get more memory of the host's. */
+#define MK_RETIRED_MAX (16u << 20)
 
 struct mk_hook {
     struct mk_retired retired; /* first */
@@ -68,7 +68,7 @@ struct mk_bus {
     struct mk_hook *_Atomic hooks; /* the newest first */
     unsigned hook_count;
     struct mk_retired *retired;
-    unsigned retired_count;
+    size_t retired_bytes;
     pthread_mutex_t lock; /* writers */
     _Atomic uint64_t generation;
     struct mk_bus_reader reader[MK_MAX_CPUS];

@@ -62,10 +62,11 @@ static void append_hooks(struct mk_bus_ranges *map, struct mk_hook *hooks, uint6
 struct mk_bus_ranges *mk_bus_ranges_make(const struct mk_bus_ranges *old, struct mk_hook *hooks,
                                          unsigned hook_count, uint64_t first, uint64_t last)
 {
-    struct mk_bus_ranges *map = malloc(sizeof(*map) + (2 * hook_count + 1) * sizeof(map->at[0]));
+    size_t size = sizeof(*old) + (2 * hook_count + 1) * sizeof(old->at[0]);
+    struct mk_bus_ranges *map = malloc(size);
     if (!map)
         return NULL;
-    map->retired.release = release;
+    map->retired = (struct mk_retired){ .release = release, .size = size };
     map->count = 0;
     if (old && first > 0)
         append_old(map, old, 0, first - 1);

@@ -7,6 +7,7 @@
 #ifndef MK_RANGES_H
 #define MK_RANGES_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 struct mk_hook;
@@ -15,6 +16,7 @@ struct mk_hook;
 struct mk_retired {
     struct mk_retired *next;
     uint64_t at; /* the bus's generation then */
+    size_t size; /* in bytes */
     void (*release)(struct mk_retired *what);
 };
 

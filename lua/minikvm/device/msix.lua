@@ -68,8 +68,8 @@ local lost = setmetatable({}, { __mode = "k" })
 ---@return integer
 function M.lost(vm) return lost[vm] or 0 end
 
----A message is due by this capability, which has this control. One that the guest has masked, or all
----of them, is pending.
+---A message is due by this capability, which has this control. One that the guest has masked is
+---pending.
 function M.send(d, capability, control)
   local m = capability == MSIX and d.definition.pci.msix
   if m and (control & MASK_ALL ~= 0 or tables[d]:byte(CONTROL + 1) & MASKED ~= 0) then
