@@ -1,7 +1,6 @@
 -- gdb.lua - what gdb.c calls: a session of gdb's protocol with a guest that stands still. Packets
 -- are lines of the input; its socket is none.
 
-local core = require "minikvm.core"
 local kvm = require "minikvm"
 local packets = require "minikvm.gdb.packets"
 local session = require "minikvm.gdb.session"
@@ -12,11 +11,11 @@ assert(vm.memory:map{ at = 0x100000, rom = true, name = "rom", bytes = ("r"):rep
 
 ---What minikvm says of a fault of its own begins so.
 local client = { acks = true }
-function client:send(reply)
+function client.send(_, reply)
   assert(#reply <= 0x20000 + 64, "a reply longer than gdb was told")
   if reply:find "^E%.minikvm: " then error(reply, 0) end
 end
-function client:close() end
+function client.close() end
 
 return function(bytes)
   local s = session.new(vm, {}, { lost = "hold", arch = "auto", monitor = false })

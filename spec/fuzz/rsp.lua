@@ -1,15 +1,15 @@
--- rsp.lua - what rsp.c calls: a connection of gdb's (lua/minikvm/gdb/connection.lua) whose other end
--- sends any bytes. They are heard in one piece as in several, and what was heard is sent so that it
--- is heard again.
+-- rsp.lua - what rsp.c calls: a connection of gdb's (lua/minikvm/gdb/connection.lua) whose other
+-- end sends any bytes. They are heard in one piece as in several, and what was heard is sent so
+-- that it is heard again.
 
 local connection = require "minikvm.gdb.connection"
 local core = require "minikvm.core"
 
 local function connect(pieces)
   local socket = {}
-  function socket:receive() return table.remove(pieces, 1) end
-  function socket:send(bytes, from) return #bytes - from end
-  function socket:watch() end
+  function socket.receive() return table.remove(pieces, 1) end
+  function socket.send(_, bytes, from) return #bytes - from end
+  function socket.watch() end
   return connection.new(socket)
 end
 

@@ -42,7 +42,8 @@ ask("?")
 show("m3fffff,10", "m400000,1", "mffffffff,10", "m100001000,1", "mfffffffffffffffff,1", "m,", "m1")
 show("M3fffff,2:0102", "M1000,2:01", "M1000,1:0102", "M1000,1:0g", "Xfffffff0,4:abcd", "X1000,3:ab")
 show("G00", "P0=0011", "Pffff=00000000", "P8=zz", "pffff", "p", "Pzz=1", "P8", "G" + "zz" * 400)
-show("H", "Hg9", "Hcffffffff", "T0", "T2", "T1", "Txx", "qThreadExtraInfo,9", "Hg9400000000000000", "m1000,1")
+show("H", "Hg9", "Hcffffffff", "T0", "T2", "T1", "Txx", "qThreadExtraInfo,9", "Hg9400000000000000",
+     "m1000,1")
 part = "qXfer:features:read:target.xml:"
 show("vCont;s:9", "vCont;q", "vCont;", "Ctt", "sxx", "cxx", "qRcmd,1", part + "zz")
 print(len(ask(part + "ffffff,100")), ask("qXfer:features:read:other.xml:0,10"))

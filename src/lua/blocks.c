@@ -182,13 +182,6 @@ static unsigned condition_of(const cs_insn *insn)
     return code >= 0xe0 ? (16 + (code & 3)) | size << 8 : code & 15;
 }
 
-/* Appends a value to list `list` of the stack. */
-static void append(lua_State *L, int list, lua_Integer i, uint64_t value)
-{
-    lua_pushinteger(L, (lua_Integer)value);
-    lua_rawseti(L, list, i);
-}
-
 /* The block that begins at `at`: its last instruction; where it ends. */
 static size_t block_end(const struct mk_code_section *s, size_t at, size_t *last)
 {
@@ -203,7 +196,8 @@ static size_t block_end(const struct mk_code_section *s, size_t at, size_t *last
 
 #define CODE_MAX 7 /* bytes that are told of a block's code */
 
-enum { ADDRESS = 4, SIZE, LAST, KIND, TARGET, CONDITION, SHARED, ENTERED, CODE, LAST_CODE };
+/* Lists on the stack: six of numbers, then these. */
+enum { ADDRESS = 4, SHARED = 10, ENTERED, CODE, LAST_CODE };
 
 static void push_code(lua_State *L, const struct mk_code_section *s, size_t at, size_t end)
 {
@@ -225,12 +219,12 @@ static void push_block(lua_State *L, struct mk_blocks *b, const struct mk_code_s
             kind = MK_BLOCK_STOP;
         condition = kind == MK_BLOCK_BRANCH ? condition_of(b->cs.insn) : 0;
     }
-    append(L, ADDRESS, i, s->address + at);
-    append(L, SIZE, i, end - at);
-    append(L, LAST, i, s->address + last);
-    append(L, KIND, i, kind);
-    append(L, TARGET, i, target);
-    append(L, CONDITION, i, condition);
+    const uint64_t numbers[] = { s->address + at, end - at, s->address + last, kind,
+                                 target,          condition };
+    for (int n = 0; n < (int)MK_COUNT(numbers); n++) {
+        lua_pushinteger(L, (lua_Integer)numbers[n]);
+        lua_rawseti(L, ADDRESS + n, i);
+    }
     lua_pushboolean(L, s->flags[at] & INSIDE);
     lua_rawseti(L, SHARED, i);
     lua_pushboolean(L, s->flags[at] & ENTRY);
