@@ -86,7 +86,6 @@ void list_place_all(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sreg
     for (struct mk_break_set *set = d->sets; set; set = set->next)
         place_set(d, set, s);
     k->generation = d->generation;
-    k->tables = (struct tables){ s->cr0, s->cr3, s->cr4, s->efer };
 }
 
 void list_poll(struct mk_debug *d, struct mk_vcpu *c, const struct kvm_sregs *s)

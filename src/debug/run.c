@@ -52,12 +52,6 @@ static bool wants_to_run(const struct mk_vcpu *c)
 
 /* --- before an entry --- */
 
-static bool same_tables(const struct cpu *k, const struct kvm_sregs *s)
-{
-    const struct tables *t = &k->tables;
-    return t->cr3 == s->cr3 && t->cr0 == s->cr0 && t->cr4 == s->cr4 && t->efer == s->efer;
-}
-
 /* While another vCPU is in the guest by the plain loop no patch may be in memory: it would not know
  * it. It is on its way here; one that sleeps or serves an access comes before it enters again: it
  * was told that its next entry returns at once, before this looks at it. */
@@ -80,7 +74,9 @@ static void find_places(struct mk_vcpu *c)
     struct kvm_sregs s;
     if (!debug_sregs(c, &s))
         return;
-    if (k->generation != d->generation || !same_tables(k, &s)) {
+    struct tables now = { s.cr0, s.cr3, s.cr4, s.efer };
+    if (k->generation != d->generation || memcmp(&now, &k->tables, sizeof(now)) != 0) {
+        k->tables = now;
         list_place_all(d, c, &s);
         watch_place_all(d, &s);
     }

@@ -33,7 +33,7 @@ static int watch_close(lua_State *L)
     lua_getiuservalue(L, 1, 1);
     struct mk_lua_vm *v = lua_touserdata(L, -1);
     if (box->w && v->open) {
-        mk_vm_unwatch(&v->vm, box->w);
+        mk_watch_disarm(&v->vm.console, box->w);
         mk_watch_free(box->w);
     }
     box->w = NULL;

@@ -205,18 +205,3 @@ int mk_vm_set_cpuid(struct mk_vm *vm, const struct kvm_cpuid2 *cpuid, struct mk_
     vm->cpuid = copy;
     return 0;
 }
-
-/* --- life --- */
-
-int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err)
-{
-    vm->msr_exits = false;
-    return mk_vm_filter_msrs(vm, err);
-}
-
-void mk_vm_hooks_free(struct mk_vm *vm)
-{
-    free(vm->cpuid);
-    free(vm->default_cpuid);
-    vm->cpuid = vm->default_cpuid = NULL;
-}

@@ -48,7 +48,8 @@ static int open_hardware(struct mk_vm *vm, struct mk_err *err)
     mk_zones_register(&vm->zones, vm->fd);
     mk_doorbells_register(&vm->doorbells, vm->fd);
     mk_pci_register(&vm->pci, vm->fd);
-    return mk_vm_hooks_apply(vm, err);
+    vm->msr_exits = false; /* the KVM VM is new */
+    return mk_vm_filter_msrs(vm, err);
 }
 
 static void close_hardware(struct mk_vm *vm)
@@ -170,7 +171,8 @@ void mk_vm_close(struct mk_vm *vm)
     if (vm->debug)
         vm->debug->ops->free(vm);
     mk_doorbells_free(&vm->doorbells);
-    mk_vm_hooks_free(vm);
+    free(vm->cpuid);
+    free(vm->default_cpuid);
     close_hardware(vm);
     mk_vm_dismantle(vm);
     mk_vm_free_cpus(vm);

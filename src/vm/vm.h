@@ -268,10 +268,10 @@ void mk_vm_dismantle(struct mk_vm *vm);
 
 /* For what follows the end of a run: its threads are gone, too. */
 void mk_vm_join(struct mk_vm *vm);
-/* Waiting for output (watch.c). Between mk_vm_watch() and mk_vm_unwatch() a decision of the watch
- * ends the run, if it `stops`, and wakes mk_vm_watch_wait(). Both may be called while it runs. */
+/* Waiting for output (watch.c). Between mk_vm_watch() and mk_watch_disarm() a decision of the watch
+ * ends the run, if it `stops`, and wakes who waits with mk_vm_watch_decided(). Both may be called
+ * while it runs. */
 void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w);
-void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w);
 /* For mk_wait(): a watch is decided, or its VM does not run any more. */
 struct mk_vm_watched {
     struct mk_vm *vm;
@@ -350,8 +350,6 @@ int mk_mapping_check(enum mk_mode mode, const struct mk_mapping *map, uint64_t m
 const struct kvm_cpuid2 *mk_vm_cpuid(const struct mk_vm *vm);             /* as vCPU 0 is told */
 int mk_vm_init_cpuid(struct mk_vm *vm, unsigned cpu, struct mk_err *err); /* the vCPU is new */
 int mk_vm_update_cpuid(struct mk_vm *vm, struct mk_err *err); /* there are more vCPUs than before */
-int mk_vm_hooks_apply(struct mk_vm *vm, struct mk_err *err);  /* the KVM VM is new */
-void mk_vm_hooks_free(struct mk_vm *vm);
 /* The hooks of bus `msrs` changed. */
 int mk_vm_filter_msrs(struct mk_vm *vm, struct mk_err *err);
 /* The bus's callback for an MSR that no script serves: KVM's own, when it has one. */

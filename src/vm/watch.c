@@ -56,11 +56,6 @@ void mk_vm_watch(struct mk_vm *vm, struct mk_watch *w)
     mk_watch_arm(&vm->console, w);
 }
 
-void mk_vm_unwatch(struct mk_vm *vm, struct mk_watch *w)
-{
-    mk_watch_disarm(&vm->console, w);
-}
-
 bool mk_vm_watch_decided(void *ctx)
 {
     const struct mk_vm_watched *watched = ctx;
