@@ -29,7 +29,7 @@ static int finder_gc(lua_State *L)
 }
 
 /* block_finder(bits) -> finder; its sections, as add() gets them, live as long. */
-int mk_lua_block_finder(lua_State *L)
+static int block_finder(lua_State *L)
 {
     unsigned bits = mk_check_bits(L, 1);
     struct mk_blocks *b = lua_newuserdatauv(L, sizeof(*b), 1);
@@ -278,4 +278,6 @@ static const luaL_Reg methods[] = { { "add", finder_add },
                                     { "blocks", finder_blocks },
                                     MK_END };
 
-MK_EXPORTS = { { .type = TYPE, .meta = meta, .methods = methods } };
+static const luaL_Reg core[] = { MK_FN(block_finder), MK_END };
+
+MK_EXPORTS = { { .type = TYPE, .meta = meta, .methods = methods, .core = core } };

@@ -139,7 +139,6 @@ int mk_lua_image_fd(lua_State *L, struct mk_lua_vm *v, int index);
 /* The modes' names, by enum mk_mode. */
 extern const char *const mk_lua_modes[MK_MODES];
 
-/* The user value of a VM: handlers by reference, children by name. */
 /* What lies on the stack of the anchor, which runs nothing: there it has the same index however
  * deep in calls the handlers' coroutines are, and out of a script's reach. */
 enum { MK_AT_VM = 1, MK_AT_HANDLERS, MK_AT_READ, MK_AT_WRITE, MK_AT_NEXT /* one for each vCPU */ };
@@ -325,9 +324,8 @@ void mk_lua_offer(lua_State *L, lua_CFunction open_module);
 /* luaopen_minikvm_NAME of each part (the Makefile's embed.S): require of a stock Lua looks for that
  * in the module's file when the module is not there yet. */
 int mk_lua_load_part(lua_State *L);
-/* Pushes the children of the VM at the top of the stack. */
+/* Pushes vm.cpu[cpu]. */
 void mk_push_cpu(lua_State *L, int vm_index, unsigned cpu);
-
 /* Pushes the function that the handlers of one vCPU get as `next`. */
 void mk_push_next(lua_State *L, int vm_index, unsigned cpu);
 /* The core's callbacks into hypercall and line handlers. */
@@ -370,8 +368,6 @@ void mk_lua_attend(void *ctx, struct mk_vcpu *cpu);
 /* The snapshot in field `snapshot` of an options table, or NULL. */
 struct mk_snapshot *mk_snapshot_field(lua_State *L, int options);
 
-int mk_lua_disassemble(lua_State *L);
-int mk_lua_block_finder(lua_State *L);
 /* The first instruction of `bytes` as text; false when it is none, or without capstone. */
 bool mk_disassemble(const uint8_t *bytes, size_t length, unsigned bits, uint64_t address,
                     char *text, size_t size);

@@ -88,7 +88,7 @@ bool mk_disassemble(const uint8_t *bytes, size_t length, unsigned bits, uint64_t
 
 /* disassemble(bytes, bits [, address = 0]) -> list of { address=, size=, text= }, in Intel syntax,
  * up to the first byte that begins no instruction. */
-int mk_lua_disassemble(lua_State *L)
+static int disassemble(lua_State *L)
 {
     size_t length;
     const uint8_t *bytes = (const uint8_t *)luaL_checklstring(L, 1, &length);
@@ -106,3 +106,7 @@ int mk_lua_disassemble(lua_State *L)
     mk_capstone_close(&cs);
     return 1;
 }
+
+static const luaL_Reg core[] = { MK_FN(disassemble), MK_END };
+
+MK_EXPORTS = { { .core = core } };

@@ -179,8 +179,6 @@ static const luaL_Reg functions[] = { MK_FN(methods),
                                       MK_FN(probe),
                                       { "now", time_now },
                                       MK_FN(error_text),
-                                      { "disassemble", mk_lua_disassemble },
-                                      { "block_finder", mk_lua_block_finder },
                                       MK_END };
 
 MK_EXPORTS = { { .core = functions } };
