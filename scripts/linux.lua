@@ -7,6 +7,7 @@
 
 local kvm = require "minikvm"
 local args = require "minikvm.cli.args"
+local host = require "minikvm.linux.host"
 
 local opts, status = args.handle({
   program = "linux.lua", summary = "Boots Linux with a shell, asks it something, forks it.",
@@ -15,12 +16,10 @@ local opts, status = args.handle({
 }, arg)
 if not opts then os.exit(status, true) end
 
-local cache = os.getenv "XDG_CACHE_HOME" or (os.getenv "HOME" or "") .. "/.cache"
-local kernel = opts.kernels and opts.kernels[1] or cache .. "/minikvm-linux/vmlinuz"
-
-if kvm.probe().host == "pvm" then
-  io.stderr:write("linux.lua: a paravirtual KVM does not run Linux: tools/stock -- ./minikvm "
-    .. "scripts/linux.lua\n")
+local kernel, why = opts.kernels and opts.kernels[1], host.problem(kvm, "scripts/linux.lua")
+if not kernel and not why then kernel, why = host.find_kernel() end
+if why then
+  io.stderr:write("linux.lua: ", why, "\n")
   os.exit(1)
 end
 

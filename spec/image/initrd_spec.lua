@@ -5,6 +5,8 @@
 local core = require "minikvm.core"
 local kvm = require "minikvm"
 local lfs = require "lfs"
+local process = require "support.process"
+local program = require "support.program"
 
 ---What is in an archive: by name { number=, mode=, nlink=, data=, major=, minor= }; the names in
 ---order.
@@ -83,6 +85,14 @@ describe("an initramfs", function()
     assert.equal(plain, core.inflate(packed, #plain))
     local crc, size = ("<I4I4"):unpack(packed, -8)
     assert.same({ core.crc32(plain), #plain }, { crc, size })
+  end)
+
+  it("has a host's file in no more memory than that takes", function()
+    if process.sanitized() then return pending "a sanitizer's shadow has no room in a limit" end
+    local code = [[print(#kvm.initrd{ files = { a = "README.md" } })]]
+    local r = program.run(("ulimit -v 1000000; P -e '%s'"):format(code))
+    assert.same({ 0, "" }, { r.status, r.err })
+    assert.is_true(tonumber(r.out) > 10000)
   end)
 
   it("has a static busybox, and refuses one that needs libraries", function()

@@ -42,6 +42,14 @@ M.NEXT, M.JUMP, M.BRANCH, M.STOP = 0, 1, 2, 3
 M.LISTS = { "address", "size", "last", "kind", "target", "condition", "shared", "entry", "code",
             "last_code" }
 
+---Completes blocks whose lists are there.
+---@return minikvm.blocks
+function M.index(b)
+  b.count, b.by_address = #b.address, {}
+  for i, address in ipairs(b.address) do b.by_address[address] = i end
+  return b
+end
+
 local function run(finder)
   while not finder:run(PIECE) do end
 end
@@ -140,12 +148,12 @@ function M.find(o)
   sweep_all(finder, functions)
   follow_labels(finder, o.labels or {}, functions)
   table.sort(functions, function(x, y) return math.ult(x.address, y.address) end)
-  local b = { count = 0, bits = o.bits, by_address = {}, functions = functions }
+  local b = { count = 0, bits = o.bits, functions = functions }
   for _, name in ipairs(M.LISTS) do b[name] = {} end
   for i, s in ipairs(o.sections) do
     if s.code then collect(finder, b, i) end
   end
-  for i, address in ipairs(b.address) do b.by_address[address] = i end
+  M.index(b)
   b.calls = {}
   for _, s in ipairs(o.sections) do
     if o.called and s.code and b.count > 0 then note_calls(b, s, o.called) end
@@ -227,12 +235,18 @@ local function functions_of(source, sections, slide)
   return inside, of_code
 end
 
----Those of a list that are not in these blocks.
-local function outside(b, list)
-  local bytes, left = {}, {}
+---The addresses of the bytes of blocks, as a set.
+local function bytes_of(b)
+  local bytes = {}
   for i = 1, b.count do
     for at = b.address[i], b.address[i] + b.size[i] - 1 do bytes[at] = true end
   end
+  return bytes
+end
+
+---Those of a list that are not in these blocks.
+local function outside(b, list)
+  local bytes, left = bytes_of(b), {}
   for _, one in ipairs(list) do
     if not bytes[one.address] then left[#left + 1] = one end
   end
@@ -242,22 +256,16 @@ end
 ---Blocks without those that have a byte in common with others: what begins as 32-bit code and is
 ---followed as such is no 64-bit code.
 local function without(b, others)
-  local bytes, left = {}, { count = 0, bits = b.bits, functions = b.functions, calls = b.calls,
-                            by_address = {} }
-  for i = 1, others.count do
-    for at = others.address[i], others.address[i] + others.size[i] - 1 do bytes[at] = true end
-  end
+  local bytes, left = bytes_of(others), { bits = b.bits, functions = b.functions, calls = b.calls }
   for _, name in ipairs(M.LISTS) do left[name] = {} end
   for i = 1, b.count do
     local free = true
     for at = b.address[i], b.address[i] + b.size[i] - 1 do free = free and not bytes[at] end
-    if free then
-      left.count = left.count + 1
-      for _, name in ipairs(M.LISTS) do left[name][left.count] = b[name][i] end
-      left.by_address[b.address[i]] = left.count
+    for _, name in ipairs(free and M.LISTS or {}) do
+      table.insert(left[name], b[name][i])
     end
   end
-  return left
+  return M.index(left)
 end
 
 ---The blocks of an ELF file that lies in memory `slide` bytes above its addresses.

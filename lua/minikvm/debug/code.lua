@@ -82,7 +82,7 @@ local ENTERED_32 <const> = { multiboot = true, multiboot2 = true, pvh = true }
 ---Puts the blocks of several files together, in the order of addresses.
 local function merge(list)
   if #list == 1 then return list[1] end
-  local order, all = {}, { count = 0, bits = list[1] and list[1].bits, functions = {}, calls = {} }
+  local order, all = {}, { bits = list[1] and list[1].bits, functions = {}, calls = {} }
   for _, b in ipairs(list) do
     for i = 1, b.count do order[#order + 1] = { b, i } end
     table.move(b.functions, 1, #b.functions, #all.functions + 1, all.functions)
@@ -94,9 +94,7 @@ local function merge(list)
     for n, at in ipairs(order) do to[n] = at[1][name][at[2]] end
     all[name] = to
   end
-  all.count, all.by_address = #order, {}
-  for i, address in ipairs(all.address) do all.by_address[address] = i end
-  return all
+  return blocks.index(all)
 end
 
 local function key_of(list, o)

@@ -97,7 +97,7 @@ function M.read_file(path, most)
   end
   local file <close>, problem = io.open(path, "rb")
   if not file then error({ text = problem, code = "EIO" }, 0) end
-  local bytes, failed = file:read(most and most + 1 or "a")
+  local bytes, failed = file:read(size > 0 and size or "a") -- room for so many is made before
   if failed then refuse(named, "EIO", "%s", failed) end
   return bytes or ""
 end

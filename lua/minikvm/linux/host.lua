@@ -24,10 +24,11 @@ local function is_readable(path)
   return file ~= nil and file:read(1) ~= nil
 end
 
----Where tools/linux-kernel puts what it fetches.
+---Where tools/linux-kernel puts what it fetches (XDG Base Directory Specification: an empty setting
+---counts as none).
 local function cache()
-  local home = os.getenv "HOME" or "/"
-  return (os.getenv "XDG_CACHE_HOME" or home .. "/.cache") .. "/minikvm-linux"
+  local home, folder = os.getenv "HOME" or "/", os.getenv "XDG_CACHE_HOME" or ""
+  return (folder ~= "" and folder or home .. "/.cache") .. "/minikvm-linux"
 end
 
 ---The kernel that tools/linux-kernel has fetched, or the host's own; nil and what to do when there

@@ -116,12 +116,18 @@ end
 
 -- ---- what was kept of a failure ----
 
+---A file at its beginning, and its size; nil where there is none.
+local function open_sized(path)
+  local file = io.open(path, "rb")
+  local size = file and file:seek "end"
+  if size then file:seek("set", 0) end
+  return file, size
+end
+
 ---A text of at most so many bytes; of a long file only the two ends are read.
 local function read_ends(path, most)
-  local file <close> = io.open(path, "rb")
-  local size = file and file:seek "end"
+  local file <close>, size = open_sized(path)
   if not size then return nil end
-  file:seek("set", 0)
   if size <= most then return text_of.legal(file:read "a") end
   local half = most // 2
   local first = file:read(half)
@@ -165,10 +171,8 @@ end
 
 ---The log as pieces; of a long one the two ends.
 local function read_console(path, most, waits)
-  local file <close> = io.open(path, "rb")
-  local size = file and file:seek "end"
+  local file <close>, size = open_sized(path)
   if not size or size == 0 then return json.list{} end
-  file:seek("set", 0)
   if size <= most then return in_pieces(file:read "a", 0, waits) end
   local half = most // 2
   local pieces = in_pieces(file:read(half), 0, waits)
@@ -201,8 +205,7 @@ end
 
 ---The last lines of a log.
 local function read_last(path, most)
-  local file <close> = io.open(path, "rb")
-  local size = file and file:seek "end"
+  local file <close>, size = open_sized(path)
   if not size then return nil end
   file:seek("set", math.max(0, size - most))
   if size > most then file:read "l" end
