@@ -604,6 +604,23 @@ describe("misuse of kvm.pci and vm.pci", function()
     end)
   end)
 
+  it("leaves nothing behind of what cannot be attached", function()
+    local vm <close> = support.vm{ irqchip = "pic" }
+    local def = kvm.pci{ vendor = 1, device = 1,
+                         bars = { [0] = { width = 4, registers = { [0] = "X" } } } }
+    vm.pci:attach(def, { slot = 5 })
+    local function held()
+      for _ = 1, 500 do
+        refused("slot 5, function 0 is taken", function() vm.pci:attach(def, { slot = 5 }) end)
+      end
+      collectgarbage()
+      collectgarbage()
+      return collectgarbage "count"
+    end
+    local before = held()
+    assert.is_true(held() - before < 256, "KiB") -- what is left of each would be two
+  end)
+
   it("is refused where it is attached", function()
     if support.without_kvm(pending) then return end
     local vm <close> = support.vm()

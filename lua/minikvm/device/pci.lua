@@ -257,6 +257,12 @@ local function hook(d, fn)
   if p.msix then msix_part().hook(d, p.msix) end
 end
 
+---Takes off what is hooked there, too.
+local function close_windows(d)
+  for _, window in pairs(d.bars) do core.window_close(window) end
+  core.window_close(d.config)
+end
+
 local ATTACH <const> = options.declare("vm.pci:attach", {
   slot = between(1, SLOTS), fn = between(0, 7), name = "text", at = "table",
 })
@@ -305,8 +311,14 @@ function pci:attach(def, opts)
   local d = device.new_instance(vm, def, o.name, ("slot %d.%d"):format(slot, fn))
   d.slot = slot
   local handle = new_function(vm, def, d.name, def.irq and fn % 4 + 1 or 0, at)
-  hook(d, handle)
-  core.pci_attach(handle, slot << 3 | fn)
+  local ok, why = pcall(function()
+    hook(d, handle)
+    core.pci_attach(handle, slot << 3 | fn)
+  end)
+  if not ok then
+    close_windows(d)
+    error(why, 0)
+  end
   device.begin(d)
   return d
 end
@@ -344,8 +356,7 @@ end
 ---For device:detach().
 function M.detach(d)
   core.pci_detach(d.pci)
-  for _, window in pairs(d.bars) do core.window_close(window) end
-  core.window_close(d.config)
+  close_windows(d)
 end
 
 ---The functions that were attached by this script.
