@@ -12,6 +12,10 @@ require "minikvm.vm"
 -- one of them is called first, and takes the place of what stands there until then.
 for _, late in ipairs{
   { "vm", "vm.snapshot", "snapshot", "restore", "fork" },
+  { "vm", "vm.stats", "stats" },
+  { "vm", "console.screen", "screen" },
+  { "vm", "image.symbol_file", "load_symbols" },
+  { "vm", "linux", "linux" },
   { "vm", "debug", "break_at", "wait_break", "watch" },
   { "cpu", "debug", "step", "step_over" },
   { "vm", "debug.profile", "profile" },

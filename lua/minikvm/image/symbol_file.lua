@@ -216,8 +216,16 @@ local function load(vm, source, offset)
   images.add_symbols(vm, { source = source, plan = made })
 end
 
----vm:load_symbols: see lua/minikvm/vm/init.lua.
-function M.load(vm, path, offset)
+---Takes symbols and source lines from a file that is not loaded: an ELF file, or a list as nm
+---prints it, such as System.map. They count before those of images, for forks and snapshots as
+---well, and stay over a reset. Refused when the guest's memory or an image has another build.
+---@param path string
+---@param offset? integer  what is added to its addresses (0)
+---@return minikvm.vm? vm  or nil, "what: why", "ENAME"
+---@return string? why
+---@return string? code
+core.methods "minikvm.vm".load_symbols = function(vm, path, offset)
+  options.self("vm:load_symbols", vm, "minikvm.vm")
   options.argument("vm:load_symbols", "path", path, "text")
   offset = offset == nil and 0 or options.argument("vm:load_symbols", "offset", offset, "integer")
   core.check_open(vm)

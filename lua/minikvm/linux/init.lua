@@ -352,4 +352,13 @@ function M.of(vm)
   return known[vm]
 end
 
+---Commands, files and the kernel's log of a Linux guest that has the agent in its initramfs
+---(kvm.initrd{ agent = true }). For VMs of mode "linux".
+---@return minikvm.linux
+core.methods "minikvm.vm".linux = function(vm)
+  options.self("vm:linux", vm, "minikvm.vm")
+  core.check_open(vm)
+  return M.of(vm)
+end
+
 return M

@@ -276,31 +276,13 @@ function vm:disk(number)
   return require("minikvm.vm.disk").of(self)[number]
 end
 
----The text screen at 0xb8000: see lua/minikvm/console/screen.lua, which takes this function's
----place.
----@return minikvm.screen
-function vm:screen()
-  options.self("vm:screen", self, "minikvm.vm")
-  require "minikvm.console.screen"
-  return self:screen()
-end
-
----Attaches a device: see lua/minikvm/device/init.lua, which takes this function's place.
+---Attaches a device: see lua/minikvm/device/init.lua.
 ---@param def minikvm.definition  from kvm.device
 ---@param opts { ports: integer?, mmio: integer?, irq: integer?, name: string? }
 ---@return minikvm.device
 function vm:attach(def, opts)
   options.self("vm:attach", self, "minikvm.vm")
   return require("minikvm.device").attach(self, def, opts)
-end
-
----Commands, files and the kernel's log of a Linux guest that has the agent in its initramfs
----(kvm.initrd{ agent = true }). For VMs of mode "linux".
----@return minikvm.linux
-function vm:linux()
-  options.self("vm:linux", self, "minikvm.vm")
-  core.check_open(self)
-  return require("minikvm.linux").of(self)
 end
 
 ---Does what a reset or a restore leaves to Lua. Until then the VM cannot run, nor when it failed.
@@ -347,14 +329,6 @@ function vm:reset()
   return done, why, code
 end
 
----What was accessed so far, and who served it: see lua/minikvm/vm/stats.lua.
----@param opts? { timing: boolean?, all: boolean? }
----@return minikvm.stats.row[]
-function vm:stats(opts)
-  options.self("vm:stats", self, "minikvm.vm")
-  return require("minikvm.vm.stats").of(self, opts)
-end
-
 ---The function or label that a linear address lies in, when the image has symbols.
 ---@param where integer
 ---@return string? name
@@ -388,19 +362,6 @@ function vm:place_of(linear)
   core.check_open(self)
   options.argument("vm:place_of", "address", linear, "integer")
   return require("minikvm.debug.where").of(self, linear)
-end
-
----Takes symbols and source lines from a file that is not loaded: an ELF file, or a list as nm
----prints it, such as System.map. They count before those of images, for forks and snapshots as
----well, and stay over a reset. Refused when the guest's memory or an image has another build.
----@param path string
----@param offset? integer  what is added to its addresses (0)
----@return minikvm.vm? vm  or nil, "what: why", "ENAME"
----@return string? why
----@return string? code
-function vm:load_symbols(path, offset)
-  options.self("vm:load_symbols", self, "minikvm.vm")
-  return require("minikvm.image.symbol_file").load(self, path, offset)
 end
 
 -- vm.symbols is a child of its VM: src/lua/load.c.

@@ -8,6 +8,8 @@ local strict = require "minikvm.strict"
 
 local M = {}
 
+local vm = core.methods "minikvm.vm"
+
 local Stats, meta = class "minikvm.stats"
 
 local mark = strict.record("stats.row", "a row of vm:stats", { "kind", "first", "last", "owner",
@@ -69,18 +71,18 @@ local OPTIONS <const> = options.declare("vm:stats", { timing = "boolean", all = 
 
 ---What was accessed so far, the busiest first; tostring() makes it a table to read. Times are
 ---measured while timing is on: `kvm.vm{ stats = true }`, or `timing` here from now on.
----@param vm minikvm.vm
 ---@param opts? { timing: boolean?, all: boolean? }  all: rows without accesses too
 ---@return minikvm.stats.row[]
-function M.of(vm, opts)
+function vm:stats(opts)
+  options.self("vm:stats", self, "minikvm.vm")
   local o = options.check("vm:stats", opts, OPTIONS)
   local rows = setmetatable({}, meta)
   for _, kind in ipairs{ "port", "mmio", "msr" } do
-    for _, r in ipairs(core.stats(vm, kind)) do
+    for _, r in ipairs(core.stats(self, kind)) do
       if r.hits > 0 or o.all then rows[#rows + 1] = row(kind, r) end
     end
   end
-  if o.timing ~= nil then core.timing(vm, o.timing) end
+  if o.timing ~= nil then core.timing(self, o.timing) end
   table.sort(rows, busiest)
   return rows
 end
