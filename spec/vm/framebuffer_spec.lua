@@ -96,6 +96,17 @@ describe("a framebuffer", function()
     assert.matches("the VM has a framebuffer of 8 x 8 pixels", why)
   end)
 
+  it("is the one before after a load for which there is no room", function()
+    local vm <close> = loaded(8, 8)
+    vm.memory:map{ at = 0xe0100000, size = 4096 }
+    local done, why, code = vm:load("guests/boot/multiboot2.elf", {
+      framebuffer = { width = 1024, height = 768 } })
+    assert.same({ nil, "EEXIST" }, { done, code }, why)
+    assert.same({ 8, 8 }, { vm:screen():size() })
+    assert(vm:load("guests/boot/multiboot2.elf", { framebuffer = { width = 4, height = 4 } }))
+    assert.same({ 4, 4 }, { vm:screen():size() })
+  end)
+
   it("is not there after a load that was refused", function()
     local vm <close> = support.vm{ memory = "8M" }
     vm.memory:map{ at = 0xe0000000, size = "4K", name = "mine" }

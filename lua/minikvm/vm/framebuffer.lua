@@ -79,7 +79,14 @@ local function same(a, b)
   return a.at == b.at and a.width == b.width and a.height == b.height
 end
 
----Gives a VM this framebuffer. Returns what takes it away again, or nil, why, code.
+local function map_region(vm, framebuffer)
+  return core.memory_map(vm.memory, {
+    at = framebuffer.at, size = (framebuffer.bytes + PAGE - 1) // PAGE * PAGE,
+    name = ("framebuffer %dx%d"):format(framebuffer.width, framebuffer.height) })
+end
+
+---Gives a VM this framebuffer. Returns what puts the one in its place again, blank, that was there
+---before; or nil, why, code.
 ---@param vm minikvm.vm
 ---@param wanted minikvm.framebuffer
 ---@return function? undo
@@ -91,18 +98,18 @@ function M.map(vm, wanted)
   if there and not handles[vm] then
     return nil, ("the VM has a framebuffer of %d x %d pixels at 0x%x"):format(
       there.width, there.height, there.at), "EEXIST"
-  elseif there then
-    handles[vm]:remove()
-    handles[vm] = nil
   end
-  local handle, why, code = core.memory_map(vm.memory, {
-    at = wanted.at, size = (wanted.bytes + PAGE - 1) // PAGE * PAGE,
-    name = ("framebuffer %dx%d"):format(wanted.width, wanted.height) })
-  if not handle then return nil, why, code end
+  local function put_back() handles[vm] = there and map_region(vm, there) end
+  if there then handles[vm]:remove() end
+  local handle, why, code = map_region(vm, wanted)
+  if not handle then
+    put_back()
+    return nil, why, code
+  end
   handles[vm] = handle
   return function()
     handle:remove()
-    handles[vm] = nil
+    put_back()
   end
 end
 
