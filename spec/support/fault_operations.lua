@@ -334,6 +334,13 @@ function M.trace(dir)
   if trace.error then error(trace.error, 0) end
 end
 
+function M.view()
+  local vm <close> = small()
+  local view = assert(vm:view())
+  halts(vm)
+  view:remove()
+end
+
 function M.worker()
   local worker <close> = assert(kvm.worker(function(me, a)
     local kvm = require "minikvm" -- luacheck: ignore

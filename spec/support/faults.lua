@@ -24,7 +24,7 @@ M.KINDS = { "memory", "memory+", "lua", "lua+", "ioctl", "ioctl+", "ioctl-eintr"
 M.OPERATIONS = { "create", "load", "run", "start", "hooks", "memory", "timers", "console", "input",
                  "snapshot", "fork", "save", "load_snapshot", "files", "private_files", "disks",
                  "disk_requests", "network", "devices", "debug", "coverage", "trace", "worker",
-                 "gdb", "linux" }
+                 "gdb", "linux", "view" }
 
 -- An error that shows that something was used which was not there, instead of being looked at.
 local CARELESS <const> = { "attempt to %a+ ", "bad argument", "assertion failed", "^wrong:" }
