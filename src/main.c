@@ -316,13 +316,14 @@ static void close_state(lua_State *L)
 }
 #endif
 
-/* minikvm run with images alone, which wants KVM at once. Options may want a jail before that. */
-static bool runs_images(int argc, char **argv)
+/* minikvm run wants KVM at once, unless there is to be a jail before that, or no image. */
+static bool wants_kvm(int argc, char **argv)
 {
-    bool run = argc > 2 && strcmp(argv[1], "run") == 0;
-    for (int i = 2; run && i < argc; i++)
-        run = argv[i][0] != '-';
-    return run;
+    bool wants = argc > 2 && strcmp(argv[1], "run") == 0;
+    for (int i = 2; wants && i < argc; i++)
+        wants = strncmp(argv[i], "--jail", 6) != 0 && strncmp(argv[i], "--policy", 8) != 0 &&
+                strcmp(argv[i], "--help") != 0;
+    return wants;
 }
 
 int main(int argc, char **argv)
@@ -332,7 +333,7 @@ int main(int argc, char **argv)
     if (!open_standard_fds())
         return EXIT_FAILURE;
     on_exit(check_output, NULL);
-    if (runs_images(argc, argv))
+    if (wants_kvm(argc, argv))
         mk_kvm_open_early();
     lua_State *L = luaL_newstate();
     if (!L) {
