@@ -6,7 +6,7 @@ local core = require "minikvm.core"
 local kvm = require "minikvm"
 local lfs = require "lfs"
 local process = require "support.process"
-local program = require "support.program"
+local runner = require "support.program"
 
 ---What is in an archive: by name { number=, mode=, nlink=, data=, major=, minor= }; the names in
 ---order.
@@ -90,7 +90,7 @@ describe("an initramfs", function()
   it("has a host's file in no more memory than that takes", function()
     if process.sanitized() then return pending "a sanitizer's shadow has no room in a limit" end
     local code = [[print(#kvm.initrd{ files = { a = "README.md" } })]]
-    local r = program.run(("ulimit -v 1000000; P -e '%s'"):format(code))
+    local r = runner.run(("ulimit -v 1000000; P -e '%s'"):format(code))
     assert.same({ 0, "" }, { r.status, r.err })
     assert.is_true(tonumber(r.out) > 10000)
   end)
