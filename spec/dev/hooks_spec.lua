@@ -461,6 +461,21 @@ describe("vm.hypercalls", function()
     assert.matches("unknown hypercall 0x40", info.text)
   end)
 
+  it("gives an override a next that is over with its call, and handles that know their vm", function()
+    local vm = program{ support.call(0x40, 5), into(0x1000, 0x500, 4) }
+    local kept
+    local define = vm.hypercalls:define(0x40, "ONE", function(n) return n + 1 end)
+    vm.hypercalls:override("ONE", function(_, _, next)
+      kept = next
+      return next() + next()
+    end)
+    assert.equal("halt", (run(vm)))
+    assert.same({ 12, 2 }, { vm.memory:u32(0x1000), define.hits })
+    assert.error_matches(function() kept() end, "next%(%) belongs to a call that is over")
+    vm:close()
+    assert.error_matches(function() define:remove() end, "closed")
+  end)
+
   it("refuses names that nobody has", function()
     local vm <close> = support.vm()
     local ok, why = pcall(vm.hypercalls.override, vm.hypercalls, "PUTCHR", print)

@@ -62,9 +62,10 @@ function call_from(h, of, argument, cpu)
   return core.hypercall_builtin(of.calls, of.number)
 end
 
----Tells the core who answers a number now.
-local function connect(calls, number)
-  local top, answer = tops[calls][number], nil
+---Tells the core who answers a number: the list from `top` on, nobody when that is nil. Raises when
+---the VM is closed, or memory runs out.
+local function connect(calls, number, top)
+  local answer
   if top and top.kind == "define" then
     local fn <const> = top.fn
     answer = function(argument, cpu)
@@ -81,14 +82,15 @@ end
 
 local function remove(h)
   local mine = tops[h.calls]
-  local above = mine[h.number]
-  if above == h then
+  local top = mine[h.number]
+  if top == h then
+    connect(h.calls, h.number, h.beneath)
     mine[h.number] = h.beneath
-  else
-    while above.beneath ~= h do above = above.beneath end
-    above.beneath = h.beneath
+    return
   end
-  connect(h.calls, h.number)
+  core.vm_of(h.calls, KIND) -- raises when it is closed
+  while top.beneath ~= h do top = top.beneath end
+  top.beneath = h.beneath
 end
 
 local new = handle.kind("handle of vm.hypercalls", {
@@ -102,11 +104,11 @@ local function add(self, number, kind, fn, name)
     core.blame(("hypercall 0x%02x has %d handlers, the most there may be: remove() some")
       :format(number, HANDLERS_MAX))
   end
-  tops[self] = mine
-  mine[number] = new{ calls = self, number = number, name = name, kind = kind, fn = fn, turns = {},
-                      beneath = mine[number], hits = 0 }
-  connect(self, number) -- raises when the VM is closed
-  return mine[number]
+  h = new{ calls = self, number = number, name = name, kind = kind, fn = fn, turns = {},
+           beneath = mine[number], hits = 0 }
+  connect(self, number, h)
+  tops[self], mine[number] = mine, h
+  return h
 end
 
 local function expect(method, index, kind, value)
