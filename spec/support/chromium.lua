@@ -94,7 +94,8 @@ function M.drive(url, code)
   local home, script = program.folder(), program.file(DRIVER .. code)
   return beside.start(("HOME=%s timeout 60 %s --headless --no-sandbox --disable-gpu "
     .. "--no-first-run --user-data-dir=%s --remote-debugging-port=0 '%s' >/dev/null 2>&1 & "
-    .. "browser=$!; timeout 50 perl %s %s '%s'; kill $browser; wait $browser; rm -rf %s"):format(
+    .. "browser=$!; timeout 50 perl %s %s '%s'; kill $browser; "
+    .. "wait $browser 2>/dev/null; rm -rf %s"):format( -- a shell says how it ended
       home, M.program, home, url, script, home, url, home), script):finish()
 end
 
