@@ -645,8 +645,9 @@ describe("misuse of kvm.pci and vm.pci", function()
               .. "bytes for all of them",
             attach{ vendor = 1, device = 1, capabilities = { "msi",
               { id = 9, bytes = ("x"):rep(200) } } })
-    for _, m in ipairs{ { vectors = 300, at = 0 }, { vectors = 1, at = 4 }, { vectors = 1, at = -8 },
-                        { vectors = 1, bar = 1 }, { vectors = 1, bar = 2 } } do
+    for _, m in ipairs{ { vectors = 300, at = 0 }, { vectors = 1, at = 4 },
+                        { vectors = 1, at = -8 }, { vectors = 1, bar = 1 },
+                        { vectors = 1, bar = 2 } } do
       refused("lies inside a BAR of memory at a multiple of 8",
               attach{ vendor = 1, device = 1, capabilities = { m },
                       bars = { [0] = { size = 4096 }, [1] = { size = 64, io = true } } })

@@ -24,7 +24,7 @@ static void unlock(struct mk_bus *bus)
 
 void mk_bus_init(struct mk_bus *bus, enum mk_space space)
 {
-    *bus = (struct mk_bus){ .space = space, .generation = 1 };
+    *bus = (struct mk_bus){ .space = space, .generation = 1, .ranges = &mk_bus_no_ranges };
     pthread_mutex_init(&bus->lock, NULL);
 }
 
@@ -58,7 +58,8 @@ void mk_bus_free(void *self)
         release(&h->retired);
     }
     free_retired(bus->retired);
-    free(atomic_load(&bus->ranges));
+    if (atomic_load(&bus->ranges) != &mk_bus_no_ranges)
+        free(atomic_load(&bus->ranges));
     for (unsigned i = 0; i < MK_COUNT(bus->pages); i++)
         free(atomic_load(&bus->pages[i]));
     pthread_mutex_destroy(&bus->lock);
@@ -103,7 +104,7 @@ static void update_ranges(struct mk_bus *bus, uint64_t first, uint64_t last)
     struct mk_bus_ranges *old = atomic_load(&bus->ranges);
     struct mk_hook *hooks = atomic_load(&bus->hooks);
     atomic_store(&bus->ranges, mk_bus_ranges_make(old, hooks, bus->hook_count, first, last));
-    if (old)
+    if (old && old != &mk_bus_no_ranges)
         retire(bus, &old->retired);
 }
 

@@ -62,8 +62,8 @@ struct mk_bus {
     struct mk_hook *_Atomic window;         /* where it is open; NULL: nowhere */
     _Atomic uint64_t base;                  /* where it is, or was last */
     struct mk_bus_page *_Atomic pages[256]; /* ports */
-    /* Memory and MSRs. NULL while there was no memory for it, and before the first hook: then the
-     * topmost hook is looked for in the list. */
+    /* Memory and MSRs. NULL while there was no memory for it: then the topmost hook is looked for
+     * in the list. */
     struct mk_bus_ranges *_Atomic ranges;
     struct mk_hook *_Atomic hooks; /* the newest first */
     unsigned hook_count;

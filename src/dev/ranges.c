@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 
+struct mk_bus_ranges mk_bus_no_ranges = { .count = 1, .at = { { .last = UINT64_MAX } } };
+
 static void release(struct mk_retired *map)
 {
     free(map);

@@ -31,6 +31,8 @@ struct mk_bus_ranges {
     struct mk_bus_range at[];
 };
 
+extern struct mk_bus_ranges mk_bus_no_ranges; /* of a bus without a hook; it is never freed */
+
 /* The map for `hooks`, a list with the newest first of `hook_count` hooks, when `old`, the map
  * before, does not hold in [first, last] any more; without one (NULL) all is looked up. NULL when
  * memory ran out. Takes as long as the count of ranges in [first, last] times that of hooks. */
