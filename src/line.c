@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HISTORY_LINES 1000
@@ -174,7 +175,9 @@ int mk_line_open(lua_State *L)
      */
     for (int letter = 0xa0; letter <= 0xff; letter++)
         edit.bind_key(letter, edit.insert);
-    edit.history = history ? strdup(history) : NULL;
+    struct stat st; /* a FIFO would wait for who writes it */
+    if (history && (stat(history, &st) < 0 || S_ISREG(st.st_mode)))
+        edit.history = strdup(history);
     if (edit.history)
         edit.read_history(edit.history);
     return 0;

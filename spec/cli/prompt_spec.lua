@@ -434,6 +434,19 @@ x WHERE [BYTES]
     t:wait("assemble"):type(" 1\n"):wait("jmp 0\n> "):reading():type("\4"):finish()
   end)
 
+  it("has no history in what is no file", function()
+    if not runner.has_terminal then return pending "needs util-linux's script" end
+    local folder = runner.folder()
+    assert(os.execute(("mkfifo %s/fifo"):format(folder)))
+    for _, path in ipairs{ "/fifo", "" } do
+      local t = runner.start(("exec env MINIKVM_HISTORY=%s%s P"):format(folder, path),
+                             { terminal = true })
+      t:wait("> "):reading():type("6 * 7\n"):wait("\n42\n> "):reading():type "\4"
+      assert.equal(0, t:finish().status)
+    end
+    os.execute("rm -r " .. folder)
+  end)
+
   it("works on a terminal", function()
     if not runner.has_terminal then return pending "needs util-linux's script" end
     local t = runner.start("exec env MINIKVM_HISTORY= P run --prompt guests/real/spin.bin",
