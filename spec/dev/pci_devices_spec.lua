@@ -116,6 +116,30 @@ describe("the PCI serial card", function()
     assert.equal("ABC\x60", vm.memory:read(A, 1) .. vm.memory:read(B, 1) .. vm.memory:read(C, 1)
       .. vm.memory:read(C + 8, 1))
   end)
+
+  it("receives in order what was sent at several times, also after a restore", function()
+    local vm <close> = pci.vm()
+    local d = vm.pci:attach(serial.new(), { slot = 3, at = { [0] = 0xc000 } })
+    local text = {}
+    for i = 1, 60 do text[i] = string.char(0x20 + i) end
+    text = table.concat(text)
+    local function received(n)
+      local list, bytes = {}, {}
+      for i = 1, n do list[i] = pci.inp(A + 4 * i, 0xc000, 1) end
+      pci.run(vm, list)
+      for i = 1, n do bytes[i] = vm.memory:read(A + 4 * i, 1) end
+      return table.concat(bytes)
+    end
+    pci.run(vm, { pci.outp(0xc002, 1, 1), pci.outp(0xc004, 2, 1) })
+    serial.send(d, text:sub(1, 40))
+    assert.equal(text:sub(1, 20), received(20))
+    serial.send(d, text:sub(41))
+    local snap = vm:snapshot()
+    for _ = 1, 2 do
+      assert.equal(text:sub(21) .. "\0", received(41))
+      vm:restore(snap)
+    end
+  end)
 end)
 
 describe("what a script sends", function()

@@ -39,11 +39,12 @@ end
 ---Bytes received that it holds.
 local function depth(s) return s.fcr & FIFO ~= 0 and 16 or 1 end
 
----What waits on the wire comes in.
+---What waits on the wire, from `at` on, comes in.
 local function receive(s)
-  local room = depth(s) - #s.fifo
-  if s.mcr & (RTS | LOOP) ~= RTS or room <= 0 then return end
-  s.fifo, s.wire = s.fifo .. s.wire:sub(1, room), s.wire:sub(room + 1)
+  local room, at = depth(s) - #s.fifo, s.at or 1
+  if s.mcr & (RTS | LOOP) ~= RTS or room <= 0 or s.wire == "" then return end
+  s.fifo, s.at = s.fifo .. s.wire:sub(at, at + room - 1), at + room
+  if s.at > #s.wire then s.wire, s.at = "", 1 end
 end
 
 ---OUT2 connects the interrupt to the bus, as on PCs.
@@ -155,7 +156,8 @@ function M.send(d, text)
   if not d.state.wire then
     core.blame(("serial.send: device %s is no serial card"):format(d.name))
   end
-  d.state.wire = d.state.wire .. text
+  local s = d.state
+  s.wire, s.at = s.wire:sub(s.at or 1) .. text, 1
   update(d)
 end
 
@@ -174,7 +176,7 @@ function M.new(opts)
     bars = { [0] = { io = true, size = 8, read = read, write = write(o) } },
     reset = function(d)
       d.state = { ier = 0, fcr = 0, lcr = 0, mcr = 0, scr = 0, divisor = 12, delta = 0,
-                  empty = true, fifo = "", wire = "" }
+                  empty = true, fifo = "", wire = "", at = 1 }
     end,
   }
 end
