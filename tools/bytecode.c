@@ -1,5 +1,5 @@
 /* bytecode.c - compiles a part written in Lua for the program that holds it, with the same Lua.
- *   bytecode FILE NAME OUT [STRIP]      the chunk is called minikvm/NAME.lua
+ *   bytecode FILE NAME OUT [STRIP]   its chunk is minikvm/NAME.lua, / for each dot
  * Run by the Makefile. Lines stay in, for messages, unless there is a fourth argument; the names of
  * local variables, a third of what a part takes to be loaded, do not. The format is that of Lua
  * 5.4's ldump.c. */
@@ -134,7 +134,7 @@ static void compile(lua_State *L, const char *path, const char *name)
     char *source = read_file(path, &size);
     if (!source)
         luaL_error(L, "cannot read %s", path);
-    lua_pushfstring(L, "@minikvm/%s.lua", name);
+    lua_pushfstring(L, "@minikvm/%s.lua", luaL_gsub(L, name, ".", "/"));
     int rc = luaL_loadbufferx(L, source, size, lua_tostring(L, -1), "t");
     free(source);
     if (rc != LUA_OK)

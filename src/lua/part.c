@@ -18,14 +18,12 @@ extern const struct embedded mk_embedded[]; /* ends with a NULL name */
 /* Pushes the chunk of a part. */
 static void push_chunk(lua_State *L, const struct embedded *e)
 {
-    char chunk[80];
-    strcpy(chunk, "@minikvm/");
-    strncat(chunk, e->name, 50);
-    for (char *dot = strchr(chunk, '.'); dot; dot = strchr(dot, '.'))
-        *dot = '/';
-    strcat(chunk, ".lua");
+    const char *path = luaL_gsub(L, e->name, ".", "/");
+    const char *chunk = lua_pushfstring(L, "@minikvm/%s.lua", path);
     if (luaL_loadbufferx(L, e->start, (size_t)(e->end - e->start), chunk, "bt") != LUA_OK)
         lua_error(L);
+    lua_replace(L, -3);
+    lua_pop(L, 1);
 }
 
 static const struct embedded *find(const char *name)
