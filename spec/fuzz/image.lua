@@ -46,7 +46,7 @@ return function(bytes)
     allow(symbol_file.read, source)
     allow(symbol_file.build_id, source)
   end
-  if gzip.is(source) then allow(gzip.unpack, source) end
+  if source.head:sub(1, 3) == "\x1f\x8b\8" then allow(gzip.unpack, source) end
   if which & 0x80 ~= 0 then
     guess.modes(source.head, source.size)
     guess.sentence(source.head, source.size, plan.as_mode)
