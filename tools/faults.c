@@ -19,6 +19,7 @@
 #include <lua.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -190,6 +191,12 @@ STAND_BEFORE(NAME, -1, int, fchmod, (int fd, mode_t mode), (fd, mode))
 STAND_BEFORE(NAME, -1, int, fstat, (int fd, struct stat *st), (fd, st))
 
 STAND_BEFORE(PROCESS, -1, pid_t, fork, (void), ())
+STAND_BEFORE(PROCESS, EAGAIN, int, posix_spawn,
+             (pid_t * pid, const char *path, const posix_spawn_file_actions_t *files,
+              const posix_spawnattr_t *how, char *const argv[], char *const env[]),
+             (pid, path, files, how, argv, env))
+STAND_BEFORE(MEMORY, ENOMEM, int, posix_spawn_file_actions_adddup2,
+             (posix_spawn_file_actions_t * files, int fd, int to), (files, fd, to))
 STAND_BEFORE(PROCESS, NULL, FILE *, popen, (const char *command, const char *mode), (command, mode))
 
 /* --- calls with arguments of any number --- */
