@@ -258,11 +258,17 @@ static bool open_standard_fds(void)
     return true;
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* What gcc 12's sanitizers note of the thread-local storage of libraries that are loaded later,
+ * such as libdw and libnbd, can be wrong: LeakSanitizer would follow it, ThreadSanitizer clear it,
+ * at the end. */
 #ifdef __SANITIZE_ADDRESS__
-/* What gcc 12's AddressSanitizer notes of the thread-local storage of libraries that are loaded
- * later, such as libdw, can be wrong, and LeakSanitizer would follow it at the end. */
-__attribute__((visibility("default"), used)) const char *__asan_default_options(void);
-const char *__asan_default_options(void)
+#define SANITIZER_OPTIONS __asan_default_options
+#else
+#define SANITIZER_OPTIONS __tsan_default_options
+#endif
+__attribute__((visibility("default"), used)) const char *SANITIZER_OPTIONS(void);
+const char *SANITIZER_OPTIONS(void)
 {
     return "intercept_tls_get_addr=0";
 }
