@@ -17,7 +17,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -282,43 +281,21 @@ const char *SANITIZER_OPTIONS(void)
 struct last_allocator {
     lua_Alloc below;
     void *ud;
-    const char *newest; /* object of the state: once it is freed, finalizers are through */
-    jmp_buf over;
 };
 
 static void *allocate_last(void *ud, void *block, size_t old_size, size_t new_size)
 {
-    struct last_allocator *a = ud;
-    const char *at = block;
-    if (new_size)
-        return a->below(a->ud, block, old_size, new_size);
-    if (at && a->newest >= at && a->newest < at + old_size)
-        longjmp(a->over, 1);
-    return NULL;
+    const struct last_allocator *a = ud;
+    return new_size ? a->below(a->ud, block, old_size, new_size) : NULL;
 }
 
-/* Anchored, so that it is freed at the end alone. */
-static int push_newest(lua_State *L)
-{
-    struct last_allocator *a = lua_touserdata(L, 1);
-    a->newest = lua_newuserdatauv(L, 1, 0);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, a);
-    return 0;
-}
-
-/* Runs finalizers, as lua_close() does, which frees objects after that, the newest first: they are
- * left alone, as to touch each of them takes time. */
+/* Runs finalizers, as lua_close() does. */
 static void close_state(lua_State *L)
 {
     static struct last_allocator last;
-    lua_pushcfunction(L, push_newest);
-    lua_pushlightuserdata(L, &last);
-    if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-        last.newest = NULL;
     last.below = lua_getallocf(L, &last.ud);
     lua_setallocf(L, allocate_last, &last);
-    if (setjmp(last.over) == 0)
-        lua_close(L);
+    lua_close(L);
 }
 #endif
 
