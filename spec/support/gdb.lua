@@ -50,7 +50,8 @@ end
 
 M.MARK = "echo " .. MARK .. "\\n"
 
----gdb on a VM from the beginning of its run to the end of it.
+---gdb on a VM from the beginning of its run to the end of it. When it goes, by itself or because its
+---time is up, the run ends: nobody would let the guest go on.
 ---@param vm minikvm.vm
 ---@param commands string[]  behind "target remote"
 ---@param opts? { words: string?, gdb: table?, run: table? }
@@ -59,7 +60,7 @@ M.MARK = "echo " .. MARK .. "\\n"
 ---@return table info
 function M.debug(vm, commands, opts)
   opts = opts or {}
-  local gdb <close> = assert(vm:gdb(opts.gdb))
+  local gdb <close> = assert(vm:gdb(opts.gdb or { lost = "stop" }))
   local list = { "target remote " .. gdb.address }
   table.move(commands, 1, #commands, 2, list)
   local started = M.start(list, opts.words)
