@@ -2,6 +2,7 @@
 -- guest's own code does and what its mode's addresses are (Intel SDM volume 1, 3.3); packets are
 -- those of Debugging with GDB, appendix E, spoken by gdb itself.
 
+local files = require "support.files"
 local gdb = require "support.gdb"
 local support = require "support.guest"
 
@@ -51,15 +52,22 @@ describe("gdb", function()
     local vm <close> = support.vm{ mode = "protected" }
     vm:load{ bytes = support.bytes [[
       ff 05 00 20 00 00       ; inc dword [0x2000]
+      e6 80                   ; out 0x80, al
       80 3d 10 20 00 00 00    ; cmp byte [0x2010], 0
-      74 f1                   ; je: again
+      74 ef                   ; je: again
       f4 ]] }
+    local path <const> = os.tmpname() -- it has a byte when the guest has come so far
+    vm.ports:on(0x80, { write = function()
+      if vm.memory:u32(0x2000) == 1 then files.put(path, "1") end
+    end })
     local output, reason = gdb.debug(vm, {
-      "python import threading",
-      "python soon = lambda: gdb.post_event(lambda: gdb.execute('interrupt'))",
-      "python threading.Timer(0.05, soon).start()",
-      "continue", gdb.MARK, "p $pc >= 0x1000 && $pc < 0x100f", "p *(int *)0x2000 > 0",
+      "python", "import os, threading, time", "def interrupt():",
+      ("  while os.path.getsize(%q) == 0: time.sleep(0.01)"):format(path),
+      "  gdb.post_event(lambda: gdb.execute('interrupt'))",
+      "threading.Thread(target=interrupt).start()", "end",
+      "continue", gdb.MARK, "p $pc >= 0x1000 && $pc < 0x1011", "p *(int *)0x2000 > 0",
       "set var *(char *)0x2010 = 1", "continue" })
+    os.remove(path)
     assert.equal("halt", reason)
     assert.matches("= 1\n.*= 1\n.*exited normally", output)
   end)
