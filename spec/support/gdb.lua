@@ -50,8 +50,8 @@ end
 
 M.MARK = "echo " .. MARK .. "\\n"
 
----gdb on a VM from the beginning of its run to the end of it. When it goes, by itself or because its
----time is up, the run ends: nobody would let the guest go on.
+---gdb on a VM from the beginning of its run to the end of it. When gdb goes, by itself or because
+---its time is up, the run ends: nobody would let the guest go on.
 ---@param vm minikvm.vm
 ---@param commands string[]  behind "target remote"
 ---@param opts? { words: string?, gdb: table?, run: table? }
