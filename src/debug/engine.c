@@ -5,7 +5,6 @@
 #include "x86/mode.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define GATE_PRESENT 0x8000
@@ -21,14 +20,6 @@ void debug_unuse(struct mk_debug *d)
 {
     if (atomic_fetch_sub(&d->base.users, 1) == 1)
         mk_vm_wake(d->vm);
-}
-
-void *debug_grow(void *list, size_t count, size_t *room, size_t each)
-{
-    size_t more = count < *room ? *room : 2 * count + 4;
-    void *bigger = more == *room ? list : realloc(list, more * each);
-    *room = bigger ? more : *room;
-    return bigger;
 }
 
 bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s)

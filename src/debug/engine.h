@@ -5,6 +5,7 @@
 #ifndef MK_DEBUG_ENGINE_H
 #define MK_DEBUG_ENGINE_H
 
+#include "codec/bytes.h"
 #include "debug/debug.h"
 #include "debug/instruction.h"
 
@@ -158,9 +159,6 @@ static inline struct cpu *cpu_of(const struct mk_vcpu *c)
     return &debug_of(c)->cpu[c->cpu.index];
 }
 
-/* Room for one more in a list of `count` things of `each` bytes: where it is now; NULL: there is
- * none. */
-void *debug_grow(void *list, size_t count, size_t *room, size_t each);
 /* System registers as the guest has set them, at an exit; false when KVM does not tell. */
 bool debug_sregs(struct mk_vcpu *c, struct kvm_sregs *s);
 /* A locked instruction is no more than a read and a write to memory that is protected. */

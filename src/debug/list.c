@@ -141,7 +141,7 @@ struct mk_break *list_add(struct mk_debug *d, const struct mk_break_options *opt
         free(b);
         return NULL;
     }
-    struct mk_break **list = b ? debug_grow(d->list, d->count, &d->room, sizeof(b)) : NULL;
+    struct mk_break **list = b ? mk_grow(d->list, &d->room, (d->count + 1) * sizeof(b)) : NULL;
     if (!list) {
         pthread_mutex_unlock(&d->lock);
         free(b);

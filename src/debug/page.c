@@ -218,7 +218,7 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
     if (!r || r->kind == MK_SHARED || (r->read_only && d->memory_fd < 0))
         return NULL;
     struct page *p = calloc(1, sizeof(*p)), **list;
-    list = p ? debug_grow(d->page, d->pages, &d->page_room, sizeof(p)) : NULL;
+    list = p ? mk_grow(d->page, &d->page_room, (d->pages + 1) * sizeof(p)) : NULL;
     if (!list) {
         d->starved = true;
         free(p);
@@ -238,7 +238,7 @@ static struct page *add(struct mk_debug *d, uint64_t gpa)
 
 static struct patch *add_patch(struct mk_debug *d, struct page *p, uint64_t gpa)
 {
-    struct patch *list = debug_grow(p->patch, p->count, &p->room, sizeof(*list));
+    struct patch *list = mk_grow(p->patch, &p->room, (p->count + 1) * sizeof(*list));
     d->starved |= !list;
     if (!list)
         return NULL;

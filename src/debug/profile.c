@@ -91,17 +91,11 @@ static uint32_t hash_of(const uint64_t *pc, unsigned depth)
 /* Room for one more stack. */
 static bool make_room(struct mk_profile *p, unsigned depth)
 {
-    size_t need = p->used + 2 + depth;
-    if (p->count == MK_PROFILE_STACKS)
-        return false;
-    if (need <= p->room)
-        return true;
-    size_t room = 2 * p->room > need ? 2 * p->room : need + 1024;
-    uint64_t *words = realloc(p->words, room * sizeof(*words));
-    if (words) {
+    bool full = p->count == MK_PROFILE_STACKS;
+    uint64_t *words =
+        full ? NULL : mk_grow(p->words, &p->room, (p->used + 2 + depth) * sizeof(*words));
+    if (words)
         p->words = words;
-        p->room = room;
-    }
     return words != NULL;
 }
 

@@ -113,7 +113,7 @@ static void add_chunk(struct mk_debug *d, struct mk_watchpoint *w, uint64_t line
         last->length += length;
         return;
     }
-    struct chunk *list = debug_grow(w->chunk, w->chunks, &w->room, sizeof(*list));
+    struct chunk *list = mk_grow(w->chunk, &w->room, (w->chunks + 1) * sizeof(*list));
     d->starved |= !list;
     if (!list)
         return;
