@@ -246,6 +246,8 @@ void mk_push_where(lua_State *L);
 int mk_lua_error(lua_State *L, const char *fmt, ...) MK_PRINTF(2, 3);
 /* luaL_checkstring() of what C reads up to its NUL, such as a path: one inside raises. */
 const char *mk_check_cstring(lua_State *L, int index);
+/* A string, without the first so many bytes as the integer behind it says; how many are left. */
+const char *mk_check_rest(lua_State *L, int index, size_t *left);
 /* What the last run left in the vCPUs for its result goes. */
 void mk_forget_result(struct mk_lua_vm *v);
 /* The reason and the information table of a VM that ended: 2. */

@@ -47,6 +47,15 @@ const char *mk_check_cstring(lua_State *L, int index)
     return text;
 }
 
+const char *mk_check_rest(lua_State *L, int index, size_t *left)
+{
+    const char *bytes = luaL_checklstring(L, index, left);
+    lua_Integer from = luaL_checkinteger(L, index + 1);
+    luaL_argcheck(L, from >= 0 && (size_t)from <= *left, index + 1, "not in it");
+    *left -= (size_t)from;
+    return bytes + from;
+}
+
 static void check_colon(lua_State *L, int index, const char *type)
 {
     lua_Debug ar;

@@ -257,10 +257,8 @@ static int socket_send(lua_State *L)
 {
     size_t length;
     const struct mk_lua_socket *s = check_socket(L);
-    const char *bytes = luaL_checklstring(L, 2, &length);
-    lua_Integer from = luaL_checkinteger(L, 3);
-    luaL_argcheck(L, from >= 0 && (size_t)from <= length, 3, "not in it");
-    ssize_t n = send(s->fd, bytes + from, length - (size_t)from, MSG_NOSIGNAL);
+    const char *bytes = mk_check_rest(L, 2, &length);
+    ssize_t n = send(s->fd, bytes, length, MSG_NOSIGNAL);
     if (is_gone(n))
         return 0;
     lua_pushinteger(L, n < 0 ? 0 : n);

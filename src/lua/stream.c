@@ -77,10 +77,8 @@ static int stream_write(lua_State *L)
 {
     size_t length;
     const struct stream *s = check(L);
-    const char *bytes = luaL_checklstring(L, 2, &length);
-    lua_Integer from = luaL_checkinteger(L, 3);
-    luaL_argcheck(L, from >= 0 && (size_t)from <= length, 3, "not in it");
-    ssize_t n = mk_desc_write(&s->desc, bytes + from, length - (size_t)from);
+    const char *bytes = mk_check_rest(L, 2, &length);
+    ssize_t n = mk_desc_write(&s->desc, bytes, length);
     if (n < 0 && errno != EAGAIN && errno != EINTR)
         return fail(L, errno);
     lua_pushinteger(L, n < 0 ? 0 : n);
