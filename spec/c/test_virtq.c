@@ -5,6 +5,7 @@
 #include "tap.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -231,7 +232,7 @@ static uint32_t rnd(uint32_t below)
 }
 
 static _Atomic bool over;
-static _Atomic unsigned scribbled;
+static _Atomic unsigned scribbled, reached; /* writes, rounds: no more of those than of these */
 
 /* As a vCPU does, whose writes a sanitizer does not see either. */
 __attribute__((no_sanitize("thread"))) static void *scribble(void *arg)
@@ -240,6 +241,10 @@ __attribute__((no_sanitize("thread"))) static void *scribble(void *arg)
     uint64_t state = 1;
     (void)arg;
     while (!atomic_load(&over)) {
+        if (atomic_load(&scribbled) > atomic_load(&reached)) {
+            sched_yield();
+            continue;
+        }
         state = state * 6364136223846793005u + 1442695040888963407u;
         uint16_t value = (uint16_t)(state >> 50);
         __builtin_memcpy(table + (state >> 33) % 0x80, &value, sizeof(value));
@@ -280,6 +285,7 @@ static void test_fuzz(unsigned rounds, uint64_t seed, bool meanwhile)
     if (meanwhile && pthread_create(&thread, NULL, scribble, NULL))
         abort();
     for (unsigned i = 0; i < rounds || (meanwhile && atomic_load(&scribbled) < rounds); i++) {
+        atomic_store(&reached, i);
         scatter();
         q.indirect = rnd(2);
         if (mk_virtq_next(&mem, &q, (uint16_t)rnd(12), &head, &err) != 1)
